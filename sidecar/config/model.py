@@ -1,0 +1,120 @@
+"""The configuration in force: one frozen value, made by `load`, shared by every request that began under it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+from sidecar.core.errors import Reason
+from sidecar.core.model import Charge, Quota, Route, Source
+from sidecar.core.scopes import Catalogue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A socket to bind or to connect to: `host` and `port`, or `path` of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    """How to reach the protected service. Times in seconds."""
+
+    address: Address
+    tls: bool = False
+    authority: str = ""
+    """Host header of the URL itself (`host` or `host:port`), for `host: upstream`."""
+    connect_timeout: float = 2.0
+    answer_timeout: float = 60.0
+    idle_timeout: float = 4.0
+    max_connections: int = 256
+    queue_timeout: float = 5.0
+    host: str = "keep"
+    """`keep`, `upstream`, or a literal name."""
+    strip_prefix: str = ""
+    add_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySettings:
+    """Where keys stand, what they look like, and what is not ours."""
+
+    sources: tuple[Source, ...]
+    environments: Mapping[str, str]
+    """Environment to prefix. The first is that of keys issued without one."""
+    length: int = 43
+    checksum_length: int = 6
+    prefix_length: int = 12
+    default_scopes: tuple[str, ...] = ()
+    pass_through: tuple[Source, ...] = ()
+    forward_credential: bool = False
+    cache_size: int = 100_000
+    failures: Quota | None = None
+    """Quota by address for wrong keys; None is no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitHeaders:
+    """Which rate-limit fields an answer carries."""
+
+    x: bool = True
+    reset: Literal["unix", "delta"] = "unix"
+    ietf: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorAnswer:
+    """How a refusal is answered. None is the default; `body` is JSON with placeholders."""
+
+    status: int | None = None
+    headers: Mapping[str, str] | None = None
+    body: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Headers that tell the upstream who calls."""
+
+    headers: Mapping[str, str]
+    """Name to template, as written."""
+    request_id: str = "X-Request-Id"
+    strip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything the file says, checked and typed."""
+
+    path: str
+    listen: Address
+    ops: Address | None
+    admin: Address | None
+    upstream: UpstreamSettings
+    store: str
+    """`sqlite:///path`."""
+    limiter: str
+    keys: KeySettings
+    catalogue: Catalogue
+    quotas: Mapping[str, Quota]
+    plans: Mapping[str, Mapping[str, int]]
+    """Plan to quota name to limit."""
+    routes: tuple[Route, ...]
+    unmatched_charges: tuple[Charge, ...]
+    case_sensitive: bool
+    identity: Identity
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"]
+    errors: Mapping[Reason, ErrorAnswer]
+    """Holds every reason that the file names; `default_error` answers for the rest."""
+    default_error: ErrorAnswer | None
+    rate_limit_headers: RateLimitHeaders
+    realm: str
+    access_log: Literal["json", "off"]

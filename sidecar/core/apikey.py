@@ -1,0 +1,1 @@
+"""Format, checksum and digest of API keys. Randomness is the caller's."""

@@ -1,0 +1,244 @@
+"""Frozen values that cross the boundaries between rooms. No behaviour beyond reading them.
+
+Times are whole microseconds of UTC since 1970 (`*_at`, int) where they are stored, and seconds (float)
+where a limiter or a clock speaks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+from sidecar.core.errors import Reason
+
+EVERY = "*"
+"""Tenant, environment, scope or method that stands for every one."""
+
+Headers = tuple[tuple[bytes, bytes], ...]
+"""Header fields as sent: case, order and duplicates kept."""
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHead:
+    """Everything known of a request before its body."""
+
+    method: str
+    target: str
+    headers: Headers
+    peer: str
+    """Address of the socket's other end; empty for a Unix socket."""
+    scheme: Literal["http", "https"] = "http"
+    version: tuple[int, int] = (1, 1)
+
+
+class KeyStatus(StrEnum):
+    """What an administrator has said of a key. Expired and retired follow from its times."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """What is stored of a key; never the secret."""
+
+    id: str
+    name: str
+    prefix: str
+    """The plaintext's first characters, for people to recognise it."""
+    digest: bytes = field(repr=False)
+    algorithm: str
+    """`sha256`, or `hmac-sha256:<pepper id>`."""
+    tenant: str | None = None
+    environment: str | None = None
+    scopes: tuple[str, ...] = ()
+    plan: str | None = None
+    quotas: Mapping[str, int] = _NO_LIMITS
+    """Limits of this key alone, by quota name; they win over the plan's."""
+    metadata: Mapping[str, str] = _NOTHING
+    status: KeyStatus = KeyStatus.ACTIVE
+    created_at: int
+    created_by: str
+    expires_at: int | None = None
+    disabled_at: int | None = None
+    revoked_at: int | None = None
+    retires_at: int | None = None
+    replaces: str | None = None
+    last_used_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """An authenticated identity: the key and what its scopes amount to in the catalogue in force."""
+
+    key: ApiKey
+    scopes: frozenset[str]
+    """Granted scopes with everything that they include."""
+
+
+class Window(StrEnum):
+    """How a quota counts."""
+
+    FIXED = "fixed"
+    SLIDING = "sliding"
+    BUCKET = "bucket"
+
+
+class Subject(StrEnum):
+    """What a quota counts by."""
+
+    KEY = "key"
+    TENANT = "tenant"
+    ADDRESS = "address"
+    ROUTE = "route"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """A configured allowance: `limit` units per `period`."""
+
+    name: str
+    limit: int
+    period: Literal["minute", "hour", "day", "month"] | int
+    """A calendar unit of the UTC clock, or seconds."""
+    window: Window = Window.FIXED
+    burst: int | None = None
+    """Bucket only: its size; `limit` where absent."""
+    by: tuple[Subject, ...] = (Subject.KEY,)
+    only: Literal["all", "key", "anonymous"] = "all"
+    """Requests it applies to: every one, those with a key, those without."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """One thing to take from: a quota, the subject it is counted for, its limit for that subject, and the cost."""
+
+    quota: Quota
+    subject: tuple[str, ...]
+    limit: int
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaState:
+    """What is left of a quota for one subject after (or, refused, before) a take."""
+
+    quota: Quota
+    limit: int
+    remaining: int
+    resets_at: float
+    """Unix seconds at which the whole allowance is back (sliding and bucket: if nothing more is taken)."""
+    retry_after_seconds: int = 0
+    """Refused only: seconds, at least 1, until this take could pass."""
+
+    @property
+    def used(self) -> int:
+        return self.limit - self.remaining
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """The limiter's answer. All or nothing: with `refused` set, no bucket was taken from."""
+
+    states: tuple[QuotaState, ...]
+    refused: QuotaState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """A quota that a route counts, and how much one request costs."""
+
+    quota: Quota
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a route demands."""
+
+    public: bool = False
+    any_scopes: frozenset[str] = frozenset()
+    all_scopes: frozenset[str] = frozenset()
+    tenant_param: str | None = None
+    """Path parameter that must equal the key's tenant."""
+    environment_param: str | None = None
+    """Path parameter that must equal the key's environment."""
+    environments: frozenset[str] = frozenset()
+    """Environments whose keys are taken; empty is every one."""
+    charges: tuple[Charge, ...] = ()
+    pass_through: bool = True
+    """Whether credentials that are not ours may pass (where `keys.pass_through` names them)."""
+    respond: object = None
+    """JSON template answered in place of the upstream (introspection), or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A method and path pattern, what it demands, and where it was written."""
+
+    name: str
+    """As written: `GET /v1/streams/**`. Metric label and log field."""
+    methods: frozenset[str]
+    """Upper-case methods, HEAD included where GET is; `{"*"}` is every method."""
+    pattern: str
+    policy: Policy
+    where: str = ""
+    """`file:line`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A place where a credential may stand."""
+
+    kind: Literal["header", "query", "cookie"]
+    name: str
+    scheme: str | None = None
+    """Header only: the auth-scheme before the credential (`Bearer`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allow:
+    """The gate's yes, with all that the data path needs to carry it out."""
+
+    route: Route
+    principal: Principal | None
+    target: str
+    """What to send as request-target: the client's bytes, but for a key in the query and a configured prefix."""
+    headers: Headers
+    """For the upstream: stripped and injected, without framing headers (Content-Length, Transfer-Encoding) and Host."""
+    host: bytes
+    """The client's Host."""
+    request_id: str
+    client_address: str
+    quota_states: tuple[QuotaState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deny:
+    """The gate's no (or a fault's). `key` is what was recognised, even where it is refused."""
+
+    reason: Reason
+    route: Route | None = None
+    principal: Principal | None = None
+    key: ApiKey | None = None
+    request_id: str
+    client_address: str
+    quota_states: tuple[QuotaState, ...] = ()
+    refused_quota: QuotaState | None = None
+
+
+Decision = Allow | Deny
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole small answer of our own."""
+
+    status: int
+    headers: Headers
+    body: bytes

@@ -1,0 +1,1 @@
+"""Stored keys: the port, its adapters, the cache before them, and the verbs of a life."""

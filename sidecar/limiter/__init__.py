@@ -1,0 +1,1 @@
+"""Quotas counted: the port and its adapters."""

@@ -1,0 +1,16 @@
+"""Port of the limiter."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sidecar.core.model import Bucket, Taken
+
+
+class Limiter(Protocol):
+    """Counts what was taken. All adapters pass one contract suite. Raises core.errors.Fault when it cannot tell."""
+
+    async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        """Take every bucket's cost, or (one of them short) nothing at all; one atomic step. `now` in Unix seconds."""
+
+    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        """What `take` would say, with `remaining` as it stands now. Nothing is taken."""

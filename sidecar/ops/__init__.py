@@ -1,0 +1,1 @@
+"""The ops listener: /livez /readyz /metrics."""

@@ -1,0 +1,1 @@
+"""The data listener: aiohttp in, our own connection pool out."""

@@ -1,1 +1,0 @@
-"""Format, checksum and digest of API keys. Randomness is the caller's."""

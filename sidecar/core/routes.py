@@ -1,0 +1,198 @@
+"""The compiled route table: method and path to route, most specific first, whatever the order.
+
+Specificity as in Go 1.22's ServeMux: of two routes that match a request, the one whose requests are all the
+other's as well is the more specific. Two that overlap with neither more specific are refused at load, so
+the routes that match one request form a chain, and a walk that prefers literals over parameters over `**`
+finds the end of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sidecar.core.model import EVERY, Route
+from sidecar.core.pattern import Pattern, is_param, parse_pattern
+
+NEVER_ROUTED = frozenset({"CONNECT", "TRACE"})
+"""Methods that are refused before any route is looked at."""
+
+
+class Match(NamedTuple):
+    """A route with the values that its policy binds. Two readings of a path agree when their matches are equal."""
+
+    route: Route
+    tenant: str | None = None
+    environment: str | None = None
+
+
+@dataclass(slots=True)
+class _Leaf:
+    route: Route
+    plain: Match | None
+    """The match itself, where nothing of the path is bound."""
+    tenant_at: int
+    environment_at: int
+
+    def match(self, segments: Sequence[str]) -> Match:
+        if self.plain is not None:
+            return self.plain
+        tenant = segments[self.tenant_at] if self.tenant_at >= 0 else None
+        environment = segments[self.environment_at] if self.environment_at >= 0 else None
+        return Match(self.route, tenant, environment)
+
+
+@dataclass(slots=True)
+class _Node:
+    literals: dict[str, "_Node"] = field(default_factory=dict)
+    param: "_Node | None" = None
+    leaf: _Leaf | None = None
+    rest: _Leaf | None = None
+
+
+class RouteTable:
+    """Answers in time that does not depend on the number of routes."""
+
+    def __init__(self, routes: Sequence[Route], *, case_sensitive: bool = True) -> None:
+        self._case_sensitive = case_sensitive
+        units = list(_units(routes, case_sensitive))
+        named = {method for unit in units for method in unit.methods if method != EVERY}
+        self._trees = {method: _tree(units, method) for method in named}
+        self._other = _tree(units, EVERY)
+
+    def match(self, method: str, path: str) -> Match | None:
+        """The most specific route for `method` (upper case) and `path`, or None."""
+        segments = path.split("/")
+        del segments[0]
+        compared = segments if self._case_sensitive else [segment.lower() for segment in segments]
+        leaf = _find(self._trees.get(method, self._other), compared, 0)
+        return None if leaf is None else leaf.match(segments)
+
+
+def overlaps(routes: Sequence[Route], *, case_sensitive: bool = True) -> list[tuple[Route, Route]]:
+    """Pairs that match some request both, neither the more specific one."""
+    found: dict[tuple[int, int], tuple[Route, Route]] = {}
+    by_first: dict[str, list[_Unit]] = {}
+    anywhere: list[_Unit] = []
+    for unit in _units(routes, case_sensitive):
+        first = unit.first_literal
+        rivals = [*by_first.get(first, ()), *anywhere] if first else [*_flat(by_first), *anywhere]
+        for rival in rivals:
+            if rival.route is not unit.route and rival.conflicts(unit):
+                found[id(rival.route), id(unit.route)] = (rival.route, unit.route)
+        (by_first.setdefault(first, []) if first else anywhere).append(unit)
+    return list(found.values())
+
+
+def unreachable(routes: Sequence[Route]) -> list[tuple[Route, str]]:
+    """Routes that no request can ever reach, and why."""
+    found = []
+    for route in routes:
+        if barred := sorted(route.methods & NEVER_ROUTED):
+            found.append((route, f"{' and '.join(barred)} requests are always answered 405"))
+        elif _covered(route, routes):
+            found.append((route, "other, more specific routes match all of its requests"))
+    return found
+
+
+def _covered(route: Route, routes: Sequence[Route]) -> bool:
+    pattern = parse_pattern(route.pattern)
+    if not pattern.rest:
+        return False
+    pieces = [
+        Pattern(segments=pattern.segments, rest=False),
+        Pattern(segments=(*pattern.segments, ""), rest=False),
+        Pattern(segments=(*pattern.segments, "{any}"), rest=True),
+    ]
+    others = [
+        parse_pattern(other.pattern) for other in routes if other is not route and _covers(other.methods, route.methods)
+    ]
+    strict = [other for other in others if not pattern.within(other)]
+    return all(any(piece.within(other) for other in strict) for piece in pieces)
+
+
+def _covers(methods: frozenset[str], others: frozenset[str]) -> bool:
+    return EVERY in methods or others <= methods
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unit:
+    """A route for the methods that count as one: `GET` with its `HEAD`, any other method alone, or every one."""
+
+    route: Route
+    methods: frozenset[str]
+    pattern: Pattern
+
+    @property
+    def first_literal(self) -> str:
+        first = self.pattern.segments[0] if self.pattern.segments else ""
+        return "" if is_param(first) else first
+
+    def conflicts(self, other: "_Unit") -> bool:
+        if not self._shares_method(other) or not self.pattern.meets(other.pattern):
+            return False
+        forward = _covers(other.methods, self.methods) and self.pattern.within(other.pattern)
+        backward = _covers(self.methods, other.methods) and other.pattern.within(self.pattern)
+        return forward == backward
+
+    def _shares_method(self, other: "_Unit") -> bool:
+        return EVERY in self.methods or EVERY in other.methods or bool(self.methods & other.methods)
+
+
+def _units(routes: Sequence[Route], case_sensitive: bool) -> Iterator[_Unit]:
+    for route in routes:
+        pattern = parse_pattern(route.pattern)
+        if not case_sensitive:
+            pattern = pattern.lower()
+        read = frozenset({"GET", "HEAD"})
+        groups = [read] if read <= route.methods else []
+        groups += [frozenset({method}) for method in sorted(route.methods) if groups == [] or method not in read]
+        for methods in groups:
+            yield _Unit(route=route, methods=methods, pattern=pattern)
+
+
+def _flat(by_first: dict[str, list[_Unit]]) -> Iterator[_Unit]:
+    for units in by_first.values():
+        yield from units
+
+
+def _tree(units: Sequence[_Unit], method: str) -> _Node:
+    """Everything that may answer `method`; where one pattern stands for several, the narrowest set of methods wins."""
+    fitting = [unit for unit in units if method in unit.methods or EVERY in unit.methods]
+    root = _Node()
+    for unit in sorted(fitting, key=lambda unit: (EVERY in unit.methods, len(unit.methods))):
+        _insert(root, unit)
+    return root
+
+
+def _insert(root: _Node, unit: _Unit) -> None:
+    node = root
+    for segment in unit.pattern.segments:
+        if is_param(segment):
+            node.param = node.param or _Node()
+            node = node.param
+        else:
+            node = node.literals.setdefault(segment, _Node())
+    if unit.pattern.rest:
+        node.rest = node.rest or _leaf(unit)
+    else:
+        node.leaf = node.leaf or _leaf(unit)
+
+
+def _leaf(unit: _Unit) -> _Leaf:
+    policy, names = unit.route.policy, list(unit.pattern.segments)
+    tenant_at = names.index(f"{{{policy.tenant_param}}}") if policy.tenant_param else -1
+    environment_at = names.index(f"{{{policy.environment_param}}}") if policy.environment_param else -1
+    plain = Match(unit.route) if tenant_at < 0 and environment_at < 0 else None
+    return _Leaf(unit.route, plain, tenant_at, environment_at)
+
+
+def _find(node: _Node, segments: Sequence[str], depth: int) -> _Leaf | None:
+    if depth == len(segments):
+        return node.leaf or node.rest
+    segment = segments[depth]
+    child = node.literals.get(segment)
+    if child is not None and (found := _find(child, segments, depth + 1)):
+        return found
+    if node.param is not None and segment and (found := _find(node.param, segments, depth + 1)):
+        return found
+    return node.rest

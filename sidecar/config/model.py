@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from sidecar.core.answers import ErrorAnswer as ErrorAnswer
 from sidecar.core.errors import Reason
 from sidecar.core.model import Charge, Quota, Route, Source
 from sidecar.core.scopes import Catalogue
@@ -68,15 +69,6 @@ class RateLimitHeaders:
     x: bool = True
     reset: Literal["unix", "delta"] = "unix"
     ietf: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorAnswer:
-    """How a refusal is answered. None is the default; `body` is JSON with placeholders."""
-
-    status: int | None = None
-    headers: Mapping[str, str] | None = None
-    body: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,202 @@
+"""Our own answers: refusals, faults, and routes that the sidecar answers itself."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from math import ceil
+
+from sidecar.core.errors import Reason, status_of
+from sidecar.core.model import Allow, Answer, ApiKey, Deny, Headers, Policy, QuotaState, Source
+from sidecar.core.templates import render
+
+_NO_STORE = (b"Cache-Control", b"no-store")
+_JSON = (b"Content-Type", b"application/json")
+_PROBLEM = (b"Content-Type", b"application/problem+json")
+_METHODS = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+_RETRY_SOON = (b"Retry-After", b"1")
+
+_TOLD_AS_INVALID = frozenset(
+    {
+        Reason.MALFORMED_CREDENTIAL,
+        Reason.EXPIRED_KEY,
+        Reason.DISABLED_KEY,
+        Reason.REVOKED_KEY,
+        Reason.RETIRED_KEY,
+    }
+)
+"""Reasons that a stranger cannot tell from an unknown key, unless the configuration gives them bodies of their own."""
+
+_DETAIL: Mapping[Reason, str] = {
+    Reason.BAD_REQUEST: "The request is malformed.",
+    Reason.BAD_TARGET: "The request target is malformed.",
+    Reason.AMBIGUOUS_TARGET: "The request target can be read in more than one way. Send the path in its normal form.",
+    Reason.BAD_HEADER: "A header field is malformed.",
+    Reason.METHOD_NOT_ALLOWED: "The method is not allowed here.",
+    Reason.REQUEST_TIMEOUT: "The request did not arrive in time.",
+    Reason.BODY_TOO_LARGE: "The request body is too large.",
+    Reason.HEADERS_TOO_LARGE: "The header fields or the request line are too large.",
+    Reason.MISSING_CREDENTIAL: "An API key is required.",
+    Reason.INVALID_KEY: "The API key is not valid.",
+    Reason.NO_ROUTE: "The API key gives no access to this resource.",
+    Reason.INSUFFICIENT_SCOPE: "The API key lacks a scope that this operation requires.",
+    Reason.WRONG_TENANT: "The API key gives no access to this resource.",
+    Reason.WRONG_ENVIRONMENT: "The API key belongs to another environment.",
+    Reason.QUOTA_EXCEEDED: "The quota is used up.",
+    Reason.TOO_MANY_FAILURES: "Too many requests with wrong API keys.",
+    Reason.STORE_UNAVAILABLE: "API keys cannot be verified at the moment.",
+    Reason.LIMITER_UNAVAILABLE: "Quotas cannot be verified at the moment.",
+    Reason.UPSTREAM_UNREACHABLE: "The service cannot be reached.",
+    Reason.UPSTREAM_INVALID: "The service gave an answer that makes no sense.",
+    Reason.UPSTREAM_TIMEOUT: "The service did not answer in time.",
+    Reason.UPSTREAM_BUSY: "The service has no room for the request at the moment.",
+    Reason.INTERNAL: "Something went wrong here.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorAnswer:
+    """How a refusal is answered. None is the default; `body` is JSON with placeholders."""
+
+    status: int | None = None
+    headers: Mapping[str, str] | None = None
+    body: object = None
+
+
+class Answers:
+    """Renders refusals as configured; by default as problem details (RFC 9457) with a challenge (RFC 6750)."""
+
+    def __init__(
+        self,
+        errors: Mapping[Reason, ErrorAnswer],
+        default: ErrorAnswer | None,
+        *,
+        realm: str,
+        sources: Iterable[Source],
+        rate_limits: Callable[..., Headers],
+    ) -> None:
+        """rate_limits: states and `now` (Unix seconds) to header fields."""
+        self._rate_limits = rate_limits
+        plain = default or ErrorAnswer()
+        self._forms = {reason: errors.get(reason, plain) for reason in Reason}
+        self._challenge = _challenge(realm, sources)
+
+    def deny(self, deny: Deny, now: float) -> Answer:
+        """The gate's no, with what is left of the key's quotas."""
+        extra = self._rate_limits(deny.quota_states, now=now)
+        if deny.refused_quota is not None:
+            extra = (*extra, (b"Retry-After", str(max(1, deny.refused_quota.retry_after_seconds)).encode()))
+        policy = deny.route.policy if deny.route else Policy()
+        quota = deny.refused_quota or tightest(deny.quota_states)
+        return self.refusal(deny.reason, required=policy.any_scopes | policy.all_scopes, quota=quota, extra=extra)
+
+    def fault(self, reason: Reason, allow: Allow, now: float) -> Answer:
+        """What an allowed request gets that could not be carried out."""
+        extra = self._rate_limits(allow.quota_states, now=now)
+        return self.refusal(reason, quota=tightest(allow.quota_states), extra=extra)
+
+    def respond(self, allow: Allow, now: float) -> Answer:
+        """The JSON answer that the route itself gives."""
+        values: dict[str, object] = quota_values(tightest(allow.quota_states))
+        if allow.principal is not None:
+            values |= key_values(allow.principal.key)
+        body = encode_json(render(allow.route.policy.respond, values))
+        extra = self._rate_limits(allow.quota_states, now=now)
+        return Answer(status=200, headers=(_JSON, _NO_STORE, *extra), body=body)
+
+    def client_headers(self, states: Sequence[QuotaState], now: float) -> Headers:
+        """Fields that every answer to a key carries."""
+        return self._rate_limits(states, now=now) if states else ()
+
+    def refusal(
+        self,
+        reason: Reason,
+        *,
+        required: Iterable[str] = (),
+        quota: QuotaState | None = None,
+        extra: Headers = (),
+    ) -> Answer:
+        """required: the route's scopes. quota: the one that refused, or the tightest. extra: appended fields."""
+        form = self._forms[reason]
+        status = form.status or status_of(reason)
+        scopes = sorted(required)
+        if form.body is None:
+            kind, body = _PROBLEM, _problem(reason, status)
+        else:
+            values = {"reason": str(reason), "status": status, "scopes.required": scopes, **quota_values(quota)}
+            kind, body = _JSON, render(form.body, values)
+        configured = tuple((name.encode(), value.encode()) for name, value in (form.headers or {}).items())
+        headers = (kind, _NO_STORE, *self._own_headers(reason, status, scopes), *configured, *extra)
+        return Answer(status=status, headers=headers, body=encode_json(body))
+
+    def _own_headers(self, reason: Reason, status: int, scopes: list[str]) -> Headers:
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            return (_METHODS,)
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            return (_RETRY_SOON,)
+        challenge = self._challenge
+        if reason is Reason.INSUFFICIENT_SCOPE:
+            return (
+                (b"WWW-Authenticate", f'{challenge}, error="insufficient_scope", scope="{" ".join(scopes)}"'.encode()),
+            )
+        if status != HTTPStatus.UNAUTHORIZED:
+            return ()
+        if reason is not Reason.MISSING_CREDENTIAL:
+            challenge += ', error="invalid_token"'
+        return ((b"WWW-Authenticate", challenge.encode()),)
+
+
+def key_values(key: ApiKey) -> dict[str, object]:
+    """Placeholder names to what they stand for, of a key."""
+    return {
+        "key.id": key.id,
+        "key.name": key.name,
+        "key.prefix": key.prefix,
+        "key.tenant": key.tenant,
+        "key.environment": key.environment,
+        "key.scopes": list(key.scopes),
+        "key.plan": key.plan,
+        "key.expires_at": None if key.expires_at is None else rfc3339(key.expires_at / 1_000_000),
+        **{f"key.metadata.{name}": value for name, value in key.metadata.items()},
+    }
+
+
+def quota_values(state: QuotaState | None) -> dict[str, object]:
+    """Placeholder names to what they stand for, of a quota."""
+    if state is None:
+        return {}
+    return {
+        "quota.name": state.quota.name,
+        "quota.limit": state.limit,
+        "quota.used": state.used,
+        "quota.remaining": state.remaining,
+        "quota.reset": ceil(state.resets_at),
+        "quota.reset_at": rfc3339(ceil(state.resets_at)),
+        "quota.retry_after": state.retry_after_seconds,
+    }
+
+
+def tightest(states: Iterable[QuotaState]) -> QuotaState | None:
+    """The state with least left; of several, the one with the lowest limit."""
+    return min(states, key=lambda state: (state.remaining, state.limit), default=None)
+
+
+def encode_json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def rfc3339(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _problem(reason: Reason, status: int) -> dict[str, object]:
+    told = Reason.INVALID_KEY if reason in _TOLD_AS_INVALID else reason
+    title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Refused"
+    return {"type": "about:blank", "title": title, "status": status, "code": str(told), "detail": _DETAIL[told]}
+
+
+def _challenge(realm: str, sources: Iterable[Source]) -> str:
+    schemes = [source.scheme for source in sources if source.scheme]
+    quoted = realm.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{schemes[0] if schemes else "ApiKey"} realm="{quoted}"'

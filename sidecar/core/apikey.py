@@ -1,0 +1,143 @@
+"""What a key looks like (prefix, random part, checksum) and what is stored in its place (digests)."""
+
+import hmac
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from zlib import crc32
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
+
+MIN_RANDOM_BITS = 128
+BITS_PER_CHARACTER = math.log2(len(ALPHABET))
+PLAIN = "sha256"
+_PEPPERED = "hmac-sha256:"
+_MIN_PEPPER_CHARACTERS = 16
+
+
+def base62(value: int, digits: int) -> str:
+    """The last `digits` base62 digits of `value`, zero-padded."""
+    parts = []
+    for _ in range(digits // 2):
+        value, pair = divmod(value, len(_PAIRS))
+        parts.append(_PAIRS[pair])
+    if digits % 2:
+        parts.append(ALPHABET[value % len(ALPHABET)])
+    parts.reverse()
+    return "".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """A key's plaintext, on its way to the one who asked for it."""
+
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFormat:
+    """`length` base62 characters after the prefix, the last `checksum_length` of them a CRC32 of all before.
+
+    Six checksum characters hold the whole CRC32 and so catch every single wrong character; fewer hold it modulo
+    62**n and let one mistake in 62**n pass to the store. Raises ValueError when under 128 random bits remain.
+    """
+
+    length: int = 43
+    checksum_length: int = 6
+
+    def __post_init__(self) -> None:
+        if self.checksum_length < 0 or self.random_length * BITS_PER_CHARACTER < MIN_RANDOM_BITS:
+            wanted = math.ceil(MIN_RANDOM_BITS / BITS_PER_CHARACTER) + max(self.checksum_length, 0)
+            raise ValueError(f"a key needs {MIN_RANDOM_BITS} random bits: make its length at least {wanted}")
+
+    @property
+    def random_length(self) -> int:
+        return self.length - self.checksum_length
+
+    def make(self, prefix: str, randbelow: Callable[[int], int]) -> str:
+        """A new plaintext. `randbelow` as `secrets.randbelow`."""
+        body = prefix + base62(randbelow(len(ALPHABET) ** self.random_length), self.random_length)
+        return body + self._checksum(body)
+
+    def check(self, text: str, prefixes: Iterable[str]) -> str | None:
+        """The prefix under which `text` is well-formed (length, alphabet, checksum), or None."""
+        if not text.isascii():
+            return None
+        for prefix in prefixes:
+            if text.startswith(prefix) and self._fits(text, len(prefix)):
+                return prefix
+        return None
+
+    def _fits(self, text: str, start: int) -> bool:
+        # In ASCII, isalnum is exactly base62.
+        if len(text) != start + self.length or not text[start:].isalnum():
+            return False
+        end = len(text) - self.checksum_length
+        return text[end:] == self._checksum(text[:end])
+
+    def _checksum(self, body: str) -> str:
+        return base62(crc32(body.encode("ascii")), self.checksum_length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pepper:
+    """A secret that digests are keyed with, kept outside the store."""
+
+    id: str
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, secret: bytes) -> "Pepper":
+        """The id follows from the secret, so that it needs no configuration and a wrong pepper is noticed."""
+        return cls(id=sha256(b"sidecar-pepper-id" + secret).hexdigest()[:8], secret=secret)
+
+
+class Hasher:
+    """Digests of keys under the peppers in force; the first is that of new keys."""
+
+    def __init__(self, peppers: Sequence[Pepper] = ()) -> None:
+        self._peppers = tuple((_PEPPERED + pepper.id, pepper.secret) for pepper in peppers)
+        self.algorithms = frozenset({PLAIN, *(algorithm for algorithm, _ in self._peppers)})
+
+    def for_new(self, text: str) -> tuple[bytes, str]:
+        """Digest and algorithm to store for a new key."""
+        return next(iter(self.candidates(text).items()))
+
+    def candidates(self, text: str) -> Mapping[bytes, str]:
+        """Every way in which this key may be stored: digest to algorithm.
+
+        Without a pepper too, always: keys issued before one was set keep working.
+        """
+        key = text.encode("utf-8")
+        found = {hmac.digest(secret, key, "sha256"): algorithm for algorithm, secret in self._peppers}
+        found[sha256(key).digest()] = PLAIN
+        return found
+
+
+def pepper_id(algorithm: str) -> str | None:
+    """The id of the pepper that `algorithm` needs, or None."""
+    return algorithm.removeprefix(_PEPPERED) if algorithm.startswith(_PEPPERED) else None
+
+
+def peppers_from(environ: Mapping[str, str]) -> tuple[Pepper, ...]:
+    """Peppers of SIDECAR_PEPPER (that of new keys) and SIDECAR_PEPPER_PREVIOUS (during a rotation).
+
+    Raises ValueError, without the value, for one that is too short and for a previous one alone.
+    """
+    names = [name for name in ("SIDECAR_PEPPER", "SIDECAR_PEPPER_PREVIOUS") if name in environ]
+    if names == ["SIDECAR_PEPPER_PREVIOUS"]:
+        raise ValueError(
+            "SIDECAR_PEPPER_PREVIOUS is set, but SIDECAR_PEPPER is not: set the pepper of new keys as well"
+        )
+    return tuple(Pepper.of(_pepper_secret(name, environ[name])) for name in names)
+
+
+def _pepper_secret(name: str, value: str) -> bytes:
+    if len(value) < _MIN_PEPPER_CHARACTERS:
+        raise ValueError(
+            f"{name} must have at least {_MIN_PEPPER_CHARACTERS} characters: "
+            "make one with `openssl rand -base64 32`, or unset the variable to use no pepper"
+        )
+    return value.encode("utf-8", "surrogateescape")

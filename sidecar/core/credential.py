@@ -1,0 +1,162 @@
+"""Where a key may stand in a request, and how it is told from credentials that are not ours."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import unquote_plus
+
+from sidecar.core.errors import Denied, Reason
+from sidecar.core.model import Source
+
+_TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+"""RFC 7235: what a Bearer credential may consist of."""
+_PRINTABLE = re.compile(rb"[ -~]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What the client presented: a key by the look of it, or (`foreign`) something that is not ours to judge."""
+
+    text: str = field(repr=False)
+    foreign: bool = False
+    sources: frozenset[Source] = frozenset()
+
+
+_FOREIGN = Credential(text="", foreign=True)
+
+Fields = Mapping[bytes, Sequence[bytes]]
+"""Lower-case header name to its values in order."""
+
+
+class CredentialRules:
+    """The configured sources and pass-through, compiled.
+
+    prefixes: what keys of ours begin with.
+    """
+
+    def __init__(self, sources: Sequence[Source], pass_through: Sequence[Source], prefixes: Sequence[str]) -> None:
+        self._prefixes = tuple(prefixes)
+        self._queries = [source for source in sources if source.kind == "query"]
+        self._cookies = [source for source in sources if source.kind == "cookie"]
+        self._headers: dict[bytes, list[Source]] = {}
+        for source in sources:
+            if source.kind == "header":
+                self._headers.setdefault(source.name.lower().encode(), []).append(source)
+        self._passing = [
+            (source.name.lower().encode(), (source.scheme or "").lower())
+            for source in pass_through
+            if source.kind == "header"
+        ]
+        self._passing_cookies = [source.name for source in pass_through if source.kind == "cookie"]
+        self.header_names = frozenset(name.decode() for name in self._headers)
+
+    def find(self, fields: Fields, query: str | None) -> Credential | None:
+        """The credential of a request, or None where there is none.
+
+        Raises Denied where one is malformed, doubled, or contradicted by another.
+        """
+        found = [*self._in_headers(fields), *self._in_cookies(fields), *self._in_query(query)]
+        if not found:
+            return _FOREIGN if self._passes_elsewhere(fields) else None
+        first = found[0]
+        if len(found) == 1:
+            return first
+        if any(other.text != first.text or other.foreign != first.foreign for other in found):
+            raise Denied(Reason.MALFORMED_CREDENTIAL)
+        return Credential(
+            text=first.text,
+            foreign=first.foreign,
+            sources=frozenset().union(*(other.sources for other in found)),
+        )
+
+    def _in_headers(self, fields: Fields) -> Iterator[Credential]:
+        for name, sources in self._headers.items():
+            values = fields.get(name)
+            if values is not None:
+                if len(values) > 1 or not _PRINTABLE.fullmatch(values[0]):
+                    raise Denied(Reason.MALFORMED_CREDENTIAL)
+                yield self._in_header(name, values[0].decode("ascii"), sources)
+
+    def _in_header(self, name: bytes, value: str, sources: Sequence[Source]) -> Credential:
+        scheme, _, rest = value.partition(" ")
+        for source in sources:
+            if source.scheme is None:
+                text = value
+            elif source.scheme.lower() == scheme.lower():
+                text = rest
+            else:
+                continue
+            if text.startswith(self._prefixes):
+                return Credential(text=text, sources=frozenset((source,)))
+            return self._not_ours(name, scheme, text, source)
+        if (name, scheme.lower()) in self._passing or (value and (name, "") in self._passing):
+            return Credential(text=value, foreign=True)
+        raise Denied(Reason.MALFORMED_CREDENTIAL)
+
+    def _not_ours(self, name: bytes, scheme: str, text: str, source: Source) -> Credential:
+        passing = (name, scheme.lower() if source.scheme else "") in self._passing
+        if passing and _TOKEN68.fullmatch(text):
+            return Credential(text=text, foreign=True)
+        raise Denied(Reason.INVALID_KEY if text.strip() else Reason.MALFORMED_CREDENTIAL)
+
+    def _in_cookies(self, fields: Fields) -> Iterator[Credential]:
+        for source in self._cookies:
+            values = [value for name, value in cookies(fields) if name == source.name]
+            if values:
+                yield self._one_of(values, source)
+
+    def _in_query(self, query: str | None) -> Iterator[Credential]:
+        if not query:
+            return
+        if not self._queries:
+            self._refuse_key_in_query(query)
+        for source in self._queries:
+            values = [value for name, value in parameters(query) if name == source.name]
+            if values:
+                yield self._one_of(values, source)
+
+    def _one_of(self, values: Sequence[str], source: Source) -> Credential:
+        if len(values) > 1:
+            raise Denied(Reason.MALFORMED_CREDENTIAL)
+        if not values[0].startswith(self._prefixes):
+            raise Denied(Reason.INVALID_KEY if values[0] else Reason.MALFORMED_CREDENTIAL)
+        return Credential(text=values[0], sources=frozenset((source,)))
+
+    def _refuse_key_in_query(self, query: str) -> None:
+        """A key in the query ends in logs and histories; it is refused even where none is needed."""
+        if any(prefix in query for prefix in self._prefixes) or "%" in query:
+            for _, value in parameters(query):
+                if value.startswith(self._prefixes) and _TOKEN68.fullmatch(value):
+                    raise Denied(Reason.MALFORMED_CREDENTIAL)
+
+    def _passes_elsewhere(self, fields: Fields) -> bool:
+        if any(name in fields and name not in self._headers and not scheme for name, scheme in self._passing):
+            return True
+        return bool(self._passing_cookies) and any(name in self._passing_cookies for name, _ in cookies(fields))
+
+
+def cookies(fields: Fields) -> list[tuple[str, str]]:
+    """Cookie pairs in order, over all Cookie lines."""
+    pairs = []
+    for line in fields.get(b"cookie", ()):
+        for pair in line.decode("latin-1").split(";"):
+            name, _, value = pair.strip().partition("=")
+            pairs.append((name, value))
+    return pairs
+
+
+def parameters(query: str) -> list[tuple[str, str]]:
+    """Query parameters in order, decoded."""
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    return [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
+
+
+def without_parameter(query: str, name: str) -> str:
+    """The query without the parameter, every other byte as it was."""
+    return "&".join(pair for pair in query.split("&") if unquote_plus(pair.partition("=")[0]) != name)
+
+
+def without_cookie(line: bytes, name: str) -> bytes:
+    """A Cookie line without the cookie; empty where it was the only one."""
+    kept = [pair for pair in line.split(b";") if pair.strip().partition(b"=")[0] != name.encode("latin-1")]
+    return b";".join(kept).strip()

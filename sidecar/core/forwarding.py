@@ -1,0 +1,89 @@
+"""Who the client is when a proxy stands between, and what the upstream is told of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+
+Network = IPv4Network | IPv6Network
+_MAX_KNOWN = 4096
+
+
+class TrustedProxies:
+    """Peers whose forwarding header is believed.
+
+    header: the one header they speak, `x-forwarded-for` or `forwarded`; the other is never believed, because a proxy
+    that sets one usually passes the other on as the client wrote it.
+    """
+
+    def __init__(self, networks: Sequence[Network], header: bytes) -> None:
+        self._networks = tuple(networks)
+        self.header = header
+        self._known: dict[str, bool] = {}
+
+    def trusts(self, peer: str) -> bool:
+        if not self._networks:
+            return False
+        known = self._known.get(peer)
+        if known is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            known = self._known[peer] = self._holds(peer)
+        return known
+
+    def client_address(self, peer: str, fields: Mapping[bytes, Sequence[bytes]]) -> str:
+        """The right-most address that no trusted proxy has; the peer's where the chain tells nothing.
+
+        A malformed entry ends the walk: what stands left of it is hearsay.
+        """
+        address = peer
+        if not self.trusts(peer):
+            return address
+        for entry in reversed(list(self._entries(fields.get(self.header, ())))):
+            parsed = _parse_node(entry)
+            if parsed is None:
+                return address
+            address = parsed
+            if not self.trusts(address):
+                return address
+        return address
+
+    def _entries(self, values: Sequence[bytes]) -> Iterator[str]:
+        for value in values:
+            for element in value.decode("latin-1").split(","):
+                yield _forwarded_for(element) if self.header == b"forwarded" else element.strip()
+
+    def _holds(self, peer: str) -> bool:
+        parsed = _parse_node(peer)
+        return parsed is not None and any(ip_address(parsed) in network for network in self._networks)
+
+
+def address_subject(address: str) -> str:
+    """What a quota by address counts: an IPv6 client by its /64, because it has all of that."""
+    if ":" not in address:
+        return address
+    try:
+        packed = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(packed.ipv4_mapped or IPv6Network((int(packed) >> 64 << 64, 64)))
+
+
+def _forwarded_for(element: str) -> str:
+    for pair in element.split(";"):
+        name, _, value = pair.strip().partition("=")
+        if name.lower() == "for":
+            return value.strip('"')
+    return ""
+
+
+def _parse_node(text: str) -> str | None:
+    """An address out of `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`; None for anything else."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        parsed = ip_address(text)
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return str(mapped or parsed)

@@ -1,0 +1,85 @@
+"""What is sent to the upstream in place of the client's own target and header fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sidecar.core.credential import Credential, without_cookie, without_parameter
+from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.headers import HeaderRules, Sorted, without_named
+from sidecar.core.identity import appended, forwarded_header, forwarding_headers
+from sidecar.core.model import Headers, RequestHead, Source
+from sidecar.core.target import Target, with_prefix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injection:
+    """The configured rules of strip and inject."""
+
+    rules: HeaderRules
+    proxies: TrustedProxies
+    forward_credential: bool
+    strip_prefix: str
+    add_prefix: str
+
+    def target(self, target: Target, paths: tuple[str, ...], credential: Credential | None) -> str:
+        """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely."""
+        if target.query is not None and not self.forward_credential:
+            target = _without_key(target, credential)
+        return with_prefix(target, paths, self.strip_prefix, self.add_prefix)
+
+    def headers(
+        self, head: RequestHead, seen: Sorted, credential: Credential | None, *, host: bytes, identity: Headers
+    ) -> Headers:
+        """Stripped, then injected: the way it came, then `identity`, which nothing of the client's can reach."""
+        trusted = self.proxies.trusts(head.peer)
+        keep_credential = credential is not None and (credential.foreign or self.forward_credential)
+        kept = seen.kept
+        if trusted or keep_credential:
+            kept = self.rules.resort(head.headers, credential=keep_credential, forwarding=trusted)
+        if credential is not None and not keep_credential:
+            kept = _without_key_cookies(kept, credential.sources)
+        if connection := seen.fields.get(b"connection"):
+            kept = without_named(kept, connection)
+        return (*self._forwarded(head, kept, host, trusted), *identity)
+
+    def _forwarded(
+        self, head: RequestHead, kept: list[tuple[bytes, bytes]], host: bytes, trusted: bool
+    ) -> list[tuple[bytes, bytes]]:
+        speaks_forwarded = self.proxies.header == b"forwarded"
+        if not trusted:
+            if speaks_forwarded:
+                return [*kept, (b"Forwarded", forwarded_header(head.peer, head.scheme, host))]
+            return [*kept, *forwarding_headers(head.peer, head.scheme, host)]
+        other = b"x-forwarded-for" if speaks_forwarded else b"forwarded"
+        believed = [pair for pair in kept if pair[0].lower() != other]
+        if speaks_forwarded:
+            return appended(believed, b"Forwarded", forwarded_header(head.peer, head.scheme, host))
+        named = {name.lower() for name, _ in believed}
+        told = [pair for pair in forwarding_headers("", head.scheme, host) if pair[0].lower() not in named]
+        return [*appended(believed, b"X-Forwarded-For", head.peer.encode()), *told]
+
+
+def _without_key(target: Target, credential: Credential | None) -> Target:
+    for source in credential.sources if credential else ():
+        if source.kind == "query" and target.query is not None:
+            target = Target(path=target.path, query=without_parameter(target.query, source.name) or None)
+    return target
+
+
+def _without_key_cookies(kept: list[tuple[bytes, bytes]], sources: frozenset[Source]) -> list[tuple[bytes, bytes]]:
+    names = [source.name for source in sources if source.kind == "cookie"]
+    for cookie in names:
+        lines = [(name, without_cookie(value, cookie) if name.lower() == b"cookie" else value) for name, value in kept]
+        kept = [(name, value) for name, value in lines if value or name.lower() != b"cookie"]
+    return kept
+
+
+def request_id(values: Mapping[bytes, list[bytes]], header: bytes) -> str | None:
+    """The client's request id, where it sent exactly one that is safe to write anywhere."""
+    found = values.get(header)
+    if found is None or len(found) != 1 or not 0 < len(found[0]) <= 128:
+        return None
+    return found[0].decode("ascii") if found[0].translate(None, _ID_BYTES) == b"" else None
+
+
+_ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/=:"

@@ -1,0 +1,87 @@
+"""Whether a principal may do what a route names."""
+
+from collections.abc import Sequence
+
+from sidecar.core.errors import Denied, Reason, status_of
+from sidecar.core.model import EVERY, ApiKey, KeyStatus, Policy, Principal
+from sidecar.core.routes import Match
+
+
+def check_standing(key: ApiKey, now_us: int) -> None:
+    """Raises Denied unless the key is active at `now_us` (microseconds)."""
+    match key.status:
+        case KeyStatus.REVOKED:
+            raise Denied(Reason.REVOKED_KEY)
+        case KeyStatus.DISABLED:
+            raise Denied(Reason.DISABLED_KEY)
+        case KeyStatus.ACTIVE:
+            pass
+    if key.expires_at is not None and key.expires_at <= now_us:
+        raise Denied(Reason.EXPIRED_KEY)
+    if key.retires_at is not None and key.retires_at <= now_us:
+        raise Denied(Reason.RETIRED_KEY)
+
+
+def authorize(match: Match | None, principal: Principal | None, *, foreign: bool) -> Match:
+    """The match, where the policy lets the caller pass. Raises Denied.
+
+    foreign: whether the request carries a credential that is not ours and may pass to the upstream.
+    """
+    if match is None:
+        raise Denied(Reason.NO_ROUTE if principal else Reason.MISSING_CREDENTIAL)
+    policy = match.route.policy
+    if policy.public:
+        return match
+    if principal is None:
+        if foreign and policy.pass_through and policy.respond is None:
+            return match
+        raise Denied(Reason.INVALID_KEY if foreign else Reason.MISSING_CREDENTIAL)
+    _check_scopes(policy, principal)
+    _check_bindings(match, principal.key)
+    return match
+
+
+def agree(matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
+    """The decision that every reading of the path leads to. Raises Denied.
+
+    Readings that would all be refused with one status are refused with it; any other disagreement is ambiguous.
+    """
+    first = matches[0]
+    if all(match == first for match in matches):
+        return authorize(first, principal, foreign=foreign)
+    outcomes = [_refusal(match, principal, foreign) for match in matches]
+    statuses = {outcome and status_of(outcome) for outcome in outcomes}
+    if outcomes[0] is None or len(statuses) > 1:
+        raise Denied(Reason.AMBIGUOUS_TARGET)
+    raise Denied(outcomes[0])
+
+
+def _refusal(match: Match | None, principal: Principal | None, foreign: bool) -> Reason | None:
+    try:
+        authorize(match, principal, foreign=foreign)
+    except Denied as denied:
+        return denied.reason
+    return None
+
+
+def missing_scopes(policy: Policy, scopes: frozenset[str]) -> frozenset[str]:
+    """What the policy wants and `scopes` lacks: each of `all_scopes`, and, where none is held, any of `any_scopes`."""
+    missing = policy.all_scopes - scopes
+    if policy.any_scopes and policy.any_scopes.isdisjoint(scopes):
+        missing |= policy.any_scopes
+    return missing
+
+
+def _check_scopes(policy: Policy, principal: Principal) -> None:
+    if missing_scopes(policy, principal.scopes):
+        raise Denied(Reason.INSUFFICIENT_SCOPE)
+
+
+def _check_bindings(match: Match, key: ApiKey) -> None:
+    policy = match.route.policy
+    if policy.tenant_param and key.tenant not in (EVERY, match.tenant):
+        raise Denied(Reason.WRONG_TENANT)
+    if policy.environment_param and key.environment not in (EVERY, match.environment):
+        raise Denied(Reason.WRONG_ENVIRONMENT)
+    if policy.environments and key.environment != EVERY and key.environment not in policy.environments:
+        raise Denied(Reason.WRONG_ENVIRONMENT)

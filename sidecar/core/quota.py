@@ -1,0 +1,195 @@
+"""Arithmetic of quotas: fixed windows, sliding windows, buckets. Pure; every adapter of the limiter counts by it.
+
+What is counted for one subject, by window:
+
+- fixed: an int, the units taken in the window that `window_at` gives for now. Exact.
+- sliding: `Stamps`, flat pairs of a microsecond and the units taken then. Takes within one slice (a 32nd of the
+  period) share the latest one's stamp, so an allowance comes back at most a 32nd of the period late, and never
+  early: no span of one period ever holds more than the limit.
+- bucket: `Debt`, what has been taken and not yet flowed back, in whole units of token-microseconds. Exact: no span
+  of t seconds ever holds more than burst + t * limit / period.
+
+Nothing counted is `0`, `()` or `NO_DEBT`. Clocks may jump, and a count may come from the future. It is then carried to
+now as it stands (`window_of_count`, `settle_stamps`, `settle_debt`): what was taken stays taken, and nobody waits for
+a moment days ahead. Windows that the clock leaps over are past: each starts anew once, as at any other window's end.
+
+`take=False` asks without taking: `remaining` as it stands, and the wait that a take of `bucket.cost` would meet.
+A cost above the whole allowance never passes; it is told to wait for the reset, or a period where all is there.
+"""
+
+from datetime import UTC, datetime
+from math import ceil
+
+from sidecar.core.model import Bucket, Quota, QuotaState, Window
+
+Stamps = tuple[int, ...]
+"""Microsecond, units, microsecond, units, …; oldest first."""
+
+Debt = tuple[int, int]
+"""(Token-microseconds owed, microsecond at which that was so)."""
+
+NO_DEBT: Debt = (0, 0)
+SLICES = 32
+SETBACK_SECONDS = 60
+"""A clock put back by no more than this (and one period) stays in the window it had reached: a clock that is being
+disciplined around a window's end must not open that window twice."""
+
+_SECOND = 1_000_000
+_CALENDAR = {"minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400}
+
+
+def micros(now: float) -> int:
+    """Unix seconds as the nearest whole microsecond (doubles hold those exactly enough for centuries)."""
+    return round(now * _SECOND)
+
+
+def period_seconds(quota: Quota) -> int:
+    """Length of the period; a month that is not a calendar's (sliding, bucket) is 30 days."""
+    return quota.period if isinstance(quota.period, int) else _CALENDAR[quota.period]
+
+
+def window_at(quota: Quota, now: float) -> tuple[int, int]:
+    """First second of the fixed window that holds `now`, and first second after it.
+
+    Months are those of the UTC calendar; all else begins at multiples of the period since 1970, which is the clock's
+    full minute, hour or day, and for seconds that divide a day the same times every day.
+    """
+    if quota.period == "month":
+        first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+        return int(first.timestamp()), int(after.timestamp())
+    length = period_seconds(quota)
+    start = int(now // length) * length
+    return start, start + length
+
+
+def window_of_count(quota: Quota, counted: tuple[int, int], now: float) -> tuple[tuple[int, int], bool]:
+    """The window to count in at `now`, for one who has counted in `counted`; and whether those counts still count.
+
+    They do within their window, and where the clock was put back before it: then they are carried into now's window,
+    or, after a small setback, their window is simply kept.
+    """
+    start, end = counted
+    if start <= now < end:
+        return counted, True
+    if now >= end:
+        return window_at(quota, now), False
+    if start - now <= min(SETBACK_SECONDS, end - start):
+        return counted, True
+    return window_at(quota, now), True
+
+
+def policy_seconds(quota: Quota, now: float) -> int:
+    """Seconds in which the whole allowance comes back: the `w` of a RateLimit-Policy."""
+    if quota.window is Window.BUCKET and quota.burst is not None and quota.limit:
+        return max(1, ceil(quota.burst * period_seconds(quota) / quota.limit))
+    if quota.window is Window.FIXED and quota.period == "month":
+        start, end = window_at(quota, now)
+        return end - start
+    return period_seconds(quota)
+
+
+def fixed_state(bucket: Bucket, used: int, end: float, now: float, *, take: bool = True) -> QuotaState:
+    """State after a take by one who had used `used` in the window that ends at `end`. A refusal takes nothing."""
+    limit = bucket.limit
+    left = limit - used - bucket.cost
+    if left >= 0:
+        return QuotaState(quota=bucket.quota, limit=limit, remaining=left if take else limit - used, resets_at=end)
+    return QuotaState(
+        quota=bucket.quota,
+        limit=limit,
+        remaining=max(0, limit - used),
+        resets_at=end,
+        retry_after_seconds=max(1, ceil(end - now)),
+    )
+
+
+def settle_stamps(quota: Quota, stamps: Stamps, now: float) -> Stamps:
+    """`stamps` without those a period old, and with those from the future moved to now."""
+    now_us = micros(now)
+    if stamps and stamps[-2] > now_us:
+        cut = next(i for i in range(0, len(stamps), 2) if stamps[i] > now_us)
+        stamps = (*stamps[:cut], now_us, sum(stamps[cut + 1 :: 2]))
+    oldest = now_us - period_seconds(quota) * _SECOND
+    first = 0
+    while first < len(stamps) and stamps[first] <= oldest:
+        first += 2
+    return stamps[first:] if first else stamps
+
+
+def add_stamp(quota: Quota, stamps: Stamps, cost: int, now: float) -> Stamps:
+    """Settled `stamps` with `cost` units taken now."""
+    now_us = micros(now)
+    period_us = period_seconds(quota) * _SECOND
+    if stamps and stamps[-2] * SLICES // period_us == now_us * SLICES // period_us:
+        return (*stamps[:-2], now_us, stamps[-1] + cost)
+    return (*stamps, now_us, cost)
+
+
+def sliding_state(bucket: Bucket, stamps: Stamps, now: float, *, take: bool = True) -> QuotaState:
+    """State after a take by one whose settled stamps were `stamps`. A refusal takes nothing."""
+    limit, period = bucket.limit, period_seconds(bucket.quota)
+    used = sum(stamps[1::2])
+    short = used + bucket.cost - limit
+    if take and short <= 0:
+        return QuotaState(quota=bucket.quota, limit=limit, remaining=-short, resets_at=now + period)
+    wait = _wait(_freed_at(stamps, short, now) + period * _SECOND - micros(now)) if short > 0 else 0
+    return QuotaState(
+        quota=bucket.quota,
+        limit=limit,
+        remaining=max(0, limit - used),
+        resets_at=stamps[-2] / _SECOND + period if stamps else now,
+        retry_after_seconds=wait,
+    )
+
+
+def capacity(bucket: Bucket) -> int:
+    """Size of a bucket: its burst, else its limit. A limit of nothing leaves nothing."""
+    if bucket.limit <= 0:
+        return 0
+    return bucket.limit if bucket.quota.burst is None else bucket.quota.burst
+
+
+def settle_debt(bucket: Bucket, debt: Debt, now: float) -> Debt:
+    """`debt` less what has flowed back until now. From the future it is carried to now as it stands."""
+    owed, at = debt
+    now_us = micros(now)
+    if not owed or now_us <= at:
+        return owed, now_us
+    return max(0, owed - (now_us - at) * max(0, bucket.limit)), now_us
+
+
+def add_debt(bucket: Bucket, debt: Debt) -> Debt:
+    """Settled `debt` with the bucket's cost taken."""
+    return debt[0] + bucket.cost * period_seconds(bucket.quota) * _SECOND, debt[1]
+
+
+def bucket_state(bucket: Bucket, debt: Debt, *, take: bool = True) -> QuotaState:
+    """State after a take by one whose settled debt was `debt`; `limit` is the bucket's size. A refusal takes nothing."""
+    size, token, flow = capacity(bucket), period_seconds(bucket.quota) * _SECOND, max(1, bucket.limit)
+    owed, now_us = debt
+    short = owed + bucket.cost * token - size * token
+    if take and short <= 0:
+        owed += bucket.cost * token
+    wait = owed or token * flow if bucket.cost > size else short
+    return QuotaState(
+        quota=bucket.quota,
+        limit=size,
+        remaining=max(0, size - -(-owed // token)),
+        resets_at=(now_us - (-owed // flow)) / _SECOND,
+        retry_after_seconds=_wait(-(-wait // flow)) if short > 0 else 0,
+    )
+
+
+def _freed_at(stamps: Stamps, units: int, now: float) -> int:
+    """Microsecond of the take that frees `units` when it passes; where none does, the last one's, else now."""
+    for i in range(0, len(stamps), 2):
+        units -= stamps[i + 1]
+        if units <= 0:
+            return stamps[i]
+    return stamps[-2] if stamps else micros(now)
+
+
+def _wait(wait_us: int) -> int:
+    """Whole seconds, at least 1, after which `wait_us` are over."""
+    return max(1, -(-wait_us // _SECOND))

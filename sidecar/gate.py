@@ -1,0 +1,288 @@
+"""The gate: a request head in, a decision out. Read `Gate.decide` first; it is the whole story."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from typing import Protocol
+
+from sidecar.config.model import Config
+from sidecar.core.answers import Answers
+from sidecar.core.apikey import Hasher, KeyFormat
+from sidecar.core.charges import buckets_for, depends_on_address
+from sidecar.core.credential import Credential, CredentialRules
+from sidecar.core.errors import Denied, Fault, Reason
+from sidecar.core.forwarding import TrustedProxies, address_subject
+from sidecar.core.headers import HeaderRules, check_host
+from sidecar.core.identity import IdentityHeaders
+from sidecar.core.inject import Injection, request_id
+from sidecar.core.model import (
+    Allow,
+    Answer,
+    ApiKey,
+    Bucket,
+    Charge,
+    Decision,
+    Deny,
+    Headers,
+    Principal,
+    QuotaState,
+    RequestHead,
+    Route,
+)
+from sidecar.core.policy import agree, check_standing
+from sidecar.core.ratelimit import rate_limit_headers
+from sidecar.core.routes import NEVER_ROUTED, RouteTable
+from sidecar.core.target import parse_target, readings
+from sidecar.keys.store import StoreUnavailable
+from sidecar.limiter.base import Limiter
+
+WRONG_KEY = frozenset(
+    {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}
+)
+"""Refusals that count against the address they come from."""
+
+
+class KeyFinder(Protocol):
+    """Where the gate asks for keys: a cache over a store. Raises StoreUnavailable."""
+
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Caller:
+    """A principal with what follows from its key alone, worked out once for as long as the key stands."""
+
+    principal: Principal
+    identity: Headers
+    buckets: dict[str, Sequence[Bucket]] = field(default_factory=dict)
+    """By route name, where no quota of the route depends on the address."""
+
+
+@dataclass(slots=True)
+class _Trail:
+    """What is known of a request so far; a refusal tells it."""
+
+    client_address: str
+    request_id: str = ""
+    route: Route | None = None
+    key: ApiKey | None = None
+    caller: _Caller | None = None
+    states: tuple[QuotaState, ...] = ()
+    refused_quota: QuotaState | None = None
+
+    @property
+    def principal(self) -> Principal | None:
+        return self.caller.principal if self.caller else None
+
+
+class Gate:
+    """Decides under one configuration. A reload makes a new gate.
+
+    clock: Unix seconds. new_request_id: makes one where the client sent none.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        keys: KeyFinder,
+        limiter: Limiter,
+        *,
+        hasher: Hasher,
+        clock: Callable[[], float],
+        new_request_id: Callable[[], str],
+    ) -> None:
+        self.config = config
+        self._keys, self._limiter, self._hasher = keys, limiter, hasher
+        self._clock, self._new_request_id = clock, new_request_id
+        self._routes = RouteTable(config.routes, case_sensitive=config.case_sensitive)
+        self._format = KeyFormat(length=config.keys.length, checksum_length=config.keys.checksum_length)
+        self._prefixes = tuple(config.keys.environments.values())
+        self._credentials = CredentialRules(config.keys.sources, config.keys.pass_through, self._prefixes)
+        self._identity = IdentityHeaders(config.identity.headers)
+        self._proxies = TrustedProxies(config.trusted_proxies, config.forwarded_header.lower().encode())
+        self._id_header = config.identity.request_id.encode()
+        self._id_field = self._id_header.lower()
+        self._rules = _header_rules(config, self._credentials)
+        self._injection = _injection(config, self._rules, self._proxies)
+        self._answers = _answers(config)
+        self._callers: dict[str, _Caller] = {}
+
+    async def decide(self, head: RequestHead) -> Decision:
+        """Allow, or Deny with the reason; raises nothing that a client could cause."""
+        trail = _Trail(client_address=head.peer)
+        try:
+            seen = self._rules.sort(head.headers)
+            trail.request_id = request_id(seen.fields, self._id_field) or self._new_request_id()
+            trail.client_address = self._proxies.client_address(head.peer, seen.fields)
+            _check_method(head)
+            host = check_host(seen.fields.get(b"host"), head.version)
+            target = parse_target(head.target, host.decode("ascii"))
+            paths = readings(target.path)
+            matches = [self._routes.match(head.method, path) for path in paths]
+            trail.route = matches[0].route if matches[0] else None
+            credential = self._credentials.find(seen.fields, target.query)
+            trail.caller = await self._authenticate(credential, trail)
+            match = agree(matches, trail.principal, foreign=credential is not None and credential.foreign)
+            upstream_target = self._injection.target(target, paths, credential)
+            await self._take(match.route, trail)
+            headers = self._injection.headers(head, seen, credential, host=host, identity=self._told(trail))
+            return _allowed(match.route, trail, target=upstream_target, host=host, headers=headers)
+        except Denied as denied:
+            return await self._deny(denied.reason, trail)
+        except Fault as fault:
+            return _refused(fault.reason, trail)
+
+    def answer(self, deny: Deny) -> Answer:
+        """How a refusal is answered."""
+        return self._answers.deny(deny, self._clock())
+
+    def respond(self, allow: Allow) -> Answer:
+        """The answer of a route that the sidecar answers itself."""
+        return self._answers.respond(allow, self._clock())
+
+    def fault(self, reason: Reason, allow: Allow) -> Answer:
+        """How the failure of an allowed request is answered."""
+        return self._answers.fault(reason, allow, self._clock())
+
+    def malformed(self, reason: Reason) -> Answer:
+        """How bytes are answered that never became a request."""
+        return self._answers.refusal(reason)
+
+    def client_headers(self, allow: Allow) -> Headers:
+        """Fields that the upstream's answer gets on its way to the client."""
+        return self._answers.client_headers(allow.quota_states, self._clock())
+
+    async def _authenticate(self, credential: Credential | None, trail: _Trail) -> _Caller | None:
+        if credential is None or credential.foreign:
+            return None
+        if not self._format.check(credential.text, self._prefixes):
+            raise Denied(Reason.INVALID_KEY)
+        trail.key = key = await self._find(credential.text)
+        if key is None:
+            raise Denied(Reason.INVALID_KEY)
+        check_standing(key, int(self._clock() * 1_000_000))
+        return self._caller(key)
+
+    async def _find(self, text: str) -> ApiKey | None:
+        try:
+            return await self._keys.find(sha256(text.encode("ascii")).digest(), lambda: self._hasher.candidates(text))
+        except StoreUnavailable:
+            raise Fault(Reason.STORE_UNAVAILABLE) from None
+
+    def _caller(self, key: ApiKey) -> _Caller:
+        caller = self._callers.get(key.id)
+        if caller is None or caller.principal.key is not key:
+            if len(self._callers) >= self.config.keys.cache_size:
+                self._callers.clear()
+            principal = Principal(key=key, scopes=self.config.catalogue.expand(key.scopes))
+            caller = self._callers[key.id] = _Caller(principal=principal, identity=self._identity.of_key(key))
+        return caller
+
+    async def _take(self, route: Route, trail: _Trail) -> None:
+        if not route.policy.charges:
+            return
+        taken = await self._limiter.take(self._buckets(route.policy.charges, trail, route.name), self._clock())
+        trail.states = taken.states
+        if taken.refused is not None:
+            trail.refused_quota = taken.refused
+            raise Denied(Reason.QUOTA_EXCEEDED)
+
+    def _buckets(self, charges: Sequence[Charge], trail: _Trail, route: str) -> Sequence[Bucket]:
+        known = trail.caller.buckets.get(route) if trail.caller else None
+        if known is None:
+            key = trail.principal.key if trail.principal else None
+            known = buckets_for(charges, key=key, address=trail.client_address, route=route, plans=self.config.plans)
+            if trail.caller and not depends_on_address(charges):
+                trail.caller.buckets[route] = known
+        return known
+
+    def _told(self, trail: _Trail) -> Headers:
+        id_header = (self._id_header, trail.request_id.encode())
+        if trail.caller is None:
+            return (id_header,)
+        by_request = self._identity.of_request(trail.caller.principal.key, trail.request_id)
+        return (id_header, *trail.caller.identity, *by_request)
+
+    async def _deny(self, reason: Reason, trail: _Trail) -> Deny:
+        """The refusal; wrong keys are counted, and a good key's quotas are told, though nothing is taken from them."""
+        try:
+            if reason in WRONG_KEY and await self._failed_too_often(trail):
+                reason = Reason.TOO_MANY_FAILURES
+            elif trail.caller and not trail.states:
+                charges = trail.route.policy.charges if trail.route else self.config.unmatched_charges
+                buckets = self._buckets(charges, trail, trail.route.name if trail.route else "")
+                trail.states = (await self._limiter.peek(buckets, self._clock())).states
+        except Fault:
+            pass
+        return _refused(reason, trail)
+
+    async def _failed_too_often(self, trail: _Trail) -> bool:
+        quota = self.config.keys.failures
+        if quota is None:
+            return False
+        subject = (address_subject(trail.client_address),)
+        taken = await self._limiter.take([Bucket(quota=quota, subject=subject, limit=quota.limit)], self._clock())
+        trail.refused_quota = taken.refused
+        return taken.refused is not None
+
+
+def _check_method(head: RequestHead) -> None:
+    if head.method in NEVER_ROUTED or not head.method.isupper() or head.target == "*":
+        raise Denied(Reason.METHOD_NOT_ALLOWED)
+
+
+def _allowed(route: Route, trail: _Trail, *, target: str, host: bytes, headers: Headers) -> Allow:
+    return Allow(
+        route=route,
+        principal=trail.principal,
+        target=target,
+        headers=headers,
+        host=host,
+        request_id=trail.request_id,
+        client_address=trail.client_address,
+        quota_states=trail.states,
+    )
+
+
+def _refused(reason: Reason, trail: _Trail) -> Deny:
+    return Deny(
+        reason=reason,
+        route=trail.route,
+        principal=trail.principal,
+        key=trail.key,
+        request_id=trail.request_id,
+        client_address=trail.client_address,
+        quota_states=trail.states,
+        refused_quota=trail.refused_quota,
+    )
+
+
+def _header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
+    return HeaderRules(
+        identity=config.identity.headers,
+        strip=config.identity.strip,
+        credential=credentials.header_names,
+        request_id=config.identity.request_id,
+    )
+
+
+def _injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> Injection:
+    return Injection(
+        rules=rules,
+        proxies=proxies,
+        forward_credential=config.keys.forward_credential,
+        strip_prefix=config.upstream.strip_prefix,
+        add_prefix=config.upstream.add_prefix,
+    )
+
+
+def _answers(config: Config) -> Answers:
+    told = config.rate_limit_headers
+    return Answers(
+        config.errors,
+        config.default_error,
+        realm=config.realm,
+        sources=config.keys.sources,
+        rate_limits=partial(rate_limit_headers, x=told.x, reset=told.reset, ietf=told.ietf),
+    )

@@ -85,7 +85,7 @@ class Answers:
     def deny(self, deny: Deny, now: float) -> Answer:
         """The gate's no, with what is left of the key's quotas."""
         extra = self._rate_limits(deny.quota_states, now=now)
-        if deny.refused_quota is not None:
+        if deny.refused_quota is not None and deny.refused_quota not in deny.quota_states:
             extra = (*extra, (b"Retry-After", str(max(1, deny.refused_quota.retry_after_seconds)).encode()))
         policy = deny.route.policy if deny.route else Policy()
         quota = deny.refused_quota or tightest(deny.quota_states)

@@ -2,6 +2,7 @@
 
 import hmac
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -12,6 +13,7 @@ _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 
 MIN_RANDOM_BITS = 128
 BITS_PER_CHARACTER = math.log2(len(ALPHABET))
+_LONG_TAIL = re.compile(rf"[{ALPHABET}]{{{math.ceil(MIN_RANDOM_BITS / BITS_PER_CHARACTER)},}}\s*\Z")
 PLAIN = "sha256"
 _PEPPERED = "hmac-sha256:"
 _MIN_PEPPER_CHARACTERS = 16
@@ -79,6 +81,11 @@ class KeyFormat:
 
     def _checksum(self, body: str) -> str:
         return base62(crc32(body.encode("ascii")), self.checksum_length)
+
+
+def looks_secret(text: str) -> bool:
+    """Whether `text` may be a plaintext, well-formed or not, of any configuration; an id or a stored prefix is not."""
+    return _LONG_TAIL.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

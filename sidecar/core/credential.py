@@ -140,7 +140,7 @@ def cookies(fields: Fields) -> list[tuple[str, str]]:
     pairs = []
     for line in fields.get(b"cookie", ()):
         for pair in line.decode("latin-1").split(";"):
-            name, _, value = pair.strip().partition("=")
+            name, _, value = pair.strip(" \t").partition("=")
             pairs.append((name, value))
     return pairs
 
@@ -158,5 +158,5 @@ def without_parameter(query: str, name: str) -> str:
 
 def without_cookie(line: bytes, name: str) -> bytes:
     """A Cookie line without the cookie; empty where it was the only one."""
-    kept = [pair for pair in line.split(b";") if pair.strip().partition(b"=")[0] != name.encode("latin-1")]
+    kept = [pair for pair in line.split(b";") if pair.strip(b" \t").partition(b"=")[0] != name.encode("latin-1")]
     return b";".join(kept).strip()

@@ -1,10 +1,13 @@
 """Who the client is when a proxy stands between, and what the upstream is told of it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
 _MAX_KNOWN = 4096
+_NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
+"""Without a zone, which may hold anything and means nothing beyond a link."""
 
 
 class TrustedProxies:
@@ -77,12 +80,11 @@ def _forwarded_for(element: str) -> str:
 
 def _parse_node(text: str) -> str | None:
     """An address out of `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`; None for anything else."""
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
+    found = _NODE.fullmatch(text)
+    if found is None:
+        return None
     try:
-        parsed = ip_address(text)
+        parsed = ip_address(found[1] or found[2] or found[3])
     except ValueError:
         return None
     mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None

@@ -1,6 +1,7 @@
 """Strip, then inject: what of the client's header fields reaches the upstream.
 
-Names are compared folded, because CGI, WSGI and PHP see `X_Auth`, `x.auth` and `X--Auth` as one name with `X-Auth`.
+Names are compared folded, because CGI, WSGI and PHP see `X_Auth` and `x.auth` as one name with `X-Auth`; some servers
+(lighttpd, older Apache) read everything but letters and digits so.
 """
 
 import re
@@ -32,9 +33,11 @@ _REPLACED = frozenset({b"forwarded", b"x-real-ip", b"x-original-url", b"x-origin
 _READ = frozenset({b"host", b"connection", b"upgrade", b"expect"})
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_SEPARATORS = re.compile(rb"[-_.]+")
+_SEPARATORS = re.compile(rb"[^a-z0-9]+")
 _UNSAFE = re.compile(r"[^ -$&-~]")
 _MAX_NAMES = 2048
+_MAX_LEARNT = 64
+"""Longer names are classified each time: strangers choose them, and their memory is ours."""
 
 
 class _Action(Enum):
@@ -104,6 +107,8 @@ class HeaderRules:
     def _learn(self, name: bytes) -> tuple[_Action, bytes]:
         lower = name.lower()
         entry = (self._classify(lower), lower)
+        if len(name) > _MAX_LEARNT:
+            return entry
         if len(self._actions) >= _MAX_NAMES:
             self._actions.clear()
         self._actions[name] = entry
@@ -127,7 +132,7 @@ class HeaderRules:
 
 
 def fold(name: bytes) -> bytes:
-    """The form in which names are the same to the least careful reader: lower case, `_` and `.` as `-`, runs as one."""
+    """The form in which names are the same to the least careful reader: lower case, all but letters and digits `-`."""
     return _SEPARATORS.sub(b"-", name.lower())
 
 

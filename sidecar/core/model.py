@@ -18,8 +18,8 @@ EVERY = "*"
 Headers = tuple[tuple[bytes, bytes], ...]
 """Header fields as sent: case, order and duplicates kept."""
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-_NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+_NOTHING: MappingProxyType[str, str] = MappingProxyType({})
+_NO_LIMITS: MappingProxyType[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,9 @@ class ApiKey:
     environment: str | None = None
     scopes: tuple[str, ...] = ()
     plan: str | None = None
-    quotas: Mapping[str, int] = _NO_LIMITS
+    quotas: Mapping[str, int] = field(default_factory=lambda: _NO_LIMITS)
     """Limits of this key alone, by quota name; they win over the plan's."""
-    metadata: Mapping[str, str] = _NOTHING
+    metadata: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     status: KeyStatus = KeyStatus.ACTIVE
     created_at: int
     created_by: str

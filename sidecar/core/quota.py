@@ -165,7 +165,10 @@ def add_debt(bucket: Bucket, debt: Debt) -> Debt:
 
 
 def bucket_state(bucket: Bucket, debt: Debt, *, take: bool = True) -> QuotaState:
-    """State after a take by one whose settled debt was `debt`; `limit` is the bucket's size. A refusal takes nothing."""
+    """State after a take by one whose settled debt was `debt`. A refusal takes nothing.
+
+    The state's `limit` is the bucket's size, so that `remaining` never exceeds it.
+    """
     size, token, flow = capacity(bucket), period_seconds(bucket.quota) * _SECOND, max(1, bucket.limit)
     owed, now_us = debt
     short = owed + bucket.cost * token - size * token

@@ -18,8 +18,9 @@ MAX_READINGS = 48
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-_~!$&'()*+,=:@.]*)*/?")
 _PATH = re.compile(r"/[!-\"$->@-~]*")
 _QUERY = re.compile(r"[!-\"$-~]*")
-_ABSOLUTE = re.compile(r"https?://([^/?#]*)(/[^#]*)?", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://([^/?#]+)(/[^#]*)?", re.IGNORECASE)
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_ESCAPE_IN_SEGMENT = re.compile(rb"%(?!2[Ff])([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PARAMS = re.compile(r";[^/]*")
@@ -100,15 +101,17 @@ def _from_absolute(raw: str, host: str) -> str:
 
 def _next_readings(text: str, decoded: int) -> Iterator[tuple[str, int]]:
     if decoded < 2 and "%" in text:
-        yield _decode(text), decoded + 1
+        yield _decode(text, _ESCAPE), decoded + 1
+        # Go's ServeMux splits before it decodes, and a WHATWG URL takes %2e%2e for dots but leaves %2f alone.
+        yield _decode(text, _ESCAPE_IN_SEGMENT), decoded + 1
     for transform in _TRANSFORMS:
         changed = transform(text)
         if changed != text:
             yield changed, decoded
 
 
-def _decode(text: str) -> str:
-    raw = _ESCAPE.sub(lambda escape: bytes((int(escape[1], 16),)), text.encode("utf-8"))
+def _decode(text: str, escape: re.Pattern[bytes]) -> str:
+    raw = escape.sub(lambda found: bytes((int(found[1], 16),)), text.encode("utf-8"))
     try:
         decoded = raw.decode("utf-8")
     except UnicodeDecodeError:

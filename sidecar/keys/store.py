@@ -43,9 +43,12 @@ class KeyReader(Protocol):
 
 
 class KeyRegistry(Protocol):
-    """What managing keys needs of the store. Each call is one transaction. All raise StoreUnavailable."""
+    """What managing keys needs of the store. Each call is one transaction. All raise StoreUnavailable.
 
-    async def add(self, key: ApiKey) -> None:
+    `actor` is who changes the key; the change and its audit row are one transaction.
+    """
+
+    async def add(self, key: ApiKey, *, actor: str) -> None:
         """Raises KeyConflict when the id or the digest is there already."""
 
     async def get(self, name: str) -> ApiKey | None:
@@ -54,8 +57,39 @@ class KeyRegistry(Protocol):
     async def list(self, wanted: KeyFilter) -> Sequence[ApiKey]:
         """In order of id."""
 
-    async def set_status(self, key_id: str, status: KeyStatus, *, at: int) -> ApiKey:
-        """The key after the change. Raises KeyConflict for an unknown id, and for any change of a revoked key."""
+    async def set_status(self, key_id: str, status: KeyStatus, *, at: int, actor: str) -> ApiKey:
+        """The key after the change; a status that it has already is no change, and is not audited.
+
+        Raises KeyConflict for an unknown id, and for any change of a revoked key.
+        """
 
     async def touch(self, last_used_at: Mapping[str, int]) -> None:
         """Write last-used times (key id to microseconds), never backwards."""
+
+
+class KeyCensus(Protocol):
+    """How many keys there are. Both raise StoreUnavailable, and may cost time in proportion to the keys."""
+
+    async def counts(self) -> Mapping[tuple[str, str], int]:
+        """Keys by status (`active`, `disabled`, `revoked`, `expired`) and environment (empty for none)."""
+
+    async def algorithms(self) -> Mapping[str, int]:
+        """Keys that are not revoked, by the algorithm of their digest."""
+
+
+QuotaRow = tuple[str, str, str, int]
+"""Quota name, subject as JSON, state as JSON, and when the row is worth nothing any more (microseconds)."""
+
+
+class QuotaStates(Protocol):
+    """Where quota states outlive a restart. The rows are opaque. Both raise StoreUnavailable."""
+
+    async def load_quota_states(self) -> Sequence[QuotaRow]:
+        """Every row that is still worth something."""
+
+    async def save_quota_states(self, rows: Sequence[QuotaRow]) -> None:
+        """Put `rows` in the place of those of the same quota and subject; forget what expired. One transaction."""
+
+
+class KeyStore(KeyReader, KeyRegistry, Protocol):
+    """A store that can both answer requests and be managed."""

@@ -1,0 +1,60 @@
+"""`sidecar check` and `sidecar schema`."""
+
+import json
+import os
+from collections.abc import Sized
+
+import click
+
+from sidecar.config.load import load
+from sidecar.config.model import Config
+from sidecar.config.overrides import overrides_from
+from sidecar.config.problems import ConfigError
+from sidecar.config.schema import json_schema
+
+_CONFIG_STATUS = 2
+
+
+@click.command("check")
+@click.argument("file", type=click.Path())
+@click.pass_context
+def check_command(context: click.Context, file: str) -> None:
+    """Check a configuration file and print every problem at once.
+
+    SIDECAR_LISTEN and its like win over the file, as they do for `sidecar serve`. Exits 0, or 2 with a line
+    FILE:LINE:COLUMN: path.of.value: what is wrong.
+
+    \b
+    Example:
+      sidecar check config.example.yaml
+    """
+    try:
+        config = load(file, overrides=overrides_from(os.environ), environ=os.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        context.exit(_CONFIG_STATUS)
+    click.echo(f"{file}: ok ({_summary(config)})")
+
+
+@click.command("schema")
+def schema_command() -> None:
+    """Print a JSON Schema of the configuration file, for editors.
+
+    \b
+    Example:
+      sidecar schema > sidecar.schema.json
+      and, as the first line of the YAML:
+      # yaml-language-server: $schema=sidecar.schema.json
+    """
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _summary(config: Config) -> str:
+    counted: dict[str, Sized] = {
+        "route": config.routes,
+        "scope": config.catalogue.scopes,
+        "quota": config.quotas,
+        "plan": config.plans,
+    }
+    return ", ".join(f"{len(values)} {name}{'' if len(values) == 1 else 's'}" for name, values in counted.items())

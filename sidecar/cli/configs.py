@@ -1,0 +1,27 @@
+"""Reading the configuration for a command, and saying what is wrong with it."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+import click
+
+from sidecar.config.load import load
+from sidecar.config.model import Config
+from sidecar.config.overrides import overrides_from
+from sidecar.config.problems import ConfigError
+
+config_option = click.option(
+    "-c", "--config", "config_path", metavar="FILE", required=True, envvar="SIDECAR_CONFIG", help="Configuration file."
+)
+
+
+def load_or_exit(path: str, options: Mapping[str, str | None]) -> Config:
+    """Options win over SIDECAR_* variables, and these over the file. Exits with 2 and every problem on stderr."""
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return load(path, overrides={**overrides_from(os.environ), **given}, environ=os.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        sys.exit(2)

@@ -1,0 +1,140 @@
+"""`sidecar demo`: a small upstream, the sidecar before it, three keys, and what to try."""
+
+import asyncio
+import http.client
+import json
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+from aiohttp import web
+
+from sidecar.app import App
+from sidecar.cli.demo_script import CONFIG, KEYS, STEPS, Step, mistyped
+from sidecar.cli.key_tasks import rules_of
+from sidecar.cli.serve import run, stop_event
+from sidecar.config.load import load
+from sidecar.config.model import Address, Config
+from sidecar.core.apikey import Hasher
+from sidecar.keys.lifecycle import Lifecycle
+from sidecar.keys.rules import NewKey
+from sidecar.keys.sqlite import SqliteStore
+
+
+@click.command("demo")
+@click.option("--check", is_flag=True, help="Send the requests, print what came of each, and exit.")
+def demo_command(check: bool) -> None:
+    """Run a small upstream with the sidecar before it, and say what to try. Ends with Ctrl-C.
+
+    \b
+    Example:
+      sidecar demo
+      sidecar demo --check
+
+    With --check the requests are sent at once; exits with 1 if an answer is not as told.
+    """
+    run(_demo(check))
+
+
+async def _demo(check: bool) -> None:
+    stopping = stop_event()
+    with tempfile.TemporaryDirectory(prefix="sidecar-demo-") as folder:
+        async with _upstream() as upstream:
+            config, keys = await _prepared(Path(folder), upstream)
+            async with App(config) as app:
+                addresses = dict(app.listeners)
+                if check:
+                    sys.exit(await asyncio.to_thread(_send_all, addresses["data"], keys))
+                _invite(addresses, keys)
+                await stopping.wait()
+
+
+@asynccontextmanager
+async def _upstream() -> AsyncIterator[str]:
+    """A service that answers with what it was told of the caller; its URL."""
+    runner = web.ServerRunner(web.Server(_echo))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def _echo(request: web.BaseRequest) -> web.StreamResponse:
+    told = {name: value for name, value in request.headers.items() if name.startswith("X-")}
+    return web.json_response({"upstream saw": f"{request.method} {request.path}", "told by the sidecar": told})
+
+
+async def _prepared(folder: Path, upstream: str) -> tuple[Config, dict[str, str]]:
+    file, database = folder / "demo.yaml", folder / "keys.db"
+    file.write_text(CONFIG, encoding="utf-8")
+    config = load(str(file), overrides={"upstream": upstream, "store": f"sqlite://{database}"}, environ={})
+    store = await SqliteStore.open(str(database), create=True, clock=time.time, timings=lambda *_: None)
+    try:
+        lifecycle = Lifecycle(store, Hasher(), clock=time.time, randbelow=secrets.randbelow)
+        issued = {
+            name: await lifecycle.issue(NewKey(name=name, tenant=tenant, scopes=scopes), rules_of(config), actor="demo")
+            for name, (tenant, scopes) in KEYS.items()
+        }
+    finally:
+        await store.close()
+    return config, {name: key.secret.text for name, key in issued.items()}
+
+
+def _invite(addresses: Mapping[str, Address], keys: Mapping[str, str]) -> None:
+    click.echo("The sidecar runs before a small upstream. Three keys were issued:\n")
+    for name, text in keys.items():
+        click.echo(f"  {name:<8} {text}   {', '.join(KEYS[name][1])}")
+    click.echo("\nTry:\n")
+    for step in STEPS:
+        click.echo(f"  {_curl(step, addresses['data'], keys)}")
+        click.echo(f"      {step.status}{f' {step.reason}' if step.reason else ''}: {step.why}\n")
+    click.echo(f"Metrics: curl http://{addresses['ops']}/metrics   Stop: Ctrl-C")
+
+
+def _curl(step: Step, address: Address, keys: Mapping[str, str]) -> str:
+    words = ["curl -i"]
+    if step.method != "GET":
+        words.append(f"-X {step.method}")
+    if ".." in step.path:
+        words.append("--path-as-is")
+    if step.key:
+        words.append(f"-H 'Authorization: Bearer {_presented(step, keys)}'")
+    return " ".join([*words, f"http://{address}{step.path}"])
+
+
+def _presented(step: Step, keys: Mapping[str, str]) -> str:
+    return mistyped(keys["reader"]) if step.key == "mistyped" else keys[step.key]
+
+
+def _send_all(address: Address, keys: Mapping[str, str]) -> int:
+    """Send every step in order and print a table; how the process is to exit."""
+    failed = 0
+    click.echo(f"{'request':<28} {'key':<9} {'status':<7} {'reason':<20} as told")
+    for step in STEPS:
+        status, reason = _send(step, address, keys)
+        as_told = (status, reason) == (step.status, step.reason)
+        failed += not as_told
+        request = f"{step.method} {step.path}"
+        told = "yes" if as_told else f"no: expected {step.status} {step.reason}"
+        click.echo(f"{request:<28} {step.key or '-':<9} {status:<7} {reason or '-':<20} {told}")
+    click.echo(f"{len(STEPS) - failed} of {len(STEPS)} answers as told")
+    return 1 if failed else 0
+
+
+def _send(step: Step, address: Address, keys: Mapping[str, str]) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=10)
+    try:
+        headers = {"Authorization": f"Bearer {_presented(step, keys)}"} if step.key else {}
+        connection.request(step.method, step.path, headers=headers)
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        return answer.status, body.get("code", "")
+    finally:
+        connection.close()

@@ -1,0 +1,72 @@
+"""Options and arguments of `sidecar keys`, from text to values."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from sidecar.core.durations import parse_duration
+
+Command = Callable[..., Any]
+
+
+def from_store(command: Command) -> Command:
+    """Options that say which store, and how to print."""
+    options = (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option(
+            "--store",
+            envvar="SIDECAR_STORE",
+            metavar="URL",
+            help="sqlite:///path; wins over that of the configuration.",
+        ),
+        click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help="Configuration (SIDECAR_CONFIG)."),
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+def pairs(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """`k=v` as a mapping; a name may be given once."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or name in found:
+            what = "is given twice" if name in found else "has no ="
+            raise click.BadParameter(f"{name!r} {what}", context, parameter)
+        found[name] = text
+    return found
+
+
+def limits(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, int]:
+    """`name=100` as a mapping."""
+    found = pairs(context, parameter, values)
+    for name, limit in found.items():
+        if not re.fullmatch("[0-9]{1,18}", limit):
+            raise click.BadParameter(f"the limit of {name!r} must be a whole number", context, parameter)
+    return {name: int(limit) for name, limit in found.items()}
+
+
+def moment(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Microseconds of `90d` from now, of 00:00 UTC of a date, or of a time in RFC 3339."""
+    if value is None:
+        return None
+    try:
+        if re.match("[0-9]{4}-", value):
+            found = datetime.fromisoformat(value)
+            return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+        return int((time.time() + parse_duration(value)) * 1_000_000)
+    except (ValueError, OverflowError) as error:
+        message = f"{value!r} is neither a duration such as 90d nor a date such as 2027-01-31"
+        raise click.BadParameter(message, context, parameter) from error
+
+
+def printable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Text that the store can look for."""
+    if value is not None and not value.isprintable():
+        raise click.BadParameter("it holds characters that cannot be printed", context, parameter)
+    return value

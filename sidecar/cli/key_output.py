@@ -1,0 +1,83 @@
+"""Keys on a terminal."""
+
+from collections.abc import Mapping, Sequence
+
+from sidecar.core.model import ApiKey
+from sidecar.keys.records import shown, standing
+
+_WIDTH = 100
+_HEADINGS = ("ID", "PREFIX", "NAME", "TENANT", "ENV", "SCOPES", "STATUS", "USED", "EXPIRES")
+_FIXED = {"ID": 24, "PREFIX": 13, "STATUS": 8, "USED": 5, "EXPIRES": 7}
+_LEAST = {"NAME": 9, "TENANT": 7, "ENV": 4, "SCOPES": 8}
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+
+
+class Table:
+    """Lines of at most 100 columns; how wide each is follows from the first keys."""
+
+    def __init__(self, keys: Sequence[ApiKey], now: int) -> None:
+        self._now = now
+        rows = [self._cells(key) for key in keys]
+        wanted = {
+            heading: max(len(heading), *(len(row[place]) for row in rows))
+            for place, heading in enumerate(_HEADINGS)
+            if heading not in _FIXED
+        }
+        self._widths = {**_FIXED, **_shrunk(wanted)}
+
+    def heading(self) -> str:
+        return self._line(_HEADINGS)
+
+    def line(self, key: ApiKey) -> str:
+        return self._line(self._cells(key))
+
+    def _line(self, cells: Sequence[str]) -> str:
+        fitted = (_fit(cell, self._widths[heading]) for heading, cell in zip(_HEADINGS, cells, strict=True))
+        return " ".join(fitted).rstrip()
+
+    def _cells(self, key: ApiKey) -> tuple[str, ...]:
+        used = "never" if key.last_used_at is None else _span(self._now - key.last_used_at)
+        expires = "never" if key.expires_at is None else _span(key.expires_at - self._now)
+        scopes = ",".join(key.scopes) or "-"
+        status = standing(key, self._now)
+        cells = (key.prefix + "…", key.name, key.tenant or "-", key.environment or "-", scopes, status, used, expires)
+        return (key.id, *map(_printable, cells))
+
+
+def described(key: ApiKey, now: int) -> str:
+    """Everything that is known of one key, a line each."""
+    values: Mapping[str, object] = {**shown(key), "status": standing(key, now)}
+    return "\n".join(f"{name + ':':14}{_written(value)}" for name, value in values.items())
+
+
+def _written(value: object) -> str:
+    if isinstance(value, Mapping):
+        return _printable(", ".join(f"{name}={entry}" for name, entry in value.items())) or "-"
+    if isinstance(value, list):
+        return _printable(", ".join(value)) or "-"
+    return "-" if value is None else _printable(str(value))
+
+
+def _shrunk(wanted: dict[str, int]) -> dict[str, int]:
+    """The widest column gives way first, down to its least."""
+    room = _WIDTH - sum(_FIXED.values()) - len(_HEADINGS) + 1
+    widths = dict(wanted)
+    while sum(widths.values()) > room:
+        yielding = [name for name, width in widths.items() if width > _LEAST[name]]
+        widths[max(yielding, key=lambda name: widths[name])] -= 1
+    return widths
+
+
+def _fit(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
+
+
+def _span(microseconds: int) -> str:
+    """`3d`: how far away, either way; `0s` for what is over or now."""
+    seconds = microseconds // 1_000_000
+    return next((f"{seconds // size}{unit}" for size, unit in _UNITS if seconds >= size), "0s")
+
+
+def _printable(text: str) -> str:
+    """Stored text must not speak to the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)

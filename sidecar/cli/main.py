@@ -1,0 +1,44 @@
+"""The command `sidecar`. Each command lives in a module of its own, loaded when it is called."""
+
+import importlib
+from typing import Final
+
+import click
+
+from sidecar import __version__
+
+_COMMANDS: Final = {
+    "serve": ("sidecar.cli.serve", "serve_command"),
+    "check": ("sidecar.cli.check", "check_command"),
+    "schema": ("sidecar.cli.check", "schema_command"),
+    "keys": ("sidecar.cli.keys", "keys_group"),
+    "explain": ("sidecar.cli.explain", "explain_command"),
+    "demo": ("sidecar.cli.demo", "demo_command"),
+}
+
+
+class _Commands(click.Group):
+    """Only the command that is called pays for its imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__, prog_name="sidecar")
+def main() -> None:
+    """API-key auth sidecar: verifies API keys in front of a service that you do not want to change.
+
+    \b
+    Example:
+      sidecar demo                     see it at work
+      sidecar check sidecar.yaml       find every mistake in a configuration
+      sidecar serve -c sidecar.yaml    run it
+    """

@@ -1,0 +1,92 @@
+"""The `keys` section."""
+
+from collections.abc import Mapping, Sequence
+
+from sidecar.config.document import KeysEntry, SourceEntry, given
+from sidecar.config.model import KeySettings
+from sidecar.config.problems import Path, Report
+from sidecar.config.quotas import failures_of
+from sidecar.config.scopes import check_granted
+from sidecar.core.model import EVERY, Source
+from sidecar.core.scopes import Catalogue
+
+_LEAST_RANDOM = 22
+"""Base62 characters that hold at least 128 bits."""
+_LEAST_UNKNOWN = 14
+"""Base62 characters (more than 80 bits) that the stored, readable prefix must leave unknown."""
+_LEAST_CHECKSUM = 4
+
+
+def keys_of(entry: KeysEntry, catalogue: Catalogue, report: Report) -> KeySettings:
+    _check_environments(entry.environments, report)
+    _check_lengths(entry, report)
+    check_granted(entry.default_scopes, ("keys", "default_scopes"), catalogue, report)
+    pass_through = _sources(entry.pass_through, ("keys", "pass_through"), report)
+    for at, source in report.numbered(("keys", "pass_through"), entry.pass_through):
+        if given(source.query) is not None:
+            report.problem((*at, "query"), "query parameters are never held back: name a header or a cookie")
+    return KeySettings(
+        sources=_sources(entry.from_, ("keys", "from"), report),
+        environments=entry.environments,
+        length=entry.length,
+        checksum_length=entry.checksum,
+        prefix_length=entry.prefix_length,
+        default_scopes=entry.default_scopes,
+        pass_through=pass_through,
+        forward_credential=entry.forward_credential,
+        cache_size=entry.cache_size,
+        failures=failures_of(entry.failures, ("keys", "failures"), report),
+    )
+
+
+def _sources(entries: Sequence[SourceEntry], path: Path, report: Report) -> tuple[Source, ...]:
+    sources: dict[tuple[str, str, str], Source] = {}
+    for at, entry in report.numbered(path, entries):
+        source = _source(entry, at, report)
+        if source is None:
+            continue
+        folded = source.name.lower() if source.kind == "header" else source.name
+        identity = (source.kind, folded, (source.scheme or "").lower())
+        if identity in sources:
+            report.problem(at, "stands here twice")
+        sources[identity] = source
+    return tuple(sources.values())
+
+
+def _source(entry: SourceEntry, path: Path, report: Report) -> Source | None:
+    header, query, cookie = given(entry.header), given(entry.query), given(entry.cookie)
+    if sum(name is not None for name in (header, query, cookie)) != 1:
+        if report.sound(path):
+            report.problem(path, "must name exactly one of header, query and cookie")
+        return None
+    if header is not None:
+        return Source(kind="header", name=header, scheme=given(entry.scheme))
+    if given(entry.scheme) is not None:
+        report.problem((*path, "scheme"), "only a header has a scheme")
+    return Source(kind="query", name=query) if query is not None else Source(kind="cookie", name=cookie or "")
+
+
+def _check_environments(environments: Mapping[str, str], report: Report) -> None:
+    for name, prefix in environments.items():
+        path = ("keys", "environments", name)
+        if name == EVERY:
+            report.key_problem(path, "'*' stands for every environment: choose another name")
+        for other, others in environments.items():
+            if other != name and prefix.startswith(others) and (prefix != others or other < name):
+                message = "is that of" if prefix == others else "begins with that of"
+                report.problem(path, f"the prefix {message} '{other}', so that a key could belong to both")
+
+
+def _check_lengths(entry: KeysEntry, report: Report) -> None:
+    if 0 < entry.checksum < _LEAST_CHECKSUM:
+        report.problem(("keys", "checksum"), f"must be 0 (none) or from {_LEAST_CHECKSUM} to 8")
+    random = entry.length - entry.checksum
+    if random < _LEAST_RANDOM:
+        message = f"leaves {random} random characters; with this checksum it must be at least"
+        report.problem(("keys", "length"), f"{message} {_LEAST_RANDOM + entry.checksum} for 128 bits")
+        return
+    shortest = min(map(len, entry.environments.values()), default=0)
+    longest = shortest + random - _LEAST_UNKNOWN
+    if entry.prefix_length > longest:
+        message = f"must be at most {longest}: what is stored must leave enough of a key unknown"
+        report.problem(("keys", "prefix_length"), message)

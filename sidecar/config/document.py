@@ -1,0 +1,198 @@
+"""The configuration file as it is written: one struct per mapping, in the file's own words.
+
+From these types come the reading of a file, what is said of a wrong one, and the JSON Schema. Texts stay texts here;
+the builders beside this module turn them into the values of `model`.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from sidecar.config.leaves import (
+    BindAddress,
+    Duration,
+    HeaderValue,
+    KeyPrefix,
+    LimiterUrl,
+    Name,
+    Network,
+    OwnHeader,
+    PathPrefix,
+    Period,
+    Realm,
+    ScopeName,
+    Store,
+    Timeout,
+    Token,
+    Upstream,
+    UpstreamHost,
+)
+from sidecar.core.model import Subject, Window
+
+T = TypeVar("T")
+
+Positive = Annotated[int, Meta(ge=1, le=10**15)]
+ScopeList = Annotated[tuple[str, ...], Meta(min_length=1)]
+EnvironmentList = Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
+class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mapping of the file."""
+
+
+class UpstreamEntry(Entry, frozen=True, kw_only=True):
+    """The protected service: where it is, and how to talk to it."""
+
+    url: Upstream
+    connect_timeout: Timeout = "2s"
+    answer_timeout: Timeout = "60s"
+    idle_timeout: Duration = "4s"
+    max_connections: Annotated[int, Meta(ge=1, le=65535)] = 256
+    queue_timeout: Duration = "5s"
+    host: UpstreamHost = "keep"
+    strip_prefix: PathPrefix = ""
+    add_prefix: PathPrefix = ""
+
+
+class SourceEntry(Entry, frozen=True, kw_only=True):
+    """A place where a credential may stand: exactly one of header (with an optional scheme), query or cookie."""
+
+    header: Token | UnsetType = UNSET
+    scheme: Token | UnsetType = UNSET
+    query: str | UnsetType = UNSET
+    cookie: Token | UnsetType = UNSET
+
+
+OneSource = Annotated[
+    SourceEntry,
+    Meta(extra_json_schema={"oneOf": [{"required": [kind]} for kind in ("header", "query", "cookie")]}),
+]
+SourceList = Annotated[tuple[OneSource, ...], Meta(min_length=1)]
+
+
+class Allowance(Entry, frozen=True, kw_only=True):
+    """So many units per period."""
+
+    limit: Positive
+    per: Period
+    window: Window = Window.FIXED
+    burst: Positive | UnsetType = UNSET
+
+
+class QuotaEntry(Allowance, frozen=True, kw_only=True):
+    """A named allowance, what it counts by, and for which requests."""
+
+    by: Subject | Annotated[tuple[Subject, ...], Meta(min_length=1)] = Subject.KEY
+    only: Literal["all", "key", "anonymous"] = "all"
+
+
+class KeysEntry(Entry, frozen=True, kw_only=True):
+    """Where keys stand, what they look like, and what is not a key of ours."""
+
+    from_: SourceList = field(name="from", default=(SourceEntry(header="Authorization", scheme="Bearer"),))
+    environments: Annotated[dict[Name, KeyPrefix], Meta(min_length=1)] = field(default_factory=lambda: {"live": "key_"})
+    length: Annotated[int, Meta(ge=22, le=200)] = 43
+    checksum: Annotated[int, Meta(ge=0, le=8)] = 6
+    prefix_length: Annotated[int, Meta(ge=1, le=100)] = 12
+    default_scopes: tuple[str, ...] = ()
+    pass_through: tuple[OneSource, ...] = ()
+    forward_credential: bool = False
+    cache_size: Annotated[int, Meta(ge=1, le=10**8)] = 100_000
+    failures: Allowance | Literal["off"] = Allowance(limit=300, per="minute")
+
+
+class ScopeEntry(Entry, frozen=True, kw_only=True):
+    """A scope with what it includes."""
+
+    description: str = ""
+    includes: tuple[str, ...] = ()
+
+
+class RateLimitHeadersEntry(Entry, frozen=True, kw_only=True):
+    """Which rate-limit fields an answer carries."""
+
+    x: bool = True
+    reset: Literal["unix", "delta"] = "unix"
+    ietf: bool = True
+
+
+class ChargeEntry(Entry, frozen=True, kw_only=True):
+    """A quota, and how much of it one request costs."""
+
+    quota: str
+    cost: Positive = 1
+
+
+class PolicyEntry(Entry, frozen=True, kw_only=True):
+    """What a route demands. An empty mapping asks for a valid key and nothing else."""
+
+    public: bool = False
+    scopes: ScopeList | UnsetType = UNSET
+    all_scopes: ScopeList | UnsetType = UNSET
+    tenant: str | UnsetType = UNSET
+    environment: str | UnsetType = UNSET
+    environments: EnvironmentList | UnsetType = UNSET
+    quotas: tuple[str | ChargeEntry, ...] = ()
+    pass_through: bool = True
+    respond: Any = UNSET
+
+
+RouteEntry = Annotated[dict[str, PolicyEntry], Meta(min_length=1, max_length=1)]
+
+
+class UnmatchedEntry(Entry, frozen=True, kw_only=True):
+    """What holds where no route matches."""
+
+    quotas: tuple[str | ChargeEntry, ...] = ()
+
+
+class PathsEntry(Entry, frozen=True, kw_only=True):
+    """How paths are compared."""
+
+    case_sensitive: bool = True
+
+
+class IdentityEntry(Entry, frozen=True, kw_only=True):
+    """What the upstream is told of who calls."""
+
+    headers: dict[OwnHeader, HeaderValue] = field(default_factory=dict)
+    request_id: OwnHeader = "X-Request-Id"
+    strip: tuple[OwnHeader, ...] = ("X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method")
+
+
+class ErrorEntry(Entry, frozen=True, kw_only=True):
+    """How a refusal is answered."""
+
+    status: Annotated[int, Meta(ge=400, le=599)] | UnsetType = UNSET
+    headers: dict[OwnHeader, HeaderValue] | UnsetType = UNSET
+    body: Any = UNSET
+
+
+class Document(Entry, frozen=True, kw_only=True):
+    """The whole file. `listen`, `upstream` and `store` are needed, here or from the command line or environment."""
+
+    listen: BindAddress | None = None
+    ops: BindAddress | None = None
+    admin: BindAddress | None = None
+    upstream: Upstream | UpstreamEntry | None = None
+    store: Store | None = None
+    limiter: LimiterUrl | None = None
+    keys: KeysEntry | None = None
+    scopes: dict[ScopeName, str | ScopeEntry | None] | None = None
+    quotas: dict[Name, QuotaEntry] | None = None
+    plans: dict[Name, dict[str, Positive]] | None = None
+    rate_limit_headers: RateLimitHeadersEntry | None = None
+    routes: tuple[RouteEntry, ...] | None = None
+    unmatched: UnmatchedEntry | None = None
+    paths: PathsEntry | None = None
+    identity: IdentityEntry | None = None
+    trusted_proxies: tuple[Network, ...] | None = None
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] | None = None
+    errors: dict[str, ErrorEntry] | None = None
+    realm: Realm | None = None
+    access_log: Literal["json", "off"] | None = None
+
+
+def given(value: T | UnsetType) -> T | None:
+    """The value, or None where the file does not give one."""
+    return None if isinstance(value, UnsetType) else value

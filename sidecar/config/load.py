@@ -1,0 +1,116 @@
+"""A configuration file to one `Config`, or to everything that is wrong with it."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sidecar.config.addresses import parse_address, parse_network, parse_store
+from sidecar.config.answers import errors_of, identity_of
+from sidecar.config.credentials import keys_of
+from sidecar.config.document import (
+    Document,
+    IdentityEntry,
+    KeysEntry,
+    PathsEntry,
+    RateLimitHeadersEntry,
+    UnmatchedEntry,
+)
+from sidecar.config.model import Address, Config, RateLimitHeaders, UpstreamSettings
+from sidecar.config.nodes import MAX_BYTES, read_nodes
+from sidecar.config.overrides import graft
+from sidecar.config.problems import Place, Report, refusal
+from sidecar.config.quotas import charges_of, plans_of, quotas_of
+from sidecar.config.routes import Vocabulary, routes_of
+from sidecar.config.scopes import catalogue_of
+from sidecar.config.upstream import upstream_of
+from sidecar.config.walk import walk
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+_NEEDED = {
+    "listen": "`listen: host:port`",
+    "upstream": "`upstream: http://host:port`",
+    "store": "`store: sqlite:///path`",
+}
+
+
+def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[str, str]) -> Config:
+    """The configuration in the file at `path`.
+
+    overrides: `listen`, `ops`, `admin`, `upstream`, `store`, `limiter` that win over the file's; taken literally.
+    environ: what `${VAR}` in the file stands for.
+    Raises ConfigError with every problem at once. Blocks: it reads the file.
+    """
+    root = graft(read_nodes(_read(path), path), overrides)
+    report = Report(root.place)
+    document = walk(root, Document, report, environ)
+    if document is None:
+        report.close()
+    config = _config(path, document or Document(), report)
+    report.close()
+    return config
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise refusal(Place(path), f"cannot be read: {reason or 'not a path'}") from None
+
+
+def _config(path: str, document: Document, report: Report) -> Config:
+    _check_needed(document, report)
+    _check_distinct(document, report)
+    catalogue = catalogue_of(document, report)
+    quotas = quotas_of(document, report)
+    keys = document.keys or KeysEntry()
+    case_sensitive = (document.paths or PathsEntry()).case_sensitive
+    environments = report.names(("keys", "environments")) or tuple(keys.environments)
+    words = Vocabulary(catalogue=catalogue, quotas=quotas, environments=environments, case_sensitive=case_sensitive)
+    errors, default_error = errors_of(document.errors or {}, report)
+    shown = document.rate_limit_headers or RateLimitHeadersEntry()
+    unmatched = (document.unmatched or UnmatchedEntry()).quotas
+    return Config(
+        path=path,
+        listen=_address(document.listen) or Address(),
+        ops=_address(document.ops),
+        admin=_address(document.admin),
+        upstream=upstream_of(document.upstream, report) if document.upstream else UpstreamSettings(address=Address()),
+        store=parse_store(document.store) if document.store else "",
+        limiter=document.limiter or "memory",
+        keys=keys_of(keys, catalogue, report),
+        catalogue=catalogue,
+        quotas=quotas,
+        plans=plans_of(document, report),
+        routes=routes_of(document.routes or (), words, report),
+        unmatched_charges=charges_of(unmatched, ("unmatched", "quotas"), quotas, report),
+        case_sensitive=case_sensitive,
+        identity=identity_of(document.identity or IdentityEntry(), keys, report),
+        trusted_proxies=tuple(map(parse_network, document.trusted_proxies or ())),
+        forwarded_header=document.forwarded_header or "X-Forwarded-For",
+        errors=errors,
+        default_error=default_error,
+        rate_limit_headers=RateLimitHeaders(x=shown.x, reset=shown.reset, ietf=shown.ietf),
+        realm="api" if document.realm is None else document.realm,
+        access_log=document.access_log or "json",
+    )
+
+
+def _check_needed(document: Document, report: Report) -> None:
+    for name, example in _NEEDED.items():
+        if getattr(document, name) is None and report.sound((name,)):
+            report.problem((name,), f"missing: write {example}, or give --{name} or SIDECAR_{name.upper()}")
+
+
+def _check_distinct(document: Document, report: Report) -> None:
+    seen: dict[Address, str] = {}
+    for name in ("listen", "ops", "admin"):
+        address = _address(getattr(document, name))
+        if address in seen:
+            report.problem((name,), f"is the address of {seen[address]} already")
+        if address and (address.port or address.path):
+            seen[address] = name
+
+
+def _address(text: str | None) -> Address | None:
+    return None if text is None else parse_address(text)

@@ -1,0 +1,147 @@
+"""YAML text to a small tree of nodes, each with its place. Nothing is constructed from tags, and growth is bounded."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from sidecar.config.problems import Place, refusal
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 100_000
+MAX_DEPTH = 60
+
+_YAML_TAG = "tag:yaml.org,2002:"
+_TEXT_TAGS = (None, "!", f"{_YAML_TAG}str")
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """Text as written. `tag` is what YAML 1.1 takes it for (`str`, `int`, `bool`, `null`, …)."""
+
+    text: str
+    tag: str
+    place: Place
+    literal: bool = False
+    """Not from the file: no `${VAR}` is replaced in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list."""
+
+    items: tuple["Node", ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """A mapping; duplicate keys and merge keys are still in it."""
+
+    entries: tuple[tuple[Scalar, "Node"], ...]
+    place: Place
+
+
+Node = Scalar | Items | Entries
+
+
+def read_nodes(data: bytes, file: str) -> Node:
+    """The one document of a file, aliases expanded. Raises ConfigError where it cannot be read."""
+    if len(data) > MAX_BYTES:
+        raise refusal(Place(file), f"the file is larger than {MAX_BYTES >> 20} MiB")
+    root = _compose(_decode(data, file), file)
+    if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == f"{_YAML_TAG}null"):
+        raise refusal(Place(file, 1, 1), "the file is empty")
+    return _Expansion(file).expand(root, 0)
+
+
+def _decode(data: bytes, file: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        column = error.start - (before.rfind(b"\n") + 1) + 1
+        raise refusal(Place(file, before.count(b"\n") + 1, column), "the file is not UTF-8") from None
+
+
+def _compose(text: str, file: str) -> yaml.Node | None:
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        place = Place(file, before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
+        raise refusal(place, "holds a character that YAML does not allow") from None
+    try:
+        return loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        message = " ".join(part for part in (error.context, error.problem) if part)
+        raise refusal(_place(error.problem_mark or error.context_mark, file), message) from None
+    except (ValueError, OverflowError):
+        # PyYAML lets chr() fail on an escape such as "\UFFFFFFFF".
+        raise refusal(_place(loader.get_mark(), file), "holds an escape that is no character") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes without tags of its own, only so much, and only so deep: the composer is recursive."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._left = MAX_NODES
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it bare
+        if getattr(event, "tag", None) not in _TEXT_TAGS:
+            raise yaml.composer.ComposerError(None, None, "tags are not supported", event.start_mark)
+        self._left -= 1
+        if self._left < 0 or self._depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, "too many or too deeply nested values", event.start_mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+@dataclass(slots=True)
+class _Expansion:
+    """Copies a composed graph into a tree of bounded size."""
+
+    file: str
+    left: int = MAX_NODES
+    open: set[int] = field(default_factory=set)
+
+    def expand(self, node: yaml.Node, depth: int) -> Node:
+        place = _place(node.start_mark, self.file)
+        self.left -= 1
+        if self.left < 0 or depth > MAX_DEPTH:
+            raise refusal(place, "too many or too deeply nested values once every alias is expanded")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, place)
+        if id(node) in self.open:
+            raise refusal(place, "an alias holds itself")
+        self.open.add(id(node))
+        expanded = self._collection(node, place, depth + 1)
+        self.open.remove(id(node))
+        return expanded
+
+    def _collection(self, node: yaml.Node, place: Place, depth: int) -> Node:
+        if isinstance(node, yaml.MappingNode):
+            entries = [(self._key(key, depth), self.expand(value, depth)) for key, value in node.value]
+            return Entries(tuple(entries), place)
+        return Items(tuple(self.expand(item, depth) for item in node.value), place)
+
+    def _key(self, node: yaml.Node, depth: int) -> Scalar:
+        key = self.expand(node, depth)
+        if not isinstance(key, Scalar):
+            raise refusal(key.place, "a key must be text")
+        return key
+
+    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Scalar:
+        if any("\ud800" <= char <= "\udfff" for char in node.value):
+            raise refusal(place, "holds an escape that is no character")
+        return Scalar(node.value, node.tag.removeprefix(_YAML_TAG), place)
+
+
+def _place(mark: Any, file: str) -> Place:
+    return Place(file, mark.line + 1, mark.column + 1) if mark is not None else Place(file, 1, 1)

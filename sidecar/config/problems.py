@@ -1,0 +1,129 @@
+"""What is wrong with a configuration, and where. Everything is gathered before anything is raised."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+Path = tuple[str | int, ...]
+"""Way to a value, as `("routes", 2, "scopes", 0)`."""
+
+_LONGEST_NAME = 80
+
+
+class Place(NamedTuple):
+    """Where something was written, counted from 1. Line 0: not in a file; `file` then names the option or variable."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong. As text, it is one line whatever the file holds."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        path = f"{self.path}: " if self.path and self.line else ""
+        return _printable(f"{where}: {path}{self.message}")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `problems` holds all that is wrong, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Report:
+    """Remembers where each value stands, and gathers problems."""
+
+    def __init__(self, root: Place) -> None:
+        self._places: dict[Path, tuple[Place, Place]] = {(): (root, root)}
+        self._names: dict[Path, dict[str, None]] = {}
+        self._kept: dict[Path, tuple[int, ...]] = {}
+        self._found: list[tuple[Place, Path, str]] = []
+
+    def place(self, path: Path, key: Place, value: Place) -> None:
+        """`path` was written with its key and its value there (an item of a list has no key: the value twice)."""
+        self._places[path] = (key, value)
+        self._names.setdefault(path[:-1], {})[str(path[-1])] = None
+
+    def keep(self, path: Path, positions: Iterable[int]) -> None:
+        """Of the list at `path`, the items at these positions could be read."""
+        self._kept[path] = tuple(positions)
+
+    def numbered(self, path: Path, items: Sequence[T]) -> Iterator[tuple[Path, T]]:
+        """The items of the list at `path` that could be read, each with the path that it was written at."""
+        positions = self._kept.get(path, range(len(items)))
+        return (((*path, position), item) for position, item in zip(positions, items, strict=True))
+
+    def problem(self, path: Path, message: str) -> None:
+        """The value at `path` is wrong (or missing: the problem then stands at what should hold it)."""
+        self._found.append((self._nearest(path)[1], path, message))
+
+    def key_problem(self, path: Path, message: str, place: Place | None = None) -> None:
+        """The key at `path` is wrong. `place` where it is not the key that `path` was noted with."""
+        self._found.append((place or self._nearest(path)[0], path, message))
+
+    def names(self, path: Path) -> tuple[str, ...]:
+        """The keys written in the mapping at `path`, those with a wrong value too."""
+        return tuple(self._names.get(path, ()))
+
+    def sound(self, path: Path) -> bool:
+        """Whether nothing is wrong at `path` or below."""
+        return all(found[: len(path)] != path for _, found, _ in self._found)
+
+    def where(self, path: Path) -> str:
+        """`file:line` of the key at `path`."""
+        place = self._nearest(path)[0]
+        return f"{place.file}:{place.line}"
+
+    def close(self) -> None:
+        """Raises ConfigError if there was any problem."""
+        if self._found:
+            raise ConfigError(
+                Problem(file=place.file, line=place.line, column=place.column, path=render(path), message=message)
+                for place, path, message in sorted(self._found, key=lambda found: found[0][1:])
+            )
+
+    def _nearest(self, path: Path) -> tuple[Place, Place]:
+        while path not in self._places:
+            path = path[:-1]
+        return self._places[path]
+
+
+def refusal(place: Place, message: str) -> ConfigError:
+    """The error for a file that cannot be looked into at all."""
+    return ConfigError([Problem(file=place.file, line=place.line, column=place.column, path="", message=message)])
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing where no known name is close."""
+    lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    return f" (did you mean '{lower[close[0]]}'?)" if close else ""
+
+
+def render(path: Path) -> str:
+    """`routes[2].scopes[0]`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{_short(step)}" for step in path)
+    return "".join(steps).removeprefix(".")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,230 @@
+"""Nodes to a value of a declared type, with every unknown key, wrong type and missing field reported in its place.
+
+The types are read through msgspec.inspect, so that the document model, this walk and the JSON Schema cannot differ.
+Two things go beyond the types: `extra={"check": f}` on text calls `f` (ValueError: what is wrong), and a mapping of at
+most one entry leaves its key out of the path, so that a list of them reads `routes[2].scopes`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum, auto
+from typing import TypeVar
+
+from msgspec import inspect
+
+from sidecar.config.nodes import Entries, Items, Node, Scalar
+from sidecar.config.problems import Path, Report, did_you_mean
+from sidecar.config.scalars import read_json, read_scalar
+from sidecar.config.variables import replace_variables
+
+T = TypeVar("T")
+Check = Callable[[str], object]
+
+
+class _Invalid(Enum):
+    """Stands for a value that could not be read; the problem is reported already."""
+
+    INVALID = auto()
+
+
+_INVALID = _Invalid.INVALID
+
+
+def walk(root: Node, model: type[T], report: Report, environ: Mapping[str, str]) -> T | None:
+    """The document, with defaults where a value is wrong; None where nothing could be made of it."""
+    value = _Walk(report, environ).value(root, inspect.type_info(model), ())
+    return value if isinstance(value, model) else None
+
+
+class _Walk:
+    def __init__(self, report: Report, environ: Mapping[str, str]) -> None:
+        self._report = report
+        self._environ = environ
+
+    def value(self, node: Node, kind: inspect.Type, path: Path) -> object:
+        chosen, check = _unwrap(_choose(node, kind))
+        match node, chosen:
+            case Entries(), inspect.StructType():
+                return self._struct(node, chosen, path)
+            case Entries(), inspect.DictType():
+                return self._dict(node, chosen, path)
+            case Items(), inspect.VarTupleType():
+                return self._tuple(node, chosen, path)
+            case Scalar(tag="null"), inspect.NoneType():
+                return None
+            case _, inspect.AnyType():
+                return self._json(node, path)
+            case Scalar(), _ if _is_scalar(chosen) and node.tag != "null":
+                return self._scalar(node, chosen, check, path)
+            case _:
+                self._report.problem(path, f"must be {_describe(kind)}, not {_found(node)}")
+                return _INVALID
+
+    def _struct(self, node: Entries, kind: inspect.StructType, path: Path) -> object:
+        fields = {field.encode_name: field for field in kind.fields}
+        values: dict[str, object] = {}
+        for key, child in self._entries(node, path):
+            at = (*path, key.text)
+            if key.text not in fields:
+                self._report.key_problem(at, f"unknown key{did_you_mean(key.text, fields)}", key.place)
+                continue
+            self._report.place(at, key.place, child.place)
+            values[key.text] = self.value(child, fields[key.text].type, at)
+        missing = [name for name, field in fields.items() if field.required and name not in values]
+        for name in missing:
+            self._report.problem((*path, name), "missing")
+        good = {fields[name].name: value for name, value in values.items() if value is not _INVALID}
+        broken = any(field.required and field.name not in good for field in kind.fields)
+        return _INVALID if broken else kind.cls(**good)
+
+    def _dict(self, node: Entries, kind: inspect.DictType, path: Path) -> object:
+        single = kind.max_length == 1
+        if single and len(node.entries) != 1:
+            self._report.problem(path, "must hold one key, with all that belongs to it indented below it")
+            return _INVALID
+        values = {}
+        for key, child in self._entries(node, path):
+            at = path if single else (*path, key.text)
+            self._report.place(at, key.place, child.place)
+            name = self._key(key, kind.key_type, at)
+            value = self.value(child, kind.value_type, at)
+            if name is not _INVALID and value is not _INVALID:
+                values[name] = value
+        return _INVALID if single and not values else values
+
+    def _tuple(self, node: Items, kind: inspect.VarTupleType, path: Path) -> object:
+        if kind.min_length and len(node.items) < kind.min_length:
+            self._report.problem(path, "must not be empty: name what is meant, or leave it out")
+            return _INVALID
+        values: dict[int, object] = {}
+        for index, item in enumerate(node.items):
+            self._report.place((*path, index), item.place, item.place)
+            value = self.value(item, kind.item_type, (*path, index))
+            if value is not _INVALID:
+                values[index] = value
+        self._report.keep(path, values)
+        return tuple(values.values())
+
+    def _json(self, node: Node, path: Path) -> object:
+        match node:
+            case Entries():
+                return {
+                    key.text: self._json_below(child, (*path, key.text)) for key, child in self._entries(node, path)
+                }
+            case Items():
+                return [self._json_below(item, (*path, index)) for index, item in enumerate(node.items)]
+            case Scalar():
+                return self._converted(node, path, read_json)
+
+    def _json_below(self, node: Node, path: Path) -> object:
+        self._report.place(path, node.place, node.place)
+        return self._json(node, path)
+
+    def _entries(self, node: Entries, path: Path) -> Iterator[tuple[Scalar, Node]]:
+        """The entries of a mapping, each key once."""
+        seen: dict[str, Scalar] = {}
+        for key, child in node.entries:
+            if key.tag == "merge":
+                self._report.key_problem(
+                    (*path, key.text), "merge keys are not supported: write the keys out", key.place
+                )
+            elif key.text in seen:
+                first = seen[key.text].place
+                self._report.key_problem((*path, key.text), f"duplicate key, first in line {first.line}", key.place)
+            else:
+                seen[key.text] = key
+                yield key, child
+
+    def _key(self, key: Scalar, kind: inspect.Type, path: Path) -> object:
+        _, check = _unwrap(kind)
+        try:
+            if check is not None:
+                check(key.text)
+        except ValueError as error:
+            self._report.key_problem(path, str(error))
+            return _INVALID
+        return key.text
+
+    def _scalar(self, node: Scalar, kind: inspect.Type, check: Check | None, path: Path) -> object:
+        def read(text: str, tag: str) -> object:
+            if check is None:
+                return read_scalar(text, tag, kind)
+            check(text)
+            return text
+
+        return self._converted(node, path, read)
+
+    def _converted(self, node: Scalar, path: Path, read: Callable[[str, str], object]) -> object:
+        text, tag = node.text, node.tag
+        try:
+            if tag == "str" and not node.literal and "$" in text:
+                text, tag = replace_variables(text, self._environ), "var"
+            return read(text, tag)
+        except ValueError as error:
+            self._report.problem(path, str(error))
+            return _INVALID
+
+
+def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
+    """The member of a union that fits the shape of the node; the union itself where none does."""
+    if not isinstance(kind, inspect.UnionType):
+        return kind
+    for member in kind.types:
+        bare, _ = _unwrap(member)
+        match node, bare:
+            case (Entries(), inspect.StructType() | inspect.DictType()) | (Items(), inspect.VarTupleType()):
+                return member
+            case Scalar(tag="null"), inspect.NoneType():
+                return member
+            case Scalar(), _ if node.tag != "null" and _is_scalar(bare):
+                return member
+    return kind
+
+
+def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, Check | None]:
+    check: Check | None = None
+    while isinstance(kind, inspect.Metadata):
+        check = (kind.extra or {}).get("check", check)
+        kind = kind.type
+    return kind, check
+
+
+def _is_scalar(kind: inspect.Type) -> bool:
+    return isinstance(
+        kind, inspect.StrType | inspect.IntType | inspect.BoolType | inspect.LiteralType | inspect.EnumType
+    )
+
+
+def _describe(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.Metadata(type=bare, extra_json_schema=schema):
+            return str((schema or {}).get("description") or _describe(bare))
+        case inspect.UnionType(types=types):
+            return " or ".join(_describe(member) for member in types if not isinstance(member, inspect.NoneType))
+        case inspect.StructType() | inspect.DictType():
+            return "a mapping"
+        case inspect.VarTupleType():
+            return "a list"
+        case inspect.IntType():
+            return "a whole number"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.LiteralType(values=values):
+            return " or ".join(map(str, values))
+        case inspect.EnumType(cls=cls):
+            return " or ".join(str(member.value) for member in cls)
+        case _:
+            return "text"
+
+
+def _found(node: Node) -> str:
+    match node:
+        case Entries():
+            return "a mapping"
+        case Items():
+            return "a list"
+        case _:
+            return (
+                "nothing (write {} for an empty mapping, or leave the key out)"
+                if node.tag == "null"
+                else "a single value"
+            )

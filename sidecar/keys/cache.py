@@ -1,0 +1,112 @@
+"""Keys in memory, valid only while the store's generation stands."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Final, Literal
+
+from sidecar.core.model import ApiKey
+from sidecar.keys.store import KeyReader, StoreUnavailable
+
+
+class Miss(Enum):
+    """The cache does not know; its own type, for None means that there is no such key."""
+
+    MISS = "miss"
+
+
+MISS: Final = Miss.MISS
+
+_Entries = OrderedDict[bytes, tuple[int, ApiKey | None]]
+_Outcome = ApiKey | StoreUnavailable | Literal[Miss.MISS] | None
+
+
+class KeyCache:
+    """Bounded memory of what the store said, by the SHA-256 of the secret.
+
+    Each entry holds the generation that stood before it was read, and counts only while that one stands. Unknown
+    secrets have a memory of their own, so that strangers cannot push keys out of it.
+    """
+
+    def __init__(self, reader: KeyReader, *, size: int, unknown_size: int = 10_000) -> None:
+        self._reader = reader
+        self._size = size
+        self._unknown_size = unknown_size
+        self._known: _Entries = OrderedDict()
+        self._unknown: _Entries = OrderedDict()
+        self._flights: dict[tuple[bytes, int], asyncio.Future[_Outcome]] = {}
+        self.hits = 0
+        self.misses = 0
+        self.negative_hits = 0
+
+    def __len__(self) -> int:
+        return len(self._known) + len(self._unknown)
+
+    def peek(self, secret_digest: bytes) -> ApiKey | Literal[Miss.MISS] | None:
+        """The key, None for a secret known to be unknown, or MISS. Raises StoreUnavailable."""
+        return self._look(secret_digest, self._reader.generation())
+
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None:
+        """The key, or None. `candidates` are the digests to ask the store for. Raises StoreUnavailable.
+
+        Whatever was acknowledged before the call counts in it.
+        """
+        while True:
+            # Before the read: a change during the read then leaves an entry that is already out of date.
+            generation = self._reader.generation()
+            outcome: _Outcome = self._look(secret_digest, generation)
+            if outcome is MISS:
+                self.misses += 1
+                # A read begun under an older generation may have missed a revocation; it is not joined.
+                flight = self._flights.get((secret_digest, generation))
+                if flight is None:
+                    return await self._read(secret_digest, generation, candidates)
+                outcome = await asyncio.shield(flight)
+            if isinstance(outcome, StoreUnavailable):
+                raise StoreUnavailable(str(outcome)) from outcome
+            if outcome is not MISS:
+                return outcome
+
+    def _look(self, secret_digest: bytes, generation: int) -> ApiKey | Literal[Miss.MISS] | None:
+        entry = self._known.get(secret_digest)
+        if entry is not None and entry[0] == generation:
+            self._known.move_to_end(secret_digest)
+            self.hits += 1
+            return entry[1]
+        entry = self._unknown.get(secret_digest)
+        if entry is not None and entry[0] == generation:
+            self._unknown.move_to_end(secret_digest)
+            self.negative_hits += 1
+            return None
+        return MISS
+
+    async def _read(
+        self, secret_digest: bytes, generation: int, candidates: Callable[[], Mapping[bytes, str]]
+    ) -> ApiKey | None:
+        flight: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
+        self._flights[secret_digest, generation] = flight
+        # MISS sends the others back to the start, where one of them reads: what a cancelled reader leaves behind.
+        outcome: _Outcome = MISS
+        try:
+            key = outcome = await self._reader.find(candidates())
+        except StoreUnavailable as error:
+            outcome = error
+            raise
+        finally:
+            del self._flights[secret_digest, generation]
+            flight.set_result(outcome)
+        self._remember(secret_digest, generation, key)
+        return key
+
+    def _remember(self, secret_digest: bytes, generation: int, key: ApiKey | None) -> None:
+        entries, others, size = (
+            (self._known, self._unknown, self._size)
+            if key is not None
+            else (self._unknown, self._known, self._unknown_size)
+        )
+        others.pop(secret_digest, None)
+        entries[secret_digest] = (generation, key)
+        entries.move_to_end(secret_digest)
+        if len(entries) > size:
+            entries.popitem(last=False)

@@ -1,0 +1,235 @@
+"""Counts of one quota by subject, as the memory limiter holds them, and the room that all of them share."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from sidecar.core.model import Bucket, Quota, QuotaState, Window
+from sidecar.core.quota import (
+    NO_DEBT,
+    Debt,
+    Stamps,
+    add_debt,
+    add_stamp,
+    bucket_state,
+    capacity,
+    fixed_state,
+    period_seconds,
+    settle_debt,
+    settle_stamps,
+    sliding_state,
+    window_of_count,
+)
+
+SubjectId = tuple[str, ...]
+"""Whom a bucket is counted for: `Bucket.subject`."""
+
+Counted = TypeVar("Counted")
+
+_DRAINED_AT_ONCE = 4
+"""More than one take can add, so that what was dropped is gone before as much again can be."""
+
+
+class Room:
+    """Entries that all tables may hold together, what they dropped included.
+
+    A dropped dict of a million entries takes a tenth of a second to free; it is emptied a few entries a take instead.
+    """
+
+    def __init__(self, max_entries: int) -> None:
+        self.tables: list[Table[Any]] = []
+        self.dropped: list[dict[SubjectId, Any]] = []
+        self._max_entries = max_entries
+        self._spare = 0
+        """At least so many are free; counted anew when used up."""
+
+    def held(self) -> int:
+        return sum([len(table) for table in self.tables]) + sum([len(entries) for entries in self.dropped])
+
+    def enter(self) -> None:
+        """Make room for one new entry. Where all is full another entry goes: dropped ones first, then of the largest
+        table one that was not touched lately."""
+        if self._spare <= 0:
+            self._spare = self._max_entries - self.held()
+        if self._spare > 0:
+            self._spare -= 1
+        elif self.dropped:
+            self.drain()
+        else:
+            max(self.tables, key=len).evict()
+
+    def drop(self, entries: dict[SubjectId, Any]) -> None:
+        if entries:
+            self.dropped.append(entries)
+
+    def drain(self) -> None:
+        entries = self.dropped[-1]
+        for _ in range(min(_DRAINED_AT_ONCE, len(entries))):
+            entries.popitem()
+        if not entries:
+            self.dropped.pop()
+
+
+class Table(Generic[Counted]):
+    """Counts by subject, in two generations: what is touched moves to the young one, the old one is dropped whole.
+
+    A generation lasts as long as a count can matter, so nothing that still counts is dropped, and no scan is needed.
+    """
+
+    def __init__(self, quota: Quota, room: Room) -> None:
+        self.quota = quota
+        self._room = room
+        self._young: dict[SubjectId, Counted] = {}
+        self._old: dict[SubjectId, Counted] = {}
+        self._since = float("-inf")
+        self.lifetime: float = period_seconds(quota)
+        """Seconds after which an untouched count equals none."""
+        room.tables.append(self)
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def take(self, bucket: Bucket, now: float) -> QuotaState:
+        """State after the take; a refused one has `retry_after_seconds`, and takes nothing."""
+        raise NotImplementedError
+
+    def peek(self, bucket: Bucket, now: float) -> QuotaState:
+        """State as it stands, refused where a take would be."""
+        raise NotImplementedError
+
+    def turn(self, now: float) -> None:
+        """Let go of what is past. A clock put back starts the generation anew."""
+        age = now - self._since
+        if age < 0:
+            self._since = now
+        elif age >= self.lifetime:
+            self._room.drop(self._old)
+            self._old = self._young
+            self._young = {}
+            self._since = now
+            if age >= 2 * self.lifetime:
+                self.clear()
+
+    def held(self, subject: SubjectId) -> Counted | None:
+        found = self._young.get(subject)
+        return self._old.get(subject) if found is None else found
+
+    def hold(self, subject: SubjectId, counted: Counted | None) -> None:
+        """Set what is counted for one subject; None is nothing."""
+        if subject not in self._young and self._old.pop(subject, None) is None and counted is not None:
+            self._room.enter()
+        if counted is None:
+            self._young.pop(subject, None)
+        else:
+            self._young[subject] = counted
+
+    def all_held(self) -> Mapping[SubjectId, Counted]:
+        """A copy, made in two steps that takes in another thread cannot tear; a count moving between may be missing."""
+        old, young = self._old, self._young
+        entries = dict(old)
+        entries.update(young)
+        return entries
+
+    def evict(self) -> None:
+        if not self._old:
+            self._old = self._young
+            self._young = {}
+        self._old.popitem()
+
+    def clear(self) -> None:
+        self._room.drop(self._young)
+        self._room.drop(self._old)
+        self._young = {}
+        self._old = {}
+
+
+class FixedTable(Table[int]):
+    """Units used in the current window, which is everybody's: its end drops them all."""
+
+    def __init__(self, quota: Quota, room: Room) -> None:
+        super().__init__(quota, room)
+        self.window = (0, 0)
+        self._start, self._end = 0.0, 0.0
+
+    def turn(self, now: float) -> None:
+        if self._start <= now < self._end:
+            return
+        self.window, still_count = window_of_count(self.quota, self.window, now)
+        self._start, self._end = float(self.window[0]), float(self.window[1])
+        if not still_count:
+            self.clear()
+
+    def take(self, bucket: Bucket, now: float) -> QuotaState:
+        if not self._start <= now < self._end:
+            self.turn(now)
+        subject = bucket.subject
+        known = self._young.get(subject)
+        used = self._old.get(subject, 0) if known is None else known
+        state = fixed_state(bucket, used, self._end, now)
+        if state.retry_after_seconds:
+            return state
+        if known is None:
+            self.hold(subject, used + bucket.cost)
+        else:
+            self._young[subject] = used + bucket.cost
+        return state
+
+    def peek(self, bucket: Bucket, now: float) -> QuotaState:
+        self.turn(now)
+        return fixed_state(bucket, self.held(bucket.subject) or 0, self._end, now, take=False)
+
+
+class SlidingTable(Table[Stamps]):
+    """Stamps of the last period."""
+
+    def take(self, bucket: Bucket, now: float) -> QuotaState:
+        stamps = self._settled(bucket, now)
+        state = sliding_state(bucket, stamps, now)
+        if not state.retry_after_seconds:
+            stamps = add_stamp(bucket.quota, stamps, bucket.cost, now)
+        self.hold(bucket.subject, stamps or None)
+        return state
+
+    def peek(self, bucket: Bucket, now: float) -> QuotaState:
+        stamps = self._settled(bucket, now)
+        self.hold(bucket.subject, stamps or None)
+        return sliding_state(bucket, stamps, now, take=False)
+
+    def _settled(self, bucket: Bucket, now: float) -> Stamps:
+        self.turn(now)
+        return settle_stamps(bucket.quota, self.held(bucket.subject) or (), now)
+
+
+class BucketTable(Table[Debt]):
+    """Debts, which matter until they have flowed back; longest for the subject with the lowest limit."""
+
+    def take(self, bucket: Bucket, now: float) -> QuotaState:
+        debt = self._settled(bucket, now)
+        state = bucket_state(bucket, debt)
+        self._hold_debt(bucket, debt if state.retry_after_seconds else add_debt(bucket, debt))
+        return state
+
+    def peek(self, bucket: Bucket, now: float) -> QuotaState:
+        debt = self._settled(bucket, now)
+        self._hold_debt(bucket, debt)
+        return bucket_state(bucket, debt, take=False)
+
+    def _hold_debt(self, bucket: Bucket, debt: Debt) -> None:
+        self.hold(bucket.subject, debt if debt[0] else None)
+
+    def _settled(self, bucket: Bucket, now: float) -> Debt:
+        self.turn(now)
+        if bucket.limit > 0:
+            self.lifetime = max(self.lifetime, period_seconds(bucket.quota) * capacity(bucket) / bucket.limit)
+        return settle_debt(bucket, self.held(bucket.subject) or NO_DEBT, now)
+
+
+def table_for(quota: Quota, room: Room, now: float) -> Table[Any]:
+    """An empty table that counts as `quota` says."""
+    kinds: dict[Window, type[Table[Any]]] = {
+        Window.FIXED: FixedTable,
+        Window.SLIDING: SlidingTable,
+        Window.BUCKET: BucketTable,
+    }
+    table = kinds[quota.window](quota, room)
+    table.turn(now)
+    return table

@@ -1,0 +1,199 @@
+"""What the operator counts: plain numbers on the request's path, families of Prometheus when somebody looks.
+
+prometheus_client takes a lock and hashes labels on every increment; dicts of ints cost a tenth of that. Every label is
+bounded: a route's name as configured or `(none)`, a known method or `other`, a `Reason`, a quota's name.
+"""
+
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from sidecar.core.errors import Reason, status_of
+from sidecar.core.model import QuotaState
+
+NO_ROUTE = "(none)"
+"""Route label of a request that no route names."""
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the histograms' buckets, in seconds; what is above them all has a bucket of its own."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+_AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
+_LABELS = (*(str(bound) for bound in BOUNDS), "+Inf")
+
+Counts = dict[tuple[str, ...], int]
+
+
+class _Histogram:
+    """Durations, each counted in the one bucket that it falls into."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(_LABELS)
+        self.total = 0.0
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        reached = 0
+        buckets: list[tuple[str, float]] = []
+        for label, count in zip(_LABELS, list(self.counts), strict=True):
+            reached += count
+            buckets.append((label, reached))
+        return buckets
+
+
+class Metrics(Collector):
+    """The sidecar's metrics, registered with `registry` (its own where None is given)."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.in_flight = 0
+        """Requests begun and not yet finished. The data listener adds and subtracts."""
+        self._requests: dict[tuple[str, str, int], int] = {}
+        self._denied: Counts = {}
+        self._auth_failures: Counts = {(reason.value,): 0 for reason in _AUTH_FAILURES}
+        self._taken: dict[str, int] = {}
+        self._refused: Counts = {}
+        self._request_seconds: dict[str, _Histogram] = {}
+        self._upstream_seconds: dict[str, _Histogram] = {}
+        self._store_seconds: dict[str, _Histogram] = {}
+        self._keys: Mapping[tuple[str, str], int] = {}
+        self._read_key_cache: Callable[[], Mapping[str, int]] = dict
+        self._read_log_dropped: Callable[[], int] = int
+        self._registry = registry if registry is not None else CollectorRegistry()
+        self._registry.register(self)
+
+    def finished(
+        self, route: str, method: str, status: int, *, seconds: float, upstream_seconds: float | None = None
+    ) -> None:
+        """A request was answered; `upstream_seconds` where the upstream took part in it."""
+        key = (route, method if method in _METHODS else "other", status)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        _time(self._request_seconds, route, seconds)
+        if upstream_seconds is not None:
+            _time(self._upstream_seconds, route, upstream_seconds)
+
+    def denied(self, route: str, reason: Reason) -> None:
+        """A request was refused, or a fault kept it from being served."""
+        _add(self._denied, (route, reason.value))
+        failure = (reason.value,)
+        if failure in self._auth_failures:
+            self._auth_failures[failure] += 1
+
+    def taken(self, states: Iterable[QuotaState]) -> None:
+        """A take of every quota in `states` passed."""
+        counts = self._taken
+        for state in states:
+            name = state.quota.name
+            counts[name] = counts.get(name, 0) + 1
+
+    def quota_refused(self, quota: str, route: str) -> None:
+        _add(self._refused, (quota, route))
+
+    def store_timed(self, operation: str, seconds: float) -> None:
+        """An operation on the key store took `seconds`."""
+        _time(self._store_seconds, operation, seconds)
+
+    def set_keys(self, keys: Mapping[tuple[str, str], int]) -> None:
+        """Number of stored keys by (status, environment)."""
+        self._keys = keys
+
+    def foresee(self, *, routes: Iterable[str] = (), quotas: Iterable[str] = ()) -> None:
+        """Let the series of these routes and quotas begin at zero, so that an alert sees their first increase."""
+        for route in routes:
+            self._request_seconds.setdefault(route, _Histogram())
+        for quota in quotas:
+            self._taken.setdefault(quota, 0)
+
+    def watch(
+        self,
+        *,
+        key_cache: Callable[[], Mapping[str, int]] | None = None,
+        access_log_dropped: Callable[[], int] | None = None,
+    ) -> None:
+        """Counters that others keep, read when somebody looks: key cache lookups by result, log lines dropped."""
+        self._read_key_cache = key_cache or self._read_key_cache
+        self._read_log_dropped = access_log_dropped or self._read_log_dropped
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Everything registered, and its content type: OpenMetrics where `accept` (the header) asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._counters()
+        yield _histograms(
+            "sidecar_request_seconds",
+            "Seconds from a request's head to its answer's end.",
+            "route",
+            self._request_seconds,
+        )
+        yield _histograms(
+            "sidecar_upstream_seconds", "Seconds that the upstream took.", "route", self._upstream_seconds
+        )
+        yield _histograms("sidecar_store_seconds", "Seconds that the key store took.", "operation", self._store_seconds)
+        yield from self._gauges()
+
+    def _counters(self) -> Iterator[Metric]:
+        requests: Counts = {
+            (route, method, str(status)): n for (route, method, status), n in list(self._requests.items())
+        }
+        taken: Counts = {(quota,): count for quota, count in list(self._taken.items())}
+        cache: Counts = {(result,): count for result, count in self._read_key_cache().items()}
+        yield _counter("sidecar_requests", "Requests answered.", ("route", "method", "code"), requests)
+        yield _counter(
+            "sidecar_denied", "Requests refused, or not served for a fault.", ("route", "reason"), self._denied
+        )
+        yield _counter(
+            "sidecar_auth_failures", "Requests whose credential was refused (401).", ("reason",), self._auth_failures
+        )
+        yield _counter("sidecar_quota_taken", "Takes that a quota let pass.", ("quota",), taken)
+        yield _counter("sidecar_quota_refused", "Takes that a quota refused.", ("quota", "route"), self._refused)
+        yield _counter("sidecar_key_cache", "Lookups in the cache of keys.", ("result",), cache)
+        yield _counter(
+            "sidecar_access_log_dropped",
+            "Lines of the access log that were dropped.",
+            (),
+            {(): self._read_log_dropped()},
+        )
+
+    def _gauges(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("sidecar_in_flight", "Requests begun and not yet finished.", value=self.in_flight)
+        keys = GaugeMetricFamily("sidecar_keys", "Keys stored.", labels=("status", "environment"))
+        for labels, count in self._keys.items():
+            keys.add_metric(labels, count)
+        yield keys
+        build = {"version": version("sidecar"), "python": platform.python_version()}
+        yield InfoMetricFamily("sidecar_build", "What is running.", value=build)
+
+
+def _add(counts: Counts, labels: tuple[str, ...]) -> None:
+    counts[labels] = counts.get(labels, 0) + 1
+
+
+def _time(histograms: dict[str, _Histogram], label: str, seconds: float) -> None:
+    histogram = histograms.get(label)
+    if histogram is None:
+        histogram = histograms[label] = _Histogram()
+    histogram.counts[bisect_left(BOUNDS, seconds)] += 1
+    histogram.total += seconds
+
+
+def _counter(name: str, about: str, labels: Sequence[str], counts: Mapping[tuple[str, ...], int]) -> Metric:
+    family = CounterMetricFamily(name, about, labels=labels)
+    for values, count in list(counts.items()):
+        family.add_metric(values, count)
+    return family
+
+
+def _histograms(name: str, about: str, label: str, histograms: Mapping[str, _Histogram]) -> Metric:
+    family = HistogramMetricFamily(name, about, labels=(label,))
+    for value, histogram in list(histograms.items()):
+        family.add_metric((value,), histogram.cumulative(), sum_value=histogram.total)
+    return family

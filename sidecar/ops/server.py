@@ -1,0 +1,62 @@
+"""The ops listener: is it alive, can it decide, what has it counted."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import hdrs, web
+
+Ready = Callable[[], Awaitable[Sequence[str]]]
+"""Problems that keep the sidecar from deciding, a line each (`store: locked`); none is ready."""
+
+Exposition = Callable[[str], tuple[bytes, str]]
+"""The Accept header to the metrics and their content type."""
+
+_READY_TIMEOUT_SECONDS = 2.0
+
+
+def ops_app(*, ready: Ready, exposition: Exposition, checks: Sequence[str] = ()) -> web.Application:
+    """`/livez`, `/readyz`, `/metrics`, for GET and HEAD.
+
+    `checks` names what `ready` looks at; `/readyz?verbose` lists each of them with `ok` or its problem.
+    """
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
+        problems = await _problems(ready)
+        lines = _each(checks, problems) if "verbose" in request.query else list(problems) or ["ok"]
+        return web.Response(status=503 if problems else 200, text="\n".join(lines) + "\n")
+
+    async def metrics(request: web.Request) -> web.Response:
+        body, content_type = exposition(", ".join(request.headers.getall(hdrs.ACCEPT, [])))
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+
+    app = web.Application()
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
+    app.on_response_prepare.append(_finish_head)
+    return app
+
+
+async def _problems(ready: Ready) -> Sequence[str]:
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_SECONDS):
+            return await ready()
+    except TimeoutError:
+        return [f"readiness: no answer within {_READY_TIMEOUT_SECONDS:g} s"]
+    except (
+        Exception
+    ) as failure:  # what cannot be looked at is not ready; its message may hold what is nobody's business
+        return [f"readiness: {type(failure).__name__}"]
+
+
+def _each(checks: Sequence[str], problems: Sequence[str]) -> list[str]:
+    told = {problem.partition(":")[0] for problem in problems}
+    return [*problems, *(f"{name}: ok" for name in checks if name not in told)] or ["ok"]
+
+
+async def _finish_head(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers[hdrs.CACHE_CONTROL] = "no-store"
+    response.headers.popall(hdrs.SERVER, None)

@@ -1,0 +1,223 @@
+"""One connection to the upstream: exchanges one after the other, flow control both ways, and the end of it."""
+
+import asyncio
+from typing import Protocol, cast
+
+from sidecar.core.errors import Fault, Reason
+from sidecar.proxy.answers import Informational, UpstreamAnswer
+from sidecar.proxy.reader import AnswerReader, InvalidAnswer
+
+
+class Owner(Protocol):
+    """Keeps connections. Both are called from the connection itself, at most once per exchange or per life."""
+
+    def release(self, connection: "UpstreamConnection") -> None: ...
+
+    def forget(self, connection: "UpstreamConnection") -> None: ...
+
+
+class Stale(Exception):
+    """A reused connection ended before any byte of an answer: the upstream may never have seen the request."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """`begin`, then await what it returns; `finish_request` where the body was sent after the head.
+
+    The owner gets it back by itself when answer and request are both over and it can carry another exchange.
+    """
+
+    __slots__ = (
+        "_answer", "_deadline", "_drained", "_loop", "_owner", "_patience", "_reader", "_request_sent", "_spoken",
+        "_timer", "_transport", "_used", "_waiter", "_writing_paused", "fresh_until", "upload",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, answer_timeout: float) -> None:
+        self._loop, self._owner, self._patience = loop, owner, answer_timeout
+        self._reader = AnswerReader(loop)
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[UpstreamAnswer] | None = None
+        self._answer: UpstreamAnswer | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing_paused = self._spoken = self._used = False
+        self._request_sent = True
+        self.fresh_until = 0.0
+        """Until when the owner may keep it idle."""
+        self.upload: asyncio.Task[None] | None = None
+        """Sends the rest of the request; ended with the exchange."""
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def begin(
+        self,
+        data: bytes,
+        method: str,
+        *,
+        whole: bool = True,
+        upgrade: bool = False,
+        informational: Informational | None = None,
+    ) -> asyncio.Future[UpstreamAnswer]:
+        """Send the head of a request (`whole`: with all of its body) and get a future of its answer.
+
+        It raises Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
+        """
+        self._reader.expect(method, upgrade=upgrade, informational=informational)
+        self._waiter = waiter = self._loop.create_future()
+        self._request_sent, self._spoken = whole, False
+        self.expect_answer()
+        if self.usable:
+            self.send(data)
+        else:
+            self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
+        return waiter
+
+    def withdraw(self, waiter: "asyncio.Future[UpstreamAnswer]") -> None:
+        """Nobody waits any longer for the future that `begin` gave."""
+        if self._waiter is waiter:
+            self.abort()
+        elif not waiter.cancelled() and waiter.exception() is None:
+            self.leave(waiter.result())
+
+    def send(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the upstream takes more. Raises ConnectionError when it never will."""
+        if not self.usable:
+            raise ConnectionResetError
+        if self._writing_paused:
+            self._drained = self._loop.create_future()
+            await self._drained
+
+    def expect_answer(self) -> None:
+        """Only the upstream is waited for from here on: the answer's head must come in time."""
+        self._deadline = deadline = self._loop.time() + self._patience
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._check_deadline)
+
+    def expect_nothing(self) -> None:
+        """The client is waited for, too."""
+        self._deadline = None
+
+    def finish_request(self) -> None:
+        """The whole request has been sent."""
+        self._request_sent, self.upload = True, None
+        if self._waiter is not None:
+            self.expect_answer()
+        elif self._reader.complete:
+            self._conclude()
+
+    def leave(self, answer: UpstreamAnswer) -> None:
+        if self._answer is answer:
+            self.abort()
+
+    def abort(self) -> None:
+        """Break off whatever is under way."""
+        self._answer = None
+        if self.upload is not None:
+            self.upload.cancel()
+            self.upload = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def fail(self, failure: Exception, reason: Reason) -> None:
+        """Break off. Whoever waits for the answer's head gets `failure`; whoever reads its body a Fault of `reason`."""
+        waiter, self._waiter = self._waiter, None
+        answer = self._answer
+        self._deadline = None
+        self.abort()
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(failure)
+        elif answer is not None:
+            answer.fail(reason)
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # Callbacks of the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        if self._waiter is None and self._answer is None:
+            self.abort()
+            return
+        self._spoken = True
+        try:
+            reader.feed(data)
+        except InvalidAnswer:
+            self.fail(Fault(Reason.UPSTREAM_INVALID), Reason.UPSTREAM_INVALID)
+            return
+        if self._waiter is not None and reader.answer is not None:
+            self._deliver(reader.answer)
+        if reader.complete and self._request_sent:
+            self._conclude()
+
+    def eof_received(self) -> None:
+        if self._reader.end_of_input() and self._request_sent:
+            self._answer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._owner.forget(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(ConnectionResetError())
+        if self._waiter is not None:
+            self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
+        elif self._answer is not None and not self._answer.complete:
+            self.fail(Fault(Reason.UPSTREAM_UNREACHABLE), Reason.UPSTREAM_UNREACHABLE)
+        self._reader.close()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # Below: steps of the above.
+
+    def _deliver(self, answer: UpstreamAnswer) -> None:
+        waiter, self._waiter = self._waiter, None
+        self._deadline = None
+        self._answer = answer
+        answer.source = self
+        answer.early = not self._request_sent
+        if waiter is not None and not waiter.done():
+            waiter.set_result(answer)
+
+    def _conclude(self) -> None:
+        self._answer = None
+        self._used = True
+        if self._reader.keep_alive and not self._reader.surplus and self.usable:
+            self._owner.release(self)
+        else:
+            self.abort()
+
+    def _lost(self) -> Exception:
+        if self._spoken:
+            return Fault(Reason.UPSTREAM_INVALID)
+        return Stale() if self._used else Fault(Reason.UPSTREAM_UNREACHABLE)
+
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+        else:
+            self.fail(Fault(Reason.UPSTREAM_TIMEOUT), Reason.UPSTREAM_TIMEOUT)

@@ -1,0 +1,163 @@
+"""One request of a client, and the answer that it gets."""
+
+from typing import Literal, Protocol
+
+from aiohttp import StreamReader, hdrs
+from aiohttp.http_parser import RawRequestMessage
+
+from sidecar.core.errors import Fault, Reason
+from sidecar.core.model import Allow, Answer, Decision, Headers, RequestHead
+from sidecar.proxy import responses
+from sidecar.proxy.answers import HeaderList, Source, UpstreamAnswer
+from sidecar.proxy.bodies import ClientBody, framing
+from sidecar.proxy.chunks import LAST_CHUNK, framed, framed_whole
+
+CLIENT_CLOSED_REQUEST = 499
+"""Status, for the records only, of a request whose client hung up."""
+
+SHORT_BODY_BYTES = 65536
+"""A body that nobody wants is read to its end up to this length; past it, the connection is closed."""
+
+
+class Client(Protocol):
+    """The connection that the request came on."""
+
+    peer: str
+    scheme: Literal["http", "https"]
+
+    @property
+    def retiring(self) -> bool:
+        """Whether this request is to be the connection's last."""
+
+    @property
+    def writing_paused(self) -> bool: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def draw_from(self, source: Source | None) -> None:
+        """Where what is written comes from: it pauses while the client does not take more."""
+
+    def break_off(self) -> None:
+        """End the connection so that an unfinished answer cannot be taken for a finished one."""
+
+
+class Exchange:
+    """What is known of it while it lasts. Raises BadFraming when made of a request without one clear end."""
+
+    __slots__ = (
+        "_client", "_message", "_payload", "answered", "body", "bytes_out", "decision", "framing", "head", "keep_alive",
+        "reason", "status", "upstream_seconds",
+    )  # fmt: skip
+
+    def __init__(self, client: Client, message: RawRequestMessage, payload: StreamReader) -> None:
+        self._client, self._message, self._payload = client, message, payload
+        self.framing = framing(message)
+        self.head = RequestHead(
+            method=message.method,
+            target=message.path,
+            headers=message.raw_headers,
+            peer=client.peer,
+            scheme=client.scheme,
+            version=message.version,
+        )
+        self.body = self._body() if self.framing else None
+        # Bytes after an upgrade that did not take place are lost on the parser: no request can follow.
+        self.keep_alive = not message.should_close and not message.upgrade
+        self.decision: Decision | None = None
+        self.status = CLIENT_CLOSED_REQUEST
+        self.reason: Reason | None = None
+        self.upstream_seconds: float | None = None
+        self.bytes_out = 0
+        self.answered = False
+
+    @property
+    def bytes_in(self) -> int:
+        return self.body.received if self.body is not None else 0
+
+    def respond(self, answer: Answer, reason: Reason | None = None) -> None:
+        """Answer with an answer of ours."""
+        self._settle_unread_body()
+        body = answer.body if responses.has_body(self.head.method, answer.status) else b""
+        self.status, self.reason, self.bytes_out = answer.status, reason, len(body)
+        self._write(responses.answer_of_ours(answer, persistence=self._persistence()) + body)
+
+    async def relay(self, answer: UpstreamAnswer, ours: Headers) -> None:
+        """Answer with the upstream's answer, and with `ours` added to its head."""
+        with_body = responses.has_body(self.head.method, answer.status)
+        chunked = with_body and answer.chunked and self.head.version >= (1, 1)
+        if answer.early or (with_body and not chunked and not answer.sized):
+            self.keep_alive = False
+        self.status = answer.status
+        head = responses.upstream_head(answer, ours, chunked=chunked, persistence=self._persistence())
+        if answer.complete:
+            body = answer.take()
+            self.bytes_out = len(body)
+            self._write(head + (framed_whole(body) if chunked else body))
+        else:
+            self._write(head)
+            await self._stream(answer, chunked)
+
+    def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
+        """Pass on an interim answer, where the client can take one (RFC 9110 section 15.2)."""
+        if self.head.version >= (1, 1) and not self._client.writing_paused:
+            self._client.write(responses.interim(status, reason, headers))
+
+    def request_head(self, allow: Allow, host: bytes) -> bytes:
+        """What is sent to the upstream before the body."""
+        target = allow.target.encode("utf-8", "surrogateescape")
+        lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)]
+        lines += [b"%b: %b" % field for field in allow.headers]
+        return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"
+
+    async def _stream(self, answer: UpstreamAnswer, chunked: bool) -> None:
+        client = self._client
+        client.draw_from(answer.source)
+        try:
+            await answer.pour(self._write_chunk if chunked else self._write_piece)
+            if chunked:
+                client.write(LAST_CHUNK)
+        except Fault as fault:
+            self.break_off(fault.reason)
+        finally:
+            client.draw_from(None)
+
+    def break_off(self, reason: Reason) -> None:
+        """The answer has begun and cannot be finished."""
+        self.reason, self.keep_alive = reason, False
+        self._client.break_off()
+
+    def _write_piece(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self._client.write(data)
+
+    def _write_chunk(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self._client.write(framed(data))
+
+    def _write(self, data: bytes) -> None:
+        self.answered = True
+        self._client.write(data)
+
+    def _persistence(self) -> bytes:
+        if self._client.retiring:
+            self.keep_alive = False
+        return responses.persistence(self.keep_alive, self.head.version)
+
+    def _body(self) -> ClientBody | None:
+        message = self._message
+        if self._payload.is_eof() and not message.chunked and self._payload.at_eof():
+            return None
+        waits = message.version >= (1, 1) and "100-continue" in message.headers.get(hdrs.EXPECT, "").lower()
+        return ClientBody(self._payload, chunked=bool(message.chunked), go_ahead=self._go_ahead if waits else None)
+
+    def _go_ahead(self) -> None:
+        if not self.answered and not self._payload.is_eof():
+            self._client.write(responses.CONTINUE)
+
+    def _settle_unread_body(self) -> None:
+        """An unread body is read to its end if it is short and on its way; else the connection ends."""
+        if self.body is None or self._payload.is_eof():
+            return
+        length = self._message.headers.get(hdrs.CONTENT_LENGTH)
+        if self.body.waited_for or length is None or int(length) > SHORT_BODY_BYTES:
+            self.keep_alive = False

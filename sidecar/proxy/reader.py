@@ -1,0 +1,182 @@
+"""How an upstream's answers are read: bytes in, one answer at a time out. No I/O."""
+
+from asyncio import AbstractEventLoop
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from sidecar.core.headers import HOP_BY_HOP
+from sidecar.proxy.answers import HeaderList, Informational, UpstreamAnswer
+
+MAX_HEAD_BYTES = 65536
+"""Head of an answer, interim answers before it included."""
+
+_READ = HOP_BY_HOP | {b"content-length"}
+_UNNAMEABLE = frozenset({b"content-length", b"close", b"keep-alive"})
+"""Connection options that name no field to remove; framing cannot be named away."""
+
+
+class InvalidAnswer(Exception):
+    """What the upstream sent is no answer to what it was asked."""
+
+
+class AnswerReader:
+    """Reads the answers of one connection, strictly (RFC 9112); `expect` before each.
+
+    answer: the final head, once it is here. complete: its body, too. surplus: bytes came after that.
+    keep_alive: the connection can carry another exchange.
+    """
+
+    __slots__ = (
+        "_chunked", "_head_bytes", "_headers", "_informational", "_interim", "_length", "_loop", "_method", "_named",
+        "_parser", "_raw", "_reason", "_upgrade", "_upgrade_asked", "answer", "complete", "keep_alive", "surplus",
+    )  # fmt: skip
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parser: HttpResponseParser | None = None
+        self.answer: UpstreamAnswer | None = None
+        self.complete = self.surplus = self.keep_alive = False
+        self._headers: HeaderList = []
+        self._named: frozenset[bytes] = frozenset()
+        self._chunked = self._length = self._interim = self._raw = False
+        self._upgrade: bytes | None = None
+
+    def expect(self, method: str, *, upgrade: bool = False, informational: Informational | None = None) -> None:
+        """An answer to a request with `method` comes next; `upgrade`: a 101 is welcome."""
+        if self._parser is None:
+            self._parser = HttpResponseParser(self)
+        self._method, self._upgrade_asked, self._informational = method, upgrade, informational
+        self.answer = None
+        self.complete = self.surplus = self._raw = False
+        self._head_bytes = 0
+        self._begin()
+
+    def feed(self, data: bytes) -> None:
+        """Raises InvalidAnswer; not for what follows a complete answer, which sets `surplus`."""
+        if self._raw and self.answer is not None:
+            self.answer.feed(data)
+            return
+        if self._parser is None:
+            self.surplus = True
+            return
+        if self.answer is None:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as switched:
+            self._switch(data[switched.args[0] :])
+        except HttpParserError:
+            if not self.complete:
+                raise InvalidAnswer from None
+            self.surplus = True
+        if self.answer is None and self._head_bytes > MAX_HEAD_BYTES:
+            raise InvalidAnswer
+
+    def end_of_input(self) -> bool:
+        """The upstream sends no more. Whether that completes the answer; only one that nothing else delimits."""
+        answer = self.answer
+        if answer is not None and not self.complete and not answer.sized and not answer.chunked:
+            self._end(answer)
+        return self.complete
+
+    def close(self) -> None:
+        """Break the cycle between the parser and its callbacks."""
+        self._parser = None
+
+    # Callbacks of the parser.
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.surplus = True
+
+    def on_status(self, data: bytes) -> None:
+        if not self.complete:
+            self._reason += data
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if (lower := name.lower()) in _READ:
+            self._read(lower, name, value)
+        elif self.answer is None:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if self.answer is not None or parser is None:
+            return
+        status = parser.get_status_code()
+        self._interim = status < 200 and status != 101
+        self._check(status, parser)
+        if self._named:
+            self._headers = [pair for pair in self._headers if pair[0].lower() not in self._named]
+        if self._interim:
+            if self._informational is not None and status != 100:
+                self._informational(status, self._reason, self._headers)
+            return
+        self.answer = answer = UpstreamAnswer(status, self._reason, self._headers, self._loop)
+        answer.chunked, answer.sized = self._chunked, self._length
+        if status == 101:
+            answer.upgrade = self._upgrade
+        elif self._method == "HEAD":
+            # The parser cannot be told that no body follows an answer to HEAD: this message is its last.
+            self._end(answer)
+            self._parser = None
+
+    def on_body(self, data: bytes) -> None:
+        if self.complete or self.answer is None:
+            self.surplus = True
+        else:
+            self.answer.feed(data)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._begin()
+        elif self.answer is not None and not self.complete and self.answer.status != 101:
+            self._end(self.answer)
+
+    # Below: steps of the above.
+
+    def _begin(self) -> None:
+        self._reason = b""
+        self._headers = []
+        self._named = frozenset()
+        self._chunked = self._length = self._interim = False
+        self._upgrade = None
+
+    def _end(self, answer: UpstreamAnswer) -> None:
+        self.complete = True
+        answer.end()
+
+    def _read(self, lower: bytes, name: bytes, value: bytes) -> None:
+        if self.answer is not None:
+            return
+        if lower == b"content-length":
+            self._length = True
+            self._headers.append((name, value))
+        elif lower == b"transfer-encoding":
+            # Another coding would have to be undone to be delimited anew; none is in use.
+            if self._chunked or value.strip(b" \t").lower() != b"chunked":
+                raise InvalidAnswer
+            self._chunked = True
+        elif lower == b"connection":
+            self._named |= {option.strip(b" \t").lower() for option in value.split(b",")}
+        elif lower == b"upgrade":
+            self._upgrade = value
+
+    def _check(self, status: int, parser: HttpResponseParser) -> None:
+        self.keep_alive = parser.should_keep_alive()
+        if status < 100 or (status == 101 and not (self._upgrade_asked and parser.should_upgrade())):
+            raise InvalidAnswer
+        version_matters = self._chunked or not self.keep_alive
+        version = parser.get_http_version() if version_matters else "1.1"
+        if version not in ("1.0", "1.1") or (self._chunked and version == "1.0"):
+            raise InvalidAnswer
+        if self._method == "HEAD":
+            self.keep_alive = version == "1.1" and b"close" not in self._named
+        self._named -= _UNNAMEABLE
+
+    def _switch(self, rest: bytes) -> None:
+        if self.answer is None or self.answer.status != 101:
+            raise InvalidAnswer
+        self._raw = True
+        if rest:
+            self.answer.feed(rest)

@@ -1,0 +1,108 @@
+"""The upstream: a request in, the head of its answer out."""
+
+import asyncio
+import ssl
+from typing import Protocol
+
+from sidecar.config.model import UpstreamSettings
+from sidecar.core.errors import Fault, Reason
+from sidecar.proxy.answers import Informational, UpstreamAnswer
+from sidecar.proxy.chunks import LAST_CHUNK, framed, framed_whole
+from sidecar.proxy.connection import Stale, UpstreamConnection
+from sidecar.proxy.pool import Pool
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class BrokenBody(Exception):
+    """The client's body cannot be read to its end."""
+
+
+class RequestBody(Protocol):
+    """A request's body. `chunked` is how it is to be framed; where not, the head tells its length."""
+
+    chunked: bool
+
+    def at_hand(self) -> bytes | None:
+        """All of it, where all of it has arrived; once."""
+
+    async def read(self) -> bytes:
+        """What comes next of it, empty at its end. Raises BrokenBody."""
+
+
+class Upstream:
+    """The protected service, behind a pool of connections."""
+
+    def __init__(
+        self, settings: UpstreamSettings, *, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._pool = Pool(settings, loop=loop, tls=tls)
+        self._loop = loop
+        fixed = {"keep": "", "upstream": settings.authority}
+        self._host = fixed.get(settings.host, settings.host).encode()
+
+    def host_for(self, client_host: bytes) -> bytes:
+        """The Host that the upstream is sent."""
+        return self._host or client_host
+
+    async def send(
+        self,
+        head: bytes,
+        *,
+        method: str,
+        body: RequestBody | None = None,
+        upgrade: bool = False,
+        informational: Informational | None = None,
+    ) -> UpstreamAnswer:
+        """Send a request and wait for its answer to begin; the body goes on being sent meanwhile and afterwards.
+
+        The caller closes the answer. Raises Fault (UPSTREAM_UNREACHABLE, _INVALID, _TIMEOUT, _BUSY) and BrokenBody.
+        Only a request that may be sent twice, is, and only where a kept connection ended before any answer (RFC 9110
+        section 9.2.2).
+        """
+        pool = self._pool
+        connection = pool.idle() or await pool.acquire()
+        while True:
+            if body is None:
+                answer = connection.begin(head, method, upgrade=upgrade, informational=informational)
+            else:
+                answer = self._begin_with_body(connection, head, method, body)
+            try:
+                return await answer
+            except Stale:
+                if body is not None or method not in _IDEMPOTENT or upgrade:
+                    raise Fault(Reason.UPSTREAM_UNREACHABLE) from None
+            except asyncio.CancelledError:
+                connection.withdraw(answer)
+                raise
+            connection = await pool.fresh()
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _begin_with_body(
+        self, connection: UpstreamConnection, head: bytes, method: str, body: RequestBody
+    ) -> "asyncio.Future[UpstreamAnswer]":
+        whole = body.at_hand()
+        if whole is not None:
+            return connection.begin(head + (framed_whole(whole) if body.chunked else whole), method)
+        answer = connection.begin(head, method, whole=False)
+        connection.upload = self._loop.create_task(_upload(connection, body))
+        return answer
+
+
+async def _upload(connection: UpstreamConnection, body: RequestBody) -> None:
+    try:
+        connection.expect_nothing()
+        while data := await body.read():
+            connection.expect_answer()
+            connection.send(framed(data) if body.chunked else data)
+            await connection.drained()
+            connection.expect_nothing()
+        if body.chunked:
+            connection.send(LAST_CHUNK)
+        connection.finish_request()
+    except BrokenBody as broken:
+        connection.fail(broken, Reason.BAD_REQUEST)
+    except ConnectionError:
+        return  # The connection has told whoever waits for its answer.

@@ -1,0 +1,1 @@
+"""The five public APIs, each reproduced by one file of configuration."""

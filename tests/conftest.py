@@ -1,0 +1,44 @@
+"""Fixtures that start real processes: one upstream for the session, sidecars as tests ask for them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.harness.recording import Upstream, running_upstream
+from tests.harness.running import StartSidecar, starter
+
+
+@pytest.fixture(scope="session")
+def upstream_process() -> Iterator[Upstream]:
+    """The upstream, with whatever earlier tests sent to it."""
+    with running_upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def upstream(upstream_process: Upstream) -> Upstream:
+    """The upstream, with nothing recorded and nothing planned."""
+    upstream_process.clear()
+    return upstream_process
+
+
+@pytest.fixture
+def start_sidecar(upstream_process: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSidecar]:
+    """Starts sidecars that live as long as the test."""
+    with ExitStack() as stack:
+        yield starter(stack, upstream_process, lambda: _folder(tmp_path_factory))
+
+
+@pytest.fixture(scope="module")
+def start_shared_sidecar(
+    upstream_process: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartSidecar]:
+    """Starts sidecars that live as long as the module's tests."""
+    with ExitStack() as stack:
+        yield starter(stack, upstream_process, lambda: _folder(tmp_path_factory))
+
+
+def _folder(factory: pytest.TempPathFactory) -> Path:
+    return factory.mktemp("sidecar")

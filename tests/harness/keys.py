@@ -1,0 +1,74 @@
+"""Keys by way of the command line, in this process for speed."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from sidecar.cli.main import main
+from tests.harness.processes import clean_environ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedKey:
+    """What `keys issue --json` told."""
+
+    id: str
+    text: str
+    """The plaintext."""
+    told: dict[str, Any]
+
+
+class Keys:
+    """`sidecar keys …` on one configuration and store. `environ`: such as SIDECAR_PEPPER."""
+
+    def __init__(self, config: Path, store: Path, environ: dict[str, str] | None = None) -> None:
+        self.config = config
+        self.store = store
+        self._environ = environ or {}
+
+    @property
+    def url(self) -> str:
+        return f"sqlite://{self.store}"
+
+    def issue(
+        self,
+        name: str = "a test's key",
+        *,
+        scopes: tuple[str, ...] = (),
+        tenant: str | None = None,
+        environment: str | None = None,
+        plan: str | None = None,
+        expires: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> IssuedKey:
+        options = {"--tenant": tenant, "--environment": environment, "--plan": plan, "--expires": expires}
+        arguments = [f"--scope={scope}" for scope in scopes]
+        arguments += [f"{option}={value}" for option, value in options.items() if value is not None]
+        arguments += [f"--metadata={entry}={value}" for entry, value in (metadata or {}).items()]
+        told = self.told("issue", "--name", name, *arguments)
+        return IssuedKey(id=told["id"], text=told["key"], told=told)
+
+    def told(self, verb: str, *arguments: str) -> Any:
+        """What `sidecar keys VERB … --json` prints; the command must succeed."""
+        result = self.run(verb, *arguments, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    def run(self, verb: str, *arguments: str, stdin: str | None = None) -> Result:
+        """`sidecar keys VERB …`, whatever comes of it."""
+        line = ["keys", verb, "-c", str(self.config), *arguments]
+        return run_cli(*line, environ={"SIDECAR_STORE": self.url, **self._environ}, stdin=stdin)
+
+
+def run_cli(*arguments: str, environ: dict[str, str] | None = None, stdin: str | None = None) -> Result:
+    """`sidecar …` in a thread of its own, because the commands run an event loop."""
+    given: dict[str, str | None] = dict(clean_environ(**(environ or {})))
+    with ThreadPoolExecutor(1) as thread:
+        result = thread.submit(CliRunner().invoke, main, list(arguments), input=stdin, env=given).result()
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result

@@ -1,0 +1,108 @@
+"""Ports of the data path, filled for its tests: a gate that lets everything through, and a record of what is told."""
+
+from dataclasses import dataclass, field
+
+from sidecar.core.errors import Reason, status_of
+from sidecar.core.headers import HOP_BY_HOP
+from sidecar.core.model import Allow, Answer, Decision, Deny, Headers, Policy, RequestHead, Route
+
+_STRIPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_ROUTE = Route(name="* /**", methods=frozenset({"*"}), pattern="/**", policy=Policy(public=True))
+_RESPOND = Route(name="GET /me", methods=frozenset({"GET"}), pattern="/me", policy=Policy(respond={"me": True}))
+
+
+@dataclass
+class OpenGate:
+    """Allows everything; but refuses what lies under /denied, answers /me itself, and breaks down at /broken."""
+
+    told: Headers = ()
+    """Fields added to the upstream's answers."""
+
+    async def decide(self, head: RequestHead) -> Decision:
+        if head.target.startswith("/denied"):
+            return Deny(reason=Reason.MISSING_CREDENTIAL, request_id="r", client_address=head.peer)
+        if head.target == "/broken":
+            raise RuntimeError(f"secret {head.target}")
+        kept = tuple(pair for pair in head.headers if pair[0].lower() not in _STRIPPED)
+        host = next((value for name, value in head.headers if name.lower() == b"host"), b"")
+        return Allow(
+            route=_RESPOND if head.target == "/me" else _ROUTE,
+            principal=None,
+            target=head.target,
+            headers=kept,
+            host=host,
+            request_id="r",
+            client_address=head.peer,
+        )
+
+    def answer(self, deny: Deny) -> Answer:
+        return self.malformed(deny.reason)
+
+    def respond(self, allow: Allow) -> Answer:
+        return Answer(status=200, headers=((b"Content-Type", b"application/json"),), body=b'{"me":true}')
+
+    def fault(self, reason: Reason, allow: Allow) -> Answer:
+        return self.malformed(reason)
+
+    def malformed(self, reason: Reason) -> Answer:
+        return Answer(status=status_of(reason), headers=((b"Cache-Control", b"no-store"),), body=reason.encode())
+
+    def client_headers(self, allow: Allow) -> Headers:
+        return self.told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What the observer was told of one request."""
+
+    target: str
+    status: int
+    reason: Reason | None
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    upstream_seconds: float | None
+    decision: Decision | None
+
+
+@dataclass
+class Records:
+    """An observer that remembers."""
+
+    keep: bool = True
+    in_flight: int = 0
+    finished_ones: list[Record] = field(default_factory=list)
+    malformed_ones: list[tuple[int, Reason]] = field(default_factory=list)
+
+    def begun(self) -> None:
+        self.in_flight += 1
+
+    def finished(
+        self,
+        head: RequestHead,
+        decision: Decision | None,
+        status: int,
+        *,
+        seconds: float,
+        upstream_seconds: float | None,
+        bytes_in: int,
+        bytes_out: int,
+        reason: Reason | None,
+    ) -> None:
+        self.in_flight -= 1
+        if self.keep:
+            self.finished_ones.append(
+                Record(
+                    target=head.target,
+                    status=status,
+                    reason=reason,
+                    bytes_in=bytes_in,
+                    bytes_out=bytes_out,
+                    seconds=seconds,
+                    upstream_seconds=upstream_seconds,
+                    decision=decision,
+                )
+            )
+
+    def malformed(self, peer: str, status: int, reason: Reason) -> None:
+        self.malformed_ones.append((status, reason))

@@ -1,7 +1,7 @@
 """The gate: a request head in, a decision out. Read `Gate.decide` first; it is the whole story."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Protocol
@@ -9,7 +9,7 @@ from typing import Protocol
 from sidecar.config.model import Config
 from sidecar.core.answers import Answers
 from sidecar.core.apikey import Hasher, KeyFormat
-from sidecar.core.charges import buckets_for, depends_on_address
+from sidecar.core.callers import Caller, Callers
 from sidecar.core.credential import Credential, CredentialRules
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.forwarding import TrustedProxies, address_subject
@@ -21,10 +21,10 @@ from sidecar.core.model import (
     Answer,
     ApiKey,
     Bucket,
-    Charge,
     Decision,
     Deny,
     Headers,
+    Policy,
     Principal,
     QuotaState,
     RequestHead,
@@ -49,16 +49,6 @@ class KeyFinder(Protocol):
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Caller:
-    """A principal with what follows from its key alone, worked out once for as long as the key stands."""
-
-    principal: Principal
-    identity: Headers
-    buckets: dict[str, Sequence[Bucket]] = field(default_factory=dict)
-    """By route name, where no quota of the route depends on the address."""
-
-
 @dataclass(slots=True)
 class _Trail:
     """What is known of a request so far; a refusal tells it."""
@@ -67,7 +57,7 @@ class _Trail:
     request_id: str = ""
     route: Route | None = None
     key: ApiKey | None = None
-    caller: _Caller | None = None
+    caller: Caller | None = None
     states: tuple[QuotaState, ...] = ()
     refused_quota: QuotaState | None = None
 
@@ -106,7 +96,10 @@ class Gate:
         self._rules = _header_rules(config, self._credentials)
         self._injection = _injection(config, self._rules, self._proxies)
         self._answers = _answers(config)
-        self._callers: dict[str, _Caller] = {}
+        self._callers = Callers(config.catalogue, self._identity, config.plans, size=config.keys.cache_size)
+        self._unmatched = Route(
+            name="", methods=frozenset(), pattern="", policy=Policy(charges=config.unmatched_charges)
+        )
 
     async def decide(self, head: RequestHead) -> Decision:
         """Allow, or Deny with the reason; raises nothing that a client could cause."""
@@ -153,7 +146,7 @@ class Gate:
         """Fields that the upstream's answer gets on its way to the client."""
         return self._answers.client_headers(allow.quota_states, self._clock())
 
-    async def _authenticate(self, credential: Credential | None, trail: _Trail) -> _Caller | None:
+    async def _authenticate(self, credential: Credential | None, trail: _Trail) -> Caller | None:
         if credential is None or credential.foreign:
             return None
         if not self._format.check(credential.text, self._prefixes):
@@ -162,7 +155,7 @@ class Gate:
         if key is None:
             raise Denied(Reason.INVALID_KEY)
         check_standing(key, int(self._clock() * 1_000_000))
-        return self._caller(key)
+        return self._callers.of(key)
 
     async def _find(self, text: str) -> ApiKey | None:
         try:
@@ -170,32 +163,17 @@ class Gate:
         except StoreUnavailable:
             raise Fault(Reason.STORE_UNAVAILABLE) from None
 
-    def _caller(self, key: ApiKey) -> _Caller:
-        caller = self._callers.get(key.id)
-        if caller is None or caller.principal.key is not key:
-            if len(self._callers) >= self.config.keys.cache_size:
-                self._callers.clear()
-            principal = Principal(key=key, scopes=self.config.catalogue.expand(key.scopes))
-            caller = self._callers[key.id] = _Caller(principal=principal, identity=self._identity.of_key(key))
-        return caller
-
     async def _take(self, route: Route, trail: _Trail) -> None:
         if not route.policy.charges:
             return
-        taken = await self._limiter.take(self._buckets(route.policy.charges, trail, route.name), self._clock())
+        taken = await self._limiter.take(self._buckets(route, trail), self._clock())
         trail.states = taken.states
         if taken.refused is not None:
             trail.refused_quota = taken.refused
             raise Denied(Reason.QUOTA_EXCEEDED)
 
-    def _buckets(self, charges: Sequence[Charge], trail: _Trail, route: str) -> Sequence[Bucket]:
-        known = trail.caller.buckets.get(route) if trail.caller else None
-        if known is None:
-            key = trail.principal.key if trail.principal else None
-            known = buckets_for(charges, key=key, address=trail.client_address, route=route, plans=self.config.plans)
-            if trail.caller and not depends_on_address(charges):
-                trail.caller.buckets[route] = known
-        return known
+    def _buckets(self, route: Route, trail: _Trail) -> Sequence[Bucket]:
+        return self._callers.buckets(route, trail.caller, trail.client_address)
 
     def _told(self, trail: _Trail) -> Headers:
         id_header = (self._id_header, trail.request_id.encode())
@@ -210,8 +188,7 @@ class Gate:
             if reason in WRONG_KEY and await self._failed_too_often(trail):
                 reason = Reason.TOO_MANY_FAILURES
             elif trail.caller and not trail.states:
-                charges = trail.route.policy.charges if trail.route else self.config.unmatched_charges
-                buckets = self._buckets(charges, trail, trail.route.name if trail.route else "")
+                buckets = self._buckets(trail.route or self._unmatched, trail)
                 trail.states = (await self._limiter.peek(buckets, self._clock())).states
         except Fault:
             pass

@@ -15,13 +15,11 @@ from sidecar.cli.stores import open_store
 from sidecar.cli.story import told
 from sidecar.config.model import Config
 from sidecar.core.apikey import KeyFormat
-from sidecar.core.model import EVERY, Allow, ApiKey, Bucket, Headers, RequestHead, Taken
+from sidecar.core.model import EVERY, ApiKey, Bucket, Headers, RequestHead, Taken
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 
 _HOST = "localhost"
-REFUSED = 3
-"""Exit status for a request that the sidecar would refuse."""
 
 
 @click.command("explain")
@@ -37,17 +35,14 @@ def explain_command(config_path: str, method: str, target: str, name: str | None
     Example:
       sidecar explain -c sidecar.yaml GET /v1/streams/7 --key hv_live_3fTq
       echo "$KEY" | sidecar explain -c sidecar.yaml DELETE /v1/streams/7 --key -
-
-    Exits with 0 if the request would be allowed, and with 3 if it would be refused.
     """
     config = load_or_exit(config_path, {"store": store})
     with reported():
-        lines, allowed = asyncio.run(_explain(config, method, target, name))
+        lines = asyncio.run(_explain(config, method, target, name))
     click.echo("\n".join(lines))
-    sys.exit(0 if allowed else REFUSED)
 
 
-async def _explain(config: Config, method: str, target: str, name: str | None) -> tuple[list[str], bool]:
+async def _explain(config: Config, method: str, target: str, name: str | None) -> list[str]:
     limiter = MemoryLimiter()
     finder = OneKey(None)
     headers: Headers = ((b"Host", _HOST.encode()),)
@@ -58,7 +53,7 @@ async def _explain(config: Config, method: str, target: str, name: str | None) -
     gate = make_gate(config, finder, _Peeking(limiter), hasher_from_environ())
     head = RequestHead(method=method, target=target, headers=headers, peer="127.0.0.1")
     decision = await gate.decide(head)
-    return told(config, head, decision, gate), isinstance(decision, Allow)
+    return told(config, head, decision, gate)
 
 
 async def _named(config: Config, limiter: MemoryLimiter, name: str) -> tuple["OneKey", str]:

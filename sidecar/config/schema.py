@@ -12,7 +12,7 @@ _KEYWORD = "propertyNames"
 
 def json_schema() -> dict[str, Any]:
     """Wherever a value of its own kind may stand, text with a `${VAR}` may stand as well."""
-    schema = _open(msgspec.json.schema(Document))
+    schema = _open(msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Document))))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sidecar configuration", **schema}
 
 

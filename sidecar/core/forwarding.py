@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
 _MAX_KNOWN = 4096
-_NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
+_NODE = re.compile(r"(?:\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
 """Without a zone, which may hold anything and means nothing beyond a link."""
 
 
@@ -55,7 +55,7 @@ class TrustedProxies:
                 yield _forwarded_for(element) if self.header == b"forwarded" else element.strip()
 
     def _holds(self, peer: str) -> bool:
-        parsed = _parse_node(peer)
+        parsed = _parse_node(peer.partition("%")[0])
         return parsed is not None and any(ip_address(parsed) in network for network in self._networks)
 
 

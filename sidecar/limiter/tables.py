@@ -165,12 +165,11 @@ class FixedTable(Table[int]):
         known = self._young.get(subject)
         used = self._old.get(subject, 0) if known is None else known
         state = fixed_state(bucket, used, self._end, now)
-        if state.retry_after_seconds:
-            return state
+        now_used = used if state.retry_after_seconds else used + bucket.cost
         if known is None:
-            self.hold(subject, used + bucket.cost)
+            self.hold(subject, now_used or None)
         else:
-            self._young[subject] = used + bucket.cost
+            self._young[subject] = now_used
         return state
 
     def peek(self, bucket: Bucket, now: float) -> QuotaState:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sidecar.config.model import Config
 from sidecar.core.answers import Answers
@@ -34,6 +34,7 @@ from sidecar.core.policy import agree, check_standing
 from sidecar.core.ratelimit import rate_limit_headers
 from sidecar.core.routes import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
+from sidecar.keys.cache import MISS, Miss
 from sidecar.keys.store import StoreUnavailable
 from sidecar.limiter.base import Limiter
 
@@ -45,6 +46,8 @@ WRONG_KEY = frozenset(
 
 class KeyFinder(Protocol):
     """Where the gate asks for keys: a cache over a store. Raises StoreUnavailable."""
+
+    def peek(self, secret_digest: bytes) -> ApiKey | Literal[Miss.MISS] | None: ...
 
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None: ...
 
@@ -149,8 +152,6 @@ class Gate:
     async def _authenticate(self, credential: Credential | None, trail: _Trail) -> Caller | None:
         if credential is None or credential.foreign:
             return None
-        if not self._format.check(credential.text, self._prefixes):
-            raise Denied(Reason.INVALID_KEY)
         trail.key = key = await self._find(credential.text)
         if key is None:
             raise Denied(Reason.INVALID_KEY)
@@ -158,8 +159,15 @@ class Gate:
         return self._callers.of(key)
 
     async def _find(self, text: str) -> ApiKey | None:
+        """What is in memory was well-formed; anything else must be, before the store is asked."""
+        digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
         try:
-            return await self._keys.find(sha256(text.encode("ascii")).digest(), lambda: self._hasher.candidates(text))
+            key = self._keys.peek(digest)
+            if key is not MISS:
+                return key
+            if not self._format.check(text, self._prefixes):
+                return None
+            return await self._keys.find(digest, lambda: self._hasher.candidates(text))
         except StoreUnavailable:
             raise Fault(Reason.STORE_UNAVAILABLE) from None
 

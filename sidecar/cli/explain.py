@@ -5,6 +5,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import click
 
@@ -16,6 +17,7 @@ from sidecar.cli.story import told
 from sidecar.config.model import Config
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.model import EVERY, ApiKey, Bucket, Headers, RequestHead, Taken
+from sidecar.keys.cache import MISS, Miss
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 
@@ -100,6 +102,9 @@ class OneKey:
 
     def __init__(self, key: ApiKey | None) -> None:
         self._key = key
+
+    def peek(self, secret_digest: bytes) -> Literal[Miss.MISS]:
+        return MISS
 
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None:
         return self._key

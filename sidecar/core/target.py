@@ -47,6 +47,8 @@ def parse_target(raw: str, host: str) -> Target:
     """
     if not raw.startswith("/"):
         raw = _from_absolute(raw, host)
+    if _PLAIN.fullmatch(raw):
+        return Target(path=raw, query=None)
     path, mark, query = raw.partition("?")
     if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query) or path[:2] in ("//", "/\\"):
         raise Denied(Reason.BAD_TARGET)

@@ -1,13 +1,14 @@
 """A client's connection: aiohttp parses, we answer. One task a connection, one request after the other."""
 
 import asyncio
+import re
 import socket
 import struct
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from aiohttp import StreamReader
-from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
+from aiohttp import StreamReader, hdrs
+from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
@@ -19,6 +20,7 @@ from sidecar.proxy.bodies import BadFraming, break_body
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.upstream import BrokenBody
 
+_METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -133,8 +135,8 @@ class ClientConnection(RequestHandler):
             message, payload = self._messages[-1]
             if not isinstance(message, _ErrInfo):
                 self._receiving = payload
-            elif not self._receiving.is_eof():
-                break_body(self._receiving)
+            else:
+                self._parsing_failed(message, data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -146,7 +148,14 @@ class ClientConnection(RequestHandler):
         if self._source is not None:
             self._source.resume_reading()
 
-    # Below: steps of `start`.
+    # Below: steps of the above.
+
+    def _parsing_failed(self, error: _ErrInfo, data: bytes) -> None:
+        """aiohttp tells whoever reads a body neither that it is broken, nor requests before the error in `data`."""
+        if not self._receiving.is_eof():
+            break_body(self._receiving)
+        if isinstance(error.exc, BadHttpMethod) and not _begins_with_unknown_method(data):
+            self._messages[-1] = (_ErrInfo(400, BadHttpMessage("not a request"), ""), EMPTY_PAYLOAD)
 
     async def _answer_next(self) -> bool:
         """Answer a request. Whether another one can follow."""
@@ -213,3 +222,8 @@ def _reason_of(exc: BaseException) -> Reason:
     if isinstance(exc, LineTooLong) or (exc.args and exc.args[0] == "Too many headers received"):
         return Reason.HEADERS_TOO_LARGE
     return Reason.METHOD_NOT_ALLOWED if isinstance(exc, BadHttpMethod) else Reason.BAD_REQUEST
+
+
+def _begins_with_unknown_method(data: bytes) -> bool:
+    method = _METHOD.match(data)
+    return method is not None and method[1].decode() not in hdrs.METH_ALL

@@ -8,7 +8,7 @@ from sidecar.core.headers import HOP_BY_HOP
 from sidecar.proxy.answers import HeaderList, Informational, UpstreamAnswer
 
 MAX_HEAD_BYTES = 65536
-"""Head of an answer, interim answers before it included."""
+"""Head of an answer."""
 
 _READ = HOP_BY_HOP | {b"content-length"}
 _UNNAMEABLE = frozenset({b"content-length", b"close", b"keep-alive"})
@@ -106,6 +106,8 @@ class AnswerReader:
         status = parser.get_status_code()
         self._interim = status < 200 and status != 101
         self._check(status, parser)
+        if self._head_bytes > MAX_HEAD_BYTES and self._header_bytes() > MAX_HEAD_BYTES:
+            raise InvalidAnswer
         if self._named:
             self._headers = [pair for pair in self._headers if pair[0].lower() not in self._named]
         if self._interim:
@@ -173,6 +175,9 @@ class AnswerReader:
         if self._method == "HEAD":
             self.keep_alive = version == "1.1" and b"close" not in self._named
         self._named -= _UNNAMEABLE
+
+    def _header_bytes(self) -> int:
+        return sum(len(name) + len(value) + len(b": \r\n") for name, value in self._headers)
 
     def _switch(self, rest: bytes) -> None:
         if self.answer is None or self.answer.status != 101:

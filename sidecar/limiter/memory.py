@@ -8,6 +8,9 @@ from sidecar.core.model import Bucket, Quota, QuotaState, Taken
 from sidecar.limiter.rows import Row, Shape, read_row, rows_of, shape_of
 from sidecar.limiter.tables import Room, SubjectId, Table, table_for
 
+_DRAINS_ON_EXPIRE = 1000
+"""Less than a millisecond's."""
+
 
 class MemoryLimiter:
     """Counts in dicts. Each take is one section without `await`, so it is atomic among the tasks of one loop.
@@ -51,6 +54,10 @@ class MemoryLimiter:
                 self._room.tables.remove(table)
                 if self._latest.get(table.quota.name) is table:
                     del self._latest[table.quota.name]
+        for _ in range(_DRAINS_ON_EXPIRE):
+            if not self._room.dropped:
+                break
+            self._room.drain()
 
     def snapshot(self, now: float) -> list[Row]:
         """Rows from which `restore` takes up counting: of quotas of a minute and longer, what still counts at `now`.

@@ -51,7 +51,7 @@ async def test_past_counts_leave_as_others_are_taken(window: Window) -> None:
     for number in range(1000):
         await limiter.take([stranger(number, window)], NOON)
     for number in range(600):
-        await limiter.take([stranger(0, window)], NOON + 61 + number)
+        await limiter.take([stranger(0, window)], NOON + 61 + number / 4)
     assert len(limiter) == 1
 
 
@@ -62,7 +62,6 @@ async def test_past_counts_of_a_quota_that_nobody_asks_for_leave_when_told_to(wi
     limiter.expire(NOON + 1)
     assert (await limiter.peek([stranger(1, window)], NOON + 1)).states[0].remaining < 5
     limiter.expire(NOON + 200)
-    await limiter.take([], NOON + 200)
     assert len(limiter) == 0
 
 
@@ -129,7 +128,6 @@ async def test_rows_of_a_quota_that_counts_in_another_way_are_not_used(change: d
     after.restore(before.snapshot(NOON), NOON)
     assert (await after.peek([bucket(3, **change)], NOON)).states[0].remaining == 3
     after.expire(NOON + 3 * 3600)
-    await after.take([], NOON + 3 * 3600)
     assert len(after) == 0
 
 

@@ -1,0 +1,105 @@
+"""The ops listener over a real socket."""
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar.observe.metrics import Metrics
+from sidecar.ops.server import ops_app
+
+Problems = list[str | Exception]
+
+
+@pytest.fixture
+def problems() -> Problems:
+    return []
+
+
+@pytest.fixture
+async def client(problems: Problems) -> AsyncIterator[TestClient]:
+    async def ready() -> Sequence[str]:
+        for problem in problems:
+            if isinstance(problem, Exception):
+                raise problem
+        return [str(problem) for problem in problems]
+
+    metrics = Metrics()
+    metrics.finished("GET /a", "GET", 200, seconds=0.1)
+    app = ops_app(ready=ready, exposition=metrics.exposition, checks=("store", "config"))
+    async with TestClient(TestServer(app)) as opened:
+        yield opened
+
+
+async def told(answer: ClientResponse) -> tuple[int, str]:
+    return answer.status, await answer.text()
+
+
+async def test_alive_and_ready_are_ok(client: TestClient) -> None:
+    assert await told(await client.get("/livez")) == (200, "ok\n")
+    assert await told(await client.get("/readyz")) == (200, "ok\n")
+
+
+async def test_what_keeps_it_from_deciding_is_told_and_it_stays_alive(client: TestClient, problems: Problems) -> None:
+    problems += ["store: locked", "upstream: gone"]
+    assert await told(await client.get("/readyz")) == (503, "store: locked\nupstream: gone\n")
+    assert (await client.get("/livez")).status == 200
+    problems.clear()
+    assert (await client.get("/readyz")).status == 200
+
+
+async def test_verbose_lists_every_check(client: TestClient, problems: Problems) -> None:
+    assert await told(await client.get("/readyz?verbose")) == (200, "store: ok\nconfig: ok\n")
+    problems.append("store: locked")
+    assert await told(await client.get("/readyz?verbose")) == (503, "store: locked\nconfig: ok\n")
+
+
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        (OSError("secret path"), "readiness: OSError\n"),
+        (TimeoutError(), "readiness: no answer within 2 s\n"),
+    ],
+)
+async def test_a_check_that_fails_is_not_ready_and_keeps_its_message(
+    client: TestClient,
+    problems: Problems,
+    failure: Exception,
+    line: str,
+) -> None:
+    problems.append(failure)
+    assert await told(await client.get("/readyz")) == (503, line)
+
+
+async def test_metrics_are_what_prometheus_reads(client: TestClient) -> None:
+    answer = await client.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(await answer.text())}
+    (sample,) = (one for one in families["sidecar_requests"].samples if one.name == "sidecar_requests_total")
+    assert (sample.labels, sample.value) == ({"route": "GET /a", "method": "GET", "code": "200"}, 1)
+
+
+async def test_metrics_come_in_the_format_asked_for(client: TestClient) -> None:
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+    answer = await client.get("/metrics", headers={"Accept": accept})
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert (await answer.text()).endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+async def test_head_is_answered_and_other_methods_are_not(client: TestClient, path: str) -> None:
+    head = await client.head(path)
+    assert await told(head) == (200, "")
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = await client.request(method, path)
+        assert answer.status == 405
+        assert answer.headers["Allow"] == "GET,HEAD"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/livez"), ("GET", "/nothing"), ("POST", "/metrics")])
+async def test_nothing_is_cached_and_no_version_is_told(client: TestClient, method: str, path: str) -> None:
+    answer = await client.request(method, path)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "Server" not in answer.headers

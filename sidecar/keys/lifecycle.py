@@ -99,10 +99,10 @@ async def check_peppers(store: KeyCensus, hasher: Hasher) -> None:
     for algorithm, count in (await store.algorithms()).items():
         if algorithm in hasher.algorithms:
             continue
+        keys = f"the store has {count} {'key' if count == 1 else 'keys'} hashed with"
         missing = pepper_id(algorithm)
         if missing is None:
-            raise MissingPepper(f"the store has {count} keys hashed with {algorithm!r}: use a newer sidecar")
+            raise MissingPepper(f"{keys} {algorithm!r}: use a newer sidecar")
         raise MissingPepper(
-            f"the store has {count} keys hashed with pepper {missing}, which is not loaded: "
-            "set SIDECAR_PEPPER or SIDECAR_PEPPER_PREVIOUS to it"
+            f"{keys} pepper {missing}, which is not loaded: set SIDECAR_PEPPER or SIDECAR_PEPPER_PREVIOUS to it"
         )

@@ -14,7 +14,7 @@ _MAX_LENGTH_DIGITS = 19
 
 
 class BadFraming(Exception):
-    """Where the request ends can be read in more than one way."""
+    """Where the request ends can be read in more than one way, or is for another version of HTTP to say."""
 
 
 def framing(message: RawRequestMessage) -> bytes:
@@ -23,6 +23,8 @@ def framing(message: RawRequestMessage) -> bytes:
     Raises BadFraming (RFC 9112 section 6).
     """
     headers = message.headers
+    if message.version[0] != 1:
+        raise BadFraming
     if _MASKED[0] in headers or _MASKED[1] in headers:
         raise BadFraming
     coding = headers.get(hdrs.TRANSFER_ENCODING)

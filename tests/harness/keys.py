@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ class Keys:
         """`sidecar keys VERB …`, whatever comes of it."""
         line = ["keys", verb, "-c", str(self.config), *arguments]
         return run_cli(*line, environ={"SIDECAR_STORE": self.url, **self._environ}, stdin=stdin)
+
+
+def moment(told: dict[str, Any], name: str) -> datetime:
+    """A time of those that the command line tells of a key."""
+    return datetime.fromisoformat(told[name])
 
 
 def run_cli(*arguments: str, environ: dict[str, str] | None = None, stdin: str | None = None) -> Result:

@@ -140,7 +140,9 @@ def exchange(address: Address, raw: bytes, *, head_only: bool = False, source: s
         return connection.exchange(raw, head_only=head_only)
 
 
-def request_bytes(method: str, target: str, headers: Fields = (), body: bytes = b"", *, host: str = "api.test") -> bytes:
+def request_bytes(
+    method: str, target: str, headers: Fields = (), body: bytes = b"", *, host: str = "api.test"
+) -> bytes:
     """A well-formed request around whatever method, target and fields are given. Text is sent as Latin-1."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers)]
     if body:

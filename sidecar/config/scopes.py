@@ -1,6 +1,6 @@
 """The `scopes` section, and the scopes that other sections name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sidecar.config.document import Document, ScopeEntry
 from sidecar.config.problems import Path, Report, did_you_mean
@@ -33,14 +33,10 @@ def check_granted(names: Sequence[str], path: Path, catalogue: Catalogue, report
 
 
 def required(names: Sequence[str], path: Path, catalogue: Catalogue, report: Report) -> frozenset[str]:
-    """The scopes that a route names; a wildcard stands for each one that it matches, not for what these include."""
-    check_granted(names, path, catalogue, report)
-    if EVERY in names and not catalogue.scopes:
-        report.problem(path, "'*' stands for no scope, because there are none: leave it out")
-    return frozenset(scope for name in names for scope in _matching(name, catalogue.scopes))
-
-
-def _matching(name: str, known: Iterable[str]) -> list[str]:
-    if name == EVERY or name.endswith(":*"):
-        return [scope for scope in known if scope.startswith(name[:-1])]
-    return [name]
+    """The scopes that a route names, one by one: a wildcard could be read as any of them or as every one."""
+    for at, name in report.numbered(path, names):
+        if name == EVERY or name.endswith(":*"):
+            report.problem(at, f"'{name}' can be granted to a key, but not be required: name the scopes")
+        elif name not in catalogue.scopes:
+            report.problem(at, f"unknown scope '{name}'{did_you_mean(name, catalogue.scopes)}")
+    return frozenset(names)

@@ -140,10 +140,3 @@ def test_an_upstream_s_path_is_put_before_the_client_s(loading: Loading) -> None
 def test_a_relative_store_becomes_absolute(loading: Loading) -> None:
     config = loading(MINIMAL.replace("sqlite:///tmp/keys.db", "sqlite:keys.db"))
     assert config.store == f"sqlite://{Path.cwd()}/keys.db"
-
-
-def test_a_wildcard_of_a_route_stands_for_the_scopes_it_matches_and_not_for_what_they_include(loading: Loading) -> None:
-    scopes = "scopes: {a:read: R, b:write: {includes: [a:read]}, b:run: X}\n"
-    config = loading(MINIMAL + scopes + 'routes:\n- GET /x: {scopes: ["b:*"]}\n- GET /y: {all_scopes: ["*"]}\n')
-    assert config.routes[0].policy.any_scopes == {"b:write", "b:run"}
-    assert config.routes[1].policy.all_scopes == {"a:read", "b:write", "b:run"}

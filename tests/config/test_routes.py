@@ -21,7 +21,7 @@ WRONG = {
     "GET /x/{env}: {environment: e}": "routes[0].environment: the pattern has no {e}",
     "GET /x: {environments: [lve]}": "routes[0].environments[0]: unknown environment 'lve' (did you mean 'live'?)",
     "GET /x: {scopes: [read, wrte]}": "7:27: routes[0].scopes[1]: unknown scope 'wrte' (did you mean 'write'?)",
-    "GET /x: {all_scopes: ['x:*']}": "routes[0].all_scopes[0]: unknown scope 'x:*'",
+    "GET /x: {all_scopes: ['x:*']}": "routes[0].all_scopes[0]: 'x:*' can be granted to a key",
     "GET /x: {scopes: []}": "routes[0].scopes: must not be empty",
     "GET /x: {scopes: }": "routes[0].scopes: must be a list, not nothing",
     "GET /x: {scope: [read]}": "7:12: routes[0].scope: unknown key (did you mean 'scopes'?)",
@@ -67,9 +67,9 @@ def test_an_unreachable_route_is_told(problems: Complaining) -> None:
     assert line.startswith("7:3: routes[0]: `GET /x/**` is never reached")
 
 
-def test_a_star_cannot_demand_scopes_that_do_not_exist(problems: Complaining) -> None:
+def test_a_star_can_be_granted_but_not_required(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + "routes:\n- GET /x: {scopes: ['*']}\n")
-    assert "routes[0].scopes: '*' stands for no scope" in line
+    assert "routes[0].scopes[0]: '*' can be granted to a key, but not be required" in line
 
 
 def test_a_route_s_name_is_its_key_with_the_white_space_in_order(loading: Loading) -> None:

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from sidecar.config.leaves import (
     BindAddress,
     Duration,
+    FilePath,
     HeaderValue,
     KeyPrefix,
     LimiterUrl,
@@ -21,6 +22,7 @@ from sidecar.config.leaves import (
     Period,
     Realm,
     ScopeName,
+    Size,
     Store,
     Timeout,
     Token,
@@ -40,10 +42,44 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A mapping of the file."""
 
 
+class ListenerTlsEntry(Entry, frozen=True, kw_only=True):
+    """PEM files of the data listener."""
+
+    certificate: FilePath
+    key: FilePath
+    client_ca: FilePath | UnsetType = UNSET
+
+
+class UpstreamTlsEntry(Entry, frozen=True, kw_only=True):
+    """PEM files and the name for an https upstream."""
+
+    ca: FilePath | UnsetType = UNSET
+    certificate: FilePath | UnsetType = UNSET
+    key: FilePath | UnsetType = UNSET
+    server_name: Name | UnsetType = UNSET
+
+
+class LimitsEntry(Entry, frozen=True, kw_only=True):
+    """What a client may take up."""
+
+    request_line: Size = "8KiB"
+    header: Size = "8KiB"
+    headers: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    head: Size = "32KiB"
+    body: Size | UnsetType = UNSET
+    head_timeout: Timeout = "10s"
+    body_rate: Size = "256B"
+    answer_timeout: Timeout = "60s"
+    idle_timeout: Timeout = "75s"
+    connections: Positive = 16384
+    connections_per_address: Positive = 16384
+
+
 class UpstreamEntry(Entry, frozen=True, kw_only=True):
     """The protected service: where it is, and how to talk to it."""
 
     url: Upstream
+    tls: UpstreamTlsEntry | UnsetType = UNSET
     connect_timeout: Timeout = "2s"
     answer_timeout: Timeout = "60s"
     idle_timeout: Duration = "4s"
@@ -172,6 +208,8 @@ class Document(Entry, frozen=True, kw_only=True):
     """The whole file. `listen`, `upstream` and `store` are needed, here or from the command line or environment."""
 
     listen: BindAddress | None = None
+    tls: ListenerTlsEntry | None = None
+    limits: LimitsEntry | None = None
     ops: BindAddress | None = None
     admin: BindAddress | None = None
     upstream: Upstream | UpstreamEntry | None = None

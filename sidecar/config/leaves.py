@@ -9,7 +9,7 @@ from typing import Annotated, Literal, cast
 from msgspec import Meta
 
 from sidecar.config import addresses
-from sidecar.core.durations import DURATION_PATTERN, parse_duration
+from sidecar.core.durations import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 from sidecar.core.headers import HOP_BY_HOP, fold
 
 CalendarUnit = Literal["minute", "hour", "day", "month"]
@@ -97,6 +97,11 @@ Duration = Annotated[
     Meta(extra={"check": parse_duration}),
 ]
 Timeout = Annotated[Duration, Meta(extra={"check": _check_timeout})]
+Size = Annotated[
+    str,
+    Meta(description="a size such as 512B, 64KiB or 1MiB", pattern=SIZE_PATTERN, extra={"check": parse_size}),
+]
+FilePath = Annotated[str, Meta(description="the path of a file", min_length=1)]
 Period = Annotated[
     str,
     Meta(

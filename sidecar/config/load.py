@@ -10,10 +10,12 @@ from sidecar.config.document import (
     Document,
     IdentityEntry,
     KeysEntry,
+    LimitsEntry,
     PathsEntry,
     RateLimitHeadersEntry,
     UnmatchedEntry,
 )
+from sidecar.config.listener import limits_of, listener_tls_of
 from sidecar.config.model import Address, Config, RateLimitHeaders, UpstreamSettings
 from sidecar.config.nodes import MAX_BYTES, read_nodes
 from sidecar.config.overrides import graft
@@ -73,6 +75,8 @@ def _config(path: str, document: Document, report: Report) -> Config:
     return Config(
         path=path,
         listen=_address(document.listen) or Address(),
+        tls=listener_tls_of(document.tls),
+        limits=limits_of(document.limits or LimitsEntry(), report),
         ops=_address(document.ops),
         admin=_address(document.admin),
         upstream=upstream_of(document.upstream, report) if document.upstream else UpstreamSettings(address=Address()),

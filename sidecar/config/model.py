@@ -26,11 +26,50 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerTls:
+    """PEM files of the data listener; read again when they change."""
+
+    certificate: str
+    key: str
+    client_ca: str = ""
+    """Authority whose certificates clients must show; empty for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamTls:
+    """PEM files for an https upstream; empty where the system's authorities, no client certificate, the URL's host."""
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a client may take up, in bytes and seconds. None is no limit."""
+
+    request_line: int = 8192
+    header: int = 8192
+    headers: int = 100
+    head: int = 32768
+    body: int | None = None
+    head_timeout: float = 10.0
+    body_rate: int = 256
+    """Bytes a second that a body must come in with, on average over any ten seconds."""
+    answer_timeout: float = 60.0
+    """How long a client may take none of its answer."""
+    idle_timeout: float = 75.0
+    connections: int = 16384
+    connections_per_address: int = 16384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSettings:
     """How to reach the protected service. Times in seconds."""
 
     address: Address
-    tls: bool = False
+    tls: UpstreamTls | None = None
     authority: str = ""
     """Host header of the URL itself (`host` or `host:port`), for `host: upstream`."""
     connect_timeout: float = 2.0
@@ -87,6 +126,8 @@ class Config:
 
     path: str
     listen: Address
+    tls: ListenerTls | None
+    limits: Limits
     ops: Address | None
     admin: Address | None
     upstream: UpstreamSettings

@@ -1,8 +1,8 @@
 """The `upstream` section."""
 
 from sidecar.config.addresses import parse_upstream
-from sidecar.config.document import UpstreamEntry
-from sidecar.config.model import UpstreamSettings
+from sidecar.config.document import UpstreamEntry, UpstreamTlsEntry, given
+from sidecar.config.model import UpstreamSettings, UpstreamTls
 from sidecar.config.problems import Report
 from sidecar.core.durations import parse_duration
 
@@ -13,9 +13,12 @@ def upstream_of(written: str | UpstreamEntry, report: Report) -> UpstreamSetting
     url = parse_upstream(entry.url)
     if url.prefix and entry.add_prefix:
         report.problem(("upstream", "add_prefix"), "the URL has a path already, which is put before the client's")
+    tls = given(entry.tls)
+    if tls is not None and not url.tls:
+        report.problem(("upstream", "tls"), "needs an https:// URL")
     return UpstreamSettings(
         address=url.address,
-        tls=url.tls,
+        tls=_tls_of(tls or UpstreamTlsEntry(), report) if url.tls else None,
         authority=url.authority,
         connect_timeout=parse_duration(entry.connect_timeout),
         answer_timeout=parse_duration(entry.answer_timeout),
@@ -25,4 +28,15 @@ def upstream_of(written: str | UpstreamEntry, report: Report) -> UpstreamSetting
         host=entry.host,
         strip_prefix=entry.strip_prefix,
         add_prefix=entry.add_prefix or url.prefix,
+    )
+
+
+def _tls_of(entry: UpstreamTlsEntry, report: Report) -> UpstreamTls:
+    if (given(entry.certificate) is None) != (given(entry.key) is None):
+        report.problem(("upstream", "tls"), "certificate and key go together")
+    return UpstreamTls(
+        ca=given(entry.ca) or "",
+        certificate=given(entry.certificate) or "",
+        key=given(entry.key) or "",
+        server_name=given(entry.server_name) or "",
     )

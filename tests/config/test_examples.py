@@ -3,7 +3,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from sidecar.config.load import load
-from sidecar.config.model import Address
+from sidecar.config.model import Address, UpstreamTls
 from sidecar.core.errors import Reason
 from sidecar.core.model import Quota, Source, Subject, Window
 from tests.config.conftest import MINIMAL, Loading
@@ -133,7 +133,7 @@ def test_networks_and_unix_sockets_are_read(loading: Loading) -> None:
 def test_an_upstream_s_path_is_put_before_the_client_s(loading: Loading) -> None:
     text = MINIMAL.replace("http://127.0.0.1:8000", "https://api.internal/base/")
     upstream = loading(text).upstream
-    assert (upstream.tls, upstream.address.port, upstream.authority) == (True, 443, "api.internal")
+    assert (upstream.tls, upstream.address.port, upstream.authority) == (UpstreamTls(), 443, "api.internal")
     assert upstream.add_prefix == "/base"
 
 

@@ -1,0 +1,220 @@
+"""Hakari, as deploy/examples/hakari.yaml has it."""
+
+# The claims' ids stand in the names as they are written.
+# ruff: noqa: N802
+
+import sqlite3
+from base64 import b64encode, urlsafe_b64encode
+from hashlib import sha256
+
+import pytest
+
+from tests.harness.keys import IssuedKey, moment
+from tests.harness.recording import Upstream
+from tests.harness.running import EXAMPLES, Sidecar, StartSidecar
+
+CONFIG = EXAMPLES / "hakari.yaml"
+IDENTITY = {"x-project-id", "x-key-id", "x-key-label", "x-key-scopes"}
+FORGED = [("X-Project-Id", "prj_2"), ("x_key_id", "key_forged"), ("X-KEY-SCOPES", "*"), ("X.Key--Label", "forged")]
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c3JfMSJ9.c2lnbmF0dXJl"
+
+READ_STREAMS = [("GET", "/streams"), ("GET", "/streams/1"), ("POST", "/streams/1/playback-tickets")]
+WRITE_STREAMS = [
+    ("POST", "/streams"),
+    ("PUT", "/streams/1"),
+    ("PATCH", "/streams/1"),
+    ("DELETE", "/streams/1"),
+    ("POST", "/streams/1/rotate"),
+    ("POST", "/streams/1/disable"),
+]
+READ_VODS = [("GET", "/vods"), ("GET", "/vods/1"), ("POST", "/vods/1/playback-tickets")]
+WRITE_VODS = [
+    ("POST", "/vods"),
+    ("PATCH", "/vods/1"),
+    ("DELETE", "/vods/1"),
+    ("POST", "/vods/1/cancel"),
+    ("PUT", "/vods/1/signed-playback"),
+]
+EVERYTHING = [*READ_STREAMS, *WRITE_STREAMS, *READ_VODS, *WRITE_VODS]
+
+
+@pytest.fixture(scope="module")
+def sidecar(start_shared_sidecar: StartSidecar) -> Sidecar:
+    return start_shared_sidecar(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def key(sidecar: Sidecar) -> IssuedKey:
+    return sidecar.keys.issue("Encoder in Osaka", tenant="prj_1")
+
+
+def allowed(sidecar: Sidecar, key: IssuedKey) -> list[tuple[str, str]]:
+    """What of EVERYTHING in the key's project it may do; the rest must be refused with 403."""
+    credential = [("Authorization", f"Bearer {key.text}")]
+    with sidecar.connect() as connection:
+        answers = [connection.ask(method, f"/v1/projects/prj_1{path}", credential) for method, path in EVERYTHING]
+    assert {answer.status for answer in answers} <= {200, 403}
+    return [asked for asked, answer in zip(EVERYTHING, answers, strict=True) if answer.status == 200]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/usage"), *EVERYTHING])
+def test_K1_a_key_acts_on_its_own_project_only(
+    sidecar: Sidecar, upstream: Upstream, key: IssuedKey, method: str, path: str
+) -> None:
+    assert sidecar.ask(method, f"/v1/projects/prj_1{path}", key=key).status == 200
+    assert upstream.last().header("X-Project-Id") == "prj_1"
+    for other in ("prj_2", "prj_11", "PRJ_1"):
+        assert sidecar.ask(method, f"/v1/projects/{other}{path}", key=key).status == 403
+    assert upstream.requests() == []
+
+
+def test_K1_a_key_without_a_project_acts_on_none(sidecar: Sidecar, upstream: Upstream) -> None:
+    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=sidecar.keys.issue()).status == 403
+    assert upstream.requests() == []
+
+
+def test_K2_stored_are_the_digest_and_the_first_12_characters(sidecar: Sidecar, key: IssuedKey) -> None:
+    assert key.text.startswith("hkr_")
+    with sqlite3.connect(sidecar.keys.store) as database:
+        row = database.execute("SELECT digest, algorithm, prefix FROM api_key WHERE id = ?", (key.id,)).fetchone()
+    database.close()
+    assert row == (sha256(key.text.encode()).digest(), "sha256", key.text[:12])
+
+
+def test_K2_nothing_of_a_dump_can_be_sent_as_a_key(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+    with sqlite3.connect(sidecar.keys.store) as database:
+        rows = database.execute("SELECT * FROM api_key").fetchall()
+    database.close()
+    stored = {text for row in rows for value in row for text in written(value)}
+    assert key.id in stored and key.told["prefix"] in stored and key.text not in stored
+    for text in stored:
+        for sent in {f"hkr_{text}", text if text.startswith("hkr_") else f"hkr_{text[4:]}"}:
+            assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=sent).status in (400, 401)
+    assert upstream.requests() == []
+
+
+def written(value: object) -> list[str]:
+    """Ways in which a stored value could be sent in a header."""
+    if isinstance(value, bytes):
+        return [value.hex(), b64encode(value).decode(), urlsafe_b64encode(value).decode()]
+    return [str(value)] if str(value).isascii() else []
+
+
+@pytest.mark.parametrize(
+    ("scopes", "opens"),
+    [
+        (("streams:read",), READ_STREAMS),
+        (("streams:write",), READ_STREAMS + WRITE_STREAMS),
+        (("vod:read",), READ_VODS),
+        (("vod:write",), READ_VODS + WRITE_VODS),
+        (("streams:read", "vod:write"), READ_STREAMS + READ_VODS + WRITE_VODS),
+        (("*",), EVERYTHING),
+    ],
+)
+def test_K3_a_key_holds_its_scopes_and_what_they_include(
+    sidecar: Sidecar, scopes: tuple[str, ...], opens: list[tuple[str, str]]
+) -> None:
+    assert allowed(sidecar, sidecar.keys.issue(scopes=scopes, tenant="prj_1")) == opens
+
+
+def test_K3_without_scopes_a_key_gets_every_one(sidecar: Sidecar) -> None:
+    key = sidecar.keys.issue(tenant="prj_1")
+    assert key.told["scopes"] == ["*"]
+    assert allowed(sidecar, key) == EVERYTHING
+
+
+@pytest.mark.parametrize("scope", ["streams:read", "vod:read", "vod:write"])
+def test_K3_an_endpoint_accepts_any_one_of_the_scopes_it_lists(sidecar: Sidecar, scope: str) -> None:
+    key = sidecar.keys.issue(scopes=(scope,), tenant="prj_1")
+    assert sidecar.ask("GET", "/v1/projects/prj_1/usage", key=key).status == 200
+
+
+def test_K3_the_star_holds_for_scopes_that_are_added_later(start_sidecar: StartSidecar, sidecar: Sidecar) -> None:
+    everything, streams = (sidecar.keys.issue(scopes=(scope,), tenant="prj_1") for scope in ("*", "streams:write"))
+    later = CONFIG.read_text(encoding="utf-8")
+    later = later.replace("\nscopes:\n", "\nscopes:\n  clips:read: List clips\n")
+    later = later.replace("\nroutes:\n", '\nroutes:\n  - GET /v1/clips: {scopes: ["clips:read"]}\n')
+    changed = start_sidecar(later, store=sidecar.keys.store)
+    assert changed.ask("GET", "/v1/clips", key=everything).status == 200
+    assert changed.ask("GET", "/v1/clips", key=streams).status == 403
+
+
+@pytest.mark.parametrize(
+    ("kind", "reads", "writes"), [("streams", READ_STREAMS, WRITE_STREAMS), ("vod", READ_VODS, WRITE_VODS)]
+)
+def test_K4_reading_is_read_and_changing_is_write(
+    sidecar: Sidecar, kind: str, reads: list[tuple[str, str]], writes: list[tuple[str, str]]
+) -> None:
+    reader = sidecar.keys.issue(scopes=(f"{kind}:read",), tenant="prj_1")
+    writer = sidecar.keys.issue(scopes=(f"{kind}:write",), tenant="prj_1")
+    assert allowed(sidecar, reader) == reads
+    assert set(allowed(sidecar, writer)) >= set(writes)
+
+
+def test_K5_revocation_counts_on_the_next_request_and_is_final(sidecar: Sidecar, upstream: Upstream) -> None:
+    key = sidecar.keys.issue(tenant="prj_1")
+    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=key).status == 200
+    upstream.clear()
+    sidecar.keys.told("revoke", key.id)
+    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=key).status == 401
+    refused = sidecar.keys.run("enable", key.id)
+    assert refused.exit_code != 0 and "revoked" in refused.output
+    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=key).status == 401
+    assert upstream.requests() == []
+
+
+def test_K6_last_use_is_sampled_and_not_one_write_a_request(start_sidecar: StartSidecar, upstream: Upstream) -> None:
+    sidecar, requests, page_bytes = start_sidecar(CONFIG), 500, 4096
+    key = sidecar.keys.issue(tenant="prj_1")
+    log = sidecar.keys.store.with_name(sidecar.keys.store.name + "-wal")
+    before = log.stat().st_size if log.exists() else 0
+    with sidecar.connect() as connection:
+        for _ in range(requests):
+            field = ("Authorization", f"Bearer {key.text}")
+            assert connection.ask("GET", "/v1/projects/prj_1/streams", [field]).status == 200
+    after = log.stat().st_size if log.exists() else 0
+    assert after - before < requests * page_bytes / 10
+    assert sidecar.stop() == 0
+    shown = sidecar.keys.told("show", key.id)
+    assert moment(shown, "last_used_at") >= moment(shown, "created_at")
+
+
+def test_K7_the_label_is_free_text(sidecar: Sidecar, upstream: Upstream) -> None:
+    label = "大阪 encoder; <b>№ 1</b>, 50 % & 'more'"
+    key = sidecar.keys.issue(label, tenant="prj_1")
+    assert sidecar.keys.told("show", key.id)["name"] == label
+    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=key).status == 200
+    assert upstream.last().header("X-Key-Label").isascii()
+
+
+@pytest.mark.parametrize("field", [("Authorization", f"Bearer {JWT}"), ("Cookie", "theme=dark; session=s%3Aabc.def")])
+def test_K8_a_browser_session_reaches_the_upstream_untouched_and_without_identity(
+    sidecar: Sidecar, upstream: Upstream, field: tuple[str, str]
+) -> None:
+    for method, path in [*EVERYTHING, ("GET", "/usage")]:
+        target = f"/v1/projects/prj_2{path}?a=%2F"
+        assert sidecar.ask(method, target, [*FORGED, field]).status == 200
+        seen = upstream.last()
+        assert (seen.method, seen.target, seen.header(field[0])) == (method, target, field[1])
+        assert not IDENTITY & {name.replace("_", "-").replace(".", "-").replace("--", "-") for name in seen.names}
+
+
+def test_K8_a_key_of_ours_is_replaced_by_its_identity(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+    for cookies in ([], [("Cookie", "session=abc")]):
+        assert sidecar.ask("GET", "/v1/projects/prj_1/streams", [*FORGED, *cookies], key=key).status == 200
+        seen = upstream.last()
+        assert "authorization" not in seen.names
+        told = [value for name, value in seen.headers if name.lower().replace("_", "-").replace(".", "-") in IDENTITY]
+        assert told == ["prj_1", key.id, "Encoder in Osaka", "*"]
+        assert not any(b"forged" in part for part in (seen.head, seen.body))
+
+
+def test_K8_a_bad_key_of_ours_is_no_session(sidecar: Sidecar, upstream: Upstream) -> None:
+    target = "/v1/projects/prj_1/streams"
+    session = [("Cookie", "session=abc")]
+    assert sidecar.ask("GET", target, key="hkr_nonsense").status == 401
+    assert sidecar.ask("GET", target, session, key="hkr_nonsense").status == 401
+    assert sidecar.ask("GET", target).status == 401
+    assert sidecar.ask("GET", target, [("Cookie", "theme=dark")]).status == 401
+    assert sidecar.ask("GET", "/v1/elsewhere", key=JWT).status == 401
+    assert upstream.requests() == []

@@ -1,0 +1,265 @@
+"""HITL, as deploy/examples/hitl.yaml has it. Left for later: T8's listing of what is due, and its overlap."""
+
+# The claims' ids stand in the names as they are written.
+# ruff: noqa: N802
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+import pytest
+
+from tests.harness.keys import IssuedKey, moment
+from tests.harness.recording import Upstream
+from tests.harness.running import EXAMPLES, Sidecar, StartSidecar
+from tests.harness.wire import Response
+
+CONFIG = EXAMPLES / "hitl.yaml"
+HOUR = 3600
+OWNER = {"user_id": "usr_1", "email": "ana@example.com"}
+PERMISSIONS = ["loops:read", "loops:write", "requests:read", "requests:write"]
+RATE_LIMIT_FIELDS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+
+MISSING = b'{"error":true,"msg":"Missing Authorization header"}'
+MALFORMED = b"""{"error":true,"msg":"Invalid Authorization header format. Use 'Bearer <api_key>'"}"""
+INVALID = b'{"error":true,"msg":"Invalid API key"}'
+INACTIVE = b'{"error":true,"msg":"API key is inactive"}'
+DENIED = b'{"error":true,"msg":"Access denied to this resource"}'
+EXCEEDED = b'{"error":true,"msg":"API rate limit exceeded","data":{"usage_count":100,"usage_limit":100,"remaining":0}}'
+
+
+@pytest.fixture(scope="module")
+def sidecar(start_shared_sidecar: StartSidecar) -> Sidecar:
+    return start_shared_sidecar(CONFIG)
+
+
+@pytest.fixture
+def key(sidecar: Sidecar) -> IssuedKey:
+    return sidecar.keys.issue("Ana's agent", metadata=OWNER)
+
+
+def next_hours(before: float) -> set[int]:
+    """The next full hour, in Unix seconds, as it was `before` the answer and as it is now."""
+    return {int(at // HOUR + 1) * HOUR for at in (before, time.time())}
+
+
+def answers(sidecar: Sidecar, key: IssuedKey, target: str = "/v1/loops") -> Iterator[Response]:
+    """One answer after another on one connection."""
+    with sidecar.connect() as connection:
+        while True:
+            yield connection.ask("GET", target, [("Authorization", f"Bearer {key.text}")])
+
+
+def used_up(sidecar: Sidecar, key: IssuedKey, limit: int = 100) -> tuple[list[Response], Response]:
+    """The answers of the hour in which the limit was reached, and the refusal after them."""
+    passed: list[Response] = []
+    for answer in islice(answers(sidecar, key), 2 * limit + 1):
+        if answer.status == 429:
+            return passed, answer
+        if passed and answer.header("X-RateLimit-Reset") != passed[-1].header("X-RateLimit-Reset"):
+            passed.clear()
+        passed.append(answer)
+    raise AssertionError(f"{2 * limit + 1} requests passed")
+
+
+def test_T1_the_key_travels_as_bearer(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+    assert sidecar.ask("GET", "/v1/loops", [("Authorization", f"Bearer {key.text}")]).status == 200
+    seen = upstream.last()
+    assert "authorization" not in seen.names and key.text.encode() not in seen.head
+    assert sidecar.ask("GET", "/v1/loops", [("X-Api-Key", key.text)]).status == 401
+    assert upstream.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        (None, MISSING),
+        ("{key}", MALFORMED),
+        ("Bearer", MALFORMED),
+        ("Basic {key}", MALFORMED),
+        ("Token {key}", MALFORMED),
+        ("Bearer nonsense", INVALID),
+        ("Bearer {key}x", INVALID),
+        ("Bearer hitl_0000000000000000000000000000000000000000000", INVALID),
+    ],
+)
+def test_T2_each_failure_has_its_own_body(
+    sidecar: Sidecar, upstream: Upstream, key: IssuedKey, value: str | None, body: bytes
+) -> None:
+    answer = sidecar.ask("GET", "/v1/loops", [("Authorization", value.format(key=key.text))] if value else [])
+    assert (answer.status, answer.body, answer.header("Content-Type")) == (401, body, "application/json")
+    assert upstream.requests() == []
+
+
+def test_T2_a_revoked_key_is_an_invalid_one(sidecar: Sidecar, key: IssuedKey) -> None:
+    sidecar.keys.told("revoke", key.id)
+    answer = sidecar.ask("GET", "/v1/loops", key=key)
+    assert (answer.status, answer.body) == (401, INVALID)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "method", "target"),
+    [
+        (("loops:read",), "POST", "/v1/loops"),
+        (("loops:read", "loops:write"), "GET", "/v1/requests"),
+        (("loops:read", "loops:write"), "GET", "/v1/loops/1/requests"),
+        (("loops:read", "loops:write"), "POST", "/v1/loops/1/requests"),
+        ((), "GET", "/v1/admin"),
+        ((), "POST", "/v1/test"),
+    ],
+)
+def test_T2_without_access_to_the_resource(
+    sidecar: Sidecar, upstream: Upstream, scopes: tuple[str, ...], method: str, target: str
+) -> None:
+    key = sidecar.keys.issue(scopes=scopes, metadata=OWNER)
+    answer = sidecar.ask(method, target, key=key)
+    assert (answer.status, answer.body) == (403, DENIED)
+    assert upstream.requests() == []
+
+
+def test_T3_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+    for _ in range(2):
+        assert sidecar.ask("GET", "/v1/loops", key=key).status == 200
+        sidecar.keys.told("disable", key.id)
+        answer = sidecar.ask("GET", "/v1/loops", key=key)
+        assert (answer.status, answer.body) == (401, INACTIVE)
+        sidecar.keys.told("enable", key.id)
+    assert sidecar.ask("GET", "/v1/loops", key=key).status == 200
+    assert len(upstream.requests()) == 3
+
+
+def test_T4_100_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidecar, key: IssuedKey) -> None:
+    before = time.time()
+    passed, refused = used_up(sidecar, key)
+    assert [int(answer.header("X-RateLimit-Remaining")) for answer in passed] == list(range(99, -1, -1))
+    assert {answer.header("X-RateLimit-Limit") for answer in (*passed, refused)} == {"100"}
+    (reset,) = {int(answer.header("X-RateLimit-Reset")) for answer in (*passed, refused)}
+    assert reset in next_hours(before) and reset % HOUR == 0
+    wait = int(refused.header("Retry-After"))
+    assert 1 <= wait <= HOUR and before - 1 <= reset - wait <= time.time()
+
+
+def test_T4_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+    reader = sidecar.keys.issue(scopes=("loops:read",), metadata=OWNER)
+    upstream.answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+    asked = [(key, "GET", "/v1/loops", 500), (key, "GET", "/v1/test", 200), (key, "GET", "/nowhere", 403)]
+    for who, method, target, status in [*asked, (reader, "POST", "/v1/loops", 403)]:
+        before = time.time()
+        answer = sidecar.ask(method, target, key=who)
+        assert answer.status == status
+        limit, remaining, reset = (int(answer.header(name)) for name in RATE_LIMIT_FIELDS)
+        assert limit == 100 and 98 <= remaining <= 100 and reset in next_hours(before)
+
+
+def test_T5_past_the_limit_the_body_tells_the_usage_in_numbers(
+    sidecar: Sidecar, upstream: Upstream, key: IssuedKey
+) -> None:
+    _, refused = used_up(sidecar, key)
+    passed = len(upstream.requests())
+    for answer in (refused, sidecar.ask("POST", "/v1/requests", key=key), sidecar.ask("GET", "/v1/test", key=key)):
+        assert (answer.status, answer.body) == (429, EXCEEDED)
+    assert len(upstream.requests()) == passed
+    assert sidecar.ask("GET", "/v1/loops", key=sidecar.keys.issue()).status == 200
+
+
+@pytest.mark.parametrize("scopes", [(), ("loops:read",)])
+def test_T6_the_sidecar_itself_describes_any_valid_key(
+    sidecar: Sidecar, upstream: Upstream, scopes: tuple[str, ...]
+) -> None:
+    key = sidecar.keys.issue(scopes=scopes, metadata=OWNER)
+    before = time.time()
+    answer = sidecar.ask("GET", "/v1/test", key=key)
+    assert (answer.status, answer.header("Content-Type")) == (200, "application/json")
+    told = answer.json()
+    reset_at = told["data"]["rate_limit"].pop("reset_at")
+    assert told == {
+        "error": False,
+        "msg": "API key is valid",
+        "data": {
+            "api_key_id": key.id,
+            "user_id": "usr_1",
+            "email": "ana@example.com",
+            "account_status": "active",
+            "rate_limit": {"limit": 100, "remaining": 99},
+            "permissions": list(scopes) or PERMISSIONS,
+        },
+    }
+    assert reset_at in {datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in next_hours(before)}
+    assert upstream.requests() == []
+
+
+def test_T6_an_invalid_key_gets_the_401_of_its_failure(sidecar: Sidecar, key: IssuedKey) -> None:
+    sidecar.keys.told("disable", key.id)
+    asked = [sidecar.ask("GET", "/v1/test", key=text) for text in (None, "nonsense", key)]
+    assert [(answer.status, answer.body) for answer in asked] == [(401, MISSING), (401, INVALID), (401, INACTIVE)]
+
+
+@pytest.mark.parametrize("target", ["/v1/loops", "/v1/loops/1", "/v1/loops/1/requests/2", "/v1/requests/2"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_T7_the_users_id_and_email_reach_the_upstream(
+    sidecar: Sidecar, upstream: Upstream, key: IssuedKey, method: str, target: str
+) -> None:
+    forged = [("X-User-Id", "usr_2"), ("x_user_email", "eve@example.com")]
+    assert sidecar.ask(method, target, forged, key=key, body=b'{"a": 1}').status == 200
+    seen = upstream.last()
+    told = [seen.header(name) for name in ("X-User-Id", "X-User-Email", "X-Key-Id")]
+    assert told == ["usr_1", "ana@example.com", key.id]
+    assert (seen.method, seen.target, seen.body) == (method, target, b'{"a": 1}')
+    assert b"usr_2" not in seen.head and b"eve@" not in seen.head
+
+
+def test_T8_a_new_key_works_beside_the_old_one_and_a_key_lives_for_90_days(
+    sidecar: Sidecar, upstream: Upstream
+) -> None:
+    old, new = (sidecar.keys.issue(name, expires="90d", metadata=OWNER) for name in ("Old", "New"))
+    lifetimes = [moment(key.told, "expires_at") - moment(key.told, "created_at") for key in (old, new)]
+    assert all(abs(lifetime - timedelta(days=90)) < timedelta(minutes=1) for lifetime in lifetimes)
+    assert [sidecar.ask("GET", "/v1/loops", key=key).status for key in (old, new)] == [200, 200]
+    sidecar.keys.told("revoke", old.id)
+    assert [sidecar.ask("GET", "/v1/loops", key=key).status for key in (old, new)] == [401, 200]
+
+
+@pytest.mark.parametrize(("plan", "limit"), [("pro", 1_000), ("enterprise", 10_000)])
+def test_T9_a_plan_on_the_key_raises_its_limit(sidecar: Sidecar, key: IssuedKey, plan: str, limit: int) -> None:
+    higher = sidecar.keys.issue(plan=plan, metadata=OWNER)
+    told = sidecar.ask("GET", "/v1/test", key=higher)
+    assert told.json()["data"]["rate_limit"]["limit"] == int(told.header("X-RateLimit-Limit")) == limit
+    passed = list(islice(answers(sidecar, higher), 101))
+    assert {answer.status for answer in passed} == {200}
+    assert int(sidecar.ask("GET", "/v1/loops", key=key).header("X-RateLimit-Limit")) == 100
+
+
+def test_T10_access_logs_name_the_key_and_usage_by_key_can_be_looked_at(sidecar: Sidecar, key: IssuedKey) -> None:
+    targets = ["/v1/loops", "/v1/loops/1?secret=x", "/v1/nowhere"]
+    for target in targets:
+        sidecar.ask("GET", target, key=key)
+    sidecar.logged(lambda line: line["key_id"] == key.id and line["path"] == "/v1/nowhere")
+    lines = [line for line in map(json.loads, sidecar.process.stdout.all()) if line["key_id"] == key.id]
+    told = [(line["method"], line["path"], line["status"], line["reason"], line["route"]) for line in lines]
+    assert told == [
+        ("GET", "/v1/loops", 200, None, "GET /v1/loops/**"),
+        ("GET", "/v1/loops/1", 200, None, "GET /v1/loops/**"),
+        ("GET", "/v1/nowhere", 403, "no_route", None),
+    ]
+    assert {line["key_prefix"] for line in lines} == {key.told["prefix"]}
+
+
+def test_T10_metrics_count_requests_and_unusual_activity(sidecar: Sidecar, key: IssuedKey) -> None:
+    samples = {
+        'sidecar_requests_total{code="200",method="GET",route="GET /v1/loops/**"}': 100,
+        'sidecar_requests_total{code="429",method="GET",route="GET /v1/loops/**"}': 1,
+        'sidecar_denied_total{reason="quota_exceeded",route="GET /v1/loops/**"}': 1,
+        'sidecar_quota_refused_total{quota="hourly",route="GET /v1/loops/**"}': 1,
+        'sidecar_auth_failures_total{reason="invalid_key"}': 2,
+        'sidecar_auth_failures_total{reason="disabled_key"}': 1,
+    }
+    before = {sample: sidecar.metric(sample) for sample in samples}
+    used_up(sidecar, key)
+    for wrong in ("nonsense", "hitl_nonsense"):
+        sidecar.ask("GET", "/v1/loops", key=wrong)
+    sidecar.keys.told("disable", key.id)
+    sidecar.ask("GET", "/v1/loops", key=key)
+    risen = {sample: sidecar.metric(sample) - before[sample] for sample in samples}
+    assert all(risen[sample] >= least for sample, least in samples.items()), risen

@@ -1,0 +1,69 @@
+"""The harness tells the truth: what it sends is what the upstream records."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.harness.recording import Upstream
+from tests.harness.running import EXAMPLES, StartSidecar
+from tests.harness.wire import Connection, exchange
+
+
+def test_the_upstream_records_the_exact_bytes_of_a_request(upstream: Upstream) -> None:
+    head = b"POST /a%20b?x=%2F HTTP/1.1\r\nHost: h\r\nx-ODD:  \xff v \r\nContent-Length: 3\r\n\r\n"
+    answer = exchange(("127.0.0.1", upstream.port), head + b"\x00\r\n")
+    assert (answer.status, answer.json()["target"]) == (200, "/a%20b?x=%2F")
+    seen = upstream.last()
+    assert (seen.head, seen.body, seen.header("X-Odd")) == (head, b"\x00\r\n", "\xff v")
+
+
+def test_a_chunked_body_is_recorded_without_its_framing(upstream: Upstream) -> None:
+    head = b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert exchange(("127.0.0.1", upstream.port), head + b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n").status == 200
+    assert upstream.last().body == b"abcde"
+
+
+def test_what_is_no_request_is_recorded_as_such(upstream: Upstream) -> None:
+    assert exchange(("127.0.0.1", upstream.port), b"nonsense\r\n\r\n").status == 400
+    assert upstream.last().malformed
+
+
+def test_a_planned_answer_is_sent_byte_for_byte(upstream: Upstream) -> None:
+    raw = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\nuntil closed"
+    upstream.answer(raw, close=True)
+    with Connection(("127.0.0.1", upstream.port)) as connection:
+        answer = connection.ask("GET", "/")
+        assert (answer.status, answer.interim, answer.body) == (200, (103,), b"until closed")
+        assert answer.all("set-cookie") == ["a", "b"]
+        assert connection.rest() == b""
+    upstream.clear()
+
+
+def test_requests_on_one_connection_share_its_number(upstream: Upstream) -> None:
+    with Connection(("127.0.0.1", upstream.port)) as connection:
+        assert [connection.ask("GET", target).status for target in ("/1", "/2")] == [200, 200]
+        assert connection.ask("HEAD", "/3").body == b""
+    exchange(("127.0.0.1", upstream.port), b"GET /4 HTTP/1.1\r\n\r\n")
+    first, *others = [seen.connection for seen in upstream.requests()]
+    assert others == [first, first, first + 1]
+
+
+def test_a_sidecar_that_does_not_come_up_tells_why(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    store = tmp_path / "keys.db"
+    store.write_bytes(b"no database at all")
+    with pytest.raises(AssertionError, match=r"exit status 1.*\nsidecar: .*keys\.db"):
+        start_sidecar(EXAMPLES / "hoko.yaml", store=store)
+
+
+def test_a_sidecar_serves_on_both_listeners_and_ends_with_its_log_written(
+    start_sidecar: StartSidecar, upstream: Upstream
+) -> None:
+    sidecar = start_sidecar(EXAMPLES / "hoko.yaml")
+    key = sidecar.keys.issue(scopes=("linksRead",))
+    assert sidecar.ask("GET", "/api/links", key=key).status == 200
+    with Connection(sidecar.ops) as connection:
+        assert connection.ask("GET", "/readyz").status == 200
+    assert (sidecar.stop(), sidecar.stop()) == (0, 0)
+    assert [json.loads(line)["key_id"] for line in sidecar.process.stdout.all()] == [key.id]
+    assert upstream.last().target == "/api/links"

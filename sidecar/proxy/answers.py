@@ -20,8 +20,6 @@ class Source(Protocol):
 
     def leave(self, answer: "UpstreamAnswer") -> None: ...
 
-    def send(self, data: bytes) -> None: ...
-
 
 class UpstreamAnswer:
     """The head of an answer, and its body as it comes in. Only end-to-end headers, exactly as sent.
@@ -45,6 +43,20 @@ class UpstreamAnswer:
         self._write: Callable[[bytes], None] | None = None
         self._done: Future[None] | None = None
         self._failure: Fault | None = None
+
+    @property
+    def flowing(self) -> bool:
+        """Someone takes the body as it comes in."""
+        return self._write is not None
+
+    def pause_reading(self) -> None:
+        """Whoever takes the body cannot take more now."""
+        if self.source is not None and not self.complete:
+            self.source.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.source is not None and not self.complete:
+            self.source.resume_reading()
 
     def take(self) -> bytes:
         """What is here of the body."""

@@ -76,7 +76,10 @@ class ClientBody:
         if self._go_ahead is not None:
             self._go_ahead()
             self._go_ahead = None
-        data = await self._payload.readany()
+        try:
+            data = await self._payload.readany()
+        except RuntimeError:  # aiohttp's way of saying that the client is gone
+            raise BrokenBody from None
         self.received += len(data)
         return data
 

@@ -15,9 +15,8 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_server import Server
 
 from sidecar.core.errors import Reason
-from sidecar.proxy.answers import Source
 from sidecar.proxy.bodies import BadFraming, break_body
-from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.exchange import Exchange, Flow
 from sidecar.proxy.upstream import BrokenBody
 
 _METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
@@ -72,7 +71,7 @@ class ClientConnection(RequestHandler):
         )
         self._host, self._linger_seconds = host, caps.linger_seconds
         self._receiving: StreamReader = EMPTY_PAYLOAD
-        self._source: Source | None = None
+        self._source: Flow | None = None
         self.peer = ""
         self.scheme: Literal["http", "https"] = "http"
 
@@ -100,12 +99,14 @@ class ClientConnection(RequestHandler):
         if self.transport is not None:
             self.transport.write(data)
 
-    def draw_from(self, source: Source | None) -> None:
-        if source is not None and self._paused:
-            source.pause_reading()
-        elif source is None and self._source is not None:
-            self._source.resume_reading()
+    def draw_from(self, source: Flow | None) -> None:
         self._source = source
+        if source is None:
+            return
+        if self._paused:
+            source.pause_reading()
+        else:
+            source.resume_reading()
 
     def break_off(self) -> None:
         """By a reset, because the end of the stream could be taken for the end of the answer."""
@@ -203,7 +204,7 @@ class ClientConnection(RequestHandler):
             async with asyncio.timeout(self._linger_seconds):
                 while await payload.readany():
                     pass
-        except (TimeoutError, BrokenBody):
+        except (TimeoutError, BrokenBody, RuntimeError):
             return False
         return True
 

@@ -27,8 +27,9 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_answer", "_deadline", "_drained", "_loop", "_owner", "_patience", "_reader", "_request_sent", "_spoken",
-        "_timer", "_transport", "_used", "_waiter", "_writing_paused", "fresh_until", "upload",
+        "_answer", "_deadline", "_drained", "_loop", "_owner", "_patience", "_reader", "_reading_paused",
+        "_request_sent", "_spoken", "_timer", "_transport", "_used", "_waiter", "_writing_paused", "fresh_until",
+        "upload",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, answer_timeout: float) -> None:
@@ -40,7 +41,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._writing_paused = self._spoken = self._used = False
+        self._reading_paused = self._writing_paused = self._spoken = self._used = False
         self._request_sent = True
         self.fresh_until = 0.0
         """Until when the owner may keep it idle."""
@@ -136,11 +137,13 @@ class UpstreamConnection(asyncio.Protocol):
             answer.fail(reason)
 
     def pause_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing() and not self._reading_paused:
+            self._reading_paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing() and self._reading_paused:
+            self._reading_paused = False
             self._transport.resume_reading()
 
     # Callbacks of the transport.
@@ -159,7 +162,9 @@ class UpstreamConnection(asyncio.Protocol):
         except InvalidAnswer:
             self.fail(Fault(Reason.UPSTREAM_INVALID), Reason.UPSTREAM_INVALID)
             return
-        if self._waiter is not None and reader.answer is not None:
+        if self._waiter is None:
+            self._hold_back(reader)
+        elif reader.answer is not None:
             self._deliver(reader.answer)
         if reader.complete and self._request_sent:
             self._conclude()
@@ -200,10 +205,16 @@ class UpstreamConnection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(answer)
 
+    def _hold_back(self, reader: AnswerReader) -> None:
+        """One wake-up of the loop can read megabytes before whoever waits for the answer gets to run."""
+        if self._answer is not None and not self._answer.flowing and not reader.complete:
+            self.pause_reading()
+
     def _conclude(self) -> None:
         self._answer = None
         self._used = True
         if self._reader.keep_alive and not self._reader.surplus and self.usable:
+            self.resume_reading()
             self._owner.release(self)
         else:
             self.abort()

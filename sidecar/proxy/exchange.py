@@ -8,7 +8,7 @@ from aiohttp.http_parser import RawRequestMessage
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Answer, Decision, Headers, RequestHead
 from sidecar.proxy import responses
-from sidecar.proxy.answers import HeaderList, Source, UpstreamAnswer
+from sidecar.proxy.answers import HeaderList, UpstreamAnswer
 from sidecar.proxy.bodies import ClientBody, framing
 from sidecar.proxy.chunks import LAST_CHUNK, framed, framed_whole
 
@@ -17,6 +17,14 @@ CLIENT_CLOSED_REQUEST = 499
 
 SHORT_BODY_BYTES = 65536
 """A body that nobody wants is read to its end up to this length; past it, the connection is closed."""
+
+
+class Flow(Protocol):
+    """Something that can be held back."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
 
 class Client(Protocol):
@@ -34,7 +42,7 @@ class Client(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def draw_from(self, source: Source | None) -> None:
+    def draw_from(self, source: Flow | None) -> None:
         """Where what is written comes from: it pauses while the client does not take more."""
 
     def break_off(self) -> None:
@@ -111,7 +119,7 @@ class Exchange:
 
     async def _stream(self, answer: UpstreamAnswer, chunked: bool) -> None:
         client = self._client
-        client.draw_from(answer.source)
+        client.draw_from(answer)
         try:
             await answer.pour(self._write_chunk if chunked else self._write_piece)
             if chunked:

@@ -64,8 +64,8 @@ def load(url: str, seconds: int, *options: str) -> dict[str, str]:
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {
         "rps": re.search(r"Requests/sec:\s+(\S+)", out),
-        "p50": re.search(r"50%\s+(\S+)", out),
-        "p99": re.search(r"99%\s+(\S+)", out),
+        "p50": re.search(r"\n\s+50%\s+(\S+)", out),
+        "p99": re.search(r"\n\s+99%\s+(\S+)", out),
         "transfer": re.search(r"Transfer/sec:\s+(\S+)", out),
         "errors": re.search(r"(Non-2xx.*|Socket errors.*)", out),
     }

@@ -1,0 +1,120 @@
+"""`sidecar explain`: the gate's own decision, in words."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sidecar.cli.main import main
+
+CONFIG = """\
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: {store}
+keys: {{environments: {{live: ex_}}}}
+scopes:
+  read: Read
+  write: {{includes: [read]}}
+quotas:
+  few: {{limit: 3, per: hour}}
+routes:
+- GET /items/**: {{scopes: [read], quotas: [few]}}
+- POST /items/**: {{scopes: [write]}}
+- "* /orgs/{{org}}/**": {{tenant: org}}
+- GET /open: {{public: true}}
+identity: {{headers: {{X-Key: "{{key.id}}"}}}}
+"""
+
+
+class Asked:
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "sidecar.yaml"
+        self.file.write_text(CONFIG.format(store=f"sqlite://{folder}/keys.db"), encoding="utf-8")
+
+    def run(self, *words: str, stdin: str = "") -> str:
+        done = CliRunner().invoke(main, list(words), input=stdin)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def issue(self, *words: str) -> dict[str, str]:
+        issued: dict[str, str] = json.loads(
+            self.run("keys", "issue", "-c", str(self.file), "--name", "n", "--json", *words)
+        )
+        return issued
+
+    def explain(self, method: str, target: str, key: str | None = None, stdin: str = "") -> str:
+        named = () if key is None else ("--key", key)
+        return self.run("explain", "-c", str(self.file), method, target, *named, stdin=stdin)
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Asked:
+    return Asked(tmp_path)
+
+
+def test_an_allowed_request_is_told_with_its_route_scopes_quota_and_headers(asked: Asked) -> None:
+    key = asked.issue("--scope", "write")
+    told = asked.explain("GET", "/items/7?page=2", key["id"])
+    assert f"GET /items/**  ({asked.file}:11)" in told
+    assert "scopes held read, write" in told
+    assert "any of: read" in told
+    assert "few: 3 of 3 left" in told
+    assert f"X-Key: {key['id']}" in told
+    assert told.splitlines()[-1].split() == ["decision", "allow"]
+
+
+def test_asking_takes_nothing_from_a_quota(asked: Asked) -> None:
+    key = asked.issue("--scope", "read")
+    for _ in range(5):
+        assert "few: 3 of 3 left" in asked.explain("GET", "/items", key["id"])
+
+
+def test_a_missing_scope_is_named(asked: Asked) -> None:
+    told = asked.explain("POST", "/items", asked.issue("--scope", "read")["prefix"])
+    assert "missing     write" in told
+    assert "deny: insufficient_scope, answered with 403" in told
+
+
+def test_the_key_itself_can_come_on_stdin_and_is_not_shown(asked: Asked) -> None:
+    key = asked.issue("--scope", "read")
+    told = asked.explain("GET", "/items", "-", stdin=key["key"] + "\n")
+    assert "decision      allow" in told
+    assert key["key"] not in told
+
+
+def test_a_mistyped_key_on_stdin_is_an_invalid_key(asked: Asked) -> None:
+    key = asked.issue("--scope", "read")["key"]
+    told = asked.explain("GET", "/items", "-", stdin=key[:-1] + ("a" if key[-1] != "a" else "b"))
+    assert "deny: invalid_key, answered with 401" in told
+
+
+def test_the_tenant_that_the_path_must_name_is_told(asked: Asked) -> None:
+    told = asked.explain("GET", "/orgs/other/x", asked.issue("--tenant", "acme")["id"])
+    assert "{org} must be acme" in told
+    assert "deny: wrong_tenant" in told
+
+
+def test_a_revoked_key_is_told_as_revoked(asked: Asked) -> None:
+    key = asked.issue("--scope", "read")
+    asked.run("keys", "revoke", key["id"], "-c", str(asked.file))
+    assert "deny: revoked_key, answered with 401" in asked.explain("GET", "/items", key["id"])
+
+
+def test_every_reading_of_an_ambiguous_path_is_shown(asked: Asked) -> None:
+    told = asked.explain("GET", "/open/..%2fitems", asked.issue("--scope", "read")["id"])
+    assert "or read as  /items" in told
+    assert "deny: ambiguous_target, answered with 400" in told
+
+
+def test_without_a_key_the_public_route_is_open(asked: Asked) -> None:
+    told = asked.explain("GET", "/open")
+    assert "public: no key is needed" in told
+    assert "allow, without a key of ours" in told
+
+
+def test_an_unknown_key_is_one_line_that_says_where_to_look(asked: Asked) -> None:
+    asked.issue()
+    done = CliRunner().invoke(main, ["explain", "-c", str(asked.file), "GET", "/items", "--key", "key_none"])
+    assert done.exit_code == 1
+    assert done.output == "Error: no key 'key_none'; see `sidecar keys list`\n"

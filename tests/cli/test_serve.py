@@ -1,0 +1,112 @@
+"""`sidecar serve`: what it says when it starts, and when it cannot."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness.processes import ROOT, clean_environ
+from tests.harness.running import StartSidecar
+
+CONFIG = """\
+listen: 127.0.0.1:0
+ops: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:keys.db
+scopes: {read: Read}
+routes:
+- GET /items/**: {scopes: [read]}
+realm: ${REALM:-api}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a configuration and a store of one key."""
+    (tmp_path / "sidecar.yaml").write_text(CONFIG, encoding="utf-8")
+    assert run(tmp_path, "keys", "issue", "-c", "sidecar.yaml", "--name", "first").returncode == 0
+    return tmp_path
+
+
+def run(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {**clean_environ(), "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-m", "sidecar", *words]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=20, check=False)
+
+
+def refused(folder: Path, *words: str, **variables: str) -> tuple[int, list[str]]:
+    """Exit status and the lines on stderr of a serve that must end by itself, soon."""
+    began = time.monotonic()
+    ended = run(folder, "serve", "-c", "sidecar.yaml", *words, **variables)
+    assert time.monotonic() - began < 2
+    return ended.returncode, ended.stderr.splitlines()
+
+
+def test_a_ready_sidecar_says_where_each_listener_is(start_sidecar: StartSidecar) -> None:
+    sidecar = start_sidecar(ROOT / "deploy" / "examples" / "hoko.yaml")
+    lines = sidecar.process.stderr.all()
+    assert [line.split(" on ")[0] for line in lines] == ["sidecar: data listener", "sidecar: ops listener"]
+    assert sidecar.stop() == 0
+
+
+def test_a_taken_port_is_one_line_and_exit_1(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, lines = refused(folder, "--listen", f"127.0.0.1:{port}")
+    assert (status, len(lines)) == (1, 1)
+    assert f"cannot listen on 127.0.0.1:{port}" in lines[0]
+
+
+def test_a_missing_store_is_refused_and_not_made(folder: Path) -> None:
+    status, lines = refused(folder, "--store", f"sqlite://{folder}/other.db")
+    assert (status, len(lines)) == (1, 1)
+    assert "sidecar keys issue" in lines[0]
+    assert not (folder / "other.db").exists()
+
+
+def test_a_store_that_is_no_database_is_one_line_and_exit_1(folder: Path) -> None:
+    (folder / "other.db").write_bytes(b"not a database at all" * 100)
+    status, lines = refused(folder, "--store", f"sqlite://{folder}/other.db")
+    assert (status, len(lines)) == (1, 1)
+
+
+def test_a_missing_pepper_is_one_line_and_exit_1(folder: Path) -> None:
+    pepper = "a pepper that is long enough"
+    assert run(folder, "keys", "issue", "-c", "sidecar.yaml", "--name", "p", SIDECAR_PEPPER=pepper).returncode == 0
+    status, lines = refused(folder)
+    assert (status, len(lines)) == (1, 1)
+    assert "SIDECAR_PEPPER" in lines[0]
+    assert pepper not in lines[0]
+
+
+def test_every_mistake_in_the_configuration_is_told_at_once_with_exit_2(folder: Path) -> None:
+    (folder / "sidecar.yaml").write_text(CONFIG + "realms: x\naccess_log: jsn\n", encoding="utf-8")
+    status, lines = refused(folder)
+    assert status == 2
+    assert [line.split(" ")[0] for line in lines] == ["sidecar.yaml:9:1:", "sidecar.yaml:10:13:"]
+
+
+def test_options_win_over_variables_and_variables_over_the_file(folder: Path) -> None:
+    assert refused(folder, SIDECAR_STORE="nonsense")[1][0].startswith("SIDECAR_STORE: ")
+    assert refused(folder, "--store", "rubbish", SIDECAR_STORE="nonsense")[1][0].startswith("--store: ")
+
+
+def test_a_unix_socket_can_be_listened_on(folder: Path, start_sidecar: StartSidecar) -> None:
+    path = folder / "data.sock"
+    environ = {**clean_environ(), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "sidecar", "serve", "-c", "sidecar.yaml", "--listen", f"unix:{path}"]
+    with subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == f"sidecar: data listener on unix:{path}\n"
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(os.fspath(path))
+                client.sendall(b"GET /items/1 HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert b'realm="api"' in client.recv(65536)
+        finally:
+            process.terminate()
+    assert process.returncode == 0

@@ -1,0 +1,56 @@
+"""Connections are given out one to a request, whatever becomes of the requests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from sidecar.config.model import UpstreamSettings
+from sidecar.proxy.pool import Pool
+from tests.upstreams.scripted import ScriptedUpstream, answering, plain
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    """Of one connection."""
+    upstream = ScriptedUpstream(answering(plain()))
+    await upstream.start()
+    pool = Pool(
+        UpstreamSettings(address=upstream.address, max_connections=1, queue_timeout=1.0),
+        loop=asyncio.get_running_loop(),
+    )
+    yield pool
+    pool.close()
+    await upstream.stop()
+
+
+async def waiting(pool: Pool) -> asyncio.Task[object]:
+    task: asyncio.Task[object] = asyncio.get_running_loop().create_task(pool.acquire())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_a_connection_whose_turn_came_to_a_request_that_is_gone_goes_to_the_next(pool: Pool) -> None:
+    connection = await pool.acquire()
+    gone, following = await waiting(pool), await waiting(pool)
+    pool.release(connection)
+    gone.cancel()
+    assert await following is connection
+
+
+async def test_room_whose_turn_came_to_a_request_that_is_gone_goes_to_the_next(pool: Pool) -> None:
+    connection = await pool.acquire()
+    gone, following = await waiting(pool), await waiting(pool)
+    pool.forget(connection)
+    gone.cancel()
+    assert await following is not connection
+
+
+async def test_a_request_that_gives_up_waiting_takes_no_turn(pool: Pool) -> None:
+    connection = await pool.acquire()
+    gone, following = await waiting(pool), await waiting(pool)
+    gone.cancel()
+    await asyncio.sleep(0)
+    pool.release(connection)
+    assert await following is connection
+    connection.abort()

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from sidecar.config.addresses import sqlite_path
 from sidecar.config.model import Address, Config
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.exchange import Exchanges
@@ -55,11 +56,6 @@ def hasher_from_environ() -> Hasher:
         return Hasher(peppers_from(os.environ))
     except ValueError as error:
         raise StartError(str(error)) from error
-
-
-def store_path(url: str) -> str:
-    """The file that `sqlite:///absolute/path` or `sqlite:relative/path` names."""
-    return url.removeprefix("sqlite:").removeprefix("//")
 
 
 class App:
@@ -107,7 +103,7 @@ class App:
     async def _open_store(self, hasher: Hasher) -> SqliteStore:
         try:
             store = await SqliteStore.open(
-                store_path(self._config.store), create=False, clock=time.time, timings=self._metrics.store_timed
+                sqlite_path(self._config.store), create=False, clock=time.time, timings=self._metrics.store_timed
             )
             self._stack.push_async_callback(store.close)
             await check_peppers(store, hasher)

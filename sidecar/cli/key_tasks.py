@@ -70,7 +70,7 @@ async def change(url: str, name: str, verb: Verb) -> ApiKey:
     async with open_store(url) as store:
         if name == _STDIN:
             lifecycle = _lifecycle(store, _hasher())
-            found = await lifecycle.find_by_secret(sys.stdin.readline().rstrip("\r\n"))
+            found = await lifecycle.find_by_secret(_from_stdin())
         else:
             lifecycle = _lifecycle(store, Hasher())
             found = await lifecycle.find_by(name)
@@ -109,6 +109,11 @@ def _hasher() -> Hasher:
         return Hasher(peppers_from(os.environ))
     except ValueError as error:
         raise Misuse(str(error)) from error
+
+
+def _from_stdin() -> str:
+    """One line. Bytes that are no text make it a key that nobody has."""
+    return sys.stdin.buffer.readline().decode("utf-8", "replace").rstrip("\r\n")
 
 
 def _actor() -> str:

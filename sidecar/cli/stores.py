@@ -5,18 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from sidecar.cli.failures import Misuse
+from sidecar.config.addresses import parse_store, sqlite_path
 from sidecar.keys.sqlite import SqliteStore
-
-_SCHEME = "sqlite:"
 
 
 def path_of(url: str) -> str:
     """The file of `sqlite:///absolute/path` or `sqlite:relative/path`. Raises Misuse for anything else."""
-    path = url.removeprefix(_SCHEME)
-    path = path.removeprefix("//")
-    if not url.startswith(_SCHEME) or not path or (path != url.removeprefix(_SCHEME) and not path.startswith("/")):
-        raise Misuse(f"the store {url!r} must be sqlite:///absolute/path or sqlite:relative/path")
-    return path
+    try:
+        return sqlite_path(parse_store(url))
+    except ValueError as error:
+        raise Misuse(f"--store: {error}") from error
 
 
 @asynccontextmanager

@@ -184,11 +184,17 @@ class SqliteStore:
             )
 
     async def counts(self) -> Mapping[tuple[str, str], int]:
-        sql = """SELECT CASE WHEN status = 'active' AND expires_at <= ? THEN 'expired' ELSE status END AS standing,
-            coalesce(environment, ''), count(*) FROM api_key GROUP BY 1, 2"""
+        # In the order of an index that holds all of it, so that nothing is sorted and no key is read.
+        sql = """SELECT status, environment, count(*), total(status = 'active' AND expires_at <= ?)
+            FROM api_key GROUP BY status, environment"""
         with self._operation("counts"):
             rows = await self._reading.read(sql, (self._now(),), READ_SECONDS)
-        return {(standing, environment): count for standing, environment, count in rows}
+        counts: dict[tuple[str, str], int] = {}
+        for status, environment, count, expired in rows:
+            for standing, number in ((status, count - int(expired)), ("expired", int(expired))):
+                if number:
+                    counts[standing, environment or ""] = number
+        return counts
 
     async def algorithms(self) -> Mapping[str, int]:
         sql = "SELECT algorithm, count(*) FROM api_key WHERE status <> 'revoked' GROUP BY algorithm"

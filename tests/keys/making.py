@@ -1,0 +1,61 @@
+"""What the tests of stored keys are made of."""
+
+import itertools
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from sidecar.core.model import ApiKey
+from sidecar.keys.sqlite import SqliteStore
+
+NOW = 1_800_000_000
+"""Unix seconds at which a test begins."""
+NOW_US = NOW * 1_000_000
+
+_SERIAL = itertools.count(1)
+
+
+class Clock:
+    """Time that stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.seconds = float(NOW)
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Timings(list[str]):
+    """Which operations were timed."""
+
+    def __call__(self, operation: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.append(operation)
+
+
+def ignore(operation: str, seconds: float) -> None:
+    """For stores whose timings nobody looks at."""
+
+
+async def open_store(path: str, *, create: bool = True, clock: Any = None, timings: Any = ignore) -> SqliteStore:
+    return await SqliteStore.open(path, create=create, clock=clock or Clock(), timings=timings)
+
+
+def digest_of(text: str) -> bytes:
+    return sha256(text.encode()).digest()
+
+
+def a_key(text: str = "", **changes: Any) -> ApiKey:
+    """A key stored under the plain digest of `text`, in order of making; `changes` are its other fields."""
+    serial = next(_SERIAL)
+    key = ApiKey(
+        id=f"key_{serial:020}",
+        name=f"Key {serial}",
+        prefix=f"hv_live_{serial:04}",
+        digest=digest_of(text or f"secret {serial}"),
+        algorithm="sha256",
+        environment="live",
+        created_at=NOW_US,
+        created_by="tests",
+    )
+    return replace(key, **changes)

@@ -89,7 +89,8 @@ class CredentialRules:
             if text.startswith(self._prefixes):
                 return Credential(text=text, sources=frozenset((source,)))
             return self._not_ours(name, scheme, text, source)
-        if (name, scheme.lower()) in self._passing or (value and (name, "") in self._passing):
+        passing = (name, scheme.lower()) in self._passing or (value and (name, "") in self._passing)
+        if passing and not value.startswith(self._prefixes) and not rest.startswith(self._prefixes):
             return Credential(text=value, foreign=True)
         raise Denied(Reason.MALFORMED_CREDENTIAL)
 

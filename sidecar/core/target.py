@@ -8,19 +8,21 @@ and then forwards the client's own bytes. A target of ordinary characters has on
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from sidecar.core.errors import Denied, Reason
 
 MAX_READINGS = 48
 """More readings than that are refused: no honest path has them, and each costs time."""
+MAX_CHARACTERS = 1 << 16
+"""Of all readings together."""
 
 # Segments that are empty only at the end and never begin with a dot, of characters that nobody transforms.
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-_~!$&'()*+,=:@.]*)*/?")
 _PATH = re.compile(r"/[!-\"$->@-~]*")
 _QUERY = re.compile(r"[!-\"$-~]*")
 _ABSOLUTE = re.compile(r"https?://([^/?#]+)(/[^#]*)?", re.IGNORECASE)
-_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_ESCAPE_IN_SEGMENT = re.compile(rb"%(?!2[Ff])([0-9A-Fa-f]{2})")
+_ESCAPED_SLASH = re.compile(r"%(?=2[Ff])")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PARAMS = re.compile(r";[^/]*")
@@ -67,13 +69,15 @@ def readings(path: str) -> tuple[str, ...]:
         raise Denied(Reason.BAD_TARGET)
     seen = {(path, 0): None}
     pending = [(path, 0)]
+    characters = len(path)
     while pending:
         text, decoded = pending.pop()
         for reading in _next_readings(text, decoded):
             if reading not in seen:
                 seen[reading] = None
                 pending.append(reading)
-        if len(seen) > MAX_READINGS:
+                characters += len(reading[0])
+        if len(seen) > MAX_READINGS or characters > MAX_CHARACTERS:
             raise Denied(Reason.AMBIGUOUS_TARGET)
     return tuple(dict.fromkeys(text for text, _ in seen))
 
@@ -103,19 +107,18 @@ def _from_absolute(raw: str, host: str) -> str:
 
 def _next_readings(text: str, decoded: int) -> Iterator[tuple[str, int]]:
     if decoded < 2 and "%" in text:
-        yield _decode(text, _ESCAPE), decoded + 1
+        yield _decode(text), decoded + 1
         # Go's ServeMux splits before it decodes, and a WHATWG URL takes %2e%2e for dots but leaves %2f alone.
-        yield _decode(text, _ESCAPE_IN_SEGMENT), decoded + 1
+        yield _decode(_ESCAPED_SLASH.sub("%25", text)), decoded + 1
     for transform in _TRANSFORMS:
         changed = transform(text)
         if changed != text:
             yield changed, decoded
 
 
-def _decode(text: str, escape: re.Pattern[bytes]) -> str:
-    raw = escape.sub(lambda found: bytes((int(found[1], 16),)), text.encode("utf-8"))
+def _decode(text: str) -> str:
     try:
-        decoded = raw.decode("utf-8")
+        decoded = unquote_to_bytes(text).decode("utf-8")
     except UnicodeDecodeError:
         raise Denied(Reason.BAD_TARGET) from None
     if _CONTROL.search(decoded):

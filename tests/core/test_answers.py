@@ -1,0 +1,179 @@
+"""Our own answers: problem details, challenges, configured bodies, and what a stranger may learn."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+
+from sidecar.core.answers import Answers, ErrorAnswer, tightest
+from sidecar.core.errors import Reason, status_of
+from sidecar.core.model import Allow, Answer, Deny, Route, Source
+from sidecar.core.ratelimit import rate_limit_headers
+from tests.core.samples import match, principal, state
+
+BEARER = Source(kind="header", name="Authorization", scheme="Bearer")
+HEADER = Source(kind="header", name="X-Api-Key")
+RATE_LIMITS = partial(rate_limit_headers, x=True, reset="unix", ietf=True)
+NOW = 3000.0
+
+
+def answers(
+    errors: Mapping[Reason, ErrorAnswer] | None = None, default: ErrorAnswer | None = None, *sources: Source
+) -> Answers:
+    return Answers(errors or {}, default, realm="api", sources=sources or (BEARER, HEADER), rate_limits=RATE_LIMITS)
+
+
+def deny(reason: Reason, **changes: Any) -> Deny:
+    return Deny(reason=reason, request_id="r", client_address="a", **changes)
+
+
+def route(**policy: Any) -> Route:
+    return match(**policy).route
+
+
+def fields(answer: Answer) -> dict[str, str]:
+    found = {name.decode().lower(): value.decode() for name, value in answer.headers}
+    assert len(found) == len(answer.headers), "a field stands twice"
+    return found
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_a_problem_detail_that_is_not_kept(reason: Reason) -> None:
+    answer = answers().refusal(reason)
+    assert answer.status == status_of(reason)
+    assert fields(answer)["content-type"] == "application/problem+json"
+    assert fields(answer)["cache-control"] == "no-store"
+    problem = json.loads(answer.body)
+    assert problem["type"] == "about:blank"
+    assert problem["status"] == answer.status
+    assert problem["title"]
+    assert problem["detail"]
+
+
+def test_a_stranger_cannot_tell_what_is_wrong_with_a_key() -> None:
+    told = {
+        answers().deny(deny(reason), NOW)
+        for reason in Reason
+        if status_of(reason) == 401 and reason is not Reason.MISSING_CREDENTIAL
+    }
+    assert len(told) == 1
+    assert json.loads(told.pop().body)["code"] == "invalid_key"
+
+
+def test_each_reason_may_have_a_body_status_and_headers_of_its_own() -> None:
+    configured = answers(
+        {Reason.EXPIRED_KEY: ErrorAnswer(status=418, headers={"X-Why": "old"}, body={"e": "{reason}", "s": "{status}"})}
+    )
+    answer = configured.deny(deny(Reason.EXPIRED_KEY), NOW)
+    assert answer.status == 418
+    assert json.loads(answer.body) == {"e": "expired_key", "s": 418}
+    assert fields(answer)["x-why"] == "old"
+    assert fields(answer)["content-type"] == "application/json"
+    assert json.loads(configured.deny(deny(Reason.REVOKED_KEY), NOW).body)["code"] == "invalid_key"
+
+
+def test_a_default_body_answers_every_reason_not_named() -> None:
+    configured = answers({Reason.NO_ROUTE: ErrorAnswer(body={"a": 1})}, ErrorAnswer(body={"b": "{reason}"}))
+    assert json.loads(configured.refusal(Reason.NO_ROUTE).body) == {"a": 1}
+    assert json.loads(configured.refusal(Reason.BAD_TARGET).body) == {"b": "bad_target"}
+
+
+def test_the_challenge_says_what_is_missing_and_what_is_wrong() -> None:
+    missing = answers().deny(deny(Reason.MISSING_CREDENTIAL), NOW)
+    assert fields(missing)["www-authenticate"] == 'Bearer realm="api"'
+    wrong = answers().deny(deny(Reason.EXPIRED_KEY), NOW)
+    assert fields(wrong)["www-authenticate"] == 'Bearer realm="api", error="invalid_token"'
+    scopes = {"all_scopes": frozenset({"b"}), "any_scopes": frozenset({"a"})}
+    short = answers().deny(deny(Reason.INSUFFICIENT_SCOPE, route=route(**scopes)), NOW)
+    assert fields(short)["www-authenticate"] == 'Bearer realm="api", error="insufficient_scope", scope="a b"'
+    assert "www-authenticate" not in fields(answers().deny(deny(Reason.NO_ROUTE), NOW))
+
+
+def test_a_header_without_scheme_has_a_challenge_too() -> None:
+    answer = answers(None, None, HEADER).deny(deny(Reason.MISSING_CREDENTIAL), NOW)
+    assert fields(answer)["www-authenticate"] == 'ApiKey realm="api"'
+
+
+def test_a_realm_cannot_leave_its_quotes() -> None:
+    quoted = Answers({}, None, realm='a"b\\', sources=(BEARER,), rate_limits=RATE_LIMITS)
+    assert fields(quoted.refusal(Reason.INVALID_KEY))["www-authenticate"].startswith('Bearer realm="a\\"b\\\\"')
+
+
+def test_a_quota_that_is_used_up_is_told_in_numbers() -> None:
+    spent = state(limit=100, remaining=0, retry_after_seconds=600)
+    body = {"count": "{quota.used}", "limit": "{quota.limit}", "left": "{quota.remaining}", "text": "of {quota.limit}"}
+    configured = answers({Reason.QUOTA_EXCEEDED: ErrorAnswer(body=body)})
+    answer = configured.deny(deny(Reason.QUOTA_EXCEEDED, quota_states=(spent,), refused_quota=spent), NOW)
+    assert answer.body == b'{"count":100,"limit":100,"left":0,"text":"of 100"}'
+    assert fields(answer)["retry-after"] == "600"
+    assert fields(answer)["x-ratelimit-remaining"] == "0"
+
+
+def test_too_many_failures_say_when_to_come_back_but_not_how_many() -> None:
+    refused = state("failures", remaining=0, retry_after_seconds=0)
+    answer = answers().deny(deny(Reason.TOO_MANY_FAILURES, refused_quota=refused), NOW)
+    assert answer.status == 429
+    assert fields(answer)["retry-after"] == "1"
+    assert "x-ratelimit-limit" not in fields(answer)
+
+
+def test_faults_say_when_to_come_back_and_methods_which_there_are() -> None:
+    assert fields(answers().refusal(Reason.STORE_UNAVAILABLE))["retry-after"] == "1"
+    assert "GET" in fields(answers().refusal(Reason.METHOD_NOT_ALLOWED))["allow"]
+
+
+def allow(respond: object, **changes: Any) -> Allow:
+    return Allow(
+        route=route(respond=respond),
+        principal=principal(**changes),
+        target="/",
+        headers=(),
+        host=b"h",
+        request_id="r",
+        client_address="a",
+        quota_states=(state("wide", remaining=9), state("narrow", remaining=1, resets_at=3599.2)),
+    )
+
+
+def test_a_route_that_the_sidecar_answers_tells_typed_values() -> None:
+    template = {
+        "id": "{key.id}",
+        "scopes": "{key.scopes}",
+        "plan": "{key.plan}",
+        "user": "{key.metadata.user}",
+        "left": "{quota.remaining}",
+        "at": "{quota.reset_at}",
+        "on": True,
+    }
+    answer = answers().respond(allow(template, scopes=("a", "b"), metadata={"user": "ü"}), NOW)
+    assert answer.status == 200
+    assert json.loads(answer.body) == {
+        "id": "key_1",
+        "scopes": ["a", "b"],
+        "plan": None,
+        "user": "ü",
+        "left": 1,
+        "at": "1970-01-01T01:00:00Z",
+        "on": True,
+    }
+    assert fields(answer)["cache-control"] == "no-store"
+    assert fields(answer)["x-ratelimit-remaining"] == "1"
+
+
+def test_a_failed_request_still_tells_what_is_left() -> None:
+    answer = answers().fault(Reason.UPSTREAM_TIMEOUT, allow(None), NOW)
+    assert answer.status == 504
+    assert fields(answer)["x-ratelimit-remaining"] == "1"
+
+
+def test_the_tightest_state_has_least_left_and_then_the_lowest_limit() -> None:
+    states = [state("a", remaining=3), state("b", remaining=1, limit=9), state("c", remaining=1, limit=5)]
+    assert tightest(states) == states[2]
+    assert tightest([]) is None
+
+
+def test_only_answers_to_a_counted_request_carry_fields() -> None:
+    assert answers().client_headers((), NOW) == ()
+    assert b"RateLimit" in dict(answers().client_headers((state(),), NOW))

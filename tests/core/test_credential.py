@@ -1,0 +1,185 @@
+"""What a request presents as its credential, and what is not ours to judge."""
+
+import pytest
+
+from sidecar.core.credential import (
+    Credential,
+    CredentialRules,
+    cookies,
+    parameters,
+    without_cookie,
+    without_parameter,
+)
+from sidecar.core.errors import Denied, Reason
+from sidecar.core.model import Source
+
+BEARER = Source(kind="header", name="Authorization", scheme="Bearer")
+API_KEY = Source(kind="header", name="X-Api-Key")
+QUERY = Source(kind="query", name="api_key")
+COOKIE = Source(kind="cookie", name="api_key")
+SESSION = Source(kind="cookie", name="session")
+KEY = "hv_live_abc"
+
+
+def rules(*sources: Source, passing: tuple[Source, ...] = ()) -> CredentialRules:
+    return CredentialRules(sources or (BEARER, API_KEY), passing, ("hv_live_", "hv_test_"))
+
+
+def fields(**values: bytes | list[bytes]) -> dict[bytes, list[bytes]]:
+    given = {name.replace("_", "-").encode(): value for name, value in values.items()}
+    return {name: [value] if isinstance(value, bytes) else value for name, value in given.items()}
+
+
+def refusal(found: CredentialRules, given: dict[bytes, list[bytes]], query: str | None = None) -> Reason:
+    with pytest.raises(Denied) as denied:
+        found.find(given, query)
+    return denied.value.reason
+
+
+def test_a_request_without_any_has_none() -> None:
+    assert rules().find({}, None) is None
+    assert rules().find({}, "a=b") is None
+    assert rules(COOKIE).find(fields(cookie=b"session=x"), None) is None
+
+
+@pytest.mark.parametrize("scheme", [b"Bearer", b"bearer", b"BEARER"])
+def test_a_bearer_key_is_found_whatever_the_case_of_the_scheme(scheme: bytes) -> None:
+    found = rules().find(fields(authorization=scheme + b" hv_live_abc"), None)
+    assert found == Credential(text=KEY, sources=frozenset({BEARER}))
+
+
+def test_a_key_in_a_header_without_scheme_is_the_whole_value() -> None:
+    assert rules().find(fields(x_api_key=b"hv_test_x y"), None) == Credential(
+        text="hv_test_x y", sources=frozenset({API_KEY})
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b" ",
+        b"Bearer",
+        b"Bearer ",
+        b"Bearer  ",
+        b"Bearer\thv_live_abc",
+        b"Bearer hv_live_a\x00",
+        b"Bearer hv_live_\xe9",
+        b"Basic aHY6",
+        b"hv_live_abc",
+        b"Bearer\xa0hv_live_abc",
+    ],
+)
+def test_an_authorization_header_of_another_form_is_malformed(value: bytes) -> None:
+    assert refusal(rules(), fields(authorization=value)) is Reason.MALFORMED_CREDENTIAL
+
+
+@pytest.mark.parametrize(
+    "value", [b"Bearer  hv_live_abc", b'Bearer "hv_live_abc"', b"Bearer Bearer hv_live_abc", b"Bearer other"]
+)
+def test_what_does_not_begin_as_our_keys_do_is_not_valid(value: bytes) -> None:
+    assert refusal(rules(), fields(authorization=value)) is Reason.INVALID_KEY
+
+
+def test_two_lines_of_one_header_are_malformed_even_when_they_agree() -> None:
+    for values in ([b"hv_live_a", b"hv_live_a"], [b"hv_live_a", b"hv_live_b"], [b"", b"hv_live_a"]):
+        assert refusal(rules(), fields(x_api_key=values)) is Reason.MALFORMED_CREDENTIAL
+
+
+def test_sources_that_agree_are_one_credential_of_them_all() -> None:
+    found = rules().find(fields(authorization=b"Bearer hv_live_abc", x_api_key=b"hv_live_abc"), None)
+    assert found == Credential(text=KEY, sources=frozenset({BEARER, API_KEY}))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        fields(authorization=b"Bearer hv_live_abc", x_api_key=b"hv_live_abd"),
+        fields(authorization=b"Bearer a.jwt", x_api_key=b"hv_live_abc"),
+    ],
+)
+def test_sources_that_disagree_are_refused(given: dict[bytes, list[bytes]]) -> None:
+    assert refusal(rules(passing=(BEARER,)), given) is Reason.MALFORMED_CREDENTIAL
+
+
+def test_a_foreign_token_passes_only_where_configured_and_only_if_it_is_one() -> None:
+    passing = rules(passing=(BEARER,))
+    found = passing.find(fields(authorization=b"Bearer a.b-c_d~e+f/g=="), None)
+    assert found is not None
+    assert found.foreign
+    for value in (b"Bearer a b", b"Bearer a,b", b'Bearer "a"', b"Bearer Bearer hv_live_abc"):
+        assert refusal(passing, fields(authorization=value)) is Reason.INVALID_KEY
+    assert refusal(rules(), fields(authorization=b"Bearer a.b-c")) is Reason.INVALID_KEY
+
+
+def test_a_key_of_ours_is_never_foreign() -> None:
+    found = rules(passing=(BEARER, SESSION)).find(fields(authorization=b"Bearer hv_live_abc", cookie=b"session=1"), "")
+    assert found == Credential(text=KEY, sources=frozenset({BEARER}))
+
+
+@pytest.mark.parametrize("value", [b"hv_live_abc", b"Token hv_live_abc"])
+def test_a_key_of_ours_in_another_form_does_not_pass_as_something_foreign(value: bytes) -> None:
+    for passing in (
+        Source(kind="header", name="Authorization"),
+        Source(kind="header", name="Authorization", scheme="Token"),
+    ):
+        found = rules(passing=(passing,))
+        assert refusal(found, fields(authorization=value)) is Reason.MALFORMED_CREDENTIAL
+        other = found.find(fields(authorization=b"Token other"), None)
+        assert other is not None
+        assert other.foreign
+
+
+def test_a_session_cookie_passes_where_configured() -> None:
+    assert rules(passing=(SESSION,)).find(fields(cookie=b"a=b; session=1"), None) == Credential(text="", foreign=True)
+    assert rules(passing=(SESSION,)).find(fields(cookie=b"sessions=1"), None) is None
+    assert rules().find(fields(cookie=b"session=1"), None) is None
+
+
+@pytest.mark.parametrize(
+    "query", ["api_key=hv_live_abc", "x=1&y=hv_test_1", "k=hv%5Flive_abc", "k=%68v_live_abc", "hv=&=hv_live_a"]
+)
+def test_a_key_in_the_query_is_refused_unless_enabled(query: str) -> None:
+    assert refusal(rules(), {}, query) is Reason.MALFORMED_CREDENTIAL
+
+
+def test_a_query_that_only_speaks_of_keys_is_no_key() -> None:
+    assert rules().find({}, "q=about hv_live_ keys&x=%zz") is None
+
+
+def test_an_enabled_query_parameter_and_cookie_are_sources() -> None:
+    both = rules(QUERY, COOKIE)
+    assert both.find({}, "a=1&api_key=hv_live_abc") == Credential(text=KEY, sources=frozenset({QUERY}))
+    assert both.find(fields(cookie=b"a=1; api_key=hv_live_abc"), None) == Credential(
+        text=KEY, sources=frozenset({COOKIE})
+    )
+    assert refusal(both, {}, "api_key=hv_live_a&api_key=hv_live_a") is Reason.MALFORMED_CREDENTIAL
+    assert refusal(both, {}, "api_key=") is Reason.MALFORMED_CREDENTIAL
+    assert refusal(both, {}, "api_key=other") is Reason.INVALID_KEY
+    assert refusal(both, fields(cookie=[b"api_key=hv_live_a", b"api_key=hv_live_b"])) is Reason.MALFORMED_CREDENTIAL
+    assert refusal(both, fields(cookie=b"api_key=hv_live_a"), "api_key=hv_live_b") is Reason.MALFORMED_CREDENTIAL
+
+
+def test_a_credential_does_not_show_its_secret() -> None:
+    assert KEY not in repr(Credential(text=KEY))
+
+
+@pytest.mark.parametrize("name", ["api_key", "api%5fkey", "%61pi_key"])
+def test_a_parameter_leaves_the_query_and_every_other_byte_stays(name: str) -> None:
+    assert without_parameter(f"x=%2F+%2b&{name}=K&&y=~&api_keys=1", "api_key") == "x=%2F+%2b&&y=~&api_keys=1"
+
+
+def test_what_is_found_as_a_parameter_is_removed_as_one() -> None:
+    for query in ("api_key=K", "a&api_key=K", "api+key=K", "api_key", "api_key=K;b=1"):
+        names = {name for name, _ in parameters(query)}
+        left = {name for name, _ in parameters(without_parameter(query, "api_key"))}
+        assert left - {""} == names - {"api_key", ""}
+
+
+@pytest.mark.parametrize(
+    "line", [b"api_key=K", b"a=1; api_key=K; b=2", b"\tapi_key=K", b"\xa0api_key=K", b"\x1capi_key=K;x", b"api_key =K"]
+)
+def test_what_is_found_as_a_cookie_is_removed_as_one(line: bytes) -> None:
+    found = [name for name, _ in cookies({b"cookie": [line]})]
+    left = [name for name, _ in cookies({b"cookie": [without_cookie(line, "api_key")]})]
+    assert [name for name in left if name] == [name for name in found if name != "api_key"]

@@ -1,0 +1,196 @@
+"""Strip: which of the client's fields pass, and which pass themselves off as another."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.errors import Denied, Reason
+from sidecar.core.headers import HeaderRules, check_host, field_value, fold, without_named
+
+IDENTITY = ("X-Auth-Subject", "X-Auth-Scopes")
+
+
+def rules() -> HeaderRules:
+    return HeaderRules(
+        identity=IDENTITY,
+        strip=("X-HTTP-Method-Override",),
+        credential=("Authorization", "X-Api-Key"),
+        request_id="X-Request-Id",
+    )
+
+
+def kept(*headers: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    return rules().sort(headers).kept
+
+
+@given(st.text(alphabet="xX-_.~!#$%&'*+^`|aA1", max_size=30))
+def test_folding_is_stable_and_blind_to_case_and_separators(name: str) -> None:
+    folded = fold(name.encode())
+    assert fold(folded) == folded
+    assert fold(name.upper().encode()) == folded
+    assert fold(name.replace("-", "_").encode()) == folded
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"X-Auth-Subject",
+        b"x-auth-subject",
+        b"X_Auth_Subject",
+        b"X.Auth.Subject",
+        b"X--Auth-Subject",
+        b"X-Auth__Subject",
+        b"X-_.Auth-Subject",
+        b"X~Auth!Subject",
+        b"X|Auth'Subject",
+        b"x-http-METHOD_override",
+        b"X_Api_Key",
+        b"X.Request.Id",
+    ],
+)
+def test_no_disguise_of_a_name_that_we_set_passes(name: bytes) -> None:
+    assert kept((name, b"me")) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"Connection",
+        b"Keep-Alive",
+        b"Proxy-Connection",
+        b"TE",
+        b"Trailer",
+        b"Transfer-Encoding",
+        b"Upgrade",
+        b"Proxy-Authorization",
+        b"HTTP2-Settings",
+        b"Expect",
+        b"Host",
+        b"Content-Length",
+        b"keep_alive",
+        b"proxy.authorization",
+    ],
+)
+def test_fields_between_neighbours_do_not_pass(name: bytes) -> None:
+    assert kept((name, b"x")) == []
+
+
+@pytest.mark.parametrize("name", [b"Transfer_Encoding", b"transfer.encoding", b"Content_Length", b"content--length"])
+def test_a_name_that_passes_itself_off_as_framing_is_refused(name: bytes) -> None:
+    with pytest.raises(Denied) as denied:
+        rules().sort(((name, b"1"),))
+    assert denied.value.reason is Reason.BAD_HEADER
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"X-Forwarded-For",
+        b"X_Forwarded_For",
+        b"X-Forwarded-Whatever",
+        b"Forwarded",
+        b"X-Real-IP",
+        b"X-Original-URL",
+        b"X-Original-URI",
+        b"X-Rewrite-URL",
+        b"x_rewrite_url",
+    ],
+)
+def test_forwarding_fields_of_a_stranger_do_not_pass(name: bytes) -> None:
+    assert kept((name, b"1")) == []
+
+
+def test_other_fields_pass_in_their_order_case_and_number() -> None:
+    given_headers = ((b"accept", b"b"), (b"X-a", b"1"), (b"COOKIE", b"c"), (b"x-A", b"2"), (b"Accept", b"\xff"))
+    assert kept(*given_headers) == list(given_headers)
+
+
+def test_what_is_looked_at_is_found_by_its_exact_name_only() -> None:
+    found = rules().sort(
+        ((b"X-API-KEY", b"1"), (b"x_api_key", b"2"), (b"Host", b"h"), (b"Cookie", b"c"), (b"x-request-ID", b"r"))
+    )
+    assert found.fields == {b"x-api-key": [b"1"], b"host": [b"h"], b"cookie": [b"c"], b"x-request-id": [b"r"]}
+
+
+def test_a_second_sort_says_the_same_as_the_first() -> None:
+    compiled = rules()
+    headers = ((b"X-Auth-Subject", b"1"), (b"Accept", b"2"), (b"Host", b"h"), (b"Y" * 500, b"long"))
+    assert compiled.sort(headers) == compiled.sort(headers)
+
+
+def test_more_names_than_are_remembered_change_nothing() -> None:
+    compiled = rules()
+    for number in range(5000):
+        compiled.sort(((b"X-N%d" % number, b""),))
+    assert compiled.sort(((b"x_auth_subject", b"me"), (b"X-N1", b"1"))).kept == [(b"X-N1", b"1")]
+
+
+def test_a_foreign_credential_and_a_trusted_proxys_fields_come_back_in_place() -> None:
+    headers = (
+        (b"A", b"1"),
+        (b"Authorization", b"Bearer jwt"),
+        (b"X-Forwarded-For", b"1.2.3.4"),
+        (b"X_Forwarded_For", b"6.6.6.6"),
+        (b"X-Auth-Subject", b"me"),
+        (b"B", b"2"),
+    )
+    compiled = rules()
+    assert compiled.resort(headers, credential=False, forwarding=False) == compiled.sort(headers).kept
+    assert compiled.resort(headers, credential=True, forwarding=False) == [headers[0], headers[1], headers[5]]
+    assert compiled.resort(headers, credential=False, forwarding=True) == [headers[0], headers[2], headers[5]]
+
+
+def test_what_the_connection_field_names_is_left_out_but_for_framing() -> None:
+    fields = [(b"X-Hop", b"1"), (b"x-HOP", b"2"), (b"X-Stay", b"3"), (b"Content-Length", b"4"), (b"Host", b"h")]
+    named = without_named(fields, [b"close,  X-hop", b"content-length, host, transfer-encoding,,"])
+    assert named == [(b"X-Stay", b"3"), (b"Content-Length", b"4"), (b"Host", b"h")]
+
+
+@pytest.mark.parametrize("host", [b"a", b"api.test:8080", b"[::1]:80", b"127.0.0.1", b"a_b-c.d"])
+def test_a_host_is_a_name_or_address_with_perhaps_a_port(host: bytes) -> None:
+    assert check_host([host], (1, 1)) == host
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        [],
+        [b""],
+        [b"a", b"a"],
+        [b"a,b"],
+        [b"u@h"],
+        [b"h/p"],
+        [b"h?"],
+        [b"h:"],
+        [b"h:80:80"],
+        [b"h:port"],
+        [b"h\xe9"],
+        [b"h h"],
+        [b"h\t"],
+        [b"h%00"],
+        [b"h#"],
+        [b"\\h"],
+        [b"[::1"],
+        [b"h\x00"],
+    ],
+)
+def test_a_host_of_any_other_form_is_refused(values: list[bytes] | None) -> None:
+    with pytest.raises(Denied):
+        check_host(values, (1, 1))
+
+
+def test_only_http_1_0_may_leave_the_host_out() -> None:
+    assert check_host(None, (1, 0)) == b""
+    with pytest.raises(Denied):
+        check_host([b""], (1, 0))
+
+
+@given(st.text())
+def test_a_value_that_we_write_is_printable_ascii_whatever_is_in_it(text: str) -> None:
+    assert all(0x20 <= byte <= 0x7E for byte in field_value(text))
+
+
+def test_a_value_that_we_write_can_be_read_back() -> None:
+    assert field_value("Ada: streams:read") == b"Ada: streams:read"
+    assert field_value("100%\r\nX: y é") == b"100%25%0D%0AX: y %C3%A9"

@@ -1,0 +1,265 @@
+"""Request-targets: which forms are taken, and how many ways a path can be read."""
+
+import re
+from contextlib import suppress
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.errors import Denied, Reason
+from sidecar.core.target import MAX_CHARACTERS, MAX_READINGS, Target, parse_target, readings, with_prefix
+
+HOST = "api.test"
+PIECES = [
+    "a",
+    "admin",
+    "public",
+    "/",
+    "//",
+    ".",
+    "..",
+    ";",
+    "\\",
+    "%2e",
+    "%2F",
+    "%5c",
+    "%3b",
+    "%25",
+    "%252e",
+    "%20",
+    "%",
+]
+TANGLED = st.lists(st.sampled_from(PIECES), max_size=12).map(lambda pieces: "/" + "".join(pieces))
+PLAIN = st.lists(st.from_regex(r"[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9_~.-]{0,8}", fullmatch=True), max_size=6).map(
+    lambda segments: "/" + "/".join(segments)
+)
+
+
+def reason_of(raw: str, host: str = HOST) -> Reason:
+    with pytest.raises(Denied) as denied:
+        readings(parse_target(raw, host).path)
+    return denied.value.reason
+
+
+def test_an_origin_form_is_taken_apart_and_put_together_unchanged() -> None:
+    for raw in ("/", "/a", "/a?", "/a?b=c", "/a?b?c", "/a%20b+c;d=1?x=%2F+%2b&y=a%26b&&z=%7E~"):
+        assert str(parse_target(raw, HOST)) == raw
+
+
+def test_an_absent_query_is_not_an_empty_one() -> None:
+    assert parse_target("/a", HOST) == Target(path="/a", query=None)
+    assert parse_target("/a?", HOST) == Target(path="/a", query="")
+
+
+def test_the_absolute_form_for_the_very_host_is_its_origin_form() -> None:
+    assert str(parse_target("http://api.test/a?b", HOST)) == "/a?b"
+    assert str(parse_target("HTTP://API.test", HOST)) == "/"
+    assert str(parse_target("https://api.test:8443/a", "api.test:8443")) == "/a"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "http://evil.test/a",
+        "http://api.test@evil.test/a",
+        "http://api.test:80/a",
+        "http://evil.test\\@api.test/a",
+        "http://api.test//admin",
+        "http://api.test?x",
+        "http://api.test/a#b",
+        "http:///a",
+        "http:/a",
+        "ftp://api.test/a",
+        "//api.test/a",
+        "/\\api.test/a",
+        "\\a",
+        "api.test:80",
+        "admin",
+        "*",
+        "",
+        "?x",
+        "/a#b",
+        "/a?b#c",
+        "/a b",
+        "/a?b c",
+        "/a\tb",
+        "/a\x00",
+        "/a\x7f",
+        "/é",
+        "/a?é",
+        "/a\udc80",
+        "/a\n",
+    ],
+)
+def test_every_other_target_is_refused(raw: str) -> None:
+    assert reason_of(raw) is Reason.BAD_TARGET
+
+
+def test_an_absolute_form_without_a_host_is_refused_even_where_no_host_header_is() -> None:
+    assert reason_of("http:///a", host="") is Reason.BAD_TARGET
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%",
+        "/%2",
+        "/%zz",
+        "/%u002e",
+        "/%0a",
+        "/%00",
+        "/%7f",
+        "/%2500",
+        "/%250d%250a",
+        "/%ff",
+        "/%c0%af",
+        "/%c0%ae%c0%ae",
+        "/%e0%80%af",
+        "/%f0%80%80%af",
+        "/%c1%9c",
+        "/%ed%a0%80",
+        "/%f8%88%80%80%af",
+        "/%25c0%25af",
+        "/..",
+        "/a/../..",
+        "/%2e%2e",
+        "/%252e%252e/a",
+        "/a/..%2f..",
+        "/..;/a",
+        "/a\\..\\..",
+    ],
+)
+def test_a_path_that_nobody_sends_in_good_faith_is_refused(path: str) -> None:
+    assert reason_of(path) is Reason.BAD_TARGET
+
+
+@given(PLAIN)
+def test_a_path_of_ordinary_characters_has_one_reading(path: str) -> None:
+    assert readings(path) == (path,)
+
+
+@given(TANGLED)
+def test_the_raw_path_is_always_the_first_reading(path: str) -> None:
+    with suppress(Denied):
+        assert readings(path)[0] == path
+
+
+@given(TANGLED)
+def test_readings_hold_whatever_any_reader_would_make_of_them(path: str) -> None:
+    try:
+        found = readings(path)
+    except Denied:
+        return
+    once = unquote_to_bytes(path).decode()
+    assert {once, unquote_to_bytes(once).decode()} <= set(found)
+    for reading in found:
+        assert reading.replace("\\", "/") in found
+        assert re.sub("/+", "/", reading) in found
+        assert re.sub(";[^/]*", "", reading) in found
+        assert dots_resolved(reading) in found
+
+
+def dots_resolved(path: str) -> str:
+    """RFC 3986 section 5.2.4 as its pseudo-code says."""
+    output: list[str] = []
+    while path:
+        if path.startswith("/./") or path == "/.":
+            path = "/" + path[3:]
+        elif path.startswith("/../") or path == "/..":
+            path = "/" + path[4:]
+            output = output[:-1]
+        else:
+            segment = re.match("/?[^/]*", path)
+            assert segment
+            output.append(segment[0])
+            path = path[segment.end() :]
+    return "".join(output)
+
+
+@given(st.text(max_size=60) | TANGLED, st.text(max_size=10) | st.just(HOST))
+def test_nothing_but_denied_is_ever_raised(raw: str, host: str) -> None:
+    with suppress(Denied):
+        readings(parse_target(raw, host).path)
+
+
+def test_a_reader_that_splits_before_it_decodes_is_thought_of() -> None:
+    assert "/admin" in readings("/public/a%2fb/%2e%2e/%2e%2e/admin")
+    assert "/f/a%2fb/admin" in readings("/f/a%2fb/%61dmin")
+    assert "/admin" in readings("/public/a%252fb/%252e%252e/%252e%252e/admin")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/public/../admin",
+        "/public/%2e%2e/admin",
+        "/public/%2e./admin",
+        "/public/..%2fadmin",
+        "/public/%2E%2E%5Cadmin",
+        "/public/..;/admin",
+        "/public/..;a=b/admin",
+        "/public/%2e%2e;/admin",
+        "/public/%2e%2e%3b/admin",
+        "/public\\..\\admin",
+        "/public/..%5cadmin",
+        "/public/..%255cadmin",
+        "/public/%252e%252e/admin",
+        "/public/%25%32%65%25%32%65/admin",
+        "/public/.%2e;x/./admin",
+        "/public;x/..;y/admin;z",
+        "/public/x/..//..//admin",
+        "/%2fadmin",
+        "/;/admin",
+        "/./admin",
+        "/x/../admin",
+    ],
+)
+def test_every_disguise_of_a_path_is_among_its_readings(path: str) -> None:
+    assert "/admin" in readings(path)
+
+
+@pytest.mark.parametrize("path", ["/.well-known/x", "/a..b", "/...", "/a./b", "/a.b.c"])
+def test_dots_that_are_part_of_a_name_stay(path: str) -> None:
+    assert readings(path) == (path,)
+
+
+@pytest.mark.parametrize(
+    "unit", ["/..%2f", "%252e;\\", "/;/%2f//", "/a;b/../", "/%2e/\\./;x//", "%25%32%66", "/.//", "%25"]
+)
+def test_a_long_adversarial_path_has_a_bounded_number_of_readings(unit: str) -> None:
+    path = "/a" * 4 + unit * (8000 // len(unit))
+    try:
+        found = readings(path)
+        assert len(found) <= MAX_READINGS
+        assert sum(map(len, found)) <= MAX_CHARACTERS
+    except Denied as denied:
+        assert denied.reason in {Reason.AMBIGUOUS_TARGET, Reason.BAD_TARGET}
+
+
+@pytest.mark.parametrize("unit", ["/a%20b", "/%E2%82%AC", "/a%2fb%20c", "/a;b=c%20d"])
+def test_a_long_honest_path_is_read(unit: str) -> None:
+    path = unit * (8000 // len(unit))
+    assert readings(path)[0] == path
+
+
+def test_prefixes_are_taken_off_and_put_before_and_the_query_stays() -> None:
+    target = parse_target("/api/x?y", HOST)
+    assert with_prefix(target, ("/api/x",), "", "") == "/api/x?y"
+    assert with_prefix(target, ("/api/x",), "/api", "") == "/x?y"
+    assert with_prefix(target, ("/api/x",), "/api", "/v2") == "/v2/x?y"
+    assert with_prefix(target, ("/api/x",), "", "/v2") == "/v2/api/x?y"
+    assert with_prefix(parse_target("/api", HOST), ("/api",), "/api", "") == "/"
+
+
+@pytest.mark.parametrize("path", ["/apix", "/other", "/api//evil.test/x", "/api/\\evil.test"])
+def test_a_prefix_that_cannot_be_taken_off_safely_is_refused(path: str) -> None:
+    with pytest.raises(Denied):
+        with_prefix(Target(path=path, query=None), readings(path), "/api", "")
+
+
+def test_readings_that_do_not_all_lie_below_the_prefix_are_ambiguous() -> None:
+    with pytest.raises(Denied) as denied:
+        with_prefix(Target(path="/%61pi/x", query=None), readings("/%61pi/x"), "/api", "")
+    assert denied.value.reason is Reason.AMBIGUOUS_TARGET

@@ -1,0 +1,1 @@
+"""The gate with a real store, cache and limiter."""

@@ -29,6 +29,8 @@ def authorize(match: Match | None, principal: Principal | None, *, foreign: bool
     """
     if match is None:
         raise Denied(Reason.NO_ROUTE if principal else Reason.MISSING_CREDENTIAL)
+    if match.unslashed is not None:
+        authorize(match.unslashed, principal, foreign=foreign)
     policy = match.route.policy
     if policy.public:
         return match

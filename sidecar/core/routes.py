@@ -23,6 +23,8 @@ class Match(NamedTuple):
     route: Route
     tenant: str | None = None
     environment: str | None = None
+    unslashed: "Match | None" = None
+    """Another match, for the path without its trailing slash: many frameworks take the two for one resource."""
 
 
 @dataclass(slots=True)
@@ -64,8 +66,15 @@ class RouteTable:
         segments = path.split("/")
         del segments[0]
         compared = segments if self._case_sensitive else [segment.lower() for segment in segments]
-        leaf = _find(self._trees.get(method, self._other), compared, 0)
-        return None if leaf is None else leaf.match(segments)
+        tree = self._trees.get(method, self._other)
+        leaf = _find(tree, compared, 0)
+        if leaf is None:
+            return None
+        match = leaf.match(segments)
+        if segments[-1] or len(segments) == 1:
+            return match
+        other = _find(tree, compared[:-1], 0)
+        return match if other is None or other is leaf else match._replace(unslashed=other.match(segments))
 
 
 def overlaps(routes: Sequence[Route], *, case_sensitive: bool = True) -> list[tuple[Route, Route]]:

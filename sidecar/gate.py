@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from typing import Literal, Protocol
 
@@ -31,7 +30,7 @@ from sidecar.core.model import (
     Route,
 )
 from sidecar.core.policy import agree, check_standing
-from sidecar.core.ratelimit import rate_limit_headers
+from sidecar.core.ratelimit import RateLimitFields
 from sidecar.core.routes import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
 from sidecar.keys.cache import MISS, Miss
@@ -129,6 +128,20 @@ class Gate:
         except Fault as fault:
             return _refused(fault.reason, trail)
 
+    async def fallen(self, principal: Principal) -> Reason | None:
+        """Why the key is not good any longer; None where it is, and where the store cannot tell."""
+        stored = principal.key
+        try:
+            key = await self._keys.find(stored.digest, lambda: {stored.digest: stored.algorithm})
+            if key is None:
+                return Reason.INVALID_KEY
+            check_standing(key, int(self._clock() * 1_000_000))
+        except Denied as denied:
+            return denied.reason
+        except StoreUnavailable:
+            pass
+        return None
+
     def answer(self, deny: Deny) -> Answer:
         """How a refusal is answered."""
         return self._answers.deny(deny, self._clock())
@@ -192,6 +205,7 @@ class Gate:
 
     async def _deny(self, reason: Reason, trail: _Trail) -> Deny:
         """The refusal; wrong keys are counted, and a good key's quotas are told, though nothing is taken from them."""
+        trail.request_id = trail.request_id or self._new_request_id()
         try:
             if reason in WRONG_KEY and await self._failed_too_often(trail):
                 reason = Reason.TOO_MANY_FAILURES
@@ -269,5 +283,5 @@ def _answers(config: Config) -> Answers:
         config.default_error,
         realm=config.realm,
         sources=config.keys.sources,
-        rate_limits=partial(rate_limit_headers, x=told.x, reset=told.reset, ietf=told.ietf),
+        rate_limits=RateLimitFields(x=told.x, reset=told.reset, ietf=told.ietf),
     )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import unquote_plus
 
 from sidecar.core.errors import Denied, Reason
@@ -28,6 +29,13 @@ Fields = Mapping[bytes, Sequence[bytes]]
 """Lower-case header name to its values in order."""
 
 
+class _Expected(NamedTuple):
+    """A header source: its scheme in lower case, and the source for the credential to name."""
+
+    scheme: str | None
+    sources: frozenset[Source]
+
+
 class CredentialRules:
     """The configured sources and pass-through, compiled.
 
@@ -38,10 +46,11 @@ class CredentialRules:
         self._prefixes = tuple(prefixes)
         self._queries = [source for source in sources if source.kind == "query"]
         self._cookies = [source for source in sources if source.kind == "cookie"]
-        self._headers: dict[bytes, list[Source]] = {}
+        self._headers: dict[bytes, list[_Expected]] = {}
         for source in sources:
             if source.kind == "header":
-                self._headers.setdefault(source.name.lower().encode(), []).append(source)
+                expected = _Expected(source.scheme and source.scheme.lower(), frozenset((source,)))
+                self._headers.setdefault(source.name.lower().encode(), []).append(expected)
         self._passing = [
             (source.name.lower().encode(), (source.scheme or "").lower())
             for source in pass_through
@@ -55,7 +64,11 @@ class CredentialRules:
 
         Raises Denied where one is malformed, doubled, or contradicted by another.
         """
-        found = [*self._in_headers(fields), *self._in_cookies(fields), *self._in_query(query)]
+        found = self._in_headers(fields)
+        if self._cookies:
+            found += self._in_cookies(fields)
+        if query:
+            found += self._in_query(query)
         if not found:
             return _FOREIGN if self._passes_elsewhere(fields) else None
         first = found[0]
@@ -69,34 +82,33 @@ class CredentialRules:
             sources=frozenset().union(*(other.sources for other in found)),
         )
 
-    def _in_headers(self, fields: Fields) -> Iterator[Credential]:
-        for name, sources in self._headers.items():
+    def _in_headers(self, fields: Fields) -> list[Credential]:
+        found = []
+        for name, expected in self._headers.items():
             values = fields.get(name)
             if values is not None:
                 if len(values) > 1 or not _PRINTABLE.fullmatch(values[0]):
                     raise Denied(Reason.MALFORMED_CREDENTIAL)
-                yield self._in_header(name, values[0].decode("ascii"), sources)
+                found.append(self._in_header(name, values[0].decode("ascii"), expected))
+        return found
 
-    def _in_header(self, name: bytes, value: str, sources: Sequence[Source]) -> Credential:
+    def _in_header(self, name: bytes, value: str, expected: Sequence["_Expected"]) -> Credential:
         scheme, _, rest = value.partition(" ")
-        for source in sources:
-            if source.scheme is None:
-                text = value
-            elif source.scheme.lower() == scheme.lower():
-                text = rest
-            else:
+        scheme = scheme.lower()
+        for wanted, sources in expected:
+            if wanted is not None and wanted != scheme:
                 continue
+            text = value if wanted is None else rest
             if text.startswith(self._prefixes):
-                return Credential(text=text, sources=frozenset((source,)))
-            return self._not_ours(name, scheme, text, source)
-        passing = (name, scheme.lower()) in self._passing or (value and (name, "") in self._passing)
+                return Credential(text=text, sources=sources)
+            return self._not_ours(name, wanted or "", text)
+        passing = (name, scheme) in self._passing or (value and (name, "") in self._passing)
         if passing and not value.startswith(self._prefixes) and not rest.startswith(self._prefixes):
             return Credential(text=value, foreign=True)
         raise Denied(Reason.MALFORMED_CREDENTIAL)
 
-    def _not_ours(self, name: bytes, scheme: str, text: str, source: Source) -> Credential:
-        passing = (name, scheme.lower() if source.scheme else "") in self._passing
-        if passing and _TOKEN68.fullmatch(text):
+    def _not_ours(self, name: bytes, scheme: str, text: str) -> Credential:
+        if (name, scheme) in self._passing and _TOKEN68.fullmatch(text):
             return Credential(text=text, foreign=True)
         raise Denied(Reason.INVALID_KEY if text.strip() else Reason.MALFORMED_CREDENTIAL)
 
@@ -106,9 +118,7 @@ class CredentialRules:
             if values:
                 yield self._one_of(values, source)
 
-    def _in_query(self, query: str | None) -> Iterator[Credential]:
-        if not query:
-            return
+    def _in_query(self, query: str) -> Iterator[Credential]:
         if not self._queries:
             self._refuse_key_in_query(query)
         for source in self._queries:

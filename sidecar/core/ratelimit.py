@@ -4,61 +4,71 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Literal
 
-from sidecar.core.model import Headers, QuotaState
+from sidecar.core.model import Headers, QuotaState, Window
 from sidecar.core.quota import policy_seconds
 
+_MAX_POLICIES = 4096
 
-def rate_limit_headers(
-    states: Sequence[QuotaState], *, x: bool, reset: Literal["unix", "delta"], ietf: bool, now: float
-) -> Headers:
-    """Fields that tell `states`; none for no states.
 
-    `X-RateLimit-*` tell of the tightest quota: the fewest remaining, among equals the lowest limit. The IETF fields
-    tell of every quota. With a refused state among them comes `Retry-After` (RFC 9110 §10.2.3), whatever is switched.
+class RateLimitFields:
+    """Tells quota states, in the sets that are switched on.
+
+    x: `X-RateLimit-*`, which tell of the tightest quota: the fewest remaining, among equals the lowest limit; `reset`
+    as Unix seconds or as seconds from now. ietf: fields that tell of every quota.
     """
-    if not states:
-        return ()
-    fields: Headers = ()
-    if x:
-        fields = _x_fields(states[0] if len(states) == 1 else min(states, key=_tightness), reset, now)
-    if ietf:
-        fields += _ietf_fields(states, now)
-    wait = max([state.retry_after_seconds for state in states])
-    return (*fields, (b"Retry-After", b"%d" % wait)) if wait else fields
+
+    def __init__(self, *, x: bool, reset: Literal["unix", "delta"], ietf: bool) -> None:
+        self._x, self._reset, self._ietf = x, reset, ietf
+        self._policies: dict[tuple[str, int], tuple[bytes, bytes]] = {}
+
+    def __call__(self, states: Sequence[QuotaState], *, now: float) -> Headers:
+        """None for no states. With a refused one among them comes `Retry-After` (RFC 9110 §10.2.3), always."""
+        if not states:
+            return ()
+        fields: Headers = ()
+        if self._x:
+            fields = self._x_fields(states[0] if len(states) == 1 else min(states, key=_tightness), now)
+        if self._ietf:
+            fields += self._ietf_fields(states, now)
+        wait = max([state.retry_after_seconds for state in states])
+        return (*fields, (b"Retry-After", b"%d" % wait)) if wait else fields
+
+    def _x_fields(self, state: QuotaState, now: float) -> Headers:
+        at = ceil(state.resets_at) if self._reset == "unix" else _seconds_left(state, now)
+        return (
+            (b"X-RateLimit-Limit", b"%d" % state.limit),
+            (b"X-RateLimit-Remaining", b"%d" % state.remaining),
+            (b"X-RateLimit-Reset", b"%d" % at),
+        )
+
+    def _ietf_fields(self, states: Sequence[QuotaState], now: float) -> Headers:
+        policies, limits = [], []
+        for state in states:
+            name, policy = self._policies.get((state.quota.name, state.limit)) or self._policy(state, now)
+            policies.append(policy)
+            limits.append(b"%b;r=%d;t=%d" % (name, state.remaining, _seconds_left(state, now)))
+        return ((b"RateLimit-Policy", b", ".join(policies)), (b"RateLimit", b", ".join(limits)))
+
+    def _policy(self, state: QuotaState, now: float) -> tuple[bytes, bytes]:
+        name = _quoted(state.quota.name)
+        told = (name, b"%b;q=%d;w=%d" % (name, state.limit, policy_seconds(state.quota, now)))
+        if state.quota.window is Window.FIXED and state.quota.period == "month":
+            return told  # Another length each month.
+        if len(self._policies) >= _MAX_POLICIES:
+            self._policies.clear()
+        self._policies[state.quota.name, state.limit] = told
+        return told
 
 
 def _tightness(state: QuotaState) -> tuple[int, int]:
     return state.remaining, state.limit
 
 
-def _x_fields(state: QuotaState, reset: Literal["unix", "delta"], now: float) -> Headers:
-    at = ceil(state.resets_at) if reset == "unix" else _seconds_left(state, now)
-    return (
-        (b"X-RateLimit-Limit", b"%d" % state.limit),
-        (b"X-RateLimit-Remaining", b"%d" % state.remaining),
-        (b"X-RateLimit-Reset", b"%d" % at),
-    )
-
-
-def _ietf_fields(states: Sequence[QuotaState], now: float) -> Headers:
-    policies, limits = [], []
-    for state in states:
-        name = _quoted(state.quota.name)
-        policies.append(f"{name};q={state.limit};w={policy_seconds(state.quota, now)}")
-        limits.append(f"{name};r={state.remaining};t={_seconds_left(state, now)}")
-    return (
-        (b"RateLimit-Policy", ", ".join(policies).encode("ascii")),
-        (b"RateLimit", ", ".join(limits).encode("ascii")),
-    )
-
-
 def _seconds_left(state: QuotaState, now: float) -> int:
     return max(0, ceil(state.resets_at - now))
 
 
-def _quoted(name: str) -> str:
+def _quoted(name: str) -> bytes:
     """A string of RFC 9651 §3.3.3, which holds printable ASCII only; `?` stands for all else."""
-    if name.isidentifier() and name.isascii():
-        return f'"{name}"'
     printable = "".join(c if " " <= c <= "~" else "?" for c in name)
-    return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return b'"%b"' % printable.replace("\\", "\\\\").replace('"', '\\"').encode("ascii")

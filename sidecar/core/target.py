@@ -21,6 +21,7 @@ MAX_CHARACTERS = 1 << 16
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-_~!$&'()*+,=:@.]*)*/?")
 _PATH = re.compile(r"/[!-\"$->@-~]*")
 _QUERY = re.compile(r"[!-\"$-~]*")
+_ORDINARY = re.compile(rf"({_PLAIN.pattern})(?:\?({_QUERY.pattern}))?")
 _ABSOLUTE = re.compile(r"https?://([^/?#]+)(/[^#]*)?", re.IGNORECASE)
 _ESCAPED_SLASH = re.compile(r"%(?=2[Ff])")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -49,8 +50,8 @@ def parse_target(raw: str, host: str) -> Target:
     """
     if not raw.startswith("/"):
         raw = _from_absolute(raw, host)
-    if _PLAIN.fullmatch(raw):
-        return Target(path=raw, query=None)
+    if ordinary := _ORDINARY.fullmatch(raw):
+        return Target(path=ordinary[1], query=ordinary[2])
     path, mark, query = raw.partition("?")
     if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query) or path[:2] in ("//", "/\\"):
         raise Denied(Reason.BAD_TARGET)

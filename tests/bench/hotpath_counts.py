@@ -5,7 +5,7 @@ from timeit import repeat
 from typing import Any
 
 from sidecar.core.model import Bucket, Quota, Window
-from sidecar.core.ratelimit import rate_limit_headers
+from sidecar.core.ratelimit import RateLimitFields
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.observe.accesslog import Access, AccessLog, encode
 from sidecar.observe.metrics import Metrics
@@ -41,7 +41,8 @@ def main() -> None:
         buckets = (Bucket(quota=quota, subject=("key-1",), limit=10**9),)
         show(f"take, {window}", lambda buckets=buckets: finish(limiter.take(buckets, NOW)))
         states = finish(limiter.take(buckets, NOW)).states
-    show("rate_limit_headers", lambda: rate_limit_headers(states, x=True, reset="unix", ietf=True, now=NOW))
+    fields = RateLimitFields(x=True, reset="unix", ietf=True)
+    show("RateLimitFields", lambda: fields(states, now=NOW))
     show("finished", lambda: metrics.finished("GET /a", "GET", 200, seconds=0.003, upstream_seconds=0.002))
     show("taken", lambda: metrics.taken(states))
     show("record, line made", lambda: log.record(line()))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import pytest
@@ -10,12 +9,12 @@ import pytest
 from sidecar.core.answers import Answers, ErrorAnswer, tightest
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Allow, Answer, Deny, Route, Source
-from sidecar.core.ratelimit import rate_limit_headers
+from sidecar.core.ratelimit import RateLimitFields
 from tests.core.samples import match, principal, state
 
 BEARER = Source(kind="header", name="Authorization", scheme="Bearer")
 HEADER = Source(kind="header", name="X-Api-Key")
-RATE_LIMITS = partial(rate_limit_headers, x=True, reset="unix", ietf=True)
+RATE_LIMITS = RateLimitFields(x=True, reset="unix", ietf=True)
 NOW = 3000.0
 
 

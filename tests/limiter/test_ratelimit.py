@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from sidecar.core.model import Quota, QuotaState
-from sidecar.core.ratelimit import rate_limit_headers
+from sidecar.core.ratelimit import RateLimitFields
 
 NOW = 1_772_366_400.0
 
@@ -22,7 +22,7 @@ def fields(
     ietf: bool = True,
     now: float = NOW,
 ) -> dict[bytes, bytes]:
-    made = rate_limit_headers(states, x=x, reset=reset, ietf=ietf, now=now)
+    made = RateLimitFields(x=x, reset=reset, ietf=ietf)(states, now=now)
     assert len(dict(made)) == len(made)
     return dict(made)
 

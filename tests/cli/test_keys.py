@@ -268,7 +268,8 @@ def test_help_shows_an_example(verb: str) -> None:
 def test_the_command_ends_by_itself_and_leaves_no_traceback(run: Run, config: Path) -> None:
     run("issue", "--name", "CI")
     code = "from sidecar.cli.keys import keys_group; keys_group()"
-    for arguments, status in ((["list"], 0), (["show", "nobody"], 1), (["list", "--store", "sqlite:///nowhere/keys.db"], 1)):
+    nowhere = ["list", "--store", "sqlite:///nowhere/keys.db"]
+    for arguments, status in ((["list"], 0), (["show", "nobody"], 1), (nowhere, 1)):
         line = [sys.executable, "-c", code, arguments[0], "-c", str(config), *arguments[1:]]
         done = subprocess.run(line, capture_output=True, text=True, timeout=20, check=False)
         assert (done.returncode, "Traceback" in done.stderr) == (status, False)

@@ -7,14 +7,19 @@ finds the end of it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import NamedTuple
 
-from sidecar.core.model import EVERY, Route
+from sidecar.core.model import EVERY, Policy, Route
 from sidecar.core.pattern import Pattern, is_param, parse_pattern
 
 NEVER_ROUTED = frozenset({"CONNECT", "TRACE"})
 """Methods that are refused before any route is looked at."""
+
+
+_ANYTHING = "\0"
+"""A segment and a method that no route names."""
 
 
 class Match(NamedTuple):
@@ -80,43 +85,47 @@ class RouteTable:
 def overlaps(routes: Sequence[Route], *, case_sensitive: bool = True) -> list[tuple[Route, Route]]:
     """Pairs that match some request both, neither the more specific one."""
     found: dict[tuple[int, int], tuple[Route, Route]] = {}
-    by_first: dict[str, list[_Unit]] = {}
-    anywhere: list[_Unit] = []
+    # Two patterns can meet only where the literals that one begins with begin the other, too.
+    at: dict[tuple[str, ...], list[_Unit]] = {}
+    below: dict[tuple[str, ...], list[_Unit]] = {}
     for unit in _units(routes, case_sensitive):
-        first = unit.first_literal
-        rivals = [*by_first.get(first, ()), *anywhere] if first else [*_flat(by_first), *anywhere]
+        literals = unit.first_literals
+        above = [literals[:depth] for depth in range(len(literals) + 1)]
+        rivals = [rival for prefix in above for rival in at.get(prefix, ())] + below.get(literals, [])
         for rival in rivals:
             if rival.route is not unit.route and rival.conflicts(unit):
                 found[id(rival.route), id(unit.route)] = (rival.route, unit.route)
-        (by_first.setdefault(first, []) if first else anywhere).append(unit)
+        at.setdefault(literals, []).append(unit)
+        for prefix in above[:-1]:
+            below.setdefault(prefix, []).append(unit)
     return list(found.values())
 
 
 def unreachable(routes: Sequence[Route]) -> list[tuple[Route, str]]:
     """Routes that no request can ever reach, and why."""
+    table = RouteTable([replace(route, policy=Policy()) for route in routes])
+    deepest = max((len(parse_pattern(route.pattern).segments) for route in routes), default=0)
     found = []
     for route in routes:
         if barred := sorted(route.methods & NEVER_ROUTED):
             found.append((route, f"{' and '.join(barred)} requests are always answered 405"))
-        elif _covered(route, routes):
+        elif not _reached(route, table, deepest + 1):
             found.append((route, "other, more specific routes match all of its requests"))
     return found
 
 
-def _covered(route: Route, routes: Sequence[Route]) -> bool:
+def _reached(route: Route, table: RouteTable, depth: int) -> bool:
+    """Whether some request that stands for all of its kind, made of segments that nobody writes, comes to `route`."""
     pattern = parse_pattern(route.pattern)
-    if not pattern.rest:
-        return False
-    pieces = [
-        Pattern(segments=pattern.segments, rest=False),
-        Pattern(segments=(*pattern.segments, ""), rest=False),
-        Pattern(segments=(*pattern.segments, "{any}"), rest=True),
+    stem = [_ANYTHING if is_param(segment) else segment for segment in pattern.segments]
+    tails = [[*[_ANYTHING] * more, *end] for more in range(depth + 1) for end in ([], [""])] if pattern.rest else [[]]
+    matches = [
+        table.match(_ANYTHING if method == EVERY else method, "/" + "/".join([*stem, *tail]))
+        for method in route.methods
+        for tail in tails
     ]
-    others = [
-        parse_pattern(other.pattern) for other in routes if other is not route and _covers(other.methods, route.methods)
-    ]
-    strict = [other for other in others if not pattern.within(other)]
-    return all(any(piece.within(other) for other in strict) for piece in pieces)
+    # Where the very same pattern stands twice, that is the mistake to tell.
+    return any(match is not None and pattern.within(parse_pattern(match.route.pattern)) for match in matches)
 
 
 def _covers(methods: frozenset[str], others: frozenset[str]) -> bool:
@@ -132,9 +141,8 @@ class _Unit:
     pattern: Pattern
 
     @property
-    def first_literal(self) -> str:
-        first = self.pattern.segments[0] if self.pattern.segments else ""
-        return "" if is_param(first) else first
+    def first_literals(self) -> tuple[str, ...]:
+        return tuple(takewhile(lambda segment: not is_param(segment), self.pattern.segments))
 
     def conflicts(self, other: "_Unit") -> bool:
         if not self._shares_method(other) or not self.pattern.meets(other.pattern):
@@ -157,11 +165,6 @@ def _units(routes: Sequence[Route], case_sensitive: bool) -> Iterator[_Unit]:
         groups += [frozenset({method}) for method in sorted(route.methods) if groups == [] or method not in read]
         for methods in groups:
             yield _Unit(route=route, methods=methods, pattern=pattern)
-
-
-def _flat(by_first: dict[str, list[_Unit]]) -> Iterator[_Unit]:
-    for units in by_first.values():
-        yield from units
 
 
 def _tree(units: Sequence[_Unit], method: str) -> _Node:

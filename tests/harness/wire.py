@@ -63,6 +63,10 @@ class Connection:
     def send(self, raw: bytes) -> None:
         self._socket.sendall(raw)
 
+    def lose_patience(self, seconds: float) -> None:
+        """Wait no longer than this from here on, for any one thing."""
+        self._socket.settimeout(seconds)
+
     def finish_sending(self) -> None:
         """Half-close: the other end reads an end of file."""
         self._socket.shutdown(socket.SHUT_WR)
@@ -92,6 +96,11 @@ class Connection:
             pass
         rest, self._buffer = self._buffer, b""
         return rest
+
+    @property
+    def received(self) -> bytes:
+        """What has come and was not asked for yet."""
+        return self._buffer
 
     def _body(self, headers: tuple[tuple[str, str], ...]) -> bytes:
         fields = {name.lower(): value for name, value in headers}

@@ -31,6 +31,7 @@ class Bench:
     server: DataServer
     upstream: ScriptedUpstream
     records: Records
+    gate: OpenGate
     stack: AsyncExitStack
 
     async def client(self) -> RawClient:
@@ -48,11 +49,17 @@ SetUp = Callable[..., Awaitable[Bench]]
 
 @pytest.fixture
 async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
-    """`await set_up(script, told=..., unix=..., address=..., **UpstreamSettings fields)`"""
+    """`await set_up(script, told=, unix=, address=, listener={options of DataServer}, **fields of UpstreamSettings)`"""
     async with AsyncExitStack() as stack:
 
         async def start(
-            script: Script, *, told: Headers = (), unix: bool = False, address: Address | None = None, **settings: Any
+            script: Script,
+            *,
+            told: Headers = (),
+            unix: bool = False,
+            address: Address | None = None,
+            listener: Mapping[str, Any] | None = None,
+            **settings: Any,
         ) -> Bench:
             scripted = ScriptedUpstream(script)
             await scripted.start(str(tmp_path / "upstream.sock") if unix else "")
@@ -63,10 +70,10 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             stack.callback(upstream.close)
             records = Records()
             gate = OpenGate(told)
-            server = DataServer(lambda: gate, upstream, observer=records, clock=time.perf_counter)
+            server = DataServer(lambda: gate, upstream, observer=records, clock=time.perf_counter, **(listener or {}))
             await server.start(Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1"))
             stack.push_async_callback(lambda: server.stop(grace_seconds=0))
-            return Bench(server, scripted, records, stack)
+            return Bench(server, scripted, records, gate, stack)
 
         yield start
 

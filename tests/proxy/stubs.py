@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.headers import HOP_BY_HOP
-from sidecar.core.model import Allow, Answer, Decision, Deny, Headers, Policy, RequestHead, Route
+from sidecar.core.model import Allow, Answer, ApiKey, Decision, Deny, Headers, Policy, Principal, RequestHead, Route
 
 _STRIPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _ROUTE = Route(name="* /**", methods=frozenset({"*"}), pattern="/**", policy=Policy(public=True))
 _RESPOND = Route(name="GET /me", methods=frozenset({"GET"}), pattern="/me", policy=Policy(respond={"me": True}))
+
+
+_KEY = ApiKey(id="k", name="k", prefix="k", digest=b"k", algorithm="sha256", created_at=0, created_by="t")
 
 
 @dataclass
@@ -17,6 +20,11 @@ class OpenGate:
 
     told: Headers = ()
     """Fields added to the upstream's answers."""
+    fallen_for: Reason | None = None
+    """Why the one key there is, is not good any longer."""
+
+    async def fallen(self, principal: Principal) -> Reason | None:
+        return self.fallen_for
 
     async def decide(self, head: RequestHead) -> Decision:
         if head.target.startswith("/denied"):
@@ -27,7 +35,7 @@ class OpenGate:
         host = next((value for name, value in head.headers if name.lower() == b"host"), b"")
         return Allow(
             route=_RESPOND if head.target == "/me" else _ROUTE,
-            principal=None,
+            principal=None if head.target.startswith("/public") else Principal(key=_KEY, scopes=frozenset()),
             target=head.target,
             headers=kept,
             host=host,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.model import Address, UpstreamSettings
+from sidecar.config.model import Address, UpstreamSettings, UpstreamTls
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.upstream import Upstream
 
@@ -39,7 +39,7 @@ async def ask(certificate: Path, host: str, trusted: bool) -> bytes:
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=serving)
     port = server.sockets[0].getsockname()[1]
     tls = ssl.create_default_context(cafile=certificate / "cert.pem") if trusted else None
-    settings = UpstreamSettings(address=Address(host=host, port=port), tls=True)
+    settings = UpstreamSettings(address=Address(host=host, port=port), tls=UpstreamTls())
     upstream = Upstream(settings, loop=asyncio.get_running_loop(), tls=tls)
     try:
         got = await upstream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", method="GET")

@@ -1,0 +1,1 @@
+"""What the gate reads is what a real server behind it reads."""

@@ -1,0 +1,1 @@
+"""Random requests and answers through the real process."""

@@ -1,0 +1,18 @@
+"""How long hypothesis looks: at the same examples every time; FUZZ_EXAMPLES=<factor> asks for more, and new ones."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+_FACTOR = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+
+
+def budget(examples: int) -> settings:
+    """Without a deadline: the first example waits for a cold process."""
+    return settings(
+        max_examples=examples * max(_FACTOR, 1),
+        derandomize=_FACTOR == 0,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )

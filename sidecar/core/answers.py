@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from math import ceil
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Allow, Answer, ApiKey, Deny, Headers, Policy, QuotaState, Source
-from sidecar.core.templates import render
+from sidecar.core.templates import render, unknown_placeholders
 
 _NO_STORE = (b"Cache-Control", b"no-store")
 _JSON = (b"Content-Type", b"application/json")
 _PROBLEM = (b"Content-Type", b"application/problem+json")
 _METHODS = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 _RETRY_SOON = (b"Retry-After", b"1")
+_NO_POLICY = Policy()
 
 _TOLD_AS_INVALID = frozenset(
     {
@@ -81,13 +82,15 @@ class Answers:
         plain = default or ErrorAnswer()
         self._forms = {reason: errors.get(reason, plain) for reason in Reason}
         self._challenge = _challenge(realm, sources)
+        self._fixed: dict[Reason, Answer] = {}
+        self._fixed = {reason: self.refusal(reason) for reason in Reason if self._is_fixed(reason)}
 
     def deny(self, deny: Deny, now: float) -> Answer:
         """The gate's no, with what is left of the key's quotas."""
         extra = self._rate_limits(deny.quota_states, now=now)
         if deny.refused_quota is not None and deny.refused_quota not in deny.quota_states:
             extra = (*extra, (b"Retry-After", str(max(1, deny.refused_quota.retry_after_seconds)).encode()))
-        policy = deny.route.policy if deny.route else Policy()
+        policy = deny.route.policy if deny.route else _NO_POLICY
         quota = deny.refused_quota or tightest(deny.quota_states)
         return self.refusal(deny.reason, required=policy.any_scopes | policy.all_scopes, quota=quota, extra=extra)
 
@@ -118,6 +121,8 @@ class Answers:
         extra: Headers = (),
     ) -> Answer:
         """required: the route's scopes. quota: the one that refused, or the tightest. extra: appended fields."""
+        if fixed := self._fixed.get(reason):
+            return replace(fixed, headers=(*fixed.headers, *extra)) if extra else fixed
         form = self._forms[reason]
         status = form.status or status_of(reason)
         scopes = sorted(required)
@@ -129,6 +134,11 @@ class Answers:
         configured = tuple((name.encode(), value.encode()) for name, value in (form.headers or {}).items())
         headers = (kind, _NO_STORE, *self._own_headers(reason, status, scopes), *configured, *extra)
         return Answer(status=status, headers=headers, body=encode_json(body))
+
+    def _is_fixed(self, reason: Reason) -> bool:
+        """Whether every refusal for `reason` is the same, but for what is appended to it."""
+        names = unknown_placeholders(self._forms[reason].body, frozenset())
+        return reason is not Reason.INSUFFICIENT_SCOPE and not set(names) - {"reason", "status"}
 
     def _own_headers(self, reason: Reason, status: int, scopes: list[str]) -> Headers:
         if status == HTTPStatus.METHOD_NOT_ALLOWED:

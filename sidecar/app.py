@@ -16,6 +16,7 @@ from aiohttp import web
 from sidecar.config.addresses import sqlite_path
 from sidecar.config.model import Address, Config
 from sidecar.core.apikey import Hasher, peppers_from
+from sidecar.core.forwarding import TrustedProxies
 from sidecar.exchange import Exchanges
 from sidecar.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
@@ -29,6 +30,7 @@ from sidecar.observe.accesslog import AccessLog, descriptor_writer
 from sidecar.observe.metrics import Metrics
 from sidecar.ops.server import ops_app
 from sidecar.proxy.server import DataServer
+from sidecar.proxy.tls import ListenerCertificates, describe
 from sidecar.proxy.upstream import Upstream
 
 FLUSH_SECONDS = 2.0
@@ -37,6 +39,8 @@ QUOTA_SECONDS = 5.0
 """How often quota states are written; a crash forgets at most what was taken since."""
 COUNT_SECONDS = 60.0
 """How often keys are counted for the metric."""
+STANDING_SECONDS = 3.0
+"""How often the keys of streams and tunnels older than this are looked at again: they end within 10 seconds."""
 STOP_SECONDS = 20.0
 """How long requests in flight may take to end."""
 
@@ -122,12 +126,24 @@ class App:
 
     async def _listen(self, gate: Gate, exchanges: Exchanges) -> None:
         config = self._config
-        upstream = Upstream(config.upstream, loop=asyncio.get_running_loop())
+        with _unusable_certificate("upstream.tls"):
+            upstream = Upstream(config.upstream, loop=asyncio.get_running_loop())
         self._stack.callback(upstream.close)
-        data = DataServer(lambda: gate, upstream, observer=exchanges, clock=time.monotonic)
+        with _unusable_certificate("tls"):
+            certificates = ListenerCertificates(config.tls) if config.tls is not None else None
+        data = DataServer(
+            lambda: gate,
+            upstream,
+            observer=exchanges,
+            clock=time.monotonic,
+            limits=config.limits,
+            tls=certificates.current if certificates is not None else None,
+            trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
+        )
         with _taken_port(config.listen, "listen"):
             await data.start(config.listen)
         self._stack.push_async_callback(partial(data.stop, grace_seconds=STOP_SECONDS))
+        self._repeat(partial(data.recheck, older_than_seconds=STANDING_SECONDS), STANDING_SECONDS)
         self.listeners.append(("data", data.address))
         if config.ops is not None:
             with _taken_port(config.ops, "ops"):
@@ -197,6 +213,14 @@ class App:
 
 def _cache_results(cache: KeyCache) -> dict[str, int]:
     return {"hit": cache.hits, "miss": cache.misses, "negative_hit": cache.negative_hits}
+
+
+@contextmanager
+def _unusable_certificate(option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"cannot use the certificates of {option}: {describe(error)}") from error
 
 
 @contextmanager

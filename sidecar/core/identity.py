@@ -30,7 +30,8 @@ class IdentityHeaders:
 def forwarding_headers(peer: str, scheme: str, host: bytes) -> Headers:
     """What the socket tells, for a client that no trusted proxy stands for."""
     address = ((b"X-Forwarded-For", peer.encode()),) if peer else ()
-    return (*address, (b"X-Forwarded-Proto", scheme.encode()), (b"X-Forwarded-Host", host))
+    named = ((b"X-Forwarded-Host", host),) if host else ()
+    return (*address, (b"X-Forwarded-Proto", scheme.encode()), *named)
 
 
 def forwarded_header(peer: str, scheme: str, host: bytes) -> bytes:

@@ -11,12 +11,22 @@ Informational = Callable[[int, bytes, HeaderList], None]
 """Told of an interim answer: status, reason phrase, end-to-end headers."""
 
 
-class Source(Protocol):
-    """The connection that an answer comes from."""
+class Flow(Protocol):
+    """Something that can be held back."""
 
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+
+class Source(Flow, Protocol):
+    """The connection that an answer comes from."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def send_eof(self) -> bool: ...
+
+    def draw_from(self, feeder: Flow | None) -> None: ...
 
     def leave(self, answer: "UpstreamAnswer") -> None: ...
 
@@ -29,15 +39,18 @@ class UpstreamAnswer:
     """
 
     __slots__ = (
-        "_done", "_failure", "_loop", "_pieces", "_write", "chunked", "complete", "early", "headers", "reason",
-        "sized", "source", "status", "upgrade",
+        "_done", "_failure", "_loop", "_pieces", "_write", "chunked", "complete", "early", "headers", "on_gone",
+        "reason", "sized", "source", "status", "upgrade",
     )  # fmt: skip
 
     def __init__(self, status: int, reason: bytes, headers: HeaderList, loop: AbstractEventLoop) -> None:
         self.status, self.reason, self.headers = status, reason, headers
         self.chunked = self.sized = self.complete = self.early = False
         self.upgrade: bytes | None = None
+        """Of a 101: the protocol that the upstream has switched to."""
         self.source: Source | None = None
+        self.on_gone: Callable[[], None] | None = None
+        """Told of the end of a switched connection."""
         self._loop = loop
         self._pieces: list[bytes] = []
         self._write: Callable[[bytes], None] | None = None
@@ -78,6 +91,23 @@ class UpstreamAnswer:
         """The answer is not wanted any longer. What is still under way is broken off."""
         if self.source is not None:
             self.source.leave(self)
+
+    # After a 101: the way back to the upstream.
+
+    def send(self, data: bytes) -> None:
+        if self.source is not None:
+            self.source.send(data)
+
+    def send_eof(self) -> bool:
+        """Nothing more is sent. False where that cannot be told without closing."""
+        return self.source is not None and self.source.send_eof()
+
+    def draw_from(self, feeder: Flow | None) -> None:
+        """Where what is sent comes from: it pauses while the upstream does not take more."""
+        if self.source is not None:
+            self.source.draw_from(feeder)
+
+    # What the connection tells.
 
     def feed(self, data: bytes) -> None:
         if self._write is not None:

@@ -1,10 +1,12 @@
 """The client's body: how it is framed, and reading it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aiohttp import StreamReader, hdrs
 from aiohttp.http_parser import RawRequestMessage
 
+from sidecar.core.errors import Reason
 from sidecar.proxy.upstream import BrokenBody
 
 _MASKED = ("Content_Length", "Transfer_Encoding")
@@ -47,26 +49,59 @@ def _line(message: RawRequestMessage, wanted: bytes) -> bytes:
     return lines[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyRules:
+    """How large a body may be, and how slow.
+
+    rate: bytes a second, on average over `window_seconds` of waiting for the client; 0 for no floor. clock: seconds.
+    """
+
+    limit: int | None
+    rate: int
+    window_seconds: float
+    clock: Callable[[], float]
+
+
 class ClientBody:
     """A body that aiohttp parses as it comes in.
 
-    go_ahead: asks the client to send it (`100 Continue`), before the first read; None where the client does not wait.
+    length: as announced; None where it is chunked. go_ahead: asks the client to send it (`100 Continue`), before the
+    first read; None where the client does not wait.
     """
 
-    __slots__ = ("_go_ahead", "_payload", "chunked", "received")
+    __slots__ = ("_credit_seconds", "_go_ahead", "_payload", "_rules", "_waiting_since", "length", "received")
 
-    def __init__(self, payload: StreamReader, *, chunked: bool, go_ahead: Callable[[], None] | None) -> None:
-        self._payload, self._go_ahead = payload, go_ahead
-        self.chunked = chunked
+    def __init__(
+        self, payload: StreamReader, rules: BodyRules, *, length: int | None, go_ahead: Callable[[], None] | None
+    ) -> None:
+        self._payload, self._rules, self._go_ahead = payload, rules, go_ahead
+        self.length = length
         self.received = 0
+        self._credit_seconds = rules.window_seconds
+        self._waiting_since: float | None = None
+
+    @property
+    def chunked(self) -> bool:
+        return self.length is None
 
     @property
     def waited_for(self) -> bool:
         """The client waits to be told to send it."""
         return self._go_ahead is not None
 
+    @property
+    def too_large(self) -> bool:
+        """Past the limit by what is announced, or by what has come."""
+        limit = self._rules.limit
+        return limit is not None and (self.length or self._payload.total_bytes) > limit
+
+    def overdue(self, now: float) -> bool:
+        """The client is waited for, and has been too slow for too long."""
+        since = self._waiting_since
+        return since is not None and self._rules.rate > 0 and now - since > self._credit_seconds
+
     def at_hand(self) -> bytes | None:
-        if not self._payload.is_eof():
+        if not self._payload.is_eof() or self.too_large:
             return None
         data = self._payload.read_nowait()
         self.received = len(data)
@@ -76,14 +111,27 @@ class ClientBody:
         if self._go_ahead is not None:
             self._go_ahead()
             self._go_ahead = None
+        self._waiting_since = began = self._rules.clock()
         try:
             data = await self._payload.readany()
         except RuntimeError:  # aiohttp's way of saying that the client is gone
             raise BrokenBody from None
-        self.received += len(data)
+        finally:
+            self._waiting_since = None
+        self._account(len(data), self._rules.clock() - began)
+        if self._rules.limit is not None and self.received > self._rules.limit:
+            raise BrokenBody(Reason.BODY_TOO_LARGE)
         return data
 
+    def _account(self, size: int, waited_seconds: float) -> None:
+        """Each byte buys time to wait, each wait spends it; a window's worth at most is kept."""
+        self.received += size
+        rules = self._rules
+        if rules.rate:
+            credit = self._credit_seconds - waited_seconds + size / rules.rate
+            self._credit_seconds = min(credit, rules.window_seconds)
 
-def break_body(payload: StreamReader) -> None:
+
+def break_body(payload: StreamReader, reason: Reason = Reason.BAD_REQUEST) -> None:
     """Whoever reads `payload` gets BrokenBody."""
-    payload.set_exception(BrokenBody())
+    payload.set_exception(BrokenBody(reason))

@@ -1,38 +1,37 @@
 """A client's connection: aiohttp parses, we answer. One task a connection, one request after the other."""
 
 import asyncio
-import re
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
-from aiohttp import StreamReader, hdrs
-from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, LineTooLong
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp import StreamReader
+from aiohttp.web_protocol import _ErrInfo
 from aiohttp.web_server import Server
 
+from sidecar.config.model import Limits
 from sidecar.core.errors import Reason
-from sidecar.proxy.bodies import BadFraming, break_body
-from sidecar.proxy.exchange import Exchange, Flow
+from sidecar.proxy.answers import Flow
+from sidecar.proxy.bodies import BadFraming, BodyRules
+from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.malformed import reason_of
+from sidecar.proxy.receiver import Receiver
 from sidecar.proxy.upstream import BrokenBody
 
-_METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caps:
-    """What a client may take up. Bytes and seconds."""
+class ClientRules:
+    """What a client may take up.
 
-    line_bytes: int = 8190
-    field_bytes: int = 8190
-    fields: int = 128
-    idle_seconds: float = 75.0
-    linger_seconds: float = 2.0
-    """How long a client may still send after an answer that ends the connection."""
+    linger_seconds: how long it may still send after an answer that ends the connection.
+    """
+
+    limits: Limits
+    bodies: BodyRules
+    linger_seconds: float
 
 
 class Host(Protocol):
@@ -48,30 +47,36 @@ class Host(Protocol):
         """The whole answer to bytes that are no request."""
 
 
-class ClientConnection(RequestHandler):
+class Door(Protocol):
+    """Counts connections."""
+
+    def admit(self, peer: str) -> bool:
+        """Whether one more may come; if so, `leave` is to follow."""
+
+    def leave(self, peer: str) -> None: ...
+
+
+class ClientConnection(Receiver):
     """aiohttp's connection, with a loop of our own over its requests.
 
     aiohttp's own (`start`) makes a task, a writer and a timer of each request, and answers errors by itself, with a
     traceback in the log. Here the handler runs in the connection's task; it is cancelled when the client hangs up.
     """
 
-    __slots__ = ("_host", "_linger_seconds", "_receiving", "_source", "peer", "scheme")
+    __slots__ = (
+        "_admitted", "_door", "_exchange", "_host", "_idle_since", "_rules", "_source", "_unsent", "_unsent_since",
+        "_wire", "peer", "scheme",
+    )  # fmt: skip
 
-    def __init__(self, manager: Server, host: Host, caps: Caps, *, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            manager,
-            loop=loop,
-            keepalive_timeout=caps.idle_seconds,
-            access_log=None,  # type: ignore[arg-type]  # what aiohttp documents for none
-            max_line_size=caps.line_bytes,
-            max_field_size=caps.field_bytes,
-            max_headers=caps.fields,
-            read_bufsize=65536,
-            auto_decompress=False,
-        )
-        self._host, self._linger_seconds = host, caps.linger_seconds
-        self._receiving: StreamReader = EMPTY_PAYLOAD
+    def __init__(self, manager: Server, host: Host, rules: ClientRules, *, admitted: bool = False) -> None:
+        super().__init__(manager, rules.limits, loop=manager._loop)
+        self._host, self._rules, self._admitted = host, rules, admitted
+        self._door = cast(Door, manager)
+        self._wire: asyncio.Transport | None = None
         self._source: Flow | None = None
+        self._exchange: Exchange | None = None
+        self._unsent = 0
+        self._idle_since = self._unsent_since = 0.0
         self.peer = ""
         self.scheme: Literal["http", "https"] = "http"
 
@@ -90,10 +95,34 @@ class ClientConnection(RequestHandler):
     def retiring(self) -> bool:
         return self._host.retiring
 
+    @property
+    def entered(self) -> bool:
+        """It has been connected, and leaves by itself."""
+        return self._wire is not None
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """What is under way."""
+        return self._exchange
+
     def retire(self) -> None:
         """Close now if no request is under way."""
-        if self._waiter is not None:
+        if self._waiter is not None and not self._waiter.done():
             self.close()
+
+    def check(self, now: float) -> None:
+        """End what has taken too long. Called about once a second, so that no request needs a timer."""
+        limits = self._rules.limits
+        if self._is_stuck(now, limits.answer_timeout):
+            self.break_off()
+        elif self._waiter is None:
+            if self._exchange is not None:
+                self._exchange.check(now, limits.idle_timeout)
+        elif self._head_since:
+            if now - max(self._head_since, self._idle_since) >= limits.head_timeout:
+                self.give_up_reading(Reason.REQUEST_TIMEOUT)
+        elif now - self._idle_since >= limits.idle_timeout:
+            self.retire()
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
@@ -108,14 +137,16 @@ class ClientConnection(RequestHandler):
         else:
             source.resume_reading()
 
+    def send_eof(self) -> bool:
+        if self.transport is None or not self.transport.can_write_eof():
+            return False
+        self.transport.write_eof()
+        return True
+
     def break_off(self) -> None:
         """By a reset, because the end of the stream could be taken for the end of the answer."""
-        if self.transport is None:
-            return
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self.transport.abort()
+        if self._wire is not None:
+            reset(self._wire)
 
     # Callbacks of the transport.
 
@@ -123,21 +154,19 @@ class ClientConnection(RequestHandler):
         name = transport.get_extra_info("peername")
         self.peer = name[0] if isinstance(name, tuple) else ""
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
-        super().connection_made(transport)
+        self._idle_since = self._loop.time()
+        self._wire = cast(asyncio.Transport, transport)
+        self._admitted = self._admitted or self._door.admit(self.peer)
+        if self._admitted:
+            super().connection_made(transport)
+        else:
+            self._close = True
+            reset(self._wire)
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            super().data_received(data)
-        except Exception as exc:
-            self._messages.append((_ErrInfo(400, exc, ""), EMPTY_PAYLOAD))
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
-        if self._messages:
-            message, payload = self._messages[-1]
-            if not isinstance(message, _ErrInfo):
-                self._receiving = payload
-            else:
-                self._parsing_failed(message, data)
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._admitted:
+            self._door.leave(self.peer)
+        super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -151,48 +180,35 @@ class ClientConnection(RequestHandler):
 
     # Below: steps of the above.
 
-    def _parsing_failed(self, error: _ErrInfo, data: bytes) -> None:
-        """aiohttp tells whoever reads a body neither that it is broken, nor requests before the error in `data`."""
-        if not self._receiving.is_eof():
-            break_body(self._receiving)
-        if isinstance(error.exc, BadHttpMethod) and not _begins_with_unknown_method(data):
-            self._messages[-1] = (_ErrInfo(400, BadHttpMessage("not a request"), ""), EMPTY_PAYLOAD)
+    def _is_stuck(self, now: float, patience_seconds: float) -> bool:
+        """Nothing of what waits to be sent has gone for that long."""
+        unsent = self._wire.get_write_buffer_size() if self._wire is not None else 0
+        if unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        return unsent > 0 and now - self._unsent_since >= patience_seconds
 
     async def _answer_next(self) -> bool:
         """Answer a request. Whether another one can follow."""
-        message, payload = await self._next_message()
+        message, payload = await self.next_message()
         try:
             if isinstance(message, _ErrInfo):
-                return await self._refuse(_reason_of(message.exc))
-            exchange = Exchange(self, message, payload)
+                return await self._refuse(reason_of(message.exc))
+            exchange = self._exchange = Exchange(self, message, payload, self._rules.bodies)
         except BadFraming:
             return await self._refuse(Reason.BAD_REQUEST)
-        await self._host.serve(exchange)
+        try:
+            await self._host.serve(exchange)
+        finally:
+            self._exchange = None
         if not payload.is_eof():
             return await self._read_out(payload) if exchange.keep_alive else await self._linger()
         if self._paused:
             await self._drain_helper()
         return exchange.keep_alive
 
-    async def _next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
-        if not self._messages:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        received = self._messages.popleft()
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
-        return received
-
     def _rest(self) -> None:
         """Start the time that the connection may stay idle."""
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        self._idle_since = self._loop.time()
 
     async def _refuse(self, reason: Reason) -> bool:
         self.write(self._host.refuse(self.peer, reason))
@@ -201,7 +217,7 @@ class ClientConnection(RequestHandler):
     async def _read_out(self, payload: StreamReader) -> bool:
         """Read a body that nobody wants. Whether it ended in time."""
         try:
-            async with asyncio.timeout(self._linger_seconds):
+            async with asyncio.timeout(self._rules.linger_seconds):
                 while await payload.readany():
                     pass
         except (TimeoutError, BrokenBody, RuntimeError):
@@ -215,16 +231,13 @@ class ClientConnection(RequestHandler):
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.transport.resume_reading()
-            await asyncio.sleep(self._linger_seconds)
+            await asyncio.sleep(self._rules.linger_seconds)
         return False
 
 
-def _reason_of(exc: BaseException) -> Reason:
-    if isinstance(exc, LineTooLong) or (exc.args and exc.args[0] == "Too many headers received"):
-        return Reason.HEADERS_TOO_LARGE
-    return Reason.METHOD_NOT_ALLOWED if isinstance(exc, BadHttpMethod) else Reason.BAD_REQUEST
-
-
-def _begins_with_unknown_method(data: bytes) -> bool:
-    method = _METHOD.match(data)
-    return method is not None and method[1].decode() not in hdrs.METH_ALL
+def reset(transport: asyncio.Transport) -> None:
+    """Close at once, unsent bytes forgotten, so that the other end can tell it from an end."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()

@@ -4,7 +4,7 @@ import asyncio
 from typing import Protocol, cast
 
 from sidecar.core.errors import Fault, Reason
-from sidecar.proxy.answers import Informational, UpstreamAnswer
+from sidecar.proxy.answers import Flow, Informational, UpstreamAnswer
 from sidecar.proxy.reader import AnswerReader, InvalidAnswer
 
 
@@ -27,7 +27,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_answer", "_deadline", "_drained", "_loop", "_owner", "_patience", "_reader", "_reading_paused",
+        "_answer", "_deadline", "_drained", "_feeder", "_loop", "_owner", "_patience", "_reader", "_reading_paused",
         "_request_sent", "_spoken", "_timer", "_transport", "_used", "_waiter", "_writing_paused", "fresh_until",
         "upload",
     )  # fmt: skip
@@ -39,6 +39,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[UpstreamAnswer] | None = None
         self._answer: UpstreamAnswer | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._feeder: Flow | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reading_paused = self._writing_paused = self._spoken = self._used = False
@@ -51,6 +52,13 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def held_by_client(self) -> bool:
+        """Not the upstream is waited for, but the client: to send, to take, or for whatever a tunnel is for."""
+        if self._reader.switched or (self._reading_paused and self._answer is not None):
+            return True
+        return not self._request_sent and self._deadline is None and not self._writing_paused
 
     def begin(
         self,
@@ -112,8 +120,26 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._reader.complete:
             self._conclude()
 
+    def send_eof(self) -> bool:
+        if not self.usable or self._transport is None or not self._transport.can_write_eof():
+            return False
+        self._transport.write_eof()
+        return True
+
+    def draw_from(self, feeder: Flow | None) -> None:
+        self._feeder = feeder
+        if feeder is not None and self._writing_paused:
+            feeder.pause_reading()
+
     def leave(self, answer: UpstreamAnswer) -> None:
-        if self._answer is answer:
+        if self._answer is not answer:
+            return
+        if self._reader.switched and self._transport is not None and self._transport.get_write_buffer_size():
+            # What the client sent last is still to arrive.
+            self._answer = None
+            self._transport.close()
+            self._loop.call_later(self._patience, self._transport.abort)
+        else:
             self.abort()
 
     def abort(self) -> None:
@@ -169,9 +195,14 @@ class UpstreamConnection(asyncio.Protocol):
         if reader.complete and self._request_sent:
             self._conclude()
 
-    def eof_received(self) -> None:
-        if self._reader.end_of_input() and self._request_sent:
-            self._answer = None
+    def eof_received(self) -> bool:
+        """True keeps the other direction open."""
+        if not self._reader.end_of_input() or not self._request_sent:
+            return False
+        if self._reader.switched and self._transport is not None and self._transport.can_write_eof():
+            return True
+        self._answer = None
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -180,19 +211,26 @@ class UpstreamConnection(asyncio.Protocol):
             self._timer.cancel()
         if self._drained is not None and not self._drained.done():
             self._drained.set_exception(ConnectionResetError())
+        answer = self._answer
         if self._waiter is not None:
             self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
-        elif self._answer is not None and not self._answer.complete:
+        elif answer is not None and not answer.complete:
             self.fail(Fault(Reason.UPSTREAM_UNREACHABLE), Reason.UPSTREAM_UNREACHABLE)
+        elif answer is not None and answer.on_gone is not None:
+            answer.on_gone()
         self._reader.close()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
+        if self._feeder is not None:
+            self._feeder.pause_reading()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+        if self._feeder is not None:
+            self._feeder.resume_reading()
 
     # Below: steps of the above.
 

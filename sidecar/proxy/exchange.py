@@ -1,5 +1,6 @@
 """One request of a client, and the answer that it gets."""
 
+import asyncio
 from typing import Literal, Protocol
 
 from aiohttp import StreamReader, hdrs
@@ -9,25 +10,20 @@ from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Answer, Decision, Headers, RequestHead
 from sidecar.proxy import responses
 from sidecar.proxy.answers import HeaderList, UpstreamAnswer
-from sidecar.proxy.bodies import ClientBody, framing
+from sidecar.proxy.bodies import BodyRules, ClientBody, break_body, framing
 from sidecar.proxy.chunks import LAST_CHUNK, framed, framed_whole
+from sidecar.proxy.upgrade import Switched, Tunnel, among, offered
 
 CLIENT_CLOSED_REQUEST = 499
 """Status, for the records only, of a request whose client hung up."""
+
+SWITCHING_PROTOCOLS = 101
 
 SHORT_BODY_BYTES = 65536
 """A body that nobody wants is read to its end up to this length; past it, the connection is closed."""
 
 
-class Flow(Protocol):
-    """Something that can be held back."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
-class Client(Protocol):
+class Client(Switched, Protocol):
     """The connection that the request came on."""
 
     peer: str
@@ -42,8 +38,9 @@ class Client(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def draw_from(self, source: Flow | None) -> None:
-        """Where what is written comes from: it pauses while the client does not take more."""
+    @property
+    def can_switch(self) -> bool:
+        """Whether nothing was lost of what came after the request."""
 
     def break_off(self) -> None:
         """End the connection so that an unfinished answer cannot be taken for a finished one."""
@@ -53,11 +50,11 @@ class Exchange:
     """What is known of it while it lasts. Raises BadFraming when made of a request without one clear end."""
 
     __slots__ = (
-        "_client", "_message", "_payload", "answered", "body", "bytes_out", "decision", "framing", "head", "keep_alive",
-        "reason", "status", "upstream_seconds",
+        "_client", "_message", "_payload", "_tunnel", "answered", "began", "body", "bytes_out", "decision", "framing",
+        "head", "keep_alive", "reason", "status", "upgrade", "upstream_seconds",
     )  # fmt: skip
 
-    def __init__(self, client: Client, message: RawRequestMessage, payload: StreamReader) -> None:
+    def __init__(self, client: Client, message: RawRequestMessage, payload: StreamReader, rules: BodyRules) -> None:
         self._client, self._message, self._payload = client, message, payload
         self.framing = framing(message)
         self.head = RequestHead(
@@ -68,19 +65,38 @@ class Exchange:
             scheme=client.scheme,
             version=message.version,
         )
-        self.body = self._body() if self.framing else None
+        self.body = self._body(rules) if self.framing else None
+        self.upgrade = offered(message) if message.upgrade and client.can_switch else ""
+        """What the client offers to switch to."""
+        self._tunnel: Tunnel | None = None
         # Bytes after an upgrade that did not take place are lost on the parser: no request can follow.
         self.keep_alive = not message.should_close and not message.upgrade
         self.decision: Decision | None = None
         self.status = CLIENT_CLOSED_REQUEST
         self.reason: Reason | None = None
         self.upstream_seconds: float | None = None
+        self.began = 0.0
+        """When, by the server's clock."""
         self.bytes_out = 0
         self.answered = False
 
     @property
     def bytes_in(self) -> int:
+        if self._tunnel is not None:
+            return self._tunnel.received
         return self.body.received if self.body is not None else 0
+
+    def check(self, now: float, patience_seconds: float) -> None:
+        """End what has taken too long: a body that comes too slowly, a tunnel of which one side is gone."""
+        if self.body is not None and self.body.overdue(now):
+            break_body(self._payload, Reason.REQUEST_TIMEOUT)
+        elif self._tunnel is not None and self._tunnel.overdue(now, patience_seconds):
+            self._client.break_off()
+
+    def check_body(self) -> None:
+        """Raises Fault where it is known to be too large."""
+        if self.body is not None and self.body.too_large:
+            raise Fault(Reason.BODY_TOO_LARGE)
 
     def respond(self, answer: Answer, reason: Reason | None = None) -> None:
         """Answer with an answer of ours."""
@@ -90,7 +106,10 @@ class Exchange:
         self._write(responses.answer_of_ours(answer, persistence=self._persistence()) + body)
 
     async def relay(self, answer: UpstreamAnswer, ours: Headers) -> None:
-        """Answer with the upstream's answer, and with `ours` added to its head."""
+        """Answer with the upstream's answer, and with `ours` added to its head. Raises Fault before any of it."""
+        if answer.status == SWITCHING_PROTOCOLS:
+            await self._switch(answer, ours)
+            return
         with_body = responses.has_body(self.head.method, answer.status)
         chunked = with_body and answer.chunked and self.head.version >= (1, 1)
         if answer.early or (with_body and not chunked and not answer.sized):
@@ -115,7 +134,23 @@ class Exchange:
         target = allow.target.encode("utf-8", "surrogateescape")
         lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)]
         lines += [b"%b: %b" % field for field in allow.headers]
+        if self.upgrade:
+            lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"
+
+    async def _switch(self, answer: UpstreamAnswer, ours: Headers) -> None:
+        """Become a tunnel, to the protocol that the client offered."""
+        if answer.upgrade is None or not among(answer.upgrade, self.upgrade):
+            raise Fault(Reason.UPSTREAM_INVALID)
+        self.status, self.keep_alive = answer.status, False
+        self._tunnel = Tunnel(self._client, answer, asyncio.get_running_loop())
+        self._write(
+            responses.upstream_head(answer, ours, chunked=False, persistence=responses.switched(answer.upgrade))
+        )
+        try:
+            await self._tunnel.run(self._write_piece)
+        except Fault as fault:
+            self.break_off(fault.reason)
 
     async def _stream(self, answer: UpstreamAnswer, chunked: bool) -> None:
         client = self._client
@@ -151,12 +186,13 @@ class Exchange:
             self.keep_alive = False
         return responses.persistence(self.keep_alive, self.head.version)
 
-    def _body(self) -> ClientBody | None:
+    def _body(self, rules: BodyRules) -> ClientBody | None:
         message = self._message
         if self._payload.is_eof() and not message.chunked and self._payload.at_eof():
             return None
         waits = message.version >= (1, 1) and "100-continue" in message.headers.get(hdrs.EXPECT, "").lower()
-        return ClientBody(self._payload, chunked=bool(message.chunked), go_ahead=self._go_ahead if waits else None)
+        length = None if message.chunked else int(message.headers[hdrs.CONTENT_LENGTH])
+        return ClientBody(self._payload, rules, length=length, go_ahead=self._go_ahead if waits else None)
 
     def _go_ahead(self) -> None:
         if not self.answered and not self._payload.is_eof():
@@ -166,6 +202,6 @@ class Exchange:
         """An unread body is read to its end if it is short and on its way; else the connection ends."""
         if self.body is None or self._payload.is_eof():
             return
-        length = self._message.headers.get(hdrs.CONTENT_LENGTH)
-        if self.body.waited_for or length is None or int(length) > SHORT_BODY_BYTES:
+        length = self.body.length
+        if self.body.waited_for or length is None or length > SHORT_BODY_BYTES:
             self.keep_alive = False

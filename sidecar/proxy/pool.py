@@ -7,23 +7,33 @@ from collections import deque
 from sidecar.config.model import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.connection import UpstreamConnection
+from sidecar.proxy.tls import upstream_context
 
 MAX_QUEUE = 10_000
 """Requests that may wait for a connection at a time."""
 
 
+LEND_SECONDS = 0.1
+"""How often, while requests wait, it is seen which connections wait for nothing but their clients."""
+
+
 class Pool:
-    """tls: the context of connections to a TLS upstream; by default one that trusts the system's authorities."""
+    """Connections that wait for their clients do not count while others are needed: the slow cannot take all places.
+
+    tls: the context of connections to a TLS upstream; by default what the settings say, which raises OSError."""
 
     def __init__(
         self, settings: UpstreamSettings, *, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None = None
     ) -> None:
         self._settings, self._loop = settings, loop
-        self._tls = (tls or ssl.create_default_context()) if settings.tls else None
+        self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
         self._all: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting = 0
         self._queue: deque[asyncio.Future[UpstreamConnection | None]] = deque()
+        self._held: set[UpstreamConnection] = set()
+        self._lent: set[UpstreamConnection] = set()
+        self._lender: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -41,7 +51,7 @@ class Pool:
 
     async def fresh(self) -> UpstreamConnection:
         """A new connection or, where there can be no more, one that another request has just finished with."""
-        if len(self._all) + self._connecting >= self._settings.max_connections:
+        if not self._has_room():
             handed_on = await self._wait()
             if handed_on is not None:
                 return handed_on if handed_on.usable else await self.acquire()
@@ -55,7 +65,8 @@ class Pool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """An exchange is over and the connection can carry another."""
-        if self._closed:
+        self._lent.discard(connection)
+        if self._closed or len(self._all) - len(self._lent) > self._settings.max_connections:
             connection.abort()
         elif not self._hand_on(connection):
             connection.fresh_until = self._loop.time() + self._settings.idle_timeout
@@ -66,6 +77,7 @@ class Pool:
     def forget(self, connection: UpstreamConnection) -> None:
         """A connection has ended."""
         self._all.discard(connection)
+        self._lent.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._offer_room()
@@ -75,6 +87,8 @@ class Pool:
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._lender is not None:
+            self._lender.cancel()
         for connection in list(self._all):
             connection.abort()
 
@@ -94,8 +108,8 @@ class Pool:
         return connection
 
     async def _open(self) -> UpstreamConnection:
-        address = self._settings.address
-        name = address.host if self._tls and not address.path else None
+        address, tls = self._settings.address, self._settings.tls
+        name = ((tls.server_name if tls else "") or address.host) if self._tls and not address.path else None
         if address.path:
             _, connection = await self._loop.create_unix_connection(self._make, address.path)
         else:
@@ -114,6 +128,8 @@ class Pool:
         turn: asyncio.Future[UpstreamConnection | None] = self._loop.create_future()
         self._queue.append(turn)
         timer = self._loop.call_later(self._settings.queue_timeout, _give_up, turn)
+        if self._lender is None:
+            self._lender = self._loop.call_later(LEND_SECONDS, self._lend)
         try:
             return await turn
         except asyncio.CancelledError:
@@ -141,9 +157,23 @@ class Pool:
                 return True
         return False
 
+    def _has_room(self) -> bool:
+        return len(self._all) - len(self._lent) + self._connecting < self._settings.max_connections
+
     def _offer_room(self) -> None:
-        if self._queue and len(self._all) + self._connecting < self._settings.max_connections and self._hand_on(None):
+        if self._queue and self._has_room() and self._hand_on(None):
             self._connecting += 1
+
+    def _lend(self) -> None:
+        """Give the places of connections that were found waiting for their clients twice."""
+        held = {connection for connection in self._all if connection.held_by_client}
+        self._lent, self._held, self._lender = held & self._held, held, None
+        while self._queue and self._has_room():
+            self._offer_room()
+        if self._queue:
+            self._lender = self._loop.call_later(LEND_SECONDS, self._lend)
+        else:
+            self._held = set()
 
     def _sweep(self) -> None:
         now, self._sweeper = self._loop.time(), None

@@ -23,12 +23,13 @@ class AnswerReader:
     """Reads the answers of one connection, strictly (RFC 9112); `expect` before each.
 
     answer: the final head, once it is here. complete: its body, too. surplus: bytes came after that.
-    keep_alive: the connection can carry another exchange.
+    keep_alive: the connection can carry another exchange. switched: after a 101, everything is the answer's body.
     """
 
     __slots__ = (
         "_chunked", "_head_bytes", "_headers", "_informational", "_interim", "_length", "_loop", "_method", "_named",
-        "_parser", "_raw", "_reason", "_upgrade", "_upgrade_asked", "answer", "complete", "keep_alive", "surplus",
+        "_parser", "_reason", "_upgrade", "_upgrade_asked", "answer", "complete", "keep_alive", "surplus",
+        "switched",
     )  # fmt: skip
 
     def __init__(self, loop: AbstractEventLoop) -> None:
@@ -38,7 +39,7 @@ class AnswerReader:
         self.complete = self.surplus = self.keep_alive = False
         self._headers: HeaderList = []
         self._named: frozenset[bytes] = frozenset()
-        self._chunked = self._length = self._interim = self._raw = False
+        self._chunked = self._length = self._interim = self.switched = False
         self._upgrade: bytes | None = None
 
     def expect(self, method: str, *, upgrade: bool = False, informational: Informational | None = None) -> None:
@@ -47,13 +48,13 @@ class AnswerReader:
             self._parser = HttpResponseParser(self)
         self._method, self._upgrade_asked, self._informational = method, upgrade, informational
         self.answer = None
-        self.complete = self.surplus = self._raw = False
+        self.complete = self.surplus = self.switched = False
         self._head_bytes = 0
         self._begin()
 
     def feed(self, data: bytes) -> None:
         """Raises InvalidAnswer; not for what follows a complete answer, which sets `surplus`."""
-        if self._raw and self.answer is not None:
+        if self.switched and self.answer is not None:
             self.answer.feed(data)
             return
         if self._parser is None:
@@ -166,7 +167,7 @@ class AnswerReader:
 
     def _check(self, status: int, parser: HttpResponseParser) -> None:
         self.keep_alive = parser.should_keep_alive()
-        if status < 100 or (status == 101 and not (self._upgrade_asked and parser.should_upgrade())):
+        if status < 100 or (status == 101 and not self._may_switch(parser)):
             raise InvalidAnswer
         version_matters = self._chunked or not self.keep_alive
         version = parser.get_http_version() if version_matters else "1.1"
@@ -176,12 +177,16 @@ class AnswerReader:
             self.keep_alive = version == "1.1" and b"close" not in self._named
         self._named -= _UNNAMEABLE
 
+    def _may_switch(self, parser: HttpResponseParser) -> bool:
+        framed = self._chunked or self._length
+        return self._upgrade_asked and bool(parser.should_upgrade()) and not framed
+
     def _header_bytes(self) -> int:
         return sum(len(name) + len(value) + len(b": \r\n") for name, value in self._headers)
 
     def _switch(self, rest: bytes) -> None:
         if self.answer is None or self.answer.status != 101:
             raise InvalidAnswer
-        self._raw = True
+        self.switched = True
         if rest:
             self.answer.feed(rest)

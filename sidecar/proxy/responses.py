@@ -51,5 +51,10 @@ def persistence(keep_alive: bool, version: tuple[int, int]) -> bytes:
     return b"\r\n\r\n" if version >= (1, 1) else b"\r\nConnection: keep-alive\r\n\r\n"
 
 
+def switched(protocol: bytes) -> bytes:
+    """The end of a 101's head."""
+    return b"\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
+
+
 def _status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b" % (status, reason)

@@ -4,17 +4,15 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from typing import NoReturn, cast
 
-from aiohttp.web_protocol import RequestHandler
-from aiohttp.web_request import BaseRequest
-from aiohttp.web_server import Server
-
-from sidecar.config.model import Address
+from sidecar.config.model import Address, Limits
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Deny
-from sidecar.proxy.client import Caps, ClientConnection
+from sidecar.proxy.bodies import BodyRules
+from sidecar.proxy.client import ClientRules
+from sidecar.proxy.connections import Connections
 from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.handshakes import TlsListener
 from sidecar.proxy.ports import Gate, Observer
 from sidecar.proxy.responses import answer_of_ours, persistence
 from sidecar.proxy.upstream import BrokenBody, Upstream
@@ -23,8 +21,16 @@ _BACKLOG = 4096
 _log = logging.getLogger(__name__)
 
 
+def _nobody(peer: str) -> bool:
+    return False
+
+
 class DataServer:
-    """To be made where its loop runs. gate: the one in force; asked once a request. clock: seconds, monotonic."""
+    """To be made where its loop runs.
+
+    gate: the one in force; asked once a request. clock: seconds, monotonic. tls: the context of the next handshake;
+    None for none. trusts: peers that stand for many clients. body_window_seconds: what a body's speed is an average of.
+    """
 
     def __init__(
         self,
@@ -33,27 +39,46 @@ class DataServer:
         *,
         observer: Observer,
         clock: Callable[[], float],
-        caps: Caps | None = None,
+        limits: Limits | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        trusts: Callable[[str], bool] = _nobody,
+        body_window_seconds: float = 10.0,
+        linger_seconds: float = 2.0,
     ) -> None:
         self._gate, self._upstream, self._observer, self._clock = gate, upstream, observer, clock
-        self._connections = _Connections(self, caps or Caps())
-        self._listener: asyncio.Server | None = None
+        limits = limits or Limits()
+        bodies = BodyRules(
+            limit=limits.body,
+            rate=limits.body_rate,
+            window_seconds=body_window_seconds,
+            clock=asyncio.get_running_loop().time,
+        )
+        rules = ClientRules(limits=limits, bodies=bodies, linger_seconds=linger_seconds)
+        self._connections = Connections(self, rules, trusts=trusts)
+        self._listener: asyncio.Server | TlsListener | None = None
+        self._tls, self._handshake_seconds = tls, limits.head_timeout
         self.address = Address()
         """Where it is bound, once it is started."""
         self.retiring = False
         """Every answer is its connection's last."""
 
-    async def start(self, address: Address, *, tls: ssl.SSLContext | None = None) -> None:
+    async def start(self, address: Address) -> None:
         """Bind. Raises OSError."""
         loop = asyncio.get_running_loop()
+        if self._tls is not None:
+            self._listener = listener = TlsListener(
+                self._connections, self._tls, timeout_seconds=self._handshake_seconds
+            )
+            self.address = listener.start(address, backlog=_BACKLOG)
+            return
         if address.path:
-            self._listener = await loop.create_unix_server(self._connections, address.path, backlog=_BACKLOG, ssl=tls)
+            self._listener = await loop.create_unix_server(self._connections, address.path, backlog=_BACKLOG)
             self.address = address
             return
-        self._listener = await loop.create_server(
-            self._connections, address.host, address.port, backlog=_BACKLOG, ssl=tls
+        self._listener = server = await loop.create_server(
+            self._connections, address.host, address.port, backlog=_BACKLOG
         )
-        self.address = Address(host=address.host, port=self._listener.sockets[0].getsockname()[1])
+        self.address = Address(host=address.host, port=server.sockets[0].getsockname()[1])
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Take no more connections, finish what is under way for at most `grace_seconds`, and end the rest."""
@@ -71,15 +96,32 @@ class DataServer:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        self._connections.close()
+
+    async def recheck(self, *, older_than_seconds: float) -> None:
+        """Break off what has gone on for so long under a key that is not good any longer."""
+        began_by, reasons = self._clock() - older_than_seconds, dict[str, Reason | None]()
+        for connection in self._connections.open():
+            exchange = connection.exchange
+            if exchange is None or exchange.began > began_by or not isinstance(exchange.decision, Allow):
+                continue
+            principal = exchange.decision.principal
+            if principal is None:
+                continue
+            if principal.key.id not in reasons:
+                reasons[principal.key.id] = await self._gate().fallen(principal)
+            reason = reasons[principal.key.id]
+            if reason is not None and connection.exchange is exchange:
+                exchange.break_off(reason)
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request, whatever happens, and tell the observer."""
-        began = self._clock()
+        began = exchange.began = self._clock()
         self._observer.begun()
         try:
             await self._answer(exchange, self._gate())
-        except BrokenBody:
-            self._give_up(exchange, Reason.BAD_REQUEST)
+        except BrokenBody as broken:
+            self._give_up(exchange, broken.reason)
         except Exception as exc:
             self._give_up(exchange, Reason.INTERNAL)
             _log_failure(exc)
@@ -98,6 +140,7 @@ class DataServer:
     def refuse(self, peer: str, reason: Reason) -> bytes:
         answer = self._gate().malformed(reason)
         self._observer.malformed(peer, answer.status, reason)
+        self._connections.notices.count("malformed requests refused", f"{peer or 'a Unix socket'}: {reason}")
         return answer_of_ours(answer, persistence=persistence(False, (1, 1))) + answer.body
 
     async def _answer(self, exchange: Exchange, gate: Gate) -> None:
@@ -113,17 +156,21 @@ class DataServer:
         head = exchange.request_head(allow, self._upstream.host_for(allow.host))
         sent = self._clock()
         try:
+            exchange.check_body()
             answer = await self._upstream.send(
-                head, method=exchange.head.method, body=exchange.body, informational=exchange.interim
+                head,
+                method=exchange.head.method,
+                body=exchange.body,
+                upgrade=exchange.upgrade != "",
+                informational=exchange.interim,
             )
-        except Fault as fault:
+            exchange.upstream_seconds = self._clock() - sent
+            try:
+                await exchange.relay(answer, gate.client_headers(allow))
+            finally:
+                answer.close()
+        except Fault as fault:  # Only while nothing has been answered.
             exchange.respond(gate.fault(fault.reason, allow), fault.reason)
-            return
-        exchange.upstream_seconds = self._clock() - sent
-        try:
-            await exchange.relay(answer, gate.client_headers(allow))
-        finally:
-            answer.close()
 
     def _give_up(self, exchange: Exchange, reason: Reason) -> None:
         if exchange.answered:
@@ -131,24 +178,6 @@ class DataServer:
         else:
             exchange.keep_alive = False
             exchange.respond(self._gate().malformed(reason), reason)
-
-
-class _Connections(Server):
-    """aiohttp's server, making connections of ours."""
-
-    def __init__(self, host: DataServer, caps: Caps) -> None:
-        super().__init__(_never, handler_cancellation=True)
-        self._host, self._caps = host, caps
-
-    def __call__(self) -> RequestHandler:
-        return ClientConnection(self, self._host, self._caps, loop=self._loop)
-
-    def open(self) -> list[ClientConnection]:
-        return cast(list[ClientConnection], self.connections)
-
-
-async def _never(request: BaseRequest) -> NoReturn:
-    raise NotImplementedError
 
 
 def _log_failure(exc: Exception) -> None:

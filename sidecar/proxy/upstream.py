@@ -15,13 +15,19 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BrokenBody(Exception):
-    """The client's body cannot be read to its end."""
+    """The client's body cannot be read to its end, or is not wanted: malformed, too large, too slow."""
+
+    def __init__(self, reason: Reason = Reason.BAD_REQUEST) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 class RequestBody(Protocol):
-    """A request's body. `chunked` is how it is to be framed; where not, the head tells its length."""
+    """A request's body."""
 
-    chunked: bool
+    @property
+    def chunked(self) -> bool:
+        """How it is to be framed; where not, the head tells its length."""
 
     def at_hand(self) -> bytes | None:
         """All of it, where all of it has arrived; once."""
@@ -40,10 +46,11 @@ class Upstream:
         self._loop = loop
         fixed = {"keep": "", "upstream": settings.authority}
         self._host = fixed.get(settings.host, settings.host).encode()
+        self._authority = settings.authority.encode()
 
     def host_for(self, client_host: bytes) -> bytes:
-        """The Host that the upstream is sent."""
-        return self._host or client_host
+        """The Host that the upstream is sent; its own name where an HTTP/1.0 client gave none."""
+        return self._host or client_host or self._authority
 
     async def send(
         self,
@@ -56,6 +63,8 @@ class Upstream:
     ) -> UpstreamAnswer:
         """Send a request and wait for its answer to begin; the body goes on being sent meanwhile and afterwards.
 
+        upgrade: a 101 is welcome; what it switches to is the answer's body, and what is sent to the answer.
+
         The caller closes the answer. Raises Fault (UPSTREAM_UNREACHABLE, _INVALID, _TIMEOUT, _BUSY) and BrokenBody.
         Only a request that may be sent twice, is, and only where a kept connection ended before any answer (RFC 9110
         section 9.2.2).
@@ -66,11 +75,11 @@ class Upstream:
             if body is None:
                 answer = connection.begin(head, method, upgrade=upgrade, informational=informational)
             else:
-                answer = self._begin_with_body(connection, head, method, body)
+                answer = self._begin_with_body(connection, head, method, body, informational)
             try:
                 return await answer
             except Stale:
-                if body is not None or method not in _IDEMPOTENT or upgrade:
+                if body is not None or method not in _IDEMPOTENT:
                     raise Fault(Reason.UPSTREAM_UNREACHABLE) from None
             except asyncio.CancelledError:
                 connection.withdraw(answer)
@@ -81,12 +90,18 @@ class Upstream:
         self._pool.close()
 
     def _begin_with_body(
-        self, connection: UpstreamConnection, head: bytes, method: str, body: RequestBody
+        self,
+        connection: UpstreamConnection,
+        head: bytes,
+        method: str,
+        body: RequestBody,
+        informational: Informational | None,
     ) -> "asyncio.Future[UpstreamAnswer]":
         whole = body.at_hand()
         if whole is not None:
-            return connection.begin(head + (framed_whole(whole) if body.chunked else whole), method)
-        answer = connection.begin(head, method, whole=False)
+            data = head + (framed_whole(whole) if body.chunked else whole)
+            return connection.begin(data, method, informational=informational)
+        answer = connection.begin(head, method, whole=False, informational=informational)
         connection.upload = self._loop.create_task(_upload(connection, body))
         return answer
 
@@ -103,6 +118,6 @@ async def _upload(connection: UpstreamConnection, body: RequestBody) -> None:
             connection.send(LAST_CHUNK)
         connection.finish_request()
     except BrokenBody as broken:
-        connection.fail(broken, Reason.BAD_REQUEST)
+        connection.fail(broken, broken.reason)
     except ConnectionError:
         return  # The connection has told whoever waits for its answer.

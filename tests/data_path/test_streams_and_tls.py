@@ -23,22 +23,20 @@ def test_R1_6_streams_of_a_revoked_key_end_within_the_stated_bound(
 ) -> None:
     sidecar = start_sidecar(CONFIG)
     kept, revoked = [sidecar.keys.issue(name, scopes=("read",)) for name in ("kept", "revoked")]
-    streams = []
-    for key in (kept, revoked):
-        asking = [("Authorization", f"Bearer {key.text}"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
-        upstream.answer(SWITCHED)
-        stream = sidecar.connect()
-        assert stream.exchange(request_bytes("GET", "/items/chat", asking)).status == 101
-        streams.append(stream)
-    time_of_revocation = time.monotonic()
-    sidecar.keys.told("revoke", revoked.id)
-    assert streams[1].rest() == b""
-    assert time.monotonic() - time_of_revocation < BOUND_SECONDS
-    line = sidecar.logged(lambda line: line["status"] == 101)
-    assert (line["reason"], line["key_id"]) == ("revoked_key", revoked.id)
-    streams[0].send(b"still open")
-    streams[0].finish_sending()
-    assert streams[0].rest() == b""
+    with sidecar.connect() as lasting, sidecar.connect() as ending:
+        for stream, key in ((lasting, kept), (ending, revoked)):
+            asking = [("Authorization", f"Bearer {key.text}"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
+            upstream.answer(SWITCHED)
+            assert stream.exchange(request_bytes("GET", "/items/chat", asking)).status == 101
+        sidecar.keys.told("revoke", revoked.id)
+        began = time.monotonic()
+        assert ending.rest() == b""
+        assert time.monotonic() - began < BOUND_SECONDS
+        line = sidecar.logged(lambda line: line["status"] == 101)
+        assert (line["reason"], line["key_id"]) == ("revoked_key", revoked.id)
+        lasting.send(b"still open\r\n\r\n")
+        assert lasting.receive().status == 400
+    assert upstream.requests()[-1].head == b"still open\r\n\r\n"
 
 
 def test_R1_6_an_upgrade_without_a_key_is_a_401_and_the_upstream_is_not_contacted(

@@ -2,7 +2,7 @@
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _FACTOR = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
@@ -14,5 +14,7 @@ def budget(examples: int) -> settings:
         derandomize=_FACTOR == 0,
         database=None,
         deadline=None,
+        # Shrinking asks the process thousands of times; who wants a smaller example asks for more of them.
+        phases=(Phase.explicit, Phase.generate, *([Phase.shrink] if _FACTOR else [])),
         suppress_health_check=[HealthCheck.too_slow],
     )

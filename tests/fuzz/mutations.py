@@ -27,7 +27,8 @@ CLIMBS = [
     b"\\..\\", b"%5c..%5c",
     b"/./", b"//", b"%00", b"%0d%0a", b"%2f", b";", b"?",
 ]  # fmt: skip
-LINE_BYTES = 30
+PREFIX = b"/allowed"
+"""Climbs begin within three bytes after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Mutation:
         before, after = raw[:place], raw[place:]
         match self.kind:
             case "climb":
-                place = self.place % LINE_BYTES
+                place = raw.find(PREFIX) + len(PREFIX) + self.place % 3
                 return raw[:place] + CLIMBS[self.size % len(CLIMBS)] + raw[place:]
             case "flip":
                 return before + bytes(byte ^ (1 << self.size % 8) for byte in after[:1]) + after[1:]
@@ -74,8 +75,8 @@ class Mutation:
 
 
 KINDS = [
-    "climb", "flip", "insert", "overwrite", "delete", "repeat", "truncate", "line-twice", "line-gone", "line-swap",
-    "line-new",
+    "climb", "climb", "flip", "insert", "overwrite", "delete", "repeat", "truncate", "line-twice", "line-gone",
+    "line-swap", "line-new",
 ]  # fmt: skip
 MUTATIONS = st.builds(
     Mutation,

@@ -177,7 +177,7 @@ def test_a_key_elsewhere_is_no_key(site: Site, name: str) -> None:
 
 def test_very_many_header_fields_are_refused_and_fewer_pass_in_order(site: Site) -> None:
     site.refuses({400, 431}, "GET", "/public/x", [(f"X-N{number}", "v") for number in range(5000)])
-    fields = [(f"X-N{number}", str(number)) for number in range(100)]
+    fields = [(f"X-N{number}", str(number)) for number in range(90)]
     seen = site.passes("GET", "/public/x", fields)
     assert [pair for pair in seen.headers if pair[0].startswith("X-N")] == fields
 
@@ -185,7 +185,7 @@ def test_very_many_header_fields_are_refused_and_fewer_pass_in_order(site: Site)
 def test_very_many_different_names_over_time_change_no_decision(site: Site) -> None:
     with site.sidecar.connect() as connection:
         for batch in range(30):
-            fields = [(f"X-{batch}-{number}" + "y" * 40, "v") for number in range(100)]
+            fields = [(f"X-{batch}-{number}" + "y" * 40, "v") for number in range(90)]
             assert connection.ask("GET", "/public/x", [*fields, ("X_Auth-Subject", "FORGED")]).status == 200
     assert all(b"FORGED" not in seen.head for seen in site.upstream.requests())
 

@@ -1,0 +1,117 @@
+"""Clients that speak TLS, until their handshake is over: counted at once, given the certificate of the moment."""
+
+import asyncio
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+from sidecar.config.model import Address
+from sidecar.proxy.client import ClientConnection
+
+_OUT_OF_FILES_SECONDS = 0.2
+"""How long not to accept when there is no descriptor left, as the event loops do."""
+
+
+class Doorkeeper(Protocol):
+    """Counts connections, and makes those that have been admitted."""
+
+    def admit(self, peer: str) -> bool: ...
+
+    def leave(self, peer: str) -> None: ...
+
+    def make_admitted(self) -> ClientConnection: ...
+
+
+class TlsListener:
+    """context: gives the one to use for the next handshake. An event loop's own listener has one for good.
+
+    Handshakes that fail, or take longer than `timeout_seconds`, end without a word.
+    """
+
+    def __init__(self, door: Doorkeeper, context: Callable[[], ssl.SSLContext], *, timeout_seconds: float) -> None:
+        self._door, self._context, self._timeout_seconds = door, context, timeout_seconds
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, address: Address, *, backlog: int) -> Address:
+        """Bind; gives where. Raises OSError."""
+        self._sockets = _bound(address, backlog)
+        for listening in self._sockets:
+            self._run(self._accept(listening))
+        return address if address.path else Address(host=address.host, port=self._sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Take no more connections, and give up the handshakes that are under way."""
+        for task in self._tasks:
+            task.cancel()
+        for listening in self._sockets:
+            listening.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        while True:
+            try:
+                accepted, name = await self._loop.sock_accept(listening)
+            except OSError:
+                await asyncio.sleep(_OUT_OF_FILES_SECONDS)
+                continue
+            peer = name[0] if isinstance(name, tuple) else ""
+            if self._door.admit(peer):
+                self._run(self._shake(accepted, peer))
+            else:
+                accepted.close()
+
+    async def _shake(self, accepted: socket.socket, peer: str) -> None:
+        connection = self._door.make_admitted()
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: connection, accepted, ssl=self._context(), ssl_handshake_timeout=self._timeout_seconds
+            )
+        except OSError:
+            accepted.close()
+        finally:
+            if not connection.entered:
+                self._door.leave(peer)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _bound(address: Address, backlog: int) -> list[socket.socket]:
+    if address.path:
+        if os.path.exists(address.path) and stat.S_ISSOCK(os.stat(address.path).st_mode):
+            os.remove(address.path)
+        places: list[tuple[int, object]] = [(socket.AF_UNIX, address.path)]
+    else:
+        found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        places = list(dict.fromkeys((family, where) for family, _, _, _, where in found))
+    sockets: list[socket.socket] = []
+    try:
+        for family, where in places:
+            sockets.append(_listening(family, where, backlog))
+    except OSError:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets
+
+
+def _listening(family: int, where: object, backlog: int) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family != socket.AF_UNIX:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(where)  # type: ignore[arg-type]  # as getaddrinfo gave it
+        listening.listen(backlog)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening

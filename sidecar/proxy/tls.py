@@ -1,0 +1,105 @@
+"""TLS contexts of both sides. TLS 1.2 at least, HTTP/1.1 as the only protocol."""
+
+import logging
+import os
+import ssl
+from pathlib import Path
+
+from sidecar.config.model import ListenerTls, UpstreamTls
+
+_PROTOCOLS = ["http/1.1"]
+_log = logging.getLogger(__name__)
+
+_Identity = tuple[tuple[int, int, int], ...]
+
+
+class ListenerCertificates:
+    """The data listener's context, read again when its files change. Making one raises OSError (SSLError too)."""
+
+    def __init__(self, settings: ListenerTls) -> None:
+        self._settings = settings
+        self._files = [name for name in (settings.certificate, settings.key, settings.client_ca) if name]
+        self._identity = self._identify()
+        self._context = listener_context(settings)
+
+    def current(self) -> ssl.SSLContext:
+        """What the next handshake is to use. Files that cannot be used leave what was there, and are logged once."""
+        identity = self._identify()
+        if identity != self._identity:
+            self._identity = identity
+            try:
+                self._context = listener_context(self._settings)
+                _log.warning("sidecar: tls: read %s again", self._settings.certificate)
+            except OSError as error:
+                _log.warning("sidecar: tls: %s; the certificate before it stays in use", describe(error))
+        return self._context
+
+    def _identify(self) -> _Identity:
+        """Taken before reading: what changes meanwhile is then seen to be other than what was read."""
+        return tuple(_identity_of(name) for name in self._files)
+
+
+def listener_context(settings: ListenerTls) -> ssl.SSLContext:
+    """Raises OSError (SSLError too)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load_own(context, settings.certificate, settings.key)
+    if settings.client_ca:
+        _load_authority(context, settings.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return _restrained(context)
+
+
+def upstream_context(settings: UpstreamTls) -> ssl.SSLContext:
+    """Raises OSError (SSLError too)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if settings.ca:
+        _load_authority(context, settings.ca)
+    else:
+        context.load_default_certs()
+    if settings.certificate:
+        _load_own(context, settings.certificate, settings.key)
+    return _restrained(context)
+
+
+def describe(error: OSError) -> str:
+    """One line, with the file's name where the error knows it."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
+def _restrained(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(_PROTOCOLS)
+    return context
+
+
+def _load_own(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    for name in (certificate, key):
+        _check_readable(name)
+    try:
+        # A password would be asked for on the terminal.
+        context.load_cert_chain(certificate, key, password="")  # none at all
+    except ssl.SSLError as error:
+        reason = error.reason or "not a PEM certificate with its key"
+        raise OSError(0, f"cannot be used with {key} ({reason})", certificate) from error
+
+
+def _load_authority(context: ssl.SSLContext, name: str) -> None:
+    _check_readable(name)
+    try:
+        context.load_verify_locations(name)
+    except ssl.SSLError as error:
+        raise OSError(0, f"holds no certificate of an authority ({error.reason})", name) from error
+
+
+def _check_readable(name: str) -> None:
+    """OpenSSL's errors do not tell which file."""
+    with Path(name).open("rb"):
+        pass
+
+
+def _identity_of(name: str) -> tuple[int, int, int]:
+    try:
+        status = os.stat(name)
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)

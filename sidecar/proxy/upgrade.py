@@ -1,0 +1,114 @@
+"""Upgrades: after the gate's yes and the upstream's 101, bytes both ways until both ends are done or one is gone."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import hdrs
+from aiohttp.http_parser import RawRequestMessage
+
+from sidecar.proxy.answers import Flow, UpstreamAnswer
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
+
+_UNDECIDED = frozenset({"h2c", "h2", "http", "https", "tls"})
+"""What is upgraded to these is requests again, which no gate would see (h2c smuggling)."""
+
+
+def offered(message: RawRequestMessage) -> str:
+    """The protocols that the client offers to switch to, as one field value; empty where none may be passed on.
+
+    HTTP/1.1 only, and only without a body (RFC 9110 section 7.8): what follows the head is the new protocol's.
+    """
+    if not message.upgrade or message.version != (1, 1) or message.chunked or hdrs.CONTENT_LENGTH in message.headers:
+        return ""
+    value = ", ".join(message.headers.getall(hdrs.UPGRADE, ()))
+    for protocol in value.split(","):
+        token = protocol.strip(" \t")
+        if not _TOKEN.fullmatch(token) or token.partition("/")[0].lower() in _UNDECIDED:
+            return ""
+    return value
+
+
+def among(chosen: bytes | None, offer: str) -> bool:
+    """Whether the upstream has switched to what was offered."""
+    wanted = {protocol.strip(" \t").lower() for protocol in offer.split(",")}
+    return chosen is not None and chosen.strip(b" \t").decode("latin-1").lower() in wanted
+
+
+class Sink(Protocol):
+    """Takes what the client sends in place of requests."""
+
+    def take(self, data: bytes) -> None: ...
+
+    def end(self) -> bool:
+        """The client sends no more. Whether it may still be sent to."""
+
+
+class Switched(Flow, Protocol):
+    """The client's connection, once it no longer speaks HTTP."""
+
+    def switch(self, sink: Sink) -> bytes:
+        """Hand everything that comes to `sink`; gives what has come already."""
+
+    def draw_from(self, source: Flow | None) -> None: ...
+
+    def send_eof(self) -> bool: ...
+
+
+class Tunnel:
+    """Bytes both ways. A side that has finished sending may go on receiving."""
+
+    __slots__ = ("_answer", "_client", "_client_ended", "_moved", "_moved_at", "_over", "_sent", "received")
+
+    def __init__(self, client: Switched, answer: UpstreamAnswer, loop: asyncio.AbstractEventLoop) -> None:
+        self._client, self._answer = client, answer
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._client_ended = False
+        self._sent = self._moved = 0
+        self._moved_at = 0.0
+        self.received = 0
+        """Bytes from the client."""
+
+    async def run(self, write: Callable[[bytes], None]) -> None:
+        """`write` sends to the client. Raises Fault where the upstream breaks off."""
+        client, answer = self._client, self._answer
+        answer.on_gone = self._finish
+        client.draw_from(answer)
+        answer.draw_from(client)
+        try:
+            if early := client.switch(self):
+                self.take(early)
+            await answer.pour(lambda data: self._give(write, data))
+            if not self._client_ended and client.send_eof():
+                await self._over
+        finally:
+            answer.draw_from(None)
+            client.draw_from(None)
+
+    def take(self, data: bytes) -> None:
+        self.received += len(data)
+        self._answer.send(data)
+
+    def end(self) -> bool:
+        self._client_ended = True
+        self._finish()
+        return self._answer.send_eof()
+
+    def overdue(self, now: float, patience_seconds: float) -> bool:
+        """One side has finished, and nothing has moved for that long."""
+        if not self._client_ended and not self._answer.complete:
+            return False
+        moved = self.received + self._sent
+        if moved != self._moved or not self._moved_at:
+            self._moved, self._moved_at = moved, now
+        return now - self._moved_at >= patience_seconds
+
+    def _give(self, write: Callable[[bytes], None], data: bytes) -> None:
+        self._sent += len(data)
+        write(data)
+
+    def _finish(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)

@@ -16,6 +16,7 @@ from sidecar.proxy.answers import Flow
 from sidecar.proxy.bodies import BadFraming, BodyRules
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.malformed import reason_of
+from sidecar.proxy.outbox import Outbox
 from sidecar.proxy.receiver import Receiver
 from sidecar.proxy.upstream import BrokenBody
 
@@ -48,7 +49,9 @@ class Host(Protocol):
 
 
 class Door(Protocol):
-    """Counts connections."""
+    """Counts connections, and writes for them."""
+
+    outbox: Outbox
 
     def admit(self, peer: str) -> bool:
         """Whether one more may come; if so, `leave` is to follow."""
@@ -64,14 +67,15 @@ class ClientConnection(Receiver):
     """
 
     __slots__ = (
-        "_admitted", "_door", "_exchange", "_host", "_idle_since", "_rules", "_source", "_unsent", "_unsent_since",
-        "_wire", "peer", "scheme",
+        "_admitted", "_door", "_exchange", "_host", "_idle_since", "_outbox", "_rules", "_source", "_unsent",
+        "_unsent_since", "_wire", "peer", "scheme",
     )  # fmt: skip
 
     def __init__(self, manager: Server, host: Host, rules: ClientRules, *, admitted: bool = False) -> None:
         super().__init__(manager, rules.limits, loop=manager._loop)
         self._host, self._rules, self._admitted = host, rules, admitted
         self._door = cast(Door, manager)
+        self._outbox = self._door.outbox
         self._wire: asyncio.Transport | None = None
         self._source: Flow | None = None
         self._exchange: Exchange | None = None
@@ -89,6 +93,7 @@ class ClientConnection(Receiver):
             pass  # The client is gone; there is nobody to answer.
         finally:
             if self.transport is not None:
+                self._outbox.flush()
                 self.transport.close()
 
     @property
@@ -126,7 +131,7 @@ class ClientConnection(Receiver):
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
-            self.transport.write(data)
+            self._outbox.post(self.transport, data)
 
     def draw_from(self, source: Flow | None) -> None:
         self._source = source
@@ -140,12 +145,14 @@ class ClientConnection(Receiver):
     def send_eof(self) -> bool:
         if self.transport is None or not self.transport.can_write_eof():
             return False
+        self._outbox.flush()
         self.transport.write_eof()
         return True
 
     def break_off(self) -> None:
         """By a reset, because the end of the stream could be taken for the end of the answer."""
         if self._wire is not None:
+            self._outbox.flush()
             reset(self._wire)
 
     # Callbacks of the transport.
@@ -228,6 +235,7 @@ class ClientConnection(Receiver):
         """Give the client time to read the answer: closing while it still sends would reset the connection."""
         self._close = True
         if self.transport is not None and not self.transport.is_closing():
+            self._outbox.flush()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.transport.resume_reading()

@@ -5,6 +5,7 @@ from typing import Protocol, cast
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.answers import Flow, Informational, UpstreamAnswer
+from sidecar.proxy.outbox import Outbox
 from sidecar.proxy.reader import AnswerReader, InvalidAnswer
 
 
@@ -27,13 +28,13 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_answer", "_deadline", "_drained", "_feeder", "_loop", "_owner", "_patience", "_reader", "_reading_paused",
-        "_request_sent", "_spoken", "_timer", "_transport", "_used", "_waiter", "_writing_paused", "fresh_until",
-        "upload",
+        "_answer", "_deadline", "_drained", "_feeder", "_loop", "_outbox", "_owner", "_patience", "_reader",
+        "_reading_paused", "_request_sent", "_spoken", "_timer", "_transport", "_used", "_waiter", "_writing_paused",
+        "fresh_until", "upload",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, answer_timeout: float) -> None:
-        self._loop, self._owner, self._patience = loop, owner, answer_timeout
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, outbox: Outbox, answer_timeout: float) -> None:
+        self._loop, self._owner, self._outbox, self._patience = loop, owner, outbox, answer_timeout
         self._reader = AnswerReader(loop)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[UpstreamAnswer] | None = None
@@ -91,8 +92,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.leave(waiter.result())
 
     def send(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._transport is not None:
+            self._outbox.post(self._transport, data)
 
     async def drained(self) -> None:
         """Wait until the upstream takes more. Raises ConnectionError when it never will."""
@@ -123,6 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
     def send_eof(self) -> bool:
         if not self.usable or self._transport is None or not self._transport.can_write_eof():
             return False
+        self._outbox.flush()
         self._transport.write_eof()
         return True
 
@@ -134,6 +136,7 @@ class UpstreamConnection(asyncio.Protocol):
     def leave(self, answer: UpstreamAnswer) -> None:
         if self._answer is not answer:
             return
+        self._outbox.flush()
         if self._reader.switched and self._transport is not None and self._transport.get_write_buffer_size():
             # What the client sent last is still to arrive.
             self._answer = None

@@ -11,6 +11,7 @@ from aiohttp.web_server import Server
 from sidecar.core.forwarding import address_subject
 from sidecar.proxy.client import ClientConnection, ClientRules, Host
 from sidecar.proxy.malformed import Notices
+from sidecar.proxy.outbox import Outbox
 
 _CHECK_SECONDS = 1.0
 _CHECKS_IN_A_TIMEOUT = 5
@@ -29,6 +30,7 @@ class Connections(Server):
         self._by_address: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.notices = Notices(self._loop)
+        self.outbox = Outbox(self._loop)
 
     def __call__(self) -> RequestHandler:
         return ClientConnection(self, self._host, self._rules)

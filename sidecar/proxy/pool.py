@@ -7,6 +7,7 @@ from collections import deque
 from sidecar.config.model import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.connection import UpstreamConnection
+from sidecar.proxy.outbox import Outbox
 from sidecar.proxy.tls import upstream_context
 
 MAX_QUEUE = 10_000
@@ -27,6 +28,7 @@ class Pool:
     ) -> None:
         self._settings, self._loop = settings, loop
         self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
+        self._outbox = Outbox(loop)
         self._all: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting = 0
@@ -119,7 +121,7 @@ class Pool:
         return connection
 
     def _make(self) -> UpstreamConnection:
-        return UpstreamConnection(self._loop, self, self._settings.answer_timeout)
+        return UpstreamConnection(self._loop, self, self._outbox, self._settings.answer_timeout)
 
     async def _wait(self) -> UpstreamConnection | None:
         """A connection that became free, or None and the right to open one."""

@@ -131,6 +131,11 @@ class ClientConnection(Receiver):
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
+            self._outbox.flush()
+            self.transport.write(data)
+
+    def post(self, data: bytes) -> None:
+        if self.transport is not None:
             self._outbox.post(self.transport, data)
 
     def draw_from(self, source: Flow | None) -> None:

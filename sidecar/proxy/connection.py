@@ -78,8 +78,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiter = waiter = self._loop.create_future()
         self._request_sent, self._spoken = whole, False
         self.expect_answer()
-        if self.usable:
-            self.send(data)
+        if self._transport is not None and not self._transport.is_closing():
+            self._outbox.post(self._transport, data)
         else:
             self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
         return waiter
@@ -92,8 +92,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.leave(waiter.result())
 
     def send(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._outbox.post(self._transport, data)
+        if self._transport is not None and not self._transport.is_closing():
+            self._outbox.flush()
+            self._transport.write(data)
 
     async def drained(self) -> None:
         """Wait until the upstream takes more. Raises ConnectionError when it never will."""

@@ -38,6 +38,9 @@ class Client(Switched, Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def post(self, data: bytes) -> None:
+        """Write before the loop waits again; for what is whole, since nothing can be held back for its sake."""
+
     @property
     def can_switch(self) -> bool:
         """Whether nothing was lost of what came after the request."""
@@ -103,7 +106,7 @@ class Exchange:
         self._settle_unread_body()
         body = answer.body if responses.has_body(self.head.method, answer.status) else b""
         self.status, self.reason, self.bytes_out = answer.status, reason, len(body)
-        self._write(responses.answer_of_ours(answer, persistence=self._persistence()) + body)
+        self._post(responses.answer_of_ours(answer, persistence=self._persistence()) + body)
 
     async def relay(self, answer: UpstreamAnswer, ours: Headers) -> None:
         """Answer with the upstream's answer, and with `ours` added to its head. Raises Fault before any of it."""
@@ -119,9 +122,9 @@ class Exchange:
         if answer.complete:
             body = answer.take()
             self.bytes_out = len(body)
-            self._write(head + (framed_whole(body) if chunked else body))
+            self._post(head + (framed_whole(body) if chunked else body))
         else:
-            self._write(head)
+            self._post(head)
             await self._stream(answer, chunked)
 
     def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
@@ -144,9 +147,7 @@ class Exchange:
             raise Fault(Reason.UPSTREAM_INVALID)
         self.status, self.keep_alive = answer.status, False
         self._tunnel = Tunnel(self._client, answer, asyncio.get_running_loop())
-        self._write(
-            responses.upstream_head(answer, ours, chunked=False, persistence=responses.switched(answer.upgrade))
-        )
+        self._post(responses.upstream_head(answer, ours, chunked=False, persistence=responses.switched(answer.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:
@@ -177,9 +178,9 @@ class Exchange:
         self.bytes_out += len(data)
         self._client.write(framed(data))
 
-    def _write(self, data: bytes) -> None:
+    def _post(self, data: bytes) -> None:
         self.answered = True
-        self._client.write(data)
+        self._client.post(data)
 
     def _persistence(self) -> bytes:
         if self._client.retiring:

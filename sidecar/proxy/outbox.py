@@ -1,7 +1,8 @@
 """Writes gathered over one turn of the loop.
 
 Deciding on every request that has arrived and only then sending all that came of it costs a quarter less CPU than
-taking turns: a send wakes the other end, and drives our own code out of the caches.
+taking turns: a send wakes the other end, and drives our own code out of the caches. Only for what is whole: pieces of
+a stream are written at once, because that is what tells whether the reader keeps up.
 """
 
 import asyncio

@@ -54,7 +54,7 @@ def make_gate(config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher)
     return Gate(config, keys, limiter, hasher=hasher, clock=time.time, new_request_id=lambda: secrets.token_hex(16))
 
 
-def hasher_from_environ() -> Hasher:
+def _hasher_from_environ() -> Hasher:
     """Raises StartError."""
     try:
         return Hasher(peppers_from(os.environ))
@@ -90,12 +90,11 @@ class App:
 
     async def _start(self) -> None:
         """What is entered last is left first: listeners, then the loops that write, then the store."""
-        hasher = hasher_from_environ()
+        hasher = _hasher_from_environ()
         store = self._store = await self._open_store(hasher)
         cache = KeyCache(store, size=self._config.keys.cache_size)
         self._metrics.foresee(routes=(route.name for route in self._config.routes), quotas=self._config.quotas)
         self._metrics.watch(key_cache=lambda: _cache_results(cache))
-        self._limiter.restore(await store.load_quota_states(), time.time())
         self._stack.push_async_callback(self._save)
         self._repeat(self._flush_last_used, FLUSH_SECONDS)
         self._repeat(self._save_quotas, QUOTA_SECONDS)
@@ -111,6 +110,7 @@ class App:
             )
             self._stack.push_async_callback(store.close)
             await check_peppers(store, hasher)
+            self._limiter.restore(await store.load_quota_states(), time.time())
         except (StoreUnavailable, MissingPepper) as error:
             raise StartError(str(error)) from error
         return store

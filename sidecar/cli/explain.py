@@ -9,9 +9,10 @@ from typing import Literal
 
 import click
 
-from sidecar.app import hasher_from_environ, make_gate
+from sidecar.app import make_gate
 from sidecar.cli.configs import config_option, load_or_exit
 from sidecar.cli.failures import Failure, reported
+from sidecar.cli.key_tasks import hasher_of_environ
 from sidecar.cli.stores import open_store
 from sidecar.cli.story import told
 from sidecar.config.model import Config
@@ -52,7 +53,7 @@ async def _explain(config: Config, method: str, target: str, name: str | None) -
         finder, presented = await _named(config, limiter, name)
         headers += _presenting(config, presented)
         target = _with_key_in_query(config, target, presented)
-    gate = make_gate(config, finder, _Peeking(limiter), hasher_from_environ())
+    gate = make_gate(config, finder, _Peeking(limiter), hasher_of_environ())
     head = RequestHead(method=method, target=target, headers=headers, peer="127.0.0.1")
     decision = await gate.decide(head)
     return told(config, head, decision, gate)
@@ -63,7 +64,7 @@ async def _named(config: Config, limiter: MemoryLimiter, name: str) -> tuple["On
     presented = sys.stdin.readline().strip() if name == "-" else None
     async with open_store(config.store) as store:
         limiter.restore(await store.load_quota_states(), time.time())
-        keys = Lifecycle(store, hasher_from_environ(), clock=time.time, randbelow=secrets.randbelow)
+        keys = Lifecycle(store, hasher_of_environ(), clock=time.time, randbelow=secrets.randbelow)
         key = await (keys.find_by(name) if presented is None else keys.find_by_secret(presented))
     if presented is not None:
         return OneKey(key), presented

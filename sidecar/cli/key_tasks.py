@@ -56,7 +56,7 @@ def rules_of(config: Config) -> KeyRules:
 
 async def issue(config: Config, wanted: NewKey) -> Issued:
     """Raises UnfitKey, MissingPepper and StoreUnavailable. Nothing is made for a key that does not fit."""
-    rules, hasher = rules_of(config), _hasher()
+    rules, hasher = rules_of(config), hasher_of_environ()
     rules.check(wanted, now())
     async with open_store(config.store, create=True) as store:
         await check_peppers(store, hasher)
@@ -69,7 +69,7 @@ async def change(url: str, name: str, verb: Verb) -> ApiKey:
         raise Misuse("a command line can be read by every process: give - instead of the key, and the key on stdin")
     async with open_store(url) as store:
         if name == _STDIN:
-            lifecycle = _lifecycle(store, _hasher())
+            lifecycle = _lifecycle(store, hasher_of_environ())
             found = await lifecycle.find_by_secret(_from_stdin())
         else:
             lifecycle = _lifecycle(store, Hasher())
@@ -104,7 +104,7 @@ def _lifecycle(store: KeyStore, hasher: Hasher) -> Lifecycle:
     return Lifecycle(store, hasher, clock=time.time, randbelow=secrets.randbelow)
 
 
-def _hasher() -> Hasher:
+def hasher_of_environ() -> Hasher:
     try:
         return Hasher(peppers_from(os.environ))
     except ValueError as error:

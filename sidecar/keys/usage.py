@@ -1,10 +1,10 @@
 """Last-used times, gathered in memory and written in batches."""
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
-from sidecar.keys.store import KeyRegistry, StoreUnavailable
+from sidecar.keys.store import KeyRegistry
 
 _BATCH: Final = 1_000
 """Keys written in one transaction, so that nobody waits long for the write lock."""
@@ -23,7 +23,6 @@ class LastUsed:
         self._size = size
         self._unwritten: dict[str, int] = {}
         self._written: OrderedDict[str, int] = OrderedDict()
-        self.failures = 0
 
     def used(self, key_id: str, at_us: int) -> None:
         """The key was used at `at_us` (microseconds)."""
@@ -48,17 +47,6 @@ class LastUsed:
             batch = dict(due[start : start + _BATCH])
             await registry.touch(batch)
             self._settle(batch, now)
-
-    async def run(
-        self, registry: KeyRegistry, interval_seconds: float, wait: Callable[[float], Awaitable[None]]
-    ) -> None:
-        """Flush for ever, `wait(interval_seconds)` before each; a store out of reach is counted and tried again."""
-        while True:
-            await wait(interval_seconds)
-            try:
-                await self.flush(registry)
-            except StoreUnavailable:
-                self.failures += 1
 
     def _settle(self, batch: dict[str, int], now: int) -> None:
         for key_id, at in batch.items():

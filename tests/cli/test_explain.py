@@ -118,3 +118,12 @@ def test_an_unknown_key_is_one_line_that_says_where_to_look(asked: Asked) -> Non
     done = CliRunner().invoke(main, ["explain", "-c", str(asked.file), "GET", "/items", "--key", "key_none"])
     assert done.exit_code == 1
     assert done.output == "Error: no key 'key_none'; see `sidecar keys list`\n"
+
+
+def test_a_pepper_that_is_too_short_is_one_line(asked: Asked) -> None:
+    key = asked.issue()
+    words = ["explain", "-c", str(asked.file), "GET", "/items", "--key", key["id"]]
+    done = CliRunner().invoke(main, words, env={"SIDECAR_PEPPER": "short"})
+    assert done.exit_code == 2
+    assert done.output.count("\n") == 1
+    assert "SIDECAR_PEPPER must have at least" in done.output

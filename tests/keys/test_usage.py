@@ -124,21 +124,3 @@ async def test_memory_is_bounded_and_the_newest_are_kept(clock: Clock) -> None:
     await last_used.flush(registry)  # type: ignore[arg-type]  # only touch is called
     assert sorted(map(int, registry.touched)) == list(range(500, 2000))
     assert registry.largest == 1000
-
-
-async def test_the_loop_goes_on_through_failures_until_it_is_cancelled(clock: Clock) -> None:
-    last_used, registry, rounds = LastUsed(clock=clock), Registry(), 0
-
-    async def wait(seconds: float) -> None:
-        nonlocal rounds
-        rounds += 1
-        registry.down = rounds < 3
-        if rounds > 4:
-            raise asyncio.CancelledError
-        assert seconds == 5
-
-    last_used.used("key_1", NOW_US)
-    with pytest.raises(asyncio.CancelledError):
-        await last_used.run(registry, 5, wait)  # type: ignore[arg-type]  # only touch is called
-    assert last_used.failures == 2
-    assert registry.touched == {"key_1": NOW_US}

@@ -1,6 +1,7 @@
 """Composition root: the only place that names concrete stores and limiters, and the owner of clock and randomness."""
 
 import asyncio
+import logging
 import os
 import secrets
 import sys
@@ -32,6 +33,8 @@ from sidecar.ops.server import ops_app
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.tls import ListenerCertificates, describe
 from sidecar.proxy.upstream import Upstream
+
+_log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 2.0
 """How often last-used times are written."""
@@ -195,9 +198,12 @@ class App:
         async def forever() -> None:
             while True:
                 await asyncio.sleep(seconds)
-                # The store being away is told by readiness and by the requests that need it.
-                with suppress(StoreUnavailable):
+                try:
                     await work()
+                except StoreUnavailable:
+                    pass  # Told by readiness, and by the requests that need the store.
+                except Exception as error:  # One failed round must not be the last.
+                    _log.error("a background task failed and goes on: %s", type(error).__name__)
 
         self._run(forever())
 

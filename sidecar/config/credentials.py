@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from sidecar.config.document import KeysEntry, SourceEntry, given
+from sidecar.config.imported import imported_of
 from sidecar.config.model import KeySettings
 from sidecar.config.problems import Path, Report
 from sidecar.config.quotas import failures_of
 from sidecar.config.scopes import check_granted
+from sidecar.core.durations import parse_duration
 from sidecar.core.model import EVERY, Source
 from sidecar.core.scopes import Catalogue
 
@@ -36,6 +38,9 @@ def keys_of(entry: KeysEntry, catalogue: Catalogue, report: Report) -> KeySettin
         forward_credential=entry.forward_credential,
         cache_size=entry.cache_size,
         failures=failures_of(entry.failures, ("keys", "failures"), report),
+        imported=imported_of(entry, report),
+        max_age_seconds=None if entry.max_age == "off" else parse_duration(entry.max_age),
+        rotation_overlap_seconds=parse_duration(entry.rotation_overlap),
     )
 
 

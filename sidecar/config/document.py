@@ -6,12 +6,14 @@ the builders beside this module turn them into the values of `model`.
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, UnsetType, field
 
+from sidecar.config.entry import Entry
 from sidecar.config.leaves import (
     BindAddress,
     Duration,
     FilePath,
+    ForeignPrefix,
     HeaderValue,
     KeyPrefix,
     LimiterUrl,
@@ -29,6 +31,10 @@ from sidecar.config.leaves import (
     Upstream,
     UpstreamHost,
 )
+from sidecar.config.observing import AccessLogEntry, LogFormat, TracingEntry
+from sidecar.config.sections import AdminEntry, DecisionEntry, DrainEntry, ReloadEntry
+from sidecar.config.usage import UsageEntry
+from sidecar.core.apikey import ForeignHash
 from sidecar.core.model import Subject, Window
 
 T = TypeVar("T")
@@ -36,10 +42,6 @@ T = TypeVar("T")
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
 ScopeList = Annotated[tuple[str, ...], Meta(min_length=1)]
 EnvironmentList = Annotated[tuple[str, ...], Meta(min_length=1)]
-
-
-class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mapping of the file."""
 
 
 class ListenerTlsEntry(Entry, frozen=True, kw_only=True):
@@ -122,6 +124,14 @@ class QuotaEntry(Allowance, frozen=True, kw_only=True):
     only: Literal["all", "key", "anonymous"] = "all"
 
 
+class ImportedEntry(Entry, frozen=True, kw_only=True):
+    """Keys made elsewhere: what they begin with, and how they are hashed in the store that they come from."""
+
+    prefix: ForeignPrefix
+    hash: ForeignHash = "sha256"
+    pepper: str | UnsetType = UNSET
+
+
 class KeysEntry(Entry, frozen=True, kw_only=True):
     """Where keys stand, what they look like, and what is not a key of ours."""
 
@@ -135,6 +145,9 @@ class KeysEntry(Entry, frozen=True, kw_only=True):
     forward_credential: bool = False
     cache_size: Annotated[int, Meta(ge=1, le=10**8)] = 100_000
     failures: Allowance | Literal["off"] = Allowance(limit=300, per="minute")
+    imported: tuple[ImportedEntry, ...] = ()
+    max_age: Timeout | Literal["off"] = "off"
+    rotation_overlap: Duration = "24h"
 
 
 class ScopeEntry(Entry, frozen=True, kw_only=True):
@@ -211,7 +224,8 @@ class Document(Entry, frozen=True, kw_only=True):
     tls: ListenerTlsEntry | None = None
     limits: LimitsEntry | None = None
     ops: BindAddress | None = None
-    admin: BindAddress | None = None
+    admin: BindAddress | AdminEntry | None = None
+    decision: BindAddress | DecisionEntry | None = None
     upstream: Upstream | UpstreamEntry | None = None
     store: Store | None = None
     limiter: LimiterUrl | None = None
@@ -228,7 +242,11 @@ class Document(Entry, frozen=True, kw_only=True):
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"] | None = None
     errors: dict[str, ErrorEntry] | None = None
     realm: Realm | None = None
-    access_log: Literal["json", "off"] | None = None
+    access_log: LogFormat | AccessLogEntry | None = None
+    tracing: TracingEntry | None = None
+    usage: UsageEntry | None = None
+    reload: ReloadEntry | None = None
+    drain: DrainEntry | None = None
 
 
 def given(value: T | UnsetType) -> T | None:

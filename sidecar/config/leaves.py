@@ -20,6 +20,7 @@ _SCOPE = re.compile(r"[!#-\[\]-~]+")
 _VALUE = re.compile(r"[ -~]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FOREIGN_PREFIX = re.compile(r"[!-~]{0,64}")
 _OURS = HOP_BY_HOP | {
     b"host",
     b"content-length",
@@ -46,6 +47,11 @@ def parse_period(text: str) -> CalendarUnit | int:
     if seconds < 1 or seconds != int(seconds):
         raise ValueError("must be whole seconds, at least 1s")
     return int(seconds)
+
+
+def _check_duration_or_off(text: str) -> None:
+    if text != "off":
+        parse_duration(text)
 
 
 def _check_timeout(text: str) -> None:
@@ -86,6 +92,21 @@ def _check_key_prefix(text: str) -> None:
         raise ValueError("must be one to 64 of A-Z a-z 0-9 _ -")
 
 
+def _check_foreign_prefix(text: str) -> None:
+    if not _FOREIGN_PREFIX.fullmatch(text):
+        raise ValueError("must be up to 64 printable ASCII characters without spaces")
+
+
+def _check_admin_token_hash(text: str) -> None:
+    if not re.fullmatch("sha256:[0-9a-f]{64}", text):
+        raise ValueError("must be sha256: and 64 hexadecimal digits, as `sidecar admin token` prints it")
+
+
+def _check_host_name(text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", text):
+        raise ValueError("must be a host name or an address, without scheme, port and brackets")
+
+
 def _check_realm(text: str) -> None:
     if not _VALUE.fullmatch(text) or '"' in text or "\\" in text:
         raise ValueError("must be printable ASCII without quotes and backslashes")
@@ -95,6 +116,14 @@ Duration = Annotated[
     str,
     Meta(description="a duration such as 500ms, 2s, 15m, 24h or 90d", pattern=DURATION_PATTERN),
     Meta(extra={"check": parse_duration}),
+]
+DurationOrOff = Annotated[
+    str,
+    Meta(
+        description="a duration such as 30d, or off",
+        pattern=f"^off$|{DURATION_PATTERN}",
+        extra={"check": _check_duration_or_off},
+    ),
 ]
 Timeout = Annotated[Duration, Meta(extra={"check": _check_timeout})]
 Size = Annotated[
@@ -161,6 +190,26 @@ Name = Annotated[
 ]
 KeyPrefix = Annotated[
     str, Meta(description="what a key begins with", pattern="^[A-Za-z0-9_-]{1,64}$", extra={"check": _check_key_prefix})
+]
+ForeignPrefix = Annotated[
+    str,
+    Meta(
+        description="what a key made elsewhere begins with, or nothing",
+        pattern="^[!-~]{0,64}$",
+        extra={"check": _check_foreign_prefix},
+    ),
+]
+AdminTokenHash = Annotated[
+    str,
+    Meta(
+        description="sha256: and 64 hexadecimal digits, as `sidecar admin token` prints it",
+        pattern="^sha256:[0-9a-f]{64}$",
+        extra={"check": _check_admin_token_hash},
+    ),
+]
+HostName = Annotated[
+    str,
+    Meta(description="a host name without a port", pattern="^[A-Za-z0-9._:-]+$", extra={"check": _check_host_name}),
 ]
 Realm = Annotated[
     str, Meta(description="the name of a realm", pattern=r"^[ !#-\[\]-~]*$", extra={"check": _check_realm})

@@ -1,11 +1,16 @@
 """A configuration file to one `Config`, or to everything that is wrong with it."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
 from types import MappingProxyType
 
 from sidecar.config.addresses import parse_address, parse_network, parse_store
+from sidecar.config.admin import admin_of
 from sidecar.config.answers import errors_of, identity_of
 from sidecar.config.credentials import keys_of
+from sidecar.config.decision import decision_of
 from sidecar.config.document import (
     Document,
     IdentityEntry,
@@ -15,16 +20,22 @@ from sidecar.config.document import (
     RateLimitHeadersEntry,
     UnmatchedEntry,
 )
+from sidecar.config.life import drain_of, reload_of
 from sidecar.config.listener import limits_of, listener_tls_of
 from sidecar.config.model import Address, Config, RateLimitHeaders, UpstreamSettings
 from sidecar.config.nodes import MAX_BYTES, read_nodes
+from sidecar.config.observing import access_log_of, tracing_of
 from sidecar.config.overrides import graft
 from sidecar.config.problems import Place, Report, refusal
 from sidecar.config.quotas import charges_of, plans_of, quotas_of
 from sidecar.config.routes import Vocabulary, routes_of
 from sidecar.config.scopes import catalogue_of
+from sidecar.config.sections import AdminEntry, DecisionEntry, DrainEntry, ReloadEntry
 from sidecar.config.upstream import upstream_of
+from sidecar.config.usage import UsageEntry, usage_of
 from sidecar.config.walk import walk
+from sidecar.core.model import Quota
+from sidecar.core.scopes import Catalogue
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 _NEEDED = {
@@ -38,39 +49,44 @@ def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[st
     """The configuration in the file at `path`.
 
     overrides: `listen`, `ops`, `admin`, `upstream`, `store`, `limiter` that win over the file's; taken literally.
-    environ: what `${VAR}` in the file stands for.
+    environ: what `${VAR}` in the file stands for, and where SIDECAR_ADMIN_TOKEN may be.
     Raises ConfigError with every problem at once. Blocks: it reads the file.
     """
-    root = graft(read_nodes(_read(path), path), overrides)
+    text = _read(path)
+    root = graft(read_nodes(text, path), overrides)
     report = Report(root.place)
     document = walk(root, Document, report, environ)
     if document is None:
         report.close()
-    config = _config(path, document or Document(), report)
+    config = _config(path, document or Document(), report, environ)
     report.close()
-    return config
+    return replace(config, sha256=sha256(text).hexdigest())
 
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise refusal(Place(path), f"cannot be read: {reason or 'not a path'}") from None
 
 
-def _config(path: str, document: Document, report: Report) -> Config:
-    _check_needed(document, report)
-    _check_distinct(document, report)
+def _without_waiting(path: str, flags: int) -> int:
+    """Opening a named pipe that nobody writes to would never end; read at once, it is empty."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _config(path: str, document: Document, report: Report, environ: Mapping[str, str]) -> Config:
+    _check(document, report)
     catalogue = catalogue_of(document, report)
     quotas = quotas_of(document, report)
+    plans = plans_of(document, report)
     keys = document.keys or KeysEntry()
-    case_sensitive = (document.paths or PathsEntry()).case_sensitive
-    environments = report.names(("keys", "environments")) or tuple(keys.environments)
-    words = Vocabulary(catalogue=catalogue, quotas=quotas, environments=environments, case_sensitive=case_sensitive)
+    words = _words(document, catalogue, quotas, report)
     errors, default_error = errors_of(document.errors or {}, report)
-    shown = document.rate_limit_headers or RateLimitHeadersEntry()
     unmatched = (document.unmatched or UnmatchedEntry()).quotas
     return Config(
         path=path,
@@ -78,26 +94,49 @@ def _config(path: str, document: Document, report: Report) -> Config:
         tls=listener_tls_of(document.tls),
         limits=limits_of(document.limits or LimitsEntry(), report),
         ops=_address(document.ops),
-        admin=_address(document.admin),
+        admin=admin_of(document.admin, environ, report, catalogue=catalogue, plans=plans),
         upstream=upstream_of(document.upstream, report) if document.upstream else UpstreamSettings(address=Address()),
         store=parse_store(document.store) if document.store else "",
         limiter=document.limiter or "memory",
         keys=keys_of(keys, catalogue, report),
         catalogue=catalogue,
         quotas=quotas,
-        plans=plans_of(document, report),
+        plans=plans,
         routes=routes_of(document.routes or (), words, report),
         unmatched_charges=charges_of(unmatched, ("unmatched", "quotas"), quotas, report),
-        case_sensitive=case_sensitive,
+        case_sensitive=words.case_sensitive,
         identity=identity_of(document.identity or IdentityEntry(), keys, report),
         trusted_proxies=tuple(map(parse_network, document.trusted_proxies or ())),
         forwarded_header=document.forwarded_header or "X-Forwarded-For",
         errors=errors,
         default_error=default_error,
-        rate_limit_headers=RateLimitHeaders(x=shown.x, reset=shown.reset, ietf=shown.ietf),
+        rate_limit_headers=_rate_limit_headers(document.rate_limit_headers or RateLimitHeadersEntry()),
         realm="api" if document.realm is None else document.realm,
-        access_log=document.access_log or "json",
+        access_log=access_log_of(document.access_log),
+        tracing=tracing_of(document.tracing, report),
+        decision=decision_of(document, report),
+        usage=usage_of(document.usage or UsageEntry(), report),
+        reload=reload_of(document.reload or ReloadEntry()),
+        drain=drain_of(document.drain or DrainEntry()),
     )
+
+
+def _words(document: Document, catalogue: Catalogue, quotas: Mapping[str, Quota], report: Report) -> Vocabulary:
+    return Vocabulary(
+        catalogue=catalogue,
+        quotas=quotas,
+        environments=report.names(("keys", "environments")) or tuple((document.keys or KeysEntry()).environments),
+        case_sensitive=(document.paths or PathsEntry()).case_sensitive,
+    )
+
+
+def _rate_limit_headers(entry: RateLimitHeadersEntry) -> RateLimitHeaders:
+    return RateLimitHeaders(x=entry.x, reset=entry.reset, ietf=entry.ietf)
+
+
+def _check(document: Document, report: Report) -> None:
+    _check_needed(document, report)
+    _check_distinct(document, report)
 
 
 def _check_needed(document: Document, report: Report) -> None:
@@ -108,8 +147,9 @@ def _check_needed(document: Document, report: Report) -> None:
 
 def _check_distinct(document: Document, report: Report) -> None:
     seen: dict[Address, str] = {}
-    for name in ("listen", "ops", "admin"):
-        address = _address(getattr(document, name))
+    for name in ("listen", "ops", "admin", "decision"):
+        written = getattr(document, name)
+        address = _address(written.listen if isinstance(written, AdminEntry | DecisionEntry) else written)
         if address in seen:
             report.problem((name,), f"is the address of {seen[address]} already")
         if address and (address.port or address.path):

@@ -1,14 +1,16 @@
 """The configuration in force: one frozen value, made by `load`, shared by every request that began under it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from sidecar.core.answers import ErrorAnswer as ErrorAnswer
+from sidecar.core.apikey import ForeignKeys
 from sidecar.core.errors import Reason
 from sidecar.core.model import Charge, Quota, Route, Source
 from sidecar.core.scopes import Catalogue
+from sidecar.core.unusual import Unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,11 @@ class KeySettings:
     cache_size: int = 100_000
     failures: Quota | None = None
     """Quota by address for wrong keys; None is no limit."""
+    imported: tuple[ForeignKeys, ...] = ()
+    """Keys made elsewhere."""
+    max_age_seconds: float | None = None
+    """Past it a key is due to be rotated; None is never."""
+    rotation_overlap_seconds: float = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,15 +128,102 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdminToken:
+    """A token that administers, as its hash, and how far it reaches."""
+
+    name: str
+    digest: bytes = field(repr=False)
+    """SHA-256 of the token."""
+    rights: Literal["read", "write"] = "write"
+    tenant: str | None = None
+    """The one tenant whose keys it administers; None is all of them."""
+    scopes: tuple[str, ...] | None = None
+    """What a token of one tenant may grant; None is every scope of the catalogue, but no wildcard."""
+    plans: tuple[str, ...] | None = None
+    """Plans that a token of one tenant may put a key on; None is all of them, and none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminSettings:
+    """The admin listener, and who may use it: at least one token."""
+
+    listen: Address
+    tokens: tuple[AdminToken, ...]
+    hosts: tuple[str, ...] = ()
+    """Names beside localhost and the bound address that a request may be sent to, in lower case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionSettings:
+    """The decision listener, and the dialects that it answers in."""
+
+    listen: Address
+    dialects: tuple[Literal["nginx", "caddy", "traefik", "envoy"], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSettings:
+    """How long use is kept by the hour, and at all, and what of it is unusual."""
+
+    hours_seconds: float = 14 * 86_400
+    keep_seconds: float = 90 * 86_400
+    unusual: Unusual = field(default_factory=Unusual)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLogSettings:
+    """How a request is written down."""
+
+    format: Literal["json", "combined"] = "json"
+    sample_successes: float = 1.0
+    """Of what was neither refused nor failed, so much is written: 0 to 1."""
+    query: Literal["none", "redacted"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Where spans are sent to (OTLP over HTTP), and of how many requests."""
+
+    endpoint: str
+    sample: float = 0.1
+    """Of the requests whose caller has not decided: 0 to 1."""
+    parent: Literal["anyone", "trusted_proxies", "nobody"] = "anyone"
+    """Whose `traceparent` is taken up."""
+    service: str = ""
+    """Empty for OTEL_SERVICE_NAME, or `sidecar`."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """Whether the file is looked at again, and every how many seconds."""
+
+    watch: bool = True
+    interval: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """How long, in seconds, connections are still accepted after SIGTERM, and how long requests may take after that."""
+
+    delay: float = 5.0
+    timeout: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything the file says, checked and typed."""
 
     path: str
+    sha256: str = field(default="", compare=False)
+    """Of the file, hexadecimal."""
     listen: Address
     tls: ListenerTls | None
     limits: Limits
     ops: Address | None
-    admin: Address | None
+    admin: AdminSettings | None
+    """None where nobody could use it: without a token."""
     upstream: UpstreamSettings
     store: str
     """`sqlite:///path`."""
@@ -150,4 +244,10 @@ class Config:
     default_error: ErrorAnswer | None
     rate_limit_headers: RateLimitHeaders
     realm: str
-    access_log: Literal["json", "off"]
+    access_log: AccessLogSettings | None
+    """None where there is none."""
+    reload: Reload
+    drain: Drain
+    decision: DecisionSettings | None = None
+    usage: UsageSettings = UsageSettings()
+    tracing: Tracing | None = None

@@ -8,6 +8,9 @@ from sidecar.config.problems import Place
 NAMES = ("listen", "ops", "admin", "upstream", "store", "limiter")
 """What can be overridden: by `--listen` or `SIDECAR_LISTEN`, and so on."""
 
+_SETTINGS = {"upstream": "url", "admin": "listen"}
+"""Where the file says more than the address, what of it is the address."""
+
 
 class Override(str):
     """A value that knows where it came from. A plain str came from the option of its name."""
@@ -31,7 +34,7 @@ def overrides_from(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def graft(root: Node, overrides: Mapping[str, str]) -> Node:
-    """`root` with each override in place of what the file says; an upstream keeps the settings beside its URL."""
+    """`root` with each override in place of what the file says; the settings beside an address stay."""
     if not isinstance(root, Entries):
         return root
     entries = list(root.entries)
@@ -46,9 +49,9 @@ def _set(entries: list[tuple[Scalar, Node]], name: str, new: Scalar) -> None:
         entries.append((Scalar(name, "str", new.place), new))
         return
     key, old = entries[at]
-    if name == "upstream" and isinstance(old, Entries):
+    if name in _SETTINGS and isinstance(old, Entries):
         settings = list(old.entries)
-        _set(settings, "url", new)
+        _set(settings, _SETTINGS[name], new)
         entries[at] = (key, Entries(tuple(settings), old.place))
     else:
         entries[at] = (key, new)

@@ -31,10 +31,14 @@ class Problem:
     path: str
     message: str
 
+    @property
+    def where(self) -> str:
+        """`file:line:column`."""
+        return _printable(f"{self.file}:{self.line}:{self.column}" if self.line else self.file)
+
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         path = f"{self.path}: " if self.path and self.line else ""
-        return _printable(f"{where}: {path}{self.message}")
+        return f"{self.where}: {_printable(path + self.message)}"
 
 
 class ConfigError(Exception):

@@ -3,12 +3,16 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 from msgspec import inspect
 
 from sidecar.config.problems import did_you_mean
 
+Number = TypeVar("Number", int, float)
+
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,17})")
+_DECIMAL = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?|\.[0-9]{1,18}")
 _TRUTH: Mapping[str, bool] = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -17,6 +21,8 @@ def read_scalar(text: str, tag: str, kind: inspect.Type) -> object:
     match kind:
         case inspect.IntType():
             return _bounded(_whole(text, tag), kind)
+        case inspect.FloatType():
+            return _bounded(_decimal(text, tag), kind)
         case inspect.BoolType():
             return _truth(text, tag)
         case inspect.LiteralType(values=values):
@@ -57,7 +63,13 @@ def _whole(text: str, tag: str) -> int:
     return int(text.replace("_", ""))
 
 
-def _bounded(number: int, kind: inspect.IntType) -> int:
+def _decimal(text: str, tag: str) -> float:
+    if tag not in ("int", "float", "var") or not _DECIMAL.fullmatch(text):
+        raise ValueError("must be a number such as 0.1")
+    return float(text)
+
+
+def _bounded(number: Number, kind: inspect.IntType | inspect.FloatType) -> Number:
     if kind.ge is not None and number < kind.ge:
         raise ValueError(f"must be at least {kind.ge}")
     if kind.le is not None and number > kind.le:

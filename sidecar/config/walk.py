@@ -190,7 +190,13 @@ def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, Check | None]:
 
 def _is_scalar(kind: inspect.Type) -> bool:
     return isinstance(
-        kind, inspect.StrType | inspect.IntType | inspect.BoolType | inspect.LiteralType | inspect.EnumType
+        kind,
+        inspect.StrType
+        | inspect.IntType
+        | inspect.FloatType
+        | inspect.BoolType
+        | inspect.LiteralType
+        | inspect.EnumType,
     )
 
 
@@ -206,6 +212,8 @@ def _describe(kind: inspect.Type) -> str:
             return "a list"
         case inspect.IntType():
             return "a whole number"
+        case inspect.FloatType():
+            return "a number"
         case inspect.BoolType():
             return "true or false"
         case inspect.LiteralType(values=values):

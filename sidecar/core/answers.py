@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from http import HTTPStatus
 from math import ceil
 
+from msgspec.structs import replace
+
+from sidecar.core.ending import ending_fields
 from sidecar.core.errors import Reason, status_of
-from sidecar.core.model import Allow, Answer, ApiKey, Deny, Headers, Policy, QuotaState, Source
+from sidecar.core.model import Allow, Answer, ApiKey, Deny, Headers, Policy, Principal, QuotaState, Source
 from sidecar.core.templates import render, unknown_placeholders
+from sidecar.core.times import rfc3339
 
 _NO_STORE = (b"Cache-Control", b"no-store")
 _JSON = (b"Content-Type", b"application/json")
@@ -87,16 +90,18 @@ class Answers:
 
     def deny(self, deny: Deny, now: float) -> Answer:
         """The gate's no, with what is left of the key's quotas."""
-        extra = self._rate_limits(deny.quota_states, now=now)
+        extra = self.client_headers(deny.principal, deny.quota_states, now)
         if deny.refused_quota is not None and deny.refused_quota not in deny.quota_states:
             extra = (*extra, (b"Retry-After", str(max(1, deny.refused_quota.retry_after_seconds)).encode()))
+        if fixed := self._fixed.get(deny.reason):
+            return _extended(fixed, extra)
         policy = deny.route.policy if deny.route else _NO_POLICY
         quota = deny.refused_quota or tightest(deny.quota_states)
         return self.refusal(deny.reason, required=policy.any_scopes | policy.all_scopes, quota=quota, extra=extra)
 
     def fault(self, reason: Reason, allow: Allow, now: float) -> Answer:
         """What an allowed request gets that could not be carried out."""
-        extra = self._rate_limits(allow.quota_states, now=now)
+        extra = self.client_headers(allow.principal, allow.quota_states, now)
         return self.refusal(reason, quota=tightest(allow.quota_states), extra=extra)
 
     def respond(self, allow: Allow, now: float) -> Answer:
@@ -105,12 +110,15 @@ class Answers:
         if allow.principal is not None:
             values |= key_values(allow.principal.key)
         body = encode_json(render(allow.route.policy.respond, values))
-        extra = self._rate_limits(allow.quota_states, now=now)
+        extra = self.client_headers(allow.principal, allow.quota_states, now)
         return Answer(status=200, headers=(_JSON, _NO_STORE, *extra), body=body)
 
-    def client_headers(self, states: Sequence[QuotaState], now: float) -> Headers:
-        """Fields that every answer to a key carries."""
-        return self._rate_limits(states, now=now) if states else ()
+    def client_headers(self, principal: Principal | None, states: Sequence[QuotaState], now: float) -> Headers:
+        """Fields that every answer to a key carries: what is left of its quotas, and that it ends if it does."""
+        fields = self._rate_limits(states, now=now) if states else ()
+        if principal is not None and principal.key.replaced_at is not None:
+            return (*fields, *ending_fields(principal.key))
+        return fields
 
     def refusal(
         self,
@@ -122,7 +130,7 @@ class Answers:
     ) -> Answer:
         """required: the route's scopes. quota: the one that refused, or the tightest. extra: appended fields."""
         if fixed := self._fixed.get(reason):
-            return replace(fixed, headers=(*fixed.headers, *extra)) if extra else fixed
+            return _extended(fixed, extra)
         form = self._forms[reason]
         status = form.status or status_of(reason)
         scopes = sorted(required)
@@ -157,6 +165,10 @@ class Answers:
         return ((b"WWW-Authenticate", challenge.encode()),)
 
 
+def _extended(answer: Answer, extra: Headers) -> Answer:
+    return replace(answer, headers=(*answer.headers, *extra)) if extra else answer
+
+
 def key_values(key: ApiKey) -> dict[str, object]:
     """Placeholder names to what they stand for, of a key."""
     return {
@@ -167,7 +179,7 @@ def key_values(key: ApiKey) -> dict[str, object]:
         "key.environment": key.environment,
         "key.scopes": list(key.scopes),
         "key.plan": key.plan,
-        "key.expires_at": None if key.expires_at is None else rfc3339(key.expires_at / 1_000_000),
+        "key.expires_at": rfc3339(key.expires_at),
         **{f"key.metadata.{name}": value for name, value in key.metadata.items()},
     }
 
@@ -182,7 +194,7 @@ def quota_values(state: QuotaState | None) -> dict[str, object]:
         "quota.used": state.used,
         "quota.remaining": state.remaining,
         "quota.reset": ceil(state.resets_at),
-        "quota.reset_at": rfc3339(ceil(state.resets_at)),
+        "quota.reset_at": rfc3339(ceil(state.resets_at) * 1_000_000),
         "quota.retry_after": state.retry_after_seconds,
     }
 
@@ -194,10 +206,6 @@ def tightest(states: Iterable[QuotaState]) -> QuotaState | None:
 
 def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def rfc3339(unix_seconds: float) -> str:
-    return datetime.fromtimestamp(unix_seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _problem(reason: Reason, status: int) -> dict[str, object]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Final, Literal, get_args
 from zlib import crc32
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -14,8 +15,10 @@ _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 MIN_RANDOM_BITS = 128
 BITS_PER_CHARACTER = math.log2(len(ALPHABET))
 _LONG_TAIL = re.compile(rf"[{ALPHABET}]{{{math.ceil(MIN_RANDOM_BITS / BITS_PER_CHARACTER)},}}\s*\Z")
-PLAIN = "sha256"
-_PEPPERED = "hmac-sha256:"
+PLAIN: Final = "sha256"
+ForeignHash = Literal["sha256", "hmac-sha256", "sha256-pepper-first", "sha256-pepper-last"]
+"""How keys made elsewhere may be hashed: all but the first with a pepper, as a key, before or after the text."""
+_HMAC = "hmac-sha256"
 _MIN_PEPPER_CHARACTERS = 16
 
 
@@ -101,31 +104,70 @@ class Pepper:
         return cls(id=sha256(b"sidecar-pepper-id" + secret).hexdigest()[:8], secret=secret)
 
 
-class Hasher:
-    """Digests of keys under the peppers in force; the first is that of new keys."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignKeys:
+    """Keys made elsewhere: what they begin with, and how they are hashed there.
 
-    def __init__(self, peppers: Sequence[Pepper] = ()) -> None:
-        self._peppers = tuple((_PEPPERED + pepper.id, pepper.secret) for pepper in peppers)
-        self.algorithms = frozenset({PLAIN, *(algorithm for algorithm, _ in self._peppers)})
+    They have no checksum of ours, so that every text that begins like one is looked up.
+    """
+
+    prefix: str
+    """Empty: every text that does not begin as a key of ours does."""
+    hash: ForeignHash = PLAIN
+    pepper: bytes | None = field(default=None, repr=False)
+
+    @property
+    def algorithm(self) -> str:
+        """As it stands beside a stored digest."""
+        return PLAIN if self.pepper is None else f"{self.hash}:{Pepper.of(self.pepper).id}"
+
+    def digest(self, key: bytes) -> bytes:
+        pepper = self.pepper or b""
+        match self.hash:
+            case "sha256":
+                return sha256(key).digest()
+            case "hmac-sha256":
+                return hmac.digest(pepper, key, "sha256")
+            case "sha256-pepper-first":
+                return sha256(pepper + key).digest()
+            case "sha256-pepper-last":
+                return sha256(key + pepper).digest()
+
+
+class Hasher:
+    """Digests of keys under the peppers in force; the first is that of new keys. `foreign`: keys made elsewhere."""
+
+    def __init__(self, peppers: Sequence[Pepper] = (), foreign: Sequence[ForeignKeys] = ()) -> None:
+        self._peppers = tuple((f"{_HMAC}:{pepper.id}", pepper.secret) for pepper in peppers)
+        self._foreign = tuple((keys.prefix, keys.algorithm, keys.digest) for keys in foreign)
+        self.newest = self._peppers[0][0] if self._peppers else PLAIN
+        """The algorithm of new keys."""
+        self.algorithms = frozenset(
+            {PLAIN, *(algorithm for algorithm, _ in self._peppers), *(algorithm for _, algorithm, _ in self._foreign)}
+        )
 
     def for_new(self, text: str) -> tuple[bytes, str]:
         """Digest and algorithm to store for a new key."""
         return next(iter(self.candidates(text).items()))
 
     def candidates(self, text: str) -> Mapping[bytes, str]:
-        """Every way in which this key may be stored: digest to algorithm.
+        """Every way in which this key may be stored: digest to algorithm, that of new keys first.
 
         Without a pepper too, always: keys issued before one was set keep working.
         """
         key = text.encode("utf-8")
         found = {hmac.digest(secret, key, "sha256"): algorithm for algorithm, secret in self._peppers}
         found[sha256(key).digest()] = PLAIN
+        for prefix, algorithm, digest in self._foreign:
+            if text.startswith(prefix):
+                found.setdefault(digest(key), algorithm)
         return found
 
 
 def pepper_id(algorithm: str) -> str | None:
     """The id of the pepper that `algorithm` needs, or None."""
-    return algorithm.removeprefix(_PEPPERED) if algorithm.startswith(_PEPPERED) else None
+    name, _, pepper = algorithm.partition(":")
+    return pepper if pepper and name in get_args(ForeignHash) else None
 
 
 def peppers_from(environ: Mapping[str, str]) -> tuple[Pepper, ...]:

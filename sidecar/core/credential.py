@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote_plus
+
+from msgspec import Struct
 
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Source
@@ -14,13 +15,15 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 _PRINTABLE = re.compile(rb"[ -~]*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credential:
+class Credential(Struct, frozen=True, kw_only=True, gc=False):
     """What the client presented: a key by the look of it, or (`foreign`) something that is not ours to judge."""
 
-    text: str = field(repr=False)
+    text: str
     foreign: bool = False
     sources: frozenset[Source] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"Credential(foreign={self.foreign}, sources={self.sources})"
 
 
 _FOREIGN = Credential(text="", foreign=True)
@@ -39,11 +42,12 @@ class _Expected(NamedTuple):
 class CredentialRules:
     """The configured sources and pass-through, compiled.
 
-    prefixes: what keys of ours begin with.
+    prefixes: what keys begin with; an empty one takes every text for a key.
     """
 
     def __init__(self, sources: Sequence[Source], pass_through: Sequence[Source], prefixes: Sequence[str]) -> None:
-        self._prefixes = tuple(prefixes)
+        self._prefixes = tuple(filter(None, prefixes))
+        self._any_text = "" in prefixes
         self._queries = [source for source in sources if source.kind == "query"]
         self._cookies = [source for source in sources if source.kind == "cookie"]
         self._headers: dict[bytes, list[_Expected]] = {}
@@ -101,6 +105,8 @@ class CredentialRules:
             text = value if wanted is None else rest
             if text.startswith(self._prefixes):
                 return Credential(text=text, sources=sources)
+            if self._any_text and text.strip():
+                return Credential(text=text, sources=sources)
             return self._not_ours(name, wanted or "", text)
         passing = (name, scheme) in self._passing or (value and (name, "") in self._passing)
         if passing and not value.startswith(self._prefixes) and not rest.startswith(self._prefixes):
@@ -129,7 +135,7 @@ class CredentialRules:
     def _one_of(self, values: Sequence[str], source: Source) -> Credential:
         if len(values) > 1:
             raise Denied(Reason.MALFORMED_CREDENTIAL)
-        if not values[0].startswith(self._prefixes):
+        if not values[0].startswith(self._prefixes) and not (self._any_text and values[0].strip()):
             raise Denied(Reason.INVALID_KEY if values[0] else Reason.MALFORMED_CREDENTIAL)
         return Credential(text=values[0], sources=frozenset((source,)))
 

@@ -6,8 +6,8 @@ Names are compared folded, because CGI, WSGI and PHP see `X_Auth` and `x.auth` a
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Headers
@@ -53,8 +53,7 @@ class _Action(Enum):
     REFUSE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Sorted:
+class Sorted(NamedTuple):
     """A request's header fields, sorted in one pass."""
 
     fields: dict[bytes, list[bytes]]

@@ -1,25 +1,30 @@
 """What is sent to the upstream in place of the client's own target and header fields."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sidecar.core.credential import Credential, without_cookie, without_parameter
 from sidecar.core.forwarding import TrustedProxies
 from sidecar.core.headers import HeaderRules, Sorted, without_named
 from sidecar.core.identity import appended, forwarded_header, forwarding_headers
-from sidecar.core.model import Headers, RequestHead, Source
+from sidecar.core.model import Headers, RequestHead
 from sidecar.core.target import Target, with_prefix
+
+ADMIN_COOKIE: Final = "sidecar_session"
+"""Who is signed in to the admin page. Browsers send a host's cookies to every port of it, the data listener's too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Injection:
-    """The configured rules of strip and inject."""
+    """The configured rules of strip and inject. withheld_cookies: their names; of the sidecar's own."""
 
     rules: HeaderRules
     proxies: TrustedProxies
     forward_credential: bool
     strip_prefix: str
     add_prefix: str
+    withheld_cookies: tuple[str, ...] = ()
 
     def target(self, target: Target, paths: tuple[str, ...], credential: Credential | None) -> str:
         """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely."""
@@ -37,7 +42,9 @@ class Injection:
         if trusted or keep_credential:
             kept = self.rules.resort(head.headers, credential=keep_credential, forwarding=trusted)
         if credential is not None and not keep_credential:
-            kept = _without_key_cookies(kept, credential.sources)
+            kept = _without_cookies(kept, [source.name for source in credential.sources if source.kind == "cookie"])
+        if self.withheld_cookies and b"cookie" in seen.fields:
+            kept = _without_cookies(kept, self.withheld_cookies)
         if connection := seen.fields.get(b"connection"):
             kept = without_named(kept, connection)
         return (*self._forwarded(head, kept, host, trusted), *identity)
@@ -66,8 +73,7 @@ def _without_key(target: Target, credential: Credential | None) -> Target:
     return target
 
 
-def _without_key_cookies(kept: list[tuple[bytes, bytes]], sources: frozenset[Source]) -> list[tuple[bytes, bytes]]:
-    names = [source.name for source in sources if source.kind == "cookie"]
+def _without_cookies(kept: list[tuple[bytes, bytes]], names: Sequence[str]) -> list[tuple[bytes, bytes]]:
     for cookie in names:
         lines = [(name, without_cookie(value, cookie) if name.lower() == b"cookie" else value) for name, value in kept]
         kept = [(name, value) for name, value in lines if value or name.lower() != b"cookie"]
@@ -82,4 +88,20 @@ def request_id(values: Mapping[bytes, list[bytes]], header: bytes) -> str | None
     return found[0].decode("ascii") if found[0].translate(None, _ID_BYTES) == b"" else None
 
 
+class RequestIds:
+    """Makes request ids: 32 hexadecimal digits of `random_bytes`, which is asked for many ids at once."""
+
+    def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
+        self._random_bytes = random_bytes
+        self._ready: list[str] = []
+
+    def __call__(self) -> str:
+        if not self._ready:
+            digits = self._random_bytes(_ID_BATCH * _ID_DIGITS // 2).hex()
+            self._ready = [digits[at : at + _ID_DIGITS] for at in range(0, len(digits), _ID_DIGITS)]
+        return self._ready.pop()
+
+
+_ID_BATCH = 64
+_ID_DIGITS = 32
 _ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/=:"

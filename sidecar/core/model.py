@@ -1,7 +1,8 @@
 """Frozen values that cross the boundaries between rooms. No behaviour beyond reading them.
 
 Times are whole microseconds of UTC since 1970 (`*_at`, int) where they are stored, and seconds (float)
-where a limiter or a clock speaks.
+where a limiter or a clock speaks. What is made anew for each request is a struct: it takes a fifth of the time that a
+frozen dataclass takes.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
+
+from msgspec import Struct
 
 from sidecar.core.errors import Reason
 
@@ -22,8 +25,7 @@ _NOTHING: MappingProxyType[str, str] = MappingProxyType({})
 _NO_LIMITS: MappingProxyType[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestHead:
+class RequestHead(Struct, frozen=True, kw_only=True, gc=False):
     """Everything known of a request before its body."""
 
     method: str
@@ -67,9 +69,13 @@ class ApiKey:
     expires_at: int | None = None
     disabled_at: int | None = None
     revoked_at: int | None = None
+    replaced_at: int | None = None
+    """When another key was issued in its place."""
     retires_at: int | None = None
     replaces: str | None = None
     last_used_at: int | None = None
+    last_used_address: str | None = None
+    last_used_agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +120,7 @@ class Quota:
     """Requests it applies to: every one, those with a key, those without."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bucket:
+class Bucket(Struct, frozen=True, kw_only=True, gc=False):
     """One thing to take from: a quota, the subject it is counted for, its limit for that subject, and the cost."""
 
     quota: Quota
@@ -124,8 +129,7 @@ class Bucket:
     cost: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaState:
+class QuotaState(Struct, frozen=True, kw_only=True, gc=False):
     """What is left of a quota for one subject after (or, refused, before) a take."""
 
     quota: Quota
@@ -141,8 +145,7 @@ class QuotaState:
         return self.limit - self.remaining
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class Taken(Struct, frozen=True, kw_only=True, gc=False):
     """The limiter's answer. All or nothing: with `refused` set, no bucket was taken from."""
 
     states: tuple[QuotaState, ...]
@@ -201,8 +204,7 @@ class Source:
     """Header only: the auth-scheme before the credential (`Bearer`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allow:
+class Allow(Struct, frozen=True, kw_only=True, gc=False):
     """The gate's yes, with all that the data path needs to carry it out."""
 
     route: Route
@@ -218,8 +220,7 @@ class Allow:
     quota_states: tuple[QuotaState, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deny:
+class Deny(Struct, frozen=True, kw_only=True, gc=False):
     """The gate's no (or a fault's). `key` is what was recognised, even where it is refused."""
 
     reason: Reason
@@ -235,8 +236,7 @@ class Deny:
 Decision = Allow | Deny
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """A whole small answer of our own."""
 
     status: int

@@ -6,16 +6,13 @@ from sidecar.core.errors import Denied, Reason, status_of
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Policy, Principal
 from sidecar.core.routes import Match
 
+_STANDING = {KeyStatus.REVOKED: Reason.REVOKED_KEY, KeyStatus.DISABLED: Reason.DISABLED_KEY}
+
 
 def check_standing(key: ApiKey, now_us: int) -> None:
     """Raises Denied unless the key is active at `now_us` (microseconds)."""
-    match key.status:
-        case KeyStatus.REVOKED:
-            raise Denied(Reason.REVOKED_KEY)
-        case KeyStatus.DISABLED:
-            raise Denied(Reason.DISABLED_KEY)
-        case KeyStatus.ACTIVE:
-            pass
+    if key.status is not KeyStatus.ACTIVE:
+        raise Denied(_STANDING[key.status])
     if key.expires_at is not None and key.expires_at <= now_us:
         raise Denied(Reason.EXPIRED_KEY)
     if key.retires_at is not None and key.retires_at <= now_us:
@@ -38,7 +35,8 @@ def authorize(match: Match | None, principal: Principal | None, *, foreign: bool
         if foreign and policy.pass_through and policy.respond is None:
             return match
         raise Denied(Reason.INVALID_KEY if foreign else Reason.MISSING_CREDENTIAL)
-    _check_scopes(policy, principal)
+    if missing_scopes(policy, principal.scopes):
+        raise Denied(Reason.INSUFFICIENT_SCOPE)
     _check_bindings(match, principal.key)
     return match
 
@@ -49,7 +47,7 @@ def agree(matches: Sequence[Match | None], principal: Principal | None, *, forei
     Readings that would all be refused with one status are refused with it; any other disagreement is ambiguous.
     """
     first = matches[0]
-    if all(match == first for match in matches):
+    if len(matches) == 1 or all(match == first for match in matches):
         return authorize(first, principal, foreign=foreign)
     outcomes = [_refusal(match, principal, foreign) for match in matches]
     statuses = {outcome and status_of(outcome) for outcome in outcomes}
@@ -72,11 +70,6 @@ def missing_scopes(policy: Policy, scopes: frozenset[str]) -> frozenset[str]:
     if policy.any_scopes and policy.any_scopes.isdisjoint(scopes):
         missing |= policy.any_scopes
     return missing
-
-
-def _check_scopes(policy: Policy, principal: Principal) -> None:
-    if missing_scopes(policy, principal.scopes):
-        raise Denied(Reason.INSUFFICIENT_SCOPE)
 
 
 def _check_bindings(match: Match, key: ApiKey) -> None:

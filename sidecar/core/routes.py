@@ -18,6 +18,9 @@ NEVER_ROUTED = frozenset({"CONNECT", "TRACE"})
 """Methods that are refused before any route is looked at."""
 
 
+_MOST_OVERLAPS = 100
+"""There can be as many pairs as routes squared, and nobody reads them all."""
+
 _ANYTHING = "\0"
 """A segment and a method that no route names."""
 
@@ -83,7 +86,7 @@ class RouteTable:
 
 
 def overlaps(routes: Sequence[Route], *, case_sensitive: bool = True) -> list[tuple[Route, Route]]:
-    """Pairs that match some request both, neither the more specific one."""
+    """Pairs that match some request both, neither the more specific one; the first hundred or so of them."""
     found: dict[tuple[int, int], tuple[Route, Route]] = {}
     # Two patterns can meet only where the literals that one begins with begin the other, too.
     at: dict[tuple[str, ...], list[_Unit]] = {}
@@ -91,6 +94,8 @@ def overlaps(routes: Sequence[Route], *, case_sensitive: bool = True) -> list[tu
     for unit in _units(routes, case_sensitive):
         literals = unit.first_literals
         above = [literals[:depth] for depth in range(len(literals) + 1)]
+        if len(found) >= _MOST_OVERLAPS:
+            break
         rivals = [rival for prefix in above for rival in at.get(prefix, ())] + below.get(literals, [])
         for rival in rivals:
             if rival.route is not unit.route and rival.conflicts(unit):

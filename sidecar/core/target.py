@@ -7,8 +7,9 @@ and then forwards the client's own bytes. A target of ordinary characters has on
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
 
 from sidecar.core.errors import Denied, Reason
 
@@ -31,13 +32,14 @@ _SLASHES = re.compile(r"/{2,}")
 _DOT_SEGMENT = re.compile(r"/\.\.?(?=/|\Z)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True, gc=False):
     """A request-target in origin form, taken apart but not changed."""
 
     path: str
     query: str | None
     """Without the question mark; None where there was none."""
+    ordinary: bool = False
+    """Whether the path is known to have one reading."""
 
     def __str__(self) -> str:
         return self.path if self.query is None else f"{self.path}?{self.query}"
@@ -51,7 +53,7 @@ def parse_target(raw: str, host: str) -> Target:
     if not raw.startswith("/"):
         raw = _from_absolute(raw, host)
     if ordinary := _ORDINARY.fullmatch(raw):
-        return Target(path=ordinary[1], query=ordinary[2])
+        return Target(path=ordinary[1], query=ordinary[2], ordinary=True)
     path, mark, query = raw.partition("?")
     if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query) or path[:2] in ("//", "/\\"):
         raise Denied(Reason.BAD_TARGET)

@@ -3,7 +3,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from sidecar.config.load import load
-from sidecar.config.model import Address, UpstreamTls
+from sidecar.config.model import AccessLogSettings, Address, Drain, Reload, UpstreamTls
 from sidecar.core.errors import Reason
 from sidecar.core.model import Quota, Source, Subject, Window
 from tests.config.conftest import MINIMAL, Loading
@@ -48,7 +48,7 @@ errors:      # body and status by reason; the default is application/problem+jso
 def test_the_design_s_yaml_loads_as_written(loading: Loading) -> None:
     config = loading(DESIGN)
     assert config.listen == Address(host="0.0.0.0", port=8080)  # noqa: S104  # what the file says
-    assert config.admin == Address(host="127.0.0.1", port=9091)
+    assert config.admin is None  # Without a token, nobody could use it.
     assert config.upstream.address == Address(host="127.0.0.1", port=8000)
     assert (config.store, config.limiter) == ("sqlite:///var/lib/sidecar/keys.db", "memory")
     assert config.keys.environments == {"live": "hv_live_", "test": "hv_test_"}
@@ -105,11 +105,13 @@ def test_what_is_left_out_has_its_default(loading: Loading) -> None:
     assert config.identity.request_id == "X-Request-Id"
     assert "X-HTTP-Method-Override" in config.identity.strip
     assert config.trusted_proxies == ()
-    assert (config.realm, config.access_log) == ("api", "json")
+    assert (config.realm, config.access_log) == ("api", AccessLogSettings())
+    assert (config.reload, config.drain) == (Reload(watch=True, interval=2), Drain(delay=5, timeout=20))
 
 
 def test_an_empty_section_is_one_left_out(loading: Loading) -> None:
     sections = ["ops", "keys", "scopes", "quotas", "routes", "unmatched", "paths", "identity", "errors", "realm"]
+    sections += ["reload", "drain"]
     plain = loading(MINIMAL)
     emptied = loading(MINIMAL + "".join(f"{name}:\n" for name in sections))
     assert not emptied.catalogue.scopes
@@ -118,7 +120,7 @@ def test_an_empty_section_is_one_left_out(loading: Loading) -> None:
 
 def test_off_is_the_word_and_not_false(loading: Loading) -> None:
     config = loading(MINIMAL + "access_log: off\nkeys: {failures: off}\n")
-    assert config.access_log == "off"
+    assert config.access_log is None
     assert config.keys.failures is None
 
 

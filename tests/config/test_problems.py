@@ -66,7 +66,7 @@ WRONG = {
     "a header template": ("errors: {default: {headers: {X: '{reason}'}}}", "errors.default.headers.X: unknown placeh"),
     "a number that JSON lacks": ("errors: {default: {body: .inf}}", "errors.default.body: is no JSON number"),
     "a host in a network": ("trusted_proxies: [10.0.0.1/8]", "trusted_proxies[0]: names a host inside a network (did"),
-    "an unknown word": ("access_log: jsn", "4:13: access_log: must be json or off (did you mean 'json'?)"),
+    "an unknown word": ("access_log: jsn", "4:13: access_log: must be combined, json or off (did you mean 'json'?)"),
     "a quote in the realm": ("realm: 'a\"b'", "4:8: realm: must be printable ASCII without quotes"),
 }
 

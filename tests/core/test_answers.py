@@ -174,5 +174,5 @@ def test_the_tightest_state_has_least_left_and_then_the_lowest_limit() -> None:
 
 
 def test_only_answers_to_a_counted_request_carry_fields() -> None:
-    assert answers().client_headers((), NOW) == ()
-    assert b"RateLimit" in dict(answers().client_headers((state(),), NOW))
+    assert answers().client_headers(None, (), NOW) == ()
+    assert b"RateLimit" in dict(answers().client_headers(None, (state(),), NOW))

@@ -8,7 +8,7 @@ import pytest
 from sidecar.core.credential import Credential
 from sidecar.core.forwarding import TrustedProxies
 from sidecar.core.headers import HeaderRules
-from sidecar.core.inject import Injection, request_id
+from sidecar.core.inject import ADMIN_COOKIE, Injection, request_id
 from sidecar.core.model import Headers, RequestHead, Source
 from sidecar.core.target import parse_target, readings
 
@@ -164,3 +164,14 @@ def test_any_other_request_id_is_replaced(value: bytes) -> None:
 def test_two_request_ids_are_none() -> None:
     assert request_id({b"x-request-id": [b"a", b"a"]}, b"x-request-id") is None
     assert request_id({}, b"x-request-id") is None
+
+
+def test_the_cookie_of_the_admin_page_does_not_reach_the_upstream_and_the_others_do() -> None:
+    """Browsers send it to every port of a host."""
+    by = injection(withheld_cookies=(ADMIN_COOKIE,))
+    lines = [(b"Cookie", b"a=1; sidecar_session=s3cret; b=2"), (b"cookie", b"sidecar_session=s3cret")]
+    foreign = Credential(text="a.jwt", foreign=True, sources=frozenset({BEARER}))
+    for credential in (None, OURS, foreign):
+        assert values(sent(*lines, credential=credential, by=by), b"cookie") == [b"a=1; b=2"]
+    assert values(sent((b"Cookie", b"xsidecar_session=1"), by=by), b"cookie") == [b"xsidecar_session=1"]
+    assert len(values(sent(*lines), b"cookie")) == 2

@@ -49,8 +49,8 @@ def test_an_origin_form_is_taken_apart_and_put_together_unchanged() -> None:
 
 
 def test_an_absent_query_is_not_an_empty_one() -> None:
-    assert parse_target("/a", HOST) == Target(path="/a", query=None)
-    assert parse_target("/a?", HOST) == Target(path="/a", query="")
+    assert parse_target("/a", HOST) == Target(path="/a", query=None, ordinary=True)
+    assert parse_target("/a?", HOST) == Target(path="/a", query="", ordinary=True)
 
 
 def test_the_absolute_form_for_the_very_host_is_its_origin_form() -> None:

@@ -30,7 +30,11 @@ class KeyCache:
     """
 
     def __init__(self, reader: KeyReader, *, size: int, unknown_size: int = 10_000) -> None:
+        """To be made where its loop runs."""
         self._reader = reader
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._turn: int | None = None
+        """The generation that was asked for in this turn of the loop."""
         self._size = size
         self._unknown_size = unknown_size
         self._known: _Entries = OrderedDict()
@@ -44,8 +48,16 @@ class KeyCache:
         return len(self._known) + len(self._unknown)
 
     def peek(self, secret_digest: bytes) -> ApiKey | Literal[Miss.MISS] | None:
-        """The key, None for a secret known to be unknown, or MISS. Raises StoreUnavailable."""
-        return self._look(secret_digest, self._reader.generation())
+        """The key, None for a secret known to be unknown, or MISS. Raises StoreUnavailable.
+
+        The store's generation is asked for once a turn of the loop: whatever wants to know in that turn was received
+        before the turn began, so a change that was acknowledged before it was sent counts.
+        """
+        generation = self._turn
+        if generation is None:
+            generation = self._turn = self._reader.generation()
+            self._call_soon(self._end_turn)
+        return self._look(secret_digest, generation)
 
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None:
         """The key, or None. `candidates` are the digests to ask the store for. Raises StoreUnavailable.
@@ -67,6 +79,9 @@ class KeyCache:
                 raise StoreUnavailable(str(outcome)) from outcome
             if outcome is not MISS:
                 return outcome
+
+    def _end_turn(self) -> None:
+        self._turn = None
 
     def _look(self, secret_digest: bytes, generation: int) -> ApiKey | Literal[Miss.MISS] | None:
         entry = self._known.get(secret_digest)

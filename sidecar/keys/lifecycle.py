@@ -1,16 +1,25 @@
 """The verbs of a key's life."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sidecar.core.apikey import ALPHABET, Hasher, Secret, base62, looks_secret, pepper_id
-from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.rules import KeyRules, NewKey
-from sidecar.keys.store import KeyCensus, KeyStore
+from sidecar.core.model import EVERY, ApiKey, KeyStatus
+from sidecar.core.wording import counted
+from sidecar.keys.changes import AlreadyReplaced, expect, expiry_after, retired, successor_of, with_change, with_status
+from sidecar.keys.changes import KeyChange as KeyChange
+from sidecar.keys.changes import Rotation as Rotation
+from sidecar.keys.due import Due, due_keys
+from sidecar.keys.rules import KeyRules, Misfit, NewKey, UnfitKey
+from sidecar.keys.store import Actor, KeyCensus, KeyFilter, KeyStore, Once
 
+_ACTIONS: Final = {KeyStatus.ACTIVE: "enable", KeyStatus.DISABLED: "disable", KeyStatus.REVOKED: "revoke"}
 _ID_LENGTH: Final = 20
 """Fewer than the random characters of any plaintext, which tells the two apart."""
+_ID_BYTES: Final = 4_096
+_LEFT_OUT: Final = bytes(range(256 - 256 % len(ALPHABET), 256))
+_LETTERS: Final = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range(256))
 
 
 class MissingPepper(Exception):
@@ -25,58 +34,130 @@ class Issued:
     secret: Secret
 
 
-class Lifecycle:
-    """Changes keys in the name of an actor. `clock` in Unix seconds, `randbelow` as `secrets.randbelow`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotated:
+    """The key that was replaced, and the one in its place."""
 
-    Every method raises StoreUnavailable.
-    """
+    old: ApiKey
+    new: Issued
 
-    def __init__(
-        self, store: KeyStore, hasher: Hasher, *, clock: Callable[[], float], randbelow: Callable[[int], int]
-    ) -> None:
-        self._store = store
+
+class KeyMaker:
+    """Makes keys that are stored nowhere yet. `clock` in Unix seconds, `randbelow` as `secrets.randbelow`."""
+
+    def __init__(self, hasher: Hasher, *, clock: Callable[[], float], randbelow: Callable[[int], int]) -> None:
         self._hasher = hasher
         self._clock = clock
         self._randbelow = randbelow
 
-    async def issue(self, wanted: NewKey, rules: KeyRules, *, actor: str) -> Issued:
-        """Raises UnfitKey with every problem of `wanted`."""
+    def prepare(self, wanted: NewKey, rules: KeyRules, *, actor: Actor) -> Issued:
+        """A key that is stored nowhere yet. Raises UnfitKey with every problem of `wanted`."""
         now = self._now()
         rules.check(wanted, now)
         environment = rules.environment_of(wanted)
-        text = rules.format.make(rules.prefix_of(environment), self._randbelow)
-        digest, algorithm = self._hasher.for_new(text)
         scopes = rules.default_scopes if wanted.scopes is None else wanted.scopes
+        text, stored = self._made(environment, rules, now, actor)
         key = ApiKey(
-            id=f"key_{base62(self._randbelow(len(ALPHABET) ** _ID_LENGTH), _ID_LENGTH)}",
+            **stored,
             name=wanted.name,
-            prefix=text[: rules.prefix_length],
-            digest=digest,
-            algorithm=algorithm,
             tenant=wanted.tenant,
             environment=environment,
             scopes=tuple(dict.fromkeys(scopes)),
             plan=wanted.plan,
             quotas=dict(wanted.quotas),
             metadata=dict(wanted.metadata),
-            created_at=now,
-            created_by=actor,
             expires_at=wanted.expires_at,
         )
-        await self._store.add(key, actor=actor)
         return Issued(key=key, secret=Secret(text=text))
 
-    async def disable(self, key_id: str, *, actor: str) -> ApiKey:
-        """Refused until it is enabled again. Raises KeyConflict for an unknown id and a revoked key."""
-        return await self._set(key_id, KeyStatus.DISABLED, actor)
+    def _made(self, environment: str, rules: KeyRules, at: int, actor: Actor) -> tuple[str, dict[str, Any]]:
+        """A new plaintext, and what tells its key from every other."""
+        text = rules.format.make(rules.prefix_of(environment), self._randbelow)
+        digest, algorithm = self._hasher.for_new(text)
+        return text, {
+            "id": new_id(self._randbelow),
+            "prefix": text[: rules.prefix_length],
+            "digest": digest,
+            "algorithm": algorithm,
+            "created_at": at,
+            "created_by": actor.name,
+        }
 
-    async def enable(self, key_id: str, *, actor: str) -> ApiKey:
-        """Raises KeyConflict for an unknown id and a revoked key."""
-        return await self._set(key_id, KeyStatus.ACTIVE, actor)
+    def _now(self) -> int:
+        return int(self._clock() * 1_000_000)
 
-    async def revoke(self, key_id: str, *, actor: str) -> ApiKey:
-        """For ever. A key that is revoked already stays as it is. Raises KeyConflict for an unknown id."""
-        return await self._set(key_id, KeyStatus.REVOKED, actor)
+
+class Lifecycle(KeyMaker):
+    """Changes keys in the name of an actor. `clock` in Unix seconds, `randbelow` as `secrets.randbelow`.
+
+    Every method raises StoreUnavailable. Those that change a key raise UnknownKey, and KeyChanged where `expected_etag`
+    is given and is not that of the key any more.
+    """
+
+    def __init__(
+        self, store: KeyStore, hasher: Hasher, *, clock: Callable[[], float], randbelow: Callable[[int], int]
+    ) -> None:
+        super().__init__(hasher, clock=clock, randbelow=randbelow)
+        self._store = store
+
+    async def issue(self, wanted: NewKey, rules: KeyRules, *, actor: Actor, once: Once | None = None) -> Issued:
+        """Raises UnfitKey with every problem of `wanted`; Repeated and Misused for `once`."""
+        issued = self.prepare(wanted, rules, actor=actor)
+        await self._store.add([issued.key], actor=actor, once=once)
+        return issued
+
+    async def rotate(
+        self,
+        key_id: str,
+        rotation: Rotation,
+        rules: KeyRules,
+        *,
+        actor: Actor,
+        expected_etag: str | None = None,
+        once: Once | None = None,
+    ) -> Rotated:
+        """Put a new key with everything that this one may do beside it; this one retires after the overlap.
+
+        Raises UnfitKey, Repeated and Misused, and KeyConflict for a key that is not active or has a successor already.
+        """
+        at, texts = self._now(), list[str]()
+
+        def edit(key: ApiKey) -> tuple[ApiKey, ApiKey]:
+            expect(key, expected_etag)
+            old = retired(key, rotation, at)
+            text, stored = self._made(_environment_of(key, rules), rules, at, actor)
+            texts.append(text)
+            return old, successor_of(key, stored, expiry_after(key, rotation, rules, at))
+
+        try:
+            old, new = await self._store.replace(key_id, edit, action="rotate", at=at, actor=actor, once=once)
+        except AlreadyReplaced as error:
+            raise await self._named(error, key_id) from error
+        return Rotated(old=old, new=Issued(key=new, secret=Secret(text=texts[-1])))
+
+    async def change(
+        self, key_id: str, change: KeyChange, rules: KeyRules, *, actor: Actor, expected_etag: str | None = None
+    ) -> ApiKey:
+        """Raises UnfitKey with every problem of `change`, KeyConflict for a revoked key."""
+        at = self._now()
+
+        def edit(key: ApiKey) -> ApiKey:
+            expect(key, expected_etag)
+            return with_change(key, change, rules, at)
+
+        return await self._store.change(key_id, edit, action="change", at=at, actor=actor)
+
+    async def disable(self, key_id: str, *, actor: Actor, expected_etag: str | None = None) -> ApiKey:
+        """Refused until it is enabled again. Raises KeyConflict for a revoked key."""
+        return await self._set(key_id, KeyStatus.DISABLED, actor, expected_etag)
+
+    async def enable(self, key_id: str, *, actor: Actor, expected_etag: str | None = None) -> ApiKey:
+        """Raises KeyConflict for a revoked key."""
+        return await self._set(key_id, KeyStatus.ACTIVE, actor, expected_etag)
+
+    async def revoke(self, key_id: str, *, actor: Actor, expected_etag: str | None = None) -> ApiKey:
+        """For ever. A key that is revoked already stays as it is."""
+        return await self._set(key_id, KeyStatus.REVOKED, actor, expected_etag)
 
     async def find_by(self, text: str) -> ApiKey | None:
         """The key with this id, stored prefix or plaintext. Raises KeyConflict for a prefix that several keys share."""
@@ -87,11 +168,52 @@ class Lifecycle:
         """The key with this plaintext, which goes no further than its digest."""
         return await self._store.find(self._hasher.candidates(text)) if text.isascii() else None
 
-    async def _set(self, key_id: str, status: KeyStatus, actor: str) -> ApiKey:
-        return await self._store.set_status(key_id, status, at=self._now(), actor=actor)
+    async def successor(self, key_id: str) -> ApiKey | None:
+        """The key that replaces this one."""
+        return next(iter(await self._store.list(KeyFilter(replaces=key_id, limit=1))), None)
 
-    def _now(self) -> int:
-        return int(self._clock() * 1_000_000)
+    async def due(
+        self, now: int, *, max_age_seconds: float | None, within_seconds: float, tenant: str | None = None
+    ) -> Sequence[Due]:
+        """As `due_keys`."""
+        return await due_keys(
+            self._store, now, max_age_seconds=max_age_seconds, within_seconds=within_seconds, tenant=tenant
+        )
+
+    async def _set(self, key_id: str, status: KeyStatus, actor: Actor, etag: str | None) -> ApiKey:
+        at = self._now()
+
+        def edit(key: ApiKey) -> ApiKey:
+            expect(key, etag)
+            return with_status(key, status, at)
+
+        return await self._store.change(key_id, edit, action=_ACTIONS[status], at=at, actor=actor)
+
+    async def _named(self, error: AlreadyReplaced, key_id: str) -> AlreadyReplaced:
+        new = await self.successor(key_id)
+        return AlreadyReplaced(f"{error} by {new.id!r}: rotate that one") if new is not None else error
+
+
+def new_id(randbelow: Callable[[int], int]) -> str:
+    """The id of a new key."""
+    return f"key_{base62(randbelow(len(ALPHABET) ** _ID_LENGTH), _ID_LENGTH)}"
+
+
+def new_ids(urandom: Callable[[int], bytes]) -> Iterator[str]:
+    """As many as are asked for, at a tenth of the price. `urandom` as `os.urandom`."""
+    while True:
+        # As many bytes stand for each letter; the others are left out.
+        letters = urandom(_ID_BYTES).translate(_LETTERS, _LEFT_OUT).decode("ascii")
+        for start in range(0, len(letters) - _ID_LENGTH + 1, _ID_LENGTH):
+            yield f"key_{letters[start : start + _ID_LENGTH]}"
+
+
+def _environment_of(key: ApiKey, rules: KeyRules) -> str:
+    environment = rules.environment_of(NewKey(name=key.name, environment=key.environment))
+    if environment != EVERY and environment not in rules.environments:
+        told = f"the environment {environment!r} of key {key.id} is not configured any more"
+        raise UnfitKey([Misfit(told, "environment")])
+    return environment
 
 
 async def check_peppers(store: KeyCensus, hasher: Hasher) -> None:
@@ -99,10 +221,11 @@ async def check_peppers(store: KeyCensus, hasher: Hasher) -> None:
     for algorithm, count in (await store.algorithms()).items():
         if algorithm in hasher.algorithms:
             continue
-        keys = f"the store has {count} {'key' if count == 1 else 'keys'} hashed with"
+        keys = f"the store has {counted(count, 'key')} hashed with"
         missing = pepper_id(algorithm)
         if missing is None:
             raise MissingPepper(f"{keys} {algorithm!r}: use a newer sidecar")
         raise MissingPepper(
-            f"{keys} pepper {missing}, which is not loaded: set SIDECAR_PEPPER or SIDECAR_PEPPER_PREVIOUS to it"
+            f"{keys} pepper {missing}, which is not loaded: set SIDECAR_PEPPER or SIDECAR_PEPPER_PREVIOUS to it, "
+            "or, if they were made elsewhere, name it in keys.imported"
         )

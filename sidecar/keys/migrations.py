@@ -1,7 +1,10 @@
 """The schema of the SQLite store, and how an older one becomes it. Only forward; each migration is one transaction."""
 
 import sqlite3
+from collections.abc import Callable
 
+from sidecar.keys.audit import chain_unchained
+from sidecar.keys.migration_two import SECOND
 from sidecar.keys.store import StoreUnavailable
 
 _NO_USE = (
@@ -74,8 +77,10 @@ _FIRST = (
     f"CREATE TRIGGER api_key_changed AFTER UPDATE OF {_NO_USE} ON api_key {_BUMP}",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
-"""Statements of each migration; the n-th makes schema version n."""
+Step = str | Callable[[sqlite3.Connection], None]
+
+MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, chain_unchained))
+"""Steps of each migration; the n-th makes schema version n."""
 
 
 def version_of(connection: sqlite3.Connection, path: str) -> int:
@@ -118,6 +123,9 @@ def _apply(connection: sqlite3.Connection, version: int) -> None:
     if version == 0:
         connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
         connection.execute("INSERT INTO schema_version VALUES (0)")
-    for statement in MIGRATIONS[version]:
-        connection.execute(statement)
+    for step in MIGRATIONS[version]:
+        if isinstance(step, str):
+            connection.execute(step)
+        else:
+            step(connection)
     connection.execute("UPDATE schema_version SET version = ?", (version + 1,))

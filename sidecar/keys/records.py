@@ -3,24 +3,24 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.store import StoreUnavailable
+from sidecar.core.times import rfc3339
+from sidecar.keys.store import Standing, StoreUnavailable
 
 COLUMNS = tuple(field.name for field in fields(ApiKey))
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_VALUES = attrgetter(*COLUMNS)
+# One encoder for all, because an import encodes a million times.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def row_of(key: ApiKey) -> tuple[Any, ...]:
     """The values of COLUMNS, in their order."""
-    values: dict[str, Any] = {name: getattr(key, name) for name in COLUMNS}
-    values["status"] = key.status.value
-    for name in ("scopes", "quotas", "metadata"):
-        values[name] = _json(values[name])
-    return tuple(values[name] for name in COLUMNS)
+    return tuple(_stored(key).values())
 
 
 def key_of(row: Sequence[Any]) -> ApiKey:
@@ -40,7 +40,30 @@ def key_of(row: Sequence[Any]) -> ApiKey:
 
 def audited(key: ApiKey) -> str:
     """The key as JSON, without its digest."""
-    return _json({name: value for name, value in zip(COLUMNS, row_of(key), strict=True) if name != "digest"})
+    return _ENCODER.encode(_audited(key))
+
+
+def audited_part(key: ApiKey, columns: Sequence[str]) -> str:
+    """What `audited` says of some columns, without its braces."""
+    said = _audited(key)
+    return _ENCODER.encode({name: said[name] for name in columns})[1:-1]
+
+
+def _audited(key: ApiKey) -> dict[str, Any]:
+    values = dict(zip(COLUMNS, _VALUES(key), strict=True))
+    del values["digest"]
+    plain = {"scopes": list(key.scopes), "quotas": dict(key.quotas), "metadata": dict(key.metadata)}
+    return {**values, **plain, "status": key.status.value}
+
+
+def _stored(key: ApiKey) -> dict[str, Any]:
+    """Values by column, in the order of COLUMNS."""
+    values = dict(zip(COLUMNS, _VALUES(key), strict=True))
+    values["status"] = key.status.value
+    values["scopes"] = _json(key.scopes)
+    values["quotas"] = _json(key.quotas)
+    values["metadata"] = _json(key.metadata)
+    return values
 
 
 def shown(key: ApiKey) -> dict[str, Any]:
@@ -59,11 +82,24 @@ def shown(key: ApiKey) -> dict[str, Any]:
         "status": key.status.value,
         "created_by": key.created_by,
         "replaces": key.replaces,
+        "last_used_address": key.last_used_address,
+        "last_used_agent": key.last_used_agent,
         **times,
     }
 
 
-def standing(key: ApiKey, now: int) -> str:
+def shown_at(key: ApiKey, now: int) -> dict[str, Any]:
+    """The same, with the status as it stands at `now` (microseconds)."""
+    return {**shown(key), "status": standing(key, now)}
+
+
+def etag_of(key: ApiKey) -> str:
+    """An entity tag (RFC 9110 section 8.8.3, without its quotes) of all that is shown of a key but its last use."""
+    lasting = {name: value for name, value in shown(key).items() if not name.startswith("last_used_")}
+    return sha256(_json(lasting).encode()).hexdigest()[:32]
+
+
+def standing(key: ApiKey, now: int) -> Standing:
     """The status, or `expired` or `retired` for an active key whose time is over at `now` (microseconds)."""
     if key.status is KeyStatus.ACTIVE and key.expires_at is not None and key.expires_at <= now:
         return "expired"
@@ -72,13 +108,5 @@ def standing(key: ApiKey, now: int) -> str:
     return key.status.value
 
 
-def rfc3339(at: int | None) -> str | None:
-    """Microseconds of UTC as RFC 3339 with `Z`, in whole seconds where they are whole."""
-    if at is None:
-        return None
-    return (_EPOCH + timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
-
-
 def _json(value: Mapping[str, object] | Sequence[str]) -> str:
-    plain = dict(value) if isinstance(value, Mapping) else list(value)
-    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(dict(value) if isinstance(value, Mapping) else list(value))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 from typing import Final
 
 from sidecar.core.apikey import BITS_PER_CHARACTER, KeyFormat
@@ -20,6 +21,21 @@ _METADATA_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_METADATA: Final = 64
 _MAX_METADATA_VALUE: Final = 1_024
 _MAX_NAME: Final = 200
+_MOST_NAMED: Final = 50
+"""Unknown names that are told of; to find what each was meant to be costs far more than to send it."""
+
+
+class Misfit(str):
+    """One line that says what is wrong, and knows with which part of what was asked for: `("scopes", "0")`."""
+
+    __slots__ = ("path",)
+
+    path: tuple[str, ...]
+
+    def __new__(cls, text: str, *path: str) -> "Misfit":
+        made = super().__new__(cls, text)
+        made.path = path
+        return made
 
 
 class UnfitKey(Exception):
@@ -76,45 +92,75 @@ class KeyRules:
 
     def check(self, wanted: NewKey, now: int) -> None:
         """Raises UnfitKey with every problem at once. `now` in microseconds."""
-        problems = [*self._names(wanted), *_texts(wanted), *_metadata(wanted.metadata)]
+        problems = [*islice(self._names(wanted), _MOST_NAMED), *_texts(wanted), *_metadata(wanted.metadata)]
         if wanted.expires_at is not None and wanted.expires_at <= now:
-            problems.append("the time at which the key expires is not in the future")
-        if wanted.expires_at is not None and wanted.expires_at >= _LAST_MOMENT:
-            problems.append("the time at which the key expires is past the year 9999")
+            problems.append(Misfit("the time at which the key expires is not in the future", "expires_at"))
+        if wanted.expires_at is not None and not is_writable(wanted.expires_at):
+            problems.append(Misfit("the time at which the key expires is past the year 9999", "expires_at"))
         if problems:
             raise UnfitKey(problems)
 
-    def _names(self, wanted: NewKey) -> Iterator[str]:
+    def _names(self, wanted: NewKey) -> Iterator[Misfit]:
         known_scopes = [*self.catalogue.scopes, EVERY]
-        for scope in self.catalogue.unknown(wanted.scopes or ()):
-            yield _unknown("scope", scope, known_scopes)
+        scopes = wanted.scopes or ()
+        for scope in self.catalogue.unknown(scopes):
+            yield Misfit(_unknown("scope", scope, known_scopes), "scopes", str(scopes.index(scope)))
         environment = self.environment_of(wanted)
         if environment != EVERY and environment not in self.environments:
-            yield _unknown("environment", environment, [*self.environments, EVERY])
+            yield Misfit(_unknown("environment", environment, [*self.environments, EVERY]), "environment")
         if wanted.plan is not None and wanted.plan not in self.plans:
-            yield _unknown("plan", wanted.plan, self.plans)
+            yield Misfit(_unknown("plan", wanted.plan, self.plans), "plan")
         for quota, limit in wanted.quotas.items():
             if quota not in self.quotas:
-                yield _unknown("quota", quota, self.quotas)
+                yield Misfit(_unknown("quota", quota, self.quotas), "quotas", quota)
             if not 1 <= limit <= _MAX_LIMIT:
-                yield f"the limit of quota {quota!r} must be from 1 to 2**53"
+                yield Misfit(f"the limit of quota {quota!r} must be from 1 to 2**53", "quotas", quota)
 
 
-def _texts(wanted: NewKey) -> Iterator[str]:
-    if not (1 <= len(wanted.name) <= _MAX_NAME and wanted.name.isprintable() and not wanted.name.isspace()):
-        yield f"a name has 1 to {_MAX_NAME} printable characters"
-    if wanted.tenant is not None and not _TENANT.fullmatch(wanted.tenant):
-        yield "a tenant has 1 to 200 printable ASCII characters without spaces and slashes, or is * for every one"
+def is_writable(at: int) -> bool:
+    """Whether RFC 3339 can write a time."""
+    return at < _LAST_MOMENT
 
 
-def _metadata(metadata: Mapping[str, str]) -> Iterator[str]:
+def is_name(text: str) -> bool:
+    """Whether a key may have this name."""
+    return 1 <= len(text) <= _MAX_NAME and text.isprintable() and not text.isspace()
+
+
+def is_tenant(text: str) -> bool:
+    """Whether a key may belong to it."""
+    return _TENANT.fullmatch(text) is not None
+
+
+def is_metadata(metadata: Mapping[str, str]) -> bool:
+    """Whether a key may have these."""
+    return len(metadata) <= _MAX_METADATA and all(
+        _METADATA_KEY.fullmatch(name) and _is_value(value) for name, value in metadata.items()
+    )
+
+
+def _is_value(text: str) -> bool:
+    return len(text) <= _MAX_METADATA_VALUE and text.isprintable()
+
+
+def _texts(wanted: NewKey) -> Iterator[Misfit]:
+    if not is_name(wanted.name):
+        yield Misfit(f"a name has 1 to {_MAX_NAME} printable characters", "name")
+    if wanted.tenant is not None and not is_tenant(wanted.tenant):
+        wanted_form = "1 to 200 printable ASCII characters without spaces and slashes"
+        yield Misfit(f"a tenant has {wanted_form}, or is * for every one", "tenant")
+
+
+def _metadata(metadata: Mapping[str, str]) -> Iterator[Misfit]:
     if len(metadata) > _MAX_METADATA:
-        yield f"a key holds at most {_MAX_METADATA} metadata entries"
+        yield Misfit(f"a key holds at most {_MAX_METADATA} metadata entries", "metadata")
     for name, value in metadata.items():
         if not _METADATA_KEY.fullmatch(name):
-            yield f"the metadata name {name!r} may hold letters, digits, _ . and - only, 1 to 64 of them"
-        if len(value) > _MAX_METADATA_VALUE or not value.isprintable():
-            yield f"the value of metadata {name!r} has at most {_MAX_METADATA_VALUE} printable characters"
+            told = f"the metadata name {name!r} may hold letters, digits, _ . and - only, 1 to 64 of them"
+            yield Misfit(told, "metadata", name)
+        if not _is_value(value):
+            told = f"the value of metadata {name!r} has at most {_MAX_METADATA_VALUE} printable characters"
+            yield Misfit(told, "metadata", name)
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from contextlib import closing
+from errno import ENOENT
 from pathlib import Path
 
 from sidecar.keys.migrations import migrate, version_of
@@ -10,7 +11,7 @@ from sidecar.keys.sqlite_errors import translated
 from sidecar.keys.store import StoreUnavailable
 
 WRITE_LOCK_SECONDS = 5.0
-_ISSUE = "`sidecar keys issue` makes it"
+_ISSUE = "`sidecar keys issue` or `sidecar store make` makes it"
 
 
 def prepare(path: str, *, create: bool) -> None:
@@ -76,7 +77,9 @@ def _make(path: str) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        raise StoreUnavailable(f"the key store {path} cannot be made: {error.strerror}") from error
+        folder_missing = f"there is no folder {os.path.dirname(os.path.abspath(path))}"
+        reason = folder_missing if error.errno == ENOENT else error.strerror
+        raise StoreUnavailable(f"the key store {path} cannot be made: {reason}") from error
 
 
 def _refuse_unwritable(path: str) -> None:

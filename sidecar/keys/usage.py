@@ -1,59 +1,113 @@
-"""Last-used times, gathered in memory and written in batches."""
+"""What keys are used for, counted on the request's path: one step in one dict, and no more."""
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from sidecar.keys.store import KeyRegistry
+from sidecar.core.errors import Reason
+from sidecar.core.model import Allow, Deny, RequestHead
+from sidecar.keys.usage_store import HOUR
 
-_BATCH: Final = 1_000
-"""Keys written in one transaction, so that nobody waits long for the write lock."""
+NO_ROUTE: Final = "(none)"
+"""Route of a request that no route names."""
+_HOUR_SECONDS: Final = 3600
+_USER_AGENT: Final = b"user-agent"
+_AGENT_BYTES: Final = 200
+
+Place = tuple[str, str, int, str]
+"""Key id, name of the route, class of the status, client address."""
+RefusedPlace = tuple[str, str, int, str, Reason]
+"""The same, and why. The key id is empty where no key was recognised."""
 
 
-class LastUsed:
-    """When each key was last used; each is written at most once in `sample_seconds`.
+class Tally:
+    """Requests of one place in one hour. Counted up where it is, so that a request makes no new value."""
 
-    `clock` in Unix seconds. At most `size` keys are remembered: past it, those waiting longest are forgotten, which
-    costs a time that was not written yet only where the store has been out of reach for as many keys.
+    __slots__ = ("agent", "at", "count")
+
+    def __init__(self, agent: bytes) -> None:
+        self.count = 0
+        self.at = 0.0
+        """Unix seconds of the newest."""
+        self.agent = agent
+        """Of the first: the User-Agent field, cut short."""
+
+
+class Hour:
+    """What was counted in (a part of) an hour."""
+
+    __slots__ = ("allowed", "at", "refused")
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        """Its start, in microseconds."""
+        self.allowed: dict[Place, Tally] = {}
+        self.refused: dict[RefusedPlace, Tally] = {}
+
+
+class Usage:
+    """Counts until `taken` hands them over. `clock` in Unix seconds.
+
+    At most `size` places are counted apart between two calls of `taken`; requests of more are `dropped`. That takes
+    `size` different requests in the few seconds between, or a store that takes minutes to answer.
     """
 
-    def __init__(self, *, clock: Callable[[], float], sample_seconds: float = 60, size: int = 100_000) -> None:
+    def __init__(self, *, clock: Callable[[], float], size: int = 200_000) -> None:
+        self.dropped = 0
         self._clock = clock
-        self._sample = int(sample_seconds * 1_000_000)
         self._size = size
-        self._unwritten: dict[str, int] = {}
-        self._written: OrderedDict[str, int] = OrderedDict()
+        self._over: list[Hour] = []
+        self._ends = 0.0
+        self._begin(clock())
 
-    def used(self, key_id: str, at_us: int) -> None:
-        """The key was used at `at_us` (microseconds)."""
-        unwritten = self._unwritten
-        if at_us > unwritten.get(key_id, -1):
-            unwritten[key_id] = at_us
-            if len(unwritten) > self._size:
-                del unwritten[next(iter(unwritten))]
+    def used(self, allow: Allow, head: RequestHead, status: int, now: float) -> None:
+        """A request was let through and answered with `status` at `now` (Unix seconds)."""
+        principal = allow.principal
+        if principal is None:
+            return
+        if now >= self._ends:
+            self._begin(now)
+        place = (principal.key.id, allow.route.name, status // 100, allow.client_address)
+        tally = self._allowed.get(place)
+        if tally is None:
+            if len(self._allowed) >= self._size:
+                self.dropped += 1
+                return
+            tally = self._allowed[place] = Tally(_agent(head))
+        tally.count += 1
+        tally.at = now
 
-    async def flush(self, registry: KeyRegistry, *, everything: bool = False) -> None:
-        """Write what is due, or (at the end of the process) everything.
+    def refused(self, deny: Deny, status: int, now: float) -> None:
+        """A request was refused."""
+        if now >= self._ends:
+            self._begin(now)
+        key_id = deny.key.id if deny.key is not None else ""
+        route = deny.route.name if deny.route is not None else NO_ROUTE
+        place = (key_id, route, status // 100, deny.client_address, deny.reason)
+        tally = self._refused.get(place)
+        if tally is None:
+            if len(self._refused) >= self._size:
+                self.dropped += 1
+                return
+            tally = self._refused[place] = Tally(b"")
+        tally.count += 1
+        tally.at = now
 
-        Raises StoreUnavailable; what was not written then is kept for the next call.
-        """
-        now = int(self._clock() * 1_000_000)
-        due = [
-            (key_id, at)
-            for key_id, at in self._unwritten.items()
-            if everything or not 0 <= now - self._written.get(key_id, -self._sample) < self._sample
-        ]
-        for start in range(0, len(due), _BATCH):
-            batch = dict(due[start : start + _BATCH])
-            await registry.touch(batch)
-            self._settle(batch, now)
+    def taken(self) -> Sequence[Hour]:
+        """Hand over what was counted so far; nothing is added to it any more."""
+        over, self._over = self._over, []
+        self._begin(self._clock())
+        return [hour for hour in over if hour.allowed or hour.refused]
 
-    def _settle(self, batch: dict[str, int], now: int) -> None:
-        for key_id, at in batch.items():
-            # Used again while the batch was written: that time still waits.
-            if self._unwritten.get(key_id) == at:
-                del self._unwritten[key_id]
-            self._written[key_id] = now
-            self._written.move_to_end(key_id)
-        while len(self._written) > self._size:
-            self._written.popitem(last=False)
+    def _begin(self, now: float) -> None:
+        hours = int(now // _HOUR_SECONDS)
+        self._ends = float((hours + 1) * _HOUR_SECONDS)
+        hour = Hour(hours * HOUR)
+        self._allowed, self._refused = hour.allowed, hour.refused
+        self._over.append(hour)
+
+
+def _agent(head: RequestHead) -> bytes:
+    for name, value in head.headers:
+        if len(name) == len(_USER_AGENT) and name.lower() == _USER_AGENT:
+            return value[:_AGENT_BYTES]
+    return b""

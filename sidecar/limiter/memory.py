@@ -1,10 +1,12 @@
 """The limiter that counts in this process's memory, and lets its counts outlive it as rows."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
+
 from sidecar.core.model import Bucket, Quota, QuotaState, Taken
+from sidecar.limiter.heaviest import heaviest_keys
 from sidecar.limiter.rows import Row, Shape, read_row, rows_of, shape_of
 from sidecar.limiter.tables import Room, SubjectId, Table, table_for
 
@@ -66,6 +68,10 @@ class MemoryLimiter:
         that is taken from meanwhile may then be missing.
         """
         return [row for table in list(self._latest.values()) for row in rows_of(table, now)]
+
+    def heaviest_keys(self, *, most: int) -> list[str]:
+        """Ids of the keys that have used most of a quota, see limiter/heaviest.py. May run in another thread."""
+        return heaviest_keys(list(self._latest.values()), most=most)
 
     def restore(self, rows: Iterable[Row], now: float) -> int:
         """Take up counting from `rows`; how many were good.

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from sidecar.core.apikey import Hasher, KeyFormat
+from sidecar.core.model import ApiKey
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.rules import KeyRules
 from sidecar.keys.sqlite import SqliteStore
-from tests.keys.making import Clock, Timings, open_store
+from tests.keys.making import ANN, Clock, Timings, a_key, open_store
 
 
 @pytest.fixture
@@ -34,6 +35,14 @@ async def store(path: str, clock: Clock, timings: Timings) -> AsyncIterator[Sqli
     opened = await open_store(path, clock=clock, timings=timings)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def key(store: SqliteStore) -> ApiKey:
+    """One that is stored."""
+    made = a_key()
+    await store.add([made], actor=ANN)
+    return made
 
 
 @pytest.fixture

@@ -5,12 +5,16 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from sidecar.core.model import ApiKey
+from sidecar.core.model import ApiKey, KeyStatus
+from sidecar.keys.changes import with_status
 from sidecar.keys.sqlite import SqliteStore
+from sidecar.keys.store import Actor, KeyRegistry, LastUse
 
 NOW = 1_800_000_000
 """Unix seconds at which a test begins."""
 NOW_US = NOW * 1_000_000
+
+ANN, BOB = Actor(name="ann", source="192.0.2.1"), Actor(name="bob")
 
 _SERIAL = itertools.count(1)
 
@@ -59,3 +63,16 @@ def a_key(text: str = "", **changes: Any) -> ApiKey:
         created_by="tests",
     )
     return replace(key, **changes)
+
+
+async def set_status(
+    store: KeyRegistry, key_id: str, status: KeyStatus, *, at: int = NOW_US, actor: Actor = ANN
+) -> ApiKey:
+    """As Lifecycle does it."""
+    action = {KeyStatus.ACTIVE: "enable", KeyStatus.DISABLED: "disable", KeyStatus.REVOKED: "revoke"}[status]
+    return await store.change(key_id, lambda key: with_status(key, status, at), action=action, at=at, actor=actor)
+
+
+def used_at(at: int) -> LastUse:
+    """A use of which no more is known than its time."""
+    return LastUse(at=at, address="", agent="")

@@ -10,7 +10,7 @@ from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.cache import MISS, KeyCache
 from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.store import StoreUnavailable
-from tests.keys.making import NOW_US, a_key, digest_of
+from tests.keys.making import ANN, NOW_US, a_key, digest_of, set_status, used_at
 
 
 class Reader:
@@ -73,6 +73,7 @@ async def test_an_unknown_secret_is_read_once_and_counts_as_soon_as_it_is_issued
     assert cache.peek(digest_of("s1")) is None
     assert (reader.reads, cache.misses, cache.negative_hits) == (1, 1, 3)
     key = reader.put("s1", a_key())
+    await settle()
     assert cache.peek(digest_of("s1")) is MISS
     assert await find(cache, "s1") is key
     assert len(cache) == 1
@@ -100,6 +101,7 @@ async def test_what_was_read_while_a_revocation_came_is_not_remembered(reader: R
     revoked = reader.put("s1", replace(key, status=KeyStatus.REVOKED))
     reader.gate.set()
     assert await reading == key
+    await settle()
     assert cache.peek(digest_of("s1")) is MISS
     assert await find(cache, "s1") == revoked
 
@@ -190,11 +192,11 @@ async def test_memory_is_bounded_and_the_least_used_key_goes_first(reader: Reade
 _REVOKE = """
 import asyncio, sys
 from sidecar.core.model import KeyStatus
-from tests.keys.making import open_store
+from tests.keys.making import open_store, set_status
 
 async def main():
     store = await open_store(sys.argv[1], create=False)
-    await store.set_status(sys.argv[2], KeyStatus.REVOKED, at=1, actor="another process")
+    await set_status(store, sys.argv[2], KeyStatus.REVOKED, at=1)
     await store.close()
 
 asyncio.run(main())
@@ -204,10 +206,11 @@ asyncio.run(main())
 async def test_a_revocation_by_another_process_counts_on_the_next_find(store: SqliteStore, path: str) -> None:
     cache = KeyCache(store, size=10)
     key = a_key("s1")
-    await store.add(key, actor="ann")
+    await store.add([key], actor=ANN)
     assert await find(cache, "s1") == key
     assert cache.peek(digest_of("s1")) == key
     subprocess.run([sys.executable, "-c", _REVOKE, path, key.id], check=True)
+    await settle()
     assert cache.peek(digest_of("s1")) is MISS
     found = await find(cache, "s1")
     assert found is not None
@@ -217,9 +220,9 @@ async def test_a_revocation_by_another_process_counts_on_the_next_find(store: Sq
 async def test_a_revocation_by_this_process_counts_on_the_next_find(store: SqliteStore) -> None:
     cache = KeyCache(store, size=10)
     key = a_key("s1")
-    await store.add(key, actor="ann")
+    await store.add([key], actor=ANN)
     await find(cache, "s1")
-    await store.set_status(key.id, KeyStatus.DISABLED, at=NOW_US, actor="ann")
+    await set_status(store, key.id, KeyStatus.DISABLED, at=NOW_US)
     found = await find(cache, "s1")
     assert found is not None
     assert found.status is KeyStatus.DISABLED
@@ -228,8 +231,8 @@ async def test_a_revocation_by_this_process_counts_on_the_next_find(store: Sqlit
 async def test_use_of_keys_empties_no_cache(store: SqliteStore) -> None:
     cache = KeyCache(store, size=10)
     key = a_key("s1")
-    await store.add(key, actor="ann")
+    await store.add([key], actor=ANN)
     await find(cache, "s1")
-    await store.touch({key.id: NOW_US})
+    await store.touch({key.id: used_at(NOW_US)})
     await store.save_quota_states([("general", "[]", "{}", NOW_US * 2)])
     assert cache.peek(digest_of("s1")) == key

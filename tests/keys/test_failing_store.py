@@ -15,7 +15,7 @@ from sidecar.core.model import KeyStatus
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.store import KeyFilter, StoreUnavailable
-from tests.keys.making import NOW_US, a_key, digest_of, open_store
+from tests.keys.making import ANN, NOW_US, a_key, digest_of, open_store, set_status
 
 # As in SQLite's recovery of the log: the index is blank, its locks to write, checkpoint and recover (120 to 122) held.
 _LOCKER = """
@@ -46,7 +46,7 @@ async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavai
     store: SqliteStore, path: str
 ) -> None:
     key = a_key("s1")
-    await store.add(key, actor="ann")
+    await store.add([key], actor=ANN)
     cache = KeyCache(store, size=10)
     await cache.find(digest_of("s1"), lambda: {digest_of("s1"): "sha256"})
     with locked(path, _EVERYBODY):
@@ -59,7 +59,7 @@ async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavai
 
 async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path: str) -> None:
     key = a_key("s1")
-    await store.add(key, actor="ann")
+    await store.add([key], actor=ANN)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert await store.find({digest_of("s1"): "sha256"}) == key
@@ -67,11 +67,11 @@ async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path
 
 
 async def test_a_write_that_finds_the_store_locked_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.keys.sqlite.WRITE_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("sidecar.keys.sqlite_lines.WRITE_LOCK_SECONDS", 0.0)
     store = await open_store(path)
     with locked(path, _WRITER), pytest.raises(StoreUnavailable, match="locked by another process"):
-        await store.add(a_key(), actor="ann")
-    await store.add(a_key(), actor="ann")
+        await store.add([a_key()], actor=ANN)
+    await store.add([a_key()], actor=ANN)
     await store.close()
 
 
@@ -80,7 +80,7 @@ async def test_a_store_taken_away_is_noticed_and_never_written_to(
     store: SqliteStore, path: str, tmp_path: Path, replaced: bool
 ) -> None:
     key = a_key("s1")
-    await store.add(key, actor="ann")
+    await store.add([key], actor=ANN)
     if replaced:
         await (await open_store(str(tmp_path / "other.db"))).close()
         os.replace(tmp_path / "other.db", path)
@@ -90,13 +90,13 @@ async def test_a_store_taken_away_is_noticed_and_never_written_to(
         with pytest.raises(StoreUnavailable, match="restart"):
             store.generation()
     with pytest.raises(StoreUnavailable, match="restart"):
-        await store.set_status(key.id, KeyStatus.REVOKED, at=NOW_US, actor="ann")
+        await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US)
 
 
 async def test_a_damaged_store_is_unavailable_and_says_what_to_do(path: str) -> None:
     store = await open_store(path)
     for _ in range(50):
-        await store.add(a_key(metadata={"note": "x" * 500}), actor="ann")
+        await store.add([a_key(metadata={"note": "x" * 500})], actor=ANN)
     await store.close()
     with open(path, "r+b") as file:
         file.seek(4096)
@@ -157,27 +157,27 @@ async def test_a_store_of_somebody_else_is_refused() -> None:
 _FULL = """
 import asyncio, resource, signal, sys
 from sidecar.keys.store import KeyFilter, StoreUnavailable
-from tests.keys.making import a_key, digest_of, open_store
+from tests.keys.making import ANN, a_key, digest_of, open_store
 
 async def main():
     store = await open_store(sys.argv[1])
     kept = [a_key("kept")]
-    await store.add(kept[0], actor="ann")
+    await store.add([kept[0]], actor=ANN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     try:
         while True:
             key = a_key(metadata={"note": "x" * 900})
-            await store.add(key, actor="ann")
+            await store.add([key], actor=ANN)
             kept.append(key)
     except StoreUnavailable as error:
         print(error)
     assert await store.find({digest_of("kept"): "sha256"}) == kept[0]
-    assert await store.list(KeyFilter()) == kept
+    assert (await store.list(KeyFilter()))[::-1] == kept
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     kept.append(a_key())
-    await store.add(kept[-1], actor="ann")
-    assert await store.list(KeyFilter()) == kept
+    await store.add([kept[-1]], actor=ANN)
+    assert (await store.list(KeyFilter()))[::-1] == kept
     await store.close()
 
 asyncio.run(main())

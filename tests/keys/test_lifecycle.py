@@ -12,7 +12,7 @@ from sidecar.keys.lifecycle import Lifecycle, MissingPepper, check_peppers
 from sidecar.keys.rules import KeyRules, NewKey, UnfitKey
 from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.store import KeyConflict, KeyFilter
-from tests.keys.making import NOW_US, Clock, a_key
+from tests.keys.making import ANN, NOW_US, Clock, a_key
 
 ONE, TWO = Pepper.of(b"the first pepper of all"), Pepper.of(b"the second pepper")
 
@@ -32,7 +32,7 @@ async def test_an_issued_key_is_what_was_asked_for(lifecycle: Lifecycle, rules: 
         metadata={"user_id": "7"},
         expires_at=NOW_US + 1,
     )
-    issued = await lifecycle.issue(wanted, rules, actor="ann")
+    issued = await lifecycle.issue(wanted, rules, actor=ANN)
     key, text = issued.key, issued.secret.text
     assert rules.format.check(text, ["hv_test_"])
     assert key.prefix == text[:12]
@@ -46,12 +46,12 @@ async def test_an_issued_key_is_what_was_asked_for(lifecycle: Lifecycle, rules: 
 
 
 async def test_what_is_not_asked_for_has_the_configured_defaults(lifecycle: Lifecycle, rules: KeyRules) -> None:
-    key = (await lifecycle.issue(NewKey(name="CI"), rules, actor="ann")).key
+    key = (await lifecycle.issue(NewKey(name="CI"), rules, actor=ANN)).key
     assert (key.environment, key.scopes, key.tenant, key.expires_at) == ("live", ("streams:read",), None, None)
 
 
 async def test_a_key_for_every_environment_has_the_first_one_s_prefix(lifecycle: Lifecycle, rules: KeyRules) -> None:
-    issued = await lifecycle.issue(NewKey(name="CI", environment="*", tenant="*"), rules, actor="ann")
+    issued = await lifecycle.issue(NewKey(name="CI", environment="*", tenant="*"), rules, actor=ANN)
     assert issued.key.environment == "*"
     assert issued.secret.text.startswith("hv_live_")
 
@@ -89,7 +89,7 @@ async def test_what_does_not_fit_is_refused_and_nothing_is_stored(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, change: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(UnfitKey, match=problem):
-        await lifecycle.issue(replace(NewKey(name="CI"), **change), rules, actor="ann")
+        await lifecycle.issue(replace(NewKey(name="CI"), **change), rules, actor=ANN)
     assert await store.list(KeyFilter()) == []
 
 
@@ -106,7 +106,7 @@ def test_a_stored_prefix_that_would_tell_too_much_is_refused(prefix_length: int)
 
 
 async def test_a_key_is_found_by_id_prefix_and_plaintext(lifecycle: Lifecycle, rules: KeyRules) -> None:
-    issued = await lifecycle.issue(NewKey(name="CI"), rules, actor="ann")
+    issued = await lifecycle.issue(NewKey(name="CI"), rules, actor=ANN)
     for text in (issued.key.id, issued.key.prefix, issued.secret.text):
         assert await lifecycle.find_by(text) == issued.key
     for text in ("", "key_" + "0" * 20, "hv_live_", issued.secret.text + "0", "é" * 60):
@@ -114,25 +114,25 @@ async def test_a_key_is_found_by_id_prefix_and_plaintext(lifecycle: Lifecycle, r
 
 
 async def test_a_key_lives_through_disable_enable_and_revoke(lifecycle: Lifecycle, rules: KeyRules) -> None:
-    key = (await lifecycle.issue(NewKey(name="CI"), rules, actor="ann")).key
-    assert (await lifecycle.disable(key.id, actor="ann")).status is KeyStatus.DISABLED
-    assert (await lifecycle.disable(key.id, actor="ann")).status is KeyStatus.DISABLED
-    assert (await lifecycle.enable(key.id, actor="ann")).status is KeyStatus.ACTIVE
-    revoked = await lifecycle.revoke(key.id, actor="ann")
+    key = (await lifecycle.issue(NewKey(name="CI"), rules, actor=ANN)).key
+    assert (await lifecycle.disable(key.id, actor=ANN)).status is KeyStatus.DISABLED
+    assert (await lifecycle.disable(key.id, actor=ANN)).status is KeyStatus.DISABLED
+    assert (await lifecycle.enable(key.id, actor=ANN)).status is KeyStatus.ACTIVE
+    revoked = await lifecycle.revoke(key.id, actor=ANN)
     assert (revoked.status, revoked.revoked_at) == (KeyStatus.REVOKED, NOW_US)
     with pytest.raises(KeyConflict, match="final: issue a new one"):
-        await lifecycle.enable(key.id, actor="ann")
+        await lifecycle.enable(key.id, actor=ANN)
 
 
 async def test_a_key_issued_before_a_pepper_was_set_keeps_working(store: SqliteStore, rules: KeyRules) -> None:
-    issued = await with_peppers(store).issue(NewKey(name="CI"), rules, actor="ann")
+    issued = await with_peppers(store).issue(NewKey(name="CI"), rules, actor=ANN)
     assert await with_peppers(store, ONE).find_by_secret(issued.secret.text) == issued.key
     await check_peppers(store, Hasher([ONE]))
 
 
 async def test_a_pepper_is_rotated_with_two_loaded(store: SqliteStore, rules: KeyRules) -> None:
-    old = await with_peppers(store, ONE).issue(NewKey(name="old"), rules, actor="ann")
-    new = await with_peppers(store, TWO, ONE).issue(NewKey(name="new"), rules, actor="ann")
+    old = await with_peppers(store, ONE).issue(NewKey(name="old"), rules, actor=ANN)
+    new = await with_peppers(store, TWO, ONE).issue(NewKey(name="new"), rules, actor=ANN)
     assert new.key.algorithm == f"hmac-sha256:{TWO.id}"
     for issued in (old, new):
         assert await with_peppers(store, TWO, ONE).find_by_secret(issued.secret.text) == issued.key
@@ -144,15 +144,15 @@ async def test_a_pepper_is_rotated_with_two_loaded(store: SqliteStore, rules: Ke
 async def test_a_missing_or_wrong_pepper_is_an_error_that_names_the_one_needed(
     store: SqliteStore, rules: KeyRules, loaded: tuple[Pepper, ...]
 ) -> None:
-    await with_peppers(store).issue(NewKey(name="plain"), rules, actor="ann")
-    issued = await with_peppers(store, ONE).issue(NewKey(name="CI"), rules, actor="ann")
+    await with_peppers(store).issue(NewKey(name="plain"), rules, actor=ANN)
+    issued = await with_peppers(store, ONE).issue(NewKey(name="CI"), rules, actor=ANN)
     with pytest.raises(MissingPepper, match=rf"1 key hashed with pepper {ONE.id}.*SIDECAR_PEPPER_PREVIOUS"):
         await check_peppers(store, Hasher(loaded))
-    await with_peppers(store).revoke(issued.key.id, actor="ann")
+    await with_peppers(store).revoke(issued.key.id, actor=ANN)
     await check_peppers(store, Hasher(loaded))
 
 
 async def test_a_digest_of_an_unknown_kind_is_an_error(store: SqliteStore) -> None:
-    await store.add(a_key(algorithm="blake9"), actor="ann")
+    await store.add([a_key(algorithm="blake9")], actor=ANN)
     with pytest.raises(MissingPepper, match="newer sidecar"):
         await check_peppers(store, Hasher())

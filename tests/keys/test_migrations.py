@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.core.model import KeyStatus
 from sidecar.keys.migrations import MIGRATIONS
 from sidecar.keys.store import KeyFilter, StoreUnavailable
-from tests.keys.making import a_key, open_store
+from tests.keys.making import ANN, a_key, open_store, set_status
 
 _KILLED_AT_EACH_STEP = """
 import os, signal, sqlite3, sys
@@ -43,11 +44,11 @@ async def test_a_migration_killed_at_any_step_is_completed_by_the_next_start(tmp
         with closing(sqlite3.connect(path)) as connection:
             left.append(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
         store = await open_store(path)
-        await store.add(a_key(), actor="ann")
+        await store.add([a_key()], actor=ANN)
         assert len(await store.list(KeyFilter())) == 1
         await store.close()
-    assert len(left) > len(MIGRATIONS[0])
-    assert sorted(set(left)) == [0, left[-1]]
+    assert len(left) > sum(map(len, MIGRATIONS))
+    assert len(set(left)) == 1 + len(MIGRATIONS)
 
 
 async def test_an_empty_store_is_refused_unless_one_may_be_made(tmp_path: Path) -> None:
@@ -100,10 +101,32 @@ async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "keys.db")
     first = await open_store(path)
     key = a_key()
-    await first.add(key, actor="ann")
+    await first.add([key], actor=ANN)
     generation = first.generation()
     await first.close()
     second = await open_store(path, create=False)
     assert second.generation() == generation
     assert await second.list(KeyFilter()) == [key]
     await second.close()
+
+
+_OLD_KEY = """INSERT INTO api_key VALUES ('key_1', 'CI nightly', 'hv_live_ab', zeroblob(32), 'sha256', 'acme', 'live',
+    '["a"]', NULL, '{}', '{"user_id":"7"}', 'active', 5, 'ann', 9, NULL, NULL, NULL, NULL, 7)"""
+
+
+async def test_a_store_of_the_first_schema_keeps_its_keys_and_they_are_searched(tmp_path: Path) -> None:
+    path = str(tmp_path / "keys.db")
+    for step in MIGRATIONS[0]:
+        assert isinstance(step, str)
+        changed(path, step)
+    changed(path, "CREATE TABLE schema_version AS SELECT 1 AS version")
+    changed(path, _OLD_KEY)
+    store = await open_store(path, create=False)
+    [key] = await store.list(KeyFilter(search="night", tenant="acme"))
+    assert (key.id, key.scopes, key.metadata, key.created_at) == ("key_1", ("a",), {"user_id": "7"}, 5)
+    assert (key.expires_at, key.last_used_at, key.last_used_address) == (9, 7, None)
+    assert await store.find({bytes(32): "sha256"}) == key
+    before = store.generation()
+    await set_status(store, "key_1", KeyStatus.DISABLED)
+    assert store.generation() != before
+    await store.close()

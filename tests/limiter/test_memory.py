@@ -1,8 +1,7 @@
 """The limiter in memory: the contract, its bound, and its life over a restart."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from sidecar.core.model import Bucket, Subject, Window
 from sidecar.limiter.memory import MemoryLimiter

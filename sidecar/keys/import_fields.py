@@ -1,0 +1,234 @@
+"""What a line of an imported file says of a key. Everything is checked, and all that is wrong is told at once."""
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+from sidecar.core.apikey import PLAIN, ForeignHash, ForeignKeys, looks_secret, pepper_id
+from sidecar.core.model import EVERY, ApiKey
+from sidecar.core.times import microseconds
+from sidecar.keys.import_files import FIELDS, NEEDED
+from sidecar.keys.rules import KeyRules, NewKey, UnfitKey
+from sidecar.keys.store import Actor
+
+Fields = Mapping[str, object]
+
+_HEX: Final = re.compile(r"[0-9A-Fa-f]{64}")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
+_ID: Final = re.compile(r"key_[0-9A-Za-z]{20}")
+_PREFIX: Final = re.compile(r"[!-~]{1,32}")
+_FROM_URL: Final = str.maketrans("-_", "+/")
+_TELLING: Final = 6
+"""Characters of a prefix with which no hash in base64 begins by chance."""
+_NO_HASH: Final = (
+    "hash: is no SHA-256 in hex (64 digits) or base64 (44 characters); if it is the key itself, it does not belong in "
+    "a file: write its hash"
+)
+_SECRET: Final = re.compile(r"[0-9A-Za-z]{22,}")
+_NO_TEXTS: Final[Fields] = dict.fromkeys(FIELDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the keys of a file come from: what they may begin with, and how they are hashed."""
+
+    own: Mapping[str, str]
+    """Environment to prefix."""
+    foreign: Sequence[ForeignKeys]
+    algorithms: frozenset[str]
+    """Those that can be repeated here."""
+    hash: ForeignHash | None = None
+    """How foreign keys are hashed, where the prefix does not tell."""
+
+    def prefixes(self) -> frozenset[str]:
+        """What keys begin with, that of environments and that of keys made elsewhere."""
+        return frozenset({*self.own.values(), *(keys.prefix for keys in self.foreign)})
+
+    def beginnings(self) -> tuple[str, ...]:
+        """What no hash begins with, but a key does."""
+        return tuple(prefix for prefix in self.prefixes() if len(prefix) >= _TELLING)
+
+    def environment(self, prefix: str) -> str | None:
+        """The environment of keys of ours that begin so; None for a key made elsewhere."""
+        return next((name for name, own in self.own.items() if prefix.startswith(own)), None)
+
+    def algorithm(self, prefix: str | None) -> tuple[str, str]:
+        """Prefix and algorithm of a foreign key. Raises ValueError where nothing or too much fits."""
+        fitting = [keys for keys in self.foreign if prefix is None or prefix.startswith(keys.prefix)]
+        fitting = [keys for keys in fitting if self.hash in (None, keys.hash)]
+        if prefix is not None:
+            longest = max((len(keys.prefix) for keys in fitting), default=0)
+            fitting = [keys for keys in fitting if len(keys.prefix) == longest]
+        if not fitting:
+            raise ValueError(
+                "no entry of keys.imported in the configuration fits it, and the key would be refused: add one"
+                + (f" with hash {self.hash}" if self.hash else "")
+            )
+        if len({keys.algorithm for keys in fitting}) > 1:
+            raise ValueError("several entries of keys.imported fit it: tell them apart with --hash, or a longer prefix")
+        return fitting[0].prefix if len(fitting) == 1 else "", fitting[0].algorithm
+
+
+class UnfitLine(Exception):
+    """No key can be made of a line's fields. Each problem is one line of text."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class LineRules:
+    """Makes keys of fields. `now` in microseconds, `new_id` makes the id of a key that has none."""
+
+    def __init__(self, rules: KeyRules, origin: Origin, *, now: int, actor: Actor, new_id: Callable[[], str]) -> None:
+        self.origin, self.now = origin, now
+        self._rules, self._actor, self._new_id = rules, actor, new_id
+        self._beginnings = origin.beginnings()
+
+    def key_of(self, fields: Fields) -> ApiKey:
+        """Raises UnfitLine with every problem; none of them repeats a hash or what may be a key."""
+        problems = [
+            f"{name}: {problem}"
+            for name, value in fields.items()
+            if value is not None and (problem := _misfit(name, value))
+        ]
+        problems += [f"{name}: is missing" for name in NEEDED if fields.get(name) is None]
+        if problems:
+            raise UnfitLine(problems)
+        texts = cast(Mapping[str, str | None], {**_NO_TEXTS, **fields})
+        digest = self.digest(texts["hash"] or "", texts["prefix"], problems)
+        prefix, algorithm, environment = self._origin_of(texts, problems)
+        expires_at = moment(texts["expires_at"], "expires_at", problems)
+        created_at = self.created_at(texts["created_at"], problems)
+        key_id = self.id_of(texts["id"], problems)
+        wanted = self._wanted(fields, texts["name"] or "", environment, expires_at)
+        try:
+            self._rules.check(wanted, self.now)
+        except UnfitKey as error:
+            problems += error.problems
+        if problems:
+            raise UnfitLine(_SECRET.sub("…", problem) for problem in problems)
+        return ApiKey(
+            id=key_id,
+            name=wanted.name,
+            prefix=prefix,
+            digest=digest,
+            algorithm=algorithm,
+            tenant=wanted.tenant,
+            environment=self._rules.environment_of(wanted),
+            scopes=self._rules.default_scopes if wanted.scopes is None else tuple(dict.fromkeys(wanted.scopes)),
+            plan=wanted.plan,
+            quotas=wanted.quotas,
+            metadata=wanted.metadata,
+            created_at=created_at,
+            created_by=self._actor.name,
+            expires_at=expires_at,
+        )
+
+    def id_of(self, text: str | None, problems: list[str]) -> str:
+        """The id that a line gives, or a new one."""
+        if text is None:
+            return self._new_id()
+        if not _ID.fullmatch(text):
+            problems.append("id: is key_ and 20 letters and digits, or left out")
+        return text
+
+    def created_at(self, text: str | None, problems: list[str]) -> int:
+        """Microseconds."""
+        at = moment(text, "created_at", problems)
+        if at is not None and not 0 <= at <= self.now:
+            problems.append("created_at: is not in the past")
+        return self.now if at is None else at
+
+    def _wanted(self, fields: Fields, name: str, environment: str | None, expires_at: int | None) -> NewKey:
+        scopes = cast(list[str] | None, fields.get("scopes"))
+        return NewKey(
+            name=name,
+            scopes=None if scopes is None else tuple(scopes),
+            tenant=cast(str | None, fields.get("tenant")),
+            environment=environment,
+            plan=cast(str | None, fields.get("plan")),
+            quotas=cast(Mapping[str, int], fields.get("quotas") or {}),
+            metadata=cast(Mapping[str, str], fields.get("metadata") or {}),
+            expires_at=expires_at,
+        )
+
+    def digest(self, text: str, prefix: str | None, problems: list[str]) -> bytes:
+        """The bytes of a hash, but not of what may be a key."""
+        told = text.startswith(self._beginnings) or (len(prefix or "") >= _TELLING and text.startswith(prefix or ""))
+        digest = None if told else _bytes_of(text)
+        if digest is None:
+            problems.append(_NO_HASH)
+        return digest or b""
+
+    def _origin_of(self, texts: Mapping[str, str | None], problems: list[str]) -> tuple[str, str, str | None]:
+        """Shown prefix, algorithm and environment."""
+        prefix, algorithm, environment = texts["prefix"], texts["algorithm"], texts["environment"]
+        if prefix is not None and not is_shown(prefix):
+            problems.append(
+                "prefix: the first characters of the key, at most 32, and never so many that it could be guessed"
+            )
+            return "", "", environment
+        own = None if prefix is None else self.origin.environment(prefix)
+        if own is not None and environment not in (None, own, EVERY):
+            problems.append(f"prefix: is that of the environment {own!r}, and not of the one given")
+        try:
+            begins, expected = ("", PLAIN) if own is not None else self.origin.algorithm(prefix)
+        except ValueError as error:
+            problems.append(f"prefix: {error}")
+            return "", "", environment
+        if algorithm is not None and algorithm not in self.origin.algorithms:
+            problems.append(_unknown_algorithm(algorithm))
+        return begins if prefix is None else prefix, algorithm or expected, environment or own
+
+
+def _misfit(name: str, value: object) -> str | None:
+    """What is wrong with the type of a value."""
+    match name:
+        case "scopes":
+            fits = isinstance(value, list) and all(isinstance(scope, str) for scope in value)
+            return None if fits else "is no list of texts"
+        case "quotas":
+            fits = isinstance(value, dict) and all(type(limit) is int for limit in value.values())
+            return None if fits else "is no mapping of names to whole numbers"
+        case "metadata":
+            fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+            return None if fits else "is no mapping of names to texts"
+        case _:
+            return None if isinstance(value, str) else "is no text"
+
+
+def _bytes_of(text: str) -> bytes | None:
+    """32 bytes of hex or base64, the latter also as in URLs and without its padding."""
+    if _HEX.fullmatch(text):
+        return bytes.fromhex(text)
+    if _BASE64.fullmatch(text):
+        return base64.b64decode(text.translate(_FROM_URL)[:43] + "=")
+    return None
+
+
+def is_shown(prefix: str) -> bool:
+    """Whether a prefix may be stored and shown: it is not the key, nor most of it."""
+    return _PREFIX.fullmatch(prefix) is not None and not looks_secret(prefix)
+
+
+def moment(text: str | None, name: str, problems: list[str]) -> int | None:
+    """Microseconds, where a time is given."""
+    if text is None:
+        return None
+    try:
+        return microseconds(text)
+    except ValueError:
+        problems.append(f"{name}: is neither a date (2027-01-31) nor a time of RFC 3339 (2027-01-31T12:00:00Z)")
+        return None
+
+
+def _unknown_algorithm(algorithm: str) -> str:
+    pepper = pepper_id(algorithm)
+    if pepper is None or looks_secret(pepper):
+        return "algorithm: is not known here; leave it out, or take it from `sidecar keys issue --offline`"
+    return (
+        f"algorithm: needs pepper {pepper}, which is not loaded: set SIDECAR_PEPPER to it, or add it to keys.imported"
+    )

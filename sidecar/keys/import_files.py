@@ -1,0 +1,257 @@
+"""The lines of a file of keys, JSON or CSV, each as the fields that it gives; `import_fields` says what they mean."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, Literal, Protocol
+
+import msgspec
+
+FileFormat = Literal["jsonl", "csv"]
+
+FIELDS: Final = (
+    "id",
+    "hash",
+    "algorithm",
+    "prefix",
+    "name",
+    "tenant",
+    "environment",
+    "scopes",
+    "plan",
+    "quotas",
+    "metadata",
+    "expires_at",
+    "created_at",
+)
+NEEDED: Final = ("hash", "name")
+MAX_LINE_BYTES: Final = 65_536
+_BOM: Final = b"\xef\xbb\xbf"
+_NAME: Final = re.compile(r"[A-Za-z_]{1,20}")
+_QUOTA: Final = re.compile(r"([^=\s]+)=([0-9]{1,18})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadLine:
+    """What is wrong with a line, counted from 1. The text holds no hash, and nothing that may be a key."""
+
+    line: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.line}: {self.problem}"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The fields of one key as they are written, and the line that it begins in."""
+
+    line: int
+    fields: Mapping[str, object]
+
+
+class KeyFile:
+    """The entries and bad lines of `file`, in its order. `read_bytes` tells how far it has been read.
+
+    JSON lines: an object a line. CSV: a heading of field names; scopes and quotas (`name=limit`) stand in their cells
+    between spaces, metadata as a JSON object; an empty cell is a field that is not given.
+    """
+
+    def __init__(self, file: BinaryIO, form: FileFormat, *, size: int = 0) -> None:
+        self._file = file
+        self.size = size
+        """Bytes, where that is known."""
+        self._form = form
+        self._number = 0
+        self._overlong: list[int] = []
+        self.read_bytes = 0
+
+    def __iter__(self) -> Iterator[Entry | BadLine]:
+        return self._json_lines() if self._form == "jsonl" else self._csv_rows()
+
+    def _lines(self) -> Iterator[bytes]:
+        """Lines with their ends; an overlong one is empty, and noted."""
+        while line := self._file.readline(MAX_LINE_BYTES + 1):
+            self._number += 1
+            self.read_bytes += len(line)
+            if len(line) > MAX_LINE_BYTES:
+                self._overlong.append(self._number)
+                while line and not line.endswith(b"\n"):
+                    line = self._file.readline(MAX_LINE_BYTES)
+                    self.read_bytes += len(line)
+                line = b"\n"
+            yield line.removeprefix(_BOM) if self._number == 1 else line
+
+    def _json_lines(self) -> Iterator[Entry | BadLine]:
+        for line in self._lines():
+            if self._overlong:
+                yield _too_long(self._overlong.pop())
+            elif line.strip():
+                yield _entry_of(line, self._number)
+
+    def _csv_rows(self) -> Iterator[Entry | BadLine]:
+        rows = csv.reader((line.decode("utf-8", "surrogateescape") for line in self._lines()), strict=True)
+        heading: Sequence[str] | None = None
+        for line, row in _numbered(rows):
+            if self._overlong:
+                yield from map(_too_long, self._overlong)
+                self._overlong.clear()
+            elif isinstance(row, BadLine):
+                yield row
+            elif heading is not None and row:
+                yield _row_of(row, heading, line)
+            elif row:
+                heading = [cell.strip().lower() for cell in row]
+                if wrong := list(_wrong_heading(heading)):
+                    yield from (BadLine(line=line, problem=problem) for problem in wrong)
+                    return
+        yield from map(_too_long, self._overlong)
+
+
+def _too_long(line: int) -> BadLine:
+    return BadLine(line=line, problem=f"is longer than {MAX_LINE_BYTES} bytes")
+
+
+def _entry_of(line: bytes, number: int) -> Entry | BadLine:
+    found = _read_quickly(line)
+    return _read_thoroughly(line, number) if found is None else Entry(line=number, fields=found)
+
+
+def _read_quickly(line: bytes) -> dict[str, Any] | None:
+    """The fields of a line with which nothing is wrong; None where that needs a closer look."""
+    found = _decoded(line)
+    return found if found is not None and found.keys() <= _KNOWN else None
+
+
+def _decoded(text: bytes) -> dict[str, Any] | None:
+    """A JSON object, but None for one in which a name stands twice, and for others that need a closer look."""
+    try:
+        found = _QUICK.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    # Without a backslash every quote is an end of a text, and all texts were read if no name stands twice.
+    plain = b"\\" not in text and text.count(b'"') == 2 * _texts_in(found)
+    return found if plain else None
+
+
+def _texts_in(found: Mapping[str, Any]) -> int:
+    """How many names and texts these are, if they are of the types that fields are of."""
+    count = len(found)
+    for name, value in found.items():
+        if value.__class__ is str:
+            count += 1
+        elif value.__class__ is list:
+            count += len(value)
+        elif value.__class__ is dict:
+            count += len(value) if name == "quotas" else 2 * len(value)
+    return count
+
+
+def _read_thoroughly(line: bytes, number: int) -> Entry | BadLine:
+    try:
+        found = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+    except UnicodeDecodeError:
+        return BadLine(line=number, problem="is not UTF-8")
+    except _TwiceError as error:
+        return BadLine(line=number, problem=f"{_told(error.name)} stands twice")
+    except (ValueError, RecursionError):
+        return BadLine(line=number, problem="is no JSON")
+    if not isinstance(found, dict):
+        return BadLine(line=number, problem="is no JSON object: each line holds one key")
+    if not found.keys() <= _KNOWN:
+        unknown = next(name for name in found if name not in _KNOWN)
+        return BadLine(line=number, problem=f"unknown field {_told(unknown)} (known: {', '.join(FIELDS)})")
+    return Entry(line=number, fields=found)
+
+
+class _Rows(Protocol):
+    """A CSV reader."""
+
+    line_num: int
+
+    def __next__(self) -> list[str]: ...
+
+
+class _TwiceError(Exception):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+def _told(name: str) -> str:
+    """A name to repeat; a file without a heading has hashes where names should stand."""
+    return repr(name) if _NAME.fullmatch(name) else "(not shown: no name)"
+
+
+def _numbered(rows: "_Rows") -> Iterator[tuple[int, list[str] | BadLine]]:
+    """Rows with the lines that they begin in."""
+    while True:
+        line = rows.line_num + 1
+        try:
+            yield line, next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            problem = "is no CSV: look for a quote that is not closed or not doubled"
+            yield line, BadLine(line=line, problem=problem)
+
+
+def _wrong_heading(heading: Sequence[str]) -> Iterator[str]:
+    if unknown := [str(place) for place, name in enumerate(heading, 1) if name not in _KNOWN]:
+        what = f"column {unknown[0]}" if len(unknown) == 1 else f"columns {', '.join(unknown)}"
+        yield f"no known name in the heading: {what} (known: {', '.join(FIELDS)})"
+    for place, name in enumerate(heading, 1):
+        if name in _KNOWN and name in heading[: place - 1]:
+            yield f"column {place} of the heading, {name!r}, stands there twice"
+    for name in NEEDED:
+        if name not in heading:
+            yield f"the heading has no column {name!r}"
+
+
+def _row_of(row: Sequence[str], heading: Sequence[str], line: int) -> Entry | BadLine:
+    if len(row) != len(heading):
+        return BadLine(line=line, problem=f"has {len(row)} cells, and the heading {len(heading)}")
+    fields: dict[str, object] = {name: cell for name, cell in zip(heading, row, strict=True) if cell}
+    try:
+        for name, read in _CELLS.items():
+            if name in fields:
+                fields[name] = read(str(fields[name]))
+    except (ValueError, RecursionError):
+        return BadLine(line=line, problem=f"{name}: {_WANTED[name]}")
+    except _TwiceError as error:
+        return BadLine(line=line, problem=f"{name}: {_told(error.name)} stands twice")
+    return Entry(line=line, fields=fields)
+
+
+def _quotas(cell: str) -> dict[str, object]:
+    found = [_QUOTA.fullmatch(part) for part in cell.split()]
+    return _object([(pair[1], int(pair[2])) for pair in map(_matched, found)])
+
+
+def _matched(found: re.Match[str] | None) -> re.Match[str]:
+    if found is None:
+        raise ValueError
+    return found
+
+
+def _metadata(cell: str) -> object:
+    found = _decoded(cell.encode("utf-8", "surrogateescape"))
+    return json.loads(cell, object_pairs_hook=_object) if found is None else found
+
+
+_KNOWN: Final = frozenset(FIELDS)
+_QUICK: Final = msgspec.json.Decoder(dict[str, Any])
+_CELLS: Final[Mapping[str, Callable[[str], object]]] = {"scopes": str.split, "quotas": _quotas, "metadata": _metadata}
+_WANTED: Final = {
+    "scopes": "write them between spaces",
+    "quotas": "write name=limit, several between spaces",
+    "metadata": "write a JSON object of texts",
+}

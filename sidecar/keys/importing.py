@@ -1,0 +1,141 @@
+"""Keys from elsewhere: a file of hashes becomes keys of ours, all of them or none."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, Protocol
+
+from sidecar.keys.import_fields import LineRules, UnfitLine
+from sidecar.keys.import_files import BadLine, Entry
+from sidecar.keys.import_rows import Rows
+from sidecar.keys.new_rows import Batch, NewRow
+from sidecar.keys.store import KeyConflict
+
+_CHUNK: Final = 2_000
+"""Keys that go into the store at once."""
+
+
+class Intake(Protocol):
+    """Where imported keys go: one transaction, or, for a dry run, nowhere. Both raise StoreUnavailable."""
+
+    async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
+        """Which digests and ids of `rows` were stored before, and the ids of the keys that have them."""
+
+    def batch(self, rows: Sequence[NewRow]) -> Batch:
+        """Rows as they are added, each with its audit row. Batches are made, on any thread, in the order of adding."""
+
+    async def add(self, batch: Batch) -> None:
+        """Raises KeyConflict where some are stored already."""
+
+
+class NoIntake:
+    """Where nothing is stored, and nothing goes."""
+
+    async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
+        return {}
+
+    def batch(self, rows: Sequence[NewRow]) -> Batch:
+        return Batch(rows=rows)
+
+    async def add(self, batch: Batch) -> None:
+        pass
+
+
+class UnfitFile(Exception):
+    """The file cannot be imported, and nothing of it was. `problems` are in the order of the lines."""
+
+    def __init__(self, problems: Iterable[BadLine]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"{len(self.problems)} problems")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the file has given so far: hashes and ids with their lines, and what is wrong."""
+
+    lines: dict[bytes | str, int] = field(default_factory=dict)
+    problems: list[BadLine] = field(default_factory=list)
+    keys: int = 0
+
+    def wrong(self, line: int, problem: str) -> None:
+        self.problems.append(BadLine(line=line, problem=problem))
+
+
+async def import_keys(
+    entries: Iterable[Entry | BadLine], rules: LineRules, intake: Intake, progress: Callable[[], None]
+) -> int:
+    """How many keys were taken in. Raises UnfitFile, after every line was looked at; what was added must not stay then.
+
+    `progress` is called now and then.
+    """
+    seen, rows = _Seen(), Rows(rules)
+    rest = iter(entries)
+
+    def read() -> tuple[Sequence[int], Batch] | None:
+        chunk = list(islice(rest, _CHUNK))
+        fitting = _fitting(chunk, rows, seen)
+        return (tuple(fitting), intake.batch(list(fitting.values()))) if chunk else None
+
+    found = read()
+    while found is not None:
+        # The next lines are read on a thread while the store works on these.
+        following, _ = await asyncio.gather(asyncio.to_thread(read), _take_in(*found, intake, seen))
+        seen.keys += len(found[0])
+        found = following
+        progress()
+    if seen.problems:
+        raise UnfitFile(sorted(seen.problems, key=lambda bad: bad.line))
+    return seen.keys
+
+
+def _fitting(chunk: Sequence[Entry | BadLine], rows: Rows, seen: _Seen) -> dict[int, NewRow]:
+    """The rows of the lines that are not wrong by themselves, by line."""
+    fitting: dict[int, NewRow] = {}
+    for entry in chunk:
+        if isinstance(entry, BadLine):
+            seen.problems.append(entry)
+            continue
+        try:
+            row = rows.row_of(entry.fields)
+        except UnfitLine as error:
+            for problem in error.problems:
+                seen.wrong(entry.line, problem)
+            continue
+        if _is_new(row, entry.line, seen):
+            fitting[entry.line] = row
+    return fitting
+
+
+def _is_new(row: NewRow, line: int, seen: _Seen) -> bool:
+    first_hash = seen.lines.setdefault(row.digest, line)
+    first_id = seen.lines.setdefault(row.id, line)
+    if first_hash != line:
+        seen.wrong(line, f"hash: is that of line {first_hash}")
+    if first_id != line:
+        seen.wrong(line, f"id: is that of line {first_id}")
+    return first_hash == first_id == line
+
+
+async def _take_in(lines: Sequence[int], batch: Batch, intake: Intake, seen: _Seen) -> None:
+    if not lines:
+        return
+    if seen.problems:
+        await _tell_stored(lines, batch, intake, seen)
+        return
+    try:
+        await intake.add(batch)
+    except KeyConflict:
+        if not await _tell_stored(lines, batch, intake, seen):
+            raise
+
+
+async def _tell_stored(lines: Sequence[int], batch: Batch, intake: Intake, seen: _Seen) -> bool:
+    """Whether some were stored before."""
+    stored = await intake.stored(batch.rows)
+    for line, row in zip(lines, batch.rows, strict=True) if stored else ():
+        if row.digest in stored:
+            seen.wrong(line, f"hash: is stored already, as key {stored[row.digest]}")
+        if row.id in stored:
+            seen.wrong(line, f"id: key {row.id} is stored already")
+    return bool(stored)

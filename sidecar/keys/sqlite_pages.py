@@ -1,0 +1,122 @@
+"""Pages of keys, newest first, at a cost that hardly grows with the number of keys.
+
+Every statement walks keys in order of `serial` and stops at the end of the page, or begins with what is rare:
+
+- one filter at most: the index on it, which holds serials in order;
+- several filters, or words to search for: the full-text index, which meets all of them at once, in order;
+- expired or retired keys alone: the index on their time, for they may be few among many, and old.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from sidecar.keys.records import COLUMNS
+from sidecar.keys.store import KeyFilter
+
+MOST_BEGINNINGS: Final = 10_000
+"""A text that more ids or stored prefixes begin with than this says nothing of a key, and is not looked for there."""
+
+_SELECT: Final = f"SELECT serial, {', '.join(COLUMNS)} FROM"
+_WORD: Final = re.compile(r"[^\W_]+")
+_BEGINNING: Final = re.compile(r"[A-Za-z0-9_-]{3,100}")
+_MARK: Final = "\ue000"
+_EXPIRED: Final = "status = 'active' AND expires_at IS NOT NULL AND expires_at <= :now"
+_RETIRED: Final = (
+    "status = 'active' AND retires_at IS NOT NULL AND retires_at <= :now AND (expires_at IS NULL OR expires_at > :now)"
+)
+_TIMES: Final = {
+    "active": "(expires_at IS NULL OR expires_at > :now) AND (retires_at IS NULL OR retires_at > :now)",
+    "expired": _EXPIRED,
+    "retired": _RETIRED,
+}
+_INDEXES: Final = {"expired": "api_key_expiry", "retired": "api_key_retirement"}
+
+Statement = tuple[str, dict[str, Any]]
+
+
+def page_statements(wanted: KeyFilter, now: int) -> Iterator[Statement]:
+    """Statements whose rows, `serial` and then COLUMNS, together hold the page. `now` in microseconds."""
+    page = _Page(wanted, now)
+    if wanted.replaces is not None:
+        yield page.successor()
+    elif not wanted.search or wanted.search.isspace():
+        yield page.by_time() if wanted.standing in _INDEXES else page.by_filter()
+    else:
+        yield from page.by_search(wanted.search.strip())
+
+
+class _Page:
+    """One page in the making."""
+
+    def __init__(self, wanted: KeyFilter, now: int) -> None:
+        self._wanted = wanted
+        self._status = "active" if wanted.standing in _TIMES else wanted.standing
+        equal = {"tenant": wanted.tenant, "environment": wanted.environment, "status": self._status}
+        self._equal = {column: value for column, value in equal.items() if value is not None}
+        self._values = {
+            **self._equal,
+            "now": now,
+            "after": wanted.after,
+            "limit": -1 if wanted.limit is None else wanted.limit,
+        }
+
+    def successor(self) -> Statement:
+        values = {"replaces": self._wanted.replaces}
+        return f"{_SELECT} api_key WHERE replaces = :replaces ORDER BY serial DESC", values
+
+    def by_search(self, text: str) -> Iterator[Statement]:
+        if words := _WORD.findall(text):
+            # Only the last word may be unfinished: a whole one is met without a look at all that it begins.
+            yield self.by_text([*(f'"{word}"' for word in words[:-1]), f'"{words[-1]}" *'])
+        if _BEGINNING.fullmatch(text):
+            for column in ("id", "prefix"):
+                yield self.by_beginning(column, text)
+
+    def by_filter(self) -> Statement:
+        if len(self._equal) > 1:
+            return self.by_text([])
+        index = next((f"INDEXED BY api_key_{column}" for column in self._equal), "")
+        return f"{_SELECT} api_key {index} {self._where()}", self._values
+
+    def by_text(self, terms: Sequence[str]) -> Statement:
+        facets = [f'"{_MARK}{facet}"' for facet in self._facets()]
+        matched = self._where("key_text MATCH :match", after="key_text.rowid")
+        # CROSS JOIN keeps SQLite from turning the order round.
+        sql = f"{_SELECT} key_text CROSS JOIN api_key ON serial = key_text.rowid {matched}"
+        return sql.replace("ORDER BY serial", "ORDER BY key_text.rowid"), {
+            **self._values,
+            "match": " AND ".join([*terms, *facets]),
+        }
+
+    def by_time(self) -> Statement:
+        index = _INDEXES[self._wanted.standing or ""]
+        # Serials are sorted before a key is read.
+        inner = f"SELECT serial FROM api_key INDEXED BY {index} {self._where()}"  # noqa: S608 - no input
+        return f"{_SELECT} api_key WHERE serial IN ({inner}) ORDER BY serial DESC", self._values
+
+    def by_beginning(self, column: str, text: str) -> Statement:
+        among = f"FROM api_key WHERE {column} >= :first AND {column} < :last"
+        few = f"(SELECT count(*) FROM (SELECT 1 {among} LIMIT {MOST_BEGINNINGS + 1})) <= {MOST_BEGINNINGS}"  # noqa: S608 - no input
+        sql = f"{_SELECT} api_key {self._where(few, f'serial IN (SELECT serial {among} LIMIT {MOST_BEGINNINGS})')}"
+        return sql, {**self._values, "first": text, "last": f"{text}\U0010ffff"}
+
+    def _facets(self) -> Iterator[str]:
+        for column, letter in (("tenant", "t"), ("environment", "e")):
+            if column in self._equal:
+                yield letter + self._equal[column].encode("utf-8", "replace").hex()
+        if self._status is not None:
+            yield f"s{self._status}"
+        if self._wanted.standing == "expired":
+            yield "x1"
+        if self._wanted.standing == "retired":
+            yield "r1"
+
+    def _where(self, *conditions: str, after: str = "serial") -> str:
+        asked = [*conditions, *(f"{column} = :{column}" for column in self._equal)]
+        if self._wanted.standing in _TIMES:
+            asked.append(_TIMES[self._wanted.standing])
+        if self._wanted.after is not None:
+            asked.append(f"{after} < (SELECT serial FROM api_key WHERE id = :after)")  # noqa: S608 - no input
+        where = f"WHERE {' AND '.join(asked)} " if asked else ""
+        return f"{where}ORDER BY serial DESC LIMIT :limit"

@@ -1,0 +1,193 @@
+"""What was counted, summed up and written in batches; what could not be written waits for the next time."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, Protocol, TypeVar
+
+from sidecar.core.errors import Reason
+from sidecar.core.unusual import network_of
+from sidecar.keys.usage import Hour, Tally
+from sidecar.keys.usage_agents import Agents
+from sidecar.keys.usage_store import Earlier, LastUse, UsageRow
+
+_BATCH: Final = 1_000
+"""Rows written in one transaction, so that nobody waits long for the write lock."""
+_AT_ONCE: Final = 500
+"""Summed up between two turns of the loop: about a millisecond."""
+_NETWORKS: Final = 16
+"""Of one key that wait, or that are remembered as written; more than these are told at the next sample only."""
+
+_Count = tuple[str, int, str, int]
+"""Key id, hour, route, class."""
+P = TypeVar("P")
+
+
+class Uses(Protocol):
+    """What is written to: these of KeyRegistry and of UsageStore."""
+
+    async def touch(self, last_uses: Mapping[str, LastUse]) -> Mapping[str, Earlier]: ...
+
+    async def add_usage(self, rows: Sequence[UsageRow]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """A key was let through, and its last use has been written."""
+
+    key_id: str
+    use: LastUse
+    earlier: Earlier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Requests were refused."""
+
+    key_id: str
+    """Empty where no key was recognised."""
+    network: str
+    address: str
+    reason: Reason
+    count: int
+    at: int
+    """Microseconds of the newest."""
+
+
+class _Waiting:
+    """The newest use of a key that is not written yet."""
+
+    __slots__ = ("address", "agent", "at", "networks")
+
+    def __init__(self) -> None:
+        self.at = -1
+        self.address = ""
+        self.agent = b""
+        self.networks: dict[str, None] = {}
+
+    def now(self, at: int, address: str, agent: bytes) -> None:
+        if at >= self.at:
+            self.at, self.address, self.agent = at, address, agent
+
+    def last_use(self, agents: Agents) -> LastUse:
+        networks = tuple(self.networks)
+        return LastUse(at=self.at, address=self.address, agent=agents.text(self.agent), networks=networks)
+
+
+class UsageWriter:
+    """Counts and last uses on their way into the store; a key's last use at most once in `sample_seconds`.
+
+    A network that a key was not seen in lately is written at once. `clock` in Unix seconds. At most `size` keys' uses
+    and `size` counts wait: past it, the uses waiting longest are forgotten, and new counts are `dropped`, which happens
+    only where the store has been out of reach for as many.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], sample_seconds: float = 60, size: int = 100_000) -> None:
+        self.dropped = 0
+        self.agents = Agents()
+        self._clock = clock
+        self._sample = int(sample_seconds * 1_000_000)
+        self._size = size
+        self._counts: dict[_Count, int] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._written: OrderedDict[str, tuple[int, tuple[str, ...]]] = OrderedDict()
+
+    async def sum_up(self, hours: Sequence[Hour]) -> Sequence[Refused]:
+        """Take over what was counted. The refusals in it, which need no store."""
+        networks: dict[str, str] = {}
+        for hour in hours:
+            async for place, tally in _in_turns(hour.allowed):
+                key_id, route, status_class, address = place
+                self._count((key_id, hour.at, route, status_class), tally.count)
+                self._use(key_id, tally, address, _network(address, networks))
+        refused = []
+        for hour in hours:
+            async for (key_id, route, status_class, address, reason), tally in _in_turns(hour.refused):
+                if key_id:
+                    self._count((key_id, hour.at, route, status_class), tally.count)
+                network = _network(address, networks)
+                at = int(tally.at * 1_000_000)
+                refused.append(
+                    Refused(key_id=key_id, network=network, address=address, reason=reason, count=tally.count, at=at)
+                )
+        return refused
+
+    async def write(self, store: Uses, tell: Callable[[Touched], None], *, everything: bool = False) -> None:
+        """Write what waits: every count, and of last uses those that are due or (at the end of the process) all.
+
+        `tell` hears of each last use that has been written.
+        Raises StoreUnavailable; what was not written then is kept for the next call.
+        """
+        while batch := dict(islice(self._counts.items(), _BATCH)):
+            await store.add_usage([_row(place, count) for place, count in batch.items()])
+            for place in batch:
+                del self._counts[place]
+        await self._write_uses(store, tell, everything=everything)
+
+    async def _write_uses(self, store: Uses, tell: Callable[[Touched], None], *, everything: bool) -> None:
+        now = int(self._clock() * 1_000_000)
+        due = [key_id for key_id, use in self._waiting.items() if everything or self._is_due(key_id, use, now)]
+        for start in range(0, len(due), _BATCH):
+            uses = {key_id: self._waiting[key_id].last_use(self.agents) for key_id in due[start : start + _BATCH]}
+            earlier = await store.touch(uses)
+            for key_id, use in uses.items():
+                self._settle(key_id, use, now)
+            for key_id, found in earlier.items():
+                tell(Touched(key_id=key_id, use=uses[key_id], earlier=found))
+
+    def _count(self, place: _Count, count: int) -> None:
+        counts = self._counts
+        if place in counts:
+            counts[place] += count
+        elif len(counts) < self._size:
+            counts[place] = count
+        else:
+            self.dropped += count
+
+    def _use(self, key_id: str, tally: Tally, address: str, network: str) -> None:
+        waiting = self._waiting.get(key_id)
+        if waiting is None:
+            waiting = self._waiting[key_id] = _Waiting()
+            if len(self._waiting) > self._size:
+                del self._waiting[next(iter(self._waiting))]
+        waiting.now(int(tally.at * 1_000_000), address, tally.agent)
+        if network and len(waiting.networks) < _NETWORKS:
+            waiting.networks[network] = None
+
+    def _is_due(self, key_id: str, use: _Waiting, now: int) -> bool:
+        written = self._written.get(key_id)
+        if written is None:
+            return True
+        at, networks = written
+        # Not under 0: the clock may have been set back.
+        in_sample = 0 <= now - at < self._sample
+        return not in_sample or (len(networks) < _NETWORKS and not use.networks.keys() <= set(networks))
+
+    def _settle(self, key_id: str, use: LastUse, now: int) -> None:
+        known = self._written.get(key_id, (0, ()))[1]
+        self._written[key_id] = now, tuple(dict.fromkeys((*known, *use.networks)))[:_NETWORKS]
+        self._written.move_to_end(key_id)
+        while len(self._written) > self._size:
+            self._written.popitem(last=False)
+        del self._waiting[key_id]
+
+
+async def _in_turns(tallies: Mapping[P, Tally]) -> AsyncIterator[tuple[P, Tally]]:
+    for number, entry in enumerate(tallies.items(), start=1):
+        yield entry
+        if not number % _AT_ONCE:
+            await asyncio.sleep(0)
+
+
+def _network(address: str, known: dict[str, str]) -> str:
+    found = known.get(address)
+    if found is None:
+        found = known[address] = network_of(address)
+    return found
+
+
+def _row(place: _Count, count: int) -> UsageRow:
+    key_id, hour, route, status_class = place
+    return UsageRow(key_id=key_id, at=hour, route=route, status_class=status_class, count=count)

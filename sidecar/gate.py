@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, Protocol
 
+from sidecar import compiled
 from sidecar.config.model import Config
-from sidecar.core.answers import Answers
-from sidecar.core.apikey import Hasher, KeyFormat
+from sidecar.core.apikey import Hasher
 from sidecar.core.callers import Caller, Callers
-from sidecar.core.credential import Credential, CredentialRules
+from sidecar.core.credential import Credential
 from sidecar.core.errors import Denied, Fault, Reason
-from sidecar.core.forwarding import TrustedProxies, address_subject
-from sidecar.core.headers import HeaderRules, check_host
+from sidecar.core.forwarding import address_subject
+from sidecar.core.headers import check_host
 from sidecar.core.identity import IdentityHeaders
-from sidecar.core.inject import Injection, request_id
+from sidecar.core.inject import request_id
 from sidecar.core.model import (
     Allow,
     Answer,
@@ -23,16 +23,15 @@ from sidecar.core.model import (
     Decision,
     Deny,
     Headers,
-    Policy,
     Principal,
     QuotaState,
     RequestHead,
     Route,
 )
 from sidecar.core.policy import agree, check_standing
-from sidecar.core.ratelimit import RateLimitFields
 from sidecar.core.routes import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
+from sidecar.keyrules import key_format
 from sidecar.keys.cache import MISS, Miss
 from sidecar.keys.store import StoreUnavailable
 from sidecar.limiter.base import Limiter
@@ -88,20 +87,19 @@ class Gate:
         self._keys, self._limiter, self._hasher = keys, limiter, hasher
         self._clock, self._new_request_id = clock, new_request_id
         self._routes = RouteTable(config.routes, case_sensitive=config.case_sensitive)
-        self._format = KeyFormat(length=config.keys.length, checksum_length=config.keys.checksum_length)
+        self._format = key_format(config)
         self._prefixes = tuple(config.keys.environments.values())
-        self._credentials = CredentialRules(config.keys.sources, config.keys.pass_through, self._prefixes)
+        self._foreign = tuple(keys.prefix for keys in config.keys.imported)
+        self._credentials = compiled.credential_rules(config)
         self._identity = IdentityHeaders(config.identity.headers)
-        self._proxies = TrustedProxies(config.trusted_proxies, config.forwarded_header.lower().encode())
+        self._proxies = compiled.trusted_proxies(config)
         self._id_header = config.identity.request_id.encode()
         self._id_field = self._id_header.lower()
-        self._rules = _header_rules(config, self._credentials)
-        self._injection = _injection(config, self._rules, self._proxies)
-        self._answers = _answers(config)
+        self._rules = compiled.header_rules(config, self._credentials)
+        self._injection = compiled.injection(config, self._rules, self._proxies)
+        self._answers = compiled.answers(config)
         self._callers = Callers(config.catalogue, self._identity, config.plans, size=config.keys.cache_size)
-        self._unmatched = Route(
-            name="", methods=frozenset(), pattern="", policy=Policy(charges=config.unmatched_charges)
-        )
+        self._unmatched = compiled.unmatched_route(config)
 
     async def decide(self, head: RequestHead) -> Decision:
         """Allow, or Deny with the reason; raises nothing that a client could cause."""
@@ -113,7 +111,7 @@ class Gate:
             _check_method(head)
             host = check_host(seen.fields.get(b"host"), head.version)
             target = parse_target(head.target, host.decode("ascii"))
-            paths = readings(target.path)
+            paths = (target.path,) if target.ordinary else readings(target.path)
             matches = [self._routes.match(head.method, path) for path in paths]
             trail.route = matches[0].route if matches[0] else None
             credential = self._credentials.find(seen.fields, target.query)
@@ -160,7 +158,7 @@ class Gate:
 
     def client_headers(self, allow: Allow) -> Headers:
         """Fields that the upstream's answer gets on its way to the client."""
-        return self._answers.client_headers(allow.quota_states, self._clock())
+        return self._answers.client_headers(allow.principal, allow.quota_states, self._clock())
 
     async def _authenticate(self, credential: Credential | None, trail: _Trail) -> Caller | None:
         if credential is None or credential.foreign:
@@ -178,11 +176,17 @@ class Gate:
             key = self._keys.peek(digest)
             if key is not MISS:
                 return key
-            if not self._format.check(text, self._prefixes):
+            if not self._may_be_stored(text):
                 return None
             return await self._keys.find(digest, lambda: self._hasher.candidates(text))
         except StoreUnavailable:
             raise Fault(Reason.STORE_UNAVAILABLE) from None
+
+    def _may_be_stored(self, text: str) -> bool:
+        """Keys made elsewhere have no form to check; one that begins like ours must have ours."""
+        if text.startswith(self._prefixes):
+            return self._format.check(text, self._prefixes) is not None
+        return text.startswith(self._foreign)
 
     async def _take(self, route: Route, trail: _Trail) -> None:
         if not route.policy.charges:
@@ -254,34 +258,4 @@ def _refused(reason: Reason, trail: _Trail) -> Deny:
         client_address=trail.client_address,
         quota_states=trail.states,
         refused_quota=trail.refused_quota,
-    )
-
-
-def _header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
-    return HeaderRules(
-        identity=config.identity.headers,
-        strip=config.identity.strip,
-        credential=credentials.header_names,
-        request_id=config.identity.request_id,
-    )
-
-
-def _injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> Injection:
-    return Injection(
-        rules=rules,
-        proxies=proxies,
-        forward_credential=config.keys.forward_credential,
-        strip_prefix=config.upstream.strip_prefix,
-        add_prefix=config.upstream.add_prefix,
-    )
-
-
-def _answers(config: Config) -> Answers:
-    told = config.rate_limit_headers
-    return Answers(
-        config.errors,
-        config.default_error,
-        realm=config.realm,
-        sources=config.keys.sources,
-        rate_limits=RateLimitFields(x=told.x, reset=told.reset, ietf=told.ietf),
     )

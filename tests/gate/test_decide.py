@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Deny, KeyStatus, RequestHead
 from tests.gate.world import World
+from tests.keys.making import set_status
 
 HEADER_NAMES = st.sampled_from(
     [b"Host", b"Authorization", b"X-Api-Key", b"Cookie", b"Connection", b"X_Key", b"X-Forwarded-For", b"X-Request-Id"]
@@ -63,11 +64,11 @@ async def test_a_request_without_an_id_gets_one(world: World) -> None:
 async def test_a_revocation_counts_on_the_next_request(world: World) -> None:
     text, key = await world.issue("read")
     await world.allows("GET", "/items/1", key=text)
-    await world.store.set_status(key.id, KeyStatus.DISABLED, at=1, actor="tests")
+    await set_status(world.store, key.id, KeyStatus.DISABLED, at=1)
     assert (await world.denies("GET", "/items/1", key=text)).reason is Reason.DISABLED_KEY
-    await world.store.set_status(key.id, KeyStatus.ACTIVE, at=2, actor="tests")
+    await set_status(world.store, key.id, KeyStatus.ACTIVE, at=2)
     await world.allows("GET", "/items/1", key=text)
-    await world.store.set_status(key.id, KeyStatus.REVOKED, at=3, actor="tests")
+    await set_status(world.store, key.id, KeyStatus.REVOKED, at=3)
     denied = await world.denies("GET", "/items/1", key=text)
     assert denied.reason is Reason.REVOKED_KEY
     assert denied.key is not None

@@ -13,7 +13,7 @@ from sidecar.gate import Gate
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.sqlite import SqliteStore
 from sidecar.limiter.memory import MemoryLimiter
-from tests.keys.making import Clock, a_key, open_store
+from tests.keys.making import ANN, Clock, a_key, open_store
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -61,7 +61,7 @@ class World:
         digest, algorithm = self.hasher.for_new(text)
         environment = changes.pop("environment", prefix.split("_")[1])
         key = a_key(text, digest=digest, algorithm=algorithm, scopes=scopes, environment=environment, **changes)
-        await self.store.add(key, actor="tests")
+        await self.store.add([key], actor=ANN)
         return text, key
 
     async def decide(

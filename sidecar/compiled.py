@@ -1,0 +1,55 @@
+"""What a gate is made of: parts of the configuration, compiled once for all the requests that it decides on."""
+
+from sidecar.config.model import Config
+from sidecar.core.answers import Answers
+from sidecar.core.credential import CredentialRules
+from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.headers import HeaderRules
+from sidecar.core.inject import ADMIN_COOKIE, Injection
+from sidecar.core.model import Policy, Route
+from sidecar.core.ratelimit import RateLimitFields
+from sidecar.keyrules import key_prefixes
+
+
+def credential_rules(config: Config) -> CredentialRules:
+    return CredentialRules(config.keys.sources, config.keys.pass_through, key_prefixes(config))
+
+
+def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
+    return HeaderRules(
+        identity=config.identity.headers,
+        strip=config.identity.strip,
+        credential=credentials.header_names,
+        request_id=config.identity.request_id,
+    )
+
+
+def trusted_proxies(config: Config) -> TrustedProxies:
+    return TrustedProxies(config.trusted_proxies, config.forwarded_header.lower().encode())
+
+
+def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> Injection:
+    return Injection(
+        rules=rules,
+        proxies=proxies,
+        forward_credential=config.keys.forward_credential,
+        strip_prefix=config.upstream.strip_prefix,
+        add_prefix=config.upstream.add_prefix,
+        withheld_cookies=() if config.admin is None else (ADMIN_COOKIE,),
+    )
+
+
+def answers(config: Config) -> Answers:
+    told = config.rate_limit_headers
+    return Answers(
+        config.errors,
+        config.default_error,
+        realm=config.realm,
+        sources=config.keys.sources,
+        rate_limits=RateLimitFields(x=told.x, reset=told.reset, ietf=told.ietf),
+    )
+
+
+def unmatched_route(config: Config) -> Route:
+    """What a request that no route takes is charged by."""
+    return Route(name="", methods=frozenset(), pattern="", policy=Policy(charges=config.unmatched_charges))

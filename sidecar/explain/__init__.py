@@ -1,0 +1,1 @@
+"""The gate, asked about a request that nobody sent: for people who want to know why."""

@@ -34,17 +34,20 @@ class Source(Flow, Protocol):
 class UpstreamAnswer:
     """The head of an answer, and its body as it comes in. Only end-to-end headers, exactly as sent.
 
-    complete: the whole body is here. early: the request was not wholly sent when the answer began.
+    names: those of `headers`, in lower case. complete: the whole body is here.
+    early: the request was not wholly sent when the answer began.
     chunked, sized: how the upstream delimits the body; neither, and it ends with the connection.
     """
 
     __slots__ = (
-        "_done", "_failure", "_loop", "_pieces", "_write", "chunked", "complete", "early", "headers", "on_gone",
-        "reason", "sized", "source", "status", "upgrade",
+        "_done", "_failure", "_loop", "_pieces", "_write", "chunked", "complete", "early", "headers", "names",
+        "on_gone", "reason", "sized", "source", "status", "upgrade",
     )  # fmt: skip
 
-    def __init__(self, status: int, reason: bytes, headers: HeaderList, loop: AbstractEventLoop) -> None:
-        self.status, self.reason, self.headers = status, reason, headers
+    def __init__(
+        self, status: int, reason: bytes, headers: HeaderList, names: set[bytes], loop: AbstractEventLoop
+    ) -> None:
+        self.status, self.reason, self.headers, self.names = status, reason, headers, names
         self.chunked = self.sized = self.complete = self.early = False
         self.upgrade: bytes | None = None
         """Of a 101: the protocol that the upstream has switched to."""

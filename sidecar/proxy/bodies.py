@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aiohttp import StreamReader, hdrs
+from aiohttp import StreamReader
 from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.core.errors import Reason
 from sidecar.proxy.upstream import BrokenBody
 
-_MASKED = ("Content_Length", "Transfer_Encoding")
-"""Names that CGI and WSGI take for the framing fields."""
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content_length", b"transfer_encoding"})
+"""The framing fields, and the names that CGI and WSGI take for them."""
+
+_LENGTHS = frozenset(map(len, _FRAMING))
 
 _MAX_LENGTH_DIGITS = 19
 
@@ -24,29 +26,21 @@ def framing(message: RawRequestMessage) -> bytes:
 
     Raises BadFraming (RFC 9112 section 6).
     """
-    headers = message.headers
     if message.version[0] != 1:
         raise BadFraming
-    if _MASKED[0] in headers or _MASKED[1] in headers:
-        raise BadFraming
-    coding = headers.get(hdrs.TRANSFER_ENCODING)
-    length = headers.get(hdrs.CONTENT_LENGTH)
-    if coding is None and length is None:
-        return b""
-    if coding is None:
-        if length is None or not (length.isascii() and length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS):
-            raise BadFraming
-        return _line(message, b"content-length")
-    if length is not None or coding.lower() != "chunked" or message.version < (1, 1):
-        raise BadFraming
-    return _line(message, b"transfer-encoding")
+    line = b""
+    for name, value in message.raw_headers:
+        if len(name) in _LENGTHS and (lower := name.lower()) in _FRAMING:
+            if line or not _delimits(lower, value, message.version):
+                raise BadFraming
+            line = b"%b: %b\r\n" % (name, value)
+    return line
 
 
-def _line(message: RawRequestMessage, wanted: bytes) -> bytes:
-    lines = [b"%b: %b\r\n" % field for field in message.raw_headers if field[0].lower() == wanted]
-    if len(lines) != 1:
-        raise BadFraming
-    return lines[0]
+def _delimits(field: bytes, value: bytes, version: tuple[int, int]) -> bool:
+    if field == b"content-length":
+        return value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS
+    return field == b"transfer-encoding" and value.lower() == b"chunked" and version >= (1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,9 @@ class Host(Protocol):
     def refuse(self, peer: str, reason: Reason) -> bytes:
         """The whole answer to bytes that are no request."""
 
+    def turned_away(self, limit: str) -> None:
+        """One more connection would have been past `limit`."""
+
 
 class Door(Protocol):
     """Counts connections, and writes for them."""
@@ -106,6 +109,16 @@ class ClientConnection(Receiver):
         return self._wire is not None
 
     @property
+    def receives_head(self) -> bool:
+        """The first byte of a request has come, and not yet all of its head."""
+        return self._head_since > 0
+
+    @property
+    def untried(self) -> bool:
+        """Nothing of a request has come yet."""
+        return self._request_count == 0
+
+    @property
     def exchange(self) -> Exchange | None:
         """What is under way."""
         return self._exchange
@@ -134,9 +147,9 @@ class ClientConnection(Receiver):
             self._outbox.flush()
             self.transport.write(data)
 
-    def post(self, data: bytes) -> None:
+    def post(self, *pieces: bytes) -> None:
         if self.transport is not None:
-            self._outbox.post(self.transport, data)
+            self._outbox.post(self.transport, pieces)
 
     def draw_from(self, source: Flow | None) -> None:
         self._source = source

@@ -1,12 +1,18 @@
 """One connection to the upstream: exchanges one after the other, flow control both ways, and the end of it."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.answers import Flow, Informational, UpstreamAnswer
 from sidecar.proxy.outbox import Outbox
 from sidecar.proxy.reader import AnswerReader, InvalidAnswer
+
+_SUSPECT_SECONDS = 0.02
+"""How long nothing may come after an answer that tells of a body and has none. Careless servers send it all the same,
+in a packet of its own, and the next request's client would be answered with it.
+"""
 
 
 class Owner(Protocol):
@@ -63,14 +69,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def begin(
         self,
-        data: bytes,
+        pieces: Sequence[bytes],
         method: str,
         *,
         whole: bool = True,
         upgrade: bool = False,
         informational: Informational | None = None,
     ) -> asyncio.Future[UpstreamAnswer]:
-        """Send the head of a request (`whole`: with all of its body) and get a future of its answer.
+        """Send the head of a request (`whole`: with all of its body), in pieces, and get a future of its answer.
 
         It raises Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
         """
@@ -79,7 +85,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._request_sent, self._spoken = whole, False
         self.expect_answer()
         if self._transport is not None and not self._transport.is_closing():
-            self._outbox.post(self._transport, data)
+            self._outbox.post(self._transport, pieces)
         else:
             self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
         return waiter
@@ -255,11 +261,19 @@ class UpstreamConnection(asyncio.Protocol):
     def _conclude(self) -> None:
         self._answer = None
         self._used = True
-        if self._reader.keep_alive and not self._reader.surplus and self.usable:
-            self.resume_reading()
-            self._owner.release(self)
-        else:
+        reader = self._reader
+        if not reader.keep_alive or reader.surplus or not self.usable:
             self.abort()
+            return
+        self.resume_reading()
+        if reader.bodiless:
+            self._loop.call_later(_SUSPECT_SECONDS, self._hand_back)
+        else:
+            self._owner.release(self)
+
+    def _hand_back(self) -> None:
+        if self.usable:
+            self._owner.release(self)
 
     def _lost(self) -> Exception:
         if self._spoken:

@@ -8,7 +8,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
-from sidecar.core.forwarding import address_subject
+from sidecar.core.seats import Seats
 from sidecar.proxy.client import ClientConnection, ClientRules, Host
 from sidecar.proxy.malformed import Notices
 from sidecar.proxy.outbox import Outbox
@@ -26,8 +26,7 @@ class Connections(Server):
     def __init__(self, host: Host, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
         super().__init__(_never, handler_cancellation=True)
         self._host, self._rules, self._trusts = host, rules, trusts
-        self._count = 0
-        self._by_address: dict[str, int] = {}
+        self._seats = Seats()
         self._timer: asyncio.TimerHandle | None = None
         self.notices = Notices(self._loop)
         self.outbox = Outbox(self._loop)
@@ -35,32 +34,28 @@ class Connections(Server):
     def __call__(self) -> RequestHandler:
         return ClientConnection(self, self._host, self._rules)
 
+    def follow(self, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
+        """Rules for the connections that come from here on."""
+        self._rules, self._trusts = rules, trusts
+
     def open(self) -> list[ClientConnection]:
         return cast(list[ClientConnection], self.connections)
 
     def admit(self, peer: str) -> bool:
         """Whether one more may come; if so, `leave` is to follow."""
-        limits, address = self._rules.limits, address_subject(peer)
-        from_there = self._by_address.get(address, 0)
-        too_many = from_there >= limits.connections_per_address and peer != "" and not self._trusts(peer)
-        if too_many or self._count >= limits.connections:
-            what = "connections refused, too many of one address," if too_many else "connections refused, too many"
-            self.notices.count(what, peer)
+        limits = self._rules.limits
+        of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
+        cap = self._seats.take(peer, most=limits.connections, most_of_one=of_one)
+        if cap is not None:
+            self.notices.count(f"connections refused (limits.{cap})", peer)
+            self._host.turned_away(cap)
             return False
-        self._count += 1
-        self._by_address[address] = from_there + 1
         if self._timer is None:
             self._timer = self._loop.call_later(self._check_seconds(), self._check)
         return True
 
     def leave(self, peer: str) -> None:
-        self._count -= 1
-        address = address_subject(peer)
-        left = self._by_address[address] - 1
-        if left:
-            self._by_address[address] = left
-        else:
-            del self._by_address[address]
+        self._seats.leave(peer)
 
     def make_admitted(self) -> ClientConnection:
         """A connection that has been admitted already."""
@@ -81,7 +76,7 @@ class Connections(Server):
         now, self._timer = self._loop.time(), None
         for connection in self.open():
             connection.check(now)
-        if self._count:
+        if self._seats:
             self._timer = self._loop.call_later(self._check_seconds(), self._check)
 
 

@@ -38,7 +38,7 @@ class Client(Switched, Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def post(self, data: bytes) -> None:
+    def post(self, *pieces: bytes) -> None:
         """Write before the loop waits again; for what is whole, since nothing can be held back for its sake."""
 
     @property
@@ -106,7 +106,7 @@ class Exchange:
         self._settle_unread_body()
         body = answer.body if responses.has_body(self.head.method, answer.status) else b""
         self.status, self.reason, self.bytes_out = answer.status, reason, len(body)
-        self._post(responses.answer_of_ours(answer, persistence=self._persistence()) + body)
+        self._post(responses.answer_of_ours(answer, persistence=self._persistence()), body)
 
     async def relay(self, answer: UpstreamAnswer, ours: Headers) -> None:
         """Answer with the upstream's answer, and with `ours` added to its head. Raises Fault before any of it."""
@@ -122,7 +122,7 @@ class Exchange:
         if answer.complete:
             body = answer.take()
             self.bytes_out = len(body)
-            self._post(head + (framed_whole(body) if chunked else body))
+            self._post(head, framed_whole(body) if chunked else body)
         else:
             self._post(head)
             await self._stream(answer, chunked)
@@ -135,8 +135,8 @@ class Exchange:
     def request_head(self, allow: Allow, host: bytes) -> bytes:
         """What is sent to the upstream before the body."""
         target = allow.target.encode("utf-8", "surrogateescape")
-        lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)]
-        lines += [b"%b: %b" % field for field in allow.headers]
+        start = b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)
+        lines = [start, *responses.field_lines(allow.headers)]
         if self.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"
@@ -178,9 +178,9 @@ class Exchange:
         self.bytes_out += len(data)
         self._client.write(framed(data))
 
-    def _post(self, data: bytes) -> None:
+    def _post(self, *pieces: bytes) -> None:
         self.answered = True
-        self._client.post(data)
+        self._client.post(*pieces)
 
     def _persistence(self) -> bytes:
         if self._client.retiring:

@@ -6,11 +6,14 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Protocol
 
 from sidecar.config.model import Address
 from sidecar.proxy.client import ClientConnection
+from sidecar.proxy.listening import waiting
 
+_ACCEPTED_AT_ONCE = 100
 _OUT_OF_FILES_SECONDS = 0.2
 """How long not to accept when there is no descriptor left, as the event loops do."""
 
@@ -32,43 +35,57 @@ class TlsListener:
     """
 
     def __init__(self, door: Doorkeeper, context: Callable[[], ssl.SSLContext], *, timeout_seconds: float) -> None:
-        self._door, self._context, self._timeout_seconds = door, context, timeout_seconds
+        self._door, self._context, self.timeout_seconds = door, context, timeout_seconds
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, address: Address, *, backlog: int) -> Address:
+    async def start(self, address: Address, *, backlog: int) -> Address:
         """Bind; gives where. Raises OSError."""
         self._sockets = _bound(address, backlog)
         for listening in self._sockets:
-            self._run(self._accept(listening))
+            self._watch(listening)
         return address if address.path else Address(host=address.host, port=self._sockets[0].getsockname()[1])
 
-    def close(self) -> None:
-        """Take no more connections, and give up the handshakes that are under way."""
+    async def close(self, patience_seconds: float) -> None:
+        """Take no more connections; handshakes that are not over in time are given up."""
+        sockets, self._sockets = self._sockets, []
+        for listening in sockets:
+            self._loop.remove_reader(listening)
+        for accepted in waiting(sockets):
+            self._meet(accepted, _peer_of(accepted))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience_seconds)
         for task in self._tasks:
             task.cancel()
-        for listening in self._sockets:
-            listening.close()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                accepted, name = await self._loop.sock_accept(listening)
-            except OSError:
-                await asyncio.sleep(_OUT_OF_FILES_SECONDS)
-                continue
-            peer = name[0] if isinstance(name, tuple) else ""
-            if self._door.admit(peer):
-                self._run(self._shake(accepted, peer))
-            else:
-                accepted.close()
+    def _watch(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            for _ in range(_ACCEPTED_AT_ONCE):
+                self._meet(*listening.accept())
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:
+            self._loop.remove_reader(listening)
+            self._loop.call_later(_OUT_OF_FILES_SECONDS, self._watch, listening)
+
+    def _meet(self, accepted: socket.socket, name: object) -> None:
+        accepted.setblocking(False)
+        peer = name[0] if isinstance(name, tuple) else ""
+        if self._door.admit(peer):
+            self._run(self._shake(accepted, peer))
+        else:
+            accepted.close()
 
     async def _shake(self, accepted: socket.socket, peer: str) -> None:
         connection = self._door.make_admitted()
         try:
             await self._loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=self._context(), ssl_handshake_timeout=self._timeout_seconds
+                lambda: connection, accepted, ssl=self._context(), ssl_handshake_timeout=self.timeout_seconds
             )
         except OSError:
             accepted.close()
@@ -80,6 +97,12 @@ class TlsListener:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _peer_of(accepted: socket.socket) -> object:
+    with suppress(OSError):  # It may be gone already.
+        return accepted.getpeername()
+    return ""
 
 
 def _bound(address: Address, backlog: int) -> list[socket.socket]:

@@ -6,6 +6,7 @@ a stream are written at once, because that is what tells whether the reader keep
 """
 
 import asyncio
+from collections.abc import Sequence
 
 
 class Outbox:
@@ -15,18 +16,18 @@ class Outbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self._waiting: list[tuple[asyncio.WriteTransport, Sequence[bytes]]] = []
 
-    def post(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        """Write `data` soon; not at all where `transport` is closing by then."""
+    def post(self, transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
+        """Write `pieces` soon; not at all where `transport` is closing by then."""
         if not self._waiting:
             self._loop.call_soon(self.flush)
-        self._waiting.append((transport, data))
+        self._waiting.append((transport, pieces))
 
     def flush(self) -> None:
         """Write now; to be called before a transport is closed or half-closed in order."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            for transport, data in waiting:
+            for transport, pieces in waiting:
                 if not transport.is_closing():
-                    transport.write(data)
+                    transport.writelines(pieces)

@@ -84,6 +84,12 @@ class Pool:
             self._idle.remove(connection)
         self._offer_room()
 
+    def retire(self) -> None:
+        """Keep no connection that nobody uses."""
+        self._closed = True
+        while self._idle:
+            self._idle.popleft().abort()
+
     def close(self) -> None:
         """End every connection, those in use too."""
         self._closed = True

@@ -1,4 +1,4 @@
-"""What the data path needs of the rest of the house: who decides, and who is told."""
+"""What the data path asks of the gate."""
 
 from typing import Protocol
 
@@ -23,31 +23,3 @@ class Gate(Protocol):
     def fault(self, reason: Reason, allow: Allow) -> Answer: ...
 
     def malformed(self, reason: Reason) -> Answer: ...
-
-
-class Observer(Protocol):
-    """Told of every request once when it begins and once when it is over. Must not raise."""
-
-    def begun(self) -> None: ...
-
-    def finished(
-        self,
-        head: RequestHead,
-        decision: Decision | None,
-        status: int,
-        *,
-        seconds: float,
-        upstream_seconds: float | None,
-        bytes_in: int,
-        bytes_out: int,
-        reason: Reason | None,
-    ) -> None:
-        """status: what the client was sent; 499 where it hung up first. bytes: of the bodies.
-
-        decision: None where there was none (hung up, malformed framing, a failure of ours).
-        upstream_seconds: from handing the request on to the head of the answer, where there was one.
-        reason: of a refusal or a fault; with the upstream's status, the answer broke off.
-        """
-
-    def malformed(self, peer: str, status: int, reason: Reason) -> None:
-        """Bytes that never became a request were answered. `begun` was not called for them."""

@@ -11,6 +11,7 @@ MAX_HEAD_BYTES = 65536
 """Head of an answer."""
 
 _READ = HOP_BY_HOP | {b"content-length"}
+_BODILESS = frozenset({204, 304})
 _UNNAMEABLE = frozenset({b"content-length", b"close", b"keep-alive"})
 """Connection options that name no field to remove; framing cannot be named away."""
 
@@ -23,39 +24,45 @@ class AnswerReader:
     """Reads the answers of one connection, strictly (RFC 9112); `expect` before each.
 
     answer: the final head, once it is here. complete: its body, too. surplus: bytes came after that.
-    keep_alive: the connection can carry another exchange. switched: after a 101, everything is the answer's body.
+    bodiless: it told of a body that no such answer has. keep_alive: the connection can carry another exchange.
+    switched: after a 101, everything is the answer's body.
     """
 
     __slots__ = (
-        "_chunked", "_head_bytes", "_headers", "_informational", "_interim", "_length", "_loop", "_method", "_named",
-        "_parser", "_reason", "_upgrade", "_upgrade_asked", "answer", "complete", "keep_alive", "surplus",
-        "switched",
+        "_chunked", "_head_bytes", "_headers", "_informational", "_interim", "_left", "_length", "_loop", "_method",
+        "_named", "_names", "_parser", "_reason", "_upgrade", "_upgrade_asked", "answer", "bodiless", "complete",
+        "keep_alive", "surplus", "switched",
     )  # fmt: skip
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._parser: HttpResponseParser | None = None
         self.answer: UpstreamAnswer | None = None
-        self.complete = self.surplus = self.keep_alive = False
+        self.complete = self.surplus = self.keep_alive = self.bodiless = False
         self._headers: HeaderList = []
+        self._names: set[bytes] = set()
         self._named: frozenset[bytes] = frozenset()
-        self._chunked = self._length = self._interim = self.switched = False
+        self._chunked = self._interim = self.switched = False
+        self._length: int | None = None
+        self._left = 0
+        """Bytes to come of a body whose length was told."""
         self._upgrade: bytes | None = None
 
     def expect(self, method: str, *, upgrade: bool = False, informational: Informational | None = None) -> None:
         """An answer to a request with `method` comes next; `upgrade`: a 101 is welcome."""
         if self._parser is None:
             self._parser = HttpResponseParser(self)
+        self._left = 0
         self._method, self._upgrade_asked, self._informational = method, upgrade, informational
         self.answer = None
-        self.complete = self.surplus = self.switched = False
+        self.complete = self.surplus = self.switched = self.bodiless = False
         self._head_bytes = 0
         self._begin()
 
     def feed(self, data: bytes) -> None:
         """Raises InvalidAnswer; not for what follows a complete answer, which sets `surplus`."""
-        if self.switched and self.answer is not None:
-            self.answer.feed(data)
+        if self.answer is not None and (self.switched or self._left > 0):
+            self._pass(self.answer, data)
             return
         if self._parser is None:
             self.surplus = True
@@ -99,6 +106,7 @@ class AnswerReader:
             self._read(lower, name, value)
         elif self.answer is None:
             self._headers.append((name, value))
+            self._names.add(lower)
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -115,20 +123,25 @@ class AnswerReader:
             if self._informational is not None and status != 100:
                 self._informational(status, self._reason, self._headers)
             return
-        self.answer = answer = UpstreamAnswer(status, self._reason, self._headers, self._loop)
-        answer.chunked, answer.sized = self._chunked, self._length
+        self.answer = answer = UpstreamAnswer(status, self._reason, self._headers, self._names, self._loop)
+        answer.chunked, answer.sized = self._chunked, self._length is not None
+        self._left = self._length or 0
         if status == 101:
             answer.upgrade = self._upgrade
         elif self._method == "HEAD":
             # The parser cannot be told that no body follows an answer to HEAD: this message is its last.
+            self.bodiless = self._tells_of_body()
             self._end(answer)
             self._parser = None
+        elif status in _BODILESS:
+            self.bodiless = self._tells_of_body()
 
     def on_body(self, data: bytes) -> None:
         if self.complete or self.answer is None:
             self.surplus = True
         else:
             self.answer.feed(data)
+            self._left -= len(data)
 
     def on_message_complete(self) -> None:
         if self._interim:
@@ -141,19 +154,35 @@ class AnswerReader:
     def _begin(self) -> None:
         self._reason = b""
         self._headers = []
+        self._names = set()
         self._named = frozenset()
-        self._chunked = self._length = self._interim = False
+        self._chunked = self._interim = False
+        self._length = None
         self._upgrade = None
+
+    def _pass(self, answer: UpstreamAnswer, data: bytes) -> None:
+        """Hand on what needs no parsing: the rest of a body whose length was told, or whatever a tunnel carries."""
+        if self.switched:
+            answer.feed(data)
+            return
+        self.surplus = len(data) > self._left
+        piece = data[: self._left] if self.surplus else data
+        self._left -= len(piece)
+        answer.feed(piece)
+        if not self._left:
+            self._parser = None
+            self._end(answer)
 
     def _end(self, answer: UpstreamAnswer) -> None:
         self.complete = True
+        self._left = 0
         answer.end()
 
     def _read(self, lower: bytes, name: bytes, value: bytes) -> None:
         if self.answer is not None:
             return
         if lower == b"content-length":
-            self._length = True
+            self._length = int(value)
             self._headers.append((name, value))
         elif lower == b"transfer-encoding":
             # Another coding would have to be undone to be delimited anew; none is in use.
@@ -178,8 +207,11 @@ class AnswerReader:
         self._named -= _UNNAMEABLE
 
     def _may_switch(self, parser: HttpResponseParser) -> bool:
-        framed = self._chunked or self._length
+        framed = self._chunked or self._length is not None
         return self._upgrade_asked and bool(parser.should_upgrade()) and not framed
+
+    def _tells_of_body(self) -> bool:
+        return self._chunked or bool(self._length)
 
     def _header_bytes(self) -> int:
         return sum(len(name) + len(value) + len(b": \r\n") for name, value in self._headers)

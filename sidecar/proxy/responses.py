@@ -1,5 +1,7 @@
 """Heads of answers, as bytes."""
 
+from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 
 from sidecar.core.model import Answer, Headers
@@ -13,30 +15,38 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 def answer_of_ours(answer: Answer, *, persistence: bytes) -> bytes:
     """A whole answer but for its body."""
-    lines = [_status_line(answer.status, _PHRASES.get(answer.status, b""))]
-    lines += [b"%b: %b" % field for field in answer.headers]
+    return _head_of_ours(answer) + persistence
+
+
+@lru_cache(maxsize=256)
+def _head_of_ours(answer: Answer) -> bytes:
+    """Refusals are the same again and again."""
+    lines = [_status_line(answer.status, _PHRASES.get(answer.status, b"")), *field_lines(answer.headers)]
     if answer.status not in _NO_BODY:
         lines.append(b"Content-Length: %d" % len(answer.body))
-    return b"\r\n".join(lines) + persistence
+    return b"\r\n".join(lines)
 
 
 def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
     """An interim answer of the upstream's."""
-    return b"\r\n".join([_status_line(status, reason), *[b"%b: %b" % field for field in headers]]) + b"\r\n\r\n"
+    return b"\r\n".join([_status_line(status, reason), *field_lines(headers)]) + b"\r\n\r\n"
 
 
 def upstream_head(answer: UpstreamAnswer, ours: Headers, *, chunked: bool, persistence: bytes) -> bytes:
     """The upstream's head as it sent it; fields of `ours` stand in place of its own of the same names."""
     headers = answer.headers
-    if ours:
-        names = {name.lower() for name, _ in ours}
+    names = [name.lower() for name, _ in ours]
+    if not answer.names.isdisjoint(names):
         headers = [field for field in headers if field[0].lower() not in names]
-        headers += ours
-    lines = [_status_line(answer.status, answer.reason)]
-    lines += [b"%b: %b" % field for field in headers]
+    lines = [_status_line(answer.status, answer.reason), *field_lines(headers), *field_lines(ours)]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked")
     return b"\r\n".join(lines) + persistence
+
+
+def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Header fields as lines without their ends."""
+    return map(b": ".join, fields)
 
 
 def has_body(method: str, status: int) -> bool:

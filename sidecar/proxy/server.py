@@ -3,21 +3,26 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from sidecar.config.model import Address, Limits
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Deny
+from sidecar.core.observer import Observer
 from sidecar.proxy.bodies import BodyRules
-from sidecar.proxy.client import ClientRules
+from sidecar.proxy.client import ClientConnection, ClientRules
 from sidecar.proxy.connections import Connections
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handshakes import TlsListener
-from sidecar.proxy.ports import Gate, Observer
+from sidecar.proxy.listening import PlainListener
+from sidecar.proxy.ports import Gate
 from sidecar.proxy.responses import answer_of_ours, persistence
 from sidecar.proxy.upstream import BrokenBody, Upstream
 
 _BACKLOG = 4096
+_FIRST_REQUEST_SECONDS = 0.3
+"""How long, at the end, a connection may take to say what it came for."""
 _log = logging.getLogger(__name__)
 
 
@@ -53,10 +58,13 @@ class DataServer:
             window_seconds=body_window_seconds,
             clock=asyncio.get_running_loop().time,
         )
-        rules = ClientRules(limits=limits, bodies=bodies, linger_seconds=linger_seconds)
-        self._connections = Connections(self, rules, trusts=trusts)
-        self._listener: asyncio.Server | TlsListener | None = None
-        self._tls, self._handshake_seconds = tls, limits.head_timeout
+        self._rules = ClientRules(limits=limits, bodies=bodies, linger_seconds=linger_seconds)
+        self._connections = Connections(self, self._rules, trusts=trusts)
+        self._listener: PlainListener | TlsListener = (
+            PlainListener(self._connections)
+            if tls is None
+            else TlsListener(self._connections, tls, timeout_seconds=limits.head_timeout)
+        )
         self.address = Address()
         """Where it is bound, once it is started."""
         self.retiring = False
@@ -64,33 +72,37 @@ class DataServer:
 
     async def start(self, address: Address) -> None:
         """Bind. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        if self._tls is not None:
-            self._listener = listener = TlsListener(
-                self._connections, self._tls, timeout_seconds=self._handshake_seconds
-            )
-            self.address = listener.start(address, backlog=_BACKLOG)
-            return
-        if address.path:
-            self._listener = await loop.create_unix_server(self._connections, address.path, backlog=_BACKLOG)
-            self.address = address
-            return
-        self._listener = server = await loop.create_server(
-            self._connections, address.host, address.port, backlog=_BACKLOG
-        )
-        self.address = Address(host=address.host, port=server.sockets[0].getsockname()[1])
+        self.address = await self._listener.start(address, backlog=_BACKLOG)
+
+    def follow(self, upstream: Upstream, *, limits: Limits, trusts: Callable[[str], bool]) -> None:
+        """Forward requests that begin from here on to `upstream`. Connections keep the limits that they came under."""
+        if upstream is not self._upstream:
+            self._upstream.retire()
+        self._upstream = upstream
+        bodies = replace(self._rules.bodies, limit=limits.body, rate=limits.body_rate)
+        self._rules = replace(self._rules, limits=limits, bodies=bodies)
+        self._connections.follow(self._rules, trusts=trusts)
+        self._listener.timeout_seconds = limits.head_timeout
+
+    def retire(self) -> None:
+        """Every answer is its connection's last from here on."""
+        self.retiring = True
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Take no more connections, finish what is under way for at most `grace_seconds`, and end the rest."""
-        self.retiring = True
-        if self._listener is not None:
-            self._listener.close()
+        """Take no more connections, finish what has begun for at most `grace_seconds`, and end the rest.
+
+        A request has begun with the first byte of its head; that of a connection that has just come may be on its way.
+        """
+        self.retire()
+        first_seconds = min(_FIRST_REQUEST_SECONDS, grace_seconds)
+        await self._listener.close(first_seconds)
         connections = self._connections.open()
-        for connection in connections:
-            connection.retire()
+        _retire(connection for connection in connections if not connection.untried)
         tasks = [connection._task_handler for connection in connections if connection._task_handler is not None]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=grace_seconds)
+            await asyncio.wait(tasks, timeout=first_seconds)
+            _retire(connections)
+            _, late = await asyncio.wait(tasks, timeout=grace_seconds - first_seconds)
             for connection in self._connections.open():
                 connection.force_close()
             for task in late:
@@ -117,13 +129,14 @@ class DataServer:
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request, whatever happens, and tell the observer."""
         began = exchange.began = self._clock()
+        gate, upstream = self._gate(), self._upstream
         self._observer.begun()
         try:
-            await self._answer(exchange, self._gate())
+            await self._answer(exchange, gate, upstream)
         except BrokenBody as broken:
-            self._give_up(exchange, broken.reason)
+            self._give_up(exchange, gate, broken.reason)
         except Exception as exc:
-            self._give_up(exchange, Reason.INTERNAL)
+            self._give_up(exchange, gate, Reason.INTERNAL)
             _log_failure(exc)
         finally:
             self._observer.finished(
@@ -139,25 +152,28 @@ class DataServer:
 
     def refuse(self, peer: str, reason: Reason) -> bytes:
         answer = self._gate().malformed(reason)
-        self._observer.malformed(peer, answer.status, reason)
+        self._observer.malformed(answer.status, reason)
         self._connections.notices.count("malformed requests refused", f"{peer or 'a Unix socket'}: {reason}")
         return answer_of_ours(answer, persistence=persistence(False, (1, 1))) + answer.body
 
-    async def _answer(self, exchange: Exchange, gate: Gate) -> None:
+    def turned_away(self, limit: str) -> None:
+        self._observer.turned_away(limit)
+
+    async def _answer(self, exchange: Exchange, gate: Gate, upstream: Upstream) -> None:
         decision = exchange.decision = await gate.decide(exchange.head)
         if isinstance(decision, Deny):
             exchange.respond(gate.answer(decision), decision.reason)
         elif decision.route.policy.respond is not None:
             exchange.respond(gate.respond(decision))
         else:
-            await self._forward(exchange, gate, decision)
+            await self._forward(exchange, gate, upstream, decision)
 
-    async def _forward(self, exchange: Exchange, gate: Gate, allow: Allow) -> None:
-        head = exchange.request_head(allow, self._upstream.host_for(allow.host))
+    async def _forward(self, exchange: Exchange, gate: Gate, upstream: Upstream, allow: Allow) -> None:
+        head = exchange.request_head(allow, upstream.host_for(allow.host))
         sent = self._clock()
         try:
             exchange.check_body()
-            answer = await self._upstream.send(
+            answer = await upstream.send(
                 head,
                 method=exchange.head.method,
                 body=exchange.body,
@@ -172,12 +188,18 @@ class DataServer:
         except Fault as fault:  # Only while nothing has been answered.
             exchange.respond(gate.fault(fault.reason, allow), fault.reason)
 
-    def _give_up(self, exchange: Exchange, reason: Reason) -> None:
+    def _give_up(self, exchange: Exchange, gate: Gate, reason: Reason) -> None:
         if exchange.answered:
             exchange.break_off(reason)
         else:
             exchange.keep_alive = False
-            exchange.respond(self._gate().malformed(reason), reason)
+            exchange.respond(gate.malformed(reason), reason)
+
+
+def _retire(connections: Iterable[ClientConnection]) -> None:
+    for connection in connections:
+        if not connection.receives_head:
+            connection.retire()
 
 
 def _log_failure(exc: Exception) -> None:

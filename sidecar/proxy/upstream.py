@@ -73,7 +73,7 @@ class Upstream:
         connection = pool.idle() or await pool.acquire()
         while True:
             if body is None:
-                answer = connection.begin(head, method, upgrade=upgrade, informational=informational)
+                answer = connection.begin((head,), method, upgrade=upgrade, informational=informational)
             else:
                 answer = self._begin_with_body(connection, head, method, body, informational)
             try:
@@ -85,6 +85,10 @@ class Upstream:
                 connection.withdraw(answer)
                 raise
             connection = await pool.fresh()
+
+    def retire(self) -> None:
+        """Finish what has begun, and keep no connection for more."""
+        self._pool.retire()
 
     def close(self) -> None:
         self._pool.close()
@@ -99,9 +103,9 @@ class Upstream:
     ) -> "asyncio.Future[UpstreamAnswer]":
         whole = body.at_hand()
         if whole is not None:
-            data = head + (framed_whole(whole) if body.chunked else whole)
-            return connection.begin(data, method, informational=informational)
-        answer = connection.begin(head, method, whole=False, informational=informational)
+            pieces = (head, framed_whole(whole) if body.chunked else whole)
+            return connection.begin(pieces, method, informational=informational)
+        answer = connection.begin((head,), method, whole=False, informational=informational)
         connection.upload = self._loop.create_task(_upload(connection, body))
         return answer
 

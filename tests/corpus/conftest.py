@@ -1,4 +1,4 @@
-"""The site of SECURITY.md, and a check after all of it that nothing went wrong inside."""
+"""The site of the security list, and a check after all of it that nothing went wrong inside."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Processes that tests start: waited for by what they print, stopped by SIGTERM."""
+"""Processes that tests start: waited for by what they print, stopped by a signal."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from signal import SIGTERM
 from threading import Condition, Thread
 from typing import IO
 
@@ -94,10 +95,10 @@ class Process:
             self.stdout.join()
             self.stderr.join()
 
-    def stop(self) -> int:
-        """SIGTERM, and the exit status. Also of a process that has ended already."""
+    def stop(self, number: int = SIGTERM) -> int:
+        """A signal, and the exit status. Also of a process that has ended already."""
         if self._process.returncode is None:
-            self._process.terminate()
+            self.signal(number)
             return self.wait()
         return self._process.returncode
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,8 +67,8 @@ class Sidecar:
         return found
 
     def stop(self) -> int:
-        """SIGTERM; the exit status. Everything that was gathered is written then."""
-        return self.process.stop()
+        """SIGINT, which ends without waiting for balancers; the exit status. What was gathered is written then."""
+        return self.process.stop(signal.SIGINT)
 
 
 class StartSidecar(Protocol):
@@ -113,7 +114,7 @@ def start_sidecar(stack: ExitStack, keys: Keys, arguments: Sequence[str], enviro
     """The process, once both of its listeners are bound; raises with its standard error when it ends before."""
     anywhere = ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]
     process = Process(["sidecar", "serve", *arguments, *anywhere], clean_environ(**environ))
-    stack.callback(process.stop)
+    stack.callback(process.stop, signal.SIGINT)
     listeners = {}
     for name in ("data", "ops"):
         line = process.stderr.wait_for(lambda line, name=name: line.startswith(f"sidecar: {name} listener on "))  # type: ignore[misc]

@@ -67,10 +67,6 @@ class Connection:
         """Wait no longer than this from here on, for any one thing."""
         self._socket.settimeout(seconds)
 
-    def finish_sending(self) -> None:
-        """Half-close: the other end reads an end of file."""
-        self._socket.shutdown(socket.SHUT_WR)
-
     def exchange(self, raw: bytes, *, head_only: bool = False) -> Response:
         """Send `raw`, read one answer. head_only: as to HEAD, no body follows whatever Content-Length says."""
         self.send(raw)

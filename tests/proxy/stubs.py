@@ -81,6 +81,7 @@ class Records:
     in_flight: int = 0
     finished_ones: list[Record] = field(default_factory=list)
     malformed_ones: list[tuple[int, Reason]] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
 
     def begun(self) -> None:
         self.in_flight += 1
@@ -112,5 +113,8 @@ class Records:
                 )
             )
 
-    def malformed(self, peer: str, status: int, reason: Reason) -> None:
+    def turned_away(self, limit: str) -> None:
+        self.turned.append(limit)
+
+    def malformed(self, status: int, reason: Reason) -> None:
         self.malformed_ones.append((status, reason))

@@ -232,3 +232,35 @@ async def test_what_the_observer_is_told(set_up: SetUp) -> None:
     assert (denied.status, denied.reason, denied.upstream_seconds) == (401, Reason.MISSING_CREDENTIAL, None)
     assert (own.status, own.bytes_out) == (200, 11)
     assert bench.records.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
+    ],
+)
+async def test_s3_5_a_body_that_must_not_be_and_comes_in_a_packet_of_its_own_answers_nobody(
+    set_up: SetUp, method: str, head: bytes
+) -> None:
+    answered = asyncio.Event()
+
+    async def careless(peer: Peer) -> None:
+        await peer.request()
+        if peer.number > 1:
+            await peer.send(plain(b"its own"))
+            return
+        await peer.send(head)
+        await answered.wait()
+        await peer.send(plain(b"of another"))
+        await peer.request()
+
+    bench = await set_up(careless)
+    client = await bench.client()
+    await client.send(get(method=method) + get("/next"))
+    await client.receive(method.encode())
+    answered.set()
+    assert (await client.receive()).body == b"its own"

@@ -28,6 +28,7 @@ async def test_S7_1_connections_past_the_caps_are_closed_and_leave_room_when_oth
     caplog.set_level(logging.WARNING)
     await bench.server.stop(grace_seconds=0)
     assert "1 connections refused" in caplog.text
+    assert bench.records.turned == ["connections"]
 
 
 @pytest.mark.parametrize(("trusted", "served"), [(False, False), (True, True)])
@@ -43,6 +44,7 @@ async def test_S7_1_connections_of_one_address_are_capped_unless_it_is_a_proxy(
     else:
         with suppress(ConnectionResetError):
             assert await second.rest() == b""
+    assert bench.records.turned == ([] if served else ["connections_per_address"])
 
 
 async def test_S7_4_many_malformed_requests_are_one_line_without_their_bytes(

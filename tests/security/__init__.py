@@ -1,1 +1,1 @@
-"""SECURITY.md, item by item, against a real sidecar over raw sockets."""
+"""The security list, item by item, against a real sidecar over raw sockets."""

@@ -1,4 +1,4 @@
-"""SECURITY.md's fixture: its routes and its keys."""
+"""the security list's fixture: its routes and its keys."""
 
 import pytest
 

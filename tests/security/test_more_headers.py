@@ -1,4 +1,4 @@
-"""Attacks on header fields and framing beyond SECURITY.md's list."""
+"""Attacks on header fields and framing beyond the security list."""
 
 import json
 

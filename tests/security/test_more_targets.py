@@ -1,4 +1,4 @@
-"""Attacks on the path beyond SECURITY.md's list: other decoders, other splitters, other configurations."""
+"""Attacks on the path beyond the security list: other decoders, other splitters, other configurations."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""SECURITY.md R1.5: bodies of a gibibyte (or LARGE_BODY_MIB) stream both ways and are never gathered."""
+"""The security list, R1.5: bodies of a gibibyte (or LARGE_BODY_MIB) stream both ways and are never gathered."""
 
 import hashlib
 import socket

@@ -1,4 +1,4 @@
-"""SECURITY.md R1.5 for many at a time: what an eager upstream sends is not gathered for clients that are behind."""
+"""R1.5 for many at a time: what an eager upstream sends is not gathered for clients that are behind."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""SECURITY.md R1.7: the upstream's name comes to mean another address, and is followed."""
+"""The security list, R1.7: the upstream's name comes to mean another address, and is followed."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""SECURITY.md R1: an upstream that fails, before the real process. Large bodies and names have files of their own."""
+"""R1: an upstream that fails, before the real process. Large bodies and names have files of their own."""
 
 import asyncio
 import socket

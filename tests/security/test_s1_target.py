@@ -1,4 +1,4 @@
-"""SECURITY.md S1: target and path."""
+"""The security list, S1: target and path."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""SECURITY.md S2.4 to S2.7: where a key may stand, and what becomes of it."""
+"""The security list, S2.4 to S2.7: where a key may stand, and what becomes of it."""
 
 import json
 import sqlite3

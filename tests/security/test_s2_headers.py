@@ -1,4 +1,4 @@
-"""SECURITY.md S2.1 to S2.3 and S2.8 to S2.11: header fields and identity."""
+"""The security list, S2.1 to S2.3 and S2.8 to S2.11: header fields and identity."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""SECURITY.md S3: framing, through the real process. The corpus has the same attacks in more disguises."""
+"""The security list, S3: framing, through the real process. The corpus has the same attacks in more disguises."""
 
 import asyncio
 import gzip

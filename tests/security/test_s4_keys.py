@@ -1,4 +1,4 @@
-"""SECURITY.md S4: what a stranger learns of keys, and where a key is written."""
+"""The security list, S4: what a stranger learns of keys, and where a key is written."""
 
 import base64
 import sqlite3
@@ -194,7 +194,7 @@ def label_sets(sidecar: Sidecar) -> set[str]:
 def stored_rows(path: Path) -> dict[str, int]:
     store = sqlite3.connect(path)
     try:
-        tables = [name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [name for _, name, kind, *_ in store.execute("PRAGMA main.table_list") if kind != "virtual"]
         return {name: store.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}  # noqa: S608
     finally:
         store.close()

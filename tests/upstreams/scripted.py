@@ -80,6 +80,9 @@ class ScriptedUpstream:
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
+        for peer in self.peers:
+            if not peer.ended.is_set():
+                peer.reset()  # Closed in order, it would stay open for what nobody reads.
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

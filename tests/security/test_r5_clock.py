@@ -1,0 +1,85 @@
+"""The security list, R5.3: the clock of a real process jumps by days, by libfaketime."""
+# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.tools import needed
+
+LIMIT = 3
+CONFIG = f"""\
+listen: 127.0.0.1:0
+ops: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:///nowhere
+quotas:
+  fixed: {{limit: {LIMIT}, per: day}}
+  sliding: {{limit: {LIMIT}, per: 24h, window: sliding}}
+  bucket: {{limit: {LIMIT}, per: 24h, window: bucket}}
+routes:
+- GET /fixed: {{quotas: [fixed]}}
+- GET /sliding: {{quotas: [sliding]}}
+- GET /bucket: {{quotas: [bucket]}}
+- GET /free: {{}}
+"""
+WINDOWS = ["fixed", "sliding", "bucket"]
+Turn = Callable[[str], None]
+
+
+@pytest.fixture
+def clocked(start_sidecar: StartSidecar, tmp_path: Path) -> tuple[Sidecar, Turn]:
+    """A sidecar, and what turns its clock (`+3d`: to three days from now). Its monotonic clock is left alone."""
+    program = Path(needed("faketime")).resolve()
+    library = next(program.parents[1].glob("lib/*/faketime/libfaketime.so.1"))
+    file = tmp_path / "clock"
+
+    def turn(offset: str) -> None:
+        new = tmp_path / "new"
+        new.write_text(offset + "\n", encoding="ascii")
+        os.replace(new, file)
+
+    turn("+0")
+    environ = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    return start_sidecar(CONFIG, environ=environ), turn
+
+
+def passed(sidecar: Sidecar, target: str, key: str) -> int:
+    """How many of more requests than are allowed pass; the others get 429."""
+    statuses = [sidecar.ask("GET", target, key=key).status for _ in range(LIMIT + 2)]
+    assert set(statuses) <= {200, 429}
+    return statuses.count(200)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_R5_3_a_clock_put_forward_and_back_gives_one_allowance_each_day(
+    clocked: tuple[Sidecar, Turn], window: str
+) -> None:
+    sidecar, turn = clocked
+    spender, saver = (sidecar.keys.issue(name).text for name in ("spender", "saver"))
+    assert passed(sidecar, f"/{window}", spender) == LIMIT
+    turn("+3d")
+    assert passed(sidecar, f"/{window}", spender) == LIMIT
+    turn("-3d")
+    assert passed(sidecar, f"/{window}", spender) == 0
+    assert passed(sidecar, f"/{window}", saver) == LIMIT
+    turn("-46h")
+    assert passed(sidecar, f"/{window}", spender) == LIMIT
+
+
+def test_R5_3_a_key_is_as_old_as_the_clock_says(clocked: tuple[Sidecar, Turn]) -> None:
+    sidecar, turn = clocked
+    key = sidecar.keys.issue("of a day", expires="24h").text
+    lasting = sidecar.keys.issue("without end").text
+    for offset, status in (("+0", 200), ("-400d", 200), ("+3d", 401), ("+0", 200)):
+        turn(offset)
+        assert sidecar.ask("GET", "/free", key=key).status == status, offset
+        assert sidecar.ask("GET", "/free", key=lasting).status == 200, offset

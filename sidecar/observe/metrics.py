@@ -6,6 +6,7 @@ bounded: a route's name as configured or `(none)`, a known method or `other`, a 
 
 import platform
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
@@ -26,6 +27,7 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 _AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
+_BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
 _LABELS = (*(str(bound) for bound in BOUNDS), "+Inf")
 
 Counts = dict[tuple[str, ...], int]
@@ -60,10 +62,13 @@ class Metrics(Collector):
         self._auth_failures: Counts = {(reason.value,): 0 for reason in _AUTH_FAILURES}
         self._taken: dict[str, int] = {}
         self._refused: Counts = {}
+        self._turned_away: Counts = {("connections",): 0, ("connections_per_address",): 0}
         self._request_seconds: dict[str, _Histogram] = {}
         self._upstream_seconds: dict[str, _Histogram] = {}
         self._store_seconds: dict[str, _Histogram] = {}
         self._keys: Mapping[tuple[str, str], int] = {}
+        self._keys_due: Mapping[tuple[str, str], int] = {}
+        self._background_failures: Counts = {(reason.value,): 0 for reason in _BACKGROUND_FAILURES}
         self._read_key_cache: Callable[[], Mapping[str, int]] = dict
         self._read_log_dropped: Callable[[], int] = int
         self._registry = registry if registry is not None else CollectorRegistry()
@@ -86,12 +91,23 @@ class Metrics(Collector):
         if failure in self._auth_failures:
             self._auth_failures[failure] += 1
 
+    def refusals(self) -> Mapping[str, int]:
+        """Requests that were denied, by reason, since the start."""
+        counts: Counter[str] = Counter()
+        for (_, reason), count in self._denied.items():
+            counts[reason] += count
+        return counts
+
     def taken(self, states: Iterable[QuotaState]) -> None:
         """A take of every quota in `states` passed."""
         counts = self._taken
         for state in states:
             name = state.quota.name
             counts[name] = counts.get(name, 0) + 1
+
+    def turned_away(self, limit: str) -> None:
+        """A connection was refused, because of `limits.connections` or `limits.connections_per_address`."""
+        _add(self._turned_away, (limit,))
 
     def quota_refused(self, quota: str, route: str) -> None:
         _add(self._refused, (quota, route))
@@ -103,6 +119,14 @@ class Metrics(Collector):
     def set_keys(self, keys: Mapping[tuple[str, str], int]) -> None:
         """Number of stored keys by (status, environment)."""
         self._keys = keys
+
+    def set_keys_due(self, keys: Mapping[tuple[str, str], int]) -> None:
+        """Number of active keys by (`expires` or `retires`, the span of time in which they do, such as `7d`)."""
+        self._keys_due = keys
+
+    def background_failed(self, reason: Reason) -> None:
+        """A round of what goes on beside the requests (writing usage and quota states, counting keys) failed."""
+        _add(self._background_failures, (reason.value,))
 
     def foresee(self, *, routes: Iterable[str] = (), quotas: Iterable[str] = ()) -> None:
         """Let the series of these routes and quotas begin at zero, so that an alert sees their first increase."""
@@ -120,6 +144,10 @@ class Metrics(Collector):
         """Counters that others keep, read when somebody looks: key cache lookups by result, log lines dropped."""
         self._read_key_cache = key_cache or self._read_key_cache
         self._read_log_dropped = access_log_dropped or self._read_log_dropped
+
+    def also(self, collector: Collector) -> None:
+        """Show what `collector` counts, too."""
+        self._registry.register(collector)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Everything registered, and its content type: OpenMetrics where `accept` (the header) asks for it."""
@@ -155,7 +183,14 @@ class Metrics(Collector):
         )
         yield _counter("sidecar_quota_taken", "Takes that a quota let pass.", ("quota",), taken)
         yield _counter("sidecar_quota_refused", "Takes that a quota refused.", ("quota", "route"), self._refused)
+        yield _counter("sidecar_connections_refused", "Connections past a limit.", ("limit",), self._turned_away)
         yield _counter("sidecar_key_cache", "Lookups in the cache of keys.", ("result",), cache)
+        yield _counter(
+            "sidecar_background_failures",
+            "Rounds of writing usage and quotas, and of counting keys, that failed.",
+            ("reason",),
+            self._background_failures,
+        )
         yield _counter(
             "sidecar_access_log_dropped",
             "Lines of the access log that were dropped.",
@@ -169,6 +204,10 @@ class Metrics(Collector):
         for labels, count in self._keys.items():
             keys.add_metric(labels, count)
         yield keys
+        due = GaugeMetricFamily("sidecar_keys_due", "Active keys that end soon.", labels=("turn", "within"))
+        for labels, count in self._keys_due.items():
+            due.add_metric(labels, count)
+        yield due
         build = {"version": version("sidecar"), "python": platform.python_version()}
         yield InfoMetricFamily("sidecar_build", "What is running.", value=build)
 

@@ -8,16 +8,26 @@ from aiohttp import hdrs, web
 Ready = Callable[[], Awaitable[Sequence[str]]]
 """Problems that keep the sidecar from deciding, a line each (`store: locked`); none is ready."""
 
+Remarks = Callable[[], Sequence[str]]
+"""What an operator should know though it keeps nothing from being ready, as lines of the same form."""
+
 Exposition = Callable[[str], tuple[bytes, str]]
 """The Accept header to the metrics and their content type."""
 
 _READY_TIMEOUT_SECONDS = 2.0
 
 
-def ops_app(*, ready: Ready, exposition: Exposition, checks: Sequence[str] = ()) -> web.Application:
+def _none() -> Sequence[str]:
+    return ()
+
+
+def ops_app(
+    *, ready: Ready, exposition: Exposition, checks: Sequence[str] = (), remarks: Remarks = _none
+) -> web.Application:
     """`/livez`, `/readyz`, `/metrics`, for GET and HEAD.
 
-    `checks` names what `ready` looks at; `/readyz?verbose` lists each of them with `ok` or its problem.
+    `checks` names what `ready` and `remarks` look at; `/readyz?verbose` lists each of them with `ok`, or what there is
+    to say of it.
     """
 
     async def livez(_: web.Request) -> web.Response:
@@ -25,7 +35,8 @@ def ops_app(*, ready: Ready, exposition: Exposition, checks: Sequence[str] = ())
 
     async def readyz(request: web.Request) -> web.Response:
         problems = await _problems(ready)
-        lines = _each(checks, problems) if "verbose" in request.query else list(problems) or ["ok"]
+        verbose = "verbose" in request.query
+        lines = _each(checks, [*problems, *remarks()]) if verbose else list(problems) or ["ok"]
         return web.Response(status=503 if problems else 200, text="\n".join(lines) + "\n")
 
     async def metrics(request: web.Request) -> web.Response:

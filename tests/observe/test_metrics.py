@@ -75,8 +75,20 @@ def test_a_denial_is_an_auth_failure_where_it_is_a_401(metrics: Metrics, reason:
     assert failures == (1 if status_of(reason) == 401 else None)
 
 
+def test_failed_rounds_in_the_background_are_counted_from_zero(metrics: Metrics) -> None:
+    assert value(metrics, "sidecar_background_failures_total", reason="internal") == 0
+    metrics.background_failed(Reason.INTERNAL)
+    assert value(metrics, "sidecar_background_failures_total", reason="internal") == 1
+
+
 def test_auth_failures_begin_at_zero(metrics: Metrics) -> None:
     assert value(metrics, "sidecar_auth_failures_total", reason="revoked_key") == 0
+
+
+def test_connections_past_a_limit_are_counted_by_the_limit(metrics: Metrics) -> None:
+    metrics.turned_away("connections")
+    assert value(metrics, "sidecar_connections_refused_total", limit="connections") == 1
+    assert value(metrics, "sidecar_connections_refused_total", limit="connections_per_address") == 0
 
 
 def test_quotas_are_counted_when_taken_and_when_refused(metrics: Metrics) -> None:
@@ -137,6 +149,8 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
     metrics.quota_refused("general", ROUTE)
     metrics.store_timed("find", 0.1)
     metrics.set_keys({("active", "live"): 1})
+    metrics.set_keys_due({("expires", "7d"): 1})
+    metrics.background_failed(Reason.STORE_UNAVAILABLE)
     metrics.watch(key_cache=lambda: {"hit": 1})
     shapes = {
         (name, *sorted(key for key, _ in labels)) for name, labels in samples(metrics) if not name.endswith("_bucket")
@@ -147,7 +161,9 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
         ("sidecar_auth_failures_total", "reason"),
         ("sidecar_quota_taken_total", "quota"),
         ("sidecar_quota_refused_total", "quota", "route"),
+        ("sidecar_connections_refused_total", "limit"),
         ("sidecar_key_cache_total", "result"),
+        ("sidecar_background_failures_total", "reason"),
         ("sidecar_access_log_dropped_total",),
         ("sidecar_request_seconds_count", "route"),
         ("sidecar_request_seconds_sum", "route"),
@@ -157,5 +173,6 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
         ("sidecar_store_seconds_sum", "operation"),
         ("sidecar_in_flight",),
         ("sidecar_keys", "environment", "status"),
+        ("sidecar_keys_due", "turn", "within"),
         ("sidecar_build_info", "python", "version"),
     }

@@ -56,6 +56,18 @@ async def test_verbose_lists_every_check(client: TestClient, problems: Problems)
     assert await told(await client.get("/readyz?verbose")) == (503, "store: locked\nconfig: ok\n")
 
 
+async def test_a_remark_is_told_when_asked_for_and_keeps_nothing_from_being_ready() -> None:
+    async def ready() -> Sequence[str]:
+        return ()
+
+    app = ops_app(
+        ready=ready, exposition=Metrics().exposition, checks=("store", "config"), remarks=lambda: ["config: not taken"]
+    )
+    async with TestClient(TestServer(app)) as client:
+        assert await told(await client.get("/readyz?verbose")) == (200, "config: not taken\nstore: ok\n")
+        assert await told(await client.get("/readyz")) == (200, "ok\n")
+
+
 @pytest.mark.parametrize(
     ("failure", "line"),
     [

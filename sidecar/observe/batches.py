@@ -1,0 +1,104 @@
+"""What is gathered on the request's path and handed over off it, some at a time."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Thread
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+
+class Batches(Generic[T, P]):
+    """Items waiting for `deliver`, which may block: it is called in a thread of its own, one at a time.
+
+    What is past `max_items`, or weighs more together than `max_weight`, is dropped and counted, and so is what
+    `deliver` fails (raises) to deliver. prepare: makes of a batch what is delivered, between two turns of the loop.
+    """
+
+    def __init__(
+        self,
+        deliver: Callable[[P], None],
+        *,
+        prepare: Callable[[list[T]], P],
+        weigh: Callable[[T], int],
+        at_once: int,
+        max_items: int,
+        max_weight: int,
+    ) -> None:
+        self.dropped = 0
+        self.delivered = 0
+        self._deliver, self._prepare, self._weigh = deliver, prepare, weigh
+        self._at_once, self._max_items, self._max_weight = at_once, max_items, max_weight
+        self._weight = 0
+        self._waiting: list[T] = []
+        self._delivering: asyncio.Future[None] | None = None
+
+    def record(self, item: T) -> None:
+        """Keep it for the next batch."""
+        weight = self._weight + self._weigh(item)
+        if len(self._waiting) >= self._max_items or weight > self._max_weight:
+            self.dropped += 1
+            return
+        self._weight = weight
+        self._waiting.append(item)
+
+    async def run(self, interval: float = 0.2) -> None:
+        """Deliver what waits, every `interval` seconds, until cancelled; what then still waits is `flush`'s."""
+        while True:
+            await asyncio.sleep(interval)
+            await self._deliver_waiting()
+
+    async def flush(self, timeout: float = 2.0) -> None:  # noqa: ASYNC109 - running out of time is no error here
+        """Deliver all that waits. Whoever takes it may be stuck: what is left after `timeout` seconds is dropped."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._deliver_waiting()
+        except TimeoutError:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+            self._weight = 0
+
+    async def _deliver_waiting(self) -> None:
+        while self._waiting or self._delivering is not None:
+            await asyncio.shield(self._delivering or self._hand_over())
+
+    def _next_batch(self) -> list[T]:
+        batch = self._waiting[: self._at_once]
+        del self._waiting[: self._at_once]
+        self._weight -= sum([self._weigh(item) for item in batch])
+        return batch
+
+    def _hand_over(self) -> asyncio.Future[None]:
+        """Done when a batch is delivered or lost. A daemon thread: a stuck one must not keep the process alive."""
+        batch = self._next_batch()
+        count, prepared = len(batch), self._prepare(batch)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._delivering = done
+
+        def settle(delivered: bool) -> None:
+            self.delivered += count if delivered else 0
+            self.dropped += 0 if delivered else count
+            self._delivering = None
+            done.set_result(None)
+
+        def work() -> None:
+            delivered = _done(self._deliver, prepared)
+            with suppress(RuntimeError):  # the loop is closed; nobody waits
+                loop.call_soon_threadsafe(settle, delivered)
+
+        try:
+            Thread(target=work, daemon=True).start()
+        except RuntimeError:  # no thread to be had; the next batch may have more luck
+            settle(False)
+        return done
+
+
+def _done(deliver: Callable[[P], None], prepared: P) -> bool:
+    try:
+        deliver(prepared)
+    except Exception:  # a broken pipe, a full disk or a dead collector must not end the process
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""Sees what is unusual in how keys are used. Told after the fact, and in sums, so that no request waits for it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from sidecar.core.errors import Reason, status_of
+from sidecar.core.unusual import Unusual, UnusualEvent, UnusualKind
+from sidecar.core.wording import counted
+from sidecar.observe.events import UnusualEvents
+
+_SUBJECTS: Final = 10_000
+"""Keys and networks whose refusals are counted at a time."""
+_STATUSES: Final = frozenset({401, 403, 429})
+"""Of refusals that a credential, or the want of one, is the cause of."""
+_DEAD_KEYS: Final = {Reason.REVOKED_KEY: UnusualKind.REVOKED_KEY, Reason.RETIRED_KEY: UnusualKind.RETIRED_KEY}
+_SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+class UnusualActivity:
+    """From what on something is unusual, by `limits`, and what follows. `clock` in Unix seconds."""
+
+    def __init__(self, limits: Unusual, *, clock: Callable[[], float], write: Callable[[str], None]) -> None:
+        """`write` as of UnusualEvents."""
+        self.events = UnusualEvents(quiet_seconds=limits.quiet_seconds, write=write)
+        self._limits = limits
+        self._clock = clock
+        self._window = 0
+        self._refusals: dict[str, Counter[Reason]] = {}
+
+    def heed(self, limits: Unusual) -> None:
+        """Go by `limits` from now on."""
+        self._limits = limits
+        self.events.quiet_seconds = limits.quiet_seconds
+
+    def used(
+        self, key_id: str, at: int, address: str, *, idle_since: int, used_before: bool, new_networks: Sequence[str]
+    ) -> None:
+        """A key was let through, last at `at` (microseconds), after having been idle since its last use or its issue.
+
+        `new_networks` is where it was never used from before.
+        """
+        limits, idle = self._limits, (at - idle_since) // 1_000_000
+        if limits.unused_seconds is not None and idle >= limits.unused_seconds:
+            before = "its last use" if used_before else "it was issued, and never before"
+            self._tell(UnusualKind.UNUSED_KEY, (key_id, at, address), f"used {_span(idle)} after {before}")
+        if limits.new_network and new_networks:
+            detail = f"first use from {', '.join(new_networks)}"
+            self._tell(UnusualKind.NEW_NETWORK, (key_id, at, address), detail)
+
+    def refused(self, key_id: str, at: int, address: str, *, network: str, reason: Reason, count: int) -> None:
+        """`count` requests were refused, the last at `at`. `key_id` is empty where no key was recognised."""
+        who, place = (key_id, at, address), network or "a Unix socket"
+        if key_id and reason in _DEAD_KEYS:
+            self._tell(_DEAD_KEYS[reason], who, f"still tried, from {place}")
+        limit = self._limits.refusals
+        if limit is None or status_of(reason) not in _STATUSES:
+            return
+        counts = self._counted(key_id or network)
+        counts[reason] += count
+        if counts.total() >= limit:
+            span, most = _span(int(self._limits.refusals_seconds)), counts.most_common(1)[0][0]
+            detail = f"{counts.total()} refusals within {span}, last from {place}, most of them {most}"
+            self._tell(UnusualKind.REFUSALS, who, detail)
+
+    def _counted(self, subject: str) -> Counter[Reason]:
+        """Refusals of a key or a network within the span that now is."""
+        window = int(self._clock() // self._limits.refusals_seconds)
+        if window != self._window:
+            self._window = window
+            self._refusals.clear()
+        found = self._refusals.get(subject)
+        if found is None:
+            found = Counter()
+            if len(self._refusals) < _SUBJECTS:
+                self._refusals[subject] = found
+        return found
+
+    def _tell(self, kind: UnusualKind, who: tuple[str, int, str], detail: str) -> None:
+        key_id, at, address = who
+        self.events.tell(UnusualEvent(kind=kind, key_id=key_id or None, at=at, address=address, detail=detail))
+
+
+def _span(seconds: int) -> str:
+    size, unit = next((size, unit) for size, unit in _SPANS if seconds >= size or size == 1)
+    return counted(seconds // size, unit)

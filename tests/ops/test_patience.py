@@ -1,0 +1,134 @@
+"""What the listeners for operators put up with from clients that are slow, or many."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from sidecar.running.quiet import Patience, QuietRunner
+
+LARGE = 32 * 1024 * 1024
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Streams]]
+
+
+async def _small(_: web.Request) -> web.Response:
+    return web.Response(text="small")
+
+
+async def _large(_: web.Request) -> web.Response:
+    return web.Response(body=bytes(LARGE))
+
+
+@asynccontextmanager
+async def listening(patience: Patience) -> AsyncIterator[Connect]:
+    """A listener of two answers, and how to connect to it."""
+    app = web.Application()
+    app.router.add_get("/small", _small)
+    app.router.add_get("/large", _large)
+    runner = QuietRunner(app, patience=patience)
+    await runner.setup()
+    opened: list[asyncio.StreamWriter] = []
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+
+        async def connect() -> Streams:
+            reader, writer = await asyncio.open_connection(host, port, limit=1024)
+            opened.append(writer)
+            return reader, writer
+
+        yield connect
+    finally:
+        for writer in opened:
+            writer.transport.abort()
+        await runner.cleanup()
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """Everything until the other end closes, and nothing where it was cut off."""
+    try:
+        async with asyncio.timeout(10):
+            return await reader.read(-1)
+    except ConnectionResetError:
+        return b""
+
+
+async def ask(streams: Streams, path: str = "/small", *, more: bytes = b"") -> bytes:
+    """The first line of the answer; `more` follows the request at once."""
+    reader, writer = streams
+    writer.write(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode() + more)
+    async with asyncio.timeout(10):
+        return await reader.readline()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /small HTTP/1.1\r\nHost: local", b"G"])
+async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent: bytes) -> None:
+    async with listening(Patience(head_seconds=0.2)) as connect:
+        reader, writer = await connect()
+        writer.write(sent)
+        told = await answer(reader)
+        assert told.startswith(b"HTTP/1.1 408 ") and b"no-store" in told and b"localhost" not in told
+
+
+async def test_a_head_that_comes_byte_by_byte_gains_no_time_by_it() -> None:
+    async with listening(Patience(head_seconds=0.3)) as connect:
+        reader, writer = await connect()
+        assert await ask((reader, writer)) == b"HTTP/1.1 200 OK\r\n"
+        # On a connection that has served a request as well.
+        writer.write(b"GET /")
+        ended = asyncio.ensure_future(answer(reader))
+        while not ended.done():
+            writer.write(b"x")
+            await asyncio.wait([ended], timeout=0.05)
+        assert b" 408 " in ended.result()
+
+
+async def test_between_two_requests_there_is_more_time() -> None:
+    async with listening(Patience(head_seconds=0.1, idle_seconds=1)) as connect:
+        streams = await connect()
+        assert await ask(streams) == b"HTTP/1.1 200 OK\r\n"
+        other, writer = await connect()
+        assert b" 408 " in await answer(other)
+        writer.close()
+        assert await ask(streams, more=b"") != b""
+        assert b" 408 " not in await answer(streams[0])
+
+
+async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
+    async with listening(Patience(connections=2, stuck_seconds=0.2)) as connect:
+        reader, writer = await connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        # Whoever reads gets all of it meanwhile, and goes on.
+        steady = await connect()
+        assert await ask(steady, "/large") == b"HTTP/1.1 200 OK\r\n"
+        await steady[0].readuntil(b"\r\n\r\n")
+        assert len(await steady[0].readexactly(LARGE)) == LARGE
+        while await _turned_away(await connect()):
+            assert await ask(steady) == b"HTTP/1.1 200 OK\r\n"
+            await steady[0].readuntil(b"small")
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len(await answer(reader)) < LARGE
+
+
+async def test_connections_are_bounded_in_all_and_by_address_and_places_become_free() -> None:
+    for patience in (Patience(connections=3), Patience(connections_per_address=3)):
+        async with listening(patience) as connect:
+            taken = [await connect() for _ in range(3)]
+            assert [await ask(streams) for streams in taken] == [b"HTTP/1.1 200 OK\r\n"] * 3
+            assert await answer((await connect())[0]) == b""
+            taken[0][1].write(b"GET /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            await answer(taken[0][0])
+            taken[0][1].close()
+            while await _turned_away(await connect()):
+                await asyncio.sleep(0)
+
+
+async def _turned_away(streams: Streams) -> bool:
+    try:
+        return await ask(streams) == b""
+    except ConnectionResetError:
+        return True

@@ -1,80 +1,83 @@
 """Composition root: the only place that names concrete stores and limiters, and the owner of clock and randomness."""
 
-import asyncio
 import logging
 import os
 import secrets
-import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
-
-from aiohttp import web
+from typing import Self
 
 from sidecar.config.addresses import sqlite_path
 from sidecar.config.model import Address, Config
+from sidecar.config.watch import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
-from sidecar.core.forwarding import TrustedProxies
-from sidecar.exchange import Exchanges
+from sidecar.core.inject import RequestIds
+from sidecar.decision.server import DecisionServer
 from sidecar.gate import Gate, KeyFinder
-from sidecar.keys.cache import KeyCache
+from sidecar.keyrules import key_prefixes
 from sidecar.keys.lifecycle import MissingPepper, check_peppers
+from sidecar.keys.rehashing import Rehashing
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import QuotaRow, StoreUnavailable
-from sidecar.keys.usage import LastUsed
+from sidecar.keys.store import StoreUnavailable
+from sidecar.keys.usage import Usage
 from sidecar.limiter.base import Limiter
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.observe.accesslog import AccessLog, descriptor_writer
 from sidecar.observe.metrics import Metrics
+from sidecar.observe.reloads import Reloads
+from sidecar.observe.unusual import UnusualActivity
+from sidecar.observe.use_metrics import UseMetrics
 from sidecar.ops.server import ops_app
-from sidecar.proxy.server import DataServer
-from sidecar.proxy.tls import ListenerCertificates, describe
-from sidecar.proxy.upstream import Upstream
+from sidecar.running.background import Background
+from sidecar.running.drain import Drainer
+from sidecar.running.exchange import Exchanges
+from sidecar.running.listeners import StartError, serve_app, taken_port
+from sidecar.running.observing import Observing
+from sidecar.running.reload import Reloader
+from sidecar.running.serving import Serving
+from sidecar.running.upkeep import Upkeep
+from sidecar.running.usage import UsageKeeper
 
-_log = logging.getLogger(__name__)
-
-FLUSH_SECONDS = 2.0
-"""How often last-used times are written."""
-QUOTA_SECONDS = 5.0
-"""How often quota states are written; a crash forgets at most what was taken since."""
-COUNT_SECONDS = 60.0
-"""How often keys are counted for the metric."""
+REHASH_SECONDS = 2.0
+"""How often keys in use that are hashed in an older way are hashed anew."""
 STANDING_SECONDS = 3.0
 """How often the keys of streams and tunnels older than this are looked at again: they end within 10 seconds."""
-STOP_SECONDS = 20.0
-"""How long requests in flight may take to end."""
 
-
-class StartError(Exception):
-    """The configuration cannot be carried out. The message says what to do."""
+_log = logging.getLogger(__name__)
 
 
 def make_gate(config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher) -> Gate:
     """The gate with the real clock and real randomness."""
-    return Gate(config, keys, limiter, hasher=hasher, clock=time.time, new_request_id=lambda: secrets.token_hex(16))
+    return Gate(config, keys, limiter, hasher=hasher, clock=time.time, new_request_id=RequestIds(secrets.token_bytes))
 
 
-def _hasher_from_environ() -> Hasher:
+def _hasher_of(config: Config) -> Hasher:
     """Raises StartError."""
     try:
-        return Hasher(peppers_from(os.environ))
+        return Hasher(peppers_from(os.environ), config.keys.imported)
     except ValueError as error:
         raise StartError(str(error)) from error
 
 
 class App:
-    """A running sidecar: `async with App(config) as app`. Entering raises StartError, and leaves nothing open."""
+    """A running sidecar: `async with App(config) as app`. Entering raises StartError, and leaves nothing open.
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    read_again: reads the configuration anew, or raises ConfigError; None for one that is read once and for all.
+    """
+
+    def __init__(self, config: Config, *, read_again: Callable[[], Config] | None = None) -> None:
+        self._config, self._read_again = config, read_again
         self._stack = AsyncExitStack()
         self._metrics = Metrics()
+        self._background = Background(self._stack, self._metrics.background_failed)
         self._limiter = MemoryLimiter()
-        self._last_used = LastUsed(clock=time.time)
-        self._saved_quotas: frozenset[QuotaRow] = frozenset()
+        self._usage = Usage(clock=time.time)
+        self._drainer = Drainer()
+        self._reloads: Reloads | None = None
+        self._reloader: Reloader | None = None
+        self._decisions: DecisionServer | None = None
         self.listeners: list[tuple[str, Address]] = []
         """Name and bound address of each."""
 
@@ -91,20 +94,44 @@ class App:
     ) -> None:
         await self._stack.aclose()
 
+    def reload(self) -> None:
+        """Read the configuration again, soon."""
+        if self._reloader is not None:
+            self._reloader.ask()
+
+    async def drain(self, *, at_once: bool = False) -> None:
+        """End in order: balancers are told first (`at_once`: they are not), then what has begun is finished."""
+        await self._drainer.drain(self._serving.config.drain, at_once=at_once)
+
+    def hurry(self) -> None:
+        """Cut off what draining still waits for."""
+        self._drainer.hurry()
+
     async def _start(self) -> None:
         """What is entered last is left first: listeners, then the loops that write, then the store."""
-        hasher = _hasher_from_environ()
+        hasher = _hasher_of(self._config)
         store = self._store = await self._open_store(hasher)
-        cache = KeyCache(store, size=self._config.keys.cache_size)
-        self._metrics.foresee(routes=(route.name for route in self._config.routes), quotas=self._config.quotas)
-        self._metrics.watch(key_cache=lambda: _cache_results(cache))
-        self._stack.push_async_callback(self._save)
-        self._repeat(self._flush_last_used, FLUSH_SECONDS)
-        self._repeat(self._save_quotas, QUOTA_SECONDS)
-        await self._count_keys()
-        self._repeat(self._count_keys, COUNT_SECONDS)
-        exchanges = Exchanges(self._metrics, self._start_access_log(), self._last_used, time.time)
-        await self._listen(make_gate(self._config, cache, self._limiter, hasher), exchanges)
+        rehashing = self._start_rehashing(store, hasher)
+        await self._start_upkeep(store)
+        exchanges = self._start_observing()
+        self._serving = Serving(
+            self._config,
+            rehashing,
+            make_gate=lambda config, keys: make_gate(config, keys, self._limiter, _hasher_of(config)),
+            metrics=self._metrics,
+        )
+        self._stack.callback(self._serving.close)
+        await self._listen(exchanges)
+        await self._listen_for_decisions(exchanges)
+        await self._listen_for_admin()
+        self._watch_config()
+        await self._listen_for_ops()
+
+    def _start_rehashing(self, store: SqliteStore, hasher: Hasher) -> Rehashing:
+        rehashing = Rehashing(store, hasher.newest, clock=time.time)
+        self._stack.push_async_callback(rehashing.finish, store)
+        self._background.repeat(partial(rehashing.flush, store), REHASH_SECONDS)
+        return rehashing
 
     async def _open_store(self, hasher: Hasher) -> SqliteStore:
         try:
@@ -118,54 +145,109 @@ class App:
             raise StartError(str(error)) from error
         return store
 
-    def _start_access_log(self) -> AccessLog | None:
-        if self._config.access_log == "off":
-            return None
-        log = AccessLog(descriptor_writer(sys.stdout.fileno()))
-        self._metrics.watch(access_log_dropped=lambda: log.dropped)
-        self._stack.push_async_callback(log.flush)
-        self._run(log.run())
-        return log
+    async def _start_upkeep(self, store: SqliteStore) -> None:
+        self._keeper = await self._keep_usage(store)
+        upkeep = Upkeep(store, self._limiter, usage=self._keeper, metrics=self._metrics, clock=time.time)
+        self._stack.push_async_callback(upkeep.finish)
+        await upkeep.start(self._background)
 
-    async def _listen(self, gate: Gate, exchanges: Exchanges) -> None:
-        config = self._config
-        with _unusable_certificate("upstream.tls"):
-            upstream = Upstream(config.upstream, loop=asyncio.get_running_loop())
-        self._stack.callback(upstream.close)
-        with _unusable_certificate("tls"):
-            certificates = ListenerCertificates(config.tls) if config.tls is not None else None
-        data = DataServer(
-            lambda: gate,
-            upstream,
-            observer=exchanges,
-            clock=time.monotonic,
-            limits=config.limits,
-            tls=certificates.current if certificates is not None else None,
-            trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
+    async def _keep_usage(self, store: SqliteStore) -> UsageKeeper:
+        settings = self._config.usage
+        write = partial(logging.getLogger("sidecar.unusual").warning, "%s")
+        unusual = UnusualActivity(settings.unusual, clock=time.time, write=write)
+        prefixes = key_prefixes(self._config)
+        keeper = UsageKeeper(store, self._usage, unusual=unusual, settings=settings, clock=time.time, prefixes=prefixes)
+        self._metrics.also(UseMetrics(unusual.events.counts, dropped=lambda: keeper.dropped))
+        with suppress(StoreUnavailable):
+            await keeper.restore()
+        return keeper
+
+    def _start_observing(self) -> Exchanges:
+        self._observing = observing = Observing(
+            self._config, metrics=self._metrics, background=self._background, stack=self._stack, clock=time.time
         )
-        with _taken_port(config.listen, "listen"):
-            await data.start(config.listen)
-        self._stack.push_async_callback(partial(data.stop, grace_seconds=STOP_SECONDS))
-        self._repeat(partial(data.recheck, older_than_seconds=STANDING_SECONDS), STANDING_SECONDS)
-        self.listeners.append(("data", data.address))
-        if config.ops is not None:
-            with _taken_port(config.ops, "ops"):
-                self.listeners.append(("ops", await self._start_ops(config.ops)))
+        return Exchanges(self._metrics, observing.access_log, self._usage, clock=time.time, tracer=observing.tracer)
 
-    async def _start_ops(self, address: Address) -> Address:
-        app = ops_app(ready=self._ready, exposition=self._metrics.exposition, checks=("store",))
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        if address.path:
-            await web.UnixSite(runner, address.path).start()
-            return address
-        site = web.TCPSite(runner, address.host, address.port)
-        await site.start()
-        return Address(host=address.host, port=runner.addresses[0][1])
+    async def _listen(self, exchanges: Exchanges) -> None:
+        gate = self._observing.gates(self._serving.gate)
+        data = self._serving.data_server(exchanges, time.monotonic, gate=gate)
+        with taken_port(self._config.listen, "listen"):
+            await data.start(self._config.listen)
+        self._stack.push_async_callback(partial(self.drain, at_once=True))
+        self._drainer.add(data)
+        self._background.repeat(partial(data.recheck, older_than_seconds=STANDING_SECONDS), STANDING_SECONDS)
+        self.listeners.append(("data", data.address))
+
+    async def _listen_for_decisions(self, exchanges: Exchanges) -> None:
+        if self._config.decision is None:
+            return
+        address, serving = self._config.decision.listen, self._serving
+        server = self._decisions = DecisionServer(
+            serving.gate, observer=exchanges, clock=time.monotonic, limits=self._config.limits
+        )
+        with taken_port(address, "decision"):
+            await server.start(address)
+        self._drainer.add(server)
+        self.listeners.append(("decision", server.address))
+
+    async def _listen_for_admin(self) -> None:
+        if self._config.admin is None:
+            return
+        # Its libraries are for those who use it.
+        from sidecar.running.administration import Process, administration
+
+        serving = self._serving
+        process = Process(
+            config=lambda: serving.config,
+            store=self._store,
+            hasher_of=_hasher_of,
+            limiter=self._limiter,
+            make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
+            refusals=self._metrics.refusals,
+            clients=lambda: dict(self.listeners)["data"],
+        )
+        address = await serve_app(administration(process), self._config.admin.listen, "admin", stack=self._stack)
+        self.listeners.append(("admin", address))
+
+    def _watch_config(self) -> None:
+        if self._read_again is None:
+            return
+        config, serving = self._config, self._serving
+        self._reloads = reloads = Reloads(config.sha256, at=time.time())
+        self._metrics.also(reloads)
+        self._reloader = Reloader(
+            self._read_again, self._adopt, lambda: serving.config, reloads=reloads, clock=time.time
+        )
+        self._background.run(self._reloader.run())
+        if config.reload.watch and is_mounted_alone(config.path):
+            _log.warning(
+                "sidecar: config: %s is mounted by itself (subPath): changes are not seen. Mount its folder instead",
+                config.path,
+            )
+
+    async def _adopt(self, config: Config) -> Sequence[str]:
+        kept = await self._serving.adopt(config)
+        self._keeper.heed(self._serving.config.usage, prefixes=key_prefixes(self._serving.config))
+        self._observing.heed(self._serving.config)
+        if self._decisions is not None:
+            self._decisions.follow(self._serving.config.limits)
+        return kept
+
+    async def _listen_for_ops(self) -> None:
+        if self._config.ops is None:
+            return
+        app = ops_app(
+            ready=self._ready,
+            exposition=self._metrics.exposition,
+            checks=("store", "config"),
+            remarks=self._remarks,
+        )
+        self.listeners.append(("ops", await serve_app(app, self._config.ops, "ops", stack=self._stack)))
 
     async def _ready(self) -> Sequence[str]:
-        """Ready is: a key that is not in memory can be looked up."""
+        """Ready is: a key that is not in memory can be looked up, and there is time to."""
+        if self._drainer.begun:
+            return ["drain: shutting down"]
         try:
             self._store.generation()
             await self._store.find({b"": "none"})
@@ -173,66 +255,5 @@ class App:
             return [f"store: {error}"]
         return []
 
-    async def _save(self) -> None:
-        with suppress(StoreUnavailable):
-            await self._last_used.flush(self._store, everything=True)
-            await self._save_quotas()
-
-    async def _flush_last_used(self) -> None:
-        await self._last_used.flush(self._store)
-
-    async def _save_quotas(self) -> None:
-        """Off the loop, and only what moved: a snapshot takes microseconds a subject, and a write more."""
-        now = time.time()
-        self._limiter.expire(now)
-        rows = await asyncio.to_thread(self._limiter.snapshot, now)
-        if moved := [row for row in rows if row not in self._saved_quotas]:
-            await self._store.save_quota_states(moved)
-            self._saved_quotas = frozenset(rows)
-
-    async def _count_keys(self) -> None:
-        with suppress(StoreUnavailable):
-            self._metrics.set_keys(await self._store.counts())
-
-    def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
-        async def forever() -> None:
-            while True:
-                await asyncio.sleep(seconds)
-                try:
-                    await work()
-                except StoreUnavailable:
-                    pass  # Told by readiness, and by the requests that need the store.
-                except Exception as error:  # One failed round must not be the last.
-                    _log.error("a background task failed and goes on: %s", type(error).__name__)
-
-        self._run(forever())
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-
-        async def end() -> None:
-            task.cancel()
-            await asyncio.wait([task])
-
-        self._stack.push_async_callback(end)
-
-
-def _cache_results(cache: KeyCache) -> dict[str, int]:
-    return {"hit": cache.hits, "miss": cache.misses, "negative_hit": cache.negative_hits}
-
-
-@contextmanager
-def _unusable_certificate(option: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StartError(f"cannot use the certificates of {option}: {describe(error)}") from error
-
-
-@contextmanager
-def _taken_port(address: Address, option: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StartError(f"cannot listen on {address} ({option}): {reason}") from error
+    def _remarks(self) -> Sequence[str]:
+        return self._reloads.remarks() if self._reloads is not None else ()

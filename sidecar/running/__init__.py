@@ -1,0 +1,1 @@
+"""The parts of a running sidecar, which `app.py` puts together."""

@@ -1,0 +1,96 @@
+"""The admin listener's application, from what the process has at hand."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from sidecar.admin.pages import add_pages
+from sidecar.admin.pages_figures import Instruments
+from sidecar.admin.ports import AdminStore, Ports, UsageReader
+from sidecar.admin.server import admin_app
+from sidecar.admin.tokens import Tokens
+from sidecar.config.model import Address, AdminToken, Config
+from sidecar.core.apikey import Hasher
+from sidecar.gate import Gate, KeyFinder
+from sidecar.keyrules import key_rules
+from sidecar.keys.lifecycle import Lifecycle
+from sidecar.limiter.base import Limiter
+from sidecar.limiter.memory import MemoryLimiter
+
+MakeGate = Callable[[Config, KeyFinder, Limiter], Gate]
+
+_FULLEST: Final = 20
+
+
+class Store(AdminStore, UsageReader, Protocol):
+    """All that administering reads and writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """What runs beside the admin listener. config: the one in force now. clients: where the data listener is bound."""
+
+    config: Callable[[], Config]
+    store: Store
+    hasher_of: Callable[[Config], Hasher]
+    limiter: MemoryLimiter
+    make_gate: MakeGate
+    refusals: Callable[[], Mapping[str, int]]
+    """Since the start, by reason."""
+    clients: Callable[[], Address]
+
+
+def administration(process: Process) -> web.Application:
+    """API and page, with the real clock and real randomness."""
+    tokens = Tokens(lambda: _tokens(process.config()), MemoryLimiter(max_entries=100_000), clock=time.time)
+    app = admin_app(_ports(process), tokens, hosts=lambda: _hosts(process.config()))
+    add_pages(app, _instruments(process), clock=time.time)
+    return app
+
+
+def _ports(process: Process) -> Ports:
+    config = process.config
+    return Ports(
+        store=process.store,
+        usage=process.store,
+        lifecycle=lambda: Lifecycle(
+            process.store, process.hasher_of(config()), clock=time.time, randbelow=secrets.randbelow
+        ),
+        config=config,
+        rules=lambda: key_rules(config()),
+        gate_of=lambda keys, limiter: process.make_gate(config(), keys, limiter),
+        limiter=process.limiter,
+        clock=time.time,
+        randbelow=secrets.randbelow,
+    )
+
+
+def _instruments(process: Process) -> Instruments:
+    return Instruments(
+        limiter=process.limiter,
+        refusals=process.refusals,
+        since=time.time(),
+        fullest=lambda: process.limiter.heaviest_keys(most=_FULLEST),
+        clients=lambda: _url(process.config(), process.clients()),
+        new_token=lambda: secrets.token_hex(16),
+    )
+
+
+def _tokens(config: Config) -> Sequence[AdminToken]:
+    return config.admin.tokens if config.admin is not None else ()
+
+
+def _hosts(config: Config) -> Sequence[str]:
+    return config.admin.hosts if config.admin is not None else ()
+
+
+def _url(config: Config, address: Address) -> str:
+    """Of the data listener, as someone on this machine can write it; empty for a Unix socket."""
+    if address.path:
+        return ""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+    return f"{'https' if config.tls is not None else 'http'}://{Address(host=host, port=address.port)}"

@@ -1,0 +1,101 @@
+"""Tells metrics, access log, tracing and the counts of use of every finished request."""
+
+from collections.abc import Callable
+
+from sidecar.core.errors import Reason
+from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
+from sidecar.keys.usage import Usage
+from sidecar.observe.accesslog import AccessLog
+from sidecar.observe.lines import Access, with_client, with_trace
+from sidecar.observe.metrics import NO_ROUTE, Metrics
+from sidecar.observe.tracing import Tracer
+
+
+class Exchanges:
+    """The data path's observer. clock: Unix seconds. access_log, tracer: None where it is off."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        access_log: AccessLog | None,
+        usage: Usage,
+        *,
+        clock: Callable[[], float],
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._metrics, self._access_log, self._usage, self._clock = metrics, access_log, usage, clock
+        self._tracer = tracer
+
+    def begun(self) -> None:
+        self._metrics.in_flight += 1
+
+    def finished(
+        self,
+        head: RequestHead,
+        decision: Decision | None,
+        status: int,
+        *,
+        seconds: float,
+        upstream_seconds: float | None,
+        bytes_in: int,
+        bytes_out: int,
+        reason: Reason | None,
+    ) -> None:
+        metrics, now = self._metrics, self._clock()
+        metrics.in_flight -= 1
+        route = decision.route.name if decision is not None and decision.route is not None else NO_ROUTE
+        metrics.finished(route, head.method, status, seconds=seconds, upstream_seconds=upstream_seconds)
+        if reason is not None:
+            metrics.denied(route, reason)
+        if isinstance(decision, Allow):
+            self._allowed(decision, head, status, now)
+        elif decision is not None:
+            self._refused(decision, route, status, now)
+        if self._access_log is None and self._tracer is None:
+            return
+        access = Access(
+            at=now - seconds,
+            request_id="" if decision is None else decision.request_id,
+            key=_key_of(decision),
+            route=None if route is NO_ROUTE else route,
+            method=head.method,
+            target=head.target,
+            status=status, reason=reason,
+            seconds=seconds, upstream_seconds=upstream_seconds,
+            bytes_in=bytes_in, bytes_out=bytes_out,
+            client_address=head.peer if decision is None else decision.client_address,
+        )  # fmt: skip
+        self._tell(access, head, decision)
+
+    def _tell(self, access: Access, head: RequestHead, decision: Decision | None) -> None:
+        log, tracer = self._access_log, self._tracer
+        if tracer is not None:
+            trace = tracer.trace_of(head, decision)
+            access = with_trace(access, trace.trace_id)
+            if trace.sampled:
+                tracer.finished(trace, access, head, decision)
+        if log is not None and log.wants(access):
+            log.record(with_client(access, head) if log.tells_client else access)
+
+    def turned_away(self, limit: str) -> None:
+        self._metrics.turned_away(limit)
+
+    def malformed(self, status: int, reason: Reason) -> None:
+        self._metrics.finished(NO_ROUTE, "", status, seconds=0.0)
+        self._metrics.denied(NO_ROUTE, reason)
+
+    def _allowed(self, allow: Allow, head: RequestHead, status: int, now: float) -> None:
+        if allow.quota_states:
+            self._metrics.taken(allow.quota_states)
+        self._usage.used(allow, head, status, now)
+
+    def _refused(self, deny: Deny, route: str, status: int, now: float) -> None:
+        if deny.refused_quota is not None:
+            self._metrics.quota_refused(deny.refused_quota.quota.name, route)
+        self._usage.refused(deny, status, now)
+
+
+def _key_of(decision: Decision | None) -> ApiKey | None:
+    if isinstance(decision, Allow):
+        return decision.principal.key if decision.principal else None
+    return decision.key if decision else None

@@ -1,0 +1,49 @@
+"""Binding: an address to a listener, or to one line that says why not."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+from aiohttp import web
+
+from sidecar.config.model import Address
+from sidecar.proxy.tls import describe
+from sidecar.running.quiet import QuietRunner
+
+
+class StartError(Exception):
+    """The configuration cannot be carried out. The message says what to do."""
+
+
+async def serve_app(app: web.Application, address: Address, option: str, *, stack: AsyncExitStack) -> Address:
+    """Serve `app` until `stack` is left; gives where it is bound. Raises StartError, which names `option`."""
+    runner = QuietRunner(app)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    with taken_port(address, option):
+        if address.path:
+            await web.UnixSite(runner, address.path).start()
+            return address
+        await web.TCPSite(runner, address.host, address.port).start()
+    return Address(host=address.host, port=runner.addresses[0][1])
+
+
+@contextmanager
+def unusable_certificate(option: str) -> Iterator[None]:
+    """An OSError inside becomes a StartError."""
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"cannot use the certificates of {option}: {describe(error)}") from error
+
+
+@contextmanager
+def taken_port(address: Address, option: str) -> Iterator[None]:
+    """An OSError inside becomes a StartError."""
+    try:
+        yield
+    except OSError as error:
+        # Of a bind, asyncio's own text repeats the address.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise StartError(f"cannot listen on {address} ({option}): {reason}") from error

@@ -1,0 +1,136 @@
+"""What tells of each request: the access log and tracing, as they are configured."""
+
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+
+from sidecar.config.model import AccessLogSettings, Config, Tracing, UpstreamSettings
+from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.model import Allow, Decision, RequestHead
+from sidecar.gate import Gate
+from sidecar.keyrules import key_prefixes
+from sidecar.observe.accesslog import AccessLog, descriptor_writer
+from sidecar.observe.lines import CombinedLines, JsonLines
+from sidecar.observe.metrics import Metrics
+from sidecar.observe.redaction import Redaction
+from sidecar.observe.spans import Spans, UpstreamName
+from sidecar.observe.trace_metrics import TraceMetrics
+from sidecar.observe.tracecontext import Contexts
+from sidecar.observe.tracing import Tracer
+from sidecar.running.background import Background
+from sidecar.running.listeners import StartError
+
+_FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
+
+
+class Observing:
+    """To be made where its loop runs. Raises StartError. clock: Unix seconds.
+
+    What it starts ends with `stack`: first what runs, then what waits is written.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        metrics: Metrics,
+        background: Background,
+        stack: AsyncExitStack,
+        clock: Callable[[], float],
+    ) -> None:
+        self._metrics, self._background, self._stack, self._clock = metrics, background, stack, clock
+        self._redaction = Redaction()
+        self._proxies = TrustedProxies((), b"")
+        self.heed(config)
+        self.access_log = None if config.access_log is None else self._log(config.access_log)
+        """None where there is none; so is `tracer`."""
+        self.tracer = None if config.tracing is None else self._trace(config.tracing)
+
+    def heed(self, config: Config) -> None:
+        """What keys look like, and who is trusted, from here on."""
+        self._redaction.heed(key_prefixes(config))
+        self._proxies = TrustedProxies(config.trusted_proxies, b"")
+
+    def gates(self, gate: Callable[[], Gate]) -> "Callable[[], Gate | TracedGate]":
+        """`gate`, and where there is tracing, what hands the trace on."""
+        return gate if self.tracer is None else _TracedGates(gate, self.tracer)
+
+    def _log(self, settings: AccessLogSettings) -> AccessLog:
+        share, random = settings.sample_successes, secrets.SystemRandom().random
+        log = AccessLog(
+            descriptor_writer(sys.stdout.fileno()),
+            line=_FORMATS[settings.format](self._redaction, with_query=settings.query == "redacted"),
+            sample=None if share >= 1.0 else lambda: random() < share,
+        )
+        self._metrics.watch(access_log_dropped=lambda: log.dropped)
+        self._stack.push_async_callback(log.flush)
+        self._background.run(log.run())
+        return log
+
+    def _trace(self, settings: Tracing) -> Tracer:
+        try:
+            # Its libraries are for those who use it.
+            from sidecar.observe.otlp import OtlpExport
+        except ImportError:
+            raise StartError(
+                "tracing is configured, and OpenTelemetry is not installed: install the extra otel (where the sidecar "
+                "was installed from a checkout: pip install '.[otel]'), or remove `tracing` from the configuration"
+            ) from None
+        export = OtlpExport(
+            settings.endpoint,
+            headers=settings.headers,
+            timeout_seconds=settings.timeout,
+            service=settings.service,
+        )
+        contexts = Contexts(
+            share=settings.sample, random_bytes=secrets.token_bytes, believes=self._believes(settings.parent)
+        )
+        tracer = Tracer(export, contexts=contexts, spans=Spans(self._redaction), clock=self._clock)
+        self._metrics.also(TraceMetrics(tracer))
+        self._stack.callback(export.close)
+        self._stack.push_async_callback(tracer.flush)
+        self._background.run(tracer.run())
+        return tracer
+
+    def _believes(self, parent: str) -> Callable[[str], bool]:
+        if parent == "trusted_proxies":
+            return lambda peer: self._proxies.trusts(peer)
+        return lambda peer: parent == "anyone"
+
+
+class TracedGate:
+    """A gate whose yes hands the trace on."""
+
+    def __init__(self, gate: Gate, tracer: Tracer) -> None:
+        self.gate, self._tracer = gate, tracer
+        self._upstream = _named(gate.config.upstream)
+        self.fallen, self.answer, self.respond = gate.fallen, gate.answer, gate.respond
+        self.client_headers, self.fault, self.malformed = gate.client_headers, gate.fault, gate.malformed
+
+    async def decide(self, head: RequestHead) -> Decision:
+        decision = await self.gate.decide(head)
+        if isinstance(decision, Allow):
+            return self._tracer.traced(decision, head, self._upstream)
+        return decision
+
+
+class _TracedGates:
+    """The one in force, made anew where the gate is another."""
+
+    def __init__(self, gate: Callable[[], Gate], tracer: Tracer) -> None:
+        self._gate, self._tracer = gate, tracer
+        self._traced = TracedGate(gate(), tracer)
+
+    def __call__(self) -> TracedGate:
+        gate = self._gate()
+        if self._traced.gate is not gate:
+            self._traced = TracedGate(gate, self._tracer)
+        return self._traced
+
+
+def _named(upstream: UpstreamSettings) -> UpstreamName:
+    address = upstream.address
+    return UpstreamName(
+        scheme="http" if upstream.tls is None else "https", host=address.host or address.path, port=address.port
+    )

@@ -1,0 +1,118 @@
+"""What requests are decided and forwarded by: made of one configuration, and swapped whole for that of another."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from sidecar.config.model import Config
+from sidecar.config.restart import without_restart
+from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.observer import Observer
+from sidecar.gate import Gate, KeyFinder
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.store import KeyReader
+from sidecar.observe.metrics import Metrics
+from sidecar.proxy.ports import Gate as Decider
+from sidecar.proxy.server import DataServer
+from sidecar.proxy.tls import ListenerCertificates
+from sidecar.proxy.upstream import Upstream
+from sidecar.running.listeners import unusable_certificate
+
+MakeGate = Callable[[Config, KeyFinder], Gate]
+
+
+class Serving:
+    """The configuration in force, and what was made of it. To be made where its loop runs. Raises StartError."""
+
+    def __init__(self, config: Config, reader: KeyReader, *, make_gate: MakeGate, metrics: Metrics) -> None:
+        self._reader, self._make_gate, self._metrics = reader, make_gate, metrics
+        self.config = config
+        self._cache = KeyCache(reader, size=config.keys.cache_size)
+        self._gate = make_gate(config, self._cache)
+        self._upstream = _upstream_of(config)
+        self._certificates = _certificates_of(config)
+        self._data: DataServer | None = None
+        self._foresee()
+        metrics.watch(key_cache=self._cache_results)
+
+    def data_server(self, observer: Observer, clock: Callable[[], float], *, gate: Callable[[], Decider]) -> DataServer:
+        """The data listener, which follows the configuration from here on. clock: seconds, monotonic.
+
+        gate: `self.gate`, or what stands before it.
+        """
+        self._data = DataServer(
+            gate,
+            self._upstream,
+            observer=observer,
+            clock=clock,
+            limits=self.config.limits,
+            tls=None if self._certificates is None else self._context,
+            trusts=_trusts(self.config),
+        )
+        return self._data
+
+    def gate(self) -> Gate:
+        """The one for requests that begin now."""
+        return self._gate
+
+    async def adopt(self, wanted: Config) -> Sequence[str]:
+        """Serve by `wanted` from the next request on; the options that wait for a restart.
+
+        Raises StartError, and then nothing has changed. Requests that have begun end as they began: by their own gate,
+        over the upstream's connections of their own time.
+        """
+        config, kept = without_restart(self.config, wanted)
+        cache = self._cache_for(config)
+        gate = await asyncio.to_thread(self._make_gate, config, cache)
+        upstream = self._upstream if config.upstream == self.config.upstream else _upstream_of(config)
+        certificates = self._certificates if config.tls == self.config.tls else _certificates_of(config)
+        # From here on nothing is awaited, so that no request sees a part of it.
+        self._swap_cache(cache)
+        self.config, self._gate = config, gate
+        self._upstream, self._certificates = upstream, certificates
+        if self._data is not None:
+            self._data.follow(upstream, limits=config.limits, trusts=_trusts(config))
+        self._foresee()
+        return kept
+
+    def close(self) -> None:
+        self._upstream.close()
+
+    def _cache_for(self, config: Config) -> KeyCache:
+        """What is in memory was well-formed by the rules that it came in under, and is not asked again under others."""
+        if config.keys == self.config.keys:
+            return self._cache
+        return KeyCache(self._reader, size=config.keys.cache_size)
+
+    def _swap_cache(self, new: KeyCache) -> None:
+        """With the counts of the old one, because counters do not go back."""
+        old, self._cache = self._cache, new
+        new.hits, new.misses, new.negative_hits = old.hits, old.misses, old.negative_hits
+
+    def _context(self) -> ssl.SSLContext:
+        """TLS neither begins nor ends while the process runs, so that there are certificates if there were any."""
+        return cast(ListenerCertificates, self._certificates).current()
+
+    def _foresee(self) -> None:
+        self._metrics.foresee(routes=(route.name for route in self.config.routes), quotas=self.config.quotas)
+
+    def _cache_results(self) -> Mapping[str, int]:
+        cache = self._cache
+        return {"hit": cache.hits, "miss": cache.misses, "negative_hit": cache.negative_hits}
+
+
+def _upstream_of(config: Config) -> Upstream:
+    with unusable_certificate("upstream.tls"):
+        return Upstream(config.upstream, loop=asyncio.get_running_loop())
+
+
+def _certificates_of(config: Config) -> ListenerCertificates | None:
+    if config.tls is None:
+        return None
+    with unusable_certificate("tls"):
+        return ListenerCertificates(config.tls)
+
+
+def _trusts(config: Config) -> Callable[[str], bool]:
+    return TrustedProxies(config.trusted_proxies, b"").trusts

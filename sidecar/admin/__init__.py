@@ -1,0 +1,1 @@
+"""Management: REST API, OpenAPI document, web page."""

@@ -1,0 +1,103 @@
+"""The API on HTTP: a request to a Call, a Reply or a refusal to an answer."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from sidecar.admin.api_keys import OPERATIONS as KEY_OPERATIONS
+from sidecar.admin.api_operations import Call, Operation
+from sidecar.admin.api_views import OPERATIONS as VIEW_OPERATIONS
+from sidecar.admin.desk import Desk
+from sidecar.admin.guards import JSON, Handler
+from sidecar.admin.reading import body_of, read_body, read_query
+from sidecar.admin.refusals import Flaw, Refusal, flawed, pointer_of, store_unavailable, unknown_key
+from sidecar.keys.rules import Misfit, UnfitKey
+from sidecar.keys.store import KeyChanged, KeyConflict, Misused, Once, StoreUnavailable, UnknownKey
+
+ROOT: Final = "/api/v1"
+OPERATIONS: Final = (*KEY_OPERATIONS, *VIEW_OPERATIONS)
+
+_IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+_SENDERS_NAME: Final = re.compile("[!-~]{1,255}")
+_ENTITY_TAG: Final = re.compile(r'(W/)?"([!#-~]*)"')
+
+
+def handler_of(operation: Operation, desk_of: Callable[[web.Request], Desk]) -> Handler:
+    """What answers the operation's requests."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        desk = desk_of(request)
+        with refusing():
+            reply = await operation.handle(desk, await _call(operation, request, desk))
+        body = msgspec.json.encode(reply.value)
+        status = reply.status or operation.statuses[0]
+        return web.Response(status=status, body=body, content_type=JSON, headers=dict(reply.headers))
+
+    return handle
+
+
+async def _call(operation: Operation, request: web.Request, desk: Desk) -> Call:
+    """Raises Refusal."""
+    query = read_query(list(request.query.items()), operation.query)
+    raw = await body_of(request)
+    if operation.body is None:
+        if raw.strip() not in (b"", b"{}"):
+            raise flawed([Flaw(pointer="", detail="this takes no body")])
+        body = None
+    else:
+        body = read_body(raw or (b"" if operation.body_needed else b"{}"), operation.body)
+    return Call(
+        key_id=request.match_info.get("id", ""),
+        query=query,
+        body=body,
+        matches=_matches(request) if operation.tagged else (),
+        once=_once(request, body, desk) if operation.once else None,
+    )
+
+
+def _matches(request: web.Request) -> tuple[str, ...]:
+    text = ",".join(request.headers.getall(hdrs.IF_MATCH, []))
+    if not text or text.strip() == "*":
+        return ()
+    strong = tuple(tag for weak, tag in _ENTITY_TAG.findall(text) if not weak)
+    return strong or ("",)  # What is no strong tag matches nothing.
+
+
+def _once(request: web.Request, body: msgspec.Struct | None, desk: Desk) -> Once | None:
+    given = request.headers.getall(_IDEMPOTENCY_KEY, [])
+    if not given:
+        return None
+    if len(given) > 1 or not _SENDERS_NAME.fullmatch(given[0]):
+        detail = f"{_IDEMPOTENCY_KEY} must be given once, with 1 to 255 printable ASCII characters"
+        raise Refusal(400, "invalid_request", detail)
+    asked = request.path.encode() + b"\n" + msgspec.json.encode(body, order="sorted")
+    return Once(token=desk.admin.name, key=given[0], fingerprint=sha256(asked).hexdigest())
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """What keys and store raise becomes a Refusal."""
+    try:
+        yield
+    except UnfitKey as error:
+        raise flawed(Flaw(pointer=_pointer(problem), detail=str(problem)) for problem in error.problems) from None
+    except UnknownKey:
+        raise unknown_key() from None
+    except KeyChanged:
+        raise Refusal(412, "key_changed", "the key is not any more as If-Match says: look at it again") from None
+    except Misused:
+        detail = "this Idempotency-Key was used for another request before: take a new one"
+        raise Refusal(422, "idempotency_key_used", detail) from None
+    except KeyConflict as error:
+        raise Refusal(409, "conflict", str(error)) from None
+    except StoreUnavailable:
+        raise store_unavailable() from None
+
+
+def _pointer(problem: str) -> str:
+    return pointer_of(problem.path) if isinstance(problem, Misfit) else ""

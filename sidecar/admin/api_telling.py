@@ -1,0 +1,124 @@
+"""From the values of the inner rooms to what the API gives."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from sidecar.admin.access import Admin
+from sidecar.admin.api_told import (
+    AuditTold,
+    ExplanationTold,
+    KeyTold,
+    LineTold,
+    PlanTold,
+    QuotaStateTold,
+    QuotaTold,
+    RouteTold,
+    ScopeTold,
+)
+from sidecar.config.model import Config
+from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
+from sidecar.core.times import rfc3339
+from sidecar.explain.asking import Explanation
+from sidecar.keys.records import shown_at
+from sidecar.keys.store import AuditRow
+
+_STORED_AS_JSON: Final = frozenset({"scopes", "quotas", "metadata"})
+
+
+def key_told(key: ApiKey, now: int) -> KeyTold:
+    """`now` in microseconds."""
+    told = shown_at(key, now)
+    return KeyTold(**{name: told[name] for name in KeyTold.__struct_fields__})
+
+
+def audit_told(row: AuditRow) -> AuditTold:
+    return AuditTold(
+        id=row.id,
+        at=rfc3339(row.at),
+        actor=row.actor,
+        source=row.source,
+        action=row.action,
+        key_id=row.key_id,
+        before=_state(row.before),
+        after=_state(row.after),
+    )
+
+
+def _state(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if state is None:
+        return None
+    return {name: _told(name, value) for name, value in state.items()}
+
+
+def _told(name: str, value: Any) -> Any:
+    if name.endswith("_at"):
+        return rfc3339(value)
+    return msgspec.json.decode(value) if name in _STORED_AS_JSON and isinstance(value, str) else value
+
+
+def scopes_told(config: Config, admin: Admin) -> tuple[ScopeTold, ...]:
+    grantable = set(admin.grantable(config.catalogue))
+    return tuple(
+        ScopeTold(
+            name=scope.name,
+            description=scope.description,
+            includes=scope.includes,
+            grantable=scope.name in grantable,
+        )
+        for scope in config.catalogue.scopes.values()
+    )
+
+
+def plans_told(config: Config, admin: Admin) -> tuple[PlanTold, ...]:
+    return tuple(
+        PlanTold(name=name, limits=dict(limits), grantable=admin.may_plan(name))
+        for name, limits in config.plans.items()
+    )
+
+
+def quota_told(quota: Quota) -> QuotaTold:
+    per = quota.period if isinstance(quota.period, str) else f"{quota.period}s"
+    by = tuple(subject.value for subject in quota.by)
+    return QuotaTold(name=quota.name, limit=quota.limit, per=per, window=quota.window.value, by=by)
+
+
+def route_told(route: Route) -> RouteTold:
+    policy = route.policy
+    return RouteTold(
+        name=route.name,
+        methods=tuple(sorted(route.methods)),
+        pattern=route.pattern,
+        where=route.where,
+        public=policy.public,
+        any_scopes=tuple(sorted(policy.any_scopes)),
+        all_scopes=tuple(sorted(policy.all_scopes)),
+        tenant_param=policy.tenant_param,
+        environment_param=policy.environment_param,
+        environments=tuple(sorted(policy.environments)),
+        quotas={charge.quota.name: charge.cost for charge in policy.charges},
+        pass_through=policy.pass_through,
+        answered=policy.respond is not None,
+    )
+
+
+def explanation_told(explanation: Explanation) -> ExplanationTold:
+    decision = explanation.decision
+    refused = decision if isinstance(decision, Deny) else None
+    key = decision.principal.key if decision.principal else refused.key if refused else None
+    return ExplanationTold(
+        decision="allow" if isinstance(decision, Allow) else "deny",
+        reason=refused.reason.value if refused else None,
+        status=explanation.status,
+        route=decision.route.name if decision.route else None,
+        where=decision.route.where if decision.route else None,
+        key_id=key.id if key else None,
+        quotas=tuple(map(_quota_state_told, decision.quota_states)),
+        lines=tuple(LineTold(label=line.label, text=line.text) for line in explanation.lines),
+    )
+
+
+def _quota_state_told(state: QuotaState) -> QuotaStateTold:
+    resets_at = rfc3339(int(state.resets_at) * 1_000_000)
+    return QuotaStateTold(name=state.quota.name, limit=state.limit, remaining=state.remaining, resets_at=resets_at)

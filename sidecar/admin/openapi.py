@@ -1,0 +1,123 @@
+"""The OpenAPI 3.1 document, made from the table of operations and the types that they take and give."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from sidecar.admin.api_operations import Operation
+from sidecar.admin.api_told import Problem
+from sidecar.admin.refusals import PROBLEM_JSON
+
+_REFS: Final = "#/components/schemas/{name}"
+_EVERYWHERE: Final = (400, 401, 403, 421, 429, 503)
+_WITH_BODY: Final = (408, 413, 415)
+_RETRY: Final = {429, 503}
+_TEXT: Final = {
+    200: "Done.",
+    201: "Done; the secret is told this once.",
+    400: "The request is not as it must be; `errors` points at each bad field.",
+    401: "No valid admin token.",
+    403: "The admin token does not reach so far, or another site sent the request.",
+    404: "No such key, or one of another tenant.",
+    408: "The body did not come in time.",
+    409: "The key's state does not allow it.",
+    412: "The key is not as If-Match says.",
+    413: "The body is larger than 1 MiB.",
+    415: "The body is not application/json.",
+    421: "The Host is none of ours.",
+    422: "The Idempotency-Key was used for another request.",
+    429: "Too many wrong admin tokens from this address.",
+    503: "The key store does not answer.",
+}
+_ID_STEP: Final = "{id}"
+_ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_IF_MATCH: Final = {
+    "name": "If-Match",
+    "in": "header",
+    "description": "Do it only if the key still has this entity tag.",
+    "schema": {"type": "string"},
+}
+_ONCE: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Your own name for this request. Sent again within a day, the request is not carried out again: "
+    "the answer is the key of the first time, without its secret.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+
+
+def document(operations: Sequence[Operation], *, root: str, version: str) -> dict[str, Any]:
+    """root: path that those of the operations are below."""
+    types = {kind for one in operations for kind in (one.answer, one.body) if kind is not None} | {Problem}
+    _, schemas = msgspec.json.schema_components(sorted(types, key=lambda kind: kind.__name__), ref_template=_REFS)
+    paths: dict[str, dict[str, Any]] = {}
+    followers = [one.name for one in operations if _ID_STEP in one.path]
+    for one in operations:
+        paths.setdefault(root + one.path, {})[one.method.lower()] = _operation(one, followers)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "sidecar admin API",
+            "version": version,
+            "description": "Issue, change and look after API keys.",
+        },
+        "security": [{"token": []}],
+        "tags": [{"name": group} for group in dict.fromkeys(one.group for one in operations)],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "An admin token."}},
+            "schemas": schemas,
+        },
+    }
+
+
+def _operation(one: Operation, followers: Sequence[str]) -> dict[str, Any]:
+    """followers: names of operations on the key that this one tells of."""
+    statuses = sorted({*_EVERYWHERE, *one.refusals, *(_WITH_BODY if one.method != "GET" else ())})
+    told: dict[str, Any] = {
+        "operationId": one.name,
+        "summary": one.summary,
+        "tags": [one.group],
+        "parameters": [*_parameters(one)],
+        "responses": {str(status): _answer(one, status, followers) for status in one.statuses}
+        | {str(status): _refusal(status) for status in statuses},
+    }
+    if one.body is not None:
+        told["requestBody"] = {"required": one.body_needed, "content": _content("application/json", one.body)}
+    return told
+
+
+def _parameters(one: Operation) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [_ID] if _ID_STEP in one.path else []
+    schema = msgspec.json.schema_components([one.query], ref_template=_REFS)[1][one.query.__name__]
+    for name, part in schema["properties"].items():
+        parameters.append({"name": name, "in": "query", "required": False, "schema": part})
+    if one.tagged:
+        parameters.append(_IF_MATCH)
+    if one.once:
+        parameters.append(_ONCE)
+    return parameters
+
+
+def _answer(one: Operation, status: int, followers: Sequence[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": _TEXT[status], "content": _content("application/json", one.answer)}
+    if one.group == "Keys" and one.name != "listKeys":
+        answer["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "For If-Match."}}
+    if one.key_at and status == one.statuses[0]:
+        found = {"id": f"$response.body#{one.key_at}"}
+        answer["links"] = {name: {"operationId": name, "parameters": found} for name in followers}
+    return answer
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    text = f"{HTTPStatus(status).phrase}. {_TEXT[status]}"
+    refusal: dict[str, Any] = {"description": text, "content": _content(PROBLEM_JSON, Problem)}
+    if status in _RETRY:
+        refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    return refusal
+
+
+def _content(media_type: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {media_type: {"schema": {"$ref": _REFS.format(name=kind.__name__)}}}

@@ -1,0 +1,75 @@
+"""The web page: what it adds to the admin listener. Every page is made here on the server, and works without script."""
+
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from sidecar.admin.guards import ENTRANCE, Entrance, Handler
+from sidecar.admin.pages_actions import VERBS, carry_out, confirm
+from sidecar.admin.pages_audit import list_audit
+from sidecar.admin.pages_explain import explain, show_explain
+from sidecar.admin.pages_figures import INSTRUMENTS, Instruments
+from sidecar.admin.pages_issue import change, issue, show_change, show_issue
+from sidecar.admin.pages_key import show_key
+from sidecar.admin.pages_keys import list_keys
+from sidecar.admin.pages_overview import show_overview
+from sidecar.admin.pages_render import HERE, PAGE_HEADERS, TEMPLATES, Templates
+from sidecar.admin.pages_sign_in import SESSIONS, begin, end, refused, session_of, show_sign_in
+from sidecar.admin.session import Sessions
+
+_STATIC: Final = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+    "chevron.svg": "image/svg+xml",
+}
+_ONE: Final = "/keys/{id}"
+_VERB: Final = f"{_ONE}/{{verb:{VERBS}}}"
+
+
+def add_pages(app: web.Application, instruments: Instruments, *, clock: Callable[[], float]) -> None:
+    """Mount the page on the admin listener's application. clock: Unix seconds.
+
+    Without a session there are the form to sign in, and the files that it looks well with, which hold nothing secret.
+    """
+    app[TEMPLATES] = Templates()
+    app[INSTRUMENTS] = instruments
+    app[SESSIONS] = Sessions(clock=clock, new_token=instruments.new_token)
+    app[ENTRANCE] = Entrance(open=_open(), session=session_of, refused=refused)
+    app.router.add_routes(
+        [
+            web.get("/", show_overview),
+            web.get("/sign-in", show_sign_in),
+            web.post("/sign-in", begin),
+            web.post("/sign-out", end),
+            web.get("/keys", list_keys),
+            web.get("/keys/new", show_issue),
+            web.post("/keys/new", issue),
+            web.get(_ONE, show_key),
+            web.get(f"{_ONE}/change", show_change),
+            web.post(f"{_ONE}/change", change),
+            web.get(_VERB, confirm),
+            web.post(_VERB, carry_out),
+            web.get("/audit", list_audit),
+            web.get("/explain", show_explain),
+            web.post("/explain", explain),
+        ]
+    )
+    for name, content_type in _STATIC.items():
+        app.router.add_get(f"/static/{name}", _file(name, content_type))
+
+
+def _open() -> frozenset[tuple[str, str]]:
+    files = {(method, f"/static/{name}") for name in _STATIC for method in (hdrs.METH_GET, hdrs.METH_HEAD)}
+    return frozenset({(hdrs.METH_GET, "/sign-in"), (hdrs.METH_POST, "/sign-in"), *files})
+
+
+def _file(name: str, content_type: str) -> Handler:
+    """Read once, when the application is made."""
+    body = (HERE / "static" / name).read_bytes()
+
+    async def send(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=PAGE_HEADERS)
+
+    return send

@@ -1,0 +1,203 @@
+"""Issuing a key, and changing one: a form, and what comes of sending it."""
+
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+
+from aiohttp import web
+
+from sidecar.admin.desk import Desk
+from sidecar.admin.pages_command import command_for
+from sidecar.admin.pages_figures import INSTRUMENTS
+from sidecar.admin.pages_filled import Filled, filled_anew, filled_from, filled_of, form_view
+from sidecar.admin.pages_forms import Form, KeyFields, form_of, key_fields, problems_of, problems_of_flaws
+from sidecar.admin.pages_opening import opened
+from sidecar.admin.pages_render import TEMPLATES
+from sidecar.admin.pages_shapes import NewSecret
+from sidecar.admin.pages_words import moment_or_none, sentence
+from sidecar.admin.refusals import Refusal
+from sidecar.admin.server import desk_of
+from sidecar.core.model import ApiKey
+from sidecar.keyrules import key_rules
+from sidecar.keys.changes import KeyChange
+from sidecar.keys.lifecycle import Issued
+from sidecar.keys.records import etag_of
+from sidecar.keys.rules import NewKey, UnfitKey
+from sidecar.keys.store import KeyConflict, Misused, Once, Repeated
+
+_LONGEST_ONCE = 64
+_CHANGED = "Somebody else has changed this key since you opened the form. Look at it again, then change it."
+
+
+async def show_issue(request: web.Request) -> web.Response:
+    """The empty form."""
+    desk = _writing_desk(request)
+    return _issue_form(request, desk, filled_anew(desk), {}, 200, request.app[INSTRUMENTS].new_token())
+
+
+async def issue(request: web.Request) -> web.Response:
+    """The new key, shown this once; or the form again, with what is wrong."""
+    desk, form = _writing_desk(request), await form_of(request)
+
+    async def carry_out() -> web.Response:
+        fields = key_fields(form, desk.now)
+        _check(desk, fields)
+        issued = await desk.issue(_new_key(fields), once=once_of(desk, form))
+        return show_secret(request, desk, issued)
+
+    try:
+        problems = await _problems(carry_out)
+    except (Repeated, Misused):
+        raise sent_before() from None
+    if isinstance(problems, web.Response):
+        return problems
+    return _issue_form(request, desk, filled_from(form), problems, 422, form.get("once", ""))
+
+
+async def show_change(request: web.Request) -> web.Response:
+    """The form with what the key has now."""
+    desk = _writing_desk(request)
+    key = await desk.get(request.match_info["id"])
+    return _change_form(request, desk, key, filled_of(key), {}, 200, etag_of(key))
+
+
+async def change(request: web.Request) -> web.Response:
+    """Back to the key; or the form again, with what is wrong."""
+    desk, form = _writing_desk(request), await form_of(request)
+    key, etag = await desk.get(request.match_info["id"]), form.get("etag", "")
+
+    async def carry_out() -> web.Response:
+        fields = key_fields(form, desk.now, kept=key.expires_at)
+        _check(desk, fields)
+        await desk.change(key.id, _key_change(fields), etag=etag)
+        raise web.HTTPSeeOther(f"/keys/{key.id}?done=change")
+
+    problems = await _problems(carry_out)
+    if isinstance(problems, web.Response):
+        return problems
+    return _change_form(request, desk, key, filled_from(form), problems, 422, etag)
+
+
+def show_secret(request: web.Request, desk: Desk, issued: Issued, *, replaced: ApiKey | None = None) -> web.Response:
+    """The page with the plaintext. Whoever loads it anew sends the form again, and is told that it was sent before."""
+    key, text = issued.key, issued.secret.text
+    routes = opened(desk.config, key)
+    clients = request.app[INSTRUMENTS].clients()
+    retires = None if replaced is None or (replaced.retires_at or 0) <= desk.now else replaced.retires_at
+    view = NewSecret(
+        id=key.id,
+        name=key.name,
+        text=text,
+        command=command_for(desk.config, key, text, routes, clients=clients),
+        opens=tuple(route.name for route in routes),
+        replaces="" if replaced is None else replaced.id,
+        retires=moment_or_none(retires, desk.now),
+    )
+    return request.app[TEMPLATES].page(request, "issued.html", view=view)
+
+
+def once_of(desk: Desk, form: Form) -> Once | None:
+    """So that a form that is sent twice makes one key."""
+    if not 1 <= len(form.get("once", "")) <= _LONGEST_ONCE:
+        return None
+    said = "\n".join(f"{name}={value}" for name, value in form.items() if name != "proof")
+    fingerprint = sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+    return Once(token=f"page:{desk.admin.name}", key=form["once"], fingerprint=fingerprint)
+
+
+def sent_before() -> Refusal:
+    return Refusal(
+        409,
+        "sent_before",
+        "this form was sent before, and its key was made then; a key is shown once only, so if it is lost, "
+        "revoke it and issue another",
+    )
+
+
+class _BadForm(Exception):
+    """problems: field to what is wrong with it."""
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        super().__init__()
+        self.problems = problems
+
+
+def _check(desk: Desk, fields: KeyFields) -> None:
+    """Raises _BadForm where something could not be read, with whatever else is wrong, so that all is told at once."""
+    if not fields.problems:
+        return
+    problems: dict[str, str] = {}
+    try:
+        key_rules(desk.config).check(_new_key(fields), desk.now)
+    except UnfitKey as unfit:
+        problems = problems_of(unfit)
+    raise _BadForm({**problems, **fields.problems})
+
+
+async def _problems(carry_out: Callable[[], Awaitable[web.Response]]) -> web.Response | dict[str, str]:
+    """The answer, or what is wrong by field."""
+    try:
+        return await carry_out()
+    except _BadForm as bad:
+        return bad.problems
+    except UnfitKey as unfit:
+        return problems_of(unfit)
+    except (Repeated, Misused):
+        raise
+    except KeyConflict as conflict:
+        return {"": conflict_said(conflict)}
+    except Refusal as refusal:
+        if not refusal.flaws:
+            raise
+        return problems_of_flaws(refusal.detail, refusal.flaws)
+
+
+def conflict_said(conflict: KeyConflict) -> str:
+    """Why a change did not fit, for people."""
+    text = str(conflict)
+    return sentence(text) if text else _CHANGED
+
+
+def _writing_desk(request: web.Request) -> Desk:
+    desk = desk_of(request)
+    desk.must_write()
+    return desk
+
+
+def _issue_form(
+    request: web.Request, desk: Desk, filled: Filled, problems: dict[str, str], status: int, once: str
+) -> web.Response:
+    form = form_view(desk, filled, problems=problems, once=once)
+    return request.app[TEMPLATES].page(request, "issue.html", status=status, form=form)
+
+
+def _change_form(
+    request: web.Request, desk: Desk, key: ApiKey, filled: Filled, problems: dict[str, str], status: int, etag: str
+) -> web.Response:
+    form = form_view(desk, filled, problems=problems, key=key, etag=etag)
+    return request.app[TEMPLATES].page(
+        request, "change.html", status=status, form=form, key_id=key.id, key_name=key.name
+    )
+
+
+def _new_key(fields: KeyFields) -> NewKey:
+    return NewKey(
+        name=fields.name,
+        scopes=fields.scopes,
+        tenant=fields.tenant,
+        environment=fields.environment,
+        plan=fields.plan,
+        quotas=fields.quotas,
+        metadata=fields.metadata,
+        expires_at=fields.expires_at,
+    )
+
+
+def _key_change(fields: KeyFields) -> KeyChange:
+    return KeyChange(
+        name=fields.name,
+        scopes=fields.scopes,
+        plan=fields.plan,
+        quotas=fields.quotas,
+        metadata=fields.metadata,
+        expires_at=fields.expires_at,
+    )

@@ -1,0 +1,146 @@
+"""The page of one key."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from aiohttp import web
+
+from sidecar.admin.desk import Desk
+from sidecar.admin.pages_actions import possible
+from sidecar.admin.pages_audit import entries_of
+from sidecar.admin.pages_charts import Chart, chart
+from sidecar.admin.pages_figures import INSTRUMENTS, Left, class_of, last_day, last_days, left_of, points_of
+from sidecar.admin.pages_opening import charges, needs, opened
+from sidecar.admin.pages_render import TEMPLATES
+from sidecar.admin.pages_shapes import AuditEntry, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
+from sidecar.admin.pages_words import MICROSECONDS, moment, moment_or_none, percent, quota_said, standing, standing_note
+from sidecar.admin.server import desk_of
+from sidecar.core.model import ApiKey, Route
+from sidecar.keys.store import AuditFilter
+from sidecar.keys.usage_store import UsageFilter, UsageRow
+
+_AUDIT_ROWS: Final = 10
+_SPANS: Final = (("1", "24 hours"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"))
+_DONE: Final = {
+    "change": "The change is saved, and counts from the next request on.",
+    "disable": "The key is disabled: its next request is refused.",
+    "enable": "The key is enabled: its next request is taken.",
+    "revoke": "The key is revoked: its next request is refused, for ever.",
+}
+
+
+async def show_key(request: web.Request) -> web.Response:
+    """Everything about one key, but the key itself."""
+    desk, instruments = desk_of(request), request.app[INSTRUMENTS]
+    key = await desk.get(request.match_info["id"])
+    days = _days(request.query.get("span", ""))
+    wanted = _span(desk.now, days)
+    rows = await desk.usage(key.id, wanted)
+    routes = opened(desk.config, key)
+    left = await left_of(instruments.limiter, desk.config, key, routes, now=desk.now / MICROSECONDS)
+    view = KeyPage(
+        id=key.id,
+        name=key.name,
+        standing=standing(key, desk.now),
+        standing_note=standing_note(key, desk.now),
+        facts=tuple(_facts(key, desk.now)),
+        routes=tuple(_route(route) for route in routes),
+        quotas=tuple(quota_row(one, desk.now) for one in left),
+        chart=usage_chart(rows, wanted, dict(_SPANS)[days]) if rows else None,
+        spans=tuple(Option(value=value, label=label, chosen=value == days) for value, label in _SPANS),
+        by_route=_by_route(rows),
+        audit=await _audit(desk, key),
+        actions=possible(key, desk.now),
+        done=_DONE.get(request.query.get("done", ""), ""),
+    )
+    return request.app[TEMPLATES].page(request, "key.html", view=view)
+
+
+def usage_chart(rows: Sequence[UsageRow], wanted: UsageFilter, span: str) -> Chart:
+    """A bar for each hour or day of `wanted`, and a label at its beginning, its middle and its end."""
+    shown = "%b %-d" if wanted.by == "day" else "%H:%M"
+    points = [(_label(at, f"{shown} UTC"), counts) for at, counts in points_of(rows, wanted)]
+    middle = (wanted.since + wanted.until) // 2
+    ticks = [_label(at, shown) for at in (wanted.since, middle)]
+    return chart(points, ticks=[*ticks, "now"], span=span)
+
+
+def quota_row(left: Left, now: int, *, key: ApiKey | None = None) -> QuotaRow:
+    """key: whose quota it is, where the page is not that key's own."""
+    state, said = left.state, quota_said(left.quota, left.limit)
+    used = percent(state.used, state.limit) if state else 0
+    return QuotaRow(
+        name=left.quota.name,
+        said=said,
+        left=f"{state.remaining:,} left" if state else "",
+        percent=used,
+        kind="bad" if used >= 95 else "warn" if used >= 80 else "",
+        resets=moment(int(state.resets_at * MICROSECONDS), now) if state and state.used else None,
+        note=left.note,
+        key_id="" if key is None else key.id,
+        key_name="" if key is None else key.name,
+    )
+
+
+def _days(text: str) -> str:
+    return text if text in dict(_SPANS) else "1"
+
+
+def _span(now: int, days: str) -> UsageFilter:
+    return last_day(now) if days == "1" else last_days(now, int(days))
+
+
+def _label(at: int, shown: str) -> str:
+    return datetime.fromtimestamp(at // MICROSECONDS, UTC).strftime(shown)
+
+
+def _route(route: Route) -> RouteRow:
+    return RouteRow(name=route.name, where=route.where, needs=needs(route.policy), quotas=charges(route.policy))
+
+
+def _by_route(rows: Sequence[UsageRow]) -> tuple[UsageByRoute, ...]:
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts.setdefault(row.route, Counter())[class_of(row.status_class)] += row.count
+    most_first = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
+    return tuple(
+        UsageByRoute(
+            route=route,
+            total=f"{count.total():,}",
+            good=f"{count['2xx'] + count['3xx']:,}",
+            client_errors=f"{count['4xx']:,}",
+            server_errors=f"{count['5xx']:,}",
+        )
+        for route, count in most_first
+    )
+
+
+def _facts(key: ApiKey, now: int) -> Iterator[Fact]:
+    yield Fact(label="Id", value=key.id, mono=True)
+    yield Fact(label="Begins with", value=f"{key.prefix}…", mono=True)
+    yield Fact(label="Tenant", value=key.tenant or "")
+    yield Fact(label="Environment", value=key.environment or "")
+    yield Fact(label="Scopes", chips=key.scopes)
+    yield Fact(label="Plan", value=key.plan or "")
+    if key.quotas:
+        yield Fact(label="Own limits", chips=tuple(f"{name}: {limit:,}" for name, limit in key.quotas.items()))
+    if key.metadata:
+        yield Fact(label="Metadata", chips=tuple(f"{name}={value}" for name, value in key.metadata.items()))
+    yield Fact(label="Last used", value="Never", moment=moment_or_none(key.last_used_at, now))
+    if key.last_used_address:
+        yield Fact(label="From", value=key.last_used_address, mono=True)
+    if key.last_used_agent:
+        yield Fact(label="With", value=key.last_used_agent)
+    yield Fact(label="Issued", moment=moment(key.created_at, now))
+    yield Fact(label="By", value=key.created_by)
+    yield Fact(label="Expires", value="Never", moment=moment_or_none(key.expires_at, now))
+    if key.retires_at is not None:
+        yield Fact(label="Retires" if key.retires_at > now else "Retired", moment=moment(key.retires_at, now))
+    if key.replaces:
+        yield Fact(label="In place of", value=key.replaces, link=f"/keys/{key.replaces}")
+
+
+async def _audit(desk: Desk, key: ApiKey) -> tuple[AuditEntry, ...]:
+    return entries_of(await desk.audit(AuditFilter(key_id=key.id, limit=_AUDIT_ROWS)), desk.now)

@@ -1,0 +1,153 @@
+"""The first page: what goes on, and what wants to be looked at."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from aiohttp import web
+
+from sidecar.admin.desk import Desk
+from sidecar.admin.pages_activity_shapes import CountRow, DueRow, Event, Overview, Tile
+from sidecar.admin.pages_charts import CLASSES
+from sidecar.admin.pages_figures import INSTRUMENTS, Instruments, class_of, last_day, left_of
+from sidecar.admin.pages_key import quota_row, usage_chart
+from sidecar.admin.pages_opening import opened
+from sidecar.admin.pages_render import TEMPLATES
+from sidecar.admin.pages_shapes import QuotaRow
+from sidecar.admin.pages_words import MICROSECONDS, moment, moment_or_none, part_said, percent, span_of
+from sidecar.admin.refusals import Refusal
+from sidecar.admin.server import desk_of
+from sidecar.admin.viewer import DUE_WITHIN_SECONDS
+from sidecar.core.model import ApiKey
+from sidecar.core.unusual import UnusualEvent, UnusualKind
+from sidecar.core.wording import counted
+from sidecar.keys.store import KeyFilter
+from sidecar.keys.usage_store import UsageRow
+
+_MOST: Final = 6
+"""Lines of a list on this page."""
+_NEAR_PERCENT: Final = 80
+_WHY: Final = {
+    "expires": "Expires",
+    "retires": "Retires, and another key takes its place",
+    "max_age": "Past its greatest age: rotate it",
+}
+_UNUSUAL: Final = {
+    UnusualKind.UNUSED_KEY: "Used again after a long time",
+    UnusualKind.NEW_NETWORK: "First use from a new network",
+    UnusualKind.REFUSALS: "Many refusals",
+    UnusualKind.REVOKED_KEY: "Revoked, and still tried",
+    UnusualKind.RETIRED_KEY: "Retired, and still tried",
+}
+
+
+async def show_overview(request: web.Request) -> web.Response:
+    """Numbers of the last day, and lists of what wants attention."""
+    desk, instruments = desk_of(request), request.app[INSTRUMENTS]
+    wanted = last_day(desk.now)
+    rows = await desk.usage(None, wanted)
+    due = await _due(desk)
+    view = Overview(
+        intro=_intro(desk),
+        first_steps=not (await desk.list(KeyFilter(limit=1))).keys,
+        tiles=tuple(await _tiles(desk, rows, len(due))),
+        chart=usage_chart(rows, wanted, "24 hours") if rows else None,
+        unusual=await _unusual(desk),
+        due=due[:_MOST],
+        due_within=span_of(DUE_WITHIN_SECONDS),
+        refusals=_refusals(desk, instruments),
+        refusals_since=f"Since this process started, {_since(desk, instruments)}; those without a key too.",
+        quotas=await _near_end(desk, instruments),
+        near_percent=_NEAR_PERCENT,
+    )
+    return request.app[TEMPLATES].page(request, "overview.html", here="overview", view=view)
+
+
+def _since(desk: Desk, instruments: Instruments) -> str:
+    return moment(int(instruments.since * MICROSECONDS), desk.now).said
+
+
+def _intro(desk: Desk) -> str:
+    routes = counted(len(desk.config.routes), "route")
+    whose = "every tenant" if desk.admin.tenant is None else f"tenant {desk.admin.tenant}"
+    return f"{routes} in force, keys of {whose}."
+
+
+async def _tiles(desk: Desk, rows: Sequence[UsageRow], due: int) -> list[Tile]:
+    by_class = {name: sum(row.count for row in rows if class_of(row.status_class) == name) for name in CLASSES}
+    total = sum(by_class.values())
+    client, server = by_class["4xx"], by_class["5xx"]
+    tiles = [
+        Tile(name="Requests", value=f"{total:,}", note="with a key, last 24 hours"),
+        Tile(name="Answered 4xx", value=f"{client:,}", note=part_said(client, total)),
+        Tile(name="Answered 5xx", value=f"{server:,}", note=part_said(server, total)),
+    ]
+    counts = await desk.counts()
+    if counts is None:
+        return [*tiles, Tile(name="Keys due", value=f"{due:,}", note=f"within {span_of(DUE_WITHIN_SECONDS)}")]
+    others = sum(counts.values()) - counts.get("active", 0)
+    note = f"{others:,} disabled, expired or revoked" if others else "none disabled or revoked"
+    return [
+        *tiles,
+        Tile(name="Active keys", value=f"{counts.get('active', 0):,}", note=note, link="/keys?standing=active"),
+    ]
+
+
+async def _due(desk: Desk) -> tuple[DueRow, ...]:
+    return tuple(
+        DueRow(
+            key_id=one.key.id,
+            key_name=one.key.name,
+            said=_WHY.get(one.why, one.why),
+            moment=moment(one.at, desk.now),
+            last_used=moment_or_none(one.key.last_used_at, desk.now),
+        )
+        for one in await desk.due()
+    )
+
+
+async def _unusual(desk: Desk) -> tuple[Event, ...]:
+    return tuple([await _event(desk, event) for event in await desk.unusual(limit=_MOST)])
+
+
+async def _event(desk: Desk, event: UnusualEvent) -> Event:
+    key = await _known(desk, event.key_id) if event.key_id else None
+    return Event(
+        said=_UNUSUAL[event.kind],
+        detail=event.detail[:1].upper() + event.detail[1:],
+        moment=moment(event.at, desk.now),
+        key_id=key.id if key else "",
+        key_name=key.name if key else "",
+    )
+
+
+async def _known(desk: Desk, key_id: str) -> ApiKey | None:
+    try:
+        return await desk.get(key_id)
+    except Refusal:
+        return None
+
+
+def _refusals(desk: Desk, instruments: Instruments) -> tuple[CountRow, ...] | None:
+    if desk.admin.tenant is not None:
+        return None
+    counts = {reason: count for reason, count in instruments.refusals().items() if count}
+    most = max(counts.values(), default=0)
+    most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(
+        CountRow(name=reason, count=f"{count:,}", percent=percent(count, most)) for reason, count in most_first
+    )
+
+
+async def _near_end(desk: Desk, instruments: Instruments) -> tuple[QuotaRow, ...]:
+    """Of the keys that have used most, what has less than a fifth left, the fullest first."""
+    rows: list[QuotaRow] = []
+    for key_id in dict.fromkeys(await asyncio.to_thread(instruments.fullest)):
+        key = await _known(desk, key_id)
+        if key is not None:
+            left = await left_of(
+                instruments.limiter, desk.config, key, opened(desk.config, key), now=desk.now / MICROSECONDS
+            )
+            rows += [quota_row(one, desk.now, key=key) for one in left]
+    near = [row for row in rows if row.percent >= _NEAR_PERCENT]
+    return tuple(sorted(near, key=lambda row: -row.percent)[:_MOST])

@@ -1,0 +1,127 @@
+"""Signing in and out: from an admin token to a session, and who a session's cookie stands for."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from sidecar.admin.guards import sign_in
+from sidecar.admin.pages_forms import form_of
+from sidecar.admin.pages_render import SESSION, TEMPLATES
+from sidecar.admin.pages_words import sentence
+from sidecar.admin.refusals import Refusal, unauthorized
+from sidecar.admin.server import TOKENS
+from sidecar.admin.session import LONGEST_SECONDS, Sessions
+from sidecar.admin.tokens import digest_of
+from sidecar.core.inject import ADMIN_COOKIE
+
+COOKIE: Final = ADMIN_COOKIE
+SESSIONS: Final = web.AppKey("sessions", Sessions)
+
+_TITLES: Final[Mapping[int, str]] = {
+    400: "That cannot be done",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not found",
+    408: "Too slow",
+    409: "That cannot be done",
+    412: "Changed by someone else",
+    413: "Too large",
+    421: "Unknown host",
+    429: "Too many wrong tokens",
+    503: "The key store cannot answer",
+}
+
+
+def session_of(request: web.Request) -> bytes | None:
+    """The digest of the admin token with which the cookie's session was begun; None without one."""
+    session = request.app[SESSIONS].find(request.cookies.get(COOKIE, ""))
+    if session is None:
+        return None
+    request[SESSION] = session
+    return session.digest
+
+
+async def show_sign_in(request: web.Request) -> web.Response:
+    """The form. Whoever asks for it by its address comes to the overview afterwards.
+
+    401 is what it is about, and a browser shows it all the same.
+    """
+    answer = _form(request, 401, "/")
+    answer.headers.update(unauthorized().headers)
+    return answer
+
+
+async def begin(request: web.Request) -> web.Response:
+    """A session for whoever presents an admin token; the token itself goes no further."""
+    fields = await form_of(request)
+    token, wanted = fields.get("token", "").strip(), _local(fields.get("next", "/"))
+    try:
+        await sign_in(request.app[TOKENS], token, request)
+    except Refusal as refusal:
+        wrong = "This token is not known." if refusal.status == 401 else _wait(refusal)
+        answer = _form(request, refusal.status, wanted, wrong)
+        answer.headers.update(refusal.headers)
+        return answer
+    _forget(request)
+    session_id = request.app[SESSIONS].begin(digest_of(token))
+    answer = web.Response(status=303, headers={hdrs.LOCATION: wanted})
+    answer.set_cookie(
+        COOKIE,
+        session_id,
+        max_age=LONGEST_SECONDS,
+        path="/",
+        httponly=True,
+        samesite="Strict",
+        secure=_is_https(request),
+    )
+    return answer
+
+
+async def end(request: web.Request) -> web.Response:
+    """The session is over, whatever still holds its cookie."""
+    await form_of(request)
+    _forget(request)
+    answer = web.Response(status=303, headers={hdrs.LOCATION: "/sign-in"})
+    answer.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=_is_https(request))
+    return answer
+
+
+async def refused(request: web.Request, refusal: Refusal) -> web.StreamResponse:
+    """What a browser is shown in place of a problem document. Without a session that is the form to sign in."""
+    if refusal.status == 401:
+        wanted = request.path_qs if request.method == hdrs.METH_GET else "/"
+        answer = _form(request, 401, _local(wanted))
+    else:
+        title = _TITLES.get(refusal.status, "That did not work")
+        flaws = [flaw.detail for flaw in refusal.flaws]
+        detail = sentence(refusal.detail)
+        answer = request.app[TEMPLATES].bare(
+            "refused.html", status=refusal.status, title=title, detail=detail, flaws=flaws
+        )
+    answer.headers.update(refusal.headers)
+    return answer
+
+
+def _form(request: web.Request, status: int, wanted: str, wrong: str = "") -> web.Response:
+    return request.app[TEMPLATES].bare("sign_in.html", status=status, next=wanted, wrong=wrong)
+
+
+def _forget(request: web.Request) -> None:
+    request.app[SESSIONS].end(request.cookies.get(COOKIE, ""))
+
+
+def _wait(refusal: Refusal) -> str:
+    seconds = refusal.headers.get(hdrs.RETRY_AFTER, "60")
+    return f"Too many wrong tokens came from your address. Try again in {seconds} seconds."
+
+
+def _local(address: str) -> str:
+    """`address` where it is a path of ours; a browser reads `//` and `/\\` as another host."""
+    is_ours = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
+    return address if is_ours and not address.startswith(("/sign-", "/static/")) else "/"
+
+
+def _is_https(request: web.Request) -> bool:
+    """Also behind a proxy that says so: at worst a cookie is not sent."""
+    return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"

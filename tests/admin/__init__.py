@@ -1,0 +1,1 @@
+"""The admin listener: its API and its page."""

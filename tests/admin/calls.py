@@ -1,0 +1,102 @@
+"""Requests to the admin listener, as scripts and browsers send them."""
+
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from tests.harness.running import Sidecar
+
+OPS, AUDITOR, ACME = "ops-token-0123456789abcdef", "auditor-token-0123456789ab", "acme-token-0123456789abcdef"
+
+
+def entry(name: str, token: str, rest: str) -> str:
+    """An item of `admin: tokens:`."""
+    return f"{{name: {name}, hash: 'sha256:{sha256(token.encode()).hexdigest()}', {rest}}}"
+
+
+CONFIG = f"""\
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:///nowhere
+admin:
+  listen: 127.0.0.1:0
+  hosts: [keys.internal]
+  tokens:
+    - {entry("ops", OPS, "rights: write")}
+    - {entry("auditor", AUDITOR, "rights: read")}
+    - {entry("acme", ACME, "rights: write, tenant: acme, scopes: ['streams:write'], plans: [free]")}
+keys:
+  environments: {{live: hv_live_}}
+  default_scopes: [streams:read]
+scopes:
+  streams:read: List streams
+  streams:write: {{includes: [streams:read]}}
+  billing: Pay
+quotas:
+  general: {{limit: 1000, per: hour}}
+plans:
+  free: {{general: 10}}
+  pro: {{general: 5000}}
+routes:
+  - GET /streams/**: {{scopes: [streams:read], quotas: [general]}}
+  - GET /billing/**: {{scopes: [billing]}}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """An answer of the admin listener."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def pointers(self) -> list[str]:
+        """What a refusal points at."""
+        return sorted(error["pointer"] for error in self.json["errors"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
+    """Whoever holds `token`. Its requests go below /api/v1 unless the path begins with a slash."""
+
+    address: tuple[str, int]
+    token: str | None = OPS
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def call(self, method: str, path: str, body: object = None, **headers: str) -> Told:
+        """headers: by their names with `_` for `-`. A `body` of bytes is sent as it is."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        credential = {"Authorization": f"Bearer {self.token}"} if self.token is not None else {}
+        text = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        kind = {"Content-Type": "application/json"} if text is not None else {}
+        connection = http.client.HTTPConnection(*self.address, timeout=10)
+        try:
+            target = path if path.startswith("/") else f"/api/v1/{path}"
+            connection.request(method, target, text, {**kind, **credential, **self.headers, **given})
+            answer = connection.getresponse()
+            return Told(status=answer.status, headers=dict(answer.getheaders()), body=answer.read())
+        finally:
+            connection.close()
+
+    def issue(self, **wanted: object) -> tuple[str, str]:
+        """Id and plaintext of a new key."""
+        told = self.call("POST", "keys", {"name": "a test's key", **wanted})
+        assert told.status == 201, told.body
+        return told.json["key"]["id"], told.json["secret"]
+
+
+def admin_address(sidecar: Sidecar) -> tuple[str, int]:
+    """Where the admin listener is bound."""
+    told = sidecar.process.stderr.wait_for(lambda line: "admin listener on" in line)
+    assert told is not None, sidecar.process.stderr.all()
+    host, _, port = told.rpartition(" ")[2].rpartition(":")
+    return host, int(port)

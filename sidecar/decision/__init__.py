@@ -1,0 +1,1 @@
+"""Forward-auth: the gate's decision for a proxy that does the forwarding itself."""

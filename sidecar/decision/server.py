@@ -1,0 +1,141 @@
+"""The decision listener: a proxy asks about a request, and is told what the gate says. Read `_answer` first."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from sidecar.config.model import Address, Limits
+from sidecar.core.errors import Reason
+from sidecar.core.model import Answer, Decision, Deny, RequestHead
+from sidecar.core.observer import Observer
+from sidecar.decision.answers import allowing, refusing
+from sidecar.decision.dialects import Dialect, dialect_of, original
+from sidecar.decision.listener import Listener, Reply
+from sidecar.decision.ports import Gate
+from sidecar.decision.terms import Terms
+
+_MAX_NAMED = 16
+"""Strangers whose addresses the log is told."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a proxy wants to know. objection: why the gate need not be asked."""
+
+    head: RequestHead
+    dialect: Dialect
+    objection: Reason | None
+
+
+class DecisionServer:
+    """To be made where its loop runs. gate: the one in force; asked once a request. clock: seconds, monotonic."""
+
+    def __init__(
+        self, gate: Callable[[], Gate], *, observer: Observer, clock: Callable[[], float], limits: Limits
+    ) -> None:
+        self._gate, self._observer, self._clock = gate, observer, clock
+        self._known: tuple[Gate, Terms] | None = None
+        self._strangers: set[str] = set()
+        self._listener = Listener(self, limits)
+        self._retiring = False
+        self.address = Address()
+        """Where it is bound, once it is started."""
+
+    async def start(self, address: Address) -> None:
+        """Bind. Raises OSError."""
+        self.address = await self._listener.bind(address)
+
+    def retire(self) -> None:
+        """Every answer is its connection's last from here on."""
+        self._retiring = True
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """Take no more connections, finish what is under way for at most `grace_seconds`, and end the rest."""
+        self.retire()
+        await self._listener.close(grace_seconds)
+
+    def follow(self, limits: Limits) -> None:
+        """Limits of the connections that come from here on."""
+        self._listener.limits = limits
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        reply = Reply(await self._answer(request))
+        if self._retiring or not self.trusts(request.remote or ""):
+            reply.force_close()
+        return reply
+
+    def trusts(self, peer: str) -> bool:
+        return self._terms(self._gate()).trusts(peer)
+
+    def turned_away(self, cap: str) -> None:
+        self._observer.turned_away(cap)
+
+    async def _answer(self, request: web.BaseRequest) -> Answer:
+        """Only what a trusted proxy asks, in a dialect that is served, comes before the gate."""
+        gate, peer = self._gate(), request.remote or ""
+        terms = self._terms(gate)
+        if not terms.trusts(peer):
+            self._note_stranger(peer)
+            return self.refuse(Reason.NO_ROUTE)
+        dialect = dialect_of(request.raw_path, terms.served)
+        if dialect is None:
+            return self.refuse(Reason.BAD_REQUEST)
+        asked = original(dialect, request.method, request.raw_path, request.raw_headers)
+        if isinstance(asked, Reason):
+            return refusing(dialect, self.refuse(asked))
+        head = RequestHead(method=asked.method, target=asked.target, headers=asked.headers, peer=peer)
+        return await self._observed(Question(head=head, dialect=dialect, objection=terms.objection(asked)), gate)
+
+    async def _observed(self, question: Question, gate: Gate) -> Answer:
+        """The answer, whatever happens."""
+        began, decision, reason = self._clock(), None, question.objection
+        self._observer.begun()
+        answer = gate.malformed(reason or Reason.INTERNAL)
+        try:
+            if reason is None:
+                decision = await gate.decide(question.head)
+                reason, answer = self._worded(decision, gate, question.dialect)
+        except Exception as exc:
+            reason = Reason.INTERNAL
+            _log.error("internal error: %s", type(exc).__name__)
+        finally:
+            self._observer.finished(
+                question.head,
+                decision,
+                answer.status,
+                seconds=self._clock() - began,
+                upstream_seconds=None,
+                bytes_in=0,
+                bytes_out=len(answer.body),
+                reason=reason,
+            )
+        return refusing(question.dialect, answer) if reason else answer
+
+    def _worded(self, decision: Decision, gate: Gate, dialect: Dialect) -> tuple[Reason | None, Answer]:
+        """What the sidecar answers itself is not for the upstream, where the proxy in front would send it."""
+        if isinstance(decision, Deny):
+            return decision.reason, gate.answer(decision)
+        if decision.route.policy.respond is not None:
+            return Reason.NO_ROUTE, gate.malformed(Reason.NO_ROUTE)
+        terms = self._terms(gate)
+        ours = gate.client_headers(decision)
+        return None, allowing(dialect, terms.told(decision), ours, without=terms.not_forwarded(decision))
+
+    def refuse(self, reason: Reason) -> Answer:
+        answer = self._gate().malformed(reason)
+        self._observer.malformed(answer.status, reason)
+        return answer
+
+    def _terms(self, gate: Gate) -> Terms:
+        if self._known is None or self._known[0] is not gate:
+            self._known = (gate, Terms(gate.config))
+        return self._known[1]
+
+    def _note_stranger(self, peer: str) -> None:
+        """Once for each, and not for ever more: an operator who forgot `trusted_proxies` sees nothing but 403."""
+        if peer not in self._strangers and len(self._strangers) < _MAX_NAMED:
+            self._strangers.add(peer)
+            _log.warning("sidecar: decision listener: refused %s, which is not in trusted_proxies", peer)

@@ -1,0 +1,1 @@
+"""Forward-auth: questions by raw sockets, and real proxies that ask them."""

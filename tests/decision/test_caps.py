@@ -1,0 +1,83 @@
+"""The decision listener holds strangers, and everyone together, to the caps of `limits`, and follows their changes."""
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.decision.asking import FILES, Decider, question, start_decider
+from tests.harness.running import StartSidecar
+from tests.harness.wire import Connection, ConnectionClosed
+from tests.reload.changing import Changing
+
+STRANGER = "127.9.9.9"
+TEXT = (FILES / "sidecar.yaml").read_text(encoding="utf-8")
+
+
+def limited(start: StartSidecar, limits: str) -> Decider:
+    return start_decider(start, f"{TEXT}\nlimits: {{{limits}}}\n")
+
+
+def answers(decider: Decider, connection: Connection) -> bool:
+    try:
+        return connection.exchange(question("nginx", "GET", "/items/1", decider.credential("Kr"))).status == 200
+    except (ConnectionClosed, ConnectionError):
+        return False
+
+
+@pytest.mark.parametrize(("limit", "served"), [("connections", 2), ("connections_per_address", 3)])
+def test_connections_past_a_cap_are_closed_and_counted(start_sidecar: StartSidecar, limit: str, served: int) -> None:
+    """That by address is not for trusted proxies."""
+    decider = limited(start_sidecar, f"{limit}: 2")
+    opened = [decider.connect() for _ in range(3)]
+    assert [answers(decider, connection) for connection in opened].count(True) == served
+    for connection in opened:
+        connection.close()
+    if limit == "connections":
+        assert decider.sidecar.metric('sidecar_connections_refused_total{limit="connections"}') == 1
+
+
+def test_strangers_are_capped_by_address(start_sidecar: StartSidecar) -> None:
+    decider = limited(start_sidecar, "connections_per_address: 2")
+    opened = [Connection(decider.address, source=STRANGER) for _ in range(3)]
+    assert opened[2].rest() == b""
+    assert decider.sidecar.metric('sidecar_connections_refused_total{limit="connections_per_address"}') == 1
+    opened[0].close()
+    while decider.exchange(question("nginx", "GET", "/items/1"), source="127.9.9.8").status != 403:
+        pass
+    for connection in opened[1:]:
+        connection.close()
+
+
+def test_a_stranger_cannot_make_it_hold_a_head_without_end(start_sidecar: StartSidecar) -> None:
+    decider = limited(start_sidecar, "head: 16KiB, header: 8KiB")
+    with Connection(decider.address, source=STRANGER) as connection:
+        connection.send(b"GET /nginx HTTP/1.1\r\n")
+        with pytest.raises(ConnectionError):
+            for number in range(200):
+                connection.send(b"A%d: %b\r\n" % (number, b"x" * 4000))
+            raise AssertionError("took it all")
+
+
+def test_a_burst_of_connections_does_not_wait(start_sidecar: StartSidecar) -> None:
+    decider = start_decider(start_sidecar)
+    began = time.monotonic()
+    opened = [socket.create_connection(decider.address) for _ in range(600)]
+    assert time.monotonic() - began < 1
+    for connection in opened:
+        connection.close()
+
+
+def test_limits_are_followed(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    decider = limited(start_sidecar, "connections: 2")
+    file = decider.sidecar.keys.config
+    text = file.read_text(encoding="utf-8")
+    changing = Changing(sidecar=decider.sidecar, file=file)
+    changing.write(text.replace("connections: 2", "connections: 3"))
+    changing.hang_up()
+    changing.told(str(file))
+    opened = [decider.connect() for _ in range(3)]
+    assert all(answers(decider, connection) for connection in opened)
+    for connection in opened:
+        connection.close()

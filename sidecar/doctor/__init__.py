@@ -1,0 +1,1 @@
+"""What is wrong with an installation: looked at first, judged by pure functions afterwards."""

@@ -1,0 +1,143 @@
+"""The upstream, the ways around the sidecar, and the sidecar that runs, as the network shows them."""
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from time import perf_counter
+from typing import Final
+
+from sidecar.config.model import Address, Config, UpstreamSettings
+from sidecar.doctor.asking import NoReply, Reply, Streams, close, connect, exchange
+from sidecar.doctor.certificates import validity_of
+from sidecar.doctor.places import file_seen
+from sidecar.doctor.seen import FileSeen, RunningSeen, Unseen, UpstreamSeen, WayAround, Whereabouts
+from sidecar.proxy.tls import describe, upstream_context
+
+_AROUND_SECONDS: Final = 1.0
+_ANSWER_SECONDS: Final = 3.0
+_SAMPLE = re.compile(r"(sidecar_[a-z0-9_]+(?:\{.*\})?) ([0-9.e+-]+)")
+_BUILD: Final = "sidecar_build_info"
+
+Clock = Callable[[], float]
+
+
+async def upstream_seen(settings: UpstreamSettings, clock: Clock) -> UpstreamSeen | Unseen:
+    """A connection as the sidecar makes it, and one HEAD on it, for its Date. clock: Unix seconds."""
+    started = perf_counter()
+    try:
+        tls = None if settings.tls is None else upstream_context(settings.tls)
+        name = settings.tls.server_name if settings.tls else ""
+        streams = await connect(settings.address, seconds=settings.connect_timeout, tls=tls, name=name)
+    except NoReply as error:
+        return Unseen(reason=str(error))
+    except OSError as error:
+        return Unseen(reason=describe(error))
+    seconds = perf_counter() - started
+    ends_at = _certificate_end(streams)
+    return UpstreamSeen(
+        seconds=seconds, certificate_ends_at=ends_at, clock_ahead=await _clock_ahead(streams, settings, clock)
+    )
+
+
+def _certificate_end(streams: Streams) -> float | None:
+    spoken = streams[1].get_extra_info("ssl_object")
+    shown = spoken.getpeercert(True) if isinstance(spoken, ssl.SSLObject) else None
+    try:
+        return validity_of(shown)[1] if shown else None
+    except ValueError:
+        return None
+
+
+async def _clock_ahead(streams: Streams, settings: UpstreamSettings, clock: Clock) -> float | Unseen:
+    target, host = f"{settings.add_prefix}/", settings.authority or "localhost"
+    before = clock()
+    try:
+        reply = await exchange(streams, "HEAD", target, host=host, seconds=_ANSWER_SECONDS)
+        at = parsedate_to_datetime(reply.headers["date"]).timestamp()
+    except NoReply as error:
+        return Unseen(reason=str(error))
+    except (KeyError, ValueError):
+        return Unseen(reason="its answers carry no Date")
+    # A Date is cut off to whole seconds; what lies between asking and answer is nobody's fault.
+    return max(at - clock(), 0.0) or min(at + 1 - before, 0.0)
+
+
+async def way_around(config: Config, own: Iterable[str]) -> WayAround | Unseen:
+    """own: this host's addresses, without loopback ones."""
+    address = config.upstream.address
+    if address.path:
+        file = await asyncio.to_thread(file_seen, address.path)
+        return WayAround(whereabouts="unix", socket=file if isinstance(file, FileSeen) else None)
+    own = tuple(own)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        return Unseen(reason=f"{address.host}: {error}")
+    whereabouts = _whereabouts([str(entry[4][0]) for entry in found], own)
+    if whereabouts != "loopback":
+        return WayAround(whereabouts=whereabouts)
+    wanted = [Address(host=host, port=address.port) for host in own]
+    mine = {listener for listener in _listeners(config) if listener.port == address.port}
+    tried = [one for one in wanted if one not in mine]
+    answers = await asyncio.gather(*map(_answers, tried))
+    answered = tuple(one for one, yes in zip(tried, answers, strict=True) if yes)
+    return WayAround(whereabouts="loopback", tried=tuple(one.host for one in tried), answered=answered)
+
+
+def _whereabouts(found: Iterable[str], own: Iterable[str]) -> Whereabouts:
+    places = [ip_address(text.partition("%")[0]) for text in found]
+    if all(place.is_loopback or place.is_unspecified for place in places):
+        return "loopback"
+    return "this host" if {str(place) for place in places} & set(own) else "elsewhere"
+
+
+def _listeners(config: Config) -> list[Address]:
+    extra = (config.ops, config.admin and config.admin.listen, config.decision and config.decision.listen)
+    return [config.listen, *(address for address in extra if address)]
+
+
+async def _answers(address: Address) -> bool:
+    try:
+        await close(await connect(address, seconds=_AROUND_SECONDS))
+    except NoReply:
+        return False
+    return True
+
+
+async def running_seen(ops: Address | None) -> RunningSeen | Unseen:
+    """What the ops listener says."""
+    if ops is None:
+        return Unseen(reason="there is no ops listener to ask (`ops` in the configuration)")
+    if not ops.path and not ops.port:
+        return Unseen(reason="the ops listener has no fixed port")
+    try:
+        ready = await _ask(ops, "/readyz?verbose")
+        metrics = await _ask(ops, "/metrics")
+    except NoReply as error:
+        return Unseen(reason=f"the ops listener at {ops}: {error}")
+    samples = _samples(metrics.body.decode("utf-8", "replace"))
+    if ready.status not in (200, 503) or not any(sample.startswith(_BUILD) for sample in samples):
+        return Unseen(reason=f"what answers at {ops} is no sidecar's ops listener")
+    lines = ready.body.decode("utf-8", "replace").splitlines()
+    return RunningSeen(seconds=ready.seconds, ready=ready.status == 200, lines=tuple(lines), metrics=samples)
+
+
+async def _ask(ops: Address, target: str) -> Reply:
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is bound to, turned into what to ask
+    address = Address(host=everywhere.get(ops.host, ops.host), port=ops.port, path=ops.path)
+    streams = await connect(address, seconds=_ANSWER_SECONDS)
+    return await exchange(streams, "GET", target, host="localhost", seconds=_ANSWER_SECONDS)
+
+
+def _samples(text: str) -> dict[str, float]:
+    found = (_SAMPLE.fullmatch(line) for line in text.splitlines())
+    samples: dict[str, float] = {}
+    for sample in filter(None, found):
+        with suppress(ValueError):
+            samples[sample[1]] = float(sample[2])
+    return samples

@@ -1,0 +1,86 @@
+"""The key store, looked at without a change and timed through its own ports."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from statistics import median
+from time import perf_counter
+from typing import Final, Protocol
+
+from sidecar.config.addresses import sqlite_path
+from sidecar.config.model import Config
+from sidecar.core.apikey import PLAIN
+from sidecar.doctor.seen import Latency, StoreSeen, Unseen
+from sidecar.keys.sqlite_look import StoreLook, lock_seconds, look
+from sidecar.keys.store import AuditState, AuditTrail, KeyReader, StoreUnavailable
+
+TRIES: Final = 20
+QUICK_ROWS: Final = 100_000
+"""An audit with more rows is verified only on demand."""
+_UNKNOWN: Final = {bytes(32): PLAIN}
+
+
+class OpenStore(KeyReader, AuditTrail, Protocol):
+    """What is asked of a store."""
+
+
+Opener = Callable[[str], AbstractAsyncContextManager[OpenStore]]
+
+
+async def store_seen(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreSeen | Unseen:
+    """now: Unix seconds; open_store: from the store's URL; deep: verify the audit, however long it is."""
+    if not config.store.startswith("sqlite:"):
+        return Unseen(reason="only a SQLite store can be looked into")
+    path = sqlite_path(config.store)
+    age = config.keys.max_age_seconds
+    try:
+        found = await asyncio.to_thread(look, path, now=int(now * 1_000_000), max_age_seconds=age)
+    except StoreUnavailable as error:
+        return Unseen(reason=str(error))
+    if found.version != found.newest_version or found.journal != "wal":
+        # Opening it would bring it up to date under a sidecar that may be running on it.
+        unopened = Unseen(reason="the store is not as this program makes it")
+        return StoreSeen(look=found, latencies=unopened, audit=unopened)
+    return await _opened(config.store, path, found, open_store, deep=deep)
+
+
+async def _opened(url: str, path: str, found: StoreLook, open_store: Opener, *, deep: bool) -> StoreSeen:
+    audit: AuditState | Unseen = Unseen(reason="the store cannot be used")
+    try:
+        async with open_store(url) as store:
+            audit = await _audit(store, found.audit_rows, deep=deep)
+            return StoreSeen(look=found, latencies=await _latencies(store, path), audit=audit)
+    except StoreUnavailable as error:
+        return StoreSeen(look=found, latencies=(), audit=audit, trouble=str(error))
+
+
+async def _latencies(store: OpenStore, path: str) -> tuple[Latency, ...]:
+    async def generation() -> float:
+        started = perf_counter()
+        store.generation()
+        return perf_counter() - started
+
+    async def find() -> float:
+        started = perf_counter()
+        await store.find(_UNKNOWN)
+        return perf_counter() - started
+
+    async def lock() -> float:
+        return await asyncio.to_thread(lock_seconds, path)
+
+    return (
+        await _timed("change seen", generation),
+        await _timed("key looked up", find),
+        await _timed("right to write", lock),
+    )
+
+
+async def _timed(operation: str, once: Callable[[], Awaitable[float]]) -> Latency:
+    taken = [await once() for _ in range(TRIES)]
+    return Latency(operation=operation, median=median(taken), slowest=max(taken))
+
+
+async def _audit(store: OpenStore, rows: int, *, deep: bool) -> AuditState | Unseen:
+    if rows > QUICK_ROWS and not deep:
+        return Unseen(reason=f"{rows:,} rows take a while: give --deep")
+    return await store.verify_audit()

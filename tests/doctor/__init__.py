@@ -1,0 +1,1 @@
+"""Judgements of what doctor has seen, without looking anywhere."""

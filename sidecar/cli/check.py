@@ -11,6 +11,7 @@ from sidecar.config.model import Config
 from sidecar.config.overrides import overrides_from
 from sidecar.config.problems import ConfigError
 from sidecar.config.schema import json_schema
+from sidecar.core.wording import counted
 
 _CONFIG_STATUS = 2
 
@@ -51,10 +52,10 @@ def schema_command() -> None:
 
 
 def _summary(config: Config) -> str:
-    counted: dict[str, Sized] = {
+    parts: dict[str, Sized] = {
         "route": config.routes,
         "scope": config.catalogue.scopes,
         "quota": config.quotas,
         "plan": config.plans,
     }
-    return ", ".join(f"{len(values)} {name}{'' if len(values) == 1 else 's'}" for name, values in counted.items())
+    return ", ".join(counted(len(part), name) for name, part in parts.items())

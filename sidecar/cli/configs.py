@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import click
 
@@ -12,15 +12,30 @@ from sidecar.config.overrides import overrides_from
 from sidecar.config.problems import ConfigError
 
 config_option = click.option(
-    "-c", "--config", "config_path", metavar="FILE", required=True, envvar="SIDECAR_CONFIG", help="Configuration file."
+    "-c",
+    "--config",
+    "config_path",
+    metavar="FILE",
+    required=True,
+    envvar="SIDECAR_CONFIG",
+    help="Configuration (SIDECAR_CONFIG).",
 )
 
 
-def load_or_exit(path: str, options: Mapping[str, str | None]) -> Config:
-    """Options win over SIDECAR_* variables, and these over the file. Exits with 2 and every problem on stderr."""
+def reader_of(path: str, options: Mapping[str, str | None]) -> Callable[[], Config]:
+    """Reads the configuration, each time anew. Options win over SIDECAR_* variables, and these over the file.
+
+    It raises ConfigError.
+    """
     given = {name: value for name, value in options.items() if value is not None}
+    overrides = {**overrides_from(os.environ), **given}
+    return lambda: load(path, overrides=overrides, environ=os.environ)
+
+
+def load_or_exit(path: str, options: Mapping[str, str | None]) -> Config:
+    """As `reader_of` reads it. Exits with 2 and every problem on stderr."""
     try:
-        return load(path, overrides={**overrides_from(os.environ), **given}, environ=os.environ)
+        return reader_of(path, options)()
     except ConfigError as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)

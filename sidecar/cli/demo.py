@@ -15,21 +15,24 @@ import click
 from aiohttp import web
 
 from sidecar.app import App
+from sidecar.cli.admin import new_token
 from sidecar.cli.demo_script import CONFIG, KEYS, STEPS, Step, mistyped
 from sidecar.cli.key_tasks import rules_of
 from sidecar.cli.serve import run, stop_event
+from sidecar.config.admin import VARIABLE
 from sidecar.config.load import load
 from sidecar.config.model import Address, Config
 from sidecar.core.apikey import Hasher
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.rules import NewKey
 from sidecar.keys.sqlite import SqliteStore
+from sidecar.keys.store import Actor
 
 
 @click.command("demo")
 @click.option("--check", is_flag=True, help="Send the requests, print what came of each, and exit.")
 def demo_command(check: bool) -> None:
-    """Run a small upstream with the sidecar before it, and say what to try. Ends with Ctrl-C.
+    """Run the sidecar before a small upstream, and say what to try. Ends with Ctrl-C.
 
     \b
     Example:
@@ -45,12 +48,13 @@ async def _demo(check: bool) -> None:
     stopping = stop_event()
     with tempfile.TemporaryDirectory(prefix="sidecar-demo-") as folder:
         async with _upstream() as upstream:
-            config, keys = await _prepared(Path(folder), upstream)
+            token = new_token()
+            config, keys = await _prepared(Path(folder), upstream, token)
             async with App(config) as app:
                 addresses = dict(app.listeners)
                 if check:
                     sys.exit(await asyncio.to_thread(_send_all, addresses["data"], keys))
-                _invite(addresses, keys)
+                _invite(addresses, keys, token)
                 await stopping.wait()
 
 
@@ -71,15 +75,17 @@ async def _echo(request: web.BaseRequest) -> web.StreamResponse:
     return web.json_response({"upstream saw": f"{request.method} {request.path}", "told by the sidecar": told})
 
 
-async def _prepared(folder: Path, upstream: str) -> tuple[Config, dict[str, str]]:
+async def _prepared(folder: Path, upstream: str, token: str) -> tuple[Config, dict[str, str]]:
     file, database = folder / "demo.yaml", folder / "keys.db"
     file.write_text(CONFIG, encoding="utf-8")
-    config = load(str(file), overrides={"upstream": upstream, "store": f"sqlite://{database}"}, environ={})
+    overrides = {"upstream": upstream, "store": f"sqlite://{database}"}
+    config = load(str(file), overrides=overrides, environ={VARIABLE: token})
+    rules, actor = rules_of(config), Actor(name="demo")
     store = await SqliteStore.open(str(database), create=True, clock=time.time, timings=lambda *_: None)
     try:
         lifecycle = Lifecycle(store, Hasher(), clock=time.time, randbelow=secrets.randbelow)
         issued = {
-            name: await lifecycle.issue(NewKey(name=name, tenant=tenant, scopes=scopes), rules_of(config), actor="demo")
+            name: await lifecycle.issue(NewKey(name=name, tenant=tenant, scopes=scopes), rules, actor=actor)
             for name, (tenant, scopes) in KEYS.items()
         }
     finally:
@@ -87,7 +93,7 @@ async def _prepared(folder: Path, upstream: str) -> tuple[Config, dict[str, str]
     return config, {name: key.secret.text for name, key in issued.items()}
 
 
-def _invite(addresses: Mapping[str, Address], keys: Mapping[str, str]) -> None:
+def _invite(addresses: Mapping[str, Address], keys: Mapping[str, str], token: str) -> None:
     click.echo("The sidecar runs before a small upstream. Three keys were issued:\n")
     for name, text in keys.items():
         click.echo(f"  {name:<8} {text}   {', '.join(KEYS[name][1])}")
@@ -95,6 +101,8 @@ def _invite(addresses: Mapping[str, Address], keys: Mapping[str, str]) -> None:
     for step in STEPS:
         click.echo(f"  {_curl(step, addresses['data'], keys)}")
         click.echo(f"      {step.status}{f' {step.reason}' if step.reason else ''}: {step.why}\n")
+    click.echo(f"Keys, their use and their changes: http://{addresses['admin']}/  (API: /api/docs)")
+    click.echo(f"  Sign in with this admin token: {token}\n")
     click.echo(f"Metrics: curl http://{addresses['ops']}/metrics   Stop: Ctrl-C")
 
 

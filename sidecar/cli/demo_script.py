@@ -5,6 +5,7 @@ from dataclasses import dataclass
 CONFIG = """\
 listen: 127.0.0.1:0
 ops: 127.0.0.1:0
+admin: 127.0.0.1:0
 upstream: http://127.0.0.1:1
 store: sqlite:///replaced
 

@@ -4,8 +4,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
 
 import click
 
@@ -14,15 +13,17 @@ from sidecar.cli.configs import config_option, load_or_exit
 from sidecar.cli.failures import Failure, reported
 from sidecar.cli.key_tasks import hasher_of_environ
 from sidecar.cli.stores import open_store
-from sidecar.cli.story import told
 from sidecar.config.model import Config
-from sidecar.core.apikey import KeyFormat
-from sidecar.core.model import EVERY, ApiKey, Bucket, Headers, RequestHead, Taken
-from sidecar.keys.cache import MISS, Miss
+from sidecar.core.apikey import Secret
+from sidecar.explain.asking import Question, explain
+from sidecar.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
+from sidecar.limiter.base import Limiter
 from sidecar.limiter.memory import MemoryLimiter
 
-_HOST = "localhost"
+_WIDTH = 14
+_DETAILS = {"or read as", "scopes held", "missing", "used up", "header"}
+"""What belongs to the line before."""
 
 
 @click.command("explain")
@@ -33,6 +34,8 @@ _HOST = "localhost"
 @click.option("--store", metavar="URL", help="Key store instead of the configured one.")
 def explain_command(config_path: str, method: str, target: str, name: str | None, store: str | None) -> None:
     """Say what the sidecar would do with a request, and why. Takes nothing from any quota.
+
+    TARGET is a path with its query, as a client sends it: /v1/streams/7?page=2, no whole URL.
 
     \b
     Example:
@@ -47,78 +50,31 @@ def explain_command(config_path: str, method: str, target: str, name: str | None
 
 async def _explain(config: Config, method: str, target: str, name: str | None) -> list[str]:
     limiter = MemoryLimiter()
-    finder = OneKey(None)
-    headers: Headers = ((b"Host", _HOST.encode()),)
+    question = Question(method=method, target=target)
     if name is not None:
-        finder, presented = await _named(config, limiter, name)
-        headers += _presenting(config, presented)
-        target = _with_key_in_query(config, target, presented)
-    gate = make_gate(config, finder, _Peeking(limiter), hasher_of_environ())
-    head = RequestHead(method=method, target=target, headers=headers, peer="127.0.0.1")
-    decision = await gate.decide(head)
-    return told(config, head, decision, gate)
+        question = await _with_key(question, config, limiter, name)
+    hasher = hasher_of_environ(config)
+
+    def gate_of(keys: KeyFinder, limiter: Limiter) -> Gate:
+        return make_gate(config, keys, limiter, hasher)
+
+    explanation = await explain(question, config, gate_of, limiter, randbelow=secrets.randbelow)
+    return [_line(*line) for line in explanation.lines]
 
 
-async def _named(config: Config, limiter: MemoryLimiter, name: str) -> tuple["OneKey", str]:
-    """The key that `name` means, and a plaintext for the gate: the given one, or a made-up one of the right form."""
+async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, name: str) -> Question:
+    """The question with the key that `name` means: an id or a stored prefix, or the one on stdin for `-`."""
     presented = sys.stdin.readline().strip() if name == "-" else None
     async with open_store(config.store) as store:
         limiter.restore(await store.load_quota_states(), time.time())
-        keys = Lifecycle(store, hasher_of_environ(), clock=time.time, randbelow=secrets.randbelow)
+        keys = Lifecycle(store, hasher_of_environ(config), clock=time.time, randbelow=secrets.randbelow)
         key = await (keys.find_by(name) if presented is None else keys.find_by_secret(presented))
-    if presented is not None:
-        return OneKey(key), presented
-    if key is None:
+    if presented is None and key is None:
         raise Failure(f"no key {name!r}; see `sidecar keys list`")
-    form = KeyFormat(length=config.keys.length, checksum_length=config.keys.checksum_length)
-    return OneKey(key), form.make(_prefix_of(config, key), secrets.randbelow)
+    secret = None if presented is None else Secret(text=presented)
+    return replace(question, key=key, secret=secret)
 
 
-def _prefix_of(config: Config, key: ApiKey) -> str:
-    prefixes = config.keys.environments
-    return prefixes.get(key.environment or EVERY) or next(iter(prefixes.values()))
-
-
-def _presenting(config: Config, text: str) -> Headers:
-    source = config.keys.sources[0]
-    match source.kind:
-        case "header":
-            value = f"{source.scheme} {text}" if source.scheme else text
-            return ((source.name.encode(), value.encode("utf-8", "surrogateescape")),)
-        case "cookie":
-            return ((b"Cookie", f"{source.name}={text}".encode("utf-8", "surrogateescape")),)
-        case "query":
-            return ()
-
-
-def _with_key_in_query(config: Config, target: str, text: str) -> str:
-    source = config.keys.sources[0]
-    if source.kind != "query":
-        return target
-    return f"{target}{'&' if '?' in target else '?'}{source.name}={text}"
-
-
-class OneKey:
-    """A store of one key, which answers to every plaintext."""
-
-    def __init__(self, key: ApiKey | None) -> None:
-        self._key = key
-
-    def peek(self, secret_digest: bytes) -> Literal[Miss.MISS]:
-        return MISS
-
-    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None:
-        return self._key
-
-
-class _Peeking:
-    """A limiter that is looked at and not taken from."""
-
-    def __init__(self, limiter: MemoryLimiter) -> None:
-        self._limiter = limiter
-
-    async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        return await self._limiter.peek(buckets, now)
-
-    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        return await self._limiter.peek(buckets, now)
+def _line(label: str, text: str) -> str:
+    indent = "  " if label in _DETAILS else ""
+    return f"{indent + label:<{_WIDTH}}{text}"

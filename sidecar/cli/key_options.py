@@ -3,20 +3,19 @@
 import re
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from sidecar.core.durations import parse_duration
+from sidecar.core.times import microseconds
 
 Command = Callable[..., Any]
 
 
-def from_store(command: Command) -> Command:
-    """Options that say which store, and how to print."""
+def store_options(command: Command) -> Command:
+    """Options that say which store."""
     options = (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option(
             "--store",
             envvar="SIDECAR_STORE",
@@ -28,6 +27,11 @@ def from_store(command: Command) -> Command:
     for option in options:
         command = option(command)
     return command
+
+
+def from_store(command: Command) -> Command:
+    """Options that say which store, and how to print."""
+    return store_options(click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command))
 
 
 def pairs(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -57,10 +61,9 @@ def moment(context: click.Context, parameter: click.Parameter, value: str | None
         return None
     try:
         if re.match("[0-9]{4}-", value):
-            found = datetime.fromisoformat(value)
-            return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+            return microseconds(value)
         return int((time.time() + parse_duration(value)) * 1_000_000)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         message = f"{value!r} is neither a duration such as 90d nor a date such as 2027-01-31"
         raise click.BadParameter(message, context, parameter) from error
 
@@ -70,3 +73,19 @@ def printable(context: click.Context, parameter: click.Parameter, value: str | N
     if value is not None and not value.isprintable():
         raise click.BadParameter("it holds characters that cannot be printed", context, parameter)
     return value
+
+
+def seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Seconds of `90d`."""
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} {error}", context, parameter) from error
+
+
+def since(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Microseconds of `7d` ago, of 00:00 UTC of a date, or of a time in RFC 3339."""
+    found = moment(context, parameter, value)
+    if found is None or value is None or re.match("[0-9]{4}-", value):
+        return found
+    return int(time.time() * 1_000_000) * 2 - found

@@ -1,9 +1,13 @@
 """Keys on a terminal."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
-from sidecar.keys.records import shown, standing
+from sidecar.core.times import rfc3339
+from sidecar.keys.records import shown_at, standing
+from sidecar.keys.usage_store import UsageRow
 
 _WIDTH = 100
 _HEADINGS = ("ID", "PREFIX", "NAME", "TENANT", "ENV", "SCOPES", "STATUS", "USED", "EXPIRES")
@@ -36,26 +40,36 @@ class Table:
         return " ".join(fitted).rstrip()
 
     def _cells(self, key: ApiKey) -> tuple[str, ...]:
-        used = "never" if key.last_used_at is None else _span(self._now - key.last_used_at)
-        expires = "never" if key.expires_at is None else _span(key.expires_at - self._now)
+        used = "never" if key.last_used_at is None else span(self._now - key.last_used_at)
+        expires = "never" if key.expires_at is None else span(key.expires_at - self._now)
         scopes = ",".join(key.scopes) or "-"
         status = standing(key, self._now)
         cells = (key.prefix + "…", key.name, key.tenant or "-", key.environment or "-", scopes, status, used, expires)
-        return (key.id, *map(_printable, cells))
+        return (key.id, *map(harmless, cells))
 
 
 def described(key: ApiKey, now: int) -> str:
     """Everything that is known of one key, a line each."""
-    values: Mapping[str, object] = {**shown(key), "status": standing(key, now)}
-    return "\n".join(f"{name + ':':14}{_written(value)}" for name, value in values.items())
+    values: Mapping[str, object] = shown_at(key, now)
+    return "\n".join(f"{name + ':':19}{_written(value)}" for name, value in values.items())
+
+
+def plaintext(secret: Secret) -> str:
+    """The key itself, and that this is the only time."""
+    return f"\n    {secret.text}\n\nThis is the key. It is shown only now: it is not stored and cannot be recovered."
+
+
+def count_as_json(row: UsageRow) -> dict[str, Any]:
+    """A count of requests. `at` is the start of its hour; of its day, where it is that old."""
+    return {"at": rfc3339(row.at), "route": row.route, "status_class": row.status_class, "count": row.count}
 
 
 def _written(value: object) -> str:
     if isinstance(value, Mapping):
-        return _printable(", ".join(f"{name}={entry}" for name, entry in value.items())) or "-"
+        return harmless(", ".join(f"{name}={entry}" for name, entry in value.items())) or "-"
     if isinstance(value, list):
-        return _printable(", ".join(value)) or "-"
-    return "-" if value is None else _printable(str(value))
+        return harmless(", ".join(value)) or "-"
+    return "-" if value is None else harmless(str(value))
 
 
 def _shrunk(wanted: dict[str, int]) -> dict[str, int]:
@@ -72,12 +86,12 @@ def _fit(text: str, width: int) -> str:
     return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
 
 
-def _span(microseconds: int) -> str:
+def span(microseconds: int) -> str:
     """`3d`: how far away, either way; `0s` for what is over or now."""
     seconds = microseconds // 1_000_000
     return next((f"{seconds // size}{unit}" for size, unit in _UNITS if seconds >= size), "0s")
 
 
-def _printable(text: str) -> str:
+def harmless(text: str) -> str:
     """Stored text must not speak to the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -3,22 +3,27 @@
 import getpass
 import os
 import secrets
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from sidecar.cli.configs import load_or_exit
 from sidecar.cli.failures import Failure, Misuse
 from sidecar.cli.stores import open_store
 from sidecar.config.model import Config
-from sidecar.core.apikey import Hasher, KeyFormat, looks_secret, peppers_from
-from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.lifecycle import Issued, Lifecycle, check_peppers
-from sidecar.keys.records import standing
+from sidecar.core.apikey import Hasher, looks_secret, peppers_from
+from sidecar.core.model import ApiKey
+from sidecar.keyrules import key_rules
+from sidecar.keys.changes import Rotation
+from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_peppers
 from sidecar.keys.rules import KeyRules, NewKey
-from sidecar.keys.store import KeyFilter, KeyStore
+from sidecar.keys.store import Actor, KeyFilter, KeyStore
 
-Verb = Callable[[Lifecycle, ApiKey], Awaitable[ApiKey]]
+T = TypeVar("T")
+Verb = Callable[[Lifecycle, ApiKey], Awaitable[T]]
 
 _PAGE = 500
 _STDIN = "-"
@@ -41,58 +46,61 @@ def url_of(config: str | None, store: str | None) -> str:
 def rules_of(config: Config) -> KeyRules:
     """What the configuration asks of a key. Raises Misuse where its settings do not go together."""
     try:
-        return KeyRules(
-            format=KeyFormat(length=config.keys.length, checksum_length=config.keys.checksum_length),
-            environments=config.keys.environments,
-            prefix_length=config.keys.prefix_length,
-            default_scopes=config.keys.default_scopes,
-            catalogue=config.catalogue,
-            plans=config.plans,
-            quotas=config.quotas,
-        )
+        return key_rules(config)
     except ValueError as error:
         raise Misuse(f"{config.path}: keys: {error}") from error
 
 
 async def issue(config: Config, wanted: NewKey) -> Issued:
     """Raises UnfitKey, MissingPepper and StoreUnavailable. Nothing is made for a key that does not fit."""
-    rules, hasher = rules_of(config), hasher_of_environ()
+    rules, hasher = rules_of(config), hasher_of_environ(config)
     rules.check(wanted, now())
     async with open_store(config.store, create=True) as store:
         await check_peppers(store, hasher)
-        return await _lifecycle(store, hasher).issue(wanted, rules, actor=_actor())
+        return await _lifecycle(store, hasher).issue(wanted, rules, actor=actor())
 
 
-async def change(url: str, name: str, verb: Verb) -> ApiKey:
-    """The key named by id, stored prefix or `-`, after `verb`. Raises Failure, KeyConflict and StoreUnavailable."""
+def prepare(config: Config, wanted: NewKey) -> Issued:
+    """A key that no store knows. Raises UnfitKey."""
+    maker = KeyMaker(hasher_of_environ(config), clock=time.time, randbelow=secrets.randbelow)
+    return maker.prepare(wanted, rules_of(config), actor=actor())
+
+
+async def change(url: str, name: str, verb: Verb[T], config: Config | None = None) -> T:
+    """What `verb` makes of the key named by id, stored prefix or `-`. Raises Failure, KeyConflict and StoreUnavailable.
+
+    `config` says how keys made elsewhere are hashed.
+    """
+    async with open_store(url) as store:
+        lifecycle = _lifecycle(store, hasher_of_environ(config) if name == _STDIN else Hasher())
+        return await verb(lifecycle, await _named(lifecycle, name))
+
+
+async def rotate(config: Config, name: str, rotation: Rotation) -> Rotated:
+    """Raises Failure, KeyConflict, UnfitKey, MissingPepper and StoreUnavailable."""
+    rules, hasher = rules_of(config), hasher_of_environ(config)
+    async with open_store(config.store) as store:
+        await check_peppers(store, hasher)
+        lifecycle = _lifecycle(store, hasher)
+        return await lifecycle.rotate((await _named(lifecycle, name)).id, rotation, rules, actor=actor())
+
+
+async def _named(lifecycle: Lifecycle, name: str) -> ApiKey:
     if looks_secret(name):
         raise Misuse("a command line can be read by every process: give - instead of the key, and the key on stdin")
-    async with open_store(url) as store:
-        if name == _STDIN:
-            lifecycle = _lifecycle(store, hasher_of_environ())
-            found = await lifecycle.find_by_secret(_from_stdin())
-        else:
-            lifecycle = _lifecycle(store, Hasher())
-            found = await lifecycle.find_by(name)
-        if found is None:
-            which = "like the one read from stdin" if name == _STDIN else repr(name)
-            raise Failure(f"no key {which}; see sidecar keys list")
-        return await verb(lifecycle, found)
+    found = await (lifecycle.find_by_secret(_from_stdin()) if name == _STDIN else lifecycle.find_by(name))
+    if found is None:
+        which = "like the one read from stdin" if name == _STDIN else repr(name)
+        raise Failure(f"no key {which}; see sidecar keys list")
+    return found
 
 
-async def pages(url: str, filters: Mapping[str, str | None], at: int) -> AsyncIterator[list[ApiKey]]:
-    """The keys that fit, in pages that are not empty. Keys that are expired or retired are stored as active."""
-    tenant, environment, status = filters["tenant"], filters["environment"], filters["status"]
-    stored = KeyStatus.ACTIVE if status in ("expired", "retired") else KeyStatus(status) if status else None
-    after: str | None = ""
+async def pages(url: str, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
+    """The keys that fit, in pages that are not empty."""
     async with open_store(url) as store:
-        while after is not None:
-            page = await store.list(
-                KeyFilter(tenant=tenant, environment=environment, status=stored, after=after, limit=_PAGE)
-            )
-            after = page[-1].id if page else None
-            if fitting := [key for key in page if status in (None, standing(key, at))]:
-                yield fitting
+        while page := await store.list(replace(wanted, limit=_PAGE)):
+            yield page
+            wanted = replace(wanted, after=page[-1].id)
 
 
 def now() -> int:
@@ -104,9 +112,10 @@ def _lifecycle(store: KeyStore, hasher: Hasher) -> Lifecycle:
     return Lifecycle(store, hasher, clock=time.time, randbelow=secrets.randbelow)
 
 
-def hasher_of_environ() -> Hasher:
+def hasher_of_environ(config: Config | None = None) -> Hasher:
+    """With the peppers of the environment and, of a configuration, keys made elsewhere. Raises Misuse."""
     try:
-        return Hasher(peppers_from(os.environ))
+        return Hasher(peppers_from(os.environ), () if config is None else config.keys.imported)
     except ValueError as error:
         raise Misuse(str(error)) from error
 
@@ -116,24 +125,26 @@ def _from_stdin() -> str:
     return sys.stdin.buffer.readline().decode("utf-8", "replace").rstrip("\r\n")
 
 
-def _actor() -> str:
+def actor() -> Actor:
+    """Who runs this command, on which host."""
     try:
-        return f"cli:{getpass.getuser()}"
+        user = getpass.getuser()
     except (KeyError, OSError):
         # In a container, a user id need not have a name.
-        return f"cli:{os.getuid()}"
+        user = str(os.getuid())
+    return Actor(name=f"cli:{user}", source=socket.gethostname())
 
 
 async def enable(lifecycle: Lifecycle, key: ApiKey) -> ApiKey:
-    return await lifecycle.enable(key.id, actor=_actor())
+    return await lifecycle.enable(key.id, actor=actor())
 
 
 async def disable(lifecycle: Lifecycle, key: ApiKey) -> ApiKey:
-    return await lifecycle.disable(key.id, actor=_actor())
+    return await lifecycle.disable(key.id, actor=actor())
 
 
 async def revoke(lifecycle: Lifecycle, key: ApiKey) -> ApiKey:
-    return await lifecycle.revoke(key.id, actor=_actor())
+    return await lifecycle.revoke(key.id, actor=actor())
 
 
 async def keep(lifecycle: Lifecycle, key: ApiKey) -> ApiKey:

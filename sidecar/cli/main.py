@@ -12,7 +12,11 @@ _COMMANDS: Final = {
     "check": ("sidecar.cli.check", "check_command"),
     "schema": ("sidecar.cli.check", "schema_command"),
     "keys": ("sidecar.cli.keys", "keys_group"),
+    "store": ("sidecar.cli.store", "store_group"),
+    "admin": ("sidecar.cli.admin", "admin_group"),
+    "audit": ("sidecar.cli.audit", "audit_group"),
     "explain": ("sidecar.cli.explain", "explain_command"),
+    "doctor": ("sidecar.cli.doctor", "doctor_command"),
     "demo": ("sidecar.cli.demo", "demo_command"),
 }
 

@@ -3,14 +3,16 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import click
 
-from sidecar.app import App, StartError
-from sidecar.cli.configs import config_option, load_or_exit
+from sidecar.app import App
+from sidecar.cli.allocator import keep_freed_memory
+from sidecar.cli.configs import config_option, load_or_exit, reader_of
 from sidecar.config.model import Config
+from sidecar.running.listeners import StartError
 
 
 @click.command("serve")
@@ -22,7 +24,7 @@ from sidecar.config.model import Config
 @click.option("--store", metavar="URL", help="Key store: sqlite:///absolute/path.db.")
 @click.option("--limiter", metavar="URL", help="Where quotas are counted: memory.")
 def serve_command(config_path: str, **options: str | None) -> None:
-    """Run the sidecar until SIGTERM or SIGINT.
+    """Run the sidecar until SIGTERM or SIGINT. SIGHUP, and a change of the file, read the configuration again.
 
     \b
     Example:
@@ -30,8 +32,12 @@ def serve_command(config_path: str, **options: str | None) -> None:
 
     Options win over SIDECAR_* variables (SIDECAR_LISTEN, SIDECAR_STORE, …), and these over the file. Exits with 2 if
     the configuration is wrong, and with 1 if it cannot be carried out: port taken, store unreadable, pepper missing.
+    SIGTERM tells balancers first, then finishes what has begun (`drain` in the file); SIGINT only finishes it; a second
+    one of either ends it at once.
     """
-    run(_serve(load_or_exit(config_path, options)))
+    keep_freed_memory()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Until there is something to reload; by default it kills.
+    run(_serve(load_or_exit(config_path, options), reader_of(config_path, options)))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -44,21 +50,33 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         sys.exit(1)
 
 
-async def _serve(config: Config) -> None:
-    stopping = stop_event()
-    async with App(config) as app:
+async def _serve(config: Config, read_again: Callable[[], Config]) -> None:
+    loop, stopping, interrupted = asyncio.get_running_loop(), stop_event(), asyncio.Event()
+
+    def interrupt() -> None:
+        interrupted.set()
+        stopping.set()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    async with App(config, read_again=read_again) as app:
+        loop.add_signal_handler(signal.SIGHUP, app.reload)
         for name, address in app.listeners:
             click.echo(f"sidecar: {name} listener on {address}", err=True)
         await stopping.wait()
+        _on_stop(app.hurry)
+        await app.drain(at_once=interrupted.is_set())
 
 
 def stop_event() -> asyncio.Event:
     """Set by SIGTERM and SIGINT."""
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopping.set)
+    _on_stop(stopping.set)
     return stopping
+
+
+def _on_stop(do: Callable[[], None]) -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, do)
 
 
 def _loop_factory() -> Any:

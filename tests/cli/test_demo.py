@@ -1,10 +1,12 @@
 """`sidecar demo`: what a newcomer sees first."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 
+from tests.admin.calls import Admin
 from tests.harness.processes import ROOT, clean_environ
 
 COMMAND = [sys.executable, "-m", "sidecar", "demo"]
@@ -22,7 +24,7 @@ def test_the_demo_checks_itself() -> None:
 
 
 def test_the_demo_says_what_to_try_and_runs_until_it_is_interrupted() -> None:
-    environ = {**clean_environ(), "PYTHONUNBUFFERED": "1"}
+    environ = clean_environ()
     with subprocess.Popen(COMMAND, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         shown = []
@@ -30,8 +32,12 @@ def test_the_demo_says_what_to_try_and_runs_until_it_is_interrupted() -> None:
             shown.append(line)
             if line.startswith("Metrics: "):
                 break
+        [page] = re.findall(r"http://([0-9.]+):([0-9]+)/  ", "".join(shown))
+        [token] = re.findall(r"Sign in with this admin token: (\S+)", "".join(shown))
+        told = Admin(address=(page[0], int(page[1])), token=token).call("GET", "keys")
         os.kill(process.pid, signal.SIGINT)
     assert process.returncode == 0
+    assert {key["name"] for key in told.json["keys"]} == {"reader", "writer", "reporter"}
     curls = [line.strip() for line in shown if line.strip().startswith("curl -i")]
     assert len(curls) == 14
     assert any("--path-as-is" in curl for curl in curls)

@@ -1,6 +1,8 @@
 """`sidecar serve`: what it says when it starts, and when it cannot."""
 
+import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,7 +60,7 @@ def test_a_taken_port_is_one_line_and_exit_1(folder: Path) -> None:
         port = taken.getsockname()[1]
         status, lines = refused(folder, "--listen", f"127.0.0.1:{port}")
     assert (status, len(lines)) == (1, 1)
-    assert f"cannot listen on 127.0.0.1:{port}" in lines[0]
+    assert lines[0] == f"sidecar: cannot listen on 127.0.0.1:{port} (listen): {os.strerror(errno.EADDRINUSE)}"
 
 
 def test_a_missing_store_is_refused_and_not_made(folder: Path) -> None:
@@ -108,5 +110,5 @@ def test_a_unix_socket_can_be_listened_on(folder: Path, start_sidecar: StartSide
                 client.sendall(b"GET /items/1 HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert b'realm="api"' in client.recv(65536)
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)
     assert process.returncode == 0

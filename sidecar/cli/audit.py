@@ -1,0 +1,86 @@
+"""`sidecar audit`: who changed which key."""
+
+import asyncio
+import json
+from typing import Any, Final
+
+import click
+
+from sidecar.cli import key_tasks
+from sidecar.cli.audit_output import audit_as_json, audit_line
+from sidecar.cli.failures import Failure, Misuse, reported
+from sidecar.cli.key_options import from_store, printable, since
+from sidecar.cli.stores import open_store
+from sidecar.core.wording import counted
+from sidecar.keys.audit import head_from
+from sidecar.keys.store import AuditFilter, AuditState
+
+_ACTIONS: Final = ("issue", "change", "rotate", "disable", "enable", "revoke", "import")
+
+
+@click.group(name="audit", invoke_without_command=True)
+@from_store
+@click.option("--key", "key_id", callback=printable, metavar="ID", help="Changes of this key.")
+@click.option("--tenant", callback=printable, metavar="T", help="Changes of this tenant's keys.")
+@click.option("--actor", callback=printable, metavar="WHO", help="Changes by this one, such as cli:ann.")
+@click.option("--action", type=click.Choice(_ACTIONS), metavar="A", help=f"One of {', '.join(_ACTIONS)}.")
+@click.option("--since", callback=since, metavar="WHEN", help="From 7d ago, or from 2027-01-31 (00:00 UTC) on.")
+@click.option("--until", callback=since, metavar="WHEN", help="Before this.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most so many.")
+def audit_group(config: str | None, store: str | None, as_json: bool, **filters: Any) -> None:
+    """Show who changed what of which key, when and from where.
+
+    \b
+    Example:
+      sidecar audit -c sidecar.yaml --action revoke --since 7d
+    """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    with reported():
+        rows = asyncio.run(_rows(key_tasks.url_of(config, store), AuditFilter(**filters)))
+    if as_json:
+        click.echo(json.dumps([audit_as_json(row) for row in rows], indent=2))
+    elif rows:
+        click.echo("\n".join(map(audit_line, rows)))
+    else:
+        click.echo("No change fits.")
+
+
+async def _rows(url: str, wanted: AuditFilter) -> Any:
+    async with open_store(url) as opened:
+        return await opened.audit(wanted)
+
+
+@audit_group.command()
+@from_store
+@click.option("--noted", metavar="HEAD", help="What this command printed before: it must still be part of the audit.")
+def verify(config: str | None, store: str | None, as_json: bool, noted: str | None) -> None:
+    """Look for rows of the audit that were changed, removed or put in. Exits with 1 where there are any.
+
+    Rows are chained by hashes, and the head names the last one. Who may write the store could write the whole chain
+    anew: note the head that is printed elsewhere, and give it to --noted the next time.
+
+    \b
+    Example:
+      sidecar audit verify -c sidecar.yaml
+    """
+    above = click.get_current_context().parent
+    given = above.params if above is not None else {}
+    url = (config or given.get("config"), store or given.get("store"))
+    with reported():
+        state = asyncio.run(_verified(key_tasks.url_of(*url), noted))
+    if as_json or given.get("as_json"):
+        click.echo(json.dumps({"rows": state.rows, "head": state.head, "problem": state.problem}, indent=2))
+    elif state.problem is None:
+        click.echo(f"{counted(state.rows, 'row')}, none changed or removed. Head: {state.head}")
+    if state.problem is not None:
+        raise Failure(f"the audit was tampered with: {state.problem}")
+
+
+async def _verified(url: str, noted: str | None) -> AuditState:
+    try:
+        head_from(noted or f"0:{'0' * 64}")
+    except ValueError as error:
+        raise Misuse(f"--noted: {error}") from error
+    async with open_store(url) as opened:
+        return await opened.verify_audit(noted)

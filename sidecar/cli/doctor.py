@@ -1,0 +1,56 @@
+"""`sidecar doctor`."""
+
+import asyncio
+import json
+import os
+import time
+
+import click
+
+from sidecar.cli.configs import config_option, load_or_exit
+from sidecar.cli.doctor_output import findings_as_json, findings_as_text
+from sidecar.cli.key_options import seconds
+from sidecar.cli.stores import open_store
+from sidecar.doctor.checks import examine
+from sidecar.doctor.finding import Severity
+from sidecar.doctor.gathering import Examination
+
+
+@click.command("doctor")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--deep", is_flag=True, help="Verify the whole audit, however long it is.")
+@click.option(
+    "--grace", callback=seconds, metavar="TIME", help="How long the platform waits after SIGTERM, such as 30s."
+)
+@click.pass_context
+def doctor_command(context: click.Context, config_path: str, as_json: bool, deep: bool, grace: float | None) -> None:
+    """Look at an installation and say what to mend.
+
+    Each finding tells what is seen, why it matters, and what to do.
+
+    Run it where the sidecar runs, as its user and with its SIDECAR_* variables. It changes nothing, and prints no
+    secret. It connects to the upstream, sends it HEAD /, tries its port at this host's other addresses, asks the ops
+    listener, and times the store. Exits with 0 if there is nothing worse than a warning, 1 if there are problems,
+    2 if the configuration is wrong.
+
+    \b
+    Example:
+      sidecar doctor -c /etc/sidecar/sidecar.yaml
+      sidecar doctor -c sidecar.yaml --json | jq '.findings[] | select(.severity != "ok")'
+    """
+    asked = Examination(
+        config=load_or_exit(config_path, {}),
+        environ=os.environ,
+        clock=time.time,
+        open_store=open_store,
+        grace_seconds=grace,
+        deep=deep,
+    )
+    found = asyncio.run(examine(asked))
+    text = (
+        json.dumps(findings_as_json(config_path, found), indent=2) if as_json else findings_as_text(config_path, found)
+    )
+    click.echo(text)
+    if any(one.finding.severity is Severity.PROBLEM for one in found):
+        context.exit(1)

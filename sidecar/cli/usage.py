@@ -1,0 +1,118 @@
+"""`sidecar keys usage`: what a key was used for."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import click
+
+from sidecar.cli import key_tasks
+from sidecar.cli.failures import reported
+from sidecar.cli.key_options import from_store
+from sidecar.cli.key_output import count_as_json, harmless
+from sidecar.cli.stores import open_store
+from sidecar.core.model import ApiKey
+from sidecar.core.times import rfc3339
+from sidecar.keys.usage_store import DAY, HOUR, UsageFilter, UsageRow
+
+_BAR: Final = 40
+_ROUTE_CHARS: Final = 60
+_CLASSES: Final = (1, 2, 3, 4, 5)
+_HOURLY_DAYS: Final = 2
+"""So few days are shown by the hour."""
+
+
+@click.command()
+@from_store
+@click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How far to look back.")
+@click.argument("key")
+def usage(config: str | None, store: str | None, as_json: bool, days: int, key: str) -> None:
+    """Show what KEY was used for: by route, class of status and time.
+
+    KEY is an id, a stored prefix, or - for the plaintext on stdin. Refused requests of the key count, too. What a
+    running sidecar has counted in the last seconds is not written yet.
+
+    \b
+    Example:
+      sidecar keys usage -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe --days 30
+    """
+    with reported():
+        url = key_tasks.url_of(config, store)
+        found, rows, since = asyncio.run(_read(url, key, days))
+    click.echo(json.dumps(_as_json(found, rows, since), indent=2) if as_json else _as_text(found, rows, days))
+
+
+async def _read(url: str, name: str, days: int) -> tuple[ApiKey, Sequence[UsageRow], int]:
+    key = await key_tasks.change(url, name, key_tasks.keep)
+    until = key_tasks.now()
+    since = until - days * DAY
+    since -= since % HOUR
+    async with open_store(url) as store:
+        return key, await store.usage(UsageFilter(key_id=key.id, since=since, until=until)), since
+
+
+def _as_json(key: ApiKey, rows: Sequence[UsageRow], since: int) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "since": rfc3339(since),
+        "last_used_at": rfc3339(key.last_used_at),
+        "last_used_address": key.last_used_address,
+        "last_used_agent": key.last_used_agent,
+        "requests": sum(row.count for row in rows),
+        "usage": list(map(count_as_json, rows)),
+    }
+
+
+def _as_text(key: ApiKey, rows: Sequence[UsageRow], days: int) -> str:
+    total = sum(row.count for row in rows)
+    span = "day" if days == 1 else f"{days} days"
+    lines = [f"{key.id} ({harmless(key.name)}): {total:,} requests in the last {span}.", _last_used(key)]
+    if rows:
+        lines += ["", *_by_route(rows), "", *_over_time(rows, days)]
+    return "\n".join(lines)
+
+
+def _last_used(key: ApiKey) -> str:
+    if key.last_used_at is None:
+        return "Never used."
+    address = f" from {harmless(key.last_used_address)}" if key.last_used_address else ""
+    agent = f" by {harmless(key.last_used_agent)}" if key.last_used_agent else ""
+    return f"Last used {rfc3339(key.last_used_at)}{address}{agent}."
+
+
+def _by_route(rows: Sequence[UsageRow]) -> Sequence[str]:
+    counts: dict[str, Counter[int]] = {}
+    for row in rows:
+        counts.setdefault(harmless(row.route), Counter())[row.status_class] += row.count
+    present = [number for number in _CLASSES if any(count[number] for count in counts.values())]
+    width = min(_ROUTE_CHARS, max(len("ROUTE"), *map(len, counts)))
+    busiest = sorted(counts.items(), key=lambda entry: -entry[1].total())
+    return [
+        _line("ROUTE", [f"{number}XX" for number in present], width),
+        *(_line(route, [f"{count[number]:,}" for number in present], width) for route, count in busiest),
+    ]
+
+
+def _line(route: str, cells: Sequence[str], width: int) -> str:
+    name = route if len(route) <= width else route[: width - 1] + "…"
+    return " ".join([name.ljust(width), *(cell.rjust(11) for cell in cells)])
+
+
+def _over_time(rows: Sequence[UsageRow], days: int) -> Sequence[str]:
+    """A bar for each hour or day in which there was anything."""
+    unit, chars = (HOUR, len("2027-01-31T12")) if days <= _HOURLY_DAYS else (DAY, len("2027-01-31"))
+    totals: Counter[int] = Counter()
+    for row in rows:
+        totals[row.at - row.at % unit] += row.count
+    heading = "HOUR (UTC)" if unit == HOUR else "DAY (UTC)"
+    return [heading.ljust(chars) + "    REQUESTS", *_bars(totals, chars)]
+
+
+def _bars(totals: Mapping[int, int], chars: int) -> Sequence[str]:
+    most = max(totals.values())
+    return [
+        f"{rfc3339(at)[:chars].replace('T', ' ')} {count:>11,} {'#' * max(1, count * _BAR // most)}"
+        for at, count in sorted(totals.items())
+    ]

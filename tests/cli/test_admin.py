@@ -1,0 +1,37 @@
+"""`sidecar admin token`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness.keys import run_cli
+
+CONFIG = """
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:unused.db
+keys: {environments: {live: acme_}}
+routes: [GET /v1/**: {}]
+"""
+
+
+def test_what_is_printed_can_stand_in_the_configuration_as_it_is(tmp_path: Path) -> None:
+    told = run_cli("admin", "token", "--name", "ops").stdout
+    config = tmp_path / "sidecar.yaml"
+    config.write_text(CONFIG + told[told.index("admin:\n") :])
+    checked = run_cli("check", str(config))
+    assert (checked.exit_code, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("tenant", ["", "*"])
+def test_a_token_of_every_tenant_is_not_made_by_an_empty_tenant_or_a_star(tenant: str) -> None:
+    told = run_cli("admin", "token", "--name", "portal", "--tenant", tenant)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert "tenant" in told.stderr
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-x"])
+def test_a_name_that_it_cannot_have_is_told_in_words(name: str) -> None:
+    told = run_cli("admin", "token", f"--name={name}")
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert told.stderr.startswith("Error: a name begins with a letter or digit and has 1 to 64 of these")

@@ -1,17 +1,20 @@
-"""HITL, as deploy/examples/hitl.yaml has it. Left for later: T8's listing of what is due, and its overlap."""
+"""HITL, as deploy/examples/hitl.yaml has it."""
 
 # The claims' ids stand in the names as they are written.
 # ruff: noqa: N802
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import closing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import islice
 
 import pytest
 
-from tests.harness.keys import IssuedKey, moment
+from tests.harness.keys import IssuedKey
 from tests.harness.recording import Upstream
 from tests.harness.running import EXAMPLES, Sidecar, StartSidecar
 from tests.harness.wire import Response
@@ -210,15 +213,32 @@ def test_T7_the_users_id_and_email_reach_the_upstream(
     assert b"usr_2" not in seen.head and b"eve@" not in seen.head
 
 
-def test_T8_a_new_key_works_beside_the_old_one_and_a_key_lives_for_90_days(
+def test_T8_keys_older_than_90_days_are_due(sidecar: Sidecar, key: IssuedKey) -> None:
+    old = sidecar.keys.issue("Old", metadata=OWNER)
+    created_at = int((time.time() - 91 * 24 * HOUR) * 1_000_000)
+    with closing(sqlite3.connect(sidecar.keys.store)) as store, store:
+        store.execute("UPDATE api_key SET created_at = ? WHERE id = ?", (created_at, old.id))
+    due = {told["key"]["id"]: told["why"] for told in sidecar.keys.told("due")}
+    assert due[old.id] == "max_age"
+    assert key.id not in due
+
+
+def test_T8_a_new_key_works_while_the_old_one_does_and_the_old_one_stops_when_its_overlap_ends(
     sidecar: Sidecar, upstream: Upstream
 ) -> None:
-    old, new = (sidecar.keys.issue(name, expires="90d", metadata=OWNER) for name in ("Old", "New"))
-    lifetimes = [moment(key.told, "expires_at") - moment(key.told, "created_at") for key in (old, new)]
-    assert all(abs(lifetime - timedelta(days=90)) < timedelta(minutes=1) for lifetime in lifetimes)
-    assert [sidecar.ask("GET", "/v1/loops", key=key).status for key in (old, new)] == [200, 200]
-    sidecar.keys.told("revoke", old.id)
-    assert [sidecar.ask("GET", "/v1/loops", key=key).status for key in (old, new)] == [401, 200]
+    key = sidecar.keys.issue("Old", plan="enterprise", metadata=OWNER)
+    new = sidecar.keys.told("rotate", key.id, "--overlap", "2s")
+    assert sidecar.ask("GET", "/v1/loops", key=new["key"]).status == 200
+    last = sidecar.ask("GET", "/v1/loops", key=key)
+    deadline = time.monotonic() + 10
+    while (answer := sidecar.ask("GET", "/v1/loops", key=key)).status == 200 and time.monotonic() < deadline:
+        last = answer
+    assert (answer.status, answer.body) == (401, INVALID)
+    assert int(last.header("Deprecation").removeprefix("@")) == pytest.approx(time.time(), abs=15)
+    assert parsedate_to_datetime(last.header("Sunset")).timestamp() == pytest.approx(time.time(), abs=15)
+    answer = sidecar.ask("GET", "/v1/loops", key=new["key"])
+    assert (answer.status, answer.all("Deprecation")) == (200, [])
+    assert {seen.header("X-User-Id") for seen in upstream.requests()} == {"usr_1"}
 
 
 @pytest.mark.parametrize(("plan", "limit"), [("pro", 1_000), ("enterprise", 10_000)])

@@ -7,8 +7,10 @@ from typing import Any
 from sidecar.core.model import Bucket, Quota, Window
 from sidecar.core.ratelimit import RateLimitFields
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.observe.accesslog import Access, AccessLog, encode
+from sidecar.observe.accesslog import Access, AccessLog
+from sidecar.observe.lines import JsonLines
 from sidecar.observe.metrics import Metrics
+from sidecar.observe.redaction import Redaction
 
 CALLS = 100_000
 NOW = 1_772_366_400.0
@@ -36,6 +38,7 @@ def line() -> Access:
 
 def main() -> None:
     limiter, metrics, log = MemoryLimiter(), Metrics(), AccessLog(lambda _: None, max_lines=10 * CALLS)
+    encode = JsonLines(Redaction(("hv_live_",)))
     for window in Window:
         quota = Quota(name=window, limit=10**9, period="hour", window=window)
         buckets = (Bucket(quota=quota, subject=("key-1",), limit=10**9),)

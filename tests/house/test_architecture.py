@@ -16,26 +16,34 @@ FLOORS = {
     "limiter": 2,
     "observe": 2,
     "gate": 3,
+    "explain": 3,
+    "keyrules": 3,
+    "compiled": 3,
+    "admin": 4,
     "proxy": 4,
     "ops": 4,
-    "exchange": 5,
+    "decision": 4,
+    "running": 5,
+    "doctor": 5,
     "app": 5,
     "cli": 6,
     "__main__": 6,
     "__init__": 0,
 }
 BOTTOM = {"sidecar.core.model", "sidecar.core.errors"}
-STRANGERS = [{"config", "keys", "limiter", "observe"}, {"proxy", "ops"}]
+STRANGERS = [{"config", "keys", "limiter", "observe"}, {"proxy", "decision", "ops", "admin"}]
 OWNERS = {
     "yaml": {"config"},
-    "msgspec": {"config", "observe"},
+    "msgspec": {"config", "core", "keys", "limiter", "observe", "admin"},
     "aiosqlite": {"keys"},
     "sqlite3": {"keys"},
     "prometheus_client": {"observe"},
-    "aiohttp": {"proxy", "ops", "app", "cli"},
+    "aiohttp": {"proxy", "decision", "ops", "admin", "running", "cli"},
+    "jinja2": {"admin"},
     "httptools": {"proxy"},
     "click": {"cli"},
     "uvloop": {"cli"},
+    "opentelemetry": {"observe"},
 }
 PURE = {"asyncio", "time", "os", "sys", "socket", "random", "secrets", "threading", "pathlib", "io", "subprocess"}
 

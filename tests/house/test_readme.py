@@ -59,6 +59,13 @@ def test_every_help_shows_an_example_and_every_option(name: str, command: click.
             assert parameter.opts[-1] in shown.output
 
 
+@pytest.mark.parametrize("group", [[], ["keys"], ["store"], ["admin"], ["audit"]], ids=str)
+def test_no_command_is_cut_short_in_the_list_of_its_group(group: list[str]) -> None:
+    listed = CliRunner().invoke(main, [*group, "--help"], terminal_width=80).output.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+
+
 def test_readme_names_the_options_of_serve_and_issue() -> None:
     for name, command in commands():
         if name in ("sidecar serve", "sidecar keys issue", "sidecar keys list"):

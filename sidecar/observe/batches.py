@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from queue import SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 P = TypeVar("P")
+_Jobs = SimpleQueue[Callable[[], None] | None]
 
 
 class Batches(Generic[T, P]):
@@ -34,6 +36,8 @@ class Batches(Generic[T, P]):
         self._weight = 0
         self._waiting: list[T] = []
         self._delivering: asyncio.Future[None] | None = None
+        self._jobs: _Jobs | None = None
+        """Of the thread that delivers, while there is one."""
 
     def record(self, item: T) -> None:
         """Keep it for the next batch."""
@@ -59,6 +63,8 @@ class Batches(Generic[T, P]):
             self.dropped += len(self._waiting)
             self._waiting.clear()
             self._weight = 0
+        finally:
+            self._end_thread()
 
     async def _deliver_waiting(self) -> None:
         while self._waiting or self._delivering is not None:
@@ -71,7 +77,7 @@ class Batches(Generic[T, P]):
         return batch
 
     def _hand_over(self) -> asyncio.Future[None]:
-        """Done when a batch is delivered or lost. A daemon thread: a stuck one must not keep the process alive."""
+        """Done when a batch is delivered or lost."""
         batch = self._next_batch()
         count, prepared = len(batch), self._prepare(batch)
         loop = asyncio.get_running_loop()
@@ -90,10 +96,28 @@ class Batches(Generic[T, P]):
                 loop.call_soon_threadsafe(settle, delivered)
 
         try:
-            Thread(target=work, daemon=True).start()
+            self._do_in_thread(work)
         except RuntimeError:  # no thread to be had; the next batch may have more luck
             settle(False)
         return done
+
+    def _do_in_thread(self, job: Callable[[], None]) -> None:
+        """A daemon thread: a stuck one must not keep the process alive. Raises RuntimeError where there can be none."""
+        if self._jobs is None:
+            jobs: _Jobs = SimpleQueue()
+            Thread(target=_work, args=(jobs,), daemon=True).start()
+            self._jobs = jobs
+        self._jobs.put(job)
+
+    def _end_thread(self) -> None:
+        if self._jobs is not None:
+            self._jobs.put(None)
+            self._jobs = None
+
+
+def _work(jobs: _Jobs) -> None:
+    while (job := jobs.get()) is not None:
+        job()
 
 
 def _done(deliver: Callable[[P], None], prepared: P) -> bool:

@@ -126,8 +126,8 @@ class JsonLines:
             query=query_names(access.target, longest=MAX_CHARS) if self._with_query else None,
             status=access.status,
             reason=access.reason,
-            seconds=round(access.seconds, 6),
-            upstream_seconds=None if access.upstream_seconds is None else round(access.upstream_seconds, 6),
+            seconds=_to_the_microsecond(access.seconds),
+            upstream_seconds=None if access.upstream_seconds is None else _to_the_microsecond(access.upstream_seconds),
             bytes_in=access.bytes_in,
             bytes_out=access.bytes_out,
             client_address=access.client_address,
@@ -170,6 +170,11 @@ def to_the_millisecond(at: float) -> str:
     """Unix seconds in RFC 3339, as the logs tell them."""
     seconds, milliseconds = divmod(int(at * 1000), 1000)
     return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+
+
+def _to_the_microsecond(seconds: float) -> float:
+    """`round` to six places does it by way of the decimal digits, and takes five times as long."""
+    return int(seconds * 1e6 + 0.5) / 1e6
 
 
 @lru_cache(maxsize=8)

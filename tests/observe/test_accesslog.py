@@ -142,6 +142,16 @@ async def test_lines_are_written_as_time_goes_by_and_in_order() -> None:
     assert [json.loads(line)["request_id"] for line in lines] == [f"{number}" for number in range(2000)]
 
 
+async def test_one_thread_writes_all_batches() -> None:
+    writers: list[int] = []
+    log = AccessLog(lambda _: writers.append(threading.get_ident()))
+    for number in range(1000):
+        log.record(access(request_id=f"{number}"))
+    await log.flush()
+    assert len(writers) > 1
+    assert len({*writers, threading.get_ident()}) == 2
+
+
 async def test_a_stuck_reader_holds_up_neither_the_loop_nor_the_end() -> None:
     release, stuck, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
     log = AccessLog(blocking(release, stuck, loop))

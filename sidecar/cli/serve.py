@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from sidecar.app import App
-from sidecar.cli.allocator import keep_freed_memory
 from sidecar.cli.configs import config_option, load_or_exit, reader_of
+from sidecar.cli.process import keep_freed_memory, let_requests_go_first
 from sidecar.config.model import Config
 from sidecar.running.listeners import StartError
 
@@ -36,6 +36,7 @@ def serve_command(config_path: str, **options: str | None) -> None:
     one of either ends it at once.
     """
     keep_freed_memory()
+    let_requests_go_first()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Until there is something to reload; by default it kills.
     run(_serve(load_or_exit(config_path, options), reader_of(config_path, options)))
 

@@ -66,10 +66,15 @@ class Upkeep:
         """Off the loop, and only what moved: a snapshot takes microseconds a subject, and a write more."""
         now = self._clock()
         self._counts.expire(now)
-        rows = await asyncio.to_thread(self._counts.snapshot, now)
-        if moved := [row for row in rows if row not in self._saved]:
+        counts, moved = await asyncio.to_thread(self._moved, now)
+        if moved:
             await self._store.save_quota_states(moved)
-            self._saved = frozenset(rows)
+            self._saved = counts
+
+    def _moved(self, now: float) -> tuple[frozenset[QuotaRow], Sequence[QuotaRow]]:
+        """Everything that counts, and of it what is not written yet."""
+        rows = self._counts.snapshot(now)
+        return frozenset(rows), [row for row in rows if row not in self._saved]
 
     async def _count_keys(self) -> None:
         with suppress(StoreUnavailable):

@@ -42,12 +42,15 @@ class Reason(StrEnum):
     UPSTREAM_BUSY = "upstream_busy"
     INTERNAL = "internal"
 
+    # Enum's own is written in Python, and reasons are looked up several times for each refusal.
+    __hash__ = str.__hash__
+
 
 class Denied(Exception):
     """A rule refuses the request. Only the gate catches it."""
 
     def __init__(self, reason: Reason) -> None:
-        super().__init__(reason.value)
+        super().__init__(reason)
         self.reason = reason
 
 
@@ -55,7 +58,7 @@ class Fault(Exception):
     """We could not find out (store, limiter or upstream failed). Never the same as a refusal."""
 
     def __init__(self, reason: Reason) -> None:
-        super().__init__(reason.value)
+        super().__init__(reason)
         self.reason = reason
 
 

@@ -47,7 +47,7 @@ class Connections(Server):
         of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
         cap = self._seats.take(peer, most=limits.connections, most_of_one=of_one)
         if cap is not None:
-            self.notices.count(f"connections refused (limits.{cap})", peer)
+            self.notices.count("connection", f"refused (limits.{cap})", peer)
             self._host.turned_away(cap)
             return False
         if self._timer is None:

@@ -8,6 +8,7 @@ from aiohttp import hdrs
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from sidecar.core.errors import Reason
+from sidecar.core.wording import counted
 
 NOTICE_SECONDS = 10.0
 """How often the log is told, at most."""
@@ -43,13 +44,13 @@ class Notices:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = NOTICE_SECONDS) -> None:
         self._loop, self._seconds = loop, seconds
-        self._seen: dict[str, tuple[int, str]] = {}
+        self._seen: dict[tuple[str, str], tuple[int, str]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def count(self, what: str, last: str) -> None:
-        """One more of `what` (a few fixed phrases), the last of which is `last`."""
-        number, _ = self._seen.get(what, (0, ""))
-        self._seen[what] = (number + 1, last)
+    def count(self, noun: str, fate: str, last: str) -> None:
+        """`fate` befell one more `noun` (of both there are few); `last` is where it came from."""
+        number, _ = self._seen.get((noun, fate), (0, ""))
+        self._seen[noun, fate] = (number + 1, last)
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self.tell)
 
@@ -59,5 +60,6 @@ class Notices:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for what, (number, last) in seen.items():
-            _log.warning("sidecar: %d %s in the last %g s, last from %s", number, what, self._seconds, last)
+        for (noun, fate), (number, last) in seen.items():
+            told = counted(number, noun)
+            _log.warning("sidecar: %s %s in the last %g s, last from %s", told, fate, self._seconds, last)

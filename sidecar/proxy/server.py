@@ -153,7 +153,7 @@ class DataServer:
     def refuse(self, peer: str, reason: Reason) -> bytes:
         answer = self._gate().malformed(reason)
         self._observer.malformed(answer.status, reason)
-        self._connections.notices.count("malformed requests refused", f"{peer or 'a Unix socket'}: {reason}")
+        self._connections.notices.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
         return answer_of_ours(answer, persistence=persistence(False, (1, 1))) + answer.body
 
     def turned_away(self, limit: str) -> None:

@@ -27,7 +27,7 @@ async def test_S7_1_connections_past_the_caps_are_closed_and_leave_room_when_oth
     assert (await bench.ask(get())).status == 200
     caplog.set_level(logging.WARNING)
     await bench.server.stop(grace_seconds=0)
-    assert "1 connections refused" in caplog.text
+    assert "1 connection refused" in caplog.text
     assert bench.records.turned == ["connections"]
 
 

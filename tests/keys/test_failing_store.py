@@ -1,10 +1,12 @@
 """A store that is locked, damaged, taken away, full or closed to us."""
 
+import asyncio
 import os
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from sidecar.core.model import KeyStatus
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.sqlite import SqliteStore
+from sidecar.keys.sqlite_lines import FIND_SECONDS
 from sidecar.keys.store import KeyFilter, StoreUnavailable
 from tests.keys.making import ANN, NOW_US, a_key, digest_of, open_store, set_status
 
@@ -55,6 +58,17 @@ async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavai
             await cache.find(digest_of("s2"), lambda: {digest_of("s2"): "sha256"})
         assert cache.peek(digest_of("s1")) == key
     assert await cache.find(digest_of("s2"), lambda: {digest_of("s2"): "sha256"}) is None
+
+
+async def test_a_process_that_stood_still_does_not_take_the_store_for_dead(store: SqliteStore) -> None:
+    """As one does that is short of CPU, or whose machine is moved: answer and timeout are both there when it wakes."""
+    key = a_key("s1")
+    await store.add([key], actor=ANN)
+    finding = asyncio.get_running_loop().create_task(store.find({digest_of("s1"): "sha256"}))
+    await asyncio.sleep(0)
+    standing_still = threading.Event()
+    standing_still.wait(FIND_SECONDS + 0.3)
+    assert await finding == key
 
 
 async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path: str) -> None:

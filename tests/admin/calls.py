@@ -36,7 +36,7 @@ scopes:
   streams:write: {{includes: [streams:read]}}
   billing: Pay
 quotas:
-  general: {{limit: 1000, per: hour}}
+  general: {{limit: 1000, per: 24h, window: sliding}}
 plans:
   free: {{general: 10}}
   pro: {{general: 5000}}
@@ -78,7 +78,7 @@ class Admin:
         credential = {"Authorization": f"Bearer {self.token}"} if self.token is not None else {}
         text = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         kind = {"Content-Type": "application/json"} if text is not None else {}
-        connection = http.client.HTTPConnection(*self.address, timeout=10)
+        connection = http.client.HTTPConnection(*self.address, timeout=30)
         try:
             target = path if path.startswith("/") else f"/api/v1/{path}"
             connection.request(method, target, text, {**kind, **credential, **self.headers, **given})

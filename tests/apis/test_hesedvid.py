@@ -187,10 +187,10 @@ def test_V7_a_key_expires(sidecar: Sidecar) -> None:
 def expired(sidecar: Sidecar) -> IssuedKey:
     """A key whose time is over: asked with until it is refused."""
     key = sidecar.keys.issue(tenant="org_1", environment="live", expires="1s")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     with sidecar.connect() as connection:
         while asked(connection, ORG, key).status == 200:
-            assert time.monotonic() < deadline, "a key of one second still works after ten"
+            assert time.monotonic() < deadline, "a key of one second still works after a minute"
     return key
 
 

@@ -230,12 +230,12 @@ def test_T8_a_new_key_works_while_the_old_one_does_and_the_old_one_stops_when_it
     new = sidecar.keys.told("rotate", key.id, "--overlap", "2s")
     assert sidecar.ask("GET", "/v1/loops", key=new["key"]).status == 200
     last = sidecar.ask("GET", "/v1/loops", key=key)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (answer := sidecar.ask("GET", "/v1/loops", key=key)).status == 200 and time.monotonic() < deadline:
         last = answer
     assert (answer.status, answer.body) == (401, INVALID)
-    assert int(last.header("Deprecation").removeprefix("@")) == pytest.approx(time.time(), abs=15)
-    assert parsedate_to_datetime(last.header("Sunset")).timestamp() == pytest.approx(time.time(), abs=15)
+    assert int(last.header("Deprecation").removeprefix("@")) == pytest.approx(time.time(), abs=60)
+    assert parsedate_to_datetime(last.header("Sunset")).timestamp() == pytest.approx(time.time(), abs=60)
     answer = sidecar.ask("GET", "/v1/loops", key=new["key"])
     assert (answer.status, answer.all("Deprecation")) == (200, [])
     assert {seen.header("X-User-Id") for seen in upstream.requests()} == {"usr_1"}

@@ -14,7 +14,7 @@ COMMAND = [sys.executable, "-m", "sidecar", "demo"]
 
 def test_the_demo_checks_itself() -> None:
     done = subprocess.run(
-        [*COMMAND, "--check"], cwd=ROOT, env=clean_environ(), capture_output=True, text=True, timeout=30, check=False
+        [*COMMAND, "--check"], cwd=ROOT, env=clean_environ(), capture_output=True, text=True, timeout=100, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     rows = done.stdout.splitlines()

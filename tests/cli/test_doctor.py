@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from sidecar.cli.main import main
 from sidecar.doctor.machine import own_addresses
 from tests.harness.keys import Keys, run_cli
+from tests.harness.ports import free_port
 from tests.harness.processes import clean_environ
 from tests.harness.recording import Upstream
 from tests.harness.running import Sidecar, StartSidecar
@@ -215,8 +216,7 @@ def test_what_is_no_sidecar_at_the_ops_address_is_said_to_be_none(place: Place) 
 @contextmanager
 def speaking_tls(certificate: Path, key: Path) -> Iterator[int]:
     """An upstream of openssl's own."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = ["-accept", f"127.0.0.1:{port}", "-cert", certificate, "-key", key, "-www"]
     process = subprocess.Popen(["openssl", "s_server", *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     try:

@@ -271,5 +271,5 @@ def test_the_command_ends_by_itself_and_leaves_no_traceback(run: Run, config: Pa
     nowhere = ["list", "--store", "sqlite:///nowhere/keys.db"]
     for arguments, status in ((["list"], 0), (["show", "nobody"], 1), (nowhere, 1)):
         line = [sys.executable, "-c", code, arguments[0], "-c", str(config), *arguments[1:]]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
         assert (done.returncode, "Traceback" in done.stderr) == (status, False)

@@ -13,7 +13,7 @@ from tests.harness.wire import Connection, ConnectionClosed, Response
 WAIT_SECONDS = 0.15
 """Silence of this length is taken for waiting."""
 
-HANG_SECONDS = 5.0
+HANG_SECONDS = 20.0
 """Silence of this length where something must come, is a hang."""
 
 _TROUBLE = ("Traceback", "internal error", "Task exception", "never retrieved", "never awaited", "Unhandled")

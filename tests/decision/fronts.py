@@ -2,17 +2,17 @@
 
 import importlib.util
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.decision.asking import FILES
+from tests.harness.ports import comes_to_listen, free_port
+from tests.harness.processes import STOP_SECONDS
 from tests.harness.tools import needed
 from tests.harness.wire import Address
 
-STOP_SECONDS = 10.0
 CONFIGS = {"nginx": "nginx.conf", "caddy": "Caddyfile", "envoy": "envoy.yaml"}
 
 
@@ -29,7 +29,9 @@ def running_front(name: str, folder: Path, *, decision: int, service: int) -> It
             command(name, config), cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
         try:
-            await_port(process, port, folder / "output")
+            if not comes_to_listen(process, port):
+                told = (folder / "output").read_text(encoding="utf-8", errors="replace")[-2000:]
+                raise AssertionError(f"does not listen: {told}")
             yield ("127.0.0.1", port)
         finally:
             process.terminate()
@@ -60,23 +62,3 @@ def envoy() -> str:
     places = (spec.submodule_search_locations or ()) if spec else ()
     packaged = [path for place in places if (path := Path(place) / "_bin" / "envoy").exists()]
     return needed(str(packaged[0]) if packaged else "envoy")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def await_port(process: "subprocess.Popen[bytes]", port: int, output: Path) -> None:
-    for _ in range(500):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except ConnectionRefusedError:
-            try:
-                process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                continue
-            break
-    raise AssertionError(f"does not listen: {output.read_text(encoding='utf-8', errors='replace')[-2000:]}")

@@ -1,6 +1,5 @@
 """A real Prometheus that scrapes what a test gives it."""
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,8 @@ from urllib.parse import urlencode
 
 import yaml
 
-from tests.harness.processes import Lines
+from tests.harness.ports import free_port
+from tests.harness.processes import STOP_SECONDS, Lines
 from tests.harness.tools import needed
 from tests.harness.wire import Address, Connection
 
@@ -42,7 +42,7 @@ class Prometheus:
 @contextmanager
 def running_prometheus(folder: Path, targets: list[Address], rules: Path) -> Iterator[Prometheus]:
     """Scrapes `targets` each second as job `sidecar`, with `rules`; its data lie in `folder`."""
-    address = ("127.0.0.1", _free_port())
+    address = ("127.0.0.1", free_port())
     config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump(_config(targets, rules)), encoding="utf-8")
     process = Popen(
@@ -61,7 +61,7 @@ def running_prometheus(folder: Path, targets: list[Address], rules: Path) -> Ite
         yield Prometheus(address)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(STOP_SECONDS)
         lines.join()
 
 
@@ -74,9 +74,3 @@ def _config(targets: list[Address], rules: Path) -> dict[str, Any]:
             {"job_name": "sidecar", "static_configs": [{"targets": [f"{host}:{port}" for host, port in targets]}]}
         ],
     }
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

@@ -18,6 +18,7 @@ from tests.harness.processes import ROOT, clean_environ
 from tests.harness.tools import needed
 from tests.harness.wire import Connection
 
+pytestmark = pytest.mark.timeout(600)
 CONTAINER = ROOT / "deploy" / "container"
 STEPS = instructions((CONTAINER / "Dockerfile").read_text(encoding="utf-8"))
 LAST = max(step.stage for step in STEPS)

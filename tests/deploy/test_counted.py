@@ -13,7 +13,7 @@ store: sqlite:unused.db
 keys: {environments: {live: acme_}}
 routes: [GET /v1/**: {}]
 """
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 def becomes_more(sidecar: Sidecar, sample: str, than: float) -> bool:

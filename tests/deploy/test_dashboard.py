@@ -26,10 +26,11 @@ routes:
   - POST /v1/streams/**: {scopes: [streams:write]}
   - GET /v1/little: {quotas: [general]}
 """
+pytestmark = pytest.mark.timeout(300)
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "sidecar.json").read_text(encoding="utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 RULES_FILE = ROOT / "deploy" / "prometheus" / "sidecar.rules.yml"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 VARIABLES = {"$job": "sidecar", "$instance": ".*", "$__rate_interval": "30s", "${datasource}": ""}
 
 
@@ -54,6 +55,10 @@ class Site:
                 connection.ask("GET", "/elsewhere")
         self._lonely.ask("GET", "/v1/streams/1", key=lonely)
         self._healthy.process.signal(signal.SIGHUP)
+
+    def errors(self) -> list[str]:
+        """Of the last scrape of each that has been scraped."""
+        return [target["lastError"] for target in self.prometheus.targets() if target["health"] != "unknown"]
 
     def missing(self, expressions: list[str]) -> list[str]:
         """Those that bring no data. Raises AssertionError for one that is wrong."""
@@ -100,8 +105,12 @@ def test_every_recording_rule_brings_data(site: Site) -> None:
 
 
 def test_prometheus_finds_nothing_wrong_with_the_scrapes(site: Site) -> None:
+    """In the end: a busy machine may let one come too late."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (errors := site.errors()) != ["", ""] and time.monotonic() < deadline:
+        site.load()
+    assert errors == ["", ""]
     assert loaded_until_all_bring_data(site, ["up == 1"]) == []
-    assert [target["lastError"] for target in site.prometheus.targets()] == ["", ""]
 
 
 def test_the_variables_of_the_dashboard_find_the_sidecars(site: Site) -> None:

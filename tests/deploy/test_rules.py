@@ -34,6 +34,7 @@ def test_prometheus_takes_the_rules() -> None:
     assert f"{len(RULES)} rules found" in done.stdout
 
 
+@pytest.mark.timeout(600)
 def test_each_story_raises_the_alerts_that_it_should_and_no_other() -> None:
     done = promtool("test", "rules", "sidecar.rules.test.yml")
     assert done.returncode == 0, done.stdout + done.stderr

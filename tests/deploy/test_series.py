@@ -63,6 +63,7 @@ def scraped(sidecar: Sidecar, accept: str) -> Response:
         return connection.ask("GET", "/metrics", [("Accept", accept)])
 
 
+@pytest.mark.timeout(600)
 def test_ten_thousand_unknown_keys_and_a_thousand_paths_make_no_series(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(scopes=("items:read",)).text
     strangers = make_keys(10_000, seed=2)

@@ -1,7 +1,6 @@
 """A real nginx that tells what it reads: in fields of what it passes on, and in its access log."""
 
 import json
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.harness.ports import comes_to_listen, free_port
+from tests.harness.processes import STOP_SECONDS
 from tests.harness.tools import needed
 
-STOP_SECONDS = 10.0
 _CONFIG = """\
 daemon off;
 master_process off;
@@ -68,30 +68,15 @@ class Nginx:
 def running_nginx(folder: Path, *, behind: str) -> Iterator[Nginx]:
     """`behind`: the URL that it passes requests on to. Skips or fails where nginx is missing."""
     program = needed("nginx")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     config = folder / "nginx.conf"
     config.write_text(_CONFIG.format(folder=folder, port=port, behind=behind), encoding="utf-8")
     process = subprocess.Popen([program, "-p", str(folder), "-c", str(config)], stderr=subprocess.PIPE)
     try:
-        _await_port(process, port)
+        if not comes_to_listen(process, port):
+            process.kill()
+            raise AssertionError(f"nginx does not listen: {process.communicate()[1].decode()}")
         yield Nginx(port=port, folder=folder, process=process)
     finally:
         process.terminate()
         process.communicate(timeout=STOP_SECONDS)
-
-
-def _await_port(process: "subprocess.Popen[bytes]", port: int) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except ConnectionRefusedError:
-            try:
-                process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                continue
-            raise AssertionError(f"nginx: {process.communicate()[1].decode()}") from None
-        else:
-            return
-    raise AssertionError("nginx does not listen")

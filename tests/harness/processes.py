@@ -11,8 +11,9 @@ from threading import Condition, Thread
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 20.0
-STOP_SECONDS = 30.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 60.0
+"""Both far past what a slow machine needs: only what never comes up or never ends takes so long."""
 
 
 class Lines:

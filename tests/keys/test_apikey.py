@@ -9,6 +9,7 @@ KEY = KeyFormat().make("hv_live_", secrets.randbelow)
 ONE, TWO = Pepper.of(b"the first pepper of all"), Pepper.of(b"the second pepper")
 
 
+@pytest.mark.timeout(600)
 def test_no_two_of_a_million_keys_are_alike() -> None:
     made = KeyFormat(length=32)
     keys = {made.make("hv_live_", secrets.randbelow) for _ in range(1_000_000)}

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sidecar.keys.store import AuditFilter
 from tests.keys.making import digest_of, open_store
 
@@ -44,6 +46,7 @@ def _killed(path: str, turn: int) -> list[str]:
         return told + writer.stdout.readlines()
 
 
+@pytest.mark.timeout(600)
 async def test_killed_writers_lose_no_acknowledged_change_and_leave_a_whole_audit(tmp_path: Path) -> None:
     path, told = str(tmp_path / "keys.db"), list[str]()
     for turn in range(_KILLS):

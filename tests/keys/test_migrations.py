@@ -34,6 +34,7 @@ def changed(path: str, sql: str) -> None:
         connection.execute(sql)
 
 
+@pytest.mark.timeout(600)
 async def test_a_migration_killed_at_any_step_is_completed_by_the_next_start(tmp_path: Path) -> None:
     left: list[int] = []
     while True:

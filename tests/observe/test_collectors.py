@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.ports import free_port
 from tests.harness.running import Sidecar, StartSidecar
-from tests.observe.collector import Collector, closed_port
+from tests.observe.collector import Collector
 from tests.observe.test_tracing import CONFIG, SAMPLED, identified, server_span, tracing
+
+PATIENCE_SECONDS = 20.0
+"""For an end that waits for no collector: shorter than any would be waited for."""
 
 
 def complaints(sidecar: Sidecar) -> list[str]:
@@ -18,7 +22,7 @@ def complaints(sidecar: Sidecar) -> list[str]:
 def test_a_dead_collector_neither_slows_requests_nor_fills_the_log_nor_delays_the_end(
     start_sidecar: StartSidecar,
 ) -> None:
-    port = closed_port()
+    port = free_port()
     sidecar = start_sidecar(CONFIG + tracing(f"http://127.0.0.1:{port}", "sample: 1, timeout: 500ms"))
     key = sidecar.keys.issue(scopes=("read",))
     with sidecar.connect() as connection:
@@ -37,19 +41,21 @@ def test_a_dead_collector_neither_slows_requests_nor_fills_the_log_nor_delays_th
     assert len(complaints(sidecar)) == 2, complaints(sidecar)
     began = time.monotonic()
     assert sidecar.stop() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PATIENCE_SECONDS
 
 
 def test_a_silent_collector_does_not_hold_up_the_end(start_sidecar: StartSidecar) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        sidecar = start_sidecar(CONFIG + tracing(f"http://127.0.0.1:{silent.getsockname()[1]}", "sample: 1"))
+        sidecar = start_sidecar(
+            CONFIG + tracing(f"http://127.0.0.1:{silent.getsockname()[1]}", "sample: 1, timeout: 60s")
+        )
         assert sidecar.ask("GET", "/items/7").status == 401
-        silent.settimeout(20)
+        silent.settimeout(60)
         with silent.accept()[0]:
             assert sidecar.ask("GET", "/items/7").status == 401
             began = time.monotonic()
             assert sidecar.stop() == 0
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < PATIENCE_SECONDS
 
 
 def test_a_collector_that_refuses_is_told_of_once(start_sidecar: StartSidecar) -> None:

@@ -7,9 +7,10 @@ from hashlib import sha256
 import pytest
 
 from tests.harness.keys import IssuedKey
+from tests.harness.ports import free_port
 from tests.harness.recording import Upstream
 from tests.harness.running import Sidecar, StartSidecar
-from tests.observe.collector import Collector, Told, closed_port
+from tests.observe.collector import Collector, Told
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -190,7 +191,7 @@ def test_what_the_sidecar_answers_itself_has_no_client_span(
 def test_an_upstream_that_cannot_be_reached_is_an_error_of_both_spans(
     start_sidecar: StartSidecar, collector: Collector
 ) -> None:
-    sidecar = start_sidecar(CONFIG + tracing(collector.url), upstream_url=f"http://127.0.0.1:{closed_port()}")
+    sidecar = start_sidecar(CONFIG + tracing(collector.url), upstream_url=f"http://127.0.0.1:{free_port()}")
     key = sidecar.keys.issue(scopes=("read",))
     assert sidecar.ask("GET", "/items/7", identified("unreachable"), key=key).status == 502
     server = server_span(collector, "unreachable")

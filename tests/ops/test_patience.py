@@ -10,6 +10,8 @@ from aiohttp import web
 from sidecar.running.quiet import Patience, QuietRunner
 
 LARGE = 32 * 1024 * 1024
+PATIENCE_SECONDS = 20.0
+"""For what comes at once, or never: long enough for a slow machine."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
 
@@ -50,7 +52,7 @@ async def listening(patience: Patience) -> AsyncIterator[Connect]:
 async def answer(reader: asyncio.StreamReader) -> bytes:
     """Everything until the other end closes, and nothing where it was cut off."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await reader.read(-1)
     except ConnectionResetError:
         return b""
@@ -60,7 +62,7 @@ async def ask(streams: Streams, path: str = "/small", *, more: bytes = b"") -> b
     """The first line of the answer; `more` follows the request at once."""
     reader, writer = streams
     writer.write(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode() + more)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return await reader.readline()
 
 
@@ -74,7 +76,7 @@ async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent
 
 
 async def test_a_head_that_comes_byte_by_byte_gains_no_time_by_it() -> None:
-    async with listening(Patience(head_seconds=0.3)) as connect:
+    async with listening(Patience(head_seconds=1)) as connect:
         reader, writer = await connect()
         assert await ask((reader, writer)) == b"HTTP/1.1 200 OK\r\n"
         # On a connection that has served a request as well.
@@ -87,7 +89,7 @@ async def test_a_head_that_comes_byte_by_byte_gains_no_time_by_it() -> None:
 
 
 async def test_between_two_requests_there_is_more_time() -> None:
-    async with listening(Patience(head_seconds=0.1, idle_seconds=1)) as connect:
+    async with listening(Patience(head_seconds=0.7, idle_seconds=4)) as connect:
         streams = await connect()
         assert await ask(streams) == b"HTTP/1.1 200 OK\r\n"
         other, writer = await connect()
@@ -98,7 +100,7 @@ async def test_between_two_requests_there_is_more_time() -> None:
 
 
 async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
-    async with listening(Patience(connections=2, stuck_seconds=0.2)) as connect:
+    async with listening(Patience(connections=2, stuck_seconds=1)) as connect:
         reader, writer = await connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")

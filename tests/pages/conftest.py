@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.harness.running import StartSidecar
 from tests.harness.tools import needed
@@ -18,6 +18,8 @@ _ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+PATIENCE_MILLISECONDS = 30_000
+"""For what appears at once, on a machine that is not too busy."""
 _REFUSED = "Failed to load resource: the server responded with a status of 4"
 """What the browser says of a page that was refused on purpose; the test looks at the page itself."""
 
@@ -26,8 +28,11 @@ _REFUSED = "Failed to load resource: the server responded with a status of 4"
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, with a profile of its own."""
     program = needed("chromium")
+    expect.set_options(timeout=PATIENCE_MILLISECONDS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(_ARGUMENTS))
+        browser = playwright.chromium.launch(
+            executable_path=program, args=list(_ARGUMENTS), timeout=3 * PATIENCE_MILLISECONDS
+        )
         yield browser
         browser.close()
 
@@ -35,7 +40,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MILLISECONDS)
     yield context
     context.close()
 

@@ -30,7 +30,7 @@ scopes:
   streams:read: List and get streams
   streams:write: {description: Create and delete streams, includes: [streams:read]}
 quotas:
-  general: {limit: 10, per: hour, by: key}
+  general: {limit: 10, per: 24h, window: sliding, by: key}
 plans:
   pro: {general: 1000}
 routes:
@@ -97,7 +97,7 @@ class Site:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
         if self.cookie:
             sent["Cookie"] = self.cookie
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         try:
             connection.request(method, target, body or None, {**sent, **headers})
             answer = connection.getresponse()

@@ -34,12 +34,10 @@ def act(page: Page, verb: str) -> None:
 
 def reload_until_used(page: Page) -> None:
     """Counts are written every few seconds, and by whom right after them."""
-    for _ in range(40):
-        page.reload()
-        about = page.get_by_role("region", name="About")
-        if page.get_by_role("img", name="requests over 24 hours").count() and "127.0.0.1" in about.inner_text():
-            return
+    about = page.get_by_role("region", name="About")
+    while not (page.get_by_role("img", name="requests over 24 hours").count() and "127.0.0.1" in about.inner_text()):
         page.wait_for_timeout(250)
+        page.reload()
 
 
 def test_a_key_issued_on_the_page_works_at_once_shows_as_used_and_is_refused_once_revoked(

@@ -17,11 +17,20 @@ from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
 from tests.proxy.stubs import OpenGate, Records
 from tests.proxy.wire import RawClient, Received
-from tests.upstreams.scripted import Script, ScriptedUpstream
+from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+MIB = 1 << 20
+HELD = 16 + sum(2 * int(Path(f"/proc/sys/net/ipv4/tcp_{kind}mem").read_text().split()[2]) // MIB for kind in "rw")
+"""MiB that may be between an upstream and a client: what the kernel's buffers take where it lets them, and a few."""
+MUCH = max(64, HELD + 16)
+"""MiB, too many for that."""
+PATIENT = {"connect_timeout": 60.0, "queue_timeout": 60.0, "idle_timeout": 60.0}
+"""Longer than any test waits, so that no time set here passes for what should happen by itself."""
 
 
 @dataclass
@@ -64,9 +73,8 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             scripted = ScriptedUpstream(script)
             await scripted.start(str(tmp_path / "upstream.sock") if unix else "")
             stack.push_async_callback(scripted.stop)
-            upstream = Upstream(
-                UpstreamSettings(address=address or scripted.address, **settings), loop=asyncio.get_running_loop()
-            )
+            given = {**PATIENT, "address": address or scripted.address, **settings}
+            upstream = Upstream(UpstreamSettings(**given), loop=asyncio.get_running_loop())
             stack.callback(upstream.close)
             records = Records()
             gate = OpenGate(told)
@@ -78,7 +86,7 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
         yield start
 
 
-async def eventually(holds: Callable[[], object], *, within_seconds: float = 1.0) -> None:
+async def eventually(holds: Callable[[], object], *, within_seconds: float = PATIENCE_SECONDS) -> None:
     """Let the loop turn until `holds()`; fails past the time."""
     async with asyncio.timeout(within_seconds):
         while not holds():

@@ -13,7 +13,7 @@ from sidecar.proxy.tls import ListenerCertificates
 from tests.proxy.certificates import Authority
 from tests.proxy.conftest import Bench, SetUp
 from tests.proxy.wire import RawClient, get
-from tests.upstreams.scripted import answering, plain
+from tests.upstreams.scripted import PATIENCE_SECONDS, answering, plain
 
 CLIENTS = 20
 
@@ -58,9 +58,9 @@ async def test_clients_that_have_yet_to_shake_hands_are_answered(set_up: SetUp, 
 
 
 async def test_a_handshake_that_never_begins_does_not_hold_up_the_end(set_up: SetUp, authority: Authority) -> None:
-    bench = await set_up(answering(plain()), listener=speaking_tls(authority))
+    bench = await set_up(answering(plain()), listener=speaking_tls(authority, limits=Limits(head_timeout=60)))
     sockets = connected(bench)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await bench.server.stop(grace_seconds=60)
     for opened in sockets:
         opened.close()

@@ -10,7 +10,7 @@ from sidecar.core.errors import Reason
 from tests.proxy.conftest import Bench, SetUp, eventually
 from tests.proxy.test_upgrade import echo, open_tunnel, tunnelling
 from tests.proxy.wire import RawClient, get
-from tests.upstreams.scripted import Peer
+from tests.upstreams.scripted import PATIENCE_SECONDS, Peer
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -30,7 +30,7 @@ async def stream(bench: Bench, target: str = "/events") -> RawClient:
 
 async def ended(client: RawClient) -> bool:
     with suppress(ConnectionResetError):
-        return await asyncio.wait_for(client.reader.read(1), 1) == b""
+        return await asyncio.wait_for(client.reader.read(1), PATIENCE_SECONDS) == b""
     return True
 
 
@@ -43,7 +43,7 @@ async def test_R1_6_an_event_stream_of_a_revoked_key_is_broken_off(set_up: SetUp
     await bench.server.recheck(older_than_seconds=0)
     with pytest.raises(ConnectionResetError):
         await client.rest()
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()
     await eventually(lambda: bench.records.finished_ones)
     record = bench.records.finished_ones[0]
     assert (record.status, record.reason) == (200, Reason.REVOKED_KEY)
@@ -55,7 +55,7 @@ async def test_R1_6_a_tunnel_of_a_revoked_key_is_broken_off(set_up: SetUp) -> No
     bench.gate.fallen_for = Reason.EXPIRED_KEY
     await bench.server.recheck(older_than_seconds=0)
     assert await ended(client)
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()
     await eventually(lambda: bench.records.finished_ones)
     assert (bench.records.finished_ones[0].status, bench.records.finished_ones[0].reason) == (101, Reason.EXPIRED_KEY)
 
@@ -83,4 +83,4 @@ async def test_R1_6_an_upload_of_a_revoked_key_is_broken_off(set_up: SetUp) -> N
     bench.gate.fallen_for = Reason.REVOKED_KEY
     await bench.server.recheck(older_than_seconds=0)
     assert await ended(client)
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()

@@ -1,7 +1,5 @@
 """Where a message ends, both ways."""
 
-import asyncio
-
 import pytest
 
 from sidecar.core.errors import Reason
@@ -156,7 +154,7 @@ async def test_s3_2_a_broken_chunk_breaks_the_request(set_up: SetUp) -> None:
     answer = await client.rest()
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1") == 1
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()
     assert bench.upstream.seen[0].endswith(b"3\r\nabc\r\n")
     assert [record.reason for record in bench.records.finished_ones] == [Reason.BAD_REQUEST]
 

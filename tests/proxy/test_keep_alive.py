@@ -27,7 +27,7 @@ async def test_connections_are_kept_and_the_last_one_used_is_the_next(set_up: Se
 async def test_idle_connections_are_closed(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), idle_timeout=0.1)
     await bench.ask(get())
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()
     assert (await bench.ask(get())).status == 200
     assert len(bench.upstream.peers) == 2
 
@@ -129,4 +129,4 @@ async def test_what_takes_too_long_is_broken_off_when_the_server_stops(set_up: S
     await bench.server.stop(grace_seconds=0.05)
     assert await client.rest() == b""
     assert [record.status for record in bench.records.finished_ones] == [499]
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()

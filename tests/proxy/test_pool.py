@@ -16,7 +16,7 @@ async def pool() -> AsyncIterator[Pool]:
     upstream = ScriptedUpstream(answering(plain()))
     await upstream.start()
     pool = Pool(
-        UpstreamSettings(address=upstream.address, max_connections=1, queue_timeout=1.0),
+        UpstreamSettings(address=upstream.address, max_connections=1, connect_timeout=60.0, queue_timeout=60.0),
         loop=asyncio.get_running_loop(),
     )
     yield pool

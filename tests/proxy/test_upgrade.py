@@ -8,11 +8,10 @@ import pytest
 
 from sidecar.config.model import Limits
 from sidecar.core.errors import Reason
-from tests.proxy.conftest import Bench, SetUp, eventually
+from tests.proxy.conftest import HELD, MIB, MUCH, Bench, SetUp, eventually
 from tests.proxy.wire import RawClient, get, post
-from tests.upstreams.scripted import Peer, Script, answering, plain
+from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, Script, answering, plain
 
-MIB = 1 << 20
 ASKING = (b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: dGhl==", b"X-Odd_Name: 1")
 SWITCHED = (
     b"HTTP/1.1 101 Switching Protocols\r\n"
@@ -44,12 +43,12 @@ async def open_tunnel(bench: Bench, *asking: bytes) -> tuple[RawClient, bytes]:
     """A client, and the head that answered it."""
     client = await bench.client()
     await client.send(get("/chat", *(asking or ASKING)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return client, await client.reader.readuntil(b"\r\n\r\n")
 
 
 async def exactly(client: RawClient, size: int) -> bytes:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return await client.reader.readexactly(size)
 
 
@@ -66,7 +65,7 @@ async def test_R1_6_an_upgrade_passes_on_as_it_was_sent_and_bytes_flow_both_ways
         await client.send(data)
         assert await exactly(client, len(data)) == data
     await client.close()
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()
     await eventually(lambda: bench.records.finished_ones)
     record = bench.records.finished_ones[0]
     assert (record.status, record.bytes_in, record.bytes_out) == (101, 5025, 5025)
@@ -95,22 +94,22 @@ async def test_R1_6_who_does_not_read_holds_the_other_back(set_up: SetUp) -> Non
 
     async def talk(peer: Peer) -> None:
         nonlocal sent
-        for _ in range(64):
+        for _ in range(MUCH):
             await peer.send(bytes(MIB))
             sent += 1
         await go_on.wait()
-        await peer.exactly(64 * MIB)
+        await peer.exactly(MUCH * MIB)
         await peer.send(b"got it")
 
     bench = await set_up(tunnelling(talk))
     client, _ = await open_tunnel(bench)
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # both loops' transports read, too
-    sending = asyncio.get_running_loop().create_task(client.send(bytes(64 * MIB)))
+    sending = asyncio.get_running_loop().create_task(client.send(bytes(MUCH * MIB)))
     await asyncio.wait([sending], timeout=0.5)
-    assert sent < 32
+    assert sent < HELD
     assert not sending.done()
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-    assert len(await exactly(client, 64 * MIB)) == 64 * MIB
+    assert len(await exactly(client, MUCH * MIB)) == MUCH * MIB
     assert not sending.done()
     go_on.set()
     assert await exactly(client, 6) == b"got it"
@@ -143,7 +142,7 @@ async def test_R1_6_an_upstream_that_has_finished_still_receives(set_up: SetUp) 
     assert await client.rest() == b"bye"
     await client.send(b"and you")
     client.writer.write_eof()
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()
     assert said == b"and you"
     await eventually(lambda: bench.records.finished_ones)
 
@@ -156,19 +155,19 @@ async def test_R1_6_a_tunnel_with_one_end_finished_and_nothing_moving_is_ended(s
         await peer.until(b"never comes")
         await peer.ended.wait()
 
-    bench = await set_up(tunnelling(talk), listener={"limits": Limits(idle_timeout=0.3)})
+    bench = await set_up(tunnelling(talk), listener={"limits": Limits(idle_timeout=1)})
     client, _ = await open_tunnel(bench)
     if side == "client":
         client.writer.write_eof()
-    await eventually(lambda: bench.records.finished_ones, within_seconds=3)
+    await eventually(lambda: bench.records.finished_ones)
 
 
 async def test_R1_6_an_open_tunnel_may_be_idle(set_up: SetUp) -> None:
-    limits = Limits(idle_timeout=0.1, head_timeout=0.1, answer_timeout=0.1)
-    bench = await set_up(tunnelling(echo), answer_timeout=0.1, listener={"limits": limits})
+    limits = Limits(idle_timeout=0.8, head_timeout=0.8, answer_timeout=0.8)
+    bench = await set_up(tunnelling(echo), answer_timeout=0.8, listener={"limits": limits})
     client, _ = await open_tunnel(bench)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(client.reader.read(1), 0.6)
+        await asyncio.wait_for(client.reader.read(1), 2)
     await client.send(b"still here")
     assert await exactly(client, 10) == b"still here"
 
@@ -264,7 +263,7 @@ async def test_S3_5_a_101_to_what_was_not_offered_is_a_502(set_up: SetUp, answer
     bench = await set_up(tunnelling(silent, answer))
     refusal = await bench.ask(get("/chat", *ASKING))
     assert (refusal.status, refusal.body) == (502, b"upstream_invalid")
-    await asyncio.wait_for(bench.upstream.peers[0].ended.wait(), 1)
+    await bench.upstream.peers[0].gone()
     assert bench.records.finished_ones[0].reason is Reason.UPSTREAM_INVALID
 
 

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from sidecar.config.model import Address
+from tests.harness.wire import TIMEOUT_SECONDS
 
 _NO_BODY = (204, 304)
 
@@ -45,7 +46,7 @@ class RawClient:
         return await self.receive(raw.split(b" ", 1)[0])
 
     async def receive(self, method: bytes = b"GET") -> Received:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             head = await self.reader.readuntil(b"\r\n\r\n")
             status_line, *lines = head[:-4].split(b"\r\n")
             headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
@@ -56,7 +57,7 @@ class RawClient:
 
     async def rest(self) -> bytes:
         """Everything until the other end closes. Raises ConnectionResetError where it resets."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             return await self.reader.read()
 
     async def _body(self, fields: dict[bytes, bytes]) -> bytes:

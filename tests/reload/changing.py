@@ -25,7 +25,6 @@ reload: {interval: 50ms}
 drain: {delay: 0s}
 """
 CHANGED = CONFIG.replace("realm: before", "realm: after")
-_PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ class Changing:
             return seen >= count
 
         stderr = self.sidecar.process.stderr
-        assert stderr.wait_for(enough, timeout=_PATIENCE) is not None, stderr.all()
+        assert stderr.wait_for(enough) is not None, stderr.all()
         return [line for line in stderr.all() if line.startswith(wanted)]
 
     def taken(self, text: str, *, count: int = 1) -> None:

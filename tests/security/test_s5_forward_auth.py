@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.decision.asking import Decider, start_decider
-from tests.decision.fronts import CONFIGS, free_port, running_front
+from tests.decision.fronts import CONFIGS, running_front
+from tests.harness.ports import free_port
 from tests.harness.recording import Recorded, Upstream
 from tests.harness.running import StartSidecar
 from tests.harness.tools import needed

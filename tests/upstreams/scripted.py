@@ -10,6 +10,9 @@ from sidecar.config.model import Address
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 
+PATIENCE_SECONDS = 20.0
+"""For what comes at once or not at all: long enough for a slow machine, shorter than what would come in its place."""
+
 
 @dataclass
 class Peer:
@@ -53,6 +56,11 @@ class Peer:
 
     def reset(self) -> None:
         self.writer.transport.abort()
+
+    async def gone(self) -> None:
+        """Waits until it has `ended`; fails where it does not."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self.ended.wait()
 
 
 Script = Callable[[Peer], Awaitable[None]]

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from sidecar import compiled
 from sidecar.config.model import Config
 from sidecar.core.apikey import Hasher
-from sidecar.core.callers import Caller, Callers
+from sidecar.core.callers import Caller, Callers, Known
 from sidecar.core.credential import Credential
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.forwarding import address_subject
@@ -45,9 +45,9 @@ WRONG_KEY = frozenset(
 class KeyFinder(Protocol):
     """Where the gate asks for keys: a cache over a store. Raises StoreUnavailable."""
 
-    def peek(self, secret_digest: bytes) -> ApiKey | Literal[Miss.MISS] | None: ...
+    def peek(self, secret_digest: bytes) -> Known | Literal[Miss.MISS] | None: ...
 
-    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None: ...
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> Known | None: ...
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Gate:
         self._rules = compiled.header_rules(config, self._credentials)
         self._injection = compiled.injection(config, self._rules, self._proxies)
         self._answers = compiled.answers(config)
-        self._callers = Callers(config.catalogue, self._identity, config.plans, size=config.keys.cache_size)
+        self._callers = Callers(config.catalogue, self._identity, config.plans)
         self._unmatched = compiled.unmatched_route(config)
 
     async def decide(self, head: RequestHead) -> Decision:
@@ -130,10 +130,10 @@ class Gate:
         """Why the key is not good any longer; None where it is, and where the store cannot tell."""
         stored = principal.key
         try:
-            key = await self._keys.find(stored.digest, lambda: {stored.digest: stored.algorithm})
-            if key is None:
+            known = await self._keys.find(stored.digest, lambda: {stored.digest: stored.algorithm})
+            if known is None:
                 return Reason.INVALID_KEY
-            check_standing(key, int(self._clock() * 1_000_000))
+            check_standing(known.key, int(self._clock() * 1_000_000))
         except Denied as denied:
             return denied.reason
         except StoreUnavailable:
@@ -163,19 +163,21 @@ class Gate:
     async def _authenticate(self, credential: Credential | None, trail: _Trail) -> Caller | None:
         if credential is None or credential.foreign:
             return None
-        trail.key = key = await self._find(credential.text)
-        if key is None:
+        known = await self._find(credential.text)
+        if known is None:
             raise Denied(Reason.INVALID_KEY)
-        check_standing(key, int(self._clock() * 1_000_000))
-        return self._callers.of(key)
+        trail.key, caller, now = known.key, self._callers.of(known), int(self._clock() * 1_000_000)
+        if now >= caller.good_until:
+            check_standing(known.key, now)
+        return caller
 
-    async def _find(self, text: str) -> ApiKey | None:
+    async def _find(self, text: str) -> Known | None:
         """What is in memory was well-formed; anything else must be, before the store is asked."""
         digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
         try:
-            key = self._keys.peek(digest)
-            if key is not MISS:
-                return key
+            known = self._keys.peek(digest)
+            if known is not MISS:
+                return known
             if not self._may_be_stored(text):
                 return None
             return await self._keys.find(digest, lambda: self._hasher.candidates(text))

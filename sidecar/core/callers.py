@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sidecar.core.charges import Plans, buckets_for, depends_on_address
 from sidecar.core.identity import IdentityHeaders
 from sidecar.core.model import ApiKey, Bucket, Headers, Principal, Route
+from sidecar.core.policy import good_until
 from sidecar.core.scopes import Catalogue
+
+_SCOPE_SETS = 1024
+"""Granted together, and kept expanded: most keys share a few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,26 +20,41 @@ class Caller:
 
     principal: Principal
     identity: Headers
+    good_until: float
+    """Unix microseconds; what is not good any longer has to be looked at to say why."""
+    made_by: "Callers"
     buckets: dict[str, Sequence[Bucket]] = field(default_factory=dict)
     """By route name, where no quota of the route depends on the address."""
 
 
+class Known:
+    """A key in memory, read when the store was at `generation`; with its caller, so that one look finds both."""
+
+    __slots__ = ("caller", "generation", "key")
+
+    def __init__(self, key: ApiKey, generation: int) -> None:
+        self.key, self.generation = key, generation
+        self.caller: Caller | None = None
+
+
 class Callers:
-    """Callers by key, at most `size` of them, under one configuration."""
+    """Makes callers under one configuration."""
 
-    def __init__(self, catalogue: Catalogue, identity: IdentityHeaders, plans: Plans, *, size: int) -> None:
-        self._catalogue, self._identity, self._plans = catalogue, identity, plans
-        self._size = size
-        self._known: dict[str, Caller] = {}
+    def __init__(self, catalogue: Catalogue, identity: IdentityHeaders, plans: Plans) -> None:
+        self._expand = lru_cache(maxsize=_SCOPE_SETS)(catalogue.expand)
+        self._identity, self._plans = identity, plans
 
-    def of(self, key: ApiKey) -> Caller:
-        """A key that was read anew is another object, and is worked out anew."""
-        caller = self._known.get(key.id)
-        if caller is None or caller.principal.key is not key:
-            if len(self._known) >= self._size:
-                self._known.clear()
-            principal = Principal(key=key, scopes=self._catalogue.expand(key.scopes))
-            caller = self._known[key.id] = Caller(principal=principal, identity=self._identity.of_key(key))
+    def of(self, known: Known) -> Caller:
+        """A key that was read anew, or was known under another configuration, is worked out anew."""
+        caller = known.caller
+        if caller is None or caller.made_by is not self:
+            key = known.key
+            caller = known.caller = Caller(
+                principal=Principal(key=key, scopes=self._expand(key.scopes)),
+                identity=self._identity.of_key(key),
+                good_until=good_until(key),
+                made_by=self,
+            )
         return caller
 
     def buckets(self, route: Route, caller: Caller | None, address: str) -> Sequence[Bucket]:

@@ -1,6 +1,7 @@
 """Whether a principal may do what a route names."""
 
 from collections.abc import Sequence
+from math import inf
 
 from sidecar.core.errors import Denied, Reason, status_of
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Policy, Principal
@@ -17,6 +18,13 @@ def check_standing(key: ApiKey, now_us: int) -> None:
         raise Denied(Reason.EXPIRED_KEY)
     if key.retires_at is not None and key.retires_at <= now_us:
         raise Denied(Reason.RETIRED_KEY)
+
+
+def good_until(key: ApiKey) -> float:
+    """Microseconds up to which `check_standing` lets the key pass."""
+    if key.status is not KeyStatus.ACTIVE:
+        return -inf
+    return min((at for at in (key.expires_at, key.retires_at) if at is not None), default=inf)
 
 
 def authorize(match: Match | None, principal: Principal | None, *, foreign: bool) -> Match:

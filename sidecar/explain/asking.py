@@ -6,6 +6,7 @@ from typing import Literal
 
 from sidecar.config.model import Config
 from sidecar.core.apikey import Secret
+from sidecar.core.callers import Known
 from sidecar.core.model import EVERY, Allow, ApiKey, Bucket, Decision, Deny, Headers, RequestHead, Taken
 from sidecar.explain.story import Line, told
 from sidecar.gate import Gate, KeyFinder
@@ -107,13 +108,13 @@ class _OneKey:
     """A store of one key, which answers to every plaintext."""
 
     def __init__(self, key: ApiKey | None) -> None:
-        self._key = key
+        self._known = None if key is None else Known(key, generation=0)
 
     def peek(self, secret_digest: bytes) -> Literal[Miss.MISS]:
         return MISS
 
-    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None:
-        return self._key
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> Known | None:
+        return self._known
 
 
 class _Peeking:

@@ -4,8 +4,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
+from sidecar.core.callers import Known
 from sidecar.core.model import ApiKey
 from sidecar.keys.store import KeyReader, StoreUnavailable
 
@@ -18,8 +19,8 @@ class Miss(Enum):
 
 MISS: Final = Miss.MISS
 
-_Entries = OrderedDict[bytes, tuple[int, ApiKey | None]]
-_Outcome = ApiKey | StoreUnavailable | Literal[Miss.MISS] | None
+T = TypeVar("T")
+_Outcome = Known | StoreUnavailable | Literal[Miss.MISS] | None
 
 
 class KeyCache:
@@ -35,10 +36,11 @@ class KeyCache:
         self._call_soon = asyncio.get_running_loop().call_soon
         self._turn: int | None = None
         """The generation that was asked for in this turn of the loop."""
-        self._size = size
+        self._size, self._crowded = size, size // 2
         self._unknown_size = unknown_size
-        self._known: _Entries = OrderedDict()
-        self._unknown: _Entries = OrderedDict()
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._unknown: OrderedDict[bytes, int] = OrderedDict()
+        """The generation that each was unknown in."""
         self._flights: dict[tuple[bytes, int], asyncio.Future[_Outcome]] = {}
         self.hits = 0
         self.misses = 0
@@ -47,7 +49,7 @@ class KeyCache:
     def __len__(self) -> int:
         return len(self._known) + len(self._unknown)
 
-    def peek(self, secret_digest: bytes) -> ApiKey | Literal[Miss.MISS] | None:
+    def peek(self, secret_digest: bytes) -> Known | Literal[Miss.MISS] | None:
         """The key, None for a secret known to be unknown, or MISS. Raises StoreUnavailable.
 
         The store's generation is asked for once a turn of the loop: whatever wants to know in that turn was received
@@ -59,7 +61,7 @@ class KeyCache:
             self._call_soon(self._end_turn)
         return self._look(secret_digest, generation)
 
-    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> ApiKey | None:
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> Known | None:
         """The key, or None. `candidates` are the digests to ask the store for. Raises StoreUnavailable.
 
         Whatever was acknowledged before the call counts in it.
@@ -83,14 +85,15 @@ class KeyCache:
     def _end_turn(self) -> None:
         self._turn = None
 
-    def _look(self, secret_digest: bytes, generation: int) -> ApiKey | Literal[Miss.MISS] | None:
-        entry = self._known.get(secret_digest)
-        if entry is not None and entry[0] == generation:
-            self._known.move_to_end(secret_digest)
+    def _look(self, secret_digest: bytes, generation: int) -> Known | Literal[Miss.MISS] | None:
+        known = self._known.get(secret_digest)
+        if known is not None and known.generation == generation:
+            # While half the room is free, nothing is pushed out, and the order does not matter.
+            if len(self._known) > self._crowded:
+                self._known.move_to_end(secret_digest)
             self.hits += 1
-            return entry[1]
-        entry = self._unknown.get(secret_digest)
-        if entry is not None and entry[0] == generation:
+            return known
+        if self._unknown.get(secret_digest) == generation:
             self._unknown.move_to_end(secret_digest)
             self.negative_hits += 1
             return None
@@ -98,30 +101,35 @@ class KeyCache:
 
     async def _read(
         self, secret_digest: bytes, generation: int, candidates: Callable[[], Mapping[bytes, str]]
-    ) -> ApiKey | None:
+    ) -> Known | None:
         flight: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
         self._flights[secret_digest, generation] = flight
         # MISS sends the others back to the start, where one of them reads: what a cancelled reader leaves behind.
         outcome: _Outcome = MISS
         try:
-            key = outcome = await self._reader.find(candidates())
+            key = await self._reader.find(candidates())
+            outcome = self._remember(secret_digest, generation, key)
+            return outcome
         except StoreUnavailable as error:
             outcome = error
             raise
         finally:
             del self._flights[secret_digest, generation]
             flight.set_result(outcome)
-        self._remember(secret_digest, generation, key)
-        return key
 
-    def _remember(self, secret_digest: bytes, generation: int, key: ApiKey | None) -> None:
-        entries, others, size = (
-            (self._known, self._unknown, self._size)
-            if key is not None
-            else (self._unknown, self._known, self._unknown_size)
-        )
-        others.pop(secret_digest, None)
-        entries[secret_digest] = (generation, key)
-        entries.move_to_end(secret_digest)
-        if len(entries) > size:
-            entries.popitem(last=False)
+    def _remember(self, secret_digest: bytes, generation: int, key: ApiKey | None) -> Known | None:
+        if key is None:
+            self._known.pop(secret_digest, None)
+            _put(self._unknown, secret_digest, generation, most=self._unknown_size)
+            return None
+        self._unknown.pop(secret_digest, None)
+        known = Known(key, generation)
+        _put(self._known, secret_digest, known, most=self._size)
+        return known
+
+
+def _put(entries: OrderedDict[bytes, T], secret_digest: bytes, entry: T, *, most: int) -> None:
+    entries[secret_digest] = entry
+    entries.move_to_end(secret_digest)
+    if len(entries) > most:
+        entries.popitem(last=False)

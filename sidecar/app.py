@@ -226,12 +226,21 @@ class App:
             )
 
     async def _adopt(self, config: Config) -> Sequence[str]:
+        with suppress(StoreUnavailable):  # A change of the configuration may be what mends that.
+            await self._check_peppers(config)
         kept = await self._serving.adopt(config)
         self._keeper.heed(self._serving.config.usage, prefixes=key_prefixes(self._serving.config))
         self._observing.heed(self._serving.config)
         if self._decisions is not None:
             self._decisions.follow(self._serving.config.limits)
         return kept
+
+    async def _check_peppers(self, config: Config) -> None:
+        """Raises StartError where keys that work now would not any longer."""
+        try:
+            await check_peppers(self._store, _hasher_of(config))
+        except MissingPepper as error:
+            raise StartError(str(error)) from error
 
     async def _listen_for_ops(self) -> None:
         if self._config.ops is None:

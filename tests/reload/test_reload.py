@@ -1,6 +1,7 @@
 """A configuration takes effect without a restart: whole, on the next request, or not at all."""
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -151,6 +152,19 @@ def test_settings_of_the_upstream_take_effect(changing: Changing, upstream: Upst
     changing.taken(CONFIG.replace("upstream: http://127.0.0.1:1", "upstream: {url: http://a.test, add_prefix: /v2}"))
     changing.sidecar.ask("GET", "/open")
     assert upstream.last().target == "/v2/open"
+
+
+def test_a_pepper_that_stored_keys_need_is_not_given_up(start_changing: StartChanging) -> None:
+    imported = "{imported: [{prefix: sk_, hash: sha256-pepper-first, pepper: the salt of the older service}],"
+    changing = start_changing(CONFIG.replace("keys: {", f"keys: {imported} "))
+    digest = hashlib.sha256(b"the salt of the older servicesk_1").hexdigest()
+    record = {"hash": digest, "name": "old", "prefix": "sk_", "environment": "live", "scopes": ["read"]}
+    assert changing.sidecar.keys.run("import", "-", stdin=json.dumps(record)).exit_code == 0
+    changing.write(CHANGED)
+    [line] = changing.told("not taken")
+    assert "which is not loaded" in line
+    assert changing.sidecar.ask("GET", "/items/1", key="sk_1").status == 200
+    assert changing.realm() == "before"
 
 
 @pytest.mark.parametrize("path", ["/nowhere.pem", "/etc/hostname"])

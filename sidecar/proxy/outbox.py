@@ -30,4 +30,6 @@ class Outbox:
             waiting, self._waiting = self._waiting, []
             for transport, pieces in waiting:
                 if not transport.is_closing():
-                    transport.writelines(pieces)
+                    # Not `writelines`: asyncio of early 3.13, for one, does not pause whoever writes too much by it.
+                    for piece in pieces:
+                        transport.write(piece)

@@ -14,12 +14,15 @@ class Authority:
         self._folder = folder
         self.certificate = folder / "ca.crt"
         self._key = folder / "ca.key"
-        _openssl("req", "-x509", *_KEY, "-subj", "/CN=authority", "-keyout", self._key, "-out", self.certificate)
+        # Python 3.13 refuses an authority that does not say so.
+        named = ("-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign")
+        _openssl("req", "-x509", *_KEY, *named, "-keyout", self._key, "-out", self.certificate)
 
     def issue(self, name: str) -> tuple[Path, Path]:
         """Files of a certificate and its key; `name` is the common name."""
         certificate, key = self._folder / f"{name}.crt", self._folder / f"{name}.key"
         names = ("-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost")
+        names += ("-addext", "basicConstraints=critical,CA:FALSE")
         signed = ("-CA", self.certificate, "-CAkey", self._key)
         _openssl("req", "-x509", *_KEY, *names, *signed, "-keyout", key, "-out", certificate)
         return certificate, key

@@ -36,6 +36,7 @@ from sidecar.running.exchange import Exchanges
 from sidecar.running.listeners import StartError, serve_app, taken_port
 from sidecar.running.observing import Observing
 from sidecar.running.reload import Reloader
+from sidecar.running.retiring import RETIRE_SECONDS, Retirement
 from sidecar.running.serving import Serving
 from sidecar.running.upkeep import Upkeep
 from sidecar.running.usage import UsageKeeper
@@ -150,6 +151,8 @@ class App:
         upkeep = Upkeep(store, self._limiter, usage=self._keeper, metrics=self._metrics, clock=time.time)
         self._stack.push_async_callback(upkeep.finish)
         await upkeep.start(self._background)
+        self._retirement = Retirement(store, self._keeper, settings=self._config.keys, clock=time.time)
+        self._background.repeat(self._retirement.round, RETIRE_SECONDS)
 
     async def _keep_usage(self, store: SqliteStore) -> UsageKeeper:
         settings = self._config.usage
@@ -230,6 +233,7 @@ class App:
             await self._check_peppers(config)
         kept = await self._serving.adopt(config)
         self._keeper.heed(self._serving.config.usage, prefixes=key_prefixes(self._serving.config))
+        self._retirement.heed(self._serving.config.keys)
         self._observing.heed(self._serving.config)
         if self._decisions is not None:
             self._decisions.follow(self._serving.config.limits)

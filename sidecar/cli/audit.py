@@ -15,7 +15,7 @@ from sidecar.core.wording import counted
 from sidecar.keys.audit import head_from
 from sidecar.keys.store import AuditFilter, AuditState
 
-_ACTIONS: Final = ("issue", "change", "rotate", "disable", "enable", "revoke", "import")
+_ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "revoke", "import")
 
 
 @click.group(name="audit", invoke_without_command=True)

@@ -14,12 +14,18 @@ _WORDS: Final[Mapping[Why, str]] = {"max_age": "too old since", "expires": "expi
 
 
 def due_as_json(found: Sequence[Due], used: Sequence[UsageRow]) -> list[dict[str, Any]]:
-    """Each key with `why`, `at`, and its `usage` of the last day by hour."""
+    """Each key with `why`, `at`, `unless_used_at` where it retires sooner, and its `usage` of the last day by hour."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in used:
         rows.setdefault(row.key_id, []).append(count_as_json(row))
     return [
-        {"why": one.why, "at": rfc3339(one.at), "key": shown(one.key), "usage": rows.get(one.key.id, [])}
+        {
+            "why": one.why,
+            "at": rfc3339(one.at),
+            "unless_used_at": rfc3339(one.unless_used_at),
+            "key": shown(one.key),
+            "usage": rows.get(one.key.id, []),
+        }
         for one in found
     ]
 
@@ -46,4 +52,5 @@ def _line(one: Due, now: int) -> str:
     key = one.key
     used = "never used" if key.last_used_at is None else f"used {span(now - key.last_used_at)} ago"
     tenant = f" of {harmless(key.tenant)}" if key.tenant else ""
-    return f"{key.id} ({harmless(key.name)}){tenant} {_WORDS[one.why]} {rfc3339(one.at)}; {used}"
+    sooner = "" if one.unless_used_at is None else f", or from {rfc3339(one.unless_used_at)} on if it stays unused"
+    return f"{key.id} ({harmless(key.name)}){tenant} {_WORDS[one.why]} {rfc3339(one.at)}{sooner}; {used}"

@@ -13,6 +13,7 @@ from sidecar.cli.failures import Misuse, reported
 from sidecar.cli.key_options import from_store, limits, moment, pairs, seconds
 from sidecar.cli.key_output import described, plaintext
 from sidecar.cli.stores import open_store
+from sidecar.config.model import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339
 from sidecar.keys.changes import UNSET, KeyChange, Rotation, Unasked
@@ -113,7 +114,8 @@ def rotate(
     """Issue a key in the place of KEY, and print it, this once.
 
     The new key may do what KEY may; KEY retires after the overlap, which is keys.rotation_overlap of the configuration
-    unless it is given here. KEY is an id, a stored prefix, or - for the plaintext on stdin.
+    unless it is given here, or sooner, once it has been unused for keys.retire_unused of the running sidecar. KEY is an
+    id, a stored prefix, or - for the plaintext on stdin.
 
     \b
     Example:
@@ -124,7 +126,8 @@ def rotate(
         lasting = settings.keys.rotation_overlap_seconds if overlap is None else overlap
         rotation = Rotation(overlap_seconds=lasting, expires_at=expires)
         rotated = asyncio.run(key_tasks.rotate(settings, key, rotation))
-    click.echo(_rotated_as_json(rotated) if as_json else _rotated_as_text(rotated))
+    sooner = "" if settings.keys.retire_unused_seconds is None else ", or sooner if it stays unused"
+    click.echo(_rotated_as_json(rotated) if as_json else _rotated_as_text(rotated, sooner))
 
 
 def _rotated_as_json(rotated: Rotated) -> str:
@@ -132,13 +135,14 @@ def _rotated_as_json(rotated: Rotated) -> str:
     return json.dumps({"id": new.key.id, "key": new.secret.text, **shown(new.key), "old": shown(rotated.old)}, indent=2)
 
 
-def _rotated_as_text(rotated: Rotated) -> str:
+def _rotated_as_text(rotated: Rotated, sooner: str) -> str:
     old, new = rotated.old, rotated.new
+    end = f"{rfc3339(old.retires_at)} on{sooner}"
     return "\n".join(
         (
             f"Issued {new.key.id} in the place of {old.id}; expires {rfc3339(new.key.expires_at) or 'never'}.",
             plaintext(new.secret),
-            f"The old key is refused from {rfc3339(old.retires_at)} on. Whether it is still used: sidecar keys due.",
+            f"The old key is refused from {end}. Whether it is still used: sidecar keys due.",
         )
     )
 
@@ -158,19 +162,24 @@ def due(config: str | None, store: str | None, as_json: bool, within: float, ten
       sidecar keys due -c sidecar.yaml --within 30d
     """
     with reported():
-        age = key_tasks.settings_of(config, store).keys.max_age_seconds if config is not None else None
-        found, used = asyncio.run(_due(key_tasks.url_of(config, store), age, within, tenant))
+        limits = key_tasks.settings_of(config, store).keys if config is not None else None
+        found, used = asyncio.run(_due(key_tasks.url_of(config, store), limits, within, tenant))
     now = key_tasks.now()
     click.echo(json.dumps(due_as_json(found, used), indent=2) if as_json else due_as_text(found, used, now))
 
 
 async def _due(
-    url: str, max_age_seconds: float | None, within_seconds: float, tenant: str | None
+    url: str, limits: KeySettings | None, within_seconds: float, tenant: str | None
 ) -> tuple[Sequence[Due], Sequence[UsageRow]]:
     now = key_tasks.now()
     async with open_store(url) as store:
         found = await due_keys(
-            store, now, max_age_seconds=max_age_seconds, within_seconds=within_seconds, tenant=tenant
+            store,
+            now,
+            max_age_seconds=limits.max_age_seconds if limits else None,
+            within_seconds=within_seconds,
+            retire_unused_seconds=limits.retire_unused_seconds if limits else None,
+            tenant=tenant,
         )
         ids = tuple({one.key.id for one in found})[:_IN_USE]
         return found, await store.usage(UsageFilter(key_ids=ids, since=now - DAY, until=now))

@@ -17,6 +17,7 @@ _LEAST_RANDOM = 22
 _LEAST_UNKNOWN = 14
 """Base62 characters (more than 80 bits) that the stored, readable prefix must leave unknown."""
 _LEAST_CHECKSUM = 4
+_LEAST_UNUSED_SECONDS = 3600
 
 
 def keys_of(entry: KeysEntry, catalogue: Catalogue, report: Report) -> KeySettings:
@@ -39,9 +40,29 @@ def keys_of(entry: KeysEntry, catalogue: Catalogue, report: Report) -> KeySettin
         cache_size=entry.cache_size,
         failures=failures_of(entry.failures, ("keys", "failures"), report),
         imported=imported_of(entry, report),
-        max_age_seconds=None if entry.max_age == "off" else parse_duration(entry.max_age),
+        max_age_seconds=_age_seconds(entry.max_age, report),
         rotation_overlap_seconds=parse_duration(entry.rotation_overlap),
+        retire_unused_seconds=_unused_seconds(entry.retire_unused, report),
     )
+
+
+def _age_seconds(written: str, report: Report) -> float | None:
+    if written == "off":
+        return None
+    seconds = parse_duration(written)
+    if not seconds:
+        report.problem(("keys", "max_age"), "must be more than 0, or off")
+    return seconds
+
+
+def _unused_seconds(written: str, report: Report) -> float | None:
+    if written == "off":
+        return None
+    seconds = parse_duration(written)
+    if seconds < _LEAST_UNUSED_SECONDS:
+        why = "uses reach the store up to a minute late, and those of other processes later still"
+        report.problem(("keys", "retire_unused"), f"must be at least 1h: {why}")
+    return seconds
 
 
 def _sources(entries: Sequence[SourceEntry], path: Path, report: Report) -> tuple[Source, ...]:

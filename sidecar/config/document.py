@@ -12,6 +12,7 @@ from sidecar.config.entry import Entry
 from sidecar.config.leaves import (
     BindAddress,
     Duration,
+    DurationOrOff,
     FilePath,
     ForeignPrefix,
     HeaderValue,
@@ -146,8 +147,9 @@ class KeysEntry(Entry, frozen=True, kw_only=True):
     cache_size: Annotated[int, Meta(ge=1, le=10**8)] = 100_000
     failures: Allowance | Literal["off"] = Allowance(limit=300, per="minute")
     imported: tuple[ImportedEntry, ...] = ()
-    max_age: Timeout | Literal["off"] = "off"
+    max_age: DurationOrOff = "off"
     rotation_overlap: Duration = "24h"
+    retire_unused: DurationOrOff = "off"
 
 
 class ScopeEntry(Entry, frozen=True, kw_only=True):

@@ -106,6 +106,8 @@ class KeySettings:
     max_age_seconds: float | None = None
     """Past it a key is due to be rotated; None is never."""
     rotation_overlap_seconds: float = 86_400
+    retire_unused_seconds: float | None = None
+    """A replaced key that nobody has used for so long retires before its overlap ends; None is never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

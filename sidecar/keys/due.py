@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sidecar.core.model import ApiKey
+from sidecar.keys.retiring import unused_since
 from sidecar.keys.store import KeyCalendar
 
 Why = Literal["max_age", "expires", "retires"]
@@ -17,6 +18,8 @@ class Due:
     key: ApiKey
     why: Why
     at: int
+    unless_used_at: int | None = None
+    """When it retires already if nobody uses it until then."""
 
 
 async def due_keys(
@@ -25,6 +28,7 @@ async def due_keys(
     *,
     max_age_seconds: float | None,
     within_seconds: float,
+    retire_unused_seconds: float | None = None,
     tenant: str | None = None,
     limit: int = 1_000,
 ) -> Sequence[Due]:
@@ -36,7 +40,10 @@ async def due_keys(
     end = now + int(within_seconds * 1_000_000)
     retiring = await calendar.turning("retires", since=now + 1, until=end, tenant=tenant, limit=limit)
     expiring = await calendar.turning("expires", since=now + 1, until=end, tenant=tenant, limit=limit)
-    found = [Due(key=key, why="retires", at=key.retires_at or 0) for key in retiring]
+    found = [
+        Due(key=key, why="retires", at=key.retires_at or 0, unless_used_at=_unless_used_at(key, retire_unused_seconds))
+        for key in retiring
+    ]
     found += [Due(key=key, why="expires", at=key.expires_at or 0) for key in expiring if key.retires_at is None]
     if max_age_seconds is not None:
         age = int(max_age_seconds * 1_000_000)
@@ -44,3 +51,10 @@ async def due_keys(
         alive = [key for key in old if key.expires_at is None or key.expires_at > now]
         found += [Due(key=key, why="max_age", at=key.created_at + age) for key in alive]
     return sorted(found, key=lambda one: (one.at, one.key.id))
+
+
+def _unless_used_at(key: ApiKey, seconds: float | None) -> int | None:
+    if seconds is None or key.replaced_at is None or key.retires_at is None:
+        return None
+    at = unused_since(key) + int(seconds * 1_000_000)
+    return at if at < key.retires_at else None

@@ -42,3 +42,12 @@ class SqliteCensus(StorePart):
             f"AND (?3 IS NULL OR tenant = ?3) ORDER BY {column} LIMIT ?4"
         )
         return [key_of(row) for row in await self._lines.read("turning", sql, (since, until, tenant, limit))]
+
+    async def unused(self, *, before: int, now: int, limit: int) -> Sequence[ApiKey]:
+        index, column, condition = _TURNS["retires"]
+        sql = (
+            f"{SELECT_KEY} INDEXED BY {index} WHERE {condition} AND {column} > ?2 AND replaced_at <= ?1 "
+            "AND (last_used_at IS NULL OR last_used_at <= ?1) AND (expires_at IS NULL OR expires_at > ?2) "
+            f"ORDER BY {column} LIMIT ?3"
+        )
+        return [key_of(row) for row in await self._lines.read("unused", sql, (before, now, limit))]

@@ -148,12 +148,19 @@ Turn = Literal["created", "expires", "retires"]
 
 
 class KeyCalendar(Protocol):
-    """Which keys have a moment of their life in a span of time."""
+    """Which keys have a moment of their life in a span of time, and which nobody needs any more."""
 
     async def turning(self, turn: Turn, *, since: int, until: int, tenant: str | None, limit: int) -> Sequence[ApiKey]:
         """Active keys whose time lies in `since` <= time <= `until` (microseconds), the earliest first.
 
         Raises StoreUnavailable.
+        """
+
+    async def unused(self, *, before: int, now: int, limit: int) -> Sequence[ApiKey]:
+        """Keys in their overlap at `now` that were replaced, and last used, at `before` or earlier (microseconds).
+
+        Those whose overlap ends first come first. Raises StoreUnavailable, and may cost time in proportion to the keys
+        in their overlap.
         """
 
 

@@ -49,6 +49,13 @@ def test_rotate_prints_the_new_key_once_and_when_the_old_one_ends(keys: Keys) ->
     assert text not in keys.run("list", "--json").stdout
 
 
+def test_rotate_tells_that_the_old_key_may_end_sooner(keys: Keys) -> None:
+    keys.config.write_text(CONFIG.replace("max_age: 90d", "retire_unused: 6h"))
+    old = keys.issue("CI")
+    told = keys.run("rotate", old.id).stdout
+    assert f"from {keys.told('show', old.id)['retires_at']} on, or sooner if it stays unused. " in told
+
+
 def test_rotate_takes_an_overlap_and_an_expiry_and_tells_everything_as_json(keys: Keys) -> None:
     old = keys.issue("CI", expires="30d")
     told = keys.told("rotate", old.id, "--overlap", "0s", "--expires", "2100-01-31")
@@ -145,3 +152,20 @@ def test_due_tells_what_is_old_expires_or_retires_and_what_it_is_used_for(keys: 
     assert [row["count"] for row in told[0]["usage"]] == [41]
     assert json.loads(keys.run("due", "--tenant", "other", "--json").stdout) == []
     assert keys.run("due", "--tenant", "other").stdout == "No key is due.\n"
+
+
+def test_due_tells_when_a_replaced_key_retires_that_stays_unused(keys: Keys) -> None:
+    soon, used = keys.issue("soon"), keys.issue("used")
+    keys.told("rotate", soon.id, "--overlap", "7h")
+    keys.told("rotate", used.id, "--overlap", "7h")
+    # Six hours after this use the overlap is over.
+    with closing(sqlite3.connect(keys.store)) as store, store:
+        store.execute("UPDATE api_key SET last_used_at = replaced_at + 7200000000 WHERE id = ?", (used.id,))
+    assert [one["unless_used_at"] for one in keys.told("due")] == [None, None]
+    keys.config.write_text(CONFIG.replace("max_age: 90d", "retire_unused: 6h"))
+    first, second = keys.told("due")
+    assert moment(first, "unless_used_at") - moment(first["key"], "replaced_at") == timedelta(hours=6)
+    assert second["unless_used_at"] is None
+    lines = keys.run("due").stdout.splitlines()
+    sooner = f" retires {first['at']}, or from {first['unless_used_at']} on if it stays unused; never used"
+    assert [sooner in line for line in lines] == [True, False]

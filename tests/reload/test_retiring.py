@@ -1,0 +1,99 @@
+"""A running sidecar retires keys that are unused, from its start or from a reload on."""
+
+import asyncio
+import logging
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from sidecar.app import App
+from sidecar.config.load import load
+from sidecar.config.model import Address, Config
+from tests.harness.keys import IssuedKey, Keys, run_cli
+from tests.harness.wire import Connection
+
+PATIENCE_SECONDS = 60
+CONFIG = """
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+keys: {retire_unused: off}
+routes: [GET /me: {respond: {id: "{key.id}"}}]
+"""
+ON = CONFIG.replace("off", "6h")
+
+
+class Told(logging.Handler):
+    """Hears of the first key that is retired."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.retired = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "retired before its overlap ended" in record.getMessage():
+            self.retired.set()
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told) -> Keys:
+    """On a file that asks for nothing yet. What a sidecar does every few minutes, it does here all the time."""
+    monkeypatch.setattr("sidecar.app.RETIRE_SECONDS", 0.01)
+    monkeypatch.setattr(logging.getLogger("sidecar.running.retiring"), "handlers", [told])
+    config = tmp_path / "sidecar.yaml"
+    config.write_text(CONFIG)
+    return Keys(config, tmp_path / "keys.db")
+
+
+def read(keys: Keys) -> Config:
+    return load(str(keys.config), environ={}, overrides={"store": keys.url})
+
+
+def replaced(keys: Keys, *, hours_ago: int) -> tuple[IssuedKey, str]:
+    """A key that was replaced then, and the plaintext of the one in its place."""
+    old = keys.issue("CI")
+    new: str = keys.told("rotate", old.id)["key"]
+    with closing(sqlite3.connect(keys.store)) as store, store:
+        store.execute(
+            "UPDATE api_key SET replaced_at = replaced_at - ? WHERE id = ?", (hours_ago * 3_600_000_000, old.id)
+        )
+    return old, new
+
+
+async def status(app: App, key: str) -> int:
+    address: Address = dict(app.listeners)["data"]
+
+    def ask() -> int:
+        with Connection((address.host, address.port)) as connection:
+            return connection.ask("GET", "/me", [("Authorization", f"Bearer {key}")]).status
+
+    return await asyncio.to_thread(ask)
+
+
+@pytest.mark.parametrize("reloaded", [False, True], ids=["from its start on", "from a reload on"])
+async def test_a_running_sidecar_refuses_an_unused_key_and_takes_the_one_in_its_place(
+    keys: Keys, told: Told, reloaded: bool
+) -> None:
+    old, new = replaced(keys, hours_ago=6)
+    lately, _ = replaced(keys, hours_ago=5)
+    if not reloaded:
+        keys.config.write_text(ON)
+    async with App(read(keys), read_again=partial(read, keys)) as app:
+        if reloaded:
+            assert await status(app, new) == 200
+            keys.config.write_text(ON)
+            app.reload()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await told.retired.wait()
+        assert [await status(app, key) for key in (old.text, new, lately.text)] == [401, 200, 200]
+    assert keys.told("show", old.id)["status"] == "retired"
+    told_of = run_cli("audit", "--action", "retire", environ={"SIDECAR_STORE": keys.url}).stdout
+    assert f"sidecar@unused retire {old.id}: retires_at" in told_of
+    assert run_cli("audit", "verify", environ={"SIDECAR_STORE": keys.url}).exit_code == 0

@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 
 from sidecar.core.apikey import ForeignKeys, Hasher
-from sidecar.core.model import ApiKey
 from sidecar.keys.import_fields import LineRules, Origin
 from sidecar.keys.import_files import FileFormat, KeyFile
 from sidecar.keys.importing import NoIntake, UnfitFile, import_keys
 from sidecar.keys.lifecycle import new_id
-from sidecar.keys.rehashing import Rehashing
 from sidecar.keys.rules import KeyRules
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import Actor, AuditFilter, KeyFilter, StoreUnavailable
-from tests.keys.making import NOW_US, Clock, a_key, digest_of, open_store
+from sidecar.keys.store import Actor, AuditFilter, KeyFilter
+from tests.keys.making import NOW_US, a_key, digest_of
 
 ANN = Actor(name="ann", source="here")
 PLAIN = ForeignKeys(prefix="sk_live_")
@@ -259,65 +257,3 @@ def test_foreign_hashes_are_what_their_names_say() -> None:
 
 def test_no_representation_tells_a_foreign_pepper() -> None:
     assert "salt" not in repr(SALTED) + repr(Hasher((), [SALTED])) + SALTED.algorithm
-
-
-class TestRehashing:
-    OLD = ForeignKeys(prefix="", hash="hmac-sha256", pepper=b"salt")
-
-    async def imported(self, store: SqliteStore, text: str = "legacy") -> ApiKey:
-        key = a_key(digest=self.OLD.digest(text.encode()), algorithm=self.OLD.algorithm)
-        await store.add([key], actor=ANN)
-        return key
-
-    async def test_a_key_in_use_is_hashed_as_new_ones_are(self, store: SqliteStore) -> None:
-        key = await self.imported(store)
-        rehashing = Rehashing(store, "sha256", clock=Clock())
-        await rehashing.find(Hasher((), [self.OLD]).candidates("legacy"))
-        await rehashing.flush(store)
-        found = await store.find(Hasher().candidates("legacy"))
-        assert found is not None
-        assert (found.id, found.algorithm) == (key.id, "sha256")
-        [row] = await store.audit(AuditFilter(action="rehash"))
-        assert row.before is not None and row.after is not None
-        assert (row.before["algorithm"], row.after["algorithm"]) == (self.OLD.algorithm, "sha256")
-        assert (await store.verify_audit()).problem is None
-
-    async def test_whoever_holds_the_key_finds_it_before_and_after_it_is_hashed_anew(self, store: SqliteStore) -> None:
-        await self.imported(store)
-        rehashing = Rehashing(store, "sha256", clock=Clock())
-        held = await rehashing.find(Hasher((), [self.OLD]).candidates("legacy"))
-        assert held is not None
-        assert await rehashing.find({held.digest: held.algorithm}) is not None
-        await rehashing.flush(store)
-        assert await rehashing.find({held.digest: held.algorithm}) is not None
-
-    async def test_a_key_whose_new_hash_is_taken_stays_as_it_is(self, store: SqliteStore) -> None:
-        key = await self.imported(store)
-        rehashing = Rehashing(store, "sha256", clock=Clock())
-        candidates = Hasher((), [self.OLD]).candidates("legacy")
-        await rehashing.find(candidates)
-        twin = a_key("legacy")
-        await store.add([twin], actor=ANN)
-        await rehashing.flush(store)
-        assert await store.get(key.id) == key
-        assert await store.get(twin.id) == twin
-        assert await store.audit(AuditFilter(action="rehash")) == []
-
-    async def test_a_store_that_fails_is_asked_again(self, store: SqliteStore, path: str) -> None:
-        await self.imported(store)
-        rehashing = Rehashing(store, "sha256", clock=Clock())
-        await rehashing.find(Hasher((), [self.OLD]).candidates("legacy"))
-        closed = await open_store(path)
-        await closed.close()
-        with pytest.raises(StoreUnavailable):
-            await rehashing.flush(closed)
-        await rehashing.flush(store)
-        assert await store.find(Hasher().candidates("legacy")) is not None
-
-    async def test_keys_of_the_newest_kind_are_left_alone(self, store: SqliteStore) -> None:
-        await store.add([a_key("fresh")], actor=ANN)
-        rehashing = Rehashing(store, "sha256", clock=Clock())
-        before = store.generation()
-        assert await rehashing.find({digest_of("fresh"): "sha256"}) is not None
-        await rehashing.flush(store)
-        assert store.generation() == before

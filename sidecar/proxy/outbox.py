@@ -12,10 +12,12 @@ from collections.abc import Sequence
 class Outbox:
     """What is posted is written in order before the loop waits again, or at `flush`."""
 
-    __slots__ = ("_loop", "_waiting")
+    __slots__ = ("_loop", "_waiting", "_write")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # asyncio's own `writelines` does not pause whoever writes too much by it, in Python 3.13.0 for one.
+        self._write = _as_one if isinstance(loop, asyncio.BaseEventLoop) else _together
         self._waiting: list[tuple[asyncio.WriteTransport, Sequence[bytes]]] = []
 
     def post(self, transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
@@ -30,6 +32,12 @@ class Outbox:
             waiting, self._waiting = self._waiting, []
             for transport, pieces in waiting:
                 if not transport.is_closing():
-                    # Not `writelines`: asyncio of early 3.13, for one, does not pause whoever writes too much by it.
-                    for piece in pieces:
-                        transport.write(piece)
+                    self._write(transport, pieces)
+
+
+def _together(transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
+    transport.writelines(pieces)
+
+
+def _as_one(transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
+    transport.write(b"".join(pieces))

@@ -1,5 +1,7 @@
 """Good to use: by keyboard, on a phone, without script, with little in it and with much."""
 
+import re
+
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -32,6 +34,7 @@ def focused(page: Page) -> str:
 
 def test_signing_in_and_finding_the_way_needs_no_mouse(page: Page, house: Site) -> None:
     page.goto(house.url)
+    expect(page.get_by_label("Admin token")).to_be_focused()
     page.keyboard.type(TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
@@ -50,6 +53,7 @@ def test_the_way_past_the_navigation_is_the_first_stop(page: Page, house: Site) 
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
     page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("#"))
     page.keyboard.press("Tab")
     assert focused(page) == "Issue a key"
     page.keyboard.press("Tab")

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import native
-from tests.bench.processes import SERVER_CORE, Process, Unavailable, free_port, running
+from tests.bench.processes import SERVER_CORE, Process, Unavailable, running
 from tests.bench.site import USUAL_KEYS, Site
+from tests.harness.ports import free_port
 
 SIDECAR = """
 listen: 127.0.0.1:{port}

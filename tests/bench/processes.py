@@ -3,15 +3,15 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.harness.ports import comes_to_listen
+from tests.harness.processes import READY_SECONDS
+
 _TICKS = os.sysconf("SC_CLK_TCK")
-_START_SECONDS = 60.0
 SERVER_CORE, LOAD_CORE = 0, 1
 
 
@@ -45,12 +45,6 @@ class Process:
         return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(
     command: Sequence[str], *, port: int, core: int, output: Path, folder: Path | None = None
@@ -74,15 +68,12 @@ def running(
 
 
 def _await_listener(popen: "subprocess.Popen[bytes]", port: int, errors: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if popen.poll() is not None:
-            told = errors.read_text(errors="replace").strip().splitlines()
-            raise Unavailable(f"exited with {popen.returncode} at start: {' | '.join(told[-3:])[:300]}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            return
-        time.sleep(0.05)
-    raise Unavailable(f"did not listen within {_START_SECONDS:.0f} s")
+    if comes_to_listen(popen, port):
+        return
+    if popen.poll() is None:
+        raise Unavailable(f"did not listen within {READY_SECONDS:.0f} s")
+    told = errors.read_text(errors="replace").strip().splitlines()
+    raise Unavailable(f"exited with {popen.returncode} at start: {' | '.join(told[-3:])[:300]}")
 
 
 def _end(popen: "subprocess.Popen[bytes]") -> None:

@@ -7,7 +7,6 @@ Application + ClientSession proxy. Servers are pinned to core 0, nginx and wrk t
 import asyncio
 import contextlib
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from aiohttp import ClientSession, DummyCookieJar, TCPConnector, web
 from sidecar.config.model import Address, UpstreamSettings
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
+from tests.harness.ports import comes_to_listen, free_port
 from tests.proxy.stubs import OpenGate, Records
 
 NGINX = """
@@ -39,20 +39,12 @@ http {{
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(*command: str, port: int) -> Iterator[int]:
-    process = subprocess.Popen(command)
+    process: subprocess.Popen[bytes] = subprocess.Popen(command)
     try:
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
-                break
-            time.sleep(0.05)
+        if not comes_to_listen(process, port):
+            raise SystemExit(f"{command} does not listen")
         yield process.pid
     finally:
         process.terminate()

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -12,8 +11,6 @@ from tests.bench.peers import serving
 from tests.bench.processes import Process, Unavailable
 from tests.bench.scenarios import Contestant, Measure, Scenario
 from tests.bench.site import Site
-
-_SETTLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,6 @@ def _start(
         except Unavailable as why:
             skipped[peer] = str(why)
             say(f"{peer} is left out: {why}")
-    time.sleep(_SETTLE_SECONDS)
     return servers
 
 

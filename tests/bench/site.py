@@ -10,7 +10,8 @@ from pathlib import Path
 
 import sidecar
 from tests.bench.keys import fill_store, make_keys, mistyped, write_keys
-from tests.bench.processes import LOAD_CORE, Process, Unavailable, free_port, running
+from tests.bench.processes import LOAD_CORE, Process, Unavailable, running
+from tests.harness.ports import free_port
 
 USUAL_KEYS = 10_000
 SMALL_ANSWER = '{"id":1,"name":"stream","state":"live"}'

@@ -126,8 +126,7 @@ class Load:
 
     async def _work(self, ends: asyncio.Event, due: float) -> None:
         client: RawClient | None = None
-        while not ends.is_set():
-            await asyncio.sleep(due - time.monotonic())
+        while not await _comes_before(ends, due):
             due += WORKERS / RATE
             try:
                 client = client or await RawClient.connect(Address(host="127.0.0.1", port=self.port))
@@ -142,6 +141,13 @@ class Load:
                 client = None
         if client is not None:
             await client.close()
+
+
+async def _comes_before(event: asyncio.Event, due: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(due - time.monotonic()):
+            await event.wait()
+    return event.is_set()
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sidecar.config.model import Address, Limits
 from sidecar.core.errors import Reason
@@ -63,7 +63,8 @@ class DecisionServer:
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         reply = Reply(await self._answer(request))
-        if self._retiring or not self.trusts(request.remote or ""):
+        # aiohttp's parser hands the last trailer of a chunked request to the next one as a header (3.14.5 and before).
+        if self._retiring or hdrs.TRANSFER_ENCODING in request.headers or not self.trusts(request.remote or ""):
             reply.force_close()
         return reply
 

@@ -41,10 +41,6 @@ class Client(Switched, Protocol):
     def post(self, *pieces: bytes) -> None:
         """Write before the loop waits again; for what is whole, since nothing can be held back for its sake."""
 
-    @property
-    def can_switch(self) -> bool:
-        """Whether nothing was lost of what came after the request."""
-
     def break_off(self) -> None:
         """End the connection so that an unfinished answer cannot be taken for a finished one."""
 
@@ -69,7 +65,7 @@ class Exchange:
             version=message.version,
         )
         self.body = self._body(rules) if self.framing else None
-        self.upgrade = offered(message) if message.upgrade and client.can_switch else ""
+        self.upgrade = offered(message) if message.upgrade else ""
         """What the client offers to switch to."""
         self._tunnel: Tunnel | None = None
         # Bytes after an upgrade that did not take place are lost on the parser: no request can follow.

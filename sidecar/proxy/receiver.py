@@ -4,9 +4,9 @@ import asyncio
 
 from aiohttp import StreamReader
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod
-from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_server import Server
 
 from sidecar.config.model import Limits
@@ -17,12 +17,23 @@ from sidecar.proxy.upgrade import Sink
 
 _AROUND_TARGET = len("GET  HTTP/1.1")
 _END_OF_HEAD = b"\r\n\r\n"
+_OTHER_PROTOCOLS = (b" RTSP/", b" ICE/")
+"""That aiohttp's parser takes for HTTP, and does not tell from it."""
+_OVERLAP = len(_END_OF_HEAD) - 1
 
 
 class Receiver(RequestHandler):
-    """Requests and refusals, in order, out of bytes; after `switch`, the bytes."""
+    """Requests and refusals, in order, out of bytes; after `switch`, the bytes.
 
-    __slots__ = ("_head_bytes", "_head_limit", "_head_since", "_receiving", "_sink", "can_switch")
+    aiohttp's parser (3.14.5 and before) hands the last trailer of a chunked request to the next request as a header
+    (RFC 9110 section 6.5.1 forbids it). So a parser that has read a chunked request reads nothing more; a fresh one
+    takes what follows. A chunked request ends with CRLF CRLF (RFC 9112 section 7.1), and the parser is fed in pieces
+    that end at every CRLF CRLF: nothing after a chunked request is ever in the piece that ends it.
+    """
+
+    __slots__ = (
+        "_before", "_broken", "_chunked", "_head", "_head_limit", "_head_since", "_held", "_receiving", "_sink",
+    )  # fmt: skip
 
     def __init__(self, manager: Server, limits: Limits, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -37,16 +48,24 @@ class Receiver(RequestHandler):
             auto_decompress=False,
         )
         self._head_limit = limits.head
-        self._head_bytes = 0
+        self._head = b""
+        """What has come of a head that is not complete."""
         self._head_since = 0.0
         """When the first byte came of a head that is not complete; 0 where there is none."""
         self._receiving: StreamReader = EMPTY_PAYLOAD
+        self._chunked = False
+        """What is received is a chunked request."""
+        self._before = b""
+        """The last bytes that the parser was fed: a CRLF CRLF may have begun in them."""
+        self._held = b""
+        """What has come and waits until the parser takes more."""
+        self._broken = False
+        """What comes is not read as requests any longer."""
         self._sink: Sink | None = None
-        self.can_switch = True
 
     def switch(self, sink: Sink) -> bytes:
         self._sink = sink
-        tail, self._message_tail = self._message_tail, b""
+        tail, self._message_tail, self._held = self._message_tail + self._held, b"", b""
         if self._buffer_paused:
             self._resume_reading_for_buffer()
         return tail
@@ -75,25 +94,14 @@ class Receiver(RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._sink is not None:
             self._sink.take(data)
-            return
-        within_body, requests = not self._receiving.is_eof(), self._request_count
-        try:
-            super().data_received(data)
-        except Exception as exc:
-            self._refuse_next(exc)
-        if self._messages:
-            message, payload = self._messages[-1]
-            if isinstance(message, _ErrInfo):
-                self._parsing_failed(message, data)
-            else:
-                self._receiving = payload
-                if message.upgrade:
-                    self._may_switch(data, payload)
-        if self._request_count == requests:
-            if data and not within_body:
-                self._await_rest_of_head(data)
-        elif within_body or self._head_bytes or len(data) > self._head_limit:
-            self._measure_heads(self._request_count - requests)
+        elif not data:  # aiohttp's way to go on with what its parser holds.
+            held, self._held = self._held, b""
+            self._feed(data)
+            self._feed_in_pieces(held)
+        elif self._held or self._is_full():
+            self._held += data
+        else:
+            self._feed_in_pieces(data)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp's returns nothing
         """True keeps the other direction open, which TLS cannot."""
@@ -106,34 +114,86 @@ class Receiver(RequestHandler):
 
     # Below: steps of the above.
 
+    def _feed_in_pieces(self, data: bytes) -> None:
+        joined, start = self._before + data, len(self._before)
+        while start < len(joined) and not self._is_full() and not self._broken:
+            found = joined.find(_END_OF_HEAD, max(start - _OVERLAP, 0))
+            end = found + len(_END_OF_HEAD) if found >= 0 else len(joined)
+            self._feed(joined[start:end])
+            start = end
+        self._before = joined[max(start - _OVERLAP, 0) : start]
+        self._held = b"" if self._broken else joined[start:]
+
+    def _is_full(self) -> bool:
+        """The parser may hold bytes back: it has stopped in a body, or between requests."""
+        return self._reading_paused or len(self._messages) >= self._max_msg_queue_size
+
+    def _feed(self, piece: bytes) -> None:
+        within_body, requests = not self._receiving.is_eof(), self._request_count
+        try:
+            super().data_received(piece)
+        except Exception as exc:
+            self._refuse_next(exc)
+        if self._messages:
+            message, payload = self._messages[-1]
+            if isinstance(message, _ErrInfo):
+                self._parsing_failed(message, piece)
+            elif self._request_count > requests:
+                self._head_came(message, payload, self._head + piece)
+        if self._chunked and self._receiving.is_eof():
+            self._replace_parser()
+        if self._request_count == requests:
+            if piece and not within_body:
+                self._await_rest_of_head(piece)
+        elif within_body or self._head or len(piece) > self._head_limit:
+            self._measure_heads(self._request_count - requests)
+
+    def _head_came(self, message: RawRequestMessage, payload: StreamReader, raw: bytes) -> None:
+        self._receiving, self._chunked = payload, message.chunked
+        # What follows the head of a request to upgrade is kept for the other protocol.
+        self._upgraded = self._upgraded or (message.upgrade and payload.is_eof())
+        if any(protocol in raw for protocol in _OTHER_PROTOCOLS):
+            line = f"{message.method} {message.path}".encode("utf-8", "surrogateescape")
+            if any(line + protocol in raw for protocol in _OTHER_PROTOCOLS):
+                self._messages.pop()
+                self._refuse_next(BadHttpMessage("not HTTP"))
+
+    def _replace_parser(self) -> None:
+        self._chunked = False
+        self._parser = HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
+
     def _parsing_failed(self, error: _ErrInfo, data: bytes) -> None:
-        """aiohttp tells whoever reads a body neither that it is broken, nor requests before the error in `data`."""
+        """Break the body that is being received, and forget its request if nobody has begun to answer it."""
+        self._broken = True
         if not self._receiving.is_eof():
             break_body(self._receiving)
+            if len(self._messages) > 1 and self._messages[-2][1] is self._receiving:
+                del self._messages[-2]
         if isinstance(error.exc, BadHttpMethod) and not begins_with_unknown_method(data):
             self._messages[-1] = (_ErrInfo(400, BadHttpMessage("not a request"), ""), EMPTY_PAYLOAD)
 
-    def _may_switch(self, data: bytes, payload: StreamReader) -> None:
-        """Keep what follows for the other protocol.
-
-        aiohttp does so for `websocket`. Of another request to upgrade, it loses what came in one piece with the head.
-        """
-        if not self._upgraded and payload.is_eof():
-            self._upgraded = True
-            self.can_switch = data[-len(_END_OF_HEAD) :] == _END_OF_HEAD[-len(data) :]
-
     def _await_rest_of_head(self, data: bytes) -> None:
-        if self._upgraded or self._close or not (self._head_bytes or data.strip(b"\r\n")):
+        if self._upgraded or self._close or not (self._head or data.strip(b"\r\n")):
             return  # Empty lines before a request are nothing yet (RFC 9112 section 2.2).
-        self._head_bytes += len(data)
+        self._head += data
         if not self._head_since:
             self._head_since = self._loop.time()
-        if self._head_bytes > self._head_limit:
+        if len(self._head) > self._head_limit:
             self.give_up_reading(Reason.HEADERS_TOO_LARGE)
 
     def _measure_heads(self, requests: int) -> None:
         """Heads are complete, of which some may be too large together."""
-        self._head_bytes, self._head_since = 0, 0.0
+        self._head, self._head_since = b"", 0.0
         for index in range(-min(requests, len(self._messages)), 0):
             message = self._messages[index][0]
             if not isinstance(message, _ErrInfo) and _size_of(message) > self._head_limit:
@@ -141,6 +201,7 @@ class Receiver(RequestHandler):
                 self._messages[index] = (refusal, EMPTY_PAYLOAD)
 
     def _refuse_next(self, exc: Exception) -> None:
+        self._broken = True
         self._messages.append((_ErrInfo(400, exc, ""), EMPTY_PAYLOAD))
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

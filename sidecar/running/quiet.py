@@ -41,7 +41,7 @@ class QuietRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Listener(
-            _unexpecting(made.request_handler),
+            _guarded(made.request_handler),
             patience=self._patience,
             request_factory=made.request_factory,
             loop=made._loop,
@@ -49,17 +49,30 @@ class QuietRunner(web.AppRunner):
         )
 
 
-def _unexpecting(handle: Handler) -> Handler:
-    """aiohttp looks at Expect before the application does, and tells the client what it said there."""
+def _guarded(handle: Handler) -> Handler:
+    """Answers a foreign Expect without a word of it, and makes a chunked request its connection's last.
+
+    aiohttp's parser (3.14.5 and before) hands the last trailer of a chunked request to the next request as a header.
+    Requests that it has parsed behind a chunked one are dropped with the connection, before anything sees them.
+    """
 
     async def check(request: web.Request) -> web.StreamResponse:
-        if request.headers.get(hdrs.EXPECT, "100-continue").lower() == "100-continue":
+        if request.headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
+            return _last(web.Response(status=417, headers=_ANSWER))
+        if hdrs.TRANSFER_ENCODING not in request.headers:
             return await handle(request)
-        answer = web.Response(status=417, headers=_ANSWER)
-        answer.force_close()
-        return answer
+        try:
+            return _last(await handle(request))
+        except web.HTTPException as raised:
+            _last(raised)
+            raise
 
     return check
+
+
+def _last(response: web.StreamResponse) -> web.StreamResponse:
+    response.force_close()
+    return response
 
 
 class _Listener(web.Server):

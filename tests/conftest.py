@@ -42,3 +42,7 @@ def start_shared_sidecar(
 
 def _folder(factory: pytest.TempPathFactory) -> Path:
     return factory.mktemp("sidecar")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-contracts", action="store_true", help="write down what the outside looks like now")

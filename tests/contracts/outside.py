@@ -1,0 +1,123 @@
+"""What users of the sidecar hold on to, read from outside: each contract as plain data, its English left out."""
+
+import sqlite3
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar.cli.main import main
+from tests.harness.processes import ROOT
+from tests.harness.running import Sidecar
+from tests.harness.wire import Connection
+
+TOKEN = "contract-token-0123456789abcdef"
+CONFIG = f"""\
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:///nowhere
+admin:
+  listen: 127.0.0.1:0
+  tokens: [{{name: ops, hash: 'sha256:{sha256(TOKEN.encode()).hexdigest()}', rights: write}}]
+decision: {{listen: 127.0.0.1:0}}
+keys: {{environments: {{live: hv_live_}}, failures: {{limit: 3, per: minute}}}}
+scopes: {{read: Read}}
+quotas: {{few: {{limit: 1, per: hour, by: key}}}}
+usage: {{unusual: {{new_network: true}}}}
+access_log: {{query: redacted}}
+tracing: {{endpoint: http://127.0.0.1:9}}
+trusted_proxies: [127.0.0.1/32]
+routes:
+- GET /public/**: {{public: true}}
+- GET /items/**: {{scopes: [read], quotas: [few]}}
+"""
+_PROSE = frozenset({"description", "summary", "title", "help", "short_help", "epilog", "message", "examples", "about"})
+_CLOSED = frozenset({"kind", "limit", "result", "turn"})
+"""Labels of few values, which are a contract as well."""
+_PROCESS = ("python_", "process_")
+
+
+def without_prose(data: Any) -> Any:
+    """Names, types and shapes; what is written for people is free to change."""
+    if isinstance(data, dict):
+        # A field may be called `description`, too: what it maps to is then no text.
+        return {k: without_prose(v) for k, v in data.items() if k not in _PROSE or not isinstance(v, str | None)}
+    return [without_prose(item) for item in data] if isinstance(data, list | tuple) else data
+
+
+def commands() -> Any:
+    """Every command with its arguments and options, as click knows them."""
+
+    def one(command: click.Command) -> dict[str, Any]:
+        context = click.Context(command, info_name="sidecar")
+        told: dict[str, Any] = {"params": [_option(parameter, context) for parameter in command.params]}
+        if isinstance(command, click.Group):
+            names = command.list_commands(context)
+            told["commands"] = {name: one(found) for name in names if (found := command.get_command(context, name))}
+        return told
+
+    return one(main)
+
+
+def _option(parameter: click.Parameter, context: click.Context) -> dict[str, Any]:
+    told = parameter.to_info_dict()
+    choices = list(getattr(parameter.type, "choices", ()))
+    return {
+        "opts": [*parameter.opts, *parameter.secondary_opts],
+        "required": parameter.required,
+        "multiple": parameter.multiple,
+        "flag": told.get("is_flag", False),
+        "choices": [str(choice) for choice in choices],
+        "default": str(parameter.get_default(context)),
+    }
+
+
+def metrics(sidecar: Sidecar) -> dict[str, Any]:
+    """Name to type and labels, of a sidecar that has been used in every way."""
+    families: dict[str, Any] = {}
+    for family in text_string_to_metric_families(sidecar.metrics()):
+        if not family.name.startswith(_PROCESS):
+            labels = sorted({label for sample in family.samples for label in sample.labels})
+            closed = {name: sorted({sample.labels[name] for sample in family.samples}) for name in _CLOSED & {*labels}}
+            families[family.name] = {"type": family.type, "labels": labels, **closed}
+    return families
+
+
+def schema_of(store: Path) -> dict[str, list[str]]:
+    """Table to columns with their types."""
+    with sqlite3.connect(store) as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = {name: connection.execute(f"PRAGMA table_info({name})").fetchall() for name in sorted(names)}
+    connection.close()
+    return {name: [f"{row[1]} {row[2]}" for row in rows] for name, rows in tables.items() if "sqlite_" not in name}
+
+
+def yaml_files() -> dict[str, Any]:
+    """What the files that users copy say, comments and alert texts left out."""
+    files = [ROOT / "config.example.yaml", *sorted((ROOT / "deploy").rglob("*.yaml"))]
+    return {str(file.relative_to(ROOT)): without_prose(list(_documents(file))) for file in files}
+
+
+def _documents(file: Path) -> Iterable[Any]:
+    return yaml.load_all(file.read_text(encoding="utf-8"), Loader=_Plain)  # a safe loader
+
+
+class _Plain(yaml.SafeLoader):
+    """Dates stay text."""
+
+
+_Plain.yaml_implicit_resolvers = {
+    first: [(tag, found) for tag, found in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def listener(sidecar: Sidecar, name: str) -> Connection:
+    line = sidecar.process.stderr.wait_for(lambda line: f"{name} listener on" in line)
+    assert line is not None, sidecar.process.stderr.all()
+    host, _, port = line.rpartition(" ")[2].rpartition(":")
+    return Connection((host, int(port)))

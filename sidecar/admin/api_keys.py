@@ -8,8 +8,8 @@ from sidecar.admin.api_asked import ChangeAsked, KeyQuery, NewKeyAsked, Rotation
 from sidecar.admin.api_operations import Call, Operation, Reply
 from sidecar.admin.api_telling import key_told
 from sidecar.admin.api_told import IssuedTold, KeyPage, KeyTold, RotatedTold
-from sidecar.admin.desk import Desk
 from sidecar.admin.reading import given
+from sidecar.admin.service import Desk
 from sidecar.core.model import ApiKey
 from sidecar.keys.changes import KeyChange, Rotation
 from sidecar.keys.records import etag_of

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from sidecar.admin.api_asked import Asked
-from sidecar.admin.desk import Desk
+from sidecar.admin.service import Desk
 from sidecar.keys.store import Once
 
 

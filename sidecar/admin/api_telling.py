@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecar.admin.access import Admin
 from sidecar.admin.api_told import (
     AuditTold,
     ExplanationTold,
@@ -17,6 +16,7 @@ from sidecar.admin.api_told import (
     RouteTold,
     ScopeTold,
 )
+from sidecar.admin.auth import Admin
 from sidecar.config.model import Config
 from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
 from sidecar.core.times import rfc3339

@@ -28,9 +28,9 @@ from sidecar.admin.api_told import (
     UsageTold,
     WhoTold,
 )
-from sidecar.admin.desk import Desk
+from sidecar.admin.problems import Flaw, flawed
 from sidecar.admin.reading import given
-from sidecar.admin.refusals import Flaw, flawed
+from sidecar.admin.service import Desk
 from sidecar.core.apikey import Secret
 from sidecar.core.times import rfc3339
 from sidecar.keys.store import AuditFilter

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from sidecar.admin.access import Admin
-from sidecar.admin.refusals import Flaw, pointer_of
+from sidecar.admin.auth import Admin
+from sidecar.admin.problems import Flaw, pointer_of
 from sidecar.config.model import Config
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from sidecar.admin.api_operations import Operation
 from sidecar.admin.api_told import Problem
-from sidecar.admin.refusals import PROBLEM_JSON
+from sidecar.admin.problems import PROBLEM_JSON
 
 _REFS: Final = "#/components/schemas/{name}"
 _EVERYWHERE: Final = (400, 401, 403, 421, 429, 503)

@@ -5,7 +5,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from sidecar.admin.guards import ENTRANCE, Entrance, Handler
+from sidecar.admin.middleware import ENTRANCE, Entrance, Handler
 from sidecar.admin.pages_actions import VERBS, carry_out, confirm
 from sidecar.admin.pages_audit import list_audit
 from sidecar.admin.pages_explain import explain, show_explain

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.desk import Desk
+from sidecar.admin.service import Desk
 from sidecar.config.model import Config
 from sidecar.core.charges import buckets_for
 from sidecar.core.errors import Fault

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidecar.admin.desk import Desk
 from sidecar.admin.pages_forms import Form
 from sidecar.admin.pages_opening import opened_by_scope
 from sidecar.admin.pages_shapes import KeyForm, Option, QuotaField, ScopeChoice
 from sidecar.admin.pages_words import moment, quota_said
+from sidecar.admin.service import Desk
 from sidecar.config.model import Config
 from sidecar.core.model import EVERY, ApiKey
 

@@ -11,8 +11,8 @@ from multidict import MultiDict
 
 from sidecar.admin.pages_render import SESSION
 from sidecar.admin.pages_words import sentence
+from sidecar.admin.problems import Flaw, Refusal, forbidden
 from sidecar.admin.reading import body_of
-from sidecar.admin.refusals import Flaw, Refusal, forbidden
 from sidecar.core.durations import parse_duration
 from sidecar.keys.rules import Misfit, UnfitKey
 

@@ -5,7 +5,6 @@ from hashlib import sha256
 
 from aiohttp import web
 
-from sidecar.admin.desk import Desk
 from sidecar.admin.pages_command import command_for
 from sidecar.admin.pages_figures import INSTRUMENTS
 from sidecar.admin.pages_filled import Filled, filled_anew, filled_from, filled_of, form_view
@@ -14,8 +13,9 @@ from sidecar.admin.pages_opening import opened
 from sidecar.admin.pages_render import TEMPLATES
 from sidecar.admin.pages_shapes import NewSecret
 from sidecar.admin.pages_words import moment_or_none, sentence
-from sidecar.admin.refusals import Refusal
+from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
+from sidecar.admin.service import Desk
 from sidecar.core.model import ApiKey
 from sidecar.keyrules import key_rules
 from sidecar.keys.changes import KeyChange

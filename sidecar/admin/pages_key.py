@@ -7,7 +7,6 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.desk import Desk
 from sidecar.admin.pages_actions import possible
 from sidecar.admin.pages_audit import entries_of
 from sidecar.admin.pages_charts import Chart, chart
@@ -17,6 +16,7 @@ from sidecar.admin.pages_render import TEMPLATES
 from sidecar.admin.pages_shapes import AuditEntry, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
 from sidecar.admin.pages_words import MICROSECONDS, moment, moment_or_none, percent, quota_said, standing, standing_note
 from sidecar.admin.server import desk_of
+from sidecar.admin.service import Desk
 from sidecar.core.model import ApiKey, Route
 from sidecar.keys.store import AuditFilter
 from sidecar.keys.usage_store import UsageFilter, UsageRow

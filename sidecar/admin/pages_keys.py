@@ -6,13 +6,13 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from sidecar.admin.desk import Desk
 from sidecar.admin.pages_charts import spark
 from sidecar.admin.pages_figures import totals_by_key
 from sidecar.admin.pages_render import TEMPLATES
 from sidecar.admin.pages_shapes import KeyList, KeyRow, Option
 from sidecar.admin.pages_words import moment_or_none, standing
 from sidecar.admin.server import desk_of
+from sidecar.admin.service import Desk
 from sidecar.core.apikey import looks_secret
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.keys.store import KeyFilter, Standing

@@ -7,8 +7,8 @@ from typing import Any, Final
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sidecar.admin.access import Admin
-from sidecar.admin.guards import ADMIN
+from sidecar.admin.auth import Admin
+from sidecar.admin.middleware import ADMIN
 from sidecar.admin.pages_shapes import Frame
 from sidecar.admin.session import Session
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 import msgspec
 from aiohttp import web
 
-from sidecar.admin.refusals import Flaw, Refusal, flawed, pointer_of
+from sidecar.admin.problems import Flaw, Refusal, flawed, pointer_of
 from sidecar.core.times import microseconds
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -8,11 +8,11 @@ from aiohttp import hdrs, web
 
 from sidecar import __version__
 from sidecar.admin.api import OPERATIONS, ROOT, handler_of
-from sidecar.admin.desk import Desk
 from sidecar.admin.docs import page
-from sidecar.admin.guards import ADMIN, JSON, guards
+from sidecar.admin.middleware import ADMIN, JSON, guards
 from sidecar.admin.openapi import document
 from sidecar.admin.ports import Ports
+from sidecar.admin.service import Desk
 from sidecar.admin.tokens import Tokens
 
 BODY_LIMIT: Final = 1024 * 1024

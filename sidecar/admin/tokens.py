@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
 
-from sidecar.admin.access import Admin
+from sidecar.admin.auth import Admin
 from sidecar.config.model import AdminToken
 from sidecar.core.forwarding import address_subject
 from sidecar.core.model import Bucket, Quota, Subject, Window

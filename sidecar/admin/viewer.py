@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.admin.access import Admin
+from sidecar.admin.auth import Admin
 from sidecar.admin.ports import Ports
-from sidecar.admin.refusals import Refusal, unknown_key
+from sidecar.admin.problems import Refusal, unknown_key
 from sidecar.config.model import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from sidecar.admin.access import Admin
-from sidecar.admin.refusals import Refusal, forbidden, problem, store_unavailable, unauthorized
+from sidecar.admin.auth import Admin
+from sidecar.admin.problems import Refusal, forbidden, problem, store_unavailable, unauthorized
 from sidecar.admin.tokens import Slowed, Tokens, WrongToken
 from sidecar.keys.store import StoreUnavailable
 

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from sidecar.admin.access import Admin
+from sidecar.admin.auth import Admin
 from sidecar.admin.grants import plan_flaws, quota_flaws, scope_flaws, tenant_flaws
 from sidecar.admin.ports import Ports
-from sidecar.admin.refusals import Flaw, forbidden
+from sidecar.admin.problems import Flaw, forbidden
 from sidecar.admin.viewer import Viewer
 from sidecar.core.model import ApiKey
 from sidecar.keys.changes import KeyChange, Rotation, with_change

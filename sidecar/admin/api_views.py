@@ -4,9 +4,10 @@ from collections import Counter
 from dataclasses import replace
 from typing import Final
 
-from sidecar.admin.api_asked import AuditQuery, QuestionAsked, UsageQuery
-from sidecar.admin.api_operations import Call, Operation, Reply
-from sidecar.admin.api_telling import (
+from sidecar.admin.api.decoding import given
+from sidecar.admin.api.operations import Call, Operation, Reply
+from sidecar.admin.api.schemas import AuditQuery, QuestionAsked, UsageQuery
+from sidecar.admin.api.serializers import (
     audit_told,
     explanation_told,
     key_told,
@@ -29,7 +30,6 @@ from sidecar.admin.api_told import (
     WhoTold,
 )
 from sidecar.admin.problems import Flaw, flawed
-from sidecar.admin.reading import given
 from sidecar.admin.service import Desk
 from sidecar.core.apikey import Secret
 from sidecar.core.times import rfc3339

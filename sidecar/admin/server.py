@@ -7,10 +7,10 @@ import msgspec
 from aiohttp import hdrs, web
 
 from sidecar import __version__
-from sidecar.admin.api import OPERATIONS, ROOT, handler_of
+from sidecar.admin.api.openapi import document
+from sidecar.admin.api.routes import OPERATIONS, ROOT, handler_of
 from sidecar.admin.docs import page
 from sidecar.admin.middleware import ADMIN, JSON, guards
-from sidecar.admin.openapi import document
 from sidecar.admin.ports import Ports
 from sidecar.admin.service import Desk
 from sidecar.admin.tokens import Tokens

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from sidecar.admin.api_asked import Asked
+from sidecar.admin.api.schemas import Asked
 from sidecar.admin.service import Desk
 from sidecar.keys.store import Once
 

@@ -4,11 +4,11 @@ from typing import Final
 
 import msgspec
 
-from sidecar.admin.api_asked import ChangeAsked, KeyQuery, NewKeyAsked, RotationAsked
-from sidecar.admin.api_operations import Call, Operation, Reply
-from sidecar.admin.api_telling import key_told
+from sidecar.admin.api.decoding import given
+from sidecar.admin.api.operations import Call, Operation, Reply
+from sidecar.admin.api.schemas import ChangeAsked, KeyQuery, NewKeyAsked, RotationAsked
+from sidecar.admin.api.serializers import key_told
 from sidecar.admin.api_told import IssuedTold, KeyPage, KeyTold, RotatedTold
-from sidecar.admin.reading import given
 from sidecar.admin.service import Desk
 from sidecar.core.model import ApiKey
 from sidecar.keys.changes import KeyChange, Rotation

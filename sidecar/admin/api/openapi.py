@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecar.admin.api_operations import Operation
+from sidecar.admin.api.operations import Operation
 from sidecar.admin.api_told import Problem
 from sidecar.admin.problems import PROBLEM_JSON
 

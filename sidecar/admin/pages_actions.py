@@ -5,14 +5,14 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.pages_figures import INSTRUMENTS, totals_by_key
 from sidecar.admin.pages_forms import Form, form_of
-from sidecar.admin.pages_issue import conflict_said, once_of, sent_before, show_secret
-from sidecar.admin.pages_render import TEMPLATES
-from sidecar.admin.pages_shapes import Confirm, Option
-from sidecar.admin.pages_words import MICROSECONDS, moment, moment_or_none, standing
 from sidecar.admin.server import desk_of
 from sidecar.admin.service import Desk
+from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, standing
+from sidecar.admin.web.issue import conflict_said, once_of, sent_before, show_secret
+from sidecar.admin.web.rendering import TEMPLATES
+from sidecar.admin.web.stats import INSTRUMENTS, totals_by_key
+from sidecar.admin.web.view_models import Confirm, Option
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.wording import counted
 from sidecar.keys.changes import Rotation

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sidecar.admin.pages_charts import Chart
-from sidecar.admin.pages_shapes import AuditEntry, Fact, Moment, Option, QuotaRow
+from sidecar.admin.web.charts import Chart
+from sidecar.admin.web.view_models import AuditEntry, Fact, Moment, Option, QuotaRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

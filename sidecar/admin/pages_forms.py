@@ -10,9 +10,9 @@ from aiohttp import web
 from multidict import MultiDict
 
 from sidecar.admin.api.decoding import body_of
-from sidecar.admin.pages_render import SESSION
-from sidecar.admin.pages_words import sentence
 from sidecar.admin.problems import Flaw, Refusal, forbidden
+from sidecar.admin.web.formatting import sentence
+from sidecar.admin.web.rendering import SESSION
 from sidecar.core.durations import parse_duration
 from sidecar.keys.rules import Misfit, UnfitKey
 

@@ -8,11 +8,11 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from sidecar.admin.pages import add_pages
-from sidecar.admin.pages_figures import Instruments
 from sidecar.admin.ports import AdminStore, Ports, UsageReader
 from sidecar.admin.server import admin_app
 from sidecar.admin.tokens import Tokens
+from sidecar.admin.web.app import add_pages
+from sidecar.admin.web.stats import Instruments
 from sidecar.config.model import Address, AdminToken, Config
 from sidecar.core.apikey import Hasher
 from sidecar.gate import Gate, KeyFinder

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sidecar.admin.pages_charts import Chart, Spark
+from sidecar.admin.web.charts import Chart, Spark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from sidecar.admin.pages_shapes import Moment, Standing
+from sidecar.admin.web.view_models import Moment, Standing
 from sidecar.core.model import ApiKey, KeyStatus, Quota
 from sidecar.core.wording import counted
 

@@ -8,15 +8,23 @@ from typing import Final
 from aiohttp import web
 
 from sidecar.admin.pages_actions import possible
-from sidecar.admin.pages_audit import entries_of
-from sidecar.admin.pages_charts import Chart, chart
-from sidecar.admin.pages_figures import INSTRUMENTS, Left, class_of, last_day, last_days, left_of, points_of
-from sidecar.admin.pages_opening import charges, needs, opened
-from sidecar.admin.pages_render import TEMPLATES
-from sidecar.admin.pages_shapes import AuditEntry, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
-from sidecar.admin.pages_words import MICROSECONDS, moment, moment_or_none, percent, quota_said, standing, standing_note
 from sidecar.admin.server import desk_of
 from sidecar.admin.service import Desk
+from sidecar.admin.web.audit import entries_of
+from sidecar.admin.web.charts import Chart, chart
+from sidecar.admin.web.formatting import (
+    MICROSECONDS,
+    moment,
+    moment_or_none,
+    percent,
+    quota_said,
+    standing,
+    standing_note,
+)
+from sidecar.admin.web.rendering import TEMPLATES
+from sidecar.admin.web.route_access import charges, needs, opened
+from sidecar.admin.web.stats import INSTRUMENTS, Left, class_of, last_day, last_days, left_of, points_of
+from sidecar.admin.web.view_models import AuditEntry, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
 from sidecar.core.model import ApiKey, Route
 from sidecar.keys.store import AuditFilter
 from sidecar.keys.usage_store import UsageFilter, UsageRow

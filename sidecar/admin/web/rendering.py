@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sidecar.admin.auth import Admin
 from sidecar.admin.middleware import ADMIN
-from sidecar.admin.pages_shapes import Frame
 from sidecar.admin.session import Session
+from sidecar.admin.web.view_models import Frame
 
 HERE: Final = Path(__file__).parent
 SESSION: Final = web.RequestKey("session", Session)

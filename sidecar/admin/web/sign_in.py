@@ -7,12 +7,12 @@ from aiohttp import hdrs, web
 
 from sidecar.admin.middleware import sign_in
 from sidecar.admin.pages_forms import form_of
-from sidecar.admin.pages_render import SESSION, TEMPLATES
-from sidecar.admin.pages_words import sentence
 from sidecar.admin.problems import Refusal, unauthorized
 from sidecar.admin.server import TOKENS
 from sidecar.admin.session import LONGEST_SECONDS, Sessions
 from sidecar.admin.tokens import digest_of
+from sidecar.admin.web.formatting import sentence
+from sidecar.admin.web.rendering import SESSION, TEMPLATES
 from sidecar.core.inject import ADMIN_COOKIE
 
 COOKIE: Final = ADMIN_COOKIE

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidecar.admin.pages_forms import Form
-from sidecar.admin.pages_opening import opened_by_scope
-from sidecar.admin.pages_shapes import KeyForm, Option, QuotaField, ScopeChoice
-from sidecar.admin.pages_words import moment, quota_said
 from sidecar.admin.service import Desk
+from sidecar.admin.web.formatting import moment, quota_said
+from sidecar.admin.web.route_access import opened_by_scope
+from sidecar.admin.web.view_models import KeyForm, Option, QuotaField, ScopeChoice
 from sidecar.config.model import Config
 from sidecar.core.model import EVERY, ApiKey
 

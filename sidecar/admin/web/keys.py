@@ -6,13 +6,13 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from sidecar.admin.pages_charts import spark
-from sidecar.admin.pages_figures import totals_by_key
-from sidecar.admin.pages_render import TEMPLATES
-from sidecar.admin.pages_shapes import KeyList, KeyRow, Option
-from sidecar.admin.pages_words import moment_or_none, standing
 from sidecar.admin.server import desk_of
 from sidecar.admin.service import Desk
+from sidecar.admin.web.charts import spark
+from sidecar.admin.web.formatting import moment_or_none, standing
+from sidecar.admin.web.rendering import TEMPLATES
+from sidecar.admin.web.stats import totals_by_key
+from sidecar.admin.web.view_models import KeyList, KeyRow, Option
 from sidecar.core.apikey import looks_secret
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.keys.store import KeyFilter, Standing

@@ -7,17 +7,17 @@ from typing import Final
 from aiohttp import web
 
 from sidecar.admin.pages_activity_shapes import CountRow, DueRow, Event, Overview, Tile
-from sidecar.admin.pages_charts import CLASSES
-from sidecar.admin.pages_figures import INSTRUMENTS, Instruments, class_of, last_day, left_of
-from sidecar.admin.pages_key import quota_row, usage_chart
-from sidecar.admin.pages_opening import opened
-from sidecar.admin.pages_render import TEMPLATES
-from sidecar.admin.pages_shapes import QuotaRow
-from sidecar.admin.pages_words import MICROSECONDS, moment, moment_or_none, part_said, percent, span_of
 from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
 from sidecar.admin.service import Desk
 from sidecar.admin.viewer import DUE_WITHIN_SECONDS
+from sidecar.admin.web.charts import CLASSES
+from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, part_said, percent, span_of
+from sidecar.admin.web.key import quota_row, usage_chart
+from sidecar.admin.web.rendering import TEMPLATES
+from sidecar.admin.web.route_access import opened
+from sidecar.admin.web.stats import INSTRUMENTS, Instruments, class_of, last_day, left_of
+from sidecar.admin.web.view_models import QuotaRow
 from sidecar.core.model import ApiKey
 from sidecar.core.unusual import UnusualEvent, UnusualKind
 from sidecar.core.wording import counted

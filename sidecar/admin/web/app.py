@@ -7,16 +7,16 @@ from aiohttp import hdrs, web
 
 from sidecar.admin.middleware import ENTRANCE, Entrance, Handler
 from sidecar.admin.pages_actions import VERBS, carry_out, confirm
-from sidecar.admin.pages_audit import list_audit
-from sidecar.admin.pages_explain import explain, show_explain
-from sidecar.admin.pages_figures import INSTRUMENTS, Instruments
-from sidecar.admin.pages_issue import change, issue, show_change, show_issue
-from sidecar.admin.pages_key import show_key
-from sidecar.admin.pages_keys import list_keys
-from sidecar.admin.pages_overview import show_overview
-from sidecar.admin.pages_render import HERE, PAGE_HEADERS, TEMPLATES, Templates
-from sidecar.admin.pages_sign_in import SESSIONS, begin, end, refused, session_of, show_sign_in
 from sidecar.admin.session import Sessions
+from sidecar.admin.web.audit import list_audit
+from sidecar.admin.web.explain import explain, show_explain
+from sidecar.admin.web.issue import change, issue, show_change, show_issue
+from sidecar.admin.web.key import show_key
+from sidecar.admin.web.keys import list_keys
+from sidecar.admin.web.overview import show_overview
+from sidecar.admin.web.rendering import HERE, PAGE_HEADERS, TEMPLATES, Templates
+from sidecar.admin.web.sign_in import SESSIONS, begin, end, refused, session_of, show_sign_in
+from sidecar.admin.web.stats import INSTRUMENTS, Instruments
 
 _STATIC: Final = {
     "page.css": "text/css",

@@ -8,12 +8,12 @@ from aiohttp import web
 from sidecar.admin.pages_activity_shapes import Explanation as View
 from sidecar.admin.pages_activity_shapes import Told
 from sidecar.admin.pages_forms import form_of
-from sidecar.admin.pages_render import TEMPLATES
-from sidecar.admin.pages_shapes import Fact, Option
-from sidecar.admin.pages_words import sentence
 from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
 from sidecar.admin.service import Desk
+from sidecar.admin.web.formatting import sentence
+from sidecar.admin.web.rendering import TEMPLATES
+from sidecar.admin.web.view_models import Fact, Option
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision
 from sidecar.core.pattern import is_param, parse_pattern

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import click
 
-from sidecar.cli import key_tasks
+from sidecar.cli import key_service as key_tasks
 from sidecar.cli.audit_output import audit_as_json, audit_line
-from sidecar.cli.failures import Failure, Misuse, reported
-from sidecar.cli.key_options import from_store, printable, since
-from sidecar.cli.stores import open_store
+from sidecar.cli.errors import Failure, Misuse, reported
+from sidecar.cli.open_store import open_store
+from sidecar.cli.options import from_store, printable, since
 from sidecar.core.wording import counted
 from sidecar.keys.audit import head_from
 from sidecar.keys.store import AuditFilter, AuditState

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sidecar.cli.key_output import harmless
+from sidecar.cli.output import harmless
 from sidecar.core.times import rfc3339
 from sidecar.keys.store import AuditRow
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from sidecar.app import App
 from sidecar.cli.admin import new_token
 from sidecar.cli.demo_script import CONFIG, KEYS, STEPS, Step, mistyped
-from sidecar.cli.key_tasks import rules_of
+from sidecar.cli.key_service import rules_of
 from sidecar.cli.serve import run, stop_event
 from sidecar.config.admin import VARIABLE
 from sidecar.config.load import load

@@ -9,8 +9,8 @@ import click
 
 from sidecar.cli.configs import config_option, load_or_exit
 from sidecar.cli.doctor_output import findings_as_json, findings_as_text
-from sidecar.cli.key_options import seconds
-from sidecar.cli.stores import open_store
+from sidecar.cli.open_store import open_store
+from sidecar.cli.options import seconds
 from sidecar.doctor.checks import examine
 from sidecar.doctor.finding import Severity
 from sidecar.doctor.gathering import Examination

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from sidecar.cli.key_output import harmless
+from sidecar.cli.output import harmless
 from sidecar.doctor.finding import Named, Severity
 
 _WIDTH: Final = 100

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sidecar.cli.key_output import count_as_json, harmless, span
+from sidecar.cli.output import count_as_json, harmless, span
 from sidecar.core.times import rfc3339
 from sidecar.keys.due import Due, Why
 from sidecar.keys.records import shown

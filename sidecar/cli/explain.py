@@ -10,9 +10,9 @@ import click
 
 from sidecar.app import make_gate
 from sidecar.cli.configs import config_option, load_or_exit
-from sidecar.cli.failures import Failure, reported
-from sidecar.cli.key_tasks import hasher_of_environ
-from sidecar.cli.stores import open_store
+from sidecar.cli.errors import Failure, reported
+from sidecar.cli.key_service import hasher_of_environ
+from sidecar.cli.open_store import open_store
 from sidecar.config.model import Config
 from sidecar.core.apikey import Secret
 from sidecar.explain.asking import Question, explain

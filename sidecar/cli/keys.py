@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from sidecar.cli import key_tasks
-from sidecar.cli.failures import reported
-from sidecar.cli.key_files import export_command, import_command, issue_offline
-from sidecar.cli.key_options import from_store, limits, moment, pairs, printable
-from sidecar.cli.key_output import Table, described, plaintext
+from sidecar.cli import key_service as key_tasks
+from sidecar.cli.errors import reported
+from sidecar.cli.options import from_store, limits, moment, pairs, printable
+from sidecar.cli.output import Table, described, plaintext
 from sidecar.cli.rotation import change, due, rotate
+from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.cli.usage import usage
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import click
 
-from sidecar.cli import key_tasks
+from sidecar.cli import key_service as key_tasks
 from sidecar.cli.due_output import due_as_json, due_as_text
-from sidecar.cli.failures import Misuse, reported
-from sidecar.cli.key_options import from_store, limits, moment, pairs, seconds
-from sidecar.cli.key_output import described, plaintext
-from sidecar.cli.stores import open_store
+from sidecar.cli.errors import Misuse, reported
+from sidecar.cli.open_store import open_store
+from sidecar.cli.options import from_store, limits, moment, pairs, seconds
+from sidecar.cli.output import described, plaintext
 from sidecar.config.model import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339

@@ -4,10 +4,10 @@ import asyncio
 
 import click
 
-from sidecar.cli import key_tasks
-from sidecar.cli.failures import reported
-from sidecar.cli.key_options import store_options
-from sidecar.cli.stores import open_store
+from sidecar.cli import key_service as key_tasks
+from sidecar.cli.errors import reported
+from sidecar.cli.open_store import open_store
+from sidecar.cli.options import store_options
 
 
 @click.group(name="store")

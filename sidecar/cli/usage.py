@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import click
 
-from sidecar.cli import key_tasks
-from sidecar.cli.failures import reported
-from sidecar.cli.key_options import from_store
-from sidecar.cli.key_output import count_as_json, harmless
-from sidecar.cli.stores import open_store
+from sidecar.cli import key_service as key_tasks
+from sidecar.cli.errors import reported
+from sidecar.cli.open_store import open_store
+from sidecar.cli.options import from_store
+from sidecar.cli.output import count_as_json, harmless
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339
 from sidecar.keys.usage_store import DAY, HOUR, UsageFilter, UsageRow

@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sidecar.cli.failures import Misuse
+from sidecar.cli.errors import Misuse
 from sidecar.config.addresses import parse_store, sqlite_path
 from sidecar.keys.sqlite import SqliteStore
 

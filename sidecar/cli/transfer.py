@@ -14,11 +14,11 @@ from typing import BinaryIO, Final, TextIO, cast, get_args
 
 import click
 
-from sidecar.cli import key_tasks
-from sidecar.cli.failures import Failure, Misuse, reported
-from sidecar.cli.key_options import printable, store_options
-from sidecar.cli.key_output import plaintext
-from sidecar.cli.stores import open_store, path_of
+from sidecar.cli import key_service as key_tasks
+from sidecar.cli.errors import Failure, Misuse, reported
+from sidecar.cli.open_store import open_store, path_of
+from sidecar.cli.options import printable, store_options
+from sidecar.cli.output import plaintext
 from sidecar.config.model import Config
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.wording import counted

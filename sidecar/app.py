@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from sidecar.config.addresses import sqlite_path
-from sidecar.config.model import Address, Config
+from sidecar.config.settings import Address, Config
 from sidecar.config.watch import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.inject import RequestIds

@@ -1,6 +1,6 @@
 """What a gate is made of: parts of the configuration, compiled once for all the requests that it decides on."""
 
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.answers import Answers
 from sidecar.core.credential import CredentialRules
 from sidecar.core.forwarding import TrustedProxies

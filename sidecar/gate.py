@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Literal, Protocol
 
 from sidecar import compiled
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher
 from sidecar.core.callers import Caller, Callers, Known
 from sidecar.core.credential import Credential

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.apikey import KeyFormat
 from sidecar.keys.rules import KeyRules
 

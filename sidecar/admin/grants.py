@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from sidecar.admin.auth import Admin
 from sidecar.admin.problems import Flaw, pointer_of
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 
 
 def tenant_flaws(admin: Admin, tenant: str | None) -> Iterator[Flaw]:

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable, Iterator
 
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.model import EVERY, ApiKey, Route, Source
 from sidecar.core.pattern import is_param, parse_pattern
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.unusual import UnusualEvent
 from sidecar.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle

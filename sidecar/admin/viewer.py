@@ -8,7 +8,7 @@ from typing import Final
 from sidecar.admin.auth import Admin
 from sidecar.admin.ports import Ports
 from sidecar.admin.problems import Refusal, unknown_key
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
 from sidecar.core.unusual import UnusualEvent

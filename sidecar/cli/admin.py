@@ -7,7 +7,7 @@ from typing import Final, Literal
 import click
 
 from sidecar.cli.errors import Misuse
-from sidecar.config.admin import token_entry
+from sidecar.config.build.admin import token_entry
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.model import EVERY
 

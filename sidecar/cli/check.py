@@ -6,11 +6,11 @@ from collections.abc import Sized
 
 import click
 
+from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
-from sidecar.config.model import Config
 from sidecar.config.overrides import overrides_from
-from sidecar.config.problems import ConfigError
 from sidecar.config.schema import json_schema
+from sidecar.config.settings import Config
 from sidecar.core.wording import counted
 
 _CONFIG_STATUS = 2

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import click
 
+from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
-from sidecar.config.model import Config
 from sidecar.config.overrides import overrides_from
-from sidecar.config.problems import ConfigError
+from sidecar.config.settings import Config
 
 config_option = click.option(
     "-c",

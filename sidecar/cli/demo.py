@@ -19,9 +19,9 @@ from sidecar.cli.admin import new_token
 from sidecar.cli.demo_script import CONFIG, KEYS, STEPS, Step, mistyped
 from sidecar.cli.key_service import rules_of
 from sidecar.cli.serve import run, stop_event
-from sidecar.config.admin import VARIABLE
+from sidecar.config.build.admin import VARIABLE
 from sidecar.config.load import load
-from sidecar.config.model import Address, Config
+from sidecar.config.settings import Address, Config
 from sidecar.core.apikey import Hasher
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.rules import NewKey

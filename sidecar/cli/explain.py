@@ -13,7 +13,7 @@ from sidecar.cli.configs import config_option, load_or_exit
 from sidecar.cli.errors import Failure, reported
 from sidecar.cli.key_service import hasher_of_environ
 from sidecar.cli.open_store import open_store
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.apikey import Secret
 from sidecar.explain.asking import Question, explain
 from sidecar.gate import Gate, KeyFinder

@@ -13,7 +13,7 @@ from typing import TypeVar
 from sidecar.cli.configs import load_or_exit
 from sidecar.cli.errors import Failure, Misuse
 from sidecar.cli.open_store import open_store
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher, looks_secret, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.keyrules import key_rules

@@ -13,7 +13,7 @@ from sidecar.cli.errors import Misuse, reported
 from sidecar.cli.open_store import open_store
 from sidecar.cli.options import from_store, limits, moment, pairs, seconds
 from sidecar.cli.output import described, plaintext
-from sidecar.config.model import KeySettings
+from sidecar.config.settings import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339
 from sidecar.keys.changes import UNSET, KeyChange, Rotation, Unasked

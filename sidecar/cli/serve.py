@@ -11,7 +11,7 @@ import click
 from sidecar.app import App
 from sidecar.cli.configs import config_option, load_or_exit, reader_of
 from sidecar.cli.process import keep_freed_memory, let_requests_go_first
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.running.listeners import StartError
 
 

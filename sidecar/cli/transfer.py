@@ -19,7 +19,7 @@ from sidecar.cli.errors import Failure, Misuse, reported
 from sidecar.cli.open_store import open_store, path_of
 from sidecar.cli.options import printable, store_options
 from sidecar.cli.output import plaintext
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.wording import counted
 from sidecar.keys.exporting import csv_heading, csv_line, import_record, json_line

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from sidecar.config.document import ErrorEntry, IdentityEntry, KeysEntry, given
-from sidecar.config.model import ErrorAnswer, Identity
-from sidecar.config.problems import Path, Report, did_you_mean
+from sidecar.config.errors import Path, Report, did_you_mean
+from sidecar.config.settings import ErrorAnswer, Identity
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold
 from sidecar.core.templates import ERROR_PLACEHOLDERS, IDENTITY_PLACEHOLDERS, unknown_placeholders

@@ -2,9 +2,9 @@
 
 from sidecar.config.addresses import parse_address
 from sidecar.config.document import Document
-from sidecar.config.model import DecisionSettings
-from sidecar.config.problems import Report
+from sidecar.config.errors import Report
 from sidecar.config.sections import DecisionEntry
+from sidecar.config.settings import DecisionSettings
 
 
 def decision_of(document: Document, report: Report) -> DecisionSettings | None:

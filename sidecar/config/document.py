@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import UNSET, Meta, UnsetType, field
 
+from sidecar.config.build.telemetry import AccessLogEntry, LogFormat, TracingEntry
 from sidecar.config.entry import Entry
-from sidecar.config.leaves import (
+from sidecar.config.fields import (
     BindAddress,
     Duration,
     DurationOrOff,
@@ -32,7 +33,6 @@ from sidecar.config.leaves import (
     Upstream,
     UpstreamHost,
 )
-from sidecar.config.observing import AccessLogEntry, LogFormat, TracingEntry
 from sidecar.config.sections import AdminEntry, DecisionEntry, DrainEntry, ReloadEntry
 from sidecar.config.usage import UsageEntry
 from sidecar.core.apikey import ForeignHash

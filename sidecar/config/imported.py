@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from sidecar.config.document import ImportedEntry, KeysEntry, SourceEntry, given
-from sidecar.config.problems import Path, Report
+from sidecar.config.errors import Path, Report
 from sidecar.core.apikey import ForeignKeys
 
 _SECTION = ("keys", "imported")

@@ -1,7 +1,7 @@
 """The `reload` and `drain` sections: how a running sidecar changes, and ends."""
 
-from sidecar.config.model import Drain, Reload
 from sidecar.config.sections import DrainEntry, ReloadEntry
+from sidecar.config.settings import Drain, Reload
 from sidecar.core.durations import parse_duration
 
 

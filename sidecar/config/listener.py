@@ -1,8 +1,8 @@
 """The `tls` and `limits` sections: how the data listener receives clients."""
 
 from sidecar.config.document import LimitsEntry, ListenerTlsEntry, given
-from sidecar.config.model import Limits, ListenerTls
-from sidecar.config.problems import Report
+from sidecar.config.errors import Report
+from sidecar.config.settings import Limits, ListenerTls
 from sidecar.core.durations import parse_duration, parse_size
 
 

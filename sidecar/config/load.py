@@ -7,10 +7,13 @@ from hashlib import sha256
 from types import MappingProxyType
 
 from sidecar.config.addresses import parse_address, parse_network, parse_store
-from sidecar.config.admin import admin_of
 from sidecar.config.answers import errors_of, identity_of
-from sidecar.config.credentials import keys_of
+from sidecar.config.build.admin import admin_of
+from sidecar.config.build.keys import keys_of
+from sidecar.config.build.policy import Vocabulary, routes_of
+from sidecar.config.build.telemetry import access_log_of, tracing_of
 from sidecar.config.decision import decision_of
+from sidecar.config.decoder import walk
 from sidecar.config.document import (
     Document,
     IdentityEntry,
@@ -20,20 +23,17 @@ from sidecar.config.document import (
     RateLimitHeadersEntry,
     UnmatchedEntry,
 )
+from sidecar.config.errors import Place, Report, refusal
 from sidecar.config.life import drain_of, reload_of
 from sidecar.config.listener import limits_of, listener_tls_of
-from sidecar.config.model import Address, Config, RateLimitHeaders, UpstreamSettings
-from sidecar.config.nodes import MAX_BYTES, read_nodes
-from sidecar.config.observing import access_log_of, tracing_of
 from sidecar.config.overrides import graft
-from sidecar.config.problems import Place, Report, refusal
 from sidecar.config.quotas import charges_of, plans_of, quotas_of
-from sidecar.config.routes import Vocabulary, routes_of
 from sidecar.config.scopes import catalogue_of
 from sidecar.config.sections import AdminEntry, DecisionEntry, DrainEntry, ReloadEntry
+from sidecar.config.settings import Address, Config, RateLimitHeaders, UpstreamSettings
 from sidecar.config.upstream import upstream_of
 from sidecar.config.usage import UsageEntry, usage_of
-from sidecar.config.walk import walk
+from sidecar.config.yaml_tree import MAX_BYTES, read_nodes
 from sidecar.core.model import Quota
 from sidecar.core.scopes import Catalogue
 

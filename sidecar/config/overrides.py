@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from sidecar.config.nodes import Entries, Node, Scalar
-from sidecar.config.problems import Place
+from sidecar.config.errors import Place
+from sidecar.config.yaml_tree import Entries, Node, Scalar
 
 NAMES = ("listen", "ops", "admin", "upstream", "store", "limiter")
 """What can be overridden: by `--listen` or `SIDECAR_LISTEN`, and so on."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from sidecar.config.document import Allowance, ChargeEntry, Document, QuotaEntry, given
-from sidecar.config.leaves import parse_period
-from sidecar.config.problems import Path, Report, did_you_mean
+from sidecar.config.errors import Path, Report, did_you_mean
+from sidecar.config.fields import parse_period
 from sidecar.core.model import Charge, Quota, Subject, Window
 
 FAILURES = "failures"

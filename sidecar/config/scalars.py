@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from msgspec import inspect
 
-from sidecar.config.problems import did_you_mean
+from sidecar.config.errors import did_you_mean
 
 Number = TypeVar("Number", int, float)
 

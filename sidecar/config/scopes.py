@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sidecar.config.document import Document, ScopeEntry
-from sidecar.config.problems import Path, Report, did_you_mean
+from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.core.model import EVERY
 from sidecar.core.scopes import Catalogue, Scope
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from sidecar.config.entry import Entry
-from sidecar.config.leaves import AdminTokenHash, BindAddress, Duration, HostName, Name, Timeout
+from sidecar.config.fields import AdminTokenHash, BindAddress, Duration, HostName, Name, Timeout
 
 DialectName = Literal["nginx", "caddy", "traefik", "envoy"]
 

@@ -2,8 +2,8 @@
 
 from sidecar.config.addresses import parse_upstream
 from sidecar.config.document import UpstreamEntry, UpstreamTlsEntry, given
-from sidecar.config.model import UpstreamSettings, UpstreamTls
-from sidecar.config.problems import Report
+from sidecar.config.errors import Report
+from sidecar.config.settings import UpstreamSettings, UpstreamTls
 from sidecar.core.durations import parse_duration
 
 

@@ -5,9 +5,9 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from sidecar.config.entry import Entry
-from sidecar.config.leaves import Duration, DurationOrOff, Timeout
-from sidecar.config.model import UsageSettings
-from sidecar.config.problems import Report
+from sidecar.config.errors import Report
+from sidecar.config.fields import Duration, DurationOrOff, Timeout
+from sidecar.config.settings import UsageSettings
 from sidecar.core.durations import parse_duration
 from sidecar.core.unusual import Unusual
 

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
-from sidecar.config.model import Address, Limits
+from sidecar.config.settings import Address, Limits
 from sidecar.core.errors import Reason
 from sidecar.core.model import Answer
 from sidecar.core.seats import Seats

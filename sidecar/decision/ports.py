@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, Answer, Decision, Deny, Headers, RequestHead
 

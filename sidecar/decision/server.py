@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
-from sidecar.config.model import Address, Limits
+from sidecar.config.settings import Address, Limits
 from sidecar.core.errors import Reason
 from sidecar.core.model import Answer, Decision, Deny, RequestHead
 from sidecar.core.observer import Observer

@@ -1,6 +1,6 @@
 """What follows from the configuration for forward-auth, worked out once for as long as it is in force."""
 
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.errors import Reason
 from sidecar.core.forwarding import TrustedProxies
 from sidecar.core.headers import fold

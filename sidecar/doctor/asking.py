@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 
 _MOST_BYTES: Final = 16 * 1024 * 1024
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})\b")

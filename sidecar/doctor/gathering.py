@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidecar import __version__
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.doctor.machine import host_seen
 from sidecar.doctor.network import Clock, running_seen, upstream_seen, way_around
 from sidecar.doctor.places import files_seen

@@ -3,7 +3,7 @@
 from ipaddress import ip_address
 from typing import Final
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from sidecar.doctor.finding import Finding, ok, problem, span, unchecked, warning
 from sidecar.doctor.seen import CertificateSeen, Seen, Unseen
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sidecar.config.admin import VARIABLE
+from sidecar.config.build.admin import VARIABLE
 from sidecar.core.wording import counted
 from sidecar.doctor.finding import Finding, ok, problem, unchecked, warning
 from sidecar.doctor.seen import FileSeen, Seen, StoreSeen, Unseen

@@ -12,7 +12,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from sidecar.doctor.seen import HostSeen, ProcessSeen, Unseen
 
 _SIOCGIFADDR: Final = 0x8915

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from time import perf_counter
 from typing import Final
 
-from sidecar.config.model import Address, Config, UpstreamSettings
+from sidecar.config.settings import Address, Config, UpstreamSettings
 from sidecar.doctor.asking import NoReply, Reply, Streams, close, connect, exchange
 from sidecar.doctor.certificates import validity_of
 from sidecar.doctor.places import file_seen

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from sidecar.config.addresses import sqlite_path
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.config.watch import is_mounted_alone
 from sidecar.doctor.certificates import certificate_of
 from sidecar.doctor.seen import DiskSeen, FileSeen, FilesSeen, Unseen

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from sidecar.config.admin import VARIABLE
-from sidecar.config.model import Config
+from sidecar.config.build.admin import VARIABLE
+from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.doctor.seen import SecretsSeen
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sidecar.config.model import Address, Config
+from sidecar.config.settings import Address, Config
 from sidecar.keys.sqlite_look import StoreLook
 from sidecar.keys.store import AuditState
 

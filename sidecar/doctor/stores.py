@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from sidecar.config.addresses import sqlite_path
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.apikey import PLAIN
 from sidecar.doctor.seen import Latency, StoreSeen, Unseen
 from sidecar.keys.sqlite_look import StoreLook, lock_seconds, look

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.apikey import Secret
 from sidecar.core.callers import Known
 from sidecar.core.model import EVERY, Allow, ApiKey, Bucket, Decision, Deny, Headers, RequestHead, Taken

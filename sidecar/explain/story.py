@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.errors import Denied
 from sidecar.core.model import EVERY, Allow, Decision, Deny, Principal, RequestHead, Route
 from sidecar.core.policy import missing_scopes

@@ -10,7 +10,7 @@ from aiohttp import StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from aiohttp.web_server import Server
 
-from sidecar.config.model import Limits
+from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
 from sidecar.proxy.answers import Flow
 from sidecar.proxy.bodies import BadFraming, BodyRules

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Protocol
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from sidecar.proxy.client import ClientConnection
 from sidecar.proxy.listening import waiting
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from aiohttp.web_server import Server
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 
 _MOST_WAITING = 4096
 

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections import deque
 
-from sidecar.config.model import UpstreamSettings
+from sidecar.config.settings import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.connection import UpstreamConnection
 from sidecar.proxy.outbox import Outbox

@@ -9,7 +9,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_server import Server
 
-from sidecar.config.model import Limits
+from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
 from sidecar.proxy.bodies import break_body
 from sidecar.proxy.malformed import Unacceptable, begins_with_unknown_method

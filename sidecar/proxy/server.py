@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sidecar.config.model import Address, Limits
+from sidecar.config.settings import Address, Limits
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Deny
 from sidecar.core.observer import Observer

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from typing import Protocol
 
-from sidecar.config.model import UpstreamSettings
+from sidecar.config.settings import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.answers import Informational, UpstreamAnswer
 from sidecar.proxy.chunks import LAST_CHUNK, framed, framed_whole

@@ -13,7 +13,7 @@ from sidecar.admin.server import admin_app
 from sidecar.admin.tokens import Tokens
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
-from sidecar.config.model import Address, AdminToken, Config
+from sidecar.config.settings import Address, AdminToken, Config
 from sidecar.core.apikey import Hasher
 from sidecar.gate import Gate, KeyFinder
 from sidecar.keyrules import key_rules

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 from aiohttp import web
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from sidecar.proxy.tls import describe
 from sidecar.running.quiet import QuietRunner
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
-from sidecar.config.model import AccessLogSettings, Config, Tracing, UpstreamSettings
+from sidecar.config.settings import AccessLogSettings, Config, Tracing, UpstreamSettings
 from sidecar.core.forwarding import TrustedProxies
 from sidecar.core.model import Allow, Decision, RequestHead
 from sidecar.gate import Gate

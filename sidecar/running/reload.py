@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from sidecar.config.model import Config
-from sidecar.config.problems import ConfigError
+from sidecar.config.errors import ConfigError
+from sidecar.config.settings import Config
 from sidecar.config.watch import FileIdentity, identity_of
 from sidecar.observe.reloads import Reloads
 from sidecar.running.listeners import StartError

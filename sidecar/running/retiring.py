@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from sidecar.config.model import KeySettings
+from sidecar.config.settings import KeySettings
 from sidecar.core.times import rfc3339
 from sidecar.keys.retiring import retire_unused, unused_since
 from sidecar.keys.store import KeyCalendar, KeyConflict, KeyRegistry

@@ -5,8 +5,8 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from sidecar.config.model import Config
-from sidecar.config.restart import without_restart
+from sidecar.config.reload import without_restart
+from sidecar.config.settings import Config
 from sidecar.core.forwarding import TrustedProxies
 from sidecar.core.observer import Observer
 from sidecar.gate import Gate, KeyFinder

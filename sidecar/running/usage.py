@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
-from sidecar.config.model import UsageSettings
+from sidecar.config.settings import UsageSettings
 from sidecar.keys.store import KeyRegistry
 from sidecar.keys.usage import Usage
 from sidecar.keys.usage_store import DAY, UnusualStore, UsageStore

@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector, web
 
-from sidecar.config.model import Address, UpstreamSettings
+from sidecar.config.settings import Address, UpstreamSettings
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
 from tests.harness.ports import comes_to_listen, free_port

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
-from sidecar.config.model import Address, Config
-from sidecar.config.problems import ConfigError
+from sidecar.config.settings import Address, Config
 
 HASH = "sha256:" + sha256(b"a token").hexdigest()
 BEFORE = """\

@@ -1,4 +1,4 @@
-from sidecar.config.model import Address, DecisionSettings
+from sidecar.config.settings import Address, DecisionSettings
 from tests.config.conftest import MINIMAL, Complaining, Loading
 
 TRUSTED = MINIMAL + "trusted_proxies: [127.0.0.1]\n"

@@ -3,7 +3,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from sidecar.config.load import load
-from sidecar.config.model import AccessLogSettings, Address, Drain, Reload, UpstreamTls
+from sidecar.config.settings import AccessLogSettings, Address, Drain, Reload, UpstreamTls
 from sidecar.core.errors import Reason
 from sidecar.core.model import Quota, Source, Subject, Window
 from tests.config.conftest import MINIMAL, Loading

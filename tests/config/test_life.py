@@ -4,8 +4,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from sidecar.config.model import Config, Drain, Reload
-from sidecar.config.restart import without_restart
+from sidecar.config.reload import without_restart
+from sidecar.config.settings import Config, Drain, Reload
 from tests.config.conftest import MINIMAL, Complaining, Loading
 
 TLS = "tls: {certificate: /a.crt, key: /a.key}\n"

@@ -1,4 +1,4 @@
-from sidecar.config.model import Limits, ListenerTls, UpstreamTls
+from sidecar.config.settings import Limits, ListenerTls, UpstreamTls
 from tests.config.conftest import MINIMAL, Complaining, Loading
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from sidecar.config.model import AccessLogSettings, Tracing
-from sidecar.config.restart import without_restart
+from sidecar.config.reload import without_restart
+from sidecar.config.settings import AccessLogSettings, Tracing
 from tests.config.conftest import MINIMAL, Complaining, Loading
 from tests.config.test_examples import EXAMPLE
 

@@ -1,7 +1,7 @@
 import pytest
 
-from sidecar.config.model import Address
 from sidecar.config.overrides import overrides_from
+from sidecar.config.settings import Address
 from tests.config.conftest import MINIMAL, Complaining, Loading
 
 

@@ -48,8 +48,8 @@ def test_a_file_over_one_mebibyte_is_refused(problems: Complaining, loading: Loa
 
 
 def test_a_file_that_is_not_there_is_refused(loading: Loading) -> None:
+    from sidecar.config.errors import ConfigError
     from sidecar.config.load import load
-    from sidecar.config.problems import ConfigError
 
     with pytest.raises(ConfigError, match=r"^/nowhere/sidecar\.yaml: cannot be read: No such file or directory$"):
         load("/nowhere/sidecar.yaml", environ={})

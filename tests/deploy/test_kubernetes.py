@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 
 from sidecar.config.load import load
-from sidecar.config.model import Drain
+from sidecar.config.settings import Drain
 from tests.deploy.rendering import APPLIED, MANIFESTS, Manifest, build, digest, kustomize, manifests, stored
 from tests.deploy.rendering import stored_digest as digest_of
 from tests.harness.keys import run_cli

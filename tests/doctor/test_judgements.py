@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from sidecar.doctor.checks import judged
 from sidecar.doctor.finding import Severity
 from sidecar.doctor.seen import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import KeySettings, UsageSettings
+from sidecar.config.settings import KeySettings, UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.unusual import Unusual

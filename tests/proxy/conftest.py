@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from sidecar.config.model import Address, UpstreamSettings
+from sidecar.config.settings import Address, UpstreamSettings
 from sidecar.core.model import Headers
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from sidecar.core.errors import Reason
 from tests.proxy.conftest import Bench, SetUp, eventually
 from tests.proxy.wire import get, post

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from sidecar.config.model import Limits
+from sidecar.config.settings import Limits
 from tests.proxy.conftest import SetUp, eventually
 from tests.proxy.wire import get
 from tests.upstreams.scripted import answering, plain

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.model import Limits, ListenerTls
+from sidecar.config.settings import Limits, ListenerTls
 from sidecar.proxy.tls import ListenerCertificates
 from tests.proxy.certificates import Authority
 from tests.proxy.conftest import Bench, SetUp

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sidecar.config.model import Limits
+from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
 from tests.proxy.conftest import SetUp, eventually
 from tests.proxy.wire import get, post

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sidecar.config.model import UpstreamSettings
+from sidecar.config.settings import UpstreamSettings
 from sidecar.proxy.pool import Pool
 from tests.upstreams.scripted import ScriptedUpstream, answering, plain
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.model import Address, UpstreamSettings, UpstreamTls
+from sidecar.config.settings import Address, UpstreamSettings, UpstreamTls
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.upstream import Upstream
 

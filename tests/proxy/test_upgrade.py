@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from sidecar.config.model import Limits
+from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
 from tests.proxy.conftest import HELD, MIB, MUCH, Bench, SetUp, eventually
 from tests.proxy.wire import RawClient, get, post

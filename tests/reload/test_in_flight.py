@@ -2,7 +2,7 @@
 
 import asyncio
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from tests.proxy.wire import RawClient, get
 from tests.reload.changing import CONFIG
 from tests.reload.conftest import StartChanging

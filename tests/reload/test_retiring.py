@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.app import App
 from sidecar.config.load import load
-from sidecar.config.model import Address, Config
+from sidecar.config.settings import Address, Config
 from tests.harness.keys import IssuedKey, Keys, run_cli
 from tests.harness.wire import Connection
 

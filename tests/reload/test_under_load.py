@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from tests.harness.running import Sidecar
 from tests.proxy.wire import RawClient, get
 from tests.reload.changing import CONFIG, Changing

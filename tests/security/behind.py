@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from tests.harness.running import Sidecar, StartSidecar
 from tests.proxy.wire import RawClient
 from tests.security.site import CONFIG

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sidecar.config.model import Address
+from sidecar.config.settings import Address
 from tests.harness.running import Sidecar, StartSidecar
 from tests.proxy.wire import RawClient, Received, get, post
 from tests.security.site import BASE

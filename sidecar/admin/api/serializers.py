@@ -17,7 +17,7 @@ from sidecar.admin.api_told import (
     ScopeTold,
 )
 from sidecar.admin.auth import Admin
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
 from sidecar.core.times import rfc3339
 from sidecar.explain.asking import Explanation

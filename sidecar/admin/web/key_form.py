@@ -9,7 +9,7 @@ from sidecar.admin.service import Desk
 from sidecar.admin.web.formatting import moment, quota_said
 from sidecar.admin.web.route_access import opened_by_scope
 from sidecar.admin.web.view_models import KeyForm, Option, QuotaField, ScopeChoice
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.model import EVERY, ApiKey
 
 _EXPIRY: Final = (

@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from sidecar.admin.service import Desk
-from sidecar.config.model import Config
+from sidecar.config.settings import Config
 from sidecar.core.charges import buckets_for
 from sidecar.core.errors import Fault
 from sidecar.core.model import ApiKey, Bucket, Quota, QuotaState, Route, Subject

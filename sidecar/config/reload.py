@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 
-from sidecar.config.model import AdminSettings, Config
+from sidecar.config.settings import AdminSettings, Config
 
 _LIVE = frozenset(
     {

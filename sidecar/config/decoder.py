@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from msgspec import inspect
 
-from sidecar.config.nodes import Entries, Items, Node, Scalar
-from sidecar.config.problems import Path, Report, did_you_mean
+from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.scalars import read_json, read_scalar
 from sidecar.config.variables import replace_variables
+from sidecar.config.yaml_tree import Entries, Items, Node, Scalar
 
 T = TypeVar("T")
 Check = Callable[[str], object]

@@ -9,8 +9,8 @@ import yaml
 
 from sidecar.config.addresses import parse_address
 from sidecar.config.document import given
-from sidecar.config.model import AdminSettings, AdminToken
-from sidecar.config.problems import Path, Report, did_you_mean
+from sidecar.config.settings import AdminSettings, AdminToken
+from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.scopes import check_granted
 from sidecar.config.sections import AdminEntry, AdminTokenEntry
 from sidecar.core.model import EVERY

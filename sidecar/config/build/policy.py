@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sidecar.config.answers import check_template
 from sidecar.config.document import PolicyEntry, given
-from sidecar.config.problems import Path, Report, did_you_mean
+from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.quotas import charges_of
 from sidecar.config.scopes import required
 from sidecar.core.model import EVERY, Policy, Quota, Route

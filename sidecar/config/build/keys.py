@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from sidecar.config.document import KeysEntry, SourceEntry, given
 from sidecar.config.imported import imported_of
-from sidecar.config.model import KeySettings
-from sidecar.config.problems import Path, Report
+from sidecar.config.settings import KeySettings
+from sidecar.config.errors import Path, Report
 from sidecar.config.quotas import failures_of
 from sidecar.config.scopes import check_granted
 from sidecar.core.durations import parse_duration

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.config.problems import Place, refusal
+from sidecar.config.errors import Place, refusal
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000

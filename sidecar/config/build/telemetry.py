@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from msgspec import Meta, field
 
 from sidecar.config.entry import Entry
-from sidecar.config.leaves import HeaderValue, Timeout, Token
-from sidecar.config.model import AccessLogSettings, Tracing
-from sidecar.config.problems import Report
+from sidecar.config.fields import HeaderValue, Timeout, Token
+from sidecar.config.settings import AccessLogSettings, Tracing
+from sidecar.config.errors import Report
 from sidecar.core.durations import parse_duration
 
 LogFormat = Literal["json", "combined", "off"]

@@ -14,7 +14,7 @@ from sidecar.config.addresses import sqlite_path
 from sidecar.config.settings import Address, Config
 from sidecar.config.watch import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
-from sidecar.core.inject import RequestIds
+from sidecar.core.upstream_request import RequestIds
 from sidecar.decision.server import DecisionServer
 from sidecar.gate import Gate, KeyFinder
 from sidecar.keyrules import key_prefixes

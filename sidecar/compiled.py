@@ -1,13 +1,13 @@
 """What a gate is made of: parts of the configuration, compiled once for all the requests that it decides on."""
 
 from sidecar.config.settings import Config
-from sidecar.core.answers import Answers
-from sidecar.core.credential import CredentialRules
-from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.client_address import TrustedProxies
+from sidecar.core.credentials import CredentialRules
+from sidecar.core.error_responses import Answers
 from sidecar.core.headers import HeaderRules
-from sidecar.core.inject import ADMIN_COOKIE, Injection
 from sidecar.core.model import Policy, Route
-from sidecar.core.ratelimit import RateLimitFields
+from sidecar.core.rate_limit_headers import RateLimitFields
+from sidecar.core.upstream_request import ADMIN_COOKIE, Injection
 from sidecar.keyrules import key_prefixes
 
 

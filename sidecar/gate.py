@@ -9,12 +9,11 @@ from sidecar import compiled
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher
 from sidecar.core.callers import Caller, Callers, Known
-from sidecar.core.credential import Credential
+from sidecar.core.client_address import address_subject
+from sidecar.core.credentials import Credential
 from sidecar.core.errors import Denied, Fault, Reason
-from sidecar.core.forwarding import address_subject
 from sidecar.core.headers import check_host
 from sidecar.core.identity import IdentityHeaders
-from sidecar.core.inject import request_id
 from sidecar.core.model import (
     Allow,
     Answer,
@@ -29,8 +28,9 @@ from sidecar.core.model import (
     Route,
 )
 from sidecar.core.policy import agree, check_standing
-from sidecar.core.routes import NEVER_ROUTED, RouteTable
+from sidecar.core.routing import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
+from sidecar.core.upstream_request import request_id
 from sidecar.keyrules import key_format
 from sidecar.keys.cache import MISS, Miss
 from sidecar.keys.store import StoreUnavailable

@@ -13,7 +13,7 @@ from sidecar.admin.api.decoding import body_of
 from sidecar.admin.problems import Flaw, Refusal, forbidden
 from sidecar.admin.web.formatting import sentence
 from sidecar.admin.web.rendering import SESSION
-from sidecar.core.durations import parse_duration
+from sidecar.core.units import parse_duration
 from sidecar.keys.rules import Misfit, UnfitKey
 
 Form = MultiDict[str]

@@ -7,7 +7,7 @@ from typing import Final
 
 from sidecar.admin.auth import Admin
 from sidecar.config.settings import AdminToken
-from sidecar.core.forwarding import address_subject
+from sidecar.core.client_address import address_subject
 from sidecar.core.model import Bucket, Quota, Subject, Window
 from sidecar.limiter.base import Limiter
 

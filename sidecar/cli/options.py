@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from sidecar.core.durations import parse_duration
 from sidecar.core.times import microseconds
+from sidecar.core.units import parse_duration
 
 Command = Callable[..., Any]
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, cast
 from msgspec import Meta
 
 from sidecar.config import addresses
-from sidecar.core.durations import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 from sidecar.core.headers import HOP_BY_HOP, fold
+from sidecar.core.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 
 CalendarUnit = Literal["minute", "hour", "day", "month"]
 

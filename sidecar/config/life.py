@@ -2,7 +2,7 @@
 
 from sidecar.config.sections import DrainEntry, ReloadEntry
 from sidecar.config.settings import Drain, Reload
-from sidecar.core.durations import parse_duration
+from sidecar.core.units import parse_duration
 
 
 def reload_of(entry: ReloadEntry) -> Reload:

@@ -3,7 +3,7 @@
 from sidecar.config.document import LimitsEntry, ListenerTlsEntry, given
 from sidecar.config.errors import Report
 from sidecar.config.settings import Limits, ListenerTls
-from sidecar.core.durations import parse_duration, parse_size
+from sidecar.core.units import parse_duration, parse_size
 
 
 def listener_tls_of(entry: ListenerTlsEntry | None) -> ListenerTls | None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
-from sidecar.core.answers import ErrorAnswer as ErrorAnswer
 from sidecar.core.apikey import ForeignKeys
+from sidecar.core.error_responses import ErrorAnswer as ErrorAnswer
 from sidecar.core.errors import Reason
 from sidecar.core.model import Charge, Quota, Route, Source
 from sidecar.core.scopes import Catalogue

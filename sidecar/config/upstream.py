@@ -4,7 +4,7 @@ from sidecar.config.addresses import parse_upstream
 from sidecar.config.document import UpstreamEntry, UpstreamTlsEntry, given
 from sidecar.config.errors import Report
 from sidecar.config.settings import UpstreamSettings, UpstreamTls
-from sidecar.core.durations import parse_duration
+from sidecar.core.units import parse_duration
 
 
 def upstream_of(written: str | UpstreamEntry, report: Report) -> UpstreamSettings:

@@ -8,7 +8,7 @@ from sidecar.config.entry import Entry
 from sidecar.config.errors import Report
 from sidecar.config.fields import Duration, DurationOrOff, Timeout
 from sidecar.config.settings import UsageSettings
-from sidecar.core.durations import parse_duration
+from sidecar.core.units import parse_duration
 from sidecar.core.unusual import Unusual
 
 _DAY_SECONDS: Final = 86_400

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sidecar.core.forwarding import address_subject
+from sidecar.core.client_address import address_subject
 from sidecar.core.model import ApiKey, Bucket, Charge, Quota, Subject
 
 Plans = Mapping[str, Mapping[str, int]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sidecar.core.answers import key_values
+from sidecar.core.error_responses import key_values
 from sidecar.core.headers import field_value
 from sidecar.core.model import ApiKey, Headers
 from sidecar.core.templates import render_text

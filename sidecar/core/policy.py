@@ -5,7 +5,7 @@ from math import inf
 
 from sidecar.core.errors import Denied, Reason, status_of
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Policy, Principal
-from sidecar.core.routes import Match
+from sidecar.core.routing import Match
 
 _STANDING = {KeyStatus.REVOKED: Reason.REVOKED_KEY, KeyStatus.DISABLED: Reason.DISABLED_KEY}
 

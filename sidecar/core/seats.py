@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from sidecar.core.forwarding import address_subject
+from sidecar.core.client_address import address_subject
 
 Cap = Literal["connections", "connections_per_address"]
 """By its name among `limits`."""

@@ -1,8 +1,8 @@
 """What follows from the configuration for forward-auth, worked out once for as long as it is in force."""
 
 from sidecar.config.settings import Config
+from sidecar.core.client_address import TrustedProxies
 from sidecar.core.errors import Reason
-from sidecar.core.forwarding import TrustedProxies
 from sidecar.core.headers import fold
 from sidecar.core.model import Allow, Headers
 from sidecar.decision.dialects import Original, objection

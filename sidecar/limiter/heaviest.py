@@ -5,7 +5,7 @@ from heapq import nlargest
 from typing import Any, Final
 
 from sidecar.core.model import Quota, Subject, Window
-from sidecar.core.quota import micros, period_seconds
+from sidecar.core.quotas import micros, period_seconds
 from sidecar.limiter.tables import Table
 
 _WORTH_TELLING: Final = 0.5

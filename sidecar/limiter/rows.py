@@ -6,7 +6,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from sidecar.core.model import Quota, Subject, Window
-from sidecar.core.quota import micros, period_seconds, window_of_count
+from sidecar.core.quotas import micros, period_seconds, window_of_count
 from sidecar.limiter.tables import FixedTable, Table
 
 Row = tuple[str, str, str, int]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from sidecar.core.model import Bucket, Quota, QuotaState, Window
-from sidecar.core.quota import (
+from sidecar.core.quotas import (
     NO_DEBT,
     Debt,
     Stamps,

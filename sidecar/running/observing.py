@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
 from sidecar.config.settings import AccessLogSettings, Config, Tracing, UpstreamSettings
-from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.client_address import TrustedProxies
 from sidecar.core.model import Allow, Decision, RequestHead
 from sidecar.gate import Gate
 from sidecar.keyrules import key_prefixes

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
-from sidecar.core.forwarding import address_subject
+from sidecar.core.client_address import address_subject
 
 _ANSWER: Final = {hdrs.CACHE_CONTROL: "no-store", hdrs.SERVER: ""}
 _TOO_SLOW: Final = (

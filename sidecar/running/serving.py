@@ -7,7 +7,7 @@ from typing import cast
 
 from sidecar.config.reload import without_restart
 from sidecar.config.settings import Config
-from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.client_address import TrustedProxies
 from sidecar.core.observer import Observer
 from sidecar.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache

@@ -1,6 +1,6 @@
 import pytest
 
-from sidecar.core.durations import parse_duration, parse_size
+from sidecar.core.units import parse_duration, parse_size
 
 
 @pytest.mark.parametrize(

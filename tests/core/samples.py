@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidecar.core.model import ApiKey, Policy, Principal, Quota, QuotaState, Route
-from sidecar.core.routes import Match
+from sidecar.core.routing import Match
 
 
 def api_key(**changes: Any) -> ApiKey:

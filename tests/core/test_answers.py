@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.answers import Answers, ErrorAnswer, tightest
+from sidecar.core.error_responses import Answers, ErrorAnswer, tightest
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Allow, Answer, Deny, Route, Source
-from sidecar.core.ratelimit import RateLimitFields
+from sidecar.core.rate_limit_headers import RateLimitFields
 from tests.core.samples import match, principal, state
 
 BEARER = Source(kind="header", name="Authorization", scheme="Bearer")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.core.credential import (
+from sidecar.core.credentials import (
     Credential,
     CredentialRules,
     cookies,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.forwarding import TrustedProxies, address_subject
+from sidecar.core.client_address import TrustedProxies, address_subject
 
 PROXY = "10.0.0.1"
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.credential import Credential
-from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.client_address import TrustedProxies
+from sidecar.core.credentials import Credential
 from sidecar.core.headers import HeaderRules
-from sidecar.core.inject import ADMIN_COOKIE, Injection, request_id
 from sidecar.core.model import Headers, RequestHead, Source
 from sidecar.core.target import parse_target, readings
+from sidecar.core.upstream_request import ADMIN_COOKIE, Injection, request_id
 
 BEARER = Source(kind="header", name="Authorization", scheme="Bearer")
 QUERY = Source(kind="query", name="api_key")

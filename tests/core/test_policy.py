@@ -5,7 +5,7 @@ import pytest
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import KeyStatus, Principal
 from sidecar.core.policy import agree, authorize, check_standing, missing_scopes
-from sidecar.core.routes import Match
+from sidecar.core.routing import Match
 from tests.core.samples import api_key, match, principal
 
 

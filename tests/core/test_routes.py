@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.model import Policy
-from sidecar.core.routes import RouteTable, overlaps, unreachable
+from sidecar.core.routing import RouteTable, overlaps, unreachable
 from tests.core.routing import UNIVERSE, conflict, most_specific, requests_of, route, routes, without_conflicts
 
 SEGMENT = st.sampled_from(["a", "b", "{x}"])

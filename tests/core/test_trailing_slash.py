@@ -5,7 +5,7 @@ import pytest
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Policy, Route
 from sidecar.core.policy import authorize
-from sidecar.core.routes import RouteTable
+from sidecar.core.routing import RouteTable
 from tests.core.samples import principal
 
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.core.model import Bucket, Quota, QuotaState, Window
-from sidecar.core.quota import (
+from sidecar.core.quotas import (
     NO_DEBT,
     add_debt,
     add_stamp,

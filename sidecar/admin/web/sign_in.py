@@ -13,7 +13,7 @@ from sidecar.admin.session import LONGEST_SECONDS, Sessions
 from sidecar.admin.tokens import digest_of
 from sidecar.admin.web.formatting import sentence
 from sidecar.admin.web.rendering import SESSION, TEMPLATES
-from sidecar.core.inject import ADMIN_COOKIE
+from sidecar.core.upstream_request import ADMIN_COOKIE
 
 COOKIE: Final = ADMIN_COOKIE
 SESSIONS: Final = web.AppKey("sessions", Sessions)

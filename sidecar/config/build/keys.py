@@ -8,7 +8,7 @@ from sidecar.config.settings import KeySettings
 from sidecar.config.errors import Path, Report
 from sidecar.config.quotas import failures_of
 from sidecar.config.scopes import check_granted
-from sidecar.core.durations import parse_duration
+from sidecar.core.units import parse_duration
 from sidecar.core.model import EVERY, Source
 from sidecar.core.scopes import Catalogue
 

@@ -11,7 +11,7 @@ from sidecar.config.entry import Entry
 from sidecar.config.fields import HeaderValue, Timeout, Token
 from sidecar.config.settings import AccessLogSettings, Tracing
 from sidecar.config.errors import Report
-from sidecar.core.durations import parse_duration
+from sidecar.core.units import parse_duration
 
 LogFormat = Literal["json", "combined", "off"]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]

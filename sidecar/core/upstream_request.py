@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.credential import Credential, without_cookie, without_parameter
-from sidecar.core.forwarding import TrustedProxies
+from sidecar.core.client_address import TrustedProxies
+from sidecar.core.credentials import Credential, without_cookie, without_parameter
 from sidecar.core.headers import HeaderRules, Sorted, without_named
 from sidecar.core.identity import appended, forwarded_header, forwarding_headers
 from sidecar.core.model import Headers, RequestHead

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Literal
 
 from sidecar.core.model import Headers, QuotaState, Window
-from sidecar.core.quota import policy_seconds
+from sidecar.core.quotas import policy_seconds
 
 _MAX_POLICIES = 4096
 

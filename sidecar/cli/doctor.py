@@ -12,8 +12,8 @@ from sidecar.cli.doctor_output import findings_as_json, findings_as_text
 from sidecar.cli.open_store import open_store
 from sidecar.cli.options import seconds
 from sidecar.doctor.checks import examine
-from sidecar.doctor.finding import Severity
-from sidecar.doctor.gathering import Examination
+from sidecar.doctor.report import Severity
+from sidecar.doctor.run import Examination
 
 
 @click.command("doctor")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from sidecar.cli.output import harmless
-from sidecar.doctor.finding import Named, Severity
+from sidecar.doctor.report import Named, Severity
 
 _WIDTH: Final = 100
 _COLOURS: Final = {

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sidecar.doctor.seen import CertificateSeen, Unseen
+from sidecar.doctor.facts import CertificateSeen, Unseen
 
 _EXPLICIT_VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17

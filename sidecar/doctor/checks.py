@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sidecar.doctor import judge_config, judge_listeners, judge_running, judge_secrets, judge_store, judge_upstream
-from sidecar.doctor.finding import Finding, Named
-from sidecar.doctor.gathering import Examination, gather
-from sidecar.doctor.seen import Seen
+from sidecar.doctor.facts import Seen
+from sidecar.doctor.report import Finding, Named
+from sidecar.doctor.run import Examination, gather
 
 
 class Check(NamedTuple):

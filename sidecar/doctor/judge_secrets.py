@@ -4,8 +4,8 @@ from typing import Final
 
 from sidecar.config.build.admin import VARIABLE
 from sidecar.core.wording import counted
-from sidecar.doctor.finding import Finding, ok, problem, unchecked, warning
-from sidecar.doctor.seen import FileSeen, Seen, StoreSeen, Unseen
+from sidecar.doctor.facts import FileSeen, Seen, StoreSeen, Unseen
+from sidecar.doctor.report import Finding, ok, problem, unchecked, warning
 
 _GUESSED_BITS: Final = 70.0
 _WEAK_BITS: Final = 100.0

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from sidecar.doctor.finding import Finding, ok, problem, span, unchecked, warning
-from sidecar.doctor.judge_listeners import ending
-from sidecar.doctor.seen import Seen, Unseen, WayAround
+from sidecar.doctor.checks.listeners import ending
+from sidecar.doctor.facts import Seen, Unseen, WayAround
+from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 CLOCK_SECONDS: Final = 5.0
 

@@ -9,7 +9,7 @@ from sidecar.config.addresses import sqlite_path
 from sidecar.config.settings import Config
 from sidecar.config.watch import is_mounted_alone
 from sidecar.doctor.certificates import certificate_of
-from sidecar.doctor.seen import DiskSeen, FileSeen, FilesSeen, Unseen
+from sidecar.doctor.facts import DiskSeen, FileSeen, FilesSeen, Unseen
 from sidecar.proxy.tls import describe, listener_context
 
 _MOUNTS = "/proc/self/mountinfo"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from sidecar.config.build.admin import VARIABLE
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher, peppers_from
-from sidecar.doctor.seen import SecretsSeen
+from sidecar.doctor.facts import SecretsSeen
 
 _PEPPER = "SIDECAR_PEPPER"
 

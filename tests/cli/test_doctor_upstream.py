@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from sidecar.doctor.machine import own_addresses
+from sidecar.doctor.probes.host import own_addresses
 from tests.cli.doctoring import Place, examined
 from tests.harness.ports import free_port
 from tests.proxy.certificates import Authority

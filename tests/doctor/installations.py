@@ -6,8 +6,7 @@ from pathlib import Path
 from sidecar.config.load import load
 from sidecar.core.apikey import PLAIN
 from sidecar.doctor.checks import judged
-from sidecar.doctor.finding import Finding
-from sidecar.doctor.seen import (
+from sidecar.doctor.facts import (
     CertificateSeen,
     DiskSeen,
     FileSeen,
@@ -22,6 +21,7 @@ from sidecar.doctor.seen import (
     UpstreamSeen,
     WayAround,
 )
+from sidecar.doctor.report import Finding
 from sidecar.keys.sqlite_look import StoreLook
 from sidecar.keys.store import AuditState
 

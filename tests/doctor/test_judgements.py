@@ -8,8 +8,7 @@ import pytest
 
 from sidecar.config.settings import Address
 from sidecar.doctor.checks import judged
-from sidecar.doctor.finding import Severity
-from sidecar.doctor.seen import (
+from sidecar.doctor.facts import (
     CertificateSeen,
     DiskSeen,
     FileSeen,
@@ -21,6 +20,7 @@ from sidecar.doctor.seen import (
     UpstreamSeen,
     WayAround,
 )
+from sidecar.doctor.report import Severity
 from tests.doctor.installations import DAY, NOW, finding, installation, with_files, with_look
 
 OK, WARNING, PROBLEM, UNCHECKED = Severity.OK, Severity.WARNING, Severity.PROBLEM, Severity.UNCHECKED

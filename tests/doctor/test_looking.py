@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sidecar.doctor.certificates import certificate_of, validity_of
-from sidecar.doctor.finding import span
-from sidecar.doctor.machine import own_addresses
+from sidecar.doctor.facts import CertificateSeen, DiskSeen, Unseen
 from sidecar.doctor.places import disk_of
+from sidecar.doctor.probes.host import own_addresses
+from sidecar.doctor.report import span
 from sidecar.doctor.secret_weights import bits
-from sidecar.doctor.seen import CertificateSeen, DiskSeen, Unseen
 from tests.harness.tools import needed
 
 

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from sidecar.doctor.finding import Finding, ok, problem, span, unchecked, warning
-from sidecar.doctor.seen import Seen, Unseen
+from sidecar.doctor.facts import Seen, Unseen
+from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 PROBES: Final = frozenset(
     {"health", "healthz", "livez", "readyz", "live", "ready", "liveness", "readiness", "ping", "status", "up"}

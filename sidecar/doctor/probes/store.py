@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from sidecar.config.addresses import sqlite_path
 from sidecar.config.settings import Config
 from sidecar.core.apikey import PLAIN
-from sidecar.doctor.seen import Latency, StoreSeen, Unseen
+from sidecar.doctor.facts import Latency, StoreSeen, Unseen
 from sidecar.keys.sqlite_look import StoreLook, lock_seconds, look
 from sidecar.keys.store import AuditState, AuditTrail, KeyReader, StoreUnavailable
 

@@ -4,8 +4,8 @@ from ipaddress import ip_address
 from typing import Final
 
 from sidecar.config.settings import Address
-from sidecar.doctor.finding import Finding, ok, problem, span, unchecked, warning
-from sidecar.doctor.seen import CertificateSeen, Seen, Unseen
+from sidecar.doctor.facts import CertificateSeen, Seen, Unseen
+from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 SOON_SECONDS: Final = 14 * 86_400
 _OPEN_FILES_BESIDE: Final = 64

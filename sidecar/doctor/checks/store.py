@@ -3,8 +3,8 @@
 from typing import Final
 
 from sidecar.core.wording import counted
-from sidecar.doctor.finding import Finding, ok, problem, span, unchecked, warning
-from sidecar.doctor.seen import DiskSeen, Latency, Seen, StoreSeen, Unseen
+from sidecar.doctor.facts import DiskSeen, Latency, Seen, StoreSeen, Unseen
+from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 _SHARED: Final = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "gfs2", "afs", "ocfs2", "beegfs", "gpfs"}
 _DOUBTFUL: Final = {"9p", "virtiofs", "vboxsf", "fuse"}

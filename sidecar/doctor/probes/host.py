@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.config.settings import Address
-from sidecar.doctor.seen import HostSeen, ProcessSeen, Unseen
+from sidecar.doctor.facts import HostSeen, ProcessSeen, Unseen
 
 _SIOCGIFADDR: Final = 0x8915
 _LISTENING: Final = "0A"

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from sidecar.doctor.finding import Finding, ok, problem, span, unchecked, warning
-from sidecar.doctor.seen import RunningSeen, Seen, Unseen
+from sidecar.doctor.facts import RunningSeen, Seen, Unseen
+from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 _FAULTS: Final = {
     "sidecar_background_failures_total": "rounds of writing use and quotas that failed",

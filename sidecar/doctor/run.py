@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from sidecar import __version__
 from sidecar.config.settings import Config
-from sidecar.doctor.machine import host_seen
-from sidecar.doctor.network import Clock, running_seen, upstream_seen, way_around
+from sidecar.doctor.facts import Seen
 from sidecar.doctor.places import files_seen
+from sidecar.doctor.probes.host import host_seen
+from sidecar.doctor.probes.network import Clock, running_seen, upstream_seen, way_around
+from sidecar.doctor.probes.store import Opener, store_seen
 from sidecar.doctor.secret_weights import secrets_seen
-from sidecar.doctor.seen import Seen
-from sidecar.doctor.stores import Opener, store_seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import Final
 from sidecar.config.settings import Address, Config, UpstreamSettings
 from sidecar.doctor.asking import NoReply, Reply, Streams, close, connect, exchange
 from sidecar.doctor.certificates import validity_of
+from sidecar.doctor.facts import FileSeen, RunningSeen, Unseen, UpstreamSeen, WayAround, Whereabouts
 from sidecar.doctor.places import file_seen
-from sidecar.doctor.seen import FileSeen, RunningSeen, Unseen, UpstreamSeen, WayAround, Whereabouts
 from sidecar.proxy.tls import describe, upstream_context
 
 _AROUND_SECONDS: Final = 1.0

@@ -1,7 +1,7 @@
 """The gate's decision, worded for a dialect."""
 
 from sidecar.core.model import Answer, Headers
-from sidecar.decision.dialects import Dialect
+from sidecar.forward_auth.dialects import Dialect
 
 _NO_STORE = (b"Cache-Control", b"no-store")
 

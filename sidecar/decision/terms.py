@@ -5,7 +5,7 @@ from sidecar.core.client_address import TrustedProxies
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold
 from sidecar.core.model import Allow, Headers
-from sidecar.decision.dialects import Original, objection
+from sidecar.forward_auth.dialects import Original, objection
 
 
 class Terms:

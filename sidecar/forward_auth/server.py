@@ -11,10 +11,10 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import Answer, Decision, Deny, RequestHead
 from sidecar.core.observer import Observer
 from sidecar.decision.answers import allowing, refusing
-from sidecar.decision.dialects import Dialect, dialect_of, original
 from sidecar.decision.listener import Listener, Reply
 from sidecar.decision.ports import Gate
 from sidecar.decision.terms import Terms
+from sidecar.forward_auth.dialects import Dialect, dialect_of, original
 
 _MAX_NAMED = 16
 """Strangers whose addresses the log is told."""

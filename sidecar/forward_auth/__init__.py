@@ -1,0 +1,1 @@
+"""The forward-auth listener: a proxy asks whether a request may pass."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sidecar.config.settings import Config
 from sidecar.core.unusual import UnusualEvent
-from sidecar.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.rules import KeyRules
 from sidecar.keys.store import AuditTrail, KeyCensus, KeyStore

@@ -12,7 +12,7 @@ from sidecar.config.settings import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
 from sidecar.core.unusual import UnusualEvent
-from sidecar.explain.asking import Explanation, Question, explain
+from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.keys.due import Due
 from sidecar.keys.store import AuditFilter, AuditRow, KeyConflict, KeyFilter
 from sidecar.keys.usage_store import UsageFilter, UsageRow

@@ -15,8 +15,8 @@ from sidecar.cli.key_service import hasher_of_environ
 from sidecar.cli.open_store import open_store
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Secret
-from sidecar.explain.asking import Question, explain
-from sidecar.gate import Gate, KeyFinder
+from sidecar.gate.explain import Question, explain
+from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.base import Limiter
 from sidecar.limiter.memory import MemoryLimiter

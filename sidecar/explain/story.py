@@ -9,7 +9,7 @@ from sidecar.core.model import EVERY, Allow, Decision, Deny, Principal, RequestH
 from sidecar.core.policy import missing_scopes
 from sidecar.core.target import parse_target, readings
 from sidecar.core.times import rfc3339
-from sidecar.gate import Gate
+from sidecar.gate.gate import Gate
 
 
 class Line(NamedTuple):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final, Literal, TypeVar
 
-from sidecar.core.callers import Known
 from sidecar.core.model import ApiKey
+from sidecar.gate.principals import Known
 from sidecar.keys.store import KeyReader, StoreUnavailable
 
 

@@ -15,7 +15,7 @@ from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.settings import Address, AdminToken, Config
 from sidecar.core.apikey import Hasher
-from sidecar.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keyrules import key_rules
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.base import Limiter

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from sidecar.config.settings import AccessLogSettings, Config, Tracing, UpstreamSettings
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.model import Allow, Decision, RequestHead
-from sidecar.gate import Gate
+from sidecar.gate.gate import Gate
 from sidecar.keyrules import key_prefixes
 from sidecar.observe.accesslog import AccessLog, descriptor_writer
 from sidecar.observe.lines import CombinedLines, JsonLines

@@ -9,7 +9,7 @@ from sidecar.config.reload import without_restart
 from sidecar.config.settings import Config
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.observer import Observer
-from sidecar.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.store import KeyReader
 from sidecar.observe.metrics import Metrics

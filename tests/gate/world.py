@@ -9,7 +9,7 @@ from typing import Any
 from sidecar.config.load import load
 from sidecar.core.apikey import Hasher, KeyFormat, Pepper
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
-from sidecar.gate import Gate
+from sidecar.gate.gate import Gate
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.sqlite import SqliteStore
 from sidecar.limiter.memory import MemoryLimiter

@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from sidecar.core.callers import Known
 from sidecar.core.model import ApiKey, KeyStatus
+from sidecar.gate.principals import Known
 from sidecar.keys.cache import MISS, KeyCache, Miss
 from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.store import StoreUnavailable

@@ -20,7 +20,7 @@ from sidecar.admin.auth import Admin
 from sidecar.config.settings import Config
 from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
 from sidecar.core.times import rfc3339
-from sidecar.explain.asking import Explanation
+from sidecar.gate.explain import Explanation
 from sidecar.keys.records import shown_at
 from sidecar.keys.store import AuditRow
 

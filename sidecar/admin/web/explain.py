@@ -17,8 +17,8 @@ from sidecar.admin.web.view_models import Fact, Option
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision
 from sidecar.core.pattern import is_param, parse_pattern
-from sidecar.explain.asking import Explanation
 from sidecar.explain.story import Line
+from sidecar.gate.explain import Explanation
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "header"})

@@ -6,10 +6,10 @@ from typing import Literal
 
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Secret
-from sidecar.core.callers import Known
 from sidecar.core.model import EVERY, Allow, ApiKey, Bucket, Decision, Deny, Headers, RequestHead, Taken
 from sidecar.explain.story import Line, told
-from sidecar.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.principals import Known
 from sidecar.keyrules import key_format
 from sidecar.keys.cache import MISS, Miss
 from sidecar.limiter.base import Limiter

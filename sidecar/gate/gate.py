@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, Protocol
 
-from sidecar import compiled
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher
-from sidecar.core.callers import Caller, Callers, Known
 from sidecar.core.client_address import address_subject
 from sidecar.core.credentials import Credential
 from sidecar.core.errors import Denied, Fault, Reason
@@ -31,6 +29,8 @@ from sidecar.core.policy import agree, check_standing
 from sidecar.core.routing import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
 from sidecar.core.upstream_request import request_id
+from sidecar.gate import compile as compiled
+from sidecar.gate.principals import Caller, Callers, Known
 from sidecar.keyrules import key_format
 from sidecar.keys.cache import MISS, Miss
 from sidecar.keys.store import StoreUnavailable

@@ -1,0 +1,1 @@
+"""The gate: a request head in, a decision out."""

@@ -12,7 +12,7 @@ from aiohttp.web_protocol import RequestHandler
 from sidecar.config.settings import Address, Limits
 from sidecar.core.errors import Reason
 from sidecar.core.model import Answer
-from sidecar.core.seats import Seats
+from sidecar.http.connection_limits import Seats
 
 _BACKLOG = 4096
 _CARRIED_HEADERS = 16

@@ -8,7 +8,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
-from sidecar.core.seats import Seats
+from sidecar.http.connection_limits import Seats
 from sidecar.proxy.client import ClientConnection, ClientRules, Host
 from sidecar.proxy.malformed import Notices
 from sidecar.proxy.outbox import Outbox

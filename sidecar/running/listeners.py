@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, contextmanager
 from aiohttp import web
 
 from sidecar.config.settings import Address
+from sidecar.http.hardened import QuietRunner
 from sidecar.proxy.tls import describe
-from sidecar.running.quiet import QuietRunner
 
 
 class StartError(Exception):

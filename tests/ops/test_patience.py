@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from sidecar.running.quiet import Patience, QuietRunner
+from sidecar.http.hardened import Patience, QuietRunner
 
 LARGE = 32 * 1024 * 1024
 PATIENCE_SECONDS = 20.0

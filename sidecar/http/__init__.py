@@ -1,0 +1,1 @@
+"""The hardened aiohttp server under ops, admin and forward auth."""

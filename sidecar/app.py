@@ -19,9 +19,9 @@ from sidecar.forward_auth.server import DecisionServer
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keyrules import key_prefixes
 from sidecar.keys.lifecycle import MissingPepper, check_peppers
-from sidecar.keys.rehashing import Rehashing
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.keys.rehash import Rehashing
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import StoreUnavailable
 from sidecar.keys.usage import Usage
 from sidecar.limiter.base import Limiter
 from sidecar.limiter.memory import MemoryLimiter

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sidecar.config.settings import Config
 from sidecar.core.apikey import KeyFormat
-from sidecar.keys.rules import KeyRules
+from sidecar.keys.validation import KeyRules
 
 
 def key_format(config: Config) -> KeyFormat:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from sidecar.keys.store import Standing
+from sidecar.keys.ports import Standing
 
 
 class KeyTold(Struct, frozen=True, kw_only=True):

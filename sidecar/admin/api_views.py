@@ -33,7 +33,7 @@ from sidecar.admin.problems import Flaw, flawed
 from sidecar.admin.service import Desk
 from sidecar.core.apikey import Secret
 from sidecar.core.times import rfc3339
-from sidecar.keys.store import AuditFilter
+from sidecar.keys.ports import AuditFilter
 from sidecar.keys.usage_store import DAY, UsageFilter
 
 _UNUSUAL_EVENTS: Final = 20

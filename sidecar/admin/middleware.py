@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from sidecar.admin.auth import Admin
 from sidecar.admin.problems import Refusal, forbidden, problem, store_unavailable, unauthorized
 from sidecar.admin.tokens import Slowed, Tokens, WrongToken
-from sidecar.keys.store import StoreUnavailable
+from sidecar.keys.ports import StoreUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]

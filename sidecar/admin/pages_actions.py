@@ -15,10 +15,10 @@ from sidecar.admin.web.stats import INSTRUMENTS, totals_by_key
 from sidecar.admin.web.view_models import Confirm, Option
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.wording import counted
-from sidecar.keys.changes import Rotation
+from sidecar.keys.ports import KeyChanged, KeyConflict, Misused, Repeated
 from sidecar.keys.records import etag_of
-from sidecar.keys.rules import UnfitKey
-from sidecar.keys.store import KeyChanged, KeyConflict, Misused, Repeated
+from sidecar.keys.transitions import Rotation
+from sidecar.keys.validation import UnfitKey
 
 _TITLES: Final = {
     "rotate": ("Rotate this key", "Rotate key"),

@@ -14,7 +14,7 @@ from sidecar.admin.problems import Flaw, Refusal, forbidden
 from sidecar.admin.web.formatting import sentence
 from sidecar.admin.web.rendering import SESSION
 from sidecar.core.units import parse_duration
-from sidecar.keys.rules import Misfit, UnfitKey
+from sidecar.keys.validation import Misfit, UnfitKey
 
 Form = MultiDict[str]
 

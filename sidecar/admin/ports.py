@@ -8,9 +8,9 @@ from sidecar.config.settings import Config
 from sidecar.core.unusual import UnusualEvent
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
-from sidecar.keys.rules import KeyRules
-from sidecar.keys.store import AuditTrail, KeyCensus, KeyStore
+from sidecar.keys.ports import AuditTrail, KeyCensus, KeyStore
 from sidecar.keys.usage_store import UsageFilter, UsageRow
+from sidecar.keys.validation import KeyRules
 from sidecar.limiter.base import Limiter
 
 

@@ -8,11 +8,11 @@ from sidecar.admin.ports import Ports
 from sidecar.admin.problems import Flaw, forbidden
 from sidecar.admin.viewer import Viewer
 from sidecar.core.model import ApiKey
-from sidecar.keys.changes import KeyChange, Rotation, with_change
 from sidecar.keys.lifecycle import Issued, Rotated
+from sidecar.keys.ports import Actor, Once
 from sidecar.keys.records import etag_of
-from sidecar.keys.rules import NewKey
-from sidecar.keys.store import Actor, Once
+from sidecar.keys.transitions import KeyChange, Rotation, with_change
+from sidecar.keys.validation import NewKey
 
 
 class Desk(Viewer):

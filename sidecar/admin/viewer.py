@@ -14,7 +14,7 @@ from sidecar.core.model import ApiKey
 from sidecar.core.unusual import UnusualEvent
 from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.keys.due import Due
-from sidecar.keys.store import AuditFilter, AuditRow, KeyConflict, KeyFilter
+from sidecar.keys.ports import AuditFilter, AuditRow, KeyConflict, KeyFilter
 from sidecar.keys.usage_store import UsageFilter, UsageRow
 
 DUE_WITHIN_SECONDS: Final = 14 * 86_400

@@ -13,7 +13,7 @@ from sidecar.cli.open_store import open_store
 from sidecar.cli.options import from_store, printable, since
 from sidecar.core.wording import counted
 from sidecar.keys.audit import head_from
-from sidecar.keys.store import AuditFilter, AuditState
+from sidecar.keys.ports import AuditFilter, AuditState
 
 _ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "revoke", "import")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sidecar.cli.output import harmless
 from sidecar.core.times import rfc3339
-from sidecar.keys.store import AuditRow
+from sidecar.keys.ports import AuditRow
 
 
 def audit_as_json(row: AuditRow) -> dict[str, Any]:

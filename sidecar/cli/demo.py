@@ -24,9 +24,9 @@ from sidecar.config.load import load
 from sidecar.config.settings import Address, Config
 from sidecar.core.apikey import Hasher
 from sidecar.keys.lifecycle import Lifecycle
-from sidecar.keys.rules import NewKey
+from sidecar.keys.ports import Actor
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import Actor
+from sidecar.keys.validation import NewKey
 
 
 @click.command("demo")

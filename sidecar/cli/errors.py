@@ -7,8 +7,8 @@ from typing import IO, Any, ClassVar
 import click
 
 from sidecar.keys.lifecycle import MissingPepper
-from sidecar.keys.rules import UnfitKey
-from sidecar.keys.store import KeyConflict, StoreUnavailable
+from sidecar.keys.ports import KeyConflict, StoreUnavailable
+from sidecar.keys.validation import UnfitKey
 
 
 class Failure(click.ClickException):

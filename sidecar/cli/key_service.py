@@ -17,10 +17,10 @@ from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher, looks_secret, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.keyrules import key_rules
-from sidecar.keys.changes import Rotation
 from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_peppers
-from sidecar.keys.rules import KeyRules, NewKey
-from sidecar.keys.store import Actor, KeyFilter, KeyStore
+from sidecar.keys.ports import Actor, KeyFilter, KeyStore
+from sidecar.keys.transitions import Rotation
+from sidecar.keys.validation import KeyRules, NewKey
 
 T = TypeVar("T")
 Verb = Callable[[Lifecycle, ApiKey], Awaitable[T]]

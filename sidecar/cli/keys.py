@@ -15,9 +15,9 @@ from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.cli.usage import usage
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339
+from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import shown, shown_at
-from sidecar.keys.rules import NewKey
-from sidecar.keys.store import KeyFilter
+from sidecar.keys.validation import NewKey
 
 _STATUSES = ("active", "disabled", "revoked", "expired", "retired")
 

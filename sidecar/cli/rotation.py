@@ -16,10 +16,10 @@ from sidecar.cli.output import described, plaintext
 from sidecar.config.settings import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339
-from sidecar.keys.changes import UNSET, KeyChange, Rotation, Unasked
 from sidecar.keys.due import Due, due_keys
 from sidecar.keys.lifecycle import Lifecycle, Rotated
 from sidecar.keys.records import etag_of, shown, shown_at
+from sidecar.keys.transitions import UNSET, KeyChange, Rotation, Unasked
 from sidecar.keys.usage_store import DAY, UsageFilter, UsageRow
 
 _IN_USE: Final = 500

@@ -27,8 +27,8 @@ from sidecar.keys.import_fields import LineRules, Origin
 from sidecar.keys.import_files import FileFormat, KeyFile
 from sidecar.keys.importing import Intake, NoIntake, UnfitFile, import_keys
 from sidecar.keys.lifecycle import check_peppers, new_ids
-from sidecar.keys.rules import NewKey
-from sidecar.keys.store import KeyFilter
+from sidecar.keys.ports import KeyFilter
+from sidecar.keys.validation import NewKey
 
 _STDIN: Final = "-"
 _COLLECTED_AFTER: Final = 100_000

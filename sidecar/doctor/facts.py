@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sidecar.config.settings import Address, Config
+from sidecar.keys.ports import AuditState
 from sidecar.keys.sqlite_look import StoreLook
-from sidecar.keys.store import AuditState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from sidecar.gate import compile as compiled
 from sidecar.gate.principals import Caller, Callers, Known
 from sidecar.keyrules import key_format
 from sidecar.keys.cache import MISS, Miss
-from sidecar.keys.store import StoreUnavailable
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.base import Limiter
 
 WRONG_KEY = frozenset(

@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeVar
 
 from sidecar.core.model import ApiKey
 from sidecar.gate.principals import Known
-from sidecar.keys.store import KeyReader, StoreUnavailable
+from sidecar.keys.ports import KeyReader, StoreUnavailable
 
 
 class Miss(Enum):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sidecar.core.model import ApiKey
+from sidecar.keys.ports import KeyCalendar
 from sidecar.keys.retiring import unused_since
-from sidecar.keys.store import KeyCalendar
 
 Why = Literal["max_age", "expires", "retires"]
 

@@ -10,8 +10,8 @@ from sidecar.core.apikey import PLAIN, ForeignHash, ForeignKeys, looks_secret, p
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.times import microseconds
 from sidecar.keys.import_files import FIELDS, NEEDED
-from sidecar.keys.rules import KeyRules, NewKey, UnfitKey
-from sidecar.keys.store import Actor
+from sidecar.keys.ports import Actor
+from sidecar.keys.validation import KeyRules, NewKey, UnfitKey
 
 Fields = Mapping[str, object]
 

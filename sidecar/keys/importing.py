@@ -10,7 +10,7 @@ from sidecar.keys.import_fields import LineRules, UnfitLine
 from sidecar.keys.import_files import BadLine, Entry
 from sidecar.keys.import_rows import Rows
 from sidecar.keys.new_rows import Batch, NewRow
-from sidecar.keys.store import KeyConflict
+from sidecar.keys.ports import KeyConflict
 
 _CHUNK: Final = 2_000
 """Keys that go into the store at once."""

@@ -7,12 +7,20 @@ from typing import Any, Final
 from sidecar.core.apikey import ALPHABET, Hasher, Secret, base62, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
 from sidecar.core.wording import counted
-from sidecar.keys.changes import AlreadyReplaced, expect, expiry_after, retired, successor_of, with_change, with_status
-from sidecar.keys.changes import KeyChange as KeyChange
-from sidecar.keys.changes import Rotation as Rotation
 from sidecar.keys.due import Due, due_keys
-from sidecar.keys.rules import KeyRules, Misfit, NewKey, UnfitKey
-from sidecar.keys.store import Actor, KeyCensus, KeyFilter, KeyStore, Once
+from sidecar.keys.ports import Actor, KeyCensus, KeyFilter, KeyStore, Once
+from sidecar.keys.transitions import (
+    AlreadyReplaced,
+    expect,
+    expiry_after,
+    retired,
+    successor_of,
+    with_change,
+    with_status,
+)
+from sidecar.keys.transitions import KeyChange as KeyChange
+from sidecar.keys.transitions import Rotation as Rotation
+from sidecar.keys.validation import KeyRules, Misfit, NewKey, UnfitKey
 
 _ACTIONS: Final = {KeyStatus.ACTIVE: "enable", KeyStatus.DISABLED: "disable", KeyStatus.REVOKED: "revoke"}
 _ID_LENGTH: Final = 20

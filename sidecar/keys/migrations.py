@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from sidecar.keys.audit import chain_unchained
 from sidecar.keys.migration_two import SECOND
-from sidecar.keys.store import StoreUnavailable
+from sidecar.keys.ports import StoreUnavailable
 
 _NO_USE = (
     "id, name, prefix, digest, algorithm, tenant, environment, scopes, plan, quotas, metadata, status, created_at, "

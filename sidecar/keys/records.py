@@ -10,7 +10,7 @@ from typing import Any
 
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.times import rfc3339
-from sidecar.keys.store import Standing, StoreUnavailable
+from sidecar.keys.ports import Standing, StoreUnavailable
 
 COLUMNS = tuple(field.name for field in fields(ApiKey))
 _VALUES = attrgetter(*COLUMNS)

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Final
 
 from sidecar.core.model import ApiKey
+from sidecar.keys.ports import Actor, KeyConflict, KeyRegistry
 from sidecar.keys.records import standing
-from sidecar.keys.store import Actor, KeyConflict, KeyRegistry
 
 _ACTOR: Final = Actor(name="sidecar", source="unused")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from sidecar.keys.store import StoreUnavailable
+from sidecar.keys.ports import StoreUnavailable
 
 _PRIMARY: Final = 0xFF
 """Extended result codes hold the primary one in their last byte."""

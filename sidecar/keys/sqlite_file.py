@@ -7,8 +7,8 @@ from errno import ENOENT
 from pathlib import Path
 
 from sidecar.keys.migrations import migrate, version_of
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.sqlite_errors import translated
-from sidecar.keys.store import StoreUnavailable
 
 WRITE_LOCK_SECONDS = 5.0
 _ISSUE = "`sidecar keys issue` or `sidecar store make` makes it"

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import aiosqlite
 
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.sqlite_errors import translated
 from sidecar.keys.sqlite_file import WRITE_LOCK_SECONDS, FileIdentity, prepare, uri_of
-from sidecar.keys.store import StoreUnavailable
 
 FIND_SECONDS: Final = 1.0
 """A request waits at most this long, queueing included."""

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import COLUMNS
-from sidecar.keys.store import KeyFilter
 
 MOST_BEGINNINGS: Final = 10_000
 """A text that more ids or stored prefixes begin with than this says nothing of a key, and is not looked for there."""

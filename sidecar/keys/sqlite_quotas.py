@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from sidecar.keys.ports import QuotaRow
 from sidecar.keys.sqlite_lines import StorePart
-from sidecar.keys.store import QuotaRow
 
 
 class SqliteQuotas(StorePart):

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from sidecar.core.errors import Reason
-from sidecar.keys.store import StoreUnavailable
+from sidecar.keys.ports import StoreUnavailable
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Final, Protocol
 
 from sidecar.config.settings import KeySettings
 from sidecar.core.times import rfc3339
+from sidecar.keys.ports import KeyCalendar, KeyConflict, KeyRegistry
 from sidecar.keys.retiring import retire_unused, unused_since
-from sidecar.keys.store import KeyCalendar, KeyConflict, KeyRegistry
 from sidecar.running.usage import UsageKeeper
 
 RETIRE_SECONDS = 300.0

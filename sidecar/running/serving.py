@@ -11,7 +11,7 @@ from sidecar.core.client_address import TrustedProxies
 from sidecar.core.observer import Observer
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
-from sidecar.keys.store import KeyReader
+from sidecar.keys.ports import KeyReader
 from sidecar.observe.metrics import Metrics
 from sidecar.proxy.ports import Gate as Decider
 from sidecar.proxy.server import DataServer

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Literal, Protocol
 
-from sidecar.keys.store import KeyCalendar, KeyCensus, QuotaRow, QuotaStates, StoreUnavailable
+from sidecar.keys.ports import KeyCalendar, KeyCensus, QuotaRow, QuotaStates, StoreUnavailable
 from sidecar.observe.metrics import Metrics
 from sidecar.running.background import Background
 from sidecar.running.usage import UsageKeeper

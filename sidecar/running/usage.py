@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
 from sidecar.config.settings import UsageSettings
-from sidecar.keys.store import KeyRegistry
+from sidecar.keys.ports import KeyRegistry
 from sidecar.keys.usage import Usage
 from sidecar.keys.usage_store import DAY, UnusualStore, UsageStore
 from sidecar.keys.usage_writing import Refused, Touched, UsageWriter

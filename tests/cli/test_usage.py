@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.cli.open_store import open_store
-from sidecar.keys.store import LastUse
+from sidecar.keys.ports import LastUse
 from sidecar.keys.usage_store import DAY, HOUR, UsageRow
 from tests.harness.keys import IssuedKey, Keys
 from tests.harness.running import Sidecar, StartSidecar

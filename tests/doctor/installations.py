@@ -22,8 +22,8 @@ from sidecar.doctor.facts import (
     WayAround,
 )
 from sidecar.doctor.report import Finding
+from sidecar.keys.ports import AuditState
 from sidecar.keys.sqlite_look import StoreLook
-from sidecar.keys.store import AuditState
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.core.apikey import ForeignKeys
 from sidecar.core.errors import Reason
-from sidecar.keys.store import Actor
+from sidecar.keys.ports import Actor
 from tests.gate.world import CONFIG, World, make_world
 from tests.keys.making import a_key
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.store import KeyConflict, KeyFilter, KeyStore
+from sidecar.keys.ports import KeyConflict, KeyFilter, KeyStore
 from tests.keys.making import ANN, BOB, NOW_US, a_key, digest_of, set_status, used_at
 
 

@@ -6,9 +6,9 @@ from hashlib import sha256
 from typing import Any
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.changes import with_status
+from sidecar.keys.ports import Actor, KeyRegistry, LastUse
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import Actor, KeyRegistry, LastUse
+from sidecar.keys.transitions import with_status
 
 NOW = 1_800_000_000
 """Unix seconds at which a test begins."""

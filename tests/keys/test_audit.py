@@ -8,8 +8,8 @@ import pytest
 
 from sidecar.core.model import KeyStatus
 from sidecar.keys.migrations import MIGRATIONS
+from sidecar.keys.ports import AuditFilter, StoreUnavailable
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import AuditFilter, StoreUnavailable
 from tests.keys.making import ANN, BOB, NOW_US, a_key, open_store, set_status
 
 

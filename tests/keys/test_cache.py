@@ -10,8 +10,8 @@ import pytest
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.gate.principals import Known
 from sidecar.keys.cache import MISS, KeyCache, Miss
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import StoreUnavailable
 from tests.keys.making import ANN, NOW_US, a_key, digest_of, set_status, used_at
 
 

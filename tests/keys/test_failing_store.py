@@ -15,9 +15,9 @@ import pytest
 
 from sidecar.core.model import KeyStatus
 from sidecar.keys.cache import KeyCache
+from sidecar.keys.ports import KeyFilter, StoreUnavailable
 from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.sqlite_lines import FIND_SECONDS
-from sidecar.keys.store import KeyFilter, StoreUnavailable
 from tests.keys.making import ANN, NOW_US, a_key, digest_of, open_store, set_status
 
 # As in SQLite's recovery of the log: the index is blank, its locks to write, checkpoint and recover (120 to 122) held.
@@ -172,7 +172,7 @@ async def test_a_store_of_somebody_else_is_refused() -> None:
 
 _FULL = """
 import asyncio, resource, signal, sys
-from sidecar.keys.store import KeyFilter, StoreUnavailable
+from sidecar.keys.ports import KeyFilter, StoreUnavailable
 from tests.keys.making import ANN, a_key, digest_of, open_store
 
 async def main():

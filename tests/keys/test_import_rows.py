@@ -19,9 +19,9 @@ from sidecar.keys.import_rows import Rows
 from sidecar.keys.importing import UnfitFile, import_keys
 from sidecar.keys.lifecycle import new_ids
 from sidecar.keys.new_rows import NewRow, new_row
-from sidecar.keys.rules import KeyRules
+from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import Actor, AuditFilter, KeyFilter
+from sidecar.keys.validation import KeyRules
 from tests.keys.making import ANN, NOW_US, a_key
 from tests.keys.test_importing import a_file, a_line, hash_of, taken_in
 

@@ -14,9 +14,9 @@ from sidecar.keys.import_fields import LineRules, Origin
 from sidecar.keys.import_files import FileFormat, KeyFile
 from sidecar.keys.importing import NoIntake, UnfitFile, import_keys
 from sidecar.keys.lifecycle import new_id
-from sidecar.keys.rules import KeyRules
+from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import Actor, AuditFilter, KeyFilter
+from sidecar.keys.validation import KeyRules
 from tests.keys.making import NOW_US, a_key, digest_of
 
 ANN = Actor(name="ann", source="here")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.keys.store import AuditFilter
+from sidecar.keys.ports import AuditFilter
 from tests.keys.making import digest_of, open_store
 
 _KILLS = 10

@@ -9,9 +9,9 @@ from sidecar.core.apikey import Hasher, KeyFormat, Pepper
 from sidecar.core.model import KeyStatus
 from sidecar.core.scopes import Catalogue
 from sidecar.keys.lifecycle import Lifecycle, MissingPepper, check_peppers
-from sidecar.keys.rules import KeyRules, NewKey, UnfitKey
+from sidecar.keys.ports import KeyConflict, KeyFilter
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import KeyConflict, KeyFilter
+from sidecar.keys.validation import KeyRules, NewKey, UnfitKey
 from tests.keys.making import ANN, NOW_US, Clock, a_key
 
 ONE, TWO = Pepper.of(b"the first pepper of all"), Pepper.of(b"the second pepper")

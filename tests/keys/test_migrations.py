@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.core.model import KeyStatus
 from sidecar.keys.migrations import MIGRATIONS
-from sidecar.keys.store import KeyFilter, StoreUnavailable
+from sidecar.keys.ports import KeyFilter, StoreUnavailable
 from tests.keys.making import ANN, a_key, open_store, set_status
 
 _KILLED_AT_EACH_STEP = """

@@ -13,12 +13,12 @@ from sidecar.config.settings import KeySettings, UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.unusual import Unusual
-from sidecar.keys.changes import Rotation
 from sidecar.keys.lifecycle import Lifecycle, Rotated
+from sidecar.keys.ports import AuditFilter, KeyConflict, StoreUnavailable
 from sidecar.keys.retiring import retired_unused
-from sidecar.keys.rules import KeyRules
-from sidecar.keys.store import AuditFilter, KeyConflict, StoreUnavailable
+from sidecar.keys.transitions import Rotation
 from sidecar.keys.usage import Usage
+from sidecar.keys.validation import KeyRules
 from sidecar.observe.unusual import UnusualActivity
 from sidecar.running.retiring import Retirement
 from sidecar.running.usage import UsageKeeper

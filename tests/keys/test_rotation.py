@@ -10,12 +10,8 @@ import pytest
 
 from sidecar.core.apikey import Hasher, Pepper
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.changes import AlreadyReplaced, KeyChange, Rotation
 from sidecar.keys.lifecycle import Lifecycle
-from sidecar.keys.records import etag_of, standing
-from sidecar.keys.rules import KeyRules, NewKey, UnfitKey
-from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import (
+from sidecar.keys.ports import (
     ONCE_SECONDS,
     AuditFilter,
     KeyChanged,
@@ -26,6 +22,10 @@ from sidecar.keys.store import (
     Repeated,
     UnknownKey,
 )
+from sidecar.keys.records import etag_of, standing
+from sidecar.keys.sqlite import SqliteStore
+from sidecar.keys.transitions import AlreadyReplaced, KeyChange, Rotation
+from sidecar.keys.validation import KeyRules, NewKey, UnfitKey
 from tests.keys.making import ANN, BOB, NOW_US, Clock, used_at
 
 DAY, DAY_US = 86_400, 86_400_000_000

@@ -7,8 +7,8 @@ import pytest
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
+from sidecar.keys.ports import Earlier, LastUse, StoreUnavailable
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import Earlier, LastUse, StoreUnavailable
 from sidecar.keys.usage import Usage
 from sidecar.keys.usage_store import HOUR, UsageFilter, UsageRow
 from sidecar.keys.usage_writing import Refused, Touched, UsageWriter

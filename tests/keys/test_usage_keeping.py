@@ -9,8 +9,8 @@ from sidecar.config.settings import UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.core.unusual import Unusual
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.store import StoreUnavailable
 from sidecar.keys.usage import Usage
 from sidecar.keys.usage_store import DAY, UsageFilter, UsageRow
 from sidecar.observe.unusual import UnusualActivity

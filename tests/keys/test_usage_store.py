@@ -6,9 +6,9 @@ import time
 import pytest
 
 from sidecar.core.unusual import UnusualEvent, UnusualKind
+from sidecar.keys.ports import Earlier, LastUse
 from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.sqlite_last_use import MOST_NETWORKS
-from sidecar.keys.store import Earlier, LastUse
 from sidecar.keys.usage_store import DAY, HOUR, UsageFilter, UsageRow
 from tests.keys.making import ANN, NOW_US, a_key
 

@@ -11,10 +11,10 @@ from sidecar.admin.api.serializers import key_told
 from sidecar.admin.api_told import IssuedTold, KeyPage, KeyTold, RotatedTold
 from sidecar.admin.service import Desk
 from sidecar.core.model import ApiKey
-from sidecar.keys.changes import KeyChange, Rotation
+from sidecar.keys.ports import KeyFilter, Repeated
 from sidecar.keys.records import etag_of
-from sidecar.keys.rules import NewKey
-from sidecar.keys.store import KeyFilter, Repeated
+from sidecar.keys.transitions import KeyChange, Rotation
+from sidecar.keys.validation import NewKey
 
 _ONE: Final = "/keys/{id}"
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from sidecar.admin.api.schemas import Asked
 from sidecar.admin.service import Desk
-from sidecar.keys.store import Once
+from sidecar.keys.ports import Once
 
 
 class NoQuery(Asked, frozen=True, kw_only=True):

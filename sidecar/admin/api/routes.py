@@ -16,8 +16,8 @@ from sidecar.admin.api_views import OPERATIONS as VIEW_OPERATIONS
 from sidecar.admin.middleware import JSON, Handler
 from sidecar.admin.problems import Flaw, Refusal, flawed, pointer_of, store_unavailable, unknown_key
 from sidecar.admin.service import Desk
-from sidecar.keys.rules import Misfit, UnfitKey
-from sidecar.keys.store import KeyChanged, KeyConflict, Misused, Once, StoreUnavailable, UnknownKey
+from sidecar.keys.ports import KeyChanged, KeyConflict, Misused, Once, StoreUnavailable, UnknownKey
+from sidecar.keys.validation import Misfit, UnfitKey
 
 ROOT: Final = "/api/v1"
 OPERATIONS: Final = (*KEY_OPERATIONS, *VIEW_OPERATIONS)

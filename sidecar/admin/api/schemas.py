@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from sidecar.keys.store import Standing
+from sidecar.keys.ports import Standing
 
 Time = Annotated[
     str,

@@ -21,8 +21,8 @@ from sidecar.config.settings import Config
 from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
 from sidecar.core.times import rfc3339
 from sidecar.gate.explain import Explanation
+from sidecar.keys.ports import AuditRow
 from sidecar.keys.records import shown_at
-from sidecar.keys.store import AuditRow
 
 _STORED_AS_JSON: Final = frozenset({"scopes", "quotas", "metadata"})
 

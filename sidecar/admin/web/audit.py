@@ -12,7 +12,7 @@ from sidecar.admin.server import desk_of
 from sidecar.admin.web.formatting import MICROSECONDS, moment
 from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.view_models import AuditEntry, Change, Option
-from sidecar.keys.store import AuditFilter, AuditRow
+from sidecar.keys.ports import AuditFilter, AuditRow
 
 PAGE_SIZE: Final = 50
 _SAID: Final = {

@@ -18,11 +18,11 @@ from sidecar.admin.web.stats import INSTRUMENTS
 from sidecar.admin.web.view_models import NewSecret
 from sidecar.core.model import ApiKey
 from sidecar.keyrules import key_rules
-from sidecar.keys.changes import KeyChange
 from sidecar.keys.lifecycle import Issued
+from sidecar.keys.ports import KeyConflict, Misused, Once, Repeated
 from sidecar.keys.records import etag_of
-from sidecar.keys.rules import NewKey, UnfitKey
-from sidecar.keys.store import KeyConflict, Misused, Once, Repeated
+from sidecar.keys.transitions import KeyChange
+from sidecar.keys.validation import NewKey, UnfitKey
 
 _LONGEST_ONCE = 64
 _CHANGED = "Somebody else has changed this key since you opened the form. Look at it again, then change it."

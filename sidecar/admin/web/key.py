@@ -26,7 +26,7 @@ from sidecar.admin.web.route_access import charges, needs, opened
 from sidecar.admin.web.stats import INSTRUMENTS, Left, class_of, last_day, last_days, left_of, points_of
 from sidecar.admin.web.view_models import AuditEntry, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
 from sidecar.core.model import ApiKey, Route
-from sidecar.keys.store import AuditFilter
+from sidecar.keys.ports import AuditFilter
 from sidecar.keys.usage_store import UsageFilter, UsageRow
 
 _AUDIT_ROWS: Final = 10

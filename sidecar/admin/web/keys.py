@@ -15,7 +15,7 @@ from sidecar.admin.web.stats import totals_by_key
 from sidecar.admin.web.view_models import KeyList, KeyRow, Option
 from sidecar.core.apikey import looks_secret
 from sidecar.core.model import EVERY, ApiKey
-from sidecar.keys.store import KeyFilter, Standing
+from sidecar.keys.ports import KeyFilter, Standing
 
 PAGE_SIZE: Final = 50
 

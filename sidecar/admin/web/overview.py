@@ -21,7 +21,7 @@ from sidecar.admin.web.view_models import QuotaRow
 from sidecar.core.model import ApiKey
 from sidecar.core.unusual import UnusualEvent, UnusualKind
 from sidecar.core.wording import counted
-from sidecar.keys.store import KeyFilter
+from sidecar.keys.ports import KeyFilter
 from sidecar.keys.usage_store import UsageRow
 
 _MOST: Final = 6

@@ -11,8 +11,8 @@ from sidecar.config.addresses import sqlite_path
 from sidecar.config.settings import Config
 from sidecar.core.apikey import PLAIN
 from sidecar.doctor.facts import Latency, StoreSeen, Unseen
+from sidecar.keys.ports import AuditState, AuditTrail, KeyReader, StoreUnavailable
 from sidecar.keys.sqlite_look import StoreLook, lock_seconds, look
-from sidecar.keys.store import AuditState, AuditTrail, KeyReader, StoreUnavailable
 
 TRIES: Final = 20
 QUICK_ROWS: Final = 100_000

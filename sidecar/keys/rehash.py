@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.store import Actor, KeyReader, StoreUnavailable
+from sidecar.keys.ports import Actor, KeyReader, StoreUnavailable
 
 _BATCH: Final = 1_000
 """Keys of one transaction, so that nobody waits long for the write lock."""

@@ -7,9 +7,9 @@ from typing import Any, Final, Literal, assert_never
 
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.times import rfc3339
+from sidecar.keys.ports import KeyChanged, KeyConflict
 from sidecar.keys.records import etag_of, standing
-from sidecar.keys.rules import KeyRules, Misfit, NewKey, UnfitKey
-from sidecar.keys.store import KeyChanged, KeyConflict
+from sidecar.keys.validation import KeyRules, Misfit, NewKey, UnfitKey
 
 
 class Unset(Enum):

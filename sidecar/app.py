@@ -21,7 +21,6 @@ from sidecar.keyrules import key_prefixes
 from sidecar.keys.lifecycle import MissingPepper, check_peppers
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.rehash import Rehashing
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.usage import Usage
 from sidecar.limiter.base import Limiter
 from sidecar.limiter.memory import MemoryLimiter
@@ -40,6 +39,7 @@ from sidecar.running.retiring import RETIRE_SECONDS, Retirement
 from sidecar.running.serving import Serving
 from sidecar.running.upkeep import Upkeep
 from sidecar.running.usage import UsageKeeper
+from sidecar.store.sqlite import SqliteStore
 
 REHASH_SECONDS = 2.0
 """How often keys in use that are hashed in an older way are hashed anew."""

@@ -25,8 +25,8 @@ from sidecar.config.settings import Address, Config
 from sidecar.core.apikey import Hasher
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import Actor
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.validation import NewKey
+from sidecar.store.sqlite import SqliteStore
 
 
 @click.command("demo")

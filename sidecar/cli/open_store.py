@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from sidecar.cli.errors import Misuse
 from sidecar.config.addresses import parse_store, sqlite_path
-from sidecar.keys.sqlite import SqliteStore
+from sidecar.store.sqlite import SqliteStore
 
 
 def path_of(url: str) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from sidecar.config.settings import Address, Config
 from sidecar.keys.ports import AuditState
-from sidecar.keys.sqlite_look import StoreLook
+from sidecar.store.inspect import StoreLook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from sidecar.keys.migration_two import ADD_TEXT_AFTER
-from sidecar.keys.sqlite_lines import Line
+from sidecar.store.connection import Line
 
 _CACHE_KIB: Final = 256 * 1024
 _INDEXES: Final = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL"

@@ -6,8 +6,8 @@ from typing import Final
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import Turn
 from sidecar.keys.records import key_of
-from sidecar.keys.sqlite_keys import SELECT_KEY
-from sidecar.keys.sqlite_lines import StorePart
+from sidecar.store.connection import StorePart
+from sidecar.store.keys import SELECT_KEY
 
 # Conditions as those of the partial indexes: without them SQLite could not use these.
 _TURNS: Final[Mapping[Turn, tuple[str, str, str]]] = {

@@ -6,9 +6,9 @@ from contextlib import closing
 from errno import ENOENT
 from pathlib import Path
 
-from sidecar.keys.migrations import migrate, version_of
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.sqlite_errors import translated
+from sidecar.store.schema import migrate, version_of
 
 WRITE_LOCK_SECONDS = 5.0
 _ISSUE = "`sidecar keys issue` or `sidecar store make` makes it"

@@ -1,7 +1,7 @@
 """Requests that are carried out once, remembered with what they made."""
 
 from sidecar.keys.ports import ONCE_SECONDS, Misused, Once, Repeated
-from sidecar.keys.sqlite_lines import Line
+from sidecar.store.connection import Line
 
 
 async def check_once(line: Line, once: Once | None, at: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sidecar.keys.ports import QuotaRow
-from sidecar.keys.sqlite_lines import StorePart
+from sidecar.store.connection import StorePart
 
 
 class SqliteQuotas(StorePart):

@@ -21,8 +21,8 @@ from typing import Any
 from sidecar.core.model import KeyStatus
 from sidecar.keys.ports import AuditFilter, KeyFilter
 from sidecar.keys.records import row_of
-from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.sqlite_keys import INSERT_KEY
+from sidecar.store.keys import INSERT_KEY
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import NOW_US, a_key, digest_of, ignore
 
 _KEYS = 1_000_000

@@ -20,7 +20,7 @@ from typing import Any
 from sidecar.core.model import ApiKey
 from sidecar.keys.cache import MISS, KeyCache
 from sidecar.keys.records import COLUMNS, row_of
-from sidecar.keys.sqlite import SqliteStore
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import digest_of, ignore
 
 _SIZES = (1_000, 1_000_000)

@@ -23,7 +23,7 @@ from sidecar.doctor.facts import (
 )
 from sidecar.doctor.report import Finding
 from sidecar.keys.ports import AuditState
-from sidecar.keys.sqlite_look import StoreLook
+from sidecar.store.inspect import StoreLook
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

@@ -11,8 +11,8 @@ from sidecar.core.apikey import Hasher, KeyFormat, Pepper
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.gate.gate import Gate
 from sidecar.keys.cache import KeyCache
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.limiter.memory import MemoryLimiter
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, Clock, a_key, open_store
 
 CONFIG = """\

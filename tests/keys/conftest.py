@@ -10,8 +10,8 @@ from sidecar.core.apikey import Hasher, KeyFormat
 from sidecar.core.model import ApiKey
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.keys.lifecycle import Lifecycle
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.validation import KeyRules
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, Clock, Timings, a_key, open_store
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.ports import Actor, KeyRegistry, LastUse
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.transitions import with_status
+from sidecar.store.sqlite import SqliteStore
 
 NOW = 1_800_000_000
 """Unix seconds at which a test begins."""

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.core.model import KeyStatus
-from sidecar.keys.migrations import MIGRATIONS
 from sidecar.keys.ports import AuditFilter, StoreUnavailable
-from sidecar.keys.sqlite import SqliteStore
+from sidecar.store.schema import MIGRATIONS
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, BOB, NOW_US, a_key, open_store, set_status
 
 

@@ -11,7 +11,7 @@ from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.gate.principals import Known
 from sidecar.keys.cache import MISS, KeyCache, Miss
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.keys.sqlite import SqliteStore
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, a_key, digest_of, set_status, used_at
 
 

@@ -16,8 +16,8 @@ import pytest
 from sidecar.core.model import KeyStatus
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyFilter, StoreUnavailable
-from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.sqlite_lines import FIND_SECONDS
+from sidecar.store.connection import FIND_SECONDS
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, a_key, digest_of, open_store, set_status
 
 # As in SQLite's recovery of the log: the index is blank, its locks to write, checkpoint and recover (120 to 122) held.
@@ -83,7 +83,7 @@ async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path
 
 
 async def test_a_write_that_finds_the_store_locked_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.keys.sqlite_lines.WRITE_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("sidecar.store.connection.WRITE_LOCK_SECONDS", 0.0)
     store = await open_store(path)
     with locked(path, _WRITER), pytest.raises(StoreUnavailable, match="locked by another process"):
         await store.add([a_key()], actor=ANN)

@@ -20,8 +20,8 @@ from sidecar.keys.importing import UnfitFile, import_keys
 from sidecar.keys.lifecycle import new_ids
 from sidecar.keys.new_rows import NewRow, new_row
 from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.validation import KeyRules
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, a_key
 from tests.keys.test_importing import a_file, a_line, hash_of, taken_in
 

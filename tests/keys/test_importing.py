@@ -15,8 +15,8 @@ from sidecar.keys.import_files import FileFormat, KeyFile
 from sidecar.keys.importing import NoIntake, UnfitFile, import_keys
 from sidecar.keys.lifecycle import new_id
 from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.validation import KeyRules
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import NOW_US, a_key, digest_of
 
 ANN = Actor(name="ann", source="here")

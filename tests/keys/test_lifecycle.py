@@ -10,8 +10,8 @@ from sidecar.core.model import KeyStatus
 from sidecar.core.scopes import Catalogue
 from sidecar.keys.lifecycle import Lifecycle, MissingPepper, check_peppers
 from sidecar.keys.ports import KeyConflict, KeyFilter
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.validation import KeyRules, NewKey, UnfitKey
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, Clock, a_key
 
 ONE, TWO = Pepper.of(b"the first pepper of all"), Pepper.of(b"the second pepper")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from sidecar.core.model import KeyStatus
-from sidecar.keys.migrations import MIGRATIONS
 from sidecar.keys.ports import KeyFilter, StoreUnavailable
+from sidecar.store.schema import MIGRATIONS
 from tests.keys.making import ANN, a_key, open_store, set_status
 
 _KILLED_AT_EACH_STEP = """
 import os, signal, sqlite3, sys
-from sidecar.keys.migrations import migrate
+from sidecar.store.schema import migrate
 
 class Mortal(sqlite3.Connection):
     left = int(sys.argv[2])

@@ -6,7 +6,7 @@ from sidecar.core.apikey import ForeignKeys, Hasher
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import AuditFilter, StoreUnavailable
 from sidecar.keys.rehash import Rehashing
-from sidecar.keys.sqlite import SqliteStore
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, Clock, a_key, digest_of, open_store
 
 OLD = ForeignKeys(prefix="", hash="hmac-sha256", pepper=b"salt")

@@ -23,9 +23,9 @@ from sidecar.keys.ports import (
     UnknownKey,
 )
 from sidecar.keys.records import etag_of, standing
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.transitions import AlreadyReplaced, KeyChange, Rotation
 from sidecar.keys.validation import KeyRules, NewKey, UnfitKey
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, BOB, NOW_US, Clock, used_at
 
 DAY, DAY_US = 86_400, 86_400_000_000

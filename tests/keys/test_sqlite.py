@@ -14,9 +14,9 @@ from sidecar.core.apikey import Hasher, Pepper
 from sidecar.core.model import KeyStatus
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import KeyConflict, StoreUnavailable
-from sidecar.keys.sqlite import SqliteStore
-from sidecar.keys.sqlite_keys import find_statement
 from sidecar.keys.validation import KeyRules, NewKey
+from sidecar.store.keys import find_statement
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.contract import StoreContract
 from tests.keys.making import ANN, BOB, NOW_US, Clock, Timings, a_key, digest_of, open_store, set_status
 

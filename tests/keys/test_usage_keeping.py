@@ -10,11 +10,11 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.core.unusual import Unusual
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.usage import Usage
 from sidecar.keys.usage_store import DAY, UsageFilter, UsageRow
 from sidecar.observe.unusual import UnusualActivity
 from sidecar.running.usage import UsageKeeper
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import NOW_US, Clock, a_key, open_store
 from tests.keys.uses import a_head, allowed, refused
 

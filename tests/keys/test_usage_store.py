@@ -7,9 +7,9 @@ import pytest
 
 from sidecar.core.unusual import UnusualEvent, UnusualKind
 from sidecar.keys.ports import Earlier, LastUse
-from sidecar.keys.sqlite import SqliteStore
 from sidecar.keys.sqlite_last_use import MOST_NETWORKS
 from sidecar.keys.usage_store import DAY, HOUR, UsageFilter, UsageRow
+from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, a_key
 
 TODAY = NOW_US - NOW_US % DAY

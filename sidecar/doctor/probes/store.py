@@ -12,7 +12,7 @@ from sidecar.config.settings import Config
 from sidecar.core.apikey import PLAIN
 from sidecar.doctor.facts import Latency, StoreSeen, Unseen
 from sidecar.keys.ports import AuditState, AuditTrail, KeyReader, StoreUnavailable
-from sidecar.keys.sqlite_look import StoreLook, lock_seconds, look
+from sidecar.store.inspect import StoreLook, lock_seconds, look
 
 TRIES: Final = 20
 QUICK_ROWS: Final = 100_000

@@ -8,7 +8,7 @@ from sidecar.core.model import ApiKey
 from sidecar.keys.audit import CHAINED, Head, Walk, head_from, linked
 from sidecar.keys.ports import Actor, AuditFilter, AuditRow, AuditState, StoreUnavailable
 from sidecar.keys.records import audited
-from sidecar.keys.sqlite_lines import Line, StorePart
+from sidecar.store.connection import Line, StorePart
 
 _FIELDS: Final = ", ".join(CHAINED)
 _BATCH: Final = 2_000

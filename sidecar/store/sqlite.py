@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from sidecar.keys.generation import GenerationWatch
-from sidecar.keys.sqlite_audit import SqliteAudit
 from sidecar.keys.sqlite_census import SqliteCensus
-from sidecar.keys.sqlite_import import SqliteImport
-from sidecar.keys.sqlite_keys import SqliteKeys
 from sidecar.keys.sqlite_last_use import SqliteLastUse
-from sidecar.keys.sqlite_lines import Lines
 from sidecar.keys.sqlite_quotas import SqliteQuotas
-from sidecar.keys.sqlite_usage import SqliteUsage
+from sidecar.store.audit import SqliteAudit
+from sidecar.store.bulk_import import SqliteImport
+from sidecar.store.connection import Lines
+from sidecar.store.keys import SqliteKeys
+from sidecar.store.usage import SqliteUsage
 
 
 class SqliteStore(SqliteKeys, SqliteCensus, SqliteAudit, SqliteQuotas, SqliteLastUse, SqliteUsage, SqliteImport):

@@ -8,10 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.keys.migrations import MIGRATIONS, version_of
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.sqlite_errors import translated
 from sidecar.keys.sqlite_file import connect
+from sidecar.store.schema import MIGRATIONS, version_of
 
 _LOCK_SECONDS: Final = 1.0
 _COUNTS: Final = """SELECT count(*), coalesce(sum(expires_at IS NULL), 0), coalesce(sum(created_at < :oldest), 0)

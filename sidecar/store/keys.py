@@ -7,10 +7,10 @@ from typing import Any, Final
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import Actor, Edit, KeyConflict, KeyFilter, Once, Replacement, UnknownKey
 from sidecar.keys.records import COLUMNS, key_of, row_of
-from sidecar.keys.sqlite_audit import write_audit
-from sidecar.keys.sqlite_lines import FIND_SECONDS, Line, StorePart
 from sidecar.keys.sqlite_once import check_once, remember_once
-from sidecar.keys.sqlite_pages import page_statements
+from sidecar.store.audit import write_audit
+from sidecar.store.connection import FIND_SECONDS, Line, StorePart
+from sidecar.store.listing import page_statements
 
 _FIELDS: Final = ", ".join(COLUMNS)
 SELECT_KEY: Final = f"SELECT {_FIELDS} FROM api_key"  # noqa: S608 - column names of our own

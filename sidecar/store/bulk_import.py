@@ -12,10 +12,10 @@ from sidecar.keys.new_rows import NEW_COLUMNS, Batch, NewRow
 from sidecar.keys.ports import Actor, KeyConflict
 from sidecar.keys.records import key_of
 from sidecar.keys.rehash import NewHash
-from sidecar.keys.sqlite_audit import Change, append, head_of, write_audit
 from sidecar.keys.sqlite_bulk import Bulk, in_bulk, last_serial
-from sidecar.keys.sqlite_keys import SELECT_KEY
-from sidecar.keys.sqlite_lines import Line, StorePart
+from sidecar.store.audit import Change, append, head_of, write_audit
+from sidecar.store.connection import Line, StorePart
+from sidecar.store.keys import SELECT_KEY
 
 _INSERT: Final = f"INSERT INTO api_key ({', '.join(NEW_COLUMNS)})"
 _REHASH: Final = "UPDATE api_key SET digest = ?, algorithm = ? WHERE id = ?"

@@ -1,0 +1,1 @@
+"""Where keys, audit and usage are stored: the SQL and the connections."""

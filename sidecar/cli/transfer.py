@@ -23,11 +23,11 @@ from sidecar.config.settings import Config
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.wording import counted
 from sidecar.keys.exporting import csv_heading, csv_line, import_record, json_line
-from sidecar.keys.import_fields import LineRules, Origin
-from sidecar.keys.import_files import FileFormat, KeyFile
-from sidecar.keys.importing import Intake, NoIntake, UnfitFile, import_keys
 from sidecar.keys.lifecycle import check_peppers, new_ids
 from sidecar.keys.ports import KeyFilter
+from sidecar.keys.transfer.fields import LineRules, Origin
+from sidecar.keys.transfer.formats import FileFormat, KeyFile
+from sidecar.keys.transfer.importer import Intake, NoIntake, UnfitFile, import_keys
 from sidecar.keys.validation import NewKey
 
 _STDIN: Final = "-"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.import_files import FIELDS
 from sidecar.keys.records import shown, shown_at
+from sidecar.keys.transfer.formats import FIELDS
 
 EXPORTED: Final = (
     "id",

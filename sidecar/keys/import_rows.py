@@ -4,8 +4,8 @@ import re
 from collections.abc import Hashable
 from typing import Any, Final
 
-from sidecar.keys.import_fields import Fields, LineRules, is_shown, moment
 from sidecar.keys.new_rows import Alike, NewRow, Own, new_row
+from sidecar.keys.transfer.fields import Fields, LineRules, is_shown, moment
 from sidecar.keys.validation import is_metadata, is_name, is_tenant, is_writable
 
 _KINDS: Final = 10_000

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Final
 
 from sidecar.keys.audit import Head, linked
-from sidecar.keys.importing import Intake
 from sidecar.keys.new_rows import NEW_COLUMNS, Batch, NewRow
 from sidecar.keys.ports import Actor, KeyConflict
 from sidecar.keys.records import key_of
 from sidecar.keys.rehash import NewHash
 from sidecar.keys.sqlite_bulk import Bulk, in_bulk, last_serial
+from sidecar.keys.transfer.importer import Intake
 from sidecar.store.audit import Change, append, head_of, write_audit
 from sidecar.store.connection import Line, StorePart
 from sidecar.store.keys import SELECT_KEY

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from sidecar.core.apikey import ForeignKeys, Hasher
-from sidecar.keys.import_fields import LineRules, Origin
-from sidecar.keys.import_files import FileFormat, KeyFile
-from sidecar.keys.importing import NoIntake, UnfitFile, import_keys
 from sidecar.keys.lifecycle import new_id
 from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
+from sidecar.keys.transfer.fields import LineRules, Origin
+from sidecar.keys.transfer.formats import FileFormat, KeyFile
+from sidecar.keys.transfer.importer import NoIntake, UnfitFile, import_keys
 from sidecar.keys.validation import KeyRules
 from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import NOW_US, a_key, digest_of

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Protocol
 
-from sidecar.keys.import_fields import LineRules, UnfitLine
-from sidecar.keys.import_files import BadLine, Entry
 from sidecar.keys.import_rows import Rows
 from sidecar.keys.new_rows import Batch, NewRow
 from sidecar.keys.ports import KeyConflict
+from sidecar.keys.transfer.fields import LineRules, UnfitLine
+from sidecar.keys.transfer.formats import BadLine, Entry
 
 _CHUNK: Final = 2_000
 """Keys that go into the store at once."""

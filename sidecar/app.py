@@ -22,8 +22,8 @@ from sidecar.keys.lifecycle import MissingPepper, check_peppers
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.rehash import Rehashing
 from sidecar.keys.usage import Usage
-from sidecar.limiter.base import Limiter
 from sidecar.limiter.memory import MemoryLimiter
+from sidecar.limiter.port import Limiter
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.reloads import Reloads
 from sidecar.observe.unusual import UnusualActivity

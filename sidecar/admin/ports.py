@@ -11,7 +11,7 @@ from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import AuditTrail, KeyCensus, KeyStore
 from sidecar.keys.usage_store import UsageFilter, UsageRow
 from sidecar.keys.validation import KeyRules
-from sidecar.limiter.base import Limiter
+from sidecar.limiter.port import Limiter
 
 
 class AdminStore(KeyStore, KeyCensus, AuditTrail, Protocol):

@@ -9,7 +9,7 @@ from sidecar.admin.auth import Admin
 from sidecar.config.settings import AdminToken
 from sidecar.core.client_address import address_subject
 from sidecar.core.model import Bucket, Quota, Subject, Window
-from sidecar.limiter.base import Limiter
+from sidecar.limiter.port import Limiter
 
 _FAILURES: Final = Quota(
     name="admin_failures", limit=20, period=60, burst=20, window=Window.BUCKET, by=(Subject.ADDRESS,)

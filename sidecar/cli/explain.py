@@ -18,8 +18,8 @@ from sidecar.core.apikey import Secret
 from sidecar.gate.explain import Question, explain
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
-from sidecar.limiter.base import Limiter
 from sidecar.limiter.memory import MemoryLimiter
+from sidecar.limiter.port import Limiter
 
 _WIDTH = 14
 _DETAILS = {"or read as", "scopes held", "missing", "used up", "header"}

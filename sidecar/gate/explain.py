@@ -12,7 +12,7 @@ from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.gate.principals import Known
 from sidecar.keyrules import key_format
 from sidecar.keys.cache import MISS, Miss
-from sidecar.limiter.base import Limiter
+from sidecar.limiter.port import Limiter
 
 _HOST = (b"Host", b"localhost")
 

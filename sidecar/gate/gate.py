@@ -34,7 +34,7 @@ from sidecar.gate.principals import Caller, Callers, Known
 from sidecar.keyrules import key_format
 from sidecar.keys.cache import MISS, Miss
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.limiter.base import Limiter
+from sidecar.limiter.port import Limiter
 
 WRONG_KEY = frozenset(
     {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from sidecar.core.model import Bucket, Quota, QuotaState, Taken
 from sidecar.limiter.heaviest import heaviest_keys
-from sidecar.limiter.rows import Row, Shape, read_row, rows_of, shape_of
+from sidecar.limiter.snapshot import Row, Shape, read_row, rows_of, shape_of
 from sidecar.limiter.tables import Room, SubjectId, Table, table_for
 
 _DRAINS_ON_EXPIRE = 1000

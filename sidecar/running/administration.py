@@ -18,8 +18,8 @@ from sidecar.core.apikey import Hasher
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keyrules import key_rules
 from sidecar.keys.lifecycle import Lifecycle
-from sidecar.limiter.base import Limiter
 from sidecar.limiter.memory import MemoryLimiter
+from sidecar.limiter.port import Limiter
 
 MakeGate = Callable[[Config, KeyFinder, Limiter], Gate]
 

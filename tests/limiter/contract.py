@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import pytest
 
 from sidecar.core.model import Bucket, Quota, Window
-from sidecar.limiter.base import Limiter
+from sidecar.limiter.port import Limiter
 
 NOON = 1_772_366_400.0
 """2026-03-01T12:00:00Z."""

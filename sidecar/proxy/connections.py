@@ -9,9 +9,9 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from sidecar.http.connection_limits import Seats
-from sidecar.proxy.client import ClientConnection, ClientRules, Host
+from sidecar.proxy.client_connection import ClientConnection, ClientRules, Host
 from sidecar.proxy.malformed import Notices
-from sidecar.proxy.outbox import Outbox
+from sidecar.proxy.transport import Outbox
 
 _CHECK_SECONDS = 1.0
 _CHECKS_IN_A_TIMEOUT = 5

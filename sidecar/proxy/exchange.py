@@ -10,9 +10,9 @@ from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Answer, Decision, Headers, RequestHead
 from sidecar.proxy import responses
 from sidecar.proxy.answers import HeaderList, UpstreamAnswer
-from sidecar.proxy.bodies import BodyRules, ClientBody, break_body, framing
 from sidecar.proxy.chunks import LAST_CHUNK, framed, framed_whole
-from sidecar.proxy.upgrade import Switched, Tunnel, among, offered
+from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
+from sidecar.proxy.tunnel import Switched, Tunnel, among, offered
 
 CLIENT_CLOSED_REQUEST = 499
 """Status, for the records only, of a request whose client hung up."""

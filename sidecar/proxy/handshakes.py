@@ -10,8 +10,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from sidecar.config.settings import Address
-from sidecar.proxy.client import ClientConnection
-from sidecar.proxy.listening import waiting
+from sidecar.proxy.client_connection import ClientConnection
+from sidecar.proxy.listener import waiting
 
 _ACCEPTED_AT_ONCE = 100
 _OUT_OF_FILES_SECONDS = 0.2

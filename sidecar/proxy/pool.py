@@ -6,9 +6,9 @@ from collections import deque
 
 from sidecar.config.settings import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
-from sidecar.proxy.connection import UpstreamConnection
-from sidecar.proxy.outbox import Outbox
 from sidecar.proxy.tls import upstream_context
+from sidecar.proxy.transport import Outbox
+from sidecar.proxy.upstream_connection import UpstreamConnection
 
 MAX_QUEUE = 10_000
 """Requests that may wait for a connection at a time."""

@@ -10,13 +10,13 @@ from sidecar.config.settings import Address, Limits
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Deny
 from sidecar.core.observer import Observer
-from sidecar.proxy.bodies import BodyRules
-from sidecar.proxy.client import ClientConnection, ClientRules
+from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.connections import Connections
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handshakes import TlsListener
-from sidecar.proxy.listening import PlainListener
+from sidecar.proxy.listener import PlainListener
 from sidecar.proxy.ports import Gate
+from sidecar.proxy.request_body import BodyRules
 from sidecar.proxy.responses import answer_of_ours, persistence
 from sidecar.proxy.upstream import BrokenBody, Upstream
 

@@ -13,11 +13,11 @@ from aiohttp.web_server import Server
 from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
 from sidecar.proxy.answers import Flow
-from sidecar.proxy.bodies import BadFraming, BodyRules
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.malformed import reason_of
-from sidecar.proxy.outbox import Outbox
-from sidecar.proxy.receiver import Receiver
+from sidecar.proxy.request_body import BadFraming, BodyRules
+from sidecar.proxy.request_parser import Receiver
+from sidecar.proxy.transport import Outbox
 from sidecar.proxy.upstream import BrokenBody
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)

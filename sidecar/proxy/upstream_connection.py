@@ -6,8 +6,8 @@ from typing import Protocol, cast
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.answers import Flow, Informational, UpstreamAnswer
-from sidecar.proxy.outbox import Outbox
-from sidecar.proxy.reader import AnswerReader, InvalidAnswer
+from sidecar.proxy.response_parser import AnswerReader, InvalidAnswer
+from sidecar.proxy.transport import Outbox
 
 _SUSPECT_SECONDS = 0.02
 """How long nothing may come after an answer that tells of a body and has none. Careless servers send it all the same,

@@ -11,9 +11,9 @@ from aiohttp.web_server import Server
 
 from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
-from sidecar.proxy.bodies import break_body
 from sidecar.proxy.malformed import Unacceptable, begins_with_unknown_method
-from sidecar.proxy.upgrade import Sink
+from sidecar.proxy.request_body import break_body
+from sidecar.proxy.tunnel import Sink
 
 _AROUND_TARGET = len("GET  HTTP/1.1")
 _END_OF_HEAD = b"\r\n\r\n"

@@ -29,16 +29,16 @@ from sidecar.observe.reloads import Reloads
 from sidecar.observe.unusual import UnusualActivity
 from sidecar.observe.use_metrics import UseMetrics
 from sidecar.ops.server import ops_app
-from sidecar.running.background import Background
-from sidecar.running.drain import Drainer
 from sidecar.running.exchange import Exchanges
-from sidecar.running.listeners import StartError, serve_app, taken_port
-from sidecar.running.observing import Observing
-from sidecar.running.reload import Reloader
 from sidecar.running.retiring import RETIRE_SECONDS, Retirement
-from sidecar.running.serving import Serving
-from sidecar.running.upkeep import Upkeep
 from sidecar.running.usage import UsageKeeper
+from sidecar.runtime.listeners import StartError, serve_app, taken_port
+from sidecar.runtime.maintenance import Upkeep
+from sidecar.runtime.reload import Reloader
+from sidecar.runtime.serving import Serving
+from sidecar.runtime.shutdown import Drainer
+from sidecar.runtime.tasks import Background
+from sidecar.runtime.telemetry import Observing
 from sidecar.store.sqlite import SqliteStore
 
 REHASH_SECONDS = 2.0
@@ -197,7 +197,7 @@ class App:
         if self._config.admin is None:
             return
         # Its libraries are for those who use it.
-        from sidecar.running.administration import Process, administration
+        from sidecar.runtime.admin import Process, administration
 
         serving = self._serving
         process = Process(

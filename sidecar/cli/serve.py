@@ -12,7 +12,7 @@ from sidecar.app import App
 from sidecar.cli.configs import config_option, load_or_exit, reader_of
 from sidecar.cli.process import keep_freed_memory, let_requests_go_first
 from sidecar.config.settings import Config
-from sidecar.running.listeners import StartError
+from sidecar.runtime.listeners import StartError
 
 
 @click.command("serve")

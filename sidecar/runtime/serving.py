@@ -17,7 +17,7 @@ from sidecar.proxy.ports import Gate as Decider
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
-from sidecar.running.listeners import unusable_certificate
+from sidecar.runtime.listeners import unusable_certificate
 
 MakeGate = Callable[[Config, KeyFinder], Gate]
 

@@ -18,8 +18,8 @@ from sidecar.observe.spans import Spans, UpstreamName
 from sidecar.observe.trace_metrics import TraceMetrics
 from sidecar.observe.tracecontext import Contexts
 from sidecar.observe.tracing import Tracer
-from sidecar.running.background import Background
-from sidecar.running.listeners import StartError
+from sidecar.runtime.listeners import StartError
+from sidecar.runtime.tasks import Background
 
 _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
 

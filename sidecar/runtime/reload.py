@@ -8,7 +8,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.settings import Config
 from sidecar.config.watch import FileIdentity, identity_of
 from sidecar.observe.reloads import Reloads
-from sidecar.running.listeners import StartError
+from sidecar.runtime.listeners import StartError
 
 SETTLE_SECONDS = 0.1
 """A file that has changed is read when it has stood still for this long: it may be written in several steps."""

@@ -7,8 +7,8 @@ from typing import Final, Literal, Protocol
 
 from sidecar.keys.ports import KeyCalendar, KeyCensus, QuotaRow, QuotaStates, StoreUnavailable
 from sidecar.observe.metrics import Metrics
-from sidecar.running.background import Background
 from sidecar.running.usage import UsageKeeper
+from sidecar.runtime.tasks import Background
 
 FLUSH_SECONDS = 2.0
 """How often the use of keys is written; a crash forgets at most what was used since."""

@@ -1,0 +1,1 @@
+"""A running process: what is started, reloaded, kept up and ended."""

@@ -24,12 +24,9 @@ from sidecar.keys.rehash import Rehashing
 from sidecar.keys.usage import Usage
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
-from sidecar.observe.metrics import Metrics
-from sidecar.observe.reloads import Reloads
 from sidecar.observe.unusual import UnusualActivity
 from sidecar.observe.use_metrics import UseMetrics
 from sidecar.ops.server import ops_app
-from sidecar.running.exchange import Exchanges
 from sidecar.running.retiring import RETIRE_SECONDS, Retirement
 from sidecar.running.usage import UsageKeeper
 from sidecar.runtime.listeners import StartError, serve_app, taken_port
@@ -40,6 +37,9 @@ from sidecar.runtime.shutdown import Drainer
 from sidecar.runtime.tasks import Background
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.sqlite import SqliteStore
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.observer import Exchanges
+from sidecar.telemetry.reloads import Reloads
 
 REHASH_SECONDS = 2.0
 """How often keys in use that are hashed in an older way are hashed anew."""

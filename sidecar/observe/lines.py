@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sidecar.core.model import ApiKey, RequestHead
-from sidecar.observe.redaction import Redaction, query_names
+from sidecar.telemetry.redaction import Redaction, query_names
 
 MAX_CHARS: Final = 2048
 """Of one value in a line."""

@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sidecar.observe.tracing import Tracer
+from sidecar.telemetry.tracing import Tracer
 
 
 class TraceMetrics(Collector):

@@ -6,9 +6,9 @@ from contextlib import suppress
 from typing import Final, Literal, Protocol
 
 from sidecar.keys.ports import KeyCalendar, KeyCensus, QuotaRow, QuotaStates, StoreUnavailable
-from sidecar.observe.metrics import Metrics
 from sidecar.running.usage import UsageKeeper
 from sidecar.runtime.tasks import Background
+from sidecar.telemetry.metrics import Metrics
 
 FLUSH_SECONDS = 2.0
 """How often the use of keys is written; a crash forgets at most what was used since."""

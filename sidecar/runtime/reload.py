@@ -7,8 +7,8 @@ from contextlib import suppress
 from sidecar.config.errors import ConfigError
 from sidecar.config.settings import Config
 from sidecar.config.watch import FileIdentity, identity_of
-from sidecar.observe.reloads import Reloads
 from sidecar.runtime.listeners import StartError
+from sidecar.telemetry.reloads import Reloads
 
 SETTLE_SECONDS = 0.1
 """A file that has changed is read when it has stood still for this long: it may be written in several steps."""

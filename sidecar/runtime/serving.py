@@ -12,12 +12,12 @@ from sidecar.core.observer import Observer
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyReader
-from sidecar.observe.metrics import Metrics
 from sidecar.proxy.ports import Gate as Decider
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.listeners import unusable_certificate
+from sidecar.telemetry.metrics import Metrics
 
 MakeGate = Callable[[Config, KeyFinder], Gate]
 

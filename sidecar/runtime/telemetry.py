@@ -10,16 +10,16 @@ from sidecar.core.client_address import TrustedProxies
 from sidecar.core.model import Allow, Decision, RequestHead
 from sidecar.gate.gate import Gate
 from sidecar.keyrules import key_prefixes
-from sidecar.observe.accesslog import AccessLog, descriptor_writer
 from sidecar.observe.lines import CombinedLines, JsonLines
-from sidecar.observe.metrics import Metrics
-from sidecar.observe.redaction import Redaction
-from sidecar.observe.spans import Spans, UpstreamName
 from sidecar.observe.trace_metrics import TraceMetrics
-from sidecar.observe.tracecontext import Contexts
-from sidecar.observe.tracing import Tracer
 from sidecar.runtime.listeners import StartError
 from sidecar.runtime.tasks import Background
+from sidecar.telemetry.access_log import AccessLog, descriptor_writer
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.redaction import Redaction
+from sidecar.telemetry.spans import Spans, UpstreamName
+from sidecar.telemetry.trace_context import Contexts
+from sidecar.telemetry.tracing import Tracer
 
 _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
 
@@ -71,7 +71,7 @@ class Observing:
     def _trace(self, settings: Tracing) -> Tracer:
         try:
             # Its libraries are for those who use it.
-            from sidecar.observe.otlp import OtlpExport
+            from sidecar.telemetry.otlp import OtlpExport
         except ImportError:
             raise StartError(
                 "tracing is configured, and OpenTelemetry is not installed: install the extra otel (where the sidecar "

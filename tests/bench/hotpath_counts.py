@@ -7,10 +7,10 @@ from typing import Any
 from sidecar.core.model import Bucket, Quota, Window
 from sidecar.core.rate_limit_headers import RateLimitFields
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.observe.accesslog import Access, AccessLog
 from sidecar.observe.lines import JsonLines
-from sidecar.observe.metrics import Metrics
-from sidecar.observe.redaction import Redaction
+from sidecar.telemetry.access_log import Access, AccessLog
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.redaction import Redaction
 
 CALLS = 100_000
 NOW = 1_772_366_400.0

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from sidecar.core.model import ApiKey
-from sidecar.observe.accesslog import Access, AccessLog, descriptor_writer
+from sidecar.telemetry.access_log import Access, AccessLog, descriptor_writer
 
 NAMES = [
     "time", "request_id", "key_id", "key_prefix", "tenant", "route", "method", "path", "status", "reason", "seconds",

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from sidecar.core.model import ApiKey, RequestHead
-from sidecar.observe.accesslog import AccessLog
 from sidecar.observe.lines import CombinedLines, JsonLines, LineFormat, with_client
-from sidecar.observe.redaction import Redaction
+from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.redaction import Redaction
 from tests.observe.test_accesslog import access, written
 
 KEY = "hv_live_" + "aB3" * 14 + "z"

@@ -7,8 +7,8 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.observe.metrics import Metrics
 from sidecar.ops.server import ops_app
+from sidecar.telemetry.metrics import Metrics
 
 Problems = list[str | Exception]
 

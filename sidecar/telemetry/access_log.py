@@ -4,10 +4,10 @@ import os
 import select
 from collections.abc import Callable
 
-from sidecar.observe.batches import Batches
 from sidecar.observe.lines import Access as Access
 from sidecar.observe.lines import JsonLines, LineFormat
-from sidecar.observe.redaction import Redaction
+from sidecar.telemetry.batching import Batches
+from sidecar.telemetry.redaction import Redaction
 
 _LINES_AT_ONCE = 256
 """Encoded between two turns of the loop: about a millisecond."""

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.keys.usage import Usage
-from sidecar.observe.accesslog import AccessLog
 from sidecar.observe.lines import Access, with_client, with_trace
-from sidecar.observe.metrics import NO_ROUTE, Metrics
-from sidecar.observe.tracing import Tracer
+from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.metrics import NO_ROUTE, Metrics
+from sidecar.telemetry.tracing import Tracer
 
 
 class Exchanges:

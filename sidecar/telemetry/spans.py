@@ -12,8 +12,8 @@ from sidecar.core.errors import Denied, Reason
 from sidecar.core.headers import check_host
 from sidecar.core.model import Allow, Decision, RequestHead
 from sidecar.observe.lines import Access, well_formed
-from sidecar.observe.redaction import Redaction
-from sidecar.observe.tracecontext import Trace
+from sidecar.telemetry.redaction import Redaction
+from sidecar.telemetry.trace_context import Trace
 
 Attributes = dict[str, str | int]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from sidecar.core.model import Allow, Decision, RequestHead
-from sidecar.observe.batches import Batches
 from sidecar.observe.lines import Access
-from sidecar.observe.spans import Span, Spans, UpstreamName, asked_upstream
-from sidecar.observe.tracecontext import Contexts, Trace, onward
+from sidecar.telemetry.batching import Batches
+from sidecar.telemetry.spans import Span, Spans, UpstreamName, asked_upstream
+from sidecar.telemetry.trace_context import Contexts, Trace, onward
 
 _SPANS_AT_ONCE: Final = 512
 _MAX_SPANS: Final = 16_384

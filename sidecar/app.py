@@ -21,10 +21,8 @@ from sidecar.keyrules import key_prefixes
 from sidecar.keys.lifecycle import MissingPepper, check_peppers
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.rehash import Rehashing
-from sidecar.keys.usage import Usage
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
-from sidecar.observe.unusual import UnusualActivity
 from sidecar.observe.use_metrics import UseMetrics
 from sidecar.ops.server import ops_app
 from sidecar.running.retiring import RETIRE_SECONDS, Retirement
@@ -40,6 +38,8 @@ from sidecar.store.sqlite import SqliteStore
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.telemetry.reloads import Reloads
+from sidecar.usage.detector import UnusualActivity
+from sidecar.usage.recorder import Usage
 
 REHASH_SECONDS = 2.0
 """How often keys in use that are hashed in an older way are hashed anew."""

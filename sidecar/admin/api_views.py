@@ -34,7 +34,7 @@ from sidecar.admin.service import Desk
 from sidecar.core.apikey import Secret
 from sidecar.core.times import rfc3339
 from sidecar.keys.ports import AuditFilter
-from sidecar.keys.usage_store import DAY, UsageFilter
+from sidecar.usage.ports import DAY, UsageFilter
 
 _UNUSUAL_EVENTS: Final = 20
 _GATE: Final = "The gate"

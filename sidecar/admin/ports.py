@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sidecar.config.settings import Config
-from sidecar.core.unusual import UnusualEvent
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import AuditTrail, KeyCensus, KeyStore
-from sidecar.keys.usage_store import UsageFilter, UsageRow
 from sidecar.keys.validation import KeyRules
 from sidecar.limiter.port import Limiter
+from sidecar.usage.anomalies import UnusualEvent
+from sidecar.usage.ports import UsageFilter, UsageRow
 
 
 class AdminStore(KeyStore, KeyCensus, AuditTrail, Protocol):

@@ -11,11 +11,11 @@ from sidecar.admin.problems import Refusal, unknown_key
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
-from sidecar.core.unusual import UnusualEvent
 from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.keys.due import Due
 from sidecar.keys.ports import AuditFilter, AuditRow, KeyConflict, KeyFilter
-from sidecar.keys.usage_store import UsageFilter, UsageRow
+from sidecar.usage.anomalies import UnusualEvent
+from sidecar.usage.ports import UsageFilter, UsageRow
 
 DUE_WITHIN_SECONDS: Final = 14 * 86_400
 _PAGE: Final = 50

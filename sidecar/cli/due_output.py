@@ -8,7 +8,7 @@ from sidecar.cli.output import count_as_json, harmless, span
 from sidecar.core.times import rfc3339
 from sidecar.keys.due import Due, Why
 from sidecar.keys.records import shown
-from sidecar.keys.usage_store import UsageRow
+from sidecar.usage.ports import UsageRow
 
 _WORDS: Final[Mapping[Why, str]] = {"max_age": "too old since", "expires": "expires", "retires": "retires"}
 

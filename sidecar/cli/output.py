@@ -7,7 +7,7 @@ from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339
 from sidecar.keys.records import shown_at, standing
-from sidecar.keys.usage_store import UsageRow
+from sidecar.usage.ports import UsageRow
 
 _WIDTH = 100
 _HEADINGS = ("ID", "PREFIX", "NAME", "TENANT", "ENV", "SCOPES", "STATUS", "USED", "EXPIRES")

@@ -20,7 +20,7 @@ from sidecar.keys.due import Due, due_keys
 from sidecar.keys.lifecycle import Lifecycle, Rotated
 from sidecar.keys.records import etag_of, shown, shown_at
 from sidecar.keys.transitions import UNSET, KeyChange, Rotation, Unasked
-from sidecar.keys.usage_store import DAY, UsageFilter, UsageRow
+from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 
 _IN_USE: Final = 500
 """Of so many due keys it is told what they are used for."""

@@ -15,7 +15,7 @@ from sidecar.cli.options import from_store
 from sidecar.cli.output import count_as_json, harmless
 from sidecar.core.model import ApiKey
 from sidecar.core.times import rfc3339
-from sidecar.keys.usage_store import DAY, HOUR, UsageFilter, UsageRow
+from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 
 _BAR: Final = 40
 _ROUTE_CHARS: Final = 60

@@ -10,7 +10,7 @@ from sidecar.core.error_responses import ErrorAnswer as ErrorAnswer
 from sidecar.core.errors import Reason
 from sidecar.core.model import Charge, Quota, Route, Source
 from sidecar.core.scopes import Catalogue
-from sidecar.core.unusual import Unusual
+from sidecar.usage.anomalies import Unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from sidecar.config.errors import Report
 from sidecar.config.fields import Duration, DurationOrOff, Timeout
 from sidecar.config.settings import UsageSettings
 from sidecar.core.units import parse_duration
-from sidecar.core.unusual import Unusual
+from sidecar.usage.anomalies import Unusual
 
 _DAY_SECONDS: Final = 86_400
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.usage_store import Earlier
-from sidecar.keys.usage_store import LastUse as LastUse
+from sidecar.usage.ports import Earlier
+from sidecar.usage.ports import LastUse as LastUse
 
 
 class StoreUnavailable(Exception):

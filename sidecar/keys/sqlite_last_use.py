@@ -4,9 +4,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from sidecar.core.unusual import UnusualEvent, UnusualKind
-from sidecar.keys.usage_store import DAY, Earlier, LastUse
 from sidecar.store.connection import Line, StorePart
+from sidecar.usage.anomalies import UnusualEvent, UnusualKind
+from sidecar.usage.ports import DAY, Earlier, LastUse
 
 MOST_NETWORKS: Final = 64
 """Of one key, so many are remembered; a key that has so many is at home everywhere."""

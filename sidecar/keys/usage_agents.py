@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from sidecar.core.unusual import agent_text
+from sidecar.usage.anomalies import agent_text
 
 HIDDEN: Final = "[redacted]"
 _LIKE_A_KEY: Final = r"[0-9A-Za-z]{22,}"

@@ -5,8 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from sidecar.core.unusual import UnusualEvent, UnusualKind, network_of
 from sidecar.observe.lines import to_the_millisecond
+from sidecar.usage.anomalies import UnusualEvent, UnusualKind, network_of
 
 _SUBJECTS: Final = 10_000
 """That are kept quiet at a time."""

@@ -7,10 +7,10 @@ from typing import Final, Protocol
 
 from sidecar.config.settings import UsageSettings
 from sidecar.keys.ports import KeyRegistry
-from sidecar.keys.usage import Usage
-from sidecar.keys.usage_store import DAY, UnusualStore, UsageStore
-from sidecar.keys.usage_writing import Refused, Touched, UsageWriter
-from sidecar.observe.unusual import UnusualActivity
+from sidecar.usage.detector import UnusualActivity
+from sidecar.usage.ports import DAY, UnusualStore, UsageStore
+from sidecar.usage.recorder import Usage
+from sidecar.usage.writer import Refused, Touched, UsageWriter
 
 _log = logging.getLogger(__name__)
 

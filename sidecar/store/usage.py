@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from sidecar.keys.usage_store import DAY, HOUR, UsageFilter, UsageRow
 from sidecar.store.connection import Line, StorePart
+from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 
 _ADD: Final = """INSERT INTO usage (key_id, hour, route, status_class, count) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET count = count + excluded.count"""

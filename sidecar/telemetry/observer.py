@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
-from sidecar.keys.usage import Usage
 from sidecar.observe.lines import Access, with_client, with_trace
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import NO_ROUTE, Metrics
 from sidecar.telemetry.tracing import Tracer
+from sidecar.usage.recorder import Usage
 
 
 class Exchanges:

@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.cli.open_store import open_store
 from sidecar.keys.ports import LastUse
-from sidecar.keys.usage_store import DAY, HOUR, UsageRow
+from sidecar.usage.ports import DAY, HOUR, UsageRow
 from tests.harness.keys import IssuedKey, Keys
 from tests.harness.running import Sidecar, StartSidecar
 

@@ -12,16 +12,16 @@ import pytest
 from sidecar.config.settings import KeySettings, UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.core.unusual import Unusual
 from sidecar.keys.lifecycle import Lifecycle, Rotated
 from sidecar.keys.ports import AuditFilter, KeyConflict, StoreUnavailable
 from sidecar.keys.retiring import retired_unused
 from sidecar.keys.transitions import Rotation
-from sidecar.keys.usage import Usage
 from sidecar.keys.validation import KeyRules
-from sidecar.observe.unusual import UnusualActivity
 from sidecar.running.retiring import Retirement
 from sidecar.running.usage import UsageKeeper
+from sidecar.usage.anomalies import Unusual
+from sidecar.usage.detector import UnusualActivity
+from sidecar.usage.recorder import Usage
 from tests.gate.world import World, make_world
 from tests.keys.making import ANN, NOW_US, a_key, set_status, used_at
 from tests.keys.uses import a_head

@@ -8,10 +8,10 @@ import pytest
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import Earlier, LastUse, StoreUnavailable
-from sidecar.keys.usage import Usage
-from sidecar.keys.usage_store import HOUR, UsageFilter, UsageRow
-from sidecar.keys.usage_writing import Refused, Touched, UsageWriter
 from sidecar.store.sqlite import SqliteStore
+from sidecar.usage.ports import HOUR, UsageFilter, UsageRow
+from sidecar.usage.recorder import Usage
+from sidecar.usage.writer import Refused, Touched, UsageWriter
 from tests.keys.making import ANN, NOW, NOW_US, Clock, a_key, open_store
 from tests.keys.uses import HOUR_SECONDS, a_head, allowed, refused
 

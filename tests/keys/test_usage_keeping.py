@@ -8,13 +8,13 @@ import pytest
 from sidecar.config.settings import UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
-from sidecar.core.unusual import Unusual
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.keys.usage import Usage
-from sidecar.keys.usage_store import DAY, UsageFilter, UsageRow
-from sidecar.observe.unusual import UnusualActivity
 from sidecar.running.usage import UsageKeeper
 from sidecar.store.sqlite import SqliteStore
+from sidecar.usage.anomalies import Unusual
+from sidecar.usage.detector import UnusualActivity
+from sidecar.usage.ports import DAY, UsageFilter, UsageRow
+from sidecar.usage.recorder import Usage
 from tests.keys.making import NOW_US, Clock, a_key, open_store
 from tests.keys.uses import a_head, allowed, refused
 

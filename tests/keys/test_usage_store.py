@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from sidecar.core.unusual import UnusualEvent, UnusualKind
 from sidecar.keys.ports import Earlier, LastUse
 from sidecar.keys.sqlite_last_use import MOST_NETWORKS
-from sidecar.keys.usage_store import DAY, HOUR, UsageFilter, UsageRow
 from sidecar.store.sqlite import SqliteStore
+from sidecar.usage.anomalies import UnusualEvent, UnusualKind
+from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 from tests.keys.making import ANN, NOW_US, a_key
 
 TODAY = NOW_US - NOW_US % DAY

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from sidecar.core.errors import Reason
-from sidecar.core.unusual import Unusual, UnusualKind, network_of
-from sidecar.observe.unusual import UnusualActivity
 from sidecar.observe.use_metrics import UseMetrics
+from sidecar.usage.anomalies import Unusual, UnusualKind, network_of
+from sidecar.usage.detector import UnusualActivity
 
 NOW = 1_800_000_000
 NOW_US = NOW * 1_000_000

@@ -27,7 +27,7 @@ from sidecar.admin.web.stats import INSTRUMENTS, Left, class_of, last_day, last_
 from sidecar.admin.web.view_models import AuditEntry, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
 from sidecar.core.model import ApiKey, Route
 from sidecar.keys.ports import AuditFilter
-from sidecar.keys.usage_store import UsageFilter, UsageRow
+from sidecar.usage.ports import UsageFilter, UsageRow
 
 _AUDIT_ROWS: Final = 10
 _SPANS: Final = (("1", "24 hours"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"))

@@ -19,10 +19,10 @@ from sidecar.admin.web.route_access import opened
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments, class_of, last_day, left_of
 from sidecar.admin.web.view_models import QuotaRow
 from sidecar.core.model import ApiKey
-from sidecar.core.unusual import UnusualEvent, UnusualKind
 from sidecar.core.wording import counted
 from sidecar.keys.ports import KeyFilter
-from sidecar.keys.usage_store import UsageRow
+from sidecar.usage.anomalies import UnusualEvent, UnusualKind
+from sidecar.usage.ports import UsageRow
 
 _MOST: Final = 6
 """Lines of a list on this page."""

@@ -12,8 +12,8 @@ from sidecar.config.settings import Config
 from sidecar.core.charges import buckets_for
 from sidecar.core.errors import Fault
 from sidecar.core.model import ApiKey, Bucket, Quota, QuotaState, Route, Subject
-from sidecar.keys.usage_store import DAY, HOUR, UsageFilter, UsageRow
 from sidecar.limiter.port import Limiter
+from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 
 DAY_OF_HOURS: Final = 24
 _CLASSES: Final = {1: "2xx", 2: "2xx", 3: "3xx", 4: "4xx"}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from sidecar.core.unusual import UnusualEvent
+from sidecar.usage.anomalies import UnusualEvent
 
 HOUR: Final = 3_600_000_000
 DAY: Final = 24 * HOUR

@@ -5,7 +5,7 @@ from typing import Final
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, Deny, RequestHead
-from sidecar.keys.usage_store import HOUR
+from sidecar.usage.ports import HOUR
 
 NO_ROUTE: Final = "(none)"
 """Route of a request that no route names."""

@@ -8,10 +8,10 @@ from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 from sidecar.core.errors import Reason
-from sidecar.core.unusual import network_of
-from sidecar.keys.usage import Hour, Tally
 from sidecar.keys.usage_agents import Agents
-from sidecar.keys.usage_store import Earlier, LastUse, UsageRow
+from sidecar.usage.anomalies import network_of
+from sidecar.usage.ports import Earlier, LastUse, UsageRow
+from sidecar.usage.recorder import Hour, Tally
 
 _BATCH: Final = 1_000
 """Rows written in one transaction, so that nobody waits long for the write lock."""

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.core.errors import Reason, status_of
-from sidecar.core.unusual import Unusual, UnusualEvent, UnusualKind
 from sidecar.core.wording import counted
 from sidecar.observe.events import UnusualEvents
+from sidecar.usage.anomalies import Unusual, UnusualEvent, UnusualKind
 
 _SUBJECTS: Final = 10_000
 """Keys and networks whose refusals are counted at a time."""

@@ -1,0 +1,1 @@
+"""How much keys are used, and what is unusual about it."""

@@ -11,9 +11,8 @@ from sidecar.cli.configs import config_option, load_or_exit
 from sidecar.cli.doctor_output import findings_as_json, findings_as_text
 from sidecar.cli.open_store import open_store
 from sidecar.cli.options import seconds
-from sidecar.doctor.checks import examine
 from sidecar.doctor.report import Severity
-from sidecar.doctor.run import Examination
+from sidecar.doctor.run import Examination, examine
 
 
 @click.command("doctor")

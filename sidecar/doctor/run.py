@@ -1,17 +1,21 @@
 """Everything that is to be judged, gathered at once. Nothing of the installation is changed."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from sidecar import __version__
 from sidecar.config.settings import Config
+from sidecar.doctor.checks import config as config_checks
+from sidecar.doctor.checks import listeners as listener_checks
+from sidecar.doctor.checks import running as running_checks
+from sidecar.doctor.checks import store as store_checks
 from sidecar.doctor.facts import Seen
-from sidecar.doctor.places import files_seen
-from sidecar.doctor.probes.host import host_seen
+from sidecar.doctor.probes.host import files_seen, host_seen, secrets_seen
 from sidecar.doctor.probes.network import Clock, running_seen, upstream_seen, way_around
 from sidecar.doctor.probes.store import Opener, store_seen
-from sidecar.doctor.secret_weights import secrets_seen
+from sidecar.doctor.report import Finding, Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +52,65 @@ async def gather(asked: Examination) -> Seen:
         store=await store_seen(config, now, asked.open_store, deep=asked.deep),
         running=running,
     )
+
+
+class Check(NamedTuple):
+    """`judge` is a pure function; None where there is nothing to look at."""
+
+    group: str
+    name: str
+    judge: Callable[[Seen], Finding | None]
+
+
+CHECKS: Final = (
+    Check("Upstream", "ways around", listener_checks.around),
+    Check("Upstream", "connection", listener_checks.connection),
+    Check("Upstream", "certificate", listener_checks.certificate),
+    Check("Upstream", "clock", listener_checks.clock),
+    Check("Listeners", "data", listener_checks.data),
+    Check("Listeners", "ops", listener_checks.ops),
+    Check("Listeners", "admin", listener_checks.admin),
+    Check("Listeners", "certificates", listener_checks.certificates),
+    Check("Listeners", "open files", listener_checks.open_files),
+    Check("Listeners", "event loop", listener_checks.loop),
+    Check("Configuration", "changes", config_checks.changes),
+    Check("Configuration", "file mode", config_checks.config_mode),
+    Check("Configuration", "public routes", config_checks.public_routes),
+    Check("Configuration", "probes", config_checks.probes),
+    Check("Configuration", "key in query", config_checks.key_in_query),
+    Check("Configuration", "trusted proxies", config_checks.trusted_proxies),
+    Check("Configuration", "header limits", config_checks.header_limits),
+    Check("Configuration", "time to end", config_checks.ending),
+    Check("Configuration", "limiter", config_checks.limiter),
+    Check("Secrets", "admin token", store_checks.admin_token),
+    Check("Secrets", "pepper", store_checks.pepper),
+    Check("Secrets", "previous pepper", store_checks.previous_pepper),
+    Check("Secrets", "TLS keys", store_checks.key_files),
+    Check("Key store", "schema", store_checks.schema),
+    Check("Key store", "file modes", store_checks.modes),
+    Check("Key store", "folder", store_checks.folder),
+    Check("Key store", "owner", store_checks.owner),
+    Check("Key store", "disk", store_checks.disk),
+    Check("Key store", "latency", store_checks.latency),
+    Check("Key store", "clock", store_checks.clock),
+    Check("Key store", "audit", store_checks.audit),
+    Check("Key store", "age of keys", store_checks.keys),
+    Check("Running sidecar", "readiness", running_checks.readiness),
+    Check("Running sidecar", "configuration", running_checks.configuration),
+    Check("Running sidecar", "version", running_checks.program),
+    Check("Running sidecar", "faults", running_checks.faults),
+)
+
+
+async def examine(asked: Examination) -> Sequence[Named]:
+    """Look, and judge."""
+    return judged(await gather(asked))
+
+
+def judged(seen: Seen) -> Sequence[Named]:
+    """What every check that has something to look at says."""
+    return [
+        Named(group=check.group, check=check.name, finding=finding)
+        for check in CHECKS
+        if (finding := check.judge(seen)) is not None
+    ]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from sidecar.config.load import load
 from sidecar.core.apikey import PLAIN
-from sidecar.doctor.checks import judged
 from sidecar.doctor.facts import (
     CertificateSeen,
     DiskSeen,
@@ -22,6 +21,7 @@ from sidecar.doctor.facts import (
     WayAround,
 )
 from sidecar.doctor.report import Finding
+from sidecar.doctor.run import judged
 from sidecar.keys.ports import AuditState
 from sidecar.store.inspect import StoreLook
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.settings import Address
-from sidecar.doctor.checks import judged
 from sidecar.doctor.facts import (
     CertificateSeen,
     DiskSeen,
@@ -21,6 +20,7 @@ from sidecar.doctor.facts import (
     WayAround,
 )
 from sidecar.doctor.report import Severity
+from sidecar.doctor.run import judged
 from tests.doctor.installations import DAY, NOW, finding, installation, with_files, with_look
 
 OK, WARNING, PROBLEM, UNCHECKED = Severity.OK, Severity.WARNING, Severity.PROBLEM, Severity.UNCHECKED

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.doctor.certificates import certificate_of, validity_of
 from sidecar.doctor.facts import CertificateSeen, DiskSeen, Unseen
-from sidecar.doctor.places import disk_of
-from sidecar.doctor.probes.host import own_addresses
+from sidecar.doctor.probes.host import bits, certificate_of, disk_of, own_addresses, validity_of
 from sidecar.doctor.report import span
-from sidecar.doctor.secret_weights import bits
 from tests.harness.tools import needed
 
 

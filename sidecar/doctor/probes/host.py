@@ -1,19 +1,195 @@
 """This host as its kernel tells of it. Blocks: it asks the disk and the kernel."""
 
 import fcntl
+import math
 import os
 import resource
+import shutil
 import socket
+import ssl
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
-from sidecar.config.settings import Address
-from sidecar.doctor.facts import HostSeen, ProcessSeen, Unseen
+from sidecar.config.addresses import sqlite_path
+from sidecar.config.build.admin import VARIABLE
+from sidecar.config.settings import Address, Config
+from sidecar.config.watch import is_mounted_alone
+from sidecar.core.apikey import Hasher, peppers_from
+from sidecar.doctor.facts import (
+    CertificateSeen,
+    DiskSeen,
+    FileSeen,
+    FilesSeen,
+    HostSeen,
+    ProcessSeen,
+    SecretsSeen,
+    Unseen,
+)
+from sidecar.proxy.tls import describe, listener_context
+
+# When a certificate ends. The standard library tells it only of certificates that it trusts.
+
+
+_EXPLICIT_VERSION: Final = 0xA0
+_UTC_TIME: Final = 0x17
+_GENERALIZED_TIME: Final = 0x18
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+
+
+def certificate_of(path: str) -> CertificateSeen | Unseen:
+    """The first certificate in a PEM file."""
+    try:
+        text = Path(path).read_text(encoding="ascii", errors="replace")
+        start, end = text.index(_BEGIN), text.index(_END)
+        begins_at, ends_at = validity_of(ssl.PEM_cert_to_DER_cert(text[start : end + len(_END)]))
+    except OSError as error:
+        return Unseen(reason=f"{path}: {error.strerror}")
+    except ValueError:
+        return Unseen(reason=f"{path} holds no certificate that can be read")
+    return CertificateSeen(path=path, begins_at=begins_at, ends_at=ends_at)
+
+
+def validity_of(der: bytes) -> tuple[float, float]:
+    """notBefore and notAfter of an X.509 certificate (RFC 5280 section 4.1) in Unix seconds. Raises ValueError."""
+    _, certificate, _ = _element(der)
+    _, rest, _ = _element(certificate)
+    tag, _, after = _element(rest)
+    rest = after if tag == _EXPLICIT_VERSION else rest
+    for _ in ("serialNumber", "signature", "issuer"):
+        _, _, rest = _element(rest)
+    _, validity, _ = _element(rest)
+    first_tag, first, rest = _element(validity)
+    second_tag, second, _ = _element(rest)
+    return _time(first_tag, first), _time(second_tag, second)
+
+
+def _element(data: bytes) -> tuple[int, bytes, bytes]:
+    """Tag, content, and what comes after (X.690 section 8.1). Raises ValueError."""
+    if len(data) < 2:
+        raise ValueError("not DER")
+    start, length = 2, data[1]
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(data[2:start], "big")
+    if len(data) < start + length:
+        raise ValueError("not DER")
+    return data[0], data[start : start + length], data[start + length :]
+
+
+def _time(tag: int, text: bytes) -> float:
+    if tag not in (_UTC_TIME, _GENERALIZED_TIME):
+        raise ValueError("not a time")
+    written = text.decode("ascii")
+    if tag == _UTC_TIME:
+        # Two digits are a year from 1950 to 2049 (RFC 5280 section 4.1.2.5.1).
+        written = f"{'19' if written[:2] >= '50' else '20'}{written}"
+    return datetime.strptime(written, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
+
+
+# The installation's files. Blocks: it asks the disk.
+
+
+_MOUNTS = "/proc/self/mountinfo"
+
+
+def files_seen(config: Config) -> FilesSeen:
+    store = sqlite_path(config.store) if config.store.startswith("sqlite:") else ""
+    folder = os.path.dirname(store) if store else ""
+    beside = (file_seen(store + ending) for ending in ("", "-wal", "-shm")) if store else ()
+    return FilesSeen(
+        config=file_seen(config.path),
+        config_alone=is_mounted_alone(config.path),
+        literal_secrets=_literal_secrets(config),
+        store=tuple(file for file in beside if isinstance(file, FileSeen)),
+        store_folder=file_seen(folder) if folder else Unseen(reason="the store is no file"),
+        disk=disk_of(folder) if folder else Unseen(reason="the store is no file"),
+        tls_keys=tuple(map(file_seen, _tls_files(config, "key"))),
+        certificates=tuple(map(certificate_of, _tls_files(config, "certificate"))),
+        listener_tls=_why_no_tls(config),
+    )
+
+
+def file_seen(path: str) -> FileSeen | Unseen:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return Unseen(reason=f"{path}: {error.strerror}")
+    return FileSeen(path=path, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid)
+
+
+def disk_of(folder: str, *, mounts: str = _MOUNTS) -> DiskSeen | Unseen:
+    """The file system that holds `folder`. mounts: a file as proc(5) describes `/proc/self/mountinfo`."""
+    try:
+        device = os.stat(folder).st_dev
+        usage = shutil.disk_usage(folder)
+        lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return Unseen(reason=f"{folder}: {error.strerror}")
+    number = f"{os.major(device)}:{os.minor(device)}"
+    kinds = [line.partition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[2:3] == [number]]
+    return DiskSeen(kind=kinds[-1] if kinds else "", free=usage.free, total=usage.total)
+
+
+def _tls_files(config: Config, which: str) -> list[str]:
+    settings = [found for found in (config.tls, config.upstream.tls) if found is not None]
+    return [path for path in (getattr(one, which) for one in settings) if path]
+
+
+def _why_no_tls(config: Config) -> str:
+    if config.tls is None:
+        return ""
+    try:
+        listener_context(config.tls)
+    except OSError as error:
+        return describe(error)
+    return ""
+
+
+def _literal_secrets(config: Config) -> int:
+    """Peppers of keys made elsewhere that are not the value of a variable but stand in the file itself."""
+    try:
+        text = Path(config.path).read_bytes()
+    except OSError:
+        return 0
+    return sum(1 for keys in config.keys.imported if keys.pepper and keys.pepper in text)
+
+
+# Secrets of the environment: weighed here, and handed on only as their weight.
+
+
+_PEPPER = "SIDECAR_PEPPER"
+
+
+def secrets_seen(config: Config, environ: Mapping[str, str]) -> SecretsSeen:
+    try:
+        peppers, trouble = peppers_from(environ), ""
+    except ValueError as error:
+        peppers, trouble = (), str(error)
+    previous = peppers[1:]
+    return SecretsSeen(
+        admin_token_bits=_weight(environ.get(VARIABLE, "")),
+        pepper_bits=_weight(environ.get(_PEPPER, "")),
+        pepper_problem=trouble,
+        previous_algorithm=Hasher(previous).newest if previous else None,
+        algorithms=Hasher(peppers, config.keys.imported).algorithms,
+    )
+
+
+def _weight(text: str) -> float | None:
+    return bits(text) if text else None
+
+
+def bits(text: str) -> float:
+    """At most so many: its characters, each one of those that occur in it."""
+    return len(text) * math.log2(len(set(text))) if text else 0.0
+
 
 _SIOCGIFADDR: Final = 0x8915
 _LISTENING: Final = "0A"

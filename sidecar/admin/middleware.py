@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from sidecar.admin.auth import Admin
+from sidecar.admin.auth import Admin, Slowed, Tokens, WrongToken
 from sidecar.admin.problems import Refusal, forbidden, problem, store_unavailable, unauthorized
-from sidecar.admin.tokens import Slowed, Tokens, WrongToken
 from sidecar.keys.ports import StoreUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -7,13 +7,11 @@ import msgspec
 from aiohttp import hdrs, web
 
 from sidecar import __version__
-from sidecar.admin.api.openapi import document
+from sidecar.admin.api.openapi import document, page
 from sidecar.admin.api.routes import OPERATIONS, ROOT, handler_of
-from sidecar.admin.docs import page
+from sidecar.admin.auth import Tokens
 from sidecar.admin.middleware import ADMIN, JSON, guards
-from sidecar.admin.ports import Ports
-from sidecar.admin.service import Desk
-from sidecar.admin.tokens import Tokens
+from sidecar.admin.service import Desk, Ports
 
 BODY_LIMIT: Final = 1024 * 1024
 PORTS: Final = web.AppKey("ports", Ports)

@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from sidecar.admin.ports import AdminStore, Ports, UsageReader
+from sidecar.admin.auth import Tokens
 from sidecar.admin.server import admin_app
-from sidecar.admin.tokens import Tokens
+from sidecar.admin.service import AdminStore, Ports, UsageReader
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.settings import Address, AdminToken, Config

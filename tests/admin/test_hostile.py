@@ -111,7 +111,7 @@ def test_a_million_bytes_of_mistakes_cost_little_and_are_not_answered_with_more(
 def test_the_name_of_a_form_that_was_sent_is_kept_only_where_it_is_one_of_ours(ops: Admin, sidecar: Sidecar) -> None:
     body = b"name=x&expiry=never&once=" + b"canary" * 10_000
     assert status(ops, "POST", "/keys/new", CREDENTIAL, FORM, OWN_ORIGIN, body=body) == 200
-    store = sidecar.keys.ports
+    store = sidecar.keys.store
     written = [store, store.with_name(f"{store.name}-wal")]
     assert not any(b"canarycanary" in file.read_bytes() for file in written if file.exists())
 

@@ -39,7 +39,7 @@ def test_a_key_that_a_client_puts_into_its_user_agent_is_neither_stored_nor_show
     assert sidecar.ask("GET", "/streams/1", [("User-Agent", f"app/1 (key={secret})")], key=secret).status == 200
     sidecar.stop()
     assert sidecar.keys.told("show", key_id)["last_used_agent"] == "app/1 (key=[redacted])"
-    assert secret[12:].encode() not in sidecar.keys.ports.read_bytes()
+    assert secret[12:].encode() not in sidecar.keys.store.read_bytes()
 
 
 def test_a_span_that_ends_before_it_begins_is_refused(ops: Admin) -> None:

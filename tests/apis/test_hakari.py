@@ -75,14 +75,14 @@ def test_K1_a_key_without_a_project_acts_on_none(sidecar: Sidecar, upstream: Ups
 
 def test_K2_stored_are_the_digest_and_the_first_12_characters(sidecar: Sidecar, key: IssuedKey) -> None:
     assert key.text.startswith("hkr_")
-    with sqlite3.connect(sidecar.keys.ports) as database:
+    with sqlite3.connect(sidecar.keys.store) as database:
         row = database.execute("SELECT digest, algorithm, prefix FROM api_key WHERE id = ?", (key.id,)).fetchone()
     database.close()
     assert row == (sha256(key.text.encode()).digest(), "sha256", key.text[:12])
 
 
 def test_K2_nothing_of_a_dump_can_be_sent_as_a_key(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
-    with sqlite3.connect(sidecar.keys.ports) as database:
+    with sqlite3.connect(sidecar.keys.store) as database:
         rows = database.execute("SELECT * FROM api_key").fetchall()
     database.close()
     stored = {text for row in rows for value in row for text in written(value)}
@@ -134,7 +134,7 @@ def test_K3_the_star_holds_for_scopes_that_are_added_later(start_sidecar: StartS
     later = CONFIG.read_text(encoding="utf-8")
     later = later.replace("\nscopes:\n", "\nscopes:\n  clips:read: List clips\n")
     later = later.replace("\nroutes:\n", '\nroutes:\n  - GET /v1/clips: {scopes: ["clips:read"]}\n')
-    changed = start_sidecar(later, store=sidecar.keys.ports)
+    changed = start_sidecar(later, store=sidecar.keys.store)
     assert changed.ask("GET", "/v1/clips", key=everything).status == 200
     assert changed.ask("GET", "/v1/clips", key=streams).status == 403
 
@@ -166,7 +166,7 @@ def test_K5_revocation_counts_on_the_next_request_and_is_final(sidecar: Sidecar,
 def test_K6_last_use_is_sampled_and_not_one_write_a_request(start_sidecar: StartSidecar, upstream: Upstream) -> None:
     sidecar, requests, page_bytes = start_sidecar(CONFIG), 500, 4096
     key = sidecar.keys.issue(tenant="prj_1")
-    log = sidecar.keys.ports.with_name(sidecar.keys.ports.name + "-wal")
+    log = sidecar.keys.store.with_name(sidecar.keys.store.name + "-wal")
     before = log.stat().st_size if log.exists() else 0
     with sidecar.connect() as connection:
         for _ in range(requests):

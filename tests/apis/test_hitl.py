@@ -216,7 +216,7 @@ def test_T7_the_users_id_and_email_reach_the_upstream(
 def test_T8_keys_older_than_90_days_are_due(sidecar: Sidecar, key: IssuedKey) -> None:
     old = sidecar.keys.issue("Old", metadata=OWNER)
     created_at = int((time.time() - 91 * 24 * HOUR) * 1_000_000)
-    with closing(sqlite3.connect(sidecar.keys.ports)) as store, store:
+    with closing(sqlite3.connect(sidecar.keys.store)) as store, store:
         store.execute("UPDATE api_key SET created_at = ? WHERE id = ?", (created_at, old.id))
     due = {told["key"]["id"]: told["why"] for told in sidecar.keys.told("due")}
     assert due[old.id] == "max_age"

@@ -76,11 +76,11 @@ def test_H2_a_scope_that_is_neither_read_nor_write_is_refused(sidecar: Sidecar) 
 
 
 def test_H2_nothing_stored_gives_the_plaintext_back(sidecar: Sidecar, read_key: IssuedKey) -> None:
-    with closing(sqlite3.connect(sidecar.keys.ports)) as database:
+    with closing(sqlite3.connect(sidecar.keys.store)) as database:
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         tables = [name for name in names if name != "key_text"]  # Its words can be looked for, but not listed.
         dump = str([database.execute(f"SELECT * FROM {name}").fetchall() for name in tables])  # noqa: S608
-    files = [path.read_bytes() for path in sidecar.keys.ports.parent.iterdir() if path.is_file()]
+    files = [path.read_bytes() for path in sidecar.keys.store.parent.iterdir() if path.is_file()]
     assert read_key.told["prefix"] in dump
     assert read_key.text not in dump
     assert not any(read_key.text.encode() in content for content in files)

@@ -56,7 +56,7 @@ def test_a_running_sidecar_that_is_not_ready_is_a_problem_and_says_why(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     sidecar = start_sidecar(CONFIG)
-    sidecar.keys.ports.rename(sidecar.keys.ports.with_name("away.db"))
+    sidecar.keys.store.rename(sidecar.keys.store.with_name("away.db"))
     severity, saw = examined_running(sidecar, upstream.url)["Running sidecar: readiness"]
     assert severity == "problem"
     assert "is gone or out of reach" in saw

@@ -146,7 +146,7 @@ def test_offline_prints_the_key_and_ends_with_the_record(keys: Keys) -> None:
 
 
 def algorithms(sidecar: Sidecar) -> set[str]:
-    with closing(sqlite3.connect(sidecar.keys.ports)) as connection:
+    with closing(sqlite3.connect(sidecar.keys.store)) as connection:
         return {algorithm for (algorithm,) in connection.execute("SELECT algorithm FROM api_key")}
 
 

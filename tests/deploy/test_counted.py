@@ -43,5 +43,5 @@ def test_writing_that_fails_beside_the_requests_is_counted(start_sidecar: StartS
     sample = 'sidecar_background_failures_total{reason="store_unavailable"}'
     assert f"{sample} 0.0" in sidecar.metrics()
     assert sidecar.ask("GET", "/v1/x", key=sidecar.keys.issue()).status == 200
-    sidecar.keys.ports.rename(sidecar.keys.ports.with_name("gone.db"))
+    sidecar.keys.store.rename(sidecar.keys.store.with_name("gone.db"))
     assert becomes_more(sidecar, sample, 0)

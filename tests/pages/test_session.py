@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from sidecar.admin.session import IDLE_SECONDS, LONGEST_SECONDS, Sessions
+from sidecar.admin.auth import IDLE_SECONDS, LONGEST_SECONDS, Sessions
 
 
 class Clock:

@@ -99,6 +99,6 @@ def keys_of(sidecar: Sidecar) -> dict[str, str]:
 
 def expire(sidecar: Sidecar, key_id: str) -> None:
     """Turn the clock past the key's time, by moving that."""
-    with sqlite3.connect(sidecar.keys.ports) as store:
+    with sqlite3.connect(sidecar.keys.store) as store:
         store.execute("UPDATE api_key SET expires_at = created_at WHERE id = ?", (key_id,))
     store.close()

@@ -125,11 +125,11 @@ def test_s4_5_no_kind_of_wrong_key_is_free(limited: Sidecar, text: str) -> None:
 def test_s4_5_unknown_keys_leave_neither_labels_nor_state(site: Site) -> None:
     sidecar = site.sidecar
     sidecar.ask("GET", "/items/first", key=unknown())
-    series, rows = label_sets(sidecar), stored_rows(sidecar.keys.ports)
+    series, rows = label_sets(sidecar), stored_rows(sidecar.keys.store)
     for number in range(1, 200):
         assert sidecar.ask("GET", f"/items/{number}", key=unknown(number)).status == 401
     assert label_sets(sidecar) == series
-    assert stored_rows(sidecar.keys.ports) == rows
+    assert stored_rows(sidecar.keys.store) == rows
 
 
 def test_s4_6_a_canary_key_is_found_nowhere_in_anything_written(start_sidecar: StartSidecar) -> None:
@@ -152,7 +152,7 @@ def test_s4_6_a_canary_key_is_found_nowhere_in_anything_written(start_sidecar: S
     assert any("/items/x" in line for line in lines)
     assert "DEBUG:debugging:on" in lines, "the debug level is not on"
     written += "\n".join(lines).encode()
-    for file in sidecar.keys.ports.parent.iterdir():
+    for file in sidecar.keys.store.parent.iterdir():
         written += file.read_bytes()
     for form in forms_of(canary):
         assert form not in written

@@ -129,7 +129,7 @@ def test_s6_2_a_token_out_of_the_environment_opens_and_is_shown_nowhere(start_si
     sidecar.stop()
     written = "\n".join([*sidecar.process.stdout.all(), *sidecar.process.stderr.all()])
     assert token not in written
-    assert token.encode() not in sidecar.keys.ports.read_bytes()
+    assert token.encode() not in sidecar.keys.store.read_bytes()
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "https://keys.internal.evil"])
@@ -229,7 +229,7 @@ def test_s6_5_where_the_audit_cannot_be_written_nothing_is_changed(start_sidecar
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(name="before")
     before = ops.call("GET", "keys").body, ops.call("GET", "audit").body
-    with closing(sqlite3.connect(sidecar.keys.ports, isolation_level=None)) as store:
+    with closing(sqlite3.connect(sidecar.keys.store, isolation_level=None)) as store:
         store.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'canary'); END")
     for method, path, body in (
         ("POST", "keys", {"name": "x"}),
@@ -239,7 +239,7 @@ def test_s6_5_where_the_audit_cannot_be_written_nothing_is_changed(start_sidecar
         told = ops.call(method, path, body, **({"Idempotency_Key": "once"} if path == "keys" else {}))
         assert (told.status, b"canary" in told.body) == (503, False), path
     assert (ops.call("GET", "keys").body, ops.call("GET", "audit").body) == before
-    with closing(sqlite3.connect(sidecar.keys.ports, isolation_level=None)) as store:
+    with closing(sqlite3.connect(sidecar.keys.store, isolation_level=None)) as store:
         store.execute("DROP TRIGGER full")
     # Nor is it remembered as carried out.
     told = ops.call("POST", "keys", {"name": "x"}, Idempotency_Key="once")

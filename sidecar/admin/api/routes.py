@@ -10,9 +10,8 @@ import msgspec
 from aiohttp import hdrs, web
 
 from sidecar.admin.api.decoding import body_of, read_body, read_query
-from sidecar.admin.api.handlers import OPERATIONS as KEY_OPERATIONS
+from sidecar.admin.api.handlers import KEY_OPERATIONS, VIEW_OPERATIONS
 from sidecar.admin.api.operations import Call, Operation
-from sidecar.admin.api_views import OPERATIONS as VIEW_OPERATIONS
 from sidecar.admin.middleware import JSON, Handler
 from sidecar.admin.problems import Flaw, Refusal, flawed, pointer_of, store_unavailable, unknown_key
 from sidecar.admin.service import Desk

@@ -1,10 +1,258 @@
 """What the API takes: one struct per JSON object. Unknown fields are refused; what is left out stays as it is."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sidecar.keys.ports import Standing
+
+# What the API gives: one struct per JSON object. Times are RFC 3339, in UTC.
+
+
+class KeyTold(Struct, frozen=True, kw_only=True):
+    """A key as it is shown: everything but the secret."""
+
+    id: str
+    prefix: str
+    name: str
+    tenant: str | None
+    environment: str | None
+    scopes: tuple[str, ...]
+    plan: str | None
+    quotas: dict[str, int]
+    metadata: dict[str, str]
+    status: Standing
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    disabled_at: str | None
+    revoked_at: str | None
+    replaced_at: str | None
+    retires_at: str | None
+    replaces: str | None
+    last_used_at: str | None
+    last_used_address: str | None
+    last_used_agent: str | None
+
+
+class KeyPage(Struct, frozen=True, kw_only=True):
+    """Keys, the newest first, and the cursor of the next page; null on the last."""
+
+    keys: tuple[KeyTold, ...]
+    next: str | None
+
+
+class IssuedTold(Struct, frozen=True, kw_only=True):
+    """A new key. `secret` is the key itself, told this once.
+
+    It is null where the same request (by its Idempotency-Key) was carried out before: it is not stored.
+    """
+
+    key: KeyTold
+    secret: str | None
+    repeated: bool
+
+
+class RotatedTold(Struct, frozen=True, kw_only=True):
+    """A new key in the place of an old one; `secret` as where a key is issued."""
+
+    key: KeyTold
+    old: KeyTold
+    secret: str | None
+    repeated: bool
+
+
+class UsageTold(Struct, frozen=True, kw_only=True):
+    """Requests of an hour or day on one route with answers of one class (2 for 200 to 299)."""
+
+    at: str
+    route: str
+    status_class: int
+    count: int
+
+
+class UsageList(Struct, frozen=True, kw_only=True):
+    """Counts in order of time. `by` is `hour` or `day`; what is too old for hours stands at its day."""
+
+    by: Literal["hour", "day"]
+    since: str
+    until: str
+    rows: tuple[UsageTold, ...]
+
+
+class AuditTold(Struct, frozen=True, kw_only=True):
+    """Who changed which key, from where, and what of it."""
+
+    id: int
+    at: str
+    actor: str
+    source: str
+    action: str
+    key_id: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class AuditPage(Struct, frozen=True, kw_only=True):
+    """Changes, the newest first, and the cursor of the next page; null on the last."""
+
+    rows: tuple[AuditTold, ...]
+    next: int | None
+
+
+class ScopeTold(Struct, frozen=True, kw_only=True):
+    """A scope of the catalogue."""
+
+    name: str
+    description: str
+    includes: tuple[str, ...]
+    grantable: bool
+    """Whether this admin token may grant it."""
+
+
+class ScopeList(Struct, frozen=True, kw_only=True):
+    """The catalogue."""
+
+    scopes: tuple[ScopeTold, ...]
+
+
+class QuotaTold(Struct, frozen=True, kw_only=True):
+    """A quota as configured; a plan or a key may have another limit."""
+
+    name: str
+    limit: int
+    per: str
+    window: str
+    by: tuple[str, ...]
+
+
+class PlanTold(Struct, frozen=True, kw_only=True):
+    """A plan, and its limits by quota."""
+
+    name: str
+    limits: dict[str, int]
+    grantable: bool
+
+
+class PlanList(Struct, frozen=True, kw_only=True):
+    """Plans, and the quotas that they are made of."""
+
+    plans: tuple[PlanTold, ...]
+    quotas: tuple[QuotaTold, ...]
+
+
+class RouteTold(Struct, frozen=True, kw_only=True):
+    """A route as it is in force, and where it was written."""
+
+    name: str
+    methods: tuple[str, ...]
+    pattern: str
+    where: str
+    public: bool
+    any_scopes: tuple[str, ...]
+    all_scopes: tuple[str, ...]
+    tenant_param: str | None
+    environment_param: str | None
+    environments: tuple[str, ...]
+    quotas: dict[str, int]
+    pass_through: bool
+    answered: bool
+    """Whether the sidecar answers it itself."""
+
+
+class RouteList(Struct, frozen=True, kw_only=True):
+    """The routes, in the order of the file."""
+
+    routes: tuple[RouteTold, ...]
+
+
+class LineTold(Struct, frozen=True, kw_only=True):
+    """A step on the way to the decision, in words."""
+
+    label: str
+    text: str
+
+
+class QuotaStateTold(Struct, frozen=True, kw_only=True):
+    """What is left of a quota now."""
+
+    name: str
+    limit: int
+    remaining: int
+    resets_at: str
+
+
+class ExplanationTold(Struct, frozen=True, kw_only=True):
+    """What would come of the request. `status` is null where the upstream's answer would be passed on."""
+
+    decision: Literal["allow", "deny"]
+    reason: str | None
+    status: int | None
+    route: str | None
+    where: str | None
+    key_id: str | None
+    quotas: tuple[QuotaStateTold, ...]
+    lines: tuple[LineTold, ...]
+
+
+class WhoTold(Struct, frozen=True, kw_only=True):
+    """Whose admin token this is, and how far it reaches."""
+
+    name: str
+    rights: Literal["read", "write"]
+    tenant: str | None
+    scopes: tuple[str, ...]
+    """Of the catalogue, those that it may grant."""
+    plans: tuple[str, ...]
+
+
+class DueTold(Struct, frozen=True, kw_only=True):
+    """A key whose time is near, or that is older than keys should become."""
+
+    key: KeyTold
+    why: str
+    at: str
+
+
+class UnusualTold(Struct, frozen=True, kw_only=True):
+    """Something that may be worth a look."""
+
+    kind: str
+    key_id: str | None
+    at: str
+    address: str
+    detail: str
+
+
+class OverviewTold(Struct, frozen=True, kw_only=True):
+    """How things stand."""
+
+    keys: dict[str, int] | None
+    """Keys by status; null for an administrator of one tenant."""
+    requests_by_class: dict[str, int]
+    """Requests with a key over the last 24 hours, by the class of their status (`2xx`)."""
+    due: tuple[DueTold, ...]
+    unusual: tuple[UnusualTold, ...]
+    """The newest first."""
+
+
+class Error(Struct, frozen=True, kw_only=True):
+    """One thing that is wrong: where (a JSON pointer into the body, or `?name` of the query), and what."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a request was not carried out (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: tuple[Error, ...] = ()
+
 
 Time = Annotated[
     str,

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecar.admin.api_told import (
+from sidecar.admin.api.schemas import (
     AuditTold,
     ExplanationTold,
     KeyTold,

@@ -5,13 +5,12 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from sidecar.admin.auth import Sessions
 from sidecar.admin.middleware import ENTRANCE, Entrance, Handler
-from sidecar.admin.pages_actions import VERBS, carry_out, confirm
-from sidecar.admin.session import Sessions
 from sidecar.admin.web.audit import list_audit
 from sidecar.admin.web.explain import explain, show_explain
 from sidecar.admin.web.issue import change, issue, show_change, show_issue
-from sidecar.admin.web.key import show_key
+from sidecar.admin.web.key import VERBS, carry_out, confirm, show_key
 from sidecar.admin.web.keys import list_keys
 from sidecar.admin.web.overview import show_overview
 from sidecar.admin.web.rendering import HERE, PAGE_HEADERS, TEMPLATES, Templates

@@ -7,11 +7,10 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from sidecar.admin.pages_activity_shapes import AuditPage
 from sidecar.admin.server import desk_of
 from sidecar.admin.web.formatting import MICROSECONDS, moment
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.view_models import AuditEntry, Change, Option
+from sidecar.admin.web.view_models import AuditEntry, AuditPage, Change, Option
 from sidecar.keys.ports import AuditFilter, AuditRow
 
 PAGE_SIZE: Final = 50

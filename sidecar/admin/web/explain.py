@@ -5,15 +5,14 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.pages_activity_shapes import Explanation as View
-from sidecar.admin.pages_activity_shapes import Told
-from sidecar.admin.pages_forms import form_of
 from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
 from sidecar.admin.service import Desk
 from sidecar.admin.web.formatting import sentence
+from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.view_models import Fact, Option
+from sidecar.admin.web.view_models import Explanation as View
+from sidecar.admin.web.view_models import Fact, Option, Told
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision
 from sidecar.core.pattern import is_param, parse_pattern

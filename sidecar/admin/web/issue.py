@@ -5,13 +5,23 @@ from hashlib import sha256
 
 from aiohttp import web
 
-from sidecar.admin.pages_command import command_for
-from sidecar.admin.pages_forms import Form, KeyFields, form_of, key_fields, problems_of, problems_of_flaws
 from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
 from sidecar.admin.service import Desk
-from sidecar.admin.web.formatting import moment_or_none, sentence
-from sidecar.admin.web.key_form import Filled, filled_anew, filled_from, filled_of, form_view
+from sidecar.admin.web.formatting import command_for, moment_or_none, sentence
+from sidecar.admin.web.key_form import (
+    Filled,
+    Form,
+    KeyFields,
+    filled_anew,
+    filled_from,
+    filled_of,
+    form_of,
+    form_view,
+    key_fields,
+    problems_of,
+    problems_of_flaws,
+)
 from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.route_access import opened
 from sidecar.admin.web.stats import INSTRUMENTS

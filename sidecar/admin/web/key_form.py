@@ -2,15 +2,149 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Final
+from urllib.parse import parse_qsl
 
-from sidecar.admin.pages_forms import Form
+from aiohttp import web
+from multidict import MultiDict
+
+from sidecar.admin.api.decoding import body_of
+from sidecar.admin.problems import Flaw, Refusal, forbidden
 from sidecar.admin.service import Desk
-from sidecar.admin.web.formatting import moment, quota_said
+from sidecar.admin.web.formatting import moment, quota_said, sentence
+from sidecar.admin.web.rendering import SESSION
 from sidecar.admin.web.route_access import opened_by_scope
 from sidecar.admin.web.view_models import KeyForm, Option, QuotaField, ScopeChoice
 from sidecar.config.settings import Config
 from sidecar.core.model import EVERY, ApiKey
+from sidecar.core.units import parse_duration
+from sidecar.keys.validation import Misfit, UnfitKey
+
+# Forms as they come in: checked for who sent them, and read into what the desk takes.
+
+
+Form = MultiDict[str]
+
+_SECOND: Final = 1_000_000
+_MOST_FIELDS: Final = 5_000
+"""Counted before they are read, for anyone may send a form to sign in."""
+
+
+async def form_of(request: web.Request) -> Form:
+    """The fields of a form that this session's own page has sent. Raises Refusal 403 for any other.
+
+    A request that carries its admin token itself needs no proof: no other site can make a browser send one.
+    """
+    fields = _fields(await body_of(request))
+    session = request.get(SESSION)
+    if session is not None and not session.proves(fields.get("proof", "")):
+        raise forbidden("this form is of another session: go back, load the page again, and send it once more")
+    return fields
+
+
+def _fields(body: bytes) -> Form:
+    """As our pages send them: UTF-8, whatever else the request says of itself."""
+    try:
+        text = body.decode("utf-8")
+        return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+    except ValueError:
+        raise Refusal(400, "not_a_form", "the body is no form as a page of ours sends it") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFields:
+    """What the form that issues or changes a key says."""
+
+    name: str
+    tenant: str | None
+    environment: str | None
+    scopes: tuple[str, ...]
+    plan: str | None
+    quotas: Mapping[str, int]
+    metadata: Mapping[str, str]
+    expires_at: int | None
+    problems: Mapping[str, str]
+    """What could not be read, by field."""
+
+
+def key_fields(form: Form, now: int, *, kept: int | None = None) -> KeyFields:
+    """now: microseconds. kept: the expiry that `keep` stands for."""
+    problems: dict[str, str] = {}
+    expires_at = _expires_at(form, now, kept, problems)
+    return KeyFields(
+        name=form.get("name", "").strip(),
+        tenant=form.get("tenant", "").strip() or None,
+        environment=form.get("environment") or None,
+        scopes=tuple(form.getall("scope", [])),
+        plan=form.get("plan") or None,
+        quotas=_quota_fields(form, problems),
+        metadata=_metadata(form.get("metadata", ""), problems),
+        expires_at=expires_at,
+        problems=problems,
+    )
+
+
+def problems_of(unfit: UnfitKey) -> dict[str, str]:
+    """What the rules find wrong with a key, by the field that it belongs to; the empty one for the rest."""
+    problems: dict[str, str] = {}
+    for line in unfit.problems:
+        field = line.path[0] if isinstance(line, Misfit) and line.path else ""
+        said = sentence(line)
+        problems[field] = f"{problems[field]} {said}" if field in problems else said
+    return problems
+
+
+def problems_of_flaws(detail: str, flaws: Sequence[Flaw]) -> dict[str, str]:
+    """The same for what an administrator may not grant."""
+    problems = {flaw.pointer.split("/")[1]: sentence(flaw.detail) for flaw in flaws}
+    return problems or {"": detail}
+
+
+def _expires_at(form: Form, now: int, kept: int | None, problems: dict[str, str]) -> int | None:
+    choice = form.get("expiry", "never")
+    if choice == "never":
+        return None
+    if choice == "keep":
+        return kept
+    if choice == "on":
+        try:
+            day = datetime.strptime(form.get("expires_on", ""), "%Y-%m-%d").replace(tzinfo=UTC)
+            return int((day + timedelta(days=1)).timestamp()) * _SECOND
+        except (ValueError, OverflowError):
+            problems["expires_at"] = "Choose the last day on which the key works."
+            return None
+    try:
+        return now + int(parse_duration(choice) * _SECOND)
+    except ValueError:
+        problems["expires_at"] = "Choose when the key expires."
+        return None
+
+
+def _quota_fields(form: Form, problems: dict[str, str]) -> dict[str, int]:
+    quotas = {}
+    for field, value in form.items():
+        name = field.removeprefix("quota.")
+        if name == field or not value.strip():
+            continue
+        try:
+            quotas[name] = int(value)
+        except ValueError:
+            problems["quotas"] = f"The limit of {name} must be a whole number."
+    return quotas
+
+
+def _metadata(text: str, problems: dict[str, str]) -> dict[str, str]:
+    metadata = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if not line.strip():
+            continue
+        if not equals:
+            problems["metadata"] = f"Each line is name=value; this one is not: {line.strip()}"
+        metadata[name.strip()] = value.strip()
+    return metadata
+
 
 _EXPIRY: Final = (
     ("never", "Never"),

@@ -6,18 +6,16 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.pages_activity_shapes import CountRow, DueRow, Event, Overview, Tile
 from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
-from sidecar.admin.service import Desk
-from sidecar.admin.viewer import DUE_WITHIN_SECONDS
+from sidecar.admin.service import DUE_WITHIN_SECONDS, Desk
 from sidecar.admin.web.charts import CLASSES
 from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, part_said, percent, span_of
 from sidecar.admin.web.key import quota_row, usage_chart
 from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.route_access import opened
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments, class_of, last_day, left_of
-from sidecar.admin.web.view_models import QuotaRow
+from sidecar.admin.web.view_models import CountRow, DueRow, Event, Overview, QuotaRow, Tile
 from sidecar.core.model import ApiKey
 from sidecar.core.wording import counted
 from sidecar.keys.ports import KeyFilter

@@ -7,9 +7,8 @@ from typing import Any, Final
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sidecar.admin.auth import Admin
+from sidecar.admin.auth import Admin, Session
 from sidecar.admin.middleware import ADMIN
-from sidecar.admin.session import Session
 from sidecar.admin.web.view_models import Frame
 
 HERE: Final = Path(__file__).parent

@@ -5,13 +5,12 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from sidecar.admin.auth import LONGEST_SECONDS, Sessions, digest_of
 from sidecar.admin.middleware import sign_in
-from sidecar.admin.pages_forms import form_of
 from sidecar.admin.problems import Refusal, unauthorized
 from sidecar.admin.server import TOKENS
-from sidecar.admin.session import LONGEST_SECONDS, Sessions
-from sidecar.admin.tokens import digest_of
 from sidecar.admin.web.formatting import sentence
+from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.rendering import SESSION, TEMPLATES
 from sidecar.core.upstream_request import ADMIN_COOKIE
 

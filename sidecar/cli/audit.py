@@ -7,11 +7,11 @@ from typing import Any, Final
 import click
 
 from sidecar.cli import key_service as key_tasks
-from sidecar.cli.audit_output import audit_as_json, audit_line
 from sidecar.cli.errors import Failure, Misuse, reported
 from sidecar.cli.open_store import open_store
 from sidecar.cli.options import from_store, printable, since
-from sidecar.core.wording import counted
+from sidecar.cli.output import audit_as_json, audit_line
+from sidecar.core.units import counted
 from sidecar.keys.audit import head_from
 from sidecar.keys.ports import AuditFilter, AuditState
 

@@ -11,7 +11,7 @@ from sidecar.config.load import load
 from sidecar.config.overrides import overrides_from
 from sidecar.config.schema import json_schema
 from sidecar.config.settings import Config
-from sidecar.core.wording import counted
+from sidecar.core.units import counted
 
 _CONFIG_STATUS = 2
 

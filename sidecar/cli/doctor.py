@@ -7,10 +7,9 @@ import time
 
 import click
 
-from sidecar.cli.configs import config_option, load_or_exit
-from sidecar.cli.doctor_output import findings_as_json, findings_as_text
 from sidecar.cli.open_store import open_store
-from sidecar.cli.options import seconds
+from sidecar.cli.options import config_option, load_or_exit, seconds
+from sidecar.cli.output import findings_as_json, findings_as_text
 from sidecar.doctor.report import Severity
 from sidecar.doctor.run import Examination, examine
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from sidecar.cli.configs import load_or_exit
 from sidecar.cli.errors import Failure, Misuse
 from sidecar.cli.open_store import open_store
+from sidecar.cli.options import load_or_exit
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher, looks_secret, peppers_from
 from sidecar.core.model import ApiKey

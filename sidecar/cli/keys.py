@@ -2,22 +2,194 @@
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import click
 
 from sidecar.cli import key_service as key_tasks
-from sidecar.cli.errors import reported
-from sidecar.cli.options import from_store, limits, moment, pairs, printable
-from sidecar.cli.output import Table, described, plaintext
-from sidecar.cli.rotation import change, due, rotate
+from sidecar.cli.errors import Misuse, reported
+from sidecar.cli.open_store import open_store
+from sidecar.cli.options import from_store, limits, moment, pairs, printable, seconds
+from sidecar.cli.output import Table, described, due_as_json, due_as_text, plaintext
 from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.cli.usage import usage
+from sidecar.config.settings import KeySettings
 from sidecar.core.model import ApiKey
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
+from sidecar.keys.due import Due, due_keys
+from sidecar.keys.lifecycle import Lifecycle, Rotated
 from sidecar.keys.ports import KeyFilter
-from sidecar.keys.records import shown, shown_at
+from sidecar.keys.records import etag_of, shown, shown_at
+from sidecar.keys.transitions import UNSET, KeyChange, Rotation, Unasked
 from sidecar.keys.validation import NewKey
+from sidecar.usage.ports import DAY, UsageFilter, UsageRow
+
+# `sidecar keys change`, `rotate` and `due`: keys that are to become other keys.
+
+
+_IN_USE: Final = 500
+"""Of so many due keys it is told what they are used for."""
+
+
+def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | Unasked | None:
+    if value is None:
+        return UNSET
+    return None if value == "never" else moment(context, parameter, value)
+
+
+_expires = click.option(
+    "--expires", callback=_expiry, metavar="WHEN", help="90d, 2027-01-31 (00:00 UTC), or never; as before by default."
+)
+
+
+@click.command()
+@from_store
+@_expires
+@click.option("--name", help="What the key is for, in words.")
+@click.option("--scope", "scopes", multiple=True, metavar="S", help="Instead of all it has; several times.")
+@click.option("--no-scopes", is_flag=True, help="Take all scopes away.")
+@click.option("--plan", metavar="P", help="Named set of quotas.")
+@click.option("--no-plan", is_flag=True, help="Take it off its plan.")
+@click.option("--metadata", multiple=True, callback=pairs, metavar="K=V", help="Beside what it has; several times.")
+@click.option("--no-metadata", multiple=True, metavar="K", help="Take this entry away; several times.")
+@click.option("--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="This key's own limit.")
+@click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Take its own limit away.")
+@click.argument("key")
+def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Any) -> None:
+    """Change what KEY is called and may do. KEY is an id, a stored prefix, or - for the plaintext on stdin.
+
+    \b
+    Example:
+      sidecar keys change -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe --name "CI, nightly" --plan pro
+    """
+    with reported():
+        settings = key_tasks.settings_of(config, store)
+        rules = key_tasks.rules_of(settings)
+
+        async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
+            # What is added to and taken away is what was read, so that nothing changed meanwhile is lost.
+            asked, etag = _asked(found, options), etag_of(found)
+            return await lifecycle.change(found.id, asked, rules, actor=key_tasks.actor(), expected_etag=etag)
+
+        changed = asyncio.run(key_tasks.change(settings.store, key, verb, settings))
+    now = key_tasks.now()
+    told = shown_at(changed, now)
+    click.echo(json.dumps(told, indent=2) if as_json else described(changed, now))
+
+
+def _asked(key: ApiKey, options: Mapping[str, Any]) -> KeyChange:
+    """Raises Misuse where nothing is asked for, or a thing and its contrary."""
+    for one, other in (("scopes", "no_scopes"), ("plan", "no_plan")):
+        if options[one] and options[other]:
+            raise Misuse(f"--{other.replace('_', '-')} takes away what the other option gives: name one of them")
+    change = KeyChange(
+        name=UNSET if options["name"] is None else options["name"],
+        scopes=options["scopes"] if options["scopes"] or options["no_scopes"] else UNSET,
+        plan=options["plan"] if options["plan"] is not None or options["no_plan"] else UNSET,
+        quotas=_mended(key.quotas, options["quotas"], options["no_quotas"]),
+        metadata=_mended(key.metadata, options["metadata"], options["no_metadata"]),
+        expires_at=options["expires"],
+    )
+    if change == KeyChange():
+        raise Misuse("say what is to change: see sidecar keys change --help")
+    return change
+
+
+def _mended(entries: Mapping[str, Any], added: Mapping[str, Any], removed: Sequence[str]) -> Any:
+    if not added and not removed:
+        return UNSET
+    if strange := [name for name in removed if name not in entries]:
+        raise Misuse(*(f"the key has no {name!r} that could be taken away" for name in strange))
+    return {name: value for name, value in {**entries, **added}.items() if name not in removed}
+
+
+@click.command()
+@from_store
+@_expires
+@click.option("--overlap", callback=seconds, metavar="TIME", help="How long KEY goes on, 0s: not at all. [24h]")
+@click.argument("key")
+def rotate(
+    config: str | None,
+    store: str | None,
+    as_json: bool,
+    key: str,
+    overlap: float | None,
+    expires: int | Unasked | None,
+) -> None:
+    """Issue a key in the place of KEY, and print it, this once.
+
+    The new key may do what KEY may; KEY retires after the overlap, which is keys.rotation_overlap of the configuration
+    unless it is given here, or sooner, once it has been unused for keys.retire_unused of the running sidecar. KEY is an
+    id, a stored prefix, or - for the plaintext on stdin.
+
+    \b
+    Example:
+      sidecar keys rotate -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe --overlap 48h
+    """
+    with reported():
+        settings = key_tasks.settings_of(config, store)
+        lasting = settings.keys.rotation_overlap_seconds if overlap is None else overlap
+        rotation = Rotation(overlap_seconds=lasting, expires_at=expires)
+        rotated = asyncio.run(key_tasks.rotate(settings, key, rotation))
+    sooner = "" if settings.keys.retire_unused_seconds is None else ", or sooner if it stays unused"
+    click.echo(_rotated_as_json(rotated) if as_json else _rotated_as_text(rotated, sooner))
+
+
+def _rotated_as_json(rotated: Rotated) -> str:
+    new = rotated.new
+    return json.dumps({"id": new.key.id, "key": new.secret.text, **shown(new.key), "old": shown(rotated.old)}, indent=2)
+
+
+def _rotated_as_text(rotated: Rotated, sooner: str) -> str:
+    old, new = rotated.old, rotated.new
+    end = f"{rfc3339(old.retires_at)} on{sooner}"
+    return "\n".join(
+        (
+            f"Issued {new.key.id} in the place of {old.id}; expires {rfc3339(new.key.expires_at) or 'never'}.",
+            plaintext(new.secret),
+            f"The old key is refused from {end}. Whether it is still used: sidecar keys due.",
+        )
+    )
+
+
+@click.command()
+@from_store
+@click.option("--within", callback=seconds, default="14d", show_default=True, metavar="TIME", help="How far ahead.")
+@click.option("--tenant", metavar="T", help="Keys of this tenant.")
+def due(config: str | None, store: str | None, as_json: bool, within: float, tenant: str | None) -> None:
+    """List keys to replace, and what they are still used for.
+
+    These are past their age, or expire or retire soon; uses are those of the last day. The age is keys.max_age of the
+    configuration; without a configuration no key is too old.
+
+    \b
+    Example:
+      sidecar keys due -c sidecar.yaml --within 30d
+    """
+    with reported():
+        limits = key_tasks.settings_of(config, store).keys if config is not None else None
+        found, used = asyncio.run(_due(key_tasks.url_of(config, store), limits, within, tenant))
+    now = key_tasks.now()
+    click.echo(json.dumps(due_as_json(found, used), indent=2) if as_json else due_as_text(found, used, now))
+
+
+async def _due(
+    url: str, limits: KeySettings | None, within_seconds: float, tenant: str | None
+) -> tuple[Sequence[Due], Sequence[UsageRow]]:
+    now = key_tasks.now()
+    async with open_store(url) as store:
+        found = await due_keys(
+            store,
+            now,
+            max_age_seconds=limits.max_age_seconds if limits else None,
+            within_seconds=within_seconds,
+            retire_unused_seconds=limits.retire_unused_seconds if limits else None,
+            tenant=tenant,
+        )
+        ids = tuple({one.key.id for one in found})[:_IN_USE]
+        return found, await store.usage(UsageFilter(key_ids=ids, since=now - DAY, until=now))
+
 
 _STATUSES = ("active", "disabled", "revoked", "expired", "retired")
 

@@ -1,12 +1,21 @@
 """Keys on a terminal."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import click
 
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
-from sidecar.core.times import rfc3339
-from sidecar.keys.records import shown_at, standing
+from sidecar.core.units import rfc3339
+from sidecar.doctor.report import Named, Severity
+from sidecar.keys.due import Due, Why
+from sidecar.keys.ports import AuditRow
+from sidecar.keys.records import shown, shown_at, standing
 from sidecar.usage.ports import UsageRow
 
 _WIDTH = 100
@@ -95,3 +104,173 @@ def span(microseconds: int) -> str:
 def harmless(text: str) -> str:
     """Stored text must not speak to the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+# Keys that are due, on a terminal and as JSON.
+
+
+_WORDS: Final[Mapping[Why, str]] = {"max_age": "too old since", "expires": "expires", "retires": "retires"}
+
+
+def due_as_json(found: Sequence[Due], used: Sequence[UsageRow]) -> list[dict[str, Any]]:
+    """Each key with `why`, `at`, `unless_used_at` where it retires sooner, and its `usage` of the last day by hour."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in used:
+        rows.setdefault(row.key_id, []).append(count_as_json(row))
+    return [
+        {
+            "why": one.why,
+            "at": rfc3339(one.at),
+            "unless_used_at": rfc3339(one.unless_used_at),
+            "key": shown(one.key),
+            "usage": rows.get(one.key.id, []),
+        }
+        for one in found
+    ]
+
+
+def due_as_text(found: Sequence[Due], used: Sequence[UsageRow], now: int) -> str:
+    """A line for each key, and one for each route that it was used on in the last day."""
+    if not found:
+        return "No key is due."
+    routes: dict[str, Counter[str]] = {}
+    hours: dict[tuple[str, str], int] = {}
+    for row in used:
+        routes.setdefault(row.key_id, Counter())[row.route] += row.count
+        hours[row.key_id, row.route] = max(row.at, hours.get((row.key_id, row.route), 0))
+    lines: list[str] = []
+    for one in found:
+        lines.append(_line(one, now))
+        for route, count in routes.get(one.key.id, Counter()).most_common():
+            hour = rfc3339(hours[one.key.id, route])[:13]
+            lines.append(f"    {count:,} in the last day on {harmless(route)}, the last in the hour {hour}Z")
+    return "\n".join(lines)
+
+
+def _line(one: Due, now: int) -> str:
+    key = one.key
+    used = "never used" if key.last_used_at is None else f"used {span(now - key.last_used_at)} ago"
+    tenant = f" of {harmless(key.tenant)}" if key.tenant else ""
+    sooner = "" if one.unless_used_at is None else f", or from {rfc3339(one.unless_used_at)} on if it stays unused"
+    return f"{key.id} ({harmless(key.name)}){tenant} {_WORDS[one.why]} {rfc3339(one.at)}{sooner}; {used}"
+
+
+# Rows of the audit, one line each.
+
+
+def audit_as_json(row: AuditRow) -> dict[str, Any]:
+    """The row, with times in RFC 3339."""
+    return {
+        "id": row.id,
+        "at": rfc3339(row.at),
+        "actor": row.actor,
+        "source": row.source,
+        "action": row.action,
+        "key_id": row.key_id,
+        "tenant": row.tenant,
+        "before": _timed(row.before),
+        "after": _timed(row.after),
+    }
+
+
+def audit_line(row: AuditRow) -> str:
+    """`TIME ACTOR@SOURCE ACTION KEY: field before -> after, …`, with nothing in it that speaks to a terminal."""
+    place = f"@{row.source}" if row.source else ""
+    what = ", ".join(_changes(row.before, row.after))
+    line = f"{rfc3339(row.at)} {row.actor}{place} {row.action} {row.key_id}{': ' if what else ''}{what}"
+    return harmless(line)
+
+
+def _changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[str]:
+    old, new = _timed(before) or {}, _timed(after) or {}
+    if not old:
+        return [f"{name} {_value(new[name])}" for name in ("name", "tenant", "scopes", "replaces") if new.get(name)]
+    return [
+        f"{name} {_value(old.get(name))} -> {_value(new.get(name))}" for name in new if old.get(name) != new.get(name)
+    ]
+
+
+def _timed(key: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if key is None:
+        return None
+    return {name: rfc3339(value) if name.endswith("_at") else value for name, value in key.items()}
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+# What doctor found, on a terminal and as JSON.
+
+
+_REPORT_WIDTH: Final = 100
+_COLOURS: Final = {
+    Severity.OK: "green",
+    Severity.WARNING: "yellow",
+    Severity.PROBLEM: "red",
+    Severity.UNCHECKED: "cyan",
+}
+_SEVERITY_WIDTH: Final = max(map(len, Severity))
+_CHECK_WIDTH: Final = 15
+_INDENT: Final = " " * (2 + _SEVERITY_WIDTH + 2 + _CHECK_WIDTH + 2)
+
+
+def findings_as_json(path: str, found: Sequence[Named]) -> dict[str, Any]:
+    """`config`, `counts` by severity, and `findings`."""
+    return {
+        "config": path,
+        "counts": _counts(found),
+        "findings": [
+            {
+                "group": one.group,
+                "check": one.check,
+                "severity": one.finding.severity.value,
+                "saw": one.finding.saw,
+                "why": one.finding.why,
+                "do": one.finding.do,
+            }
+            for one in found
+        ],
+    }
+
+
+def findings_as_text(path: str, found: Sequence[Named]) -> str:
+    """By group, at most 100 columns wide (but for long paths); colours are codes that `click.echo` leaves out."""
+    lines = [f"What doctor finds of {harmless(path)}"]
+    for group, some in groupby(found, key=lambda one: one.group):
+        lines += ["", click.style(group, bold=True)]
+        for one in some:
+            lines += _lines(one)
+    return "\n".join([*lines, "", _summary(_counts(found))])
+
+
+def _lines(one: Named) -> Iterator[str]:
+    finding = one.finding
+    severity = click.style(f"{finding.severity.value:<{_SEVERITY_WIDTH}}", fg=_COLOURS[finding.severity])
+    first, *rest = _wrapped(finding.saw)
+    yield f"  {severity}  {one.check:<{_CHECK_WIDTH}}  {first}"
+    yield from (_INDENT + line for line in rest)
+    for label, text in (("Why: ", finding.why), ("Do: ", finding.do)):
+        if text:
+            yield from (_INDENT + line for line in _wrapped(label + text, hanging=len(label)))
+
+
+def _wrapped(text: str, *, hanging: int = 0) -> list[str]:
+    return textwrap.wrap(
+        harmless(text),
+        _REPORT_WIDTH - len(_INDENT),
+        subsequent_indent=" " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
+
+
+def _counts(found: Sequence[Named]) -> dict[str, int]:
+    counts = Counter(one.finding.severity for one in found)
+    return {severity.value: counts[severity] for severity in Severity}
+
+
+def _summary(counts: dict[str, int]) -> str:
+    words = {"problem": ("problem", "problems"), "warning": ("warning", "warnings"), "ok": ("ok", "ok")}
+    told = [f"{counts[name]} {words[name][counts[name] != 1]}" for name in words]
+    return f"{', '.join(told)}, {counts['unchecked']} could not be checked."

@@ -21,7 +21,7 @@ from sidecar.cli.options import printable, store_options
 from sidecar.cli.output import plaintext
 from sidecar.config.settings import Config
 from sidecar.core.apikey import ForeignHash
-from sidecar.core.wording import counted
+from sidecar.core.units import counted
 from sidecar.keys.exporting import csv_heading, csv_line, import_record, json_line
 from sidecar.keys.lifecycle import check_peppers, new_ids
 from sidecar.keys.ports import KeyFilter

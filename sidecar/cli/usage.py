@@ -14,7 +14,7 @@ from sidecar.cli.open_store import open_store
 from sidecar.cli.options import from_store
 from sidecar.cli.output import count_as_json, harmless
 from sidecar.core.model import ApiKey
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
 from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 
 _BAR: Final = 40

@@ -8,11 +8,11 @@ from math import ceil
 
 from msgspec.structs import replace
 
-from sidecar.core.ending import ending_fields
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Allow, Answer, ApiKey, Deny, Headers, Policy, Principal, QuotaState, Source
+from sidecar.core.rate_limit_headers import ending_fields
 from sidecar.core.templates import render, unknown_placeholders
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
 
 _NO_STORE = (b"Cache-Control", b"no-store")
 _JSON = (b"Content-Type", b"application/json")

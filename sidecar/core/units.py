@@ -1,6 +1,57 @@
 """Durations (`15m`) and sizes (`64KiB`) as people write them."""
 
 import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import overload
+
+# Microseconds of UTC since 1970 to RFC 3339, and back.
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@overload
+def rfc3339(at: int) -> str: ...
+@overload
+def rfc3339(at: None) -> None: ...
+@overload
+def rfc3339(at: int | None) -> str | None: ...
+def rfc3339(at: int | None) -> str | None:
+    """With `Z`, and in whole seconds where they are whole."""
+    if at is None:
+        return None
+    return (_EPOCH + timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
+
+
+def microseconds(text: str) -> int:
+    """Of a time in RFC 3339, or of 00:00 UTC of a date. Raises ValueError."""
+    found = datetime.fromisoformat(text)
+    try:
+        return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
+
+
+# Numbers in a sentence.
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 key`, `2,000 keys`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def to_the_millisecond(at: float) -> str:
+    """Unix seconds in RFC 3339, as the logs tell them."""
+    seconds, milliseconds = divmod(int(at * 1000), 1000)
+    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _to_the_second(unix_seconds: int) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}

@@ -8,7 +8,7 @@ from sidecar.core.errors import Denied
 from sidecar.core.model import EVERY, Allow, Decision, Deny, Principal, RequestHead, Route
 from sidecar.core.policy import missing_scopes
 from sidecar.core.target import parse_target, readings
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
 from sidecar.gate.gate import Gate
 
 

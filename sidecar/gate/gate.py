@@ -11,7 +11,6 @@ from sidecar.core.client_address import address_subject
 from sidecar.core.credentials import Credential
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import check_host
-from sidecar.core.identity import IdentityHeaders
 from sidecar.core.model import (
     Allow,
     Answer,
@@ -28,7 +27,7 @@ from sidecar.core.model import (
 from sidecar.core.policy import agree, check_standing
 from sidecar.core.routing import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
-from sidecar.core.upstream_request import request_id
+from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
 from sidecar.gate.principals import Caller, Callers, Known
 from sidecar.keyrules import key_format

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from sidecar.core.charges import Plans, buckets_for, depends_on_address
-from sidecar.core.identity import IdentityHeaders
 from sidecar.core.model import ApiKey, Bucket, Headers, Principal, Route
 from sidecar.core.policy import good_until
+from sidecar.core.quotas import Plans, buckets_for, depends_on_address
 from sidecar.core.scopes import Catalogue
+from sidecar.core.upstream_request import IdentityHeaders
 
 _SCOPE_SETS = 1024
 """Granted together, and kept expanded: most keys share a few."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sidecar.core.apikey import ALPHABET, Hasher, Secret, base62, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
-from sidecar.core.wording import counted
+from sidecar.core.units import counted
 from sidecar.keys.due import Due, due_keys
 from sidecar.keys.ports import Actor, KeyCensus, KeyFilter, KeyStore, Once
 from sidecar.keys.transitions import (

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
 from sidecar.keys.ports import Standing, StoreUnavailable
 
 COLUMNS = tuple(field.name for field in fields(ApiKey))

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Final, Literal, assert_never
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
 from sidecar.keys.ports import KeyChanged, KeyConflict
 from sidecar.keys.records import etag_of, standing
 from sidecar.keys.validation import KeyRules, Misfit, NewKey, UnfitKey

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from sidecar.observe.lines import to_the_millisecond
+from sidecar.core.units import to_the_millisecond
 from sidecar.usage.anomalies import UnusualEvent, UnusualKind, network_of
 
 _SUBJECTS: Final = 10_000

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sidecar.core.model import ApiKey, RequestHead
+from sidecar.core.units import to_the_millisecond
 from sidecar.telemetry.redaction import Redaction, query_names
 
 MAX_CHARS: Final = 2048
@@ -166,20 +167,9 @@ class CombinedLines:
         return _escaped(text, _QUOTED)
 
 
-def to_the_millisecond(at: float) -> str:
-    """Unix seconds in RFC 3339, as the logs tell them."""
-    seconds, milliseconds = divmod(int(at * 1000), 1000)
-    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
-
-
 def _to_the_microsecond(seconds: float) -> float:
     """`round` to six places does it by way of the decimal digits, and takes five times as long."""
     return int(seconds * 1e6 + 0.5) / 1e6
-
-
-@lru_cache(maxsize=8)
-def _to_the_second(unix_seconds: int) -> str:
-    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @lru_cache(maxsize=8)

@@ -8,7 +8,7 @@ from aiohttp import hdrs
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 from sidecar.core.errors import Reason
-from sidecar.core.wording import counted
+from sidecar.core.units import counted
 
 NOTICE_SECONDS = 10.0
 """How often the log is told, at most."""

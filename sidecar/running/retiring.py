@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from sidecar.config.settings import KeySettings
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
 from sidecar.keys.ports import KeyCalendar, KeyConflict, KeyRegistry
 from sidecar.keys.retiring import retire_unused, unused_since
 from sidecar.running.usage import UsageKeeper

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.core.errors import Reason, status_of
-from sidecar.core.wording import counted
+from sidecar.core.units import counted
 from sidecar.observe.events import UnusualEvents
 from sidecar.usage.anomalies import Unusual, UnusualEvent, UnusualKind
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sidecar.core.charges import buckets_for, depends_on_address, limit_of
 from sidecar.core.model import ApiKey, Bucket, Charge, Subject
+from sidecar.core.quotas import buckets_for, depends_on_address, limit_of
 from tests.core.samples import api_key, quota
 
 PLANS = {"pro": {"general": 100}}

@@ -1,6 +1,6 @@
 """What the upstream is told of the key."""
 
-from sidecar.core.identity import IdentityHeaders, appended, forwarded_header, forwarding_headers
+from sidecar.core.upstream_request import IdentityHeaders, appended, forwarded_header, forwarding_headers
 from tests.core.samples import api_key
 
 KEY = api_key(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.core.pattern import parse_pattern
+from sidecar.core.routing import parse_pattern
 
 
 def test_a_pattern_is_literals_parameters_and_a_rest() -> None:

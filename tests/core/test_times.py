@@ -1,6 +1,6 @@
 import pytest
 
-from sidecar.core.times import microseconds, rfc3339
+from sidecar.core.units import microseconds, rfc3339
 
 TIMES = {
     "1970-01-01T00:00:00Z": 0,

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from sidecar.admin.problems import Flaw, Refusal, flawed, pointer_of
-from sidecar.core.times import microseconds
+from sidecar.core.units import microseconds
 
 T = TypeVar("T", bound=msgspec.Struct)
 

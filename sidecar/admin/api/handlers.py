@@ -45,7 +45,7 @@ from sidecar.admin.problems import Flaw, flawed
 from sidecar.admin.service import Desk
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
 from sidecar.keys.ports import AuditFilter, KeyFilter, Repeated
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import KeyChange, Rotation

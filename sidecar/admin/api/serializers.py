@@ -19,7 +19,7 @@ from sidecar.admin.api.schemas import (
 from sidecar.admin.auth import Admin
 from sidecar.config.settings import Config
 from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
-from sidecar.core.times import rfc3339
+from sidecar.core.units import rfc3339
 from sidecar.gate.explain import Explanation
 from sidecar.keys.ports import AuditRow
 from sidecar.keys.records import shown_at

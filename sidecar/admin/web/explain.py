@@ -15,7 +15,7 @@ from sidecar.admin.web.view_models import Explanation as View
 from sidecar.admin.web.view_models import Fact, Option, Told
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision
-from sidecar.core.pattern import is_param, parse_pattern
+from sidecar.core.routing import is_param, parse_pattern
 from sidecar.explain.story import Line
 from sidecar.gate.explain import Explanation
 

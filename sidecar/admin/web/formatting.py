@@ -8,8 +8,8 @@ from typing import Final
 from sidecar.admin.web.view_models import Moment, Standing
 from sidecar.config.settings import Config
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Quota, Route, Source
-from sidecar.core.pattern import is_param, parse_pattern
-from sidecar.core.wording import counted
+from sidecar.core.routing import is_param, parse_pattern
+from sidecar.core.units import counted
 
 # A curl line that a key opens a door with.
 

@@ -27,7 +27,7 @@ from sidecar.admin.web.route_access import charges, needs, opened
 from sidecar.admin.web.stats import INSTRUMENTS, Left, class_of, last_day, last_days, left_of, points_of, totals_by_key
 from sidecar.admin.web.view_models import AuditEntry, Confirm, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
 from sidecar.core.model import ApiKey, KeyStatus, Route
-from sidecar.core.wording import counted
+from sidecar.core.units import counted
 from sidecar.keys.ports import AuditFilter, KeyChanged, KeyConflict, Misused, Repeated
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import Rotation

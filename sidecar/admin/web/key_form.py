@@ -123,9 +123,9 @@ def _expires_at(form: Form, now: int, kept: int | None, problems: dict[str, str]
 
 def _quota_fields(form: Form, problems: dict[str, str]) -> dict[str, int]:
     quotas = {}
-    for field, value in form.items():
-        name = field.removeprefix("quota.")
-        if name == field or not value.strip():
+    for entry, value in form.items():
+        name = entry.removeprefix("quota.")
+        if name == entry or not value.strip():
             continue
         try:
             quotas[name] = int(value)

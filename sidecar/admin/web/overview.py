@@ -17,7 +17,7 @@ from sidecar.admin.web.route_access import opened
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments, class_of, last_day, left_of
 from sidecar.admin.web.view_models import CountRow, DueRow, Event, Overview, QuotaRow, Tile
 from sidecar.core.model import ApiKey
-from sidecar.core.wording import counted
+from sidecar.core.units import counted
 from sidecar.keys.ports import KeyFilter
 from sidecar.usage.anomalies import UnusualEvent, UnusualKind
 from sidecar.usage.ports import UsageRow

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from sidecar.admin.service import Desk
 from sidecar.config.settings import Config
-from sidecar.core.charges import buckets_for
 from sidecar.core.errors import Fault
 from sidecar.core.model import ApiKey, Bucket, Quota, QuotaState, Route, Subject
+from sidecar.core.quotas import buckets_for
 from sidecar.limiter.port import Limiter
 from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 

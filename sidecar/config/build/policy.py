@@ -10,7 +10,7 @@ from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.quotas import charges_of
 from sidecar.config.scopes import required
 from sidecar.core.model import EVERY, Policy, Quota, Route
-from sidecar.core.pattern import Pattern, parse_pattern
+from sidecar.core.routing import Pattern, parse_pattern
 from sidecar.core.routing import overlaps, unreachable
 from sidecar.core.scopes import Catalogue
 from sidecar.core.templates import RESPOND_PLACEHOLDERS

@@ -3,7 +3,7 @@
 from typing import Final
 
 from sidecar.config.build.admin import VARIABLE
-from sidecar.core.wording import counted
+from sidecar.core.units import counted
 from sidecar.doctor.facts import DiskSeen, FileSeen, Latency, Seen, StoreSeen, Unseen
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 

@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from sidecar.core.apikey import PLAIN, ForeignHash, ForeignKeys, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey
-from sidecar.core.times import microseconds
+from sidecar.core.units import microseconds
 from sidecar.keys.ports import Actor
 from sidecar.keys.transfer.formats import FIELDS, NEEDED
 from sidecar.keys.validation import KeyRules, NewKey, UnfitKey

@@ -16,8 +16,8 @@ from sidecar.config.watch import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.upstream_request import RequestIds
 from sidecar.forward_auth.server import DecisionServer
+from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate, KeyFinder
-from sidecar.keyrules import key_prefixes
 from sidecar.keys.lifecycle import MissingPepper, check_peppers
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.rehash import Rehashing

@@ -16,7 +16,7 @@ from sidecar.cli.options import load_or_exit
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher, looks_secret, peppers_from
 from sidecar.core.model import ApiKey
-from sidecar.keyrules import key_rules
+from sidecar.gate.compile import key_rules
 from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_peppers
 from sidecar.keys.ports import Actor, KeyFilter, KeyStore
 from sidecar.keys.transitions import Rotation

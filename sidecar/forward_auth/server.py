@@ -3,18 +3,34 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import hdrs, web
 
-from sidecar.config.settings import Address, Limits
+from sidecar.config.settings import Address, Config, Limits
 from sidecar.core.errors import Reason
-from sidecar.core.model import Answer, Decision, Deny, RequestHead
+from sidecar.core.model import Allow, Answer, Decision, Deny, Headers, RequestHead
 from sidecar.core.observer import Observer
-from sidecar.decision.answers import allowing, refusing
-from sidecar.decision.listener import Listener, Reply
-from sidecar.decision.ports import Gate
-from sidecar.decision.terms import Terms
-from sidecar.forward_auth.dialects import Dialect, dialect_of, original
+from sidecar.forward_auth.dialects import Dialect, Terms, allowing, dialect_of, original, refusing
+from sidecar.http.hardened import Listener, Reply
+
+# What forward-auth asks of the gate.
+
+
+class Gate(Protocol):
+    """Decides under one configuration, and words refusals."""
+
+    @property
+    def config(self) -> Config: ...
+
+    async def decide(self, head: RequestHead) -> Decision: ...
+
+    def answer(self, deny: Deny) -> Answer: ...
+
+    def client_headers(self, allow: Allow) -> Headers: ...
+
+    def malformed(self, reason: Reason) -> Answer: ...
+
 
 _MAX_NAMED = 16
 """Strangers whose addresses the log is told."""

@@ -29,8 +29,8 @@ from sidecar.core.routing import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
+from sidecar.gate.compile import key_format
 from sidecar.gate.principals import Caller, Callers, Known
-from sidecar.keyrules import key_format
 from sidecar.keys.cache import MISS, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter

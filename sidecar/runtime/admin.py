@@ -15,8 +15,8 @@ from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.settings import Address, AdminToken, Config
 from sidecar.core.apikey import Hasher
+from sidecar.gate.compile import key_rules
 from sidecar.gate.gate import Gate, KeyFinder
-from sidecar.keyrules import key_rules
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from sidecar.config.settings import AccessLogSettings, Config, Tracing, UpstreamSettings
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.model import Allow, Decision, RequestHead
+from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate
-from sidecar.keyrules import key_prefixes
 from sidecar.observe.lines import CombinedLines, JsonLines
 from sidecar.observe.trace_metrics import TraceMetrics
 from sidecar.runtime.listeners import StartError

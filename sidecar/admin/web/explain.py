@@ -16,8 +16,7 @@ from sidecar.admin.web.view_models import Fact, Option, Told
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision
 from sidecar.core.routing import is_param, parse_pattern
-from sidecar.explain.story import Line
-from sidecar.gate.explain import Explanation
+from sidecar.gate.explain import Explanation, Line
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "header"})

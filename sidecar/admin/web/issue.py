@@ -27,7 +27,7 @@ from sidecar.admin.web.route_access import opened
 from sidecar.admin.web.stats import INSTRUMENTS
 from sidecar.admin.web.view_models import NewSecret
 from sidecar.core.model import ApiKey
-from sidecar.keyrules import key_rules
+from sidecar.gate.compile import key_rules
 from sidecar.keys.lifecycle import Issued
 from sidecar.keys.ports import KeyConflict, Misused, Once, Repeated
 from sidecar.keys.records import etag_of

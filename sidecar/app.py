@@ -23,19 +23,16 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.rehash import Rehashing
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
-from sidecar.observe.use_metrics import UseMetrics
 from sidecar.ops.server import ops_app
-from sidecar.running.retiring import RETIRE_SECONDS, Retirement
-from sidecar.running.usage import UsageKeeper
 from sidecar.runtime.listeners import StartError, serve_app, taken_port
-from sidecar.runtime.maintenance import Upkeep
+from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
 from sidecar.runtime.serving import Serving
 from sidecar.runtime.shutdown import Drainer
 from sidecar.runtime.tasks import Background
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.sqlite import SqliteStore
-from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.metrics import Metrics, UseMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.telemetry.reloads import Reloads
 from sidecar.usage.detector import UnusualActivity

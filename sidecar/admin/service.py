@@ -12,8 +12,7 @@ from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
 from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.gate.gate import Gate, KeyFinder
-from sidecar.keys.due import Due
-from sidecar.keys.lifecycle import Issued, Lifecycle, Rotated
+from sidecar.keys.lifecycle import Due, Issued, Lifecycle, Rotated
 from sidecar.keys.ports import (
     Actor,
     AuditFilter,

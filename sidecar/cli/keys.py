@@ -17,8 +17,7 @@ from sidecar.cli.usage import usage
 from sidecar.config.settings import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
-from sidecar.keys.due import Due, due_keys
-from sidecar.keys.lifecycle import Lifecycle, Rotated
+from sidecar.keys.lifecycle import Due, Lifecycle, Rotated, due_keys
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import etag_of, shown, shown_at
 from sidecar.keys.transitions import UNSET, KeyChange, Rotation, Unasked

@@ -13,7 +13,7 @@ from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.doctor.report import Named, Severity
-from sidecar.keys.due import Due, Why
+from sidecar.keys.lifecycle import Due, Why
 from sidecar.keys.ports import AuditRow
 from sidecar.keys.records import shown, shown_at, standing
 from sidecar.usage.ports import UsageRow

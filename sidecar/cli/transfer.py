@@ -22,11 +22,10 @@ from sidecar.cli.output import plaintext
 from sidecar.config.settings import Config
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.units import counted
-from sidecar.keys.exporting import csv_heading, csv_line, import_record, json_line
 from sidecar.keys.lifecycle import check_peppers, new_ids
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.transfer.fields import LineRules, Origin
-from sidecar.keys.transfer.formats import FileFormat, KeyFile
+from sidecar.keys.transfer.formats import FileFormat, KeyFile, csv_heading, csv_line, import_record, json_line
 from sidecar.keys.transfer.importer import Intake, NoIntake, UnfitFile, import_keys
 from sidecar.keys.validation import NewKey
 

@@ -25,8 +25,7 @@ from sidecar.core.target import parse_target, readings
 from sidecar.core.units import rfc3339
 from sidecar.gate.compile import key_format
 from sidecar.gate.gate import Gate, KeyFinder
-from sidecar.gate.principals import Known
-from sidecar.keys.cache import MISS, Miss
+from sidecar.keys.cache import MISS, Known, Miss
 from sidecar.limiter.port import Limiter
 
 # A decision in words, for people.

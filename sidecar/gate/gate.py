@@ -30,8 +30,8 @@ from sidecar.core.target import parse_target, readings
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
 from sidecar.gate.compile import key_format
-from sidecar.gate.principals import Caller, Callers, Known
-from sidecar.keys.cache import MISS, Miss
+from sidecar.gate.principals import Caller, Callers
+from sidecar.keys.cache import MISS, Known, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from sidecar.core.model import ApiKey, Bucket, Headers, Principal, Route
+from sidecar.core.model import Bucket, Headers, Principal, Route
 from sidecar.core.policy import good_until
 from sidecar.core.quotas import Plans, buckets_for, depends_on_address
 from sidecar.core.scopes import Catalogue
 from sidecar.core.upstream_request import IdentityHeaders
+from sidecar.keys.cache import Known
 
 _SCOPE_SETS = 1024
 """Granted together, and kept expanded: most keys share a few."""
@@ -27,16 +28,6 @@ class Caller:
     """By route name, where no quota of the route depends on the address."""
 
 
-class Known:
-    """A key in memory, read when the store was at `generation`; with its caller, so that one look finds both."""
-
-    __slots__ = ("caller", "generation", "key")
-
-    def __init__(self, key: ApiKey, generation: int) -> None:
-        self.key, self.generation = key, generation
-        self.caller: Caller | None = None
-
-
 class Callers:
     """Makes callers under one configuration."""
 
@@ -47,7 +38,7 @@ class Callers:
     def of(self, known: Known) -> Caller:
         """A key that was read anew, or was known under another configuration, is worked out anew."""
         caller = known.caller
-        if caller is None or caller.made_by is not self:
+        if not isinstance(caller, Caller) or caller.made_by is not self:
             key = known.key
             caller = known.caller = Caller(
                 principal=Principal(key=key, scopes=self._expand(key.scopes)),

@@ -7,8 +7,18 @@ from enum import Enum
 from typing import Final, Literal, TypeVar
 
 from sidecar.core.model import ApiKey
-from sidecar.gate.principals import Known
 from sidecar.keys.ports import KeyReader, StoreUnavailable
+
+
+class Known:
+    """A key in memory, read when the store was at `generation`; with its caller, so that one look finds both."""
+
+    __slots__ = ("caller", "generation", "key")
+
+    def __init__(self, key: ApiKey, generation: int) -> None:
+        self.key, self.generation = key, generation
+        self.caller: object = None
+        """Whatever the gate works out of the key and keeps with it."""
 
 
 class Miss(Enum):

@@ -12,11 +12,10 @@ from aiohttp.web_server import Server
 
 from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
-from sidecar.proxy.answers import Flow
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.malformed import reason_of
 from sidecar.proxy.request_body import BadFraming, BodyRules
-from sidecar.proxy.request_parser import Receiver
+from sidecar.proxy.request_parser import Receiver, reason_of
+from sidecar.proxy.response_parser import Flow
 from sidecar.proxy.transport import Outbox
 from sidecar.proxy.upstream import BrokenBody
 

@@ -1,6 +1,9 @@
 """One request of a client, and the answer that it gets."""
 
 import asyncio
+from collections.abc import Iterable
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Literal, Protocol
 
 from aiohttp import StreamReader, hdrs
@@ -8,11 +11,76 @@ from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Answer, Decision, Headers, RequestHead
-from sidecar.proxy import responses
-from sidecar.proxy.answers import HeaderList, UpstreamAnswer
-from sidecar.proxy.chunks import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
+from sidecar.proxy.response_parser import HeaderList, UpstreamAnswer
+from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.tunnel import Switched, Tunnel, among, offered
+
+# Heads of answers, as bytes.
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_NO_BODY = frozenset({204, 304})
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+def answer_of_ours(answer: Answer, *, persistence: bytes) -> bytes:
+    """A whole answer but for its body."""
+    return _head_of_ours(answer) + persistence
+
+
+@lru_cache(maxsize=256)
+def _head_of_ours(answer: Answer) -> bytes:
+    """Refusals are the same again and again."""
+    lines = [_status_line(answer.status, _PHRASES.get(answer.status, b"")), *field_lines(answer.headers)]
+    if answer.status not in _NO_BODY:
+        lines.append(b"Content-Length: %d" % len(answer.body))
+    return b"\r\n".join(lines)
+
+
+def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
+    """An interim answer of the upstream's."""
+    return b"\r\n".join([_status_line(status, reason), *field_lines(headers)]) + b"\r\n\r\n"
+
+
+def upstream_head(answer: UpstreamAnswer, ours: Headers, *, chunked: bool, persistence: bytes) -> bytes:
+    """The upstream's head as it sent it; fields of `ours` stand in place of its own of the same names."""
+    headers = answer.headers
+    names = [name.lower() for name, _ in ours]
+    if not answer.names.isdisjoint(names):
+        headers = [field for field in headers if field[0].lower() not in names]
+    lines = [_status_line(answer.status, answer.reason), *field_lines(headers), *field_lines(ours)]
+    if chunked:
+        lines.append(b"Transfer-Encoding: chunked")
+    return b"\r\n".join(lines) + persistence
+
+
+def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Header fields as lines without their ends."""
+    return map(b": ".join, fields)
+
+
+def has_body(method: str, status: int) -> bool:
+    """Whether an answer has a body at all (RFC 9112 section 6.3)."""
+    return method != "HEAD" and status not in _NO_BODY
+
+
+def persistence(keep_alive: bool, version: tuple[int, int]) -> bytes:
+    """The end of a head: what the client is told of the connection's future."""
+    if not keep_alive:
+        return b"\r\nConnection: close\r\n\r\n"
+    return b"\r\n\r\n" if version >= (1, 1) else b"\r\nConnection: keep-alive\r\n\r\n"
+
+
+def switched(protocol: bytes) -> bytes:
+    """The end of a 101's head."""
+    return b"\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
+
+
+def _status_line(status: int, reason: bytes) -> bytes:
+    return b"HTTP/1.1 %d %b" % (status, reason)
+
 
 CLIENT_CLOSED_REQUEST = 499
 """Status, for the records only, of a request whose client hung up."""
@@ -100,21 +168,21 @@ class Exchange:
     def respond(self, answer: Answer, reason: Reason | None = None) -> None:
         """Answer with an answer of ours."""
         self._settle_unread_body()
-        body = answer.body if responses.has_body(self.head.method, answer.status) else b""
+        body = answer.body if has_body(self.head.method, answer.status) else b""
         self.status, self.reason, self.bytes_out = answer.status, reason, len(body)
-        self._post(responses.answer_of_ours(answer, persistence=self._persistence()), body)
+        self._post(answer_of_ours(answer, persistence=self._persistence()), body)
 
     async def relay(self, answer: UpstreamAnswer, ours: Headers) -> None:
         """Answer with the upstream's answer, and with `ours` added to its head. Raises Fault before any of it."""
         if answer.status == SWITCHING_PROTOCOLS:
             await self._switch(answer, ours)
             return
-        with_body = responses.has_body(self.head.method, answer.status)
+        with_body = has_body(self.head.method, answer.status)
         chunked = with_body and answer.chunked and self.head.version >= (1, 1)
         if answer.early or (with_body and not chunked and not answer.sized):
             self.keep_alive = False
         self.status = answer.status
-        head = responses.upstream_head(answer, ours, chunked=chunked, persistence=self._persistence())
+        head = upstream_head(answer, ours, chunked=chunked, persistence=self._persistence())
         if answer.complete:
             body = answer.take()
             self.bytes_out = len(body)
@@ -126,13 +194,13 @@ class Exchange:
     def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
         """Pass on an interim answer, where the client can take one (RFC 9110 section 15.2)."""
         if self.head.version >= (1, 1) and not self._client.writing_paused:
-            self._client.write(responses.interim(status, reason, headers))
+            self._client.write(interim(status, reason, headers))
 
     def request_head(self, allow: Allow, host: bytes) -> bytes:
         """What is sent to the upstream before the body."""
         target = allow.target.encode("utf-8", "surrogateescape")
         start = b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)
-        lines = [start, *responses.field_lines(allow.headers)]
+        lines = [start, *field_lines(allow.headers)]
         if self.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"
@@ -143,7 +211,7 @@ class Exchange:
             raise Fault(Reason.UPSTREAM_INVALID)
         self.status, self.keep_alive = answer.status, False
         self._tunnel = Tunnel(self._client, answer, asyncio.get_running_loop())
-        self._post(responses.upstream_head(answer, ours, chunked=False, persistence=responses.switched(answer.upgrade)))
+        self._post(upstream_head(answer, ours, chunked=False, persistence=switched(answer.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:
@@ -181,7 +249,7 @@ class Exchange:
     def _persistence(self) -> bytes:
         if self._client.retiring:
             self.keep_alive = False
-        return responses.persistence(self.keep_alive, self.head.version)
+        return persistence(self.keep_alive, self.head.version)
 
     def _body(self, rules: BodyRules) -> ClientBody | None:
         message = self._message
@@ -193,7 +261,7 @@ class Exchange:
 
     def _go_ahead(self) -> None:
         if not self.answered and not self._payload.is_eof():
-            self._client.write(responses.CONTINUE)
+            self._client.write(CONTINUE)
 
     def _settle_unread_body(self) -> None:
         """An unread body is read to its end if it is short and on its way; else the connection ends."""

@@ -3,12 +3,21 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterable
+import ssl
+import stat
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from typing import NoReturn, Protocol, cast
 
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from sidecar.config.settings import Address
+from sidecar.http.connection_limits import Seats
+from sidecar.proxy.client_connection import ClientConnection, ClientRules, Host
+from sidecar.proxy.request_parser import Notices
+from sidecar.proxy.transport import Outbox
 
 _MOST_WAITING = 4096
 
@@ -54,3 +63,207 @@ def waiting(listening: Iterable[socket.socket]) -> list[socket.socket]:
                 accepted.append(each.accept()[0])
         each.close()
     return accepted
+
+
+# Clients that speak TLS, until their handshake is over: counted at once, given the certificate of the moment.
+
+
+_ACCEPTED_AT_ONCE = 100
+_OUT_OF_FILES_SECONDS = 0.2
+"""How long not to accept when there is no descriptor left, as the event loops do."""
+
+
+class Doorkeeper(Protocol):
+    """Counts connections, and makes those that have been admitted."""
+
+    def admit(self, peer: str) -> bool: ...
+
+    def leave(self, peer: str) -> None: ...
+
+    def make_admitted(self) -> ClientConnection: ...
+
+
+class TlsListener:
+    """context: gives the one to use for the next handshake. An event loop's own listener has one for good.
+
+    Handshakes that fail, or take longer than `timeout_seconds`, end without a word.
+    """
+
+    def __init__(self, door: Doorkeeper, context: Callable[[], ssl.SSLContext], *, timeout_seconds: float) -> None:
+        self._door, self._context, self.timeout_seconds = door, context, timeout_seconds
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, address: Address, *, backlog: int) -> Address:
+        """Bind; gives where. Raises OSError."""
+        self._sockets = _bound(address, backlog)
+        for listening in self._sockets:
+            self._watch(listening)
+        return address if address.path else Address(host=address.host, port=self._sockets[0].getsockname()[1])
+
+    async def close(self, patience_seconds: float) -> None:
+        """Take no more connections; handshakes that are not over in time are given up."""
+        sockets, self._sockets = self._sockets, []
+        for listening in sockets:
+            self._loop.remove_reader(listening)
+        for accepted in waiting(sockets):
+            self._meet(accepted, _peer_of(accepted))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience_seconds)
+        for task in self._tasks:
+            task.cancel()
+
+    def _watch(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            for _ in range(_ACCEPTED_AT_ONCE):
+                self._meet(*listening.accept())
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:
+            self._loop.remove_reader(listening)
+            self._loop.call_later(_OUT_OF_FILES_SECONDS, self._watch, listening)
+
+    def _meet(self, accepted: socket.socket, name: object) -> None:
+        accepted.setblocking(False)
+        peer = name[0] if isinstance(name, tuple) else ""
+        if self._door.admit(peer):
+            self._run(self._shake(accepted, peer))
+        else:
+            accepted.close()
+
+    async def _shake(self, accepted: socket.socket, peer: str) -> None:
+        connection = self._door.make_admitted()
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: connection, accepted, ssl=self._context(), ssl_handshake_timeout=self.timeout_seconds
+            )
+        except OSError:
+            accepted.close()
+        finally:
+            if not connection.entered:
+                self._door.leave(peer)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _peer_of(accepted: socket.socket) -> object:
+    with suppress(OSError):  # It may be gone already.
+        return accepted.getpeername()
+    return ""
+
+
+def _bound(address: Address, backlog: int) -> list[socket.socket]:
+    if address.path:
+        if os.path.exists(address.path) and stat.S_ISSOCK(os.stat(address.path).st_mode):
+            os.remove(address.path)
+        places: list[tuple[int, object]] = [(socket.AF_UNIX, address.path)]
+    else:
+        found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        places = list(dict.fromkeys((family, where) for family, _, _, _, where in found))
+    sockets: list[socket.socket] = []
+    try:
+        for family, where in places:
+            sockets.append(_listening(family, where, backlog))
+    except OSError:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets
+
+
+def _listening(family: int, where: object, backlog: int) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family != socket.AF_UNIX:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(where)  # type: ignore[arg-type]  # as getaddrinfo gave it
+        listening.listen(backlog)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+# Every client's connection: counted, made, and looked after once a second.
+
+
+_CHECK_SECONDS = 1.0
+_CHECKS_IN_A_TIMEOUT = 5
+
+
+class Connections(Server):
+    """aiohttp's server, making connections of ours.
+
+    trusts: addresses that are many clients' at once, to which the cap by address does not apply.
+    """
+
+    def __init__(self, host: Host, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
+        super().__init__(_never, handler_cancellation=True)
+        self._host, self._rules, self._trusts = host, rules, trusts
+        self._seats = Seats()
+        self._timer: asyncio.TimerHandle | None = None
+        self.notices = Notices(self._loop)
+        self.outbox = Outbox(self._loop)
+
+    def __call__(self) -> RequestHandler:
+        return ClientConnection(self, self._host, self._rules)
+
+    def follow(self, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
+        """Rules for the connections that come from here on."""
+        self._rules, self._trusts = rules, trusts
+
+    def open(self) -> list[ClientConnection]:
+        return cast(list[ClientConnection], self.connections)
+
+    def admit(self, peer: str) -> bool:
+        """Whether one more may come; if so, `leave` is to follow."""
+        limits = self._rules.limits
+        of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
+        cap = self._seats.take(peer, most=limits.connections, most_of_one=of_one)
+        if cap is not None:
+            self.notices.count("connection", f"refused (limits.{cap})", peer)
+            self._host.turned_away(cap)
+            return False
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+        return True
+
+    def leave(self, peer: str) -> None:
+        self._seats.leave(peer)
+
+    def make_admitted(self) -> ClientConnection:
+        """A connection that has been admitted already."""
+        return ClientConnection(self, self._host, self._rules, admitted=True)
+
+    def close(self) -> None:
+        """Look after nothing any longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.notices.tell()
+
+    def _check_seconds(self) -> float:
+        limits = self._rules.limits
+        timeouts = (limits.head_timeout, limits.answer_timeout, limits.idle_timeout, self._rules.bodies.window_seconds)
+        return min(_CHECK_SECONDS, min(timeouts) / _CHECKS_IN_A_TIMEOUT)
+
+    def _check(self) -> None:
+        now, self._timer = self._loop.time(), None
+        for connection in self.open():
+            connection.check(now)
+        if self._seats:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+
+
+async def _never(request: BaseRequest) -> NoReturn:
+    raise NotImplementedError

@@ -5,20 +5,39 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Protocol
 
 from sidecar.config.settings import Address, Limits
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Allow, Deny
+from sidecar.core.model import Allow, Answer, Decision, Deny, Headers, Principal, RequestHead
 from sidecar.core.observer import Observer
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
-from sidecar.proxy.connections import Connections
-from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.handshakes import TlsListener
-from sidecar.proxy.listener import PlainListener
-from sidecar.proxy.ports import Gate
+from sidecar.proxy.exchange import Exchange, answer_of_ours, persistence
+from sidecar.proxy.listener import Connections, PlainListener, TlsListener
 from sidecar.proxy.request_body import BodyRules
-from sidecar.proxy.responses import answer_of_ours, persistence
 from sidecar.proxy.upstream import BrokenBody, Upstream
+
+# What the data path asks of the gate.
+
+
+class Gate(Protocol):
+    """Decides, and words our own answers. One gate serves a request from its head to its end."""
+
+    async def decide(self, head: RequestHead) -> Decision: ...
+
+    async def fallen(self, principal: Principal) -> Reason | None:
+        """Why a principal that was let through would not be any longer; None where it would."""
+
+    def answer(self, deny: Deny) -> Answer: ...
+
+    def respond(self, allow: Allow) -> Answer: ...
+
+    def client_headers(self, allow: Allow) -> Headers: ...
+
+    def fault(self, reason: Reason, allow: Allow) -> Answer: ...
+
+    def malformed(self, reason: Reason) -> Answer: ...
+
 
 _BACKLOG = 4096
 _FIRST_REQUEST_SECONDS = 0.3

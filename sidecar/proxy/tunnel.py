@@ -8,7 +8,7 @@ from typing import Protocol
 from aiohttp import hdrs
 from aiohttp.http_parser import RawRequestMessage
 
-from sidecar.proxy.answers import Flow, UpstreamAnswer
+from sidecar.proxy.response_parser import Flow, UpstreamAnswer
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 

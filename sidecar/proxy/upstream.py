@@ -6,9 +6,9 @@ from typing import Protocol
 
 from sidecar.config.settings import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
-from sidecar.proxy.answers import Informational, UpstreamAnswer
-from sidecar.proxy.chunks import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.response_parser import Informational, UpstreamAnswer
+from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.upstream_connection import Stale, UpstreamConnection
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})

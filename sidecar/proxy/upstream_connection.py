@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from sidecar.core.errors import Fault, Reason
-from sidecar.proxy.answers import Flow, Informational, UpstreamAnswer
-from sidecar.proxy.response_parser import AnswerReader, InvalidAnswer
+from sidecar.proxy.response_parser import AnswerReader, Flow, Informational, InvalidAnswer, UpstreamAnswer
 from sidecar.proxy.transport import Outbox
 
 _SUSPECT_SECONDS = 0.02

@@ -12,8 +12,8 @@ from sidecar.core.observer import Observer
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyReader
-from sidecar.proxy.ports import Gate as Decider
 from sidecar.proxy.server import DataServer
+from sidecar.proxy.server import Gate as Decider
 from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.listeners import unusable_certificate

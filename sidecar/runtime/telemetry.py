@@ -10,16 +10,14 @@ from sidecar.core.client_address import TrustedProxies
 from sidecar.core.model import Allow, Decision, RequestHead
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate
-from sidecar.observe.lines import CombinedLines, JsonLines
-from sidecar.observe.trace_metrics import TraceMetrics
 from sidecar.runtime.listeners import StartError
 from sidecar.runtime.tasks import Background
-from sidecar.telemetry.access_log import AccessLog, descriptor_writer
+from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.redaction import Redaction
 from sidecar.telemetry.spans import Spans, UpstreamName
 from sidecar.telemetry.trace_context import Contexts
-from sidecar.telemetry.tracing import Tracer
+from sidecar.telemetry.tracing import TraceMetrics, Tracer
 
 _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
 

@@ -2,16 +2,189 @@
 
 import asyncio
 import logging
+import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from errno import ENOENT
 from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
 import aiosqlite
 
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.keys.sqlite_errors import translated
-from sidecar.keys.sqlite_file import WRITE_LOCK_SECONDS, FileIdentity, prepare, uri_of
+from sidecar.store.schema import migrate, version_of
+
+# SQLite's exceptions, translated into what happened and what to do about it.
+
+
+_PRIMARY: Final = 0xFF
+"""Extended result codes hold the primary one in their last byte."""
+
+_ADVICE: Final = {
+    sqlite3.SQLITE_BUSY: "is locked by another process: try again, or end the process that holds it (see `fuser`)",
+    sqlite3.SQLITE_PROTOCOL: "is locked by another process: try again, or end the process that holds it (see `fuser`)",
+    sqlite3.SQLITE_READONLY: "is read-only: give this user write permission to the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that this user may read and write the file and its folder",
+    sqlite3.SQLITE_PERM: "cannot be opened: check that this user may read and write the file and its folder",
+    sqlite3.SQLITE_CORRUPT: "is damaged: stop the sidecar and restore the file from a backup",
+    sqlite3.SQLITE_NOTADB: "is not a SQLite database: name another file, or restore it from a backup",
+    sqlite3.SQLITE_FULL: "cannot be written, the disk is full: free some space",
+    sqlite3.SQLITE_IOERR: "cannot be read or written (I/O error): check the disk, its free space and file size limits",
+}
+
+
+def is_lock(error: sqlite3.Error) -> bool:
+    """Whether the database could not be read only because somebody holds it just now."""
+    return _code(error) & _PRIMARY in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
+
+
+def unavailable(error: sqlite3.Error, path: str) -> StoreUnavailable:
+    """The same news in the store's terms."""
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    advice = _ADVICE.get(_code(error) & _PRIMARY, "failed: check the file with `sqlite3 FILE 'PRAGMA integrity_check'`")
+    return StoreUnavailable(f"the key store {path} {advice} [{name}]")
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Every sqlite3.Error inside becomes StoreUnavailable."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise unavailable(error, path) from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Errors of the module itself (a closed connection) have no code.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+
+
+# The store's file: made for its owner only, checked before it is used, and noticed when it is taken away.
+
+
+WRITE_LOCK_SECONDS = 5.0
+_ISSUE = "`sidecar keys issue` or `sidecar store make` makes it"
+
+
+def prepare(path: str, *, create: bool) -> None:
+    """Make sure that a store of the newest schema, in WAL mode, is at `path`. Blocking.
+
+    Raises StoreUnavailable; without `create`, also where there is no store yet, for an empty store put in the place of
+    a lost one would refuse every key.
+    """
+    if create:
+        _make(path)
+    elif not os.path.exists(path):
+        raise StoreUnavailable(f"there is no key store at {path}: {_ISSUE}, or check the path")
+    _refuse_unwritable(path)
+    with translated(path), closing(connect(path, timeout=WRITE_LOCK_SECONDS)) as connection:
+        if version_of(connection, path) == 0 and not create:
+            raise StoreUnavailable(f"the key store {path} is empty: {_ISSUE}, or restore it from a backup")
+        [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
+        if mode != "wal":
+            raise StoreUnavailable(f"the key store {path} cannot use a write-ahead log: put it on a local disk")
+        migrate(connection, path)
+
+
+def connect(path: str, *, timeout: float, mode: str = "rw") -> sqlite3.Connection:
+    """A plain connection in autocommit mode that never makes a file."""
+    return sqlite3.connect(uri_of(path, mode), uri=True, timeout=timeout, isolation_level=None)
+
+
+def uri_of(path: str, mode: str) -> str:
+    return f"{Path(path).absolute().as_uri()}?mode={mode}"
+
+
+class FileIdentity:
+    """Which file was opened: one moved into its place holds other keys, and its revocations would go unseen."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen = self._look()
+
+    def check(self) -> None:
+        """Raises StoreUnavailable when the file is no more the one that was opened. About a microsecond."""
+        if self._look() != self._seen:
+            raise StoreUnavailable(f"the key store {self._path} was replaced while in use: restart the sidecar")
+
+    def _look(self) -> tuple[int, int]:
+        try:
+            found = os.stat(self._path)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the key store {self._path} is gone or out of reach ({error.strerror}): restore it and restart"
+            ) from error
+        return found.st_dev, found.st_ino
+
+
+def _make(path: str) -> None:
+    try:
+        # SQLite gives the -wal and -shm files the mode of the database.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        return
+    except OSError as error:
+        folder_missing = f"there is no folder {os.path.dirname(os.path.abspath(path))}"
+        reason = folder_missing if error.errno == ENOENT else error.strerror
+        raise StoreUnavailable(f"the key store {path} cannot be made: {reason}") from error
+
+
+def _refuse_unwritable(path: str) -> None:
+    if os.path.isdir(path):
+        raise StoreUnavailable(f"the key store {path} is a folder: name a file in it")
+    for place in (path, os.path.dirname(os.path.abspath(path))):
+        if not os.access(place, os.R_OK | os.W_OK):
+            raise StoreUnavailable(f"the key store {path} cannot be used: this user may not read and write {place}")
+
+
+# Whether any process has changed a key, asked of SQLite in microseconds.
+
+
+class GenerationWatch:
+    """A read-only connection of its own, used on the thread of the event loop only; it never waits for a lock.
+
+    `PRAGMA data_version` tells of any commit by another connection. Most commits are of last-used times and quota
+    states, so only the `generation` row, which triggers change with every change of a key, says that keys changed.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises StoreUnavailable."""
+        self._path = path
+        self._file = FileIdentity(path)
+        self._version = -1
+        self._generation = 0
+        with translated(path), ExitStack() as stack:
+            self._connection = stack.enter_context(closing(connect(path, timeout=0, mode="ro")))
+            self._execute = self._connection.execute
+            self._refresh()
+            stack.pop_all()
+
+    def current(self) -> int:
+        """Raises StoreUnavailable. The last known number while the database is locked: nobody could learn more."""
+        self._file.check()
+        try:
+            self._refresh()
+        except sqlite3.Error as error:
+            if not is_lock(error):
+                raise unavailable(error, self._path) from error
+        return self._generation
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _refresh(self) -> None:
+        [(version,)] = self._execute("PRAGMA data_version")
+        if version != self._version:
+            [(self._generation,)] = self._execute("SELECT value FROM generation")
+            self._version = version
+
 
 FIND_SECONDS: Final = 1.0
 """A request waits at most this long, queueing included."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.keys.sqlite_errors import translated
-from sidecar.keys.sqlite_file import connect
+from sidecar.store.connection import connect, translated
 from sidecar.store.schema import MIGRATIONS, version_of
 
 _LOCK_SECONDS: Final = 1.0

@@ -2,15 +2,11 @@
 
 from collections.abc import Callable
 
-from sidecar.keys.generation import GenerationWatch
-from sidecar.keys.sqlite_census import SqliteCensus
-from sidecar.keys.sqlite_last_use import SqliteLastUse
-from sidecar.keys.sqlite_quotas import SqliteQuotas
 from sidecar.store.audit import SqliteAudit
 from sidecar.store.bulk_import import SqliteImport
-from sidecar.store.connection import Lines
-from sidecar.store.keys import SqliteKeys
-from sidecar.store.usage import SqliteUsage
+from sidecar.store.connection import GenerationWatch, Lines
+from sidecar.store.keys import SqliteCensus, SqliteKeys, SqliteQuotas
+from sidecar.store.usage import SqliteLastUse, SqliteUsage
 
 
 class SqliteStore(SqliteKeys, SqliteCensus, SqliteAudit, SqliteQuotas, SqliteLastUse, SqliteUsage, SqliteImport):

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
-from sidecar.observe.lines import Access, with_client, with_trace
-from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_trace
 from sidecar.telemetry.metrics import NO_ROUTE, Metrics
 from sidecar.telemetry.tracing import Tracer
 from sidecar.usage.recorder import Usage

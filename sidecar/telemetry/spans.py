@@ -11,7 +11,7 @@ from msgspec import Struct
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.headers import check_host
 from sidecar.core.model import Allow, Decision, RequestHead
-from sidecar.observe.lines import Access, well_formed
+from sidecar.telemetry.access_log import Access, well_formed
 from sidecar.telemetry.redaction import Redaction
 from sidecar.telemetry.trace_context import Trace
 

@@ -4,11 +4,15 @@ A request is given its place in a trace when it is let through, since the upstre
 is over, and sent some at a time off the request's path.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
 from sidecar.core.model import Allow, Decision, RequestHead
-from sidecar.observe.lines import Access
+from sidecar.telemetry.access_log import Access
 from sidecar.telemetry.batching import Batches
 from sidecar.telemetry.spans import Span, Spans, UpstreamName, asked_upstream
 from sidecar.telemetry.trace_context import Contexts, Trace, onward
@@ -95,3 +99,19 @@ class Tracer:
     async def flush(self) -> None:
         """Export all that waits, for at most two seconds."""
         await self._batches.flush(_FLUSH_SECONDS)
+
+
+# What became of spans.
+
+
+class TraceMetrics(Collector):
+    """Of a tracer, where there is one."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def collect(self) -> Iterator[Metric]:
+        spans = CounterMetricFamily("sidecar_tracing_spans", "Spans by what became of them.", labels=("result",))
+        spans.add_metric(("exported",), self._tracer.exported)
+        spans.add_metric(("dropped",), self._tracer.dropped)
+        yield spans

@@ -1,17 +1,44 @@
 """What was counted, summed up and written in batches; what could not be written waits for the next time."""
 
 import asyncio
+import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 from sidecar.core.errors import Reason
-from sidecar.keys.usage_agents import Agents
-from sidecar.usage.anomalies import network_of
+from sidecar.usage.anomalies import agent_text, network_of
 from sidecar.usage.ports import Earlier, LastUse, UsageRow
 from sidecar.usage.recorder import Hour, Tally
+
+# User-Agent fields as they are kept and shown: some clients put their key there.
+
+
+HIDDEN: Final = "[redacted]"
+_LIKE_A_KEY: Final = r"[0-9A-Za-z]{22,}"
+"""128 random bits, as `looks_secret` tells them: no program's name or version is so long without a mark in it."""
+_AFTER_A_PREFIX: Final = r"[^\s;,()\"']{16,}"
+"""Also of keys made elsewhere, which may hold any characters."""
+
+
+class Agents:
+    """prefixes: what keys begin with."""
+
+    def __init__(self, prefixes: Iterable[str] = ()) -> None:
+        self.heed(prefixes)
+
+    def heed(self, prefixes: Iterable[str]) -> None:
+        """Look for these from here on."""
+        known = sorted({prefix for prefix in prefixes if prefix}, reverse=True)
+        begun = f"(?:{'|'.join(map(re.escape, known))}){_AFTER_A_PREFIX}|" if known else ""
+        self._keys = re.compile(begun + _LIKE_A_KEY)
+
+    def text(self, agent: bytes) -> str:
+        """Printable ASCII, cut, and without what may be a key."""
+        return self._keys.sub(HIDDEN, agent_text(agent))
+
 
 _BATCH: Final = 1_000
 """Rows written in one transaction, so that nobody waits long for the write lock."""

@@ -7,8 +7,7 @@ from typing import Any
 from sidecar.core.model import Bucket, Quota, Window
 from sidecar.core.rate_limit_headers import RateLimitFields
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.observe.lines import JsonLines
-from sidecar.telemetry.access_log import Access, AccessLog
+from sidecar.telemetry.access_log import Access, AccessLog, JsonLines
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.redaction import Redaction
 

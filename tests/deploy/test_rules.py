@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.observe.use_metrics import UseMetrics
-from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.metrics import Metrics, UseMetrics
 from sidecar.telemetry.reloads import Reloads
 from tests.harness.processes import ROOT
 from tests.harness.tools import needed

@@ -8,8 +8,7 @@ from typing import Literal
 import pytest
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.gate.principals import Known
-from sidecar.keys.cache import MISS, KeyCache, Miss
+from sidecar.keys.cache import MISS, KeyCache, Known, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, a_key, digest_of, set_status, used_at

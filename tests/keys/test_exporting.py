@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sidecar.core.model import KeyStatus
-from sidecar.keys.exporting import EXPORTED, csv_heading, csv_line, import_record, json_line, neutral
+from sidecar.keys.transfer.formats import EXPORTED, csv_heading, csv_line, import_record, json_line, neutral
 from tests.keys.making import NOW_US, a_key
 
 

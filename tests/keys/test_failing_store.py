@@ -150,7 +150,7 @@ async def test_a_place_that_can_hold_no_store_is_refused(tmp_path: Path, place: 
 
 _NOBODY = """
 import os, sys
-from sidecar.keys.sqlite_file import prepare
+from sidecar.store.connection import prepare
 os.setgid(65534), os.setuid(65534)
 try:
     prepare(sys.argv[1], create=False)

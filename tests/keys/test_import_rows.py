@@ -13,13 +13,12 @@ from hypothesis import strategies as some
 
 from sidecar.core.apikey import ALPHABET, ForeignKeys, Hasher, KeyFormat
 from sidecar.core.scopes import Catalogue, Scope
-from sidecar.keys.import_rows import Rows
 from sidecar.keys.lifecycle import new_ids
-from sidecar.keys.new_rows import NewRow, new_row
 from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
+from sidecar.keys.records import NewRow, new_row
 from sidecar.keys.transfer.fields import LineRules, Origin, UnfitLine
 from sidecar.keys.transfer.formats import BadLine, Entry
-from sidecar.keys.transfer.importer import UnfitFile, import_keys
+from sidecar.keys.transfer.importer import Rows, UnfitFile, import_keys
 from sidecar.keys.validation import KeyRules
 from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, a_key

@@ -63,7 +63,7 @@ async def test_an_empty_store_is_refused_unless_one_may_be_made(tmp_path: Path) 
 
 async def test_two_processes_can_make_one_store(tmp_path: Path) -> None:
     path = str(tmp_path / "keys.db")
-    code = "import sys; from sidecar.keys.sqlite_file import prepare; prepare(sys.argv[1], create=True)"
+    code = "import sys; from sidecar.store.connection import prepare; prepare(sys.argv[1], create=True)"
     makers = [subprocess.Popen([sys.executable, "-c", code, path]) for _ in range(4)]
     assert [maker.wait() for maker in makers] == [0] * 4
     await (await open_store(path, create=False)).close()

@@ -14,11 +14,9 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.lifecycle import Lifecycle, Rotated
 from sidecar.keys.ports import AuditFilter, KeyConflict, StoreUnavailable
-from sidecar.keys.retiring import retired_unused
-from sidecar.keys.transitions import Rotation
+from sidecar.keys.transitions import Rotation, retired_unused
 from sidecar.keys.validation import KeyRules
-from sidecar.running.retiring import Retirement
-from sidecar.running.usage import UsageKeeper
+from sidecar.runtime.maintenance import Retirement, UsageKeeper
 from sidecar.usage.anomalies import Unusual
 from sidecar.usage.detector import UnusualActivity
 from sidecar.usage.recorder import Usage

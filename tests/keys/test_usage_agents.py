@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar.core.apikey import KeyFormat
-from sidecar.keys.usage_agents import HIDDEN, Agents
+from sidecar.usage.writer import HIDDEN, Agents
 
 KEY = KeyFormat().make("hv_live_", lambda most: most // 3)
 

@@ -9,7 +9,7 @@ from sidecar.config.settings import UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.running.usage import UsageKeeper
+from sidecar.runtime.maintenance import UsageKeeper
 from sidecar.store.sqlite import SqliteStore
 from sidecar.usage.anomalies import Unusual
 from sidecar.usage.detector import UnusualActivity

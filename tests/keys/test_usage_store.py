@@ -6,8 +6,8 @@ import time
 import pytest
 
 from sidecar.keys.ports import Earlier, LastUse
-from sidecar.keys.sqlite_last_use import MOST_NETWORKS
 from sidecar.store.sqlite import SqliteStore
+from sidecar.store.usage import MOST_NETWORKS
 from sidecar.usage.anomalies import UnusualEvent, UnusualKind
 from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 from tests.keys.making import ANN, NOW_US, a_key

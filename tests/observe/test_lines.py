@@ -6,8 +6,7 @@ import re
 import pytest
 
 from sidecar.core.model import ApiKey, RequestHead
-from sidecar.observe.lines import CombinedLines, JsonLines, LineFormat, with_client
-from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, LineFormat, with_client
 from sidecar.telemetry.redaction import Redaction
 from tests.observe.test_accesslog import access, written
 

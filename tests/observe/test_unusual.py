@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from sidecar.core.errors import Reason
-from sidecar.observe.use_metrics import UseMetrics
+from sidecar.telemetry.metrics import UseMetrics
 from sidecar.usage.anomalies import Unusual, UnusualKind, network_of
 from sidecar.usage.detector import UnusualActivity
 

@@ -46,7 +46,7 @@ def told() -> Told:
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told) -> Keys:
     """On a file that asks for nothing yet. What a sidecar does every few minutes, it does here all the time."""
     monkeypatch.setattr("sidecar.app.RETIRE_SECONDS", 0.01)
-    monkeypatch.setattr(logging.getLogger("sidecar.running.retiring"), "handlers", [told])
+    monkeypatch.setattr(logging.getLogger("sidecar.runtime.maintenance"), "handlers", [told])
     config = tmp_path / "sidecar.yaml"
     config.write_text(CONFIG)
     return Keys(config, tmp_path / "keys.db")

@@ -1,1 +1,0 @@
-"""What the operator sees: metrics and the access log."""

@@ -1,1 +1,0 @@
-"""The parts of a running sidecar, which `app.py` puts together."""

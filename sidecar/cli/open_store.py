@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from sidecar.cli.errors import Misuse
-from sidecar.config.addresses import parse_store, sqlite_path
+from sidecar.config.fields import parse_store, sqlite_path
 from sidecar.store.sqlite import SqliteStore
 
 

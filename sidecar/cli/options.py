@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from sidecar.config.errors import ConfigError
-from sidecar.config.load import load
-from sidecar.config.overrides import overrides_from
+from sidecar.config.load import load, overrides_from
 from sidecar.config.settings import Config
 from sidecar.core.units import microseconds, parse_duration
 

@@ -4,19 +4,22 @@ From these types come the reading of a file, what is said of a wrong one, and th
 the builders beside this module turn them into the values of `model`.
 """
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from msgspec import UNSET, Meta, UnsetType, field
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from sidecar.config.build.telemetry import AccessLogEntry, LogFormat, TracingEntry
-from sidecar.config.entry import Entry
 from sidecar.config.fields import (
+    AdminTokenHash,
     BindAddress,
     Duration,
     DurationOrOff,
     FilePath,
     ForeignPrefix,
     HeaderValue,
+    HostName,
     KeyPrefix,
     LimiterUrl,
     Name,
@@ -33,10 +36,139 @@ from sidecar.config.fields import (
     Upstream,
     UpstreamHost,
 )
-from sidecar.config.sections import AdminEntry, DecisionEntry, DrainEntry, ReloadEntry
-from sidecar.config.usage import UsageEntry
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.model import Subject, Window
+
+# What every mapping of the file is.
+
+
+class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mapping of the file."""
+
+
+# Sections of the configuration file on who may run the sidecar, and how it changes and ends, as they are written.
+
+
+DialectName = Literal["nginx", "caddy", "traefik", "envoy"]
+
+
+class AdminTokenEntry(Entry, frozen=True, kw_only=True):
+    """An admin token, by its hash. With a tenant, it reaches no further than that tenant's keys."""
+
+    name: Name
+    hash: AdminTokenHash
+    rights: Literal["read", "write"] = "read"
+    tenant: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
+    scopes: tuple[str, ...] | UnsetType = UNSET
+    plans: tuple[str, ...] | UnsetType = UNSET
+
+
+class AdminEntry(Entry, frozen=True, kw_only=True):
+    """The admin listener, and who may use it."""
+
+    listen: BindAddress = "127.0.0.1:9091"
+    hosts: tuple[HostName, ...] = ()
+    tokens: tuple[AdminTokenEntry, ...] = ()
+
+
+class DecisionEntry(Entry, frozen=True, kw_only=True):
+    """The decision listener, and the proxies that it is spoken to by."""
+
+    listen: BindAddress
+    dialects: Annotated[tuple[DialectName, ...], Meta(min_length=1)] = ("nginx", "caddy", "traefik", "envoy")
+
+
+class ReloadEntry(Entry, frozen=True, kw_only=True):
+    """Whether the file is looked at again and again, and how often."""
+
+    watch: bool = True
+    interval: Timeout = "2s"
+
+
+class DrainEntry(Entry, frozen=True, kw_only=True):
+    """How the sidecar ends after SIGTERM."""
+
+    delay: Duration = "5s"
+    timeout: Duration = "20s"
+
+
+class RefusalsEntry(Entry, frozen=True, kw_only=True):
+    """So many refusals of one key, or of one network, within this time."""
+
+    limit: Annotated[int, Meta(ge=1, le=10**9)] = 100
+    within: Timeout = "1m"
+
+
+class UnusualEntry(Entry, frozen=True, kw_only=True):
+    """What is told of as unusual."""
+
+    unused: DurationOrOff = "30d"
+    new_network: bool = True
+    refusals: RefusalsEntry | Literal["off"] = RefusalsEntry()
+    quiet: Duration = "1h"
+
+
+class UsageEntry(Entry, frozen=True, kw_only=True):
+    """How long use is kept, and what of it is unusual."""
+
+    hours: Timeout = "14d"
+    keep: Timeout = "90d"
+    unusual: UnusualEntry = UnusualEntry()
+
+
+LogFormat = Literal["json", "combined", "off"]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+_SERVICE = re.compile(r"[ -~]{0,200}")
+
+
+def _check_collector(text: str) -> None:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("is no URL: write http://host:4318") from None
+    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or not text.isascii():
+        raise ValueError("must be the OTLP/HTTP address of a collector: http://host:4318 or https://host/v1/traces")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("must hold no user, query or fragment: credentials belong in tracing.headers")
+
+
+def _check_service(text: str) -> None:
+    if not _SERVICE.fullmatch(text):
+        raise ValueError("must be up to 200 printable ASCII characters")
+
+
+Collector = Annotated[
+    str,
+    Meta(
+        description="http://host:port or https://host:port, with a path or without",
+        pattern="^[hH][tT][tT][pP][sS]?://.+$",
+        extra={"check": _check_collector},
+    ),
+]
+ServiceName = Annotated[
+    str, Meta(description="the name of a service", pattern="^[ -~]{0,200}$", extra={"check": _check_service})
+]
+
+
+class AccessLogEntry(Entry, frozen=True, kw_only=True):
+    """How the access log is written, and of which requests."""
+
+    format: LogFormat = "json"
+    sample_successes: Share = 1.0
+    query: Literal["none", "redacted"] = "none"
+
+
+class TracingEntry(Entry, frozen=True, kw_only=True):
+    """Where spans are sent, and of how many requests."""
+
+    endpoint: Collector
+    sample: Share = 0.1
+    parent: Literal["anyone", "trusted_proxies", "nobody"] = "anyone"
+    service: ServiceName = ""
+    headers: dict[Token, HeaderValue] = field(default_factory=dict)
+    timeout: Timeout = "10s"
+
 
 T = TypeVar("T")
 
@@ -254,3 +386,31 @@ class Document(Entry, frozen=True, kw_only=True):
 def given(value: T | UnsetType) -> T | None:
     """The value, or None where the file does not give one."""
     return None if isinstance(value, UnsetType) else value
+
+
+# The JSON Schema (2020-12) of the configuration file, for editors; from the same types that a file is read with.
+
+
+_VARIABLE = r"\$\{"
+_KEYWORD = "propertyNames"
+
+
+def json_schema() -> dict[str, Any]:
+    """Wherever a value of its own kind may stand, text with a `${VAR}` may stand as well."""
+    schema = _open(msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Document))))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sidecar configuration", **schema}
+
+
+def _open(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_open(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    opened = {name: value if name in (_KEYWORD, "default") else _open(value) for name, value in schema.items()}
+    if "pattern" in opened:
+        opened["pattern"] = f"{opened['pattern']}|{_VARIABLE}"
+        return opened
+    if opened.get("type") in ("integer", "boolean") or "enum" in opened:
+        kept = {name: opened.pop(name) for name in ("title", "description", "default") if name in opened}
+        return {**kept, "anyOf": [opened, {"type": "string", "pattern": _VARIABLE}]}
+    return opened

@@ -29,7 +29,7 @@ _PAUSE_SECONDS: Final = 0.05
 _RESTORED: Final = 500
 
 
-class UsageStore_(KeyRegistry, UsageStore, UnusualStore, Protocol):
+class UsageRegistry(KeyRegistry, UsageStore, UnusualStore, Protocol):
     """Where use is kept."""
 
 
@@ -41,7 +41,7 @@ class UsageKeeper:
 
     def __init__(
         self,
-        store: UsageStore_,
+        store: UsageRegistry,
         usage: Usage,
         *,
         unusual: UnusualActivity,

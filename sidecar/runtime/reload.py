@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from sidecar.config.errors import ConfigError
+from sidecar.config.reload import FileIdentity, identity_of
 from sidecar.config.settings import Config
-from sidecar.config.watch import FileIdentity, identity_of
 from sidecar.runtime.listeners import StartError
 from sidecar.telemetry.reloads import Reloads
 

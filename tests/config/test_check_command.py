@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidecar.cli.check import check_command, schema_command
-from sidecar.config.overrides import NAMES
+from sidecar.config.load import NAMES
 from tests.config.conftest import MINIMAL
 from tests.config.test_examples import EXAMPLE
 

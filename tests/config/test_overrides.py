@@ -1,6 +1,6 @@
 import pytest
 
-from sidecar.config.overrides import overrides_from
+from sidecar.config.load import overrides_from
 from sidecar.config.settings import Address
 from tests.config.conftest import MINIMAL, Complaining, Loading
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.watch import identity_of, is_mounted_alone
+from sidecar.config.reload import identity_of, is_mounted_alone
 
 MOUNTS = """\
 22 1 0:20 / / rw,relatime - overlay overlay rw

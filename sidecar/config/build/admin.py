@@ -7,12 +7,12 @@ from typing import Final, Literal
 import msgspec
 import yaml
 
-from sidecar.config.addresses import parse_address
+from sidecar.config.fields import parse_address
 from sidecar.config.document import given
 from sidecar.config.settings import AdminSettings, AdminToken
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.scopes import check_granted
-from sidecar.config.sections import AdminEntry, AdminTokenEntry
+from sidecar.config.build.policy import check_granted
+from sidecar.config.document import AdminEntry, AdminTokenEntry
 from sidecar.core.model import EVERY
 from sidecar.core.scopes import Catalogue
 

@@ -3,17 +3,222 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-from sidecar.config.answers import check_template
 from sidecar.config.document import PolicyEntry, given
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.quotas import charges_of
-from sidecar.config.scopes import required
 from sidecar.core.model import EVERY, Policy, Quota, Route
 from sidecar.core.routing import Pattern, parse_pattern
 from sidecar.core.routing import overlaps, unreachable
 from sidecar.core.scopes import Catalogue
 from sidecar.core.templates import RESPOND_PLACEHOLDERS
+from collections.abc import Sequence
+from sidecar.config.document import Document, ScopeEntry
+from sidecar.config.errors import Path, Report, did_you_mean
+from sidecar.core.model import EVERY
+from sidecar.core.scopes import Catalogue, Scope
+from collections.abc import Mapping, Sequence
+from sidecar.config.document import Allowance, ChargeEntry, Document, QuotaEntry, given
+from sidecar.config.errors import Path, Report, did_you_mean
+from sidecar.config.fields import parse_period
+from sidecar.core.model import Charge, Quota, Subject, Window
+from collections.abc import Mapping
+from sidecar.config.document import ErrorEntry, IdentityEntry, KeysEntry, given
+from sidecar.config.errors import Path, Report, did_you_mean
+from sidecar.config.settings import ErrorAnswer, Identity
+from sidecar.core.errors import Reason
+from sidecar.core.headers import fold
+from sidecar.core.templates import ERROR_PLACEHOLDERS, IDENTITY_PLACEHOLDERS, unknown_placeholders
+
+
+
+# The `scopes` section, and the scopes that other sections name.
+
+
+
+def catalogue_of(document: Document, report: Report) -> Catalogue:
+    """The catalogue; a scope whose entry is wrong is in it by name, so that what names it is not wrong as well."""
+    written = document.scopes or {}
+    scopes = {name: Scope(name=name) for name in report.names(("scopes",))}
+    for name, entry in written.items():
+        match entry:
+            case ScopeEntry():
+                scopes[name] = Scope(name=name, description=entry.description, includes=entry.includes)
+            case _:
+                scopes[name] = Scope(name=name, description=entry or "")
+    catalogue = Catalogue(scopes.values())
+    for name, entry in written.items():
+        if isinstance(entry, ScopeEntry):
+            check_granted(entry.includes, ("scopes", name, "includes"), catalogue, report)
+    return catalogue
+
+
+def check_granted(names: Sequence[str], path: Path, catalogue: Catalogue, report: Report) -> None:
+    """Reports each name at `path` that stands for no scope."""
+    for at, name in report.numbered(path, names):
+        if catalogue.unknown([name]):
+            report.problem(at, f"unknown scope '{name}'{did_you_mean(name, catalogue.scopes)}")
+
+
+def required(names: Sequence[str], path: Path, catalogue: Catalogue, report: Report) -> frozenset[str]:
+    """The scopes that a route names, one by one: a wildcard could be read as any of them or as every one."""
+    for at, name in report.numbered(path, names):
+        if name == EVERY or name.endswith(":*"):
+            report.problem(at, f"'{name}' can be granted to a key, but not be required: name the scopes")
+        elif name not in catalogue.scopes:
+            report.problem(at, f"unknown scope '{name}'{did_you_mean(name, catalogue.scopes)}")
+    return frozenset(names)
+
+
+# The `quotas` and `plans` sections, and the quotas that other sections name.
+
+
+FAILURES = "failures"
+"""The name of the quota for wrong keys."""
+
+_DAY_SECONDS = 86400
+
+
+def quotas_of(document: Document, report: Report) -> dict[str, Quota]:
+    quotas = {}
+    for name, entry in (document.quotas or {}).items():
+        path: Path = ("quotas", name)
+        if name == FAILURES:
+            report.key_problem(path, f"is the name of the quota in keys.{FAILURES}: choose another")
+        quotas[name] = _quota(name, entry, path, report)
+    return quotas
+
+
+def failures_of(entry: Allowance | str, path: Path, report: Report) -> Quota | None:
+    """The quota by address for wrong keys; None for `off`."""
+    if isinstance(entry, str):
+        return None
+    _check_window(entry, path, report)
+    return _made(FAILURES, entry, (Subject.ADDRESS,))
+
+
+def plans_of(document: Document, report: Report) -> Mapping[str, Mapping[str, int]]:
+    plans = document.plans or {}
+    known = report.names(("quotas",))
+    for plan, limits in plans.items():
+        for name in limits:
+            if name not in known:
+                report.key_problem(("plans", plan, name), f"unknown quota '{name}'{did_you_mean(name, known)}")
+    return plans
+
+
+def charges_of(
+    entries: Sequence[str | ChargeEntry], path: Path, quotas: Mapping[str, Quota], report: Report
+) -> tuple[Charge, ...]:
+    """What a route counts; each quota once."""
+    known = report.names(("quotas",))
+    charges: dict[str, Charge] = {}
+    for at, entry in report.numbered(path, entries):
+        name, cost = (entry, 1) if isinstance(entry, str) else (entry.quota, entry.cost)
+        if name not in known:
+            report.problem(at, f"unknown quota '{name}'{did_you_mean(name, known)}")
+        elif name in charges:
+            report.problem(at, f"the quota '{name}' stands here twice")
+        elif name in quotas:
+            charges[name] = Charge(quota=quotas[name], cost=cost)
+    return tuple(charges.values())
+
+
+def _quota(name: str, entry: QuotaEntry, path: Path, report: Report) -> Quota:
+    by = (entry.by,) if isinstance(entry.by, Subject) else entry.by
+    if len(set(by)) < len(by):
+        report.problem((*path, "by"), "names something twice")
+    if entry.only == "anonymous" and {Subject.KEY, Subject.TENANT} & set(by):
+        report.problem((*path, "only"), "an anonymous request has no key and no tenant to count by: use by: address")
+    _check_window(entry, path, report)
+    return _made(name, entry, by, entry.only)
+
+
+def _made(name: str, entry: Allowance, by: tuple[Subject, ...], only: str = "all") -> Quota:
+    return Quota(
+        name=name,
+        limit=entry.limit,
+        period=parse_period(entry.per),
+        window=entry.window,
+        burst=given(entry.burst),
+        by=by,
+        only=only,  # type: ignore[arg-type]  # the document's type admits the same three words
+    )
+
+
+def _check_window(entry: Allowance, path: Path, report: Report) -> None:
+    period = parse_period(entry.per)
+    if given(entry.burst) is not None and entry.window is not Window.BUCKET:
+        report.problem((*path, "burst"), "only a bucket has a burst: add window: bucket, or leave it out")
+    if entry.window is Window.FIXED and isinstance(period, int) and _DAY_SECONDS % period:
+        message = "a fixed window must divide a day evenly: choose such a duration, a calendar unit, or window: sliding"
+        report.problem((*path, "per"), message)
+
+
+# The `identity` and `errors` sections, and the templates that other sections hold.
+
+
+_DEFAULT = "default"
+_NONE: frozenset[str] = frozenset()
+
+
+def identity_of(entry: IdentityEntry, keys: KeysEntry, report: Report) -> Identity:
+    """What is injected. No two of its names are one to a reader that folds them, nor one that passes through."""
+    passing = {_folded(name) for name in map(given, (source.header for source in keys.pass_through)) if name}
+    seen = {_folded(entry.request_id)}
+    for name, template in entry.headers.items():
+        path: Path = ("identity", "headers", name)
+        check_template(template, IDENTITY_PLACEHOLDERS, path, report)
+        if _folded(name) in seen:
+            report.key_problem(path, "is the same header as another one here")
+        if _folded(name) in passing:
+            report.key_problem(path, "is a header that keys.pass_through lets the client set")
+        seen.add(_folded(name))
+    return Identity(headers=entry.headers, request_id=entry.request_id, strip=entry.strip)
+
+
+def errors_of(
+    entries: Mapping[str, ErrorEntry], report: Report
+) -> tuple[Mapping[Reason, ErrorAnswer], ErrorAnswer | None]:
+    """The answer for each reason named, and the one for the rest."""
+    found: dict[str, ErrorAnswer] = {}
+    known = [*(reason.value for reason in Reason), _DEFAULT]
+    for key, entry in entries.items():
+        path: Path = ("errors", key)
+        answer = _answer(entry, path, report)
+        for name in (part.strip() for part in key.split("|")):
+            if name not in known:
+                report.key_problem(path, f"unknown reason '{name}'{did_you_mean(name, known)}")
+            elif name in found:
+                report.key_problem(path, f"the reason '{name}' is answered twice")
+            else:
+                found[name] = answer
+    default = found.pop(_DEFAULT, None)
+    return {Reason(name): answer for name, answer in found.items()}, default
+
+
+def check_template(template: object, allowed: frozenset[str], path: Path, report: Report) -> None:
+    """Reports each placeholder that `allowed` does not hold, at the text that it stands in."""
+    match template:
+        case dict():
+            for name, value in template.items():
+                check_template(value, allowed, (*path, name), report)
+        case list():
+            for index, value in enumerate(template):
+                check_template(value, allowed, (*path, index), report)
+        case str():
+            for name in unknown_placeholders(template, allowed):
+                close = did_you_mean(name, allowed) if allowed else ": no placeholder can stand here"
+                report.problem(path, f"unknown placeholder '{{{name}}}'{close}")
+
+
+def _answer(entry: ErrorEntry, path: Path, report: Report) -> ErrorAnswer:
+    check_template(given(entry.body), ERROR_PLACEHOLDERS, (*path, "body"), report)
+    for name, value in (given(entry.headers) or {}).items():
+        check_template(value, _NONE, (*path, "headers", name), report)
+    return ErrorAnswer(status=given(entry.status), headers=given(entry.headers), body=given(entry.body))
+
+
+def _folded(name: str) -> bytes:
+    return fold(name.encode())
 
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 _KEY = "must be `METHOD /pattern`, `METHOD|METHOD /pattern` or `* /pattern`"

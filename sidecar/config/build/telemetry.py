@@ -4,67 +4,46 @@ import re
 from types import MappingProxyType
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
-
 from msgspec import Meta, field
-
-from sidecar.config.entry import Entry
+from sidecar.config.document import Entry
 from sidecar.config.fields import HeaderValue, Timeout, Token
 from sidecar.config.settings import AccessLogSettings, Tracing
 from sidecar.config.errors import Report
 from sidecar.core.units import parse_duration
-
-LogFormat = Literal["json", "combined", "off"]
-Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-_SERVICE = re.compile(r"[ -~]{0,200}")
-
-
-def _check_collector(text: str) -> None:
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise ValueError("is no URL: write http://host:4318") from None
-    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or not text.isascii():
-        raise ValueError("must be the OTLP/HTTP address of a collector: http://host:4318 or https://host/v1/traces")
-    if url.username is not None or url.query or url.fragment:
-        raise ValueError("must hold no user, query or fragment: credentials belong in tracing.headers")
+from sidecar.config.document import AccessLogEntry, LogFormat, TracingEntry
+from typing import Final
+from sidecar.config.document import UnusualEntry, UsageEntry
+from sidecar.config.errors import Report
+from sidecar.config.settings import UsageSettings
+from sidecar.core.units import parse_duration
+from sidecar.usage.anomalies import Unusual
 
 
-def _check_service(text: str) -> None:
-    if not _SERVICE.fullmatch(text):
-        raise ValueError("must be up to 200 printable ASCII characters")
+
+# The `usage` section: how long use is kept by the hour and by the day, and what of it is unusual.
 
 
-Collector = Annotated[
-    str,
-    Meta(
-        description="http://host:port or https://host:port, with a path or without",
-        pattern="^[hH][tT][tT][pP][sS]?://.+$",
-        extra={"check": _check_collector},
-    ),
-]
-ServiceName = Annotated[
-    str, Meta(description="the name of a service", pattern="^[ -~]{0,200}$", extra={"check": _check_service})
-]
+_DAY_SECONDS: Final = 86_400
 
 
-class AccessLogEntry(Entry, frozen=True, kw_only=True):
-    """How the access log is written, and of which requests."""
+def usage_of(entry: UsageEntry, report: Report) -> UsageSettings:
+    hours_seconds, keep_seconds = parse_duration(entry.hours), parse_duration(entry.keep)
+    if hours_seconds < _DAY_SECONDS:
+        report.problem(("usage", "hours"), "must be at least 1d: what is older is summed up by the day")
+    if keep_seconds < hours_seconds:
+        report.problem(("usage", "keep"), f"must not be shorter than usage.hours, which is {entry.hours}")
+    return UsageSettings(hours_seconds=hours_seconds, keep_seconds=keep_seconds, unusual=_unusual(entry.unusual))
 
-    format: LogFormat = "json"
-    sample_successes: Share = 1.0
-    query: Literal["none", "redacted"] = "none"
 
-
-class TracingEntry(Entry, frozen=True, kw_only=True):
-    """Where spans are sent, and of how many requests."""
-
-    endpoint: Collector
-    sample: Share = 0.1
-    parent: Literal["anyone", "trusted_proxies", "nobody"] = "anyone"
-    service: ServiceName = ""
-    headers: dict[Token, HeaderValue] = field(default_factory=dict)
-    timeout: Timeout = "10s"
+def _unusual(entry: UnusualEntry) -> Unusual:
+    refusals = None if isinstance(entry.refusals, str) else entry.refusals
+    return Unusual(
+        unused_seconds=None if entry.unused == "off" else parse_duration(entry.unused),
+        new_network=entry.new_network,
+        refusals=refusals.limit if refusals else None,
+        refusals_seconds=parse_duration(refusals.within) if refusals else 60.0,
+        quiet_seconds=parse_duration(entry.quiet),
+    )
 
 
 def access_log_of(entry: LogFormat | AccessLogEntry | None) -> AccessLogSettings | None:

@@ -17,10 +17,10 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
-from sidecar.config.addresses import sqlite_path
 from sidecar.config.build.admin import VARIABLE
+from sidecar.config.fields import sqlite_path
+from sidecar.config.reload import is_mounted_alone
 from sidecar.config.settings import Address, Config
-from sidecar.config.watch import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.doctor.facts import (
     CertificateSeen,

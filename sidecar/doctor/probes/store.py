@@ -7,7 +7,7 @@ from statistics import median
 from time import perf_counter
 from typing import Final, Protocol
 
-from sidecar.config.addresses import sqlite_path
+from sidecar.config.fields import sqlite_path
 from sidecar.config.settings import Config
 from sidecar.core.apikey import PLAIN
 from sidecar.doctor.facts import Latency, StoreSeen, Unseen

@@ -32,10 +32,10 @@ from sidecar.runtime.shutdown import Drainer
 from sidecar.runtime.tasks import Background
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.sqlite import SqliteStore
-from sidecar.telemetry.metrics import Metrics, UseMetrics
+from sidecar.telemetry.metrics import Metrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.telemetry.reloads import Reloads
-from sidecar.usage.detector import UnusualActivity
+from sidecar.usage.detector import AnomalyDetector
 from sidecar.usage.recorder import Usage
 
 REHASH_SECONDS = 2.0
@@ -154,10 +154,10 @@ class App:
     async def _keep_usage(self, store: SqliteStore) -> UsageKeeper:
         settings = self._config.usage
         write = partial(logging.getLogger("sidecar.unusual").warning, "%s")
-        unusual = UnusualActivity(settings.unusual, clock=time.time, write=write)
+        unusual = AnomalyDetector(settings.unusual, clock=time.time, write=write)
         prefixes = key_prefixes(self._config)
         keeper = UsageKeeper(store, self._usage, unusual=unusual, settings=settings, clock=time.time, prefixes=prefixes)
-        self._metrics.also(UseMetrics(unusual.events.counts, dropped=lambda: keeper.dropped))
+        self._metrics.also(UsageMetrics(unusual.events.counts, dropped=lambda: keeper.dropped))
         with suppress(StoreUnavailable):
             await keeper.restore()
         return keeper

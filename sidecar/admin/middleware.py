@@ -31,7 +31,7 @@ _SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entrance:
+class LoginPolicy:
     """How a person without a credential is let in: what the page adds to the API.
 
     open: method and path of what needs none (signing in). session: the digest of the admin token that the request's
@@ -44,7 +44,7 @@ class Entrance:
     refused: Callable[[web.Request, Refusal], Awaitable[web.StreamResponse]] | None = None
 
 
-ENTRANCE: Final = web.AppKey("entrance", Entrance)
+ENTRANCE: Final = web.AppKey("entrance", LoginPolicy)
 
 
 def is_api(request: web.Request) -> bool:
@@ -86,7 +86,7 @@ def _place(error: BaseException) -> str:
 
 
 async def _refused(request: web.Request, refusal: Refusal) -> web.StreamResponse:
-    page = request.app.get(ENTRANCE, Entrance()).refused
+    page = request.app.get(ENTRANCE, LoginPolicy()).refused
     if page is None or is_api(request) or "text/html" not in request.headers.get(hdrs.ACCEPT, ""):
         return problem(refusal)
     return await page(request, refusal)
@@ -125,7 +125,7 @@ def _bound(request: web.Request) -> tuple[str, ...]:
 
 def _credential_check(tokens: Tokens) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        entrance = request.app.get(ENTRANCE, Entrance())
+        entrance = request.app.get(ENTRANCE, LoginPolicy())
         # As it was sent, for what is sent in another way leads nowhere.
         if (request.method, request.rel_url.raw_path) not in entrance.open:
             request[ADMIN] = await _admin_of(request, entrance, tokens)
@@ -134,7 +134,7 @@ def _credential_check(tokens: Tokens) -> Middleware:
     return check
 
 
-async def _admin_of(request: web.Request, entrance: Entrance, tokens: Tokens) -> Admin:
+async def _admin_of(request: web.Request, entrance: LoginPolicy, tokens: Tokens) -> Admin:
     """Raises Refusal."""
     text = _presented(request)
     if text is not None:

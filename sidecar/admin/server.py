@@ -11,10 +11,10 @@ from sidecar.admin.api.openapi import document, page
 from sidecar.admin.api.routes import OPERATIONS, ROOT, handler_of
 from sidecar.admin.auth import Tokens
 from sidecar.admin.middleware import ADMIN, JSON, guards
-from sidecar.admin.service import Desk, Ports
+from sidecar.admin.service import AdminDependencies, AdminService
 
 BODY_LIMIT: Final = 1024 * 1024
-PORTS: Final = web.AppKey("ports", Ports)
+DEPENDENCIES: Final = web.AppKey("ports", AdminDependencies)
 TOKENS: Final = web.AppKey("tokens", Tokens)
 
 _POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -30,13 +30,13 @@ _HEADERS = {
 """What an answer carries unless its handler says otherwise."""
 
 
-def admin_app(ports: Ports, tokens: Tokens, *, hosts: Callable[[], Sequence[str]]) -> web.Application:
+def admin_app(ports: AdminDependencies, tokens: Tokens, *, hosts: Callable[[], Sequence[str]]) -> web.Application:
     """The API. What a browser shows is added to it by `add_pages`.
 
     hosts: names that a request may be sent to, beside localhost and the bound address.
     """
     app = web.Application(middlewares=guards(tokens, hosts), client_max_size=BODY_LIMIT)
-    app[PORTS] = ports
+    app[DEPENDENCIES] = ports
     app[TOKENS] = tokens
     for operation in OPERATIONS:
         for method in ("GET", "HEAD") if operation.method == "GET" else (operation.method,):
@@ -60,9 +60,9 @@ def _add_documents(app: web.Application) -> None:
     app.router.add_get("/api/docs", docs)
 
 
-def desk_of(request: web.Request) -> Desk:
+def desk_of(request: web.Request) -> AdminService:
     """What the administrator who sent the request may see and do."""
-    return Desk(request.app[PORTS], request[ADMIN], address=request.remote or "")
+    return AdminService(request.app[DEPENDENCIES], request[ADMIN], address=request.remote or "")
 
 
 async def _finish_head(_: web.Request, response: web.StreamResponse) -> None:

@@ -18,17 +18,17 @@ from sidecar.keys.ports import (
     AuditFilter,
     AuditRow,
     AuditTrail,
+    IdempotencyKey,
     KeyCensus,
     KeyConflict,
     KeyFilter,
     KeyStore,
-    Once,
 )
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import KeyChange, Rotation, with_change
 from sidecar.keys.validation import KeyRules, NewKey
 from sidecar.limiter.port import Limiter
-from sidecar.usage.anomalies import UnusualEvent
+from sidecar.usage.anomalies import Anomaly
 from sidecar.usage.ports import UsageFilter, UsageRow
 
 # What administering needs of the rest of the house: store, verbs of a key's life, configuration, gate.
@@ -43,11 +43,11 @@ class UsageReader(Protocol):
 
     async def usage(self, wanted: UsageFilter) -> Sequence[UsageRow]: ...
 
-    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[UnusualEvent]: ...
+    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
+class AdminDependencies:
     """clock: Unix seconds. lifecycle, config, rules, gate_of: by what is in force now."""
 
     store: AdminStore
@@ -79,10 +79,10 @@ class Page:
     next: str | None
 
 
-class Viewer:
+class AdminReader:
     """Every method raises Refusal (what this administrator may not see), and StoreUnavailable."""
 
-    def __init__(self, ports: Ports, admin: Admin) -> None:
+    def __init__(self, ports: AdminDependencies, admin: Admin) -> None:
         self.admin = admin
         self._ports = ports
 
@@ -128,7 +128,7 @@ class Viewer:
             await self.get(key_id)
         return await self._ports.usage.usage(replace(wanted, key_id=key_id, tenant=self.admin.tenant))
 
-    async def unusual(self, *, limit: int) -> Sequence[UnusualEvent]:
+    async def unusual(self, *, limit: int) -> Sequence[Anomaly]:
         """The newest first. An administrator of one tenant is told of its keys only."""
         return await self._ports.usage.unusual(limit=limit, tenant=self.admin.tenant)
 
@@ -189,15 +189,15 @@ class Viewer:
         return True
 
 
-class Desk(Viewer):
+class AdminService(AdminReader):
     """What a Viewer sees, and the changes of it. Every method raises Refusal and StoreUnavailable."""
 
-    def __init__(self, ports: Ports, admin: Admin, *, address: str) -> None:
+    def __init__(self, ports: AdminDependencies, admin: Admin, *, address: str) -> None:
         super().__init__(ports, admin)
         self._actor = Actor(name=f"token:{admin.name}", source=address)
 
-    async def issue(self, wanted: NewKey, *, once: Once | None = None) -> Issued:
-        """Raises UnfitKey, and Repeated for a request that was carried out before."""
+    async def issue(self, wanted: NewKey, *, once: IdempotencyKey | None = None) -> Issued:
+        """Raises InvalidKey, and Repeated for a request that was carried out before."""
         self.must_write()
         if self.admin.tenant is not None and wanted.tenant is None:
             wanted = replace(wanted, tenant=self.admin.tenant)
@@ -213,10 +213,10 @@ class Desk(Viewer):
         return await self._ports.lifecycle().issue(wanted, rules, actor=self._actor, once=once)
 
     async def rotate(
-        self, key_id: str, rotation: Rotation, *, etag: str | None = None, once: Once | None = None
+        self, key_id: str, rotation: Rotation, *, etag: str | None = None, once: IdempotencyKey | None = None
     ) -> Rotated:
         """The plaintext of the new key opens all that the old one does, so all of it must be this administrator's to
-        give. Raises UnfitKey, KeyConflict, and Repeated for a request that was carried out before."""
+        give. Raises InvalidKey, KeyConflict, and Repeated for a request that was carried out before."""
         key = await self._own(key_id)
         self._refuse_beyond(key)
         return await self._ports.lifecycle().rotate(
@@ -231,7 +231,7 @@ class Desk(Viewer):
     async def change(self, key_id: str, change: KeyChange, *, etag: str | None = None) -> ApiKey:
         """What the key has already may stay, though it were not this administrator's to give; but not for longer.
 
-        Raises UnfitKey, KeyConflict, and KeyChanged where `etag` is not that of the key any more.
+        Raises InvalidKey, KeyConflict, and KeyChanged where `etag` is not that of the key any more.
         """
         key = await self._own(key_id)
         rules = self._ports.rules()

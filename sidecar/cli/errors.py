@@ -8,7 +8,7 @@ import click
 
 from sidecar.keys.lifecycle import MissingPepper
 from sidecar.keys.ports import KeyConflict, StoreUnavailable
-from sidecar.keys.validation import UnfitKey
+from sidecar.keys.validation import InvalidKey
 
 
 class Failure(click.ClickException):
@@ -36,7 +36,7 @@ def reported() -> Iterator[None]:
     """Expected exceptions inside become a Failure or Misuse."""
     try:
         yield
-    except UnfitKey as error:
+    except InvalidKey as error:
         raise Misuse(*error.problems) from error
     except (StoreUnavailable, KeyConflict, MissingPepper) as error:
         raise Failure(str(error)) from error

@@ -52,7 +52,7 @@ def rules_of(config: Config) -> KeyRules:
 
 
 async def issue(config: Config, wanted: NewKey) -> Issued:
-    """Raises UnfitKey, MissingPepper and StoreUnavailable. Nothing is made for a key that does not fit."""
+    """Raises InvalidKey, MissingPepper and StoreUnavailable. Nothing is made for a key that does not fit."""
     rules, hasher = rules_of(config), hasher_of_environ(config)
     rules.check(wanted, now())
     async with open_store(config.store, create=True) as store:
@@ -61,7 +61,7 @@ async def issue(config: Config, wanted: NewKey) -> Issued:
 
 
 def prepare(config: Config, wanted: NewKey) -> Issued:
-    """A key that no store knows. Raises UnfitKey."""
+    """A key that no store knows. Raises InvalidKey."""
     maker = KeyMaker(hasher_of_environ(config), clock=time.time, randbelow=secrets.randbelow)
     return maker.prepare(wanted, rules_of(config), actor=actor())
 
@@ -77,7 +77,7 @@ async def change(url: str, name: str, verb: Verb[T], config: Config | None = Non
 
 
 async def rotate(config: Config, name: str, rotation: Rotation) -> Rotated:
-    """Raises Failure, KeyConflict, UnfitKey, MissingPepper and StoreUnavailable."""
+    """Raises Failure, KeyConflict, InvalidKey, MissingPepper and StoreUnavailable."""
     rules, hasher = rules_of(config), hasher_of_environ(config)
     async with open_store(config.store) as store:
         await check_peppers(store, hasher)

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from sidecar.core.apikey import ForeignKeys
-from sidecar.core.error_responses import ErrorAnswer as ErrorAnswer
+from sidecar.core.error_responses import ErrorTemplate as ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.model import Charge, Quota, Route, Source
 from sidecar.core.scopes import Catalogue
@@ -241,9 +241,9 @@ class Config:
     identity: Identity
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"]
-    errors: Mapping[Reason, ErrorAnswer]
+    errors: Mapping[Reason, ErrorTemplate]
     """Holds every reason that the file names; `default_error` answers for the rest."""
-    default_error: ErrorAnswer | None
+    default_error: ErrorTemplate | None
     rate_limit_headers: RateLimitHeaders
     realm: str
     access_log: AccessLogSettings | None

@@ -9,7 +9,7 @@ from math import ceil
 from msgspec.structs import replace
 
 from sidecar.core.errors import Reason, status_of
-from sidecar.core.model import Allow, Answer, ApiKey, Deny, Headers, Policy, Principal, QuotaState, Source
+from sidecar.core.model import Allow, ApiKey, Deny, Headers, Policy, Principal, QuotaState, Response, Source
 from sidecar.core.rate_limit_headers import ending_fields
 from sidecar.core.templates import render, unknown_placeholders
 from sidecar.core.units import rfc3339
@@ -60,7 +60,7 @@ _DETAIL: Mapping[Reason, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorAnswer:
+class ErrorTemplate:
     """How a refusal is answered. None is the default; `body` is JSON with placeholders."""
 
     status: int | None = None
@@ -68,13 +68,13 @@ class ErrorAnswer:
     body: object = None
 
 
-class Answers:
+class ErrorResponses:
     """Renders refusals as configured; by default as problem details (RFC 9457) with a challenge (RFC 6750)."""
 
     def __init__(
         self,
-        errors: Mapping[Reason, ErrorAnswer],
-        default: ErrorAnswer | None,
+        errors: Mapping[Reason, ErrorTemplate],
+        default: ErrorTemplate | None,
         *,
         realm: str,
         sources: Iterable[Source],
@@ -82,13 +82,13 @@ class Answers:
     ) -> None:
         """rate_limits: states and `now` (Unix seconds) to header fields."""
         self._rate_limits = rate_limits
-        plain = default or ErrorAnswer()
+        plain = default or ErrorTemplate()
         self._forms = {reason: errors.get(reason, plain) for reason in Reason}
         self._challenge = _challenge(realm, sources)
-        self._fixed: dict[Reason, Answer] = {}
+        self._fixed: dict[Reason, Response] = {}
         self._fixed = {reason: self.refusal(reason) for reason in Reason if self._is_fixed(reason)}
 
-    def deny(self, deny: Deny, now: float) -> Answer:
+    def deny(self, deny: Deny, now: float) -> Response:
         """The gate's no, with what is left of the key's quotas."""
         extra = self.client_headers(deny.principal, deny.quota_states, now)
         if deny.refused_quota is not None and deny.refused_quota not in deny.quota_states:
@@ -99,19 +99,19 @@ class Answers:
         quota = deny.refused_quota or tightest(deny.quota_states)
         return self.refusal(deny.reason, required=policy.any_scopes | policy.all_scopes, quota=quota, extra=extra)
 
-    def fault(self, reason: Reason, allow: Allow, now: float) -> Answer:
+    def fault(self, reason: Reason, allow: Allow, now: float) -> Response:
         """What an allowed request gets that could not be carried out."""
         extra = self.client_headers(allow.principal, allow.quota_states, now)
         return self.refusal(reason, quota=tightest(allow.quota_states), extra=extra)
 
-    def respond(self, allow: Allow, now: float) -> Answer:
+    def respond(self, allow: Allow, now: float) -> Response:
         """The JSON answer that the route itself gives."""
         values: dict[str, object] = quota_values(tightest(allow.quota_states))
         if allow.principal is not None:
             values |= key_values(allow.principal.key)
         body = encode_json(render(allow.route.policy.respond, values))
         extra = self.client_headers(allow.principal, allow.quota_states, now)
-        return Answer(status=200, headers=(_JSON, _NO_STORE, *extra), body=body)
+        return Response(status=200, headers=(_JSON, _NO_STORE, *extra), body=body)
 
     def client_headers(self, principal: Principal | None, states: Sequence[QuotaState], now: float) -> Headers:
         """Fields that every answer to a key carries: what is left of its quotas, and that it ends if it does."""
@@ -127,7 +127,7 @@ class Answers:
         required: Iterable[str] = (),
         quota: QuotaState | None = None,
         extra: Headers = (),
-    ) -> Answer:
+    ) -> Response:
         """required: the route's scopes. quota: the one that refused, or the tightest. extra: appended fields."""
         if fixed := self._fixed.get(reason):
             return _extended(fixed, extra)
@@ -141,7 +141,7 @@ class Answers:
             kind, body = _JSON, render(form.body, values)
         configured = tuple((name.encode(), value.encode()) for name, value in (form.headers or {}).items())
         headers = (kind, _NO_STORE, *self._own_headers(reason, status, scopes), *configured, *extra)
-        return Answer(status=status, headers=headers, body=encode_json(body))
+        return Response(status=status, headers=headers, body=encode_json(body))
 
     def _is_fixed(self, reason: Reason) -> bool:
         """Whether every refusal for `reason` is the same, but for what is appended to it."""
@@ -165,7 +165,7 @@ class Answers:
         return ((b"WWW-Authenticate", challenge.encode()),)
 
 
-def _extended(answer: Answer, extra: Headers) -> Answer:
+def _extended(answer: Response, extra: Headers) -> Response:
     return replace(answer, headers=(*answer.headers, *extra)) if extra else answer
 
 

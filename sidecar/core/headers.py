@@ -53,7 +53,7 @@ class _Action(Enum):
     REFUSE = auto()
 
 
-class Sorted(NamedTuple):
+class SortedHeaders(NamedTuple):
     """A request's header fields, sorted in one pass."""
 
     fields: dict[bytes, list[bytes]]
@@ -77,7 +77,7 @@ class HeaderRules:
         self._request_id = request_id.lower().encode()
         self._actions: dict[bytes, tuple[_Action, bytes]] = {}
 
-    def sort(self, headers: Headers) -> Sorted:
+    def sort(self, headers: Headers) -> SortedHeaders:
         """Raises Denied where a name passes itself off as framing (`Transfer_Encoding`)."""
         fields: dict[bytes, list[bytes]] = {}
         kept: list[tuple[bytes, bytes]] = []
@@ -92,7 +92,7 @@ class HeaderRules:
                 if action is _Action.READ_AND_KEEP:
                     kept.append(pair)
                 fields.setdefault(lower, []).append(pair[1])
-        return Sorted(fields, kept)
+        return SortedHeaders(fields, kept)
 
     def resort(self, headers: Headers, *, credential: bool, forwarding: bool) -> list[tuple[bytes, bytes]]:
         """`kept`, in order, together with the credential's headers and those of a trusted proxy."""

@@ -236,7 +236,7 @@ class Deny(Struct, frozen=True, kw_only=True, gc=False):
 Decision = Allow | Deny
 
 
-class Answer(Struct, frozen=True, kw_only=True, gc=False):
+class Response(Struct, frozen=True, kw_only=True, gc=False):
     """A whole small answer of our own."""
 
     status: int

@@ -7,7 +7,7 @@ from typing import Final
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import Credential, without_cookie, without_parameter
 from sidecar.core.error_responses import key_values
-from sidecar.core.headers import HeaderRules, Sorted, field_value, without_named
+from sidecar.core.headers import HeaderRules, SortedHeaders, field_value, without_named
 from sidecar.core.model import ApiKey, Headers, RequestHead
 from sidecar.core.target import Target, with_prefix
 from sidecar.core.templates import render_text
@@ -76,7 +76,7 @@ class Injection:
         return with_prefix(target, paths, self.strip_prefix, self.add_prefix)
 
     def headers(
-        self, head: RequestHead, seen: Sorted, credential: Credential | None, *, host: bytes, identity: Headers
+        self, head: RequestHead, seen: SortedHeaders, credential: Credential | None, *, host: bytes, identity: Headers
     ) -> Headers:
         """Stripped, then injected: the way it came, then `identity`, which nothing of the client's can reach."""
         trusted = self.proxies.trusts(head.peer)

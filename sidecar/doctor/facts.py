@@ -6,18 +6,18 @@ from typing import Literal
 
 from sidecar.config.settings import Address, Config
 from sidecar.keys.ports import AuditState
-from sidecar.store.inspect import StoreLook
+from sidecar.store.inspect import StoreReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unseen:
+class Unknown:
     """What could not be looked at, and why."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileSeen:
+class FileFacts:
     """A file or folder: its permission bits (sticky and set-id bits too) and its owner."""
 
     path: str
@@ -26,7 +26,7 @@ class FileSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateSeen:
+class CertificateFacts:
     """A PEM file's first certificate, and when it begins and ends (Unix seconds)."""
 
     path: str
@@ -47,17 +47,17 @@ class DiskSeen:
 class FilesSeen:
     """The configuration's file, the store's, and those that hold secrets."""
 
-    config: FileSeen | Unseen
+    config: FileFacts | Unknown
     config_alone: bool
     """It is a mount of its own (`subPath`)."""
     literal_secrets: int
     """How many secrets stand in it as they are."""
-    store: tuple[FileSeen, ...]
+    store: tuple[FileFacts, ...]
     """The database, and beside it its -wal and -shm where they are."""
-    store_folder: FileSeen | Unseen
-    disk: DiskSeen | Unseen
-    tls_keys: tuple[FileSeen | Unseen, ...]
-    certificates: tuple[CertificateSeen | Unseen, ...]
+    store_folder: FileFacts | Unknown
+    disk: DiskSeen | Unknown
+    tls_keys: tuple[FileFacts | Unknown, ...]
+    certificates: tuple[CertificateFacts | Unknown, ...]
     listener_tls: str
     """Why the listener's files cannot be used; empty where they can, or there are none."""
 
@@ -72,7 +72,7 @@ class ProcessSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostSeen:
+class HostFacts:
     """Where this runs. `sidecar`: the process that listens at the data address; `own`: this one."""
 
     in_kubernetes: bool
@@ -80,7 +80,7 @@ class HostSeen:
     """This host's, without loopback and link-local ones."""
     uvloop: bool
     own: ProcessSeen
-    sidecar: ProcessSeen | Unseen
+    sidecar: ProcessSeen | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,21 +103,21 @@ class UpstreamSeen:
 
     seconds: float
     certificate_ends_at: float | None
-    clock_ahead: float | Unseen
+    clock_ahead: float | Unknown
     """Seconds that its Date is ahead of our clock."""
 
 
-Whereabouts = Literal["unix", "loopback", "this host", "elsewhere"]
+Location = Literal["unix", "loopback", "this host", "elsewhere"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WayAround:
+class BypassProbe:
     """Where the upstream is, and at which other addresses of this host something answers on its port."""
 
-    whereabouts: Whereabouts
+    whereabouts: Location
     tried: tuple[str, ...] = ()
     answered: tuple[Address, ...] = ()
-    socket: FileSeen | None = None
+    socket: FileFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +133,9 @@ class Latency:
 class StoreSeen:
     """The key store."""
 
-    look: StoreLook
-    latencies: tuple[Latency, ...] | Unseen
-    audit: AuditState | Unseen
+    look: StoreReport
+    latencies: tuple[Latency, ...] | Unknown
+    audit: AuditState | Unknown
     trouble: str = ""
     """Why it could not be used; empty where it could."""
 
@@ -153,7 +153,7 @@ class RunningSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Facts:
     """All of it. `now` in Unix seconds; `grace_seconds`: how long the platform waits after SIGTERM, where known."""
 
     config: Config
@@ -162,9 +162,9 @@ class Seen:
     """Of this program."""
     grace_seconds: float | None
     files: FilesSeen
-    host: HostSeen
+    host: HostFacts
     secrets: SecretsSeen
-    upstream: UpstreamSeen | Unseen
-    around: WayAround | Unseen
-    store: StoreSeen | Unseen
-    running: RunningSeen | Unseen
+    upstream: UpstreamSeen | Unknown
+    around: BypassProbe | Unknown
+    store: StoreSeen | Unknown
+    running: RunningSeen | Unknown

@@ -11,7 +11,7 @@ from sidecar.doctor.checks import config as config_checks
 from sidecar.doctor.checks import listeners as listener_checks
 from sidecar.doctor.checks import running as running_checks
 from sidecar.doctor.checks import store as store_checks
-from sidecar.doctor.facts import Seen
+from sidecar.doctor.facts import Facts
 from sidecar.doctor.probes.host import files_seen, host_seen, secrets_seen
 from sidecar.doctor.probes.network import Clock, running_seen, upstream_seen, way_around
 from sidecar.doctor.probes.store import Opener, store_seen
@@ -30,7 +30,7 @@ class Examination:
     deep: bool = False
 
 
-async def gather(asked: Examination) -> Seen:
+async def collect_facts(asked: Examination) -> Facts:
     config, now = asked.config, asked.clock()
     host, files = await asyncio.gather(
         asyncio.to_thread(host_seen, config.listen, asked.environ), asyncio.to_thread(files_seen, config)
@@ -38,7 +38,7 @@ async def gather(asked: Examination) -> Seen:
     upstream, around, running = await asyncio.gather(
         upstream_seen(config.upstream, asked.clock), way_around(config, host.addresses), running_seen(config.ops)
     )
-    return Seen(
+    return Facts(
         config=config,
         now=now,
         version=__version__,
@@ -59,7 +59,7 @@ class Check(NamedTuple):
 
     group: str
     name: str
-    judge: Callable[[Seen], Finding | None]
+    judge: Callable[[Facts], Finding | None]
 
 
 CHECKS: Final = (
@@ -104,10 +104,10 @@ CHECKS: Final = (
 
 async def examine(asked: Examination) -> Sequence[Named]:
     """Look, and judge."""
-    return judged(await gather(asked))
+    return judged(await collect_facts(asked))
 
 
-def judged(seen: Seen) -> Sequence[Named]:
+def judged(seen: Facts) -> Sequence[Named]:
     """What every check that has something to look at says."""
     return [
         Named(group=check.group, check=check.name, finding=finding)

@@ -12,7 +12,7 @@ from sidecar.config.settings import Config
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold
-from sidecar.core.model import Allow, Answer, Headers
+from sidecar.core.model import Allow, Headers, Response
 
 METHODS = frozenset(
     {
@@ -115,19 +115,19 @@ def _is_normalised(path: str) -> bool:
 _NO_STORE = (b"Cache-Control", b"no-store")
 
 
-def allowing(dialect: Dialect, told: Headers, ours: Headers, *, without: bytes) -> Answer:
+def allowing(dialect: Dialect, told: Headers, ours: Headers, *, without: bytes) -> Response:
     """told: for the upstream. ours: for the client. without: names of what the upstream is not to see."""
     removed = ((b"X-Envoy-Auth-Headers-To-Remove", without),) if dialect.removes_named and without else ()
-    return Answer(status=200, headers=(_NO_STORE, *told, *ours, *removed), body=b"")
+    return Response(status=200, headers=(_NO_STORE, *told, *ours, *removed), body=b"")
 
 
-def refusing(dialect: Dialect, refusal: Answer) -> Answer:
+def refusing(dialect: Dialect, refusal: Response) -> Response:
     """The refusal itself; for nginx as one of the two that it knows, with what it really is in header fields."""
     if not dialect.knows_two_refusals:
         return refusal
     really = ((b"X-Auth-Status", str(refusal.status).encode()), (b"X-Auth-Body", refusal.body))
     status = 401 if refusal.status == 401 else 403
-    return Answer(status=status, headers=(*refusal.headers, *really), body=refusal.body)
+    return Response(status=status, headers=(*refusal.headers, *really), body=refusal.body)
 
 
 # What follows from the configuration for forward-auth, worked out once for as long as it is in force.

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 
 from sidecar.config.settings import Address, Config, Limits
 from sidecar.core.errors import Reason
-from sidecar.core.model import Allow, Answer, Decision, Deny, Headers, RequestHead
+from sidecar.core.model import Allow, Decision, Deny, Headers, RequestHead, Response
 from sidecar.core.observer import Observer
 from sidecar.forward_auth.dialects import Dialect, Terms, allowing, dialect_of, original, refusing
 from sidecar.http.hardened import Listener, Reply
@@ -25,11 +25,11 @@ class Gate(Protocol):
 
     async def decide(self, head: RequestHead) -> Decision: ...
 
-    def answer(self, deny: Deny) -> Answer: ...
+    def answer(self, deny: Deny) -> Response: ...
 
     def client_headers(self, allow: Allow) -> Headers: ...
 
-    def malformed(self, reason: Reason) -> Answer: ...
+    def malformed(self, reason: Reason) -> Response: ...
 
 
 _MAX_NAMED = 16
@@ -90,7 +90,7 @@ class DecisionServer:
     def turned_away(self, cap: str) -> None:
         self._observer.turned_away(cap)
 
-    async def _answer(self, request: web.BaseRequest) -> Answer:
+    async def _answer(self, request: web.BaseRequest) -> Response:
         """Only what a trusted proxy asks, in a dialect that is served, comes before the gate."""
         gate, peer = self._gate(), request.remote or ""
         terms = self._terms(gate)
@@ -106,7 +106,7 @@ class DecisionServer:
         head = RequestHead(method=asked.method, target=asked.target, headers=asked.headers, peer=peer)
         return await self._observed(Question(head=head, dialect=dialect, objection=terms.objection(asked)), gate)
 
-    async def _observed(self, question: Question, gate: Gate) -> Answer:
+    async def _observed(self, question: Question, gate: Gate) -> Response:
         """The answer, whatever happens."""
         began, decision, reason = self._clock(), None, question.objection
         self._observer.begun()
@@ -131,7 +131,7 @@ class DecisionServer:
             )
         return refusing(question.dialect, answer) if reason else answer
 
-    def _worded(self, decision: Decision, gate: Gate, dialect: Dialect) -> tuple[Reason | None, Answer]:
+    def _worded(self, decision: Decision, gate: Gate, dialect: Dialect) -> tuple[Reason | None, Response]:
         """What the sidecar answers itself is not for the upstream, where the proxy in front would send it."""
         if isinstance(decision, Deny):
             return decision.reason, gate.answer(decision)
@@ -141,7 +141,7 @@ class DecisionServer:
         ours = gate.client_headers(decision)
         return None, allowing(dialect, terms.told(decision), ours, without=terms.not_forwarded(decision))
 
-    def refuse(self, reason: Reason) -> Answer:
+    def refuse(self, reason: Reason) -> Response:
         answer = self._gate().malformed(reason)
         self._observer.malformed(answer.status, reason)
         return answer

@@ -6,7 +6,7 @@ from sidecar.config.settings import Config
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import CredentialRules
-from sidecar.core.error_responses import Answers
+from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
 from sidecar.core.model import Policy, Route
 from sidecar.core.rate_limit_headers import RateLimitFields
@@ -67,9 +67,9 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
     )
 
 
-def answers(config: Config) -> Answers:
+def answers(config: Config) -> ErrorResponses:
     told = config.rate_limit_headers
-    return Answers(
+    return ErrorResponses(
         config.errors,
         config.default_error,
         realm=config.realm,

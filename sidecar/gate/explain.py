@@ -25,7 +25,7 @@ from sidecar.core.target import parse_target, readings
 from sidecar.core.units import rfc3339
 from sidecar.gate.compile import key_format
 from sidecar.gate.gate import Gate, KeyFinder
-from sidecar.keys.cache import MISS, Known, Miss
+from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.limiter.port import Limiter
 
 # A decision in words, for people.
@@ -228,12 +228,12 @@ class _OneKey:
     """A store of one key, which answers to every plaintext."""
 
     def __init__(self, key: ApiKey | None) -> None:
-        self._known = None if key is None else Known(key, generation=0)
+        self._known = None if key is None else CacheEntry(key, generation=0)
 
     def peek(self, secret_digest: bytes) -> Literal[Miss.MISS]:
         return MISS
 
-    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> Known | None:
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None:
         return self._known
 
 

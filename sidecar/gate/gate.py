@@ -13,7 +13,6 @@ from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import check_host
 from sidecar.core.model import (
     Allow,
-    Answer,
     ApiKey,
     Bucket,
     Decision,
@@ -22,6 +21,7 @@ from sidecar.core.model import (
     Principal,
     QuotaState,
     RequestHead,
+    Response,
     Route,
 )
 from sidecar.core.policy import agree, check_standing
@@ -30,8 +30,8 @@ from sidecar.core.target import parse_target, readings
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
 from sidecar.gate.compile import key_format
-from sidecar.gate.principals import Caller, Callers
-from sidecar.keys.cache import MISS, Known, Miss
+from sidecar.gate.principals import PrincipalCompiler, PrincipalContext
+from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter
 
@@ -44,20 +44,20 @@ WRONG_KEY = frozenset(
 class KeyFinder(Protocol):
     """Where the gate asks for keys: a cache over a store. Raises StoreUnavailable."""
 
-    def peek(self, secret_digest: bytes) -> Known | Literal[Miss.MISS] | None: ...
+    def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None: ...
 
-    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> Known | None: ...
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None: ...
 
 
 @dataclass(slots=True)
-class _Trail:
+class _RequestState:
     """What is known of a request so far; a refusal tells it."""
 
     client_address: str
     request_id: str = ""
     route: Route | None = None
     key: ApiKey | None = None
-    caller: Caller | None = None
+    caller: PrincipalContext | None = None
     states: tuple[QuotaState, ...] = ()
     refused_quota: QuotaState | None = None
 
@@ -97,12 +97,12 @@ class Gate:
         self._rules = compiled.header_rules(config, self._credentials)
         self._injection = compiled.injection(config, self._rules, self._proxies)
         self._answers = compiled.answers(config)
-        self._callers = Callers(config.catalogue, self._identity, config.plans)
+        self._callers = PrincipalCompiler(config.catalogue, self._identity, config.plans)
         self._unmatched = compiled.unmatched_route(config)
 
     async def decide(self, head: RequestHead) -> Decision:
         """Allow, or Deny with the reason; raises nothing that a client could cause."""
-        trail = _Trail(client_address=head.peer)
+        trail = _RequestState(client_address=head.peer)
         try:
             seen = self._rules.sort(head.headers)
             trail.request_id = request_id(seen.fields, self._id_field) or self._new_request_id()
@@ -139,19 +139,19 @@ class Gate:
             pass
         return None
 
-    def answer(self, deny: Deny) -> Answer:
+    def answer(self, deny: Deny) -> Response:
         """How a refusal is answered."""
         return self._answers.deny(deny, self._clock())
 
-    def respond(self, allow: Allow) -> Answer:
+    def respond(self, allow: Allow) -> Response:
         """The answer of a route that the sidecar answers itself."""
         return self._answers.respond(allow, self._clock())
 
-    def fault(self, reason: Reason, allow: Allow) -> Answer:
+    def fault(self, reason: Reason, allow: Allow) -> Response:
         """How the failure of an allowed request is answered."""
         return self._answers.fault(reason, allow, self._clock())
 
-    def malformed(self, reason: Reason) -> Answer:
+    def malformed(self, reason: Reason) -> Response:
         """How bytes are answered that never became a request."""
         return self._answers.refusal(reason)
 
@@ -159,7 +159,7 @@ class Gate:
         """Fields that the upstream's answer gets on its way to the client."""
         return self._answers.client_headers(allow.principal, allow.quota_states, self._clock())
 
-    async def _authenticate(self, credential: Credential | None, trail: _Trail) -> Caller | None:
+    async def _authenticate(self, credential: Credential | None, trail: _RequestState) -> PrincipalContext | None:
         if credential is None or credential.foreign:
             return None
         known = await self._find(credential.text)
@@ -170,7 +170,7 @@ class Gate:
             check_standing(known.key, now)
         return caller
 
-    async def _find(self, text: str) -> Known | None:
+    async def _find(self, text: str) -> CacheEntry | None:
         """What is in memory was well-formed; anything else must be, before the store is asked."""
         digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
         try:
@@ -189,7 +189,7 @@ class Gate:
             return self._format.check(text, self._prefixes) is not None
         return text.startswith(self._foreign)
 
-    async def _take(self, route: Route, trail: _Trail) -> None:
+    async def _take(self, route: Route, trail: _RequestState) -> None:
         if not route.policy.charges:
             return
         taken = await self._limiter.take(self._buckets(route, trail), self._clock())
@@ -198,17 +198,17 @@ class Gate:
             trail.refused_quota = taken.refused
             raise Denied(Reason.QUOTA_EXCEEDED)
 
-    def _buckets(self, route: Route, trail: _Trail) -> Sequence[Bucket]:
+    def _buckets(self, route: Route, trail: _RequestState) -> Sequence[Bucket]:
         return self._callers.buckets(route, trail.caller, trail.client_address)
 
-    def _told(self, trail: _Trail) -> Headers:
+    def _told(self, trail: _RequestState) -> Headers:
         id_header = (self._id_header, trail.request_id.encode())
         if trail.caller is None:
             return (id_header,)
         by_request = self._identity.of_request(trail.caller.principal.key, trail.request_id)
         return (id_header, *trail.caller.identity, *by_request)
 
-    async def _deny(self, reason: Reason, trail: _Trail) -> Deny:
+    async def _deny(self, reason: Reason, trail: _RequestState) -> Deny:
         """The refusal; wrong keys are counted, and a good key's quotas are told, though nothing is taken from them."""
         trail.request_id = trail.request_id or self._new_request_id()
         try:
@@ -221,7 +221,7 @@ class Gate:
             pass
         return _refused(reason, trail)
 
-    async def _failed_too_often(self, trail: _Trail) -> bool:
+    async def _failed_too_often(self, trail: _RequestState) -> bool:
         quota = self.config.keys.failures
         if quota is None:
             return False
@@ -236,7 +236,7 @@ def _check_method(head: RequestHead) -> None:
         raise Denied(Reason.METHOD_NOT_ALLOWED)
 
 
-def _allowed(route: Route, trail: _Trail, *, target: str, host: bytes, headers: Headers) -> Allow:
+def _allowed(route: Route, trail: _RequestState, *, target: str, host: bytes, headers: Headers) -> Allow:
     return Allow(
         route=route,
         principal=trail.principal,
@@ -249,7 +249,7 @@ def _allowed(route: Route, trail: _Trail, *, target: str, host: bytes, headers: 
     )
 
 
-def _refused(reason: Reason, trail: _Trail) -> Deny:
+def _refused(reason: Reason, trail: _RequestState) -> Deny:
     return Deny(
         reason=reason,
         route=trail.route,

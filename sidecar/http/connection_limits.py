@@ -4,11 +4,11 @@ from typing import Literal
 
 from sidecar.core.client_address import address_subject
 
-Cap = Literal["connections", "connections_per_address"]
+LimitName = Literal["connections", "connections_per_address"]
 """By its name among `limits`."""
 
 
-class Seats:
+class ConnectionLimits:
     """Connections by the address they come from (an IPv6 client's is its /64). Each `take` that went well ends with a
     `leave` of the same peer.
     """
@@ -17,7 +17,7 @@ class Seats:
         self._taken = 0
         self._by_address: dict[str, int] = {}
 
-    def take(self, peer: str, *, most: int, most_of_one: int | None) -> Cap | None:
+    def take(self, peer: str, *, most: int, most_of_one: int | None) -> LimitName | None:
         """None, or the cap that one more connection would be past. most_of_one: None for whoever is many clients."""
         address = address_subject(peer)
         from_there = self._by_address.get(address, 0)

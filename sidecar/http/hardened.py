@@ -15,8 +15,8 @@ from aiohttp.web_protocol import RequestHandler
 from sidecar.config.settings import Address, Limits
 from sidecar.core.client_address import address_subject
 from sidecar.core.errors import Reason
-from sidecar.core.model import Answer
-from sidecar.http.connection_limits import Seats
+from sidecar.core.model import Response
+from sidecar.http.connection_limits import ConnectionLimits
 
 # The listening half of forward-auth: aiohttp's low-level server, with our own words for what is no request.
 
@@ -34,7 +34,7 @@ class Host(Protocol):
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse: ...
 
-    def refuse(self, reason: Reason) -> Answer:
+    def refuse(self, reason: Reason) -> Response:
         """What is answered to bytes that are no request."""
 
     def trusts(self, peer: str) -> bool: ...
@@ -46,7 +46,7 @@ class Host(Protocol):
 class Reply(web.Response):
     """An answer without the name of the software."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Response) -> None:
         super().__init__(status=answer.status, body=answer.body)
         for name, value in answer.headers:
             self.headers.add(name.decode(), value.decode())
@@ -129,7 +129,7 @@ class Listener(web.Server):
         super().__init__(host.serve)
         self.limits = limits
         """Of the connections that come from here on."""
-        self._host, self._seats = host, Seats()
+        self._host, self._seats = host, ConnectionLimits()
         self._bound: asyncio.Server | None = None
 
     def __call__(self) -> RequestHandler:

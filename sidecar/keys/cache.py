@@ -10,7 +10,7 @@ from sidecar.core.model import ApiKey
 from sidecar.keys.ports import KeyReader, StoreUnavailable
 
 
-class Known:
+class CacheEntry:
     """A key in memory, read when the store was at `generation`; with its caller, so that one look finds both."""
 
     __slots__ = ("caller", "generation", "key")
@@ -30,7 +30,7 @@ class Miss(Enum):
 MISS: Final = Miss.MISS
 
 T = TypeVar("T")
-_Outcome = Known | StoreUnavailable | Literal[Miss.MISS] | None
+_Outcome = CacheEntry | StoreUnavailable | Literal[Miss.MISS] | None
 
 
 class KeyCache:
@@ -48,7 +48,7 @@ class KeyCache:
         """The generation that was asked for in this turn of the loop."""
         self._size, self._crowded = size, size // 2
         self._unknown_size = unknown_size
-        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._known: OrderedDict[bytes, CacheEntry] = OrderedDict()
         self._unknown: OrderedDict[bytes, int] = OrderedDict()
         """The generation that each was unknown in."""
         self._flights: dict[tuple[bytes, int], asyncio.Future[_Outcome]] = {}
@@ -59,7 +59,7 @@ class KeyCache:
     def __len__(self) -> int:
         return len(self._known) + len(self._unknown)
 
-    def peek(self, secret_digest: bytes) -> Known | Literal[Miss.MISS] | None:
+    def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None:
         """The key, None for a secret known to be unknown, or MISS. Raises StoreUnavailable.
 
         The store's generation is asked for once a turn of the loop: whatever wants to know in that turn was received
@@ -71,7 +71,7 @@ class KeyCache:
             self._call_soon(self._end_turn)
         return self._look(secret_digest, generation)
 
-    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> Known | None:
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None:
         """The key, or None. `candidates` are the digests to ask the store for. Raises StoreUnavailable.
 
         Whatever was acknowledged before the call counts in it.
@@ -95,7 +95,7 @@ class KeyCache:
     def _end_turn(self) -> None:
         self._turn = None
 
-    def _look(self, secret_digest: bytes, generation: int) -> Known | Literal[Miss.MISS] | None:
+    def _look(self, secret_digest: bytes, generation: int) -> CacheEntry | Literal[Miss.MISS] | None:
         known = self._known.get(secret_digest)
         if known is not None and known.generation == generation:
             # While half the room is free, nothing is pushed out, and the order does not matter.
@@ -111,7 +111,7 @@ class KeyCache:
 
     async def _read(
         self, secret_digest: bytes, generation: int, candidates: Callable[[], Mapping[bytes, str]]
-    ) -> Known | None:
+    ) -> CacheEntry | None:
         flight: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
         self._flights[secret_digest, generation] = flight
         # MISS sends the others back to the start, where one of them reads: what a cancelled reader leaves behind.
@@ -127,13 +127,13 @@ class KeyCache:
             del self._flights[secret_digest, generation]
             flight.set_result(outcome)
 
-    def _remember(self, secret_digest: bytes, generation: int, key: ApiKey | None) -> Known | None:
+    def _remember(self, secret_digest: bytes, generation: int, key: ApiKey | None) -> CacheEntry | None:
         if key is None:
             self._known.pop(secret_digest, None)
             _put(self._unknown, secret_digest, generation, most=self._unknown_size)
             return None
         self._unknown.pop(secret_digest, None)
-        known = Known(key, generation)
+        known = CacheEntry(key, generation)
         _put(self._known, secret_digest, known, most=self._size)
         return known
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from sidecar.core.apikey import ALPHABET, Hasher, Secret, base62, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
 from sidecar.core.units import counted
-from sidecar.keys.ports import Actor, KeyCalendar, KeyCensus, KeyFilter, KeyStore, Once
+from sidecar.keys.ports import Actor, IdempotencyKey, KeyCalendar, KeyCensus, KeyFilter, KeyStore
 from sidecar.keys.transitions import (
     AlreadyReplaced,
     expect,
@@ -20,7 +20,7 @@ from sidecar.keys.transitions import (
 )
 from sidecar.keys.transitions import KeyChange as KeyChange
 from sidecar.keys.transitions import Rotation as Rotation
-from sidecar.keys.validation import KeyRules, Misfit, NewKey, UnfitKey
+from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
 # Keys that somebody has to look at: too old, about to expire, or about to retire.
 
@@ -114,7 +114,7 @@ class KeyMaker:
         self._randbelow = randbelow
 
     def prepare(self, wanted: NewKey, rules: KeyRules, *, actor: Actor) -> Issued:
-        """A key that is stored nowhere yet. Raises UnfitKey with every problem of `wanted`."""
+        """A key that is stored nowhere yet. Raises InvalidKey with every problem of `wanted`."""
         now = self._now()
         rules.check(wanted, now)
         environment = rules.environment_of(wanted)
@@ -163,8 +163,10 @@ class Lifecycle(KeyMaker):
         super().__init__(hasher, clock=clock, randbelow=randbelow)
         self._store = store
 
-    async def issue(self, wanted: NewKey, rules: KeyRules, *, actor: Actor, once: Once | None = None) -> Issued:
-        """Raises UnfitKey with every problem of `wanted`; Repeated and Misused for `once`."""
+    async def issue(
+        self, wanted: NewKey, rules: KeyRules, *, actor: Actor, once: IdempotencyKey | None = None
+    ) -> Issued:
+        """Raises InvalidKey with every problem of `wanted`; AlreadyProcessed and IdempotencyKeyReused for `once`."""
         issued = self.prepare(wanted, rules, actor=actor)
         await self._store.add([issued.key], actor=actor, once=once)
         return issued
@@ -177,11 +179,12 @@ class Lifecycle(KeyMaker):
         *,
         actor: Actor,
         expected_etag: str | None = None,
-        once: Once | None = None,
+        once: IdempotencyKey | None = None,
     ) -> Rotated:
         """Put a new key with everything that this one may do beside it; this one retires after the overlap.
 
-        Raises UnfitKey, Repeated and Misused, and KeyConflict for a key that is not active or has a successor already.
+        Raises InvalidKey, AlreadyProcessed, IdempotencyKeyReused, and KeyConflict for a key that is not active or has
+        a successor already.
         """
         at, texts = self._now(), list[str]()
 
@@ -201,7 +204,7 @@ class Lifecycle(KeyMaker):
     async def change(
         self, key_id: str, change: KeyChange, rules: KeyRules, *, actor: Actor, expected_etag: str | None = None
     ) -> ApiKey:
-        """Raises UnfitKey with every problem of `change`, KeyConflict for a revoked key."""
+        """Raises InvalidKey with every problem of `change`, KeyConflict for a revoked key."""
         at = self._now()
 
         def edit(key: ApiKey) -> ApiKey:
@@ -275,7 +278,7 @@ def _environment_of(key: ApiKey, rules: KeyRules) -> str:
     environment = rules.environment_of(NewKey(name=key.name, environment=key.environment))
     if environment != EVERY and environment not in rules.environments:
         told = f"the environment {environment!r} of key {key.id} is not configured any more"
-        raise UnfitKey([Misfit(told, "environment")])
+        raise InvalidKey([Violation(told, "environment")])
     return environment
 
 

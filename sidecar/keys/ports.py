@@ -25,7 +25,7 @@ class KeyChanged(KeyConflict):
     """Somebody else changed the key since it was read."""
 
 
-class Repeated(KeyConflict):
+class AlreadyProcessed(KeyConflict):
     """The same request was carried out before; `key_id` is the key that it made."""
 
     def __init__(self, key_id: str) -> None:
@@ -33,7 +33,7 @@ class Repeated(KeyConflict):
         super().__init__(f"this request was carried out before: it made key {key_id!r}")
 
 
-class Misused(KeyConflict):
+class IdempotencyKeyReused(KeyConflict):
     """The idempotency key was used before, for another request."""
 
 
@@ -46,7 +46,7 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Once:
+class IdempotencyKey:
     """A request that is to be carried out once, though it may be sent again within `ONCE_SECONDS`.
 
     `key` is the sender's own name for the request, `token` whose names these are, `fingerprint` what is asked for.
@@ -109,7 +109,7 @@ class KeyRegistry(Protocol):
     A change and its audit row are one transaction; `at` is the time of the change in microseconds.
     """
 
-    async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: Once | None = None) -> None:
+    async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: IdempotencyKey | None = None) -> None:
         """All or none. Raises KeyConflict when an id or a digest is there already, Repeated and Misused for `once`."""
 
     async def get(self, name: str) -> ApiKey | None:
@@ -125,7 +125,7 @@ class KeyRegistry(Protocol):
         """
 
     async def replace(
-        self, key_id: str, edit: Replacement, *, action: str, at: int, actor: Actor, once: Once | None = None
+        self, key_id: str, edit: Replacement, *, action: str, at: int, actor: Actor, once: IdempotencyKey | None = None
     ) -> tuple[ApiKey, ApiKey]:
         """The old key and the new one after `edit`. Raises UnknownKey, Repeated, Misused, and what `edit` raises."""
 

@@ -142,7 +142,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     trail: Sequence[tuple[Any, ...]] = ()
 
 
-class Own(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class RowValues(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What no two keys have in common, or need not. All texts are printable; times in microseconds."""
 
     id: str
@@ -162,7 +162,7 @@ def new_row(key: ApiKey) -> NewRow:
     return NewRow(id=key.id, digest=key.digest, tenant=key.tenant, values=values, after=after)
 
 
-class Alike:
+class RowTemplate:
     """Makes the rows of keys that are like `key` but for what is their own."""
 
     def __init__(self, key: ApiKey) -> None:
@@ -173,7 +173,7 @@ class Alike:
             audited_part(key, columns) for columns in (("algorithm",), COLUMNS[_SHARED], ("created_by",))
         )
 
-    def row(self, own: Own) -> NewRow:
+    def row(self, own: RowValues) -> NewRow:
         """As `new_row` of the whole key."""
         metadata = msgspec.json.encode(own.metadata).decode() if own.metadata else "{}"
         tenant = "null" if own.tenant is None else encode_basestring(own.tenant)

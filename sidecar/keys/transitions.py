@@ -9,7 +9,7 @@ from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
 from sidecar.keys.ports import Actor, KeyChanged, KeyConflict, KeyRegistry
 from sidecar.keys.records import etag_of, standing
-from sidecar.keys.validation import KeyRules, Misfit, NewKey, UnfitKey
+from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
 # A replaced key that nobody uses any more may retire before its overlap ends. Times in microseconds.
 
@@ -104,7 +104,7 @@ def with_status(key: ApiKey, status: KeyStatus, at: int) -> ApiKey:
 def with_change(key: ApiKey, change: KeyChange, rules: KeyRules, now: int) -> ApiKey:
     """The key after `change`. What stays as it is need not fit `rules` any more.
 
-    Raises KeyConflict for a revoked key, UnfitKey with every problem.
+    Raises KeyConflict for a revoked key, InvalidKey with every problem.
     """
     _refuse_revoked(key)
     asked: dict[str, Any] = {field.name: getattr(change, field.name) for field in fields(change)}
@@ -132,14 +132,14 @@ def retired(key: ApiKey, rotation: Rotation, now: int) -> ApiKey:
 def expiry_after(key: ApiKey, rotation: Rotation, rules: KeyRules, now: int) -> int | None:
     """When the successor of `key` expires: as asked for, or when the key itself would have.
 
-    Raises UnfitKey where that is not asked for and would be over before the overlap is, or is no time for a new key.
+    Raises InvalidKey where that is not asked for and would be over before the overlap is, or is no time for a new key.
     """
     if rotation.expires_at is not UNSET:
         rules.check(NewKey(name="as before", expires_at=rotation.expires_at), now)
         return rotation.expires_at
     if key.expires_at is not None and key.expires_at <= now + int(rotation.overlap_seconds * 1_000_000):
         told = f"key {key.id} expires at {rfc3339(key.expires_at)}, and so would the new one, within the overlap"
-        raise UnfitKey([Misfit(f"{told}: say when the new one expires (--expires, expires_at)", "expires_at")])
+        raise InvalidKey([Violation(f"{told}: say when the new one expires (--expires, expires_at)", "expires_at")])
     return key.expires_at
 
 

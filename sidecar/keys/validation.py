@@ -25,20 +25,20 @@ _MOST_NAMED: Final = 50
 """Unknown names that are told of; to find what each was meant to be costs far more than to send it."""
 
 
-class Misfit(str):
+class Violation(str):
     """One line that says what is wrong, and knows with which part of what was asked for: `("scopes", "0")`."""
 
     __slots__ = ("path",)
 
     path: tuple[str, ...]
 
-    def __new__(cls, text: str, *path: str) -> "Misfit":
+    def __new__(cls, text: str, *path: str) -> "Violation":
         made = super().__new__(cls, text)
         made.path = path
         return made
 
 
-class UnfitKey(Exception):
+class InvalidKey(Exception):
     """What is asked for cannot be issued. One line for each problem."""
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -91,30 +91,30 @@ class KeyRules:
         return first if environment == EVERY else self.environments[environment]
 
     def check(self, wanted: NewKey, now: int) -> None:
-        """Raises UnfitKey with every problem at once. `now` in microseconds."""
+        """Raises InvalidKey with every problem at once. `now` in microseconds."""
         problems = [*islice(self._names(wanted), _MOST_NAMED), *_texts(wanted), *_metadata(wanted.metadata)]
         if wanted.expires_at is not None and wanted.expires_at <= now:
-            problems.append(Misfit("the time at which the key expires is not in the future", "expires_at"))
+            problems.append(Violation("the time at which the key expires is not in the future", "expires_at"))
         if wanted.expires_at is not None and not is_writable(wanted.expires_at):
-            problems.append(Misfit("the time at which the key expires is past the year 9999", "expires_at"))
+            problems.append(Violation("the time at which the key expires is past the year 9999", "expires_at"))
         if problems:
-            raise UnfitKey(problems)
+            raise InvalidKey(problems)
 
-    def _names(self, wanted: NewKey) -> Iterator[Misfit]:
+    def _names(self, wanted: NewKey) -> Iterator[Violation]:
         known_scopes = [*self.catalogue.scopes, EVERY]
         scopes = wanted.scopes or ()
         for scope in self.catalogue.unknown(scopes):
-            yield Misfit(_unknown("scope", scope, known_scopes), "scopes", str(scopes.index(scope)))
+            yield Violation(_unknown("scope", scope, known_scopes), "scopes", str(scopes.index(scope)))
         environment = self.environment_of(wanted)
         if environment != EVERY and environment not in self.environments:
-            yield Misfit(_unknown("environment", environment, [*self.environments, EVERY]), "environment")
+            yield Violation(_unknown("environment", environment, [*self.environments, EVERY]), "environment")
         if wanted.plan is not None and wanted.plan not in self.plans:
-            yield Misfit(_unknown("plan", wanted.plan, self.plans), "plan")
+            yield Violation(_unknown("plan", wanted.plan, self.plans), "plan")
         for quota, limit in wanted.quotas.items():
             if quota not in self.quotas:
-                yield Misfit(_unknown("quota", quota, self.quotas), "quotas", quota)
+                yield Violation(_unknown("quota", quota, self.quotas), "quotas", quota)
             if not 1 <= limit <= _MAX_LIMIT:
-                yield Misfit(f"the limit of quota {quota!r} must be from 1 to 2**53", "quotas", quota)
+                yield Violation(f"the limit of quota {quota!r} must be from 1 to 2**53", "quotas", quota)
 
 
 def is_writable(at: int) -> bool:
@@ -143,24 +143,24 @@ def _is_value(text: str) -> bool:
     return len(text) <= _MAX_METADATA_VALUE and text.isprintable()
 
 
-def _texts(wanted: NewKey) -> Iterator[Misfit]:
+def _texts(wanted: NewKey) -> Iterator[Violation]:
     if not is_name(wanted.name):
-        yield Misfit(f"a name has 1 to {_MAX_NAME} printable characters", "name")
+        yield Violation(f"a name has 1 to {_MAX_NAME} printable characters", "name")
     if wanted.tenant is not None and not is_tenant(wanted.tenant):
         wanted_form = "1 to 200 printable ASCII characters without spaces and slashes"
-        yield Misfit(f"a tenant has {wanted_form}, or is * for every one", "tenant")
+        yield Violation(f"a tenant has {wanted_form}, or is * for every one", "tenant")
 
 
-def _metadata(metadata: Mapping[str, str]) -> Iterator[Misfit]:
+def _metadata(metadata: Mapping[str, str]) -> Iterator[Violation]:
     if len(metadata) > _MAX_METADATA:
-        yield Misfit(f"a key holds at most {_MAX_METADATA} metadata entries", "metadata")
+        yield Violation(f"a key holds at most {_MAX_METADATA} metadata entries", "metadata")
     for name, value in metadata.items():
         if not _METADATA_KEY.fullmatch(name):
             told = f"the metadata name {name!r} may hold letters, digits, _ . and - only, 1 to 64 of them"
-            yield Misfit(told, "metadata", name)
+            yield Violation(told, "metadata", name)
         if not _is_value(value):
             told = f"the value of metadata {name!r} has at most {_MAX_METADATA_VALUE} printable characters"
-            yield Misfit(told, "metadata", name)
+            yield Violation(told, "metadata", name)
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken, Window
 from sidecar.core.quotas import micros, period_seconds
 from sidecar.limiter.snapshot import Row, Shape, read_row, rows_of, shape_of
-from sidecar.limiter.tables import Room, SubjectId, Table, table_for
+from sidecar.limiter.tables import EntryBudget, SubjectId, Table, table_for
 
 # Who has used most of a quota: a first sieve, because the limit of each subject is not known here.
 
@@ -57,7 +57,7 @@ class MemoryLimiter:
     """
 
     def __init__(self, *, max_entries: int = 1_000_000) -> None:
-        self._room = Room(max_entries)
+        self._room = EntryBudget(max_entries)
         self._tables: dict[Shape, Table[Any]] = {}
         self._latest: dict[str, Table[Any]] = {}
         """The table last used under each name; in front of `_tables`, whose keys take longer to hash."""

@@ -29,7 +29,7 @@ _DRAINED_AT_ONCE = 4
 """More than one take can add, so that what was dropped is gone before as much again can be."""
 
 
-class Room:
+class EntryBudget:
     """Entries that all tables may hold together, what they dropped included.
 
     A dropped dict of a million entries takes a tenth of a second to free; it is emptied a few entries a take instead.
@@ -75,7 +75,7 @@ class Table(Generic[Counted]):
     A generation lasts as long as a count can matter, so nothing that still counts is dropped, and no scan is needed.
     """
 
-    def __init__(self, quota: Quota, room: Room) -> None:
+    def __init__(self, quota: Quota, room: EntryBudget) -> None:
         self.quota = quota
         self._room = room
         self._young: dict[SubjectId, Counted] = {}
@@ -145,7 +145,7 @@ class Table(Generic[Counted]):
 class FixedTable(Table[int]):
     """Units used in the current window, which is everybody's: its end drops them all."""
 
-    def __init__(self, quota: Quota, room: Room) -> None:
+    def __init__(self, quota: Quota, room: EntryBudget) -> None:
         super().__init__(quota, room)
         self.window = (0, 0)
         self._start, self._end = 0.0, 0.0
@@ -222,7 +222,7 @@ class BucketTable(Table[Debt]):
         return settle_debt(bucket, self.held(bucket.subject) or NO_DEBT, now)
 
 
-def table_for(quota: Quota, room: Room, now: float) -> Table[Any]:
+def table_for(quota: Quota, room: EntryBudget, now: float) -> Table[Any]:
     """An empty table that counts as `quota` says."""
     kinds: dict[Window, type[Table[Any]]] = {
         Window.FIXED: FixedTable,

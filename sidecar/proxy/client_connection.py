@@ -14,9 +14,9 @@ from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.request_body import BadFraming, BodyRules
-from sidecar.proxy.request_parser import Receiver, reason_of
+from sidecar.proxy.request_parser import RequestParser, reason_of
 from sidecar.proxy.response_parser import Flow
-from sidecar.proxy.transport import Outbox
+from sidecar.proxy.transport import WriteBatcher
 from sidecar.proxy.upstream import BrokenBody
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -53,7 +53,7 @@ class Host(Protocol):
 class Door(Protocol):
     """Counts connections, and writes for them."""
 
-    outbox: Outbox
+    outbox: WriteBatcher
 
     def admit(self, peer: str) -> bool:
         """Whether one more may come; if so, `leave` is to follow."""
@@ -61,7 +61,7 @@ class Door(Protocol):
     def leave(self, peer: str) -> None: ...
 
 
-class ClientConnection(Receiver):
+class ClientConnection(RequestParser):
     """aiohttp's connection, with a loop of our own over its requests.
 
     aiohttp's own (`start`) makes a task, a writer and a timer of each request, and answers errors by itself, with a

@@ -10,9 +10,9 @@ from aiohttp import StreamReader, hdrs
 from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Allow, Answer, Decision, Headers, RequestHead
+from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
 from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
-from sidecar.proxy.response_parser import HeaderList, UpstreamAnswer
+from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.tunnel import Switched, Tunnel, among, offered
 
@@ -25,13 +25,13 @@ _NO_BODY = frozenset({204, 304})
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-def answer_of_ours(answer: Answer, *, persistence: bytes) -> bytes:
+def local_response_head(answer: Response, *, persistence: bytes) -> bytes:
     """A whole answer but for its body."""
     return _head_of_ours(answer) + persistence
 
 
 @lru_cache(maxsize=256)
-def _head_of_ours(answer: Answer) -> bytes:
+def _head_of_ours(answer: Response) -> bytes:
     """Refusals are the same again and again."""
     lines = [_status_line(answer.status, _PHRASES.get(answer.status, b"")), *field_lines(answer.headers)]
     if answer.status not in _NO_BODY:
@@ -44,7 +44,7 @@ def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
     return b"\r\n".join([_status_line(status, reason), *field_lines(headers)]) + b"\r\n\r\n"
 
 
-def upstream_head(answer: UpstreamAnswer, ours: Headers, *, chunked: bool, persistence: bytes) -> bytes:
+def upstream_head(answer: UpstreamResponse, ours: Headers, *, chunked: bool, persistence: bytes) -> bytes:
     """The upstream's head as it sent it; fields of `ours` stand in place of its own of the same names."""
     headers = answer.headers
     names = [name.lower() for name, _ in ours]
@@ -165,14 +165,14 @@ class Exchange:
         if self.body is not None and self.body.too_large:
             raise Fault(Reason.BODY_TOO_LARGE)
 
-    def respond(self, answer: Answer, reason: Reason | None = None) -> None:
+    def respond(self, answer: Response, reason: Reason | None = None) -> None:
         """Answer with an answer of ours."""
         self._settle_unread_body()
         body = answer.body if has_body(self.head.method, answer.status) else b""
         self.status, self.reason, self.bytes_out = answer.status, reason, len(body)
-        self._post(answer_of_ours(answer, persistence=self._persistence()), body)
+        self._post(local_response_head(answer, persistence=self._persistence()), body)
 
-    async def relay(self, answer: UpstreamAnswer, ours: Headers) -> None:
+    async def relay(self, answer: UpstreamResponse, ours: Headers) -> None:
         """Answer with the upstream's answer, and with `ours` added to its head. Raises Fault before any of it."""
         if answer.status == SWITCHING_PROTOCOLS:
             await self._switch(answer, ours)
@@ -205,7 +205,7 @@ class Exchange:
             lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"
 
-    async def _switch(self, answer: UpstreamAnswer, ours: Headers) -> None:
+    async def _switch(self, answer: UpstreamResponse, ours: Headers) -> None:
         """Become a tunnel, to the protocol that the client offered."""
         if answer.upgrade is None or not among(answer.upgrade, self.upgrade):
             raise Fault(Reason.UPSTREAM_INVALID)
@@ -217,7 +217,7 @@ class Exchange:
         except Fault as fault:
             self.break_off(fault.reason)
 
-    async def _stream(self, answer: UpstreamAnswer, chunked: bool) -> None:
+    async def _stream(self, answer: UpstreamResponse, chunked: bool) -> None:
         client = self._client
         client.draw_from(answer)
         try:

@@ -14,10 +14,10 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from sidecar.config.settings import Address
-from sidecar.http.connection_limits import Seats
+from sidecar.http.connection_limits import ConnectionLimits
 from sidecar.proxy.client_connection import ClientConnection, ClientRules, Host
-from sidecar.proxy.request_parser import Notices
-from sidecar.proxy.transport import Outbox
+from sidecar.proxy.request_parser import RateLimitedLog
+from sidecar.proxy.transport import WriteBatcher
 
 _MOST_WAITING = 4096
 
@@ -211,10 +211,10 @@ class Connections(Server):
     def __init__(self, host: Host, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
         super().__init__(_never, handler_cancellation=True)
         self._host, self._rules, self._trusts = host, rules, trusts
-        self._seats = Seats()
+        self._seats = ConnectionLimits()
         self._timer: asyncio.TimerHandle | None = None
-        self.notices = Notices(self._loop)
-        self.outbox = Outbox(self._loop)
+        self.notices = RateLimitedLog(self._loop)
+        self.outbox = WriteBatcher(self._loop)
 
     def __call__(self) -> RequestHandler:
         return ClientConnection(self, self._host, self._rules)

@@ -7,7 +7,7 @@ from collections import deque
 from sidecar.config.settings import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.tls import upstream_context
-from sidecar.proxy.transport import Outbox
+from sidecar.proxy.transport import WriteBatcher
 from sidecar.proxy.upstream_connection import UpstreamConnection
 
 MAX_QUEUE = 10_000
@@ -28,7 +28,7 @@ class Pool:
     ) -> None:
         self._settings, self._loop = settings, loop
         self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
-        self._outbox = Outbox(loop)
+        self._outbox = WriteBatcher(loop)
         self._all: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting = 0

@@ -27,7 +27,7 @@ _METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
 _log = logging.getLogger(__name__)
 
 
-class Unacceptable(Exception):
+class RequestTooLarge(Exception):
     """What has come so far will not be waited for, or read, any further."""
 
     def __init__(self, reason: Reason) -> None:
@@ -37,7 +37,7 @@ class Unacceptable(Exception):
 
 def reason_of(exc: BaseException) -> Reason:
     """Why aiohttp's parser, or we, refused."""
-    if isinstance(exc, Unacceptable):
+    if isinstance(exc, RequestTooLarge):
         return exc.reason
     if isinstance(exc, LineTooLong) or (exc.args and exc.args[0] == "Too many headers received"):
         return Reason.HEADERS_TOO_LARGE
@@ -49,7 +49,7 @@ def begins_with_unknown_method(data: bytes) -> bool:
     return method is not None and method[1].decode() not in hdrs.METH_ALL
 
 
-class Notices:
+class RateLimitedLog:
     """Counts what strangers do, and logs a line for all of it now and then: nothing of their bytes, no tracebacks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = NOTICE_SECONDS) -> None:
@@ -82,7 +82,7 @@ _OTHER_PROTOCOLS = (b" RTSP/", b" ICE/")
 _OVERLAP = len(_END_OF_HEAD) - 1
 
 
-class Receiver(RequestHandler):
+class RequestParser(RequestHandler):
     """Requests and refusals, in order, out of bytes; after `switch`, the bytes.
 
     aiohttp's parser (3.14.5 and before) hands the last trailer of a chunked request to the next request as a header
@@ -133,7 +133,7 @@ class Receiver(RequestHandler):
     def give_up_reading(self, reason: Reason) -> None:
         """Refuse what has come so far of a head."""
         self._close = True
-        self._refuse_next(Unacceptable(reason))
+        self._refuse_next(RequestTooLarge(reason))
 
     async def next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
         if not self._messages:
@@ -257,7 +257,7 @@ class Receiver(RequestHandler):
         for index in range(-min(requests, len(self._messages)), 0):
             message = self._messages[index][0]
             if not isinstance(message, _ErrInfo) and _size_of(message) > self._head_limit:
-                refusal = _ErrInfo(431, Unacceptable(Reason.HEADERS_TOO_LARGE), "")
+                refusal = _ErrInfo(431, RequestTooLarge(Reason.HEADERS_TOO_LARGE), "")
                 self._messages[index] = (refusal, EMPTY_PAYLOAD)
 
     def _refuse_next(self, exc: Exception) -> None:

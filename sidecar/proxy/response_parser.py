@@ -34,10 +34,10 @@ class Source(Flow, Protocol):
 
     def draw_from(self, feeder: Flow | None) -> None: ...
 
-    def leave(self, answer: "UpstreamAnswer") -> None: ...
+    def leave(self, answer: "UpstreamResponse") -> None: ...
 
 
-class UpstreamAnswer:
+class UpstreamResponse:
     """The head of an answer, and its body as it comes in. Only end-to-end headers, exactly as sent.
 
     names: those of `headers`, in lower case. complete: the whole body is here.
@@ -144,11 +144,11 @@ _UNNAMEABLE = frozenset({b"content-length", b"close", b"keep-alive"})
 """Connection options that name no field to remove; framing cannot be named away."""
 
 
-class InvalidAnswer(Exception):
+class InvalidResponse(Exception):
     """What the upstream sent is no answer to what it was asked."""
 
 
-class AnswerReader:
+class ResponseParser:
     """Reads the answers of one connection, strictly (RFC 9112); `expect` before each.
 
     answer: the final head, once it is here. complete: its body, too. surplus: bytes came after that.
@@ -165,7 +165,7 @@ class AnswerReader:
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._parser: HttpResponseParser | None = None
-        self.answer: UpstreamAnswer | None = None
+        self.answer: UpstreamResponse | None = None
         self.complete = self.surplus = self.keep_alive = self.bodiless = False
         self._headers: HeaderList = []
         self._names: set[bytes] = set()
@@ -188,7 +188,7 @@ class AnswerReader:
         self._begin()
 
     def feed(self, data: bytes) -> None:
-        """Raises InvalidAnswer; not for what follows a complete answer, which sets `surplus`."""
+        """Raises InvalidResponse; not for what follows a complete answer, which sets `surplus`."""
         if self.answer is not None and (self.switched or self._left > 0):
             self._pass(self.answer, data)
             return
@@ -203,10 +203,10 @@ class AnswerReader:
             self._switch(data[switched.args[0] :])
         except HttpParserError:
             if not self.complete:
-                raise InvalidAnswer from None
+                raise InvalidResponse from None
             self.surplus = True
         if self.answer is None and self._head_bytes > MAX_HEAD_BYTES:
-            raise InvalidAnswer
+            raise InvalidResponse
 
     def end_of_input(self) -> bool:
         """The upstream sends no more. Whether that completes the answer; only one that nothing else delimits."""
@@ -244,14 +244,14 @@ class AnswerReader:
         self._interim = status < 200 and status != 101
         self._check(status, parser)
         if self._head_bytes > MAX_HEAD_BYTES and self._header_bytes() > MAX_HEAD_BYTES:
-            raise InvalidAnswer
+            raise InvalidResponse
         if self._named:
             self._headers = [pair for pair in self._headers if pair[0].lower() not in self._named]
         if self._interim:
             if self._informational is not None and status != 100:
                 self._informational(status, self._reason, self._headers)
             return
-        self.answer = answer = UpstreamAnswer(status, self._reason, self._headers, self._names, self._loop)
+        self.answer = answer = UpstreamResponse(status, self._reason, self._headers, self._names, self._loop)
         answer.chunked, answer.sized = self._chunked, self._length is not None
         self._left = self._length or 0
         if status == 101:
@@ -288,7 +288,7 @@ class AnswerReader:
         self._length = None
         self._upgrade = None
 
-    def _pass(self, answer: UpstreamAnswer, data: bytes) -> None:
+    def _pass(self, answer: UpstreamResponse, data: bytes) -> None:
         """Hand on what needs no parsing: the rest of a body whose length was told, or whatever a tunnel carries."""
         if self.switched:
             answer.feed(data)
@@ -301,7 +301,7 @@ class AnswerReader:
             self._parser = None
             self._end(answer)
 
-    def _end(self, answer: UpstreamAnswer) -> None:
+    def _end(self, answer: UpstreamResponse) -> None:
         self.complete = True
         self._left = 0
         answer.end()
@@ -315,7 +315,7 @@ class AnswerReader:
         elif lower == b"transfer-encoding":
             # Another coding would have to be undone to be delimited anew; none is in use.
             if self._chunked or value.strip(b" \t").lower() != b"chunked":
-                raise InvalidAnswer
+                raise InvalidResponse
             self._chunked = True
         elif lower == b"connection":
             self._named |= {option.strip(b" \t").lower() for option in value.split(b",")}
@@ -325,11 +325,11 @@ class AnswerReader:
     def _check(self, status: int, parser: HttpResponseParser) -> None:
         self.keep_alive = parser.should_keep_alive()
         if status < 100 or (status == 101 and not self._may_switch(parser)):
-            raise InvalidAnswer
+            raise InvalidResponse
         version_matters = self._chunked or not self.keep_alive
         version = parser.get_http_version() if version_matters else "1.1"
         if version not in ("1.0", "1.1") or (self._chunked and version == "1.0"):
-            raise InvalidAnswer
+            raise InvalidResponse
         if self._method == "HEAD":
             self.keep_alive = version == "1.1" and b"close" not in self._named
         self._named -= _UNNAMEABLE
@@ -346,7 +346,7 @@ class AnswerReader:
 
     def _switch(self, rest: bytes) -> None:
         if self.answer is None or self.answer.status != 101:
-            raise InvalidAnswer
+            raise InvalidResponse
         self.switched = True
         if rest:
             self.answer.feed(rest)

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from sidecar.config.settings import Address, Limits
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Allow, Answer, Decision, Deny, Headers, Principal, RequestHead
+from sidecar.core.model import Allow, Decision, Deny, Headers, Principal, RequestHead, Response
 from sidecar.core.observer import Observer
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
-from sidecar.proxy.exchange import Exchange, answer_of_ours, persistence
+from sidecar.proxy.exchange import Exchange, local_response_head, persistence
 from sidecar.proxy.listener import Connections, PlainListener, TlsListener
 from sidecar.proxy.request_body import BodyRules
 from sidecar.proxy.upstream import BrokenBody, Upstream
@@ -28,15 +28,15 @@ class Gate(Protocol):
     async def fallen(self, principal: Principal) -> Reason | None:
         """Why a principal that was let through would not be any longer; None where it would."""
 
-    def answer(self, deny: Deny) -> Answer: ...
+    def answer(self, deny: Deny) -> Response: ...
 
-    def respond(self, allow: Allow) -> Answer: ...
+    def respond(self, allow: Allow) -> Response: ...
 
     def client_headers(self, allow: Allow) -> Headers: ...
 
-    def fault(self, reason: Reason, allow: Allow) -> Answer: ...
+    def fault(self, reason: Reason, allow: Allow) -> Response: ...
 
-    def malformed(self, reason: Reason) -> Answer: ...
+    def malformed(self, reason: Reason) -> Response: ...
 
 
 _BACKLOG = 4096
@@ -173,7 +173,7 @@ class DataServer:
         answer = self._gate().malformed(reason)
         self._observer.malformed(answer.status, reason)
         self._connections.notices.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
-        return answer_of_ours(answer, persistence=persistence(False, (1, 1))) + answer.body
+        return local_response_head(answer, persistence=persistence(False, (1, 1))) + answer.body
 
     def turned_away(self, limit: str) -> None:
         self._observer.turned_away(limit)

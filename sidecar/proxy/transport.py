@@ -24,7 +24,7 @@ def framed_whole(data: bytes) -> bytes:
     return (framed(data) if data else b"") + LAST_CHUNK
 
 
-class Outbox:
+class WriteBatcher:
     """What is posted is written in order before the loop waits again, or at `flush`."""
 
     __slots__ = ("_loop", "_waiting", "_write")

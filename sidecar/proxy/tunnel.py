@@ -8,7 +8,7 @@ from typing import Protocol
 from aiohttp import hdrs
 from aiohttp.http_parser import RawRequestMessage
 
-from sidecar.proxy.response_parser import Flow, UpstreamAnswer
+from sidecar.proxy.response_parser import Flow, UpstreamResponse
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 
@@ -62,7 +62,7 @@ class Tunnel:
 
     __slots__ = ("_answer", "_client", "_client_ended", "_moved", "_moved_at", "_over", "_sent", "received")
 
-    def __init__(self, client: Switched, answer: UpstreamAnswer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: Switched, answer: UpstreamResponse, loop: asyncio.AbstractEventLoop) -> None:
         self._client, self._answer = client, answer
         self._over: asyncio.Future[None] = loop.create_future()
         self._client_ended = False

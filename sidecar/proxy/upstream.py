@@ -7,7 +7,7 @@ from typing import Protocol
 from sidecar.config.settings import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.pool import Pool
-from sidecar.proxy.response_parser import Informational, UpstreamAnswer
+from sidecar.proxy.response_parser import Informational, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.upstream_connection import Stale, UpstreamConnection
 
@@ -60,7 +60,7 @@ class Upstream:
         body: RequestBody | None = None,
         upgrade: bool = False,
         informational: Informational | None = None,
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         """Send a request and wait for its answer to begin; the body goes on being sent meanwhile and afterwards.
 
         upgrade: a 101 is welcome; what it switches to is the answer's body, and what is sent to the answer.
@@ -100,7 +100,7 @@ class Upstream:
         method: str,
         body: RequestBody,
         informational: Informational | None,
-    ) -> "asyncio.Future[UpstreamAnswer]":
+    ) -> "asyncio.Future[UpstreamResponse]":
         whole = body.at_hand()
         if whole is not None:
             pieces = (head, framed_whole(whole) if body.chunked else whole)

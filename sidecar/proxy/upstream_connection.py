@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from sidecar.core.errors import Fault, Reason
-from sidecar.proxy.response_parser import AnswerReader, Flow, Informational, InvalidAnswer, UpstreamAnswer
-from sidecar.proxy.transport import Outbox
+from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
+from sidecar.proxy.transport import WriteBatcher
 
 _SUSPECT_SECONDS = 0.02
 """How long nothing may come after an answer that tells of a body and has none. Careless servers send it all the same,
@@ -38,12 +38,14 @@ class UpstreamConnection(asyncio.Protocol):
         "fresh_until", "upload",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, outbox: Outbox, answer_timeout: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, owner: Owner, outbox: WriteBatcher, answer_timeout: float
+    ) -> None:
         self._loop, self._owner, self._outbox, self._patience = loop, owner, outbox, answer_timeout
-        self._reader = AnswerReader(loop)
+        self._reader = ResponseParser(loop)
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[UpstreamAnswer] | None = None
-        self._answer: UpstreamAnswer | None = None
+        self._waiter: asyncio.Future[UpstreamResponse] | None = None
+        self._answer: UpstreamResponse | None = None
         self._drained: asyncio.Future[None] | None = None
         self._feeder: Flow | None = None
         self._deadline: float | None = None
@@ -74,7 +76,7 @@ class UpstreamConnection(asyncio.Protocol):
         whole: bool = True,
         upgrade: bool = False,
         informational: Informational | None = None,
-    ) -> asyncio.Future[UpstreamAnswer]:
+    ) -> asyncio.Future[UpstreamResponse]:
         """Send the head of a request (`whole`: with all of its body), in pieces, and get a future of its answer.
 
         It raises Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
@@ -89,7 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
         return waiter
 
-    def withdraw(self, waiter: "asyncio.Future[UpstreamAnswer]") -> None:
+    def withdraw(self, waiter: "asyncio.Future[UpstreamResponse]") -> None:
         """Nobody waits any longer for the future that `begin` gave."""
         if self._waiter is waiter:
             self.abort()
@@ -139,7 +141,7 @@ class UpstreamConnection(asyncio.Protocol):
         if feeder is not None and self._writing_paused:
             feeder.pause_reading()
 
-    def leave(self, answer: UpstreamAnswer) -> None:
+    def leave(self, answer: UpstreamResponse) -> None:
         if self._answer is not answer:
             return
         self._outbox.flush()
@@ -194,7 +196,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._spoken = True
         try:
             reader.feed(data)
-        except InvalidAnswer:
+        except InvalidResponse:
             self.fail(Fault(Reason.UPSTREAM_INVALID), Reason.UPSTREAM_INVALID)
             return
         if self._waiter is None:
@@ -243,7 +245,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Below: steps of the above.
 
-    def _deliver(self, answer: UpstreamAnswer) -> None:
+    def _deliver(self, answer: UpstreamResponse) -> None:
         waiter, self._waiter = self._waiter, None
         self._deadline = None
         self._answer = answer
@@ -252,7 +254,7 @@ class UpstreamConnection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(answer)
 
-    def _hold_back(self, reader: AnswerReader) -> None:
+    def _hold_back(self, reader: ResponseParser) -> None:
         """One wake-up of the loop can read megabytes before whoever waits for the answer gets to run."""
         if self._answer is not None and not self._answer.flowing and not reader.complete:
             self.pause_reading()

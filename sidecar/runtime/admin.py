@@ -10,7 +10,7 @@ from aiohttp import web
 
 from sidecar.admin.auth import Tokens
 from sidecar.admin.server import admin_app
-from sidecar.admin.service import AdminStore, Ports, UsageReader
+from sidecar.admin.service import AdminDependencies, AdminStore, UsageReader
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.settings import Address, AdminToken, Config
@@ -52,9 +52,9 @@ def administration(process: Process) -> web.Application:
     return app
 
 
-def _ports(process: Process) -> Ports:
+def _ports(process: Process) -> AdminDependencies:
     config = process.config
-    return Ports(
+    return AdminDependencies(
         store=process.store,
         usage=process.store,
         lifecycle=lambda: Lifecycle(

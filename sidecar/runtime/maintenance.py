@@ -12,10 +12,10 @@ from sidecar.keys.ports import KeyCalendar, KeyCensus, KeyConflict, KeyRegistry,
 from sidecar.keys.transitions import retire_unused, unused_since
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.metrics import Metrics
-from sidecar.usage.detector import UnusualActivity
-from sidecar.usage.ports import DAY, UnusualStore, UsageStore
+from sidecar.usage.detector import AnomalyDetector
+from sidecar.usage.ports import DAY, AnomalyStore, UsageStore
 from sidecar.usage.recorder import Usage
-from sidecar.usage.writer import Refused, Touched, UsageWriter
+from sidecar.usage.writer import KeyUsed, RefusalCount, UsageWriter
 
 # The use of keys on its way from memory to the store, and past the eye for what is unusual.
 
@@ -29,7 +29,7 @@ _PAUSE_SECONDS: Final = 0.05
 _RESTORED: Final = 500
 
 
-class UsageRegistry(KeyRegistry, UsageStore, UnusualStore, Protocol):
+class UsageRegistry(KeyRegistry, UsageStore, AnomalyStore, Protocol):
     """Where use is kept."""
 
 
@@ -44,7 +44,7 @@ class UsageKeeper:
         store: UsageRegistry,
         usage: Usage,
         *,
-        unusual: UnusualActivity,
+        unusual: AnomalyDetector,
         settings: UsageSettings,
         clock: Callable[[], float],
         prefixes: Iterable[str] = (),
@@ -105,7 +105,7 @@ class UsageKeeper:
             done = await step(before - before % DAY, most=_ROWS)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    def _touched(self, touched: Touched) -> None:
+    def _touched(self, touched: KeyUsed) -> None:
         use, earlier = touched.use, touched.earlier
         self._unusual.used(
             touched.key_id,
@@ -116,7 +116,7 @@ class UsageKeeper:
             new_networks=earlier.new_networks,
         )
 
-    def _refused(self, refused: Refused) -> None:
+    def _refused(self, refused: RefusalCount) -> None:
         self._unusual.refused(
             refused.key_id,
             refused.at,

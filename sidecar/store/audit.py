@@ -8,7 +8,7 @@ from sidecar.core.model import ApiKey
 from sidecar.keys.audit import CHAINED, Head, Walk, head_from, linked
 from sidecar.keys.ports import Actor, AuditFilter, AuditRow, AuditState, StoreUnavailable
 from sidecar.keys.records import audited
-from sidecar.store.connection import Line, StorePart
+from sidecar.store.connection import Connection, StorePart
 
 _FIELDS: Final = ", ".join(CHAINED)
 _BATCH: Final = 2_000
@@ -17,7 +17,7 @@ Change = tuple[ApiKey | None, ApiKey]
 """A key before (None for a new one) and after."""
 
 
-async def write_audit(line: Line, action: str, changes: Sequence[Change], *, at: int, actor: Actor) -> None:
+async def write_audit(line: Connection, action: str, changes: Sequence[Change], *, at: int, actor: Actor) -> None:
     """A row for each change, in the transaction that makes it."""
     if not changes:
         return
@@ -28,13 +28,13 @@ async def write_audit(line: Line, action: str, changes: Sequence[Change], *, at:
     await append(line, list(linked(await head_of(line), entries)))
 
 
-async def head_of(line: Line) -> Head:
+async def head_of(line: Connection) -> Head:
     """The end of the trail."""
     [(number, digest)] = await line.rows("SELECT id, hash FROM audit_head")
     return Head(id=number, hash=digest)
 
 
-async def append(line: Line, rows: Sequence[tuple[Any, ...]]) -> None:
+async def append(line: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Write rows, at least one, that are linked to the end of the trail."""
     await line.insert(f"INSERT INTO audit ({_FIELDS}, hash)", rows)
     await line.rows("UPDATE audit_head SET id = ?, hash = ?", (rows[-1][0], rows[-1][-1]))

@@ -12,7 +12,7 @@ from sidecar.keys.records import NEW_COLUMNS, Batch, NewRow, key_of
 from sidecar.keys.rehash import NewHash
 from sidecar.keys.transfer.importer import Intake
 from sidecar.store.audit import Change, append, head_of, write_audit
-from sidecar.store.connection import Line, StorePart
+from sidecar.store.connection import Connection, StorePart
 from sidecar.store.keys import SELECT_KEY
 from sidecar.store.schema import ADD_TEXT_AFTER
 
@@ -31,7 +31,7 @@ class Bulk:
     One row after another costs three times as much; and where fewer come, most of the index is there already.
     """
 
-    def __init__(self, line: Line, before: dict[str, int], expected: int) -> None:
+    def __init__(self, line: Connection, before: dict[str, int], expected: int) -> None:
         self._line = line
         self._before = before
         """Rows of the tables whose indexes still stand."""
@@ -55,7 +55,7 @@ class Bulk:
 
 
 @asynccontextmanager
-async def in_bulk(line: Line, expected: int) -> AsyncIterator[Bulk]:
+async def in_bulk(line: Connection, expected: int) -> AsyncIterator[Bulk]:
     """In the transaction of `line`; whose rollback brings back what was dropped. B-trees stay in memory meanwhile."""
     last = await last_serial(line)
     [(trail,)] = await line.rows("SELECT id FROM audit_head")
@@ -76,7 +76,7 @@ async def in_bulk(line: Line, expected: int) -> AsyncIterator[Bulk]:
         await line.rows(f"PRAGMA cache_size = {cached}")
 
 
-async def last_serial(line: Line) -> int:
+async def last_serial(line: Connection) -> int:
     """Of the keys that are stored; 0 where there are none."""
     [(last,)] = await line.rows("SELECT coalesce(max(serial), 0) FROM api_key")
     return int(last)
@@ -110,7 +110,7 @@ class SqliteImport(StorePart):
 class _DryIntake:
     """Nothing goes in; `_before` is the last serial of the keys that were there."""
 
-    def __init__(self, line: Line, before: int) -> None:
+    def __init__(self, line: Connection, before: int) -> None:
         self._line, self._before = line, before
 
     async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
@@ -130,7 +130,7 @@ class _DryIntake:
 
 
 class _Intake(_DryIntake):
-    def __init__(self, line: Line, before: int, bulk: Bulk, *, head: Head, who: tuple[int, str, str]) -> None:
+    def __init__(self, line: Connection, before: int, bulk: Bulk, *, head: Head, who: tuple[int, str, str]) -> None:
         super().__init__(line, before)
         self._bulk, self._head, self._who = bulk, head, who
 
@@ -154,7 +154,7 @@ def _conflict() -> KeyConflict:
     return KeyConflict("one of these keys is stored already")
 
 
-async def _rehashed(line: Line, wanted: NewHash) -> Change | None:
+async def _rehashed(line: Connection, wanted: NewHash) -> Change | None:
     """The key before and after; None where it is not as it was, or another key has the digest."""
     rows = await line.rows(f"{SELECT_KEY} WHERE id = ? AND digest = ?", (wanted.key_id, wanted.old))
     if not rows:

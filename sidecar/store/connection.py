@@ -196,7 +196,7 @@ _PARAMETERS: Final = 32_766
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 
-class Line:
+class Connection:
     """One connection and its thread; one user at a time, so that a transaction is never joined by strangers."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
@@ -204,7 +204,7 @@ class Line:
         self.lock = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: str, *, lock_seconds: float) -> "Line":
+    async def open(cls, path: str, *, lock_seconds: float) -> "Connection":
         connection = await aiosqlite.connect(
             uri_of(path, "rw"), uri=True, timeout=lock_seconds, isolation_level=None, cached_statements=32
         )
@@ -260,13 +260,13 @@ class Line:
             return await self.rows(sql, parameters)
 
 
-class Lines:
+class Connections:
     """What the parts of a SQLite store share: its lines, its clock, and who is told how long each operation took."""
 
     def __init__(
         self,
         path: str,
-        lines: tuple[Line, Line, Line],
+        lines: tuple[Connection, Connection, Connection],
         *,
         clock: Callable[[], float],
         timings: Callable[[str, float], None],
@@ -282,15 +282,15 @@ class Lines:
     @classmethod
     async def open(
         cls, path: str, *, create: bool, clock: Callable[[], float], timings: Callable[[str, float], None]
-    ) -> "Lines":
+    ) -> "Connections":
         """As SqliteStore.open."""
         logging.getLogger("aiosqlite").addFilter(_without_parameters)
         await asyncio.to_thread(prepare, path, create=create)
-        lines: list[Line] = []
+        lines: list[Connection] = []
         try:
             with translated(path):
                 for seconds in (FIND_SECONDS, READ_SECONDS, WRITE_LOCK_SECONDS):
-                    line = await Line.open(path, lock_seconds=seconds)
+                    line = await Connection.open(path, lock_seconds=seconds)
                     lines.append(line)
             finding, reading, writing = lines
             return cls(path, (finding, reading, writing), clock=clock, timings=timings)
@@ -312,7 +312,7 @@ class Lines:
             return await self.reading.read(sql, parameters, READ_SECONDS)
 
     @asynccontextmanager
-    async def transaction(self, operation: str) -> AsyncIterator[Line]:
+    async def transaction(self, operation: str) -> AsyncIterator[Connection]:
         """The line for writes, in a transaction that ends with a commit or a rollback. Raises StoreUnavailable."""
         line = self.writing
         with self.operation(operation):
@@ -345,11 +345,11 @@ class Lines:
 class StorePart:
     """Some of a store's methods, on lines that it shares with the others."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: Connections) -> None:
         self._lines = lines
 
 
-async def _close(lines: Sequence[Line]) -> None:
+async def _close(lines: Sequence[Connection]) -> None:
     for line in lines:
         await line.connection.close()
 

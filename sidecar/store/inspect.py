@@ -22,7 +22,7 @@ _ALGORITHMS: Final = "SELECT algorithm, count(*) FROM api_key WHERE status <> 'r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreLook:
+class StoreReport:
     """The schema, the journal, and what is known of the keys; nothing of these in a schema newer than the program's."""
 
     version: int
@@ -42,7 +42,7 @@ class StoreLook:
     """Keys that are not revoked, by the algorithm of their digest."""
 
 
-def look(path: str, *, now: int, max_age_seconds: float | None) -> StoreLook:
+def look(path: str, *, now: int, max_age_seconds: float | None) -> StoreReport:
     """now: microseconds. Blocks. Raises StoreUnavailable."""
     if not os.path.exists(path):
         raise StoreUnavailable(f"there is no key store at {path}")
@@ -50,7 +50,7 @@ def look(path: str, *, now: int, max_age_seconds: float | None) -> StoreLook:
     with translated(path), closing(connect(path, timeout=_LOCK_SECONDS, mode="ro")) as connection:
         version = version_of(connection, path)
         [(journal,)] = connection.execute("PRAGMA journal_mode")
-        known = StoreLook(version=version, newest_version=len(MIGRATIONS), journal=journal, algorithms={})
+        known = StoreReport(version=version, newest_version=len(MIGRATIONS), journal=journal, algorithms={})
         return _with_keys(connection, known, now, oldest) if 0 < version <= len(MIGRATIONS) else known
 
 
@@ -65,11 +65,11 @@ def lock_seconds(path: str) -> float:
         return taken
 
 
-def _with_keys(connection: sqlite3.Connection, known: StoreLook, now: int, oldest: int) -> StoreLook:
+def _with_keys(connection: sqlite3.Connection, known: StoreReport, now: int, oldest: int) -> StoreReport:
     [(active, without_expiry, too_old)] = connection.execute(_COUNTS, {"now": now, "oldest": oldest})
     [(newest,)] = connection.execute(_NEWEST)
     rows, changed = next(connection.execute(_LAST_CHANGE), (0, 0))
-    return StoreLook(
+    return StoreReport(
         version=known.version,
         newest_version=known.newest_version,
         journal=known.journal,

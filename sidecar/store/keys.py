@@ -8,26 +8,26 @@ from sidecar.core.model import ApiKey
 from sidecar.keys.ports import (
     ONCE_SECONDS,
     Actor,
+    AlreadyProcessed,
     Edit,
+    IdempotencyKey,
+    IdempotencyKeyReused,
     KeyConflict,
     KeyFilter,
-    Misused,
-    Once,
     QuotaRow,
-    Repeated,
     Replacement,
     Turn,
     UnknownKey,
 )
 from sidecar.keys.records import COLUMNS, key_of, row_of
 from sidecar.store.audit import write_audit
-from sidecar.store.connection import FIND_SECONDS, Line, StorePart
+from sidecar.store.connection import FIND_SECONDS, Connection, StorePart
 from sidecar.store.listing import page_statements
 
 # Requests that are carried out once, remembered with what they made.
 
 
-async def check_once(line: Line, once: Once | None, at: int) -> None:
+async def check_once(line: Connection, once: IdempotencyKey | None, at: int) -> None:
     """Raises Repeated and Misused where the request's key was seen within ONCE_SECONDS before `at`."""
     if once is None:
         return
@@ -38,11 +38,11 @@ async def check_once(line: Line, once: Once | None, at: int) -> None:
     )
     for fingerprint, key_id in seen:
         if fingerprint != once.fingerprint:
-            raise Misused("this idempotency key was used before for another request: use a new one")
-        raise Repeated(key_id)
+            raise IdempotencyKeyReused("this idempotency key was used before for another request: use a new one")
+        raise AlreadyProcessed(key_id)
 
 
-async def remember_once(line: Line, once: Once | None, key_id: str, at: int) -> None:
+async def remember_once(line: Connection, once: IdempotencyKey | None, key_id: str, at: int) -> None:
     """In the transaction that carries the request out."""
     if once is not None:
         await line.rows(
@@ -71,7 +71,7 @@ class SqliteKeys(StorePart):
             rows = await self._lines.finding.read(find_statement(len(digests)), tuple(digests), FIND_SECONDS)
         return next((key for key in map(key_of, rows) if digests[key.digest] == key.algorithm), None)
 
-    async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: Once | None = None) -> None:
+    async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: IdempotencyKey | None = None) -> None:
         at = max(key.created_at for key in keys)
         async with self._lines.transaction("add") as line:
             await check_once(line, once, at)
@@ -108,7 +108,7 @@ class SqliteKeys(StorePart):
         return after
 
     async def replace(
-        self, key_id: str, edit: Replacement, *, action: str, at: int, actor: Actor, once: Once | None = None
+        self, key_id: str, edit: Replacement, *, action: str, at: int, actor: Actor, once: IdempotencyKey | None = None
     ) -> tuple[ApiKey, ApiKey]:
         async with self._lines.transaction("replace") as line:
             await check_once(line, once, at)
@@ -121,14 +121,14 @@ class SqliteKeys(StorePart):
         return old, new
 
 
-async def _stored(line: Line, key_id: str) -> ApiKey:
+async def _stored(line: Connection, key_id: str) -> ApiKey:
     rows = await line.rows(f"{SELECT_KEY} WHERE id = ?", (key_id,))
     if not rows:
         raise UnknownKey(f"no key has the id {key_id!r}")
     return key_of(rows[0])
 
 
-async def _insert(line: Line, keys: Sequence[ApiKey]) -> None:
+async def _insert(line: Connection, keys: Sequence[ApiKey]) -> None:
     try:
         await line.many(INSERT_KEY, [row_of(key) for key in keys])
     except sqlite3.IntegrityError as error:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sidecar.store.audit import SqliteAudit
 from sidecar.store.bulk_import import SqliteImport
-from sidecar.store.connection import GenerationWatch, Lines
+from sidecar.store.connection import Connections, GenerationWatch
 from sidecar.store.keys import SqliteCensus, SqliteKeys, SqliteQuotas
 from sidecar.store.usage import SqliteLastUse, SqliteUsage
 
@@ -12,7 +12,7 @@ from sidecar.store.usage import SqliteLastUse, SqliteUsage
 class SqliteStore(SqliteKeys, SqliteCensus, SqliteAudit, SqliteQuotas, SqliteLastUse, SqliteUsage, SqliteImport):
     """Every port of this room: each base is one part of them."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: Connections) -> None:
         """Use `open`."""
         super().__init__(lines)
         self._watch = GenerationWatch(lines.path)
@@ -26,7 +26,7 @@ class SqliteStore(SqliteKeys, SqliteCensus, SqliteAudit, SqliteQuotas, SqliteLas
 
         Without `create`, a missing or empty file is StoreUnavailable, and nothing is made.
         """
-        lines = await Lines.open(path, create=create, clock=clock, timings=timings)
+        lines = await Connections.open(path, create=create, clock=clock, timings=timings)
         try:
             return cls(lines)
         except BaseException:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from sidecar.store.connection import Line, StorePart
-from sidecar.usage.anomalies import UnusualEvent, UnusualKind
+from sidecar.store.connection import Connection, StorePart
+from sidecar.usage.anomalies import Anomaly, AnomalyKind
 from sidecar.usage.ports import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
 
 # Last uses, the networks they came from, and unusual events in the SQLite store.
@@ -28,7 +28,7 @@ _Known = dict[str, int]
 
 
 class SqliteLastUse(StorePart):
-    """`touch` of KeyRegistry, and UnusualStore."""
+    """`touch` of KeyRegistry, and AnomalyStore."""
 
     async def touch(self, last_uses: Mapping[str, LastUse]) -> Mapping[str, Earlier]:
         async with self._lines.transaction("touch") as line:
@@ -43,24 +43,24 @@ class SqliteLastUse(StorePart):
             for key_id, used_at, created_at in stored
         }
 
-    async def add_unusual(self, events: Sequence[UnusualEvent]) -> None:
+    async def add_unusual(self, events: Sequence[Anomaly]) -> None:
         values = [(event.at, event.kind.value, event.key_id, event.address, event.detail) for event in events]
         async with self._lines.transaction("add_unusual") as line:
             await line.many(_TELL, values)
 
-    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[UnusualEvent]:
+    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]:
         whose = "" if tenant is None else "WHERE tenant = :tenant"
         sql = f"SELECT kind, key_id, at, address, detail FROM unusual {whose} ORDER BY id DESC LIMIT :limit"  # noqa: S608 - no input
         values = {"limit": limit, "tenant": tenant}
-        kinds = {kind.value: kind for kind in UnusualKind}
+        kinds = {kind.value: kind for kind in AnomalyKind}
         return [
-            UnusualEvent(kind=kinds[kind], key_id=key_id, at=at, address=address, detail=detail)
+            Anomaly(kind=kinds[kind], key_id=key_id, at=at, address=address, detail=detail)
             for kind, key_id, at, address, detail in await self._lines.read("unusual", sql, values)
             if kind in kinds
         ]
 
 
-async def _networks(line: Line, key_ids: Collection[str]) -> Mapping[str, _Known]:
+async def _networks(line: Connection, key_ids: Collection[str]) -> Mapping[str, _Known]:
     known: dict[str, _Known] = {key_id: {} for key_id in key_ids}
     for key_id, network, seen_at in await line.rows(_NETWORKS, (json.dumps(list(key_ids)),)):
         known[key_id][network] = seen_at
@@ -159,6 +159,6 @@ def _selection(wanted: UsageFilter) -> tuple[str, tuple[object, ...]]:
     return sql, (*conditions.values(), *conditions.values())
 
 
-async def _changed(line: Line) -> int:
+async def _changed(line: Connection) -> int:
     [(changed,)] = await line.rows("SELECT changes()")
     return int(changed)

@@ -22,7 +22,7 @@ from sidecar.core.model import QuotaState
 # What the operator counts of the use of keys beside the requests themselves.
 
 
-class UseMetrics(Collector):
+class UsageMetrics(Collector):
     """unusual: events by kind, every kind from the start. dropped: requests that were not counted as use."""
 
     def __init__(self, unusual: Mapping[str, int], *, dropped: Callable[[], int]) -> None:

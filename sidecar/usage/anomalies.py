@@ -11,7 +11,7 @@ AGENT_CHARS = 200
 """Of a user agent, so many are kept."""
 
 
-class UnusualKind(StrEnum):
+class AnomalyKind(StrEnum):
     """Closed set: metric label and log field at once."""
 
     UNUSED_KEY = "unused_key"
@@ -27,10 +27,10 @@ class UnusualKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnusualEvent:
+class Anomaly:
     """Something that somebody may want to look at."""
 
-    kind: UnusualKind
+    kind: AnomalyKind
     key_id: str | None
     """None where no stored key took part."""
     at: int

@@ -7,7 +7,7 @@ from typing import Final
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.units import counted, to_the_millisecond
-from sidecar.usage.anomalies import Unusual, UnusualEvent, UnusualKind, network_of
+from sidecar.usage.anomalies import Anomaly, AnomalyKind, Unusual, network_of
 
 # Unusual events as they are told: a line in the log, a number for the metrics, and what is new for the store.
 
@@ -18,22 +18,22 @@ _LINES: Final = 60
 """Written to the log in a minute; the next line says how many were not."""
 _MINUTE: Final = 60_000_000
 
-_Subject = tuple[UnusualKind, str, str]
+_Subject = tuple[AnomalyKind, str, str]
 
 
-class UnusualEvents:
+class AnomalyLog:
     """Each is told once in `quiet_seconds`. `write` takes one line of ASCII for the log, and must not wait long."""
 
     def __init__(self, *, quiet_seconds: float, write: Callable[[str], None]) -> None:
         self.quiet_seconds = quiet_seconds
-        self.counts: dict[str, int] = {kind.value: 0 for kind in UnusualKind}
+        self.counts: dict[str, int] = {kind.value: 0 for kind in AnomalyKind}
         """By kind, since the start."""
         self._write = write
-        self._fresh: list[UnusualEvent] = []
+        self._fresh: list[Anomaly] = []
         self._told: OrderedDict[_Subject, int] = OrderedDict()
         self._minute, self._lines, self._unlogged = 0, 0, 0
 
-    def tell(self, event: UnusualEvent) -> None:
+    def tell(self, event: Anomaly) -> None:
         """Unless the same was told a short while ago."""
         told = self._told.get(_subject(event))
         # Not under 0: the clock may have been set back.
@@ -43,24 +43,24 @@ class UnusualEvents:
         self._remember(event)
         self._log(event)
 
-    def restore(self, events: Iterable[UnusualEvent]) -> None:
+    def restore(self, events: Iterable[Anomaly]) -> None:
         """What was told before a restart: neither counted nor told again."""
         for event in sorted(events, key=lambda event: event.at):
             self._remember(event)
 
-    def fresh(self) -> Sequence[UnusualEvent]:
+    def fresh(self) -> Sequence[Anomaly]:
         """Those that were logged since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def _remember(self, event: UnusualEvent) -> None:
+    def _remember(self, event: Anomaly) -> None:
         subject = _subject(event)
         self._told[subject] = event.at
         self._told.move_to_end(subject)
         if len(self._told) > _SUBJECTS:
             self._told.popitem(last=False)
 
-    def _log(self, event: UnusualEvent) -> None:
+    def _log(self, event: Anomaly) -> None:
         minute = event.at // _MINUTE
         if minute != self._minute:
             self._minute, self._lines = minute, 0
@@ -73,12 +73,12 @@ class UnusualEvents:
         self._unlogged = 0
 
 
-def _subject(event: UnusualEvent) -> _Subject:
+def _subject(event: Anomaly) -> _Subject:
     network = network_of(event.address)
-    return event.kind, event.key_id or network, network if event.kind is UnusualKind.NEW_NETWORK else ""
+    return event.kind, event.key_id or network, network if event.kind is AnomalyKind.NEW_NETWORK else ""
 
 
-def _line(event: UnusualEvent, unlogged: int) -> str:
+def _line(event: Anomaly, unlogged: int) -> str:
     fields = {
         "time": to_the_millisecond(event.at / 1_000_000),
         "event": "unusual",
@@ -93,16 +93,16 @@ def _line(event: UnusualEvent, unlogged: int) -> str:
 """Keys and networks whose refusals are counted at a time."""
 _STATUSES: Final = frozenset({401, 403, 429})
 """Of refusals that a credential, or the want of one, is the cause of."""
-_DEAD_KEYS: Final = {Reason.REVOKED_KEY: UnusualKind.REVOKED_KEY, Reason.RETIRED_KEY: UnusualKind.RETIRED_KEY}
+_DEAD_KEYS: Final = {Reason.REVOKED_KEY: AnomalyKind.REVOKED_KEY, Reason.RETIRED_KEY: AnomalyKind.RETIRED_KEY}
 _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
-class UnusualActivity:
+class AnomalyDetector:
     """From what on something is unusual, by `limits`, and what follows. `clock` in Unix seconds."""
 
     def __init__(self, limits: Unusual, *, clock: Callable[[], float], write: Callable[[str], None]) -> None:
-        """`write` as of UnusualEvents."""
-        self.events = UnusualEvents(quiet_seconds=limits.quiet_seconds, write=write)
+        """`write` as of AnomalyLog."""
+        self.events = AnomalyLog(quiet_seconds=limits.quiet_seconds, write=write)
         self._limits = limits
         self._clock = clock
         self._window = 0
@@ -123,10 +123,10 @@ class UnusualActivity:
         limits, idle = self._limits, (at - idle_since) // 1_000_000
         if limits.unused_seconds is not None and idle >= limits.unused_seconds:
             before = "its last use" if used_before else "it was issued, and never before"
-            self._tell(UnusualKind.UNUSED_KEY, (key_id, at, address), f"used {_span(idle)} after {before}")
+            self._tell(AnomalyKind.UNUSED_KEY, (key_id, at, address), f"used {_span(idle)} after {before}")
         if limits.new_network and new_networks:
             detail = f"first use from {', '.join(new_networks)}"
-            self._tell(UnusualKind.NEW_NETWORK, (key_id, at, address), detail)
+            self._tell(AnomalyKind.NEW_NETWORK, (key_id, at, address), detail)
 
     def refused(self, key_id: str, at: int, address: str, *, network: str, reason: Reason, count: int) -> None:
         """`count` requests were refused, the last at `at`. `key_id` is empty where no key was recognised."""
@@ -141,7 +141,7 @@ class UnusualActivity:
         if counts.total() >= limit:
             span, most = _span(int(self._limits.refusals_seconds)), counts.most_common(1)[0][0]
             detail = f"{counts.total()} refusals within {span}, last from {place}, most of them {most}"
-            self._tell(UnusualKind.REFUSALS, who, detail)
+            self._tell(AnomalyKind.REFUSALS, who, detail)
 
     def _counted(self, subject: str) -> Counter[Reason]:
         """Refusals of a key or a network within the span that now is."""
@@ -156,9 +156,9 @@ class UnusualActivity:
                 self._refusals[subject] = found
         return found
 
-    def _tell(self, kind: UnusualKind, who: tuple[str, int, str], detail: str) -> None:
+    def _tell(self, kind: AnomalyKind, who: tuple[str, int, str], detail: str) -> None:
         key_id, at, address = who
-        self.events.tell(UnusualEvent(kind=kind, key_id=key_id or None, at=at, address=address, detail=detail))
+        self.events.tell(Anomaly(kind=kind, key_id=key_id or None, at=at, address=address, detail=detail))
 
 
 def _span(seconds: int) -> str:

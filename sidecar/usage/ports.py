@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from sidecar.usage.anomalies import UnusualEvent
+from sidecar.usage.anomalies import Anomaly
 
 HOUR: Final = 3_600_000_000
 DAY: Final = 24 * HOUR
@@ -81,10 +81,10 @@ class UsageStore(Protocol):
         """Forget counts, networks and unusual events from before `before`, at most `most` of each; how many."""
 
 
-class UnusualStore(Protocol):
+class AnomalyStore(Protocol):
     """Where unusual events outlive a restart. Both raise StoreUnavailable."""
 
-    async def add_unusual(self, events: Sequence[UnusualEvent]) -> None: ...
+    async def add_unusual(self, events: Sequence[Anomaly]) -> None: ...
 
-    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[UnusualEvent]:
+    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]:
         """The newest first; of keys of `tenant` alone where one is given."""

@@ -19,7 +19,7 @@ RefusedPlace = tuple[str, str, int, str, Reason]
 """The same, and why. The key id is empty where no key was recognised."""
 
 
-class Tally:
+class UsageCounter:
     """Requests of one place in one hour. Counted up where it is, so that a request makes no new value."""
 
     __slots__ = ("agent", "at", "count")
@@ -32,7 +32,7 @@ class Tally:
         """Of the first: the User-Agent field, cut short."""
 
 
-class Hour:
+class UsageHour:
     """What was counted in (a part of) an hour."""
 
     __slots__ = ("allowed", "at", "refused")
@@ -40,8 +40,8 @@ class Hour:
     def __init__(self, at: int) -> None:
         self.at = at
         """Its start, in microseconds."""
-        self.allowed: dict[Place, Tally] = {}
-        self.refused: dict[RefusedPlace, Tally] = {}
+        self.allowed: dict[Place, UsageCounter] = {}
+        self.refused: dict[RefusedPlace, UsageCounter] = {}
 
 
 class Usage:
@@ -55,7 +55,7 @@ class Usage:
         self.dropped = 0
         self._clock = clock
         self._size = size
-        self._over: list[Hour] = []
+        self._over: list[UsageHour] = []
         self._ends = 0.0
         self._begin(clock())
 
@@ -72,7 +72,7 @@ class Usage:
             if len(self._allowed) >= self._size:
                 self.dropped += 1
                 return
-            tally = self._allowed[place] = Tally(_agent(head))
+            tally = self._allowed[place] = UsageCounter(_agent(head))
         tally.count += 1
         tally.at = now
 
@@ -88,11 +88,11 @@ class Usage:
             if len(self._refused) >= self._size:
                 self.dropped += 1
                 return
-            tally = self._refused[place] = Tally(b"")
+            tally = self._refused[place] = UsageCounter(b"")
         tally.count += 1
         tally.at = now
 
-    def taken(self) -> Sequence[Hour]:
+    def taken(self) -> Sequence[UsageHour]:
         """Hand over what was counted so far; nothing is added to it any more."""
         over, self._over = self._over, []
         self._begin(self._clock())
@@ -101,7 +101,7 @@ class Usage:
     def _begin(self, now: float) -> None:
         hours = int(now // _HOUR_SECONDS)
         self._ends = float((hours + 1) * _HOUR_SECONDS)
-        hour = Hour(hours * HOUR)
+        hour = UsageHour(hours * HOUR)
         self._allowed, self._refused = hour.allowed, hour.refused
         self._over.append(hour)
 

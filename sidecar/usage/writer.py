@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 from sidecar.core.errors import Reason
 from sidecar.usage.anomalies import agent_text, network_of
 from sidecar.usage.ports import Earlier, LastUse, UsageRow
-from sidecar.usage.recorder import Hour, Tally
+from sidecar.usage.recorder import UsageCounter, UsageHour
 
 # User-Agent fields as they are kept and shown: some clients put their key there.
 
@@ -23,7 +23,7 @@ _AFTER_A_PREFIX: Final = r"[^\s;,()\"']{16,}"
 """Also of keys made elsewhere, which may hold any characters."""
 
 
-class Agents:
+class UserAgents:
     """prefixes: what keys begin with."""
 
     def __init__(self, prefixes: Iterable[str] = ()) -> None:
@@ -52,7 +52,7 @@ _Count = tuple[str, int, str, int]
 P = TypeVar("P")
 
 
-class Uses(Protocol):
+class UsageSink(Protocol):
     """What is written to: these of KeyRegistry and of UsageStore."""
 
     async def touch(self, last_uses: Mapping[str, LastUse]) -> Mapping[str, Earlier]: ...
@@ -61,7 +61,7 @@ class Uses(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Touched:
+class KeyUsed:
     """A key was let through, and its last use has been written."""
 
     key_id: str
@@ -70,7 +70,7 @@ class Touched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class RefusalCount:
     """Requests were refused."""
 
     key_id: str
@@ -98,7 +98,7 @@ class _Waiting:
         if at >= self.at:
             self.at, self.address, self.agent = at, address, agent
 
-    def last_use(self, agents: Agents) -> LastUse:
+    def last_use(self, agents: UserAgents) -> LastUse:
         networks = tuple(self.networks)
         return LastUse(at=self.at, address=self.address, agent=agents.text(self.agent), networks=networks)
 
@@ -113,7 +113,7 @@ class UsageWriter:
 
     def __init__(self, *, clock: Callable[[], float], sample_seconds: float = 60, size: int = 100_000) -> None:
         self.dropped = 0
-        self.agents = Agents()
+        self.agents = UserAgents()
         self._clock = clock
         self._sample = int(sample_seconds * 1_000_000)
         self._size = size
@@ -121,7 +121,7 @@ class UsageWriter:
         self._waiting: dict[str, _Waiting] = {}
         self._written: OrderedDict[str, tuple[int, tuple[str, ...]]] = OrderedDict()
 
-    async def sum_up(self, hours: Sequence[Hour]) -> Sequence[Refused]:
+    async def sum_up(self, hours: Sequence[UsageHour]) -> Sequence[RefusalCount]:
         """Take over what was counted. The refusals in it, which need no store."""
         networks: dict[str, str] = {}
         for hour in hours:
@@ -137,11 +137,13 @@ class UsageWriter:
                 network = _network(address, networks)
                 at = int(tally.at * 1_000_000)
                 refused.append(
-                    Refused(key_id=key_id, network=network, address=address, reason=reason, count=tally.count, at=at)
+                    RefusalCount(
+                        key_id=key_id, network=network, address=address, reason=reason, count=tally.count, at=at
+                    )
                 )
         return refused
 
-    async def write(self, store: Uses, tell: Callable[[Touched], None], *, everything: bool = False) -> None:
+    async def write(self, store: UsageSink, tell: Callable[[KeyUsed], None], *, everything: bool = False) -> None:
         """Write what waits: every count, and of last uses those that are due or (at the end of the process) all.
 
         `tell` hears of each last use that has been written.
@@ -153,7 +155,7 @@ class UsageWriter:
                 del self._counts[place]
         await self._write_uses(store, tell, everything=everything)
 
-    async def _write_uses(self, store: Uses, tell: Callable[[Touched], None], *, everything: bool) -> None:
+    async def _write_uses(self, store: UsageSink, tell: Callable[[KeyUsed], None], *, everything: bool) -> None:
         now = int(self._clock() * 1_000_000)
         due = [key_id for key_id, use in self._waiting.items() if everything or self._is_due(key_id, use, now)]
         for start in range(0, len(due), _BATCH):
@@ -162,7 +164,7 @@ class UsageWriter:
             for key_id, use in uses.items():
                 self._settle(key_id, use, now)
             for key_id, found in earlier.items():
-                tell(Touched(key_id=key_id, use=uses[key_id], earlier=found))
+                tell(KeyUsed(key_id=key_id, use=uses[key_id], earlier=found))
 
     def _count(self, place: _Count, count: int) -> None:
         counts = self._counts
@@ -173,7 +175,7 @@ class UsageWriter:
         else:
             self.dropped += count
 
-    def _use(self, key_id: str, tally: Tally, address: str, network: str) -> None:
+    def _use(self, key_id: str, tally: UsageCounter, address: str, network: str) -> None:
         waiting = self._waiting.get(key_id)
         if waiting is None:
             waiting = self._waiting[key_id] = _Waiting()
@@ -201,7 +203,7 @@ class UsageWriter:
         del self._waiting[key_id]
 
 
-async def _in_turns(tallies: Mapping[P, Tally]) -> AsyncIterator[tuple[P, Tally]]:
+async def _in_turns(tallies: Mapping[P, UsageCounter]) -> AsyncIterator[tuple[P, UsageCounter]]:
     for number, entry in enumerate(tallies.items(), start=1):
         yield entry
         if not number % _AT_ONCE:

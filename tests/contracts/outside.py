@@ -49,6 +49,26 @@ def without_prose(data: Any) -> Any:
     return [without_prose(item) for item in data] if isinstance(data, list | tuple) else data
 
 
+def inlined(document: dict[str, Any]) -> Any:
+    """The document with every `$ref` replaced by what it names: names of schemas are words for people, too."""
+
+    def put(data: Any, within: tuple[str, ...]) -> Any:
+        if isinstance(data, list):
+            return [put(item, within) for item in data]
+        if not isinstance(data, dict):
+            return data
+        if (ref := data.get("$ref")) is None:
+            return {name: put(value, within) for name, value in data.items()}
+        if ref in within:
+            return {"recursive": within[::-1].index(ref)}
+        found: Any = document
+        for part in ref.removeprefix("#/").split("/"):
+            found = found[part]
+        return put(found, (*within, ref))
+
+    return put({name: value for name, value in document.items() if name != "components"}, ())
+
+
 def commands() -> Any:
     """Every command with its arguments and options, as click knows them."""
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.error_responses import Answers, ErrorAnswer, tightest
+from sidecar.core.error_responses import ErrorResponses, ErrorTemplate, tightest
 from sidecar.core.errors import Reason, status_of
-from sidecar.core.model import Allow, Answer, Deny, Route, Source
+from sidecar.core.model import Allow, Deny, Response, Route, Source
 from sidecar.core.rate_limit_headers import RateLimitFields
 from tests.core.samples import match, principal, state
 
@@ -19,9 +19,11 @@ NOW = 3000.0
 
 
 def answers(
-    errors: Mapping[Reason, ErrorAnswer] | None = None, default: ErrorAnswer | None = None, *sources: Source
-) -> Answers:
-    return Answers(errors or {}, default, realm="api", sources=sources or (BEARER, HEADER), rate_limits=RATE_LIMITS)
+    errors: Mapping[Reason, ErrorTemplate] | None = None, default: ErrorTemplate | None = None, *sources: Source
+) -> ErrorResponses:
+    return ErrorResponses(
+        errors or {}, default, realm="api", sources=sources or (BEARER, HEADER), rate_limits=RATE_LIMITS
+    )
 
 
 def deny(reason: Reason, **changes: Any) -> Deny:
@@ -32,7 +34,7 @@ def route(**policy: Any) -> Route:
     return match(**policy).route
 
 
-def fields(answer: Answer) -> dict[str, str]:
+def fields(answer: Response) -> dict[str, str]:
     found = {name.decode().lower(): value.decode() for name, value in answer.headers}
     assert len(found) == len(answer.headers), "a field stands twice"
     return found
@@ -63,7 +65,11 @@ def test_a_stranger_cannot_tell_what_is_wrong_with_a_key() -> None:
 
 def test_each_reason_may_have_a_body_status_and_headers_of_its_own() -> None:
     configured = answers(
-        {Reason.EXPIRED_KEY: ErrorAnswer(status=418, headers={"X-Why": "old"}, body={"e": "{reason}", "s": "{status}"})}
+        {
+            Reason.EXPIRED_KEY: ErrorTemplate(
+                status=418, headers={"X-Why": "old"}, body={"e": "{reason}", "s": "{status}"}
+            )
+        }
     )
     answer = configured.deny(deny(Reason.EXPIRED_KEY), NOW)
     assert answer.status == 418
@@ -74,7 +80,7 @@ def test_each_reason_may_have_a_body_status_and_headers_of_its_own() -> None:
 
 
 def test_a_default_body_answers_every_reason_not_named() -> None:
-    configured = answers({Reason.NO_ROUTE: ErrorAnswer(body={"a": 1})}, ErrorAnswer(body={"b": "{reason}"}))
+    configured = answers({Reason.NO_ROUTE: ErrorTemplate(body={"a": 1})}, ErrorTemplate(body={"b": "{reason}"}))
     assert json.loads(configured.refusal(Reason.NO_ROUTE).body) == {"a": 1}
     assert json.loads(configured.refusal(Reason.BAD_TARGET).body) == {"b": "bad_target"}
 
@@ -96,14 +102,14 @@ def test_a_header_without_scheme_has_a_challenge_too() -> None:
 
 
 def test_a_realm_cannot_leave_its_quotes() -> None:
-    quoted = Answers({}, None, realm='a"b\\', sources=(BEARER,), rate_limits=RATE_LIMITS)
+    quoted = ErrorResponses({}, None, realm='a"b\\', sources=(BEARER,), rate_limits=RATE_LIMITS)
     assert fields(quoted.refusal(Reason.INVALID_KEY))["www-authenticate"].startswith('Bearer realm="a\\"b\\\\"')
 
 
 def test_a_quota_that_is_used_up_is_told_in_numbers() -> None:
     spent = state(limit=100, remaining=0, retry_after_seconds=600)
     body = {"count": "{quota.used}", "limit": "{quota.limit}", "left": "{quota.remaining}", "text": "of {quota.limit}"}
-    configured = answers({Reason.QUOTA_EXCEEDED: ErrorAnswer(body=body)})
+    configured = answers({Reason.QUOTA_EXCEEDED: ErrorTemplate(body=body)})
     answer = configured.deny(deny(Reason.QUOTA_EXCEEDED, quota_states=(spent,), refused_quota=spent), NOW)
     assert answer.body == b'{"count":100,"limit":100,"left":0,"text":"of 100"}'
     assert fields(answer)["retry-after"] == "600"

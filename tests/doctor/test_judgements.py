@@ -8,24 +8,24 @@ import pytest
 
 from sidecar.config.settings import Address
 from sidecar.doctor.facts import (
-    CertificateSeen,
+    BypassProbe,
+    CertificateFacts,
     DiskSeen,
-    FileSeen,
+    Facts,
+    FileFacts,
     Latency,
     ProcessSeen,
-    Seen,
     StoreSeen,
-    Unseen,
+    Unknown,
     UpstreamSeen,
-    WayAround,
 )
 from sidecar.doctor.report import Severity
 from sidecar.doctor.run import judged
 from tests.doctor.installations import DAY, NOW, finding, installation, with_files, with_look
 
 OK, WARNING, PROBLEM, UNCHECKED = Severity.OK, Severity.WARNING, Severity.PROBLEM, Severity.UNCHECKED
-Spoil = Callable[[Seen], Seen]
-NOBODY = Unseen(reason="no word")
+Spoil = Callable[[Facts], Facts]
+NOBODY = Unknown(reason="no word")
 
 
 def test_a_sound_installation_has_nothing_to_mend(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_admin_token_in_the_environment_is_weighed(tmp_path: Path, bits: floa
 def test_in_kubernetes_an_open_ops_listener_and_an_open_volume_are_as_they_should_be(tmp_path: Path) -> None:
     seen = installation(tmp_path, "ops: 0.0.0.0:9090")
     seen = replace(seen, host=replace(seen.host, in_kubernetes=True))
-    seen = with_files(seen, store_folder=FileSeen(path="/data", mode=0o777, uid=0))
+    seen = with_files(seen, store_folder=FileFacts(path="/data", mode=0o777, uid=0))
     assert finding(seen, "Listeners: ops").severity is OK
     assert "Kubernetes" in finding(seen, "Listeners: ops").saw
     assert finding(seen, "Key store: folder").severity is OK
@@ -121,7 +121,7 @@ def upstream(**changes: object) -> Spoil:
     return lambda seen: replace(seen, upstream=replace(found, **changes))  # type: ignore[arg-type]
 
 
-def around(found: WayAround | Unseen) -> Spoil:
+def around(found: BypassProbe | Unknown) -> Spoil:
     return lambda seen: replace(seen, around=found)
 
 
@@ -134,7 +134,7 @@ def look(**changes: object) -> Spoil:
 
 
 def store(**changes: object) -> Spoil:
-    def spoil(seen: Seen) -> Seen:
+    def spoil(seen: Facts) -> Facts:
         assert isinstance(seen.store, StoreSeen)
         return replace(seen, store=replace(seen.store, **changes))  # type: ignore[arg-type]
 
@@ -142,8 +142,8 @@ def store(**changes: object) -> Spoil:
 
 
 def running(*, ready: bool = True, lines: tuple[str, ...] = (), **metrics: float) -> Spoil:
-    def spoil(seen: Seen) -> Seen:
-        assert not isinstance(seen.running, Unseen)
+    def spoil(seen: Facts) -> Facts:
+        assert not isinstance(seen.running, Unknown)
         told = {name.replace("__", "{", 1): value for name, value in metrics.items()}
         found = replace(seen.running, ready=ready, lines=lines or seen.running.lines)
         return replace(seen, running=replace(found, metrics={**found.metrics, **told}))
@@ -159,18 +159,18 @@ def host(**changes: object) -> Spoil:
     return lambda seen: replace(seen, host=replace(seen.host, **changes))  # type: ignore[arg-type]
 
 
-def file(mode: int, uid: int = 1000, path: str = "/d/keys.db") -> FileSeen:
-    return FileSeen(path=path, mode=mode, uid=uid)
+def file(mode: int, uid: int = 1000, path: str = "/d/keys.db") -> FileFacts:
+    return FileFacts(path=path, mode=mode, uid=uid)
 
 
 OUTSIDE = Address(host="10.0.0.5", port=8000)
 HELD = "hmac-sha256:0a0a0a0a"
 SPOILT: list[tuple[str, Spoil, Severity]] = [
-    ("Upstream: ways around", around(WayAround(whereabouts="loopback", answered=(OUTSIDE,))), PROBLEM),
-    ("Upstream: ways around", around(WayAround(whereabouts="this host")), PROBLEM),
-    ("Upstream: ways around", around(WayAround(whereabouts="elsewhere")), WARNING),
-    ("Upstream: ways around", around(WayAround(whereabouts="unix", socket=file(0o777))), WARNING),
-    ("Upstream: ways around", around(WayAround(whereabouts="unix", socket=file(0o770))), OK),
+    ("Upstream: ways around", around(BypassProbe(whereabouts="loopback", answered=(OUTSIDE,))), PROBLEM),
+    ("Upstream: ways around", around(BypassProbe(whereabouts="this host")), PROBLEM),
+    ("Upstream: ways around", around(BypassProbe(whereabouts="elsewhere")), WARNING),
+    ("Upstream: ways around", around(BypassProbe(whereabouts="unix", socket=file(0o777))), WARNING),
+    ("Upstream: ways around", around(BypassProbe(whereabouts="unix", socket=file(0o770))), OK),
     ("Upstream: ways around", around(NOBODY), UNCHECKED),
     ("Upstream: connection", lambda seen: replace(seen, upstream=NOBODY), PROBLEM),
     ("Upstream: certificate", upstream(certificate_ends_at=NOW + 13 * DAY), WARNING),
@@ -182,12 +182,12 @@ SPOILT: list[tuple[str, Spoil, Severity]] = [
     ("Listeners: certificates", files(certificates=(NOBODY,)), UNCHECKED),
     (
         "Listeners: certificates",
-        files(certificates=(CertificateSeen(path="/c", begins_at=NOW - DAY, ends_at=NOW + 13 * DAY),)),
+        files(certificates=(CertificateFacts(path="/c", begins_at=NOW - DAY, ends_at=NOW + 13 * DAY),)),
         WARNING,
     ),
     (
         "Listeners: certificates",
-        files(certificates=(CertificateSeen(path="/c", begins_at=NOW + DAY, ends_at=NOW + 90 * DAY),)),
+        files(certificates=(CertificateFacts(path="/c", begins_at=NOW + DAY, ends_at=NOW + 90 * DAY),)),
         PROBLEM,
     ),
     ("Listeners: open files", host(sidecar=ProcessSeen(pid=7, uid=1000, open_files=1024)), PROBLEM),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.doctor.facts import CertificateSeen, DiskSeen, Unseen
+from sidecar.doctor.facts import CertificateFacts, DiskSeen, Unknown
 from sidecar.doctor.probes.host import bits, certificate_of, disk_of, own_addresses, validity_of
 from sidecar.doctor.report import span
 from tests.harness.tools import needed
@@ -23,7 +23,7 @@ def test_the_end_of_a_certificate_is_what_openssl_says(tmp_path: Path, days: int
     )
     told = subprocess.run([openssl, "x509", "-in", path, "-noout", "-enddate"], capture_output=True, text=True).stdout
     found = certificate_of(str(path))
-    assert isinstance(found, CertificateSeen)
+    assert isinstance(found, CertificateFacts)
     assert found.ends_at == ssl.cert_time_to_seconds(told.strip().removeprefix("notAfter="))
     assert found.ends_at - found.begins_at == pytest.approx(days * 86_400, abs=1)
 
@@ -32,8 +32,8 @@ def test_the_end_of_a_certificate_is_what_openssl_says(tmp_path: Path, days: int
 def test_what_is_no_certificate_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tls.crt"
     path.write_text(text)
-    assert certificate_of(str(path)) == Unseen(reason=f"{path} holds no certificate that can be read")
-    assert certificate_of(str(tmp_path / "no")) == Unseen(reason=f"{tmp_path / 'no'}: No such file or directory")
+    assert certificate_of(str(path)) == Unknown(reason=f"{path} holds no certificate that can be read")
+    assert certificate_of(str(tmp_path / "no")) == Unknown(reason=f"{tmp_path / 'no'}: No such file or directory")
 
 
 def test_cut_off_der_is_refused_at_every_length(tmp_path: Path) -> None:

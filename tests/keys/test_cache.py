@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.cache import MISS, KeyCache, Known, Miss
+from sidecar.keys.cache import MISS, CacheEntry, KeyCache, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, a_key, digest_of, set_status, used_at
@@ -56,7 +56,7 @@ async def find(cache: KeyCache, text: str) -> ApiKey | None:
 
 def peek(cache: KeyCache, text: str) -> ApiKey | Literal[Miss.MISS] | None:
     known = cache.peek(digest_of(text))
-    return known.key if isinstance(known, Known) else known
+    return known.key if isinstance(known, CacheEntry) else known
 
 
 async def settle() -> None:

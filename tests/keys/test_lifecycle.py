@@ -10,7 +10,7 @@ from sidecar.core.model import KeyStatus
 from sidecar.core.scopes import Catalogue
 from sidecar.keys.lifecycle import Lifecycle, MissingPepper, check_peppers
 from sidecar.keys.ports import KeyConflict, KeyFilter
-from sidecar.keys.validation import KeyRules, NewKey, UnfitKey
+from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
 from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, NOW_US, Clock, a_key
 
@@ -88,13 +88,13 @@ async def test_a_key_for_every_environment_has_the_first_one_s_prefix(lifecycle:
 async def test_what_does_not_fit_is_refused_and_nothing_is_stored(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, change: dict[str, Any], problem: str
 ) -> None:
-    with pytest.raises(UnfitKey, match=problem):
+    with pytest.raises(InvalidKey, match=problem):
         await lifecycle.issue(replace(NewKey(name="CI"), **change), rules, actor=ANN)
     assert await store.list(KeyFilter()) == []
 
 
 def test_every_problem_is_told_at_once(rules: KeyRules) -> None:
-    with pytest.raises(UnfitKey) as refused:
+    with pytest.raises(InvalidKey) as refused:
         rules.check(NewKey(name="", plan="x", environment="y", scopes=("z",)), NOW_US)
     assert len(refused.value.problems) == 4
 

@@ -18,7 +18,7 @@ from sidecar.keys.transitions import Rotation, retired_unused
 from sidecar.keys.validation import KeyRules
 from sidecar.runtime.maintenance import Retirement, UsageKeeper
 from sidecar.usage.anomalies import Unusual
-from sidecar.usage.detector import UnusualActivity
+from sidecar.usage.detector import AnomalyDetector
 from sidecar.usage.recorder import Usage
 from tests.gate.world import World, make_world
 from tests.keys.making import ANN, NOW_US, a_key, set_status, used_at
@@ -78,7 +78,7 @@ class Overlap:
     def __init__(self, world: World, rules: KeyRules) -> None:
         self.world, self.store, self.clock = world, world.store, world.clock
         self.usage = Usage(clock=self.clock)
-        unusual = UnusualActivity(Unusual(), clock=self.clock, write=lambda line: None)
+        unusual = AnomalyDetector(Unusual(), clock=self.clock, write=lambda line: None)
         self.keeper = UsageKeeper(self.store, self.usage, unusual=unusual, settings=UsageSettings(), clock=self.clock)
         self.settings = KeySettings(sources=(), environments={}, retire_unused_seconds=6 * HOUR)
         self.retirement = Retirement(self.store, self.keeper, settings=self.settings, clock=self.clock)

@@ -13,18 +13,18 @@ from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import (
     ONCE_SECONDS,
+    AlreadyProcessed,
     AuditFilter,
+    IdempotencyKey,
+    IdempotencyKeyReused,
     KeyChanged,
     KeyConflict,
     KeyFilter,
-    Misused,
-    Once,
-    Repeated,
     UnknownKey,
 )
 from sidecar.keys.records import etag_of, standing
 from sidecar.keys.transitions import AlreadyReplaced, KeyChange, Rotation
-from sidecar.keys.validation import KeyRules, NewKey, UnfitKey
+from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
 from sidecar.store.sqlite import SqliteStore
 from tests.keys.making import ANN, BOB, NOW_US, Clock, used_at
 
@@ -82,7 +82,7 @@ async def test_the_old_key_never_outlives_its_own_expiry(lifecycle: Lifecycle, r
 async def test_an_expiry_within_the_overlap_is_not_inherited_silently(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey
 ) -> None:
-    with pytest.raises(UnfitKey, match=r"within the overlap.*--expires") as refused:
+    with pytest.raises(InvalidKey, match=r"within the overlap.*--expires") as refused:
         await lifecycle.rotate(key.id, Rotation(overlap_seconds=30 * DAY), rules, actor=ANN)
     assert [problem.path for problem in refused.value.problems] == [("expires_at",)]  # type: ignore[attr-defined]
     assert await store.list(KeyFilter()) == [key]
@@ -91,7 +91,7 @@ async def test_an_expiry_within_the_overlap_is_not_inherited_silently(
 
 
 async def test_a_time_of_expiry_that_is_over_is_refused(lifecycle: Lifecycle, rules: KeyRules, key: ApiKey) -> None:
-    with pytest.raises(UnfitKey, match="future"):
+    with pytest.raises(InvalidKey, match="future"):
         await lifecycle.rotate(key.id, Rotation(expires_at=NOW_US), rules, actor=ANN)
 
 
@@ -176,7 +176,7 @@ async def test_every_problem_of_a_change_is_told_and_nothing_changes(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey
 ) -> None:
     wrong = KeyChange(name="", scopes=("stream:read",), plan="prp", expires_at=NOW_US)
-    with pytest.raises(UnfitKey) as refused:
+    with pytest.raises(InvalidKey) as refused:
         await lifecycle.change(key.id, wrong, rules, actor=ANN)
     assert len(refused.value.problems) == 4
     assert await store.get(key.id) == key
@@ -220,19 +220,19 @@ async def test_a_change_of_a_key_that_was_changed_meanwhile_is_refused(
     assert (found.name, found.plan, found.status) == ("CD", "pro", KeyStatus.ACTIVE)
 
 
-def once(key: str = "r1", fingerprint: str = "f", whose: str = "ops") -> Once:
-    return Once(token=whose, key=key, fingerprint=fingerprint)
+def once(key: str = "r1", fingerprint: str = "f", whose: str = "ops") -> IdempotencyKey:
+    return IdempotencyKey(token=whose, key=key, fingerprint=fingerprint)
 
 
 async def test_a_request_sent_twice_is_carried_out_once(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore
 ) -> None:
     issued = await lifecycle.issue(FULL, rules, actor=ANN, once=once())
-    with pytest.raises(Repeated) as repeated:
+    with pytest.raises(AlreadyProcessed) as repeated:
         await lifecycle.issue(FULL, rules, actor=ANN, once=once())
     assert repeated.value.key_id == issued.key.id
     rotated = await lifecycle.rotate(issued.key.id, Rotation(), rules, actor=ANN, once=once("r2"))
-    with pytest.raises(Repeated) as repeated:
+    with pytest.raises(AlreadyProcessed) as repeated:
         await lifecycle.rotate(issued.key.id, Rotation(), rules, actor=ANN, once=once("r2"))
     assert repeated.value.key_id == rotated.new.key.id
     assert len(await store.list(KeyFilter())) == 2
@@ -240,7 +240,7 @@ async def test_a_request_sent_twice_is_carried_out_once(
 
 async def test_the_name_of_a_request_is_not_used_for_another(lifecycle: Lifecycle, rules: KeyRules) -> None:
     await lifecycle.issue(FULL, rules, actor=ANN, once=once())
-    with pytest.raises(Misused):
+    with pytest.raises(IdempotencyKeyReused):
         await lifecycle.issue(FULL, rules, actor=ANN, once=once(fingerprint="other"))
     await lifecycle.issue(FULL, rules, actor=ANN, once=once(whose="dev"))
 

@@ -11,7 +11,7 @@ from sidecar.keys.ports import Earlier, LastUse, StoreUnavailable
 from sidecar.store.sqlite import SqliteStore
 from sidecar.usage.ports import HOUR, UsageFilter, UsageRow
 from sidecar.usage.recorder import Usage
-from sidecar.usage.writer import Refused, Touched, UsageWriter
+from sidecar.usage.writer import KeyUsed, RefusalCount, UsageWriter
 from tests.keys.making import ANN, NOW, NOW_US, Clock, a_key, open_store
 from tests.keys.uses import HOUR_SECONDS, a_head, allowed, refused
 
@@ -26,12 +26,12 @@ class Counting:
         self.store, self.clock = store, clock
         self.usage = Usage(clock=clock)
         self.writer = UsageWriter(clock=clock)
-        self.touched: list[Touched] = []
+        self.touched: list[KeyUsed] = []
 
     def use(self, key: ApiKey, *, status: int = 200, address: str = "192.0.2.1", agent: bytes | None = b"curl") -> None:
         self.usage.used(allowed(key, address=address), a_head(agent), status, self.clock())
 
-    async def flush(self, *, everything: bool = False) -> Sequence[Refused]:
+    async def flush(self, *, everything: bool = False) -> Sequence[RefusalCount]:
         seen = await self.writer.sum_up(self.usage.taken())
         await self.writer.write(self.store, self.touched.append, everything=everything)
         return seen

@@ -3,28 +3,28 @@
 import pytest
 
 from sidecar.core.apikey import KeyFormat
-from sidecar.usage.writer import HIDDEN, Agents
+from sidecar.usage.writer import HIDDEN, UserAgents
 
 KEY = KeyFormat().make("hv_live_", lambda most: most // 3)
 
 
 @pytest.mark.parametrize("around", ["{}", "curl/8.5 {}", "app/{}/1.2", "my-client (key={}; x)", "Bearer {}", "{},{}"])
 def test_a_key_is_kept_of_no_form_of_agent(around: str) -> None:
-    told = Agents(["hv_live_"]).text(around.replace("{}", KEY).encode())
+    told = UserAgents(["hv_live_"]).text(around.replace("{}", KEY).encode())
     assert HIDDEN in told and KEY[8:20] not in told
     # One of another configuration, or mistyped, is told by its length.
-    told = Agents().text(around.replace("{}", f"{KEY}x").encode())
+    told = UserAgents().text(around.replace("{}", f"{KEY}x").encode())
     assert HIDDEN in told and KEY[8:20] not in told
 
 
 def test_a_key_that_the_cut_goes_through_tells_too_little_of_itself() -> None:
     for before in range(150, 210):
-        told = Agents(["hv_live_"]).text(b"a" + b" b" * (before // 2) + b" " + KEY.encode())
+        told = UserAgents(["hv_live_"]).text(b"a" + b" b" * (before // 2) + b" " + KEY.encode())
         assert KEY[8:24] not in told
 
 
 def test_a_key_made_elsewhere_is_told_by_its_prefix() -> None:
-    agents = Agents(["", "sk-"])
+    agents = UserAgents(["", "sk-"])
     assert agents.text(b"x/1 sk-550e8400-e29b-41d4-a716-446655440000 y") == f"x/1 {HIDDEN} y"
     agents.heed(["pk+"])
     assert agents.text(b"pk+0123456789=./0123") == HIDDEN
@@ -41,4 +41,4 @@ def test_a_key_made_elsewhere_is_told_by_its_prefix() -> None:
     ],
 )
 def test_the_names_of_programs_stay(agent: str) -> None:
-    assert Agents(["hv_live_", "hv_test_"]).text(agent.encode()) == agent
+    assert UserAgents(["hv_live_", "hv_test_"]).text(agent.encode()) == agent

@@ -12,7 +12,7 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.runtime.maintenance import UsageKeeper
 from sidecar.store.sqlite import SqliteStore
 from sidecar.usage.anomalies import Unusual
-from sidecar.usage.detector import UnusualActivity
+from sidecar.usage.detector import AnomalyDetector
 from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 from sidecar.usage.recorder import Usage
 from tests.keys.making import NOW_US, Clock, a_key, open_store
@@ -29,7 +29,7 @@ class Kept:
         self.store, self.clock = store, clock
         self.usage = Usage(clock=clock)
         self.lines: list[str] = []
-        self.unusual = UnusualActivity(Unusual(), clock=clock, write=self.lines.append)
+        self.unusual = AnomalyDetector(Unusual(), clock=clock, write=self.lines.append)
         settings = UsageSettings()
         self.keeper = UsageKeeper(store, self.usage, unusual=self.unusual, settings=settings, clock=clock)
 

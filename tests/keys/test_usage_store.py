@@ -8,7 +8,7 @@ import pytest
 from sidecar.keys.ports import Earlier, LastUse
 from sidecar.store.sqlite import SqliteStore
 from sidecar.store.usage import MOST_NETWORKS
-from sidecar.usage.anomalies import UnusualEvent, UnusualKind
+from sidecar.usage.anomalies import Anomaly, AnomalyKind
 from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 from tests.keys.making import ANN, NOW_US, a_key
 
@@ -88,7 +88,7 @@ async def test_pruning_forgets_what_is_older_and_nothing_else(store: SqliteStore
     for at, network in ((TODAY - 5 * DAY, "192.0.2.0/24"), (TODAY, "198.51.100.0/24")):
         await store.touch({key.id: LastUse(at=at, networks=(network,))})
     events = [
-        UnusualEvent(kind=UnusualKind.NEW_NETWORK, key_id=key.id, at=at, address="", detail=str(at))
+        Anomaly(kind=AnomalyKind.NEW_NETWORK, key_id=key.id, at=at, address="", detail=str(at))
         for at in (TODAY - 5 * DAY, TODAY)
     ]
     await store.add_unusual(events)
@@ -145,8 +145,8 @@ async def test_the_networks_of_a_key_are_bounded_however_many_come_at_once(store
 
 async def test_unusual_events_are_read_newest_first(store: SqliteStore) -> None:
     events = [
-        UnusualEvent(kind=kind, key_id=None, at=NOW_US + number, address="192.0.2.1", detail="d")
-        for number, kind in enumerate(UnusualKind)
+        Anomaly(kind=kind, key_id=None, at=NOW_US + number, address="192.0.2.1", detail="d")
+        for number, kind in enumerate(AnomalyKind)
     ]
     await store.add_unusual(events)
     assert await store.unusual(limit=3) == events[:-4:-1]
@@ -157,7 +157,7 @@ async def test_a_tenants_unusual_events_are_found_behind_any_number_of_others(st
     await store.add([ours, theirs], actor=ANN)
     whose = (ours.id, *([theirs.id, None] * 50))
     events = [
-        UnusualEvent(kind=UnusualKind.REFUSALS, key_id=key_id, at=TODAY + number, address="", detail=str(number))
+        Anomaly(kind=AnomalyKind.REFUSALS, key_id=key_id, at=TODAY + number, address="", detail=str(number))
         for number, key_id in enumerate(whose)
     ]
     await store.add_unusual(events)

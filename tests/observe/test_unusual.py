@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from sidecar.core.errors import Reason
-from sidecar.telemetry.metrics import UseMetrics
-from sidecar.usage.anomalies import Unusual, UnusualKind, network_of
-from sidecar.usage.detector import UnusualActivity
+from sidecar.telemetry.metrics import UsageMetrics
+from sidecar.usage.anomalies import AnomalyKind, Unusual, network_of
+from sidecar.usage.detector import AnomalyDetector
 
 NOW = 1_800_000_000
 NOW_US = NOW * 1_000_000
@@ -19,12 +19,12 @@ DEFAULTS = Unusual()
 
 
 class Watch:
-    """UnusualActivity with a clock that is set, and the lines that it wrote."""
+    """AnomalyDetector with a clock that is set, and the lines that it wrote."""
 
     def __init__(self, limits: Unusual = DEFAULTS) -> None:
         self.seconds = float(NOW)
         self.lines: list[str] = []
-        self.activity = UnusualActivity(limits, clock=lambda: self.seconds, write=self.lines.append)
+        self.activity = AnomalyDetector(limits, clock=lambda: self.seconds, write=self.lines.append)
 
     def used(self, *, key_id: str = "key_1", idle: int = 0, new: tuple[str, ...] = (), before: bool = True) -> None:
         at = int(self.seconds * 1_000_000)
@@ -60,20 +60,20 @@ def test_a_key_that_was_long_unused_is_named() -> None:
     watch.used(idle=30 * DAY - 1)
     assert watch.told() == []
     watch.used(idle=30 * DAY)
-    assert watch.told() == [(UnusualKind.UNUSED_KEY, "key_1", "used 30 days after its last use")]
+    assert watch.told() == [(AnomalyKind.UNUSED_KEY, "key_1", "used 30 days after its last use")]
 
 
 def test_a_key_that_was_never_used_is_idle_since_its_issue() -> None:
     watch = Watch()
     watch.used(idle=45 * DAY, before=False)
-    assert watch.told() == [(UnusualKind.UNUSED_KEY, "key_1", "used 45 days after it was issued, and never before")]
+    assert watch.told() == [(AnomalyKind.UNUSED_KEY, "key_1", "used 45 days after it was issued, and never before")]
 
 
 def test_a_new_network_is_named_and_each_once() -> None:
     watch = Watch()
     watch.used(new=("203.0.113.0/24",))
     watch.used(new=("203.0.113.0/24",))
-    assert watch.told() == [(UnusualKind.NEW_NETWORK, "key_1", "first use from 203.0.113.0/24")]
+    assert watch.told() == [(AnomalyKind.NEW_NETWORK, "key_1", "first use from 203.0.113.0/24")]
 
 
 @pytest.mark.parametrize(("reason", "kind"), [(Reason.REVOKED_KEY, "revoked_key"), (Reason.RETIRED_KEY, "retired_key")])
@@ -93,7 +93,7 @@ def test_refusals_of_a_key_are_named_when_they_are_many_at_a_time() -> None:
     assert watch.told() == []
     watch.refused(Reason.INSUFFICIENT_SCOPE, 1)
     detail = "100 refusals within 1 minute, last from 203.0.113.0/24, most of them quota_exceeded"
-    assert watch.told() == [(UnusualKind.REFUSALS, "key_1", detail)]
+    assert watch.told() == [(AnomalyKind.REFUSALS, "key_1", detail)]
 
 
 def test_refusals_without_a_known_key_are_counted_by_network() -> None:
@@ -102,7 +102,7 @@ def test_refusals_without_a_known_key_are_counted_by_network() -> None:
         watch.refused(Reason.INVALID_KEY, key_id="", address=f"203.0.113.{number}")
     watch.refused(Reason.INVALID_KEY, 99, key_id="", address="198.51.100.1")
     detail = "100 refusals within 1 minute, last from 203.0.113.0/24, most of them invalid_key"
-    assert watch.told() == [(UnusualKind.REFUSALS, None, detail)]
+    assert watch.told() == [(AnomalyKind.REFUSALS, None, detail)]
 
 
 @pytest.mark.parametrize("reason", [Reason.BAD_REQUEST, Reason.STORE_UNAVAILABLE, Reason.METHOD_NOT_ALLOWED])
@@ -164,7 +164,7 @@ def test_what_is_remembered_is_bounded_and_no_kind_pushes_out_another() -> None:
     for number in range(20_000):
         watch.refused(Reason.INVALID_KEY, 100, key_id="", address=f"10.{number >> 8}.{number & 255}.1")
     kinds = [kind for kind, *_ in watch.told()]
-    assert kinds.count(UnusualKind.UNUSED_KEY) == 1
+    assert kinds.count(AnomalyKind.UNUSED_KEY) == 1
     assert len(kinds) < 100
 
 
@@ -187,13 +187,13 @@ def test_after_a_restart_what_was_told_is_known_and_not_told_again() -> None:
 
 def test_every_kind_has_a_series_from_the_start() -> None:
     registry, watch = CollectorRegistry(), Watch()
-    registry.register(UseMetrics(watch.activity.events.counts, dropped=lambda: 7))
+    registry.register(UsageMetrics(watch.activity.events.counts, dropped=lambda: 7))
     watch.refused(Reason.RETIRED_KEY)
 
     def value(name: str, labels: dict[str, str] | None = None) -> Any:
         return registry.get_sample_value(name, labels or {})
 
-    counted = {kind: value("sidecar_unusual_total", {"kind": kind}) for kind in UnusualKind}
-    assert counted == {kind: float(kind is UnusualKind.RETIRED_KEY) for kind in UnusualKind}
+    counted = {kind: value("sidecar_unusual_total", {"kind": kind}) for kind in AnomalyKind}
+    assert counted == {kind: float(kind is AnomalyKind.RETIRED_KEY) for kind in AnomalyKind}
     assert value("sidecar_usage_dropped_total") == 7
     assert b"sidecar_unusual_total" in generate_latest(registry)

@@ -45,7 +45,7 @@ _ADMIN = re.compile(r"sidecar: admin listener on (.+):(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Response:
     """What the admin listener answered."""
 
     status: int
@@ -83,15 +83,15 @@ class Site:
         assert found
         self.proof = found[1]
 
-    def get(self, target: str, **headers: str) -> Answer:
+    def get(self, target: str, **headers: str) -> Response:
         return self.ask("GET", target, headers=headers)
 
-    def post(self, address: str, /, *, headers: Mapping[str, str] | None = None, **fields: str) -> Answer:
+    def post(self, address: str, /, *, headers: Mapping[str, str] | None = None, **fields: str) -> Response:
         """A form; with the session's proof where there is one, and none was given."""
         given = {"proof": self.proof, **fields}
         return self.ask("POST", address, headers=headers or {}, body=urlencode(given))
 
-    def ask(self, method: str, target: str, *, headers: Mapping[str, str], body: str = "") -> Answer:
+    def ask(self, method: str, target: str, *, headers: Mapping[str, str], body: str = "") -> Response:
         sent = {"Accept": "text/html", "Origin": self.url, "Sec-Fetch-Site": "same-origin"}
         if body:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
@@ -102,7 +102,7 @@ class Site:
             connection.request(method, target, body or None, {**sent, **headers})
             answer = connection.getresponse()
             told = {name.lower(): value for name, value in answer.getheaders()}
-            return Answer(status=answer.status, headers=told, text=answer.read().decode())
+            return Response(status=answer.status, headers=told, text=answer.read().decode())
         finally:
             connection.close()
 

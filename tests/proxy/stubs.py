@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.headers import HOP_BY_HOP
-from sidecar.core.model import Allow, Answer, ApiKey, Decision, Deny, Headers, Policy, Principal, RequestHead, Route
+from sidecar.core.model import Allow, ApiKey, Decision, Deny, Headers, Policy, Principal, RequestHead, Response, Route
 
 _STRIPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _ROUTE = Route(name="* /**", methods=frozenset({"*"}), pattern="/**", policy=Policy(public=True))
@@ -43,17 +43,17 @@ class OpenGate:
             client_address=head.peer,
         )
 
-    def answer(self, deny: Deny) -> Answer:
+    def answer(self, deny: Deny) -> Response:
         return self.malformed(deny.reason)
 
-    def respond(self, allow: Allow) -> Answer:
-        return Answer(status=200, headers=((b"Content-Type", b"application/json"),), body=b'{"me":true}')
+    def respond(self, allow: Allow) -> Response:
+        return Response(status=200, headers=((b"Content-Type", b"application/json"),), body=b'{"me":true}')
 
-    def fault(self, reason: Reason, allow: Allow) -> Answer:
+    def fault(self, reason: Reason, allow: Allow) -> Response:
         return self.malformed(reason)
 
-    def malformed(self, reason: Reason) -> Answer:
-        return Answer(status=status_of(reason), headers=((b"Cache-Control", b"no-store"),), body=reason.encode())
+    def malformed(self, reason: Reason) -> Response:
+        return Response(status=status_of(reason), headers=((b"Cache-Control", b"no-store"),), body=reason.encode())
 
     def client_headers(self, allow: Allow) -> Headers:
         return self.told

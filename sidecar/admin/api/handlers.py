@@ -9,44 +9,44 @@ import msgspec
 from sidecar.admin.api.decoding import given
 from sidecar.admin.api.operations import Call, Operation, Reply
 from sidecar.admin.api.schemas import (
+    AnomalyOut,
     AuditPage,
     AuditQuery,
-    ChangeAsked,
-    DueTold,
-    ExplanationTold,
-    IssuedTold,
+    DueOut,
+    ExplainRequest,
+    ExplanationOut,
+    IssuedKey,
+    KeyCreate,
+    KeyOut,
     KeyPage,
     KeyQuery,
-    KeyTold,
-    NewKeyAsked,
-    OverviewTold,
+    KeyUpdate,
+    OverviewOut,
     PlanList,
-    QuestionAsked,
-    RotatedTold,
-    RotationAsked,
+    RotatedKey,
+    RotationRequest,
     RouteList,
     ScopeList,
-    UnusualTold,
     UsageList,
+    UsageOut,
     UsageQuery,
-    UsageTold,
-    WhoTold,
+    WhoOut,
 )
 from sidecar.admin.api.serializers import (
-    audit_told,
-    explanation_told,
-    key_told,
-    plans_told,
-    quota_told,
-    route_told,
-    scopes_told,
+    audit_out,
+    explanation_out,
+    key_out,
+    plans_out,
+    quota_out,
+    route_out,
+    scopes_out,
 )
 from sidecar.admin.problems import Flaw, flawed
-from sidecar.admin.service import Desk
+from sidecar.admin.service import AdminService
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
-from sidecar.keys.ports import AuditFilter, KeyFilter, Repeated
+from sidecar.keys.ports import AlreadyProcessed, AuditFilter, KeyFilter
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
@@ -57,7 +57,7 @@ _GATE: Final = "The gate"
 _SIDECAR: Final = "This sidecar"
 
 
-async def show_usage(desk: Desk, call: Call) -> Reply:
+async def show_usage(desk: AdminService, call: Call) -> Reply:
     asked = given(call.query)
     until = asked.get("until", desk.now)
     since = asked.get("since", until - DAY)
@@ -65,45 +65,45 @@ async def show_usage(desk: Desk, call: Call) -> Reply:
         raise flawed([Flaw(pointer="?since", detail="must be before `until`")])
     rows = await desk.usage(call.key_id, UsageFilter(since=since, until=until, by=asked["by"]))
     told = tuple(
-        UsageTold(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
+        UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
     )
     return Reply(value=UsageList(by=asked["by"], since=rfc3339(since), until=rfc3339(until), rows=told))
 
 
-async def list_audit(desk: Desk, call: Call) -> Reply:
+async def list_audit(desk: AdminService, call: Call) -> Reply:
     wanted = AuditFilter(**given(call.query))
     rows = await desk.audit(replace(wanted, limit=wanted.limit + 1))
     page = rows[: wanted.limit]
     following = page[-1].id if len(rows) > len(page) else None
-    return Reply(value=AuditPage(rows=tuple(map(audit_told, page)), next=following))
+    return Reply(value=AuditPage(rows=tuple(map(audit_out, page)), next=following))
 
 
-async def list_plans(desk: Desk, _: Call) -> Reply:
+async def list_plans(desk: AdminService, _: Call) -> Reply:
     config = desk.config
-    quotas = tuple(map(quota_told, config.quotas.values()))
-    return Reply(value=PlanList(plans=plans_told(config, desk.admin), quotas=quotas))
+    quotas = tuple(map(quota_out, config.quotas.values()))
+    return Reply(value=PlanList(plans=plans_out(config, desk.admin), quotas=quotas))
 
 
-async def list_scopes(desk: Desk, _: Call) -> Reply:
-    return Reply(value=ScopeList(scopes=scopes_told(desk.config, desk.admin)))
+async def list_scopes(desk: AdminService, _: Call) -> Reply:
+    return Reply(value=ScopeList(scopes=scopes_out(desk.config, desk.admin)))
 
 
-async def list_routes(desk: Desk, _: Call) -> Reply:
-    return Reply(value=RouteList(routes=tuple(map(route_told, desk.config.routes))))
+async def list_routes(desk: AdminService, _: Call) -> Reply:
+    return Reply(value=RouteList(routes=tuple(map(route_out, desk.config.routes))))
 
 
-async def explain(desk: Desk, call: Call) -> Reply:
-    asked: QuestionAsked = call.body
+async def explain(desk: AdminService, call: Call) -> Reply:
+    asked: ExplainRequest = call.body
     if asked.key is not None and asked.secret is not None:
         raise flawed([Flaw(pointer="/secret", detail="give this or `key`, not both")])
     secret = Secret(text=asked.secret) if asked.secret is not None else None
     explanation = await desk.explain(asked.method, asked.target, key=asked.key, secret=secret)
-    return Reply(value=explanation_told(explanation))
+    return Reply(value=explanation_out(explanation))
 
 
-async def who_am_i(desk: Desk, _: Call) -> Reply:
+async def who_am_i(desk: AdminService, _: Call) -> Reply:
     admin, config = desk.admin, desk.config
-    told = WhoTold(
+    told = WhoOut(
         name=admin.name,
         rights=admin.rights,
         tenant=admin.tenant,
@@ -113,13 +113,13 @@ async def who_am_i(desk: Desk, _: Call) -> Reply:
     return Reply(value=told)
 
 
-async def overview(desk: Desk, _: Call) -> Reply:
+async def overview(desk: AdminService, _: Call) -> Reply:
     requests: Counter[str] = Counter()
     for row in await desk.usage(None, UsageFilter(since=desk.now - DAY, until=desk.now)):
         requests[f"{row.status_class}xx"] += row.count
-    due = tuple(DueTold(key=key_told(one.key, desk.now), why=one.why, at=rfc3339(one.at)) for one in await desk.due())
+    due = tuple(DueOut(key=key_out(one.key, desk.now), why=one.why, at=rfc3339(one.at)) for one in await desk.due())
     unusual = tuple(
-        UnusualTold(
+        AnomalyOut(
             kind=event.kind.value,
             key_id=event.key_id,
             at=rfc3339(event.at),
@@ -128,7 +128,7 @@ async def overview(desk: Desk, _: Call) -> Reply:
         )
         for event in await desk.unusual(limit=_UNUSUAL_EVENTS)
     )
-    told = OverviewTold(keys=await desk.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
+    told = OverviewOut(keys=await desk.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
     return Reply(value=told)
 
 
@@ -160,8 +160,8 @@ VIEW_OPERATIONS: Final = (
         path="/explain",
         summary="Ask what would come of a request, and why; nothing is taken from any quota",
         handle=explain,
-        answer=ExplanationTold,
-        body=QuestionAsked,
+        answer=ExplanationOut,
+        body=ExplainRequest,
         refusals=(404,),
         group=_GATE,
     ),
@@ -171,8 +171,8 @@ VIEW_OPERATIONS: Final = (
             ("listRoutes", "/routes", "List the routes in force, with file and line", list_routes, RouteList, _GATE),
             ("listScopes", "/scopes", "List the scopes of the catalogue", list_scopes, ScopeList, _GATE),
             ("listPlans", "/plans", "List plans and quotas", list_plans, PlanList, _GATE),
-            ("whoAmI", "/whoami", "Tell whose admin token this is", who_am_i, WhoTold, _SIDECAR),
-            ("showOverview", "/overview", "Show how things stand", overview, OverviewTold, _SIDECAR),
+            ("whoAmI", "/whoami", "Tell whose admin token this is", who_am_i, WhoOut, _SIDECAR),
+            ("showOverview", "/overview", "Show how things stand", overview, OverviewOut, _SIDECAR),
         )
     ),
 )
@@ -180,59 +180,59 @@ VIEW_OPERATIONS: Final = (
 _ONE: Final = "/keys/{id}"
 
 
-async def list_keys(desk: Desk, call: Call) -> Reply:
+async def list_keys(desk: AdminService, call: Call) -> Reply:
     page = await desk.list(KeyFilter(**given(call.query)))
-    return Reply(value=KeyPage(keys=tuple(key_told(key, desk.now) for key in page.keys), next=page.next))
+    return Reply(value=KeyPage(keys=tuple(key_out(key, desk.now) for key in page.keys), next=page.next))
 
 
-async def issue_key(desk: Desk, call: Call) -> Reply:
+async def issue_key(desk: AdminService, call: Call) -> Reply:
     try:
         issued = await desk.issue(NewKey(**given(call.body)), once=call.once)
-    except Repeated as repeated:
+    except AlreadyProcessed as repeated:
         key = await desk.get(repeated.key_id)
-        return _reply(key, IssuedTold(key=key_told(key, desk.now), secret=None, repeated=True))
-    told = IssuedTold(key=key_told(issued.key, desk.now), secret=issued.secret.text, repeated=False)
+        return _reply(key, IssuedKey(key=key_out(key, desk.now), secret=None, repeated=True))
+    told = IssuedKey(key=key_out(issued.key, desk.now), secret=issued.secret.text, repeated=False)
     return _reply(issued.key, told, status=201)
 
 
-async def show_key(desk: Desk, call: Call) -> Reply:
+async def show_key(desk: AdminService, call: Call) -> Reply:
     key = await desk.get(call.key_id)
-    return _reply(key, key_told(key, desk.now))
+    return _reply(key, key_out(key, desk.now))
 
 
-async def change_key(desk: Desk, call: Call) -> Reply:
+async def change_key(desk: AdminService, call: Call) -> Reply:
     key = await desk.change(call.key_id, KeyChange(**given(call.body)), etag=await _expected(desk, call))
-    return _reply(key, key_told(key, desk.now))
+    return _reply(key, key_out(key, desk.now))
 
 
-async def disable_key(desk: Desk, call: Call) -> Reply:
+async def disable_key(desk: AdminService, call: Call) -> Reply:
     key = await desk.disable(call.key_id, etag=await _expected(desk, call))
-    return _reply(key, key_told(key, desk.now))
+    return _reply(key, key_out(key, desk.now))
 
 
-async def enable_key(desk: Desk, call: Call) -> Reply:
+async def enable_key(desk: AdminService, call: Call) -> Reply:
     key = await desk.enable(call.key_id, etag=await _expected(desk, call))
-    return _reply(key, key_told(key, desk.now))
+    return _reply(key, key_out(key, desk.now))
 
 
-async def revoke_key(desk: Desk, call: Call) -> Reply:
+async def revoke_key(desk: AdminService, call: Call) -> Reply:
     key = await desk.revoke(call.key_id, etag=await _expected(desk, call))
-    return _reply(key, key_told(key, desk.now))
+    return _reply(key, key_out(key, desk.now))
 
 
-async def rotate_key(desk: Desk, call: Call) -> Reply:
+async def rotate_key(desk: AdminService, call: Call) -> Reply:
     overlap = desk.config.keys.rotation_overlap_seconds
     rotation = Rotation(**{"overlap_seconds": overlap, **given(call.body)})
     etag = await _expected(desk, call)
     try:
         rotated = await desk.rotate(call.key_id, rotation, etag=etag, once=call.once)
-    except Repeated as repeated:
+    except AlreadyProcessed as repeated:
         key, old = await desk.get(repeated.key_id), await desk.get(call.key_id)
-        told = RotatedTold(key=key_told(key, desk.now), old=key_told(old, desk.now), secret=None, repeated=True)
+        told = RotatedKey(key=key_out(key, desk.now), old=key_out(old, desk.now), secret=None, repeated=True)
         return _reply(key, told)
     key, old = rotated.new.key, rotated.old
     secret = rotated.new.secret.text
-    told = RotatedTold(key=key_told(key, desk.now), old=key_told(old, desk.now), secret=secret, repeated=False)
+    told = RotatedKey(key=key_out(key, desk.now), old=key_out(old, desk.now), secret=secret, repeated=False)
     return _reply(key, told, status=201)
 
 
@@ -240,7 +240,7 @@ def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
     return Reply(value=value, status=status, headers={"ETag": f'"{etag_of(key)}"'})
 
 
-async def _expected(desk: Desk, call: Call) -> str | None:
+async def _expected(desk: AdminService, call: Call) -> str | None:
     """The entity tag that the key must still have; of several, the one that it has."""
     if not call.matches:
         return None
@@ -269,8 +269,8 @@ KEY_OPERATIONS: Final = (
         path="/keys",
         summary="Issue a key; its secret is in this answer and never again",
         handle=issue_key,
-        answer=IssuedTold,
-        body=NewKeyAsked,
+        answer=IssuedKey,
+        body=KeyCreate,
         statuses=(201, 200),
         refusals=(409, 422),
         once=True,
@@ -283,7 +283,7 @@ KEY_OPERATIONS: Final = (
         path=_ONE,
         summary="Show a key",
         handle=show_key,
-        answer=KeyTold,
+        answer=KeyOut,
         refusals=(404,),
         group="Keys",
     ),
@@ -293,8 +293,8 @@ KEY_OPERATIONS: Final = (
         path=_ONE,
         summary="Change what of a key may change",
         handle=change_key,
-        answer=KeyTold,
-        body=ChangeAsked,
+        answer=KeyOut,
+        body=KeyUpdate,
         refusals=_CHANGES,
         tagged=True,
         group="Keys",
@@ -305,8 +305,8 @@ KEY_OPERATIONS: Final = (
         path=f"{_ONE}/rotate",
         summary="Issue a key in the place of this one, which retires after an overlap",
         handle=rotate_key,
-        answer=RotatedTold,
-        body=RotationAsked,
+        answer=RotatedKey,
+        body=RotationRequest,
         body_needed=False,
         statuses=(201, 200),
         refusals=(*_CHANGES, 422),
@@ -322,7 +322,7 @@ KEY_OPERATIONS: Final = (
             path=f"{_ONE}/{verb}",
             summary=summary,
             handle=handle,
-            answer=KeyTold,
+            answer=KeyOut,
             refusals=_CHANGES,
             tagged=True,
             group="Keys",

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from sidecar.admin.api.schemas import Asked
-from sidecar.admin.service import Desk
-from sidecar.keys.ports import Once
+from sidecar.admin.service import AdminService
+from sidecar.keys.ports import IdempotencyKey
 
 
 class NoQuery(Asked, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Call:
     body: Any = None
     matches: tuple[str, ...] = ()
     """Entity tags of If-Match; empty for none, and for `*`."""
-    once: Once | None = None
+    once: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Operation:
     method: Literal["GET", "POST", "PATCH"]
     path: str
     summary: str
-    handle: Callable[[Desk, Call], Awaitable[Reply]]
+    handle: Callable[[AdminService, Call], Awaitable[Reply]]
     answer: type[Struct]
     group: str
     query: type[Asked] = NoQuery

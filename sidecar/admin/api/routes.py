@@ -14,9 +14,16 @@ from sidecar.admin.api.handlers import KEY_OPERATIONS, VIEW_OPERATIONS
 from sidecar.admin.api.operations import Call, Operation
 from sidecar.admin.middleware import JSON, Handler
 from sidecar.admin.problems import Flaw, Refusal, flawed, pointer_of, store_unavailable, unknown_key
-from sidecar.admin.service import Desk
-from sidecar.keys.ports import KeyChanged, KeyConflict, Misused, Once, StoreUnavailable, UnknownKey
-from sidecar.keys.validation import Misfit, UnfitKey
+from sidecar.admin.service import AdminService
+from sidecar.keys.ports import (
+    IdempotencyKey,
+    IdempotencyKeyReused,
+    KeyChanged,
+    KeyConflict,
+    StoreUnavailable,
+    UnknownKey,
+)
+from sidecar.keys.validation import InvalidKey, Violation
 
 ROOT: Final = "/api/v1"
 OPERATIONS: Final = (*KEY_OPERATIONS, *VIEW_OPERATIONS)
@@ -26,7 +33,7 @@ _SENDERS_NAME: Final = re.compile("[!-~]{1,255}")
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([!#-~]*)"')
 
 
-def handler_of(operation: Operation, desk_of: Callable[[web.Request], Desk]) -> Handler:
+def handler_of(operation: Operation, desk_of: Callable[[web.Request], AdminService]) -> Handler:
     """What answers the operation's requests."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -40,7 +47,7 @@ def handler_of(operation: Operation, desk_of: Callable[[web.Request], Desk]) -> 
     return handle
 
 
-async def _call(operation: Operation, request: web.Request, desk: Desk) -> Call:
+async def _call(operation: Operation, request: web.Request, desk: AdminService) -> Call:
     """Raises Refusal."""
     query = read_query(list(request.query.items()), operation.query)
     raw = await body_of(request)
@@ -67,7 +74,7 @@ def _matches(request: web.Request) -> tuple[str, ...]:
     return strong or ("",)  # What is no strong tag matches nothing.
 
 
-def _once(request: web.Request, body: msgspec.Struct | None, desk: Desk) -> Once | None:
+def _once(request: web.Request, body: msgspec.Struct | None, desk: AdminService) -> IdempotencyKey | None:
     given = request.headers.getall(_IDEMPOTENCY_KEY, [])
     if not given:
         return None
@@ -75,7 +82,7 @@ def _once(request: web.Request, body: msgspec.Struct | None, desk: Desk) -> Once
         detail = f"{_IDEMPOTENCY_KEY} must be given once, with 1 to 255 printable ASCII characters"
         raise Refusal(400, "invalid_request", detail)
     asked = request.path.encode() + b"\n" + msgspec.json.encode(body, order="sorted")
-    return Once(token=desk.admin.name, key=given[0], fingerprint=sha256(asked).hexdigest())
+    return IdempotencyKey(token=desk.admin.name, key=given[0], fingerprint=sha256(asked).hexdigest())
 
 
 @contextmanager
@@ -83,13 +90,13 @@ def refusing() -> Iterator[None]:
     """What keys and store raise becomes a Refusal."""
     try:
         yield
-    except UnfitKey as error:
+    except InvalidKey as error:
         raise flawed(Flaw(pointer=_pointer(problem), detail=str(problem)) for problem in error.problems) from None
     except UnknownKey:
         raise unknown_key() from None
     except KeyChanged:
         raise Refusal(412, "key_changed", "the key is not any more as If-Match says: look at it again") from None
-    except Misused:
+    except IdempotencyKeyReused:
         detail = "this Idempotency-Key was used for another request before: take a new one"
         raise Refusal(422, "idempotency_key_used", detail) from None
     except KeyConflict as error:
@@ -99,4 +106,4 @@ def refusing() -> Iterator[None]:
 
 
 def _pointer(problem: str) -> str:
-    return pointer_of(problem.path) if isinstance(problem, Misfit) else ""
+    return pointer_of(problem.path) if isinstance(problem, Violation) else ""

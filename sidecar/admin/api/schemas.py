@@ -9,7 +9,7 @@ from sidecar.keys.ports import Standing
 # What the API gives: one struct per JSON object. Times are RFC 3339, in UTC.
 
 
-class KeyTold(Struct, frozen=True, kw_only=True):
+class KeyOut(Struct, frozen=True, kw_only=True):
     """A key as it is shown: everything but the secret."""
 
     id: str
@@ -38,31 +38,31 @@ class KeyTold(Struct, frozen=True, kw_only=True):
 class KeyPage(Struct, frozen=True, kw_only=True):
     """Keys, the newest first, and the cursor of the next page; null on the last."""
 
-    keys: tuple[KeyTold, ...]
+    keys: tuple[KeyOut, ...]
     next: str | None
 
 
-class IssuedTold(Struct, frozen=True, kw_only=True):
+class IssuedKey(Struct, frozen=True, kw_only=True):
     """A new key. `secret` is the key itself, told this once.
 
     It is null where the same request (by its Idempotency-Key) was carried out before: it is not stored.
     """
 
-    key: KeyTold
+    key: KeyOut
     secret: str | None
     repeated: bool
 
 
-class RotatedTold(Struct, frozen=True, kw_only=True):
+class RotatedKey(Struct, frozen=True, kw_only=True):
     """A new key in the place of an old one; `secret` as where a key is issued."""
 
-    key: KeyTold
-    old: KeyTold
+    key: KeyOut
+    old: KeyOut
     secret: str | None
     repeated: bool
 
 
-class UsageTold(Struct, frozen=True, kw_only=True):
+class UsageOut(Struct, frozen=True, kw_only=True):
     """Requests of an hour or day on one route with answers of one class (2 for 200 to 299)."""
 
     at: str
@@ -77,10 +77,10 @@ class UsageList(Struct, frozen=True, kw_only=True):
     by: Literal["hour", "day"]
     since: str
     until: str
-    rows: tuple[UsageTold, ...]
+    rows: tuple[UsageOut, ...]
 
 
-class AuditTold(Struct, frozen=True, kw_only=True):
+class AuditOut(Struct, frozen=True, kw_only=True):
     """Who changed which key, from where, and what of it."""
 
     id: int
@@ -96,11 +96,11 @@ class AuditTold(Struct, frozen=True, kw_only=True):
 class AuditPage(Struct, frozen=True, kw_only=True):
     """Changes, the newest first, and the cursor of the next page; null on the last."""
 
-    rows: tuple[AuditTold, ...]
+    rows: tuple[AuditOut, ...]
     next: int | None
 
 
-class ScopeTold(Struct, frozen=True, kw_only=True):
+class ScopeOut(Struct, frozen=True, kw_only=True):
     """A scope of the catalogue."""
 
     name: str
@@ -113,10 +113,10 @@ class ScopeTold(Struct, frozen=True, kw_only=True):
 class ScopeList(Struct, frozen=True, kw_only=True):
     """The catalogue."""
 
-    scopes: tuple[ScopeTold, ...]
+    scopes: tuple[ScopeOut, ...]
 
 
-class QuotaTold(Struct, frozen=True, kw_only=True):
+class QuotaOut(Struct, frozen=True, kw_only=True):
     """A quota as configured; a plan or a key may have another limit."""
 
     name: str
@@ -126,7 +126,7 @@ class QuotaTold(Struct, frozen=True, kw_only=True):
     by: tuple[str, ...]
 
 
-class PlanTold(Struct, frozen=True, kw_only=True):
+class PlanOut(Struct, frozen=True, kw_only=True):
     """A plan, and its limits by quota."""
 
     name: str
@@ -137,11 +137,11 @@ class PlanTold(Struct, frozen=True, kw_only=True):
 class PlanList(Struct, frozen=True, kw_only=True):
     """Plans, and the quotas that they are made of."""
 
-    plans: tuple[PlanTold, ...]
-    quotas: tuple[QuotaTold, ...]
+    plans: tuple[PlanOut, ...]
+    quotas: tuple[QuotaOut, ...]
 
 
-class RouteTold(Struct, frozen=True, kw_only=True):
+class RouteOut(Struct, frozen=True, kw_only=True):
     """A route as it is in force, and where it was written."""
 
     name: str
@@ -163,17 +163,17 @@ class RouteTold(Struct, frozen=True, kw_only=True):
 class RouteList(Struct, frozen=True, kw_only=True):
     """The routes, in the order of the file."""
 
-    routes: tuple[RouteTold, ...]
+    routes: tuple[RouteOut, ...]
 
 
-class LineTold(Struct, frozen=True, kw_only=True):
+class LineOut(Struct, frozen=True, kw_only=True):
     """A step on the way to the decision, in words."""
 
     label: str
     text: str
 
 
-class QuotaStateTold(Struct, frozen=True, kw_only=True):
+class QuotaStateOut(Struct, frozen=True, kw_only=True):
     """What is left of a quota now."""
 
     name: str
@@ -182,7 +182,7 @@ class QuotaStateTold(Struct, frozen=True, kw_only=True):
     resets_at: str
 
 
-class ExplanationTold(Struct, frozen=True, kw_only=True):
+class ExplanationOut(Struct, frozen=True, kw_only=True):
     """What would come of the request. `status` is null where the upstream's answer would be passed on."""
 
     decision: Literal["allow", "deny"]
@@ -191,11 +191,11 @@ class ExplanationTold(Struct, frozen=True, kw_only=True):
     route: str | None
     where: str | None
     key_id: str | None
-    quotas: tuple[QuotaStateTold, ...]
-    lines: tuple[LineTold, ...]
+    quotas: tuple[QuotaStateOut, ...]
+    lines: tuple[LineOut, ...]
 
 
-class WhoTold(Struct, frozen=True, kw_only=True):
+class WhoOut(Struct, frozen=True, kw_only=True):
     """Whose admin token this is, and how far it reaches."""
 
     name: str
@@ -206,15 +206,15 @@ class WhoTold(Struct, frozen=True, kw_only=True):
     plans: tuple[str, ...]
 
 
-class DueTold(Struct, frozen=True, kw_only=True):
+class DueOut(Struct, frozen=True, kw_only=True):
     """A key whose time is near, or that is older than keys should become."""
 
-    key: KeyTold
+    key: KeyOut
     why: str
     at: str
 
 
-class UnusualTold(Struct, frozen=True, kw_only=True):
+class AnomalyOut(Struct, frozen=True, kw_only=True):
     """Something that may be worth a look."""
 
     kind: str
@@ -224,15 +224,15 @@ class UnusualTold(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class OverviewTold(Struct, frozen=True, kw_only=True):
+class OverviewOut(Struct, frozen=True, kw_only=True):
     """How things stand."""
 
     keys: dict[str, int] | None
     """Keys by status; null for an administrator of one tenant."""
     requests_by_class: dict[str, int]
     """Requests with a key over the last 24 hours, by the class of their status (`2xx`)."""
-    due: tuple[DueTold, ...]
-    unusual: tuple[UnusualTold, ...]
+    due: tuple[DueOut, ...]
+    unusual: tuple[AnomalyOut, ...]
     """The newest first."""
 
 
@@ -273,7 +273,7 @@ class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request's body."""
 
 
-class NewKeyAsked(Asked, frozen=True, kw_only=True):
+class KeyCreate(Asked, frozen=True, kw_only=True):
     """A key to issue. Without scopes it gets the default ones, without environment the first."""
 
     name: Name
@@ -286,7 +286,7 @@ class NewKeyAsked(Asked, frozen=True, kw_only=True):
     expires_at: Time | None = None
 
 
-class ChangeAsked(Asked, frozen=True, kw_only=True):
+class KeyUpdate(Asked, frozen=True, kw_only=True):
     """What of a key to change; what is left out stays."""
 
     name: Name | UnsetType = UNSET
@@ -297,14 +297,14 @@ class ChangeAsked(Asked, frozen=True, kw_only=True):
     expires_at: Time | UnsetType | None = UNSET
 
 
-class RotationAsked(Asked, frozen=True, kw_only=True):
+class RotationRequest(Asked, frozen=True, kw_only=True):
     """How long the old key goes on, and when the new one expires (by default as the old one would have)."""
 
     overlap_seconds: Annotated[int, Meta(ge=0, le=31_536_000)] | UnsetType = UNSET
     expires_at: Time | UnsetType | None = UNSET
 
 
-class QuestionAsked(Asked, frozen=True, kw_only=True):
+class ExplainRequest(Asked, frozen=True, kw_only=True):
     """A request to explain, with no key, with a stored one, or with the very one that a client presents."""
 
     method: Annotated[str, Meta(min_length=1, max_length=40, pattern="^[!-~]+$")]

@@ -6,15 +6,15 @@ from typing import Any, Final
 import msgspec
 
 from sidecar.admin.api.schemas import (
-    AuditTold,
-    ExplanationTold,
-    KeyTold,
-    LineTold,
-    PlanTold,
-    QuotaStateTold,
-    QuotaTold,
-    RouteTold,
-    ScopeTold,
+    AuditOut,
+    ExplanationOut,
+    KeyOut,
+    LineOut,
+    PlanOut,
+    QuotaOut,
+    QuotaStateOut,
+    RouteOut,
+    ScopeOut,
 )
 from sidecar.admin.auth import Admin
 from sidecar.config.settings import Config
@@ -27,14 +27,14 @@ from sidecar.keys.records import shown_at
 _STORED_AS_JSON: Final = frozenset({"scopes", "quotas", "metadata"})
 
 
-def key_told(key: ApiKey, now: int) -> KeyTold:
+def key_out(key: ApiKey, now: int) -> KeyOut:
     """`now` in microseconds."""
     told = shown_at(key, now)
-    return KeyTold(**{name: told[name] for name in KeyTold.__struct_fields__})
+    return KeyOut(**{name: told[name] for name in KeyOut.__struct_fields__})
 
 
-def audit_told(row: AuditRow) -> AuditTold:
-    return AuditTold(
+def audit_out(row: AuditRow) -> AuditOut:
+    return AuditOut(
         id=row.id,
         at=rfc3339(row.at),
         actor=row.actor,
@@ -58,10 +58,10 @@ def _told(name: str, value: Any) -> Any:
     return msgspec.json.decode(value) if name in _STORED_AS_JSON and isinstance(value, str) else value
 
 
-def scopes_told(config: Config, admin: Admin) -> tuple[ScopeTold, ...]:
+def scopes_out(config: Config, admin: Admin) -> tuple[ScopeOut, ...]:
     grantable = set(admin.grantable(config.catalogue))
     return tuple(
-        ScopeTold(
+        ScopeOut(
             name=scope.name,
             description=scope.description,
             includes=scope.includes,
@@ -71,22 +71,21 @@ def scopes_told(config: Config, admin: Admin) -> tuple[ScopeTold, ...]:
     )
 
 
-def plans_told(config: Config, admin: Admin) -> tuple[PlanTold, ...]:
+def plans_out(config: Config, admin: Admin) -> tuple[PlanOut, ...]:
     return tuple(
-        PlanTold(name=name, limits=dict(limits), grantable=admin.may_plan(name))
-        for name, limits in config.plans.items()
+        PlanOut(name=name, limits=dict(limits), grantable=admin.may_plan(name)) for name, limits in config.plans.items()
     )
 
 
-def quota_told(quota: Quota) -> QuotaTold:
+def quota_out(quota: Quota) -> QuotaOut:
     per = quota.period if isinstance(quota.period, str) else f"{quota.period}s"
     by = tuple(subject.value for subject in quota.by)
-    return QuotaTold(name=quota.name, limit=quota.limit, per=per, window=quota.window.value, by=by)
+    return QuotaOut(name=quota.name, limit=quota.limit, per=per, window=quota.window.value, by=by)
 
 
-def route_told(route: Route) -> RouteTold:
+def route_out(route: Route) -> RouteOut:
     policy = route.policy
-    return RouteTold(
+    return RouteOut(
         name=route.name,
         methods=tuple(sorted(route.methods)),
         pattern=route.pattern,
@@ -103,11 +102,11 @@ def route_told(route: Route) -> RouteTold:
     )
 
 
-def explanation_told(explanation: Explanation) -> ExplanationTold:
+def explanation_out(explanation: Explanation) -> ExplanationOut:
     decision = explanation.decision
     refused = decision if isinstance(decision, Deny) else None
     key = decision.principal.key if decision.principal else refused.key if refused else None
-    return ExplanationTold(
+    return ExplanationOut(
         decision="allow" if isinstance(decision, Allow) else "deny",
         reason=refused.reason.value if refused else None,
         status=explanation.status,
@@ -115,10 +114,10 @@ def explanation_told(explanation: Explanation) -> ExplanationTold:
         where=decision.route.where if decision.route else None,
         key_id=key.id if key else None,
         quotas=tuple(map(_quota_state_told, decision.quota_states)),
-        lines=tuple(LineTold(label=line.label, text=line.text) for line in explanation.lines),
+        lines=tuple(LineOut(label=line.label, text=line.text) for line in explanation.lines),
     )
 
 
-def _quota_state_told(state: QuotaState) -> QuotaStateTold:
+def _quota_state_told(state: QuotaState) -> QuotaStateOut:
     resets_at = rfc3339(int(state.resets_at) * 1_000_000)
-    return QuotaStateTold(name=state.quota.name, limit=state.limit, remaining=state.remaining, resets_at=resets_at)
+    return QuotaStateOut(name=state.quota.name, limit=state.limit, remaining=state.remaining, resets_at=resets_at)

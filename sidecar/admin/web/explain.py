@@ -7,7 +7,7 @@ from aiohttp import web
 
 from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
-from sidecar.admin.service import Desk
+from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import sentence
 from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.rendering import TEMPLATES
@@ -46,7 +46,7 @@ async def explain(request: web.Request) -> web.Response:
     return _page(request, desk, method=method, target=target, key=shown, told=_told(explanation))
 
 
-async def _asked(desk: Desk, method: str, target: str, key: str) -> Explanation:
+async def _asked(desk: AdminService, method: str, target: str, key: str) -> Explanation:
     if looks_secret(key):
         return await desk.explain(method, target, secret=Secret(text=key))
     return await desk.explain(method, target, key=key or None)
@@ -54,7 +54,7 @@ async def _asked(desk: Desk, method: str, target: str, key: str) -> Explanation:
 
 def _page(
     request: web.Request,
-    desk: Desk,
+    desk: AdminService,
     *,
     method: str = "GET",
     target: str = "",
@@ -69,14 +69,14 @@ def _page(
     return request.app[TEMPLATES].page(request, "explain.html", here="explain", status=status, view=view)
 
 
-def _methods(desk: Desk, chosen: str) -> tuple[Option, ...]:
+def _methods(desk: AdminService, chosen: str) -> tuple[Option, ...]:
     named = {method for route in desk.config.routes for method in route.methods if method != EVERY}
     return tuple(
         Option(value=name, label=name, chosen=name == chosen) for name in dict.fromkeys([*_METHODS, *sorted(named)])
     )
 
 
-def _example(desk: Desk) -> str:
+def _example(desk: AdminService) -> str:
     """A path that some route names."""
     pattern = next((route.pattern for route in desk.config.routes if not route.policy.public), "/")
     segments = ["1" if is_param(segment) else segment for segment in parse_pattern(pattern).segments]

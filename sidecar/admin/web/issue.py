@@ -7,7 +7,7 @@ from aiohttp import web
 
 from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
-from sidecar.admin.service import Desk
+from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import command_for, moment_or_none, sentence
 from sidecar.admin.web.key_form import (
     Filled,
@@ -29,10 +29,10 @@ from sidecar.admin.web.view_models import NewSecret
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
 from sidecar.keys.lifecycle import Issued
-from sidecar.keys.ports import KeyConflict, Misused, Once, Repeated
+from sidecar.keys.ports import AlreadyProcessed, IdempotencyKey, IdempotencyKeyReused, KeyConflict
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import KeyChange
-from sidecar.keys.validation import NewKey, UnfitKey
+from sidecar.keys.validation import InvalidKey, NewKey
 
 _LONGEST_ONCE = 64
 _CHANGED = "Somebody else has changed this key since you opened the form. Look at it again, then change it."
@@ -56,7 +56,7 @@ async def issue(request: web.Request) -> web.Response:
 
     try:
         problems = await _problems(carry_out)
-    except (Repeated, Misused):
+    except (AlreadyProcessed, IdempotencyKeyReused):
         raise sent_before() from None
     if isinstance(problems, web.Response):
         return problems
@@ -87,7 +87,9 @@ async def change(request: web.Request) -> web.Response:
     return _change_form(request, desk, key, filled_from(form), problems, 422, etag)
 
 
-def show_secret(request: web.Request, desk: Desk, issued: Issued, *, replaced: ApiKey | None = None) -> web.Response:
+def show_secret(
+    request: web.Request, desk: AdminService, issued: Issued, *, replaced: ApiKey | None = None
+) -> web.Response:
     """The page with the plaintext. Whoever loads it anew sends the form again, and is told that it was sent before."""
     key, text = issued.key, issued.secret.text
     routes = opened(desk.config, key)
@@ -105,13 +107,13 @@ def show_secret(request: web.Request, desk: Desk, issued: Issued, *, replaced: A
     return request.app[TEMPLATES].page(request, "issued.html", view=view)
 
 
-def once_of(desk: Desk, form: Form) -> Once | None:
+def once_of(desk: AdminService, form: Form) -> IdempotencyKey | None:
     """So that a form that is sent twice makes one key."""
     if not 1 <= len(form.get("once", "")) <= _LONGEST_ONCE:
         return None
     said = "\n".join(f"{name}={value}" for name, value in form.items() if name != "proof")
     fingerprint = sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
-    return Once(token=f"page:{desk.admin.name}", key=form["once"], fingerprint=fingerprint)
+    return IdempotencyKey(token=f"page:{desk.admin.name}", key=form["once"], fingerprint=fingerprint)
 
 
 def sent_before() -> Refusal:
@@ -131,14 +133,14 @@ class _BadForm(Exception):
         self.problems = problems
 
 
-def _check(desk: Desk, fields: KeyFields) -> None:
+def _check(desk: AdminService, fields: KeyFields) -> None:
     """Raises _BadForm where something could not be read, with whatever else is wrong, so that all is told at once."""
     if not fields.problems:
         return
     problems: dict[str, str] = {}
     try:
         key_rules(desk.config).check(_new_key(fields), desk.now)
-    except UnfitKey as unfit:
+    except InvalidKey as unfit:
         problems = problems_of(unfit)
     raise _BadForm({**problems, **fields.problems})
 
@@ -149,9 +151,9 @@ async def _problems(carry_out: Callable[[], Awaitable[web.Response]]) -> web.Res
         return await carry_out()
     except _BadForm as bad:
         return bad.problems
-    except UnfitKey as unfit:
+    except InvalidKey as unfit:
         return problems_of(unfit)
-    except (Repeated, Misused):
+    except (AlreadyProcessed, IdempotencyKeyReused):
         raise
     except KeyConflict as conflict:
         return {"": conflict_said(conflict)}
@@ -167,21 +169,27 @@ def conflict_said(conflict: KeyConflict) -> str:
     return sentence(text) if text else _CHANGED
 
 
-def _writing_desk(request: web.Request) -> Desk:
+def _writing_desk(request: web.Request) -> AdminService:
     desk = desk_of(request)
     desk.must_write()
     return desk
 
 
 def _issue_form(
-    request: web.Request, desk: Desk, filled: Filled, problems: dict[str, str], status: int, once: str
+    request: web.Request, desk: AdminService, filled: Filled, problems: dict[str, str], status: int, once: str
 ) -> web.Response:
     form = form_view(desk, filled, problems=problems, once=once)
     return request.app[TEMPLATES].page(request, "issue.html", status=status, form=form)
 
 
 def _change_form(
-    request: web.Request, desk: Desk, key: ApiKey, filled: Filled, problems: dict[str, str], status: int, etag: str
+    request: web.Request,
+    desk: AdminService,
+    key: ApiKey,
+    filled: Filled,
+    problems: dict[str, str],
+    status: int,
+    etag: str,
 ) -> web.Response:
     form = form_view(desk, filled, problems=problems, key=key, etag=etag)
     return request.app[TEMPLATES].page(

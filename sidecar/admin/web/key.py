@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from sidecar.admin.server import desk_of
-from sidecar.admin.service import Desk
+from sidecar.admin.service import AdminService
 from sidecar.admin.web.audit import entries_of
 from sidecar.admin.web.charts import Chart, chart
 from sidecar.admin.web.formatting import (
@@ -28,10 +28,10 @@ from sidecar.admin.web.stats import INSTRUMENTS, Left, class_of, last_day, last_
 from sidecar.admin.web.view_models import AuditEntry, Confirm, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
 from sidecar.core.model import ApiKey, KeyStatus, Route
 from sidecar.core.units import counted
-from sidecar.keys.ports import AuditFilter, KeyChanged, KeyConflict, Misused, Repeated
+from sidecar.keys.ports import AlreadyProcessed, AuditFilter, IdempotencyKeyReused, KeyChanged, KeyConflict
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import Rotation
-from sidecar.keys.validation import UnfitKey
+from sidecar.keys.validation import InvalidKey
 from sidecar.usage.ports import UsageFilter, UsageRow
 
 # Rotate, disable, enable, revoke: what will happen, and then it happens.
@@ -73,18 +73,18 @@ async def carry_out(request: web.Request) -> web.Response:
     desk, form = desk_of(request), await form_of(request)
     try:
         return await _done(request, desk, form)
-    except (Repeated, Misused):
+    except (AlreadyProcessed, IdempotencyKeyReused):
         raise sent_before() from None
     except KeyChanged:
         said = "Somebody has changed this key meanwhile. Look at what is told of it here, and then go on."
         return await _show(request, said, 409, form.get("once", ""))
-    except UnfitKey as unfit:
+    except InvalidKey as unfit:
         return await _show(request, "; ".join(unfit.problems), 409, form.get("once", ""))
     except KeyConflict as conflict:
         return await _show(request, conflict_said(conflict), 409, form.get("once", ""))
 
 
-async def _done(request: web.Request, desk: Desk, form: Form) -> web.Response:
+async def _done(request: web.Request, desk: AdminService, form: Form) -> web.Response:
     key_id, verb, etag = request.match_info["id"], request.match_info["verb"], form.get("etag", "")
     match verb:
         case "rotate":
@@ -282,5 +282,5 @@ def _facts(key: ApiKey, now: int) -> Iterator[Fact]:
         yield Fact(label="In place of", value=key.replaces, link=f"/keys/{key.replaces}")
 
 
-async def _audit(desk: Desk, key: ApiKey) -> tuple[AuditEntry, ...]:
+async def _audit(desk: AdminService, key: ApiKey) -> tuple[AuditEntry, ...]:
     return entries_of(await desk.audit(AuditFilter(key_id=key.id, limit=_AUDIT_ROWS)), desk.now)

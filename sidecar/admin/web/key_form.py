@@ -11,7 +11,7 @@ from multidict import MultiDict
 
 from sidecar.admin.api.decoding import body_of
 from sidecar.admin.problems import Flaw, Refusal, forbidden
-from sidecar.admin.service import Desk
+from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import moment, quota_said, sentence
 from sidecar.admin.web.rendering import SESSION
 from sidecar.admin.web.route_access import opened_by_scope
@@ -19,7 +19,7 @@ from sidecar.admin.web.view_models import KeyForm, Option, QuotaField, ScopeChoi
 from sidecar.config.settings import Config
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.units import parse_duration
-from sidecar.keys.validation import Misfit, UnfitKey
+from sidecar.keys.validation import InvalidKey, Violation
 
 # Forms as they come in: checked for who sent them, and read into what the desk takes.
 
@@ -85,11 +85,11 @@ def key_fields(form: Form, now: int, *, kept: int | None = None) -> KeyFields:
     )
 
 
-def problems_of(unfit: UnfitKey) -> dict[str, str]:
+def problems_of(unfit: InvalidKey) -> dict[str, str]:
     """What the rules find wrong with a key, by the field that it belongs to; the empty one for the rest."""
     problems: dict[str, str] = {}
     for line in unfit.problems:
-        field = line.path[0] if isinstance(line, Misfit) and line.path else ""
+        field = line.path[0] if isinstance(line, Violation) and line.path else ""
         said = sentence(line)
         problems[field] = f"{problems[field]} {said}" if field in problems else said
     return problems
@@ -170,7 +170,7 @@ class Filled:
     expires_on: str = ""
 
 
-def filled_anew(desk: Desk) -> Filled:
+def filled_anew(desk: AdminService) -> Filled:
     """An empty form, with the default scopes."""
     return Filled(scopes=desk.config.keys.default_scopes)
 
@@ -205,7 +205,7 @@ def filled_of(key: ApiKey) -> Filled:
 
 
 def form_view(
-    desk: Desk,
+    desk: AdminService,
     filled: Filled,
     *,
     problems: Mapping[str, str] | None = None,

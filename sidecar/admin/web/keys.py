@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from sidecar.admin.server import desk_of
-from sidecar.admin.service import Desk
+from sidecar.admin.service import AdminService
 from sidecar.admin.web.charts import spark
 from sidecar.admin.web.formatting import moment_or_none, standing
 from sidecar.admin.web.rendering import TEMPLATES
@@ -75,7 +75,7 @@ def _row(key: ApiKey, totals: list[int], now: int) -> KeyRow:
     )
 
 
-def _environments(desk: Desk, chosen: str) -> tuple[Option, ...]:
+def _environments(desk: AdminService, chosen: str) -> tuple[Option, ...]:
     names = [*desk.config.keys.environments, EVERY]
     every = Option(value="", label="Any environment")
     return every, *(Option(value=name, label=name, chosen=name == chosen) for name in names)

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from sidecar.admin.problems import Refusal
 from sidecar.admin.server import desk_of
-from sidecar.admin.service import DUE_WITHIN_SECONDS, Desk
+from sidecar.admin.service import DUE_WITHIN_SECONDS, AdminService
 from sidecar.admin.web.charts import CLASSES
 from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, part_said, percent, span_of
 from sidecar.admin.web.key import quota_row, usage_chart
@@ -19,7 +19,7 @@ from sidecar.admin.web.view_models import CountRow, DueRow, Event, Overview, Quo
 from sidecar.core.model import ApiKey
 from sidecar.core.units import counted
 from sidecar.keys.ports import KeyFilter
-from sidecar.usage.anomalies import UnusualEvent, UnusualKind
+from sidecar.usage.anomalies import Anomaly, AnomalyKind
 from sidecar.usage.ports import UsageRow
 
 _MOST: Final = 6
@@ -31,11 +31,11 @@ _WHY: Final = {
     "max_age": "Past its greatest age: rotate it",
 }
 _UNUSUAL: Final = {
-    UnusualKind.UNUSED_KEY: "Used again after a long time",
-    UnusualKind.NEW_NETWORK: "First use from a new network",
-    UnusualKind.REFUSALS: "Many refusals",
-    UnusualKind.REVOKED_KEY: "Revoked, and still tried",
-    UnusualKind.RETIRED_KEY: "Retired, and still tried",
+    AnomalyKind.UNUSED_KEY: "Used again after a long time",
+    AnomalyKind.NEW_NETWORK: "First use from a new network",
+    AnomalyKind.REFUSALS: "Many refusals",
+    AnomalyKind.REVOKED_KEY: "Revoked, and still tried",
+    AnomalyKind.RETIRED_KEY: "Retired, and still tried",
 }
 
 
@@ -61,17 +61,17 @@ async def show_overview(request: web.Request) -> web.Response:
     return request.app[TEMPLATES].page(request, "overview.html", here="overview", view=view)
 
 
-def _since(desk: Desk, instruments: Instruments) -> str:
+def _since(desk: AdminService, instruments: Instruments) -> str:
     return moment(int(instruments.since * MICROSECONDS), desk.now).said
 
 
-def _intro(desk: Desk) -> str:
+def _intro(desk: AdminService) -> str:
     routes = counted(len(desk.config.routes), "route")
     whose = "every tenant" if desk.admin.tenant is None else f"tenant {desk.admin.tenant}"
     return f"{routes} in force, keys of {whose}."
 
 
-async def _tiles(desk: Desk, rows: Sequence[UsageRow], due: int) -> list[Tile]:
+async def _tiles(desk: AdminService, rows: Sequence[UsageRow], due: int) -> list[Tile]:
     by_class = {name: sum(row.count for row in rows if class_of(row.status_class) == name) for name in CLASSES}
     total = sum(by_class.values())
     client, server = by_class["4xx"], by_class["5xx"]
@@ -91,7 +91,7 @@ async def _tiles(desk: Desk, rows: Sequence[UsageRow], due: int) -> list[Tile]:
     ]
 
 
-async def _due(desk: Desk) -> tuple[DueRow, ...]:
+async def _due(desk: AdminService) -> tuple[DueRow, ...]:
     return tuple(
         DueRow(
             key_id=one.key.id,
@@ -104,11 +104,11 @@ async def _due(desk: Desk) -> tuple[DueRow, ...]:
     )
 
 
-async def _unusual(desk: Desk) -> tuple[Event, ...]:
+async def _unusual(desk: AdminService) -> tuple[Event, ...]:
     return tuple([await _event(desk, event) for event in await desk.unusual(limit=_MOST)])
 
 
-async def _event(desk: Desk, event: UnusualEvent) -> Event:
+async def _event(desk: AdminService, event: Anomaly) -> Event:
     key = await _known(desk, event.key_id) if event.key_id else None
     return Event(
         said=_UNUSUAL[event.kind],
@@ -119,14 +119,14 @@ async def _event(desk: Desk, event: UnusualEvent) -> Event:
     )
 
 
-async def _known(desk: Desk, key_id: str) -> ApiKey | None:
+async def _known(desk: AdminService, key_id: str) -> ApiKey | None:
     try:
         return await desk.get(key_id)
     except Refusal:
         return None
 
 
-def _refusals(desk: Desk, instruments: Instruments) -> tuple[CountRow, ...] | None:
+def _refusals(desk: AdminService, instruments: Instruments) -> tuple[CountRow, ...] | None:
     if desk.admin.tenant is not None:
         return None
     counts = {reason: count for reason, count in instruments.refusals().items() if count}
@@ -137,7 +137,7 @@ def _refusals(desk: Desk, instruments: Instruments) -> tuple[CountRow, ...] | No
     )
 
 
-async def _near_end(desk: Desk, instruments: Instruments) -> tuple[QuotaRow, ...]:
+async def _near_end(desk: AdminService, instruments: Instruments) -> tuple[QuotaRow, ...]:
     """Of the keys that have used most, what has less than a fifth left, the fullest first."""
     rows: list[QuotaRow] = []
     for key_id in dict.fromkeys(await asyncio.to_thread(instruments.fullest)):

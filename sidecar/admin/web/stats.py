@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.service import Desk
+from sidecar.admin.service import AdminService
 from sidecar.config.settings import Config
 from sidecar.core.errors import Fault
 from sidecar.core.model import ApiKey, Bucket, Quota, QuotaState, Route, Subject
@@ -69,7 +69,7 @@ def points_of(rows: Sequence[UsageRow], wanted: UsageFilter) -> Points:
     return list(at.items())
 
 
-async def totals_by_key(desk: Desk, keys: Sequence[ApiKey]) -> Mapping[str, list[int]]:
+async def totals_by_key(desk: AdminService, keys: Sequence[ApiKey]) -> Mapping[str, list[int]]:
     """Requests in each of the last 24 hours, by key id."""
     wanted = replace(last_day(desk.now), key_ids=tuple(key.id for key in keys))
     totals = {key.id: [0] * DAY_OF_HOURS for key in keys}

@@ -23,7 +23,7 @@ from sidecar.core.model import Charge, Quota, Subject, Window
 from collections.abc import Mapping
 from sidecar.config.document import ErrorEntry, IdentityEntry, KeysEntry, given
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.settings import ErrorAnswer, Identity
+from sidecar.config.settings import ErrorTemplate, Identity
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold
 from sidecar.core.templates import ERROR_PLACEHOLDERS, IDENTITY_PLACEHOLDERS, unknown_placeholders
@@ -177,9 +177,9 @@ def identity_of(entry: IdentityEntry, keys: KeysEntry, report: Report) -> Identi
 
 def errors_of(
     entries: Mapping[str, ErrorEntry], report: Report
-) -> tuple[Mapping[Reason, ErrorAnswer], ErrorAnswer | None]:
+) -> tuple[Mapping[Reason, ErrorTemplate], ErrorTemplate | None]:
     """The answer for each reason named, and the one for the rest."""
-    found: dict[str, ErrorAnswer] = {}
+    found: dict[str, ErrorTemplate] = {}
     known = [*(reason.value for reason in Reason), _DEFAULT]
     for key, entry in entries.items():
         path: Path = ("errors", key)
@@ -210,11 +210,11 @@ def check_template(template: object, allowed: frozenset[str], path: Path, report
                 report.problem(path, f"unknown placeholder '{{{name}}}'{close}")
 
 
-def _answer(entry: ErrorEntry, path: Path, report: Report) -> ErrorAnswer:
+def _answer(entry: ErrorEntry, path: Path, report: Report) -> ErrorTemplate:
     check_template(given(entry.body), ERROR_PLACEHOLDERS, (*path, "body"), report)
     for name, value in (given(entry.headers) or {}).items():
         check_template(value, _NONE, (*path, "headers", name), report)
-    return ErrorAnswer(status=given(entry.status), headers=given(entry.headers), body=given(entry.body))
+    return ErrorTemplate(status=given(entry.status), headers=given(entry.headers), body=given(entry.body))
 
 
 def _folded(name: str) -> bytes:

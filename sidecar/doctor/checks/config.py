@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sidecar.doctor.facts import Seen, Unseen
+from sidecar.doctor.facts import Facts, Unknown
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 PROBES: Final = frozenset(
@@ -19,7 +19,7 @@ _WIDE: Final = {4: 8, 6: 16}
 """Networks with a shorter prefix are too wide."""
 
 
-def changes(seen: Seen) -> Finding:
+def changes(seen: Facts) -> Finding:
     """A file that is a mount of its own is never replaced by the platform."""
     if not seen.config.reload.watch:
         return ok("changes take effect on SIGHUP (reload.watch is off)")
@@ -32,10 +32,10 @@ def changes(seen: Seen) -> Finding:
     )
 
 
-def config_mode(seen: Seen) -> Finding:
+def config_mode(seen: Facts) -> Finding:
     """Who may write the file decides who comes in."""
     file, secrets = seen.files.config, seen.files.literal_secrets
-    if isinstance(file, Unseen):
+    if isinstance(file, Unknown):
         return unchecked(file.reason)
     saw = f"mode {file.mode:04o}"
     if file.mode & 0o002:
@@ -59,7 +59,7 @@ def config_mode(seen: Seen) -> Finding:
     return ok(f"{saw}, no secret in it" if not secrets else f"{saw}, a secret in it")
 
 
-def public_routes(seen: Seen) -> Finding:
+def public_routes(seen: Facts) -> Finding:
     """What anybody may do, and whether that is much."""
     routes = [route for route in seen.config.routes if route.policy.public]
     if not routes:
@@ -77,7 +77,7 @@ def public_routes(seen: Seen) -> Finding:
     )
 
 
-def probes(seen: Seen) -> Finding:
+def probes(seen: Facts) -> Finding:
     """A platform's probes have no key."""
     public = [route for route in seen.config.routes if route.policy.public and _is_probe(route.pattern)]
     if seen.config.ops is not None:
@@ -100,7 +100,7 @@ def _is_probe(pattern: str) -> bool:
     return pattern.rstrip("/").rpartition("/")[2].lower() in PROBES
 
 
-def key_in_query(seen: Seen) -> Finding:
+def key_in_query(seen: Facts) -> Finding:
     names = [source.name for source in seen.config.keys.sources if source.kind == "query"]
     if not names:
         return ok("keys are taken from no query string")
@@ -111,7 +111,7 @@ def key_in_query(seen: Seen) -> Finding:
     )
 
 
-def trusted_proxies(seen: Seen) -> Finding:
+def trusted_proxies(seen: Facts) -> Finding:
     """Who is believed when he says whose request this is."""
     networks = seen.config.trusted_proxies
     if not networks:
@@ -133,7 +133,7 @@ def trusted_proxies(seen: Seen) -> Finding:
     return ok(told)
 
 
-def header_limits(seen: Seen) -> Finding:
+def header_limits(seen: Facts) -> Finding:
     """What the proxy in front lets pass should pass here."""
     limits = seen.config.limits
     saw = f"request line {_kib(limits.request_line)}, head {_kib(limits.head)}, {limits.headers} headers"
@@ -151,7 +151,7 @@ def header_limits(seen: Seen) -> Finding:
     return ok(saw)
 
 
-def ending(seen: Seen) -> Finding:
+def ending(seen: Facts) -> Finding:
     """Whoever is killed before the drain is over cuts off requests."""
     drain = seen.config.drain
     needed = drain.delay + drain.timeout + _MARGIN
@@ -168,7 +168,7 @@ def ending(seen: Seen) -> Finding:
     return problem(f"{saw}: more than the {span(allowed or 0)} that the platform waits", why=why, do=do)
 
 
-def limiter(seen: Seen) -> Finding:
+def limiter(seen: Facts) -> Finding:
     """Memory answers at once, and counts for one process alone."""
     if seen.config.limiter != "memory":
         return unchecked("only the limiter in memory can be looked at")

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from sidecar.config.settings import Address
-from sidecar.doctor.facts import CertificateSeen, Seen, Unseen, WayAround
+from sidecar.doctor.facts import BypassProbe, CertificateFacts, Facts, Unknown
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 # Judgements of the upstream: whether it answers, and whether it answers past the sidecar.
@@ -13,10 +13,10 @@ from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 CLOCK_SECONDS: Final = 5.0
 
 
-def around(seen: Seen) -> Finding:
+def around(seen: Facts) -> Finding:
     """Whoever reaches the upstream directly needs no key, and may write any identity header."""
     found, address = seen.around, seen.config.upstream.address
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return unchecked(found.reason)
     match found.whereabouts:
         case "unix":
@@ -40,7 +40,7 @@ def around(seen: Seen) -> Finding:
 _PAST: Final = "Who reaches it there goes past the sidecar: no key is needed, and any identity header is believed."
 
 
-def _loopback(found: WayAround, port: int) -> Finding:
+def _loopback(found: BypassProbe, port: int) -> Finding:
     if found.answered:
         places = ", ".join(map(str, found.answered))
         return problem(
@@ -53,7 +53,7 @@ def _loopback(found: WayAround, port: int) -> Finding:
     return ok(f"it is asked on loopback; nothing answers at port {port} of {', '.join(found.tried)}")
 
 
-def _socket(found: WayAround) -> Finding:
+def _socket(found: BypassProbe) -> Finding:
     if found.socket is None:
         return unchecked("the upstream's socket is not there or cannot be looked at")
     if found.socket.mode & 0o002:
@@ -65,11 +65,11 @@ def _socket(found: WayAround) -> Finding:
     return ok(f"{found.socket.path} has mode {found.socket.mode:04o}")
 
 
-def connection(seen: Seen) -> Finding:
+def connection(seen: Facts) -> Finding:
     """As the sidecar makes it, TLS and its verification included."""
     found, settings = seen.upstream, seen.config.upstream
     verified = ", its certificate verified" if settings.tls else ""
-    if not isinstance(found, Unseen):
+    if not isinstance(found, Unknown):
         return ok(f"{settings.address} took a connection in {span(found.seconds)}{verified}")
     return problem(
         f"{settings.address}: {found.reason}",
@@ -78,16 +78,16 @@ def connection(seen: Seen) -> Finding:
     )
 
 
-def certificate(seen: Seen) -> Finding | None:
-    if isinstance(seen.upstream, Unseen) or seen.upstream.certificate_ends_at is None:
+def certificate(seen: Facts) -> Finding | None:
+    if isinstance(seen.upstream, Unknown) or seen.upstream.certificate_ends_at is None:
         return None
     return ending("the upstream's certificate", seen.upstream.certificate_ends_at - seen.now)
 
 
-def clock(seen: Seen) -> Finding:
+def clock(seen: Facts) -> Finding:
     """By the Date of an answer."""
-    ahead = Unseen(reason="no connection") if isinstance(seen.upstream, Unseen) else seen.upstream.clock_ahead
-    if isinstance(ahead, Unseen):
+    ahead = Unknown(reason="no connection") if isinstance(seen.upstream, Unknown) else seen.upstream.clock_ahead
+    if isinstance(ahead, Unknown):
         return unchecked(f"the upstream's clock: {ahead.reason}")
     if abs(ahead) <= CLOCK_SECONDS:
         return ok("its Date agrees with this host's clock")
@@ -113,7 +113,7 @@ def local(address: Address) -> bool:
         return False
 
 
-def data(seen: Seen) -> Finding:
+def data(seen: Facts) -> Finding:
     """Keys should not cross a network in the clear."""
     config = seen.config
     if config.tls is not None:
@@ -129,7 +129,7 @@ def data(seen: Seen) -> Finding:
     )
 
 
-def ops(seen: Seen) -> Finding:
+def ops(seen: Facts) -> Finding:
     address = seen.config.ops
     if address is None:
         return ok("none")
@@ -144,7 +144,7 @@ def ops(seen: Seen) -> Finding:
     )
 
 
-def admin(seen: Seen) -> Finding | None:
+def admin(seen: Facts) -> Finding | None:
     """It speaks no TLS of its own."""
     settings = seen.config.admin
     if settings is None:
@@ -165,7 +165,7 @@ def admin(seen: Seen) -> Finding | None:
     )
 
 
-def certificates(seen: Seen) -> Finding | None:
+def certificates(seen: Facts) -> Finding | None:
     """Of the listener, and the client certificate for the upstream."""
     if seen.files.listener_tls:
         return problem(
@@ -176,9 +176,9 @@ def certificates(seen: Seen) -> Finding | None:
     found = seen.files.certificates
     if not found:
         return None
-    readable = [one for one in found if isinstance(one, CertificateSeen)]
+    readable = [one for one in found if isinstance(one, CertificateFacts)]
     if len(readable) < len(found):
-        return unchecked("; ".join(one.reason for one in found if isinstance(one, Unseen)))
+        return unchecked("; ".join(one.reason for one in found if isinstance(one, Unknown)))
     first = min(readable, key=lambda one: one.ends_at)
     latest = max(readable, key=lambda one: one.begins_at)
     if latest.begins_at > seen.now:
@@ -207,12 +207,12 @@ def ending(what: str, left: float) -> Finding:
     return ok(f"{what} is valid for {span(left)} more")
 
 
-def open_files(seen: Seen) -> Finding:
+def open_files(seen: Facts) -> Finding:
     """A connection is a file; without any left, nothing more is accepted."""
     limits = seen.config.limits
     needed = limits.connections + seen.config.upstream.max_connections + _OPEN_FILES_BESIDE
-    running = not isinstance(seen.host.sidecar, Unseen)
-    process = seen.host.own if isinstance(seen.host.sidecar, Unseen) else seen.host.sidecar
+    running = not isinstance(seen.host.sidecar, Unknown)
+    process = seen.host.own if isinstance(seen.host.sidecar, Unknown) else seen.host.sidecar
     whose = f"the sidecar (process {process.pid})" if running else "a process started from here"
     allowed = process.open_files
     if allowed is None or allowed >= needed:
@@ -227,7 +227,7 @@ def open_files(seen: Seen) -> Finding:
     )
 
 
-def loop(seen: Seen) -> Finding:
+def loop(seen: Facts) -> Finding:
     if seen.host.uvloop:
         return ok("uvloop")
     return warning(

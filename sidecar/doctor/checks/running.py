@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sidecar.doctor.facts import RunningSeen, Seen, Unseen
+from sidecar.doctor.facts import Facts, RunningSeen, Unknown
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 _FAULTS: Final = {
@@ -13,9 +13,9 @@ _FAULTS: Final = {
 _NEEDS_RESTART: Final = "needs a restart"
 
 
-def readiness(seen: Seen) -> Finding:
+def readiness(seen: Facts) -> Finding:
     found = seen.running
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return unchecked(found.reason, do="Run doctor where the sidecar runs, with its SIDECAR_* variables.")
     if found.ready:
         return ok(f"ready, told in {span(found.seconds)}")
@@ -26,10 +26,10 @@ def readiness(seen: Seen) -> Finding:
     )
 
 
-def configuration(seen: Seen) -> Finding | None:
+def configuration(seen: Facts) -> Finding | None:
     """Whether what is in force is what stands in the file."""
     found = seen.running
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return None
     remark = next((line for line in found.lines if line.startswith("config:") and not line.endswith(": ok")), "")
     if found.metrics.get("sidecar_config_last_reload_successful") == 0:
@@ -60,9 +60,9 @@ def _in_force(remark: str) -> Finding:
     )
 
 
-def program(seen: Seen) -> Finding | None:
+def program(seen: Facts) -> Finding | None:
     found = seen.running
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return None
     builds = [sample for sample in found.metrics if sample.startswith("sidecar_build_info")]
     if any(f'version="{seen.version}"' in build for build in builds):
@@ -74,9 +74,9 @@ def program(seen: Seen) -> Finding | None:
     )
 
 
-def faults(seen: Seen) -> Finding | None:
+def faults(seen: Facts) -> Finding | None:
     found = seen.running
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return None
     counts = {told: _sum(found, name) for name, told in _FAULTS.items()}
     some = [f"{count:,.0f} {told}" for told, count in counts.items() if count]

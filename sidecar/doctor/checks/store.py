@@ -4,7 +4,7 @@ from typing import Final
 
 from sidecar.config.build.admin import VARIABLE
 from sidecar.core.units import counted
-from sidecar.doctor.facts import DiskSeen, FileSeen, Latency, Seen, StoreSeen, Unseen
+from sidecar.doctor.facts import DiskSeen, Facts, FileFacts, Latency, StoreSeen, Unknown
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 # Judgements of secrets: the admin token, peppers, and the files that hold keys of certificates.
@@ -14,7 +14,7 @@ _GUESSED_BITS: Final = 70.0
 _WEAK_BITS: Final = 100.0
 
 
-def admin_token(seen: Seen) -> Finding | None:
+def admin_token(seen: Facts) -> Finding | None:
     """The one in the environment; those in the file are hashes."""
     if seen.config.admin is None:
         return None
@@ -32,7 +32,7 @@ def admin_token(seen: Seen) -> Finding | None:
     )
 
 
-def pepper(seen: Seen) -> Finding:
+def pepper(seen: Facts) -> Finding:
     """Whether it is there, usable, and hard to guess; and whether the stored keys can be verified with it."""
     secrets = seen.secrets
     if secrets.pepper_problem:
@@ -62,7 +62,7 @@ def pepper(seen: Seen) -> Finding:
     return ok("set, and long enough")
 
 
-def previous_pepper(seen: Seen) -> Finding | None:
+def previous_pepper(seen: Facts) -> Finding | None:
     """It can go once no key needs it."""
     algorithm = seen.secrets.previous_algorithm
     if algorithm is None:
@@ -79,11 +79,11 @@ def previous_pepper(seen: Seen) -> Finding | None:
     )
 
 
-def key_files(seen: Seen) -> Finding | None:
+def key_files(seen: Facts) -> Finding | None:
     """Keys of certificates."""
-    files = [file for file in seen.files.tls_keys if isinstance(file, FileSeen)]
+    files = [file for file in seen.files.tls_keys if isinstance(file, FileFacts)]
     if len(files) < len(seen.files.tls_keys):
-        return unchecked("; ".join(file.reason for file in seen.files.tls_keys if isinstance(file, Unseen)))
+        return unchecked("; ".join(file.reason for file in seen.files.tls_keys if isinstance(file, Unknown)))
     if not files:
         return None
     open_ones = [file for file in files if file.mode & 0o007]
@@ -97,7 +97,7 @@ def key_files(seen: Seen) -> Finding | None:
     )
 
 
-def _missing(seen: Seen) -> str:
+def _missing(seen: Facts) -> str:
     if not isinstance(seen.store, StoreSeen):
         return ""
     strange = {name: n for name, n in seen.store.look.algorithms.items() if name not in seen.secrets.algorithms}
@@ -116,8 +116,8 @@ _CLOCK_WARNING: Final = 5.0
 _CLOCK_PROBLEM: Final = 300.0
 
 
-def schema(seen: Seen) -> Finding:
-    if isinstance(seen.store, Unseen):
+def schema(seen: Facts) -> Finding:
+    if isinstance(seen.store, Unknown):
         return _unopened(seen, seen.store)
     look = seen.store.look
     if look.version == 0:
@@ -137,7 +137,7 @@ def schema(seen: Seen) -> Finding:
     return ok(f"schema version {look.version}, {counted(look.active, 'active key')}")
 
 
-def _unopened(seen: Seen, store: Unseen) -> Finding:
+def _unopened(seen: Facts, store: Unknown) -> Finding:
     if not seen.config.store.startswith("sqlite:"):
         return unchecked(store.reason)
     user = seen.host.own.uid
@@ -153,7 +153,7 @@ def _unopened(seen: Seen, store: Unseen) -> Finding:
     )
 
 
-def modes(seen: Seen) -> Finding | None:
+def modes(seen: Facts) -> Finding | None:
     """It holds hashes, names and tenants; who writes it makes keys."""
     files = seen.files.store
     if not files:
@@ -174,10 +174,10 @@ def modes(seen: Seen) -> Finding | None:
     return ok(told)
 
 
-def folder(seen: Seen) -> Finding | None:
+def folder(seen: Facts) -> Finding | None:
     """Who may write the folder can put another store in the place of this one."""
     found = seen.files.store_folder
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return unchecked(found.reason) if seen.files.store else None
     saw = f"{found.path} has mode {found.mode:04o}"
     if not found.mode & 0o002:
@@ -192,7 +192,7 @@ def folder(seen: Seen) -> Finding | None:
     )
 
 
-def owner(seen: Seen) -> Finding | None:
+def owner(seen: Facts) -> Finding | None:
     """Of the store and what lies beside it, against the user of the process."""
     files = seen.files.store
     if not files:
@@ -206,7 +206,7 @@ def owner(seen: Seen) -> Finding | None:
             why="SQLite writes all of them; the sidecar's user may not, and its writes fail.",
             do=f"chown them to user {files[0].uid}, and run commands on the store as the sidecar's user.",
         )
-    if isinstance(process, Unseen):
+    if isinstance(process, Unknown):
         return ok(f"all of it belongs to user {files[0].uid}; run the sidecar, and commands on the store, as this user")
     if process.uid not in (0, files[0].uid):
         return warning(
@@ -217,9 +217,9 @@ def owner(seen: Seen) -> Finding | None:
     return ok(f"all of it belongs to user {files[0].uid}, and the sidecar runs as {process.uid}")
 
 
-def disk(seen: Seen) -> Finding | None:
+def disk(seen: Facts) -> Finding | None:
     found = seen.files.disk
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return unchecked(found.reason) if seen.files.store else None
     free = f"{found.free / 2**30:.1f} GiB free"
     kind = found.kind or "an unknown file system"
@@ -255,8 +255,8 @@ def _lasting(found: DiskSeen, kind: str, free: str) -> Finding:
     return ok(f"{kind}, {free}")
 
 
-def latency(seen: Seen) -> Finding | None:
-    if isinstance(seen.store, Unseen):
+def latency(seen: Facts) -> Finding | None:
+    if isinstance(seen.store, Unknown):
         return None
     if seen.store.trouble:
         return problem(
@@ -265,7 +265,7 @@ def latency(seen: Seen) -> Finding | None:
             do="Mend what it says, and run doctor again.",
         )
     found = seen.store.latencies
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return unchecked(found.reason)
     told = "; ".join(f"{one.operation}: {span(one.median)}, at most {span(one.slowest)}" for one in found)
     slow = [one.operation for one in found if _is_slow(one)]
@@ -283,9 +283,9 @@ def _is_slow(one: Latency) -> bool:
     return one.median > limit or one.slowest > 10 * limit
 
 
-def clock(seen: Seen) -> Finding | None:
+def clock(seen: Facts) -> Finding | None:
     """Nothing in the store can have happened later than now."""
-    if isinstance(seen.store, Unseen):
+    if isinstance(seen.store, Unknown):
         return None
     newest = seen.store.look.newest_at
     if not newest:
@@ -302,11 +302,11 @@ def clock(seen: Seen) -> Finding | None:
     )
 
 
-def audit(seen: Seen) -> Finding | None:
-    if isinstance(seen.store, Unseen):
+def audit(seen: Facts) -> Finding | None:
+    if isinstance(seen.store, Unknown):
         return None
     found = seen.store.audit
-    if isinstance(found, Unseen):
+    if isinstance(found, Unknown):
         return unchecked(found.reason)
     if found.problem is None:
         return ok(f"{counted(found.rows, 'row')}, none changed or removed")
@@ -317,7 +317,7 @@ def audit(seen: Seen) -> Finding | None:
     )
 
 
-def keys(seen: Seen) -> Finding | None:
+def keys(seen: Facts) -> Finding | None:
     """How long keys live."""
     if not isinstance(seen.store, StoreSeen) or not seen.store.look.active:
         return None

@@ -23,14 +23,14 @@ from sidecar.config.reload import is_mounted_alone
 from sidecar.config.settings import Address, Config
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.doctor.facts import (
-    CertificateSeen,
+    CertificateFacts,
     DiskSeen,
-    FileSeen,
+    FileFacts,
     FilesSeen,
-    HostSeen,
+    HostFacts,
     ProcessSeen,
     SecretsSeen,
-    Unseen,
+    Unknown,
 )
 from sidecar.proxy.tls import describe, listener_context
 
@@ -43,17 +43,17 @@ _GENERALIZED_TIME: Final = 0x18
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
-def certificate_of(path: str) -> CertificateSeen | Unseen:
+def certificate_of(path: str) -> CertificateFacts | Unknown:
     """The first certificate in a PEM file."""
     try:
         text = Path(path).read_text(encoding="ascii", errors="replace")
         start, end = text.index(_BEGIN), text.index(_END)
         begins_at, ends_at = validity_of(ssl.PEM_cert_to_DER_cert(text[start : end + len(_END)]))
     except OSError as error:
-        return Unseen(reason=f"{path}: {error.strerror}")
+        return Unknown(reason=f"{path}: {error.strerror}")
     except ValueError:
-        return Unseen(reason=f"{path} holds no certificate that can be read")
-    return CertificateSeen(path=path, begins_at=begins_at, ends_at=ends_at)
+        return Unknown(reason=f"{path} holds no certificate that can be read")
+    return CertificateFacts(path=path, begins_at=begins_at, ends_at=ends_at)
 
 
 def validity_of(der: bytes) -> tuple[float, float]:
@@ -107,31 +107,31 @@ def files_seen(config: Config) -> FilesSeen:
         config=file_seen(config.path),
         config_alone=is_mounted_alone(config.path),
         literal_secrets=_literal_secrets(config),
-        store=tuple(file for file in beside if isinstance(file, FileSeen)),
-        store_folder=file_seen(folder) if folder else Unseen(reason="the store is no file"),
-        disk=disk_of(folder) if folder else Unseen(reason="the store is no file"),
+        store=tuple(file for file in beside if isinstance(file, FileFacts)),
+        store_folder=file_seen(folder) if folder else Unknown(reason="the store is no file"),
+        disk=disk_of(folder) if folder else Unknown(reason="the store is no file"),
         tls_keys=tuple(map(file_seen, _tls_files(config, "key"))),
         certificates=tuple(map(certificate_of, _tls_files(config, "certificate"))),
         listener_tls=_why_no_tls(config),
     )
 
 
-def file_seen(path: str) -> FileSeen | Unseen:
+def file_seen(path: str) -> FileFacts | Unknown:
     try:
         status = os.stat(path)
     except OSError as error:
-        return Unseen(reason=f"{path}: {error.strerror}")
-    return FileSeen(path=path, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid)
+        return Unknown(reason=f"{path}: {error.strerror}")
+    return FileFacts(path=path, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid)
 
 
-def disk_of(folder: str, *, mounts: str = _MOUNTS) -> DiskSeen | Unseen:
+def disk_of(folder: str, *, mounts: str = _MOUNTS) -> DiskSeen | Unknown:
     """The file system that holds `folder`. mounts: a file as proc(5) describes `/proc/self/mountinfo`."""
     try:
         device = os.stat(folder).st_dev
         usage = shutil.disk_usage(folder)
         lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        return Unseen(reason=f"{folder}: {error.strerror}")
+        return Unknown(reason=f"{folder}: {error.strerror}")
     number = f"{os.major(device)}:{os.minor(device)}"
     kinds = [line.partition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[2:3] == [number]]
     return DiskSeen(kind=kinds[-1] if kinds else "", free=usage.free, total=usage.total)
@@ -195,8 +195,8 @@ _SIOCGIFADDR: Final = 0x8915
 _LISTENING: Final = "0A"
 
 
-def host_seen(listen: Address, environ: Mapping[str, str]) -> HostSeen:
-    return HostSeen(
+def host_seen(listen: Address, environ: Mapping[str, str]) -> HostFacts:
+    return HostFacts(
         in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
         addresses=own_addresses(),
         uvloop=find_spec("uvloop") is not None,
@@ -227,17 +227,17 @@ def _ipv6_addresses() -> Iterator[str]:
             yield str(IPv6Address(bytes.fromhex(line.split()[0])))
 
 
-def listening_process(address: Address) -> ProcessSeen | Unseen:
+def listening_process(address: Address) -> ProcessSeen | Unknown:
     """The process that listens there, as far as this user may know of it."""
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(address)}
     if not sockets:
-        return Unseen(reason=f"no process listens at {address}")
+        return Unknown(reason=f"no process listens at {address}")
     for pid in _pids():
         with suppress(OSError):
             descriptors = f"/proc/{pid}/fd"
             if any(os.readlink(f"{descriptors}/{name}") in sockets for name in os.listdir(descriptors)):
                 return _process(pid)
-    return Unseen(reason=f"the process that listens at {address} belongs to somebody else")
+    return Unknown(reason=f"the process that listens at {address} belongs to somebody else")
 
 
 def _listening_inodes(address: Address) -> Iterator[str]:

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Final
 
 from sidecar.config.settings import Address, Config, UpstreamSettings
-from sidecar.doctor.facts import FileSeen, RunningSeen, Unseen, UpstreamSeen, WayAround, Whereabouts
+from sidecar.doctor.facts import BypassProbe, FileFacts, Location, RunningSeen, Unknown, UpstreamSeen
 from sidecar.doctor.probes.host import file_seen, validity_of
 from sidecar.proxy.tls import describe, upstream_context
 
@@ -118,7 +118,7 @@ _BUILD: Final = "sidecar_build_info"
 Clock = Callable[[], float]
 
 
-async def upstream_seen(settings: UpstreamSettings, clock: Clock) -> UpstreamSeen | Unseen:
+async def upstream_seen(settings: UpstreamSettings, clock: Clock) -> UpstreamSeen | Unknown:
     """A connection as the sidecar makes it, and one HEAD on it, for its Date. clock: Unix seconds."""
     started = perf_counter()
     try:
@@ -126,9 +126,9 @@ async def upstream_seen(settings: UpstreamSettings, clock: Clock) -> UpstreamSee
         name = settings.tls.server_name if settings.tls else ""
         streams = await connect(settings.address, seconds=settings.connect_timeout, tls=tls, name=name)
     except NoReply as error:
-        return Unseen(reason=str(error))
+        return Unknown(reason=str(error))
     except OSError as error:
-        return Unseen(reason=describe(error))
+        return Unknown(reason=describe(error))
     seconds = perf_counter() - started
     ends_at = _certificate_end(streams)
     return UpstreamSeen(
@@ -145,43 +145,43 @@ def _certificate_end(streams: Streams) -> float | None:
         return None
 
 
-async def _clock_ahead(streams: Streams, settings: UpstreamSettings, clock: Clock) -> float | Unseen:
+async def _clock_ahead(streams: Streams, settings: UpstreamSettings, clock: Clock) -> float | Unknown:
     target, host = f"{settings.add_prefix}/", settings.authority or "localhost"
     before = clock()
     try:
         reply = await exchange(streams, "HEAD", target, host=host, seconds=_ANSWER_SECONDS)
         at = parsedate_to_datetime(reply.headers["date"]).timestamp()
     except NoReply as error:
-        return Unseen(reason=str(error))
+        return Unknown(reason=str(error))
     except (KeyError, ValueError):
-        return Unseen(reason="its answers carry no Date")
+        return Unknown(reason="its answers carry no Date")
     # A Date is cut off to whole seconds; what lies between asking and answer is nobody's fault.
     return max(at - clock(), 0.0) or min(at + 1 - before, 0.0)
 
 
-async def way_around(config: Config, own: Iterable[str]) -> WayAround | Unseen:
+async def way_around(config: Config, own: Iterable[str]) -> BypassProbe | Unknown:
     """own: this host's addresses, without loopback ones."""
     address = config.upstream.address
     if address.path:
         file = await asyncio.to_thread(file_seen, address.path)
-        return WayAround(whereabouts="unix", socket=file if isinstance(file, FileSeen) else None)
+        return BypassProbe(whereabouts="unix", socket=file if isinstance(file, FileFacts) else None)
     own = tuple(own)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        return Unseen(reason=f"{address.host}: {error}")
+        return Unknown(reason=f"{address.host}: {error}")
     whereabouts = _whereabouts([str(entry[4][0]) for entry in found], own)
     if whereabouts != "loopback":
-        return WayAround(whereabouts=whereabouts)
+        return BypassProbe(whereabouts=whereabouts)
     wanted = [Address(host=host, port=address.port) for host in own]
     mine = {listener for listener in _listeners(config) if listener.port == address.port}
     tried = [one for one in wanted if one not in mine]
     answers = await asyncio.gather(*map(_answers, tried))
     answered = tuple(one for one, yes in zip(tried, answers, strict=True) if yes)
-    return WayAround(whereabouts="loopback", tried=tuple(one.host for one in tried), answered=answered)
+    return BypassProbe(whereabouts="loopback", tried=tuple(one.host for one in tried), answered=answered)
 
 
-def _whereabouts(found: Iterable[str], own: Iterable[str]) -> Whereabouts:
+def _whereabouts(found: Iterable[str], own: Iterable[str]) -> Location:
     places = [ip_address(text.partition("%")[0]) for text in found]
     if all(place.is_loopback or place.is_unspecified for place in places):
         return "loopback"
@@ -201,20 +201,20 @@ async def _answers(address: Address) -> bool:
     return True
 
 
-async def running_seen(ops: Address | None) -> RunningSeen | Unseen:
+async def running_seen(ops: Address | None) -> RunningSeen | Unknown:
     """What the ops listener says."""
     if ops is None:
-        return Unseen(reason="there is no ops listener to ask (`ops` in the configuration)")
+        return Unknown(reason="there is no ops listener to ask (`ops` in the configuration)")
     if not ops.path and not ops.port:
-        return Unseen(reason="the ops listener has no fixed port")
+        return Unknown(reason="the ops listener has no fixed port")
     try:
         ready = await _ask(ops, "/readyz?verbose")
         metrics = await _ask(ops, "/metrics")
     except NoReply as error:
-        return Unseen(reason=f"the ops listener at {ops}: {error}")
+        return Unknown(reason=f"the ops listener at {ops}: {error}")
     samples = _samples(metrics.body.decode("utf-8", "replace"))
     if ready.status not in (200, 503) or not any(sample.startswith(_BUILD) for sample in samples):
-        return Unseen(reason=f"what answers at {ops} is no sidecar's ops listener")
+        return Unknown(reason=f"what answers at {ops} is no sidecar's ops listener")
     lines = ready.body.decode("utf-8", "replace").splitlines()
     return RunningSeen(seconds=ready.seconds, ready=ready.status == 200, lines=tuple(lines), metrics=samples)
 

@@ -10,9 +10,9 @@ from typing import Final, Protocol
 from sidecar.config.fields import sqlite_path
 from sidecar.config.settings import Config
 from sidecar.core.apikey import PLAIN
-from sidecar.doctor.facts import Latency, StoreSeen, Unseen
+from sidecar.doctor.facts import Latency, StoreSeen, Unknown
 from sidecar.keys.ports import AuditState, AuditTrail, KeyReader, StoreUnavailable
-from sidecar.store.inspect import StoreLook, lock_seconds, look
+from sidecar.store.inspect import StoreReport, lock_seconds, look
 
 TRIES: Final = 20
 QUICK_ROWS: Final = 100_000
@@ -27,25 +27,25 @@ class OpenStore(KeyReader, AuditTrail, Protocol):
 Opener = Callable[[str], AbstractAsyncContextManager[OpenStore]]
 
 
-async def store_seen(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreSeen | Unseen:
+async def store_seen(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreSeen | Unknown:
     """now: Unix seconds; open_store: from the store's URL; deep: verify the audit, however long it is."""
     if not config.store.startswith("sqlite:"):
-        return Unseen(reason="only a SQLite store can be looked into")
+        return Unknown(reason="only a SQLite store can be looked into")
     path = sqlite_path(config.store)
     age = config.keys.max_age_seconds
     try:
         found = await asyncio.to_thread(look, path, now=int(now * 1_000_000), max_age_seconds=age)
     except StoreUnavailable as error:
-        return Unseen(reason=str(error))
+        return Unknown(reason=str(error))
     if found.version != found.newest_version or found.journal != "wal":
         # Opening it would bring it up to date under a sidecar that may be running on it.
-        unopened = Unseen(reason="the store is not as this program makes it")
+        unopened = Unknown(reason="the store is not as this program makes it")
         return StoreSeen(look=found, latencies=unopened, audit=unopened)
     return await _opened(config.store, path, found, open_store, deep=deep)
 
 
-async def _opened(url: str, path: str, found: StoreLook, open_store: Opener, *, deep: bool) -> StoreSeen:
-    audit: AuditState | Unseen = Unseen(reason="the store cannot be used")
+async def _opened(url: str, path: str, found: StoreReport, open_store: Opener, *, deep: bool) -> StoreSeen:
+    audit: AuditState | Unknown = Unknown(reason="the store cannot be used")
     try:
         async with open_store(url) as store:
             audit = await _audit(store, found.audit_rows, deep=deep)
@@ -80,7 +80,7 @@ async def _timed(operation: str, once: Callable[[], Awaitable[float]]) -> Latenc
     return Latency(operation=operation, median=median(taken), slowest=max(taken))
 
 
-async def _audit(store: OpenStore, rows: int, *, deep: bool) -> AuditState | Unseen:
+async def _audit(store: OpenStore, rows: int, *, deep: bool) -> AuditState | Unknown:
     if rows > QUICK_ROWS and not deep:
-        return Unseen(reason=f"{rows:,} rows take a while: give --deep")
+        return Unknown(reason=f"{rows:,} rows take a while: give --deep")
     return await store.verify_audit()

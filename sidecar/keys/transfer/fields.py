@@ -11,7 +11,7 @@ from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.units import microseconds
 from sidecar.keys.ports import Actor
 from sidecar.keys.transfer.formats import FIELDS, NEEDED
-from sidecar.keys.validation import KeyRules, NewKey, UnfitKey
+from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
 
 Fields = Mapping[str, object]
 
@@ -106,7 +106,7 @@ class LineRules:
         wanted = self._wanted(fields, texts["name"] or "", environment, expires_at)
         try:
             self._rules.check(wanted, self.now)
-        except UnfitKey as error:
+        except InvalidKey as error:
             problems += error.problems
         if problems:
             raise UnfitLine(_SECRET.sub("…", problem) for problem in problems)

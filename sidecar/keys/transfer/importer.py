@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Final, Protocol
 
 from sidecar.keys.ports import KeyConflict
-from sidecar.keys.records import Alike, Batch, NewRow, Own, new_row
+from sidecar.keys.records import Batch, NewRow, RowTemplate, RowValues, new_row
 from sidecar.keys.transfer.fields import Fields, LineRules, UnfitLine, is_shown, moment
 from sidecar.keys.transfer.formats import BadLine, Entry
 from sidecar.keys.validation import is_metadata, is_name, is_tenant, is_writable
@@ -29,7 +29,7 @@ class Rows:
 
     def __init__(self, rules: LineRules) -> None:
         self._rules = rules
-        self._kinds: dict[Hashable, Alike] = {}
+        self._kinds: dict[Hashable, RowTemplate] = {}
         # The longest beginning tells all that fit: the others are beginnings of it.
         known = sorted(filter(None, rules.origin.prefixes()), key=len, reverse=True)
         self._beginning = re.compile(f"{'|'.join(map(re.escape, known))}|")
@@ -43,7 +43,7 @@ class Rows:
             return alike.row(own)
         key = self._rules.key_of(fields)
         if kind and len(self._kinds) < _KINDS:
-            self._kinds[kind] = Alike(key)
+            self._kinds[kind] = RowTemplate(key)
         return new_row(key)
 
     def _kind_of(self, fields: Fields) -> Hashable:
@@ -62,13 +62,13 @@ class Rows:
             return None
         return kind
 
-    def _own(self, fields: Fields, prefix: str) -> Own | None:
+    def _own(self, fields: Fields, prefix: str) -> RowValues | None:
         """What a line alone says of its key, or None where that needs a closer look. `prefix` where it gives none."""
         get: Any = fields.get
         given, metadata = get("prefix"), get("metadata")
         problems: list[str] = []
         try:
-            own = Own(
+            own = RowValues(
                 id=self._rules.id_of(get("id"), problems),
                 name=get("name"),
                 prefix=prefix if given is None else given,
@@ -82,7 +82,7 @@ class Rows:
         except (TypeError, AttributeError):
             return None
 
-    def _fits(self, own: Own, prefix: str) -> bool:
+    def _fits(self, own: RowValues, prefix: str) -> bool:
         until = own.expires_at
         return (
             is_name(own.name)

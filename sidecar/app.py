@@ -175,7 +175,7 @@ class App:
             await data.start(self._config.listen)
         self._stack.push_async_callback(partial(self.drain, at_once=True))
         self._drainer.add(data)
-        self._background.repeat(partial(data.recheck, older_than_seconds=STANDING_SECONDS), STANDING_SECONDS)
+        self._background.repeat(partial(data.revalidate_streams, older_than_seconds=STANDING_SECONDS), STANDING_SECONDS)
         self.listeners.append(("data", data.address))
 
     async def _listen_for_decisions(self, exchanges: Exchanges) -> None:
@@ -228,12 +228,12 @@ class App:
     async def _adopt(self, config: Config) -> Sequence[str]:
         with suppress(StoreUnavailable):  # A change of the configuration may be what mends that.
             await self._check_peppers(config)
-        kept = await self._serving.adopt(config)
-        self._keeper.heed(self._serving.config.usage, prefixes=key_prefixes(self._serving.config))
-        self._retirement.heed(self._serving.config.keys)
-        self._observing.heed(self._serving.config)
+        kept = await self._serving.reconfigure(config)
+        self._keeper.reconfigure(self._serving.config.usage, prefixes=key_prefixes(self._serving.config))
+        self._retirement.reconfigure(self._serving.config.keys)
+        self._observing.reconfigure(self._serving.config)
         if self._decisions is not None:
-            self._decisions.follow(self._serving.config.limits)
+            self._decisions.reconfigure(self._serving.config.limits)
         return kept
 
     async def _check_peppers(self, config: Config) -> None:

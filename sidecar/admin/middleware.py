@@ -125,21 +125,21 @@ def _bound(request: web.Request) -> tuple[str, ...]:
 
 def _credential_check(tokens: Tokens) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        entrance = request.app.get(ENTRANCE, LoginPolicy())
+        login = request.app.get(ENTRANCE, LoginPolicy())
         # As it was sent, for what is sent in another way leads nowhere.
-        if (request.method, request.rel_url.raw_path) not in entrance.open:
-            request[ADMIN] = await _admin_of(request, entrance, tokens)
+        if (request.method, request.rel_url.raw_path) not in login.open:
+            request[ADMIN] = await _admin_of(request, login, tokens)
         return await handler(request)
 
     return check
 
 
-async def _admin_of(request: web.Request, entrance: LoginPolicy, tokens: Tokens) -> Admin:
+async def _admin_of(request: web.Request, login: LoginPolicy, tokens: Tokens) -> Admin:
     """Raises Refusal."""
     text = _presented(request)
     if text is not None:
         return await sign_in(tokens, text, request)
-    digest = entrance.session(request)
+    digest = login.session(request)
     admin = tokens.by_digest(digest) if digest is not None else None
     if admin is None:
         raise unauthorized()

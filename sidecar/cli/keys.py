@@ -266,7 +266,7 @@ def list_keys(config: str | None, store: str | None, as_json: bool, **filters: A
     """
     with reported():
         url = key_tasks.url_of(config, store)
-        wanted = KeyFilter(standing=filters.pop("status"), **filters)
+        wanted = KeyFilter(effective_status=filters.pop("status"), **filters)
         asyncio.run(_print_array(url, wanted) if as_json else _print_table(url, wanted))
 
 

@@ -15,7 +15,7 @@ from sidecar.core.units import rfc3339
 from sidecar.doctor.report import Named, Severity
 from sidecar.keys.lifecycle import Due, Why
 from sidecar.keys.ports import AuditRow
-from sidecar.keys.records import shown, shown_at, standing
+from sidecar.keys.records import effective_status, shown, shown_at
 from sidecar.usage.ports import UsageRow
 
 _WIDTH = 100
@@ -52,7 +52,7 @@ class Table:
         used = "never" if key.last_used_at is None else span(self._now - key.last_used_at)
         expires = "never" if key.expires_at is None else span(key.expires_at - self._now)
         scopes = ",".join(key.scopes) or "-"
-        status = standing(key, self._now)
+        status = effective_status(key, self._now)
         cells = (key.prefix + "…", key.name, key.tenant or "-", key.environment or "-", scopes, status, used, expires)
         return (key.id, *map(harmless, cells))
 

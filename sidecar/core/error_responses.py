@@ -33,8 +33,8 @@ _TOLD_AS_INVALID = frozenset(
 """Reasons that a stranger cannot tell from an unknown key, unless the configuration gives them bodies of their own."""
 
 _DETAIL: Mapping[Reason, str] = {
-    Reason.BAD_REQUEST: "The request is malformed.",
-    Reason.BAD_TARGET: "The request target is malformed.",
+    Reason.BAD_REQUEST: "The request is bad_request.",
+    Reason.BAD_TARGET: "The request target is bad_request.",
     Reason.AMBIGUOUS_TARGET: "The request target can be read in more than one way. Send the path in its normal form.",
     Reason.BAD_HEADER: "A header field is malformed.",
     Reason.METHOD_NOT_ALLOWED: "The method is not allowed here.",

@@ -77,7 +77,7 @@ class HeaderRules:
         self._request_id = request_id.lower().encode()
         self._actions: dict[bytes, tuple[_Action, bytes]] = {}
 
-    def sort(self, headers: Headers) -> SortedHeaders:
+    def classify(self, headers: Headers) -> SortedHeaders:
         """Raises Denied where a name passes itself off as framing (`Transfer_Encoding`)."""
         fields: dict[bytes, list[bytes]] = {}
         kept: list[tuple[bytes, bytes]] = []
@@ -94,7 +94,7 @@ class HeaderRules:
                 fields.setdefault(lower, []).append(pair[1])
         return SortedHeaders(fields, kept)
 
-    def resort(self, headers: Headers, *, credential: bool, forwarding: bool) -> list[tuple[bytes, bytes]]:
+    def reclassify(self, headers: Headers, *, credential: bool, forwarding: bool) -> list[tuple[bytes, bytes]]:
         """`kept`, in order, together with the credential's headers and those of a trusted proxy."""
         wanted = {_Action.KEEP, _Action.READ_AND_KEEP}
         if credential:
@@ -135,7 +135,7 @@ def fold(name: bytes) -> bytes:
     return _SEPARATORS.sub(b"-", name.lower())
 
 
-def without_named(kept: list[tuple[bytes, bytes]], connection: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+def drop_connection_options(kept: list[tuple[bytes, bytes]], connection: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
     """`kept` without the fields that the Connection lines name (RFC 9110 section 7.6.1)."""
     named = {option.strip().lower() for line in connection for option in line.split(b",")}
     named -= _UNNAMEABLE

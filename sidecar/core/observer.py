@@ -31,11 +31,11 @@ class Observer(Protocol):
         Of a question to the decision listener: the gate's status, whatever the dialect makes of it.
         """
 
-    def malformed(self, status: int, reason: Reason) -> None:
+    def bad_request(self, status: int, reason: Reason) -> None:
         """Bytes that never became a request, or a question of a stranger's, were answered.
 
         `begun` was not called for them.
         """
 
-    def turned_away(self, limit: str) -> None:
+    def connection_refused(self, limit: str) -> None:
         """A connection was refused, because of one of `limits`: `connections` or `connections_per_address`."""

@@ -10,7 +10,7 @@ from sidecar.core.routing import Match
 _STANDING = {KeyStatus.REVOKED: Reason.REVOKED_KEY, KeyStatus.DISABLED: Reason.DISABLED_KEY}
 
 
-def check_standing(key: ApiKey, now_us: int) -> None:
+def check_status(key: ApiKey, now_us: int) -> None:
     """Raises Denied unless the key is active at `now_us` (microseconds)."""
     if key.status is not KeyStatus.ACTIVE:
         raise Denied(_STANDING[key.status])
@@ -20,8 +20,8 @@ def check_standing(key: ApiKey, now_us: int) -> None:
         raise Denied(Reason.RETIRED_KEY)
 
 
-def good_until(key: ApiKey) -> float:
-    """Microseconds up to which `check_standing` lets the key pass."""
+def valid_until(key: ApiKey) -> float:
+    """Microseconds up to which `check_status` lets the key pass."""
     if key.status is not KeyStatus.ACTIVE:
         return -inf
     return min((at for at in (key.expires_at, key.retires_at) if at is not None), default=inf)
@@ -49,7 +49,7 @@ def authorize(match: Match | None, principal: Principal | None, *, foreign: bool
     return match
 
 
-def agree(matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
+def authorize_all_readings(matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
     """The decision that every reading of the path leads to. Raises Denied.
 
     Readings that would all be refused with one status are refused with it; any other disagreement is ambiguous.

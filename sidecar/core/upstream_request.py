@@ -7,7 +7,7 @@ from typing import Final
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import Credential, without_cookie, without_parameter
 from sidecar.core.error_responses import key_values
-from sidecar.core.headers import HeaderRules, SortedHeaders, field_value, without_named
+from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
 from sidecar.core.model import ApiKey, Headers, RequestHead
 from sidecar.core.target import Target, with_prefix
 from sidecar.core.templates import render_text
@@ -83,13 +83,13 @@ class Injection:
         keep_credential = credential is not None and (credential.foreign or self.forward_credential)
         kept = seen.kept
         if trusted or keep_credential:
-            kept = self.rules.resort(head.headers, credential=keep_credential, forwarding=trusted)
+            kept = self.rules.reclassify(head.headers, credential=keep_credential, forwarding=trusted)
         if credential is not None and not keep_credential:
             kept = _without_cookies(kept, [source.name for source in credential.sources if source.kind == "cookie"])
         if self.withheld_cookies and b"cookie" in seen.fields:
             kept = _without_cookies(kept, self.withheld_cookies)
         if connection := seen.fields.get(b"connection"):
-            kept = without_named(kept, connection)
+            kept = drop_connection_options(kept, connection)
         return (*self._forwarded(head, kept, host, trusted), *identity)
 
     def _forwarded(

@@ -114,7 +114,7 @@ Location = Literal["unix", "loopback", "this host", "elsewhere"]
 class BypassProbe:
     """Where the upstream is, and at which other addresses of this host something answers on its port."""
 
-    whereabouts: Location
+    location: Location
     tried: tuple[str, ...] = ()
     answered: tuple[Address, ...] = ()
     socket: FileFacts | None = None

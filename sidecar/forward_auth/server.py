@@ -29,7 +29,7 @@ class Gate(Protocol):
 
     def client_headers(self, allow: Allow) -> Headers: ...
 
-    def malformed(self, reason: Reason) -> Response: ...
+    def bad_request(self, reason: Reason) -> Response: ...
 
 
 _MAX_NAMED = 16
@@ -64,16 +64,16 @@ class DecisionServer:
         """Bind. Raises OSError."""
         self.address = await self._listener.bind(address)
 
-    def retire(self) -> None:
+    def close_when_idle(self) -> None:
         """Every answer is its connection's last from here on."""
         self._retiring = True
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Take no more connections, finish what is under way for at most `grace_seconds`, and end the rest."""
-        self.retire()
+        self.close_when_idle()
         await self._listener.close(grace_seconds)
 
-    def follow(self, limits: Limits) -> None:
+    def reconfigure(self, limits: Limits) -> None:
         """Limits of the connections that come from here on."""
         self._listener.limits = limits
 
@@ -87,8 +87,8 @@ class DecisionServer:
     def trusts(self, peer: str) -> bool:
         return self._terms(self._gate()).trusts(peer)
 
-    def turned_away(self, cap: str) -> None:
-        self._observer.turned_away(cap)
+    def connection_refused(self, cap: str) -> None:
+        self._observer.connection_refused(cap)
 
     async def _answer(self, request: web.BaseRequest) -> Response:
         """Only what a trusted proxy asks, in a dialect that is served, comes before the gate."""
@@ -110,7 +110,7 @@ class DecisionServer:
         """The answer, whatever happens."""
         began, decision, reason = self._clock(), None, question.objection
         self._observer.begun()
-        answer = gate.malformed(reason or Reason.INTERNAL)
+        answer = gate.bad_request(reason or Reason.INTERNAL)
         try:
             if reason is None:
                 decision = await gate.decide(question.head)
@@ -136,14 +136,14 @@ class DecisionServer:
         if isinstance(decision, Deny):
             return decision.reason, gate.answer(decision)
         if decision.route.policy.respond is not None:
-            return Reason.NO_ROUTE, gate.malformed(Reason.NO_ROUTE)
+            return Reason.NO_ROUTE, gate.bad_request(Reason.NO_ROUTE)
         terms = self._terms(gate)
         ours = gate.client_headers(decision)
         return None, allowing(dialect, terms.told(decision), ours, without=terms.not_forwarded(decision))
 
     def refuse(self, reason: Reason) -> Response:
-        answer = self._gate().malformed(reason)
-        self._observer.malformed(answer.status, reason)
+        answer = self._gate().bad_request(reason)
+        self._observer.bad_request(answer.status, reason)
         return answer
 
     def _terms(self, gate: Gate) -> Terms:

@@ -24,7 +24,7 @@ from sidecar.core.model import (
     Response,
     Route,
 )
-from sidecar.core.policy import agree, check_standing
+from sidecar.core.policy import authorize_all_readings, check_status
 from sidecar.core.routing import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
 from sidecar.core.upstream_request import IdentityHeaders, request_id
@@ -104,7 +104,7 @@ class Gate:
         """Allow, or Deny with the reason; raises nothing that a client could cause."""
         trail = _RequestState(client_address=head.peer)
         try:
-            seen = self._rules.sort(head.headers)
+            seen = self._rules.classify(head.headers)
             trail.request_id = request_id(seen.fields, self._id_field) or self._new_request_id()
             trail.client_address = self._proxies.client_address(head.peer, seen.fields)
             _check_method(head)
@@ -115,7 +115,9 @@ class Gate:
             trail.route = matches[0].route if matches[0] else None
             credential = self._credentials.find(seen.fields, target.query)
             trail.caller = await self._authenticate(credential, trail)
-            match = agree(matches, trail.principal, foreign=credential is not None and credential.foreign)
+            match = authorize_all_readings(
+                matches, trail.principal, foreign=credential is not None and credential.foreign
+            )
             upstream_target = self._injection.target(target, paths, credential)
             await self._take(match.route, trail)
             headers = self._injection.headers(head, seen, credential, host=host, identity=self._told(trail))
@@ -125,14 +127,14 @@ class Gate:
         except Fault as fault:
             return _refused(fault.reason, trail)
 
-    async def fallen(self, principal: Principal) -> Reason | None:
+    async def revalidate(self, principal: Principal) -> Reason | None:
         """Why the key is not good any longer; None where it is, and where the store cannot tell."""
         stored = principal.key
         try:
             known = await self._keys.find(stored.digest, lambda: {stored.digest: stored.algorithm})
             if known is None:
                 return Reason.INVALID_KEY
-            check_standing(known.key, int(self._clock() * 1_000_000))
+            check_status(known.key, int(self._clock() * 1_000_000))
         except Denied as denied:
             return denied.reason
         except StoreUnavailable:
@@ -151,7 +153,7 @@ class Gate:
         """How the failure of an allowed request is answered."""
         return self._answers.fault(reason, allow, self._clock())
 
-    def malformed(self, reason: Reason) -> Response:
+    def bad_request(self, reason: Reason) -> Response:
         """How bytes are answered that never became a request."""
         return self._answers.refusal(reason)
 
@@ -166,8 +168,8 @@ class Gate:
         if known is None:
             raise Denied(Reason.INVALID_KEY)
         trail.key, caller, now = known.key, self._callers.of(known), int(self._clock() * 1_000_000)
-        if now >= caller.good_until:
-            check_standing(known.key, now)
+        if now >= caller.valid_until:
+            check_status(known.key, now)
         return caller
 
     async def _find(self, text: str) -> CacheEntry | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from sidecar.core.model import Bucket, Headers, Principal, Route
-from sidecar.core.policy import good_until
+from sidecar.core.policy import valid_until
 from sidecar.core.quotas import Plans, buckets_for, depends_on_address
 from sidecar.core.scopes import Catalogue
 from sidecar.core.upstream_request import IdentityHeaders
@@ -21,9 +21,9 @@ class PrincipalContext:
 
     principal: Principal
     identity: Headers
-    good_until: float
+    valid_until: float
     """Unix microseconds; what is not good any longer has to be looked at to say why."""
-    made_by: "PrincipalCompiler"
+    compiler: "PrincipalCompiler"
     buckets: dict[str, Sequence[Bucket]] = field(default_factory=dict)
     """By route name, where no quota of the route depends on the address."""
 
@@ -38,13 +38,13 @@ class PrincipalCompiler:
     def of(self, known: CacheEntry) -> PrincipalContext:
         """A key that was read anew, or was known under another configuration, is worked out anew."""
         caller = known.caller
-        if not isinstance(caller, PrincipalContext) or caller.made_by is not self:
+        if not isinstance(caller, PrincipalContext) or caller.compiler is not self:
             key = known.key
             caller = known.caller = PrincipalContext(
                 principal=Principal(key=key, scopes=self._expand(key.scopes)),
                 identity=self._identity.of_key(key),
-                good_until=good_until(key),
-                made_by=self,
+                valid_until=valid_until(key),
+                compiler=self,
             )
         return caller
 

@@ -9,15 +9,17 @@ LimitName = Literal["connections", "connections_per_address"]
 
 
 class ConnectionLimits:
-    """Connections by the address they come from (an IPv6 client's is its /64). Each `take` that went well ends with a
-    `leave` of the same peer.
+    """Connections by the address they come from (an IPv6 client's is its /64).
+
+    Each `acquire` that went well ends with a
+    `release` of the same peer.
     """
 
     def __init__(self) -> None:
         self._taken = 0
         self._by_address: dict[str, int] = {}
 
-    def take(self, peer: str, *, most: int, most_of_one: int | None) -> LimitName | None:
+    def acquire(self, peer: str, *, most: int, most_of_one: int | None) -> LimitName | None:
         """None, or the cap that one more connection would be past. most_of_one: None for whoever is many clients."""
         address = address_subject(peer)
         from_there = self._by_address.get(address, 0)
@@ -29,7 +31,7 @@ class ConnectionLimits:
         self._by_address[address] = from_there + 1
         return None
 
-    def leave(self, peer: str) -> None:
+    def release(self, peer: str) -> None:
         self._taken -= 1
         address = address_subject(peer)
         left = self._by_address[address] - 1

@@ -39,7 +39,7 @@ class Host(Protocol):
 
     def trusts(self, peer: str) -> bool: ...
 
-    def turned_away(self, cap: str) -> None:
+    def connection_refused(self, cap: str) -> None:
         """One more connection would have been past `cap`."""
 
 
@@ -100,7 +100,7 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._unasked.cancel()
         if self._peer is not None:
-            self._listener.leave(self._peer)
+            self._listener.release(self._peer)
         super().connection_lost(exc)
 
     def _end_unasked(self) -> None:
@@ -129,22 +129,22 @@ class Listener(web.Server):
         super().__init__(host.serve)
         self.limits = limits
         """Of the connections that come from here on."""
-        self._host, self._seats = host, ConnectionLimits()
+        self._host, self._limits_held = host, ConnectionLimits()
         self._bound: asyncio.Server | None = None
 
     def __call__(self) -> RequestHandler:
         return Connection(self, self.limits, self._host, self._loop)
 
     def admit(self, peer: str) -> bool:
-        """Whether one more may come; if so, `leave` is to follow."""
+        """Whether one more may come; if so, `release` is to follow."""
         of_one = None if self._host.trusts(peer) else self.limits.connections_per_address
-        cap = self._seats.take(peer, most=self.limits.connections, most_of_one=of_one)
+        cap = self._limits_held.acquire(peer, most=self.limits.connections, most_of_one=of_one)
         if cap is not None:
-            self._host.turned_away(cap)
+            self._host.connection_refused(cap)
         return cap is None
 
-    def leave(self, peer: str) -> None:
-        self._seats.leave(peer)
+    def release(self, peer: str) -> None:
+        self._limits_held.release(peer)
 
     async def bind(self, address: Address) -> Address:
         """Where it is bound. Raises OSError."""

@@ -73,7 +73,7 @@ class KeyFilter:
 
     tenant: str | None = None
     environment: str | None = None
-    standing: Standing | None = None
+    effective_status: Standing | None = None
     search: str | None = None
     replaces: str | None = None
     """Only the key that replaces this one; no other filter goes with it."""

@@ -93,7 +93,7 @@ def shown(key: ApiKey) -> dict[str, Any]:
 
 def shown_at(key: ApiKey, now: int) -> dict[str, Any]:
     """The same, with the status as it stands at `now` (microseconds)."""
-    return {**shown(key), "status": standing(key, now)}
+    return {**shown(key), "status": effective_status(key, now)}
 
 
 def etag_of(key: ApiKey) -> str:
@@ -102,7 +102,7 @@ def etag_of(key: ApiKey) -> str:
     return sha256(_json(lasting).encode()).hexdigest()[:32]
 
 
-def standing(key: ApiKey, now: int) -> Standing:
+def effective_status(key: ApiKey, now: int) -> Standing:
     """The status, or `expired` or `retired` for an active key whose time is over at `now` (microseconds)."""
     if key.status is KeyStatus.ACTIVE and key.expires_at is not None and key.expires_at <= now:
         return "expired"

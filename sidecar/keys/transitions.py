@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, assert_never
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
 from sidecar.keys.ports import Actor, KeyChanged, KeyConflict, KeyRegistry
-from sidecar.keys.records import etag_of, standing
+from sidecar.keys.records import effective_status, etag_of
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
 # A replaced key that nobody uses any more may retire before its overlap ends. Times in microseconds.
@@ -24,7 +24,7 @@ def unused_since(key: ApiKey) -> int:
 
 def retired_unused(key: ApiKey, unused: int, now: int) -> ApiKey:
     """The key with its overlap ended at `now`. Raises KeyConflict where it has not been unused in it for `unused`."""
-    if key.replaced_at is None or key.retires_at is None or standing(key, now) != "active":
+    if key.replaced_at is None or key.retires_at is None or effective_status(key, now) != "active":
         raise KeyConflict(f"key {key.id!r} is not in the overlap of a rotation")
     # After a clock was set back this is less than nothing, and the key stays.
     if now - unused_since(key) < unused:
@@ -122,7 +122,7 @@ def retired(key: ApiKey, rotation: Rotation, now: int) -> ApiKey:
     """
     if key.retires_at is not None and key.status is KeyStatus.ACTIVE:
         raise AlreadyReplaced(f"key {key.id!r} is replaced already")
-    if (now_is := standing(key, now)) != "active":
+    if (now_is := effective_status(key, now)) != "active":
         advice = "enable it first" if now_is == "disabled" else "issue a new one"
         raise KeyConflict(f"key {key.id!r} is {now_is} and cannot be rotated: {advice}")
     end = now + int(rotation.overlap_seconds * 1_000_000)

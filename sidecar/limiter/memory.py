@@ -18,7 +18,7 @@ _WORTH_TELLING: Final = 0.5
 """Of the quota's own limit; a plan may give more, and hardly ever gives less than this."""
 
 
-def heaviest_keys(tables: Iterable[Table[Any]], *, most: int) -> list[str]:
+def top_keys(tables: Iterable[Table[Any]], *, most: int) -> list[str]:
     """Ids of the keys with the largest counts, at most `most` of each quota by key.
 
     May run in another thread; counts that are past, and not yet let go, may be among them.
@@ -103,9 +103,9 @@ class MemoryLimiter:
         """
         return [row for table in list(self._latest.values()) for row in rows_of(table, now)]
 
-    def heaviest_keys(self, *, most: int) -> list[str]:
+    def top_keys(self, *, most: int) -> list[str]:
         """Ids of the keys that have used most of a quota, see limiter/heaviest.py. May run in another thread."""
-        return heaviest_keys(list(self._latest.values()), most=most)
+        return top_keys(list(self._latest.values()), most=most)
 
     def restore(self, rows: Iterable[Row], now: float) -> int:
         """Take up counting from `rows`; how many were good.

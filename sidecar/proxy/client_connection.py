@@ -38,7 +38,7 @@ class Host(Protocol):
     """Whom the connection serves."""
 
     @property
-    def retiring(self) -> bool: ...
+    def closing_when_idle(self) -> bool: ...
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer it. Raises nothing but CancelledError."""
@@ -46,19 +46,19 @@ class Host(Protocol):
     def refuse(self, peer: str, reason: Reason) -> bytes:
         """The whole answer to bytes that are no request."""
 
-    def turned_away(self, limit: str) -> None:
+    def connection_refused(self, limit: str) -> None:
         """One more connection would have been past `limit`."""
 
 
 class Door(Protocol):
     """Counts connections, and writes for them."""
 
-    outbox: WriteBatcher
+    batcher: WriteBatcher
 
     def admit(self, peer: str) -> bool:
-        """Whether one more may come; if so, `leave` is to follow."""
+        """Whether one more may come; if so, `release` is to follow."""
 
-    def leave(self, peer: str) -> None: ...
+    def release(self, peer: str) -> None: ...
 
 
 class ClientConnection(RequestParser):
@@ -69,15 +69,26 @@ class ClientConnection(RequestParser):
     """
 
     __slots__ = (
-        "_admitted", "_door", "_exchange", "_host", "_idle_since", "_outbox", "_rules", "_source", "_unsent",
-        "_unsent_since", "_wire", "peer", "scheme",
+        "_admitted",
+        "_batcher",
+        "_door",
+        "_exchange",
+        "_host",
+        "_idle_since",
+        "_rules",
+        "_source",
+        "_unsent",
+        "_unsent_since",
+        "_wire",
+        "peer",
+        "scheme",
     )  # fmt: skip
 
     def __init__(self, manager: Server, host: Host, rules: ClientRules, *, admitted: bool = False) -> None:
         super().__init__(manager, rules.limits, loop=manager._loop)
         self._host, self._rules, self._admitted = host, rules, admitted
         self._door = cast(Door, manager)
-        self._outbox = self._door.outbox
+        self._batcher = self._door.batcher
         self._wire: asyncio.Transport | None = None
         self._source: Flow | None = None
         self._exchange: Exchange | None = None
@@ -95,12 +106,12 @@ class ClientConnection(RequestParser):
             pass  # The client is gone; there is nobody to answer.
         finally:
             if self.transport is not None:
-                self._outbox.flush()
+                self._batcher.flush()
                 self.transport.close()
 
     @property
-    def retiring(self) -> bool:
-        return self._host.retiring
+    def closing_when_idle(self) -> bool:
+        return self._host.closing_when_idle
 
     @property
     def entered(self) -> bool:
@@ -122,7 +133,7 @@ class ClientConnection(RequestParser):
         """What is under way."""
         return self._exchange
 
-    def retire(self) -> None:
+    def close_when_idle(self) -> None:
         """Close now if no request is under way."""
         if self._waiter is not None and not self._waiter.done():
             self.close()
@@ -131,7 +142,7 @@ class ClientConnection(RequestParser):
         """End what has taken too long. Called about once a second, so that no request needs a timer."""
         limits = self._rules.limits
         if self._is_stuck(now, limits.answer_timeout):
-            self.break_off()
+            self.reset()
         elif self._waiter is None:
             if self._exchange is not None:
                 self._exchange.check(now, limits.idle_timeout)
@@ -139,18 +150,18 @@ class ClientConnection(RequestParser):
             if now - max(self._head_since, self._idle_since) >= limits.head_timeout:
                 self.give_up_reading(Reason.REQUEST_TIMEOUT)
         elif now - self._idle_since >= limits.idle_timeout:
-            self.retire()
+            self.close_when_idle()
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
-            self._outbox.flush()
+            self._batcher.flush()
             self.transport.write(data)
 
-    def post(self, *pieces: bytes) -> None:
+    def write_soon(self, *pieces: bytes) -> None:
         if self.transport is not None:
-            self._outbox.post(self.transport, pieces)
+            self._batcher.write_soon(self.transport, pieces)
 
-    def draw_from(self, source: Flow | None) -> None:
+    def set_producer(self, source: Flow | None) -> None:
         self._source = source
         if source is None:
             return
@@ -162,14 +173,14 @@ class ClientConnection(RequestParser):
     def send_eof(self) -> bool:
         if self.transport is None or not self.transport.can_write_eof():
             return False
-        self._outbox.flush()
+        self._batcher.flush()
         self.transport.write_eof()
         return True
 
-    def break_off(self) -> None:
+    def reset(self) -> None:
         """By a reset, because the end of the stream could be taken for the end of the answer."""
         if self._wire is not None:
-            self._outbox.flush()
+            self._batcher.flush()
             reset(self._wire)
 
     # Callbacks of the transport.
@@ -189,7 +200,7 @@ class ClientConnection(RequestParser):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._admitted:
-            self._door.leave(self.peer)
+            self._door.release(self.peer)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -225,7 +236,7 @@ class ClientConnection(RequestParser):
         finally:
             self._exchange = None
         if not payload.is_eof():
-            return await self._read_out(payload) if exchange.keep_alive else await self._linger()
+            return await self._read_out(payload) if exchange.keep_alive else await self._lingering_close()
         if self._paused:
             await self._drain_helper()
         return exchange.keep_alive
@@ -236,7 +247,7 @@ class ClientConnection(RequestParser):
 
     async def _refuse(self, reason: Reason) -> bool:
         self.write(self._host.refuse(self.peer, reason))
-        return await self._linger()
+        return await self._lingering_close()
 
     async def _read_out(self, payload: StreamReader) -> bool:
         """Read a body that nobody wants. Whether it ended in time."""
@@ -248,11 +259,11 @@ class ClientConnection(RequestParser):
             return False
         return True
 
-    async def _linger(self) -> bool:
+    async def _lingering_close(self) -> bool:
         """Give the client time to read the answer: closing while it still sends would reset the connection."""
         self._close = True
         if self.transport is not None and not self.transport.is_closing():
-            self._outbox.flush()
+            self._batcher.flush()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.transport.resume_reading()

@@ -98,7 +98,7 @@ class Client(Switched, Protocol):
     scheme: Literal["http", "https"]
 
     @property
-    def retiring(self) -> bool:
+    def closing_when_idle(self) -> bool:
         """Whether this request is to be the connection's last."""
 
     @property
@@ -106,10 +106,10 @@ class Client(Switched, Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def post(self, *pieces: bytes) -> None:
+    def write_soon(self, *pieces: bytes) -> None:
         """Write before the loop waits again; for what is whole, since nothing can be held back for its sake."""
 
-    def break_off(self) -> None:
+    def reset(self) -> None:
         """End the connection so that an unfinished answer cannot be taken for a finished one."""
 
 
@@ -158,7 +158,7 @@ class Exchange:
         if self.body is not None and self.body.overdue(now):
             break_body(self._payload, Reason.REQUEST_TIMEOUT)
         elif self._tunnel is not None and self._tunnel.overdue(now, patience_seconds):
-            self._client.break_off()
+            self._client.reset()
 
     def check_body(self) -> None:
         """Raises Fault where it is known to be too large."""
@@ -170,25 +170,25 @@ class Exchange:
         self._settle_unread_body()
         body = answer.body if has_body(self.head.method, answer.status) else b""
         self.status, self.reason, self.bytes_out = answer.status, reason, len(body)
-        self._post(local_response_head(answer, persistence=self._persistence()), body)
+        self._write_soon(local_response_head(answer, persistence=self._persistence()), body)
 
-    async def relay(self, answer: UpstreamResponse, ours: Headers) -> None:
+    async def send_upstream_response(self, answer: UpstreamResponse, ours: Headers) -> None:
         """Answer with the upstream's answer, and with `ours` added to its head. Raises Fault before any of it."""
         if answer.status == SWITCHING_PROTOCOLS:
             await self._switch(answer, ours)
             return
         with_body = has_body(self.head.method, answer.status)
         chunked = with_body and answer.chunked and self.head.version >= (1, 1)
-        if answer.early or (with_body and not chunked and not answer.sized):
+        if answer.early or (with_body and not chunked and not answer.has_length):
             self.keep_alive = False
         self.status = answer.status
         head = upstream_head(answer, ours, chunked=chunked, persistence=self._persistence())
         if answer.complete:
             body = answer.take()
             self.bytes_out = len(body)
-            self._post(head, framed_whole(body) if chunked else body)
+            self._write_soon(head, framed_whole(body) if chunked else body)
         else:
-            self._post(head)
+            self._write_soon(head)
             await self._stream(answer, chunked)
 
     def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
@@ -211,28 +211,28 @@ class Exchange:
             raise Fault(Reason.UPSTREAM_INVALID)
         self.status, self.keep_alive = answer.status, False
         self._tunnel = Tunnel(self._client, answer, asyncio.get_running_loop())
-        self._post(upstream_head(answer, ours, chunked=False, persistence=switched(answer.upgrade)))
+        self._write_soon(upstream_head(answer, ours, chunked=False, persistence=switched(answer.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:
-            self.break_off(fault.reason)
+            self.reset(fault.reason)
 
     async def _stream(self, answer: UpstreamResponse, chunked: bool) -> None:
         client = self._client
-        client.draw_from(answer)
+        client.set_producer(answer)
         try:
-            await answer.pour(self._write_chunk if chunked else self._write_piece)
+            await answer.stream_to(self._write_chunk if chunked else self._write_piece)
             if chunked:
                 client.write(LAST_CHUNK)
         except Fault as fault:
-            self.break_off(fault.reason)
+            self.reset(fault.reason)
         finally:
-            client.draw_from(None)
+            client.set_producer(None)
 
-    def break_off(self, reason: Reason) -> None:
+    def reset(self, reason: Reason) -> None:
         """The answer has begun and cannot be finished."""
         self.reason, self.keep_alive = reason, False
-        self._client.break_off()
+        self._client.reset()
 
     def _write_piece(self, data: bytes) -> None:
         self.bytes_out += len(data)
@@ -242,12 +242,12 @@ class Exchange:
         self.bytes_out += len(data)
         self._client.write(framed(data))
 
-    def _post(self, *pieces: bytes) -> None:
+    def _write_soon(self, *pieces: bytes) -> None:
         self.answered = True
-        self._client.post(*pieces)
+        self._client.write_soon(*pieces)
 
     def _persistence(self) -> bytes:
-        if self._client.retiring:
+        if self._client.closing_when_idle:
             self.keep_alive = False
         return persistence(self.keep_alive, self.head.version)
 

@@ -78,7 +78,7 @@ class Doorkeeper(Protocol):
 
     def admit(self, peer: str) -> bool: ...
 
-    def leave(self, peer: str) -> None: ...
+    def release(self, peer: str) -> None: ...
 
     def make_admitted(self) -> ClientConnection: ...
 
@@ -146,7 +146,7 @@ class TlsListener:
             accepted.close()
         finally:
             if not connection.entered:
-                self._door.leave(peer)
+                self._door.release(peer)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
@@ -211,15 +211,15 @@ class Connections(Server):
     def __init__(self, host: Host, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
         super().__init__(_never, handler_cancellation=True)
         self._host, self._rules, self._trusts = host, rules, trusts
-        self._seats = ConnectionLimits()
+        self._limits_held = ConnectionLimits()
         self._timer: asyncio.TimerHandle | None = None
-        self.notices = RateLimitedLog(self._loop)
-        self.outbox = WriteBatcher(self._loop)
+        self.rate_limited = RateLimitedLog(self._loop)
+        self.batcher = WriteBatcher(self._loop)
 
     def __call__(self) -> RequestHandler:
         return ClientConnection(self, self._host, self._rules)
 
-    def follow(self, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
+    def reconfigure(self, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
         """Rules for the connections that come from here on."""
         self._rules, self._trusts = rules, trusts
 
@@ -227,20 +227,20 @@ class Connections(Server):
         return cast(list[ClientConnection], self.connections)
 
     def admit(self, peer: str) -> bool:
-        """Whether one more may come; if so, `leave` is to follow."""
+        """Whether one more may come; if so, `release` is to follow."""
         limits = self._rules.limits
         of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
-        cap = self._seats.take(peer, most=limits.connections, most_of_one=of_one)
+        cap = self._limits_held.acquire(peer, most=limits.connections, most_of_one=of_one)
         if cap is not None:
-            self.notices.count("connection", f"refused (limits.{cap})", peer)
-            self._host.turned_away(cap)
+            self.rate_limited.count("connection", f"refused (limits.{cap})", peer)
+            self._host.connection_refused(cap)
             return False
         if self._timer is None:
             self._timer = self._loop.call_later(self._check_seconds(), self._check)
         return True
 
-    def leave(self, peer: str) -> None:
-        self._seats.leave(peer)
+    def release(self, peer: str) -> None:
+        self._limits_held.release(peer)
 
     def make_admitted(self) -> ClientConnection:
         """A connection that has been admitted already."""
@@ -250,7 +250,7 @@ class Connections(Server):
         """Look after nothing any longer."""
         if self._timer is not None:
             self._timer.cancel()
-        self.notices.tell()
+        self.rate_limited.flush()
 
     def _check_seconds(self) -> float:
         limits = self._rules.limits
@@ -261,7 +261,7 @@ class Connections(Server):
         now, self._timer = self._loop.time(), None
         for connection in self.open():
             connection.check(now)
-        if self._seats:
+        if self._limits_held:
             self._timer = self._loop.call_later(self._check_seconds(), self._check)
 
 

@@ -28,7 +28,7 @@ class Pool:
     ) -> None:
         self._settings, self._loop = settings, loop
         self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
-        self._outbox = WriteBatcher(loop)
+        self._batcher = WriteBatcher(loop)
         self._all: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting = 0
@@ -84,7 +84,7 @@ class Pool:
             self._idle.remove(connection)
         self._offer_room()
 
-    def retire(self) -> None:
+    def close_when_idle(self) -> None:
         """Keep no connection that nobody uses."""
         self._closed = True
         while self._idle:
@@ -127,7 +127,7 @@ class Pool:
         return connection
 
     def _make(self) -> UpstreamConnection:
-        return UpstreamConnection(self._loop, self, self._outbox, self._settings.answer_timeout)
+        return UpstreamConnection(self._loop, self, self._batcher, self._settings.answer_timeout)
 
     async def _wait(self) -> UpstreamConnection | None:
         """A connection that became free, or None and the right to open one."""

@@ -62,9 +62,9 @@ class RateLimitedLog:
         number, _ = self._seen.get((noun, fate), (0, ""))
         self._seen[noun, fate] = (number + 1, last)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self.tell)
+            self._timer = self._loop.call_later(self._seconds, self.flush)
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Log what has been counted."""
         seen, self._seen = self._seen, {}
         if self._timer is not None:

@@ -32,9 +32,9 @@ class Source(Flow, Protocol):
 
     def send_eof(self) -> bool: ...
 
-    def draw_from(self, feeder: Flow | None) -> None: ...
+    def set_producer(self, feeder: Flow | None) -> None: ...
 
-    def leave(self, answer: "UpstreamResponse") -> None: ...
+    def release(self, answer: "UpstreamResponse") -> None: ...
 
 
 class UpstreamResponse:
@@ -46,15 +46,29 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        "_done", "_failure", "_loop", "_pieces", "_write", "chunked", "complete", "early", "headers", "names",
-        "on_gone", "reason", "sized", "source", "status", "upgrade",
+        "_done",
+        "_failure",
+        "_loop",
+        "_pieces",
+        "_write",
+        "chunked",
+        "complete",
+        "early",
+        "has_length",
+        "headers",
+        "names",
+        "on_gone",
+        "reason",
+        "source",
+        "status",
+        "upgrade",
     )  # fmt: skip
 
     def __init__(
         self, status: int, reason: bytes, headers: HeaderList, names: set[bytes], loop: AbstractEventLoop
     ) -> None:
         self.status, self.reason, self.headers, self.names = status, reason, headers, names
-        self.chunked = self.sized = self.complete = self.early = False
+        self.chunked = self.has_length = self.complete = self.early = False
         self.upgrade: bytes | None = None
         """Of a 101: the protocol that the upstream has switched to."""
         self.source: Source | None = None
@@ -85,7 +99,7 @@ class UpstreamResponse:
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def pour(self, write: Callable[[bytes], None]) -> None:
+    async def stream_to(self, write: Callable[[bytes], None]) -> None:
         """Hand the body to `write`, each piece as it comes in. Raises Fault where the answer breaks off."""
         if here := self.take():
             write(here)
@@ -99,7 +113,7 @@ class UpstreamResponse:
     def close(self) -> None:
         """The answer is not wanted any longer. What is still under way is broken off."""
         if self.source is not None:
-            self.source.leave(self)
+            self.source.release(self)
 
     # After a 101: the way back to the upstream.
 
@@ -111,10 +125,10 @@ class UpstreamResponse:
         """Nothing more is sent. False where that cannot be told without closing."""
         return self.source is not None and self.source.send_eof()
 
-    def draw_from(self, feeder: Flow | None) -> None:
+    def set_producer(self, feeder: Flow | None) -> None:
         """Where what is sent comes from: it pauses while the upstream does not take more."""
         if self.source is not None:
-            self.source.draw_from(feeder)
+            self.source.set_producer(feeder)
 
     # What the connection tells.
 
@@ -157,20 +171,38 @@ class ResponseParser:
     """
 
     __slots__ = (
-        "_chunked", "_head_bytes", "_headers", "_informational", "_interim", "_left", "_length", "_loop", "_method",
-        "_named", "_names", "_parser", "_reason", "_upgrade", "_upgrade_asked", "answer", "bodiless", "complete",
-        "keep_alive", "surplus", "switched",
+        "_chunked",
+        "_head_bytes",
+        "_headers",
+        "_informational",
+        "_interim",
+        "_left",
+        "_length",
+        "_loop",
+        "_method",
+        "_named",
+        "_names",
+        "_parser",
+        "_reason",
+        "_upgrade",
+        "_upgrade_asked",
+        "answer",
+        "complete",
+        "excess_data",
+        "keep_alive",
+        "unexpected_body",
+        "upgraded",
     )  # fmt: skip
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._parser: HttpResponseParser | None = None
         self.answer: UpstreamResponse | None = None
-        self.complete = self.surplus = self.keep_alive = self.bodiless = False
+        self.complete = self.excess_data = self.keep_alive = self.unexpected_body = False
         self._headers: HeaderList = []
         self._names: set[bytes] = set()
         self._named: frozenset[bytes] = frozenset()
-        self._chunked = self._interim = self.switched = False
+        self._chunked = self._interim = self.upgraded = False
         self._length: int | None = None
         self._left = 0
         """Bytes to come of a body whose length was told."""
@@ -183,35 +215,35 @@ class ResponseParser:
         self._left = 0
         self._method, self._upgrade_asked, self._informational = method, upgrade, informational
         self.answer = None
-        self.complete = self.surplus = self.switched = self.bodiless = False
+        self.complete = self.excess_data = self.upgraded = self.unexpected_body = False
         self._head_bytes = 0
         self._begin()
 
     def feed(self, data: bytes) -> None:
-        """Raises InvalidResponse; not for what follows a complete answer, which sets `surplus`."""
-        if self.answer is not None and (self.switched or self._left > 0):
+        """Raises InvalidResponse; not for what follows a complete answer, which sets `excess_data`."""
+        if self.answer is not None and (self.upgraded or self._left > 0):
             self._pass(self.answer, data)
             return
         if self._parser is None:
-            self.surplus = True
+            self.excess_data = True
             return
         if self.answer is None:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except HttpParserUpgrade as switched:
-            self._switch(data[switched.args[0] :])
+        except HttpParserUpgrade as upgraded:
+            self._switch(data[upgraded.args[0] :])
         except HttpParserError:
             if not self.complete:
                 raise InvalidResponse from None
-            self.surplus = True
+            self.excess_data = True
         if self.answer is None and self._head_bytes > MAX_HEAD_BYTES:
             raise InvalidResponse
 
     def end_of_input(self) -> bool:
         """The upstream sends no more. Whether that completes the answer; only one that nothing else delimits."""
         answer = self.answer
-        if answer is not None and not self.complete and not answer.sized and not answer.chunked:
+        if answer is not None and not self.complete and not answer.has_length and not answer.chunked:
             self._end(answer)
         return self.complete
 
@@ -223,7 +255,7 @@ class ResponseParser:
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.surplus = True
+            self.excess_data = True
 
     def on_status(self, data: bytes) -> None:
         if not self.complete:
@@ -252,21 +284,21 @@ class ResponseParser:
                 self._informational(status, self._reason, self._headers)
             return
         self.answer = answer = UpstreamResponse(status, self._reason, self._headers, self._names, self._loop)
-        answer.chunked, answer.sized = self._chunked, self._length is not None
+        answer.chunked, answer.has_length = self._chunked, self._length is not None
         self._left = self._length or 0
         if status == 101:
             answer.upgrade = self._upgrade
         elif self._method == "HEAD":
             # The parser cannot be told that no body follows an answer to HEAD: this message is its last.
-            self.bodiless = self._tells_of_body()
+            self.unexpected_body = self._tells_of_body()
             self._end(answer)
             self._parser = None
         elif status in _BODILESS:
-            self.bodiless = self._tells_of_body()
+            self.unexpected_body = self._tells_of_body()
 
     def on_body(self, data: bytes) -> None:
         if self.complete or self.answer is None:
-            self.surplus = True
+            self.excess_data = True
         else:
             self.answer.feed(data)
             self._left -= len(data)
@@ -290,11 +322,11 @@ class ResponseParser:
 
     def _pass(self, answer: UpstreamResponse, data: bytes) -> None:
         """Hand on what needs no parsing: the rest of a body whose length was told, or whatever a tunnel carries."""
-        if self.switched:
+        if self.upgraded:
             answer.feed(data)
             return
-        self.surplus = len(data) > self._left
-        piece = data[: self._left] if self.surplus else data
+        self.excess_data = len(data) > self._left
+        piece = data[: self._left] if self.excess_data else data
         self._left -= len(piece)
         answer.feed(piece)
         if not self._left:
@@ -347,6 +379,6 @@ class ResponseParser:
     def _switch(self, rest: bytes) -> None:
         if self.answer is None or self.answer.status != 101:
             raise InvalidResponse
-        self.switched = True
+        self.upgraded = True
         if rest:
             self.answer.feed(rest)

@@ -25,7 +25,7 @@ class Gate(Protocol):
 
     async def decide(self, head: RequestHead) -> Decision: ...
 
-    async def fallen(self, principal: Principal) -> Reason | None:
+    async def revalidate(self, principal: Principal) -> Reason | None:
         """Why a principal that was let through would not be any longer; None where it would."""
 
     def answer(self, deny: Deny) -> Response: ...
@@ -36,7 +36,7 @@ class Gate(Protocol):
 
     def fault(self, reason: Reason, allow: Allow) -> Response: ...
 
-    def malformed(self, reason: Reason) -> Response: ...
+    def bad_request(self, reason: Reason) -> Response: ...
 
 
 _BACKLOG = 4096
@@ -86,33 +86,33 @@ class DataServer:
         )
         self.address = Address()
         """Where it is bound, once it is started."""
-        self.retiring = False
+        self.closing_when_idle = False
         """Every answer is its connection's last."""
 
     async def start(self, address: Address) -> None:
         """Bind. Raises OSError."""
         self.address = await self._listener.start(address, backlog=_BACKLOG)
 
-    def follow(self, upstream: Upstream, *, limits: Limits, trusts: Callable[[str], bool]) -> None:
+    def reconfigure(self, upstream: Upstream, *, limits: Limits, trusts: Callable[[str], bool]) -> None:
         """Forward requests that begin from here on to `upstream`. Connections keep the limits that they came under."""
         if upstream is not self._upstream:
-            self._upstream.retire()
+            self._upstream.close_when_idle()
         self._upstream = upstream
         bodies = replace(self._rules.bodies, limit=limits.body, rate=limits.body_rate)
         self._rules = replace(self._rules, limits=limits, bodies=bodies)
-        self._connections.follow(self._rules, trusts=trusts)
+        self._connections.reconfigure(self._rules, trusts=trusts)
         self._listener.timeout_seconds = limits.head_timeout
 
-    def retire(self) -> None:
+    def close_when_idle(self) -> None:
         """Every answer is its connection's last from here on."""
-        self.retiring = True
+        self.closing_when_idle = True
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Take no more connections, finish what has begun for at most `grace_seconds`, and end the rest.
 
         A request has begun with the first byte of its head; that of a connection that has just come may be on its way.
         """
-        self.retire()
+        self.close_when_idle()
         first_seconds = min(_FIRST_REQUEST_SECONDS, grace_seconds)
         await self._listener.close(first_seconds)
         connections = self._connections.open()
@@ -129,7 +129,7 @@ class DataServer:
             await asyncio.gather(*late, return_exceptions=True)
         self._connections.close()
 
-    async def recheck(self, *, older_than_seconds: float) -> None:
+    async def revalidate_streams(self, *, older_than_seconds: float) -> None:
         """Break off what has gone on for so long under a key that is not good any longer."""
         began_by, reasons = self._clock() - older_than_seconds, dict[str, Reason | None]()
         for connection in self._connections.open():
@@ -140,10 +140,10 @@ class DataServer:
             if principal is None:
                 continue
             if principal.key.id not in reasons:
-                reasons[principal.key.id] = await self._gate().fallen(principal)
+                reasons[principal.key.id] = await self._gate().revalidate(principal)
             reason = reasons[principal.key.id]
             if reason is not None and connection.exchange is exchange:
-                exchange.break_off(reason)
+                exchange.reset(reason)
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request, whatever happens, and tell the observer."""
@@ -170,13 +170,13 @@ class DataServer:
             )
 
     def refuse(self, peer: str, reason: Reason) -> bytes:
-        answer = self._gate().malformed(reason)
-        self._observer.malformed(answer.status, reason)
-        self._connections.notices.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
+        answer = self._gate().bad_request(reason)
+        self._observer.bad_request(answer.status, reason)
+        self._connections.rate_limited.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
         return local_response_head(answer, persistence=persistence(False, (1, 1))) + answer.body
 
-    def turned_away(self, limit: str) -> None:
-        self._observer.turned_away(limit)
+    def connection_refused(self, limit: str) -> None:
+        self._observer.connection_refused(limit)
 
     async def _answer(self, exchange: Exchange, gate: Gate, upstream: Upstream) -> None:
         decision = exchange.decision = await gate.decide(exchange.head)
@@ -201,7 +201,7 @@ class DataServer:
             )
             exchange.upstream_seconds = self._clock() - sent
             try:
-                await exchange.relay(answer, gate.client_headers(allow))
+                await exchange.send_upstream_response(answer, gate.client_headers(allow))
             finally:
                 answer.close()
         except Fault as fault:  # Only while nothing has been answered.
@@ -209,16 +209,16 @@ class DataServer:
 
     def _give_up(self, exchange: Exchange, gate: Gate, reason: Reason) -> None:
         if exchange.answered:
-            exchange.break_off(reason)
+            exchange.reset(reason)
         else:
             exchange.keep_alive = False
-            exchange.respond(gate.malformed(reason), reason)
+            exchange.respond(gate.bad_request(reason), reason)
 
 
 def _retire(connections: Iterable[ClientConnection]) -> None:
     for connection in connections:
         if not connection.receives_head:
-            connection.retire()
+            connection.close_when_idle()
 
 
 def _log_failure(exc: Exception) -> None:

@@ -35,7 +35,7 @@ class WriteBatcher:
         self._write = _as_one if isinstance(loop, asyncio.BaseEventLoop) else _together
         self._waiting: list[tuple[asyncio.WriteTransport, Sequence[bytes]]] = []
 
-    def post(self, transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
+    def write_soon(self, transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
         """Write `pieces` soon; not at all where `transport` is closing by then."""
         if not self._waiting:
             self._loop.call_soon(self.flush)

@@ -52,7 +52,7 @@ class Switched(Flow, Protocol):
     def switch(self, sink: Sink) -> bytes:
         """Hand everything that comes to `sink`; gives what has come already."""
 
-    def draw_from(self, source: Flow | None) -> None: ...
+    def set_producer(self, source: Flow | None) -> None: ...
 
     def send_eof(self) -> bool: ...
 
@@ -75,17 +75,17 @@ class Tunnel:
         """`write` sends to the client. Raises Fault where the upstream breaks off."""
         client, answer = self._client, self._answer
         answer.on_gone = self._finish
-        client.draw_from(answer)
-        answer.draw_from(client)
+        client.set_producer(answer)
+        answer.set_producer(client)
         try:
             if early := client.switch(self):
                 self.take(early)
-            await answer.pour(lambda data: self._give(write, data))
+            await answer.stream_to(lambda data: self._give(write, data))
             if not self._client_ended and client.send_eof():
                 await self._over
         finally:
-            answer.draw_from(None)
-            client.draw_from(None)
+            answer.set_producer(None)
+            client.set_producer(None)
 
     def take(self, data: bytes) -> None:
         self.received += len(data)

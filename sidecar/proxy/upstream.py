@@ -86,9 +86,9 @@ class Upstream:
                 raise
             connection = await pool.fresh()
 
-    def retire(self) -> None:
+    def close_when_idle(self) -> None:
         """Finish what has begun, and keep no connection for more."""
-        self._pool.retire()
+        self._pool.close_when_idle()
 
     def close(self) -> None:
         self._pool.close()

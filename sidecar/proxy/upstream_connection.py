@@ -33,15 +33,31 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_answer", "_deadline", "_drained", "_feeder", "_loop", "_outbox", "_owner", "_patience", "_reader",
-        "_reading_paused", "_request_sent", "_spoken", "_timer", "_transport", "_used", "_waiter", "_writing_paused",
-        "fresh_until", "upload",
+        "_answer",
+        "_batcher",
+        "_deadline",
+        "_drained",
+        "_feeder",
+        "_loop",
+        "_owner",
+        "_patience",
+        "_reader",
+        "_reading_paused",
+        "_request_sent",
+        "_spoken",
+        "_timer",
+        "_transport",
+        "_used",
+        "_waiter",
+        "_writing_paused",
+        "fresh_until",
+        "upload",
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, owner: Owner, outbox: WriteBatcher, answer_timeout: float
+        self, loop: asyncio.AbstractEventLoop, owner: Owner, batcher: WriteBatcher, answer_timeout: float
     ) -> None:
-        self._loop, self._owner, self._outbox, self._patience = loop, owner, outbox, answer_timeout
+        self._loop, self._owner, self._batcher, self._patience = loop, owner, batcher, answer_timeout
         self._reader = ResponseParser(loop)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[UpstreamResponse] | None = None
@@ -64,7 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def held_by_client(self) -> bool:
         """Not the upstream is waited for, but the client: to send, to take, or for whatever a tunnel is for."""
-        if self._reader.switched or (self._reading_paused and self._answer is not None):
+        if self._reader.upgraded or (self._reading_paused and self._answer is not None):
             return True
         return not self._request_sent and self._deadline is None and not self._writing_paused
 
@@ -86,7 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._request_sent, self._spoken = whole, False
         self.expect_answer()
         if self._transport is not None and not self._transport.is_closing():
-            self._outbox.post(self._transport, pieces)
+            self._batcher.write_soon(self._transport, pieces)
         else:
             self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
         return waiter
@@ -96,11 +112,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._waiter is waiter:
             self.abort()
         elif not waiter.cancelled() and waiter.exception() is None:
-            self.leave(waiter.result())
+            self.release(waiter.result())
 
     def send(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._outbox.flush()
+            self._batcher.flush()
             self._transport.write(data)
 
     async def drained(self) -> None:
@@ -132,20 +148,20 @@ class UpstreamConnection(asyncio.Protocol):
     def send_eof(self) -> bool:
         if not self.usable or self._transport is None or not self._transport.can_write_eof():
             return False
-        self._outbox.flush()
+        self._batcher.flush()
         self._transport.write_eof()
         return True
 
-    def draw_from(self, feeder: Flow | None) -> None:
+    def set_producer(self, feeder: Flow | None) -> None:
         self._feeder = feeder
         if feeder is not None and self._writing_paused:
             feeder.pause_reading()
 
-    def leave(self, answer: UpstreamResponse) -> None:
+    def release(self, answer: UpstreamResponse) -> None:
         if self._answer is not answer:
             return
-        self._outbox.flush()
-        if self._reader.switched and self._transport is not None and self._transport.get_write_buffer_size():
+        self._batcher.flush()
+        if self._reader.upgraded and self._transport is not None and self._transport.get_write_buffer_size():
             # What the client sent last is still to arrive.
             self._answer = None
             self._transport.close()
@@ -210,7 +226,7 @@ class UpstreamConnection(asyncio.Protocol):
         """True keeps the other direction open."""
         if not self._reader.end_of_input() or not self._request_sent:
             return False
-        if self._reader.switched and self._transport is not None and self._transport.can_write_eof():
+        if self._reader.upgraded and self._transport is not None and self._transport.can_write_eof():
             return True
         self._answer = None
         return False
@@ -263,11 +279,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._answer = None
         self._used = True
         reader = self._reader
-        if not reader.keep_alive or reader.surplus or not self.usable:
+        if not reader.keep_alive or reader.excess_data or not self.usable:
             self.abort()
             return
         self.resume_reading()
-        if reader.bodiless:
+        if reader.unexpected_body:
             self._loop.call_later(_SUSPECT_SECONDS, self._hand_back)
         else:
             self._owner.release(self)

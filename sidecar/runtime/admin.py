@@ -74,7 +74,7 @@ def _instruments(process: Process) -> Instruments:
         limiter=process.limiter,
         refusals=process.refusals,
         since=time.time(),
-        fullest=lambda: process.limiter.heaviest_keys(most=_FULLEST),
+        fullest=lambda: process.limiter.top_keys(most=_FULLEST),
         clients=lambda: _url(process.config(), process.clients()),
         new_token=lambda: secrets.token_hex(16),
     )

@@ -53,7 +53,7 @@ class UsageKeeper:
         self._clock = clock
         self._settings = settings
         self._writer = UsageWriter(clock=clock)
-        self._writer.agents.heed(prefixes)
+        self._writer.agents.reconfigure(prefixes)
         self._round = asyncio.Lock()
 
     @property
@@ -61,11 +61,11 @@ class UsageKeeper:
         """Requests that were not counted, for want of memory."""
         return self._usage.dropped + self._writer.dropped
 
-    def heed(self, settings: UsageSettings, *, prefixes: Iterable[str] = ()) -> None:
+    def reconfigure(self, settings: UsageSettings, *, prefixes: Iterable[str] = ()) -> None:
         """Go by these from now on."""
         self._settings = settings
-        self._writer.agents.heed(prefixes)
-        self._unusual.heed(settings.unusual)
+        self._writer.agents.reconfigure(prefixes)
+        self._unusual.reconfigure(settings.unusual)
 
     async def restore(self) -> None:
         """Remember the unusual events of earlier. Raises StoreUnavailable."""
@@ -152,9 +152,9 @@ class Retirement:
         self, store: RetirementStore, usage: UsageKeeper, *, settings: KeySettings, clock: Callable[[], float]
     ) -> None:
         self._store, self._usage, self._clock = store, usage, clock
-        self.heed(settings)
+        self.reconfigure(settings)
 
-    def heed(self, settings: KeySettings) -> None:
+    def reconfigure(self, settings: KeySettings) -> None:
         """Go by these from now on."""
         seconds = settings.retire_unused_seconds
         self._unused = None if seconds is None else int(seconds * 1_000_000)

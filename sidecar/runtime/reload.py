@@ -16,7 +16,7 @@ _MOST_LOOKS = 20
 
 
 class Reloader:
-    """Reads by `load` (which raises ConfigError, and may block) and hands the whole to `adopt`.
+    """Reads by `load` (which raises ConfigError, and may block) and hands the whole to `reconfigure`.
 
     adopt: takes the configuration, or raises StartError and takes nothing; gives the options that wait for a restart.
     running: the configuration in force.
@@ -25,13 +25,13 @@ class Reloader:
     def __init__(
         self,
         load: Callable[[], Config],
-        adopt: Callable[[Config], Awaitable[Sequence[str]]],
+        reconfigure: Callable[[Config], Awaitable[Sequence[str]]],
         running: Callable[[], Config],
         *,
         reloads: Reloads,
         clock: Callable[[], float],
     ) -> None:
-        self._load, self._adopt, self._running = load, adopt, running
+        self._load, self._adopt, self._running = load, reconfigure, running
         self._reloads, self._clock = reloads, clock
         self._asked = asyncio.Event()
         self._seen = identity_of(running().path)

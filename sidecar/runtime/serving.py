@@ -56,7 +56,7 @@ class Serving:
         """The one for requests that begin now."""
         return self._gate
 
-    async def adopt(self, wanted: Config) -> Sequence[str]:
+    async def reconfigure(self, wanted: Config) -> Sequence[str]:
         """Serve by `wanted` from the next request on; the options that wait for a restart.
 
         Raises StartError, and then nothing has changed. Requests that have begun end as they began: by their own gate,
@@ -72,7 +72,7 @@ class Serving:
         self.config, self._gate = config, gate
         self._upstream, self._certificates = upstream, certificates
         if self._data is not None:
-            self._data.follow(upstream, limits=config.limits, trusts=_trusts(config))
+            self._data.reconfigure(upstream, limits=config.limits, trusts=_trusts(config))
         self._foresee()
         return kept
 
@@ -95,7 +95,7 @@ class Serving:
         return cast(ListenerCertificates, self._certificates).current()
 
     def _foresee(self) -> None:
-        self._metrics.foresee(routes=(route.name for route in self.config.routes), quotas=self.config.quotas)
+        self._metrics.declare_series(routes=(route.name for route in self.config.routes), quotas=self.config.quotas)
 
     def _cache_results(self) -> Mapping[str, int]:
         cache = self._cache

@@ -10,7 +10,7 @@ from sidecar.config.settings import Drain
 class Server(Protocol):
     """A listener that answers requests."""
 
-    def retire(self) -> None:
+    def close_when_idle(self) -> None:
         """Make every answer its connection's last."""
 
     async def stop(self, *, grace_seconds: float) -> None:
@@ -36,7 +36,7 @@ class Drainer:
         """
         self.begun = True
         for server in self._servers:
-            server.retire()
+            server.close_when_idle()
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if self._hurried else None) as self._patience:
                 if not at_once:

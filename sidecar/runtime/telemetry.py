@@ -40,14 +40,14 @@ class Observing:
         self._metrics, self._background, self._stack, self._clock = metrics, background, stack, clock
         self._redaction = Redaction()
         self._proxies = TrustedProxies((), b"")
-        self.heed(config)
+        self.reconfigure(config)
         self.access_log = None if config.access_log is None else self._log(config.access_log)
         """None where there is none; so is `tracer`."""
         self.tracer = None if config.tracing is None else self._trace(config.tracing)
 
-    def heed(self, config: Config) -> None:
+    def reconfigure(self, config: Config) -> None:
         """What keys look like, and who is trusted, from here on."""
-        self._redaction.heed(key_prefixes(config))
+        self._redaction.reconfigure(key_prefixes(config))
         self._proxies = TrustedProxies(config.trusted_proxies, b"")
 
     def gates(self, gate: Callable[[], Gate]) -> "Callable[[], Gate | TracedGate]":
@@ -103,8 +103,8 @@ class TracedGate:
     def __init__(self, gate: Gate, tracer: Tracer) -> None:
         self.gate, self._tracer = gate, tracer
         self._upstream = _named(gate.config.upstream)
-        self.fallen, self.answer, self.respond = gate.fallen, gate.answer, gate.respond
-        self.client_headers, self.fault, self.malformed = gate.client_headers, gate.fault, gate.malformed
+        self.revalidate, self.answer, self.respond = gate.revalidate, gate.answer, gate.respond
+        self.client_headers, self.fault, self.bad_request = gate.client_headers, gate.fault, gate.bad_request
 
     async def decide(self, head: RequestHead) -> Decision:
         decision = await self.gate.decide(head)

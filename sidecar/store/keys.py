@@ -156,9 +156,9 @@ class SqliteCensus(StorePart):
             FROM api_key INDEXED BY api_key_standing GROUP BY status, environment"""
         counts: dict[tuple[str, str], int] = {}
         for status, environment, count, expired in await self._lines.read("counts", sql, (self._lines.now(),)):
-            for standing, number in ((status, count - int(expired)), ("expired", int(expired))):
+            for effective_status, number in ((status, count - int(expired)), ("expired", int(expired))):
                 if number:
-                    counts[standing, environment or ""] = number
+                    counts[effective_status, environment or ""] = number
         return counts
 
     async def algorithms(self) -> Mapping[str, int]:

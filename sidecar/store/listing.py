@@ -41,7 +41,7 @@ def page_statements(wanted: KeyFilter, now: int) -> Iterator[Statement]:
     if wanted.replaces is not None:
         yield page.successor()
     elif not wanted.search or wanted.search.isspace():
-        yield page.by_time() if wanted.standing in _INDEXES else page.by_filter()
+        yield page.by_time() if wanted.effective_status in _INDEXES else page.by_filter()
     else:
         yield from page.by_search(wanted.search.strip())
 
@@ -51,7 +51,7 @@ class _Page:
 
     def __init__(self, wanted: KeyFilter, now: int) -> None:
         self._wanted = wanted
-        self._status = "active" if wanted.standing in _TIMES else wanted.standing
+        self._status = "active" if wanted.effective_status in _TIMES else wanted.effective_status
         equal = {"tenant": wanted.tenant, "environment": wanted.environment, "status": self._status}
         self._equal = {column: value for column, value in equal.items() if value is not None}
         self._values = {
@@ -90,7 +90,7 @@ class _Page:
         }
 
     def by_time(self) -> Statement:
-        index = _INDEXES[self._wanted.standing or ""]
+        index = _INDEXES[self._wanted.effective_status or ""]
         # Serials are sorted before a key is read.
         inner = f"SELECT serial FROM api_key INDEXED BY {index} {self._where()}"  # noqa: S608 - no input
         return f"{_SELECT} api_key WHERE serial IN ({inner}) ORDER BY serial DESC", self._values
@@ -107,15 +107,15 @@ class _Page:
                 yield letter + self._equal[column].encode("utf-8", "replace").hex()
         if self._status is not None:
             yield f"s{self._status}"
-        if self._wanted.standing == "expired":
+        if self._wanted.effective_status == "expired":
             yield "x1"
-        if self._wanted.standing == "retired":
+        if self._wanted.effective_status == "retired":
             yield "r1"
 
     def _where(self, *conditions: str, after: str = "serial") -> str:
         asked = [*conditions, *(f"{column} = :{column}" for column in self._equal)]
-        if self._wanted.standing in _TIMES:
-            asked.append(_TIMES[self._wanted.standing])
+        if self._wanted.effective_status in _TIMES:
+            asked.append(_TIMES[self._wanted.effective_status])
         if self._wanted.after is not None:
             asked.append(f"{after} < (SELECT serial FROM api_key WHERE id = :after)")  # noqa: S608 - no input
         where = f"WHERE {' AND '.join(asked)} " if asked else ""

@@ -124,7 +124,7 @@ class Metrics(Collector):
             name = state.quota.name
             counts[name] = counts.get(name, 0) + 1
 
-    def turned_away(self, limit: str) -> None:
+    def connection_refused(self, limit: str) -> None:
         """A connection was refused, because of `limits.connections` or `limits.connections_per_address`."""
         _add(self._turned_away, (limit,))
 
@@ -147,7 +147,7 @@ class Metrics(Collector):
         """A round of what goes on beside the requests (writing usage and quota states, counting keys) failed."""
         _add(self._background_failures, (reason.value,))
 
-    def foresee(self, *, routes: Iterable[str] = (), quotas: Iterable[str] = ()) -> None:
+    def declare_series(self, *, routes: Iterable[str] = (), quotas: Iterable[str] = ()) -> None:
         """Let the series of these routes and quotas begin at zero, so that an alert sees their first increase."""
         for route in routes:
             self._request_seconds.setdefault(route, _Histogram())

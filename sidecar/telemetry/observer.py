@@ -76,10 +76,10 @@ class Exchanges:
         if log is not None and log.wants(access):
             log.record(with_client(access, head) if log.tells_client else access)
 
-    def turned_away(self, limit: str) -> None:
-        self._metrics.turned_away(limit)
+    def connection_refused(self, limit: str) -> None:
+        self._metrics.connection_refused(limit)
 
-    def malformed(self, status: int, reason: Reason) -> None:
+    def bad_request(self, status: int, reason: Reason) -> None:
         self._metrics.finished(NO_ROUTE, "", status, seconds=0.0)
         self._metrics.denied(NO_ROUTE, reason)
 

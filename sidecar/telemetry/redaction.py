@@ -16,9 +16,9 @@ class Redaction:
     """prefixes: what keys begin with; empty ones are left out, because anything begins so."""
 
     def __init__(self, prefixes: Iterable[str] = ()) -> None:
-        self.heed(prefixes)
+        self.reconfigure(prefixes)
 
-    def heed(self, prefixes: Iterable[str]) -> None:
+    def reconfigure(self, prefixes: Iterable[str]) -> None:
         """Look for these from here on."""
         self._prefixes = sorted({prefix for prefix in prefixes if prefix}, reverse=True)
         self._keys = re.compile(f"({'|'.join(map(re.escape, self._prefixes))}){_KEY_BODY}")

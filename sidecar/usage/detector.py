@@ -108,7 +108,7 @@ class AnomalyDetector:
         self._window = 0
         self._refusals: dict[str, Counter[Reason]] = {}
 
-    def heed(self, limits: Unusual) -> None:
+    def reconfigure(self, limits: Unusual) -> None:
         """Go by `limits` from now on."""
         self._limits = limits
         self.events.quiet_seconds = limits.quiet_seconds

@@ -27,9 +27,9 @@ class UserAgents:
     """prefixes: what keys begin with."""
 
     def __init__(self, prefixes: Iterable[str] = ()) -> None:
-        self.heed(prefixes)
+        self.reconfigure(prefixes)
 
-    def heed(self, prefixes: Iterable[str]) -> None:
+    def reconfigure(self, prefixes: Iterable[str]) -> None:
         """Look for these from here on."""
         known = sorted({prefix for prefix in prefixes if prefix}, reverse=True)
         begun = f"(?:{'|'.join(map(re.escape, known))}){_AFTER_A_PREFIX}|" if known else ""

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.headers import HeaderRules, check_host, field_value, fold, without_named
+from sidecar.core.headers import HeaderRules, check_host, drop_connection_options, field_value, fold
 
 IDENTITY = ("X-Auth-Subject", "X-Auth-Scopes")
 
@@ -20,7 +20,7 @@ def rules() -> HeaderRules:
 
 
 def kept(*headers: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    return rules().sort(headers).kept
+    return rules().classify(headers).kept
 
 
 @given(st.text(alphabet="xX-_.~!#$%&'*+^`|aA1", max_size=30))
@@ -78,7 +78,7 @@ def test_fields_between_neighbours_do_not_pass(name: bytes) -> None:
 @pytest.mark.parametrize("name", [b"Transfer_Encoding", b"transfer.encoding", b"Content_Length", b"content--length"])
 def test_a_name_that_passes_itself_off_as_framing_is_refused(name: bytes) -> None:
     with pytest.raises(Denied) as denied:
-        rules().sort(((name, b"1"),))
+        rules().classify(((name, b"1"),))
     assert denied.value.reason is Reason.BAD_HEADER
 
 
@@ -106,7 +106,7 @@ def test_other_fields_pass_in_their_order_case_and_number() -> None:
 
 
 def test_what_is_looked_at_is_found_by_its_exact_name_only() -> None:
-    found = rules().sort(
+    found = rules().classify(
         ((b"X-API-KEY", b"1"), (b"x_api_key", b"2"), (b"Host", b"h"), (b"Cookie", b"c"), (b"x-request-ID", b"r"))
     )
     assert found.fields == {b"x-api-key": [b"1"], b"host": [b"h"], b"cookie": [b"c"], b"x-request-id": [b"r"]}
@@ -115,14 +115,14 @@ def test_what_is_looked_at_is_found_by_its_exact_name_only() -> None:
 def test_a_second_sort_says_the_same_as_the_first() -> None:
     compiled = rules()
     headers = ((b"X-Auth-Subject", b"1"), (b"Accept", b"2"), (b"Host", b"h"), (b"Y" * 500, b"long"))
-    assert compiled.sort(headers) == compiled.sort(headers)
+    assert compiled.classify(headers) == compiled.classify(headers)
 
 
 def test_more_names_than_are_remembered_change_nothing() -> None:
     compiled = rules()
     for number in range(5000):
-        compiled.sort(((b"X-N%d" % number, b""),))
-    assert compiled.sort(((b"x_auth_subject", b"me"), (b"X-N1", b"1"))).kept == [(b"X-N1", b"1")]
+        compiled.classify(((b"X-N%d" % number, b""),))
+    assert compiled.classify(((b"x_auth_subject", b"me"), (b"X-N1", b"1"))).kept == [(b"X-N1", b"1")]
 
 
 def test_a_foreign_credential_and_a_trusted_proxys_fields_come_back_in_place() -> None:
@@ -135,14 +135,14 @@ def test_a_foreign_credential_and_a_trusted_proxys_fields_come_back_in_place() -
         (b"B", b"2"),
     )
     compiled = rules()
-    assert compiled.resort(headers, credential=False, forwarding=False) == compiled.sort(headers).kept
-    assert compiled.resort(headers, credential=True, forwarding=False) == [headers[0], headers[1], headers[5]]
-    assert compiled.resort(headers, credential=False, forwarding=True) == [headers[0], headers[2], headers[5]]
+    assert compiled.reclassify(headers, credential=False, forwarding=False) == compiled.classify(headers).kept
+    assert compiled.reclassify(headers, credential=True, forwarding=False) == [headers[0], headers[1], headers[5]]
+    assert compiled.reclassify(headers, credential=False, forwarding=True) == [headers[0], headers[2], headers[5]]
 
 
 def test_what_the_connection_field_names_is_left_out_but_for_framing() -> None:
     fields = [(b"X-Hop", b"1"), (b"x-HOP", b"2"), (b"X-Stay", b"3"), (b"Content-Length", b"4"), (b"Host", b"h")]
-    named = without_named(fields, [b"close,  X-hop", b"content-length, host, transfer-encoding,,"])
+    named = drop_connection_options(fields, [b"close,  X-hop", b"content-length, host, transfer-encoding,,"])
     assert named == [(b"X-Stay", b"3"), (b"Content-Length", b"4"), (b"Host", b"h")]
 
 

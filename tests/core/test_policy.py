@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import KeyStatus, Principal
-from sidecar.core.policy import agree, authorize, check_standing, missing_scopes
+from sidecar.core.policy import authorize, authorize_all_readings, check_status, missing_scopes
 from sidecar.core.routing import Match
 from tests.core.samples import api_key, match, principal
 
@@ -19,7 +19,7 @@ def refusal(found: Match | None, caller: Principal | None, *, foreign: bool = Fa
 
 def disagreement(matches: list[Match | None], caller: Principal | None) -> Reason:
     with pytest.raises(Denied) as denied:
-        agree(matches, caller, foreign=False)
+        authorize_all_readings(matches, caller, foreign=False)
     return denied.value.reason
 
 
@@ -36,13 +36,13 @@ def disagreement(matches: list[Match | None], caller: Principal | None) -> Reaso
 )
 def test_a_key_that_stands_no_more_is_refused(changes: dict[str, object], reason: Reason) -> None:
     with pytest.raises(Denied) as denied:
-        check_standing(api_key(**changes), 1000)
+        check_status(api_key(**changes), 1000)
     assert denied.value.reason is reason
 
 
 def test_a_key_stands_until_the_very_microsecond() -> None:
-    check_standing(api_key(expires_at=1001, retires_at=1001), 1000)
-    check_standing(api_key(), 10**18)
+    check_status(api_key(expires_at=1001, retires_at=1001), 1000)
+    check_status(api_key(), 10**18)
 
 
 def test_what_no_route_names_is_401_without_a_key_and_403_with_one() -> None:
@@ -116,7 +116,7 @@ READ = match(name="read", all_scopes=frozenset({"read"}))
 
 
 def test_readings_that_lead_to_one_route_are_decided_by_it() -> None:
-    assert agree([READ, READ], principal("read"), foreign=False) is READ
+    assert authorize_all_readings([READ, READ], principal("read"), foreign=False) is READ
     assert disagreement([READ, READ], principal()) is Reason.INSUFFICIENT_SCOPE
 
 

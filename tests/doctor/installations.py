@@ -72,7 +72,7 @@ def installation(folder: Path, more: str = "", *, environ: dict[str, str] | None
             algorithms=frozenset({PLAIN}),
         ),
         upstream=UpstreamSeen(seconds=0.001, certificate_ends_at=NOW + 60 * DAY, clock_ahead=0.0),
-        around=BypassProbe(whereabouts="loopback", tried=("10.0.0.5",)),
+        around=BypassProbe(location="loopback", tried=("10.0.0.5",)),
         store=StoreSeen(
             look=look,
             latencies=(Latency(operation="key looked up", median=0.0005, slowest=0.002),),

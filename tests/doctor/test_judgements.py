@@ -166,11 +166,11 @@ def file(mode: int, uid: int = 1000, path: str = "/d/keys.db") -> FileFacts:
 OUTSIDE = Address(host="10.0.0.5", port=8000)
 HELD = "hmac-sha256:0a0a0a0a"
 SPOILT: list[tuple[str, Spoil, Severity]] = [
-    ("Upstream: ways around", around(BypassProbe(whereabouts="loopback", answered=(OUTSIDE,))), PROBLEM),
-    ("Upstream: ways around", around(BypassProbe(whereabouts="this host")), PROBLEM),
-    ("Upstream: ways around", around(BypassProbe(whereabouts="elsewhere")), WARNING),
-    ("Upstream: ways around", around(BypassProbe(whereabouts="unix", socket=file(0o777))), WARNING),
-    ("Upstream: ways around", around(BypassProbe(whereabouts="unix", socket=file(0o770))), OK),
+    ("Upstream: ways around", around(BypassProbe(location="loopback", answered=(OUTSIDE,))), PROBLEM),
+    ("Upstream: ways around", around(BypassProbe(location="this host")), PROBLEM),
+    ("Upstream: ways around", around(BypassProbe(location="elsewhere")), WARNING),
+    ("Upstream: ways around", around(BypassProbe(location="unix", socket=file(0o777))), WARNING),
+    ("Upstream: ways around", around(BypassProbe(location="unix", socket=file(0o770))), OK),
     ("Upstream: ways around", around(NOBODY), UNCHECKED),
     ("Upstream: connection", lambda seen: replace(seen, upstream=NOBODY), PROBLEM),
     ("Upstream: certificate", upstream(certificate_ends_at=NOW + 13 * DAY), WARNING),

@@ -120,7 +120,7 @@ class RegistryContract:
         disabled = await set_status(store, other.id, KeyStatus.DISABLED, at=NOW_US)
         assert await store.list(KeyFilter(tenant="acme")) == [acme_test, acme]
         assert await store.list(KeyFilter(environment="test")) == [disabled, acme_test]
-        assert await store.list(KeyFilter(standing="disabled")) == [disabled]
+        assert await store.list(KeyFilter(effective_status="disabled")) == [disabled]
         assert await store.list(KeyFilter(tenant="acme", environment="test")) == [acme_test]
         assert await store.list(KeyFilter(tenant="' OR 1=1 --")) == []
 
@@ -130,14 +130,14 @@ class RegistryContract:
         refused = a_key(expires_at=NOW_US)
         await store.add([active, expired, retired, both, refused], actor=ANN)
         revoked = await set_status(store, refused.id, KeyStatus.REVOKED)
-        assert await store.list(KeyFilter(standing="active")) == [active]
-        assert await store.list(KeyFilter(standing="expired")) == [both, expired]
-        assert await store.list(KeyFilter(standing="expired", limit=1)) == [both]
-        assert await store.list(KeyFilter(standing="expired", after=both.id)) == [expired]
-        assert await store.list(KeyFilter(standing="retired")) == [retired]
-        assert await store.list(KeyFilter(standing="revoked")) == [revoked]
-        assert await store.list(KeyFilter(standing="expired", tenant="acme")) == [expired]
-        assert await store.list(KeyFilter(standing="retired", search="key")) == [retired]
+        assert await store.list(KeyFilter(effective_status="active")) == [active]
+        assert await store.list(KeyFilter(effective_status="expired")) == [both, expired]
+        assert await store.list(KeyFilter(effective_status="expired", limit=1)) == [both]
+        assert await store.list(KeyFilter(effective_status="expired", after=both.id)) == [expired]
+        assert await store.list(KeyFilter(effective_status="retired")) == [retired]
+        assert await store.list(KeyFilter(effective_status="revoked")) == [revoked]
+        assert await store.list(KeyFilter(effective_status="expired", tenant="acme")) == [expired]
+        assert await store.list(KeyFilter(effective_status="retired", search="key")) == [retired]
 
     async def test_search_finds_words_and_what_begins_an_id_or_prefix(self, store: KeyStore) -> None:
         nightly = a_key(name="CI, nightly Übung", tenant="acme-corp")
@@ -169,7 +169,7 @@ class RegistryContract:
         assert await found("ci", environment="test") == [other]
         assert await found("ci", limit=1) == [other]
         assert await found("ci", after=other.id) == [nightly]
-        assert await found(nightly.id, standing="revoked") == []
+        assert await found(nightly.id, effective_status="revoked") == []
 
     async def test_search_follows_what_changes(self, store: KeyStore) -> None:
         key = a_key(name="old", tenant="acme")
@@ -180,10 +180,10 @@ class RegistryContract:
 
         renamed = await store.change(key.id, rename, action="change", at=NOW_US, actor=ANN)
         assert await store.list(KeyFilter(search="old")) == []
-        assert await store.list(KeyFilter(search="new", standing="active")) == [renamed]
+        assert await store.list(KeyFilter(search="new", effective_status="active")) == [renamed]
         disabled = await set_status(store, key.id, KeyStatus.DISABLED)
-        assert await store.list(KeyFilter(search="new", standing="active")) == []
-        assert await store.list(KeyFilter(tenant="acme", standing="disabled")) == [disabled]
+        assert await store.list(KeyFilter(search="new", effective_status="active")) == []
+        assert await store.list(KeyFilter(tenant="acme", effective_status="disabled")) == [disabled]
 
     async def test_of_many_keys_all_or_none_are_added(self, store: KeyStore) -> None:
         key = a_key("s1")

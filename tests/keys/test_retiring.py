@@ -232,10 +232,10 @@ async def test_many_keys_that_stay_do_not_stand_in_the_way_of_others(overlap: Ov
 async def test_nothing_retires_early_unless_it_is_asked_for(overlap: Overlap) -> None:
     text, _ = await overlap.rotated()
     overlap.clock.seconds += 12 * HOUR
-    overlap.retirement.heed(replace(overlap.settings, retire_unused_seconds=None))
+    overlap.retirement.reconfigure(replace(overlap.settings, retire_unused_seconds=None))
     await overlap.retirement.round()
     await overlap.world.allows("GET", "/items/1", key=text)
-    overlap.retirement.heed(overlap.settings)
+    overlap.retirement.reconfigure(overlap.settings)
     await overlap.retirement.round()
     assert (await overlap.world.denies("GET", "/items/1", key=text)).reason is Reason.RETIRED_KEY
 

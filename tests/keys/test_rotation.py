@@ -22,7 +22,7 @@ from sidecar.keys.ports import (
     KeyFilter,
     UnknownKey,
 )
-from sidecar.keys.records import etag_of, standing
+from sidecar.keys.records import effective_status, etag_of
 from sidecar.keys.transitions import AlreadyReplaced, KeyChange, Rotation
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
 from sidecar.store.sqlite import SqliteStore
@@ -63,13 +63,13 @@ async def test_a_successor_may_do_what_the_key_may_and_both_work_during_the_over
     assert await lifecycle.find_by_secret(text) == new
     assert await store.get(key.id) == rotated.old
     now = NOW_US + 61_000_000
-    assert (standing(rotated.old, now), standing(rotated.old, now + DAY_US)) == ("active", "retired")
+    assert (effective_status(rotated.old, now), effective_status(rotated.old, now + DAY_US)) == ("active", "retired")
     assert text not in repr(rotated)
 
 
 async def test_without_overlap_the_old_key_ends_at_once(lifecycle: Lifecycle, rules: KeyRules, key: ApiKey) -> None:
     rotated = await lifecycle.rotate(key.id, Rotation(overlap_seconds=0), rules, actor=ANN)
-    assert standing(rotated.old, NOW_US) == "retired"
+    assert effective_status(rotated.old, NOW_US) == "retired"
 
 
 async def test_the_old_key_never_outlives_its_own_expiry(lifecycle: Lifecycle, rules: KeyRules, key: ApiKey) -> None:

@@ -26,7 +26,7 @@ def test_a_key_that_the_cut_goes_through_tells_too_little_of_itself() -> None:
 def test_a_key_made_elsewhere_is_told_by_its_prefix() -> None:
     agents = UserAgents(["", "sk-"])
     assert agents.text(b"x/1 sk-550e8400-e29b-41d4-a716-446655440000 y") == f"x/1 {HIDDEN} y"
-    agents.heed(["pk+"])
+    agents.reconfigure(["pk+"])
     assert agents.text(b"pk+0123456789=./0123") == HIDDEN
 
 

@@ -132,7 +132,7 @@ async def test_old_hours_become_days_and_old_days_go(kept: Kept, key: ApiKey, pa
 
 async def test_new_limits_are_heeded_from_then_on(kept: Kept, key: ApiKey) -> None:
     settings = UsageSettings(keep_seconds=20 * DAY_SECONDS, unusual=Unusual(new_network=False))
-    kept.keeper.heed(settings)
+    kept.keeper.reconfigure(settings)
     for address in ("192.0.2.1", "198.51.100.1"):
         kept.use(key, address=address)
         await kept.keeper.flush()

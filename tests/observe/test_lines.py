@@ -125,7 +125,7 @@ def test_other_prefixes_count_from_when_they_are_told() -> None:
     line = JsonLines(redaction)
     new = access(target="/sk_" + "x" * 40)
     assert b"x" * 40 in line(new)
-    redaction.heed(("sk_",))
+    redaction.reconfigure(("sk_",))
     assert json.loads(line(new))["path"] == "/sk_[redacted]"
 
 

@@ -86,7 +86,7 @@ def test_auth_failures_begin_at_zero(metrics: Metrics) -> None:
 
 
 def test_connections_past_a_limit_are_counted_by_the_limit(metrics: Metrics) -> None:
-    metrics.turned_away("connections")
+    metrics.connection_refused("connections")
     assert value(metrics, "sidecar_connections_refused_total", limit="connections") == 1
     assert value(metrics, "sidecar_connections_refused_total", limit="connections_per_address") == 0
 
@@ -102,7 +102,7 @@ def test_quotas_are_counted_when_taken_and_when_refused(metrics: Metrics) -> Non
 
 def test_foreseen_series_begin_at_zero_and_keep_what_they_count(metrics: Metrics) -> None:
     metrics.taken([state("general")])
-    metrics.foresee(routes=[ROUTE], quotas=["general", "videos"])
+    metrics.declare_series(routes=[ROUTE], quotas=["general", "videos"])
     assert value(metrics, "sidecar_request_seconds_count", route=ROUTE) == 0
     assert value(metrics, "sidecar_quota_taken_total", quota="videos") == 0
     assert value(metrics, "sidecar_quota_taken_total", quota="general") == 1

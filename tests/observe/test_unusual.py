@@ -117,7 +117,7 @@ def test_everything_can_be_turned_off_and_on_again() -> None:
     watch.used(idle=90 * DAY, new=("203.0.113.0/24",))
     watch.refused(Reason.INVALID_KEY, 1000)
     assert watch.told() == []
-    watch.activity.heed(Unusual(refusals=3))
+    watch.activity.reconfigure(Unusual(refusals=3))
     watch.refused(Reason.INVALID_KEY, 3)
     assert [kind for kind, *_ in watch.told()] == ["refusals"]
 

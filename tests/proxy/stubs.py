@@ -23,7 +23,7 @@ class OpenGate:
     fallen_for: Reason | None = None
     """Why the one key there is, is not good any longer."""
 
-    async def fallen(self, principal: Principal) -> Reason | None:
+    async def revalidate(self, principal: Principal) -> Reason | None:
         return self.fallen_for
 
     async def decide(self, head: RequestHead) -> Decision:
@@ -44,15 +44,15 @@ class OpenGate:
         )
 
     def answer(self, deny: Deny) -> Response:
-        return self.malformed(deny.reason)
+        return self.bad_request(deny.reason)
 
     def respond(self, allow: Allow) -> Response:
         return Response(status=200, headers=((b"Content-Type", b"application/json"),), body=b'{"me":true}')
 
     def fault(self, reason: Reason, allow: Allow) -> Response:
-        return self.malformed(reason)
+        return self.bad_request(reason)
 
-    def malformed(self, reason: Reason) -> Response:
+    def bad_request(self, reason: Reason) -> Response:
         return Response(status=status_of(reason), headers=((b"Cache-Control", b"no-store"),), body=reason.encode())
 
     def client_headers(self, allow: Allow) -> Headers:
@@ -113,8 +113,8 @@ class Records:
                 )
             )
 
-    def turned_away(self, limit: str) -> None:
+    def connection_refused(self, limit: str) -> None:
         self.turned.append(limit)
 
-    def malformed(self, status: int, reason: Reason) -> None:
+    def bad_request(self, status: int, reason: Reason) -> None:
         self.malformed_ones.append((status, reason))

@@ -90,11 +90,13 @@ async def test_s3_5_nonsense_is_a_502_and_that_connection_is_closed(set_up: SetU
     assert (await client.ask(get())).body == b"good"
 
 
-@pytest.mark.parametrize("surplus", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"x", b"\r\n\r\nx", b"\x00"])
-async def test_s3_5_bytes_after_an_answer_reach_nobody(set_up: SetUp, surplus: bytes) -> None:
+@pytest.mark.parametrize(
+    "excess_data", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"x", b"\r\n\r\nx", b"\x00"]
+)
+async def test_s3_5_bytes_after_an_answer_reach_nobody(set_up: SetUp, excess_data: bytes) -> None:
     async def script(peer: Peer) -> None:
         target = (await peer.request()).split(b" ")[1]
-        await peer.send(plain(target) + surplus)
+        await peer.send(plain(target) + excess_data)
         await peer.reader.read()
 
     bench = await set_up(script)

@@ -37,10 +37,10 @@ async def ended(client: RawClient) -> bool:
 async def test_R1_6_an_event_stream_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
     bench = await set_up(events)
     client = await stream(bench)
-    await bench.server.recheck(older_than_seconds=0)
+    await bench.server.revalidate_streams(older_than_seconds=0)
     assert bench.records.in_flight == 1
     bench.gate.fallen_for = Reason.REVOKED_KEY
-    await bench.server.recheck(older_than_seconds=0)
+    await bench.server.revalidate_streams(older_than_seconds=0)
     with pytest.raises(ConnectionResetError):
         await client.rest()
     await bench.upstream.peers[0].gone()
@@ -53,7 +53,7 @@ async def test_R1_6_a_tunnel_of_a_revoked_key_is_broken_off(set_up: SetUp) -> No
     bench = await set_up(tunnelling(echo))
     client, _ = await open_tunnel(bench)
     bench.gate.fallen_for = Reason.EXPIRED_KEY
-    await bench.server.recheck(older_than_seconds=0)
+    await bench.server.revalidate_streams(older_than_seconds=0)
     assert await ended(client)
     await bench.upstream.peers[0].gone()
     await eventually(lambda: bench.records.finished_ones)
@@ -65,9 +65,9 @@ async def test_R1_6_what_is_public_or_young_goes_on(set_up: SetUp) -> None:
     await stream(bench, "/public")
     await stream(bench, "/young")
     bench.gate.fallen_for = Reason.REVOKED_KEY
-    await bench.server.recheck(older_than_seconds=60)
+    await bench.server.revalidate_streams(older_than_seconds=60)
     assert bench.records.in_flight == 2
-    await bench.server.recheck(older_than_seconds=0)
+    await bench.server.revalidate_streams(older_than_seconds=0)
     await eventually(lambda: bench.records.in_flight == 1)
 
 
@@ -81,6 +81,6 @@ async def test_R1_6_an_upload_of_a_revoked_key_is_broken_off(set_up: SetUp) -> N
     await client.send(get("/x", b"Transfer-Encoding: chunked", method="POST") + b"3\r\none\r\n")
     await eventually(lambda: bench.upstream.peers and bench.upstream.seen[0])
     bench.gate.fallen_for = Reason.REVOKED_KEY
-    await bench.server.recheck(older_than_seconds=0)
+    await bench.server.revalidate_streams(older_than_seconds=0)
     assert await ended(client)
     await bench.upstream.peers[0].gone()

@@ -57,52 +57,52 @@ _GATE: Final = "The gate"
 _SIDECAR: Final = "This sidecar"
 
 
-async def show_usage(desk: AdminService, call: Call) -> Reply:
+async def show_usage(service: AdminService, call: Call) -> Reply:
     asked = given(call.query)
-    until = asked.get("until", desk.now)
+    until = asked.get("until", service.now)
     since = asked.get("since", until - DAY)
     if since >= until:
         raise flawed([Flaw(pointer="?since", detail="must be before `until`")])
-    rows = await desk.usage(call.key_id, UsageFilter(since=since, until=until, by=asked["by"]))
+    rows = await service.usage(call.key_id, UsageFilter(since=since, until=until, by=asked["by"]))
     told = tuple(
         UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
     )
     return Reply(value=UsageList(by=asked["by"], since=rfc3339(since), until=rfc3339(until), rows=told))
 
 
-async def list_audit(desk: AdminService, call: Call) -> Reply:
+async def list_audit(service: AdminService, call: Call) -> Reply:
     wanted = AuditFilter(**given(call.query))
-    rows = await desk.audit(replace(wanted, limit=wanted.limit + 1))
+    rows = await service.audit(replace(wanted, limit=wanted.limit + 1))
     page = rows[: wanted.limit]
     following = page[-1].id if len(rows) > len(page) else None
     return Reply(value=AuditPage(rows=tuple(map(audit_out, page)), next=following))
 
 
-async def list_plans(desk: AdminService, _: Call) -> Reply:
-    config = desk.config
+async def list_plans(service: AdminService, _: Call) -> Reply:
+    config = service.config
     quotas = tuple(map(quota_out, config.quotas.values()))
-    return Reply(value=PlanList(plans=plans_out(config, desk.admin), quotas=quotas))
+    return Reply(value=PlanList(plans=plans_out(config, service.admin), quotas=quotas))
 
 
-async def list_scopes(desk: AdminService, _: Call) -> Reply:
-    return Reply(value=ScopeList(scopes=scopes_out(desk.config, desk.admin)))
+async def list_scopes(service: AdminService, _: Call) -> Reply:
+    return Reply(value=ScopeList(scopes=scopes_out(service.config, service.admin)))
 
 
-async def list_routes(desk: AdminService, _: Call) -> Reply:
-    return Reply(value=RouteList(routes=tuple(map(route_out, desk.config.routes))))
+async def list_routes(service: AdminService, _: Call) -> Reply:
+    return Reply(value=RouteList(routes=tuple(map(route_out, service.config.routes))))
 
 
-async def explain(desk: AdminService, call: Call) -> Reply:
+async def explain(service: AdminService, call: Call) -> Reply:
     asked: ExplainRequest = call.body
     if asked.key is not None and asked.secret is not None:
         raise flawed([Flaw(pointer="/secret", detail="give this or `key`, not both")])
     secret = Secret(text=asked.secret) if asked.secret is not None else None
-    explanation = await desk.explain(asked.method, asked.target, key=asked.key, secret=secret)
+    explanation = await service.explain(asked.method, asked.target, key=asked.key, secret=secret)
     return Reply(value=explanation_out(explanation))
 
 
-async def who_am_i(desk: AdminService, _: Call) -> Reply:
-    admin, config = desk.admin, desk.config
+async def who_am_i(service: AdminService, _: Call) -> Reply:
+    admin, config = service.admin, service.config
     told = WhoOut(
         name=admin.name,
         rights=admin.rights,
@@ -113,11 +113,13 @@ async def who_am_i(desk: AdminService, _: Call) -> Reply:
     return Reply(value=told)
 
 
-async def overview(desk: AdminService, _: Call) -> Reply:
+async def overview(service: AdminService, _: Call) -> Reply:
     requests: Counter[str] = Counter()
-    for row in await desk.usage(None, UsageFilter(since=desk.now - DAY, until=desk.now)):
+    for row in await service.usage(None, UsageFilter(since=service.now - DAY, until=service.now)):
         requests[f"{row.status_class}xx"] += row.count
-    due = tuple(DueOut(key=key_out(one.key, desk.now), why=one.why, at=rfc3339(one.at)) for one in await desk.due())
+    due = tuple(
+        DueOut(key=key_out(one.key, service.now), why=one.why, at=rfc3339(one.at)) for one in await service.due()
+    )
     unusual = tuple(
         AnomalyOut(
             kind=event.kind.value,
@@ -126,9 +128,9 @@ async def overview(desk: AdminService, _: Call) -> Reply:
             address=event.address,
             detail=event.detail,
         )
-        for event in await desk.unusual(limit=_UNUSUAL_EVENTS)
+        for event in await service.unusual(limit=_UNUSUAL_EVENTS)
     )
-    told = OverviewOut(keys=await desk.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
+    told = OverviewOut(keys=await service.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
     return Reply(value=told)
 
 
@@ -180,59 +182,59 @@ VIEW_OPERATIONS: Final = (
 _ONE: Final = "/keys/{id}"
 
 
-async def list_keys(desk: AdminService, call: Call) -> Reply:
-    page = await desk.list(KeyFilter(**given(call.query)))
-    return Reply(value=KeyPage(keys=tuple(key_out(key, desk.now) for key in page.keys), next=page.next))
+async def list_keys(service: AdminService, call: Call) -> Reply:
+    page = await service.list(KeyFilter(**given(call.query)))
+    return Reply(value=KeyPage(keys=tuple(key_out(key, service.now) for key in page.keys), next=page.next))
 
 
-async def issue_key(desk: AdminService, call: Call) -> Reply:
+async def issue_key(service: AdminService, call: Call) -> Reply:
     try:
-        issued = await desk.issue(NewKey(**given(call.body)), once=call.once)
+        issued = await service.issue(NewKey(**given(call.body)), once=call.once)
     except AlreadyProcessed as repeated:
-        key = await desk.get(repeated.key_id)
-        return _reply(key, IssuedKey(key=key_out(key, desk.now), secret=None, repeated=True))
-    told = IssuedKey(key=key_out(issued.key, desk.now), secret=issued.secret.text, repeated=False)
+        key = await service.get(repeated.key_id)
+        return _reply(key, IssuedKey(key=key_out(key, service.now), secret=None, repeated=True))
+    told = IssuedKey(key=key_out(issued.key, service.now), secret=issued.secret.text, repeated=False)
     return _reply(issued.key, told, status=201)
 
 
-async def show_key(desk: AdminService, call: Call) -> Reply:
-    key = await desk.get(call.key_id)
-    return _reply(key, key_out(key, desk.now))
+async def show_key(service: AdminService, call: Call) -> Reply:
+    key = await service.get(call.key_id)
+    return _reply(key, key_out(key, service.now))
 
 
-async def change_key(desk: AdminService, call: Call) -> Reply:
-    key = await desk.change(call.key_id, KeyChange(**given(call.body)), etag=await _expected(desk, call))
-    return _reply(key, key_out(key, desk.now))
+async def change_key(service: AdminService, call: Call) -> Reply:
+    key = await service.change(call.key_id, KeyChange(**given(call.body)), etag=await _expected(service, call))
+    return _reply(key, key_out(key, service.now))
 
 
-async def disable_key(desk: AdminService, call: Call) -> Reply:
-    key = await desk.disable(call.key_id, etag=await _expected(desk, call))
-    return _reply(key, key_out(key, desk.now))
+async def disable_key(service: AdminService, call: Call) -> Reply:
+    key = await service.disable(call.key_id, etag=await _expected(service, call))
+    return _reply(key, key_out(key, service.now))
 
 
-async def enable_key(desk: AdminService, call: Call) -> Reply:
-    key = await desk.enable(call.key_id, etag=await _expected(desk, call))
-    return _reply(key, key_out(key, desk.now))
+async def enable_key(service: AdminService, call: Call) -> Reply:
+    key = await service.enable(call.key_id, etag=await _expected(service, call))
+    return _reply(key, key_out(key, service.now))
 
 
-async def revoke_key(desk: AdminService, call: Call) -> Reply:
-    key = await desk.revoke(call.key_id, etag=await _expected(desk, call))
-    return _reply(key, key_out(key, desk.now))
+async def revoke_key(service: AdminService, call: Call) -> Reply:
+    key = await service.revoke(call.key_id, etag=await _expected(service, call))
+    return _reply(key, key_out(key, service.now))
 
 
-async def rotate_key(desk: AdminService, call: Call) -> Reply:
-    overlap = desk.config.keys.rotation_overlap_seconds
+async def rotate_key(service: AdminService, call: Call) -> Reply:
+    overlap = service.config.keys.rotation_overlap_seconds
     rotation = Rotation(**{"overlap_seconds": overlap, **given(call.body)})
-    etag = await _expected(desk, call)
+    etag = await _expected(service, call)
     try:
-        rotated = await desk.rotate(call.key_id, rotation, etag=etag, once=call.once)
+        rotated = await service.rotate(call.key_id, rotation, etag=etag, once=call.once)
     except AlreadyProcessed as repeated:
-        key, old = await desk.get(repeated.key_id), await desk.get(call.key_id)
-        told = RotatedKey(key=key_out(key, desk.now), old=key_out(old, desk.now), secret=None, repeated=True)
+        key, old = await service.get(repeated.key_id), await service.get(call.key_id)
+        told = RotatedKey(key=key_out(key, service.now), old=key_out(old, service.now), secret=None, repeated=True)
         return _reply(key, told)
     key, old = rotated.new.key, rotated.old
     secret = rotated.new.secret.text
-    told = RotatedKey(key=key_out(key, desk.now), old=key_out(old, desk.now), secret=secret, repeated=False)
+    told = RotatedKey(key=key_out(key, service.now), old=key_out(old, service.now), secret=secret, repeated=False)
     return _reply(key, told, status=201)
 
 
@@ -240,11 +242,11 @@ def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
     return Reply(value=value, status=status, headers={"ETag": f'"{etag_of(key)}"'})
 
 
-async def _expected(desk: AdminService, call: Call) -> str | None:
+async def _expected(service: AdminService, call: Call) -> str | None:
     """The entity tag that the key must still have; of several, the one that it has."""
     if not call.matches:
         return None
-    if len(call.matches) > 1 and (now := etag_of(await desk.get(call.key_id))) in call.matches:
+    if len(call.matches) > 1 and (now := etag_of(await service.get(call.key_id))) in call.matches:
         return now
     return call.matches[0]
 

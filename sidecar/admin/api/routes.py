@@ -37,9 +37,9 @@ def handler_of(operation: Operation, desk_of: Callable[[web.Request], AdminServi
     """What answers the operation's requests."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        desk = desk_of(request)
+        service = desk_of(request)
         with refusing():
-            reply = await operation.handle(desk, await _call(operation, request, desk))
+            reply = await operation.handle(service, await _call(operation, request, service))
         body = msgspec.json.encode(reply.value)
         status = reply.status or operation.statuses[0]
         return web.Response(status=status, body=body, content_type=JSON, headers=dict(reply.headers))
@@ -47,7 +47,7 @@ def handler_of(operation: Operation, desk_of: Callable[[web.Request], AdminServi
     return handle
 
 
-async def _call(operation: Operation, request: web.Request, desk: AdminService) -> Call:
+async def _call(operation: Operation, request: web.Request, service: AdminService) -> Call:
     """Raises Refusal."""
     query = read_query(list(request.query.items()), operation.query)
     raw = await body_of(request)
@@ -62,7 +62,7 @@ async def _call(operation: Operation, request: web.Request, desk: AdminService) 
         query=query,
         body=body,
         matches=_matches(request) if operation.tagged else (),
-        once=_once(request, body, desk) if operation.once else None,
+        once=_once(request, body, service) if operation.once else None,
     )
 
 
@@ -74,7 +74,7 @@ def _matches(request: web.Request) -> tuple[str, ...]:
     return strong or ("",)  # What is no strong tag matches nothing.
 
 
-def _once(request: web.Request, body: msgspec.Struct | None, desk: AdminService) -> IdempotencyKey | None:
+def _once(request: web.Request, body: msgspec.Struct | None, service: AdminService) -> IdempotencyKey | None:
     given = request.headers.getall(_IDEMPOTENCY_KEY, [])
     if not given:
         return None
@@ -82,7 +82,7 @@ def _once(request: web.Request, body: msgspec.Struct | None, desk: AdminService)
         detail = f"{_IDEMPOTENCY_KEY} must be given once, with 1 to 255 printable ASCII characters"
         raise Refusal(400, "invalid_request", detail)
     asked = request.path.encode() + b"\n" + msgspec.json.encode(body, order="sorted")
-    return IdempotencyKey(token=desk.admin.name, key=given[0], fingerprint=sha256(asked).hexdigest())
+    return IdempotencyKey(token=service.admin.name, key=given[0], fingerprint=sha256(asked).hexdigest())
 
 
 @contextmanager

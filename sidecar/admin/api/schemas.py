@@ -319,7 +319,7 @@ class KeyQuery(Asked, frozen=True, kw_only=True):
     search: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
     tenant: Tenant | UnsetType = UNSET
     environment: Environment | UnsetType = UNSET
-    standing: Standing | UnsetType = field(name="status", default=UNSET)
+    effective_status: Standing | UnsetType = field(name="status", default=UNSET)
     after: Annotated[str, Meta(max_length=200, description="`next` of the page before")] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
 

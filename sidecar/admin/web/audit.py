@@ -42,12 +42,12 @@ _TOLD_OF_NEW: Final = ("tenant", "scopes", "plan", "expires_at", "replaces")
 
 async def list_audit(request: web.Request) -> web.Response:
     """Changes that fit the filters, the newest first."""
-    desk, asked = desk_of(request), _asked(request)
-    rows = await desk.audit(_filter(asked))
+    service, asked = desk_of(request), _asked(request)
+    rows = await service.audit(_filter(asked))
     page = rows[:PAGE_SIZE]
     more = {name: value for name, value in asked.items() if name != "before" and value}
     view = AuditPage(
-        entries=entries_of(page, desk.now),
+        entries=entries_of(page, service.now),
         key=asked["key"],
         actor=asked["actor"],
         since=asked["since"],

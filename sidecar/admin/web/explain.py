@@ -29,32 +29,32 @@ async def show_explain(request: web.Request) -> web.Response:
 
 async def explain(request: web.Request) -> web.Response:
     """The question and its answer. A whole key that was asked with is not shown again."""
-    desk, form = desk_of(request), await form_of(request)
+    service, form = desk_of(request), await form_of(request)
     method, target, key = (form.get(name, "").strip() for name in ("method", "target", "key"))
     shown = "" if looks_secret(key) else key
     if not (target.startswith("/") and target.isascii() and target.isprintable() and " " not in target):
         problem = "A path begins with / and is written as it is sent: printable ASCII, other characters as %XX."
-        return _page(request, desk, method=method, target=target, key=shown, problem=problem, status=422)
+        return _page(request, service, method=method, target=target, key=shown, problem=problem, status=422)
     try:
-        explanation = await _asked(desk, method, target, key)
+        explanation = await _asked(service, method, target, key)
     except Refusal as refusal:
         if refusal.status not in (400, 404, 409):
             raise
         problem = "; ".join(flaw.detail for flaw in refusal.flaws) or refusal.detail
         said = sentence(problem)
-        return _page(request, desk, method=method, target=target, key=shown, problem=said, status=422)
-    return _page(request, desk, method=method, target=target, key=shown, told=_told(explanation))
+        return _page(request, service, method=method, target=target, key=shown, problem=said, status=422)
+    return _page(request, service, method=method, target=target, key=shown, told=_told(explanation))
 
 
-async def _asked(desk: AdminService, method: str, target: str, key: str) -> Explanation:
+async def _asked(service: AdminService, method: str, target: str, key: str) -> Explanation:
     if looks_secret(key):
-        return await desk.explain(method, target, secret=Secret(text=key))
-    return await desk.explain(method, target, key=key or None)
+        return await service.explain(method, target, secret=Secret(text=key))
+    return await service.explain(method, target, key=key or None)
 
 
 def _page(
     request: web.Request,
-    desk: AdminService,
+    service: AdminService,
     *,
     method: str = "GET",
     target: str = "",
@@ -64,21 +64,21 @@ def _page(
     status: int = 200,
 ) -> web.Response:
     view = View(
-        methods=_methods(desk, method), target=target, example=_example(desk), key=key, problem=problem, told=told
+        methods=_methods(service, method), target=target, example=_example(service), key=key, problem=problem, told=told
     )
     return request.app[TEMPLATES].page(request, "explain.html", here="explain", status=status, view=view)
 
 
-def _methods(desk: AdminService, chosen: str) -> tuple[Option, ...]:
-    named = {method for route in desk.config.routes for method in route.methods if method != EVERY}
+def _methods(service: AdminService, chosen: str) -> tuple[Option, ...]:
+    named = {method for route in service.config.routes for method in route.methods if method != EVERY}
     return tuple(
         Option(value=name, label=name, chosen=name == chosen) for name in dict.fromkeys([*_METHODS, *sorted(named)])
     )
 
 
-def _example(desk: AdminService) -> str:
+def _example(service: AdminService) -> str:
     """A path that some route names."""
-    pattern = next((route.pattern for route in desk.config.routes if not route.policy.public), "/")
+    pattern = next((route.pattern for route in service.config.routes if not route.policy.public), "/")
     segments = ["1" if is_param(segment) else segment for segment in parse_pattern(pattern).segments]
     return "/" + "/".join(segments)
 

@@ -112,7 +112,7 @@ def quota_said(quota: Quota, limit: int) -> str:
     return f"{limit:,} per {period}"
 
 
-def standing(key: ApiKey, now: int) -> Standing:
+def effective_status(key: ApiKey, now: int) -> Standing:
     """How `key` stands at `now` (microseconds)."""
     if key.status is KeyStatus.REVOKED:
         return Standing(kind="revoked", said="Revoked")
@@ -129,7 +129,7 @@ def standing(key: ApiKey, now: int) -> Standing:
 
 def standing_note(key: ApiKey, now: int) -> str:
     """What the standing means, where that needs a word."""
-    match standing(key, now).kind:
+    match effective_status(key, now).kind:
         case "revoked":
             return "Every request with this key is refused, for ever."
         case "disabled":

@@ -40,19 +40,19 @@ _CHANGED = "Somebody else has changed this key since you opened the form. Look a
 
 async def show_issue(request: web.Request) -> web.Response:
     """The empty form."""
-    desk = _writing_desk(request)
-    return _issue_form(request, desk, filled_anew(desk), {}, 200, request.app[INSTRUMENTS].new_token())
+    service = _writing_desk(request)
+    return _issue_form(request, service, filled_anew(service), {}, 200, request.app[INSTRUMENTS].new_token())
 
 
 async def issue(request: web.Request) -> web.Response:
     """The new key, shown this once; or the form again, with what is wrong."""
-    desk, form = _writing_desk(request), await form_of(request)
+    service, form = _writing_desk(request), await form_of(request)
 
     async def carry_out() -> web.Response:
-        fields = key_fields(form, desk.now)
-        _check(desk, fields)
-        issued = await desk.issue(_new_key(fields), once=once_of(desk, form))
-        return show_secret(request, desk, issued)
+        fields = key_fields(form, service.now)
+        _check(service, fields)
+        issued = await service.issue(_new_key(fields), once=once_of(service, form))
+        return show_secret(request, service, issued)
 
     try:
         problems = await _problems(carry_out)
@@ -60,60 +60,60 @@ async def issue(request: web.Request) -> web.Response:
         raise sent_before() from None
     if isinstance(problems, web.Response):
         return problems
-    return _issue_form(request, desk, filled_from(form), problems, 422, form.get("once", ""))
+    return _issue_form(request, service, filled_from(form), problems, 422, form.get("once", ""))
 
 
 async def show_change(request: web.Request) -> web.Response:
     """The form with what the key has now."""
-    desk = _writing_desk(request)
-    key = await desk.get(request.match_info["id"])
-    return _change_form(request, desk, key, filled_of(key), {}, 200, etag_of(key))
+    service = _writing_desk(request)
+    key = await service.get(request.match_info["id"])
+    return _change_form(request, service, key, filled_of(key), {}, 200, etag_of(key))
 
 
 async def change(request: web.Request) -> web.Response:
     """Back to the key; or the form again, with what is wrong."""
-    desk, form = _writing_desk(request), await form_of(request)
-    key, etag = await desk.get(request.match_info["id"]), form.get("etag", "")
+    service, form = _writing_desk(request), await form_of(request)
+    key, etag = await service.get(request.match_info["id"]), form.get("etag", "")
 
     async def carry_out() -> web.Response:
-        fields = key_fields(form, desk.now, kept=key.expires_at)
-        _check(desk, fields)
-        await desk.change(key.id, _key_change(fields), etag=etag)
+        fields = key_fields(form, service.now, kept=key.expires_at)
+        _check(service, fields)
+        await service.change(key.id, _key_change(fields), etag=etag)
         raise web.HTTPSeeOther(f"/keys/{key.id}?done=change")
 
     problems = await _problems(carry_out)
     if isinstance(problems, web.Response):
         return problems
-    return _change_form(request, desk, key, filled_from(form), problems, 422, etag)
+    return _change_form(request, service, key, filled_from(form), problems, 422, etag)
 
 
 def show_secret(
-    request: web.Request, desk: AdminService, issued: Issued, *, replaced: ApiKey | None = None
+    request: web.Request, service: AdminService, issued: Issued, *, replaced: ApiKey | None = None
 ) -> web.Response:
     """The page with the plaintext. Whoever loads it anew sends the form again, and is told that it was sent before."""
     key, text = issued.key, issued.secret.text
-    routes = opened(desk.config, key)
+    routes = opened(service.config, key)
     clients = request.app[INSTRUMENTS].clients()
-    retires = None if replaced is None or (replaced.retires_at or 0) <= desk.now else replaced.retires_at
+    retires = None if replaced is None or (replaced.retires_at or 0) <= service.now else replaced.retires_at
     view = NewSecret(
         id=key.id,
         name=key.name,
         text=text,
-        command=command_for(desk.config, key, text, routes, clients=clients),
+        command=command_for(service.config, key, text, routes, clients=clients),
         opens=tuple(route.name for route in routes),
         replaces="" if replaced is None else replaced.id,
-        retires=moment_or_none(retires, desk.now),
+        retires=moment_or_none(retires, service.now),
     )
     return request.app[TEMPLATES].page(request, "issued.html", view=view)
 
 
-def once_of(desk: AdminService, form: Form) -> IdempotencyKey | None:
+def once_of(service: AdminService, form: Form) -> IdempotencyKey | None:
     """So that a form that is sent twice makes one key."""
     if not 1 <= len(form.get("once", "")) <= _LONGEST_ONCE:
         return None
     said = "\n".join(f"{name}={value}" for name, value in form.items() if name != "proof")
     fingerprint = sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
-    return IdempotencyKey(token=f"page:{desk.admin.name}", key=form["once"], fingerprint=fingerprint)
+    return IdempotencyKey(token=f"page:{service.admin.name}", key=form["once"], fingerprint=fingerprint)
 
 
 def sent_before() -> Refusal:
@@ -133,13 +133,13 @@ class _BadForm(Exception):
         self.problems = problems
 
 
-def _check(desk: AdminService, fields: KeyFields) -> None:
+def _check(service: AdminService, fields: KeyFields) -> None:
     """Raises _BadForm where something could not be read, with whatever else is wrong, so that all is told at once."""
     if not fields.problems:
         return
     problems: dict[str, str] = {}
     try:
-        key_rules(desk.config).check(_new_key(fields), desk.now)
+        key_rules(service.config).check(_new_key(fields), service.now)
     except InvalidKey as unfit:
         problems = problems_of(unfit)
     raise _BadForm({**problems, **fields.problems})
@@ -170,28 +170,28 @@ def conflict_said(conflict: KeyConflict) -> str:
 
 
 def _writing_desk(request: web.Request) -> AdminService:
-    desk = desk_of(request)
-    desk.must_write()
-    return desk
+    service = desk_of(request)
+    service.must_write()
+    return service
 
 
 def _issue_form(
-    request: web.Request, desk: AdminService, filled: Filled, problems: dict[str, str], status: int, once: str
+    request: web.Request, service: AdminService, filled: Filled, problems: dict[str, str], status: int, once: str
 ) -> web.Response:
-    form = form_view(desk, filled, problems=problems, once=once)
+    form = form_view(service, filled, problems=problems, once=once)
     return request.app[TEMPLATES].page(request, "issue.html", status=status, form=form)
 
 
 def _change_form(
     request: web.Request,
-    desk: AdminService,
+    service: AdminService,
     key: ApiKey,
     filled: Filled,
     problems: dict[str, str],
     status: int,
     etag: str,
 ) -> web.Response:
-    form = form_view(desk, filled, problems=problems, key=key, etag=etag)
+    form = form_view(service, filled, problems=problems, key=key, etag=etag)
     return request.app[TEMPLATES].page(
         request, "change.html", status=status, form=form, key_id=key.id, key_name=key.name
     )

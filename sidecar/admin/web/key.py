@@ -13,11 +13,11 @@ from sidecar.admin.web.audit import entries_of
 from sidecar.admin.web.charts import Chart, chart
 from sidecar.admin.web.formatting import (
     MICROSECONDS,
+    effective_status,
     moment,
     moment_or_none,
     percent,
     quota_said,
-    standing,
     standing_note,
 )
 from sidecar.admin.web.issue import conflict_said, once_of, sent_before, show_secret
@@ -58,7 +58,7 @@ def possible(key: ApiKey, now: int) -> tuple[str, ...]:
     """What can be done to the key as it stands."""
     if key.status is KeyStatus.REVOKED:
         return ()
-    over = standing(key, now).kind in ("expired", "retired")
+    over = effective_status(key, now).kind in ("expired", "retired")
     rotating = () if over or key.retires_at is not None or key.status is KeyStatus.DISABLED else ("rotate",)
     return "change", *rotating, "enable" if key.status is KeyStatus.DISABLED else "disable", "revoke"
 
@@ -70,9 +70,9 @@ async def confirm(request: web.Request) -> web.Response:
 
 async def carry_out(request: web.Request) -> web.Response:
     """Back to the key (rotate: to the new key, shown this once); or the question again, with what is in the way."""
-    desk, form = desk_of(request), await form_of(request)
+    service, form = desk_of(request), await form_of(request)
     try:
-        return await _done(request, desk, form)
+        return await _done(request, service, form)
     except (AlreadyProcessed, IdempotencyKeyReused):
         raise sent_before() from None
     except KeyChanged:
@@ -84,19 +84,19 @@ async def carry_out(request: web.Request) -> web.Response:
         return await _show(request, conflict_said(conflict), 409, form.get("once", ""))
 
 
-async def _done(request: web.Request, desk: AdminService, form: Form) -> web.Response:
+async def _done(request: web.Request, service: AdminService, form: Form) -> web.Response:
     key_id, verb, etag = request.match_info["id"], request.match_info["verb"], form.get("etag", "")
     match verb:
         case "rotate":
             rotation = Rotation(overlap_seconds=_overlap(form))
-            rotated = await desk.rotate(key_id, rotation, etag=etag, once=once_of(desk, form))
-            return show_secret(request, desk, rotated.new, replaced=rotated.old)
+            rotated = await service.rotate(key_id, rotation, etag=etag, once=once_of(service, form))
+            return show_secret(request, service, rotated.new, replaced=rotated.old)
         case "disable":
-            await desk.disable(key_id, etag=etag)
+            await service.disable(key_id, etag=etag)
         case "enable":
-            await desk.enable(key_id, etag=etag)
+            await service.enable(key_id, etag=etag)
         case "revoke":
-            await desk.revoke(key_id, etag=etag)
+            await service.revoke(key_id, etag=etag)
     raise web.HTTPSeeOther(f"/keys/{key_id}?done={verb}")
 
 
@@ -106,13 +106,13 @@ def _overlap(form: Form) -> int:
 
 
 async def _show(request: web.Request, problem: str, status: int, once: str) -> web.Response:
-    desk, verb = desk_of(request), request.match_info["verb"]
-    desk.must_write()
-    key = await desk.get(request.match_info["id"])
-    if verb not in possible(key, desk.now):
+    service, verb = desk_of(request), request.match_info["verb"]
+    service.must_write()
+    key = await service.get(request.match_info["id"])
+    if verb not in possible(key, service.now):
         raise web.HTTPSeeOther(f"/keys/{key.id}")
     title, button = _TITLES[verb]
-    totals = await totals_by_key(desk, [key])
+    totals = await totals_by_key(service, [key])
     view = Confirm(
         id=key.id,
         name=key.name,
@@ -122,8 +122,8 @@ async def _show(request: web.Request, problem: str, status: int, once: str) -> w
         title=title,
         button=button,
         grave=verb == "revoke",
-        effects=tuple(_effects(key, verb, desk.now)),
-        last_used=moment_or_none(key.last_used_at, desk.now),
+        effects=tuple(_effects(key, verb, service.now)),
+        last_used=moment_or_none(key.last_used_at, service.now),
         requests=counted(sum(totals[key.id]), "request"),
         overlaps=_overlaps() if verb == "rotate" else (),
         etag=etag_of(key),
@@ -173,26 +173,26 @@ _DONE: Final = {
 
 async def show_key(request: web.Request) -> web.Response:
     """Everything about one key, but the key itself."""
-    desk, instruments = desk_of(request), request.app[INSTRUMENTS]
-    key = await desk.get(request.match_info["id"])
+    service, instruments = desk_of(request), request.app[INSTRUMENTS]
+    key = await service.get(request.match_info["id"])
     days = _days(request.query.get("span", ""))
-    wanted = _span(desk.now, days)
-    rows = await desk.usage(key.id, wanted)
-    routes = opened(desk.config, key)
-    left = await left_of(instruments.limiter, desk.config, key, routes, now=desk.now / MICROSECONDS)
+    wanted = _span(service.now, days)
+    rows = await service.usage(key.id, wanted)
+    routes = opened(service.config, key)
+    left = await left_of(instruments.limiter, service.config, key, routes, now=service.now / MICROSECONDS)
     view = KeyPage(
         id=key.id,
         name=key.name,
-        standing=standing(key, desk.now),
-        standing_note=standing_note(key, desk.now),
-        facts=tuple(_facts(key, desk.now)),
+        effective_status=effective_status(key, service.now),
+        standing_note=standing_note(key, service.now),
+        facts=tuple(_facts(key, service.now)),
         routes=tuple(_route(route) for route in routes),
-        quotas=tuple(quota_row(one, desk.now) for one in left),
+        quotas=tuple(quota_row(one, service.now) for one in left),
         chart=usage_chart(rows, wanted, dict(_SPANS)[days]) if rows else None,
         spans=tuple(Option(value=value, label=label, chosen=value == days) for value, label in _SPANS),
         by_route=_by_route(rows),
-        audit=await _audit(desk, key),
-        actions=possible(key, desk.now),
+        audit=await _audit(service, key),
+        actions=possible(key, service.now),
         done=_DONE.get(request.query.get("done", ""), ""),
     )
     return request.app[TEMPLATES].page(request, "key.html", view=view)
@@ -282,5 +282,5 @@ def _facts(key: ApiKey, now: int) -> Iterator[Fact]:
         yield Fact(label="In place of", value=key.replaces, link=f"/keys/{key.replaces}")
 
 
-async def _audit(desk: AdminService, key: ApiKey) -> tuple[AuditEntry, ...]:
-    return entries_of(await desk.audit(AuditFilter(key_id=key.id, limit=_AUDIT_ROWS)), desk.now)
+async def _audit(service: AdminService, key: ApiKey) -> tuple[AuditEntry, ...]:
+    return entries_of(await service.audit(AuditFilter(key_id=key.id, limit=_AUDIT_ROWS)), service.now)

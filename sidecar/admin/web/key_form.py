@@ -170,9 +170,9 @@ class Filled:
     expires_on: str = ""
 
 
-def filled_anew(desk: AdminService) -> Filled:
+def filled_anew(service: AdminService) -> Filled:
     """An empty form, with the default scopes."""
-    return Filled(scopes=desk.config.keys.default_scopes)
+    return Filled(scopes=service.config.keys.default_scopes)
 
 
 def filled_from(form: Form) -> Filled:
@@ -205,7 +205,7 @@ def filled_of(key: ApiKey) -> Filled:
 
 
 def form_view(
-    desk: AdminService,
+    service: AdminService,
     filled: Filled,
     *,
     problems: Mapping[str, str] | None = None,
@@ -214,7 +214,7 @@ def form_view(
     etag: str = "",
 ) -> KeyForm:
     """key: the one that is changed. problems: field to what is wrong with it."""
-    config, admin = desk.config, desk.admin
+    config, admin = service.config, service.admin
     grantable = admin.grantable(config.catalogue)
     return KeyForm(
         name=filled.name,
@@ -226,7 +226,7 @@ def form_view(
         plans=_plans(admin.plans_of(config.plans), filled.plan, no_plan=admin.may_plan(None)),
         quotas=tuple(_quotas(config, filled.quotas)),
         metadata=filled.metadata,
-        expiry=_expiry(filled.expiry, key, desk.now),
+        expiry=_expiry(filled.expiry, key, service.now),
         expires_on=filled.expires_on,
         problems=problems or {},
         once=once,

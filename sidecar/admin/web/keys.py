@@ -9,7 +9,7 @@ from aiohttp import web
 from sidecar.admin.server import desk_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.charts import spark
-from sidecar.admin.web.formatting import moment_or_none, standing
+from sidecar.admin.web.formatting import effective_status, moment_or_none
 from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.stats import totals_by_key
 from sidecar.admin.web.view_models import KeyList, KeyRow, Option
@@ -22,21 +22,21 @@ PAGE_SIZE: Final = 50
 
 async def list_keys(request: web.Request) -> web.Response:
     """A page of keys that fit the search and the filters."""
-    desk, asked = desk_of(request), _asked(request)
+    service, asked = desk_of(request), _asked(request)
     if looks_secret(asked["search"]):
         # Whoever pastes a whole key means the one that begins so; the rest of it is for no store and no history.
-        beginning = asked["search"][: desk.config.keys.prefix_length]
+        beginning = asked["search"][: service.config.keys.prefix_length]
         raise web.HTTPSeeOther(_address({"search": beginning}))
-    page = await desk.list(_filter(asked))
-    totals = await totals_by_key(desk, page.keys)
+    page = await service.list(_filter(asked))
+    totals = await totals_by_key(service, page.keys)
     more = {name: value for name, value in asked.items() if name != "after" and value}
     view = KeyList(
-        rows=tuple(_row(key, totals[key.id], desk.now) for key in page.keys),
+        rows=tuple(_row(key, totals[key.id], service.now) for key in page.keys),
         search=asked["search"],
         tenant=asked["tenant"],
-        environments=_environments(desk, asked["environment"]),
+        environments=_environments(service, asked["environment"]),
         standings=_standings(asked["standing"]),
-        one_tenant=desk.admin.tenant is not None,
+        one_tenant=service.admin.tenant is not None,
         filtered=any(asked.values()),
         first=_address(more) if asked["after"] else None,
         next=_address({**more, "after": page.next}) if page.next else None,
@@ -55,7 +55,7 @@ def _filter(asked: Mapping[str, str]) -> KeyFilter:
         search=asked["search"] or None,
         tenant=asked["tenant"] or None,
         environment=asked["environment"] or None,
-        standing=known.get(asked["standing"]),
+        effective_status=known.get(asked["standing"]),
         after=asked["after"] or None,
         limit=PAGE_SIZE,
     )
@@ -68,15 +68,15 @@ def _row(key: ApiKey, totals: list[int], now: int) -> KeyRow:
         prefix=key.prefix,
         tenant=key.tenant or "",
         environment=key.environment or "",
-        standing=standing(key, now),
+        effective_status=effective_status(key, now),
         last_used=moment_or_none(key.last_used_at, now),
         requests=f"{sum(totals):,}",
         spark=spark(totals, span="24 hours"),
     )
 
 
-def _environments(desk: AdminService, chosen: str) -> tuple[Option, ...]:
-    names = [*desk.config.keys.environments, EVERY]
+def _environments(service: AdminService, chosen: str) -> tuple[Option, ...]:
+    names = [*service.config.keys.environments, EVERY]
     every = Option(value="", label="Any environment")
     return every, *(Option(value=name, label=name, chosen=name == chosen) for name in names)
 

@@ -41,37 +41,37 @@ _UNUSUAL: Final = {
 
 async def show_overview(request: web.Request) -> web.Response:
     """Numbers of the last day, and lists of what wants attention."""
-    desk, instruments = desk_of(request), request.app[INSTRUMENTS]
-    wanted = last_day(desk.now)
-    rows = await desk.usage(None, wanted)
-    due = await _due(desk)
+    service, instruments = desk_of(request), request.app[INSTRUMENTS]
+    wanted = last_day(service.now)
+    rows = await service.usage(None, wanted)
+    due = await _due(service)
     view = Overview(
-        intro=_intro(desk),
-        first_steps=not (await desk.list(KeyFilter(limit=1))).keys,
-        tiles=tuple(await _tiles(desk, rows, len(due))),
+        intro=_intro(service),
+        first_steps=not (await service.list(KeyFilter(limit=1))).keys,
+        tiles=tuple(await _tiles(service, rows, len(due))),
         chart=usage_chart(rows, wanted, "24 hours") if rows else None,
-        unusual=await _unusual(desk),
+        unusual=await _unusual(service),
         due=due[:_MOST],
         due_within=span_of(DUE_WITHIN_SECONDS),
-        refusals=_refusals(desk, instruments),
-        refusals_since=f"Since this process started, {_since(desk, instruments)}; those without a key too.",
-        quotas=await _near_end(desk, instruments),
+        refusals=_refusals(service, instruments),
+        refusals_since=f"Since this process started, {_since(service, instruments)}; those without a key too.",
+        quotas=await _near_end(service, instruments),
         near_percent=_NEAR_PERCENT,
     )
     return request.app[TEMPLATES].page(request, "overview.html", here="overview", view=view)
 
 
-def _since(desk: AdminService, instruments: Instruments) -> str:
-    return moment(int(instruments.since * MICROSECONDS), desk.now).said
+def _since(service: AdminService, instruments: Instruments) -> str:
+    return moment(int(instruments.since * MICROSECONDS), service.now).said
 
 
-def _intro(desk: AdminService) -> str:
-    routes = counted(len(desk.config.routes), "route")
-    whose = "every tenant" if desk.admin.tenant is None else f"tenant {desk.admin.tenant}"
+def _intro(service: AdminService) -> str:
+    routes = counted(len(service.config.routes), "route")
+    whose = "every tenant" if service.admin.tenant is None else f"tenant {service.admin.tenant}"
     return f"{routes} in force, keys of {whose}."
 
 
-async def _tiles(desk: AdminService, rows: Sequence[UsageRow], due: int) -> list[Tile]:
+async def _tiles(service: AdminService, rows: Sequence[UsageRow], due: int) -> list[Tile]:
     by_class = {name: sum(row.count for row in rows if class_of(row.status_class) == name) for name in CLASSES}
     total = sum(by_class.values())
     client, server = by_class["4xx"], by_class["5xx"]
@@ -80,7 +80,7 @@ async def _tiles(desk: AdminService, rows: Sequence[UsageRow], due: int) -> list
         Tile(name="Answered 4xx", value=f"{client:,}", note=part_said(client, total)),
         Tile(name="Answered 5xx", value=f"{server:,}", note=part_said(server, total)),
     ]
-    counts = await desk.counts()
+    counts = await service.counts()
     if counts is None:
         return [*tiles, Tile(name="Keys due", value=f"{due:,}", note=f"within {span_of(DUE_WITHIN_SECONDS)}")]
     others = sum(counts.values()) - counts.get("active", 0)
@@ -91,43 +91,43 @@ async def _tiles(desk: AdminService, rows: Sequence[UsageRow], due: int) -> list
     ]
 
 
-async def _due(desk: AdminService) -> tuple[DueRow, ...]:
+async def _due(service: AdminService) -> tuple[DueRow, ...]:
     return tuple(
         DueRow(
             key_id=one.key.id,
             key_name=one.key.name,
             said=_WHY.get(one.why, one.why),
-            moment=moment(one.at, desk.now),
-            last_used=moment_or_none(one.key.last_used_at, desk.now),
+            moment=moment(one.at, service.now),
+            last_used=moment_or_none(one.key.last_used_at, service.now),
         )
-        for one in await desk.due()
+        for one in await service.due()
     )
 
 
-async def _unusual(desk: AdminService) -> tuple[Event, ...]:
-    return tuple([await _event(desk, event) for event in await desk.unusual(limit=_MOST)])
+async def _unusual(service: AdminService) -> tuple[Event, ...]:
+    return tuple([await _event(service, event) for event in await service.unusual(limit=_MOST)])
 
 
-async def _event(desk: AdminService, event: Anomaly) -> Event:
-    key = await _known(desk, event.key_id) if event.key_id else None
+async def _event(service: AdminService, event: Anomaly) -> Event:
+    key = await _known(service, event.key_id) if event.key_id else None
     return Event(
         said=_UNUSUAL[event.kind],
         detail=event.detail[:1].upper() + event.detail[1:],
-        moment=moment(event.at, desk.now),
+        moment=moment(event.at, service.now),
         key_id=key.id if key else "",
         key_name=key.name if key else "",
     )
 
 
-async def _known(desk: AdminService, key_id: str) -> ApiKey | None:
+async def _known(service: AdminService, key_id: str) -> ApiKey | None:
     try:
-        return await desk.get(key_id)
+        return await service.get(key_id)
     except Refusal:
         return None
 
 
-def _refusals(desk: AdminService, instruments: Instruments) -> tuple[CountRow, ...] | None:
-    if desk.admin.tenant is not None:
+def _refusals(service: AdminService, instruments: Instruments) -> tuple[CountRow, ...] | None:
+    if service.admin.tenant is not None:
         return None
     counts = {reason: count for reason, count in instruments.refusals().items() if count}
     most = max(counts.values(), default=0)
@@ -137,15 +137,15 @@ def _refusals(desk: AdminService, instruments: Instruments) -> tuple[CountRow, .
     )
 
 
-async def _near_end(desk: AdminService, instruments: Instruments) -> tuple[QuotaRow, ...]:
+async def _near_end(service: AdminService, instruments: Instruments) -> tuple[QuotaRow, ...]:
     """Of the keys that have used most, what has less than a fifth left, the fullest first."""
     rows: list[QuotaRow] = []
     for key_id in dict.fromkeys(await asyncio.to_thread(instruments.fullest)):
-        key = await _known(desk, key_id)
+        key = await _known(service, key_id)
         if key is not None:
             left = await left_of(
-                instruments.limiter, desk.config, key, opened(desk.config, key), now=desk.now / MICROSECONDS
+                instruments.limiter, service.config, key, opened(service.config, key), now=service.now / MICROSECONDS
             )
-            rows += [quota_row(one, desk.now, key=key) for one in left]
+            rows += [quota_row(one, service.now, key=key) for one in left]
     near = [row for row in rows if row.percent >= _NEAR_PERCENT]
     return tuple(sorted(near, key=lambda row: -row.percent)[:_MOST])

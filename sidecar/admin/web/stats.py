@@ -69,11 +69,11 @@ def points_of(rows: Sequence[UsageRow], wanted: UsageFilter) -> Points:
     return list(at.items())
 
 
-async def totals_by_key(desk: AdminService, keys: Sequence[ApiKey]) -> Mapping[str, list[int]]:
+async def totals_by_key(service: AdminService, keys: Sequence[ApiKey]) -> Mapping[str, list[int]]:
     """Requests in each of the last 24 hours, by key id."""
-    wanted = replace(last_day(desk.now), key_ids=tuple(key.id for key in keys))
+    wanted = replace(last_day(service.now), key_ids=tuple(key.id for key in keys))
     totals = {key.id: [0] * DAY_OF_HOURS for key in keys}
-    for row in await desk.usage(None, wanted) if keys else ():
+    for row in await service.usage(None, wanted) if keys else ():
         hour = (row.at - wanted.since) // HOUR
         if row.key_id in totals and 0 <= hour < DAY_OF_HOURS:
             totals[row.key_id][hour] += row.count

@@ -59,7 +59,7 @@ class KeyRow:
     prefix: str
     tenant: str
     environment: str
-    standing: Standing
+    effective_status: Standing
     last_used: Moment | None
     requests: str
     """Over the last day."""
@@ -222,7 +222,7 @@ class KeyPage:
 
     id: str
     name: str
-    standing: Standing
+    effective_status: Standing
     standing_note: str
     facts: tuple[Fact, ...]
     routes: tuple[RouteRow, ...]

@@ -18,7 +18,7 @@ def around(seen: Facts) -> Finding:
     found, address = seen.around, seen.config.upstream.address
     if isinstance(found, Unknown):
         return unchecked(found.reason)
-    match found.whereabouts:
+    match found.location:
         case "unix":
             return _socket(found)
         case "loopback":

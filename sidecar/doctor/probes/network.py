@@ -164,21 +164,21 @@ async def way_around(config: Config, own: Iterable[str]) -> BypassProbe | Unknow
     address = config.upstream.address
     if address.path:
         file = await asyncio.to_thread(file_seen, address.path)
-        return BypassProbe(whereabouts="unix", socket=file if isinstance(file, FileFacts) else None)
+        return BypassProbe(location="unix", socket=file if isinstance(file, FileFacts) else None)
     own = tuple(own)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return Unknown(reason=f"{address.host}: {error}")
-    whereabouts = _whereabouts([str(entry[4][0]) for entry in found], own)
-    if whereabouts != "loopback":
-        return BypassProbe(whereabouts=whereabouts)
+    location = _whereabouts([str(entry[4][0]) for entry in found], own)
+    if location != "loopback":
+        return BypassProbe(location=location)
     wanted = [Address(host=host, port=address.port) for host in own]
     mine = {listener for listener in _listeners(config) if listener.port == address.port}
     tried = [one for one in wanted if one not in mine]
     answers = await asyncio.gather(*map(_answers, tried))
     answered = tuple(one for one, yes in zip(tried, answers, strict=True) if yes)
-    return BypassProbe(whereabouts="loopback", tried=tuple(one.host for one in tried), answered=answered)
+    return BypassProbe(location="loopback", tried=tuple(one.host for one in tried), answered=answered)
 
 
 def _whereabouts(found: Iterable[str], own: Iterable[str]) -> Location:

@@ -237,8 +237,8 @@ def _send(step: Step, address: Address, keys: Mapping[str, str]) -> tuple[int, s
     try:
         headers = {"Authorization": f"Bearer {_presented(step, keys)}"} if step.key else {}
         connection.request(step.method, step.path, headers=headers)
-        answer = connection.getresponse()
-        body = json.loads(answer.read())
-        return answer.status, body.get("code", "")
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        return response.status, body.get("code", "")
     finally:
         connection.close()

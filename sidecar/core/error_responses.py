@@ -52,8 +52,8 @@ _DETAIL: Mapping[Reason, str] = {
     Reason.STORE_UNAVAILABLE: "API keys cannot be verified at the moment.",
     Reason.LIMITER_UNAVAILABLE: "Quotas cannot be verified at the moment.",
     Reason.UPSTREAM_UNREACHABLE: "The service cannot be reached.",
-    Reason.UPSTREAM_INVALID: "The service gave an answer that makes no sense.",
-    Reason.UPSTREAM_TIMEOUT: "The service did not answer in time.",
+    Reason.UPSTREAM_INVALID: "The service gave an response that makes no sense.",
+    Reason.UPSTREAM_TIMEOUT: "The service did not response in time.",
     Reason.UPSTREAM_BUSY: "The service has no room for the request at the moment.",
     Reason.INTERNAL: "Something went wrong here.",
 }
@@ -165,8 +165,8 @@ class ErrorResponses:
         return ((b"WWW-Authenticate", challenge.encode()),)
 
 
-def _extended(answer: Response, extra: Headers) -> Response:
-    return replace(answer, headers=(*answer.headers, *extra)) if extra else answer
+def _extended(response: Response, extra: Headers) -> Response:
+    return replace(response, headers=(*response.headers, *extra)) if extra else response
 
 
 def key_values(key: ApiKey) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The decision listener: a proxy asks about a request, and is told what the gate says. Read `_answer` first."""
+"""The decision listener: a proxy asks about a request, and is told what the gate says. Read `_respond` first."""
 
 import logging
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Gate(Protocol):
 
     async def decide(self, head: RequestHead) -> Decision: ...
 
-    def answer(self, deny: Deny) -> Response: ...
+    def response(self, deny: Deny) -> Response: ...
 
     def client_headers(self, allow: Allow) -> Headers: ...
 
@@ -78,7 +78,7 @@ class DecisionServer:
         self._listener.limits = limits
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        reply = Reply(await self._answer(request))
+        reply = Reply(await self._respond(request))
         # aiohttp's parser hands the last trailer of a chunked request to the next one as a header (3.14.5 and before).
         if self._retiring or hdrs.TRANSFER_ENCODING in request.headers or not self.trusts(request.remote or ""):
             reply.force_close()
@@ -90,7 +90,7 @@ class DecisionServer:
     def connection_refused(self, cap: str) -> None:
         self._observer.connection_refused(cap)
 
-    async def _answer(self, request: web.BaseRequest) -> Response:
+    async def _respond(self, request: web.BaseRequest) -> Response:
         """Only what a trusted proxy asks, in a dialect that is served, comes before the gate."""
         gate, peer = self._gate(), request.remote or ""
         terms = self._terms(gate)
@@ -110,11 +110,11 @@ class DecisionServer:
         """The answer, whatever happens."""
         began, decision, reason = self._clock(), None, question.objection
         self._observer.begun()
-        answer = gate.bad_request(reason or Reason.INTERNAL)
+        response = gate.bad_request(reason or Reason.INTERNAL)
         try:
             if reason is None:
                 decision = await gate.decide(question.head)
-                reason, answer = self._worded(decision, gate, question.dialect)
+                reason, response = self._worded(decision, gate, question.dialect)
         except Exception as exc:
             reason = Reason.INTERNAL
             _log.error("internal error: %s", type(exc).__name__)
@@ -122,19 +122,19 @@ class DecisionServer:
             self._observer.finished(
                 question.head,
                 decision,
-                answer.status,
+                response.status,
                 seconds=self._clock() - began,
                 upstream_seconds=None,
                 bytes_in=0,
-                bytes_out=len(answer.body),
+                bytes_out=len(response.body),
                 reason=reason,
             )
-        return refusing(question.dialect, answer) if reason else answer
+        return refusing(question.dialect, response) if reason else response
 
     def _worded(self, decision: Decision, gate: Gate, dialect: Dialect) -> tuple[Reason | None, Response]:
         """What the sidecar answers itself is not for the upstream, where the proxy in front would send it."""
         if isinstance(decision, Deny):
-            return decision.reason, gate.answer(decision)
+            return decision.reason, gate.response(decision)
         if decision.route.policy.respond is not None:
             return Reason.NO_ROUTE, gate.bad_request(Reason.NO_ROUTE)
         terms = self._terms(gate)
@@ -142,9 +142,9 @@ class DecisionServer:
         return None, allowing(dialect, terms.told(decision), ours, without=terms.not_forwarded(decision))
 
     def refuse(self, reason: Reason) -> Response:
-        answer = self._gate().bad_request(reason)
-        self._observer.bad_request(answer.status, reason)
-        return answer
+        response = self._gate().bad_request(reason)
+        self._observer.bad_request(response.status, reason)
+        return response
 
     def _terms(self, gate: Gate) -> Terms:
         if self._known is None or self._known[0] is not gate:

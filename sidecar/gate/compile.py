@@ -67,7 +67,7 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
     )
 
 
-def answers(config: Config) -> ErrorResponses:
+def responses(config: Config) -> ErrorResponses:
     told = config.rate_limit_headers
     return ErrorResponses(
         config.errors,

@@ -50,7 +50,7 @@ def told(config: Config, head: RequestHead, decision: Decision, gate: Gate) -> l
         lines += _sent(decision)
         lines.append(Line("decision", "allow" if decision.principal else "allow, without a key of ours"))
     else:
-        lines.append(Line("decision", f"deny: {decision.reason}, answered with {gate.answer(decision).status}"))
+        lines.append(Line("decision", f"deny: {decision.reason}, answered with {gate.response(decision).status}"))
     return lines
 
 
@@ -191,7 +191,7 @@ def _without(secret: str, line: Line) -> Line:
 def _status(gate: Gate, decision: Decision) -> int | None:
     match decision:
         case Deny():
-            return gate.answer(decision).status
+            return gate.response(decision).status
         case Allow() if decision.route.policy.respond is not None:
             return gate.respond(decision).status
         case _:

@@ -46,9 +46,9 @@ class Host(Protocol):
 class Reply(web.Response):
     """An answer without the name of the software."""
 
-    def __init__(self, answer: Response) -> None:
-        super().__init__(status=answer.status, body=answer.body)
-        for name, value in answer.headers:
+    def __init__(self, response: Response) -> None:
+        super().__init__(status=response.status, body=response.body)
+        for name, value in response.headers:
             self.headers.add(name.decode(), value.decode())
 
     async def _prepare_headers(self) -> None:
@@ -298,9 +298,9 @@ class _Connection(RequestHandler):
         """Raises ConnectionError where part of an answer was sent already."""
         if request.writer is not None and request.writer.output_size > 0:
             raise ConnectionError("an answer was begun already")
-        answer = web.Response(status=status, headers=_ANSWER)
-        answer.force_close()
-        return answer
+        response = web.Response(status=status, headers=_ANSWER)
+        response.force_close()
+        return response
 
     def _look_again(self) -> None:
         patience = self._listener.patience

@@ -25,17 +25,17 @@ _NO_BODY = frozenset({204, 304})
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-def local_response_head(answer: Response, *, persistence: bytes) -> bytes:
+def local_response_head(response: Response, *, persistence: bytes) -> bytes:
     """A whole answer but for its body."""
-    return _head_of_ours(answer) + persistence
+    return _head_of_ours(response) + persistence
 
 
 @lru_cache(maxsize=256)
-def _head_of_ours(answer: Response) -> bytes:
+def _head_of_ours(response: Response) -> bytes:
     """Refusals are the same again and again."""
-    lines = [_status_line(answer.status, _PHRASES.get(answer.status, b"")), *field_lines(answer.headers)]
-    if answer.status not in _NO_BODY:
-        lines.append(b"Content-Length: %d" % len(answer.body))
+    lines = [_status_line(response.status, _PHRASES.get(response.status, b"")), *field_lines(response.headers)]
+    if response.status not in _NO_BODY:
+        lines.append(b"Content-Length: %d" % len(response.body))
     return b"\r\n".join(lines)
 
 
@@ -44,13 +44,13 @@ def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
     return b"\r\n".join([_status_line(status, reason), *field_lines(headers)]) + b"\r\n\r\n"
 
 
-def upstream_head(answer: UpstreamResponse, ours: Headers, *, chunked: bool, persistence: bytes) -> bytes:
+def upstream_head(response: UpstreamResponse, ours: Headers, *, chunked: bool, persistence: bytes) -> bytes:
     """The upstream's head as it sent it; fields of `ours` stand in place of its own of the same names."""
-    headers = answer.headers
+    headers = response.headers
     names = [name.lower() for name, _ in ours]
-    if not answer.names.isdisjoint(names):
+    if not response.names.isdisjoint(names):
         headers = [field for field in headers if field[0].lower() not in names]
-    lines = [_status_line(answer.status, answer.reason), *field_lines(headers), *field_lines(ours)]
+    lines = [_status_line(response.status, response.reason), *field_lines(headers), *field_lines(ours)]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked")
     return b"\r\n".join(lines) + persistence
@@ -165,31 +165,31 @@ class Exchange:
         if self.body is not None and self.body.too_large:
             raise Fault(Reason.BODY_TOO_LARGE)
 
-    def respond(self, answer: Response, reason: Reason | None = None) -> None:
+    def respond(self, response: Response, reason: Reason | None = None) -> None:
         """Answer with an answer of ours."""
         self._settle_unread_body()
-        body = answer.body if has_body(self.head.method, answer.status) else b""
-        self.status, self.reason, self.bytes_out = answer.status, reason, len(body)
-        self._write_soon(local_response_head(answer, persistence=self._persistence()), body)
+        body = response.body if has_body(self.head.method, response.status) else b""
+        self.status, self.reason, self.bytes_out = response.status, reason, len(body)
+        self._write_soon(local_response_head(response, persistence=self._persistence()), body)
 
-    async def send_upstream_response(self, answer: UpstreamResponse, ours: Headers) -> None:
+    async def send_upstream_response(self, response: UpstreamResponse, ours: Headers) -> None:
         """Answer with the upstream's answer, and with `ours` added to its head. Raises Fault before any of it."""
-        if answer.status == SWITCHING_PROTOCOLS:
-            await self._switch(answer, ours)
+        if response.status == SWITCHING_PROTOCOLS:
+            await self._switch(response, ours)
             return
-        with_body = has_body(self.head.method, answer.status)
-        chunked = with_body and answer.chunked and self.head.version >= (1, 1)
-        if answer.early or (with_body and not chunked and not answer.has_length):
+        with_body = has_body(self.head.method, response.status)
+        chunked = with_body and response.chunked and self.head.version >= (1, 1)
+        if response.early or (with_body and not chunked and not response.has_length):
             self.keep_alive = False
-        self.status = answer.status
-        head = upstream_head(answer, ours, chunked=chunked, persistence=self._persistence())
-        if answer.complete:
-            body = answer.take()
+        self.status = response.status
+        head = upstream_head(response, ours, chunked=chunked, persistence=self._persistence())
+        if response.complete:
+            body = response.take()
             self.bytes_out = len(body)
             self._write_soon(head, framed_whole(body) if chunked else body)
         else:
             self._write_soon(head)
-            await self._stream(answer, chunked)
+            await self._stream(response, chunked)
 
     def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
         """Pass on an interim answer, where the client can take one (RFC 9110 section 15.2)."""
@@ -205,23 +205,23 @@ class Exchange:
             lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"
 
-    async def _switch(self, answer: UpstreamResponse, ours: Headers) -> None:
+    async def _switch(self, response: UpstreamResponse, ours: Headers) -> None:
         """Become a tunnel, to the protocol that the client offered."""
-        if answer.upgrade is None or not among(answer.upgrade, self.upgrade):
+        if response.upgrade is None or not among(response.upgrade, self.upgrade):
             raise Fault(Reason.UPSTREAM_INVALID)
-        self.status, self.keep_alive = answer.status, False
-        self._tunnel = Tunnel(self._client, answer, asyncio.get_running_loop())
-        self._write_soon(upstream_head(answer, ours, chunked=False, persistence=switched(answer.upgrade)))
+        self.status, self.keep_alive = response.status, False
+        self._tunnel = Tunnel(self._client, response, asyncio.get_running_loop())
+        self._write_soon(upstream_head(response, ours, chunked=False, persistence=switched(response.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:
             self.reset(fault.reason)
 
-    async def _stream(self, answer: UpstreamResponse, chunked: bool) -> None:
+    async def _stream(self, response: UpstreamResponse, chunked: bool) -> None:
         client = self._client
-        client.set_producer(answer)
+        client.set_producer(response)
         try:
-            await answer.stream_to(self._write_chunk if chunked else self._write_piece)
+            await response.stream_to(self._write_chunk if chunked else self._write_piece)
             if chunked:
                 client.write(LAST_CHUNK)
         except Fault as fault:

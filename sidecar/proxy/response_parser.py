@@ -34,7 +34,7 @@ class Source(Flow, Protocol):
 
     def set_producer(self, feeder: Flow | None) -> None: ...
 
-    def release(self, answer: "UpstreamResponse") -> None: ...
+    def release(self, response: "UpstreamResponse") -> None: ...
 
 
 class UpstreamResponse:
@@ -186,10 +186,10 @@ class ResponseParser:
         "_reason",
         "_upgrade",
         "_upgrade_asked",
-        "answer",
         "complete",
         "excess_data",
         "keep_alive",
+        "response",
         "unexpected_body",
         "upgraded",
     )  # fmt: skip
@@ -197,7 +197,7 @@ class ResponseParser:
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._parser: HttpResponseParser | None = None
-        self.answer: UpstreamResponse | None = None
+        self.response: UpstreamResponse | None = None
         self.complete = self.excess_data = self.keep_alive = self.unexpected_body = False
         self._headers: HeaderList = []
         self._names: set[bytes] = set()
@@ -214,20 +214,20 @@ class ResponseParser:
             self._parser = HttpResponseParser(self)
         self._left = 0
         self._method, self._upgrade_asked, self._informational = method, upgrade, informational
-        self.answer = None
+        self.response = None
         self.complete = self.excess_data = self.upgraded = self.unexpected_body = False
         self._head_bytes = 0
         self._begin()
 
     def feed(self, data: bytes) -> None:
         """Raises InvalidResponse; not for what follows a complete answer, which sets `excess_data`."""
-        if self.answer is not None and (self.upgraded or self._left > 0):
-            self._pass(self.answer, data)
+        if self.response is not None and (self.upgraded or self._left > 0):
+            self._pass(self.response, data)
             return
         if self._parser is None:
             self.excess_data = True
             return
-        if self.answer is None:
+        if self.response is None:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -237,14 +237,14 @@ class ResponseParser:
             if not self.complete:
                 raise InvalidResponse from None
             self.excess_data = True
-        if self.answer is None and self._head_bytes > MAX_HEAD_BYTES:
+        if self.response is None and self._head_bytes > MAX_HEAD_BYTES:
             raise InvalidResponse
 
     def end_of_input(self) -> bool:
         """The upstream sends no more. Whether that completes the answer; only one that nothing else delimits."""
-        answer = self.answer
-        if answer is not None and not self.complete and not answer.has_length and not answer.chunked:
-            self._end(answer)
+        response = self.response
+        if response is not None and not self.complete and not response.has_length and not response.chunked:
+            self._end(response)
         return self.complete
 
     def close(self) -> None:
@@ -264,13 +264,13 @@ class ResponseParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if (lower := name.lower()) in _READ:
             self._read(lower, name, value)
-        elif self.answer is None:
+        elif self.response is None:
             self._headers.append((name, value))
             self._names.add(lower)
 
     def on_headers_complete(self) -> None:
         parser = self._parser
-        if self.answer is not None or parser is None:
+        if self.response is not None or parser is None:
             return
         status = parser.get_status_code()
         self._interim = status < 200 and status != 101
@@ -283,31 +283,31 @@ class ResponseParser:
             if self._informational is not None and status != 100:
                 self._informational(status, self._reason, self._headers)
             return
-        self.answer = answer = UpstreamResponse(status, self._reason, self._headers, self._names, self._loop)
-        answer.chunked, answer.has_length = self._chunked, self._length is not None
+        self.response = response = UpstreamResponse(status, self._reason, self._headers, self._names, self._loop)
+        response.chunked, response.has_length = self._chunked, self._length is not None
         self._left = self._length or 0
         if status == 101:
-            answer.upgrade = self._upgrade
+            response.upgrade = self._upgrade
         elif self._method == "HEAD":
             # The parser cannot be told that no body follows an answer to HEAD: this message is its last.
             self.unexpected_body = self._tells_of_body()
-            self._end(answer)
+            self._end(response)
             self._parser = None
         elif status in _BODILESS:
             self.unexpected_body = self._tells_of_body()
 
     def on_body(self, data: bytes) -> None:
-        if self.complete or self.answer is None:
+        if self.complete or self.response is None:
             self.excess_data = True
         else:
-            self.answer.feed(data)
+            self.response.feed(data)
             self._left -= len(data)
 
     def on_message_complete(self) -> None:
         if self._interim:
             self._begin()
-        elif self.answer is not None and not self.complete and self.answer.status != 101:
-            self._end(self.answer)
+        elif self.response is not None and not self.complete and self.response.status != 101:
+            self._end(self.response)
 
     # Below: steps of the above.
 
@@ -320,26 +320,26 @@ class ResponseParser:
         self._length = None
         self._upgrade = None
 
-    def _pass(self, answer: UpstreamResponse, data: bytes) -> None:
+    def _pass(self, response: UpstreamResponse, data: bytes) -> None:
         """Hand on what needs no parsing: the rest of a body whose length was told, or whatever a tunnel carries."""
         if self.upgraded:
-            answer.feed(data)
+            response.feed(data)
             return
         self.excess_data = len(data) > self._left
         piece = data[: self._left] if self.excess_data else data
         self._left -= len(piece)
-        answer.feed(piece)
+        response.feed(piece)
         if not self._left:
             self._parser = None
-            self._end(answer)
+            self._end(response)
 
-    def _end(self, answer: UpstreamResponse) -> None:
+    def _end(self, response: UpstreamResponse) -> None:
         self.complete = True
         self._left = 0
-        answer.end()
+        response.end()
 
     def _read(self, lower: bytes, name: bytes, value: bytes) -> None:
-        if self.answer is not None:
+        if self.response is not None:
             return
         if lower == b"content-length":
             self._length = int(value)
@@ -377,8 +377,8 @@ class ResponseParser:
         return sum(len(name) + len(value) + len(b": \r\n") for name, value in self._headers)
 
     def _switch(self, rest: bytes) -> None:
-        if self.answer is None or self.answer.status != 101:
+        if self.response is None or self.response.status != 101:
             raise InvalidResponse
         self.upgraded = True
         if rest:
-            self.answer.feed(rest)
+            self.response.feed(rest)

@@ -1,4 +1,4 @@
-"""The data listener: requests in, answers out. Read `DataServer._answer` first; it is the way of one request."""
+"""The data listener: requests in, answers out. Read `DataServer._respond` first; it is the way of one request."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ class Gate(Protocol):
     async def revalidate(self, principal: Principal) -> Reason | None:
         """Why a principal that was let through would not be any longer; None where it would."""
 
-    def answer(self, deny: Deny) -> Response: ...
+    def response(self, deny: Deny) -> Response: ...
 
     def respond(self, allow: Allow) -> Response: ...
 
@@ -151,7 +151,7 @@ class DataServer:
         gate, upstream = self._gate(), self._upstream
         self._observer.begun()
         try:
-            await self._answer(exchange, gate, upstream)
+            await self._respond(exchange, gate, upstream)
         except BrokenBody as broken:
             self._give_up(exchange, gate, broken.reason)
         except Exception as exc:
@@ -170,18 +170,18 @@ class DataServer:
             )
 
     def refuse(self, peer: str, reason: Reason) -> bytes:
-        answer = self._gate().bad_request(reason)
-        self._observer.bad_request(answer.status, reason)
+        response = self._gate().bad_request(reason)
+        self._observer.bad_request(response.status, reason)
         self._connections.rate_limited.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
-        return local_response_head(answer, persistence=persistence(False, (1, 1))) + answer.body
+        return local_response_head(response, persistence=persistence(False, (1, 1))) + response.body
 
     def connection_refused(self, limit: str) -> None:
         self._observer.connection_refused(limit)
 
-    async def _answer(self, exchange: Exchange, gate: Gate, upstream: Upstream) -> None:
+    async def _respond(self, exchange: Exchange, gate: Gate, upstream: Upstream) -> None:
         decision = exchange.decision = await gate.decide(exchange.head)
         if isinstance(decision, Deny):
-            exchange.respond(gate.answer(decision), decision.reason)
+            exchange.respond(gate.response(decision), decision.reason)
         elif decision.route.policy.respond is not None:
             exchange.respond(gate.respond(decision))
         else:
@@ -192,7 +192,7 @@ class DataServer:
         sent = self._clock()
         try:
             exchange.check_body()
-            answer = await upstream.send(
+            response = await upstream.send(
                 head,
                 method=exchange.head.method,
                 body=exchange.body,
@@ -201,9 +201,9 @@ class DataServer:
             )
             exchange.upstream_seconds = self._clock() - sent
             try:
-                await exchange.send_upstream_response(answer, gate.client_headers(allow))
+                await exchange.send_upstream_response(response, gate.client_headers(allow))
             finally:
-                answer.close()
+                response.close()
         except Fault as fault:  # Only while nothing has been answered.
             exchange.respond(gate.fault(fault.reason, allow), fault.reason)
 

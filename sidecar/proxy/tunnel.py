@@ -60,10 +60,10 @@ class Switched(Flow, Protocol):
 class Tunnel:
     """Bytes both ways. A side that has finished sending may go on receiving."""
 
-    __slots__ = ("_answer", "_client", "_client_ended", "_moved", "_moved_at", "_over", "_sent", "received")
+    __slots__ = ("_client", "_client_ended", "_moved", "_moved_at", "_over", "_response", "_sent", "received")
 
-    def __init__(self, client: Switched, answer: UpstreamResponse, loop: asyncio.AbstractEventLoop) -> None:
-        self._client, self._answer = client, answer
+    def __init__(self, client: Switched, response: UpstreamResponse, loop: asyncio.AbstractEventLoop) -> None:
+        self._client, self._response = client, response
         self._over: asyncio.Future[None] = loop.create_future()
         self._client_ended = False
         self._sent = self._moved = 0
@@ -73,32 +73,32 @@ class Tunnel:
 
     async def run(self, write: Callable[[bytes], None]) -> None:
         """`write` sends to the client. Raises Fault where the upstream breaks off."""
-        client, answer = self._client, self._answer
-        answer.on_gone = self._finish
-        client.set_producer(answer)
-        answer.set_producer(client)
+        client, response = self._client, self._response
+        response.on_gone = self._finish
+        client.set_producer(response)
+        response.set_producer(client)
         try:
             if early := client.switch(self):
                 self.take(early)
-            await answer.stream_to(lambda data: self._give(write, data))
+            await response.stream_to(lambda data: self._give(write, data))
             if not self._client_ended and client.send_eof():
                 await self._over
         finally:
-            answer.set_producer(None)
+            response.set_producer(None)
             client.set_producer(None)
 
     def take(self, data: bytes) -> None:
         self.received += len(data)
-        self._answer.send(data)
+        self._response.send(data)
 
     def end(self) -> bool:
         self._client_ended = True
         self._finish()
-        return self._answer.send_eof()
+        return self._response.send_eof()
 
     def overdue(self, now: float, patience_seconds: float) -> bool:
         """One side has finished, and nothing has moved for that long."""
-        if not self._client_ended and not self._answer.complete:
+        if not self._client_ended and not self._response.complete:
             return False
         moved = self.received + self._sent
         if moved != self._moved or not self._moved_at:

@@ -73,16 +73,16 @@ class Upstream:
         connection = pool.idle() or await pool.acquire()
         while True:
             if body is None:
-                answer = connection.begin((head,), method, upgrade=upgrade, informational=informational)
+                response = connection.begin((head,), method, upgrade=upgrade, informational=informational)
             else:
-                answer = self._begin_with_body(connection, head, method, body, informational)
+                response = self._begin_with_body(connection, head, method, body, informational)
             try:
-                return await answer
+                return await response
             except Stale:
                 if body is not None or method not in _IDEMPOTENT:
                     raise Fault(Reason.UPSTREAM_UNREACHABLE) from None
             except asyncio.CancelledError:
-                connection.withdraw(answer)
+                connection.withdraw(response)
                 raise
             connection = await pool.fresh()
 
@@ -105,9 +105,9 @@ class Upstream:
         if whole is not None:
             pieces = (head, framed_whole(whole) if body.chunked else whole)
             return connection.begin(pieces, method, informational=informational)
-        answer = connection.begin((head,), method, whole=False, informational=informational)
+        response = connection.begin((head,), method, whole=False, informational=informational)
         connection.upload = self._loop.create_task(_upload(connection, body))
-        return answer
+        return response
 
 
 async def _upload(connection: UpstreamConnection, body: RequestBody) -> None:

@@ -33,7 +33,6 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_answer",
         "_batcher",
         "_deadline",
         "_drained",
@@ -44,6 +43,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_reader",
         "_reading_paused",
         "_request_sent",
+        "_response",
         "_spoken",
         "_timer",
         "_transport",
@@ -61,7 +61,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reader = ResponseParser(loop)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[UpstreamResponse] | None = None
-        self._answer: UpstreamResponse | None = None
+        self._response: UpstreamResponse | None = None
         self._drained: asyncio.Future[None] | None = None
         self._feeder: Flow | None = None
         self._deadline: float | None = None
@@ -80,7 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def held_by_client(self) -> bool:
         """Not the upstream is waited for, but the client: to send, to take, or for whatever a tunnel is for."""
-        if self._reader.upgraded or (self._reading_paused and self._answer is not None):
+        if self._reader.upgraded or (self._reading_paused and self._response is not None):
             return True
         return not self._request_sent and self._deadline is None and not self._writing_paused
 
@@ -157,13 +157,13 @@ class UpstreamConnection(asyncio.Protocol):
         if feeder is not None and self._writing_paused:
             feeder.pause_reading()
 
-    def release(self, answer: UpstreamResponse) -> None:
-        if self._answer is not answer:
+    def release(self, response: UpstreamResponse) -> None:
+        if self._response is not response:
             return
         self._batcher.flush()
         if self._reader.upgraded and self._transport is not None and self._transport.get_write_buffer_size():
             # What the client sent last is still to arrive.
-            self._answer = None
+            self._response = None
             self._transport.close()
             self._loop.call_later(self._patience, self._transport.abort)
         else:
@@ -171,7 +171,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Break off whatever is under way."""
-        self._answer = None
+        self._response = None
         if self.upload is not None:
             self.upload.cancel()
             self.upload = None
@@ -181,13 +181,13 @@ class UpstreamConnection(asyncio.Protocol):
     def fail(self, failure: Exception, reason: Reason) -> None:
         """Break off. Whoever waits for the answer's head gets `failure`; whoever reads its body a Fault of `reason`."""
         waiter, self._waiter = self._waiter, None
-        answer = self._answer
+        response = self._response
         self._deadline = None
         self.abort()
         if waiter is not None and not waiter.done():
             waiter.set_exception(failure)
-        elif answer is not None:
-            answer.fail(reason)
+        elif response is not None:
+            response.fail(reason)
 
     def pause_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing() and not self._reading_paused:
@@ -206,7 +206,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
-        if self._waiter is None and self._answer is None:
+        if self._waiter is None and self._response is None:
             self.abort()
             return
         self._spoken = True
@@ -217,8 +217,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._waiter is None:
             self._hold_back(reader)
-        elif reader.answer is not None:
-            self._deliver(reader.answer)
+        elif reader.response is not None:
+            self._deliver(reader.response)
         if reader.complete and self._request_sent:
             self._conclude()
 
@@ -228,7 +228,7 @@ class UpstreamConnection(asyncio.Protocol):
             return False
         if self._reader.upgraded and self._transport is not None and self._transport.can_write_eof():
             return True
-        self._answer = None
+        self._response = None
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -238,13 +238,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._timer.cancel()
         if self._drained is not None and not self._drained.done():
             self._drained.set_exception(ConnectionResetError())
-        answer = self._answer
+        response = self._response
         if self._waiter is not None:
             self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
-        elif answer is not None and not answer.complete:
+        elif response is not None and not response.complete:
             self.fail(Fault(Reason.UPSTREAM_UNREACHABLE), Reason.UPSTREAM_UNREACHABLE)
-        elif answer is not None and answer.on_gone is not None:
-            answer.on_gone()
+        elif response is not None and response.on_gone is not None:
+            response.on_gone()
         self._reader.close()
 
     def pause_writing(self) -> None:
@@ -261,22 +261,22 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Below: steps of the above.
 
-    def _deliver(self, answer: UpstreamResponse) -> None:
+    def _deliver(self, response: UpstreamResponse) -> None:
         waiter, self._waiter = self._waiter, None
         self._deadline = None
-        self._answer = answer
-        answer.source = self
-        answer.early = not self._request_sent
+        self._response = response
+        response.source = self
+        response.early = not self._request_sent
         if waiter is not None and not waiter.done():
-            waiter.set_result(answer)
+            waiter.set_result(response)
 
     def _hold_back(self, reader: ResponseParser) -> None:
         """One wake-up of the loop can read megabytes before whoever waits for the answer gets to run."""
-        if self._answer is not None and not self._answer.flowing and not reader.complete:
+        if self._response is not None and not self._response.flowing and not reader.complete:
             self.pause_reading()
 
     def _conclude(self) -> None:
-        self._answer = None
+        self._response = None
         self._used = True
         reader = self._reader
         if not reader.keep_alive or reader.excess_data or not self.usable:

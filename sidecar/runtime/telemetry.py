@@ -103,7 +103,7 @@ class TracedGate:
     def __init__(self, gate: Gate, tracer: Tracer) -> None:
         self.gate, self._tracer = gate, tracer
         self._upstream = _named(gate.config.upstream)
-        self.revalidate, self.answer, self.respond = gate.revalidate, gate.answer, gate.respond
+        self.revalidate, self.response, self.respond = gate.revalidate, gate.response, gate.respond
         self.client_headers, self.fault, self.bad_request = gate.client_headers, gate.fault, gate.bad_request
 
     async def decide(self, head: RequestHead) -> Decision:

@@ -82,8 +82,8 @@ class Admin:
         try:
             target = path if path.startswith("/") else f"/api/v1/{path}"
             connection.request(method, target, text, {**kind, **credential, **self.headers, **given})
-            answer = connection.getresponse()
-            return Told(status=answer.status, headers=dict(answer.getheaders()), body=answer.read())
+            response = connection.getresponse()
+            return Told(status=response.status, headers=dict(response.getheaders()), body=response.read())
         finally:
             connection.close()
 

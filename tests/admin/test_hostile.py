@@ -60,8 +60,8 @@ def test_a_second_origin_counts_as_much_as_the_first(ops: Admin) -> None:
 
 
 def test_what_is_expected_of_us_is_not_said_again(ops: Admin) -> None:
-    answer = exchange(ops.address, request_bytes("GET", "/api/v1/keys", [("Expect", "canary")], host="localhost"))
-    assert (answer.status, answer.body, answer.header("Cache-Control")) == (417, b"", "no-store")
+    response = exchange(ops.address, request_bytes("GET", "/api/v1/keys", [("Expect", "canary")], host="localhost"))
+    assert (response.status, response.body, response.header("Cache-Control")) == (417, b"", "no-store")
 
 
 @pytest.mark.parametrize("target", ["/static%2fpage.css", "/%73ign-in", "/sign-in%2f", "//sign-in", "/static/..%2fa"])

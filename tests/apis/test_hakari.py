@@ -52,9 +52,9 @@ def allowed(sidecar: Sidecar, key: IssuedKey) -> list[tuple[str, str]]:
     """What of EVERYTHING in the key's project it may do; the rest must be refused with 403."""
     credential = [("Authorization", f"Bearer {key.text}")]
     with sidecar.connect() as connection:
-        answers = [connection.ask(method, f"/v1/projects/prj_1{path}", credential) for method, path in EVERYTHING]
-    assert {answer.status for answer in answers} <= {200, 403}
-    return [asked for asked, answer in zip(EVERYTHING, answers, strict=True) if answer.status == 200]
+        responses = [connection.ask(method, f"/v1/projects/prj_1{path}", credential) for method, path in EVERYTHING]
+    assert {response.status for response in responses} <= {200, 403}
+    return [asked for asked, response in zip(EVERYTHING, responses, strict=True) if response.status == 200]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/usage"), *EVERYTHING])

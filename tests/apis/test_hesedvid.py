@@ -43,8 +43,8 @@ def statuses(sidecar: Sidecar, key: IssuedKey, targets: list[str]) -> list[int]:
     return [ask(sidecar, target, key).status for target in targets]
 
 
-def remaining(answer: Response) -> int:
-    return int(answer.header("X-RateLimit-Remaining"))
+def remaining(response: Response) -> int:
+    return int(response.header("X-RateLimit-Remaining"))
 
 
 def test_V1_the_key_travels_as_x_api_key(sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey) -> None:
@@ -127,9 +127,9 @@ def test_V5_each_category_has_its_own_limit_an_hour(sidecar: Sidecar) -> None:
     for base in (ORG, LIVE):
         for rest, limit in limits.items():
             before = time.time()
-            answer = ask(sidecar, f"{base}{rest}", key)
-            assert int(answer.header("X-RateLimit-Limit")) == limit
-            assert int(answer.header("X-RateLimit-Reset")) in next_hours(before)
+            response = ask(sidecar, f"{base}{rest}", key)
+            assert int(response.header("X-RateLimit-Limit")) == limit
+            assert int(response.header("X-RateLimit-Reset")) in next_hours(before)
 
 
 def test_V5_past_a_limit_429_and_the_other_categories_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
@@ -143,7 +143,7 @@ def test_V5_past_a_limit_429_and_the_other_categories_go_on(sidecar: Sidecar, up
         assert passed >= 500 and 1 <= int(refused.header("Retry-After")) <= HOUR
         assert asked(connection, f"{ORG}/analytics", key).status == 429
         others = [asked(connection, f"{LIVE}{rest}", key) for rest in ("/assets", "/videos")]
-    assert [(answer.status, remaining(answer)) for answer in others] == [(200, 9_999), (200, 999)]
+    assert [(response.status, remaining(response)) for response in others] == [(200, 9_999), (200, 999)]
     assert len(upstream.requests()) == passed + 2
 
 
@@ -158,12 +158,12 @@ def test_V6_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Up
     asked_for = [(f"{ORG}/assets", 200), (f"{ORG}/gone", 404), (f"{OTHER_ORG}/assets", 403), ("/v1/elsewhere", 403)]
     for target, status in asked_for:
         if status == 404:
-            upstream.answer(gone)
+            upstream.plan(gone)
         before = time.time()
-        answer = ask(sidecar, target, key)
-        assert (answer.status, answer.header("X-RateLimit-Limit")) == (status, "10000")
-        assert 0 <= remaining(answer) < 10_000
-        assert int(answer.header("X-RateLimit-Reset")) in next_hours(before)
+        response = ask(sidecar, target, key)
+        assert (response.status, response.header("X-RateLimit-Limit")) == (status, "10000")
+        assert 0 <= remaining(response) < 10_000
+        assert int(response.header("X-RateLimit-Reset")) in next_hours(before)
 
 
 def next_hours(before: float) -> set[int]:
@@ -197,9 +197,9 @@ def expired(sidecar: Sidecar) -> IssuedKey:
 def test_V8_head_with_a_good_key_gives_the_upstreams_200(
     sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey
 ) -> None:
-    answer = ask(sidecar, f"{ORG}/videos/1", live_key, "HEAD")
-    assert (answer.status, answer.body) == (200, b"")
-    assert int(answer.header("Content-Length")) > 0
+    response = ask(sidecar, f"{ORG}/videos/1", live_key, "HEAD")
+    assert (response.status, response.body) == (200, b"")
+    assert int(response.header("Content-Length")) > 0
     assert upstream.last().method == "HEAD"
     assert ask(sidecar, f"{ORG}/videos/1", "nonsense", "HEAD").status == 401
 

@@ -48,7 +48,7 @@ def next_hours(before: float) -> set[int]:
     return {int(at // HOUR + 1) * HOUR for at in (before, time.time())}
 
 
-def answers(sidecar: Sidecar, key: IssuedKey, target: str = "/v1/loops") -> Iterator[Response]:
+def responses(sidecar: Sidecar, key: IssuedKey, target: str = "/v1/loops") -> Iterator[Response]:
     """One answer after another on one connection."""
     with sidecar.connect() as connection:
         while True:
@@ -58,12 +58,12 @@ def answers(sidecar: Sidecar, key: IssuedKey, target: str = "/v1/loops") -> Iter
 def used_up(sidecar: Sidecar, key: IssuedKey, limit: int = 100) -> tuple[list[Response], Response]:
     """The answers of the hour in which the limit was reached, and the refusal after them."""
     passed: list[Response] = []
-    for answer in islice(answers(sidecar, key), 2 * limit + 1):
-        if answer.status == 429:
-            return passed, answer
-        if passed and answer.header("X-RateLimit-Reset") != passed[-1].header("X-RateLimit-Reset"):
+    for response in islice(responses(sidecar, key), 2 * limit + 1):
+        if response.status == 429:
+            return passed, response
+        if passed and response.header("X-RateLimit-Reset") != passed[-1].header("X-RateLimit-Reset"):
             passed.clear()
-        passed.append(answer)
+        passed.append(response)
     raise AssertionError(f"{2 * limit + 1} requests passed")
 
 
@@ -91,15 +91,15 @@ def test_T1_the_key_travels_as_bearer(sidecar: Sidecar, upstream: Upstream, key:
 def test_T2_each_failure_has_its_own_body(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, value: str | None, body: bytes
 ) -> None:
-    answer = sidecar.ask("GET", "/v1/loops", [("Authorization", value.format(key=key.text))] if value else [])
-    assert (answer.status, answer.body, answer.header("Content-Type")) == (401, body, "application/json")
+    response = sidecar.ask("GET", "/v1/loops", [("Authorization", value.format(key=key.text))] if value else [])
+    assert (response.status, response.body, response.header("Content-Type")) == (401, body, "application/json")
     assert upstream.requests() == []
 
 
 def test_T2_a_revoked_key_is_an_invalid_one(sidecar: Sidecar, key: IssuedKey) -> None:
     sidecar.keys.told("revoke", key.id)
-    answer = sidecar.ask("GET", "/v1/loops", key=key)
-    assert (answer.status, answer.body) == (401, INVALID)
+    response = sidecar.ask("GET", "/v1/loops", key=key)
+    assert (response.status, response.body) == (401, INVALID)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_T2_without_access_to_the_resource(
     sidecar: Sidecar, upstream: Upstream, scopes: tuple[str, ...], method: str, target: str
 ) -> None:
     key = sidecar.keys.issue(scopes=scopes, metadata=OWNER)
-    answer = sidecar.ask(method, target, key=key)
-    assert (answer.status, answer.body) == (403, DENIED)
+    response = sidecar.ask(method, target, key=key)
+    assert (response.status, response.body) == (403, DENIED)
     assert upstream.requests() == []
 
 
@@ -126,8 +126,8 @@ def test_T3_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: 
     for _ in range(2):
         assert sidecar.ask("GET", "/v1/loops", key=key).status == 200
         sidecar.keys.told("disable", key.id)
-        answer = sidecar.ask("GET", "/v1/loops", key=key)
-        assert (answer.status, answer.body) == (401, INACTIVE)
+        response = sidecar.ask("GET", "/v1/loops", key=key)
+        assert (response.status, response.body) == (401, INACTIVE)
         sidecar.keys.told("enable", key.id)
     assert sidecar.ask("GET", "/v1/loops", key=key).status == 200
     assert len(upstream.requests()) == 3
@@ -136,9 +136,9 @@ def test_T3_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: 
 def test_T4_100_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidecar, key: IssuedKey) -> None:
     before = time.time()
     passed, refused = used_up(sidecar, key)
-    assert [int(answer.header("X-RateLimit-Remaining")) for answer in passed] == list(range(99, -1, -1))
-    assert {answer.header("X-RateLimit-Limit") for answer in (*passed, refused)} == {"100"}
-    (reset,) = {int(answer.header("X-RateLimit-Reset")) for answer in (*passed, refused)}
+    assert [int(response.header("X-RateLimit-Remaining")) for response in passed] == list(range(99, -1, -1))
+    assert {response.header("X-RateLimit-Limit") for response in (*passed, refused)} == {"100"}
+    (reset,) = {int(response.header("X-RateLimit-Reset")) for response in (*passed, refused)}
     assert reset in next_hours(before) and reset % HOUR == 0
     wait = int(refused.header("Retry-After"))
     assert 1 <= wait <= HOUR and before - 1 <= reset - wait <= time.time()
@@ -146,13 +146,13 @@ def test_T4_100_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidec
 
 def test_T4_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     reader = sidecar.keys.issue(scopes=("loops:read",), metadata=OWNER)
-    upstream.answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+    upstream.plan(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
     asked = [(key, "GET", "/v1/loops", 500), (key, "GET", "/v1/test", 200), (key, "GET", "/nowhere", 403)]
     for who, method, target, status in [*asked, (reader, "POST", "/v1/loops", 403)]:
         before = time.time()
-        answer = sidecar.ask(method, target, key=who)
-        assert answer.status == status
-        limit, remaining, reset = (int(answer.header(name)) for name in RATE_LIMIT_FIELDS)
+        response = sidecar.ask(method, target, key=who)
+        assert response.status == status
+        limit, remaining, reset = (int(response.header(name)) for name in RATE_LIMIT_FIELDS)
         assert limit == 100 and 98 <= remaining <= 100 and reset in next_hours(before)
 
 
@@ -161,8 +161,8 @@ def test_T5_past_the_limit_the_body_tells_the_usage_in_numbers(
 ) -> None:
     _, refused = used_up(sidecar, key)
     passed = len(upstream.requests())
-    for answer in (refused, sidecar.ask("POST", "/v1/requests", key=key), sidecar.ask("GET", "/v1/test", key=key)):
-        assert (answer.status, answer.body) == (429, EXCEEDED)
+    for response in (refused, sidecar.ask("POST", "/v1/requests", key=key), sidecar.ask("GET", "/v1/test", key=key)):
+        assert (response.status, response.body) == (429, EXCEEDED)
     assert len(upstream.requests()) == passed
     assert sidecar.ask("GET", "/v1/loops", key=sidecar.keys.issue()).status == 200
 
@@ -173,9 +173,9 @@ def test_T6_the_sidecar_itself_describes_any_valid_key(
 ) -> None:
     key = sidecar.keys.issue(scopes=scopes, metadata=OWNER)
     before = time.time()
-    answer = sidecar.ask("GET", "/v1/test", key=key)
-    assert (answer.status, answer.header("Content-Type")) == (200, "application/json")
-    told = answer.json()
+    response = sidecar.ask("GET", "/v1/test", key=key)
+    assert (response.status, response.header("Content-Type")) == (200, "application/json")
+    told = response.json()
     reset_at = told["data"]["rate_limit"].pop("reset_at")
     assert told == {
         "error": False,
@@ -196,7 +196,7 @@ def test_T6_the_sidecar_itself_describes_any_valid_key(
 def test_T6_an_invalid_key_gets_the_401_of_its_failure(sidecar: Sidecar, key: IssuedKey) -> None:
     sidecar.keys.told("disable", key.id)
     asked = [sidecar.ask("GET", "/v1/test", key=text) for text in (None, "nonsense", key)]
-    assert [(answer.status, answer.body) for answer in asked] == [(401, MISSING), (401, INVALID), (401, INACTIVE)]
+    assert [(response.status, response.body) for response in asked] == [(401, MISSING), (401, INVALID), (401, INACTIVE)]
 
 
 @pytest.mark.parametrize("target", ["/v1/loops", "/v1/loops/1", "/v1/loops/1/requests/2", "/v1/requests/2"])
@@ -231,13 +231,13 @@ def test_T8_a_new_key_works_while_the_old_one_does_and_the_old_one_stops_when_it
     assert sidecar.ask("GET", "/v1/loops", key=new["key"]).status == 200
     last = sidecar.ask("GET", "/v1/loops", key=key)
     deadline = time.monotonic() + 60
-    while (answer := sidecar.ask("GET", "/v1/loops", key=key)).status == 200 and time.monotonic() < deadline:
-        last = answer
-    assert (answer.status, answer.body) == (401, INVALID)
+    while (response := sidecar.ask("GET", "/v1/loops", key=key)).status == 200 and time.monotonic() < deadline:
+        last = response
+    assert (response.status, response.body) == (401, INVALID)
     assert int(last.header("Deprecation").removeprefix("@")) == pytest.approx(time.time(), abs=60)
     assert parsedate_to_datetime(last.header("Sunset")).timestamp() == pytest.approx(time.time(), abs=60)
-    answer = sidecar.ask("GET", "/v1/loops", key=new["key"])
-    assert (answer.status, answer.all("Deprecation")) == (200, [])
+    response = sidecar.ask("GET", "/v1/loops", key=new["key"])
+    assert (response.status, response.all("Deprecation")) == (200, [])
     assert {seen.header("X-User-Id") for seen in upstream.requests()} == {"usr_1"}
 
 
@@ -246,8 +246,8 @@ def test_T9_a_plan_on_the_key_raises_its_limit(sidecar: Sidecar, key: IssuedKey,
     higher = sidecar.keys.issue(plan=plan, metadata=OWNER)
     told = sidecar.ask("GET", "/v1/test", key=higher)
     assert told.json()["data"]["rate_limit"]["limit"] == int(told.header("X-RateLimit-Limit")) == limit
-    passed = list(islice(answers(sidecar, higher), 101))
-    assert {answer.status for answer in passed} == {200}
+    passed = list(islice(responses(sidecar, higher), 101))
+    assert {response.status for response in passed} == {200}
     assert int(sidecar.ask("GET", "/v1/loops", key=key).header("X-RateLimit-Limit")) == 100
 
 

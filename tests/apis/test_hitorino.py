@@ -40,8 +40,8 @@ def write_key(sidecar: Sidecar) -> IssuedKey:
 def test_H1_the_key_travels_as_bearer_and_stays_with_the_sidecar(
     sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey
 ) -> None:
-    answer = sidecar.ask("GET", "/v1/users", [("Authorization", f"Bearer {read_key.text}")])
-    assert (answer.status, answer.json()["upstream"]) == (200, True)
+    response = sidecar.ask("GET", "/v1/users", [("Authorization", f"Bearer {read_key.text}")])
+    assert (response.status, response.json()["upstream"]) == (200, True)
     seen = upstream.last()
     assert "authorization" not in seen.names and read_key.text.encode() not in seen.head
     told = [seen.header(name) for name in ("X-Account-Id", "X-Key-Id", "X-Key-Name", "X-Key-Scopes")]
@@ -94,7 +94,7 @@ def test_H3_read_opens_the_collections_and_everything_below_for_get(
     assert [sidecar.ask("GET", target, key=read_key).status for target in targets] == [200, 200, 200]
     assert [seen.target for seen in upstream.requests()] == targets
     refused = [sidecar.ask(method, f"{collection}/1", key=read_key) for method in ("POST", "PUT", "PATCH", "DELETE")]
-    assert [answer.status for answer in refused] == [403, 403, 403, 403]
+    assert [response.status for response in refused] == [403, 403, 403, 403]
     assert len(upstream.requests()) == 3
 
 
@@ -106,8 +106,8 @@ def test_H3_read_opens_nothing_else(sidecar: Sidecar, upstream: Upstream, read_k
 @pytest.mark.parametrize("target", [*COLLECTIONS, "/v1/streams/1/start", "/v1/uploads"])
 def test_H3_write_opens_everything(sidecar: Sidecar, upstream: Upstream, write_key: IssuedKey, target: str) -> None:
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-    answers = [sidecar.ask(method, target, key=write_key) for method in methods]
-    assert [answer.status for answer in answers] == [200] * 5
+    responses = [sidecar.ask(method, target, key=write_key) for method in methods]
+    assert [response.status for response in responses] == [200] * 5
     assert [seen.method for seen in upstream.requests()] == methods
 
 
@@ -141,9 +141,9 @@ def test_H4_whatever_is_wrong_with_the_key_the_answer_is_the_same(
         rest=text[20:],
         revoked=revoked_key.text,
     )
-    answer = sidecar.ask("GET", "/v1/users", [] if filled is None else [("Authorization", filled)])
-    assert (answer.status, answer.body) == (401, INVALID_KEY)
-    assert answer.header("Content-Type") == "application/json"
+    response = sidecar.ask("GET", "/v1/users", [] if filled is None else [("Authorization", filled)])
+    assert (response.status, response.body) == (401, INVALID_KEY)
+    assert response.header("Content-Type") == "application/json"
     assert upstream.requests() == []
 
 
@@ -158,9 +158,9 @@ def revoked_key(sidecar: Sidecar) -> IssuedKey:
 def test_H5_a_read_key_on_a_write_operation(
     sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey, method: str
 ) -> None:
-    answer = sidecar.ask(method, "/v1/streams", key=read_key)
-    assert (answer.status, answer.body) == (403, NO_WRITE_ACCESS)
-    assert answer.header("Content-Type") == "application/json"
+    response = sidecar.ask(method, "/v1/streams", key=read_key)
+    assert (response.status, response.body) == (403, NO_WRITE_ACCESS)
+    assert response.header("Content-Type") == "application/json"
     assert upstream.requests() == []
 
 
@@ -168,9 +168,9 @@ def test_H5_a_read_key_on_a_write_operation(
 def test_H6_a_good_key_without_access_to_the_resource(
     sidecar: Sidecar, upstream: Upstream, write_key: IssuedKey, target: str
 ) -> None:
-    answer = sidecar.ask("GET", target, key=write_key)
-    assert answer.status == 403
-    assert answer.json() == {
+    response = sidecar.ask("GET", target, key=write_key)
+    assert response.status == 403
+    assert response.json() == {
         "error": {"code": "access_denied", "message": "This API key does not have access to this resource."}
     }
     assert upstream.requests() == []
@@ -181,9 +181,9 @@ def test_H6_the_upstreams_own_refusal_passes_through(
     sidecar: Sidecar, upstream: Upstream, write_key: IssuedKey
 ) -> None:
     body = b'{"error":{"code":"access_denied","message":"Not your stream."}}'
-    upstream.answer(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-    answer = sidecar.ask("DELETE", "/v1/streams/of-someone-else", key=write_key)
-    assert (answer.status, answer.body) == (403, body)
+    upstream.plan(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    response = sidecar.ask("DELETE", "/v1/streams/of-someone-else", key=write_key)
+    assert (response.status, response.body) == (403, body)
 
 
 def test_H7_one_key_of_an_account_is_revoked_at_once_and_the_others_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
@@ -222,12 +222,12 @@ def test_H8_with_a_good_key_its_identity_and_its_higher_limit_apply(
     sidecar = start_sidecar(CONFIG)
     key = sidecar.keys.issue(scopes=("read",), tenant="acct_8")
     with sidecar.connect() as connection:
-        answers = [
+        responses = [
             connection.ask("GET", "/v1/streams", [("Authorization", f"Bearer {key.text}")])
             for _ in range(ANONYMOUS_LIMIT + 1)
         ]
-        assert {answer.status for answer in answers} == {200}
-        assert int(answers[0].header("X-RateLimit-Limit")) > ANONYMOUS_LIMIT
+        assert {response.status for response in responses} == {200}
+        assert int(responses[0].header("X-RateLimit-Limit")) > ANONYMOUS_LIMIT
         assert {seen.header("X-Account-Id") for seen in upstream.requests()} == {"acct_8"}
         without = connection.ask("GET", "/v1/streams")
         assert int(without.header("X-RateLimit-Remaining")) == ANONYMOUS_LIMIT - 1
@@ -238,8 +238,8 @@ def test_H8_a_bad_key_is_never_silently_anonymous(
     sidecar: Sidecar, upstream: Upstream, revoked_key: IssuedKey, target: str
 ) -> None:
     for text in (revoked_key.text, "hto_nonsense", "nonsense"):
-        answer = sidecar.ask("GET", target, key=text)
-        assert (answer.status, answer.body) == (401, INVALID_KEY)
+        response = sidecar.ask("GET", target, key=text)
+        assert (response.status, response.body) == (401, INVALID_KEY)
     assert upstream.requests() == []
 
 

@@ -180,9 +180,9 @@ def _status(port: int, headers: Mapping[str, str]) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request("GET", "/v1/items0/1/parts/2", headers=dict(headers))
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
+        response = connection.getresponse()
+        response.read()
+        return response.status
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"does not answer: {type(error).__name__}") from error
     finally:

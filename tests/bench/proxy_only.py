@@ -81,9 +81,9 @@ async def serve_plain(port: int, upstream_port: int) -> None:
         async def forward(request: web.Request) -> web.StreamResponse:
             headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
             url = f"http://127.0.0.1:{upstream_port}{request.raw_path}"
-            async with session.request(request.method, url, headers=headers, allow_redirects=False) as answer:
-                body = await answer.read()
-                return web.Response(status=answer.status, body=body, headers={"Content-Type": "application/json"})
+            async with session.request(request.method, url, headers=headers, allow_redirects=False) as response:
+                body = await response.read()
+                return web.Response(status=response.status, body=body, headers={"Content-Type": "application/json"})
 
         app = web.Application()
         app.router.add_route("*", "/{tail:.*}", forward)

@@ -85,7 +85,7 @@ def site(folder: Path, *, python: str = sys.executable) -> Iterator[Site]:
     shutil.copytree(Path(sidecar.__file__).parent, code / "sidecar", ignore=shutil.ignore_patterns("__pycache__"))
     port = free_port()
     conf = folder / "upstream.conf"
-    conf.write_text(UPSTREAM.format(folder=folder, port=port, answer=SMALL_ANSWER))
+    conf.write_text(UPSTREAM.format(folder=folder, port=port, response=SMALL_ANSWER))
     with running([nginx, "-c", str(conf)], port=port, core=LOAD_CORE, output=folder / "upstream.out") as upstream:
         yield Site(folder=folder, upstream=upstream, keys=make_keys(USUAL_KEYS), python=python, code=code)
 

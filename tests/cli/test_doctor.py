@@ -16,7 +16,7 @@ from tests.harness.running import StartSidecar
 def test_of_a_running_sidecar_with_everything_in_order_there_is_nothing_to_mend(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
-    upstream.answer(b"HTTP/1.1 404 Not Found\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n")
+    upstream.plan(b"HTTP/1.1 404 Not Found\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n")
     sidecar = start_sidecar(CONFIG, environ={"SIDECAR_PEPPER": PEPPER})
     told = examined_running(sidecar, upstream.url, SIDECAR_PEPPER=PEPPER)
     # What the disk below a temporary folder is, is not for this test to say.

@@ -27,8 +27,8 @@ class Stage:
 
     def alive(self, target: str) -> None:
         """A stranger's request gets its own answer."""
-        answer = self.sidecar.ask("GET", target)
-        assert (answer.status, answer.json()["target"]) == (200, target)
+        response = self.sidecar.ask("GET", target)
+        assert (response.status, response.json()["target"]) == (200, target)
 
     def seen(self) -> list[Recorded]:
         """What has reached the upstream, once another request has come there after it."""
@@ -44,13 +44,13 @@ def send(connection: Connection, raw: bytes) -> None:
 
 def answers_until_closed(connection: Connection, *, head_only: bool) -> list[Response]:
     """Every answer; nothing may follow the last but the end of the connection. Raises TimeoutError without that."""
-    answers = []
+    responses = []
     while True:
         try:
-            answers.append(connection.receive(head_only=head_only))
+            responses.append(connection.receive(head_only=head_only))
         except ConnectionClosed as closed:
             assert str(closed) == "closed after b''", closed
-            return answers
+            return responses
 
 
 def received(connection: Connection, case: Case, *, head_only: bool) -> list[Response]:
@@ -60,10 +60,10 @@ def received(connection: Connection, case: Case, *, head_only: bool) -> list[Res
             return answers_until_closed(connection, head_only=head_only)
         case "open":
             wanted = max(case.numbers("answers", "1"))
-            answers = [connection.receive(head_only=head_only) for _ in range(wanted)]
+            responses = [connection.receive(head_only=head_only) for _ in range(wanted)]
             after = connection.ask("GET", "/public/settled")
             assert after.json()["target"] == "/public/settled"
-            return answers
+            return responses
         case "any":
             return [connection.receive(head_only=head_only) for _ in range(max(case.numbers("answers", "1")))]
         case "wait":

@@ -22,46 +22,46 @@ def test_the_corpus_of_answers_is_there() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_hostile_answer_reaches_nobody_else(stage: Stage, case: Case) -> None:
-    stage.upstream.answer(case.sent({}), close="close" in case.fields)
+    stage.upstream.plan(case.sent({}), close="close" in case.fields)
     method = case.fields.get("method", "GET")
     with stage.sidecar.connect() as client, stage.sidecar.connect() as other:
         client.lose_patience(HANG_SECONDS)
-        answer = asked(client, method)
+        response = asked(client, method)
         own(other, "/public/other")
         own(other, "/public/another")
-    if answer is None:
+    if response is None:
         assert "broken" in case.fields.get("body", ""), "broken off"
     else:
-        check(case, answer)
-    check_upstream(stage, case, refused=answer is not None and answer.status == 502)
+        check(case, response)
+    check_upstream(stage, case, refused=response is not None and response.status == 502)
     untroubled(stage.sidecar)
 
 
 def asked(client: Connection, method: str) -> Response | None:
     """The answer; None where it was broken off. A client that may go on, gets its own answer next."""
     try:
-        answer = client.ask(method, "/public/hostile")
+        response = client.ask(method, "/public/hostile")
     except ConnectionClosed:
         return None
-    if "close" not in [option.lower() for option in answer.all("Connection")]:
+    if "close" not in [option.lower() for option in response.all("Connection")]:
         own(client, "/public/next")
-    return answer
+    return response
 
 
 def own(client: Connection, target: str) -> None:
-    answer = client.ask("GET", target)
-    assert (answer.status, answer.json()["target"]) == (200, target)
+    response = client.ask("GET", target)
+    assert (response.status, response.json()["target"]) == (200, target)
 
 
-def check(case: Case, answer: Response) -> None:
-    assert answer.status in case.numbers("status", ""), answer
-    assert "evil" not in str(answer)
-    if answer.status == 502:
-        assert answer.header("Cache-Control") == "no-store"
-        assert b"hello" not in answer.body
-    elif b"upstream" not in answer.body:
+def check(case: Case, response: Response) -> None:
+    assert response.status in case.numbers("status", ""), response
+    assert "evil" not in str(response)
+    if response.status == 502:
+        assert response.header("Cache-Control") == "no-store"
+        assert b"hello" not in response.body
+    elif b"upstream" not in response.body:
         wanted = case.fields.get("body", "").removeprefix("broken or ").encode()
-        assert answer.body == wanted, answer
+        assert response.body == wanted, response
 
 
 def check_upstream(stage: Stage, case: Case, *, refused: bool) -> None:

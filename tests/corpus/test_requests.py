@@ -26,9 +26,9 @@ def test_a_hostile_request_is_answered_as_it_says(stage: Stage, case: Case) -> N
     with stage.sidecar.connect() as connection:
         connection.lose_patience(HANG_SECONDS)
         send(connection, raw)
-        answers = received(connection, case, head_only=raw.startswith(b"HEAD "))
+        responses = received(connection, case, head_only=raw.startswith(b"HEAD "))
     seen = stage.seen()
-    check_answers(case, answers)
+    check_answers(case, responses)
     assert len(seen) in case.numbers("upstream", "0"), seen
     assert [recorded.head for recorded in seen if recorded.malformed] == []
     assert [recorded.target for recorded in seen if "smuggled" in recorded.target] == []
@@ -37,15 +37,15 @@ def test_a_hostile_request_is_answered_as_it_says(stage: Stage, case: Case) -> N
     untroubled(stage.sidecar)
 
 
-def check_answers(case: Case, answers: list[Response]) -> None:
-    statuses = [answer.status for answer in answers]
+def check_answers(case: Case, responses: list[Response]) -> None:
+    statuses = [response.status for response in responses]
     assert 500 not in statuses
     if case.fields.get("end") == "wait" or case.fields["status"] == "none":
         assert statuses == []
         return
     assert len(statuses) in case.numbers("answers", "1"), statuses
     assert statuses[0] in case.numbers("status", ""), statuses
-    for answer in answers:
-        if 400 <= answer.status < 500:
-            assert answer.header("Cache-Control") == "no-store"
-            assert b"smuggled" not in answer.body
+    for response in responses:
+        if 400 <= response.status < 500:
+            assert response.header("Cache-Control") == "no-store"
+            assert b"smuggled" not in response.body

@@ -26,7 +26,7 @@ def test_R1_6_streams_of_a_revoked_key_end_within_the_stated_bound(
     with sidecar.connect() as lasting, sidecar.connect() as ending:
         for stream, key in ((lasting, kept), (ending, revoked)):
             asking = [("Authorization", f"Bearer {key.text}"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
-            upstream.answer(SWITCHED)
+            upstream.plan(SWITCHED)
             assert stream.exchange(request_bytes("GET", "/items/chat", asking)).status == 101
         sidecar.keys.told("revoke", revoked.id)
         began = time.monotonic()

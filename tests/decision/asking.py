@@ -51,10 +51,10 @@ def question(dialect: str, method: str, target: str, headers: Fields = ()) -> by
     return request_bytes("GET", f"/{dialect}", [("X-Forwarded-Host", "api.test"), *carriers, *headers], host="sidecar")
 
 
-def status_of(answer: Response) -> int:
+def status_of(response: Response) -> int:
     """The gate's, whatever nginx can take."""
-    really = answer.all("X-Auth-Status")
-    return int(really[0]) if really else answer.status
+    really = response.all("X-Auth-Status")
+    return int(really[0]) if really else response.status
 
 
 def start_decider(start: StartSidecar, config: str = "", keys: Mapping[str, str] | None = None) -> Decider:

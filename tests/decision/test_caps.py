@@ -20,7 +20,7 @@ def limited(start: StartSidecar, limits: str) -> Decider:
     return start_decider(start, f"{TEXT}\nlimits: {{{limits}}}\n")
 
 
-def answers(decider: Decider, connection: Connection) -> bool:
+def responses(decider: Decider, connection: Connection) -> bool:
     try:
         return connection.exchange(question("nginx", "GET", "/items/1", decider.credential("Kr"))).status == 200
     except (ConnectionClosed, ConnectionError):
@@ -32,7 +32,7 @@ def test_connections_past_a_cap_are_closed_and_counted(start_sidecar: StartSidec
     """That by address is not for trusted proxies."""
     decider = limited(start_sidecar, f"{limit}: 2")
     opened = [decider.connect() for _ in range(3)]
-    assert [answers(decider, connection) for connection in opened].count(True) == served
+    assert [responses(decider, connection) for connection in opened].count(True) == served
     for connection in opened:
         connection.close()
     if limit == "connections":
@@ -83,6 +83,6 @@ def test_limits_are_followed(start_sidecar: StartSidecar, tmp_path: Path) -> Non
     changing.hang_up()
     changing.told(str(file))
     opened = [decider.connect() for _ in range(3)]
-    assert all(answers(decider, connection) for connection in opened)
+    assert all(responses(decider, connection) for connection in opened)
     for connection in opened:
         connection.close()

@@ -42,14 +42,14 @@ def test_only_the_dialects_that_are_named_are_served(start_sidecar: StartSidecar
 
 def test_a_route_that_the_sidecar_answers_itself_is_not_for_the_service(plain: Decider) -> None:
     for dialect in ("nginx", "caddy", "envoy"):
-        answer = plain.ask(dialect, "GET", "/v1/me", key="Kr")
-        assert (answer.status, answer.json()["code"]) == (403, "no_route")
+        response = plain.ask(dialect, "GET", "/v1/me", key="Kr")
+        assert (response.status, response.json()["code"]) == (403, "no_route")
     assert plain.sidecar.ask("GET", "/v1/me", key=plain.keys["Kr"]).json() == {"key": plain.keys["Kr"].id}
 
 
 def test_a_header_of_the_request_s_own_is_told_too(plain: Decider) -> None:
-    answer = plain.ask("caddy", "GET", "/items/x", [("X-Request-Id", "r-7"), ("X-Trace", "FORGED")], key="Kr")
-    assert (answer.header("X-Who"), answer.header("X-Trace")) == (plain.keys["Kr"].id, "r-7")
+    response = plain.ask("caddy", "GET", "/items/x", [("X-Request-Id", "r-7"), ("X-Trace", "FORGED")], key="Kr")
+    assert (response.header("X-Who"), response.header("X-Trace")) == (plain.keys["Kr"].id, "r-7")
     assert plain.ask("caddy", "GET", "/public/x", [("X-Trace", "FORGED")]).header("X-Trace") == ""
     assert status_of(plain.ask("nginx", "GET", "/public/x", [("X_Strip", "1")])) == 400
 
@@ -66,9 +66,9 @@ def test_envoy_keeps_a_key_that_the_service_is_to_see(start_sidecar: StartSideca
 def test_a_configured_refusal_reaches_the_client_through_nginx_too(start_sidecar: StartSidecar) -> None:
     body = 'errors: {missing_credential: {status: 418, headers: {X-Why: "no key"}, body: {text: "ä\\n"}}}\n'
     decider = decider_of(start_sidecar, BASE + body)
-    answer = decider.ask("nginx", "GET", "/items/x")
-    assert (answer.status, answer.header("X-Auth-Status"), answer.header("X-Why")) == (403, "418", "no key")
-    assert answer.header("X-Auth-Body").encode("latin-1") == answer.body == '{"text":"ä\\n"}'.encode()
+    response = decider.ask("nginx", "GET", "/items/x")
+    assert (response.status, response.header("X-Auth-Status"), response.header("X-Why")) == (403, "418", "no key")
+    assert response.header("X-Auth-Body").encode("latin-1") == response.body == '{"text":"ä\\n"}'.encode()
     assert decider.ask("envoy", "GET", "/items/x").status == 418
 
 
@@ -77,9 +77,9 @@ def test_a_store_that_cannot_answer_is_a_503_and_never_a_200(start_sidecar: Star
     decider.sidecar.keys.store.write_bytes(b"not a database" * 1000)
     unseen = [("Authorization", f"Bearer {decider.keys['Kr'].text}")]
     for dialect in ("nginx", "caddy", "envoy"):
-        answer = decider.ask(dialect, "GET", "/items/x", unseen)
-        assert status_of(answer) == 503
-        assert answer.header("Retry-After")
+        response = decider.ask(dialect, "GET", "/items/x", unseen)
+        assert status_of(response) == 503
+        assert response.header("Retry-After")
 
 
 def test_what_is_asked_while_it_drains_is_answered_and_its_connection_closed(start_sidecar: StartSidecar) -> None:
@@ -89,8 +89,8 @@ def test_what_is_asked_while_it_drains_is_answered_and_its_connection_closed(sta
         decider.sidecar.process.signal(signal.SIGTERM)
         while ops.ask("GET", "/readyz").status != 503:
             pass
-        answer = connection.exchange(question("caddy", "GET", "/public/x"))
-        assert (answer.status, answer.header("Connection")) == (200, "close")
+        response = connection.exchange(question("caddy", "GET", "/public/x"))
+        assert (response.status, response.header("Connection")) == (200, "close")
         decider.sidecar.process.signal(signal.SIGTERM)
         assert idle.rest() == b""
     assert decider.sidecar.process.wait() == 0
@@ -99,8 +99,8 @@ def test_what_is_asked_while_it_drains_is_answered_and_its_connection_closed(sta
 def test_a_strangers_connection_is_not_kept(start_sidecar: StartSidecar) -> None:
     decider = decider_of(start_sidecar, BASE.replace("[127.0.0.1]", "[10.0.0.1]"))
     with decider.connect() as connection:
-        answer = connection.exchange(question("caddy", "GET", "/public/x"))
-        assert (answer.status, answer.header("Connection")) == (403, "close")
+        response = connection.exchange(question("caddy", "GET", "/public/x"))
+        assert (response.status, response.header("Connection")) == (403, "close")
         assert connection.rest() == b""
 
 

@@ -26,11 +26,11 @@ COUNTED = 'sidecar_requests_total{code="200",method="GET",route="GET /items/**"}
 
 
 def refused(decider: Decider, raw: bytes, statuses: tuple[int, ...] = (400, 403)) -> Response:
-    answer = decider.exchange(raw)
-    assert answer.status in statuses, answer
-    assert status_of(answer) in (400, 403, 405)
-    assert answer.header("Cache-Control") == "no-store"
-    return answer
+    response = decider.exchange(raw)
+    assert response.status in statuses, response
+    assert status_of(response) in (400, 403, 405)
+    assert response.header("Cache-Control") == "no-store"
+    return response
 
 
 def asked(dialect: str, *fields: tuple[str, str]) -> bytes:
@@ -39,13 +39,13 @@ def asked(dialect: str, *fields: tuple[str, str]) -> bytes:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_s5_2_every_answer_that_lets_through_carries_every_identity_header(decider: Decider, dialect: str) -> None:
-    answer = decider.ask(dialect, "GET", "/items/x", key="Kr")
-    assert (answer.status, answer.body) == (200, b"")
-    assert [answer.header(name) for name in IDENTITY[:2]] == ["t-Kr", "read"]
-    assert answer.header("X-Auth-Key-Id") == decider.keys["Kr"].id
-    answer = decider.ask(dialect, "GET", "/public/x", [("X-Auth-Subject", "FORGED"), ("X-Request-Id", "r-1")])
-    assert [answer.header(name) for name in IDENTITY] == ["", "", "", "r-1"]
-    assert answer.header("Cache-Control") == "no-store"
+    response = decider.ask(dialect, "GET", "/items/x", key="Kr")
+    assert (response.status, response.body) == (200, b"")
+    assert [response.header(name) for name in IDENTITY[:2]] == ["t-Kr", "read"]
+    assert response.header("X-Auth-Key-Id") == decider.keys["Kr"].id
+    response = decider.ask(dialect, "GET", "/public/x", [("X-Auth-Subject", "FORGED"), ("X-Request-Id", "r-1")])
+    assert [response.header(name) for name in IDENTITY] == ["", "", "", "r-1"]
+    assert response.header("Cache-Control") == "no-store"
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -53,20 +53,20 @@ def test_the_clients_quotas_are_told_with_either_answer(decider: Decider, dialec
     told = decider.sidecar.keys.told("issue", "--name", "few", "--scope", "read", "--quota", "general=1")
     bearer = [("Authorization", f"Bearer {told['key']}")]
     assert decider.ask(dialect, "GET", "/items/x", bearer).header("X-RateLimit-Remaining") == "0"
-    answer = decider.ask(dialect, "GET", "/items/x", bearer)
-    assert (answer.status, status_of(answer)) == (403 if dialect == "nginx" else 429, 429)
-    assert answer.json()["code"] == "quota_exceeded"
-    assert int(answer.header("Retry-After")) > 0
+    response = decider.ask(dialect, "GET", "/items/x", bearer)
+    assert (response.status, status_of(response)) == (403 if dialect == "nginx" else 429, 429)
+    assert response.json()["code"] == "quota_exceeded"
+    assert int(response.header("Retry-After")) > 0
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_nginx_is_told_in_fields_what_the_refusal_really_is(decider: Decider, status: int) -> None:
     target = {400: "/public/../x", 401: "/items/x", 403: "/admin/x"}[status]
-    answer = decider.ask("nginx", "GET", target, key="" if status == 401 else "Kr")
-    assert answer.status == (401 if status == 401 else 403)
-    assert answer.header("X-Auth-Status") == str(status)
-    assert answer.header("X-Auth-Body").encode() == answer.body
-    assert answer.json()["status"] == status
+    response = decider.ask("nginx", "GET", target, key="" if status == 401 else "Kr")
+    assert response.status == (401 if status == 401 else 403)
+    assert response.header("X-Auth-Status") == str(status)
+    assert response.header("X-Auth-Body").encode() == response.body
+    assert response.json()["status"] == status
 
 
 def test_envoy_is_told_to_take_the_key_out_of_the_request(decider: Decider) -> None:
@@ -92,8 +92,8 @@ def test_s5_3_a_question_with_a_part_twice_is_refused(decider: Decider, dialect:
     refused(decider, asked(dialect, method, method, target))
     refused(decider, asked(dialect, method, (target[0].upper(), "/public/y"), target))
     refused(decider, asked(dialect, (method[0], "GET, GET"), target))
-    answer = decider.exchange(asked(dialect, method, target, ("X-Forwarded-Host", "b"), ("Host", "b")))
-    assert answer.status in (400, 403)
+    response = decider.exchange(asked(dialect, method, target, ("X-Forwarded-Host", "b"), ("Host", "b")))
+    assert response.status in (400, 403)
 
 
 def test_s5_3_the_host_that_the_client_asked_for_must_be_told(decider: Decider) -> None:
@@ -120,9 +120,9 @@ def test_s5_3_a_method_that_no_route_can_name_is_refused(decider: Decider, diale
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_s5_3_only_a_trusted_proxy_is_answered(decider: Decider, dialect: str) -> None:
     raw = question(dialect, "GET", "/public/x", decider.credential("Ka"))
-    answer = decider.exchange(raw, source="127.0.0.2")
-    assert answer.status == 403
-    assert not set(answer.headers) & {("X-Auth-Subject", "t-Ka")}
+    response = decider.exchange(raw, source="127.0.0.2")
+    assert response.status == 403
+    assert not set(response.headers) & {("X-Auth-Subject", "t-Ka")}
     line = decider.sidecar.process.stderr.wait_for(lambda line: "refused 127.0.0.2" in line)
     assert line is not None and "trusted_proxies" in line
 
@@ -138,9 +138,9 @@ def test_a_question_in_no_dialect_is_refused(decider: Decider, path: str) -> Non
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", ["X_Auth_Subject", "x.auth.key.id", "X--Auth-Scopes", "X_HTTP_Method_Override"])
 def test_s5_2_what_passes_itself_off_as_a_stripped_header_is_refused(decider: Decider, dialect: str, name: str) -> None:
-    answer = decider.ask(dialect, "GET", "/public/x", [(name, "t-Ka")])
-    assert status_of(answer) == 400
-    assert answer.json()["code"] == "bad_header"
+    response = decider.ask(dialect, "GET", "/public/x", [(name, "t-Ka")])
+    assert status_of(response) == 400
+    assert response.json()["code"] == "bad_header"
 
 
 def test_bytes_that_are_no_question_are_refused_without_a_word_of_them(decider: Decider) -> None:
@@ -149,14 +149,14 @@ def test_bytes_that_are_no_question_are_refused_without_a_word_of_them(decider: 
         b"BREW /canary HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\ncanary\x01: b\r\n\r\n",
     ):
-        answer = decider.exchange(raw)
-        assert answer.status in (400, 405)
-        assert answer.header("Cache-Control") == "no-store"
-        assert "canary" not in str(answer)
+        response = decider.exchange(raw)
+        assert response.status in (400, 405)
+        assert response.header("Cache-Control") == "no-store"
+        assert "canary" not in str(response)
     assert not any("canary" in line for line in decider.sidecar.process.stderr.all())
     with decider.connect() as connection:
-        answer = connection.exchange(request_bytes("GET", "/caddy", [("X-Long", "x" * 9_000)]))
-    assert (answer.status, answer.json()["code"]) == (431, "headers_too_large")
+        response = connection.exchange(request_bytes("GET", "/caddy", [("X-Long", "x" * 9_000)]))
+    assert (response.status, response.json()["code"]) == (431, "headers_too_large")
 
 
 def test_a_proxy_may_ask_again_and_again_on_one_connection(decider: Decider) -> None:

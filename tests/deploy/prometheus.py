@@ -34,9 +34,9 @@ class Prometheus:
 
     def _get(self, path: str, **parameters: str) -> Any:
         with Connection(self._address) as connection:
-            answer = connection.ask("GET", f"/api/v1/{path}?{urlencode(parameters)}")
-        assert answer.status == 200, answer.body
-        return answer.json()["data"]
+            response = connection.ask("GET", f"/api/v1/{path}?{urlencode(parameters)}")
+        assert response.status == 200, response.body
+        return response.json()["data"]
 
 
 @contextmanager

@@ -50,10 +50,10 @@ class Pair:
             connection.lose_patience(HANG_SECONDS)
             send(connection, raw)
             try:
-                answer = connection.receive(head_only=head_only)
+                response = connection.receive(head_only=head_only)
             except ConnectionClosed:
-                answer = None
-        return answer, self.take()
+                response = None
+        return response, self.take()
 
     def take(self) -> list[Recorded]:
         """What has got through nginx; every request of it once."""
@@ -116,8 +116,8 @@ def under(path: str, prefixes: set[str]) -> bool:
 @given(request=valid("/public", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]))
 def test_a_valid_request_is_read_as_it_was_sent(pair: Pair, request: Request) -> None:
     assume(not nginx_refuses(request))
-    answer, through = pair.ask(request.raw(), head_only=request.method == b"HEAD")
-    assert answer is not None and answer.status == 200, answer
+    response, through = pair.ask(request.raw(), head_only=request.method == b"HEAD")
+    assert response is not None and response.status == 200, response
     (seen,) = through
     check_reading(seen, request)
     assert under(seen.header("X-Read-Path"), {"/public"})
@@ -136,9 +136,9 @@ def test_an_odd_path_is_read_under_the_route_that_was_decided_on(
     target = start + "".join(pieces)
     credential = f"Authorization: Bearer {pair.keys[key]}\r\n" if key else ""
     raw = f"{method} {target} HTTP/1.1\r\nHost: api.test\r\n{credential}\r\n".encode()
-    answer, through = pair.ask(raw, head_only=False)
-    assert answer is not None and answer.status in (200, 400, 401, 403), answer
-    assert [answer.status == 200] == [bool(through)]
+    response, through = pair.ask(raw, head_only=False)
+    assert response is not None and response.status in (200, 400, 401, 403), response
+    assert [response.status == 200] == [bool(through)]
     for seen in through:
         assert seen.header("X-Read-Target") == target
         assert under(seen.header("X-Read-Path"), REACHED[key]), target

@@ -29,7 +29,7 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 @given(raw=mutated(SEEDS), method=st.sampled_from(["GET", "HEAD", "POST"]), close=st.booleans())
 def test_a_tampered_answer_reaches_nobody_else(fuzz_site: FuzzSite, raw: bytes, method: str, close: bool) -> None:
     site, key = fuzz_site, [("Authorization", f"Bearer {fuzz_site.key.text}")]
-    site.upstream.answer(raw, close=close)
+    site.upstream.plan(raw, close=close)
     with site.sidecar.connect() as client:
         client.send(f"{method} /allowed/hostile HTTP/1.1\r\nHost: a\r\n{key[0][0]}: {key[0][1]}\r\n".encode())
         client.send(b"Connection: close\r\n\r\n")
@@ -49,5 +49,5 @@ def test_a_tampered_answer_reaches_nobody_else(fuzz_site: FuzzSite, raw: bytes, 
 
 def check_own(client: Connection, target: str, key: list[tuple[str, str]]) -> None:
     client.lose_patience(HANG_SECONDS)
-    answer = client.ask("GET", target, key)
-    assert (answer.status, answer.json()["target"]) == (200, target)
+    response = client.ask("GET", target, key)
+    assert (response.status, response.json()["target"]) == (200, target)

@@ -46,8 +46,8 @@ def test_a_tampered_request_gets_nothing_through(fuzz_site: FuzzSite, raw: bytes
     assert [status for status in _STATUS.findall(received) if status >= b"500"] == [], received
     with fuzz_site.sidecar.connect() as connection:
         connection.lose_patience(HANG_SECONDS)
-        answer = connection.ask("GET", ALIVE, [("Authorization", f"Bearer {fuzz_site.key.text}")])
-    assert (answer.status, answer.json()["target"]) == (200, ALIVE)
+        response = connection.ask("GET", ALIVE, [("Authorization", f"Bearer {fuzz_site.key.text}")])
+    assert (response.status, response.json()["target"]) == (200, ALIVE)
     for seen in fuzz_site.upstream.requests():
         fuzz_site.check_allowed(seen)
     fuzz_site.upstream.clear()

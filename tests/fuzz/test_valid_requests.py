@@ -24,8 +24,8 @@ def test_a_valid_request_arrives_byte_for_byte(fuzz_site: FuzzSite, request: Req
     with fuzz_site.sidecar.connect() as connection:
         for segment in request.segments(raw):
             connection.send(segment)
-        answer = connection.receive(head_only=request.method == b"HEAD")
-    assert answer.status == 200, answer
+        response = connection.receive(head_only=request.method == b"HEAD")
+    assert response.status == 200, response
     seen = fuzz_site.upstream.last()
     first, host, *lines = seen.head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     assert (first, host) == (b"%b %b HTTP/1.1" % (request.method, request.target), b"Host: api.test")
@@ -44,6 +44,6 @@ def test_a_valid_request_arrives_byte_for_byte(fuzz_site: FuzzSite, request: Req
 def test_a_valid_request_elsewhere_does_not_arrive(fuzz_site: FuzzSite, request: Request) -> None:
     with fuzz_site.sidecar.connect() as connection:
         connection.send(request.raw(fuzz_site.credential))
-        answer = connection.receive(head_only=request.method == b"HEAD")
-    assert answer.status == 403, answer
+        response = connection.receive(head_only=request.method == b"HEAD")
+    assert response.status == 403, response
     assert fuzz_site.upstream.requests() == []

@@ -161,7 +161,7 @@ async def test_nothing_that_a_client_sends_raises(
     fields = ((b"Host", b"api.test"), *headers)
     decision = await world.gate.decide(RequestHead(method=method, target=target, headers=fields, peer=peer))
     if isinstance(decision, Deny):
-        assert world.gate.answer(decision).status in {400, 401, 403, 405, 429}
+        assert world.gate.response(decision).status in {400, 401, 403, 405, 429}
     else:
         assert decision.route.policy.public or any(name == b"Cookie" for name, _ in headers) or _bearer(headers)
         assert decision.target

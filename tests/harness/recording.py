@@ -48,10 +48,10 @@ class Upstream:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._control = socket.create_connection(("127.0.0.1", control), timeout=TIMEOUT_SECONDS)
-        self._answers = self._control.makefile("rb")
+        self._responses = self._control.makefile("rb")
 
     def close(self) -> None:
-        self._answers.close()
+        self._responses.close()
         self._control.close()
 
     def requests(self) -> list[Recorded]:
@@ -69,13 +69,13 @@ class Upstream:
         """Forget every request and every planned answer."""
         self._command(op="clear")
 
-    def answer(self, raw: bytes, *, close: bool = False) -> None:
+    def plan(self, raw: bytes, *, close: bool = False) -> None:
         """Answer the next request with exactly these bytes; `close`: and then close the connection."""
         self._command(op="answer", raw=raw.decode("latin-1"), close=close)
 
     def _command(self, **command: object) -> Any:
         self._control.sendall(json.dumps(command).encode() + b"\n")
-        return json.loads(self._answers.readline())
+        return json.loads(self._responses.readline())
 
 
 @contextmanager

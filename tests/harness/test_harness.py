@@ -12,8 +12,8 @@ from tests.harness.wire import Connection, exchange
 
 def test_the_upstream_records_the_exact_bytes_of_a_request(upstream: Upstream) -> None:
     head = b"POST /a%20b?x=%2F HTTP/1.1\r\nHost: h\r\nx-ODD:  \xff v \r\nContent-Length: 3\r\n\r\n"
-    answer = exchange(("127.0.0.1", upstream.port), head + b"\x00\r\n")
-    assert (answer.status, answer.json()["target"]) == (200, "/a%20b?x=%2F")
+    response = exchange(("127.0.0.1", upstream.port), head + b"\x00\r\n")
+    assert (response.status, response.json()["target"]) == (200, "/a%20b?x=%2F")
     seen = upstream.last()
     assert (seen.head, seen.body, seen.header("X-Odd")) == (head, b"\x00\r\n", "\xff v")
 
@@ -31,11 +31,11 @@ def test_what_is_no_request_is_recorded_as_such(upstream: Upstream) -> None:
 
 def test_a_planned_answer_is_sent_byte_for_byte(upstream: Upstream) -> None:
     raw = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\nuntil closed"
-    upstream.answer(raw, close=True)
+    upstream.plan(raw, close=True)
     with Connection(("127.0.0.1", upstream.port)) as connection:
-        answer = connection.ask("GET", "/")
-        assert (answer.status, answer.interim, answer.body) == (200, (103,), b"until closed")
-        assert answer.all("set-cookie") == ["a", "b"]
+        response = connection.ask("GET", "/")
+        assert (response.status, response.interim, response.body) == (200, (103,), b"until closed")
+        assert response.all("set-cookie") == ["a", "b"]
         assert connection.rest() == b""
     upstream.clear()
 

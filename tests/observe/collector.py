@@ -103,8 +103,8 @@ class Collector:
                     resource = values(group.resource.attributes)
                     self._spans += [Told(span, resource) for scope in group.scope_spans for span in scope.spans]
             self._changed.notify_all()
-        answer = ExportTraceServiceResponse().SerializeToString()
-        return web.Response(status=self._status, body=answer, content_type="application/x-protobuf")
+        response = ExportTraceServiceResponse().SerializeToString()
+        return web.Response(status=self._status, body=response, content_type="application/x-protobuf")
 
 
 def values(attributes: Any) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def test_an_upstreams_failure_is_an_error_by_its_status(
     sidecar: Sidecar, key: IssuedKey, collector: Collector, upstream: Upstream
 ) -> None:
     for status, ours, theirs in ((503, "503", "503"), (404, None, "404")):
-        upstream.answer(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
+        upstream.plan(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
         assert sidecar.ask("GET", "/items/7", identified(f"status-{status}"), key=key).status == status
         server = server_span(collector, f"status-{status}")
         [client] = collector.wait_for(lambda span, parent=server: span.parent_id == parent.id)

@@ -49,7 +49,7 @@ async def listening(patience: Patience) -> AsyncIterator[Connect]:
         await runner.cleanup()
 
 
-async def answer(reader: asyncio.StreamReader) -> bytes:
+async def response(reader: asyncio.StreamReader) -> bytes:
     """Everything until the other end closes, and nothing where it was cut off."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -71,7 +71,7 @@ async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent
     async with listening(Patience(head_seconds=0.2)) as connect:
         reader, writer = await connect()
         writer.write(sent)
-        told = await answer(reader)
+        told = await response(reader)
         assert told.startswith(b"HTTP/1.1 408 ") and b"no-store" in told and b"localhost" not in told
 
 
@@ -81,7 +81,7 @@ async def test_a_head_that_comes_byte_by_byte_gains_no_time_by_it() -> None:
         assert await ask((reader, writer)) == b"HTTP/1.1 200 OK\r\n"
         # On a connection that has served a request as well.
         writer.write(b"GET /")
-        ended = asyncio.ensure_future(answer(reader))
+        ended = asyncio.ensure_future(response(reader))
         while not ended.done():
             writer.write(b"x")
             await asyncio.wait([ended], timeout=0.05)
@@ -93,10 +93,10 @@ async def test_between_two_requests_there_is_more_time() -> None:
         streams = await connect()
         assert await ask(streams) == b"HTTP/1.1 200 OK\r\n"
         other, writer = await connect()
-        assert b" 408 " in await answer(other)
+        assert b" 408 " in await response(other)
         writer.close()
         assert await ask(streams, more=b"") != b""
-        assert b" 408 " not in await answer(streams[0])
+        assert b" 408 " not in await response(streams[0])
 
 
 async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
@@ -113,7 +113,7 @@ async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
             assert await ask(steady) == b"HTTP/1.1 200 OK\r\n"
             await steady[0].readuntil(b"small")
         writer.transport.resume_reading()  # type: ignore[attr-defined]
-        assert len(await answer(reader)) < LARGE
+        assert len(await response(reader)) < LARGE
 
 
 async def test_connections_are_bounded_in_all_and_by_address_and_places_become_free() -> None:
@@ -121,9 +121,9 @@ async def test_connections_are_bounded_in_all_and_by_address_and_places_become_f
         async with listening(patience) as connect:
             taken = [await connect() for _ in range(3)]
             assert [await ask(streams) for streams in taken] == [b"HTTP/1.1 200 OK\r\n"] * 3
-            assert await answer((await connect())[0]) == b""
+            assert await response((await connect())[0]) == b""
             taken[0][1].write(b"GET /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            await answer(taken[0][0])
+            await response(taken[0][0])
             taken[0][1].close()
             while await _turned_away(await connect()):
                 await asyncio.sleep(0)

@@ -33,8 +33,8 @@ async def client(problems: Problems) -> AsyncIterator[TestClient]:
         yield opened
 
 
-async def told(answer: ClientResponse) -> tuple[int, str]:
-    return answer.status, await answer.text()
+async def told(response: ClientResponse) -> tuple[int, str]:
+    return response.status, await response.text()
 
 
 async def test_alive_and_ready_are_ok(client: TestClient) -> None:
@@ -86,18 +86,18 @@ async def test_a_check_that_fails_is_not_ready_and_keeps_its_message(
 
 
 async def test_metrics_are_what_prometheus_reads(client: TestClient) -> None:
-    answer = await client.get("/metrics")
-    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    families = {family.name: family for family in text_string_to_metric_families(await answer.text())}
+    response = await client.get("/metrics")
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(await response.text())}
     (sample,) = (one for one in families["sidecar_requests"].samples if one.name == "sidecar_requests_total")
     assert (sample.labels, sample.value) == ({"route": "GET /a", "method": "GET", "code": "200"}, 1)
 
 
 async def test_metrics_come_in_the_format_asked_for(client: TestClient) -> None:
     accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
-    answer = await client.get("/metrics", headers={"Accept": accept})
-    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert (await answer.text()).endswith("# EOF\n")
+    response = await client.get("/metrics", headers={"Accept": accept})
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert (await response.text()).endswith("# EOF\n")
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
@@ -105,13 +105,13 @@ async def test_head_is_answered_and_other_methods_are_not(client: TestClient, pa
     head = await client.head(path)
     assert await told(head) == (200, "")
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-        answer = await client.request(method, path)
-        assert answer.status == 405
-        assert answer.headers["Allow"] == "GET,HEAD"
+        response = await client.request(method, path)
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET,HEAD"
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/livez"), ("GET", "/nothing"), ("POST", "/metrics")])
 async def test_nothing_is_cached_and_no_version_is_told(client: TestClient, method: str, path: str) -> None:
-    answer = await client.request(method, path)
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert "Server" not in answer.headers
+    response = await client.request(method, path)
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "Server" not in response.headers

@@ -76,9 +76,9 @@ class Site:
 
     def enter(self, token: str = TOKEN) -> None:
         """Without a browser: from here on `get` and `post` are of this session."""
-        answer = self.post("/sign-in", token=token)
-        assert answer.status == 303, answer
-        self.cookie = answer.headers["set-cookie"].partition(";")[0]
+        response = self.post("/sign-in", token=token)
+        assert response.status == 303, response
+        self.cookie = response.headers["set-cookie"].partition(";")[0]
         found = re.search(r'name="proof" value="([^"]+)"', self.get("/").text)
         assert found
         self.proof = found[1]
@@ -100,9 +100,9 @@ class Site:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         try:
             connection.request(method, target, body or None, {**sent, **headers})
-            answer = connection.getresponse()
-            told = {name.lower(): value for name, value in answer.getheaders()}
-            return Response(status=answer.status, headers=told, text=answer.read().decode())
+            response = connection.getresponse()
+            told = {name.lower(): value for name, value in response.getheaders()}
+            return Response(status=response.status, headers=told, text=response.read().decode())
         finally:
             connection.close()
 

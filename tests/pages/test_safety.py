@@ -73,18 +73,18 @@ def test_a_search_is_shown_again_and_never_run(page: Page, site: Site) -> None:
 
 
 def test_a_name_that_would_end_a_header_is_refused_in_words(inside: Site) -> None:
-    answer = inside.post("/keys/new", name="x\r\nSet-Cookie: a=b")
-    assert answer.status == 422 and "printable characters" in answer.text
-    assert "set-cookie" not in answer.headers
+    response = inside.post("/keys/new", name="x\r\nSet-Cookie: a=b")
+    assert response.status == 422 and "printable characters" in response.text
+    assert "set-cookie" not in response.headers
 
 
 def test_every_page_keeps_to_itself(inside: Site) -> None:
     for target in (*PAGES, "/keys/none", "/static/page.css"):
-        answer = inside.get(target)
-        policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+        response = inside.get(target)
+        policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
         assert policy == STRICT, target
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["cache-control"] == "no-store"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
 
 
 def test_no_page_holds_script_style_or_address_of_its_own(inside: Site) -> None:
@@ -97,15 +97,15 @@ def test_no_page_holds_script_style_or_address_of_its_own(inside: Site) -> None:
 @pytest.mark.parametrize("target", ["/", "/keys", "/keys/new", "/keys/none", "/audit", "/explain", "/nothing"])
 def test_without_signing_in_every_page_is_a_401_with_the_form(house: Site, target: str) -> None:
     house.cookie = ""
-    answer = house.get(target)
-    assert answer.status == 401 and "Admin token" in answer.text
-    assert "the key that makes the store" not in answer.text
+    response = house.get(target)
+    assert response.status == 401 and "Admin token" in response.text
+    assert "the key that makes the store" not in response.text
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_is_not_the_token(house: Site) -> None:
     house.cookie = ""
-    answer = house.post("/sign-in", token=TOKEN)
-    value, *flags = [part.strip() for part in answer.headers["set-cookie"].split(";")]
+    response = house.post("/sign-in", token=TOKEN)
+    value, *flags = [part.strip() for part in response.headers["set-cookie"].split(";")]
     assert TOKEN not in value and len(value.partition("=")[2]) >= 32
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(flags) and "Secure" not in flags
     behind_tls = house.post("/sign-in", token=TOKEN, headers={"X-Forwarded-Proto": "https"})
@@ -120,16 +120,16 @@ def test_whoever_signed_out_is_out_though_the_cookie_was_kept(inside: Site) -> N
 
 def test_a_wrong_token_is_told_so_and_is_not_shown_again(house: Site) -> None:
     house.cookie = ""
-    answer = house.post("/sign-in", token="a-wrong-token-of-somebody")
-    assert answer.status == 401 and "This token is not known." in answer.text
-    assert "a-wrong-token" not in answer.text and "set-cookie" not in answer.headers
+    response = house.post("/sign-in", token="a-wrong-token-of-somebody")
+    assert response.status == 401 and "This token is not known." in response.text
+    assert "a-wrong-token" not in response.text and "set-cookie" not in response.headers
 
 
 @pytest.mark.parametrize("proof", ["", "0" * 32])
 @pytest.mark.parametrize("target", ["/keys/new", "/keys/none/change", "/keys/none/revoke", "/explain", "/sign-out"])
 def test_a_form_without_this_sessions_proof_is_refused(inside: Site, target: str, proof: str) -> None:
-    answer = inside.post(target, proof=proof, name="from elsewhere", target="/x")
-    assert answer.status == 403 and "another session" in answer.text
+    response = inside.post(target, proof=proof, name="from elsewhere", target="/x")
+    assert response.status == 403 and "another session" in response.text
     assert "from elsewhere" not in inside.get("/keys").text
 
 
@@ -159,8 +159,8 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(house: Site) -> None:
     form = house.get("/keys?search=billing").text
     found = re.search(r'name="next" value="([^"]+)"', form)
     assert found
-    answer = house.post("/sign-in", token=TOKEN, next=html.unescape(found[1]))
-    assert answer.headers["location"] == "/keys?search=billing"
+    response = house.post("/sign-in", token=TOKEN, next=html.unescape(found[1]))
+    assert response.headers["location"] == "/keys?search=billing"
 
 
 def test_a_token_that_may_only_look_is_offered_nothing_and_may_do_nothing(site: Site) -> None:
@@ -194,5 +194,7 @@ def test_guessing_tokens_is_slowed_and_says_for_how_long(site: Site) -> None:
     statuses = (site.post("/sign-in", token=f"guess number {number}").status for number in range(100))
     assert next(statuses) == 401
     assert 429 in statuses
-    answer = site.post("/sign-in", token=TOKEN)
-    assert answer.status == 429 and "Too many wrong tokens" in answer.text and int(answer.headers["retry-after"]) > 0
+    response = site.post("/sign-in", token=TOKEN)
+    assert (
+        response.status == 429 and "Too many wrong tokens" in response.text and int(response.headers["retry-after"]) > 0
+    )

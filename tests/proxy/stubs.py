@@ -43,7 +43,7 @@ class OpenGate:
             client_address=head.peer,
         )
 
-    def answer(self, deny: Deny) -> Response:
+    def response(self, deny: Deny) -> Response:
         return self.bad_request(deny.reason)
 
     def respond(self, allow: Allow) -> Response:

@@ -43,12 +43,12 @@ async def test_the_malformed_get_our_answer_and_no_log_line(
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(raw)
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert b"\r\nConnection: close\r\n" in answer
-    assert b"\r\nCache-Control: no-store\r\n" in answer
-    assert CANARY not in answer
-    assert b"aiohttp" not in answer.lower()
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nConnection: close\r\n" in response
+    assert b"\r\nCache-Control: no-store\r\n" in response
+    assert CANARY not in response
+    assert b"aiohttp" not in response.lower()
     assert bench.upstream.peers == []
     assert [seen for seen, _ in bench.records.malformed_ones] == [status]
     assert [record for record in caplog.records if record.name.startswith(("aiohttp", "sidecar"))] == []
@@ -60,9 +60,9 @@ async def test_a_failure_of_ours_is_a_500_logged_once_without_the_requests_bytes
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(get("/broken", b"X: c4nary"))
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 500 ")
-    assert answer.endswith(b"\r\n\r\ninternal")
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 500 ")
+    assert response.endswith(b"\r\n\r\ninternal")
     assert bench.records.finished_ones[0].reason is Reason.INTERNAL
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("sidecar")]
     assert "RuntimeError" in line
@@ -73,8 +73,8 @@ async def test_a_failure_of_ours_is_a_500_logged_once_without_the_requests_bytes
 async def test_head_gets_the_length_of_our_answer_and_no_body(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
-    answer = await client.ask(get("/denied", method="HEAD"))
-    assert (answer.status, answer.all(b"Content-Length")) == (401, [b"18"])
+    response = await client.ask(get("/denied", method="HEAD"))
+    assert (response.status, response.all(b"Content-Length")) == (401, [b"18"])
     assert (await client.ask(get())).body == b"ok"
 
 
@@ -83,16 +83,16 @@ async def test_a_bad_request_after_a_good_one_is_refused_after_it(set_up: SetUp)
     client = await bench.client()
     assert (await client.ask(get())).body == b"good"
     await client.send(b"nonsense\r\n\r\n")
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_a_client_that_asks_for_an_unsupported_upgrade_is_answered_and_let_go(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"no")))
     client = await bench.client()
     await client.send(get("/x", b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c") + get("/lost"))
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"\r\nConnection: close\r\n" in answer
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close\r\n" in response
     assert b"upgrade" not in bench.upstream.seen[0].lower()
     assert b"/lost" not in bench.upstream.seen[0]

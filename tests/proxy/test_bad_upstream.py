@@ -37,8 +37,8 @@ async def test_r1_1_a_refused_connection_is_a_502_within_a_second(set_up: SetUp)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         bench = await set_up(silent, address=Address(host="127.0.0.1", port=closed.getsockname()[1]))
-        answer = await bench.ask(get())
-        assert (answer.status, answer.body) == (502, b"upstream_unreachable")
+        response = await bench.ask(get())
+        assert (response.status, response.body) == (502, b"upstream_unreachable")
         assert await quickest(bench, 502) < 1
     assert bench.records.finished_ones[0].reason is Reason.UPSTREAM_UNREACHABLE
 
@@ -84,8 +84,8 @@ async def test_s3_5_nonsense_is_a_502_and_that_connection_is_closed(set_up: SetU
 
     bench = await set_up(script)
     client = await bench.client()
-    answer = await client.ask(get())
-    assert (answer.status, answer.body) == (502, b"upstream_invalid")
+    response = await client.ask(get())
+    assert (response.status, response.body) == (502, b"upstream_invalid")
     await bench.upstream.peers[0].gone()
     assert (await client.ask(get())).body == b"good"
 
@@ -102,8 +102,8 @@ async def test_s3_5_bytes_after_an_answer_reach_nobody(set_up: SetUp, excess_dat
     bench = await set_up(script)
     clients = [await bench.client(), await bench.client()]
     for number in range(50):
-        answer = await clients[number % 2].ask(get(f"/{number}"))
-        assert (answer.status, answer.body) == (200, b"/%d" % number)
+        response = await clients[number % 2].ask(get(f"/{number}"))
+        assert (response.status, response.body) == (200, b"/%d" % number)
     assert len(bench.upstream.peers) == 50
 
 
@@ -122,8 +122,8 @@ async def test_bytes_on_an_idle_connection_end_it(set_up: SetUp) -> None:
 
 async def test_r1_1_an_answer_that_does_not_come_is_a_504_at_the_set_time(set_up: SetUp) -> None:
     bench = await set_up(silent, answer_timeout=0.2)
-    answer = await bench.ask(get())
-    assert (answer.status, answer.body) == (504, b"upstream_timeout")
+    response = await bench.ask(get())
+    assert (response.status, response.body) == (504, b"upstream_timeout")
     assert 0.19 <= await quickest(bench, 504) < 0.6
     await bench.upstream.peers[0].gone()
 
@@ -147,8 +147,8 @@ async def test_r1_1_a_connection_that_does_not_come_about_is_a_504_at_the_set_ti
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
         bench = await set_up(silent, address=address, connect_timeout=0.2)
-        answer = await bench.ask(get())
-        assert (answer.status, answer.body) == (504, b"upstream_timeout")
+        response = await bench.ask(get())
+        assert (response.status, response.body) == (504, b"upstream_timeout")
         assert 0.19 <= await quickest(bench, 504) < 0.6
         for filler in fillers:
             filler.close()
@@ -206,8 +206,8 @@ async def test_requests_past_the_last_connection_wait_in_order_and_for_a_bounded
     slow = await bench.client()
     await slow.send(get("/slow"))
     await eventually(lambda: bench.upstream.seen and bench.upstream.seen[0])
-    answer = await bench.ask(get("/late"))
-    assert (answer.status, answer.body) == (503, b"upstream_busy")
+    response = await bench.ask(get("/late"))
+    assert (response.status, response.body) == (503, b"upstream_busy")
     waiting = [await bench.client(), await bench.client()]
     for number, client in enumerate(waiting):
         await client.send(get(f"/{number}"))

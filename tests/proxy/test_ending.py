@@ -43,8 +43,8 @@ async def test_connections_that_wait_to_be_accepted_are_answered(set_up: SetUp, 
     for opened in sockets:
         opening = asyncio.open_unix_connection if unix else asyncio.open_connection
         client = RawClient(*await opening(sock=opened))
-        answer = await client.receive()
-        assert (answer.status, answer.all(b"Connection")) == (200, [b"close"])
+        response = await client.receive()
+        assert (response.status, response.all(b"Connection")) == (200, [b"close"])
         await client.close()
 
 
@@ -81,6 +81,6 @@ def speaking_tls(authority: Authority, **more: object) -> dict[str, object]:
 
 async def ask(opened: socket.socket, context: ssl.SSLContext) -> tuple[int, list[bytes]]:
     client = RawClient(*await asyncio.open_connection(sock=opened, ssl=context, server_hostname="localhost"))
-    answer = await client.ask(get())
+    response = await client.ask(get())
     await client.close()
-    return answer.status, answer.all(b"Connection")
+    return response.status, response.all(b"Connection")

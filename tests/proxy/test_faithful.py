@@ -42,26 +42,26 @@ async def test_nothing_is_added_to_an_answer(set_up: SetUp) -> None:
 async def test_our_fields_stand_in_place_of_the_upstreams_of_the_same_name(set_up: SetUp) -> None:
     told = ((b"X-RateLimit-Limit", b"10"),)
     bench = await set_up(answering(plain(b"x", b"x-ratelimit-limit: 99", b"X-RateLimit-Other: 1")), told=told)
-    answer = await bench.ask(get())
-    assert answer.all(b"X-RateLimit-Limit") == [b"10"]
-    assert answer.all(b"X-RateLimit-Other") == [b"1"]
+    response = await bench.ask(get())
+    assert response.all(b"X-RateLimit-Limit") == [b"10"]
+    assert response.all(b"X-RateLimit-Other") == [b"1"]
 
 
 async def test_hop_by_hop_fields_of_an_answer_are_not_passed_on(set_up: SetUp) -> None:
     fields = (b"Connection: keep-alive, X-Mine, Content-Length", b"X-Mine: 1", b"Keep-Alive: timeout=5", b"Trailer: x")
     bench = await set_up(answering(plain(b"abc", *fields, b"Upgrade: h2c", b"X-Other: 1")))
-    answer = await bench.ask(get())
-    assert {name for name, _ in answer.headers} == {b"Content-Length", b"X-Other"}
-    assert answer.body == b"abc"
+    response = await bench.ask(get())
+    assert {name for name, _ in response.headers} == {b"Content-Length", b"X-Other"}
+    assert response.body == b"abc"
 
 
 async def test_s3_6_coded_bodies_pass_byte_for_byte_invalid_ones_too(set_up: SetUp) -> None:
     for body in (gzip.compress(os.urandom(3000)), b"\x1f\x8b this is no gzip at all", b""):
         bench = await set_up(answering(plain(body, b"Content-Encoding: gzip")))
-        answer = await bench.ask(post(body, b"Content-Encoding: gzip"))
-        assert answer.body == body
+        response = await bench.ask(post(body, b"Content-Encoding: gzip"))
+        assert response.body == body
         assert bench.upstream.seen[0].endswith(b"\r\n\r\n" + body)
-        assert answer.all(b"Content-Encoding") == [b"gzip"]
+        assert response.all(b"Content-Encoding") == [b"gzip"]
 
 
 async def test_s2_11_cookies_of_one_client_never_reach_another(set_up: SetUp) -> None:
@@ -99,8 +99,8 @@ async def test_an_empty_body_keeps_its_length_field_and_no_body_gets_none(set_up
 
 async def test_a_chunked_request_arrives_chunked(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
-    answer = await bench.ask(get("/x", b"Transfer-Encoding: chunked", method="POST") + b"3;x=y\r\nabc\r\n0\r\n\r\n")
-    assert answer.status == 200
+    response = await bench.ask(get("/x", b"Transfer-Encoding: chunked", method="POST") + b"3;x=y\r\nabc\r\n0\r\n\r\n")
+    assert response.status == 200
     assert bench.upstream.seen[0].endswith(b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
 
 

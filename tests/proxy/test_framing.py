@@ -32,8 +32,8 @@ async def test_http_1_0_is_kept_alive_where_it_asks_for_it(set_up: SetUp) -> Non
     bench = await set_up(answering(plain(b"a")))
     client = await bench.client()
     for _ in range(2):
-        answer = await client.ask(get("/x", b"Connection: keep-alive", version="1.0"))
-        assert answer.all(b"Connection") == [b"keep-alive"]
+        response = await client.ask(get("/x", b"Connection: keep-alive", version="1.0"))
+        assert response.all(b"Connection") == [b"keep-alive"]
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
@@ -60,8 +60,8 @@ async def test_a_body_after_an_answer_to_head_ends_that_connection(set_up: SetUp
     bench = await set_up(answering(plain(b"unasked"), plain(b"after")))
     client = await bench.client()
     assert (await client.ask(get(method="HEAD"))).status == 200
-    answer = await client.ask(get())
-    assert answer.status == 200
+    response = await client.ask(get())
+    assert response.status == 200
     assert len(bench.upstream.peers) == 2
 
 
@@ -119,10 +119,10 @@ async def test_s3_1_ambiguous_framing_is_refused(set_up: SetUp, fields: tuple[by
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(get("/x", *fields, method="POST") + b"0\r\n\r\n" + get("/smuggled"))
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1") == 1
-    assert b"\r\nConnection: close\r\n" in answer
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert response.count(b"HTTP/1.1") == 1
+    assert b"\r\nConnection: close\r\n" in response
     assert bench.upstream.peers == []
     assert bench.records.malformed_ones == [(400, Reason.BAD_REQUEST)]
 
@@ -136,8 +136,8 @@ async def test_s3_1_fields_that_pass_for_framing_are_refused(set_up: SetUp, fiel
 
 async def test_s3_1_chunked_in_http_1_0_is_refused(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
-    answer = await bench.ask(get("/x", b"Transfer-Encoding: chunked", method="POST", version="1.0") + b"0\r\n\r\n")
-    assert answer.status == 400
+    response = await bench.ask(get("/x", b"Transfer-Encoding: chunked", method="POST", version="1.0") + b"0\r\n\r\n")
+    assert response.status == 400
     assert bench.upstream.peers == []
 
 
@@ -151,9 +151,9 @@ async def test_s3_2_a_broken_chunk_breaks_the_request(set_up: SetUp) -> None:
     await client.send(get("/x", b"Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n")
     await eventually(lambda: b"abc\r\n" in b"".join(bench.upstream.seen))
     await client.send(b"3\nabc\r\n0\r\n\r\n" + get("/smuggled"))
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1") == 1
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert response.count(b"HTTP/1.1") == 1
     await bench.upstream.peers[0].gone()
     assert bench.upstream.seen[0].endswith(b"3\r\nabc\r\n")
     assert [record.reason for record in bench.records.finished_ones] == [Reason.BAD_REQUEST]
@@ -163,9 +163,9 @@ async def test_s3_3_nothing_runs_after_a_bad_request(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(b"GET /x HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n" + get("/good"))
-    answer = await client.rest()
-    assert answer.count(b"HTTP/1.1") == 1
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    response = await client.rest()
+    assert response.count(b"HTTP/1.1") == 1
+    assert response.startswith(b"HTTP/1.1 400 ")
     assert bench.upstream.peers == []
 
 
@@ -185,17 +185,17 @@ async def test_s3_4_no_interim_answer_for_http_1_0(set_up: SetUp) -> None:
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 3", b"Expect: 100-continue", method="POST", version="1.0"))
     await client.send(b"abc")
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 200 OK")
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 200 OK")
 
 
 async def test_a_refused_client_that_waits_is_not_told_to_go_on(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(get("/denied", b"Content-Length: 3", b"Expect: 100-continue", method="POST"))
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 401 ")
-    assert b"\r\nConnection: close\r\n" in answer
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nConnection: close\r\n" in response
 
 
 async def test_interim_answers_are_passed_on(set_up: SetUp) -> None:

@@ -10,22 +10,22 @@ from tests.upstreams.scripted import Peer, plain
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
-async def test_r1_3_a_client_that_hangs_up_ends_the_upstreams_connection(set_up: SetUp, answer: bytes) -> None:
+async def test_r1_3_a_client_that_hangs_up_ends_the_upstreams_connection(set_up: SetUp, response: bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.send(answer)
+        await peer.send(response)
         assert await peer.reader.read() == b""
 
     bench = await set_up(script)
     client = await bench.client()
     await client.send(get())
     await eventually(lambda: bench.upstream.peers and bench.upstream.seen[0])
-    if answer:
+    if response:
         await client.reader.readuntil(b"half")
     await client.close()
     await bench.upstream.peers[0].gone()
     await eventually(lambda: bench.records.finished_ones)
-    assert bench.records.finished_ones[0].status == (200 if answer else 499)
+    assert bench.records.finished_ones[0].status == (200 if response else 499)
     assert bench.records.in_flight == 0
 
 

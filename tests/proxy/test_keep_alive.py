@@ -112,8 +112,8 @@ async def test_what_is_under_way_is_finished_when_the_server_stops(set_up: SetUp
     stopping = asyncio.get_running_loop().create_task(bench.server.stop(grace_seconds=5))
     await asyncio.sleep(0)
     release.set()
-    answer = await client.receive()
-    assert (answer.body, answer.all(b"Connection")) == (b"finished", [b"close"])
+    response = await client.receive()
+    assert (response.body, response.all(b"Connection")) == (b"finished", [b"close"])
     await stopping
 
 

@@ -47,9 +47,9 @@ async def test_S7_1_a_head_past_its_caps_is_a_431(set_up: SetUp, raw: bytes, pie
     for start in range(0, len(raw), size):
         await client.send(raw[start : start + size])
         await asyncio.sleep(0)
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 431 ")
-    assert answer.endswith(b"\r\n\r\nheaders_too_large")
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 431 ")
+    assert response.endswith(b"\r\n\r\nheaders_too_large")
     assert bench.upstream.peers == []
 
 
@@ -89,8 +89,8 @@ async def test_S7_1_an_announced_body_past_the_cap_is_a_413_before_the_upstream(
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 1001", expects, method="POST"))
-    answer = await client.receive()
-    assert (answer.status, answer.body) == (413, b"body_too_large")
+    response = await client.receive()
+    assert (response.status, response.body) == (413, b"body_too_large")
     assert bench.upstream.peers == []
     assert bench.records.finished_ones[0].reason is Reason.BODY_TOO_LARGE
 
@@ -113,8 +113,8 @@ async def test_S7_1_a_chunked_body_that_is_there_and_too_large_never_reaches_the
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     client = await bench.client()
     await client.send(get("/x", b"Transfer-Encoding: chunked", method="POST") + b"3e9\r\n" + b"b" * 1001 + b"\r\n")
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 413 ")
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 413 ")
     assert bench.upstream.peers == []
 
 
@@ -125,9 +125,9 @@ async def test_S7_1_a_chunked_body_is_broken_off_at_the_cap(set_up: SetUp) -> No
     await client.send(get("/x", b"Transfer-Encoding: chunked", method="POST") + b"3e8\r\n" + b"b" * 1000 + b"\r\n")
     await eventually(lambda: b"b" * 1000 in b"".join(seen))
     await client.send(b"1\r\nb\r\n")
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"\r\nConnection: close\r\n" in answer
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 413 ")
+    assert b"\r\nConnection: close\r\n" in response
     await bench.upstream.peers[0].gone()
     assert b"0\r\n\r\n" not in b"".join(seen)
 
@@ -155,10 +155,10 @@ async def test_S7_1_a_head_that_does_not_end_in_time_is_a_408(set_up: SetUp) -> 
     await client.ask(get())
     began = time.perf_counter()
     await client.send(b"GET / HTTP/1.1\r\nHost:")
-    answer = await client.rest()
+    response = await client.rest()
     assert 0.99 <= time.perf_counter() - began < PATIENCE_SECONDS
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert answer.endswith(b"\r\n\r\nrequest_timeout")
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert response.endswith(b"\r\n\r\nrequest_timeout")
     assert bench.records.malformed_ones == [(408, Reason.REQUEST_TIMEOUT)]
 
 
@@ -206,11 +206,11 @@ async def test_S7_1_a_body_above_its_floor_takes_as_long_as_it_takes(set_up: Set
     bench = await set_up(answering(plain()), listener=listener)
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 2000", method="POST"))
-    answer = asyncio.get_running_loop().create_task(client.receive())
+    response = asyncio.get_running_loop().create_task(client.receive())
     for _ in range(40):
         client.writer.write(b"a" * 50)
-        await asyncio.wait([answer], timeout=0.05)
-    assert (await answer).status == 200
+        await asyncio.wait([response], timeout=0.05)
+    assert (await response).status == 200
 
 
 async def test_S7_1_an_upstream_that_does_not_read_is_not_the_clients_fault(set_up: SetUp) -> None:
@@ -228,10 +228,10 @@ async def test_S7_1_an_upstream_that_does_not_read_is_not_the_clients_fault(set_
     bench = await set_up(script, listener=listener)
     client = await bench.client()
     client.writer.write(get("/x", b"Content-Length: %d" % (64 << 20), method="POST") + bytes(64 << 20))
-    answer = asyncio.get_running_loop().create_task(client.receive())
-    await asyncio.wait([answer], timeout=0.8)
+    response = asyncio.get_running_loop().create_task(client.receive())
+    await asyncio.wait([response], timeout=0.8)
     go_on.set()
-    assert (await answer).body == b"all of it"
+    assert (await response).body == b"all of it"
 
 
 async def test_S7_1_a_client_that_takes_nothing_is_dropped_and_the_upstream_freed(set_up: SetUp) -> None:

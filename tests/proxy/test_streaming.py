@@ -65,8 +65,8 @@ async def test_r1_5_a_client_that_reads_nothing_stops_the_upstream(set_up: SetUp
     assert 0 < sent < HELD * MIB
     assert memory() - before < MEMORY_BYTES
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-    answer = await client.receive()
-    assert len(answer.body) == SIZE
+    response = await client.receive()
+    assert len(response.body) == SIZE
 
 
 async def test_a_connection_that_was_held_back_at_the_end_of_an_answer_carries_the_next(set_up: SetUp) -> None:
@@ -193,8 +193,8 @@ async def test_an_early_answer_to_an_unfinished_upload_is_passed_on_at_once(set_
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 1000000", method="POST") + b"just the beginning")
     async with asyncio.timeout(PATIENCE_SECONDS):
-        answer = await client.receive()
-    assert (answer.status, answer.body, answer.all(b"Connection")) == (413, b"big", [b"close"])
+        response = await client.receive()
+    assert (response.status, response.body, response.all(b"Connection")) == (413, b"big", [b"close"])
     await bench.upstream.peers[0].gone()
 
 
@@ -229,9 +229,9 @@ async def test_a_long_body_that_nobody_wants_ends_the_connection(set_up: SetUp) 
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(get("/denied", b"Content-Length: 100000000", method="POST") + b"x" * 1000)
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 401 ")
-    assert b"\r\nConnection: close\r\n" in answer
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nConnection: close\r\n" in response
     assert bench.upstream.peers == []
 
 

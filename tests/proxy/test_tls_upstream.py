@@ -28,7 +28,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def ask(certificate: Path, host: str, trusted: bool) -> bytes:
     """The body of an answer from a TLS upstream on localhost, reached as `host`."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def response(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
         await reader.read()
@@ -36,7 +36,7 @@ async def ask(certificate: Path, host: str, trusted: bool) -> bytes:
 
     serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     serving.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=serving)
+    server = await asyncio.start_server(response, "127.0.0.1", 0, ssl=serving)
     port = server.sockets[0].getsockname()[1]
     tls = ssl.create_default_context(cafile=certificate / "cert.pem") if trusted else None
     settings = UpstreamSettings(address=Address(host=host, port=port), tls=UpstreamTls())

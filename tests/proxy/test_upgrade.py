@@ -19,12 +19,12 @@ SWITCHED = (
 )
 
 
-def tunnelling(talk: Script, answer: bytes = SWITCHED) -> Script:
+def tunnelling(talk: Script, response: bytes = SWITCHED) -> Script:
     """Switches, and then does as `talk` says."""
 
     async def script(peer: Peer) -> None:
         await peer.head()
-        await peer.send(answer)
+        await peer.send(response)
         await talk(peer)
 
     return script
@@ -192,9 +192,9 @@ async def test_R1_6_without_a_key_the_upstream_is_not_contacted(set_up: SetUp) -
     bench = await set_up(tunnelling(echo))
     client = await bench.client()
     await client.send(get("/denied", *ASKING) + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    answer = await client.rest()
-    assert answer.startswith(b"HTTP/1.1 401 ")
-    assert answer.count(b"HTTP/1.1") == 1
+    response = await client.rest()
+    assert response.startswith(b"HTTP/1.1 401 ")
+    assert response.count(b"HTTP/1.1") == 1
     assert bench.upstream.peers == []
 
 
@@ -202,8 +202,8 @@ async def test_R1_6_an_upgrade_that_is_declined_is_an_answer_like_any_other(set_
     bench = await set_up(answering(plain(b"no", b"Connection: upgrade", b"Upgrade: websocket")))
     client = await bench.client()
     await client.send(get("/chat", *ASKING) + get("/lost"))
-    answer = await client.rest()
-    assert answer == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
+    response = await client.rest()
+    assert response == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
     assert b"/lost" not in bench.upstream.seen[0]
 
 
@@ -233,8 +233,8 @@ async def test_R1_6_other_protocols_are_tunnelled_too(set_up: SetUp) -> None:
 )
 async def test_S2_3_what_would_be_requests_again_is_not_tunnelled(set_up: SetUp, asking: tuple[bytes, ...]) -> None:
     bench = await set_up(answering(plain(b"no")))
-    answer = await bench.ask(get("/chat", *asking))
-    assert answer.status == 200
+    response = await bench.ask(get("/chat", *asking))
+    assert response.status == 200
     assert b"\r\nupgrade:" not in bench.upstream.seen[0].lower()
     assert b"\r\nconnection:" not in bench.upstream.seen[0].lower()
 
@@ -259,8 +259,8 @@ async def test_R1_6_only_http_1_1_without_a_body_can_switch(set_up: SetUp, asked
         SWITCHED.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ],
 )
-async def test_S3_5_a_101_to_what_was_not_offered_is_a_502(set_up: SetUp, answer: bytes) -> None:
-    bench = await set_up(tunnelling(silent, answer))
+async def test_S3_5_a_101_to_what_was_not_offered_is_a_502(set_up: SetUp, response: bytes) -> None:
+    bench = await set_up(tunnelling(silent, response))
     refusal = await bench.ask(get("/chat", *ASKING))
     assert (refusal.status, refusal.body) == (502, b"upstream_invalid")
     await bench.upstream.peers[0].gone()

@@ -130,13 +130,13 @@ class Load:
             due += WORKERS / RATE
             try:
                 client = client or await RawClient.connect(Address(host="127.0.0.1", port=self.port))
-                answer = await client.ask(get("/items/1", f"Authorization: Bearer {self.key}".encode()))
+                response = await client.ask(get("/items/1", f"Authorization: Bearer {self.key}".encode()))
             except (OSError, EOFError, TimeoutError) as failure:
                 self.failures.append(repr(failure))
                 client = None
                 continue
-            self.statuses.append(answer.status)
-            if b"close" in answer.all(b"Connection"):
+            self.statuses.append(response.status)
+            if b"close" in response.all(b"Connection"):
                 await client.close()
                 client = None
         if client is not None:

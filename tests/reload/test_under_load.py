@@ -57,9 +57,9 @@ class Load:
         raw = get("/items/1", f"Authorization: Bearer {key}".encode())
         client = await RawClient.connect(self._address)
         while not self.stopping:
-            answer = await client.ask(raw)
-            assert answer.status == 200
-            forwarded_by, decided_by = answer.body.decode().split(" ")
+            response = await client.ask(raw)
+            assert response.status == 200
+            forwarded_by, decided_by = response.body.decode().split(" ")
             assert forwarded_by == decided_by
             self.seen.add(decided_by)
             self.count += 1

@@ -56,30 +56,30 @@ class Site:
     ) -> Response:
         """The answer, which must be ours and of `status`, hold nothing of the request, and leave U=0."""
         headers = list(headers)
-        answer = self.ask(method, target, headers, key=key)
-        self.check_ours(answer, status, [target, *(value for _, value in headers)])
-        return answer
+        response = self.ask(method, target, headers, key=key)
+        self.check_ours(response, status, [target, *(value for _, value in headers)])
+        return response
 
     def refuses_bytes(self, status: int | Collection[int], raw: bytes) -> Response:
         """As `refuses`, of exact bytes."""
-        answer = self.sidecar.exchange(raw)
-        self.check_ours(answer, status, [])
-        return answer
+        response = self.sidecar.exchange(raw)
+        self.check_ours(response, status, [])
+        return response
 
     def passes(self, method: str, target: str, headers: Fields = (), *, key: str = "", body: bytes = b"") -> Recorded:
         """What reached the upstream: one request, U=raw, and its answer was passed on."""
-        answer = self.ask(method, target, headers, key=key, body=body)
-        assert answer.status == 200, answer
+        response = self.ask(method, target, headers, key=key, body=body)
+        assert response.status == 200, response
         seen = self.upstream.last()
         assert seen.head.startswith(f"{method} {target} HTTP/1.1\r\n".encode("latin-1")), seen.head
         return seen
 
-    def check_ours(self, answer: Response, status: int | Collection[int], sent: Collection[str]) -> None:
+    def check_ours(self, response: Response, status: int | Collection[int], sent: Collection[str]) -> None:
         allowed = {status} if isinstance(status, int) else set(status)
-        assert answer.status in allowed, (answer, sent)
+        assert response.status in allowed, (response, sent)
         assert self.upstream.requests() == []
-        assert answer.header("Cache-Control") == "no-store"
-        told = str(answer)
+        assert response.header("Cache-Control") == "no-store"
+        told = str(response)
         for text in [*sent, *self.keys.values()]:
             assert len(text) < 4 or text not in told, f"{text!r} is in the answer"
 

@@ -34,13 +34,13 @@ HEAD = b"GET /public/x HTTP/1.1\r\nHost: api.test\r\n"
     ],
 )
 def test_lines_that_servers_disagree_about_are_400(site: Site, lines: bytes) -> None:
-    answer = site.sidecar.exchange(HEAD + lines + b"\r\n")
+    response = site.sidecar.exchange(HEAD + lines + b"\r\n")
     seen = site.upstream.requests()
     if seen and b"\n" in lines.replace(b"\r\n", b""):
         # A bare LF may end a line (RFC 9112 section 2.2); what follows is then a field like any other.
         assert "x-auth-subject" not in seen[0].names
     else:
-        site.check_ours(answer, 400, [])
+        site.check_ours(response, 400, [])
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_very_many_different_names_over_time_change_no_decision(site: Site) -> N
 
 @pytest.mark.parametrize("expectation", ["100-continue", "200-ok", "100-continue, x", ""])
 def test_an_expectation_reaches_nobody(site: Site, expectation: str) -> None:
-    answer = site.ask("POST", "/public/x", [("Expect", expectation)], body=b"x")
-    assert answer.status in {200, 400, 417}
+    response = site.ask("POST", "/public/x", [("Expect", expectation)], body=b"x")
+    assert response.status in {200, 400, 417}
     for seen in site.upstream.requests():
         assert "expect" not in seen.names
 
@@ -212,10 +212,10 @@ def test_an_upgrade_without_a_key_goes_nowhere(site: Site) -> None:
 
 
 def test_every_refusal_is_json_that_speaks_of_no_request(site: Site) -> None:
-    for answer in (
+    for response in (
         site.refuses(401, "GET", "/items/<img src=x>".replace(" ", "%20")),
         site.refuses(400, "GET", "/items/%zz<script>"),
         site.refuses_bytes(400, b"<script>alert(1)</script>\r\n\r\n"),
     ):
-        assert answer.header("Content-Type") == "application/problem+json"
-        assert "<" not in json.dumps(answer.json())
+        assert response.header("Content-Type") == "application/problem+json"
+        assert "<" not in json.dumps(response.json())

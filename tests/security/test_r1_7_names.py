@@ -69,7 +69,7 @@ async def asking(hosts: Path, tmp_path: Path) -> AsyncIterator[Ask]:
         await asyncio.to_thread(process.stop)
 
 
-async def answers(client: RawClient) -> bytes:
+async def responses(client: RawClient) -> bytes:
     return (await client.ask(get("/public/x"))).body
 
 
@@ -80,10 +80,10 @@ async def test_r1_7_a_name_that_changes_is_followed(asking: Ask, hosts: Path, ke
     port = first.sockets[0].getsockname()[1]
     second = await speak(b"second", "127.0.0.2", port, keep=keep)
     client = await asking(port, "idle_timeout: 100ms")
-    assert await answers(client) == b"first"
+    assert await responses(client) == b"first"
     hosts.write_text("127.0.0.2 upstream.test\n")
     async with asyncio.timeout(60):
-        while await answers(client) != b"second":
+        while await responses(client) != b"second":
             assert keep
             await until(0.15)
     await client.close()

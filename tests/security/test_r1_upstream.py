@@ -39,9 +39,9 @@ async def half_a_body(peer: Peer) -> None:
 
 async def status_of(stage: Behind, raw: bytes) -> int:
     client = await stage.client()
-    answer = await client.ask(raw)
+    response = await client.ask(raw)
     await client.close()
-    return answer.status
+    return response.status
 
 
 async def quickest(stage: Behind, raw: bytes, status: int) -> float:
@@ -110,13 +110,13 @@ async def test_r1_2_an_answer_killed_midway_is_seen_to_be_broken_and_counted(sta
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"])
 async def test_r1_3_a_client_that_hangs_up_ends_the_upstreams_connection(
-    start_sidecar: StartSidecar, answer: bytes
+    start_sidecar: StartSidecar, response: bytes
 ) -> None:
     asked = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.send(answer)
+        await peer.send(response)
         asked.set()
         await peer.reader.read()
 
@@ -157,8 +157,8 @@ async def test_r1_4_no_get_fails_and_no_post_comes_twice_while_idle_connections_
                 while loop.time() < again:
                     await asyncio.sleep(0)
                 method = "POST" if number % 4 == 0 else "GET"
-                answer = await client.ask(get(f"/public/{number}", method=method))
-                statuses[method][answer.status] += 1
+                response = await client.ask(get(f"/public/{number}", method=method))
+                statuses[method][response.status] += 1
             await client.close()
 
         await asyncio.gather(*[ask(first) for first in range(0, 2000, 400)])

@@ -101,8 +101,8 @@ async def test_R4_1_readiness_turns_at_once_and_connections_are_still_accepted(s
         running.terminate()
         assert 503 in [(await running.ready()).status for _ in range(ANSWERS)]
         assert (await running.ready()).body == b"drain: shutting down\n"
-        answer = await running.ask()
-        assert (answer.status, answer.all(b"Connection")) == (200, [b"close"])
+        response = await running.ask()
+        assert (response.status, response.all(b"Connection")) == (200, [b"close"])
         await running.is_shut()
         assert time.monotonic() - began > DELAY - 0.1
         assert await running.ended() == 0
@@ -121,11 +121,11 @@ async def test_R4_1_what_has_begun_is_finished(start_sidecar: StartSidecar) -> N
         await running.is_shut()
         assert await kept.rest() == b""
         await half.send(head[20:])
-        answer = await half.receive()
-        assert (answer.status, answer.all(b"Connection")) == (200, [b"close"])
+        response = await half.receive()
+        assert (response.status, response.all(b"Connection")) == (200, [b"close"])
         running.release.set()
-        answer = await slow.receive()
-        assert (answer.status, answer.all(b"Connection")) == (200, [b"close"])
+        response = await slow.receive()
+        assert (response.status, response.all(b"Connection")) == (200, [b"close"])
         assert await running.ended() == 0
 
 
@@ -135,8 +135,8 @@ async def test_R4_1_a_connection_that_has_just_come_may_still_ask(start_sidecar:
         await running.ask()
         running.terminate()
         await running.is_shut()
-        answer = await new.ask(get("/public/fast"))
-        assert (answer.status, answer.all(b"Connection")) == (200, [b"close"])
+        response = await new.ask(get("/public/fast"))
+        assert (response.status, response.all(b"Connection")) == (200, [b"close"])
         assert await running.ended() == 0
 
 
@@ -150,8 +150,8 @@ async def test_R4_1_connections_that_only_the_kernel_knows_of_are_answered(start
         running.terminate()
         running.sidecar.process.signal(signal.SIGCONT)
         for client in clients:
-            answer = await client.receive()
-            assert (answer.status, answer.all(b"Connection")) == (200, [b"close"])
+            response = await client.receive()
+            assert (response.status, response.all(b"Connection")) == (200, [b"close"])
         assert await running.ended() == 0
 
 
@@ -165,9 +165,9 @@ async def test_R4_1_under_load_no_request_fails(start_sidecar: StartSidecar) -> 
             while not leaving.is_set():
                 client, last = await running.client(), False
                 while not last:
-                    answer = await client.ask(post(b"hello", target="/public/fast"))
-                    statuses.append(answer.status)
-                    last = answer.all(b"Connection") == [b"close"]
+                    response = await client.ask(post(b"hello", target="/public/fast"))
+                    statuses.append(response.status)
+                    last = response.all(b"Connection") == [b"close"]
 
         async with asyncio.TaskGroup() as group:
             for _ in range(10):
@@ -175,7 +175,7 @@ async def test_R4_1_under_load_no_request_fails(start_sidecar: StartSidecar) -> 
             while len(statuses) < 200:
                 await asyncio.sleep(0)
             running.terminate()
-            await running.until(lambda answer: answer.status == 503)
+            await running.until(lambda response: response.status == 503)
             before = len(statuses)
             while len(statuses) < before + 100:
                 await asyncio.sleep(0)
@@ -187,8 +187,8 @@ async def test_R4_1_under_load_no_request_fails(start_sidecar: StartSidecar) -> 
 async def test_R4_1_what_takes_longer_than_the_timeout_is_cut_off(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar, delay=0, timeout="300ms") as running:
         slow, tunnel = await running.client(), await running.client()
-        answer = await tunnel.ask(get("/public/tunnel", b"Connection: upgrade", b"Upgrade: echo"))
-        assert answer.status == 101
+        response = await tunnel.ask(get("/public/tunnel", b"Connection: upgrade", b"Upgrade: echo"))
+        assert response.status == 101
         await slow.send(get("/public/slow"))
         await running.waiting.wait()
         began = time.monotonic()
@@ -209,7 +209,7 @@ async def test_R4_1_a_second_sigterm_ends_it_at_once(start_sidecar: StartSidecar
         await slow.send(get("/public/slow"))
         await running.waiting.wait()
         running.terminate()
-        await (running.is_shut() if first == "timeout" else running.until(lambda answer: answer.status == 503))
+        await (running.is_shut() if first == "timeout" else running.until(lambda response: response.status == 503))
         began = time.monotonic()
         running.terminate()
         assert await running.ended() == 0

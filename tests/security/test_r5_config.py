@@ -125,9 +125,9 @@ def test_R5_3_zone_and_locale_change_nothing(start_sidecar: StartSidecar, zone: 
     """A day is one of UTC, a time is told in UTC, and `i` is the small letter of `I`."""
     sidecar = start_sidecar(CLOCKED, environ={"TZ": zone, "LC_ALL": locale, "LANG": locale})
     key = sidecar.keys.issue("k", scopes=("insert",), expires="90d")
-    answer = sidecar.ask("GET", "/items", [("IF-NONE-MATCH", "x")], key=key)
-    reset = int(answer.header("X-RateLimit-Reset"))
-    assert answer.status == 200
+    response = sidecar.ask("GET", "/items", [("IF-NONE-MATCH", "x")], key=key)
+    reset = int(response.header("X-RateLimit-Reset"))
+    assert response.status == 200
     assert reset % 86_400 == 0
     assert 0 < reset - time.time() <= 86_400
     expires_at = datetime.fromisoformat(sidecar.ask("GET", "/me", key=key).json()["expires_at"])

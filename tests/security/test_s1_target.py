@@ -97,8 +97,8 @@ def test_s1_6_the_absolute_form_for_this_very_host_is_judged_by_its_path(site: S
 
 
 def test_s1_6_options_of_the_server_is_answered_by_us(site: Site) -> None:
-    answer = site.ask("OPTIONS", "*")
-    assert answer.status in {200, 405}
+    response = site.ask("OPTIONS", "*")
+    assert response.status in {200, 405}
     assert site.upstream.requests() == []
 
 

@@ -59,8 +59,8 @@ def test_s2_4_it_does_where_that_is_configured(start_sidecar: StartSidecar, site
 def test_s2_4_a_key_in_the_query_is_refused_unless_enabled(site: Site, query: str, target: str) -> None:
     key = site.keys["Kr"]
     for text in (key, "%68" + key[1:]):
-        answer = site.refuses(401, "GET", f"{target}?{query.format(text)}")
-        assert key not in str(answer)
+        response = site.refuses(401, "GET", f"{target}?{query.format(text)}")
+        assert key not in str(response)
     site.refuses(401, "GET", f"{target}?{query.format(key)}", key="Kr")
 
 
@@ -76,8 +76,8 @@ def test_s2_4_a_key_in_the_query_is_refused_unless_enabled(site: Site, query: st
 def test_s2_4_an_enabled_query_key_leaves_the_query_and_every_log(
     lenient: Sidecar, lenient_key: str, site: Site, query: str, left: str
 ) -> None:
-    answer = lenient.ask("GET", f"/items/x?{query.format(lenient_key)}", [("X-Request-Id", f"q{hash(query)}")])
-    assert answer.status == 200
+    response = lenient.ask("GET", f"/items/x?{query.format(lenient_key)}", [("X-Request-Id", f"q{hash(query)}")])
+    assert response.status == 200
     seen = site.upstream.last()
     assert seen.target == left
     assert lenient_key.encode() not in seen.head
@@ -108,8 +108,8 @@ def test_s2_4_an_enabled_cookie_key_leaves_the_cookies(
 def test_s2_4_a_cookie_that_only_python_would_strip_is_no_key(
     lenient: Sidecar, lenient_key: str, site: Site, line: str
 ) -> None:
-    answer = lenient.ask("GET", "/items/x", [("Cookie", line.format(lenient_key))])
-    assert answer.status in {400, 401}
+    response = lenient.ask("GET", "/items/x", [("Cookie", line.format(lenient_key))])
+    assert response.status in {400, 401}
     assert site.upstream.requests() == []
 
 
@@ -136,13 +136,13 @@ def test_s2_5_two_sources_that_disagree_are_401(site: Site) -> None:
 def test_s2_5_query_and_cookie_are_sources_that_may_disagree(lenient: Sidecar, lenient_key: str, site: Site) -> None:
     other = lenient.keys.issue(scopes=("read",)).text
     query, cookie = f"/items/x?api_key={other}", [("Cookie", f"api_key={other}")]
-    answers = [
+    responses = [
         lenient.ask("GET", query, key=lenient_key),
         lenient.ask("GET", "/items/x", cookie, key=lenient_key),
         lenient.ask("GET", f"/items/x?api_key={lenient_key}&api_key={lenient_key}"),
         lenient.ask("GET", f"/items/x?api_key={lenient_key}", cookie),
     ]
-    assert [answer.status for answer in answers] == [401] * 4
+    assert [response.status for response in responses] == [401] * 4
     assert site.upstream.requests() == []
 
 
@@ -171,8 +171,8 @@ BAD_VALUES = {
 def test_s2_6_a_key_header_that_holds_no_key_is_refused(site: Site, case: str, lead: bytes, target: bytes) -> None:
     raw = b"GET " + target + b" HTTP/1.1\r\nHost: api.test\r\n" + lead + BAD_VALUES[case] + b"\r\n\r\n"
     # Past a cap of the parser the line is too large before it is a key (S7.1: 431).
-    answer = site.refuses_bytes({400, 401, 431} if case.startswith("past") else {400, 401}, raw)
-    assert "canary" not in str(answer)
+    response = site.refuses_bytes({400, 401, 431} if case.startswith("past") else {400, 401}, raw)
+    assert "canary" not in str(response)
 
 
 def test_s2_6_no_part_of_a_refused_key_is_in_any_log(start_sidecar: StartSidecar) -> None:

@@ -142,16 +142,16 @@ def test_s2_3_hop_by_hop_fields_are_not_passed_on(site: Site) -> None:
 
 
 def test_s2_3_nor_in_answers_with_what_the_answers_own_connection_names(site: Site) -> None:
-    site.upstream.answer(
+    site.upstream.plan(
         b"HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nx-hop: 2\r\nKeep-Alive: timeout=5\r\n"
         b"Proxy-Connection: keep-alive\r\nTE: x\r\nTrailer: X\r\nUpgrade: h2c\r\nProxy-Authenticate: Basic\r\n"
         b"X-Stay: 3\r\nContent-Length: 2\r\n\r\nok"
     )
-    answer = site.ask("GET", "/public/x")
-    assert (answer.status, answer.body) == (200, b"ok")
-    assert answer.header("X-Stay") == "3"
+    response = site.ask("GET", "/public/x")
+    assert (response.status, response.body) == (200, b"ok")
+    assert response.header("X-Stay") == "3"
     for name in ("X-Hop", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade"):
-        assert answer.all(name) == []
+        assert response.all(name) == []
 
 
 def test_s2_8_forwarding_headers_of_a_stranger_are_replaced_by_what_the_socket_tells(site: Site) -> None:
@@ -186,8 +186,8 @@ def test_s2_8_behind_a_trusted_proxy_the_right_most_untrusted_address_counts(
 ) -> None:
     request_id = f"rid-{hash((*lines, client))}"
     fields = [("X-Forwarded-For", line) for line in lines]
-    answer = behind_proxy.ask("GET", "/public/x", [*fields, ("X-Request-Id", request_id)])
-    assert answer.status == 200
+    response = behind_proxy.ask("GET", "/public/x", [*fields, ("X-Request-Id", request_id)])
+    assert response.status == 200
     seen = site.upstream.last()
     assert seen.header("X-Forwarded-For") == ", ".join([*lines, "127.0.0.1"])
     assert behind_proxy.logged(lambda line: line["request_id"] == request_id)["client_address"] == client
@@ -196,8 +196,8 @@ def test_s2_8_behind_a_trusted_proxy_the_right_most_untrusted_address_counts(
 def test_s2_8_a_peer_that_is_no_trusted_proxy_is_not_believed_even_next_to_one(
     behind_proxy: Sidecar, site: Site
 ) -> None:
-    answer = behind_proxy.ask("GET", "/public/x", FORWARDING, source="127.0.0.2")
-    assert answer.status == 200
+    response = behind_proxy.ask("GET", "/public/x", FORWARDING, source="127.0.0.2")
+    assert response.status == 200
     assert site.upstream.last().header("X-Forwarded-For") == "127.0.0.2"
 
 
@@ -233,9 +233,9 @@ def test_s2_9_and_on_the_way_back_and_two_set_cookie_stay_two(site: Site) -> Non
         ("X-B", "\x80\xff"),
     ]
     head = "".join(f"{name}: {value}\r\n" for name, value in lines)
-    site.upstream.answer(f"HTTP/1.1 200 OK\r\n{head}Content-Length: 0\r\n\r\n".encode("latin-1"))
-    answer = site.ask("GET", "/public/x")
-    assert [pair for pair in answer.headers if pair[0].lower() in {"set-cookie", "x-b"}] == lines
+    site.upstream.plan(f"HTTP/1.1 200 OK\r\n{head}Content-Length: 0\r\n\r\n".encode("latin-1"))
+    response = site.ask("GET", "/public/x")
+    assert [pair for pair in response.headers if pair[0].lower() in {"set-cookie", "x-b"}] == lines
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_s2_10_a_request_needs_exactly_one_plain_host(site: Site, lines: bytes, 
 
 def test_s2_11_a_cookie_that_the_upstream_sets_stays_with_the_client_that_it_was_set_for(site: Site) -> None:
     for _ in range(3):
-        site.upstream.answer(b"HTTP/1.1 200 OK\r\nSet-Cookie: session=alice; Path=/\r\nContent-Length: 0\r\n\r\n")
+        site.upstream.plan(b"HTTP/1.1 200 OK\r\nSet-Cookie: session=alice; Path=/\r\nContent-Length: 0\r\n\r\n")
         assert site.ask("GET", "/public/x", key="Kr").all("Set-Cookie") == ["session=alice; Path=/"]
         other = site.ask("GET", "/public/x")
         assert other.all("Set-Cookie") == []

@@ -37,9 +37,9 @@ def post(*fields: bytes, version: bytes = b"1.1", target: bytes = b"/public/x") 
 def refused(site: Site, raw: bytes) -> None:
     """One 400 that ends the connection; U=0."""
     with site.sidecar.connect() as connection:
-        answer = connection.exchange(raw)
-        site.check_ours(answer, 400, [])
-        assert answer.header("Connection") == "close"
+        response = connection.exchange(raw)
+        site.check_ours(response, 400, [])
+        assert response.header("Connection") == "close"
         assert connection.rest() == b""
     assert site.upstream.requests() == []
 
@@ -66,10 +66,10 @@ def test_s3_1_chunked_in_http_1_0_is_400_and_the_end(site: Site) -> None:
 )
 def test_s3_2_odd_chunks_are_400_or_lose_their_oddness(site: Site, body: bytes) -> None:
     with site.sidecar.connect() as connection:
-        answer = connection.exchange(post(TE) + body)
-    assert answer.status in (200, 400)
+        response = connection.exchange(post(TE) + body)
+    assert response.status in (200, 400)
     seen = site.upstream.requests()
-    assert len(seen) == (answer.status == 200)
+    assert len(seen) == (response.status == 200)
     for request in seen:
         assert request.body == b"a"
         assert (request.all("Host"), request.all("Content-Length")) == (["api.test"], [])
@@ -111,9 +111,9 @@ async def test_s3_4_http_1_0_gets_no_interim_answer(start_sidecar: StartSidecar)
     async with behind(start_sidecar, answering(interim + plain(b"done"))) as stage:
         client = await stage.client()
         await client.send(post(b"Content-Length: 3", b"Expect: 100-continue", version=b"1.0") + b"abc")
-        answer = await client.rest()
-        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert answer.count(b"HTTP/1.1") == 1
+        response = await client.rest()
+        assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert response.count(b"HTTP/1.1") == 1
         await client.close()
 
 
@@ -146,9 +146,9 @@ async def test_s3_5_every_client_gets_its_own_answer_over_1000_alternating_reque
         statuses = Counter[int]()
         for number in range(1000):
             target = f"/public/{number}"
-            answer = await own_answer(clients[number % len(clients)], get(target))
-            statuses[answer.status] += 1
-            assert answer.body == target.encode() or answer.status in (204, 502), answer
+            response = await own_answer(clients[number % len(clients)], get(target))
+            statuses[response.status] += 1
+            assert response.body == target.encode() or response.status in (204, 502), response
         for client in clients:
             await client.close()
     assert statuses.keys() == {200, 204, 502}
@@ -157,10 +157,10 @@ async def test_s3_5_every_client_gets_its_own_answer_over_1000_alternating_reque
 
 async def own_answer(client: RawClient, raw: bytes) -> Received:
     """Past interim answers."""
-    answer = await client.ask(raw)
-    while answer.status < 200:
-        answer = await client.receive()
-    return answer
+    response = await client.ask(raw)
+    while response.status < 200:
+        response = await client.receive()
+    return response
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ async def test_s3_6_coded_bodies_pass_and_are_never_unpacked(start_sidecar: Star
     async with behind(start_sidecar, script) as stage:
         client = await stage.client()
         before = forget_peak(stage.sidecar)
-        answer = await client.ask(post(coding, b"Content-Length: %d" % len(body)) + body)
+        response = await client.ask(post(coding, b"Content-Length: %d" % len(body)) + body)
         await client.close()
         assert peak(stage.sidecar) - before < GROWTH_BYTES
     assert arrived == [digest]
-    assert hashlib.sha256(answer.body).digest() == digest
-    assert answer.all(b"Content-Encoding") == [b"gzip"]
+    assert hashlib.sha256(response.body).digest() == digest
+    assert response.all(b"Content-Encoding") == [b"gzip"]
 
 
 def test_s3_7_head_204_and_304_carry_no_body_and_the_next_answer_is_right(site: Site) -> None:
@@ -197,10 +197,10 @@ def test_s3_7_head_204_and_304_carry_no_body_and_the_next_answer_is_right(site: 
             ("GET", b"204 No Content", b""),
             ("GET", b"304 Not Modified", length),
         ]:
-            site.upstream.answer(b"HTTP/1.1 " + status + b"\r\n" + field + b"\r\n")
-            answer = connection.ask(method, "/public/x")
-            assert (answer.status, answer.body) == (int(status[:3]), b"")
-            assert answer.all("Content-Length") == (["1234"] if field else [])
+            site.upstream.plan(b"HTTP/1.1 " + status + b"\r\n" + field + b"\r\n")
+            response = connection.ask(method, "/public/x")
+            assert (response.status, response.body) == (int(status[:3]), b"")
+            assert response.all("Content-Length") == (["1234"] if field else [])
             assert connection.ask("GET", "/public/next").json()["target"] == "/public/next"
 
 

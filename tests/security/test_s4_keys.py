@@ -58,9 +58,9 @@ def test_s4_3_every_bad_key_gets_the_same_answer(site: Site) -> None:
         site.keys["Kd"],
     ]
     for target in ("/items/x", "/admin/x", "/public/x", "/nowhere"):
-        answers = {site.refuses(401, "GET", target, [("X-Api-Key", text)]) for text in bad}
-        answers |= {site.refuses(401, "GET", target, [("Authorization", f"Bearer {text}")]) for text in bad}
-        assert len(answers) == 1
+        responses = {site.refuses(401, "GET", target, [("X-Api-Key", text)]) for text in bad}
+        responses |= {site.refuses(401, "GET", target, [("Authorization", f"Bearer {text}")]) for text in bad}
+        assert len(responses) == 1
 
 
 def test_s4_4_a_revoked_key_is_refused_on_the_next_request(site: Site) -> None:

@@ -35,18 +35,18 @@ class Front:
         return exchange(self.address, raw, head_only=method == "HEAD")
 
     def passes(self, method: str, target: str, headers: Fields = (), *, key: str = "", body: bytes = b"") -> Recorded:
-        answer = self.ask(method, target, headers, key=key, body=body)
-        assert answer.status == 200, answer
+        response = self.ask(method, target, headers, key=key, body=body)
+        assert response.status == 200, response
         return self.upstream.last()
 
     def refuses(self, status: int, code: str, method: str, target: str, *, key: str = "") -> Response:
         """As the sidecar words it; nothing reached the service."""
-        answer = self.ask(method, target, key=key)
-        assert (answer.status, answer.json()["code"]) == (status, code), answer
-        assert answer.header("Cache-Control") == "no-store"
-        assert answer.header("Content-Type") == "application/problem+json"
+        response = self.ask(method, target, key=key)
+        assert (response.status, response.json()["code"]) == (status, code), response
+        assert response.header("Cache-Control") == "no-store"
+        assert response.header("Content-Type") == "application/problem+json"
         assert self.upstream.requests() == []
-        return answer
+        return response
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +104,15 @@ def test_s5_1_a_key_in_another_header_is_found_and_stays_with_the_proxy(front: F
 
 
 def test_s5_1_a_request_without_a_key_is_401_in_the_sidecars_words(front: Front) -> None:
-    answer = front.refuses(401, "missing_credential", "GET", "/items/x")
-    assert answer.header("WWW-Authenticate") == 'Bearer realm="api"'
-    answer = front.refuses(401, "invalid_key", "GET", "/public/x", key="Kv")
-    assert answer.header("WWW-Authenticate") == 'Bearer realm="api", error="invalid_token"'
+    response = front.refuses(401, "missing_credential", "GET", "/items/x")
+    assert response.header("WWW-Authenticate") == 'Bearer realm="api"'
+    response = front.refuses(401, "invalid_key", "GET", "/public/x", key="Kv")
+    assert response.header("WWW-Authenticate") == 'Bearer realm="api", error="invalid_token"'
 
 
 def test_s5_1_the_wrong_scope_is_403(front: Front) -> None:
-    answer = front.refuses(403, "insufficient_scope", "POST", "/items/x", key="Kr")
-    assert 'error="insufficient_scope"' in answer.header("WWW-Authenticate")
+    response = front.refuses(403, "insufficient_scope", "POST", "/items/x", key="Kr")
+    assert 'error="insufficient_scope"' in response.header("WWW-Authenticate")
     front.refuses(403, "no_route", "GET", "/nowhere", key="Ka")
 
 
@@ -134,9 +134,9 @@ def test_s5_1_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Fron
 
 
 def test_s5_1_an_answer_without_a_quota_tells_of_none(front: Front) -> None:
-    answer = front.ask("GET", "/public/x")
-    assert answer.status == 200
-    assert not [name for name, _ in answer.headers if name.lower().startswith(("x-ratelimit", "ratelimit"))]
+    response = front.ask("GET", "/public/x")
+    assert response.status == 200
+    assert not [name for name, _ in response.headers if name.lower().startswith(("x-ratelimit", "ratelimit"))]
 
 
 def test_s5_1_a_body_in_chunks_reaches_the_service(front: Front) -> None:
@@ -193,10 +193,10 @@ def test_s5_2_an_identity_header_of_the_clients_is_overwritten(front: Front, nam
 @pytest.mark.parametrize("name", ["X-Auth-Subject", "X-HTTP-Method-Override"])
 def test_s5_2_nor_does_it_come_through_in_disguise(front: Front, name: str) -> None:
     for form in disguises(name):
-        answer = front.ask("GET", "/public/x", [(form, "FORGED")])
-        assert answer.status in (200, 400), (form, answer)
+        response = front.ask("GET", "/public/x", [(form, "FORGED")])
+        assert response.status in (200, 400), (form, response)
         seen = front.upstream.requests()
-        assert bool(seen) == (answer.status == 200)
+        assert bool(seen) == (response.status == 200)
         assert all(b"FORGED" not in request.head for request in seen), form
         front.upstream.clear()
 
@@ -204,8 +204,8 @@ def test_s5_2_nor_does_it_come_through_in_disguise(front: Front, name: str) -> N
 def test_s5_2_nor_does_connection_take_away_what_the_sidecar_has_said(front: Front) -> None:
     for line in ("X-Auth-Subject", "keep-alive, x-auth-key-id , X-AUTH-SUBJECT"):
         raw = request_bytes("GET", "/items/x", [*front.decider.credential("Kr"), ("Connection", line)])
-        answer = exchange(front.address, raw)
-        assert answer.status in (200, 400)
+        response = exchange(front.address, raw)
+        assert response.status in (200, 400)
         for seen in front.upstream.requests():
             assert seen.header("X-Auth-Subject") == "t-Kr"
             assert seen.header("X-Auth-Key-Id") == front.decider.keys["Kr"].id
@@ -214,8 +214,8 @@ def test_s5_2_nor_does_connection_take_away_what_the_sidecar_has_said(front: Fro
 def test_s5_3_the_carriers_are_the_proxys_own(front: Front) -> None:
     carried = {"Method": ("X-Original-Method", "X-Forwarded-Method"), "URI": ("X-Original-URI", "X-Forwarded-Uri")}
     forged = [(name, "GET") for name in carried["Method"]] + [(name, "/public/x") for name in carried["URI"]]
-    answer = front.ask("POST", "/admin/x", forged, key="Kr")
-    assert answer.status in (400, 403), answer
+    response = front.ask("POST", "/admin/x", forged, key="Kr")
+    assert response.status in (400, 403), response
     assert front.upstream.requests() == []
 
 

@@ -190,9 +190,9 @@ def test_s6_3_what_cannot_be_read_is_neither_echoed_nor_logged(sidecar: Sidecar,
         request_bytes("GET", "/api/v1/keys", [host, ("Authorization", f"Bearer {OPS}canary\x01")]),
         request_bytes("GET", "/" + "canary" * 3000, [host]),
     ):
-        answer = exchange(ops.address, raw)
-        assert 400 <= answer.status < 500
-        assert b"canary" not in answer.body
+        response = exchange(ops.address, raw)
+        assert 400 <= response.status < 500
+        assert b"canary" not in response.body
     sidecar_said = "\n".join(sidecar.process.stderr.all())
     assert "canary" not in sidecar_said
     assert "Traceback" not in sidecar_said

@@ -33,7 +33,7 @@ def enough_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (NEEDED_FILES, hard))
 
 
-async def answer(peer: Peer) -> None:
+async def response(peer: Peer) -> None:
     while True:
         head = await peer.request()
         await peer.send(plain(bytes(LARGE) if b"/large" in head else b"ok"))
@@ -41,7 +41,7 @@ async def answer(peer: Peer) -> None:
 
 @asynccontextmanager
 async def service(start_sidecar: StartSidecar, config: str = CONFIG) -> AsyncIterator[Sidecar]:
-    upstream = ScriptedUpstream(answer)
+    upstream = ScriptedUpstream(response)
     await upstream.start()
     try:
         yield start_sidecar(config, upstream_url=f"http://127.0.0.1:{upstream.address.port}")

@@ -117,25 +117,25 @@ class ScriptedUpstream:
             peer.writer.close()
 
 
-def answering(*answers: bytes) -> Script:
+def answering(*responses: bytes) -> Script:
     """Read whole requests, give the answers in turn (the last one again and again) as they are."""
 
     async def script(peer: Peer) -> None:
         given = 0
         while True:
             await peer.request()
-            await peer.send(answers[min(given, len(answers) - 1)])
+            await peer.send(responses[min(given, len(responses) - 1)])
             given += 1
 
     return script
 
 
-def closing_after(answer: bytes) -> Script:
+def closing_after(response: bytes) -> Script:
     """One request, one answer, end of the connection."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.send(answer)
+        await peer.send(response)
 
     return script
 

@@ -136,7 +136,7 @@ _ONCE: Final = {
 
 def document(operations: Sequence[Operation], *, root: str, version: str) -> dict[str, Any]:
     """root: path that those of the operations are below."""
-    types = {kind for one in operations for kind in (one.answer, one.body) if kind is not None} | {Problem}
+    types = {kind for one in operations for kind in (one.response, one.body) if kind is not None} | {Problem}
     _, schemas = msgspec.json.schema_components(sorted(types, key=lambda kind: kind.__name__), ref_template=_REFS)
     paths: dict[str, dict[str, Any]] = {}
     followers = [one.name for one in operations if _ID_STEP in one.path]
@@ -188,7 +188,7 @@ def _parameters(one: Operation) -> list[dict[str, Any]]:
 
 
 def _answer(one: Operation, status: int, followers: Sequence[str]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": _TEXT[status], "content": _content("application/json", one.answer)}
+    answer: dict[str, Any] = {"description": _TEXT[status], "content": _content("application/json", one.response)}
     if one.group == "Keys" and one.name != "listKeys":
         answer["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "For If-Match."}}
     if one.key_at and status == one.statuses[0]:

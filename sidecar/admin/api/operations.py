@@ -45,7 +45,7 @@ class Operation:
     path: str
     summary: str
     handle: Callable[[AdminService, Call], Awaitable[Reply]]
-    answer: type[Struct]
+    response: type[Struct]
     group: str
     query: type[Asked] = NoQuery
     body: type[Asked] | None = None

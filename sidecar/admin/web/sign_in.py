@@ -28,7 +28,7 @@ _TITLES: Final[Mapping[int, str]] = {
     413: "Too large",
     421: "Unknown host",
     429: "Too many wrong tokens",
-    503: "The key store cannot answer",
+    503: "The key store cannot response",
 }
 
 
@@ -46,9 +46,9 @@ async def show_sign_in(request: web.Request) -> web.Response:
 
     401 is what it is about, and a browser shows it all the same.
     """
-    answer = _form(request, 401, "/")
-    answer.headers.update(unauthorized().headers)
-    return answer
+    response = _form(request, 401, "/")
+    response.headers.update(unauthorized().headers)
+    return response
 
 
 async def begin(request: web.Request) -> web.Response:
@@ -59,13 +59,13 @@ async def begin(request: web.Request) -> web.Response:
         await sign_in(request.app[TOKENS], token, request)
     except Refusal as refusal:
         wrong = "This token is not known." if refusal.status == 401 else _wait(refusal)
-        answer = _form(request, refusal.status, wanted, wrong)
-        answer.headers.update(refusal.headers)
-        return answer
+        response = _form(request, refusal.status, wanted, wrong)
+        response.headers.update(refusal.headers)
+        return response
     _forget(request)
     session_id = request.app[SESSIONS].begin(digest_of(token))
-    answer = web.Response(status=303, headers={hdrs.LOCATION: wanted})
-    answer.set_cookie(
+    response = web.Response(status=303, headers={hdrs.LOCATION: wanted})
+    response.set_cookie(
         COOKIE,
         session_id,
         max_age=LONGEST_SECONDS,
@@ -74,32 +74,32 @@ async def begin(request: web.Request) -> web.Response:
         samesite="Strict",
         secure=_is_https(request),
     )
-    return answer
+    return response
 
 
 async def end(request: web.Request) -> web.Response:
     """The session is over, whatever still holds its cookie."""
     await form_of(request)
     _forget(request)
-    answer = web.Response(status=303, headers={hdrs.LOCATION: "/sign-in"})
-    answer.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=_is_https(request))
-    return answer
+    response = web.Response(status=303, headers={hdrs.LOCATION: "/sign-in"})
+    response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=_is_https(request))
+    return response
 
 
 async def refused(request: web.Request, refusal: Refusal) -> web.StreamResponse:
     """What a browser is shown in place of a problem document. Without a session that is the form to sign in."""
     if refusal.status == 401:
         wanted = request.path_qs if request.method == hdrs.METH_GET else "/"
-        answer = _form(request, 401, _local(wanted))
+        response = _form(request, 401, _local(wanted))
     else:
         title = _TITLES.get(refusal.status, "That did not work")
         flaws = [flaw.detail for flaw in refusal.flaws]
         detail = sentence(refusal.detail)
-        answer = request.app[TEMPLATES].bare(
+        response = request.app[TEMPLATES].bare(
             "refused.html", status=refusal.status, title=title, detail=detail, flaws=flaws
         )
-    answer.headers.update(refusal.headers)
-    return answer
+    response.headers.update(refusal.headers)
+    return response
 
 
 def _form(request: web.Request, status: int, wanted: str, wrong: str = "") -> web.Response:

@@ -183,16 +183,16 @@ def errors_of(
     known = [*(reason.value for reason in Reason), _DEFAULT]
     for key, entry in entries.items():
         path: Path = ("errors", key)
-        answer = _answer(entry, path, report)
+        response = _answer(entry, path, report)
         for name in (part.strip() for part in key.split("|")):
             if name not in known:
                 report.key_problem(path, f"unknown reason '{name}'{did_you_mean(name, known)}")
             elif name in found:
                 report.key_problem(path, f"the reason '{name}' is answered twice")
             else:
-                found[name] = answer
+                found[name] = response
     default = found.pop(_DEFAULT, None)
-    return {Reason(name): answer for name, answer in found.items()}, default
+    return {Reason(name): response for name, response in found.items()}, default
 
 
 def check_template(template: object, allowed: frozenset[str], path: Path, report: Report) -> None:

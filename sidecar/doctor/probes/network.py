@@ -176,8 +176,8 @@ async def way_around(config: Config, own: Iterable[str]) -> BypassProbe | Unknow
     wanted = [Address(host=host, port=address.port) for host in own]
     mine = {listener for listener in _listeners(config) if listener.port == address.port}
     tried = [one for one in wanted if one not in mine]
-    answers = await asyncio.gather(*map(_answers, tried))
-    answered = tuple(one for one, yes in zip(tried, answers, strict=True) if yes)
+    responses = await asyncio.gather(*map(_responses, tried))
+    answered = tuple(one for one, yes in zip(tried, responses, strict=True) if yes)
     return BypassProbe(location="loopback", tried=tuple(one.host for one in tried), answered=answered)
 
 
@@ -193,7 +193,7 @@ def _listeners(config: Config) -> list[Address]:
     return [config.listen, *(address for address in extra if address)]
 
 
-async def _answers(address: Address) -> bool:
+async def _responses(address: Address) -> bool:
     try:
         await close(await connect(address, seconds=_AROUND_SECONDS))
     except NoReply:

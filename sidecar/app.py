@@ -32,10 +32,9 @@ from sidecar.runtime.shutdown import Drainer
 from sidecar.runtime.tasks import Background
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.sqlite import SqliteStore
-from sidecar.telemetry.metrics import Metrics, UsageMetrics
+from sidecar.telemetry.metrics import Metrics, Reloads, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
-from sidecar.telemetry.reloads import Reloads
-from sidecar.usage.detector import AnomalyDetector
+from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
 
 REHASH_SECONDS = 2.0

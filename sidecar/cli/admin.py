@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import click
 
-from sidecar.cli.errors import Misuse
+from sidecar.cli.options import Misuse
 from sidecar.config.build.admin import token_entry
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.model import EVERY

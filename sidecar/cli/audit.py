@@ -7,9 +7,8 @@ from typing import Any, Final
 import click
 
 from sidecar.cli import key_service as key_tasks
-from sidecar.cli.errors import Failure, Misuse, reported
-from sidecar.cli.open_store import open_store
-from sidecar.cli.options import from_store, printable, since
+from sidecar.cli.key_service import open_store
+from sidecar.cli.options import Failure, Misuse, from_store, printable, reported, since
 from sidecar.cli.output import audit_as_json, audit_line
 from sidecar.core.units import counted
 from sidecar.keys.audit import head_from

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from sidecar.cli.open_store import open_store
+from sidecar.cli.key_service import open_store
 from sidecar.cli.options import config_option, load_or_exit, seconds
 from sidecar.cli.output import findings_as_json, findings_as_text
 from sidecar.doctor.report import Severity

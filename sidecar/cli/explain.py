@@ -9,10 +9,8 @@ from dataclasses import replace
 import click
 
 from sidecar.app import make_gate
-from sidecar.cli.errors import Failure, reported
-from sidecar.cli.key_service import hasher_of_environ
-from sidecar.cli.open_store import open_store
-from sidecar.cli.options import config_option, load_or_exit
+from sidecar.cli.key_service import hasher_of_environ, open_store
+from sidecar.cli.options import Failure, config_option, load_or_exit, reported
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Secret
 from sidecar.gate.explain import Question, explain

@@ -7,12 +7,12 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from sidecar.cli.errors import Failure, Misuse
-from sidecar.cli.open_store import open_store
-from sidecar.cli.options import load_or_exit
+from sidecar.cli.options import Failure, Misuse, load_or_exit
+from sidecar.config.fields import parse_store, sqlite_path
 from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher, looks_secret, peppers_from
 from sidecar.core.model import ApiKey
@@ -21,6 +21,32 @@ from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_p
 from sidecar.keys.ports import Actor, KeyFilter, KeyStore
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import KeyRules, NewKey
+from sidecar.store.sqlite import SqliteStore
+
+# From a store's URL to an open store.
+
+
+def path_of(url: str) -> str:
+    """The file of `sqlite:///absolute/path` or `sqlite:relative/path`. Raises Misuse for anything else."""
+    try:
+        return sqlite_path(parse_store(url))
+    except ValueError as error:
+        raise Misuse(f"--store: {error}") from error
+
+
+@asynccontextmanager
+async def open_store(url: str, *, create: bool = False) -> AsyncIterator[SqliteStore]:
+    """Raises StoreUnavailable, also where there is no store yet and `create` is not set."""
+    store = await SqliteStore.open(path_of(url), create=create, clock=time.time, timings=_unobserved)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _unobserved(operation: str, seconds: float) -> None:
+    """A command has no metrics."""
+
 
 T = TypeVar("T")
 Verb = Callable[[Lifecycle, ApiKey], Awaitable[T]]

@@ -8,9 +8,8 @@ from typing import Any, Final
 import click
 
 from sidecar.cli import key_service as key_tasks
-from sidecar.cli.errors import Misuse, reported
-from sidecar.cli.open_store import open_store
-from sidecar.cli.options import from_store, limits, moment, pairs, printable, seconds
+from sidecar.cli.key_service import open_store
+from sidecar.cli.options import Misuse, from_store, limits, moment, pairs, printable, reported, seconds
 from sidecar.cli.output import Table, described, due_as_json, due_as_text, plaintext
 from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.cli.usage import usage

@@ -4,8 +4,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, ClassVar
 
 import click
 
@@ -13,6 +14,43 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.load import load, overrides_from
 from sidecar.config.settings import Config
 from sidecar.core.units import microseconds, parse_duration
+from sidecar.keys.lifecycle import MissingPepper
+from sidecar.keys.ports import KeyConflict, StoreUnavailable
+from sidecar.keys.validation import InvalidKey
+
+# What went wrong, as one clear line a problem on stderr and an exit status; never a traceback.
+
+
+class Failure(click.ClickException):
+    """It could not be done. Exit status 1."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        for problem in self.problems:
+            click.echo(f"Error: {problem}", file=file, err=file is None)
+
+
+class Misuse(Failure):
+    """It was asked for in the wrong way: arguments, configuration or environment. Exit status 2."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Expected exceptions inside become a Failure or Misuse."""
+    try:
+        yield
+    except InvalidKey as error:
+        raise Misuse(*error.problems) from error
+    except (StoreUnavailable, KeyConflict, MissingPepper) as error:
+        raise Failure(str(error)) from error
+
 
 # Reading the configuration for a command, and saying what is wrong with it.
 

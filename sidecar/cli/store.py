@@ -5,9 +5,8 @@ import asyncio
 import click
 
 from sidecar.cli import key_service as key_tasks
-from sidecar.cli.errors import reported
-from sidecar.cli.open_store import open_store
-from sidecar.cli.options import store_options
+from sidecar.cli.key_service import open_store
+from sidecar.cli.options import reported, store_options
 
 
 @click.group(name="store")

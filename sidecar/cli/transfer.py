@@ -15,9 +15,8 @@ from typing import BinaryIO, Final, TextIO, cast, get_args
 import click
 
 from sidecar.cli import key_service as key_tasks
-from sidecar.cli.errors import Failure, Misuse, reported
-from sidecar.cli.open_store import open_store, path_of
-from sidecar.cli.options import printable, store_options
+from sidecar.cli.key_service import open_store, path_of
+from sidecar.cli.options import Failure, Misuse, printable, reported, store_options
 from sidecar.cli.output import plaintext
 from sidecar.config.settings import Config
 from sidecar.core.apikey import ForeignHash

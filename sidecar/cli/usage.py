@@ -9,9 +9,8 @@ from typing import Any, Final
 import click
 
 from sidecar.cli import key_service as key_tasks
-from sidecar.cli.errors import reported
-from sidecar.cli.open_store import open_store
-from sidecar.cli.options import from_store
+from sidecar.cli.key_service import open_store
+from sidecar.cli.options import from_store, reported
 from sidecar.cli.output import count_as_json, harmless
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339

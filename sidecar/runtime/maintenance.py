@@ -12,7 +12,7 @@ from sidecar.keys.ports import KeyCalendar, KeyCensus, KeyConflict, KeyRegistry,
 from sidecar.keys.transitions import retire_unused, unused_since
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.metrics import Metrics
-from sidecar.usage.detector import AnomalyDetector
+from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.ports import DAY, AnomalyStore, UsageStore
 from sidecar.usage.recorder import Usage
 from sidecar.usage.writer import KeyUsed, RefusalCount, UsageWriter

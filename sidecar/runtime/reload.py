@@ -8,7 +8,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.reload import FileIdentity, identity_of
 from sidecar.config.settings import Config
 from sidecar.runtime.listeners import StartError
-from sidecar.telemetry.reloads import Reloads
+from sidecar.telemetry.metrics import Reloads
 
 SETTLE_SECONDS = 0.1
 """A file that has changed is read when it has stood still for this long: it may be written in several steps."""

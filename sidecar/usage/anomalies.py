@@ -1,9 +1,16 @@
 """What may be worth a look in how keys are used: the kinds, one event, and from where on. Values only."""
 
+import json
 import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from sidecar.core.errors import Reason, status_of
+from sidecar.core.units import counted, to_the_millisecond
 
 _V4_HOST, _V6_HOST = 8, 80
 _UNSHOWN = re.compile(r"[^ -~]")
@@ -70,3 +77,163 @@ def network_of(address: str) -> str:
 def agent_text(value: bytes) -> str:
     """A User-Agent field as it is kept and shown: printable ASCII, at most `AGENT_CHARS`."""
     return _UNSHOWN.sub("?", value[:AGENT_CHARS].decode("latin-1"))
+
+
+# Sees what is unusual in how keys are used. Told after the fact, and in sums, so that no request waits for it.
+
+
+# Unusual events as they are told: a line in the log, a number for the metrics, and what is new for the store.
+
+
+_SUBJECTS: Final = 10_000
+"""That are kept quiet at a time."""
+_LINES: Final = 60
+"""Written to the log in a minute; the next line says how many were not."""
+_MINUTE: Final = 60_000_000
+
+_Subject = tuple[AnomalyKind, str, str]
+
+
+class AnomalyLog:
+    """Each is told once in `quiet_seconds`. `write` takes one line of ASCII for the log, and must not wait long."""
+
+    def __init__(self, *, quiet_seconds: float, write: Callable[[str], None]) -> None:
+        self.quiet_seconds = quiet_seconds
+        self.counts: dict[str, int] = {kind.value: 0 for kind in AnomalyKind}
+        """By kind, since the start."""
+        self._write = write
+        self._fresh: list[Anomaly] = []
+        self._told: OrderedDict[_Subject, int] = OrderedDict()
+        self._minute, self._lines, self._unlogged = 0, 0, 0
+
+    def tell(self, event: Anomaly) -> None:
+        """Unless the same was told a short while ago."""
+        told = self._told.get(_subject(event))
+        # Not under 0: the clock may have been set back.
+        if told is not None and 0 <= event.at - told < self.quiet_seconds * 1_000_000:
+            return
+        self.counts[event.kind] += 1
+        self._remember(event)
+        self._log(event)
+
+    def restore(self, events: Iterable[Anomaly]) -> None:
+        """What was told before a restart: neither counted nor told again."""
+        for event in sorted(events, key=lambda event: event.at):
+            self._remember(event)
+
+    def fresh(self) -> Sequence[Anomaly]:
+        """Those that were logged since the last call."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def _remember(self, event: Anomaly) -> None:
+        subject = _subject(event)
+        self._told[subject] = event.at
+        self._told.move_to_end(subject)
+        if len(self._told) > _SUBJECTS:
+            self._told.popitem(last=False)
+
+    def _log(self, event: Anomaly) -> None:
+        minute = event.at // _MINUTE
+        if minute != self._minute:
+            self._minute, self._lines = minute, 0
+        if self._lines >= _LINES:
+            self._unlogged += 1
+            return
+        self._lines += 1
+        self._fresh.append(event)
+        self._write(_line(event, self._unlogged))
+        self._unlogged = 0
+
+
+def _subject(event: Anomaly) -> _Subject:
+    network = network_of(event.address)
+    return event.kind, event.key_id or network, network if event.kind is AnomalyKind.NEW_NETWORK else ""
+
+
+def _line(event: Anomaly, unlogged: int) -> str:
+    fields = {
+        "time": to_the_millisecond(event.at / 1_000_000),
+        "event": "unusual",
+        "kind": event.kind.value,
+        "key_id": event.key_id,
+        "client_address": event.address,
+        "detail": event.detail,
+    }
+    return json.dumps({**fields, "unlogged": unlogged} if unlogged else fields, separators=(",", ":"))
+
+
+"""Keys and networks whose refusals are counted at a time."""
+_STATUSES: Final = frozenset({401, 403, 429})
+"""Of refusals that a credential, or the want of one, is the cause of."""
+_DEAD_KEYS: Final = {Reason.REVOKED_KEY: AnomalyKind.REVOKED_KEY, Reason.RETIRED_KEY: AnomalyKind.RETIRED_KEY}
+_SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+class AnomalyDetector:
+    """From what on something is unusual, by `limits`, and what follows. `clock` in Unix seconds."""
+
+    def __init__(self, limits: Unusual, *, clock: Callable[[], float], write: Callable[[str], None]) -> None:
+        """`write` as of AnomalyLog."""
+        self.events = AnomalyLog(quiet_seconds=limits.quiet_seconds, write=write)
+        self._limits = limits
+        self._clock = clock
+        self._window = 0
+        self._refusals: dict[str, Counter[Reason]] = {}
+
+    def reconfigure(self, limits: Unusual) -> None:
+        """Go by `limits` from now on."""
+        self._limits = limits
+        self.events.quiet_seconds = limits.quiet_seconds
+
+    def used(
+        self, key_id: str, at: int, address: str, *, idle_since: int, used_before: bool, new_networks: Sequence[str]
+    ) -> None:
+        """A key was let through, last at `at` (microseconds), after having been idle since its last use or its issue.
+
+        `new_networks` is where it was never used from before.
+        """
+        limits, idle = self._limits, (at - idle_since) // 1_000_000
+        if limits.unused_seconds is not None and idle >= limits.unused_seconds:
+            before = "its last use" if used_before else "it was issued, and never before"
+            self._tell(AnomalyKind.UNUSED_KEY, (key_id, at, address), f"used {_span(idle)} after {before}")
+        if limits.new_network and new_networks:
+            detail = f"first use from {', '.join(new_networks)}"
+            self._tell(AnomalyKind.NEW_NETWORK, (key_id, at, address), detail)
+
+    def refused(self, key_id: str, at: int, address: str, *, network: str, reason: Reason, count: int) -> None:
+        """`count` requests were refused, the last at `at`. `key_id` is empty where no key was recognised."""
+        who, place = (key_id, at, address), network or "a Unix socket"
+        if key_id and reason in _DEAD_KEYS:
+            self._tell(_DEAD_KEYS[reason], who, f"still tried, from {place}")
+        limit = self._limits.refusals
+        if limit is None or status_of(reason) not in _STATUSES:
+            return
+        counts = self._counted(key_id or network)
+        counts[reason] += count
+        if counts.total() >= limit:
+            span, most = _span(int(self._limits.refusals_seconds)), counts.most_common(1)[0][0]
+            detail = f"{counts.total()} refusals within {span}, last from {place}, most of them {most}"
+            self._tell(AnomalyKind.REFUSALS, who, detail)
+
+    def _counted(self, subject: str) -> Counter[Reason]:
+        """Refusals of a key or a network within the span that now is."""
+        window = int(self._clock() // self._limits.refusals_seconds)
+        if window != self._window:
+            self._window = window
+            self._refusals.clear()
+        found = self._refusals.get(subject)
+        if found is None:
+            found = Counter()
+            if len(self._refusals) < _SUBJECTS:
+                self._refusals[subject] = found
+        return found
+
+    def _tell(self, kind: AnomalyKind, who: tuple[str, int, str], detail: str) -> None:
+        key_id, at, address = who
+        self.events.tell(Anomaly(kind=kind, key_id=key_id or None, at=at, address=address, detail=detail))
+
+
+def _span(seconds: int) -> str:
+    size, unit = next((size, unit) for size, unit in _SPANS if seconds >= size or size == 1)
+    return counted(seconds // size, unit)

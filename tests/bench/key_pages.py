@@ -23,7 +23,7 @@ from sidecar.keys.ports import AuditFilter, KeyFilter
 from sidecar.keys.records import row_of
 from sidecar.store.keys import INSERT_KEY
 from sidecar.store.sqlite import SqliteStore
-from tests.keys.making import NOW_US, a_key, digest_of, ignore
+from tests.unit.keys.making import NOW_US, a_key, digest_of, ignore
 
 _KEYS = 1_000_000
 _PAGE = 50

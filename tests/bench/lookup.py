@@ -21,7 +21,7 @@ from sidecar.core.model import ApiKey
 from sidecar.keys.cache import MISS, KeyCache
 from sidecar.keys.records import COLUMNS, row_of
 from sidecar.store.sqlite import SqliteStore
-from tests.keys.making import digest_of, ignore
+from tests.unit.keys.making import digest_of, ignore
 
 _SIZES = (1_000, 1_000_000)
 _LOOKUPS = 5_000

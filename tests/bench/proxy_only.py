@@ -21,7 +21,7 @@ from sidecar.config.settings import Address, UpstreamSettings
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
 from tests.harness.ports import comes_to_listen, free_port
-from tests.proxy.stubs import OpenGate, Records
+from tests.wire.proxy.stubs import OpenGate, Records
 
 NGINX = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log; master_process off;

@@ -1,0 +1,196 @@
+"""The Kubernetes manifests: as Kustomize builds them, valid for two versions of Kubernetes, and hardened."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+
+from sidecar.config.load import load
+from sidecar.config.settings import Drain
+from tests.harness.keys import run_cli
+from tests.heavy.deploy.rendering import APPLIED, MANIFESTS, Manifest, build, digest, kustomize, manifests, stored
+from tests.heavy.deploy.rendering import stored_digest as digest_of
+
+VERSIONS = ("1.36", "1.37")
+"""The two newest that kubernetes-validate knows; native sidecars are stable since 1.33."""
+SCHEMAS = json.loads((Path(__file__).parent / "schemas" / "monitoring.json").read_text(encoding="utf-8"))
+OVERLAYS = APPLIED[:3]
+DRAIN_SECONDS = Drain().delay + Drain().timeout
+
+
+def one(folder: str, kind: str, name: str = "") -> Manifest:
+    [found] = [doc for doc in stored(folder) if doc["kind"] == kind and name in ("", doc["metadata"]["name"])]
+    return found
+
+
+def pod_of(folder: str) -> dict[str, Any]:
+    pod: dict[str, Any] = one(folder, "Deployment" if folder in OVERLAYS else "Job")["spec"]["template"]["spec"]
+    return pod
+
+
+def containers(folder: str) -> dict[str, dict[str, Any]]:
+    pod = pod_of(folder)
+    return {each["name"]: each for each in (*pod.get("initContainers", ()), *pod["containers"])}
+
+
+EVERY_CONTAINER = [(folder, name) for folder in APPLIED for name in containers(folder)]
+
+
+@pytest.mark.parametrize("folder", APPLIED)
+def test_what_is_checked_here_was_made_from_the_manifests_as_they_are(folder: str) -> None:
+    assert digest_of(folder) == digest(), "render them anew: python -m tests.heavy.deploy.rendering"
+
+
+@pytest.mark.parametrize("folder", APPLIED)
+def test_kustomize_builds_what_is_checked_here(folder: str) -> None:
+    command = kustomize()
+    if command is None:
+        pytest.skip("neither kubectl nor kustomize is installed")
+    assert manifests(build(command, MANIFESTS / folder)) == stored(folder)
+
+
+def test_the_secret_comes_from_a_file_that_is_not_in_the_repository(tmp_path: Path) -> None:
+    command = kustomize()
+    if command is None:
+        pytest.skip("neither kubectl nor kustomize is installed")
+    tree = Path(shutil.copytree(MANIFESTS, tmp_path / "kubernetes"))
+    folder = tree / "components" / "secret-from-file"
+    assert (folder / ".gitignore").read_text().split() == ["secrets.env"]
+    example = (folder / "secrets.env.example").read_text()
+    assert re.findall(r"^[^#\n]+=(.*)$", example, re.MULTILINE) == [""], "an example holds no secret"
+    (folder / "secrets.env").write_text("SIDECAR_PEPPER=only-for-this-test-of-it\n")
+    (tree / "mine").mkdir()
+    (tree / "mine" / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+        "resources: [../overlays/native]\ncomponents: [../components/secret-from-file]\n"
+    )
+    made = manifests(build(command, tree / "mine"))
+    [secret] = [doc["metadata"]["name"] for doc in made if doc["kind"] == "Secret"]
+    [pod] = [doc["spec"]["template"]["spec"] for doc in made if doc["kind"] == "Deployment"]
+    used = {entry["valueFrom"]["secretKeyRef"]["name"] for entry in pod["initContainers"][0]["env"]}
+    assert used == {secret}, "a new pepper rolls the pods out"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("folder", APPLIED)
+def test_each_manifest_is_valid_for_kubernetes(folder: str, version: str) -> None:
+    ours = [doc for doc in stored(folder) if doc["kind"] not in SCHEMAS]
+    assert {kubernetes_validate.validate(doc, version, strict=True) for doc in ours} == {version}
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_each_monitor_is_valid_for_the_prometheus_operator(folder: str) -> None:
+    monitors = [doc for doc in stored(folder) if doc["kind"] in SCHEMAS]
+    assert len(monitors) == 1
+    jsonschema.validate(monitors[0], SCHEMAS[monitors[0]["kind"]])
+
+
+def test_the_schemas_refuse_what_is_misspelt() -> None:
+    deployment, monitor = one("overlays/native", "Deployment"), one("overlays/native", "PodMonitor")
+    deployment["spec"]["template"]["spec"]["containers"][0]["readinessProb"] = {}
+    monitor["spec"]["podMetricsEndpoints"][0]["pth"] = "/metrics"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, VERSIONS[0], strict=True)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(monitor, SCHEMAS["PodMonitor"])
+
+
+@pytest.mark.parametrize(("folder", "name"), EVERY_CONTAINER)
+def test_no_container_may_do_more_than_it_needs(folder: str, name: str) -> None:
+    container, pod = containers(folder)[name], pod_of(folder)
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+    assert container["resources"]["limits"].keys() == {"memory"}
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 65532
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("folder", APPLIED)
+def test_no_volume_is_mounted_by_subpath(folder: str) -> None:
+    mounts = [mount for container in containers(folder).values() for mount in container["volumeMounts"]]
+    assert mounts
+    assert not [mount for mount in mounts if "subPath" in mount or "subPathExpr" in mount]
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_secrets_come_from_a_secret_and_nowhere_else(folder: str) -> None:
+    entries = containers(folder)["sidecar"]["env"]
+    assert {entry["name"] for entry in entries} >= {"SIDECAR_PEPPER", "SIDECAR_ADMIN_TOKEN"}
+    assert all(entry["valueFrom"]["secretKeyRef"]["name"] == "sidecar-secrets" for entry in entries)
+
+
+@pytest.mark.parametrize("folder", ["overlays/native", "overlays/ephemeral"])
+def test_the_native_sidecar_is_ready_before_the_service_starts(folder: str) -> None:
+    starts = pod_of(folder)["initContainers"]
+    assert starts[-1]["name"] == "sidecar"
+    assert starts[-1]["restartPolicy"] == "Always"
+    assert starts[-1]["startupProbe"]["httpGet"] == {"path": "/readyz", "port": "ops"}
+    assert [each["name"] for each in pod_of(folder)["containers"]] == ["service"]
+
+
+def test_the_classic_form_is_the_same_sidecar_beside_the_service() -> None:
+    native, classic = containers("overlays/native")["sidecar"], containers("overlays/classic")["sidecar"]
+    assert {**classic, "restartPolicy": "Always"} == native
+    assert [each["name"] for each in pod_of("overlays/classic")["containers"]] == ["sidecar", "service"]
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_the_service_outlives_what_the_sidecar_still_has_to_finish(folder: str) -> None:
+    waits = containers(folder)["service"]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    grace = pod_of(folder)["terminationGracePeriodSeconds"]
+    if folder == "overlays/classic":
+        assert DRAIN_SECONDS < waits < grace
+    else:
+        assert waits + DRAIN_SECONDS < grace
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_the_service_is_reached_by_way_of_the_sidecar_only(folder: str, tmp_path: Path) -> None:
+    command = containers(folder)["service"]["command"]
+    assert command[command.index("--bind") + 1] == "127.0.0.1"
+    file = tmp_path / "sidecar.yaml"
+    file.write_text(one(folder, "ConfigMap", "sidecar-config")["data"]["sidecar.yaml"])
+    config = load(str(file), environ={})
+    open_ports = {config.listen.port, config.ops.port if config.ops else 0}
+    assert {
+        port["targetPort"] for doc in stored(folder) if doc["kind"] == "Service" for port in doc["spec"]["ports"]
+    } == (open_ports)
+    told = {port["port"] for rule in one(folder, "NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]}
+    assert told == open_ports
+    assert {port["containerPort"] for port in containers(folder)["sidecar"]["ports"]} == open_ports
+    assert config.store == "sqlite:///var/lib/sidecar/keys.db"
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_selectors_meet_the_pods_they_are_for(folder: str) -> None:
+    labels = one(folder, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    for kind, path in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        assert one(folder, kind)["spec"][path]["matchLabels"].items() <= labels
+    for service in ("sample", "sample-ops"):
+        assert one(folder, "Service", service)["spec"]["selector"].items() <= labels
+    if folder == "overlays/classic":
+        wanted = one(folder, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+        assert wanted <= one(folder, "Service", "sample-ops")["metadata"]["labels"].items()
+        assert not wanted <= one(folder, "Service", "sample")["metadata"]["labels"].items()
+    else:
+        assert one(folder, "PodMonitor")["spec"]["selector"]["matchLabels"].items() <= labels
+
+
+@pytest.mark.parametrize("folder", ["overlays/ephemeral", "store"])
+def test_the_arguments_that_make_the_store_are_those_of_the_command(folder: str, tmp_path: Path) -> None:
+    container = containers(folder)["make-store"]
+    [store] = [entry["value"] for entry in container["env"]]
+    for _ in range(2):
+        made = run_cli(*container["args"], environ={"SIDECAR_STORE": store.replace("/var/lib/sidecar", str(tmp_path))})
+        assert made.exit_code == 0, made.output
+    assert (tmp_path / "keys.db").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,67 @@
+"""The rules for Prometheus, read and tested by its own tool."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sidecar.telemetry.metrics import Metrics, Reloads, UsageMetrics
+from tests.harness.processes import ROOT
+from tests.harness.tools import needed
+
+FOLDER = ROOT / "deploy" / "prometheus"
+RULES = [
+    rule
+    for group in yaml.safe_load((FOLDER / "sidecar.rules.yml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+STORIES = (FOLDER / "sidecar.rules.test.yml").read_text(encoding="utf-8")
+
+
+def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([needed("promtool"), *arguments], cwd=FOLDER, capture_output=True, text=True)
+
+
+def test_prometheus_takes_the_rules() -> None:
+    done = promtool("check", "rules", "--lint-fatal", "sidecar.rules.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(RULES)} rules found" in done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_each_story_raises_the_alerts_that_it_should_and_no_other() -> None:
+    done = promtool("test", "rules", "sidecar.rules.test.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_story_fails_when_a_threshold_moves(tmp_path: Path) -> None:
+    rules = (FOLDER / "sidecar.rules.yml").read_text(encoding="utf-8")
+    stories = yaml.safe_load(STORIES)
+    stories["tests"] = [story for story in stories["tests"] if story["name"].startswith("an upstream that fails")]
+    assert len(stories["tests"]) == 1
+    (tmp_path / "sidecar.rules.yml").write_text(rules.replace("14.4 * 0.001", "144 * 0.1"))
+    (tmp_path / "stories.yml").write_text(yaml.safe_dump(stories))
+    done = subprocess.run([needed("promtool"), "test", "rules", "stories.yml"], cwd=tmp_path, capture_output=True)
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_each_alert_says_what_is_so_and_what_to_do_and_has_a_story(alert: dict[str, Any]) -> None:
+    assert alert["labels"]["severity"] in ("info", "warning", "critical")
+    assert alert["annotations"].keys() == {"summary", "runbook"}
+    assert len(alert["annotations"]["runbook"]) > 40
+    assert "\n" not in alert["annotations"]["runbook"].strip()
+    assert f'alertname="{alert["alert"]}"' in STORIES
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_rules_read_metrics_that_there_are(rule: dict[str, Any]) -> None:
+    collectors = (Metrics(), Reloads("", at=0), UsageMetrics({}, dropped=int))
+    families = {family.name: family.type for collector in collectors for family in collector.collect()}
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",), "info": ("_info",)}
+    known = {f"{name}{suffix}" for name, kind in families.items() for suffix in suffixes[kind]}
+    assert set(re.findall(r"(?<![\w:])sidecar_\w+", rule["expr"])) <= known

@@ -1,0 +1,129 @@
+"""What the configuration of the sidecar, and the proxies' files beside it, say about forward-auth."""
+
+import signal
+
+import pytest
+import yaml
+
+from tests.harness.running import StartSidecar
+from tests.harness.wire import Connection, request_bytes
+from tests.wire.forward_auth.asking import FILES, IDENTITY, Decider, question, start_decider, status_of
+
+BASE = """\
+listen: 127.0.0.1:0
+decision: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:///nowhere
+trusted_proxies: [127.0.0.1]
+scopes: {read: Read}
+routes:
+  - "* /public/**": {public: true}
+  - GET /items/**: {scopes: [read]}
+  - GET /v1/me: {respond: {key: "{key.id}"}}
+identity: {headers: {X-Who: "{key.id}", X-Trace: "{request.id}"}, strip: [X-Strip]}
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(start_shared_sidecar: StartSidecar) -> Decider:
+    return decider_of(start_shared_sidecar, BASE)
+
+
+def decider_of(start: StartSidecar, config: str) -> Decider:
+    return start_decider(start, config, {"Kr": "read"})
+
+
+def test_only_the_dialects_that_are_named_are_served(start_sidecar: StartSidecar) -> None:
+    config = BASE.replace("decision: 127.0.0.1:0", "decision: {listen: '127.0.0.1:0', dialects: [caddy, envoy]}")
+    decider = decider_of(start_sidecar, config)
+    statuses = {name: decider.ask(name, "GET", "/public/x").status for name in ("nginx", "caddy", "traefik", "envoy")}
+    assert statuses == {"nginx": 400, "caddy": 200, "traefik": 400, "envoy": 200}
+
+
+def test_a_route_that_the_sidecar_answers_itself_is_not_for_the_service(plain: Decider) -> None:
+    for dialect in ("nginx", "caddy", "envoy"):
+        response = plain.ask(dialect, "GET", "/v1/me", key="Kr")
+        assert (response.status, response.json()["code"]) == (403, "no_route")
+    assert plain.sidecar.ask("GET", "/v1/me", key=plain.keys["Kr"]).json() == {"key": plain.keys["Kr"].id}
+
+
+def test_a_header_of_the_request_s_own_is_told_too(plain: Decider) -> None:
+    response = plain.ask("caddy", "GET", "/items/x", [("X-Request-Id", "r-7"), ("X-Trace", "FORGED")], key="Kr")
+    assert (response.header("X-Who"), response.header("X-Trace")) == (plain.keys["Kr"].id, "r-7")
+    assert plain.ask("caddy", "GET", "/public/x", [("X-Trace", "FORGED")]).header("X-Trace") == ""
+    assert status_of(plain.ask("nginx", "GET", "/public/x", [("X_Strip", "1")])) == 400
+
+
+def test_envoy_keeps_a_key_that_the_service_is_to_see(start_sidecar: StartSidecar, plain: Decider) -> None:
+    forwarding = decider_of(start_sidecar, BASE + "keys: {forward_credential: true}\n")
+    removed = [
+        decider.ask("envoy", "GET", "/items/x", key="Kr").header("X-Envoy-Auth-Headers-To-Remove")
+        for decider in (plain, forwarding)
+    ]
+    assert removed == ["authorization,x-strip", "x-strip"]
+
+
+def test_a_configured_refusal_reaches_the_client_through_nginx_too(start_sidecar: StartSidecar) -> None:
+    body = 'errors: {missing_credential: {status: 418, headers: {X-Why: "no key"}, body: {text: "ä\\n"}}}\n'
+    decider = decider_of(start_sidecar, BASE + body)
+    response = decider.ask("nginx", "GET", "/items/x")
+    assert (response.status, response.header("X-Auth-Status"), response.header("X-Why")) == (403, "418", "no key")
+    assert response.header("X-Auth-Body").encode("latin-1") == response.body == '{"text":"ä\\n"}'.encode()
+    assert decider.ask("envoy", "GET", "/items/x").status == 418
+
+
+def test_a_store_that_cannot_answer_is_a_503_and_never_a_200(start_sidecar: StartSidecar) -> None:
+    decider = decider_of(start_sidecar, BASE)
+    decider.sidecar.keys.store.write_bytes(b"not a database" * 1000)
+    unseen = [("Authorization", f"Bearer {decider.keys['Kr'].text}")]
+    for dialect in ("nginx", "caddy", "envoy"):
+        response = decider.ask(dialect, "GET", "/items/x", unseen)
+        assert status_of(response) == 503
+        assert response.header("Retry-After")
+
+
+def test_what_is_asked_while_it_drains_is_answered_and_its_connection_closed(start_sidecar: StartSidecar) -> None:
+    decider = decider_of(start_sidecar, BASE)
+    with decider.connect() as idle, decider.connect() as connection, Connection(decider.sidecar.ops) as ops:
+        assert idle.exchange(question("caddy", "GET", "/public/x")).all("Connection") == []
+        decider.sidecar.process.signal(signal.SIGTERM)
+        while ops.ask("GET", "/readyz").status != 503:
+            pass
+        response = connection.exchange(question("caddy", "GET", "/public/x"))
+        assert (response.status, response.header("Connection")) == (200, "close")
+        decider.sidecar.process.signal(signal.SIGTERM)
+        assert idle.rest() == b""
+    assert decider.sidecar.process.wait() == 0
+
+
+def test_a_strangers_connection_is_not_kept(start_sidecar: StartSidecar) -> None:
+    decider = decider_of(start_sidecar, BASE.replace("[127.0.0.1]", "[10.0.0.1]"))
+    with decider.connect() as connection:
+        response = connection.exchange(question("caddy", "GET", "/public/x"))
+        assert (response.status, response.header("Connection")) == (403, "close")
+        assert connection.rest() == b""
+
+
+def test_a_connection_that_asks_nothing_is_closed(start_sidecar: StartSidecar) -> None:
+    decider = decider_of(start_sidecar, BASE + "limits: {head_timeout: 300ms}\n")
+    with decider.connect() as silent, decider.connect() as slow:
+        slow.send(request_bytes("GET", "/caddy")[:-2])
+        assert silent.rest() == slow.rest() == b""
+
+
+def test_every_proxy_s_file_takes_over_every_identity_header() -> None:
+    identity = yaml.safe_load((FILES / "sidecar.yaml").read_text(encoding="utf-8"))["identity"]["headers"]
+    assert {*identity, "X-Request-Id"} == set(IDENTITY)
+    for file in ("nginx.conf", "Caddyfile", "envoy.yaml", "traefik.yaml"):
+        text = (FILES / file).read_text(encoding="utf-8").lower()
+        assert [name for name in IDENTITY if name.lower() not in text] == [], file
+
+
+def test_traefik_is_told_to_overwrite_and_to_hide() -> None:
+    written = yaml.safe_load((FILES / "traefik.yaml").read_text(encoding="utf-8"))["http"]
+    asked, hidden = written["middlewares"]["sidecar"]["forwardAuth"], written["middlewares"]["clean"]["headers"]
+    assert asked["address"] == "http://127.0.0.1:8081/traefik"
+    assert asked["trustForwardHeader"] is False
+    assert set(asked["authResponseHeaders"]) == set(IDENTITY)
+    assert {"Authorization", "X-Api-Key", "X-HTTP-Method-Override"} <= hidden["customRequestHeaders"].keys()
+    assert written["routers"]["everything"]["middlewares"] == ["sidecar", "clean"]

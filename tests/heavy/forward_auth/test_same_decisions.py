@@ -1,0 +1,77 @@
+"""The security list, S5.4: a question gets the decision that the request itself would get on the data listener."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.harness.recording import Upstream
+from tests.heavy.fuzz.budget import budget
+from tests.wire.forward_auth.asking import DIALECTS, Decider, status_of
+from tests.wire.security.test_more_targets import OTHER_CLIMBS, OVERLONG
+from tests.wire.security.test_s1_target import CLIMBS, DISGUISES, MALFORMED
+
+PREFIXES = ("/public/", "/items/", "/nowhere/")
+ORDINARY = [
+    "/public/x", "/public", "/public/", "/publicX", "/public.", "/public%20", "/PUBLIC/x", "/", "/items/1?x=/public/",
+    "/public/x?../admin", "/public/x?/../../admin", "/public/x?%00%ff%zz%", "/public?/;\\//..",
+    "/public/x#y", "/public?x#y",
+    "/%61dmin/x", "/ADMIN/x", "/items/a%20b+c;d=1?x=%2F+%2b&y=a%26b&&z=%7E~", "/items/x?", "/items/%E2%82%AC",
+    "/items/a%2fb", "/items/~!$&'()*+,=:@-._", '/items/[1]{2}|^`"<>?[]{}|^`"<>', "/admin/x", "/admin;x",
+]  # fmt: skip
+PIECES = [
+    "public", "items", "admin", "x", "/", "//", "/", ".", "..", ";", ";a=b", "%2f", "%2F", "%5c", "\\", "%2e", "%2e%2e",
+    "%252e", "%252f", "%25", "%3b", "%3f", "%23", "%20", "+", "%c3%a4", "%41dmin", "PUBLIC", "?",
+    "?x=/../admin", "&", ":",
+]  # fmt: skip
+STRICTER = re.compile(r"//|\\|/\.|%2e|%2f|%5c|%25", re.IGNORECASE)
+"""Where the face may refuse what the data listener, which forwards the bytes itself, lets through."""
+
+
+def check_same(decider: Decider, method: str, target: str, key: str) -> None:
+    credential = decider.credential(key)
+    direct = decider.sidecar.ask(method, target, credential).status
+    for dialect in DIALECTS:
+        told = status_of(decider.ask(dialect, method, target, credential))
+        if STRICTER.search(target.partition("?")[0]) and direct != told:
+            assert told == 400, (dialect, direct)
+        else:
+            assert told == direct, dialect
+
+
+@pytest.fixture(autouse=True)
+def _ready(upstream: Upstream) -> None:
+    """Nothing is planned: what is let through is a 200."""
+
+
+@pytest.mark.parametrize("key", ["", "Kr", "Ka", "Kv"])
+def test_s5_4_targets_of_s1_are_judged_alike(decider: Decider, key: str) -> None:
+    for target in [*CLIMBS, *DISGUISES, *OTHER_CLIMBS, *ORDINARY]:
+        check_same(decider, "GET", target, key)
+
+
+@pytest.mark.parametrize("piece", [*MALFORMED, *OVERLONG])
+def test_s5_4_bytes_that_no_path_may_hold_are_judged_alike(decider: Decider, piece: str) -> None:
+    for prefix in PREFIXES:
+        check_same(decider, "GET", prefix + piece, "Ka")
+        check_same(decider, "GET", f"{prefix}{piece}/x", "")
+
+
+@pytest.mark.parametrize(
+    "method", ["HEAD", "POST", "OPTIONS", "DELETE", "PROPFIND", "M-SEARCH", "TRACE", "get", "BREW"]
+)
+def test_s5_4_methods_are_judged_alike(decider: Decider, method: str) -> None:
+    for target in ("/public/x", "/items/x"):
+        for key in ("", "Kr", "Kw"):
+            check_same(decider, method, target, key)
+
+
+@budget(150)
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), max_size=8),
+    start=st.sampled_from(["/public/", "/items/", "/admin/", "/"]),
+    key=st.sampled_from(["", "Kr", "Ka"]),
+)
+def test_s5_4_odd_paths_are_judged_alike(decider: Decider, pieces: list[str], start: str, key: str) -> None:
+    check_same(decider, "GET", start + "".join(pieces), key)

@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sidecar.cli.check import check_command, schema_command
+from sidecar.config.load import NAMES
+from tests.unit.config.conftest import MINIMAL
+from tests.unit.config.test_examples import EXAMPLE
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    for name in NAMES:
+        monkeypatch.delenv(f"SIDECAR_{name.upper()}", raising=False)
+    return CliRunner()
+
+
+def test_check_of_a_good_file_is_one_line(runner: CliRunner) -> None:
+    result = runner.invoke(check_command, [str(EXAMPLE)])
+    assert result.exit_code == 0
+    assert result.stdout == f"{EXAMPLE}: ok (8 routes, 3 scopes, 4 quotas, 1 plan)\n"
+    assert result.stderr == ""
+
+
+def test_check_of_a_wrong_file_prints_every_problem_and_exits_2(runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(MINIMAL + "lisen: x\npaths: 5\n")
+    result = runner.invoke(check_command, [str(file)])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        f"{file}:4:1: lisen: unknown key (did you mean 'listen'?)",
+        f"{file}:5:8: paths: must be a mapping, not a single value",
+    ]
+
+
+def test_check_of_a_file_that_is_not_there_exits_2(runner: CliRunner, tmp_path: Path) -> None:
+    result = runner.invoke(check_command, [str(tmp_path / "none.yaml")])
+    assert result.exit_code == 2
+    assert result.stderr == f"{tmp_path}/none.yaml: cannot be read: No such file or directory\n"
+
+
+def test_check_reads_the_variables_that_serve_reads(runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("realm: ${REALM}\n")
+    variables = {"SIDECAR_LISTEN": "h:1", "SIDECAR_UPSTREAM": "nope", "SIDECAR_STORE": "sqlite:///k", "REALM": "x"}
+    result = runner.invoke(check_command, [str(file)], env=variables)
+    assert result.stderr.startswith("SIDECAR_UPSTREAM: has no scheme")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_schema_prints_json(runner: CliRunner) -> None:
+    result = runner.invoke(schema_command)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+@pytest.mark.parametrize("command", [check_command, schema_command], ids=lambda command: command.name)
+def test_help_shows_an_example(runner: CliRunner, command: object) -> None:
+    result = runner.invoke(command, ["--help"])  # type: ignore[arg-type]  # both are commands
+    assert f"Example:\n    sidecar {command.name}" in result.stdout  # type: ignore[attr-defined]

@@ -1,0 +1,48 @@
+"""Keys made elsewhere, as the configuration names them."""
+
+import pytest
+
+from sidecar.core.apikey import ForeignKeys
+from tests.unit.config.conftest import MINIMAL, Complaining, Loading
+
+OURS = "keys:\n  environments: {live: hv_live_}\n  imported: "
+WRONG = {
+    "our own prefix": (
+        "[{prefix: hv_live_}]",
+        "keys.imported[0].prefix: overlaps the prefix of keys of the environment",
+    ),
+    "the beginning of ours": ("[{prefix: hv_}]", "keys.imported[0].prefix: overlaps the prefix"),
+    "more than ours": ("[{prefix: hv_live_old_}]", "keys.imported[0].prefix: overlaps the prefix"),
+    "a pepper for nothing": ("[{prefix: k, pepper: p}]", "keys.imported[0].pepper: sha256 has none"),
+    "no pepper": ("[{prefix: k, hash: hmac-sha256}]", "keys.imported[0].pepper: hmac-sha256 needs one"),
+    "an empty pepper": (
+        "[{prefix: k, hash: hmac-sha256, pepper: ''}]",
+        "keys.imported[0].pepper: hmac-sha256 needs one",
+    ),
+    "an unknown hash": ("[{prefix: k, hash: md5}]", "keys.imported[0].hash: must be"),
+    "a prefix of two words": ("[{prefix: a b}]", "keys.imported[0].prefix: must be up to 64 printable"),
+    "no prefix at all": ("[{}]", "keys.imported[0].prefix: missing"),
+    "one twice": ("[{prefix: k}, {prefix: k}]", "keys.imported[1]: stands here twice"),
+    "everything, where something passes": (
+        '[{prefix: ""}]\n  pass_through: [{header: authorization, scheme: bearer}]',
+        "keys.imported[0].prefix: is empty, so that nothing could pass",
+    ),
+}
+
+
+def test_they_are_read(loading: Loading) -> None:
+    entries = '[{prefix: sk_}, {prefix: "", hash: sha256-pepper-last, pepper: "${OLD:-salt}"}]'
+    assert loading(MINIMAL + OURS + entries).keys.imported == (
+        ForeignKeys(prefix="sk_"),
+        ForeignKeys(prefix="", hash="sha256-pepper-last", pepper=b"salt"),
+    )
+
+
+def test_an_empty_prefix_goes_with_what_passes_elsewhere(loading: Loading) -> None:
+    config = loading(MINIMAL + OURS + '[{prefix: ""}]\n  pass_through: [{header: Authorization, scheme: Basic}]')
+    assert config.keys.imported == (ForeignKeys(prefix=""),)
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG)
+def test_what_cannot_work_is_told(problems: Complaining, text: str, expected: str) -> None:
+    assert any(expected in problem for problem in problems(MINIMAL + OURS + text))

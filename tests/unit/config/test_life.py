@@ -1,0 +1,73 @@
+"""The sections `reload` and `drain`, and what of a new file can take effect without a restart."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from sidecar.config.reload import without_restart
+from sidecar.config.settings import Config, Drain, Reload
+from tests.unit.config.conftest import MINIMAL, Complaining, Loading
+
+TLS = "tls: {certificate: /a.crt, key: /a.key}\n"
+
+
+def test_reload_and_drain_are_read(loading: Loading) -> None:
+    config = loading(MINIMAL + "reload: {watch: false, interval: 1m}\ndrain: {delay: 0s, timeout: 500ms}\n")
+    assert config.reload == Reload(watch=False, interval=60)
+    assert config.drain == Drain(delay=0, timeout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [
+        ("reload: {interval: 0s}", "reload.interval"),
+        ("reload: {watch: sometimes}", "reload.watch"),
+        ("drain: {delay: 5}", "drain.delay"),
+        ("drain: {wait: 5s}", "drain.wait"),
+    ],
+)
+def test_what_is_wrong_with_them_is_told(problems: Complaining, section: str, path: str) -> None:
+    [problem] = problems(MINIMAL + section + "\n")
+    assert problem.startswith("4:")
+    assert path in problem
+
+
+@pytest.mark.parametrize(
+    ("option", "change"),
+    [
+        ("listen", "listen: 127.0.0.1:9\n"),
+        ("store", "store: sqlite:///other.db\n"),
+        ("ops", "ops: 127.0.0.1:9\n"),
+        ("access_log", "access_log: off\n"),
+        ("tls", TLS),
+    ],
+)
+def test_what_is_bound_or_opened_once_is_kept_and_named(loading: Loading, option: str, change: str) -> None:
+    running = loading(MINIMAL)
+    lines = [line for line in MINIMAL.splitlines(keepends=True) if not line.startswith(f"{option}:")]
+    wanted = loading("".join(lines) + change + "realm: new\n")
+    config, kept = without_restart(running, wanted)
+    assert kept == (option,)
+    assert getattr(config, option) == getattr(running, option)
+    assert config.realm == "new"
+
+
+def test_an_option_of_which_nothing_is_known_waits_for_a_restart(loading: Loading) -> None:
+    """Of what is not said to be live, the running value stands, whatever is added later."""
+    config = loading(MINIMAL)
+    for field in fields(Config):
+        changed = replace(config, **{field.name: "other"})
+        merged, kept = without_restart(config, changed)
+        assert kept == ((field.name,) if getattr(merged, field.name) != "other" else ()), field.name
+
+
+def test_other_certificates_are_taken_but_tls_does_not_end(loading: Loading) -> None:
+    running = loading(MINIMAL + TLS)
+    config, kept = without_restart(running, loading(MINIMAL + TLS.replace("/a", "/b")))
+    assert (kept, config.tls is not None and config.tls.key) == ((), "/b.key")
+    assert without_restart(running, loading(MINIMAL))[1] == ("tls",)
+
+
+def test_the_digest_is_that_of_the_file(loading: Loading) -> None:
+    assert loading("# a\n" + MINIMAL).sha256 != loading(MINIMAL).sha256
+    assert loading("# a\n" + MINIMAL).sha256 == loading("# a\n" + MINIMAL).sha256

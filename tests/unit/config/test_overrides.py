@@ -1,0 +1,83 @@
+import pytest
+
+from sidecar.config.load import overrides_from
+from sidecar.config.settings import Address
+from tests.unit.config.conftest import MINIMAL, Complaining, Loading
+
+
+def test_a_variable_is_replaced_and_two_dollars_are_one(loading: Loading) -> None:
+    config = loading(MINIMAL + "realm: ${NAME}-${OTHER:-other}-$$-$5\n", environ={"NAME": "api"})
+    assert config.realm == "api-other-$-$5"
+
+
+def test_an_empty_variable_takes_its_default_and_what_it_holds_is_not_replaced_again(loading: Loading) -> None:
+    config = loading(MINIMAL + "realm: ${A:-x}${B}\n", environ={"A": "", "B": "${A}"})
+    assert config.realm == "x${A}"
+
+
+def test_a_number_and_a_truth_can_come_from_a_variable(loading: Loading) -> None:
+    text = MINIMAL + 'keys: {cache_size: "${SIZE}"}\nrate_limit_headers:\n  x: ${SHOW:-false}\n'
+    config = loading(text, environ={"SIZE": "77"})
+    assert config.keys.cache_size == 77
+    assert config.rate_limit_headers.x is False
+
+
+def test_a_variable_in_a_body_stays_text(loading: Loading) -> None:
+    config = loading(MINIMAL + "errors: {default: {body: {a: '${A}', b: 7, c: true}}}\n", environ={"A": "5"})
+    assert config.default_error is not None
+    assert config.default_error.body == {"a": "5", "b": 7, "c": True}
+
+
+def test_an_unset_variable_is_told(problems: Complaining) -> None:
+    assert problems(MINIMAL + "realm: ${NOPE}\n") == [
+        "4:8: realm: the variable NOPE is not set (write ${NOPE:-default} to do without it)"
+    ]
+
+
+@pytest.mark.parametrize("text", ["${}", "${a b}", "${A", "${key.id}"])
+def test_what_only_begins_like_a_variable_is_told(problems: Complaining, text: str) -> None:
+    (line,) = problems(MINIMAL + f'realm: "{text}"\n', environ={"A": "x"})
+    assert "4:8: realm: '${' begins no variable" in line
+
+
+def test_a_wrong_value_out_of_a_variable_is_told_in_its_place_without_the_value(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + 'keys: {cache_size: "${SIZE}"}\n', environ={"SIZE": "hunter2"})
+    assert line == "4:20: keys.cache_size: must be a whole number in plain decimal digits"
+
+
+def test_keys_are_not_replaced(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + '"${NAME}": 1\n', environ={"NAME": "realm"})
+    assert "${NAME}: unknown key" in line
+
+
+def test_overrides_win_and_an_upstream_keeps_its_settings(loading: Loading) -> None:
+    text = MINIMAL.replace("http://127.0.0.1:8000", "{url: 'http://h', connect_timeout: 3s}")
+    overrides = {"listen": "[::1]:81", "ops": "h:9", "upstream": "https://u:8443", "store": "sqlite:///o.db"}
+    config = loading(text, overrides=overrides)
+    assert config.listen == Address(host="::1", port=81)
+    assert config.ops == Address(host="h", port=9)
+    assert config.upstream.address == Address(host="u", port=8443)
+    assert config.upstream.connect_timeout == 3.0
+    assert config.store == "sqlite:///o.db"
+
+
+def test_an_override_stands_in_for_what_the_file_lacks_or_has_wrong(loading: Loading) -> None:
+    overrides = {"upstream": "http://h", "store": "sqlite:///o.db", "listen": "h:1"}
+    assert loading("store: postgresql://h/db\n", overrides=overrides).store == "sqlite:///o.db"
+
+
+def test_a_wrong_override_is_told_by_the_name_it_was_given_under(problems: Complaining) -> None:
+    overrides = {**overrides_from({"SIDECAR_OPS": "nope", "SIDECAR_STORE": ""}), "listen": "nope", "upstream": "h:1"}
+    lines = problems(MINIMAL.replace("http://127.0.0.1:8000", "{url: 'http://h'}"), overrides=overrides)
+    assert {line.split(" ")[0] for line in lines} == {"SIDECAR_OPS:", "--listen:", "--upstream:"}
+    assert lines[0] == "--listen: must be host:port, [ipv6]:port or unix:/path"
+
+
+def test_an_override_is_taken_literally(loading: Loading) -> None:
+    config = loading(MINIMAL, overrides={"store": "sqlite:///a$$b.db"}, environ={})
+    assert config.store == "sqlite:///a$$b.db"
+
+
+def test_only_variables_that_are_set_override() -> None:
+    found = overrides_from({"SIDECAR_LISTEN": "h:1", "SIDECAR_ADMIN": "", "SIDECAR_PEPPER": "x"})
+    assert found == {"listen": "h:1"}

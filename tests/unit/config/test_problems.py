@@ -1,0 +1,142 @@
+"""Each wrong snippet begins in line 4, after the three lines that every configuration needs."""
+
+import pytest
+
+from tests.unit.config.conftest import MINIMAL, Complaining
+
+WRONG = {
+    "an unknown key": ("lisen: x:1", "4:1: lisen: unknown key (did you mean 'listen'?)"),
+    "a nested unknown key": ("keys: {form: []}", "4:8: keys.form: unknown key (did you mean 'from'?)"),
+    "a duplicate key": ("realm: a\nrealm: b", "5:1: realm: duplicate key, first in line 4"),
+    "a list for a mapping": ("paths: []", "4:8: paths: must be a mapping, not a list"),
+    "a number for text": ("scopes: {a: 5}", "4:13: scopes.a: must be text: put it in quotes"),
+    "a word for a number": ("keys: {length: long}", "4:16: keys.length: must be a whole number"),
+    "an octal number": ("keys: {cache_size: 0777}", "4:20: keys.cache_size: must be a whole number in plain decimal"),
+    "a missing field": ("quotas: {q: {limit: 1}}", "4:13: quotas.q.per: missing"),
+    "a merge key": ("<<: {realm: a}", "4:1: <<: merge keys are not supported"),
+    "an address without a port": ("ops: localhost", "4:6: ops: must be host:port"),
+    "a bare port": ("ops: 9090", "(did you mean '0.0.0.0:9090'?)"),
+    "a port out of range": ("ops: h:70000", "4:6: ops: must have a port from 0 to 65535"),
+    "one address twice": ("ops: h:1\nadmin: h:1", "5:8: admin: is the address of ops already"),
+    "a limiter of later": ("limiter: redis://h", "4:10: limiter: is not supported yet: use memory"),
+    "a source of nothing": ("keys: {from: [{}]}", "4:15: keys.from[0]: must name exactly one of"),
+    "a source of two": ("keys: {from: [{header: X, query: y}]}", "keys.from[0]: must name exactly one of"),
+    "a cookie's scheme": ("keys: {from: [{cookie: c, scheme: B}]}", "keys.from[0].scheme: only a header has"),
+    "a header of two words": ("keys: {from: [{header: A B}]}", "keys.from[0].header: must be a name of RFC 9110"),
+    "one source twice": ("keys: {from: [{header: X}, {header: x}]}", "keys.from[1]: stands here twice"),
+    "no source": ("keys: {from: []}", "keys.from: must not be empty"),
+    "a passing query": ("keys: {pass_through: [{query: q}]}", "keys.pass_through[0].query: query parameters are"),
+    "an empty prefix": ('keys: {environments: {live: ""}}', "keys.environments.live: must be one to 64 of"),
+    "a prefix of a prefix": ("keys: {environments: {a: k_, b: k_b_}}", "keys.environments.b: the prefix begins with"),
+    "one prefix twice": ("keys: {environments: {a: k_, b: k_}}", "keys.environments.b: the prefix is that of 'a'"),
+    "a short key": ("keys: {length: 27}", "4:16: keys.length: leaves 21 random characters"),
+    "a short checksum": ("keys: {checksum: 3}", "4:18: keys.checksum: must be 0 (none) or from 4 to 8"),
+    "a prefix that tells the key": ("keys: {prefix_length: 47}", "keys.prefix_length: must be at most"),
+    "an unknown default scope": ("scopes: {read: R}\nkeys: {default_scopes: [raed]}", "(did you mean 'read'?)"),
+    "an unknown included scope": ("scopes: {w: {includes: [r]}}", "scopes.w.includes[0]: unknown scope 'r'"),
+    "a scope named like a wildcard": ("scopes: {'a:*': x}", "4:10: scopes.a:*: is a wildcard"),
+    "a scope of two words": ("scopes: {a b: x}", "4:10: scopes.a b: must be printable ASCII without spaces"),
+    "a quota of nothing": ("quotas: {q: {limit: 0, per: day}}", "quotas.q.limit: must be at least 1"),
+    "an unknown period": ("quotas: {q: {limit: 1, per: week}}", "quotas.q.per: must be minute, hour, day, month"),
+    "a short period": ("quotas: {q: {limit: 1, per: 500ms}}", "quotas.q.per: must be whole seconds, at least 1s"),
+    "a window that drifts": ("quotas: {q: {limit: 1, per: 7s}}", "quotas.q.per: a fixed window must divide a day"),
+    "a burst of no bucket": ("quotas: {q: {limit: 1, per: day, burst: 2}}", "quotas.q.burst: only a bucket has"),
+    "an unknown subject": ("quotas: {q: {limit: 1, per: day, by: adress}}", "(did you mean 'address'?)"),
+    "a quota that never counts": ("quotas: {q: {limit: 1, per: day, only: anonymous}}", "quotas.q.only: an anonymous"),
+    "a reserved quota": ("quotas: {failures: {limit: 1, per: day}}", "4:10: quotas.failures: is the name of"),
+    "an unknown quota of a plan": ("quotas: {q: {limit: 1, per: day}}\nplans: {p: {r: 1}}", "5:13: plans.p.r: unknown"),
+    "a plan's limit": ("quotas: {q: {limit: 1, per: day}}\nplans: {p: {q: 0}}", "plans.p.q: must be at least 1"),
+    "an unmatched quota": ("unmatched: {quotas: [q]}", "4:22: unmatched.quotas[0]: unknown quota 'q'"),
+    "an identity placeholder": ("identity: {headers: {X: '{key.nam}'}}", "{key.nam}' (did you mean 'key.name'?)"),
+    "a framing header": ("identity: {headers: {transfer_encoding: x}}", "is a header that the sidecar itself handles"),
+    "a host header": ("identity: {strip: [Host]}", "identity.strip[0]: is a header that the sidecar itself handles"),
+    "a header over two lines": ('identity: {headers: {X: "a\\r\\nb"}}', "X: must be one line of printable ASCII"),
+    "one header twice": ("identity: {headers: {X-A: a, x_a: b}}", "4:30: identity.headers.x_a: is the same header"),
+    "an identity that the client may set": (
+        "keys: {pass_through: [{header: X-User}]}\nidentity: {headers: {x-user: a}}",
+        "5:22: identity.headers.x-user: is a header that keys.pass_through lets the client set",
+    ),
+    "an unknown reason": (
+        "errors: {quota_exceded: {}}",
+        "unknown reason 'quota_exceded' (did you mean 'quota_exceeded'",
+    ),
+    "a reason twice": ("errors: {no_route: {}, internal|no_route: {}}", "the reason 'no_route' is answered twice"),
+    "a status that is no refusal": ("errors: {default: {status: 200}}", "errors.default.status: must be at least 400"),
+    "an error placeholder": ("errors: {default: {body: {a: ['{nope}']}}}", "errors.default.body.a[0]: unknown placeh"),
+    "a header template": ("errors: {default: {headers: {X: '{reason}'}}}", "errors.default.headers.X: unknown placeh"),
+    "a number that JSON lacks": ("errors: {default: {body: .inf}}", "errors.default.body: is no JSON number"),
+    "a host in a network": ("trusted_proxies: [10.0.0.1/8]", "trusted_proxies[0]: names a host inside a network (did"),
+    "an unknown word": ("access_log: jsn", "4:13: access_log: must be combined, json or off (did you mean 'json'?)"),
+    "a quote in the realm": ("realm: 'a\"b'", "4:8: realm: must be printable ASCII without quotes"),
+}
+
+
+@pytest.mark.parametrize(("snippet", "expected"), WRONG.values(), ids=WRONG)
+def test_one_wrong_thing_is_one_line(problems: Complaining, snippet: str, expected: str) -> None:
+    lines = problems(f"{MINIMAL}{snippet}\n")
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+UPSTREAMS = {
+    "127.0.0.1:8000": "has no scheme: must be http://host:port, https://host:port or unix:/path (did you mean 'http",
+    "ftp://h": "must be http://host:port",
+    "http://": "must be http://host:port",
+    "http://u:hunter2@h": "must not hold a user name or a password",
+    "http://h/?a=hunter2": "must not hold a query or a fragment",
+    "http://h:0": "must have a port from 1 to 65535",
+    "http://[::zz]:80": "must be http://host:port",
+    "http://h/a/../b": "must be empty or a path such as /api",
+    "unix:run/x": "must be unix:/path",
+    "unix:///run/x": "must be unix:/path, with one slash",
+}
+
+
+@pytest.mark.parametrize(("url", "expected"), UPSTREAMS.items())
+def test_a_wrong_upstream_is_told_without_echoing_a_secret(problems: Complaining, url: str, expected: str) -> None:
+    (line,) = problems(MINIMAL.replace("http://127.0.0.1:8000", f'"{url}"'))
+    assert line.startswith(f"2:11: upstream: {expected}")
+    assert "hunter2" not in line
+
+
+STORES = [
+    "postgresql://u:hunter2@h/db",
+    "file:///etc/keys.yaml",
+    "sqlite://rel/path",
+    "sqlite:",
+    "sqlite::memory:",
+    "x.db",
+]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_store_that_is_not_built_in_is_told(problems: Complaining, store: str) -> None:
+    (line,) = problems(MINIMAL.replace("sqlite:///tmp/keys.db", f"'{store}'"))
+    assert line.startswith("3:8: store: ")
+    assert "sqlite:///" in line
+    assert "hunter2" not in line
+
+
+def test_everything_is_told_at_once_and_in_the_order_of_the_file(problems: Complaining) -> None:
+    lines = problems("errors: {nope: {}}\npaths: 5\nroutes: [GET /x]\nlistn: h:1\n")
+    places = [tuple(map(int, line.split(":")[:2])) for line in lines]
+    assert places == sorted(places)
+    said = "\n".join(lines)
+    for part in ("upstream: missing", "store: missing", "unknown reason 'nope'", "paths: ", "routes[0]: ", "listn: "):
+        assert part in said
+
+
+def test_a_wrong_entry_does_not_make_what_names_it_wrong(problems: Complaining) -> None:
+    text = "scopes: {r: [x]}\nquotas: {q: {limit: 0, per: day}}\nroutes:\n- GET /x: {scopes: [r], quotas: [q]}\n"
+    assert [line.split(" ")[1] for line in problems(MINIMAL + text)] == ["scopes.r:", "quotas.q.limit:"]
+
+
+def test_positions_stand_behind_a_wrong_item(problems: Complaining) -> None:
+    lines = problems(MINIMAL + "routes:\n- GET /x\n- GET /y: {scopes: [nope]}\n")
+    assert lines[1].startswith("6:21: routes[1].scopes[0]: unknown scope 'nope'")
+
+
+def test_a_name_cannot_break_the_line(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + '"a\\nb\\e[31m": 1\n')
+    assert "\n" not in line
+    assert "\x1b" not in line

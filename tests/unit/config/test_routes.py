@@ -1,0 +1,77 @@
+import pytest
+
+from tests.unit.config.conftest import MINIMAL, Complaining, Loading
+
+WORDS = "scopes: {read: R, write: W}\nquotas: {general: {limit: 1, per: day}}\nroutes:\n"
+"""Three lines: the first route of a test stands in line 7."""
+
+WRONG = {
+    "get /x: {}": "7:3: routes[0]: 'get' is no method: methods are upper-case words (did you mean 'GET'?)",
+    "GET|* /x: {}": "7:3: routes[0]: '*' is every method already",
+    "/x: {}": "`METHOD|METHOD /pattern` or `* /pattern` (did you mean '* /x'?)",
+    "GET: {}": "7:3: routes[0]: must be `METHOD /pattern`",
+    "GET /a b: {}": "7:3: routes[0]: must be `METHOD /pattern`",
+    "GET x: {}": "7:3: routes[0]: a pattern begins with '/'",
+    "GET /a/**/b: {}": "7:3: routes[0]: '**' stands for the rest",
+    "TRACE /x: {}": "7:3: routes[0]: `TRACE /x` is never reached",
+    "GET /x:": "7:10: routes[0]: must be a mapping, not nothing (write {} for an empty mapping",
+    "GET /x: {public: true, scopes: [read]}": "routes[0].scopes: a public route takes requests without a key",
+    "GET /x/{a}: {public: true, tenant: a}": "routes[0].tenant: a public route takes requests without a key",
+    "GET /x/{project}: {tenant: projct}": "routes[0].tenant: the pattern has no {projct} (did you mean 'project'?)",
+    "GET /x/{env}: {environment: e}": "routes[0].environment: the pattern has no {e}",
+    "GET /x: {environments: [lve]}": "routes[0].environments[0]: unknown environment 'lve' (did you mean 'live'?)",
+    "GET /x: {scopes: [read, wrte]}": "7:27: routes[0].scopes[1]: unknown scope 'wrte' (did you mean 'write'?)",
+    "GET /x: {all_scopes: ['x:*']}": "routes[0].all_scopes[0]: 'x:*' can be granted to a key",
+    "GET /x: {scopes: []}": "routes[0].scopes: must not be empty",
+    "GET /x: {scopes: }": "routes[0].scopes: must be a list, not nothing",
+    "GET /x: {scope: [read]}": "7:12: routes[0].scope: unknown key (did you mean 'scopes'?)",
+    "GET /x: {quotas: [genral]}": "routes[0].quotas[0]: unknown quota 'genral' (did you mean 'general'?)",
+    "GET /x: {quotas: [general, general]}": "routes[0].quotas[1]: the quota 'general' stands here twice",
+    "GET /x: {quotas: [{quota: general, cost: 0}]}": "routes[0].quotas[0].cost: must be at least 1",
+    "GET /x: {respond: {a: '{key.idd}'}}": "routes[0].respond.a: unknown placeholder '{key.idd}'",
+    "GET /x: {respond: }": "routes[0].respond: holds nothing to answer",
+}
+
+
+@pytest.mark.parametrize(("route", "expected"), WRONG.items())
+def test_a_wrong_route_is_told(problems: Complaining, route: str, expected: str) -> None:
+    (line,) = problems(f"{MINIMAL}{WORDS}- {route}\n")
+    assert expected in line
+
+
+def test_a_policy_beside_its_route_is_told(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + WORDS + "- GET /x:\n  scopes: [read]\n")
+    assert line.startswith("7:3: routes[0]: must hold one key, with all that belongs to it indented below it")
+
+
+def test_overlapping_routes_are_told_with_both_places(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + WORDS + "- GET /{a}/x: {}\n- GET /y/{b}: {}\n")
+    assert line.startswith("8:3: routes[1]: `GET /y/{b}` overlaps with `GET /{a}/x` (")
+    assert "sidecar.yaml:7), and neither is more specific" in line
+
+
+def test_the_same_route_twice_is_told(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + WORDS + "- GET /x: {}\n- POST /x: {}\n- GET /x: {public: true}\n")
+    assert "9:3: routes[2]: `GET /x` overlaps with `GET /x`" in line
+
+
+def test_routes_that_differ_in_case_overlap_where_case_does_not_count(problems: Complaining, loading: Loading) -> None:
+    routes = MINIMAL + WORDS + "- GET /x: {}\n- GET /X: {}\n"
+    assert len(loading(routes).routes) == 2
+    (line,) = problems(routes + "paths: {case_sensitive: false}\n")
+    assert "overlaps" in line
+
+
+def test_an_unreachable_route_is_told(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + WORDS + "- GET /x/**: {}\n- GET /x: {}\n- GET /x/: {}\n- GET /x/{a}/**: {}\n")
+    assert line.startswith("7:3: routes[0]: `GET /x/**` is never reached")
+
+
+def test_a_star_can_be_granted_but_not_required(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + "routes:\n- GET /x: {scopes: ['*']}\n")
+    assert "routes[0].scopes[0]: '*' can be granted to a key, but not be required" in line
+
+
+def test_a_route_s_name_is_its_key_with_the_white_space_in_order(loading: Loading) -> None:
+    (route,) = loading(MINIMAL + 'routes:\n- "GET | POST   /x/{id}": {}\n').routes
+    assert (route.name, route.pattern, route.methods) == ("GET|POST /x/{id}", "/x/{id}", {"GET", "HEAD", "POST"})

@@ -1,0 +1,184 @@
+"""Our own answers: problem details, challenges, configured bodies, and what a stranger may learn."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from sidecar.core.error_responses import ErrorResponses, ErrorTemplate, tightest
+from sidecar.core.errors import Reason, status_of
+from sidecar.core.model import Allow, Deny, Response, Route, Source
+from sidecar.core.rate_limit_headers import RateLimitFields
+from tests.unit.core.samples import match, principal, state
+
+BEARER = Source(kind="header", name="Authorization", scheme="Bearer")
+HEADER = Source(kind="header", name="X-Api-Key")
+RATE_LIMITS = RateLimitFields(x=True, reset="unix", ietf=True)
+NOW = 3000.0
+
+
+def responses(
+    errors: Mapping[Reason, ErrorTemplate] | None = None, default: ErrorTemplate | None = None, *sources: Source
+) -> ErrorResponses:
+    return ErrorResponses(
+        errors or {}, default, realm="api", sources=sources or (BEARER, HEADER), rate_limits=RATE_LIMITS
+    )
+
+
+def deny(reason: Reason, **changes: Any) -> Deny:
+    return Deny(reason=reason, request_id="r", client_address="a", **changes)
+
+
+def route(**policy: Any) -> Route:
+    return match(**policy).route
+
+
+def fields(response: Response) -> dict[str, str]:
+    found = {name.decode().lower(): value.decode() for name, value in response.headers}
+    assert len(found) == len(response.headers), "a field stands twice"
+    return found
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_a_problem_detail_that_is_not_kept(reason: Reason) -> None:
+    response = responses().refusal(reason)
+    assert response.status == status_of(reason)
+    assert fields(response)["content-type"] == "application/problem+json"
+    assert fields(response)["cache-control"] == "no-store"
+    problem = json.loads(response.body)
+    assert problem["type"] == "about:blank"
+    assert problem["status"] == response.status
+    assert problem["title"]
+    assert problem["detail"]
+
+
+def test_a_stranger_cannot_tell_what_is_wrong_with_a_key() -> None:
+    told = {
+        responses().deny(deny(reason), NOW)
+        for reason in Reason
+        if status_of(reason) == 401 and reason is not Reason.MISSING_CREDENTIAL
+    }
+    assert len(told) == 1
+    assert json.loads(told.pop().body)["code"] == "invalid_key"
+
+
+def test_each_reason_may_have_a_body_status_and_headers_of_its_own() -> None:
+    configured = responses(
+        {
+            Reason.EXPIRED_KEY: ErrorTemplate(
+                status=418, headers={"X-Why": "old"}, body={"e": "{reason}", "s": "{status}"}
+            )
+        }
+    )
+    response = configured.deny(deny(Reason.EXPIRED_KEY), NOW)
+    assert response.status == 418
+    assert json.loads(response.body) == {"e": "expired_key", "s": 418}
+    assert fields(response)["x-why"] == "old"
+    assert fields(response)["content-type"] == "application/json"
+    assert json.loads(configured.deny(deny(Reason.REVOKED_KEY), NOW).body)["code"] == "invalid_key"
+
+
+def test_a_default_body_answers_every_reason_not_named() -> None:
+    configured = responses({Reason.NO_ROUTE: ErrorTemplate(body={"a": 1})}, ErrorTemplate(body={"b": "{reason}"}))
+    assert json.loads(configured.refusal(Reason.NO_ROUTE).body) == {"a": 1}
+    assert json.loads(configured.refusal(Reason.BAD_TARGET).body) == {"b": "bad_target"}
+
+
+def test_the_challenge_says_what_is_missing_and_what_is_wrong() -> None:
+    missing = responses().deny(deny(Reason.MISSING_CREDENTIAL), NOW)
+    assert fields(missing)["www-authenticate"] == 'Bearer realm="api"'
+    wrong = responses().deny(deny(Reason.EXPIRED_KEY), NOW)
+    assert fields(wrong)["www-authenticate"] == 'Bearer realm="api", error="invalid_token"'
+    scopes = {"all_scopes": frozenset({"b"}), "any_scopes": frozenset({"a"})}
+    short = responses().deny(deny(Reason.INSUFFICIENT_SCOPE, route=route(**scopes)), NOW)
+    assert fields(short)["www-authenticate"] == 'Bearer realm="api", error="insufficient_scope", scope="a b"'
+    assert "www-authenticate" not in fields(responses().deny(deny(Reason.NO_ROUTE), NOW))
+
+
+def test_a_header_without_scheme_has_a_challenge_too() -> None:
+    response = responses(None, None, HEADER).deny(deny(Reason.MISSING_CREDENTIAL), NOW)
+    assert fields(response)["www-authenticate"] == 'ApiKey realm="api"'
+
+
+def test_a_realm_cannot_leave_its_quotes() -> None:
+    quoted = ErrorResponses({}, None, realm='a"b\\', sources=(BEARER,), rate_limits=RATE_LIMITS)
+    assert fields(quoted.refusal(Reason.INVALID_KEY))["www-authenticate"].startswith('Bearer realm="a\\"b\\\\"')
+
+
+def test_a_quota_that_is_used_up_is_told_in_numbers() -> None:
+    spent = state(limit=100, remaining=0, retry_after_seconds=600)
+    body = {"count": "{quota.used}", "limit": "{quota.limit}", "left": "{quota.remaining}", "text": "of {quota.limit}"}
+    configured = responses({Reason.QUOTA_EXCEEDED: ErrorTemplate(body=body)})
+    response = configured.deny(deny(Reason.QUOTA_EXCEEDED, quota_states=(spent,), refused_quota=spent), NOW)
+    assert response.body == b'{"count":100,"limit":100,"left":0,"text":"of 100"}'
+    assert fields(response)["retry-after"] == "600"
+    assert fields(response)["x-ratelimit-remaining"] == "0"
+
+
+def test_too_many_failures_say_when_to_come_back_but_not_how_many() -> None:
+    refused = state("failures", remaining=0, retry_after_seconds=0)
+    response = responses().deny(deny(Reason.TOO_MANY_FAILURES, refused_quota=refused), NOW)
+    assert response.status == 429
+    assert fields(response)["retry-after"] == "1"
+    assert "x-ratelimit-limit" not in fields(response)
+
+
+def test_faults_say_when_to_come_back_and_methods_which_there_are() -> None:
+    assert fields(responses().refusal(Reason.STORE_UNAVAILABLE))["retry-after"] == "1"
+    assert "GET" in fields(responses().refusal(Reason.METHOD_NOT_ALLOWED))["allow"]
+
+
+def allow(respond: object, **changes: Any) -> Allow:
+    return Allow(
+        route=route(respond=respond),
+        principal=principal(**changes),
+        target="/",
+        headers=(),
+        host=b"h",
+        request_id="r",
+        client_address="a",
+        quota_states=(state("wide", remaining=9), state("narrow", remaining=1, resets_at=3599.2)),
+    )
+
+
+def test_a_route_that_the_sidecar_answers_tells_typed_values() -> None:
+    template = {
+        "id": "{key.id}",
+        "scopes": "{key.scopes}",
+        "plan": "{key.plan}",
+        "user": "{key.metadata.user}",
+        "left": "{quota.remaining}",
+        "at": "{quota.reset_at}",
+        "on": True,
+    }
+    response = responses().respond(allow(template, scopes=("a", "b"), metadata={"user": "ü"}), NOW)
+    assert response.status == 200
+    assert json.loads(response.body) == {
+        "id": "key_1",
+        "scopes": ["a", "b"],
+        "plan": None,
+        "user": "ü",
+        "left": 1,
+        "at": "1970-01-01T01:00:00Z",
+        "on": True,
+    }
+    assert fields(response)["cache-control"] == "no-store"
+    assert fields(response)["x-ratelimit-remaining"] == "1"
+
+
+def test_a_failed_request_still_tells_what_is_left() -> None:
+    response = responses().fault(Reason.UPSTREAM_TIMEOUT, allow(None), NOW)
+    assert response.status == 504
+    assert fields(response)["x-ratelimit-remaining"] == "1"
+
+
+def test_the_tightest_state_has_least_left_and_then_the_lowest_limit() -> None:
+    states = [state("a", remaining=3), state("b", remaining=1, limit=9), state("c", remaining=1, limit=5)]
+    assert tightest(states) == states[2]
+    assert tightest([]) is None
+
+
+def test_only_answers_to_a_counted_request_carry_fields() -> None:
+    assert responses().client_headers(None, (), NOW) == ()
+    assert b"RateLimit" in dict(responses().client_headers(None, (state(),), NOW))

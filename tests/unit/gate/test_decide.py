@@ -1,0 +1,171 @@
+"""Gate.decide: who gets through to what, and with what."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidecar.core.errors import Reason, status_of
+from sidecar.core.model import Deny, KeyStatus, RequestHead
+from tests.unit.gate.world import World
+from tests.unit.keys.making import set_status
+
+HEADER_NAMES = st.sampled_from(
+    [b"Host", b"Authorization", b"X-Api-Key", b"Cookie", b"Connection", b"X_Key", b"X-Forwarded-For", b"X-Request-Id"]
+)
+
+
+async def test_without_a_key_only_what_is_public_is_allowed(world: World) -> None:
+    assert (await world.allows("GET", "/public/x")).principal is None
+    for method, target in (("GET", "/items/1"), ("POST", "/public/x"), ("GET", "/nowhere"), ("GET", "/me")):
+        denied = await world.denies(method, target)
+        assert denied.reason is Reason.MISSING_CREDENTIAL
+
+
+async def test_a_key_opens_what_its_scopes_open_and_nothing_else(world: World) -> None:
+    reader, _ = await world.issue("read")
+    writer, _ = await world.issue("write")
+    await world.allows("GET", "/items/1", key=reader)
+    await world.allows("HEAD", "/items/1", key=reader)
+    await world.allows("POST", "/items/1", key=writer)
+    await world.allows("GET", "/items/1", key=writer)
+    assert (await world.denies("POST", "/items/1", key=reader)).reason is Reason.INSUFFICIENT_SCOPE
+    assert (await world.denies("DELETE", "/items/1", key=writer)).reason is Reason.NO_ROUTE
+    assert (await world.denies("GET", "/nowhere", key=writer)).reason is Reason.NO_ROUTE
+
+
+async def test_a_bad_key_is_refused_even_where_none_is_needed(world: World) -> None:
+    text, _ = await world.issue("read")
+    wrong = text[:-1] + ("a" if text[-1] != "a" else "b")
+    assert (await world.denies("GET", "/public/x", key=wrong)).reason is Reason.INVALID_KEY
+    assert (await world.allows("GET", "/public/x", key=text)).principal is not None
+
+
+async def test_the_upstream_is_told_who_calls_and_not_with_which_key(world: World) -> None:
+    text, key = await world.issue("read", name="Zoë")
+    allow = await world.allows("GET", "/items/a%20b?c=%2F", key=text, X_Key="forged", X_Request_Id="r1", Accept="*/*")
+    headers = dict(allow.headers)
+    assert allow.target == "/items/a%20b?c=%2F"
+    assert allow.host == b"api.test"
+    assert headers[b"X-Key"] == key.id.encode()
+    assert headers[b"X-Name"] == b"Zo%C3%AB"
+    assert headers[b"X-Trace"] == headers[b"X-Request-Id"] == b"r1"
+    assert headers[b"Accept"] == b"*/*"
+    assert len(headers) == len(allow.headers)
+    assert text.encode() not in b"".join(headers.values())
+    assert b"Host" not in headers
+
+
+async def test_a_request_without_an_id_gets_one(world: World) -> None:
+    first, second = await world.allows("GET", "/public/1"), await world.allows("GET", "/public/2")
+    assert first.request_id != second.request_id
+    assert dict(first.headers)[b"X-Request-Id"] == first.request_id.encode()
+
+
+async def test_a_revocation_counts_on_the_next_request(world: World) -> None:
+    text, key = await world.issue("read")
+    await world.allows("GET", "/items/1", key=text)
+    await set_status(world.store, key.id, KeyStatus.DISABLED, at=1)
+    assert (await world.denies("GET", "/items/1", key=text)).reason is Reason.DISABLED_KEY
+    await set_status(world.store, key.id, KeyStatus.ACTIVE, at=2)
+    await world.allows("GET", "/items/1", key=text)
+    await set_status(world.store, key.id, KeyStatus.REVOKED, at=3)
+    denied = await world.denies("GET", "/items/1", key=text)
+    assert denied.reason is Reason.REVOKED_KEY
+    assert denied.key is not None
+    assert denied.key.id == key.id
+    assert denied.principal is None
+
+
+async def test_a_key_expires_while_it_is_in_memory(world: World) -> None:
+    text, _ = await world.issue("read", expires_at=int((world.clock.seconds + 10) * 1_000_000))
+    await world.allows("GET", "/items/1", key=text)
+    world.clock.seconds += 10
+    assert (await world.denies("GET", "/items/1", key=text)).reason is Reason.EXPIRED_KEY
+    assert (await world.denies("GET", "/public/1", key=text)).reason is Reason.EXPIRED_KEY
+
+
+async def test_tenant_and_environment_are_those_of_the_path(world: World) -> None:
+    text, _ = await world.issue(tenant="acme")
+    everyone, _ = await world.issue(tenant="*", environment="*")
+    await world.allows("PATCH", "/o/acme/e/live/x", key=text)
+    await world.allows("PATCH", "/o/other/e/test/x", key=everyone)
+    assert (await world.denies("GET", "/o/other/e/live/x", key=text)).reason is Reason.WRONG_TENANT
+    assert (await world.denies("GET", "/o/acme/e/test/x", key=text)).reason is Reason.WRONG_ENVIRONMENT
+    tested, _ = await world.issue(prefix="hv_test_", tenant="acme")
+    assert (await world.denies("GET", "/live/x", key=tested)).reason is Reason.WRONG_ENVIRONMENT
+    await world.allows("GET", "/live/x", key=text)
+
+
+async def test_what_is_not_ours_passes_untouched_and_unidentified(world: World) -> None:
+    bearer = await world.allows("GET", "/items/1", Authorization="Bearer a.jwt.x", X_Key="forged")
+    assert (b"Authorization", b"Bearer a.jwt.x") in bearer.headers
+    cookie = await world.allows("GET", "/items/1", Cookie="session=1", X_Name="forged")
+    assert (b"Cookie", b"session=1") in cookie.headers
+    for allow in (bearer, cookie):
+        assert allow.principal is None
+        assert not {b"X-Key", b"X-Name", b"X-Trace"} & {name for name, _ in allow.headers}
+
+
+async def test_what_is_not_ours_does_not_pass_where_the_route_or_the_table_says_no(world: World) -> None:
+    for target in ("/live/x", "/me"):
+        denied = await world.denies("GET", target, Authorization="Bearer a.jwt.x")
+        assert status_of(denied.reason) == 401
+    assert (await world.denies("GET", "/nowhere", Cookie="session=1")).reason is Reason.MISSING_CREDENTIAL
+
+
+async def test_a_route_that_we_answer_ourselves_tells_of_the_key(world: World) -> None:
+    text, key = await world.issue()
+    allow = await world.allows("GET", "/me", key=text)
+    assert world.gate.respond(allow).body == f'{{"id":"{key.id}"}}'.encode()
+
+
+async def test_a_path_that_can_be_read_in_two_ways_is_refused(world: World) -> None:
+    text, _ = await world.issue("read")
+    for target in ("/public/../items/1", "/public/%2e%2e/items/1", "/public/a%2fb/%2e%2e/%2e%2e/items/1"):
+        for key in ("", text):
+            assert (await world.denies("GET", target, key=key)).reason is Reason.AMBIGUOUS_TARGET
+    assert (await world.denies("GET", "/%6eowhere", key=text)).reason is Reason.NO_ROUTE
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "reason"),
+    [
+        ("CONNECT", "api.test:80", Reason.METHOD_NOT_ALLOWED),
+        ("TRACE", "/public/x", Reason.METHOD_NOT_ALLOWED),
+        ("get", "/public/x", Reason.METHOD_NOT_ALLOWED),
+        ("OPTIONS", "*", Reason.METHOD_NOT_ALLOWED),
+        ("GET", "public", Reason.BAD_TARGET),
+        ("GET", "http://evil.test/public/x", Reason.BAD_TARGET),
+        ("GET", "/public/%ff", Reason.BAD_TARGET),
+    ],
+)
+async def test_what_is_no_proper_request_is_refused_before_any_key_is_looked_at(
+    world: World, method: str, target: str, reason: Reason
+) -> None:
+    denied = await world.denies(method, target, key="hv_live_wrong")
+    assert denied.reason is reason
+    assert denied.request_id
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    method=st.sampled_from(["GET", "POST", "get", "", "É"]) | st.text(max_size=8),
+    target=st.text(max_size=40)
+    | st.text(alphabet="/.%2eE5cf;\\publicite?#:", max_size=40).map(lambda text: f"/{text}"),
+    headers=st.lists(st.tuples(HEADER_NAMES | st.binary(max_size=12), st.binary(max_size=30)), max_size=6),
+    peer=st.sampled_from(["198.51.100.7", "::1", "fe80::1%eth0", "", "nonsense"]),
+)
+async def test_nothing_that_a_client_sends_raises(
+    world: World, method: str, target: str, headers: list[tuple[bytes, bytes]], peer: str
+) -> None:
+    fields = ((b"Host", b"api.test"), *headers)
+    decision = await world.gate.decide(RequestHead(method=method, target=target, headers=fields, peer=peer))
+    if isinstance(decision, Deny):
+        assert world.gate.response(decision).status in {400, 401, 403, 405, 429}
+    else:
+        assert decision.route.policy.public or any(name == b"Cookie" for name, _ in headers) or _bearer(headers)
+        assert decision.target
+
+
+def _bearer(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"Authorization" for name, _ in headers)

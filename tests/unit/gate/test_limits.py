@@ -1,0 +1,88 @@
+"""Gate.decide: quotas, wrong keys, and a store that cannot be asked."""
+
+from pathlib import Path
+
+from sidecar.core.errors import Reason
+from tests.unit.gate.world import World, make_world
+
+
+def unknown(text: str) -> str:
+    return text[:-1] + ("a" if text[-1] != "a" else "b")
+
+
+async def test_a_route_takes_what_it_costs_from_every_quota_or_nothing(world: World) -> None:
+    text, _ = await world.issue()
+    for left in ((2, 6), (1, 2)):
+        allow = await world.allows("GET", "/counted/x", key=text)
+        assert tuple(state.remaining for state in allow.quota_states) == left
+    denied = await world.denies("GET", "/counted/x", key=text)
+    assert denied.reason is Reason.QUOTA_EXCEEDED
+    assert denied.refused_quota is not None
+    assert denied.refused_quota.quota.name == "video"
+    assert tuple(state.remaining for state in denied.quota_states) == (1, 2)
+    response = dict(world.gate.response(denied).headers)
+    assert int(response[b"Retry-After"]) >= 1
+    assert response[b"X-RateLimit-Remaining"] == b"1"
+
+
+async def test_a_new_window_gives_the_whole_allowance_back(world: World) -> None:
+    text, _ = await world.issue()
+    for _ in range(2):
+        await world.allows("GET", "/counted/x", key=text)
+    await world.denies("GET", "/counted/x", key=text)
+    world.clock.seconds += 3600
+    await world.allows("GET", "/counted/x", key=text)
+
+
+async def test_keys_do_not_share_an_allowance_and_plans_widen_it(world: World) -> None:
+    one, _ = await world.issue()
+    other, _ = await world.issue(plan="pro", quotas={"video": 1000})
+    for _ in range(2):
+        await world.allows("GET", "/counted/x", key=one)
+    for _ in range(20):
+        await world.allows("GET", "/counted/x", key=other)
+
+
+async def test_a_refused_request_takes_nothing_but_tells_what_is_left(world: World) -> None:
+    text, _ = await world.issue()
+    for _ in range(5):
+        denied = await world.denies("GET", "/counted/../items/1", key=text)
+        assert denied.reason is Reason.AMBIGUOUS_TARGET
+        assert [state.remaining for state in denied.quota_states] == [3, 10]
+    await world.allows("GET", "/counted/x", key=text)
+
+
+async def test_strangers_are_counted_by_address_and_keys_are_not_counted_with_them(world: World) -> None:
+    text, _ = await world.issue()
+    for _ in range(2):
+        await world.allows("GET", "/public/x", peer="2001:db8::1")
+    assert (await world.denies("GET", "/public/x", peer="2001:db8::2")).reason is Reason.QUOTA_EXCEEDED
+    await world.allows("GET", "/public/x", peer="2001:db8:0:1::2")
+    await world.allows("GET", "/public/x", peer="2001:db8::1", key=text)
+
+
+async def test_wrong_keys_from_one_address_are_refused_past_their_limit(world: World) -> None:
+    text, _ = await world.issue("read")
+    reasons = [(await world.denies("GET", "/items/1", key=unknown(text))).reason for _ in range(4)]
+    assert reasons == [Reason.INVALID_KEY] * 3 + [Reason.TOO_MANY_FAILURES]
+    await world.allows("GET", "/items/1", key=text)
+    assert (await world.denies("GET", "/items/1", key=unknown(text), peer="203.0.113.9")).reason is Reason.INVALID_KEY
+    world.clock.seconds += 60
+    assert (await world.denies("GET", "/items/1", key=unknown(text))).reason is Reason.INVALID_KEY
+
+
+async def test_a_good_key_without_permission_is_no_failure(world: World) -> None:
+    text, _ = await world.issue()
+    for _ in range(10):
+        assert (await world.denies("GET", "/items/1", key=text)).reason is Reason.INSUFFICIENT_SCOPE
+
+
+async def test_a_store_that_cannot_be_asked_is_503_and_never_401_or_200(tmp_path: Path) -> None:
+    world = await make_world(tmp_path)
+    text, _ = await world.issue("read")
+    await world.store.close()
+    for target in ("/items/1", "/public/x"):
+        denied = await world.denies("GET", target, key=text)
+        assert denied.reason is Reason.STORE_UNAVAILABLE
+        assert dict(world.gate.response(denied).headers)[b"Retry-After"] == b"1"
+    await world.allows("GET", "/public/x")

@@ -1,0 +1,105 @@
+"""A gate over a real store, cache and limiter, with a clock that tests turn."""
+
+import itertools
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sidecar.config.load import load
+from sidecar.core.apikey import Hasher, KeyFormat, Pepper
+from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
+from sidecar.gate.gate import Gate
+from sidecar.keys.cache import KeyCache
+from sidecar.limiter.memory import MemoryLimiter
+from sidecar.store.sqlite import SqliteStore
+from tests.unit.keys.making import ANN, Clock, a_key, open_store
+
+CONFIG = """\
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:///nowhere
+keys:
+  from: [{header: Authorization, scheme: Bearer}, {header: X-Api-Key}]
+  environments: {live: hv_live_, test: hv_test_}
+  pass_through: [{header: Authorization, scheme: Bearer}, {cookie: session}]
+  failures: {limit: 3, per: minute}
+scopes:
+  read: Read
+  write: {includes: [read]}
+quotas:
+  general: {limit: 3, per: hour}
+  video: {limit: 10, per: hour}
+  anonymous: {limit: 2, per: minute, by: address, only: anonymous}
+plans:
+  pro: {general: 100}
+routes:
+  - GET /public/**: {public: true, quotas: [anonymous]}
+  - GET /items/**: {scopes: [read]}
+  - POST /items/**: {all_scopes: [read, write]}
+  - GET /counted/**: {quotas: [general, {quota: video, cost: 4}]}
+  - "* /o/{org}/e/{env}/**": {tenant: org, environment: env}
+  - "* /live/**": {environments: [live], pass_through: false}
+  - GET /me: {respond: {id: "{key.id}"}}
+identity:
+  headers: {X-Key: "{key.id}", X-Name: "{key.name}", X-Trace: "{request.id}"}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """One gate, and all that it asks."""
+
+    gate: Gate
+    store: SqliteStore
+    hasher: Hasher
+    clock: Clock
+
+    async def issue(self, *scopes: str, prefix: str = "hv_live_", **changes: Any) -> tuple[str, ApiKey]:
+        """A stored key and its plaintext."""
+        text = KeyFormat().make(prefix, random.Random(next(_SEEDS)).randrange)  # noqa: S311 - no secret is guarded
+        digest, algorithm = self.hasher.for_new(text)
+        environment = changes.pop("environment", prefix.split("_")[1])
+        key = a_key(text, digest=digest, algorithm=algorithm, scopes=scopes, environment=environment, **changes)
+        await self.store.add([key], actor=ANN)
+        return text, key
+
+    async def decide(
+        self, method: str, target: str, *, key: str = "", peer: str = "198.51.100.7", **headers: str
+    ) -> Decision:
+        fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        if key:
+            fields.append(("Authorization", f"Bearer {key}"))
+        raw = tuple((name.encode(), value.encode("latin-1")) for name, value in (("Host", "api.test"), *fields))
+        return await self.gate.decide(RequestHead(method=method, target=target, headers=raw, peer=peer))
+
+    async def allows(self, method: str, target: str, **more: Any) -> Allow:
+        decision = await self.decide(method, target, **more)
+        assert isinstance(decision, Allow), decision
+        return decision
+
+    async def denies(self, method: str, target: str, **more: Any) -> Deny:
+        decision = await self.decide(method, target, **more)
+        assert isinstance(decision, Deny), decision
+        return decision
+
+
+_SEEDS = itertools.count(1)
+
+
+async def make_world(folder: Path, config: str = CONFIG) -> World:
+    """A world of its own in `folder`; its store is to be closed."""
+    file = folder / "sidecar.yaml"
+    file.write_text(config, encoding="utf-8")
+    clock, hasher = Clock(), Hasher([Pepper.of(b"pepper for tests")])
+    store = await open_store(str(folder / "keys.db"), clock=clock)
+    ids = itertools.count(1)
+    gate = Gate(
+        load(str(file), environ={}),
+        KeyCache(store, size=100),
+        MemoryLimiter(),
+        hasher=hasher,
+        clock=clock,
+        new_request_id=lambda: f"made-{next(ids)}",
+    )
+    return World(gate=gate, store=store, hasher=hasher, clock=clock)

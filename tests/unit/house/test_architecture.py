@@ -1,0 +1,147 @@
+"""The house stands: imports only go down, nothing goes round, every library has one owner, nothing grows too big."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[3] / "sidecar"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = {
+    "__main__": 9,
+    "cli": 8,
+    "app": 7,
+    "runtime": 6,
+    "doctor": 6,
+    "admin": 5,
+    "ops": 5,
+    "forward_auth": 5,
+    "proxy": 5,
+    "http": 4,
+    "gate": 4,
+    "store": 4,
+    "keys": 3,
+    "config": 3,
+    "telemetry": 3,
+    "usage": 2,
+    "limiter": 2,
+    "core": 1,
+    "__init__": 0,
+}
+"""A room imports rooms of lower floors, and none of its own floor."""
+
+OWNERS = {
+    "yaml": {"config"},
+    "msgspec": {"config", "core", "keys", "limiter", "telemetry", "usage", "store", "admin"},
+    "aiosqlite": {"store"},
+    "sqlite3": {"store", "keys"},
+    "prometheus_client": {"telemetry", "usage", "runtime"},
+    "aiohttp": {"http", "proxy", "forward_auth", "ops", "admin", "runtime", "cli"},
+    "jinja2": {"admin"},
+    "httptools": {"proxy"},
+    "click": {"cli"},
+    "uvloop": {"cli"},
+    "opentelemetry": {"telemetry"},
+}
+PURE = {"asyncio", "time", "os", "sys", "socket", "random", "secrets", "threading", "pathlib", "io", "subprocess"}
+MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 150, 450, 40, 40
+OF_ONE_PREFIX = 3
+"""Files of one room that begin with the same word are a folder."""
+
+
+def name_of(module: Path) -> str:
+    parts = module.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def tree_of(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
+def imports(module: Path) -> Iterator[str]:
+    """Those at the top of a file and those within functions."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            yield node.module or ""
+
+
+def edges() -> dict[str, set[str]]:
+    return {name_of(module): {found for found in imports(module) if found.startswith("sidecar")} for module in MODULES}
+
+
+def test_imports_only_go_down_and_none_goes_round() -> None:
+    graph = edges()
+    assert {room_of(name) for name in graph} == FLOORS.keys()
+    assert [
+        f"{name} imports {found}"
+        for name, wanted in graph.items()
+        for found in wanted
+        if room_of(found) != room_of(name) and FLOORS[room_of(found)] >= FLOORS[room_of(name)]
+    ] == []
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way, name))
+        if name not in done:
+            for found in graph.get(name, ()):
+                visit(found, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_every_library_has_its_owners_and_the_core_is_pure() -> None:
+    strays = [
+        f"{name_of(module)} imports {found}"
+        for module in MODULES
+        for found in imports(module)
+        if room_of(name_of(module)) not in OWNERS.get(found.split(".")[0], {room_of(name_of(module))})
+    ]
+    impure = [
+        f"{name_of(module)}:{getattr(node, 'lineno', 0)}"
+        for module in (PACKAGE / "core").glob("*.py")
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.AsyncFunctionDef | ast.Await)
+        or (isinstance(node, ast.Import) and {alias.name.split(".")[0] for alias in node.names} & PURE)
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PURE)
+    ]
+    assert strays == [] and impure == []
+
+
+def test_rooms_files_and_functions_have_a_readable_size() -> None:
+    files = [module for module in MODULES if module.name != "__init__.py"]
+    assert len(files) <= MOST_MODULES
+    assert list(too_big(files)) == []
+    words = Counter((module.parent, module.stem.split("_")[0]) for module in files)
+    assert [f"{room}: {word}_*" for (room, word), number in words.items() if number >= OF_ONE_PREFIX] == []
+
+
+def too_big(files: list[Path]) -> Iterator[str]:
+    """What is, and what is too small without saying why (`A file of its own: …`)."""
+    for module in files:
+        lines, tree = module.read_text(encoding="utf-8").count("\n"), tree_of(module)
+        if lines > MOST_LINES:
+            yield f"{name_of(module)}: {lines} lines"
+        if lines < FEWEST_LINES and "A file of its own:" not in (ast.get_docstring(tree) or ""):
+            yield f"{name_of(module)}: only {lines} lines"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > LONGEST_FUNCTION:
+                    yield f"{name_of(module)}: {node.name} has {length} lines"
+
+
+def test_the_gates_story_fits_one_screen() -> None:
+    tree = tree_of(PACKAGE / "gate" / "gate.py")
+    [decide] = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef) and node.name == "decide"]
+    assert (decide.end_lineno or 0) - decide.body[1].lineno < 25

@@ -1,0 +1,172 @@
+"""The limiter in memory: the contract, its bound, and its life over a restart."""
+
+import pytest
+from msgspec.structs import replace
+
+from sidecar.core.model import Bucket, Subject, Window
+from sidecar.limiter.memory import MemoryLimiter
+from tests.unit.limiter.contract import DAY, NOON, LimiterContract, bucket, passed
+
+
+class TestMemoryLimiter(LimiterContract):
+    @pytest.fixture
+    def limiter(self) -> MemoryLimiter:
+        return MemoryLimiter()
+
+
+def stranger(number: int, window: Window) -> Bucket:
+    return bucket(5, subject=f"2001:db8:{number:x}::/64", window=window, name="anonymous", period="minute")
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_strangers_past_the_cap_are_not_kept(window: Window) -> None:
+    limiter = MemoryLimiter(max_entries=100)
+    for number in range(1000):
+        await limiter.take([stranger(number, window)], NOON)
+        assert len(limiter) <= 100
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_strangers_do_not_push_out_who_keeps_asking(window: Window) -> None:
+    limiter = MemoryLimiter(max_entries=100)
+    regular = stranger(10**6, window)
+    assert await passed(limiter, regular, NOON, tries=5) == 5
+    for number in range(1000):
+        await limiter.take([stranger(number, window)], NOON)
+        assert (await limiter.take([regular], NOON)).refused is not None
+
+
+async def test_strangers_do_not_push_out_the_counts_of_smaller_quotas() -> None:
+    limiter = MemoryLimiter(max_entries=100)
+    assert await passed(limiter, bucket(3), NOON, tries=3) == 3
+    for number in range(1000):
+        await limiter.take([stranger(number, Window.FIXED)], NOON)
+    assert (await limiter.take([bucket(3)], NOON)).refused is not None
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_past_counts_leave_as_others_are_taken(window: Window) -> None:
+    limiter = MemoryLimiter()
+    for number in range(1000):
+        await limiter.take([stranger(number, window)], NOON)
+    for number in range(600):
+        await limiter.take([stranger(0, window)], NOON + 61 + number / 4)
+    assert len(limiter) == 1
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_past_counts_of_a_quota_that_nobody_asks_for_leave_when_told_to(window: Window) -> None:
+    limiter = MemoryLimiter()
+    await limiter.take([stranger(1, window)], NOON)
+    limiter.expire(NOON + 1)
+    assert (await limiter.peek([stranger(1, window)], NOON + 1)).states[0].remaining < 5
+    limiter.expire(NOON + 200)
+    assert len(limiter) == 0
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_refused_strangers_leave_nothing(window: Window) -> None:
+    limiter = MemoryLimiter()
+    for number in range(50):
+        await limiter.take([replace(stranger(number, window), limit=0)], NOON)
+        await limiter.peek([stranger(number, window)], NOON)
+    assert len(limiter) == 0
+
+
+async def test_a_bucket_of_a_slow_subject_is_not_forgotten_before_it_is_full() -> None:
+    limiter = MemoryLimiter()
+    slow = replace(bucket(60, window=Window.BUCKET, burst=60, period="minute"), limit=1)
+    assert await passed(limiter, slow, NOON, tries=60) == 60
+    for minute in range(1, 31):
+        await limiter.take([replace(slow, subject=("other",))], NOON + 60 * minute)
+    assert await passed(limiter, slow, NOON + 30 * 60, tries=60) == 30
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_counts_survive_a_restart(window: Window) -> None:
+    before, after = MemoryLimiter(), MemoryLimiter()
+    wanted = bucket(10, window=window, subject='a"\\\u2028é')
+    assert await passed(before, wanted, NOON, tries=8) == 8
+    rows = before.snapshot(NOON + 1)
+    assert [row[0] for row in rows] == ["general"]
+    assert after.restore(rows, NOON + 2) == 1
+    assert await passed(after, wanted, NOON + 2, tries=10) == 2
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_a_restart_with_the_clock_put_right_gives_no_free_pass_and_no_endless_wait(window: Window) -> None:
+    before, after = MemoryLimiter(), MemoryLimiter()
+    wanted = bucket(10, window=window)
+    assert await passed(before, wanted, NOON + 5 * DAY, tries=8) == 8
+    after.restore(before.snapshot(NOON + 5 * DAY), NOON)
+    assert await passed(after, wanted, NOON, tries=10) == 2
+    assert (await after.take([wanted], NOON + 3601)).refused is None
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_expired_rows_are_neither_written_nor_read(window: Window) -> None:
+    limiter = MemoryLimiter()
+    await limiter.take([bucket(window=window)], NOON)
+    rows = limiter.snapshot(NOON)
+    assert limiter.snapshot(NOON + 2 * 3600) == []
+    assert MemoryLimiter().restore(rows, NOON + 2 * 3600) == 0
+
+
+async def test_quotas_shorter_than_a_minute_are_not_written() -> None:
+    limiter = MemoryLimiter()
+    await limiter.take([bucket(name="short", period=59), bucket(name="long", period=60)], NOON)
+    assert [row[0] for row in limiter.snapshot(NOON)] == ["long"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"window": Window.SLIDING}, {"period": "day"}, {"by": (Subject.TENANT,)}, {"name": "other"}]
+)
+async def test_rows_of_a_quota_that_counts_in_another_way_are_not_used(change: dict[str, object]) -> None:
+    before, after = MemoryLimiter(), MemoryLimiter()
+    await before.take([bucket(3)], NOON)
+    after.restore(before.snapshot(NOON), NOON)
+    assert (await after.peek([bucket(3, **change)], NOON)).states[0].remaining == 3
+    after.expire(NOON + 3 * 3600)
+    assert len(after) == 0
+
+
+async def test_a_changed_limit_counts_at_once_and_keeps_what_was_taken() -> None:
+    limiter = MemoryLimiter()
+    assert await passed(limiter, bucket(3), NOON, tries=3) == 3
+    assert await passed(limiter, bucket(5), NOON, tries=9) == 2
+    (state,) = (await limiter.peek([bucket(2)], NOON)).states
+    assert state.remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (1, "{"), (1, '"key-1"'), (1, "[1]"), (2, "[]"), (2, "{}"), (2, "nothing"), (2, None), (3, "soon"), (0, 7),
+        (2, '{"by": ["fixed", "hour", ["key"]], "count": []}'),
+        (2, '{"by": ["fixed", "hour", ["key"]], "count": [1772366400, 1772370000, -5]}'),
+        (2, '{"by": ["fixed", "hour", ["key"]], "count": [1772366400, 1772370000, true]}'),
+        (2, '{"by": ["fixed", "hour", ["key"]], "count": [1772366400, 1772370000, 1.5]}'),
+        (2, '{"by": ["fixed", "decade", ["key"]], "count": [1772366400, 1772370000, 1]}'),
+        (2, '{"by": ["fixed", 0, ["key"]], "count": [1772366400, 1772370000, 1]}'),
+        (2, '{"by": ["fixed", "hour", ["shoe"]], "count": [1772366400, 1772370000, 1]}'),
+        (2, '{"by": ["square", "hour", ["key"]], "count": [1772366400, 1772370000, 1]}'),
+        (2, '{"by": ["sliding", "hour", ["key"]], "count": [1772366400000000]}'),
+        (2, '{"by": ["sliding", "hour", ["key"]], "count": [1772366400000000, 1, 5, 1]}'),
+        (2, '{"by": ["bucket", "hour", ["key"]], "count": [5]}'),
+        (2, '{"by": ' + "[" * 100_000),
+    ],
+)  # fmt: skip
+async def test_malformed_rows_are_passed_over(place: int, value: object) -> None:
+    limiter = MemoryLimiter()
+    await limiter.take([bucket()], NOON)
+    (good,) = limiter.snapshot(NOON)
+    bad = (*good[:place], value, *good[place + 1 :])
+    assert MemoryLimiter().restore([bad, (), good], NOON) == 1
+
+
+async def test_what_is_restored_obeys_the_cap() -> None:
+    full, small = MemoryLimiter(), MemoryLimiter(max_entries=10)
+    for number in range(50):
+        await full.take([stranger(number, Window.FIXED)], NOON)
+    small.restore(full.snapshot(NOON), NOON)
+    assert len(small) == 10

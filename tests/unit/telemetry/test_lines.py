@@ -1,0 +1,146 @@
+"""Formats of the access log, and what they leave out."""
+
+import json
+import re
+
+import pytest
+
+from sidecar.core.model import ApiKey, RequestHead
+from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, LineFormat, with_client
+from sidecar.telemetry.redaction import Redaction
+from tests.unit.telemetry.test_accesslog import access, written
+
+KEY = "hv_live_" + "aB3" * 14 + "z"
+REDACTION = Redaction(("hv_live_", "hv_test_", ""))
+# What is published as the Combined Log Format, as programs read it.
+COMBINED = re.compile(
+    r'(?P<host>\S+) \S+ (?P<user>\S+) \[(?P<time>[^\]]+)\] "(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}) '
+    r'(?P<bytes>\d+|-) "(?P<referer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)"'
+)
+HOSTILE = [
+    'a"b\\c', "a\r\nb", "\x00\x1b[31m\x7f", "\u2028\u2029\x85\x0b\x0c\x1c", "\udcff\ud800", "\ud83d\ude00", "é😀",
+    "a b ] \" - \"",
+]  # fmt: skip
+
+
+def combined(**values: object) -> dict[str, str]:
+    line = CombinedLines(REDACTION, with_query=True)(access(**values)).decode("ascii")
+    assert len(line.splitlines()) == 1
+    found = COMBINED.fullmatch(line)
+    assert found, line
+    return found.groupdict()
+
+
+def test_a_combined_line_is_apaches() -> None:
+    key = ApiKey(
+        id="key_1", name="ci", prefix="hv_live_abcd", digest=b"secret", algorithm="sha256", created_at=0,
+        created_by="test",
+    )  # fmt: skip
+    line = access(key=key, bytes_out=2326, referer="http://example.com/start.html", agent="Mozilla/4.08 [en]")
+    assert CombinedLines(REDACTION)(line) == (
+        b'192.0.2.1 - key_1 [01/Mar/2026:12:00:00 +0000] "GET /v1/streams HTTP/1.1" 200 2326 '
+        b'"http://example.com/start.html" "Mozilla/4.08 [en]"'
+    )
+
+
+def test_a_combined_line_of_what_is_unknown_has_dashes() -> None:
+    assert CombinedLines(REDACTION)(access()).endswith(
+        b'192.0.2.1 - - [01/Mar/2026:12:00:00 +0000] "GET /v1/streams HTTP/1.1" 200 - "-" "-"'
+    )
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("field", ["method", "target", "client_address", "referer", "agent"])
+def test_a_combined_line_stays_one_line_of_nine_fields_whatever_it_holds(hostile: str, field: str) -> None:
+    told = combined(**{field: hostile})
+    assert (told["status"], told["bytes"]) == ("200", "-")
+
+
+def test_bytes_that_are_not_ascii_are_escaped_as_apache_does() -> None:
+    assert combined(agent='\xe9\udcff\n"\\')["agent"] == r"\xc3\xa9\xff\x0a\"\\"
+
+
+def test_what_a_client_says_of_itself_is_cut() -> None:
+    headers = ((b"Referer", b"r" * 30_000), (b"User-Agent", b"u" * 30_000))
+    line = with_client(access(), RequestHead(method="GET", target="/", headers=headers, peer=""))
+    assert len(line.referer) + len(line.agent) <= 2048
+    assert len(CombinedLines(REDACTION)(line)) < 1400
+
+
+def test_a_referer_has_neither_user_nor_query_nor_fragment() -> None:
+    shown = [
+        combined(referer=referer)["referer"]
+        for referer in ("https://u:canary@h/p?canary#canary", "/p?canary", "https://h/@x", "canary@h", "https://u@v@h")
+    ]
+    assert shown == ["https://h/p", "/p", "https://h/@x", "canary@h", "https://h"]
+
+
+FORMATS = [JsonLines(REDACTION), JsonLines(REDACTION, with_query=True), CombinedLines(REDACTION, with_query=True)]
+
+
+@pytest.mark.parametrize("line", FORMATS, ids=["json", "json with query", "combined"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"target": f"/items/{KEY}/x"},
+        {"target": f"/items?{KEY}"},
+        {"target": f"/items?{KEY}=1&api_key={KEY}&x"},
+        {"target": f"/items#{KEY}"},
+        {"target": "/" + "a" * 2020 + KEY},
+        {"referer": f"http://h/{KEY}?api_key={KEY}"},
+        {"agent": f"curl/8 {KEY}"},
+        {"agent": "a" * 500 + KEY},
+        {"request_id": KEY},
+    ],
+)
+def test_a_key_is_not_written_wherever_it_stands(line: LineFormat, values: dict[str, object]) -> None:
+    assert KEY[8:24].encode() not in line(access(**values))
+    assert b"hv_live_aB3" not in line(access(**values))
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/a?page=2&sort=-x", "page=*&sort=*"),
+        ("/a?filter[name]=x&y", "filter[name]=*&*"),
+        ("/a?", "*"),
+        ("/a?a%3db=1&" + "n" * 21 + "=1", "*&*"),
+        ("/a?x=?y=2", "x=*"),
+        ("/a", None),
+    ],
+)
+def test_of_a_query_names_are_shown_and_no_value(target: str, shown: str | None) -> None:
+    told = json.loads(JsonLines(REDACTION, with_query=True)(access(target=target)))
+    assert told.get("query") == shown
+    assert told["path"] == "/a"
+    assert "query" not in json.loads(JsonLines(REDACTION)(access(target=target)))
+
+
+def test_a_long_query_is_cut() -> None:
+    assert len(JsonLines(REDACTION, with_query=True)(access(target="/a?" + "b=1&" * 20_000))) < 3000
+
+
+def test_other_prefixes_count_from_when_they_are_told() -> None:
+    redaction = Redaction(("hv_live_",))
+    line = JsonLines(redaction)
+    new = access(target="/sk_" + "x" * 40)
+    assert b"x" * 40 in line(new)
+    redaction.reconfigure(("sk_",))
+    assert json.loads(line(new))["path"] == "/sk_[redacted]"
+
+
+async def test_of_successes_a_share_is_written_and_every_refusal_and_failure() -> None:
+    chosen = iter([True, False, False])
+    log = AccessLog(lambda _: None, sample=lambda: next(chosen))
+    assert [log.wants(access(status=status)) for status in (200, 304, 101)] == [True, False, False]
+    ended = [
+        access(status=401, reason="invalid_key"),
+        access(status=404),
+        access(status=502),
+        access(reason="internal"),
+    ]
+    assert all(log.wants(line) for line in ended)
+
+
+async def test_json_is_the_format_unless_another_is_chosen() -> None:
+    assert json.loads(await written(access()))["path"] == "/v1/streams"

@@ -1,0 +1,192 @@
+"""What nobody who means well would send: it is refused in plain words, costs little, and leaves nothing behind."""
+
+import time
+
+import pytest
+
+from tests.harness.running import Sidecar
+from tests.harness.wire import Connection, ConnectionClosed, exchange, request_bytes
+from tests.wire.admin.calls import OPS, Admin
+
+CREDENTIAL = ("Authorization", f"Bearer {OPS}")
+FORM = ("Content-Type", "application/x-www-form-urlencoded")
+OWN_ORIGIN = ("Origin", "http://localhost")
+
+
+def status(admin: Admin, method: str, target: str, *headers: tuple[str, str], body: bytes = b"") -> int:
+    """Of a request to `localhost`."""
+    return exchange(admin.address, request_bytes(method, target, headers, body, host="localhost")).status
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost:abc",
+        "localhost:999999",
+        "evil@localhost",
+        "localhost/evil",
+        "localhost?x",
+        "localhost#x",
+        "localhost.",
+        "localhost,evil",
+        "[::1",
+        "[127.0.0.1]",
+        "127.1",
+        "\u00e2\u0084\u00aaeys.internal",
+    ],
+)
+def test_a_host_that_is_ours_only_for_a_lenient_reader_is_refused(ops: Admin, host: str) -> None:
+    raw = request_bytes("GET", "/api/v1/whoami", [CREDENTIAL], host=host)
+    assert exchange(ops.address, raw).status == 421
+
+
+def test_a_target_that_names_another_host_is_refused(ops: Admin) -> None:
+    assert status(ops, "GET", "http://evil.example/api/v1/whoami", CREDENTIAL) == 421
+    assert status(ops, "GET", "http://localhost/api/v1/whoami", CREDENTIAL) == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://localhost\u00e2\u0084\u0080", "", "localhost", "//localhost"])
+def test_an_origin_that_cannot_be_read_is_another_site(ops: Admin, sidecar: Sidecar, origin: str) -> None:
+    sent = [CREDENTIAL, ("Content-Type", "application/json"), ("Origin", origin)]
+    assert status(ops, "POST", "/api/v1/keys", *sent, body=b'{"name": "x"}') == 403
+    assert status(ops, "POST", "/sign-in", FORM, ("Origin", origin), body=b"token=x") == 403
+    assert not any("failed" in line for line in sidecar.process.stderr.all())
+
+
+def test_a_second_origin_counts_as_much_as_the_first(ops: Admin) -> None:
+    sent = [CREDENTIAL, ("Content-Type", "application/json"), OWN_ORIGIN]
+    assert status(ops, "POST", "/api/v1/keys", *sent, body=b'{"name": "x"}') == 201
+    assert status(ops, "POST", "/api/v1/keys", *sent, ("Origin", "http://evil"), body=b'{"name": "x"}') == 403
+
+
+def test_what_is_expected_of_us_is_not_said_again(ops: Admin) -> None:
+    response = exchange(ops.address, request_bytes("GET", "/api/v1/keys", [("Expect", "canary")], host="localhost"))
+    assert (response.status, response.body, response.header("Cache-Control")) == (417, b"", "no-store")
+
+
+@pytest.mark.parametrize("target", ["/static%2fpage.css", "/%73ign-in", "/sign-in%2f", "//sign-in", "/static/..%2fa"])
+def test_a_way_in_written_in_another_way_is_none(ops: Admin, target: str) -> None:
+    assert status(ops, "GET", target) == 401
+
+
+@pytest.mark.parametrize("kind", ["charset=foo", "charset=zlib", "charset=idna", "charset=utf-16"])
+def test_a_form_is_read_as_utf_8_whatever_it_says_of_itself(ops: Admin, sidecar: Sidecar, kind: str) -> None:
+    sent = [("Content-Type", f"{FORM[1]}; {kind}"), OWN_ORIGIN]
+    assert status(ops, "POST", "/sign-in", *sent, body=b"token=" + OPS.encode()) == 303
+    assert status(ops, "POST", "/sign-in", *sent, body=b"token=\xff") == 400
+    assert status(ops, "POST", "/sign-in", ("Content-Type", "multipart/form-data; boundary=x"), OWN_ORIGIN) == 401
+    assert not any("failed" in line for line in sidecar.process.stderr.all())
+
+
+@pytest.mark.parametrize("field", [b"a&", b"a=b&"])
+def test_a_form_of_very_many_fields_is_not_read(ops: Admin, field: bytes) -> None:
+    body = (field * 500_000)[: 1 << 20]
+    assert status(ops, "POST", "/sign-in", FORM, OWN_ORIGIN, body=body) == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"quotas": {f"q{number}": 1 for number in range(60_000)}},
+        {"metadata": {f"m{number}": 1 for number in range(60_000)}},
+        {f"field{number}": 1 for number in range(60_000)},
+        {"scopes": ["streams:reed" * 80] * 900},
+        {"plan": "x" * 1_000_000},
+        {"environment": "live" * 200_000},
+    ],
+    ids=["quotas", "metadata", "fields", "scopes", "plan", "environment"],
+)
+def test_a_million_bytes_of_mistakes_cost_little_and_are_not_answered_with_more(ops: Admin, body: object) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        told = ops.call("POST", "keys", {"name": "x", **dict(body)})  # type: ignore[call-overload]
+        seconds.append(time.perf_counter() - started)
+        assert told.status == 400
+        assert len(told.body) < 50_000
+    # The loop that clients are answered in is held up for as long; a busy machine adds to it, but not every time.
+    assert min(seconds) < 1
+
+
+def test_the_name_of_a_form_that_was_sent_is_kept_only_where_it_is_one_of_ours(ops: Admin, sidecar: Sidecar) -> None:
+    body = b"name=x&expiry=never&once=" + b"canary" * 10_000
+    assert status(ops, "POST", "/keys/new", CREDENTIAL, FORM, OWN_ORIGIN, body=body) == 200
+    store = sidecar.keys.store
+    written = [store, store.with_name(f"{store.name}-wal")]
+    assert not any(b"canarycanary" in file.read_bytes() for file in written if file.exists())
+
+
+@pytest.mark.parametrize("tags", ["W/{}", "garbage", '""', ", ", '*, "x"', "'x'", '"x"', '"x", W/{}'])
+def test_what_does_not_name_the_key_as_it_is_changes_nothing(ops: Admin, acme: Admin, tags: str) -> None:
+    key_id, _ = acme.issue(plan="free")
+    told = ops.call("GET", f"keys/{key_id}")
+    sent = tags.replace("{}", told.headers["ETag"])
+    for admin in (ops, acme):
+        for verb in ("rotate", "disable", "enable", "revoke"):
+            assert admin.call("POST", f"keys/{key_id}/{verb}", If_Match=sent).status == 412, verb
+        assert admin.call("PATCH", f"keys/{key_id}", {"name": "other"}, If_Match=sent).status == 412
+    assert ops.call("GET", f"keys/{key_id}").json == told.json
+
+
+@pytest.mark.parametrize("name", ["a\u202eb", "a\u200bb", "a\u0000b", "a\r\nSet-Cookie: x=y", "\u00a0", "a\u2028b"])
+def test_a_name_that_would_not_be_read_as_it_stands_is_refused(ops: Admin, name: str) -> None:
+    assert ops.call("POST", "keys", {"name": name}).pointers == ["/name"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"name": NaN}', b'{"name": "\\ud800"}', b'{"name": "\xff"}', b'{"name":' + b"[" * 500_000, b'{"name": "x"} {}'],
+)
+def test_what_is_nearly_json_is_refused(ops: Admin, body: bytes) -> None:
+    assert ops.call("POST", "keys", body).status == 400
+
+
+def test_of_a_field_given_twice_the_one_that_counts_is_the_one_that_is_judged(acme: Admin) -> None:
+    body = b'{"name": "x", "plan": "free", "tenant": "acme", "tenant": "globex"}'
+    assert acme.call("POST", "keys", body).pointers == ["/tenant"]
+
+
+def test_an_idempotency_key_is_one_tokens_alone(ops: Admin, acme: Admin) -> None:
+    body = {"name": "x", "plan": "free", "tenant": "acme"}
+    first, second = (admin.call("POST", "keys", body, Idempotency_Key="shared") for admin in (ops, acme))
+    assert (first.status, second.status) == (201, 201)
+    assert first.json["key"]["id"] != second.json["key"]["id"]
+    again = acme.call("POST", "keys", body, Idempotency_Key="shared").json
+    assert (again["repeated"], again["key"]["id"]) == (True, second.json["key"]["id"])
+
+
+def test_whoever_does_not_go_on_sending_is_not_waited_for(ops: Admin, sidecar: Sidecar) -> None:
+    long, host = ("Content-Length", "1000"), "localhost"
+    json_type = ("Content-Type", "application/json")
+    slow = {
+        "nothing": b"",
+        "head": b"GET /api/v1/keys HTTP/1.1\r\nHost: localhost\r\n",
+        "form": request_bytes("POST", "/sign-in", [FORM, OWN_ORIGIN, long], host=host) + b"token=",
+        "json": request_bytes("POST", "/api/v1/keys", [CREDENTIAL, json_type, long], host=host) + b'{"name',
+    }
+    # Many, for some are sent before the listener has even looked at the connection.
+    connections = [(kind, Connection(ops.address)) for kind in slow for _ in range(20)]
+    for kind, connection in connections:
+        connection.send(slow[kind])
+    assert ops.call("GET", "whoami").status == 200
+    for kind, connection in connections:
+        connection.lose_patience(20)
+        assert connection.receive().status == 408, kind
+        connection.close()
+    assert not any("Traceback" in line for line in sidecar.process.stderr.all())
+
+
+def test_one_address_holds_only_so_many_connections(ops: Admin) -> None:
+    held = [Connection(ops.address) for _ in range(140)]
+    with Connection(ops.address, source="127.0.0.9") as other:
+        sent = request_bytes("GET", "/api/v1/whoami", [CREDENTIAL], host="localhost")
+        assert other.exchange(sent).status == 200
+    ended = 0
+    for connection in held[::-1][:12]:
+        try:
+            ended += connection.rest() == b""
+        except (ConnectionClosed, ConnectionResetError):
+            ended += 1
+    assert ended == 12
+    for connection in held:
+        connection.close()

@@ -1,0 +1,120 @@
+"""K9: whoever administers one tenant sees and changes that tenant's keys and no other's, and gives nothing beyond."""
+
+import pytest
+
+from tests.wire.admin.calls import Admin
+
+
+@pytest.fixture(scope="module")
+def foreign(ops: Admin) -> tuple[str, str, str]:
+    """Ids of keys that are not acme's: of another tenant, of none, of every one."""
+    issued = [ops.issue(tenant=tenant, name="foreign")[0] for tenant in ("globex", None, "*")]
+    return issued[0], issued[1], issued[2]
+
+
+def test_a_tenants_own_keys_are_issued_listed_changed_and_revoked(acme: Admin) -> None:
+    key_id, _ = acme.issue(scopes=["streams:read"], plan="free")
+    told = acme.call("GET", f"keys/{key_id}").json
+    assert told["tenant"] == "acme"
+    assert key_id in [key["id"] for key in acme.call("GET", "keys").json["keys"]]
+    assert acme.call("PATCH", f"keys/{key_id}", {"name": "other"}).status == 200
+    rotated = acme.call("POST", f"keys/{key_id}/rotate")
+    assert (rotated.status, rotated.json["key"]["tenant"]) == (201, "acme")
+    assert acme.call("POST", f"keys/{key_id}/revoke").json["status"] == "revoked"
+    assert {row["key_id"] for row in acme.call("GET", "audit").json["rows"]} == {key_id, rotated.json["key"]["id"]}
+
+
+def test_keys_of_others_are_answered_like_unknown_ones(acme: Admin, foreign: tuple[str, str, str]) -> None:
+    unknown = acme.call("GET", "keys/key_nobody")
+    for key_id in foreign:
+        for method, path in (("GET", ""), ("GET", "/usage"), ("PATCH", ""), *(("POST", f"/{verb}") for verb in VERBS)):
+            told = acme.call(method, f"keys/{key_id}{path}", {} if method == "PATCH" else None)
+            assert (told.status, told.body) == (404, unknown.body), (method, path)
+        explained = acme.call("POST", "explain", {"method": "GET", "target": "/streams/1", "key": key_id})
+        assert (explained.status, explained.body) == (404, unknown.body)
+
+
+VERBS = ("disable", "enable", "revoke", "rotate")
+
+
+def test_lists_searches_and_the_audit_hold_nothing_of_others(acme: Admin, foreign: tuple[str, str, str]) -> None:
+    paths = ["keys?limit=500", "keys?search=foreign", "keys?tenant=globex", "keys?tenant=*", "audit?limit=500"]
+    paths += [f"audit?key={key_id}" for key_id in foreign] + ["audit?tenant=globex", "overview"]
+    paths += [f"keys?search={key_id[:10]}" for key_id in foreign]
+    for path in paths:
+        told = acme.call("GET", path)
+        assert told.status == 200
+        for key_id in foreign:
+            assert key_id.encode() not in told.body, path
+
+
+def test_a_plaintext_of_anothers_key_is_explained_as_nobodys(ops: Admin, acme: Admin) -> None:
+    _, secret = ops.issue(tenant="globex", scopes=["streams:read"])
+    question = {"method": "GET", "target": "/streams/1", "secret": secret}
+    assert ops.call("POST", "explain", question).json["decision"] == "allow"
+    told = acme.call("POST", "explain", question).json
+    assert (told["reason"], told["key_id"]) == ("invalid_key", None)
+
+
+@pytest.mark.parametrize(
+    ("beyond", "pointer"),
+    [
+        ({"tenant": "globex"}, "/tenant"),
+        ({"tenant": "*"}, "/tenant"),
+        ({"scopes": ["streams:read", "billing"]}, "/scopes/1"),
+        ({"scopes": ["*"]}, "/scopes/0"),
+        ({"scopes": ["streams:*"]}, "/scopes/0"),
+        ({"plan": "pro"}, "/plan"),
+        ({"plan": None}, "/plan"),
+        ({"quotas": {"general": 11}}, "/quotas/general"),
+    ],
+)
+def test_nothing_beyond_the_tokens_reach_is_granted(acme: Admin, beyond: dict[str, object], pointer: str) -> None:
+    told = acme.call("POST", "keys", {"name": "x", "plan": "free", **beyond})
+    assert (told.status, told.pointers) == (403, [pointer])
+    if "tenant" not in beyond:
+        key_id, _ = acme.issue(plan="free")
+        told = acme.call("PATCH", f"keys/{key_id}", beyond)
+        assert (told.status, told.pointers) == (403, [pointer])
+
+
+def test_what_a_key_has_already_may_stay_but_not_be_turned_into_a_new_secret(ops: Admin, acme: Admin) -> None:
+    key_id, _ = ops.issue(tenant="acme", scopes=["billing", "streams:read"], plan="pro")
+    told = acme.call("PATCH", f"keys/{key_id}", {"name": "renamed", "scopes": ["billing"]})
+    assert (told.status, told.json["scopes"], told.json["plan"]) == (200, ["billing"], "pro")
+    told = acme.call("POST", f"keys/{key_id}/rotate")
+    assert (told.status, told.pointers) == (403, ["/plan", "/scopes/0"])
+
+
+def test_the_default_scopes_are_granted_only_within_reach(acme: Admin) -> None:
+    key_id, _ = acme.issue(plan="free")
+    assert acme.call("GET", f"keys/{key_id}").json["scopes"] == ["streams:read"]
+
+
+def test_a_key_of_others_is_no_place_to_go_on_from(ops: Admin, acme: Admin) -> None:
+    own, _ = acme.issue(plan="free")
+    newest, _ = ops.issue(tenant="globex")
+    unknown = acme.call("GET", "keys?after=key_nobody")
+    assert acme.call("GET", f"keys?after={newest}").json == unknown.json == {"keys": [], "next": None}
+    assert own in [key["id"] for key in ops.call("GET", f"keys?after={newest}").json["keys"]]
+
+
+def test_what_a_key_may_do_beyond_the_tokens_reach_is_not_given_for_longer(ops: Admin, acme: Admin) -> None:
+    end = "2090-01-01T00:00:00Z"
+    key_id, _ = ops.issue(tenant="acme", scopes=["billing"], plan="free", expires_at=end)
+    for later in (None, "2090-01-01T00:00:01Z"):
+        told = acme.call("PATCH", f"keys/{key_id}", {"expires_at": later})
+        assert (told.status, told.pointers) == (403, ["/scopes/0"])
+    assert acme.call("PATCH", f"keys/{key_id}", {"expires_at": "2089-01-01T00:00:00Z"}).status == 200
+    # Nor is it given back, where somebody has taken it away.
+    assert acme.call("POST", f"keys/{key_id}/disable").status == 200
+    told = acme.call("POST", f"keys/{key_id}/enable")
+    assert (told.status, told.pointers) == (403, ["/scopes/0"])
+    assert ops.call("POST", f"keys/{key_id}/enable").status == 200
+
+
+def test_a_tenants_own_key_lives_on_and_comes_back(acme: Admin) -> None:
+    key_id, _ = acme.issue(plan="free", expires_at="2090-01-01T00:00:00Z")
+    assert acme.call("PATCH", f"keys/{key_id}", {"expires_at": None}).json["expires_at"] is None
+    assert acme.call("POST", f"keys/{key_id}/disable").status == 200
+    assert acme.call("POST", f"keys/{key_id}/enable").json["status"] == "active"

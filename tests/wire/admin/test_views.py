@@ -1,0 +1,136 @@
+"""The API on everything but keys: audit, usage, configuration, the gate."""
+
+from pathlib import Path
+
+from tests.harness.running import Sidecar, StartSidecar
+from tests.wire.admin.calls import CONFIG, Admin, admin_address
+
+
+def test_the_audit_tells_who_changed_what_from_where(ops: Admin) -> None:
+    key_id, _ = ops.issue(scopes=["streams:read"])
+    ops.call("PATCH", f"keys/{key_id}", {"scopes": ["billing"]})
+    newest, first = ops.call("GET", f"audit?key={key_id}").json["rows"]
+    assert (newest["actor"], newest["source"]) == ("token:ops", "127.0.0.1")
+    assert (newest["before"]["scopes"], newest["after"]["scopes"]) == (["streams:read"], ["billing"])
+    assert (first["before"], "digest" in first["after"]) == (None, False)
+    page = ops.call("GET", f"audit?key={key_id}&limit=1").json
+    assert ops.call("GET", f"audit?key={key_id}&limit=1&after={page['next']}").json["rows"] == [first]
+
+
+def test_usage_counts_requests_by_route_and_class(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    store = tmp_path / "keys.db"
+    before = start_sidecar(CONFIG, store=store)
+    key_id, secret = Admin(address=admin_address(before)).issue(scopes=["streams:read"])
+    for target in ("/streams/1", "/streams/2", "/billing/1"):
+        before.ask("GET", target, key=secret)
+    before.stop()
+    ops = Admin(address=admin_address(start_sidecar(CONFIG, store=store)))
+    rows = ops.call("GET", f"keys/{key_id}/usage").json["rows"]
+    assert {(row["route"], row["status_class"], row["count"]) for row in rows} == {
+        ("GET /streams/**", 2, 2),
+        ("GET /billing/**", 4, 1),
+    }
+    assert ops.call("GET", "overview").json["requests_by_class"] == {"2xx": 2, "4xx": 1}
+
+
+def test_a_key_that_a_client_puts_into_its_user_agent_is_neither_stored_nor_shown(start_sidecar: StartSidecar) -> None:
+    sidecar = start_sidecar(CONFIG)
+    key_id, secret = Admin(address=admin_address(sidecar)).issue(scopes=["streams:read"])
+    assert sidecar.ask("GET", "/streams/1", [("User-Agent", f"app/1 (key={secret})")], key=secret).status == 200
+    sidecar.stop()
+    assert sidecar.keys.told("show", key_id)["last_used_agent"] == "app/1 (key=[redacted])"
+    assert secret[12:].encode() not in sidecar.keys.store.read_bytes()
+
+
+def test_a_span_that_ends_before_it_begins_is_refused(ops: Admin) -> None:
+    key_id, _ = ops.issue()
+    told = ops.call("GET", f"keys/{key_id}/usage?since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z")
+    assert (told.status, told.pointers) == (400, ["?since"])
+
+
+def test_routes_scopes_and_plans_are_told_as_they_are_in_force(ops: Admin) -> None:
+    streams, billing = ops.call("GET", "routes").json["routes"]
+    assert (streams["name"], streams["any_scopes"], streams["quotas"]) == (
+        "GET /streams/**",
+        ["streams:read"],
+        {"general": 1},
+    )
+    file, _, line = billing["where"].rpartition(":")
+    assert file.endswith("sidecar.yaml")
+    assert int(line) > 1
+    assert [scope["name"] for scope in ops.call("GET", "scopes").json["scopes"]] == [
+        "streams:read",
+        "streams:write",
+        "billing",
+    ]
+    assert [plan["limits"] for plan in ops.call("GET", "plans").json["plans"]] == [{"general": 10}, {"general": 5000}]
+
+
+def test_explain_is_the_gates_decision_and_takes_nothing(ops: Admin, sidecar: Sidecar) -> None:
+    key_id, secret = ops.issue(scopes=["streams:read"], plan="free")
+    question = {"method": "GET", "target": "/streams/1", "key": key_id}
+    for _ in range(12):
+        told = ops.call("POST", "explain", question).json
+        assert (told["decision"], told["route"], told["quotas"][0]["remaining"]) == ("allow", "GET /streams/**", 10)
+    sidecar.ask("GET", "/streams/1", key=secret)
+    assert ops.call("POST", "explain", question).json["quotas"][0]["remaining"] == 9
+    denied = ops.call("POST", "explain", {"method": "GET", "target": "/billing/1", "secret": secret}).json
+    assert (denied["decision"], denied["reason"], denied["status"]) == ("deny", "insufficient_scope", 403)
+    assert denied["where"].endswith(tuple("0123456789"))
+    assert secret not in str(denied)
+
+
+def test_explain_does_not_show_the_key_even_where_the_upstream_gets_it(start_sidecar: StartSidecar) -> None:
+    config = CONFIG.replace("keys:\n  env", "keys:\n  forward_credential: true\n  env", 1)
+    ops = Admin(address=admin_address(start_sidecar(config)))
+    _, secret = ops.issue(scopes=["streams:read"])
+    told = ops.call("POST", "explain", {"method": "GET", "target": "/streams/1", "secret": secret})
+    assert told.json["decision"] == "allow"
+    assert "Bearer (the key)" in told.body.decode()
+    assert secret not in told.body.decode()
+
+
+def test_explain_knows_missing_unknown_and_malformed(ops: Admin) -> None:
+    def reason(**asked: str) -> str | None:
+        told = ops.call("POST", "explain", {"method": "GET", "target": "/streams/1", **asked})
+        found: str | None = told.json["reason"]
+        return found
+
+    assert reason() == "missing_credential"
+    assert reason(secret="hv_live_nobodys") == "invalid_key"
+    assert reason(secret="a\r\nX: y") in ("malformed_credential", "bad_header")
+    assert reason(target="/streams/%zz") == "bad_target"
+    assert ops.call("POST", "explain", {"method": "GET", "target": "/x", "key": "key_nobody"}).status == 404
+    both = ops.call("POST", "explain", {"method": "GET", "target": "/x", "key": "a", "secret": "b"})
+    assert (both.status, both.pointers) == (400, ["/secret"])
+
+
+def test_whoami_tells_how_far_a_token_reaches(ops: Admin, acme: Admin) -> None:
+    assert ops.call("GET", "whoami").json == {
+        "name": "ops",
+        "rights": "write",
+        "tenant": None,
+        "scopes": ["streams:read", "streams:write", "billing"],
+        "plans": ["free", "pro"],
+    }
+    mine = acme.call("GET", "whoami").json
+    assert (mine["tenant"], mine["scopes"], mine["plans"]) == ("acme", ["streams:read", "streams:write"], ["free"])
+
+
+def test_the_overview_counts_keys_and_names_those_that_are_due(ops: Admin, acme: Admin) -> None:
+    key_id, _ = ops.issue(tenant="globex")
+    ops.call("POST", f"keys/{key_id}/rotate")
+    told = ops.call("GET", "overview").json
+    assert told["keys"]["active"] >= 2
+    assert (key_id, "retires") in {(due["key"]["id"], due["why"]) for due in told["due"]}
+    mine = acme.call("GET", "overview").json
+    assert (mine["keys"], mine["due"]) == (None, [])
+
+
+def test_the_documentation_is_one_page_without_script_or_other_host(ops: Admin) -> None:
+    told = ops.call("GET", "/api/docs")
+    page = told.body.decode()
+    assert told.headers["Content-Type"].startswith("text/html")
+    assert "POST /api/v1/keys/{id}/rotate" in page
+    assert "<script" not in page
+    assert "//" not in page.replace("</", "")

@@ -1,0 +1,61 @@
+"""Hakari's administrators, as deploy/examples/hakari.yaml has them once each has a token."""
+
+# The claims' ids stand in the names as they are written.
+# ruff: noqa: N802
+
+import pytest
+
+from tests.harness.keys import run_cli
+from tests.harness.running import EXAMPLES, Sidecar, StartSidecar
+from tests.wire.admin.calls import Admin, admin_address
+
+PROJECTS = ("prj_1", "prj_2")
+
+
+def made(project: str) -> tuple[str, str]:
+    """A token, and its entry in the configuration, as the command line tells them."""
+    told = run_cli("admin", "token", "--name", project, "--tenant", project).stdout
+    token = next(line.strip() for line in told.splitlines() if line.startswith("    "))
+    return token, told[told.index("    - name:") :]
+
+
+@pytest.fixture(scope="module")
+def tokens() -> dict[str, tuple[str, str]]:
+    return {project: made(project) for project in PROJECTS}
+
+
+@pytest.fixture(scope="module")
+def sidecar(start_shared_sidecar: StartSidecar, tokens: dict[str, tuple[str, str]]) -> Sidecar:
+    entries = "".join(entry for _, entry in tokens.values())
+    example = (EXAMPLES / "hakari.yaml").read_text(encoding="utf-8")
+    return start_shared_sidecar(f"{example}\nadmin:\n  listen: 127.0.0.1:0\n  tokens:\n{entries}")
+
+
+@pytest.fixture(scope="module")
+def admins(sidecar: Sidecar, tokens: dict[str, tuple[str, str]]) -> dict[str, Admin]:
+    address = admin_address(sidecar)
+    return {project: Admin(address=address, token=token) for project, (token, _) in tokens.items()}
+
+
+def test_K9_an_administrator_creates_lists_and_revokes_the_keys_of_the_own_project(
+    sidecar: Sidecar, admins: dict[str, Admin]
+) -> None:
+    key_id, secret = admins["prj_1"].issue(scopes=["streams:read"])
+    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=secret).status == 200
+    assert sidecar.ask("GET", "/v1/projects/prj_2/streams", key=secret).status == 403
+    assert [told["id"] for told in admins["prj_1"].call("GET", "keys").json["keys"]] == [key_id]
+    assert admins["prj_1"].call("POST", f"keys/{key_id}/revoke").status == 200
+    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=secret).status == 401
+
+
+def test_K9_and_no_others(sidecar: Sidecar, admins: dict[str, Admin]) -> None:
+    theirs = sidecar.keys.issue("Theirs", tenant="prj_2", scopes=("streams:read",))
+    mine = admins["prj_1"]
+    assert theirs.id not in mine.call("GET", "keys").body.decode()
+    assert mine.call("GET", f"keys/{theirs.id}").status == 404
+    assert mine.call("PATCH", f"keys/{theirs.id}", {"name": "Mine"}).status == 404
+    assert mine.call("POST", f"keys/{theirs.id}/rotate", {}).status == 404
+    assert [mine.call("POST", f"keys/{theirs.id}/{verb}").status for verb in ("disable", "revoke")] == [404, 404]
+    assert mine.call("POST", "keys", {"name": "Theirs", "tenant": "prj_2"}).status in (400, 403)
+    assert sidecar.ask("GET", "/v1/projects/prj_2/streams", key=theirs).status == 200
+    assert [told["id"] for told in admins["prj_2"].call("GET", "keys").json["keys"]] == [theirs.id]

@@ -1,0 +1,111 @@
+"""`sidecar doctor` looks at files and at the store."""
+
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+from tests.harness.keys import Keys
+from tests.wire.cli.doctoring import PEPPER, Place, examined
+from tests.wire.proxy.certificates import Authority
+
+
+def test_files_that_others_can_read_are_told_and_well_after_what_doctor_says_to_do(place: Place) -> None:
+    place.store.chmod(0o644)
+    told = examined(place.config)
+    assert told["Key store: file modes"] == ("problem", "keys.db 0644")
+    subprocess.run(["/bin/sh", "-c", told.do("Key store: file modes")], check=True)
+    assert examined(place.config)["Key store: file modes"] == ("ok", "keys.db 0600")
+
+
+def test_a_listeners_key_that_others_can_read_and_one_that_does_not_fit_are_told(place: Place, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("listener")
+    _, other = authority.issue("other")
+    plain = place.config.read_text()
+    key.chmod(0o644)
+    place.config.write_text(f"{plain}tls: {{certificate: {certificate}, key: {key}}}\n")
+    told = examined(place.config)
+    assert told["Secrets: TLS keys"][0] == "problem"
+    assert told["Listeners: certificates"][0] == "ok"
+    place.config.write_text(f"{plain}tls: {{certificate: {certificate}, key: {other}}}\n")
+    assert examined(place.config)["Listeners: certificates"][0] == "problem"
+
+
+def test_a_pepper_in_a_file_that_others_can_read_is_a_problem_and_one_of_a_variable_is_not(place: Place) -> None:
+    imported = "imported: [{{prefix: sk_, hash: sha256-pepper-first, pepper: {pepper!r}}}]"
+    plain = place.config.read_text()
+    place.config.write_text(plain.replace("max_age: 90d", imported.format(pepper=PEPPER)))
+    place.config.chmod(0o644)
+    assert examined(place.config)["Configuration: file mode"][0] == "problem"
+    place.config.write_text(plain.replace("max_age: 90d", imported.format(pepper="${LEGACY}")))
+    assert examined(place.config, LEGACY=PEPPER)["Configuration: file mode"][0] == "ok"
+
+
+def test_a_missing_store_is_a_problem_and_none_is_made(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    told = examined(place.config)
+    assert told["Key store: schema"] == ("problem", f"there is no key store at {place.store}")
+    assert not place.store.exists()
+
+
+def test_an_older_store_is_told_and_left_as_it_is(place: Place) -> None:
+    place.change("UPDATE schema_version SET version = 1")
+    assert examined(place.config)["Key store: schema"][0] == "warning"
+    place.change("UPDATE schema_version SET version = 99")
+    told = examined(place.config)
+    assert told["Key store: schema"][0] == "problem"
+    assert told["Key store: latency"][0] == "unchecked"
+    with closing(sqlite3.connect(place.store)) as connection:
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(99,)]
+
+
+def test_a_store_that_somebody_holds_is_a_problem_and_its_audit_is_looked_at_all_the_same(place: Place) -> None:
+    with closing(sqlite3.connect(place.store, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        told = examined(place.config)
+    severity, saw = told["Key store: latency"]
+    assert severity == "problem"
+    assert "is locked by another process" in saw
+    assert told["Key store: audit"] == ("ok", "1 row, none changed or removed")
+
+
+def test_times_in_the_store_that_lie_ahead_are_told(place: Place) -> None:
+    place.change("UPDATE api_key SET last_used_at = created_at + 3600 * 1000000")
+    severity, saw = examined(place.config)["Key store: clock"]
+    assert severity == "problem"
+    assert "60m ahead" in saw
+
+
+def test_an_audit_that_somebody_changed_is_a_problem(place: Place) -> None:
+    place.change("UPDATE audit SET actor = 'nobody'")
+    told = examined(place.config)
+    assert told["Key store: audit"] == ("problem", "row 1 was changed, or the row before it was")
+
+
+def test_a_long_audit_is_verified_on_demand(place: Place) -> None:
+    place.change(
+        "INSERT INTO audit (id, at, actor, action, key_id, hash) VALUES (100001, 0, 'x', 'revoke', 'k', x'00')"
+    )
+    assert examined(place.config)["Key store: audit"] == ("unchecked", "100,001 rows take a while: give --deep")
+    assert examined(place.config, "--deep")["Key store: audit"][0] == "problem"
+
+
+def test_keys_of_a_pepper_that_is_not_set_are_a_problem(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    Keys(place.config, place.store, {"SIDECAR_PEPPER": PEPPER}).issue()
+    assert examined(place.config)["Secrets: pepper"][0] == "problem"
+    assert examined(place.config, SIDECAR_PEPPER=PEPPER)["Secrets: pepper"] == ("ok", "set, and long enough")
+    turned = {"SIDECAR_PEPPER": PEPPER[::-1], "SIDECAR_PEPPER_PREVIOUS": PEPPER}
+    assert examined(place.config, **turned)["Secrets: previous pepper"][0] == "ok"
+    unneeded = {"SIDECAR_PEPPER": PEPPER, "SIDECAR_PEPPER_PREVIOUS": PEPPER[::-1]}
+    assert examined(place.config, **unneeded)["Secrets: previous pepper"][0] == "warning"
+
+
+def test_keys_without_an_end_and_keys_past_their_age_are_counted(place: Place) -> None:
+    place.keys.issue()
+    assert examined(place.config)["Key store: age of keys"] == ("ok", "1 of 2 active keys never expires")
+    place.change("UPDATE api_key SET created_at = created_at - 91 * 86400 * 1000000 WHERE expires_at IS NULL")
+    severity, saw = examined(place.config)["Key store: age of keys"]
+    assert severity == "warning"
+    assert saw.startswith("1 key older than keys.max_age (90d)")

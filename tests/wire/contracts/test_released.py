@@ -1,0 +1,97 @@
+"""The outside holds still: what users build on is as it was released.
+
+A change on purpose is written down by `python -m pytest tests/contracts --write-contracts`, and read in the diff.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sidecar.cli.main import main
+from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.wire import request_bytes
+from tests.wire.contracts.outside import (
+    CONFIG,
+    TOKEN,
+    commands,
+    inlined,
+    listener,
+    metrics,
+    schema_of,
+    without_prose,
+    yaml_files,
+)
+
+RELEASED = Path(__file__).parent / "released"
+
+
+def holds(request: pytest.FixtureRequest, name: str, found: Any) -> None:
+    """`found` is what `name` was released with."""
+    file = RELEASED / f"{name}.json"
+    if request.config.getoption("--write-contracts"):
+        file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert json.loads(json.dumps(found)) == json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def used(start_shared_sidecar: StartSidecar) -> Iterator[Sidecar]:
+    """A sidecar that has let requests pass, refused some, and been asked by a proxy."""
+    sidecar = start_shared_sidecar(CONFIG)
+    key = sidecar.keys.issue(scopes=("read",))
+    for target, credential in (("/items/1?a=1", key), ("/items/1", key), ("/items/1", None), ("/public/1", None)):
+        sidecar.ask("GET", target, key=credential)
+    sidecar.ask("GET", "/items/1", key="hv_live_wrong")
+    sidecar.exchange(b"GARBAGE\r\n\r\n")
+    with listener(sidecar, "decision") as proxy:
+        proxy.ask("GET", "/envoy/items/1")
+    revoked = sidecar.keys.issue(scopes=("read",))
+    sidecar.keys.told("revoke", revoked.id)
+    sidecar.ask("GET", "/items/1", key=revoked)
+    yield sidecar
+
+
+def test_the_schema_of_the_configuration(request: pytest.FixtureRequest) -> None:
+    printed = CliRunner().invoke(main, ["schema"], catch_exceptions=False).output
+    holds(request, "configuration", without_prose(json.loads(printed)))
+
+
+def test_the_commands_and_their_options(request: pytest.FixtureRequest) -> None:
+    holds(request, "commands", commands())
+
+
+def test_the_openapi_document(request: pytest.FixtureRequest, used: Sidecar) -> None:
+    with listener(used, "admin") as admin:
+        credential = ("Authorization", f"Bearer {TOKEN}")
+        found = admin.exchange(request_bytes("GET", "/api/openapi.json", [credential], host="localhost"))
+    holds(request, "openapi", without_prose(inlined(found.json())))
+
+
+def test_the_metrics(request: pytest.FixtureRequest, used: Sidecar) -> None:
+    holds(request, "metrics", metrics(used))
+
+
+def test_the_fields_of_a_log_line(request: pytest.FixtureRequest, used: Sidecar) -> None:
+    line = used.logged(lambda line: "query" in line)
+    refused = used.logged(lambda line: line["reason"] == "missing_credential")
+    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in (line, refused)]
+    holds(request, "log_line", shapes)
+
+
+def test_the_fields_of_an_event(request: pytest.FixtureRequest, used: Sidecar) -> None:
+    line = used.process.stderr.wait_for(lambda line: line.startswith("{"))
+    assert line is not None
+    event = json.loads(line)
+    fixed = {name: event.pop(name) for name in ("event", "kind")}
+    holds(request, "event", {**fixed, **{name: type(value).__name__ for name, value in event.items()}})
+
+
+def test_the_columns_of_the_store(request: pytest.FixtureRequest, used: Sidecar) -> None:
+    holds(request, "store", schema_of(used.keys.store))
+
+
+def test_the_yaml_that_is_shipped(request: pytest.FixtureRequest) -> None:
+    holds(request, "yaml", yaml_files())

@@ -1,0 +1,212 @@
+"""A store that is locked, damaged, taken away, full or closed to us."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from sidecar.core.model import KeyStatus
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.ports import KeyFilter, StoreUnavailable
+from sidecar.store.connection import FIND_SECONDS
+from sidecar.store.sqlite import SqliteStore
+from tests.unit.keys.making import ANN, NOW_US, a_key, digest_of, open_store, set_status
+
+# As in SQLite's recovery of the log: the index is blank, its locks to write, checkpoint and recover (120 to 122) held.
+_LOCKER = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, int(sys.argv[2]), 120)
+    if sys.argv[2] == "3":
+        file.write(bytes(96))
+        file.flush()
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+_WRITER, _EVERYBODY = 1, 3
+
+
+@contextmanager
+def locked(path: str, locks: int) -> Iterator[None]:
+    """Another process keeps writers, or everybody, out of the store."""
+    command = [sys.executable, "-c", _LOCKER, path + "-shm", str(locks)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
+        assert locker.stdout is not None
+        assert locker.stdout.readline() == b"locked\n"
+        yield
+        locker.communicate()
+
+
+async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavailable(
+    store: SqliteStore, path: str
+) -> None:
+    key = a_key("s1")
+    await store.add([key], actor=ANN)
+    cache = KeyCache(store, size=10)
+    known = await cache.find(digest_of("s1"), lambda: {digest_of("s1"): "sha256"})
+    assert known is not None
+    assert known.key == key
+    with locked(path, _EVERYBODY):
+        assert cache.peek(digest_of("s1")) is known
+        with pytest.raises(StoreUnavailable):
+            await cache.find(digest_of("s2"), lambda: {digest_of("s2"): "sha256"})
+        assert cache.peek(digest_of("s1")) is known
+    assert await cache.find(digest_of("s2"), lambda: {digest_of("s2"): "sha256"}) is None
+
+
+async def test_a_process_that_stood_still_does_not_take_the_store_for_dead(store: SqliteStore) -> None:
+    """As one does that is short of CPU, or whose machine is moved: answer and timeout are both there when it wakes."""
+    key = a_key("s1")
+    await store.add([key], actor=ANN)
+    finding = asyncio.get_running_loop().create_task(store.find({digest_of("s1"): "sha256"}))
+    await asyncio.sleep(0)
+    standing_still = threading.Event()
+    standing_still.wait(FIND_SECONDS + 0.3)
+    assert await finding == key
+
+
+async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path: str) -> None:
+    key = a_key("s1")
+    await store.add([key], actor=ANN)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert await store.find({digest_of("s1"): "sha256"}) == key
+        assert isinstance(store.generation(), int)
+
+
+async def test_a_write_that_finds_the_store_locked_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.store.connection.WRITE_LOCK_SECONDS", 0.0)
+    store = await open_store(path)
+    with locked(path, _WRITER), pytest.raises(StoreUnavailable, match="locked by another process"):
+        await store.add([a_key()], actor=ANN)
+    await store.add([a_key()], actor=ANN)
+    await store.close()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_store_taken_away_is_noticed_and_never_written_to(
+    store: SqliteStore, path: str, tmp_path: Path, replaced: bool
+) -> None:
+    key = a_key("s1")
+    await store.add([key], actor=ANN)
+    if replaced:
+        await (await open_store(str(tmp_path / "other.db"))).close()
+        os.replace(tmp_path / "other.db", path)
+    else:
+        os.unlink(path)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="restart"):
+            store.generation()
+    with pytest.raises(StoreUnavailable, match="restart"):
+        await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US)
+
+
+async def test_a_damaged_store_is_unavailable_and_says_what_to_do(path: str) -> None:
+    store = await open_store(path)
+    for _ in range(50):
+        await store.add([a_key(metadata={"note": "x" * 500})], actor=ANN)
+    await store.close()
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (os.path.getsize(path) - 4096))
+    with pytest.raises(StoreUnavailable, match=r"damaged.*backup"):
+        damaged = await open_store(path, create=False)
+        try:
+            await damaged.list(KeyFilter())
+        finally:
+            await damaged.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [(b"no database, but long enough to be taken for one" * 99, "not a SQLite database"), (b"", "empty")],
+)
+async def test_a_file_that_is_no_store_is_refused_and_left_alone(path: str, content: bytes, advice: str) -> None:
+    Path(path).write_bytes(content)
+    with pytest.raises(StoreUnavailable, match=advice):
+        await open_store(path, create=False)
+    assert Path(path).read_bytes() == content
+
+
+async def test_a_missing_store_is_refused_with_advice_and_nothing_is_made(path: str) -> None:
+    with pytest.raises(StoreUnavailable, match="sidecar keys issue"):
+        await open_store(path, create=False)
+    assert not Path(path).exists()
+
+
+@pytest.mark.parametrize("place", ["no/such/folder/keys.db", "."])
+async def test_a_place_that_can_hold_no_store_is_refused(tmp_path: Path, place: str) -> None:
+    with pytest.raises(StoreUnavailable, match=r"cannot be made|is a folder"):
+        await open_store(str(tmp_path / place))
+
+
+_NOBODY = """
+import os, sys
+from sidecar.store.connection import prepare
+os.setgid(65534), os.setuid(65534)
+try:
+    prepare(sys.argv[1], create=False)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+async def test_a_store_of_somebody_else_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = f"{folder}/keys.db"
+        await (await open_store(path)).close()
+        said = subprocess.run([sys.executable, "-c", _NOBODY, path], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("StoreUnavailable")
+    assert "may not read and write" in said
+
+
+_FULL = """
+import asyncio, resource, signal, sys
+from sidecar.keys.ports import KeyFilter, StoreUnavailable
+from tests.unit.keys.making import ANN, a_key, digest_of, open_store
+
+async def main():
+    store = await open_store(sys.argv[1])
+    kept = [a_key("kept")]
+    await store.add([kept[0]], actor=ANN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    try:
+        while True:
+            key = a_key(metadata={"note": "x" * 900})
+            await store.add([key], actor=ANN)
+            kept.append(key)
+    except StoreUnavailable as error:
+        print(error)
+    assert await store.find({digest_of("kept"): "sha256"}) == kept[0]
+    assert (await store.list(KeyFilter()))[::-1] == kept
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    kept.append(a_key())
+    await store.add([kept[-1]], actor=ANN)
+    assert (await store.list(KeyFilter()))[::-1] == kept
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_when_the_disk_takes_no_more_acknowledged_keys_stay_and_it_recovers(path: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _FULL, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be" in done.stdout
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        keys, audited = connection.execute(
+            "SELECT (SELECT count(*) FROM api_key), (SELECT count(*) FROM audit)"
+        ).fetchone()
+    assert keys == audited > 2

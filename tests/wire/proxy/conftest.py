@@ -1,0 +1,93 @@
+"""A data listener before a scripted upstream, on both event loops that it runs on."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from sidecar.config.settings import Address, UpstreamSettings
+from sidecar.core.model import Headers
+from sidecar.proxy.server import DataServer
+from sidecar.proxy.upstream import Upstream
+from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
+from tests.wire.proxy.stubs import OpenGate, Records
+from tests.wire.proxy.wire import RawClient, Received
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+MIB = 1 << 20
+HELD = 16 + sum(2 * int(Path(f"/proc/sys/net/ipv4/tcp_{kind}mem").read_text().split()[2]) // MIB for kind in "rw")
+"""MiB that may be between an upstream and a client: what the kernel's buffers take where it lets them, and a few."""
+MUCH = max(64, HELD + 16)
+"""MiB, too many for that."""
+PATIENT = {"connect_timeout": 60.0, "queue_timeout": 60.0, "idle_timeout": 60.0}
+"""Longer than any test waits, so that no time set here passes for what should happen by itself."""
+
+
+@dataclass
+class Bench:
+    """The listener, what it was told of, and what stands behind it."""
+
+    server: DataServer
+    upstream: ScriptedUpstream
+    records: Records
+    gate: OpenGate
+    stack: AsyncExitStack
+
+    async def client(self) -> RawClient:
+        client = await RawClient.connect(self.server.address)
+        self.stack.push_async_callback(client.close)
+        return client
+
+    async def ask(self, raw: bytes) -> Received:
+        """One request on a connection of its own."""
+        return await (await self.client()).ask(raw)
+
+
+SetUp = Callable[..., Awaitable[Bench]]
+
+
+@pytest.fixture
+async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
+    """`await set_up(script, told=, unix=, address=, listener={options of DataServer}, **fields of UpstreamSettings)`"""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            script: Script,
+            *,
+            told: Headers = (),
+            unix: bool = False,
+            address: Address | None = None,
+            listener: Mapping[str, Any] | None = None,
+            **settings: Any,
+        ) -> Bench:
+            scripted = ScriptedUpstream(script)
+            await scripted.start(str(tmp_path / "upstream.sock") if unix else "")
+            stack.push_async_callback(scripted.stop)
+            given = {**PATIENT, "address": address or scripted.address, **settings}
+            upstream = Upstream(UpstreamSettings(**given), loop=asyncio.get_running_loop())
+            stack.callback(upstream.close)
+            records = Records()
+            gate = OpenGate(told)
+            server = DataServer(lambda: gate, upstream, observer=records, clock=time.perf_counter, **(listener or {}))
+            await server.start(Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1"))
+            stack.push_async_callback(lambda: server.stop(grace_seconds=0))
+            return Bench(server, scripted, records, gate, stack)
+
+        yield start
+
+
+async def eventually(holds: Callable[[], object], *, within_seconds: float = PATIENCE_SECONDS) -> None:
+    """Let the loop turn until `holds()`; fails past the time."""
+    async with asyncio.timeout(within_seconds):
+        while not holds():
+            await asyncio.sleep(0)

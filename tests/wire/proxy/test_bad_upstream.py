@@ -1,0 +1,269 @@
+"""An upstream that is slow, dead, or answers nonsense."""
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from sidecar.config.settings import Address
+from sidecar.core.errors import Reason
+from tests.upstreams.scripted import Peer, answering, closing_after, plain
+from tests.wire.proxy.conftest import Bench, SetUp, eventually
+from tests.wire.proxy.wire import get, post
+
+
+async def silent(peer: Peer) -> None:
+    await peer.request()
+    await peer.reader.read()
+
+
+async def resetting(peer: Peer) -> None:
+    await peer.request()
+    peer.reset()
+
+
+async def quickest(bench: Bench, status: int) -> float:
+    """Seconds, of several answers of `status` one after the other: a busy machine holds up some of them, not all."""
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert (await bench.ask(get())).status == status
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+async def test_r1_1_a_refused_connection_is_a_502_within_a_second(set_up: SetUp) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        bench = await set_up(silent, address=Address(host="127.0.0.1", port=closed.getsockname()[1]))
+        response = await bench.ask(get())
+        assert (response.status, response.body) == (502, b"upstream_unreachable")
+        assert await quickest(bench, 502) < 1
+    assert bench.records.finished_ones[0].reason is Reason.UPSTREAM_UNREACHABLE
+
+
+async def test_an_unknown_name_is_a_502(set_up: SetUp) -> None:
+    bench = await set_up(silent, address=Address(host="no-such-host.invalid", port=80), connect_timeout=2.0)
+    assert (await bench.ask(get())).status in (502, 504)
+
+
+async def test_r1_1_a_reset_before_the_answer_is_a_502_within_a_second(set_up: SetUp) -> None:
+    assert await quickest(await set_up(resetting), 502) < 1
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"garbage\r\n\r\n",
+        b"\x16\x03\x01\x00\xa5\x01\x00",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 10_000 + b"\r\n",
+    ],
+)
+async def test_s3_5_nonsense_is_a_502_and_that_connection_is_closed(set_up: SetUp, nonsense: bytes) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(nonsense if peer.number == 1 else plain(b"good"))
+        if peer.number == 1 and nonsense.endswith(b"Content-Le"):
+            return
+        await peer.reader.read()
+
+    bench = await set_up(script)
+    client = await bench.client()
+    response = await client.ask(get())
+    assert (response.status, response.body) == (502, b"upstream_invalid")
+    await bench.upstream.peers[0].gone()
+    assert (await client.ask(get())).body == b"good"
+
+
+@pytest.mark.parametrize(
+    "excess_data", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"x", b"\r\n\r\nx", b"\x00"]
+)
+async def test_s3_5_bytes_after_an_answer_reach_nobody(set_up: SetUp, excess_data: bytes) -> None:
+    async def script(peer: Peer) -> None:
+        target = (await peer.request()).split(b" ")[1]
+        await peer.send(plain(target) + excess_data)
+        await peer.reader.read()
+
+    bench = await set_up(script)
+    clients = [await bench.client(), await bench.client()]
+    for number in range(50):
+        response = await clients[number % 2].ask(get(f"/{number}"))
+        assert (response.status, response.body) == (200, b"/%d" % number)
+    assert len(bench.upstream.peers) == 50
+
+
+async def test_bytes_on_an_idle_connection_end_it(set_up: SetUp) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(plain(b"first" if peer.number == 1 else b"second"))
+        await peer.send(plain(b"evil"))
+        await peer.reader.read()
+
+    bench = await set_up(script)
+    assert (await bench.ask(get())).body == b"first"
+    await bench.upstream.peers[0].gone()
+    assert (await bench.ask(get())).body == b"second"
+
+
+async def test_r1_1_an_answer_that_does_not_come_is_a_504_at_the_set_time(set_up: SetUp) -> None:
+    bench = await set_up(silent, answer_timeout=0.2)
+    response = await bench.ask(get())
+    assert (response.status, response.body) == (504, b"upstream_timeout")
+    assert 0.19 <= await quickest(bench, 504) < 0.6
+    await bench.upstream.peers[0].gone()
+
+
+async def test_the_time_for_an_answer_starts_anew_with_each_request(set_up: SetUp) -> None:
+    bench = await set_up(answering(plain()), answer_timeout=1.5)
+    client = await bench.client()
+    began = time.perf_counter()
+    while time.perf_counter() - began < 2:
+        assert (await client.ask(get())).status == 200
+    assert len(bench.upstream.peers) == 1
+
+
+async def test_r1_1_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(set_up: SetUp) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = Address(host="127.0.0.1", port=full.getsockname()[1])
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        bench = await set_up(silent, address=address, connect_timeout=0.2)
+        response = await bench.ask(get())
+        assert (response.status, response.body) == (504, b"upstream_timeout")
+        assert 0.19 <= await quickest(bench, 504) < 0.6
+        for filler in fillers:
+            filler.close()
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
+    ],
+)
+async def test_r1_2_an_answer_killed_midway_is_seen_to_be_broken_and_counted(set_up: SetUp, half: bytes) -> None:
+    bench = await set_up(closing_after(half))
+    client = await bench.client()
+    await client.send(get())
+    received = b""
+    with pytest.raises(ConnectionResetError):
+        while data := await client.reader.read(65536):
+            received += data
+    assert received.endswith((b"only this", b"only this\r\n"))
+    await eventually(lambda: bench.records.finished_ones)
+    record = bench.records.finished_ones[0]
+    assert (record.status, record.reason) == (200, Reason.UPSTREAM_UNREACHABLE)
+
+
+async def test_r1_2_a_reset_is_no_end_of_an_answer_that_ends_with_the_connection(set_up: SetUp) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.0 200 OK\r\n\r\nhalf")
+        await peer.until(b"never comes")
+
+    bench = await set_up(script)
+    client = await bench.client()
+    await client.send(get())
+    await client.reader.readuntil(b"half")
+    sock = bench.upstream.peers[0].writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    bench.upstream.peers[0].reset()
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+
+
+async def test_requests_past_the_last_connection_wait_in_order_and_for_a_bounded_time(set_up: SetUp) -> None:
+    release = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while True:
+            target = (await peer.request()).split(b" ")[1]
+            if target == b"/slow":
+                await release.wait()
+            await peer.send(plain(target))
+
+    bench = await set_up(script, max_connections=1, queue_timeout=1.0)
+    slow = await bench.client()
+    await slow.send(get("/slow"))
+    await eventually(lambda: bench.upstream.seen and bench.upstream.seen[0])
+    response = await bench.ask(get("/late"))
+    assert (response.status, response.body) == (503, b"upstream_busy")
+    waiting = [await bench.client(), await bench.client()]
+    for number, client in enumerate(waiting):
+        await client.send(get(f"/{number}"))
+    await eventually(lambda: bench.records.in_flight == 3)
+    release.set()
+    assert [(await client.receive()).body for client in (slow, *waiting)] == [b"/slow", b"/0", b"/1"]
+    assert bench.upstream.seen[0].index(b"GET /0") < bench.upstream.seen[0].index(b"GET /1")
+    assert len(bench.upstream.peers) == 1
+
+
+async def test_a_post_that_is_not_answered_is_a_502(set_up: SetUp) -> None:
+    bench = await set_up(resetting)
+    assert (await bench.ask(post(b"x"))).status == 502
+    assert len(bench.upstream.peers) == 1
+
+
+async def test_what_the_observer_is_told(set_up: SetUp) -> None:
+    bench = await set_up(answering(plain(b"12345")))
+    await bench.ask(post(b"abc"))
+    await bench.ask(get("/denied"))
+    await bench.ask(get("/me"))
+    forwarded, denied, own = bench.records.finished_ones
+    assert (forwarded.status, forwarded.bytes_in, forwarded.bytes_out, forwarded.reason) == (200, 3, 5, None)
+    assert forwarded.upstream_seconds is not None and 0 < forwarded.upstream_seconds <= forwarded.seconds
+    assert (denied.status, denied.reason, denied.upstream_seconds) == (401, Reason.MISSING_CREDENTIAL, None)
+    assert (own.status, own.bytes_out) == (200, 11)
+    assert bench.records.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
+    ],
+)
+async def test_s3_5_a_body_that_must_not_be_and_comes_in_a_packet_of_its_own_answers_nobody(
+    set_up: SetUp, method: str, head: bytes
+) -> None:
+    answered = asyncio.Event()
+
+    async def careless(peer: Peer) -> None:
+        await peer.request()
+        if peer.number > 1:
+            await peer.send(plain(b"its own"))
+            return
+        await peer.send(head)
+        await answered.wait()
+        await peer.send(plain(b"of another"))
+        await peer.request()
+
+    bench = await set_up(careless)
+    client = await bench.client()
+    await client.send(get(method=method) + get("/next"))
+    await client.receive(method.encode())
+    answered.set()
+    assert (await client.receive()).body == b"its own"

@@ -1,0 +1,106 @@
+"""The security list, R5.2: a thousand reloads while requests go on."""
+# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
+
+import asyncio
+import hashlib
+import signal
+from pathlib import Path
+
+import pytest
+
+from sidecar.config.settings import Address
+from tests.harness.running import Sidecar
+from tests.upstreams.scripted import Peer, ScriptedUpstream, plain
+from tests.wire.proxy.wire import RawClient, get
+from tests.wire.reload.changing import CONFIG, Changing
+from tests.wire.reload.conftest import StartChanging
+
+RELOADS = 1000
+SETTLED = 300
+"""Reloads after which nothing may grow any longer."""
+GROWTH_KIB = 4 * 1024
+CLIENTS = 6
+
+
+def version(number: int) -> str:
+    """Two thirds of the versions change the upstream's settings, and with them its connections; each changes the gate.
+
+    A request says to the upstream which version it was decided by, and which it was forwarded by. Only one key is kept
+    in memory, so that most requests wait for the store between the two.
+    """
+    name = f"v{number // 3}" if number % 3 else f"w{number}"
+    upstream = f"upstream: {{url: 'http://127.0.0.1:1', host: {name}}}"
+    changed = CONFIG.replace("upstream: http://127.0.0.1:1", upstream).replace("{interval: 50ms}", "{watch: false}")
+    changed = changed.replace("keys: {", "keys: {cache_size: 1, ")
+    return changed.replace("realm: before", f"realm: r{number}") + f"identity: {{headers: {{X-Version: {name}}}}}\n"
+
+
+async def told(peer: Peer) -> None:
+    while True:
+        head = (await peer.request()).decode()
+        forwarded_by, decided_by = (
+            head.partition(f"\r\n{name}: ")[2].partition("\r\n")[0] for name in ("Host", "X-Version")
+        )
+        await peer.send(plain(f"{forwarded_by} {decided_by}".encode()))
+
+
+class Load:
+    """Requests one after the other on connections that are kept, until told to stop."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._address = Address(host=sidecar.data[0], port=sidecar.data[1])
+        self.stopping = False
+        self.seen: set[str] = set()
+        self.count = 0
+
+    async def run(self, key: str) -> None:
+        raw = get("/items/1", f"Authorization: Bearer {key}".encode())
+        client = await RawClient.connect(self._address)
+        while not self.stopping:
+            response = await client.ask(raw)
+            assert response.status == 200
+            forwarded_by, decided_by = response.body.decode().split(" ")
+            assert forwarded_by == decided_by
+            self.seen.add(decided_by)
+            self.count += 1
+        await client.close()
+
+
+async def reload(changing: Changing, number: int) -> None:
+    text = version(number)
+    changing.write(text)
+    changing.sidecar.process.signal(signal.SIGHUP)
+    end = f"(sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
+    stderr = changing.sidecar.process.stderr
+    assert await asyncio.to_thread(stderr.wait_for, lambda line: line.endswith(end)), stderr.all()[-5:]
+
+
+def resident_kib(sidecar: Sidecar) -> int:
+    lines = Path(f"/proc/{sidecar.process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+
+
+@pytest.mark.timeout(600)
+async def test_R5_2_a_thousand_reloads_fail_no_request_and_leave_nothing_behind(start_changing: StartChanging) -> None:
+    upstream = ScriptedUpstream(told)
+    await upstream.start()
+    changing = start_changing(version(0), upstream_url=f"http://127.0.0.1:{upstream.address.port}")
+    load, issue = Load(changing.sidecar), changing.sidecar.keys.issue
+    keys = [issue(f"key {number}", scopes=("read",)).text for number in range(CLIENTS)]
+    async with asyncio.TaskGroup() as group:
+        for key in keys:
+            group.create_task(load.run(key))
+        for number in range(1, SETTLED):
+            await reload(changing, number)
+        settled = resident_kib(changing.sidecar)
+        for number in range(SETTLED, RELOADS + 1):
+            await reload(changing, number)
+        grown = resident_kib(changing.sidecar) - settled
+        load.stopping = True
+    assert grown < GROWTH_KIB
+    assert changing.reloads("success") == RELOADS
+    assert load.count > RELOADS
+    assert len(load.seen) > RELOADS / 4
+    assert changing.sidecar.stop() == 0
+    await upstream.stop()
+    assert not [line for line in changing.sidecar.process.stderr.all() if "error" in line]

@@ -1,0 +1,272 @@
+"""The security list, S2.1 to S2.3 and S2.8 to S2.11: header fields and identity."""
+
+import pytest
+
+from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.wire import request_bytes
+from tests.wire.security.site import BASE, IDENTITY, KEYS, Site
+
+DISGUISES = [
+    "{}",
+    "{upper}",
+    "{lower}",
+    "{under}",
+    "{dots}",
+    "{double}",
+    "{mixed}",
+    "{tilde}",
+    "{bang}",
+]
+HOP_BY_HOP = [
+    ("Keep-Alive", "timeout=5"),
+    ("Proxy-Connection", "keep-alive"),
+    ("TE", "trailers"),
+    ("Trailer", "X-Sum"),
+    ("Proxy-Authorization", "Basic eDp5"),
+    ("HTTP2-Settings", "AAMAAABkAAQAAP__"),
+    ("Upgrade", "h2c"),
+]
+FORWARDING = [
+    ("X-Forwarded-For", "6.6.6.6"),
+    ("X-Forwarded-Proto", "https"),
+    ("X-Forwarded-Host", "evil.test"),
+    ("X-Forwarded-Port", "444"),
+    ("X-Forwarded-Prefix", "/evil"),
+    ("X-Forwarded-Uri", "/evil"),
+    ("Forwarded", "for=6.6.6.6;host=evil.test"),
+    ("X-Real-IP", "6.6.6.6"),
+    ("X-Original-URL", "/admin"),
+    ("X-Original-URI", "/admin"),
+    ("X-Rewrite-URL", "/admin"),
+]
+
+
+def disguises(name: str) -> list[str]:
+    forms = {
+        "upper": name.upper(),
+        "lower": name.lower(),
+        "under": name.replace("-", "_"),
+        "dots": name.replace("-", "."),
+        "double": name.replace("-", "--"),
+        "mixed": name.lower().replace("-", "_-.", 1),
+        "tilde": name.replace("-", "~"),
+        "bang": name.replace("-", "!"),
+    }
+    return [form.format(name, **forms) for form in DISGUISES]
+
+
+def folded(name: str) -> str:
+    """As the least careful server reads it."""
+    return "".join(character if character.isalnum() else "-" for character in name.lower()).replace("--", "-")
+
+
+@pytest.mark.parametrize("name", ["X-Auth-Subject", "X-Auth-Scopes", "X-Auth-Key-Id"])
+@pytest.mark.parametrize("target", ["/public/x", "/items/x"])
+def test_s2_1_an_identity_header_of_the_clients_never_reaches_the_upstream(site: Site, name: str, target: str) -> None:
+    forged = [(form, "FORGED") for form in disguises(name)]
+    key = "Kr" if target.startswith("/items") else ""
+    seen = site.passes("GET", target, [*forged, *forged, ("Accept", "a")], key=key)
+    assert b"FORGED" not in seen.head
+    assert seen.header("Accept") == "a"
+    told = [field for field in seen.names if folded(field) in IDENTITY]
+    assert sorted(told) == (sorted(IDENTITY) if key else [])
+
+
+def test_s2_1_the_upstream_is_told_the_keys_identity(site: Site) -> None:
+    seen = site.passes("GET", "/items/x", [("X-Auth-Subject", "t-Ka")], key="Kr")
+    assert seen.header("X-Auth-Subject") == "t-Kr"
+    assert seen.header("X-Auth-Scopes") == "read"
+    assert seen.header("X-Auth-Key-Id")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["X-Auth-Subject"],
+        ["x-auth-subject, X-AUTH-SCOPES,x-auth-key-id"],
+        ["close", "X-Auth-Subject"],
+        ["keep-alive, , X-Auth-Subject ,"],
+        ["X-Request-Id, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, Host"],
+    ],
+)
+def test_s2_2_connection_does_not_remove_what_we_inject(site: Site, lines: list[str]) -> None:
+    seen = site.passes("GET", "/items/x", [("Connection", line) for line in lines], key="Kr")
+    assert seen.header("X-Auth-Subject") == "t-Kr"
+    assert seen.header("X-Auth-Scopes") == "read"
+    assert seen.header("X-Forwarded-For") == "127.0.0.1"
+    assert seen.header("Host") == "api.test"
+    assert seen.header("X-Request-Id")
+    assert "connection" not in seen.names or "x-" not in seen.header("connection").lower()
+
+
+def test_s2_2_other_names_that_connection_lists_are_removed(site: Site) -> None:
+    fields = [
+        ("X-Hop", "1"),
+        ("x-HOP", "2"),
+        ("X-Two", "3"),
+        ("X-Stay", "4"),
+        ("Connection", "x-hop"),
+        ("CONNECTION", "X-two"),
+    ]
+    seen = site.passes("GET", "/public/x", fields)
+    assert {"x-hop", "x-two"}.isdisjoint(seen.names)
+    assert seen.header("X-Stay") == "4"
+
+
+@pytest.mark.parametrize("field", [("Authorization", "Bearer {}"), ("X-Api-Key", "{}")])
+def test_s2_2_the_key_is_read_before_hop_by_hop_handling(site: Site, field: tuple[str, str]) -> None:
+    name, value = field
+    key = value.format(site.keys["Kr"])
+    seen = site.passes("GET", "/items/x", [("Connection", name), (name, key)])
+    assert seen.header("X-Auth-Subject") == "t-Kr"
+    wrong = value.format(site.keys["Kv"])
+    site.refuses(401, "GET", "/public/x", [("Connection", name), (name, wrong)])
+
+
+def test_s2_2_framing_headers_cannot_be_named_away(site: Site) -> None:
+    named = [("Connection", "content-length, Content-Length, transfer-encoding")]
+    assert (
+        site.passes("POST", "/public/x", named, body=b"GET /admin HTTP/1.1\r\n\r\n").body
+        == b"GET /admin HTTP/1.1\r\n\r\n"
+    )
+    raw = request_bytes("POST", "/public/x", [*named, ("Transfer-Encoding", "chunked")]) + b"5\r\nhello\r\n0\r\n\r\n"
+    assert site.sidecar.exchange(raw).status == 200
+    assert site.upstream.last().body == b"hello"
+
+
+def test_s2_3_hop_by_hop_fields_are_not_passed_on(site: Site) -> None:
+    seen = site.passes("GET", "/public/x", [*HOP_BY_HOP, ("X-Stay", "1")])
+    assert seen.names.isdisjoint(name.lower() for name, _ in HOP_BY_HOP)
+    assert seen.header("X-Stay") == "1"
+    assert "transfer-encoding" not in seen.names
+
+
+def test_s2_3_nor_in_answers_with_what_the_answers_own_connection_names(site: Site) -> None:
+    site.upstream.plan(
+        b"HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nx-hop: 2\r\nKeep-Alive: timeout=5\r\n"
+        b"Proxy-Connection: keep-alive\r\nTE: x\r\nTrailer: X\r\nUpgrade: h2c\r\nProxy-Authenticate: Basic\r\n"
+        b"X-Stay: 3\r\nContent-Length: 2\r\n\r\nok"
+    )
+    response = site.ask("GET", "/public/x")
+    assert (response.status, response.body) == (200, b"ok")
+    assert response.header("X-Stay") == "3"
+    for name in ("X-Hop", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade"):
+        assert response.all(name) == []
+
+
+def test_s2_8_forwarding_headers_of_a_stranger_are_replaced_by_what_the_socket_tells(site: Site) -> None:
+    disguised = [(name.replace("-", "_"), value) for name, value in FORWARDING]
+    seen = site.passes("GET", "/public/x", [*FORWARDING, *disguised])
+    assert seen.header("X-Forwarded-For") == "127.0.0.1"
+    assert seen.header("X-Forwarded-Proto") == "http"
+    assert seen.header("X-Forwarded-Host") == "api.test"
+    assert b"6.6.6.6" not in seen.head
+    assert b"evil" not in seen.head
+    assert b"/admin" not in seen.head
+
+
+@pytest.fixture(scope="module")
+def behind_proxy(start_shared_sidecar: StartSidecar) -> Sidecar:
+    return start_shared_sidecar(f"{BASE}trusted_proxies: [127.0.0.1, 10.0.0.0/8]\n{KEYS}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "client"),
+    [
+        (["198.51.100.7"], "198.51.100.7"),
+        (["6.6.6.6, 198.51.100.7, 10.1.1.1"], "198.51.100.7"),
+        (["6.6.6.6", "198.51.100.7"], "198.51.100.7"),
+        (["6.6.6.6, nonsense"], "127.0.0.1"),
+        (["6.6.6.6, [::1]nonsense"], "127.0.0.1"),
+        (["6.6.6.6, 198.51.100.300, 10.1.1.1"], "10.1.1.1"),
+    ],
+)
+def test_s2_8_behind_a_trusted_proxy_the_right_most_untrusted_address_counts(
+    behind_proxy: Sidecar, site: Site, lines: list[str], client: str
+) -> None:
+    request_id = f"rid-{hash((*lines, client))}"
+    fields = [("X-Forwarded-For", line) for line in lines]
+    response = behind_proxy.ask("GET", "/public/x", [*fields, ("X-Request-Id", request_id)])
+    assert response.status == 200
+    seen = site.upstream.last()
+    assert seen.header("X-Forwarded-For") == ", ".join([*lines, "127.0.0.1"])
+    assert behind_proxy.logged(lambda line: line["request_id"] == request_id)["client_address"] == client
+
+
+def test_s2_8_a_peer_that_is_no_trusted_proxy_is_not_believed_even_next_to_one(
+    behind_proxy: Sidecar, site: Site
+) -> None:
+    response = behind_proxy.ask("GET", "/public/x", FORWARDING, source="127.0.0.2")
+    assert response.status == 200
+    assert site.upstream.last().header("X-Forwarded-For") == "127.0.0.2"
+
+
+def test_s2_9_header_values_from_0x80_are_forwarded_byte_for_byte_or_400(site: Site) -> None:
+    value = bytes(range(0x80, 0x100))
+    raw = b"GET /public/x HTTP/1.1\r\nHost: api.test\r\nX-Bytes: a" + value + b"b\r\n\r\n"
+    status = site.sidecar.exchange(raw).status
+    assert status in {200, 400}
+    if status == 200:
+        assert b"X-Bytes: a" + value + b"b\r\n" in site.upstream.last().head
+
+
+def test_s2_9_duplicates_and_their_order_are_kept_on_the_way_there(site: Site) -> None:
+    fields = [
+        ("Accept", "1"),
+        ("X-b", "2"),
+        ("accept", "3"),
+        ("Cookie", "a=1"),
+        ("X-B", "4"),
+        ("Cookie", "b=2"),
+        ("X-b", "2"),
+    ]
+    seen = site.passes("GET", "/public/x", fields)
+    names = {"accept", "x-b", "cookie"}
+    assert [pair for pair in seen.headers if pair[0].lower() in names] == fields
+
+
+def test_s2_9_and_on_the_way_back_and_two_set_cookie_stay_two(site: Site) -> None:
+    lines = [
+        ("Set-Cookie", "a=1"),
+        ("X-b", "2"),
+        ("set-cookie", "b=2; Expires=Thu, 01 Jan 2026 00:00:00 GMT"),
+        ("X-B", "\x80\xff"),
+    ]
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+    site.upstream.plan(f"HTTP/1.1 200 OK\r\n{head}Content-Length: 0\r\n\r\n".encode("latin-1"))
+    response = site.ask("GET", "/public/x")
+    assert [pair for pair in response.headers if pair[0].lower() in {"set-cookie", "x-b"}] == lines
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"",
+        b"Host: api.test\r\nHost: api.test\r\n",
+        b"Host: api.test\r\nhost: evil.test\r\n",
+        b"Host:\r\n",
+        b"Host:  \r\n",
+        b"Host: a,b\r\n",
+        b"Host: u@h\r\n",
+        b"Host: h/p?\r\n",
+        b"Host: h?\r\n",
+        b"Host: h p\r\n",
+        b"Host: h:x\r\n",
+        b"Host: h\xe9\r\n",
+        b"Host: h\x00\r\n",
+        b"Host : api.test\r\n",
+        b" Host: api.test\r\n",
+    ],
+)
+@pytest.mark.parametrize("target", [b"/public/x", b"http://api.test/public/x"])
+def test_s2_10_a_request_needs_exactly_one_plain_host(site: Site, lines: bytes, target: bytes) -> None:
+    site.refuses_bytes(400, b"GET " + target + b" HTTP/1.1\r\n" + lines + b"\r\n")
+
+
+def test_s2_11_a_cookie_that_the_upstream_sets_stays_with_the_client_that_it_was_set_for(site: Site) -> None:
+    for _ in range(3):
+        site.upstream.plan(b"HTTP/1.1 200 OK\r\nSet-Cookie: session=alice; Path=/\r\nContent-Length: 0\r\n\r\n")
+        assert site.ask("GET", "/public/x", key="Kr").all("Set-Cookie") == ["session=alice; Path=/"]
+        other = site.ask("GET", "/public/x")
+        assert other.all("Set-Cookie") == []
+    assert all("cookie" not in seen.names for seen in site.upstream.requests())

@@ -1,0 +1,233 @@
+"""The security list, S5 behind real proxies, as deploy/forward-auth configures them."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.harness.ports import free_port
+from tests.harness.recording import Recorded, Upstream
+from tests.harness.running import StartSidecar
+from tests.harness.tools import needed
+from tests.harness.wire import Address, Fields, Response, exchange, request_bytes
+from tests.heavy.forward_auth.fronts import CONFIGS, running_front
+from tests.wire.forward_auth.asking import Decider, start_decider
+from tests.wire.security.test_s1_target import CLIMBS, DISGUISES, MALFORMED
+from tests.wire.security.test_s2_headers import disguises
+
+IDENTITY = ("x-auth-subject", "x-auth-scopes", "x-auth-key-id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """A proxy that asks, and the service behind it."""
+
+    name: str
+    address: Address
+    decider: Decider
+    upstream: Upstream
+
+    def ask(self, method: str, target: str, headers: Fields = (), *, key: str = "", body: bytes = b"") -> Response:
+        fields = [*self.decider.credential(key), *headers, ("Connection", "close")]
+        raw = request_bytes(method, target, fields, body)
+        return exchange(self.address, raw, head_only=method == "HEAD")
+
+    def passes(self, method: str, target: str, headers: Fields = (), *, key: str = "", body: bytes = b"") -> Recorded:
+        response = self.ask(method, target, headers, key=key, body=body)
+        assert response.status == 200, response
+        return self.upstream.last()
+
+    def refuses(self, status: int, code: str, method: str, target: str, *, key: str = "") -> Response:
+        """As the sidecar words it; nothing reached the service."""
+        response = self.ask(method, target, key=key)
+        assert (response.status, response.json()["code"]) == (status, code), response
+        assert response.header("Cache-Control") == "no-store"
+        assert response.header("Content-Type") == "application/problem+json"
+        assert self.upstream.requests() == []
+        return response
+
+
+@pytest.fixture(scope="module")
+def decider(start_shared_sidecar: StartSidecar) -> Decider:
+    return start_decider(start_shared_sidecar)
+
+
+@pytest.fixture(scope="module")
+def started(
+    decider: Decider, upstream_process: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Address]]:
+    """Proxies that run already, by name."""
+    with ExitStack() as stack:
+        yield _Fronts(stack, tmp_path_factory, decider, upstream_process)
+
+
+class _Fronts(dict[str, Address]):
+    """Each is started when it is first asked for, so that a missing one skips its own tests alone."""
+
+    def __init__(self, stack: ExitStack, folders: pytest.TempPathFactory, decider: Decider, upstream: Upstream) -> None:
+        super().__init__()
+        self._stack, self._folders, self._decider, self._upstream = stack, folders, decider, upstream
+
+    def __missing__(self, name: str) -> Address:
+        front = running_front(
+            name, self._folders.mktemp(name), decision=self._decider.address[1], service=self._upstream.port
+        )
+        self[name] = address = self._stack.enter_context(front)
+        return address
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def front(request: pytest.FixtureRequest, started: dict[str, Address], decider: Decider, upstream: Upstream) -> Front:
+    name: str = request.param
+    return Front(name=name, address=started[name], decider=decider, upstream=upstream)
+
+
+def test_s5_1_what_is_allowed_reaches_the_service_with_the_keys_identity(front: Front) -> None:
+    seen = front.passes("GET", "/items/a%20b+c;d=1?x=%2F+%2b&y=a%26b&&z=%7E~", key="Kr")
+    assert seen.target == "/items/a%20b+c;d=1?x=%2F+%2b&y=a%26b&&z=%7E~"
+    assert seen.header("X-Auth-Subject") == "t-Kr"
+    assert seen.header("X-Auth-Scopes") == "read"
+    assert seen.header("X-Auth-Key-Id") == front.decider.keys["Kr"].id
+    assert seen.header("X-Request-Id")
+    assert seen.header("Host") == "api.test"
+    assert front.decider.keys["Kr"].text.encode() not in seen.head
+
+
+def test_s5_1_a_key_in_another_header_is_found_and_stays_with_the_proxy(front: Front) -> None:
+    key = front.decider.keys["Kw"].text
+    seen = front.passes("POST", "/items/x", [("X-Api-Key", key)], body=b"hello" * 1000)
+    assert seen.body == b"hello" * 1000
+    assert seen.header("X-Auth-Subject") == "t-Kw"
+    assert key.encode() not in seen.head
+
+
+def test_s5_1_a_request_without_a_key_is_401_in_the_sidecars_words(front: Front) -> None:
+    response = front.refuses(401, "missing_credential", "GET", "/items/x")
+    assert response.header("WWW-Authenticate") == 'Bearer realm="api"'
+    response = front.refuses(401, "invalid_key", "GET", "/public/x", key="Kv")
+    assert response.header("WWW-Authenticate") == 'Bearer realm="api", error="invalid_token"'
+
+
+def test_s5_1_the_wrong_scope_is_403(front: Front) -> None:
+    response = front.refuses(403, "insufficient_scope", "POST", "/items/x", key="Kr")
+    assert 'error="insufficient_scope"' in response.header("WWW-Authenticate")
+    front.refuses(403, "no_route", "GET", "/nowhere", key="Ka")
+
+
+def test_s5_1_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Front) -> None:
+    told = front.decider.sidecar.keys.told("issue", "--name", "few", "--scope", "read", "--quota", "general=1")
+    bearer = [("Authorization", f"Bearer {told['key']}")]
+    allowed = front.ask("GET", "/items/x", bearer)
+    assert (allowed.status, allowed.header("X-RateLimit-Limit"), allowed.header("X-RateLimit-Remaining")) == (
+        200,
+        "1",
+        "0",
+    )
+    front.upstream.clear()
+    refused = front.ask("GET", "/items/x", bearer)
+    assert (refused.status, refused.json()["code"]) == (429, "quota_exceeded")
+    assert int(refused.header("Retry-After")) > 0
+    assert refused.header("X-RateLimit-Remaining") == "0"
+    assert front.upstream.requests() == []
+
+
+def test_s5_1_an_answer_without_a_quota_tells_of_none(front: Front) -> None:
+    response = front.ask("GET", "/public/x")
+    assert response.status == 200
+    assert not [name for name, _ in response.headers if name.lower().startswith(("x-ratelimit", "ratelimit"))]
+
+
+def test_s5_1_a_body_in_chunks_reaches_the_service(front: Front) -> None:
+    fields = [*front.decider.credential("Kw"), ("Transfer-Encoding", "chunked"), ("Connection", "close")]
+    raw = request_bytes("POST", "/items/x", fields) + b"5\r\nhello\r\n0\r\n\r\n"
+    assert exchange(front.address, raw).status == 200
+    seen = front.upstream.last()
+    assert (seen.body, seen.header("X-Auth-Subject")) == (b"hello", "t-Kw")
+
+
+def test_s5_1_the_client_s_address_is_the_sockets(front: Front) -> None:
+    target = f"/public/from-{front.name}"
+    fields = [("X-Forwarded-For", "6.6.6.6"), ("Connection", "close")]
+    assert exchange(front.address, request_bytes("GET", target, fields), source="127.0.0.7").status == 200
+    line = front.decider.sidecar.logged(lambda line: line["path"] == target)
+    assert line["client_address"] == "127.0.0.7"
+
+
+@pytest.mark.parametrize("front", ["envoy"], indirect=True)
+def test_s5_1_a_request_over_http_2_is_decided_on_like_any_other(front: Front) -> None:
+    where = f"http://127.0.0.1:{front.address[1]}/items/x"
+    curl = [needed("curl"), "-s", "-o", "/dev/null", "-w", "%{http_version} %{http_code}", "--http2-prior-knowledge"]
+    key = ["-H", f"Authorization: Bearer {front.decider.keys['Kr'].text}"]
+    told = [subprocess.run([*curl, *more, where], capture_output=True, check=True).stdout for more in (key, [])]
+    assert told == [b"2 200", b"2 401"]
+    assert front.upstream.last().header("X-Auth-Subject") == "t-Kr"
+
+
+def test_s5_1_head_is_answered_without_a_body(front: Front) -> None:
+    assert front.ask("HEAD", "/items/x", key="Kr").status == 200
+    assert front.ask("HEAD", "/items/x").status == 401
+
+
+def test_s5_1_nothing_gets_past_a_sidecar_that_is_down(
+    front: Front, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
+) -> None:
+    folder = tmp_path_factory.mktemp("alone")
+    with running_front(front.name, folder, decision=free_port(), service=upstream.port) as address:
+        for target in ("/public/x", "/items/x"):
+            assert exchange(address, request_bytes("GET", target)).status >= 500
+    assert upstream.requests() == []
+
+
+@pytest.mark.parametrize("name", ["X-Auth-Subject", "X-Auth-Scopes", "X-Auth-Key-Id"])
+@pytest.mark.parametrize("target", ["/public/x", "/items/x"])
+def test_s5_2_an_identity_header_of_the_clients_is_overwritten(front: Front, name: str, target: str) -> None:
+    key = "Kr" if target.startswith("/items") else ""
+    seen = front.passes("GET", target, [(name, "FORGED"), (name.upper(), "FORGED")], key=key)
+    assert b"FORGED" not in seen.head
+    told = {field: value for field, value in seen.headers if field.lower() in IDENTITY and value}
+    assert bool(told) == bool(key)
+
+
+@pytest.mark.parametrize("name", ["X-Auth-Subject", "X-HTTP-Method-Override"])
+def test_s5_2_nor_does_it_come_through_in_disguise(front: Front, name: str) -> None:
+    for form in disguises(name):
+        response = front.ask("GET", "/public/x", [(form, "FORGED")])
+        assert response.status in (200, 400), (form, response)
+        seen = front.upstream.requests()
+        assert bool(seen) == (response.status == 200)
+        assert all(b"FORGED" not in request.head for request in seen), form
+        front.upstream.clear()
+
+
+def test_s5_2_nor_does_connection_take_away_what_the_sidecar_has_said(front: Front) -> None:
+    for line in ("X-Auth-Subject", "keep-alive, x-auth-key-id , X-AUTH-SUBJECT"):
+        raw = request_bytes("GET", "/items/x", [*front.decider.credential("Kr"), ("Connection", line)])
+        response = exchange(front.address, raw)
+        assert response.status in (200, 400)
+        for seen in front.upstream.requests():
+            assert seen.header("X-Auth-Subject") == "t-Kr"
+            assert seen.header("X-Auth-Key-Id") == front.decider.keys["Kr"].id
+
+
+def test_s5_3_the_carriers_are_the_proxys_own(front: Front) -> None:
+    carried = {"Method": ("X-Original-Method", "X-Forwarded-Method"), "URI": ("X-Original-URI", "X-Forwarded-Uri")}
+    forged = [(name, "GET") for name in carried["Method"]] + [(name, "/public/x") for name in carried["URI"]]
+    response = front.ask("POST", "/admin/x", forged, key="Kr")
+    assert response.status in (400, 403), response
+    assert front.upstream.requests() == []
+
+
+@pytest.mark.parametrize("target", [*CLIMBS, *DISGUISES])
+def test_s5_4_a_path_in_disguise_opens_nothing(front: Front, target: str) -> None:
+    for key in ("", "Kr", "Ka"):
+        assert front.ask("GET", target, key=key).status in (400, 401, 403), key
+        assert front.upstream.requests() == []
+
+
+@pytest.mark.parametrize("piece", MALFORMED)
+def test_s5_4_bytes_that_no_path_may_hold_are_refused(front: Front, piece: str) -> None:
+    for key in ("", "Ka"):
+        assert front.ask("GET", f"/public/{piece}", key=key).status == 400, key
+        assert front.upstream.requests() == []

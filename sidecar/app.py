@@ -10,9 +10,9 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from sidecar.config.fields import sqlite_path
+from sidecar.config.build.config import Config
+from sidecar.config.fields import Address, sqlite_path
 from sidecar.config.reload import is_mounted_alone
-from sidecar.config.settings import Address, Config
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.upstream_request import RequestIds
 from sidecar.forward_auth.server import DecisionServer

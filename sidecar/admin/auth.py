@@ -7,7 +7,8 @@ from hashlib import sha256
 from typing import Final, Literal
 
 from sidecar.admin.problems import Flaw, pointer_of
-from sidecar.config.settings import AdminToken, Config
+from sidecar.config.build.config import Config
+from sidecar.config.document import AdminToken
 from sidecar.core.client_address import address_subject
 from sidecar.core.model import EVERY, Bucket, Quota, Subject, Window
 from sidecar.core.scopes import Catalogue

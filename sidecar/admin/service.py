@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from sidecar.admin.auth import Admin, plan_flaws, quota_flaws, scope_flaws, tenant_flaws
 from sidecar.admin.problems import Flaw, Refusal, forbidden, unknown_key
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
 from sidecar.gate.explain import Explanation, Question, explain

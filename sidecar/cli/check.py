@@ -6,10 +6,10 @@ from collections.abc import Sized
 
 import click
 
-from sidecar.config.document import json_schema
+from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load, overrides_from
-from sidecar.config.settings import Config
+from sidecar.config.schema import json_schema
 from sidecar.core.units import counted
 
 _CONFIG_STATUS = 2

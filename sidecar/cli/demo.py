@@ -20,8 +20,9 @@ from sidecar.cli.admin import new_token
 from sidecar.cli.key_service import rules_of
 from sidecar.cli.serve import run, stop_event
 from sidecar.config.build.admin import VARIABLE
+from sidecar.config.build.config import Config
+from sidecar.config.fields import Address
 from sidecar.config.load import load
-from sidecar.config.settings import Address, Config
 from sidecar.core.apikey import Hasher
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import Actor

@@ -11,7 +11,7 @@ import click
 from sidecar.app import make_gate
 from sidecar.cli.key_service import hasher_of_environ, open_store
 from sidecar.cli.options import Failure, config_option, load_or_exit, reported
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret
 from sidecar.gate.explain import Question, explain
 from sidecar.gate.gate import Gate, KeyFinder

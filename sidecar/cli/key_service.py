@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from sidecar.cli.options import Failure, Misuse, load_or_exit
+from sidecar.config.build.config import Config
 from sidecar.config.fields import parse_store, sqlite_path
-from sidecar.config.settings import Config
 from sidecar.core.apikey import Hasher, looks_secret, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules

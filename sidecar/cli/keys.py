@@ -13,7 +13,7 @@ from sidecar.cli.options import Misuse, from_store, limits, moment, pairs, print
 from sidecar.cli.output import Table, described, due_as_json, due_as_text, plaintext
 from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.cli.usage import usage
-from sidecar.config.settings import KeySettings
+from sidecar.config.policy import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, Lifecycle, Rotated, due_keys

@@ -10,9 +10,9 @@ from typing import IO, Any, ClassVar
 
 import click
 
+from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load, overrides_from
-from sidecar.config.settings import Config
 from sidecar.core.units import microseconds, parse_duration
 from sidecar.keys.lifecycle import MissingPepper
 from sidecar.keys.ports import KeyConflict, StoreUnavailable

@@ -11,7 +11,7 @@ import click
 
 from sidecar.app import App
 from sidecar.cli.options import config_option, load_or_exit, reader_of
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.runtime.listeners import StartError
 
 # What the C library and the interpreter are told before the sidecar serves.

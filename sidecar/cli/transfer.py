@@ -18,7 +18,7 @@ from sidecar.cli import key_service as key_tasks
 from sidecar.cli.key_service import open_store, path_of
 from sidecar.cli.options import Failure, Misuse, printable, reported, store_options
 from sidecar.cli.output import plaintext
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.units import counted
 from sidecar.keys.lifecycle import check_peppers, new_ids

@@ -1,20 +1,50 @@
-"""Nodes to a value of a declared type, with every unknown key, wrong type and missing field reported in its place.
+"""Decodes YAML nodes to values of a declared type; reports each unknown key, wrong type and missing field in its place.
 
-The types are read through msgspec.inspect, so that the document model, this walk and the JSON Schema cannot differ.
-Two things go beyond the types: `extra={"check": f}` on text calls `f` (ValueError: what is wrong), and a mapping of at
-most one entry leaves its key out of the path, so that a list of them reads `routes[2].scopes`.
+msgspec.inspect reads the types, so that the document's structs, the decoder and the JSON Schema cannot differ. Two
+annotations go beyond what msgspec knows: `leaf` (a text with a parser) and `made` (a value built from an entry). A
+mapping of at most one entry leaves its key out of the path, so that a list of them reads `routes[2].scopes`.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, auto
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
-from msgspec import inspect
+from msgspec import Meta, inspect
 
 from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.yaml_tree import Entries, Items, Node, Scalar
+
+Parse = Callable[[str], object]
+Make = Callable[[Any, Path, Report], object]
+
+
+def leaf(parse: Parse, description: str, pattern: str = "") -> Meta:
+    """Declares a value that is one text in the file and what `parse` returns in the program."""
+    schema = {"pattern": pattern} if pattern else {}
+    return Meta(description=description, extra={"parse": parse}, extra_json_schema=schema)
+
+
+def made(make: Make, *entries: object) -> Meta:
+    """Declares a value that the file writes as one of `entries`; `make(entry, path, report)` returns the value.
+
+    `make` reports what is wrong with an option, and raises ValueError where it cannot return anything.
+    """
+    kinds = tuple(map(inspect.type_info, entries))
+    return Meta(extra={"entry": kinds[0] if len(kinds) == 1 else inspect.UnionType(kinds), "make": make})
+
+
+class Default:
+    """A default: as the file would write it (None: as it is when left out), and as the program uses it."""
+
+    def __init__(self, written: object, value: object) -> None:
+        self.written, self._value = written, value
+
+    def __call__(self) -> object:
+        return self._value
+
 
 # One scalar of the YAML to one Python value. Each reader raises ValueError with what the value must be.
 
@@ -40,7 +70,7 @@ def read_scalar(text: str, tag: str, kind: inspect.Type) -> object:
         case inspect.EnumType(cls=cls):
             return cls(_one_of(text, [str(member.value) for member in cls]))
         case _:
-            return _text(text, tag)
+            return _long_enough(_text(text, tag), kind)
 
 
 def read_json(text: str, tag: str) -> object:
@@ -61,6 +91,13 @@ def read_json(text: str, tag: str) -> object:
 def _text(text: str, tag: str) -> str:
     if tag not in ("str", "var", "value"):
         raise ValueError("must be text: put it in quotes")
+    return text
+
+
+def _long_enough(text: str, kind: inspect.Type) -> str:
+    if isinstance(kind, inspect.StrType) and len(text) < (kind.min_length or 0):
+        # An empty `client_ca` or `tenant`, as from an unset variable, would lift the restriction that it stands for.
+        raise ValueError("must not be empty: leave it out for none")
     return text
 
 
@@ -144,7 +181,6 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
 
 
 T = TypeVar("T")
-Check = Callable[[str], object]
 
 
 class _Invalid(Enum):
@@ -156,35 +192,87 @@ class _Invalid(Enum):
 _INVALID = _Invalid.INVALID
 
 
-def walk(root: Node, model: type[T], report: Report, environ: Mapping[str, str]) -> T | None:
+class Declared(NamedTuple):
+    """A type without its annotations, and what `leaf` or `made` declared of it."""
+
+    kind: inspect.Type
+    parse: Parse | None = None
+    entry: inspect.Type | None = None
+    make: Make | None = None
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.parse is not None or isinstance(self.kind, _SCALARS)
+
+
+_SCALARS = (
+    inspect.StrType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.BoolType,
+    inspect.LiteralType,
+    inspect.EnumType,
+)
+
+
+def declared(kind: inspect.Type) -> Declared:
+    if not isinstance(kind, inspect.Metadata):
+        return Declared(kind)
+    extra = kind.extra or {}
+    return Declared(kind.type, extra.get("parse"), extra.get("entry"), extra.get("make"))
+
+
+def type_in_file(field: inspect.Field) -> inspect.Type:
+    """The type of a field in the file: None stands for a value that is left out, and is not written."""
+    optional = isinstance(field.default_factory, Default) and field.default_factory.written is None
+    if not optional or not isinstance(field.type, inspect.UnionType):
+        return field.type
+    members = tuple(member for member in field.type.types if not isinstance(member, inspect.NoneType))
+    return members[0] if len(members) == 1 else inspect.UnionType(members)
+
+
+def decode(root: Node, model: type[T], report: Report, environ: Mapping[str, str]) -> T | None:
     """The document, with defaults where a value is wrong; None where nothing could be made of it."""
-    value = _Walk(report, environ).value(root, inspect.type_info(model), ())
+    value = _Decoder(report, environ).value(root, inspect.type_info(model), ())
     return value if isinstance(value, model) else None
 
 
-class _Walk:
+class _Decoder:
     def __init__(self, report: Report, environ: Mapping[str, str]) -> None:
         self._report = report
         self._environ = environ
 
     def value(self, node: Node, kind: inspect.Type, path: Path) -> object:
-        chosen, check = _unwrap(_choose(node, kind))
-        match node, chosen:
-            case Entries(), inspect.StructType():
-                return self._struct(node, chosen, path)
+        chosen = declared(_choose(node, kind))
+        if chosen.make is not None and chosen.entry is not None:
+            return self._made(node, chosen.entry, chosen.make, path)
+        if isinstance(node, Scalar) and node.tag != "null" and chosen.is_leaf:
+            return self._leaf(node, chosen, path)
+        match node, chosen.kind:
+            case Entries(), inspect.StructType() if not chosen.is_leaf:
+                return self._struct(node, chosen.kind, path)
             case Entries(), inspect.DictType():
-                return self._dict(node, chosen, path)
+                return self._dict(node, chosen.kind, path)
             case Items(), inspect.VarTupleType():
-                return self._tuple(node, chosen, path)
+                return self._tuple(node, chosen.kind, path)
             case Scalar(tag="null"), inspect.NoneType():
                 return None
-            case _, inspect.AnyType():
+            case _, inspect.AnyType() if not chosen.is_leaf:
                 return self._json(node, path)
-            case Scalar(), _ if _is_scalar(chosen) and node.tag != "null":
-                return self._scalar(node, chosen, check, path)
             case _:
                 self._report.problem(path, f"must be {_describe(kind)}, not {_found(node)}")
                 return _INVALID
+
+    def _made(self, node: Node, entry: inspect.Type, make: Make, path: Path) -> object:
+        value = self.value(node, entry, path)
+        if value is _INVALID:
+            return _INVALID
+        try:
+            return make(value, path, self._report)
+        except ValueError as error:
+            if self._report.sound(path):
+                self._report.problem(path, str(error))
+            return _INVALID
 
     def _struct(self, node: Entries, kind: inspect.StructType, path: Path) -> object:
         fields = {field.encode_name: field for field in kind.fields}
@@ -195,7 +283,7 @@ class _Walk:
                 self._report.key_problem(at, f"unknown key{did_you_mean(key.text, fields)}", key.place)
                 continue
             self._report.place(at, key.place, child.place)
-            values[key.text] = self.value(child, fields[key.text].type, at)
+            values[key.text] = self.value(child, type_in_file(fields[key.text]), at)
         missing = [name for name, field in fields.items() if field.required and name not in values]
         for name in missing:
             self._report.problem((*path, name), "missing")
@@ -216,7 +304,7 @@ class _Walk:
             value = self.value(child, kind.value_type, at)
             if name is not _INVALID and value is not _INVALID:
                 values[name] = value
-        return _INVALID if single and not values else values
+        return _INVALID if single and not values else MappingProxyType(values)
 
     def _tuple(self, node: Items, kind: inspect.VarTupleType, path: Path) -> object:
         if kind.min_length and len(node.items) < kind.min_length:
@@ -248,35 +336,30 @@ class _Walk:
 
     def _entries(self, node: Entries, path: Path) -> Iterator[tuple[Scalar, Node]]:
         """The entries of a mapping, each key once."""
-        seen: dict[str, Scalar] = {}
+        known: dict[str, Scalar] = {}
         for key, child in node.entries:
             if key.tag == "merge":
                 self._report.key_problem(
                     (*path, key.text), "merge keys are not supported: write the keys out", key.place
                 )
-            elif key.text in seen:
-                first = seen[key.text].place
+            elif key.text in known:
+                first = known[key.text].place
                 self._report.key_problem((*path, key.text), f"duplicate key, first in line {first.line}", key.place)
             else:
-                seen[key.text] = key
+                known[key.text] = key
                 yield key, child
 
     def _key(self, key: Scalar, kind: inspect.Type, path: Path) -> object:
-        _, check = _unwrap(kind)
+        parse = declared(kind).parse
         try:
-            if check is not None:
-                check(key.text)
+            return key.text if parse is None else parse(key.text)
         except ValueError as error:
             self._report.key_problem(path, str(error))
             return _INVALID
-        return key.text
 
-    def _scalar(self, node: Scalar, kind: inspect.Type, check: Check | None, path: Path) -> object:
+    def _leaf(self, node: Scalar, leaf: Declared, path: Path) -> object:
         def read(text: str, tag: str) -> object:
-            if check is None:
-                return read_scalar(text, tag, kind)
-            check(text)
-            return text
+            return read_scalar(text, tag, leaf.kind) if leaf.parse is None else leaf.parse(text)
 
         return self._converted(node, path, read)
 
@@ -295,40 +378,28 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
     """The member of a union that fits the shape of the node; the union itself where none does."""
     if not isinstance(kind, inspect.UnionType):
         return kind
+    null = isinstance(node, Scalar) and node.tag == "null"
     for member in kind.types:
-        bare, _ = _unwrap(member)
-        match node, bare:
-            case (Entries(), inspect.StructType() | inspect.DictType()) | (Items(), inspect.VarTupleType()):
-                return member
-            case Scalar(tag="null"), inspect.NoneType():
-                return member
-            case Scalar(), _ if node.tag != "null" and _is_scalar(bare):
-                return member
+        found = declared(member)
+        if null:
+            fits = isinstance(found.kind, inspect.NoneType)
+        elif found.make is not None:
+            fits = True
+        elif isinstance(node, Scalar):
+            fits = found.is_leaf
+        elif isinstance(node, Entries):
+            fits = isinstance(found.kind, inspect.StructType | inspect.DictType) and not found.is_leaf
+        else:
+            fits = isinstance(found.kind, inspect.VarTupleType)
+        if fits:
+            return member
     return kind
-
-
-def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, Check | None]:
-    check: Check | None = None
-    while isinstance(kind, inspect.Metadata):
-        check = (kind.extra or {}).get("check", check)
-        kind = kind.type
-    return kind, check
-
-
-def _is_scalar(kind: inspect.Type) -> bool:
-    return isinstance(
-        kind,
-        inspect.StrType
-        | inspect.IntType
-        | inspect.FloatType
-        | inspect.BoolType
-        | inspect.LiteralType
-        | inspect.EnumType,
-    )
 
 
 def _describe(kind: inspect.Type) -> str:
     match kind:
+        case inspect.Metadata(extra={"entry": entry}):
+            return _describe(entry)
         case inspect.Metadata(type=bare, extra_json_schema=schema):
             return str((schema or {}).get("description") or _describe(bare))
         case inspect.UnionType(types=types):

@@ -1,416 +1,355 @@
-"""The configuration file as it is written: one struct per mapping, in the file's own words.
+"""The configuration file: one struct for each mapping, which is also what the program uses.
 
-From these types come the reading of a file, what is said of a wrong one, and the JSON Schema. Texts stay texts here;
-the builders beside this module turn them into the values of `model`.
+From these types come the decoding of a file, its error messages, its defaults and the JSON Schema. A section on keys,
+quotas or routes stands in `policy`.
 """
 
-import re
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import Meta, field
+from msgspec.structs import replace
 
+from sidecar.config.decoder import made
+from sidecar.config.errors import Path, Report
 from sidecar.config.fields import (
+    Address,
     AdminTokenHash,
     BindAddress,
+    Collector,
     Duration,
     DurationOrOff,
     FilePath,
-    ForeignPrefix,
     HeaderValue,
     HostName,
-    KeyPrefix,
     LimiterUrl,
     Name,
     Network,
-    OwnHeader,
+    OptionalSize,
     PathPrefix,
-    Period,
     Realm,
     ScopeName,
+    ServiceName,
     Size,
     Store,
     Timeout,
     Token,
     Upstream,
     UpstreamHost,
+    UpstreamUrl,
+    default,
+    left_out,
+    parse_address,
+    seconds,
+    size,
 )
-from sidecar.core.apikey import ForeignHash
-from sidecar.core.model import Subject, Window
+from sidecar.config.policy import (
+    Entry,
+    ErrorEntry,
+    Identity,
+    KeySettings,
+    NamedQuota,
+    PathsEntry,
+    Positive,
+    RouteEntry,
+    ScopeEntry,
+    UnmatchedEntry,
+    checked_keys,
+)
+from sidecar.usage.anomalies import Unusual
 
-# What every mapping of the file is.
+# The data listener, and what a client may take up.
 
 
-class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mapping of the file."""
+class ListenerTls(Entry, frozen=True, kw_only=True):
+    """PEM files of the data listener; read again when they change."""
+
+    certificate: FilePath
+    key: FilePath
+    client_ca: FilePath = left_out("")
+    """Authority whose certificates clients must show; empty for none."""
 
 
-# Sections of the configuration file on who may run the sidecar, and how it changes and ends, as they are written.
+class Limits(Entry, frozen=True, kw_only=True):
+    """What a client may take up, in bytes and seconds."""
+
+    request_line: Size = size("8KiB")
+    header: Size = size("8KiB")
+    headers: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    head: Size = size("32KiB")
+    body: OptionalSize = left_out()
+    """None is no limit."""
+    head_timeout: Timeout = seconds("10s")
+    body_rate: Size = size("256B")
+    """Bytes per second that a body must arrive with, on average over any ten seconds."""
+    answer_timeout: Timeout = seconds("60s")
+    """How long a client may read nothing of its response."""
+    idle_timeout: Timeout = seconds("75s")
+    connections: Positive = 16384
+    connections_per_address: Positive = 16384
+
+
+def checked_limits(limits: Limits, path: Path, report: Report) -> Limits:
+    if max(limits.request_line, limits.header) > limits.head:
+        report.problem((*path, "head"), "is less than one request line or header may have")
+    return limits
+
+
+# The upstream.
+
+
+class UpstreamTls(Entry, frozen=True, kw_only=True):
+    """PEM files for an https upstream; empty: the system's authorities, no client certificate, the URL's host."""
+
+    ca: FilePath = left_out("")
+    certificate: FilePath = left_out("")
+    key: FilePath = left_out("")
+    server_name: Name = left_out("")
+
+
+class UpstreamSettings(Entry, frozen=True, kw_only=True):
+    """The protected service: where it is, and how to reach it. Times in seconds."""
+
+    url: Upstream
+    tls: UpstreamTls | None = left_out()
+    """None where the URL is not https."""
+    connect_timeout: Timeout = seconds("2s")
+    answer_timeout: Timeout = seconds("60s")
+    idle_timeout: Duration = seconds("4s")
+    max_connections: Annotated[int, Meta(ge=1, le=65535)] = 256
+    queue_timeout: Duration = seconds("5s")
+    host: UpstreamHost = "keep"
+    """`keep`, `upstream`, or the Host to send."""
+    strip_prefix: PathPrefix = ""
+    add_prefix: PathPrefix = ""
+    """The URL's path, where there is one."""
+
+    @property
+    def address(self) -> Address:
+        return self.url.address
+
+    @property
+    def authority(self) -> str:
+        """The URL's Host (`host` or `host:port`), for `host: upstream`."""
+        return self.url.authority
+
+
+def upstream_of(written: UpstreamUrl | UpstreamSettings, path: Path, report: Report) -> UpstreamSettings:
+    """Completes `tls` and `add_prefix` from the URL. A URL alone is the URL with every default."""
+    settings = UpstreamSettings(url=written) if isinstance(written, UpstreamUrl) else written
+    url, tls = settings.url, settings.tls
+    if url.prefix and settings.add_prefix:
+        report.problem((*path, "add_prefix"), "the URL has a path already, which is put before the client's")
+    if tls is not None and not url.tls:
+        report.problem((*path, "tls"), "needs an https:// URL")
+    elif tls is not None and bool(tls.certificate) != bool(tls.key):
+        report.problem((*path, "tls"), "certificate and key go together")
+    return replace(
+        settings, tls=tls or UpstreamTls() if url.tls else None, add_prefix=settings.add_prefix or url.prefix
+    )
+
+
+# The other listeners.
+
+
+class AdminToken(Entry, frozen=True, kw_only=True):
+    """An admin token, by its hash. With a tenant, it reaches that tenant's keys only."""
+
+    name: Name
+    digest: AdminTokenHash = field(name="hash")
+    """SHA-256 of the token."""
+    rights: Literal["read", "write"] = "read"
+    tenant: Annotated[str, Meta(min_length=1)] | None = left_out()
+    """None reaches every tenant."""
+    scopes: tuple[str, ...] | None = left_out()
+    """The scopes that a token of one tenant may grant; None is every scope of the catalogue, but no wildcard."""
+    plans: tuple[str, ...] | None = left_out()
+    """The plans that a token of one tenant may put a key on; None is all of them, and none."""
+
+    def __repr__(self) -> str:
+        return f"AdminToken(name={self.name!r}, rights={self.rights!r}, tenant={self.tenant!r})"
+
+
+class AdminSettings(Entry, frozen=True, kw_only=True):
+    """The admin listener, and its tokens."""
+
+    listen: BindAddress = default("127.0.0.1:9091", parse_address("127.0.0.1:9091"))
+    hosts: tuple[HostName, ...] = ()
+    """Names that a request may be sent to, beside localhost and the bound address; in lower case."""
+    tokens: tuple[AdminToken, ...] = ()
+
+
+def admin_of(written: Address | AdminSettings, path: Path, report: Report) -> AdminSettings:
+    return AdminSettings(listen=written) if isinstance(written, Address) else written
 
 
 DialectName = Literal["nginx", "caddy", "traefik", "envoy"]
 
 
-class AdminTokenEntry(Entry, frozen=True, kw_only=True):
-    """An admin token, by its hash. With a tenant, it reaches no further than that tenant's keys."""
-
-    name: Name
-    hash: AdminTokenHash
-    rights: Literal["read", "write"] = "read"
-    tenant: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
-    scopes: tuple[str, ...] | UnsetType = UNSET
-    plans: tuple[str, ...] | UnsetType = UNSET
-
-
-class AdminEntry(Entry, frozen=True, kw_only=True):
-    """The admin listener, and who may use it."""
-
-    listen: BindAddress = "127.0.0.1:9091"
-    hosts: tuple[HostName, ...] = ()
-    tokens: tuple[AdminTokenEntry, ...] = ()
-
-
-class DecisionEntry(Entry, frozen=True, kw_only=True):
-    """The decision listener, and the proxies that it is spoken to by."""
+class DecisionSettings(Entry, frozen=True, kw_only=True):
+    """The forward auth listener, and the proxies whose protocols it speaks."""
 
     listen: BindAddress
     dialects: Annotated[tuple[DialectName, ...], Meta(min_length=1)] = ("nginx", "caddy", "traefik", "envoy")
 
 
-class ReloadEntry(Entry, frozen=True, kw_only=True):
-    """Whether the file is looked at again and again, and how often."""
+def decision_of(written: Address | DecisionSettings, path: Path, report: Report) -> DecisionSettings:
+    """An address alone is the address with every dialect."""
+    alone = isinstance(written, Address)
+    settings = DecisionSettings(listen=written) if isinstance(written, Address) else written
+    if settings.listen.path:
+        where = path if alone else (*path, "listen")
+        report.problem(where, "must be host:port: the peer of a Unix socket has no address to trust")
+    return settings
+
+
+# How the sidecar changes and ends.
+
+
+class Reload(Entry, frozen=True, kw_only=True):
+    """Whether the sidecar watches its file for changes, and every how many seconds."""
 
     watch: bool = True
-    interval: Timeout = "2s"
+    interval: Timeout = seconds("2s")
 
 
-class DrainEntry(Entry, frozen=True, kw_only=True):
-    """How the sidecar ends after SIGTERM."""
+class Drain(Entry, frozen=True, kw_only=True):
+    """After SIGTERM: seconds in which connections are still accepted, and seconds for requests after that."""
 
-    delay: Duration = "5s"
-    timeout: Duration = "20s"
+    delay: Duration = seconds("5s")
+    timeout: Duration = seconds("20s")
+
+
+# Usage, the access log and tracing.
+
+
+_DAY_SECONDS = 86_400
 
 
 class RefusalsEntry(Entry, frozen=True, kw_only=True):
     """So many refusals of one key, or of one network, within this time."""
 
     limit: Annotated[int, Meta(ge=1, le=10**9)] = 100
-    within: Timeout = "1m"
+    within: Timeout = seconds("1m")
 
 
 class UnusualEntry(Entry, frozen=True, kw_only=True):
-    """What is told of as unusual."""
+    """What is reported as unusual."""
 
-    unused: DurationOrOff = "30d"
+    unused: DurationOrOff = default("30d", 30.0 * _DAY_SECONDS)
     new_network: bool = True
-    refusals: RefusalsEntry | Literal["off"] = RefusalsEntry()
-    quiet: Duration = "1h"
+    refusals: Literal["off"] | RefusalsEntry = RefusalsEntry()
+    quiet: Duration = seconds("1h")
 
 
-class UsageEntry(Entry, frozen=True, kw_only=True):
-    """How long use is kept, and what of it is unusual."""
+def unusual_of(entry: UnusualEntry, path: Path = (), report: Report | None = None) -> Unusual:
+    refusals = RefusalsEntry() if isinstance(entry.refusals, str) else entry.refusals
+    return Unusual(
+        unused_seconds=entry.unused,
+        new_network=entry.new_network,
+        refusals=None if isinstance(entry.refusals, str) else refusals.limit,
+        refusals_seconds=refusals.within,
+        quiet_seconds=entry.quiet,
+    )
 
-    hours: Timeout = "14d"
-    keep: Timeout = "90d"
-    unusual: UnusualEntry = UnusualEntry()
+
+class UsageSettings(Entry, frozen=True, kw_only=True):
+    """How long usage is kept by the hour, how long at all, and what of it is unusual."""
+
+    hours_seconds: Timeout = seconds("14d", name="hours")
+    keep_seconds: Timeout = seconds("90d", name="keep")
+    unusual: Annotated[Unusual, made(unusual_of, UnusualEntry)] = default(UnusualEntry(), unusual_of(UnusualEntry()))
+
+
+def checked_usage(usage: UsageSettings, path: Path, report: Report) -> UsageSettings:
+    if usage.hours_seconds < _DAY_SECONDS:
+        report.problem((*path, "hours"), "must be at least 1d: what is older is summed up by the day")
+    if usage.keep_seconds < usage.hours_seconds:
+        hours = f"{usage.hours_seconds / _DAY_SECONDS:g}d"
+        report.problem((*path, "keep"), f"must not be shorter than usage.hours, which is {hours}")
+    return usage
 
 
 LogFormat = Literal["json", "combined", "off"]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-_SERVICE = re.compile(r"[ -~]{0,200}")
 
 
-def _check_collector(text: str) -> None:
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise ValueError("is no URL: write http://host:4318") from None
-    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or not text.isascii():
-        raise ValueError("must be the OTLP/HTTP address of a collector: http://host:4318 or https://host/v1/traces")
-    if url.username is not None or url.query or url.fragment:
-        raise ValueError("must hold no user, query or fragment: credentials belong in tracing.headers")
-
-
-def _check_service(text: str) -> None:
-    if not _SERVICE.fullmatch(text):
-        raise ValueError("must be up to 200 printable ASCII characters")
-
-
-Collector = Annotated[
-    str,
-    Meta(
-        description="http://host:port or https://host:port, with a path or without",
-        pattern="^[hH][tT][tT][pP][sS]?://.+$",
-        extra={"check": _check_collector},
-    ),
-]
-ServiceName = Annotated[
-    str, Meta(description="the name of a service", pattern="^[ -~]{0,200}$", extra={"check": _check_service})
-]
-
-
-class AccessLogEntry(Entry, frozen=True, kw_only=True):
+class AccessLogSettings(Entry, frozen=True, kw_only=True):
     """How the access log is written, and of which requests."""
 
     format: LogFormat = "json"
     sample_successes: Share = 1.0
+    """The share that is written of the requests that neither were denied nor failed."""
     query: Literal["none", "redacted"] = "none"
 
 
-class TracingEntry(Entry, frozen=True, kw_only=True):
-    """Where spans are sent, and of how many requests."""
+def access_log_of(written: str | AccessLogSettings, path: Path, report: Report) -> AccessLogSettings:
+    """A format alone is the format with every default."""
+    return AccessLogSettings(format=written) if isinstance(written, str) else written  # type: ignore[arg-type]
+
+
+class Tracing(Entry, frozen=True, kw_only=True):
+    """Where spans are sent (OTLP over HTTP), and of how many requests."""
 
     endpoint: Collector
     sample: Share = 0.1
+    """Of the requests whose caller has not decided."""
     parent: Literal["anyone", "trusted_proxies", "nobody"] = "anyone"
+    """Whose `traceparent` is continued."""
     service: ServiceName = ""
-    headers: dict[Token, HeaderValue] = field(default_factory=dict)
-    timeout: Timeout = "10s"
+    """Empty for OTEL_SERVICE_NAME, or `sidecar`."""
+    headers: Mapping[Token, HeaderValue] = field(default_factory=dict)
+    """Secret: a collector's credential is one of them."""
+    timeout: Timeout = seconds("10s")
+
+    def __repr__(self) -> str:
+        return f"Tracing(endpoint={self.endpoint!r}, sample={self.sample!r}, parent={self.parent!r})"
 
 
-T = TypeVar("T")
-
-Positive = Annotated[int, Meta(ge=1, le=10**15)]
-ScopeList = Annotated[tuple[str, ...], Meta(min_length=1)]
-EnvironmentList = Annotated[tuple[str, ...], Meta(min_length=1)]
-
-
-class ListenerTlsEntry(Entry, frozen=True, kw_only=True):
-    """PEM files of the data listener."""
-
-    certificate: FilePath
-    key: FilePath
-    client_ca: FilePath | UnsetType = UNSET
+def checked_tracing(tracing: Tracing, path: Path, report: Report) -> Tracing:
+    if any(name.lower() in ("host", "content-length", "content-type") for name in tracing.headers):
+        report.problem((*path, "headers"), "must not hold Host, Content-Length or Content-Type")
+    return tracing
 
 
-class UpstreamTlsEntry(Entry, frozen=True, kw_only=True):
-    """PEM files and the name for an https upstream."""
-
-    ca: FilePath | UnsetType = UNSET
-    certificate: FilePath | UnsetType = UNSET
-    key: FilePath | UnsetType = UNSET
-    server_name: Name | UnsetType = UNSET
+# The whole file.
 
 
-class LimitsEntry(Entry, frozen=True, kw_only=True):
-    """What a client may take up."""
-
-    request_line: Size = "8KiB"
-    header: Size = "8KiB"
-    headers: Annotated[int, Meta(ge=1, le=10_000)] = 100
-    head: Size = "32KiB"
-    body: Size | UnsetType = UNSET
-    head_timeout: Timeout = "10s"
-    body_rate: Size = "256B"
-    answer_timeout: Timeout = "60s"
-    idle_timeout: Timeout = "75s"
-    connections: Positive = 16384
-    connections_per_address: Positive = 16384
-
-
-class UpstreamEntry(Entry, frozen=True, kw_only=True):
-    """The protected service: where it is, and how to talk to it."""
-
-    url: Upstream
-    tls: UpstreamTlsEntry | UnsetType = UNSET
-    connect_timeout: Timeout = "2s"
-    answer_timeout: Timeout = "60s"
-    idle_timeout: Duration = "4s"
-    max_connections: Annotated[int, Meta(ge=1, le=65535)] = 256
-    queue_timeout: Duration = "5s"
-    host: UpstreamHost = "keep"
-    strip_prefix: PathPrefix = ""
-    add_prefix: PathPrefix = ""
-
-
-class SourceEntry(Entry, frozen=True, kw_only=True):
-    """A place where a credential may stand: exactly one of header (with an optional scheme), query or cookie."""
-
-    header: Token | UnsetType = UNSET
-    scheme: Token | UnsetType = UNSET
-    query: str | UnsetType = UNSET
-    cookie: Token | UnsetType = UNSET
-
-
-OneSource = Annotated[
-    SourceEntry,
-    Meta(extra_json_schema={"oneOf": [{"required": [kind]} for kind in ("header", "query", "cookie")]}),
-]
-SourceList = Annotated[tuple[OneSource, ...], Meta(min_length=1)]
-
-
-class Allowance(Entry, frozen=True, kw_only=True):
-    """So many units per period."""
-
-    limit: Positive
-    per: Period
-    window: Window = Window.FIXED
-    burst: Positive | UnsetType = UNSET
-
-
-class QuotaEntry(Allowance, frozen=True, kw_only=True):
-    """A named allowance, what it counts by, and for which requests."""
-
-    by: Subject | Annotated[tuple[Subject, ...], Meta(min_length=1)] = Subject.KEY
-    only: Literal["all", "key", "anonymous"] = "all"
-
-
-class ImportedEntry(Entry, frozen=True, kw_only=True):
-    """Keys made elsewhere: what they begin with, and how they are hashed in the store that they come from."""
-
-    prefix: ForeignPrefix
-    hash: ForeignHash = "sha256"
-    pepper: str | UnsetType = UNSET
-
-
-class KeysEntry(Entry, frozen=True, kw_only=True):
-    """Where keys stand, what they look like, and what is not a key of ours."""
-
-    from_: SourceList = field(name="from", default=(SourceEntry(header="Authorization", scheme="Bearer"),))
-    environments: Annotated[dict[Name, KeyPrefix], Meta(min_length=1)] = field(default_factory=lambda: {"live": "key_"})
-    length: Annotated[int, Meta(ge=22, le=200)] = 43
-    checksum: Annotated[int, Meta(ge=0, le=8)] = 6
-    prefix_length: Annotated[int, Meta(ge=1, le=100)] = 12
-    default_scopes: tuple[str, ...] = ()
-    pass_through: tuple[OneSource, ...] = ()
-    forward_credential: bool = False
-    cache_size: Annotated[int, Meta(ge=1, le=10**8)] = 100_000
-    failures: Allowance | Literal["off"] = Allowance(limit=300, per="minute")
-    imported: tuple[ImportedEntry, ...] = ()
-    max_age: DurationOrOff = "off"
-    rotation_overlap: Duration = "24h"
-    retire_unused: DurationOrOff = "off"
-
-
-class ScopeEntry(Entry, frozen=True, kw_only=True):
-    """A scope with what it includes."""
-
-    description: str = ""
-    includes: tuple[str, ...] = ()
-
-
-class RateLimitHeadersEntry(Entry, frozen=True, kw_only=True):
-    """Which rate-limit fields an answer carries."""
+class RateLimitHeaders(Entry, frozen=True, kw_only=True):
+    """Which rate-limit fields a response carries."""
 
     x: bool = True
     reset: Literal["unix", "delta"] = "unix"
     ietf: bool = True
 
 
-class ChargeEntry(Entry, frozen=True, kw_only=True):
-    """A quota, and how much of it one request costs."""
-
-    quota: str
-    cost: Positive = 1
-
-
-class PolicyEntry(Entry, frozen=True, kw_only=True):
-    """What a route demands. An empty mapping asks for a valid key and nothing else."""
-
-    public: bool = False
-    scopes: ScopeList | UnsetType = UNSET
-    all_scopes: ScopeList | UnsetType = UNSET
-    tenant: str | UnsetType = UNSET
-    environment: str | UnsetType = UNSET
-    environments: EnvironmentList | UnsetType = UNSET
-    quotas: tuple[str | ChargeEntry, ...] = ()
-    pass_through: bool = True
-    respond: Any = UNSET
-
-
-RouteEntry = Annotated[dict[str, PolicyEntry], Meta(min_length=1, max_length=1)]
-
-
-class UnmatchedEntry(Entry, frozen=True, kw_only=True):
-    """What holds where no route matches."""
-
-    quotas: tuple[str | ChargeEntry, ...] = ()
-
-
-class PathsEntry(Entry, frozen=True, kw_only=True):
-    """How paths are compared."""
-
-    case_sensitive: bool = True
-
-
-class IdentityEntry(Entry, frozen=True, kw_only=True):
-    """What the upstream is told of who calls."""
-
-    headers: dict[OwnHeader, HeaderValue] = field(default_factory=dict)
-    request_id: OwnHeader = "X-Request-Id"
-    strip: tuple[OwnHeader, ...] = ("X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method")
-
-
-class ErrorEntry(Entry, frozen=True, kw_only=True):
-    """How a refusal is answered."""
-
-    status: Annotated[int, Meta(ge=400, le=599)] | UnsetType = UNSET
-    headers: dict[OwnHeader, HeaderValue] | UnsetType = UNSET
-    body: Any = UNSET
-
-
 class Document(Entry, frozen=True, kw_only=True):
     """The whole file. `listen`, `upstream` and `store` are needed, here or from the command line or environment."""
 
     listen: BindAddress | None = None
-    tls: ListenerTlsEntry | None = None
-    limits: LimitsEntry | None = None
+    tls: ListenerTls | None = None
+    limits: Annotated[Limits, made(checked_limits, Limits)] | None = None
     ops: BindAddress | None = None
-    admin: BindAddress | AdminEntry | None = None
-    decision: BindAddress | DecisionEntry | None = None
-    upstream: Upstream | UpstreamEntry | None = None
+    admin: Annotated[AdminSettings, made(admin_of, BindAddress, AdminSettings)] | None = None
+    decision: Annotated[DecisionSettings, made(decision_of, BindAddress, DecisionSettings)] | None = None
+    upstream: Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSettings)] | None = None
     store: Store | None = None
     limiter: LimiterUrl | None = None
-    keys: KeysEntry | None = None
-    scopes: dict[ScopeName, str | ScopeEntry | None] | None = None
-    quotas: dict[Name, QuotaEntry] | None = None
-    plans: dict[Name, dict[str, Positive]] | None = None
-    rate_limit_headers: RateLimitHeadersEntry | None = None
+    keys: Annotated[KeySettings, made(checked_keys, KeySettings)] | None = None
+    scopes: Mapping[ScopeName, str | ScopeEntry | None] | None = None
+    quotas: Mapping[Name, NamedQuota] | None = None
+    plans: Mapping[Name, Mapping[str, Positive]] | None = None
+    rate_limit_headers: RateLimitHeaders | None = None
     routes: tuple[RouteEntry, ...] | None = None
     unmatched: UnmatchedEntry | None = None
     paths: PathsEntry | None = None
-    identity: IdentityEntry | None = None
+    identity: Identity | None = None
     trusted_proxies: tuple[Network, ...] | None = None
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"] | None = None
-    errors: dict[str, ErrorEntry] | None = None
+    errors: Mapping[str, ErrorEntry] | None = None
     realm: Realm | None = None
-    access_log: LogFormat | AccessLogEntry | None = None
-    tracing: TracingEntry | None = None
-    usage: UsageEntry | None = None
-    reload: ReloadEntry | None = None
-    drain: DrainEntry | None = None
-
-
-def given(value: T | UnsetType) -> T | None:
-    """The value, or None where the file does not give one."""
-    return None if isinstance(value, UnsetType) else value
-
-
-# The JSON Schema (2020-12) of the configuration file, for editors; from the same types that a file is read with.
-
-
-_VARIABLE = r"\$\{"
-_KEYWORD = "propertyNames"
-
-
-def json_schema() -> dict[str, Any]:
-    """Wherever a value of its own kind may stand, text with a `${VAR}` may stand as well."""
-    schema = _open(msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Document))))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sidecar configuration", **schema}
-
-
-def _open(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_open(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    opened = {name: value if name in (_KEYWORD, "default") else _open(value) for name, value in schema.items()}
-    if "pattern" in opened:
-        opened["pattern"] = f"{opened['pattern']}|{_VARIABLE}"
-        return opened
-    if opened.get("type") in ("integer", "boolean") or "enum" in opened:
-        kept = {name: opened.pop(name) for name in ("title", "description", "default") if name in opened}
-        return {**kept, "anyOf": [opened, {"type": "string", "pattern": _VARIABLE}]}
-    return opened
+    access_log: Annotated[AccessLogSettings, made(access_log_of, LogFormat, AccessLogSettings)] | None = None
+    tracing: Annotated[Tracing, made(checked_tracing, Tracing)] | None = None
+    usage: Annotated[UsageSettings, made(checked_usage, UsageSettings)] | None = None
+    reload: Reload | None = None
+    drain: Drain | None = None

@@ -1,27 +1,71 @@
-"""The texts that the configuration is made of: each a type with its check, its description and its pattern.
+"""The leaves of the configuration: each a type, the parser of its text, a description and a pattern.
 
-The pattern is for editors (JSON Schema) and admits everything that the check admits; the check decides.
+A parser raises ValueError with what the text must be; it echoes no URL, which may hold a password. The pattern is for
+editors (JSON Schema) and admits everything that the parser admits; the parser decides.
 """
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import SplitResult, urlsplit
 
-from msgspec import Meta
+from msgspec import Meta, field
 
-from sidecar.config.settings import Address
+from sidecar.config.decoder import Default, leaf
 from sidecar.core.headers import HOP_BY_HOP, fold
 from sidecar.core.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 
-# Addresses, upstream URLs, and the URLs of store and limiter. Every parser raises ValueError; none echoes a URL,
+
+def default(written: object, value: object, *, name: str | None = None) -> Any:
+    """A field's default. `name` is the key in the file where it is not the field's name."""
+    return field(default_factory=Default(written, value), name=name)
+
+
+def left_out(value: object = None) -> Any:
+    """The value of an option that has no default in the file. The file cannot write `null` for it."""
+    return field(default_factory=Default(None, value))
+
+
+def renamed(name: str, value: object) -> Any:
+    """A default that the file writes as the program does, of a field that the file calls `name`."""
+    return field(default=value, name=name)
+
+
+def seconds(text: str, *, name: str | None = None) -> Any:
+    return default(text, parse_duration(text), name=name)
+
+
+def size(text: str) -> Any:
+    return default(text, parse_size(text))
+
+
+def off(*, name: str) -> Any:
+    return default("off", None, name=name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A socket to bind or to connect to: `host` and `port`, or `path` of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+# Addresses, upstream URLs, and the URLs of store, limiter and collector.
 
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_ADDRESSES_PREFIX = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,=:@]+)*")
+_PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,=:@]+)*")
 _ADDRESS = "must be host:port, [ipv6]:port or unix:/path"
 _UPSTREAM = "must be http://host:port, https://host:port or unix:/path"
 _STORE = "must be sqlite:///absolute/path or sqlite:relative/path"
@@ -31,12 +75,12 @@ _LONGEST_SOCKET_PATH = 107
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamUrl:
-    """What an upstream URL says. `authority` is its Host; `prefix` its path, without a slash at the end."""
+    """The parts of an upstream URL. `authority` is its Host; `prefix` its path, without a slash at the end."""
 
     address: Address
-    tls: bool
-    authority: str
-    prefix: str
+    tls: bool = False
+    authority: str = ""
+    prefix: str = ""
 
 
 def parse_address(text: str) -> Address:
@@ -67,12 +111,12 @@ def parse_upstream(text: str) -> UpstreamUrl:
     host = _host(named, _UPSTREAM)
     number = _port(port, lowest=1) if port else (443 if tls else 80)
     prefix = url.path.rstrip("/")
-    check_prefix(prefix)
+    parse_prefix(prefix)
     return UpstreamUrl(address=Address(host=host, port=number), tls=tls, authority=url.netloc, prefix=prefix)
 
 
 def parse_store(text: str) -> str:
-    """`sqlite:///absolute/path`, whatever was written; a relative path is one from the working directory."""
+    """`sqlite:///absolute/path`; a relative path starts at the working directory."""
     if text.startswith(("postgresql:", "postgres:", "file:")):
         raise ValueError("is not supported yet: use sqlite:///path")
     scheme, _, path = text.partition(":")
@@ -92,25 +136,42 @@ def sqlite_path(store: str) -> str:
     return "/" + store.removeprefix("sqlite:///")
 
 
-def check_limiter(text: str) -> None:
+def parse_limiter(text: str) -> str:
     if text.startswith(("redis:", "rediss:", "unix:")):
         raise ValueError("is not supported yet: use memory")
     if text != "memory":
         raise ValueError("must be memory")
+    return text
 
 
-def check_upstream_host(text: str) -> None:
-    """`keep`, `upstream`, or what to send as Host."""
+def parse_upstream_host(text: str) -> str:
+    """`keep`, `upstream`, or the Host to send."""
     if not _AUTHORITY.fullmatch(text):
         raise ValueError("must be keep, upstream, or a host name with or without a port")
+    return text
 
 
-def check_prefix(text: str) -> None:
+def parse_prefix(text: str) -> str:
     """A path to put before, or take from before, the client's: nothing, or segments that need no encoding."""
-    if not _ADDRESSES_PREFIX.fullmatch(text) or any(segment in (".", "..") for segment in text.split("/")):
+    if not _PATH_PREFIX.fullmatch(text) or any(segment in (".", "..") for segment in text.split("/")):
         raise ValueError(
             "must be empty or a path such as /api, without a slash at its end and without % ; ? # or dots alone"
         )
+    return text
+
+
+def parse_collector(text: str) -> str:
+    """The URL to send spans to; one without a path gets the path that OTLP/HTTP has for spans."""
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("is no URL: write http://host:4318") from None
+    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or not text.isascii():
+        raise ValueError("must be the OTLP/HTTP address of a collector: http://host:4318 or https://host/v1/traces")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("must hold no user, query or fragment: credentials belong in tracing.headers")
+    return text if url.path.strip("/") else f"{text.rstrip('/')}/v1/traces"
 
 
 def parse_network(text: str) -> IPv4Network | IPv6Network:
@@ -119,10 +180,10 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
     except ValueError:
         pass
     try:
-        meant = ip_network(text, strict=False)
+        network = ip_network(text, strict=False)
     except ValueError:
         raise ValueError("must be an address or a network, such as 10.0.0.0/8 or ::1") from None
-    raise ValueError(f"names a host inside a network (did you mean '{meant}'?)")
+    raise ValueError(f"names a host inside a network (did you mean '{network}'?)")
 
 
 def _split(text: str) -> SplitResult:
@@ -177,16 +238,14 @@ def _socket_path(text: str) -> str:
     return path
 
 
+# Names, header fields, durations and sizes.
+
+
 CalendarUnit = Literal["minute", "hour", "day", "month"]
 
 _UNITS = ("minute", "hour", "day", "month")
 _FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCOPE = re.compile(r"[!#-\[\]-~]+")
-_VALUE = re.compile(r"[ -~]*")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_FOREIGN_PREFIX = re.compile(r"[!-~]{0,64}")
-_OURS = HOP_BY_HOP | {
+_RESERVED_HEADERS = HOP_BY_HOP | {
     b"host",
     b"content-length",
     b"proxy-authorization",
@@ -199,6 +258,18 @@ _OURS = HOP_BY_HOP | {
     b"x-forwarded-host",
     b"x-forwarded-proto",
 }
+
+
+def matching(pattern: str, message: str) -> Callable[[str], str]:
+    """A parser that returns the whole text where the pattern fits it."""
+    compiled = re.compile(pattern)
+
+    def parse(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(message)
+        return text
+
+    return parse
 
 
 def parse_period(text: str) -> CalendarUnit | int:
@@ -214,166 +285,153 @@ def parse_period(text: str) -> CalendarUnit | int:
     return int(seconds)
 
 
-def _check_duration_or_off(text: str) -> None:
-    if text != "off":
-        parse_duration(text)
+def parse_duration_or_off(text: str) -> float | None:
+    return None if text == "off" else parse_duration(text)
 
 
-def _check_timeout(text: str) -> None:
-    if parse_duration(text) <= 0:
-        raise ValueError("must be more than nothing")
+def parse_timeout(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds <= 0:
+        raise ValueError("must be more than 0")
+    return seconds
 
 
-def _check_token(text: str) -> None:
-    if not re.fullmatch(_FIELD_NAME, text):
-        raise ValueError("must be a name of RFC 9110: letters, digits and !#$%&'*+-.^_`|~")
+_parse_token = matching(_FIELD_NAME, "must be a name of RFC 9110: letters, digits and !#$%&'*+-.^_`|~")
+_parse_scope = matching(r"[!#-\[\]-~]+", "must be printable ASCII without spaces, quotes and backslashes (RFC 6750)")
+_parse_host = matching(
+    r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", "must be a host name or an address, without scheme, port and brackets"
+)
+_parse_token_hash = matching(
+    "sha256:[0-9a-f]{64}", "must be sha256: and 64 hexadecimal digits, as `sidecar admin token` prints it"
+)
 
 
-def _check_own_header(text: str) -> None:
-    _check_token(text)
-    if fold(text.encode()) in _OURS:
+def parse_own_header(text: str) -> str:
+    """A header that the configuration may name: none that the sidecar itself handles."""
+    if fold(_parse_token(text).encode()) in _RESERVED_HEADERS:
         raise ValueError("is a header that the sidecar itself handles: choose another name")
+    return text
 
 
-def _check_header_value(text: str) -> None:
-    if not _VALUE.fullmatch(text):
-        raise ValueError("must be one line of printable ASCII")
-
-
-def _check_scope_name(text: str) -> None:
-    if not _SCOPE.fullmatch(text):
-        raise ValueError("must be printable ASCII without spaces, quotes and backslashes (RFC 6750)")
-    if text == "*" or text.endswith(":*"):
+def parse_scope_name(text: str) -> str:
+    if _parse_scope(text) == "*" or text.endswith(":*"):
         raise ValueError("is a wildcard, which every catalogue has: leave it out")
+    return text
 
 
-def _check_name(text: str) -> None:
-    if not _NAME.fullmatch(text):
-        raise ValueError("must begin with a letter or digit, and hold only these and . _ : - (64 at most)")
+def parse_host_name(text: str) -> str:
+    """In lower case."""
+    return _parse_host(text).lower()
 
 
-def _check_key_prefix(text: str) -> None:
-    if not _PREFIX.fullmatch(text):
-        raise ValueError("must be one to 64 of A-Z a-z 0-9 _ -")
+def parse_token_hash(text: str) -> bytes:
+    """The digest."""
+    return bytes.fromhex(_parse_token_hash(text).removeprefix("sha256:"))
 
 
-def _check_foreign_prefix(text: str) -> None:
-    if not _FOREIGN_PREFIX.fullmatch(text):
-        raise ValueError("must be up to 64 printable ASCII characters without spaces")
+_DURATION = "a duration such as 500ms, 2s, 15m, 24h or 90d"
+_SIZE = "a size such as 512B, 64KiB or 1MiB"
 
-
-def _check_admin_token_hash(text: str) -> None:
-    if not re.fullmatch("sha256:[0-9a-f]{64}", text):
-        raise ValueError("must be sha256: and 64 hexadecimal digits, as `sidecar admin token` prints it")
-
-
-def _check_host_name(text: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", text):
-        raise ValueError("must be a host name or an address, without scheme, port and brackets")
-
-
-def _check_realm(text: str) -> None:
-    if not _VALUE.fullmatch(text) or '"' in text or "\\" in text:
-        raise ValueError("must be printable ASCII without quotes and backslashes")
-
-
-Duration = Annotated[
-    str,
-    Meta(description="a duration such as 500ms, 2s, 15m, 24h or 90d", pattern=DURATION_PATTERN),
-    Meta(extra={"check": parse_duration}),
-]
+Duration = Annotated[float, leaf(parse_duration, _DURATION, DURATION_PATTERN)]
 DurationOrOff = Annotated[
-    str,
-    Meta(
-        description="a duration such as 30d, or off",
-        pattern=f"^off$|{DURATION_PATTERN}",
-        extra={"check": _check_duration_or_off},
-    ),
+    float | None, leaf(parse_duration_or_off, "a duration such as 30d, or off", f"^off$|{DURATION_PATTERN}")
 ]
-Timeout = Annotated[Duration, Meta(extra={"check": _check_timeout})]
-Size = Annotated[
-    str,
-    Meta(description="a size such as 512B, 64KiB or 1MiB", pattern=SIZE_PATTERN, extra={"check": parse_size}),
-]
+Timeout = Annotated[float, leaf(parse_timeout, _DURATION, DURATION_PATTERN)]
+Size = Annotated[int, leaf(parse_size, _SIZE, SIZE_PATTERN)]
+OptionalSize = Annotated[int | None, leaf(parse_size, _SIZE, SIZE_PATTERN)]
 FilePath = Annotated[str, Meta(description="the path of a file", min_length=1)]
 Period = Annotated[
-    str,
-    Meta(
-        description="minute, hour, day, month, or a duration such as 30s",
-        pattern=f"^(minute|hour|day|month)$|{DURATION_PATTERN}",
-        extra={"check": parse_period},
+    CalendarUnit | int,
+    leaf(
+        parse_period,
+        "minute, hour, day, month, or a duration such as 30s",
+        f"^(minute|hour|day|month)$|{DURATION_PATTERN}",
     ),
 ]
 BindAddress = Annotated[
-    str,
-    Meta(
-        description="host:port, [ipv6]:port or unix:/path",
-        pattern="^(unix:/.+|.+:[0-9]{1,5})$",
-        extra={"check": parse_address},
-    ),
+    Address, leaf(parse_address, "host:port, [ipv6]:port or unix:/path", "^(unix:/.+|.+:[0-9]{1,5})$")
 ]
 Upstream = Annotated[
-    str,
-    Meta(
-        description="http://host:port, https://host:port or unix:/path",
-        pattern="^([hH][tT][tT][pP][sS]?://|unix:/).+$",
-        extra={"check": parse_upstream},
+    UpstreamUrl,
+    leaf(
+        parse_upstream,
+        "http://host:port, https://host:port or unix:/path",
+        "^([hH][tT][tT][pP][sS]?://|unix:/).+$",
     ),
 ]
-UpstreamHost = Annotated[
+UpstreamHost = Annotated[str, leaf(parse_upstream_host, "keep, upstream, or a host name")]
+PathPrefix = Annotated[str, leaf(parse_prefix, "a path such as /api, or nothing", "^(/.*)?$")]
+Store = Annotated[str, leaf(parse_store, "sqlite:///path", "^sqlite:.+$")]
+LimiterUrl = Annotated[str, leaf(parse_limiter, "memory", "^memory$")]
+Collector = Annotated[
     str,
-    Meta(description="keep, upstream, or a host name", extra={"check": check_upstream_host}),
+    leaf(
+        parse_collector,
+        "http://host:port or https://host:port, with a path or without",
+        "^[hH][tT][tT][pP][sS]?://.+$",
+    ),
 ]
-PathPrefix = Annotated[
-    str,
-    Meta(description="a path such as /api, or nothing", pattern="^(/.*)?$", extra={"check": check_prefix}),
-]
-Store = Annotated[str, Meta(description="sqlite:///path", pattern="^sqlite:.+$", extra={"check": parse_store})]
-LimiterUrl = Annotated[str, Meta(description="memory", pattern="^memory$", extra={"check": check_limiter})]
+# An IPv4Network or IPv6Network; msgspec does not take a union of two classes.
 Network = Annotated[
-    str,
-    Meta(
-        description="an address or a network such as 10.0.0.0/8",
-        pattern="^[0-9A-Fa-f:.]+(%[^/]+)?(/[0-9.]+)?$",
-        extra={"check": parse_network},
-    ),
+    Any,
+    leaf(parse_network, "an address or a network such as 10.0.0.0/8", "^[0-9A-Fa-f:.]+(%[^/]+)?(/[0-9.]+)?$"),
 ]
-Token = Annotated[str, Meta(description="a name", pattern=f"^{_FIELD_NAME}$", extra={"check": _check_token})]
-OwnHeader = Annotated[
-    str, Meta(description="the name of a header", pattern=f"^{_FIELD_NAME}$", extra={"check": _check_own_header})
-]
+Token = Annotated[str, leaf(_parse_token, "a name", f"^{_FIELD_NAME}$")]
+OptionalToken = Annotated[str | None, leaf(_parse_token, "a name", f"^{_FIELD_NAME}$")]
+OwnHeader = Annotated[str, leaf(parse_own_header, "the name of a header", f"^{_FIELD_NAME}$")]
 HeaderValue = Annotated[
-    str, Meta(description="the value of a header", pattern="^[ -~]*$", extra={"check": _check_header_value})
+    str, leaf(matching("[ -~]*", "must be one line of printable ASCII"), "the value of a header", "^[ -~]*$")
 ]
-ScopeName = Annotated[
-    str, Meta(description="the name of a scope", pattern=r"^[!#-\[\]-~]+$", extra={"check": _check_scope_name})
-]
+ScopeName = Annotated[str, leaf(parse_scope_name, "the name of a scope", r"^[!#-\[\]-~]+$")]
 Name = Annotated[
-    str, Meta(description="a name", pattern="^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$", extra={"check": _check_name})
+    str,
+    leaf(
+        matching(
+            "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}",
+            "must begin with a letter or digit, and hold only these and . _ : - (64 at most)",
+        ),
+        "a name",
+        "^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$",
+    ),
 ]
 KeyPrefix = Annotated[
-    str, Meta(description="what a key begins with", pattern="^[A-Za-z0-9_-]{1,64}$", extra={"check": _check_key_prefix})
+    str,
+    leaf(
+        matching("[A-Za-z0-9_-]{1,64}", "must be one to 64 of A-Z a-z 0-9 _ -"),
+        "what a key begins with",
+        "^[A-Za-z0-9_-]{1,64}$",
+    ),
 ]
 ForeignPrefix = Annotated[
     str,
-    Meta(
-        description="what a key made elsewhere begins with, or nothing",
-        pattern="^[!-~]{0,64}$",
-        extra={"check": _check_foreign_prefix},
+    leaf(
+        matching("[!-~]{0,64}", "must be up to 64 printable ASCII characters without spaces"),
+        "what a key made elsewhere begins with, or nothing",
+        "^[!-~]{0,64}$",
     ),
 ]
 AdminTokenHash = Annotated[
-    str,
-    Meta(
-        description="sha256: and 64 hexadecimal digits, as `sidecar admin token` prints it",
-        pattern="^sha256:[0-9a-f]{64}$",
-        extra={"check": _check_admin_token_hash},
+    bytes,
+    leaf(
+        parse_token_hash,
+        "sha256: and 64 hexadecimal digits, as `sidecar admin token` prints it",
+        "^sha256:[0-9a-f]{64}$",
     ),
 ]
-HostName = Annotated[
-    str,
-    Meta(description="a host name without a port", pattern="^[A-Za-z0-9._:-]+$", extra={"check": _check_host_name}),
-]
+HostName = Annotated[str, leaf(parse_host_name, "a host name without a port", "^[A-Za-z0-9._:-]+$")]
 Realm = Annotated[
-    str, Meta(description="the name of a realm", pattern=r"^[ !#-\[\]-~]*$", extra={"check": _check_realm})
+    str,
+    leaf(
+        matching(r"[ !#-\[\]-~]*", "must be printable ASCII without quotes and backslashes"),
+        "the name of a realm",
+        r"^[ !#-\[\]-~]*$",
+    ),
+]
+ServiceName = Annotated[
+    str,
+    leaf(
+        matching("[ -~]{0,200}", "must be up to 200 printable ASCII characters"),
+        "the name of a service",
+        "^[ -~]{0,200}$",
+    ),
 ]

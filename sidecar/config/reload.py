@@ -5,7 +5,10 @@ import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from sidecar.config.settings import AdminSettings, Config
+from msgspec import structs
+
+from sidecar.config.build.config import Config
+from sidecar.config.document import AdminSettings
 
 # Whether a file is another than it was, and whether that can be seen at all. Both block: they ask the disk.
 
@@ -103,5 +106,5 @@ def _admin(running: AdminSettings | None, wanted: AdminSettings | None) -> Admin
     if running is None:
         return None
     if wanted is None:
-        return replace(running, tokens=())
-    return replace(wanted, listen=running.listen)
+        return structs.replace(running, tokens=())
+    return structs.replace(wanted, listen=running.listen)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sidecar.config.settings import Address, Config
+from sidecar.config.build.config import Config
+from sidecar.config.fields import Address
 from sidecar.keys.ports import AuditState
 from sidecar.store.inspect import StoreReport
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sidecar import __version__
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.doctor.checks import config as config_checks
 from sidecar.doctor.checks import listeners as listener_checks
 from sidecar.doctor.checks import running as running_checks

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold

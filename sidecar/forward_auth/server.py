@@ -7,7 +7,9 @@ from typing import Protocol
 
 from aiohttp import hdrs, web
 
-from sidecar.config.settings import Address, Config, Limits
+from sidecar.config.build.config import Config
+from sidecar.config.document import Limits
+from sidecar.config.fields import Address
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, Decision, Deny, Headers, RequestHead, Response
 from sidecar.core.observer import Observer

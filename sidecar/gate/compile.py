@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import CredentialRules

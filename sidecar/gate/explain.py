@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret
 from sidecar.core.errors import Denied
 from sidecar.core.model import (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, Protocol
 
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.apikey import Hasher
 from sidecar.core.client_address import address_subject
 from sidecar.core.credentials import Credential

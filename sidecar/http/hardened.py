@@ -12,7 +12,8 @@ from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestHandler
 
-from sidecar.config.settings import Address, Limits
+from sidecar.config.document import Limits
+from sidecar.config.fields import Address
 from sidecar.core.client_address import address_subject
 from sidecar.core.errors import Reason
 from sidecar.core.model import Response

@@ -10,7 +10,7 @@ from aiohttp import StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from aiohttp.web_server import Server
 
-from sidecar.config.settings import Limits
+from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.request_body import BadFraming, BodyRules

@@ -13,7 +13,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from sidecar.http.connection_limits import ConnectionLimits
 from sidecar.proxy.client_connection import ClientConnection, ClientRules, Host
 from sidecar.proxy.request_parser import RateLimitedLog

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections import deque
 
-from sidecar.config.settings import UpstreamSettings
+from sidecar.config.document import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.tls import upstream_context
 from sidecar.proxy.transport import WriteBatcher

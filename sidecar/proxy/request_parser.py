@@ -11,7 +11,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_server import Server
 
-from sidecar.config.settings import Limits
+from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
 from sidecar.core.units import counted
 from sidecar.proxy.request_body import break_body

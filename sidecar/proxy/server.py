@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from sidecar.config.settings import Address, Limits
+from sidecar.config.document import Limits
+from sidecar.config.fields import Address
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Decision, Deny, Headers, Principal, RequestHead, Response
 from sidecar.core.observer import Observer

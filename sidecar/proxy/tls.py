@@ -5,7 +5,7 @@ import os
 import ssl
 from pathlib import Path
 
-from sidecar.config.settings import ListenerTls, UpstreamTls
+from sidecar.config.document import ListenerTls, UpstreamTls
 
 _PROTOCOLS = ["http/1.1"]
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from typing import Protocol
 
-from sidecar.config.settings import UpstreamSettings
+from sidecar.config.document import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.response_parser import Informational, UpstreamResponse

@@ -13,7 +13,9 @@ from sidecar.admin.server import admin_app
 from sidecar.admin.service import AdminDependencies, AdminStore, UsageReader
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
-from sidecar.config.settings import Address, AdminToken, Config
+from sidecar.config.build.config import Config
+from sidecar.config.document import AdminToken
+from sidecar.config.fields import Address
 from sidecar.core.apikey import Hasher
 from sidecar.gate.compile import key_rules
 from sidecar.gate.gate import Gate, KeyFinder

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 from aiohttp import web
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from sidecar.http.hardened import QuietRunner
 from sidecar.proxy.tls import describe
 

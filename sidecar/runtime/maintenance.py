@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Literal, Protocol
 
-from sidecar.config.settings import KeySettings, UsageSettings
+from sidecar.config.document import UsageSettings
+from sidecar.config.policy import KeySettings
 from sidecar.core.units import rfc3339
 from sidecar.keys.ports import KeyCalendar, KeyCensus, KeyConflict, KeyRegistry, QuotaRow, QuotaStates, StoreUnavailable
 from sidecar.keys.transitions import retire_unused, unused_since

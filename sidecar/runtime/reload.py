@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.reload import FileIdentity, identity_of
-from sidecar.config.settings import Config
 from sidecar.runtime.listeners import StartError
 from sidecar.telemetry.metrics import Reloads
 

@@ -5,8 +5,8 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+from sidecar.config.build.config import Config
 from sidecar.config.reload import without_restart
-from sidecar.config.settings import Config
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.observer import Observer
 from sidecar.gate.gate import Gate, KeyFinder

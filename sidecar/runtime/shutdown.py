@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import Protocol
 
-from sidecar.config.settings import Drain
+from sidecar.config.document import Drain
 
 
 class Server(Protocol):

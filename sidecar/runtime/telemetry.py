@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
-from sidecar.config.settings import AccessLogSettings, Config, Tracing, UpstreamSettings
+from sidecar.config.build.config import Config
+from sidecar.config.document import AccessLogSettings, Tracing, UpstreamSettings
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.model import Allow, Decision, RequestHead
 from sidecar.gate.compile import key_prefixes

@@ -17,7 +17,8 @@ from pathlib import Path
 import uvloop
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector, web
 
-from sidecar.config.settings import Address, UpstreamSettings
+from sidecar.config.document import UpstreamSettings
+from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
 from tests.harness.ports import comes_to_listen, free_port
@@ -66,7 +67,7 @@ def load(url: str, seconds: int, *options: str) -> dict[str, str]:
 
 async def serve_sidecar(port: int, upstream_port: int) -> None:
     loop = asyncio.get_running_loop()
-    settings = UpstreamSettings(address=Address(host="127.0.0.1", port=upstream_port))
+    settings = UpstreamSettings(url=UpstreamUrl(address=Address(host="127.0.0.1", port=upstream_port)))
     upstream = Upstream(settings, loop=loop)
     server = DataServer(lambda: OpenGate(), upstream, observer=Records(keep=False), clock=time.perf_counter)
     await server.start(Address(host="127.0.0.1", port=port))

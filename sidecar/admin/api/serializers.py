@@ -17,7 +17,7 @@ from sidecar.admin.api.schemas import (
     ScopeOut,
 )
 from sidecar.admin.auth import Admin
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import Explanation

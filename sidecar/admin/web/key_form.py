@@ -16,7 +16,7 @@ from sidecar.admin.web.formatting import moment, quota_said, sentence
 from sidecar.admin.web.rendering import SESSION
 from sidecar.admin.web.route_access import opened_by_scope
 from sidecar.admin.web.view_models import KeyForm, Option, QuotaField, ScopeChoice
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.units import parse_duration
 from sidecar.keys.validation import InvalidKey, Violation

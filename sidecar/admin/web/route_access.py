@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.model import EVERY, ApiKey, Policy, Route
 from sidecar.core.policy import missing_scopes
 

@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from sidecar.admin.service import AdminService
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.errors import Fault
 from sidecar.core.model import ApiKey, Bucket, Quota, QuotaState, Route, Subject
 from sidecar.core.quotas import buckets_for

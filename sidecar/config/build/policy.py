@@ -1,51 +1,41 @@
-"""The `routes` section."""
+"""The sections that name each other: scopes, plans, routes, identity and errors."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from sidecar.config.document import PolicyEntry, given
+
+from msgspec import UNSET
+
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.core.model import EVERY, Policy, Quota, Route
-from sidecar.core.routing import Pattern, parse_pattern
-from sidecar.core.routing import overlaps, unreachable
-from sidecar.core.scopes import Catalogue
-from sidecar.core.templates import RESPOND_PLACEHOLDERS
-from collections.abc import Sequence
-from sidecar.config.document import Document, ScopeEntry
-from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.core.model import EVERY
-from sidecar.core.scopes import Catalogue, Scope
-from collections.abc import Mapping, Sequence
-from sidecar.config.document import Allowance, ChargeEntry, Document, QuotaEntry, given
-from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.fields import parse_period
-from sidecar.core.model import Charge, Quota, Subject, Window
-from collections.abc import Mapping
-from sidecar.config.document import ErrorEntry, IdentityEntry, KeysEntry, given
-from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.settings import ErrorTemplate, Identity
+from sidecar.config.policy import ChargeEntry, ErrorEntry, Identity, KeySettings, PolicyEntry, ScopeEntry
+from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold
-from sidecar.core.templates import ERROR_PLACEHOLDERS, IDENTITY_PLACEHOLDERS, unknown_placeholders
-
-
+from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
+from sidecar.core.routing import Pattern, overlaps, parse_pattern, unreachable
+from sidecar.core.scopes import Catalogue, Scope
+from sidecar.core.templates import (
+    ERROR_PLACEHOLDERS,
+    IDENTITY_PLACEHOLDERS,
+    RESPOND_PLACEHOLDERS,
+    unknown_placeholders,
+)
 
 # The `scopes` section, and the scopes that other sections name.
 
 
 
-def catalogue_of(document: Document, report: Report) -> Catalogue:
+def catalogue_of(entries: Mapping[str, str | ScopeEntry | None], report: Report) -> Catalogue:
     """The catalogue; a scope whose entry is wrong is in it by name, so that what names it is not wrong as well."""
-    written = document.scopes or {}
     scopes = {name: Scope(name=name) for name in report.names(("scopes",))}
-    for name, entry in written.items():
+    for name, entry in entries.items():
         match entry:
             case ScopeEntry():
                 scopes[name] = Scope(name=name, description=entry.description, includes=entry.includes)
             case _:
                 scopes[name] = Scope(name=name, description=entry or "")
     catalogue = Catalogue(scopes.values())
-    for name, entry in written.items():
+    for name, entry in entries.items():
         if isinstance(entry, ScopeEntry):
             check_granted(entry.includes, ("scopes", name, "includes"), catalogue, report)
     return catalogue
@@ -68,35 +58,10 @@ def required(names: Sequence[str], path: Path, catalogue: Catalogue, report: Rep
     return frozenset(names)
 
 
-# The `quotas` and `plans` sections, and the quotas that other sections name.
+# The `plans` section, and the quotas that other sections name.
 
 
-FAILURES = "failures"
-"""The name of the quota for wrong keys."""
-
-_DAY_SECONDS = 86400
-
-
-def quotas_of(document: Document, report: Report) -> dict[str, Quota]:
-    quotas = {}
-    for name, entry in (document.quotas or {}).items():
-        path: Path = ("quotas", name)
-        if name == FAILURES:
-            report.key_problem(path, f"is the name of the quota in keys.{FAILURES}: choose another")
-        quotas[name] = _quota(name, entry, path, report)
-    return quotas
-
-
-def failures_of(entry: Allowance | str, path: Path, report: Report) -> Quota | None:
-    """The quota by address for wrong keys; None for `off`."""
-    if isinstance(entry, str):
-        return None
-    _check_window(entry, path, report)
-    return _made(FAILURES, entry, (Subject.ADDRESS,))
-
-
-def plans_of(document: Document, report: Report) -> Mapping[str, Mapping[str, int]]:
-    plans = document.plans or {}
+def plans_of(plans: Mapping[str, Mapping[str, int]], report: Report) -> Mapping[str, Mapping[str, int]]:
     known = report.names(("quotas",))
     for plan, limits in plans.items():
         for name in limits:
@@ -122,37 +87,6 @@ def charges_of(
     return tuple(charges.values())
 
 
-def _quota(name: str, entry: QuotaEntry, path: Path, report: Report) -> Quota:
-    by = (entry.by,) if isinstance(entry.by, Subject) else entry.by
-    if len(set(by)) < len(by):
-        report.problem((*path, "by"), "names something twice")
-    if entry.only == "anonymous" and {Subject.KEY, Subject.TENANT} & set(by):
-        report.problem((*path, "only"), "an anonymous request has no key and no tenant to count by: use by: address")
-    _check_window(entry, path, report)
-    return _made(name, entry, by, entry.only)
-
-
-def _made(name: str, entry: Allowance, by: tuple[Subject, ...], only: str = "all") -> Quota:
-    return Quota(
-        name=name,
-        limit=entry.limit,
-        period=parse_period(entry.per),
-        window=entry.window,
-        burst=given(entry.burst),
-        by=by,
-        only=only,  # type: ignore[arg-type]  # the document's type admits the same three words
-    )
-
-
-def _check_window(entry: Allowance, path: Path, report: Report) -> None:
-    period = parse_period(entry.per)
-    if given(entry.burst) is not None and entry.window is not Window.BUCKET:
-        report.problem((*path, "burst"), "only a bucket has a burst: add window: bucket, or leave it out")
-    if entry.window is Window.FIXED and isinstance(period, int) and _DAY_SECONDS % period:
-        message = "a fixed window must divide a day evenly: choose such a duration, a calendar unit, or window: sliding"
-        report.problem((*path, "per"), message)
-
-
 # The `identity` and `errors` sections, and the templates that other sections hold.
 
 
@@ -160,30 +94,29 @@ _DEFAULT = "default"
 _NONE: frozenset[str] = frozenset()
 
 
-def identity_of(entry: IdentityEntry, keys: KeysEntry, report: Report) -> Identity:
-    """What is injected. No two of its names are one to a reader that folds them, nor one that passes through."""
-    passing = {_folded(name) for name in map(given, (source.header for source in keys.pass_through)) if name}
-    seen = {_folded(entry.request_id)}
-    for name, template in entry.headers.items():
+def check_identity(identity: Identity, keys: KeySettings, report: Report) -> None:
+    """No two names are the same to a reader that folds them, and the client can set none of them."""
+    passing = {_folded(source.name) for source in keys.pass_through if source.kind == "header"}
+    known = {_folded(identity.request_id)}
+    for name, template in identity.headers.items():
         path: Path = ("identity", "headers", name)
         check_template(template, IDENTITY_PLACEHOLDERS, path, report)
-        if _folded(name) in seen:
+        if _folded(name) in known:
             report.key_problem(path, "is the same header as another one here")
         if _folded(name) in passing:
             report.key_problem(path, "is a header that keys.pass_through lets the client set")
-        seen.add(_folded(name))
-    return Identity(headers=entry.headers, request_id=entry.request_id, strip=entry.strip)
+        known.add(_folded(name))
 
 
 def errors_of(
     entries: Mapping[str, ErrorEntry], report: Report
 ) -> tuple[Mapping[Reason, ErrorTemplate], ErrorTemplate | None]:
-    """The answer for each reason named, and the one for the rest."""
+    """The error response for each reason that is named, and the one for the others."""
     found: dict[str, ErrorTemplate] = {}
     known = [*(reason.value for reason in Reason), _DEFAULT]
     for key, entry in entries.items():
         path: Path = ("errors", key)
-        response = _answer(entry, path, report)
+        response = _error_template(entry, path, report)
         for name in (part.strip() for part in key.split("|")):
             if name not in known:
                 report.key_problem(path, f"unknown reason '{name}'{did_you_mean(name, known)}")
@@ -210,11 +143,12 @@ def check_template(template: object, allowed: frozenset[str], path: Path, report
                 report.problem(path, f"unknown placeholder '{{{name}}}'{close}")
 
 
-def _answer(entry: ErrorEntry, path: Path, report: Report) -> ErrorTemplate:
-    check_template(given(entry.body), ERROR_PLACEHOLDERS, (*path, "body"), report)
-    for name, value in (given(entry.headers) or {}).items():
+def _error_template(entry: ErrorEntry, path: Path, report: Report) -> ErrorTemplate:
+    body = None if entry.body is UNSET else entry.body
+    check_template(body, ERROR_PLACEHOLDERS, (*path, "body"), report)
+    for name, value in (entry.headers or {}).items():
         check_template(value, _NONE, (*path, "headers", name), report)
-    return ErrorTemplate(status=given(entry.status), headers=given(entry.headers), body=given(entry.body))
+    return ErrorTemplate(status=entry.status, headers=entry.headers, body=body)
 
 
 def _folded(name: str) -> bytes:
@@ -288,20 +222,20 @@ def _methods(text: str) -> frozenset[str]:
 def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
     for name in _contradictions(entry):
         report.problem((*path, name), "a public route takes requests without a key: it cannot demand anything of one")
-    respond = given(entry.respond)
+    respond = None if entry.respond is UNSET else entry.respond
     if entry.respond is None:
         report.problem((*path, "respond"), "holds nothing to answer: leave it out to ask the upstream")
     check_template(respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
-    environments = given(entry.environments) or ()
+    environments = entry.environments or ()
     for at, name in report.numbered((*path, "environments"), environments):
         if name not in words.environments:
             report.problem(at, f"unknown environment '{name}'{did_you_mean(name, words.environments)}")
     return Policy(
         public=entry.public,
-        any_scopes=required(given(entry.scopes) or (), (*path, "scopes"), words.catalogue, report),
-        all_scopes=required(given(entry.all_scopes) or (), (*path, "all_scopes"), words.catalogue, report),
-        tenant_param=given(entry.tenant),
-        environment_param=given(entry.environment),
+        any_scopes=required(entry.scopes or (), (*path, "scopes"), words.catalogue, report),
+        all_scopes=required(entry.all_scopes or (), (*path, "all_scopes"), words.catalogue, report),
+        tenant_param=entry.tenant,
+        environment_param=entry.environment,
         environments=frozenset(environments),
         charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
         pass_through=entry.pass_through,
@@ -312,12 +246,12 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
 def _contradictions(entry: PolicyEntry) -> Iterator[str]:
     if entry.public:
         for name in ("scopes", "all_scopes", "tenant", "environment", "environments"):
-            if given(getattr(entry, name)) is not None:
+            if getattr(entry, name) is not None:
                 yield name
 
 
 def _check_params(entry: PolicyEntry, pattern: Pattern, path: Path, report: Report) -> None:
-    for key, name in (("tenant", given(entry.tenant)), ("environment", given(entry.environment))):
+    for key, name in (("tenant", entry.tenant), ("environment", entry.environment)):
         if name is not None and name not in pattern.params:
             hint = did_you_mean(name, pattern.params)
             report.problem((*path, key), f"the pattern has no {{{name}}}{hint}")

@@ -3,7 +3,7 @@
 from ipaddress import ip_address
 from typing import Final
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from sidecar.doctor.facts import BypassProbe, CertificateFacts, Facts, Unknown
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 

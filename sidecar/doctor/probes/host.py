@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.config.build.admin import VARIABLE
-from sidecar.config.fields import sqlite_path
+from sidecar.config.build.config import Config
+from sidecar.config.fields import Address, sqlite_path
 from sidecar.config.reload import is_mounted_alone
-from sidecar.config.settings import Address, Config
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.doctor.facts import (
     CertificateFacts,

@@ -7,8 +7,8 @@ from statistics import median
 from time import perf_counter
 from typing import Final, Protocol
 
+from sidecar.config.build.config import Config
 from sidecar.config.fields import sqlite_path
-from sidecar.config.settings import Config
 from sidecar.core.apikey import PLAIN
 from sidecar.doctor.facts import Latency, StoreSeen, Unknown
 from sidecar.keys.ports import AuditState, AuditTrail, KeyReader, StoreUnavailable

@@ -10,8 +10,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
+from sidecar.config.document import Drain
 from sidecar.config.load import load
-from sidecar.config.settings import Drain
 from tests.harness.keys import run_cli
 from tests.heavy.deploy.rendering import APPLIED, MANIFESTS, Manifest, build, digest, kustomize, manifests, stored
 from tests.heavy.deploy.rendering import stored_digest as digest_of

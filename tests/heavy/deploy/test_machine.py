@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from sidecar.config.settings import Drain
+from sidecar.config.document import Drain
 from tests.harness.processes import ROOT
 from tests.harness.tools import needed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from tests.harness import ownhosts
 from tests.harness.keys import Keys
 from tests.harness.processes import Process, clean_environ

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from tests.harness.running import Sidecar, StartSidecar
 from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, ScriptedUpstream, plain
 from tests.wire.proxy.wire import RawClient, Received, get, post

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import pytest
 
+from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
-from sidecar.config.settings import Config
 
 MINIMAL = "listen: 127.0.0.1:0\nupstream: http://127.0.0.1:8000\nstore: sqlite:///tmp/keys.db\n"
 """Three lines: what is appended to it begins in line 4."""

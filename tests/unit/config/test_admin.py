@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
+from sidecar.config.fields import Address
 from sidecar.config.load import load
-from sidecar.config.settings import Address, Config
 
 HASH = "sha256:" + sha256(b"a token").hexdigest()
 BEFORE = """\

@@ -1,4 +1,5 @@
-from sidecar.config.settings import Address, DecisionSettings
+from sidecar.config.document import DecisionSettings
+from sidecar.config.fields import Address
 from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 TRUSTED = MINIMAL + "trusted_proxies: [127.0.0.1]\n"

@@ -2,8 +2,9 @@ from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
+from sidecar.config.document import AccessLogSettings, Drain, Reload, UpstreamTls
+from sidecar.config.fields import Address
 from sidecar.config.load import load
-from sidecar.config.settings import AccessLogSettings, Address, Drain, Reload, UpstreamTls
 from sidecar.core.errors import Reason
 from sidecar.core.model import Quota, Source, Subject, Window
 from tests.unit.config.conftest import MINIMAL, Loading

@@ -4,8 +4,9 @@ from dataclasses import fields, replace
 
 import pytest
 
+from sidecar.config.build.config import Config
+from sidecar.config.document import Drain, Reload
 from sidecar.config.reload import without_restart
-from sidecar.config.settings import Config, Drain, Reload
 from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 TLS = "tls: {certificate: /a.crt, key: /a.key}\n"

@@ -1,4 +1,4 @@
-from sidecar.config.settings import Limits, ListenerTls, UpstreamTls
+from sidecar.config.document import Limits, ListenerTls, UpstreamTls
 from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 
@@ -39,3 +39,9 @@ def test_a_client_certificate_needs_its_key(problems: Complaining) -> None:
 def test_an_upstream_s_tls_is_read(loading: Loading) -> None:
     text = MINIMAL.replace("http://127.0.0.1:8000", "{url: 'https://127.0.0.1:8000', tls: {ca: /a, server_name: api}}")
     assert loading(text).upstream.tls == UpstreamTls(ca="/a", server_name="api")
+
+
+def test_an_empty_authority_is_refused_and_does_not_let_every_client_in(problems: Complaining) -> None:
+    text = MINIMAL + 'tls: {certificate: /c.pem, key: /k.pem, client_ca: "${CLIENT_CA}"}\n'
+    (line,) = problems(text, environ={"CLIENT_CA": ""})
+    assert line == "4:52: tls.client_ca: must not be empty: leave it out for none"

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from sidecar.config.document import AccessLogSettings, Tracing
 from sidecar.config.reload import without_restart
-from sidecar.config.settings import AccessLogSettings, Tracing
 from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 from tests.unit.config.test_examples import EXAMPLE
 
@@ -83,7 +83,7 @@ def test_the_commented_example_of_tracing_is_valid(loading: Loading) -> None:
         ("tracing: {endpoint: 'http://c:1', headers: {Host: x}}", "tracing.headers: must not hold Host"),
         ("tracing: {endpoint: 'http://c:1', headers: {A: \"x\\ny\"}}", "tracing.headers.A: must be one line"),
         ("tracing: {endpoint: 'http://c:1', sample: much}", "tracing.sample: must be a number such as 0.1"),
-        ("tracing: {endpoint: 'http://c:1', timeout: 0s}", "tracing.timeout: must be more than nothing"),
+        ("tracing: {endpoint: 'http://c:1', timeout: 0s}", "tracing.timeout: must be more than 0"),
     ],
 )
 def test_what_is_wrong_with_them_is_told(problems: Complaining, section: str, complaint: str) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
+from sidecar.config.fields import Address
 from sidecar.config.load import overrides_from
-from sidecar.config.settings import Address
 from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 

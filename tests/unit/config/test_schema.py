@@ -5,7 +5,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from sidecar.config.document import json_schema
+from sidecar.config.schema import json_schema
 from tests.unit.config.conftest import MINIMAL
 from tests.unit.config.test_examples import DESIGN, EXAMPLE
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from sidecar.doctor.facts import (
     BypassProbe,
     CertificateFacts,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.settings import KeySettings, UsageSettings
+from sidecar.config.document import UsageSettings
+from sidecar.config.policy import KeySettings
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.lifecycle import Lifecycle, Rotated

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sidecar.config.settings import UsageSettings
+from sidecar.config.document import UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import StoreUnavailable

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from sidecar.config.settings import Address, UpstreamSettings
+from sidecar.config.document import UpstreamSettings
+from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.core.model import Headers
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
@@ -58,7 +59,10 @@ SetUp = Callable[..., Awaitable[Bench]]
 
 @pytest.fixture
 async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
-    """`await set_up(script, told=, unix=, address=, listener={options of DataServer}, **fields of UpstreamSettings)`"""
+    """`await set_up(script, told=, unix=, address=, authority=, listener={…}, **…)`
+
+    listener: options of DataServer; `**`: fields of UpstreamSettings.
+    """
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -67,14 +71,15 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             told: Headers = (),
             unix: bool = False,
             address: Address | None = None,
+            authority: str = "",
             listener: Mapping[str, Any] | None = None,
             **settings: Any,
         ) -> Bench:
             scripted = ScriptedUpstream(script)
             await scripted.start(str(tmp_path / "upstream.sock") if unix else "")
             stack.push_async_callback(scripted.stop)
-            given = {**PATIENT, "address": address or scripted.address, **settings}
-            upstream = Upstream(UpstreamSettings(**given), loop=asyncio.get_running_loop())
+            url = UpstreamUrl(address=address or scripted.address, authority=authority)
+            upstream = Upstream(UpstreamSettings(url=url, **{**PATIENT, **settings}), loop=asyncio.get_running_loop())
             stack.callback(upstream.close)
             records = Records()
             gate = OpenGate(told)

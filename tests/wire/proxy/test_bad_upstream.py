@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from sidecar.core.errors import Reason
 from tests.upstreams.scripted import Peer, answering, closing_after, plain
 from tests.wire.proxy.conftest import Bench, SetUp, eventually

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from sidecar.config.settings import Limits
+from sidecar.config.document import Limits
 from tests.upstreams.scripted import answering, plain
 from tests.wire.proxy.conftest import SetUp, eventually
 from tests.wire.proxy.wire import get

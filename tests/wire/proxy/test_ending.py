@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.settings import Limits, ListenerTls
+from sidecar.config.document import Limits, ListenerTls
 from sidecar.proxy.tls import ListenerCertificates
 from tests.upstreams.scripted import PATIENCE_SECONDS, answering, plain
 from tests.wire.proxy.certificates import Authority

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sidecar.config.settings import Limits
+from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
 from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, Script, answering, plain
 from tests.wire.proxy.conftest import SetUp, eventually

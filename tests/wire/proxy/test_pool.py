@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sidecar.config.settings import UpstreamSettings
+from sidecar.config.document import UpstreamSettings
+from sidecar.config.fields import UpstreamUrl
 from sidecar.proxy.pool import Pool
 from tests.upstreams.scripted import ScriptedUpstream, answering, plain
 
@@ -16,7 +17,9 @@ async def pool() -> AsyncIterator[Pool]:
     upstream = ScriptedUpstream(answering(plain()))
     await upstream.start()
     pool = Pool(
-        UpstreamSettings(address=upstream.address, max_connections=1, connect_timeout=60.0, queue_timeout=60.0),
+        UpstreamSettings(
+            url=UpstreamUrl(address=upstream.address), max_connections=1, connect_timeout=60.0, queue_timeout=60.0
+        ),
         loop=asyncio.get_running_loop(),
     )
     yield pool

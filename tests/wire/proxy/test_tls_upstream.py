@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.settings import Address, UpstreamSettings, UpstreamTls
+from sidecar.config.document import UpstreamSettings, UpstreamTls
+from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.upstream import Upstream
 
@@ -39,7 +40,7 @@ async def ask(certificate: Path, host: str, trusted: bool) -> bytes:
     server = await asyncio.start_server(response, "127.0.0.1", 0, ssl=serving)
     port = server.sockets[0].getsockname()[1]
     tls = ssl.create_default_context(cafile=certificate / "cert.pem") if trusted else None
-    settings = UpstreamSettings(address=Address(host=host, port=port), tls=UpstreamTls())
+    settings = UpstreamSettings(url=UpstreamUrl(address=Address(host=host, port=port)), tls=UpstreamTls())
     upstream = Upstream(settings, loop=asyncio.get_running_loop(), tls=tls)
     try:
         got = await upstream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", method="GET")

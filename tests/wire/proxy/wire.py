@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from tests.harness.wire import TIMEOUT_SECONDS
 
 _NO_BODY = (204, 304)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from tests.upstreams.scripted import Peer, ScriptedUpstream, plain
 from tests.wire.proxy.wire import RawClient, get
 from tests.wire.reload.changing import CONFIG

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.app import App
+from sidecar.config.build.config import Config
+from sidecar.config.fields import Address
 from sidecar.config.load import load
-from sidecar.config.settings import Address, Config
 from tests.harness.keys import IssuedKey, Keys, run_cli
 from tests.harness.wire import Connection
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from tests.harness.running import Sidecar
 from tests.upstreams.scripted import Peer, ScriptedUpstream, plain
 from tests.wire.proxy.wire import RawClient, get

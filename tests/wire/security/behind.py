@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidecar.config.settings import Address
+from sidecar.config.fields import Address
 from tests.harness.running import Sidecar, StartSidecar
 from tests.upstreams.scripted import Script, ScriptedUpstream
 from tests.wire.proxy.wire import RawClient

@@ -1,0 +1,334 @@
+"""The sections on keys, scopes, quotas, routes, identity and errors.
+
+A struct is a mapping of the file. A struct whose name ends in `Entry` becomes another value: at once, by the function
+beside it, or in `build`, where the names in it are resolved. Every other struct is what the program uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, field
+
+from sidecar.config.decoder import made
+from sidecar.config.errors import Path, Report
+from sidecar.config.fields import (
+    Duration,
+    DurationOrOff,
+    ForeignPrefix,
+    HeaderValue,
+    KeyPrefix,
+    Name,
+    OptionalToken,
+    OwnHeader,
+    Period,
+    default,
+    left_out,
+    off,
+    renamed,
+    seconds,
+)
+from sidecar.core.apikey import ForeignHash, ForeignKeys
+from sidecar.core.model import EVERY, Quota, Source, Subject, Window
+
+Positive = Annotated[int, Meta(ge=1, le=10**15)]
+ScopeList = Annotated[tuple[str, ...], Meta(min_length=1)]
+EnvironmentList = Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
+class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mapping of the file."""
+
+
+class SourceEntry(Entry, frozen=True, kw_only=True):
+    """A place where a credential may stand: exactly one of header (with an optional scheme), query or cookie."""
+
+    header: OptionalToken = left_out()
+    scheme: OptionalToken = left_out()
+    query: str | None = left_out()
+    cookie: OptionalToken = left_out()
+
+
+def source_of(entry: SourceEntry, path: Path, report: Report) -> Source:
+    found = [Source(kind="header", name=entry.header, scheme=entry.scheme)] if entry.header is not None else []
+    found += [Source(kind="query", name=entry.query)] if entry.query is not None else []
+    found += [Source(kind="cookie", name=entry.cookie)] if entry.cookie is not None else []
+    if len(found) != 1:
+        raise ValueError("must name exactly one of header, query and cookie")
+    if entry.scheme is not None and entry.header is None:
+        report.problem((*path, "scheme"), "only a header has a scheme")
+    return found[0]
+
+
+OneSource = Annotated[
+    Source,
+    made(source_of, SourceEntry),
+    Meta(extra_json_schema={"oneOf": [{"required": [kind]} for kind in ("header", "query", "cookie")]}),
+]
+SourceList = Annotated[tuple[OneSource, ...], Meta(min_length=1)]
+
+
+# Quotas.
+
+
+FAILURES = "failures"
+"""The name of the quota for wrong keys."""
+
+_DAY_SECONDS = 86400
+
+
+class Allowance(Entry, frozen=True, kw_only=True):
+    """So many units per period."""
+
+    limit: Positive
+    per: Period
+    window: Window = Window.FIXED
+    burst: Positive | None = left_out()
+
+    def quota(self, name: str, by: tuple[Subject, ...], only: Literal["all", "key", "anonymous"] = "all") -> Quota:
+        return Quota(
+            name=name, limit=self.limit, period=self.per, window=self.window, burst=self.burst, by=by, only=only
+        )
+
+
+class QuotaEntry(Allowance, frozen=True, kw_only=True):
+    """A named allowance, what it counts by, and for which requests."""
+
+    by: Subject | Annotated[tuple[Subject, ...], Meta(min_length=1)] = Subject.KEY
+    only: Literal["all", "key", "anonymous"] = "all"
+
+
+def quota_of(entry: QuotaEntry, path: Path, report: Report) -> Quota:
+    """The last step of `path` is the quota's name."""
+    name = str(path[-1])
+    if name == FAILURES:
+        report.key_problem(path, f"is the name of the quota in keys.{FAILURES}: choose another")
+    by = (entry.by,) if isinstance(entry.by, Subject) else entry.by
+    if len(set(by)) < len(by):
+        report.problem((*path, "by"), "names something twice")
+    if entry.only == "anonymous" and {Subject.KEY, Subject.TENANT} & set(by):
+        report.problem((*path, "only"), "an anonymous request has no key and no tenant to count by: use by: address")
+    _check_window(entry, path, report)
+    return entry.quota(name, by, entry.only)
+
+
+def failures_of(written: Allowance | Literal["off"], path: Path, report: Report) -> Quota | None:
+    """The quota by address for wrong keys."""
+    if isinstance(written, str):
+        return None
+    _check_window(written, path, report)
+    return written.quota(FAILURES, (Subject.ADDRESS,))
+
+
+def _check_window(entry: Allowance, path: Path, report: Report) -> None:
+    if entry.burst is not None and entry.window is not Window.BUCKET:
+        report.problem((*path, "burst"), "only a bucket has a burst: add window: bucket, or leave it out")
+    if entry.window is Window.FIXED and isinstance(entry.per, int) and _DAY_SECONDS % entry.per:
+        message = "a fixed window must divide a day evenly: choose such a duration, a calendar unit, or window: sliding"
+        report.problem((*path, "per"), message)
+
+
+NamedQuota = Annotated[Quota, made(quota_of, QuotaEntry)]
+
+
+# The `keys` section.
+
+
+class ImportedEntry(Entry, frozen=True, kw_only=True):
+    """Keys made elsewhere: what they begin with, and how they are hashed in the store that they come from."""
+
+    prefix: ForeignPrefix
+    hash: ForeignHash = "sha256"
+    pepper: str | None = left_out()
+
+
+def foreign_keys_of(entry: ImportedEntry, path: Path, report: Report) -> ForeignKeys:
+    at = (*path, "pepper")
+    if entry.hash == "sha256":
+        if entry.pepper is not None:
+            report.problem(at, "sha256 has none: say in `hash` how the pepper is used, or leave it out")
+    elif not entry.pepper and report.sound(at):
+        report.problem(at, f"{entry.hash} needs one: write pepper: ${{VARIABLE}} and set the variable")
+    pepper = entry.pepper.encode("utf-8", "surrogatepass") if entry.pepper else None
+    return ForeignKeys(prefix=entry.prefix, hash=entry.hash, pepper=pepper)
+
+
+_FAILURES = Allowance(limit=300, per="minute")
+
+
+class KeySettings(Entry, frozen=True, kw_only=True):
+    """Where keys stand in a request, what they look like, and which credentials are not ours."""
+
+    sources: SourceList = default(
+        (SourceEntry(header="Authorization", scheme="Bearer"),),
+        (Source(kind="header", name="Authorization", scheme="Bearer"),),
+        name="from",
+    )
+    environments: Annotated[Mapping[Name, KeyPrefix], Meta(min_length=1)] = left_out(MappingProxyType({"live": "key_"}))
+    """Environment to prefix. A key that is issued without an environment gets the first one."""
+    length: Annotated[int, Meta(ge=22, le=200)] = 43
+    checksum_length: Annotated[int, Meta(ge=0, le=8)] = renamed("checksum", 6)
+    prefix_length: Annotated[int, Meta(ge=1, le=100)] = 12
+    default_scopes: tuple[str, ...] = ()
+    pass_through: tuple[OneSource, ...] = ()
+    forward_credential: bool = False
+    cache_size: Annotated[int, Meta(ge=1, le=10**8)] = 100_000
+    failures: Annotated[Quota | None, made(failures_of, Literal["off"], Allowance)] = default(
+        _FAILURES, _FAILURES.quota(FAILURES, (Subject.ADDRESS,))
+    )
+    """Quota by address for wrong keys; None is no limit."""
+    imported: tuple[Annotated[ForeignKeys, made(foreign_keys_of, ImportedEntry)], ...] = ()
+    """Keys made elsewhere."""
+    max_age_seconds: DurationOrOff = off(name="max_age")
+    """A key that is older is due for rotation; None is never."""
+    rotation_overlap_seconds: Duration = seconds("24h", name="rotation_overlap")
+    retire_unused_seconds: DurationOrOff = off(name="retire_unused")
+    """A replaced key that is unused for so long retires before its overlap ends; None is never."""
+
+
+_LEAST_RANDOM = 22
+"""Base62 characters that hold at least 128 bits."""
+_LEAST_UNKNOWN = 14
+"""Base62 characters (more than 80 bits) that the stored, readable prefix must leave unknown."""
+_LEAST_CHECKSUM = 4
+_LEAST_UNUSED_SECONDS = 3600
+
+
+def checked_keys(keys: KeySettings, path: Path, report: Report) -> KeySettings:
+    _check_sources(keys.sources, (*path, "from"), report)
+    _check_environments(keys.environments, (*path, "environments"), report)
+    _check_lengths(keys, path, report)
+    _check_sources(keys.pass_through, (*path, "pass_through"), report)
+    for at, source in report.numbered((*path, "pass_through"), keys.pass_through):
+        if source.kind == "query":
+            report.problem((*at, "query"), "query parameters are never held back: name a header or a cookie")
+    _check_imported(keys, (*path, "imported"), report)
+    if keys.max_age_seconds == 0:
+        report.problem((*path, "max_age"), "must be more than 0, or off")
+    if keys.retire_unused_seconds is not None and keys.retire_unused_seconds < _LEAST_UNUSED_SECONDS:
+        why = "uses reach the store up to a minute late, and those of other processes later still"
+        report.problem((*path, "retire_unused"), f"must be at least 1h: {why}")
+    return keys
+
+
+def _check_sources(sources: Sequence[Source], path: Path, report: Report) -> None:
+    known = set()
+    for at, source in report.numbered(path, sources):
+        name = source.name.lower() if source.kind == "header" else source.name
+        identity = (source.kind, name, (source.scheme or "").lower())
+        if identity in known:
+            report.problem(at, "stands here twice")
+        known.add(identity)
+
+
+def _check_environments(environments: Mapping[str, str], path: Path, report: Report) -> None:
+    for name, prefix in environments.items():
+        at = (*path, name)
+        if name == EVERY:
+            report.key_problem(at, "'*' stands for every environment: choose another name")
+        for other, others in environments.items():
+            if other != name and prefix.startswith(others) and (prefix != others or other < name):
+                message = "is that of" if prefix == others else "begins with that of"
+                report.problem(at, f"the prefix {message} '{other}', so that a key could belong to both")
+
+
+def _check_lengths(keys: KeySettings, path: Path, report: Report) -> None:
+    if 0 < keys.checksum_length < _LEAST_CHECKSUM:
+        report.problem((*path, "checksum"), f"must be 0 (none) or from {_LEAST_CHECKSUM} to 8")
+    random = keys.length - keys.checksum_length
+    if random < _LEAST_RANDOM:
+        message = f"leaves {random} random characters; with this checksum it must be at least"
+        report.problem((*path, "length"), f"{message} {_LEAST_RANDOM + keys.checksum_length} for 128 bits")
+        return
+    shortest = min(map(len, keys.environments.values()), default=0)
+    longest = shortest + random - _LEAST_UNKNOWN
+    if keys.prefix_length > longest:
+        message = f"must be at most {longest}: what is stored must leave enough of a key unknown"
+        report.problem((*path, "prefix_length"), message)
+
+
+def _check_imported(keys: KeySettings, path: Path, report: Report) -> None:
+    known = set()
+    for at, imported in report.numbered(path, keys.imported):
+        _check_imported_prefix(imported.prefix, keys, (*at, "prefix"), report)
+        if imported in known:
+            report.problem(at, "stands here twice")
+        known.add(imported)
+
+
+def _check_imported_prefix(prefix: str, keys: KeySettings, path: Path, report: Report) -> None:
+    if not prefix:
+        if _headers(keys.sources) & _headers(keys.pass_through):
+            report.problem(path, "is empty, so that nothing could pass where keys.pass_through lets it: name a prefix")
+        return
+    for environment, own in keys.environments.items():
+        if prefix.startswith(own) or own.startswith(prefix):
+            report.problem(path, f"overlaps the prefix of keys of the environment '{environment}'")
+
+
+def _headers(sources: Sequence[Source]) -> set[tuple[str, str]]:
+    """Folded names and schemes."""
+    return {(source.name.lower(), (source.scheme or "").lower()) for source in sources if source.kind == "header"}
+
+
+# Scopes, routes, identity and errors.
+
+
+class ScopeEntry(Entry, frozen=True, kw_only=True):
+    """A scope with what it includes."""
+
+    description: str = ""
+    includes: tuple[str, ...] = ()
+
+
+class ChargeEntry(Entry, frozen=True, kw_only=True):
+    """A quota, and how much of it one request costs."""
+
+    quota: str
+    cost: Positive = 1
+
+
+class PolicyEntry(Entry, frozen=True, kw_only=True):
+    """What a route demands. An empty mapping demands a valid key and nothing else."""
+
+    public: bool = False
+    scopes: ScopeList | None = left_out()
+    all_scopes: ScopeList | None = left_out()
+    tenant: str | None = left_out()
+    environment: str | None = left_out()
+    environments: EnvironmentList | None = left_out()
+    quotas: tuple[str | ChargeEntry, ...] = ()
+    pass_through: bool = True
+    respond: Any = UNSET
+
+
+RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=1)]
+
+
+class UnmatchedEntry(Entry, frozen=True, kw_only=True):
+    """What holds where no route matches."""
+
+    quotas: tuple[str | ChargeEntry, ...] = ()
+
+
+class PathsEntry(Entry, frozen=True, kw_only=True):
+    """How paths are compared."""
+
+    case_sensitive: bool = True
+
+
+class Identity(Entry, frozen=True, kw_only=True):
+    """Headers that tell the upstream who calls."""
+
+    headers: Mapping[OwnHeader, HeaderValue] = field(default_factory=dict)
+    """Name to template, as written."""
+    request_id: OwnHeader = "X-Request-Id"
+    strip: tuple[OwnHeader, ...] = ("X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method")
+
+
+class ErrorEntry(Entry, frozen=True, kw_only=True):
+    """The error response for a reason."""
+
+    status: Annotated[int, Meta(ge=400, le=599)] | None = left_out()
+    headers: Mapping[OwnHeader, HeaderValue] | None = left_out()
+    body: Any = UNSET

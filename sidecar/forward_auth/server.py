@@ -38,7 +38,7 @@ _CARRIED_HEADERS = 16
 """Headers that a proxy adds to those of the client."""
 _HEADER_NAME_BYTES = 128
 _MAX_NAMED = 16
-"""Strangers whose addresses the log is told."""
+"""How many addresses of untrusted peers are logged."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +52,7 @@ class Question:
 
 
 class DecisionServer:
-    """To be made where its loop runs. gate: the one in force; asked once a request. clock: seconds, monotonic."""
+    """To be made while its loop runs. gate: gives the gate in force, once a request. clock: seconds, monotonic."""
 
     def __init__(
         self, gate: Callable[[], Gate], *, observer: Observer, clock: Callable[[], float], limits: Limits
@@ -63,23 +63,23 @@ class DecisionServer:
         self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(limits))
         self._retiring = False
         self.address = Address()
-        """Where it is bound, once it is started."""
+        """The bound address, after `start`."""
 
     async def start(self, address: Address) -> None:
         """Bind. Raises OSError."""
         self.address = await self._server.bind(address)
 
     def close_when_idle(self) -> None:
-        """Every answer is its connection's last from here on."""
+        """Close each connection after its next response."""
         self._retiring = True
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Take no more connections, finish what is under way for at most `grace_seconds`, and end the rest."""
+        """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
         self.close_when_idle()
         await self._server.close(grace_seconds)
 
     def reconfigure(self, limits: Limits) -> None:
-        """Limits of the connections that come from here on."""
+        """Apply new limits to the connections that come from here on."""
         self._server.reconfigure(_server_limits(limits))
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -163,7 +163,7 @@ class DecisionServer:
 
 
 def _server_limits(limits: Limits) -> ServerLimits:
-    """Of a proxy's connections: its questions hold the client's head, and the client's target once or twice more."""
+    """A proxy's request holds the client's head, and the client's target once or twice more."""
     head = HeadLimits(
         request_line_bytes=limits.request_line * 2,
         header_bytes=max(limits.header, limits.request_line) + _HEADER_NAME_BYTES,

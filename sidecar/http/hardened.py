@@ -35,7 +35,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What a client may take up. The defaults are for a listener with few clients."""
+    """What a client may take up. The defaults are for a listener with few clients.
+
+    The limits on connections count from the next connection on; a connection keeps the other limits that it began with.
+    """
 
     connections: int = 512
     connections_per_address: int = 128
@@ -67,7 +70,9 @@ class BareHost:
     """Error responses without a body; no peer is exempt from the limits."""
 
     def refuse(self, reason: Reason) -> Response:
-        return Response(status=status_of(reason), headers=_NO_STORE, body=b"")
+        # RFC 9110 §15.5.6: a 405 names the methods that are allowed, which depend on the resource.
+        status = 400 if reason is Reason.METHOD_NOT_ALLOWED else status_of(reason)
+        return Response(status=status, headers=_NO_STORE, body=b"")
 
     def trusts(self, peer: str) -> bool:
         return False
@@ -97,7 +102,7 @@ class HardenedServer:
         return Address(host=address.host, port=self._bound.sockets[0].getsockname()[1])
 
     def reconfigure(self, limits: ServerLimits) -> None:
-        """Limits of the connections that come from here on."""
+        """Apply new limits to the connections that come from here on."""
         self._limits = limits
 
     async def close(self, grace_seconds: float) -> None:

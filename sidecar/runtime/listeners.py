@@ -1,4 +1,4 @@
-"""Binding: an address to a listener, or to one line that says why not."""
+"""Binds listeners to addresses; a failure becomes one line that says why."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class StartError(Exception):
 
 
 async def serve_app(app: web.Application, address: Address, option: str, *, stack: AsyncExitStack) -> Address:
-    """Serve `app` until `stack` is left; gives where it is bound. Raises StartError, which names `option`."""
+    """Serve `app` until `stack` is left; returns the bound address. Raises StartError, which names `option`."""
     with taken_port(address, option):
         return await stack.enter_async_context(serving_app(app, address))
 

@@ -215,6 +215,23 @@ def test_an_oversized_head_is_431(target: Target, kind: str) -> None:
         assert connection.rest() == b""
 
 
+def test_a_method_that_is_unknown_is_refused(target: Target) -> None:
+    with Connection(target.address) as connection:
+        response = connection.exchange(b"CANARY /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + target.request)
+        assert response.status == (405 if target.name == "forward auth" else 400)
+        assert b"CANARY" not in response.body and response.header("Cache-Control") == "no-store"
+        assert not response.all("Server")
+        assert connection.rest() == b""
+
+
+def test_no_request_follows_an_upgrade(target: Target) -> None:
+    upgrade = target.request.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    with Connection(target.address) as connection:
+        response = connection.exchange(upgrade + target.request)
+        assert (response.status, response.header("Connection")) == (STATUS[target.name], "close")
+        assert connection.rest() == b""
+
+
 def test_half_a_request_and_its_end_leave_nothing_behind(target: Target) -> None:
     for half in (target.request[:-4], b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc"):
         # Each leaves its place to the next one.

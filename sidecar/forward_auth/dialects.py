@@ -1,6 +1,6 @@
-"""How each proxy tells of the request that it asks about. Bytes and texts in, values out; no I/O.
+"""How each proxy describes the request that it asks about. Pure: no I/O.
 
-A dialect is chosen by the path that the proxy asks (`/nginx`), which no client has a say in.
+The path that the proxy requests (`/nginx`) selects the dialect; no client can change it.
 """
 
 import re
@@ -22,25 +22,25 @@ METHODS = frozenset(
         "CHECKOUT", "MERGE", "MKACTIVITY", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "SOURCE",
     }
 )  # fmt: skip
-"""What the data listener's parser (llhttp) takes; any other is refused there, and so here."""
+"""The methods that the data listener's parser (llhttp) accepts; any other is refused there, and so here."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNNORMALISED = re.compile(r"\\|//|/\.\.?(?=[/;]|\Z)")
-"""A backslash, an empty segment, or one of dots alone (parameters after them do not count)."""
+"""A backslash, an empty segment, or a segment of dots alone (parameters after the dots do not count)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """Where the parts of the original request stand; lower-case names of header fields."""
+    """The headers that hold the parts of the original request; lower-case names."""
 
     method: bytes = b""
-    """Empty: method and target are the question's own, below the dialect's path."""
+    """If empty, method and target are those of the proxy's own request, below the dialect's path."""
     target: bytes = b""
     host: bytes = b"host"
     knows_two_refusals: bool = False
-    """The proxy takes 401 and 403 for refusals, and any other status for a failure of ours."""
+    """The proxy treats 401 and 403 as refusals, and any other status as a failure of the sidecar."""
     removes_named: bool = False
-    """The proxy takes out of the request what the answer names."""
+    """The proxy removes from the request the headers that the response names."""
 
 
 _FORWARDED = Dialect(method=b"x-forwarded-method", target=b"x-forwarded-uri", host=b"x-forwarded-host")
@@ -63,7 +63,7 @@ class Original:
 
 
 def dialect_of(target: str, served: Collection[str]) -> Dialect | None:
-    """The dialect that the proxy's own request-target names, if it is one of those `served`."""
+    """The dialect that the proxy's own request target names, if it is among `served`."""
     path = target.partition("?")[0]
     name, below, _ = path.removeprefix("/").partition("/")
     dialect = DIALECTS.get(name) if name in served else None
@@ -71,7 +71,7 @@ def dialect_of(target: str, served: Collection[str]) -> Dialect | None:
 
 
 def original(dialect: Dialect, method: str, target: str, headers: Headers) -> Original | Reason:
-    """What the proxy's request is about, or why that cannot be known: a part is missing, or there twice."""
+    """The request that the proxy asks about, or the reason why it is unclear: a part is missing or repeated."""
     hosts = _values(headers, dialect.host)
     if dialect.method:
         methods, targets = _values(headers, dialect.method), _values(headers, dialect.target)
@@ -87,10 +87,10 @@ def original(dialect: Dialect, method: str, target: str, headers: Headers) -> Or
 
 
 def objection(asked: Original) -> Reason | None:
-    """What is refused before the gate is asked.
+    """The reason to refuse a request without asking the gate.
 
-    Stricter than the gate with targets: what a proxy in front has not normalised, it may yet normalise, after the
-    decision, in a way of its own.
+    It is stricter than the gate with targets: what the proxy has not normalised yet, it may normalise after the
+    decision, in its own way.
     """
     if asked.method not in METHODS:
         return Reason.METHOD_NOT_ALLOWED
@@ -115,26 +115,26 @@ def _is_normalised(path: str) -> bool:
 _NO_STORE = (b"Cache-Control", b"no-store")
 
 
-def allowing(dialect: Dialect, told: Headers, ours: Headers, *, without: bytes) -> Response:
-    """told: for the upstream. ours: for the client. without: names of what the upstream is not to see."""
+def allowing(dialect: Dialect, identity: Headers, ours: Headers, *, without: bytes) -> Response:
+    """identity: headers for the upstream. ours: headers for the client. without: names of headers to remove."""
     removed = ((b"X-Envoy-Auth-Headers-To-Remove", without),) if dialect.removes_named and without else ()
-    return Response(status=200, headers=(_NO_STORE, *told, *ours, *removed), body=b"")
+    return Response(status=200, headers=(_NO_STORE, *identity, *ours, *removed), body=b"")
 
 
 def refusing(dialect: Dialect, refusal: Response) -> Response:
-    """The refusal itself; for nginx as one of the two that it knows, with what it really is in header fields."""
+    """The refusal; for nginx as 401 or 403, with the real status and body in headers."""
     if not dialect.knows_two_refusals:
         return refusal
-    really = ((b"X-Auth-Status", str(refusal.status).encode()), (b"X-Auth-Body", refusal.body))
+    actual = ((b"X-Auth-Status", str(refusal.status).encode()), (b"X-Auth-Body", refusal.body))
     status = 401 if refusal.status == 401 else 403
-    return Response(status=status, headers=(*refusal.headers, *really), body=refusal.body)
+    return Response(status=status, headers=(*refusal.headers, *actual), body=refusal.body)
 
 
-# What follows from the configuration for forward-auth, worked out once for as long as it is in force.
+# What the configuration means for forward auth, computed once for each configuration.
 
 
 class Terms:
-    """served: names of dialects. trusts: the peers whose questions are answered."""
+    """served: names of the enabled dialects. trusts: whether a peer is a proxy that may ask."""
 
     def __init__(self, config: Config) -> None:
         identity = (*config.identity.headers, config.identity.request_id)
@@ -149,22 +149,22 @@ class Terms:
         self._folded = frozenset(map(fold, self._exact))
 
     def objection(self, asked: Original) -> Reason | None:
-        """Why the gate need not be asked."""
+        """The reason to refuse a request without asking the gate."""
         return Reason.BAD_HEADER if self._disguised(asked.headers) else objection(asked)
 
     def told(self, allow: Allow) -> Headers:
-        """Every identity header, empty where nothing is known, so that the client's own is overwritten."""
+        """Every identity header, empty if it has no value, so that one of the client's is overwritten."""
         known = {name.lower(): value for name, value in allow.headers}
         return tuple((name, known.get(name.lower(), b"")) for name in self._identity)
 
     def not_forwarded(self, allow: Allow) -> bytes:
-        """Names, comma-separated, of what the upstream is not to see: the key, and what is always stripped."""
+        """Comma-separated names of the headers that the upstream must not see: credentials, and the stripped ones."""
         kept = {name.lower() for name, _ in allow.headers}
         return b",".join(name for name in (*self._credential, *self._strip) if name not in kept)
 
     def _disguised(self, headers: Headers) -> bool:
-        """Whether a field passes itself off as one that the client may not send (`X_Auth_Subject`).
+        """Whether a header imitates one that the client may not send (`X_Auth_Subject`).
 
-        The data listener strips those. A proxy in front overwrites the very name, and passes on the others.
+        The data listener strips those. A proxy in front overwrites only the exact name, and passes on the imitations.
         """
         return any((lower := name.lower()) not in self._exact and fold(lower) in self._folded for name, _ in headers)

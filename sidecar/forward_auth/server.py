@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from sidecar.config.build.config import Config
 from sidecar.config.document import Limits
@@ -14,7 +14,9 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, Decision, Deny, Headers, RequestHead, Response
 from sidecar.core.observer import Observer
 from sidecar.forward_auth.dialects import Dialect, Terms, allowing, dialect_of, original, refusing
-from sidecar.http.hardened import Listener, Reply
+from sidecar.http.connection_limits import LimitName
+from sidecar.http.hardened import HardenedServer, ServerLimits, to_aiohttp
+from sidecar.http.requests import HeadLimits
 
 # What forward-auth asks of the gate.
 
@@ -34,8 +36,11 @@ class Gate(Protocol):
     def bad_request(self, reason: Reason) -> Response: ...
 
 
+_CARRIED_HEADERS = 16
+"""Headers that a proxy adds to those of the client."""
+_HEADER_NAME_BYTES = 128
 _MAX_NAMED = 16
-"""Strangers whose addresses the log is told."""
+"""How many addresses of untrusted peers are logged."""
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +54,7 @@ class Question:
 
 
 class DecisionServer:
-    """To be made where its loop runs. gate: the one in force; asked once a request. clock: seconds, monotonic."""
+    """To be made while its loop runs. gate: gives the gate in force, once a request. clock: seconds, monotonic."""
 
     def __init__(
         self, gate: Callable[[], Gate], *, observer: Observer, clock: Callable[[], float], limits: Limits
@@ -57,40 +62,39 @@ class DecisionServer:
         self._gate, self._observer, self._clock = gate, observer, clock
         self._known: tuple[Gate, Terms] | None = None
         self._strangers: set[str] = set()
-        self._listener = Listener(self, limits)
+        self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(limits))
         self._retiring = False
         self.address = Address()
-        """Where it is bound, once it is started."""
+        """The bound address, after `start`."""
 
     async def start(self, address: Address) -> None:
         """Bind. Raises OSError."""
-        self.address = await self._listener.bind(address)
+        self.address = await self._server.bind(address)
 
     def close_when_idle(self) -> None:
-        """Every answer is its connection's last from here on."""
+        """Close each connection after its next response."""
         self._retiring = True
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Take no more connections, finish what is under way for at most `grace_seconds`, and end the rest."""
+        """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
         self.close_when_idle()
-        await self._listener.close(grace_seconds)
+        await self._server.close(grace_seconds)
 
     def reconfigure(self, limits: Limits) -> None:
-        """Limits of the connections that come from here on."""
-        self._listener.limits = limits
+        """Apply new limits to the connections that come from here on."""
+        self._server.reconfigure(_server_limits(limits))
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        reply = Reply(await self._respond(request))
-        # aiohttp's parser hands the last trailer of a chunked request to the next one as a header (3.14.5 and before).
-        if self._retiring or hdrs.TRANSFER_ENCODING in request.headers or not self.trusts(request.remote or ""):
-            reply.force_close()
-        return reply
+        response = to_aiohttp(await self._respond(request))
+        if self._retiring or not self.trusts(request.remote or ""):
+            response.force_close()
+        return response
 
     def trusts(self, peer: str) -> bool:
         return self._terms(self._gate()).trusts(peer)
 
-    def connection_refused(self, cap: str) -> None:
-        self._observer.connection_refused(cap)
+    def connection_refused(self, limit: LimitName) -> None:
+        self._observer.connection_refused(limit)
 
     async def _respond(self, request: web.BaseRequest) -> Response:
         """Only what a trusted proxy asks, in a dialect that is served, comes before the gate."""
@@ -158,3 +162,22 @@ class DecisionServer:
         if peer not in self._strangers and len(self._strangers) < _MAX_NAMED:
             self._strangers.add(peer)
             _log.warning("sidecar: decision listener: refused %s, which is not in trusted_proxies", peer)
+
+
+def _server_limits(limits: Limits) -> ServerLimits:
+    """A proxy's request holds the client's head, and the client's target once or twice more."""
+    head = HeadLimits(
+        request_line_bytes=limits.request_line * 2,
+        header_bytes=max(limits.header, limits.request_line) + _HEADER_NAME_BYTES,
+        headers=limits.headers + _CARRIED_HEADERS,
+        head_bytes=limits.head + limits.request_line * 2,
+    )
+    return ServerLimits(
+        connections=limits.connections,
+        connections_per_address=limits.connections_per_address,
+        head=head,
+        head_seconds=limits.head_timeout,
+        idle_seconds=limits.idle_timeout,
+        stuck_seconds=limits.answer_timeout,
+        reads_bodies=False,
+    )

@@ -1,293 +1,288 @@
-"""aiohttp's application server, without a word of what it could not read, and with an end to its patience."""
+"""The hardened server under ops, admin and forward auth: a connection of ours before aiohttp's.
+
+`GuardedConnection` hands aiohttp one request at a time, and only what is a request. It limits connections, the time and
+size of a head, idle time, and clients that do not read. Bytes that are not a request are neither echoed nor logged.
+"""
 
 import asyncio
 import logging
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
-from aiohttp.typedefs import Handler
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http import StreamWriter
+from aiohttp.http_exceptions import BadHttpMethod
 
-from sidecar.config.document import Limits
 from sidecar.config.fields import Address
-from sidecar.core.client_address import address_subject
-from sidecar.core.errors import Reason
+from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Response
-from sidecar.http.connection_limits import ConnectionLimits
-
-# The listening half of forward-auth: aiohttp's low-level server, with our own words for what is no request.
-
+from sidecar.http.connection_limits import ConnectionLimits, LimitName
+from sidecar.http.requests import HeadLimits, MalformedHead, Phase, RequestSequence
 
 _BACKLOG = 4096
-_CARRIED_HEADERS = 16
-"""That proxies add to those of the client."""
+_APP_SHUTDOWN_SECONDS = 60.0
 _NO_TIME_SECONDS = 0.01
 """aiohttp takes 0 for no limit."""
+_CHECK_SECONDS = 1.0
+_CHECKS_IN_A_TIMEOUT = 5
+_LINGERING_SECONDS = 10.0
+_NO_STORE: Final = ((b"Cache-Control", b"no-store"),)
 _log = logging.getLogger(__name__)
 
 
-class Host(Protocol):
-    """Whom the connections serve."""
-
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse: ...
-
-    def refuse(self, reason: Reason) -> Response:
-        """What is answered to bytes that are no request."""
-
-    def trusts(self, peer: str) -> bool: ...
-
-    def connection_refused(self, cap: str) -> None:
-        """One more connection would have been past `cap`."""
-
-
-class Reply(web.Response):
-    """An answer without the name of the software."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(status=response.status, body=response.body)
-        for name, value in response.headers:
-            self.headers.add(name.decode(), value.decode())
-
-    async def _prepare_headers(self) -> None:
-        await super()._prepare_headers()
-        self.headers.popall(hdrs.SERVER, None)
-
-
-class Connection(RequestHandler):
-    """A proxy's connection."""
-
-    __slots__ = ("_host", "_listener", "_most_unasked_bytes", "_peer", "_unasked", "_unasked_bytes")
-
-    def __init__(self, listener: "Listener", limits: Limits, host: Host, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            listener,
-            loop=loop,
-            keepalive_timeout=limits.idle_timeout,
-            access_log=None,  # type: ignore[arg-type]  # what aiohttp documents for none
-            max_line_size=limits.request_line * 2,
-            max_field_size=max(limits.header, limits.request_line),
-            max_headers=limits.headers + _CARRIED_HEADERS,
-            lingering_time=0,
-            auto_decompress=False,
-        )
-        self._listener, self._host = listener, host
-        self._peer: str | None = None
-        """None where it was turned away."""
-        self._unasked_bytes, self._most_unasked_bytes = 0, limits.head + limits.request_line
-        self._unasked = loop.call_later(limits.head_timeout, self._end_unasked)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Whoever connects and asks nothing is a stranger, or will connect again."""
-        super().connection_made(transport)
-        name = transport.get_extra_info("peername")
-        peer = name[0] if isinstance(name, tuple) else ""
-        if self._listener.admit(peer):
-            self._peer = peer
-        else:
-            self.force_close()
-
-    def data_received(self, data: bytes) -> None:
-        """Strangers never come past a first head, which is held to a size that aiohttp does not know."""
-        super().data_received(data)
-        if self._request_count == 0:
-            self._unasked_bytes += len(data)
-            if self._unasked_bytes > self._most_unasked_bytes:
-                self.force_close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._unasked.cancel()
-        if self._peer is not None:
-            self._listener.release(self._peer)
-        super().connection_lost(exc)
-
-    def _end_unasked(self) -> None:
-        if self._request_count == 0:
-            self.force_close()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """aiohttp's would tell the client, and the log, what it sent."""
-        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("internal error: %s", type(exc).__name__)
-        reply = Reply(self._host.refuse(_reason_of(status, exc)))
-        reply.force_close()
-        return reply
-
-
-class Listener(web.Server):
-    """Connections that all ask `host`."""
-
-    def __init__(self, host: Host, limits: Limits) -> None:
-        super().__init__(host.serve)
-        self.limits = limits
-        """Of the connections that come from here on."""
-        self._host, self._limits_held = host, ConnectionLimits()
-        self._bound: asyncio.Server | None = None
-
-    def __call__(self) -> RequestHandler:
-        return Connection(self, self.limits, self._host, self._loop)
-
-    def admit(self, peer: str) -> bool:
-        """Whether one more may come; if so, `release` is to follow."""
-        of_one = None if self._host.trusts(peer) else self.limits.connections_per_address
-        cap = self._limits_held.acquire(peer, most=self.limits.connections, most_of_one=of_one)
-        if cap is not None:
-            self._host.connection_refused(cap)
-        return cap is None
-
-    def release(self, peer: str) -> None:
-        self._limits_held.release(peer)
-
-    async def bind(self, address: Address) -> Address:
-        """Where it is bound. Raises OSError."""
-        self._bound = await self._loop.create_server(self, address.host, address.port, backlog=_BACKLOG)
-        return Address(host=address.host, port=self._bound.sockets[0].getsockname()[1])
-
-    async def close(self, grace_seconds: float) -> None:
-        """Take no more connections, finish what is under way for at most `grace_seconds`, and end the rest."""
-        if self._bound is not None:
-            self._bound.close()
-        self.pre_shutdown()
-        await self.shutdown(max(grace_seconds, _NO_TIME_SECONDS))
-
-
-def _reason_of(status: int, exc: BaseException | None) -> Reason:
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Reason.INTERNAL
-    if isinstance(exc, LineTooLong) or (exc is not None and exc.args[:1] == ("Too many headers received",)):
-        return Reason.HEADERS_TOO_LARGE
-    return Reason.METHOD_NOT_ALLOWED if isinstance(exc, BadHttpMethod) else Reason.BAD_REQUEST
-
-
-_ANSWER: Final = {hdrs.CACHE_CONTROL: "no-store", hdrs.SERVER: ""}
-_TOO_SLOW: Final = (
-    b"HTTP/1.1 408 Request Timeout\r\nCache-Control: no-store\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """What a listener for a few clients puts up with. Seconds."""
+class ServerLimits:
+    """What a client may take up. The defaults are for a listener with few clients.
+
+    The limits on connections count from the next connection on; a connection keeps the other limits that it began with.
+    """
 
     connections: int = 512
     connections_per_address: int = 128
+    head: HeadLimits = field(default_factory=HeadLimits)
     head_seconds: float = 10
-    """For the whole of a head, from the connection or its first byte on."""
+    """For a whole head, from the connection or its first byte on."""
     idle_seconds: float = 75
     """Between two requests."""
     stuck_seconds: float = 20
-    """For an answer of which nothing is read."""
+    """For a response of which the client reads nothing."""
+    reads_bodies: bool = True
+    """Whether handlers read request bodies. If not, a body is neither decompressed nor waited for."""
 
 
-class QuietRunner(web.AppRunner):
-    """For listeners whose requests hold credentials: what cannot be read is neither echoed nor logged."""
+class Host(Protocol):
+    """What the server asks of the listener that it serves."""
 
-    def __init__(self, app: web.Application, *, patience: Patience | None = None) -> None:
-        self._patience = patience or Patience()
-        super().__init__(app, access_log=None, keepalive_timeout=self._patience.idle_seconds)
+    def refuse(self, reason: Reason) -> Response:
+        """The error response to bytes that are not a request, or to a fault."""
 
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Listener(
-            _guarded(made.request_handler),
-            patience=self._patience,
-            request_factory=made.request_factory,
-            loop=made._loop,
-            **made._kwargs,
-        )
+    def trusts(self, peer: str) -> bool:
+        """Whether connections of `peer` are not limited by address."""
+
+    def connection_refused(self, limit: LimitName) -> None:
+        """A connection above `limit` has been closed."""
 
 
-def _guarded(handle: Handler) -> Handler:
-    """Answers a foreign Expect without a word of it, and makes a chunked request its connection's last.
+class BareHost:
+    """Error responses without a body; no peer is exempt from the limits."""
 
-    aiohttp's parser (3.14.5 and before) hands the last trailer of a chunked request to the next request as a header.
-    Requests that it has parsed behind a chunked one are dropped with the connection, before anything sees them.
-    """
+    def refuse(self, reason: Reason) -> Response:
+        # RFC 9110 §15.5.6: a 405 names the methods that are allowed, which depend on the resource.
+        status = 400 if reason is Reason.METHOD_NOT_ALLOWED else status_of(reason)
+        return Response(status=status, headers=_NO_STORE, body=b"")
 
-    async def check(request: web.Request) -> web.StreamResponse:
-        if request.headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
-            return _last(web.Response(status=417, headers=_ANSWER))
-        if hdrs.TRANSFER_ENCODING not in request.headers:
-            return await handle(request)
-        try:
-            return _last(await handle(request))
-        except web.HTTPException as raised:
-            _last(raised)
-            raise
+    def trusts(self, peer: str) -> bool:
+        return False
 
-    return check
+    def connection_refused(self, limit: LimitName) -> None:
+        pass
 
 
-def _last(response: web.StreamResponse) -> web.StreamResponse:
-    response.force_close()
-    return response
+class HardenedServer:
+    """Serves the handler of `inner` on one address. To be made where its loop runs."""
+
+    def __init__(self, inner: web.Server, *, host: Host, limits: ServerLimits) -> None:
+        self.host = host
+        self.inner = web.Server(inner.request_handler, request_factory=_without_server_header(inner.request_factory))
+        self._limits, self._limits_held = limits, ConnectionLimits()
+        self._loop = asyncio.get_running_loop()
+        self._connections: set[GuardedConnection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._bound: asyncio.Server | None = None
+
+    async def bind(self, address: Address) -> Address:
+        """Returns the bound address. Raises OSError."""
+        if address.path:
+            self._bound = await self._loop.create_unix_server(self._connection, address.path, backlog=_BACKLOG)
+            return address
+        self._bound = await self._loop.create_server(self._connection, address.host, address.port, backlog=_BACKLOG)
+        return Address(host=address.host, port=self._bound.sockets[0].getsockname()[1])
+
+    def reconfigure(self, limits: ServerLimits) -> None:
+        """Apply new limits to the connections that come from here on."""
+        self._limits = limits
+
+    async def close(self, grace_seconds: float) -> None:
+        """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
+        if self._bound is not None:
+            self._bound.close()
+        # Requests that have just come are begun before idle connections are closed.
+        await asyncio.sleep(0)
+        self.inner.pre_shutdown()
+        await self.inner.shutdown(max(grace_seconds, _NO_TIME_SECONDS))
+
+    def admit(self, connection: "GuardedConnection", peer: str) -> bool:
+        """Whether the connection is within the limits; if so, `release` must follow."""
+        most_of_one = None if self.host.trusts(peer) else self._limits.connections_per_address
+        limit = self._limits_held.acquire(peer, most=self._limits.connections, most_of_one=most_of_one)
+        if limit is not None:
+            self.host.connection_refused(limit)
+            return False
+        self._connections.add(connection)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+        return True
+
+    def release(self, connection: "GuardedConnection", peer: str) -> None:
+        self._connections.discard(connection)
+        self._limits_held.release(peer)
+
+    def _connection(self) -> "GuardedConnection":
+        return GuardedConnection(self, self._limits)
+
+    def _check_seconds(self) -> float:
+        limits = self._limits
+        shortest = min(limits.head_seconds, limits.idle_seconds, limits.stuck_seconds)
+        return min(_CHECK_SECONDS, shortest / _CHECKS_IN_A_TIMEOUT)
+
+    def _check(self) -> None:
+        now, self._timer = self._loop.time(), None
+        for connection in tuple(self._connections):
+            connection.check(now)
+        if self._connections:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
 
 
-class _Listener(web.Server):
-    def __init__(self, handler: Any, *, patience: Patience, **options: Any) -> None:
-        super().__init__(handler, **options)
-        self.patience = patience
-        self.by_address: Counter[str] = Counter()
+class GuardedConnection(asyncio.Protocol):
+    """A client's connection. aiohttp's own handler sits behind it, and sees one well-formed request at a time."""
 
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-
-class _Connection(RequestHandler):
-    __slots__ = ("_address", "_begun", "_check", "_line", "_listener", "_unread", "_unread_since")
-
-    def __init__(self, listener: _Listener, **options: Any) -> None:
-        super().__init__(listener, **options)
-        self._listener = listener
-        self._address: str | None = None
-        """None where it was turned away."""
-        self._begun: float | None = None
-        """When the head began that is not whole yet."""
-        self._unread = 0
-        """Bytes that waited for the client at the last look, the same since `_unread_since`."""
-        self._unread_since = 0.0
+    def __init__(self, server: HardenedServer, limits: ServerLimits) -> None:
+        self._server, self._limits = server, limits
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        """None unless the connection is admitted and open."""
+        self._handler: _RequestHandler
+        """From admission on: a flood of refused connections costs little."""
+        self._peer = ""
+        self._requests = RequestSequence(limits.head)
+        self._phase, self._since = self._requests.phase, self._loop.time()
+        """The phase after the last event, and when it began."""
+        self._unread, self._unread_since = 0, 0.0
+        """Bytes in the write buffer at the last check, and since when their number has not changed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        line = cast(asyncio.Transport, transport)
-        listener, patience = self._listener, self._listener.patience
-        peer = transport.get_extra_info("peername")
-        address = address_subject(peer[0]) if isinstance(peer, tuple) else ""
-        super().connection_made(transport)
-        if listener.by_address[address] >= patience.connections_per_address or (
-            listener.by_address.total() >= patience.connections
-        ):
-            line.abort()
+        made = cast(asyncio.Transport, transport)
+        name = made.get_extra_info("peername")
+        self._peer = name[0] if isinstance(name, tuple) else ""
+        if not self._server.admit(self, self._peer):
+            self._requests.close()
+            made.abort()
             return
-        listener.by_address[address] += 1
-        self._line, self._address, self._begun = line, address, self._loop.time()
-        self._look_again()
+        self._transport = made
+        self._handler = _RequestHandler(self, self._server, self._limits, self._loop)
+        self._handler.connection_made(made)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        if self._address is None:
+        if self._transport is None:
             return
-        self._check.cancel()
-        left = self._listener.by_address
-        left[self._address] -= 1
-        if not left[self._address]:
-            del left[self._address]
+        self._server.release(self, self._peer)
+        self._transport = None
+        self._requests.close()
+        self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
+
+    def eof_received(self) -> None:
+        """The transport closes, as aiohttp has it."""
+        self._handler.eof_received()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        # Nobody waits for a request while one is under way, nor on a connection too new to have been looked at.
-        if self._request_count and (self._waiter is None or self._waiter.done()):
-            self._begun = None
-        elif self._begun is None:
-            self._begun = self._loop.time()
+        try:
+            for piece in self._requests.feed(data):
+                self._handler.data_received(piece)
+        except MalformedHead as malformed:
+            self._refuse(malformed.reason)
+        self._note_phase()
+
+    def end_response(self, *, keep_alive: bool) -> None:
+        """aiohttp has written the whole response."""
+        self._requests.end_response(keep_alive=keep_alive)
+        self._note_phase()
+        self.data_received(b"")
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the connection ends with the current request."""
+        return self._requests.is_last
+
+    def check(self, now: float) -> None:
+        """End the connection if its client has been too slow."""
+        waited = now - self._since
+        if self._phase is Phase.HEAD and waited >= self._limits.head_seconds:
+            self._refuse(Reason.REQUEST_TIMEOUT)
+        elif self._phase is Phase.IDLE and waited >= self._limits.idle_seconds:
+            self._requests.close()
+            self._handler.force_close()
+        self._note_phase()
+        self._check_unread(now)
+
+    def _note_phase(self) -> None:
+        """Take the time of a new phase, and read from the client unless enough waits already."""
+        if self._requests.phase is not self._phase:
+            self._phase, self._since = self._requests.phase, self._loop.time()
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._requests.is_full:
+            self._transport.pause_reading()
+        elif self._phase is Phase.IDLE:
+            self._transport.resume_reading()
+
+    def _check_unread(self, now: float) -> None:
+        if self._transport is None:
+            return
+        unread = self._transport.get_write_buffer_size()
+        if not unread or unread != self._unread:
+            self._unread, self._unread_since = unread, now
+        elif now - self._unread_since >= self._limits.stuck_seconds:
+            self._transport.abort()
+
+    def _refuse(self, reason: Reason) -> None:
+        """Only before a request, so that no response is under way."""
+        self._requests.close()
+        if self._transport is not None:
+            self._transport.write(_message(self._server.host.refuse(reason)))
+        self._handler.force_close()
+
+
+class _RequestHandler(web.RequestHandler):
+    """aiohttp's side of a connection. It tells where a response ends, and answers errors in the words of the host."""
+
+    def __init__(
+        self,
+        connection: GuardedConnection,
+        server: HardenedServer,
+        limits: ServerLimits,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(
+            server.inner,
+            loop=loop,
+            # The connection ends itself first.
+            keepalive_timeout=limits.idle_seconds + limits.head_seconds,
+            access_log=None,  # type: ignore[arg-type]  # what aiohttp documents for none
+            max_line_size=limits.head.request_line_bytes,
+            max_field_size=limits.head.header_bytes,
+            max_headers=limits.head.headers,
+            lingering_time=_LINGERING_SECONDS if limits.reads_bodies else 0,
+            auto_decompress=limits.reads_bodies,
+        )
+        self._connection, self._host = connection, server.host
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if self._connection.is_last and isinstance(resp, web.StreamResponse):
+            resp.force_close()
+        sent, reset = await super().finish_response(request, resp, start_time)
+        self._connection.end_response(keep_alive=bool(sent.keep_alive) and not reset)
+        return sent, reset
 
     def handle_error(
         self,
@@ -296,26 +291,87 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Raises ConnectionError where part of an answer was sent already."""
-        if request.writer is not None and request.writer.output_size > 0:
-            raise ConnectionError("an answer was begun already")
-        response = web.Response(status=status, headers=_ANSWER)
+        """aiohttp's would echo and log what the client sent. Raises ConnectionError if a response has been begun."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("internal error: %s", type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a response was begun already")
+        response = to_aiohttp(self._host.refuse(_reason_of(status, exc)))
         response.force_close()
         return response
 
-    def _look_again(self) -> None:
-        patience = self._listener.patience
-        self._check = self._loop.call_later(min(patience.head_seconds, patience.stuck_seconds) / 2, self._look)
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Only the type: a message may hold what the client sent."""
+        _log.error("internal error: %s", type(kw.get("exc_info")).__name__)
 
-    def _look(self) -> None:
-        patience, now = self._listener.patience, self._loop.time()
-        if self._begun is not None and now - self._begun >= patience.head_seconds:
-            self._begun = None
-            self._line.write(_TOO_SLOW)
-            self.force_close()
-        unread = self._line.get_write_buffer_size()
-        if not unread or unread != self._unread:
-            self._unread, self._unread_since = unread, now
-        elif now - self._unread_since >= patience.stuck_seconds:
-            self._line.abort()
-        self._look_again()
+
+def _reason_of(status: int, exc: BaseException | None) -> Reason:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Reason.INTERNAL
+    return Reason.METHOD_NOT_ALLOWED if isinstance(exc, BadHttpMethod) else Reason.BAD_REQUEST
+
+
+class _QuietWriter(StreamWriter):
+    """Writes no name and version of the software."""
+
+    async def write_headers(self, status_line: str, headers: Any) -> None:
+        headers.popall(hdrs.SERVER, None)
+        await super().write_headers(status_line, headers)
+
+
+def _without_server_header(make: Any) -> Any:
+    """A request factory of aiohttp whose responses lack the Server header."""
+
+    def make_request(message: Any, payload: Any, protocol: Any, writer: StreamWriter, task: Any) -> web.BaseRequest:
+        quiet = _QuietWriter(protocol, asyncio.get_running_loop())
+        return cast(web.BaseRequest, make(message, payload, protocol, quiet, task))
+
+    return make_request
+
+
+def to_aiohttp(response: Response) -> web.Response:
+    made = web.Response(status=response.status, body=response.body)
+    for name, value in response.headers:
+        made.headers.add(name.decode(), value.decode())
+    return made
+
+
+def _message(response: Response) -> bytes:
+    """The bytes of the last response of a connection."""
+    lines = [b"HTTP/1.1 %d %b" % (response.status, HTTPStatus(response.status).phrase.encode())]
+    lines += [b"%b: %b" % field for field in response.headers]
+    lines += [b"Content-Length: %d" % len(response.body), b"Connection: close", b"", response.body]
+    return b"\r\n".join(lines)
+
+
+@asynccontextmanager
+async def serving_app(
+    app: web.Application, address: Address, *, limits: ServerLimits | None = None
+) -> AsyncIterator[Address]:
+    """Serve `app` inside the context; gives the bound address. Raises OSError."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        inner = cast(web.Server, runner.server)
+        expecting = web.Server(_without_expectations(inner.request_handler), request_factory=inner.request_factory)
+        server = HardenedServer(expecting, host=BareHost(), limits=limits or ServerLimits())
+        bound = await server.bind(address)
+        try:
+            yield bound
+        finally:
+            await server.close(_APP_SHUTDOWN_SECONDS)
+    finally:
+        await runner.cleanup()
+
+
+def _without_expectations(handle: Any) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    """aiohttp's 417 would echo the Expect header."""
+
+    async def check(request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get(hdrs.EXPECT, "100-continue").lower() == "100-continue":
+            return cast(web.StreamResponse, await handle(request))
+        response = web.Response(status=417, headers={hdrs.CACHE_CONTROL: "no-store"})
+        response.force_close()
+        return response
+
+    return check

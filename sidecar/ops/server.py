@@ -1,4 +1,4 @@
-"""The ops listener: is it alive, can it decide, what has it counted."""
+"""The ops listener: liveness, readiness and metrics."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiohttp import hdrs, web
 
 Ready = Callable[[], Awaitable[Sequence[str]]]
-"""Problems that keep the sidecar from deciding, a line each (`store: locked`); none is ready."""
+"""Returns the problems that keep the sidecar from deciding, a line each (`store: locked`). Without any it is ready."""
 
 Remarks = Callable[[], Sequence[str]]
-"""What an operator should know though it keeps nothing from being ready, as lines of the same form."""
+"""Returns what an operator should know although the sidecar is ready, as lines of the same form."""
 
 Exposition = Callable[[str], tuple[bytes, str]]
-"""The Accept header to the metrics and their content type."""
+"""Takes the Accept header; returns the metrics and their content type."""
 
 _READY_TIMEOUT_SECONDS = 2.0
 
@@ -26,8 +26,7 @@ def ops_app(
 ) -> web.Application:
     """`/livez`, `/readyz`, `/metrics`, for GET and HEAD.
 
-    `checks` names what `ready` and `remarks` look at; `/readyz?verbose` lists each of them with `ok`, or what there is
-    to say of it.
+    checks: names of what `ready` and `remarks` check. `/readyz?verbose` lists each with `ok`, or with its problem.
     """
 
     async def livez(_: web.Request) -> web.Response:
@@ -57,15 +56,14 @@ async def _problems(ready: Ready) -> Sequence[str]:
             return await ready()
     except TimeoutError:
         return [f"readiness: no answer within {_READY_TIMEOUT_SECONDS:g} s"]
-    except (
-        Exception
-    ) as failure:  # what cannot be looked at is not ready; its message may hold what is nobody's business
+    except Exception as failure:
+        # A check that fails is a problem. Only its type is shown: a message may hold a secret.
         return [f"readiness: {type(failure).__name__}"]
 
 
 def _each(checks: Sequence[str], problems: Sequence[str]) -> list[str]:
-    told = {problem.partition(":")[0] for problem in problems}
-    return [*problems, *(f"{name}: ok" for name in checks if name not in told)] or ["ok"]
+    named = {problem.partition(":")[0] for problem in problems}
+    return [*problems, *(f"{name}: ok" for name in checks if name not in named)] or ["ok"]
 
 
 async def _finish_head(_: web.Request, response: web.StreamResponse) -> None:

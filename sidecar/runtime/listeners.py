@@ -1,4 +1,4 @@
-"""Binding: an address to a listener, or to one line that says why not."""
+"""Binds listeners to addresses; a failure becomes one line that says why."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, contextmanager
 from aiohttp import web
 
 from sidecar.config.fields import Address
-from sidecar.http.hardened import QuietRunner
+from sidecar.http.hardened import serving_app
 from sidecar.proxy.tls import describe
 
 
@@ -16,16 +16,9 @@ class StartError(Exception):
 
 
 async def serve_app(app: web.Application, address: Address, option: str, *, stack: AsyncExitStack) -> Address:
-    """Serve `app` until `stack` is left; gives where it is bound. Raises StartError, which names `option`."""
-    runner = QuietRunner(app)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
+    """Serve `app` until `stack` is left; returns the bound address. Raises StartError, which names `option`."""
     with taken_port(address, option):
-        if address.path:
-            await web.UnixSite(runner, address.path).start()
-            return address
-        await web.TCPSite(runner, address.host, address.port).start()
-    return Address(host=address.host, port=runner.addresses[0][1])
+        return await stack.enter_async_context(serving_app(app, address))
 
 
 @contextmanager

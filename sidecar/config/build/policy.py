@@ -24,7 +24,6 @@ from sidecar.core.templates import (
 # The `scopes` section, and the scopes that other sections name.
 
 
-
 def catalogue_of(entries: Mapping[str, str | ScopeEntry | None], report: Report) -> Catalogue:
     """The catalogue; a scope whose entry is wrong is in it by name, so that what names it is not wrong as well."""
     scopes = {name: Scope(name=name) for name in report.names(("scopes",))}
@@ -153,6 +152,7 @@ def _error_template(entry: ErrorEntry, path: Path, report: Report) -> ErrorTempl
 
 def _folded(name: str) -> bytes:
     return fold(name.encode())
+
 
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 _KEY = "must be `METHOD /pattern`, `METHOD|METHOD /pattern` or `* /pattern`"

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from sidecar.http.hardened import Patience, QuietRunner
+from sidecar.config.fields import Address
+from sidecar.http.hardened import ServerLimits, serving_app
 
 LARGE = 32 * 1024 * 1024
 PATIENCE_SECONDS = 20.0
@@ -25,28 +26,24 @@ async def _large(_: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def listening(patience: Patience) -> AsyncIterator[Connect]:
+async def listening(limits: ServerLimits) -> AsyncIterator[Connect]:
     """A listener of two answers, and how to connect to it."""
     app = web.Application()
     app.router.add_get("/small", _small)
     app.router.add_get("/large", _large)
-    runner = QuietRunner(app, patience=patience)
-    await runner.setup()
     opened: list[asyncio.StreamWriter] = []
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
+    async with serving_app(app, Address(host="127.0.0.1", port=0), limits=limits) as address:
 
         async def connect() -> Streams:
-            reader, writer = await asyncio.open_connection(host, port, limit=1024)
+            reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)
             opened.append(writer)
             return reader, writer
 
-        yield connect
-    finally:
-        for writer in opened:
-            writer.transport.abort()
-        await runner.cleanup()
+        try:
+            yield connect
+        finally:
+            for writer in opened:
+                writer.transport.abort()
 
 
 async def response(reader: asyncio.StreamReader) -> bytes:
@@ -68,7 +65,7 @@ async def ask(streams: Streams, path: str = "/small", *, more: bytes = b"") -> b
 
 @pytest.mark.parametrize("sent", [b"", b"GET /small HTTP/1.1\r\nHost: local", b"G"])
 async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent: bytes) -> None:
-    async with listening(Patience(head_seconds=0.2)) as connect:
+    async with listening(ServerLimits(head_seconds=0.2)) as connect:
         reader, writer = await connect()
         writer.write(sent)
         told = await response(reader)
@@ -76,7 +73,7 @@ async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent
 
 
 async def test_a_head_that_comes_byte_by_byte_gains_no_time_by_it() -> None:
-    async with listening(Patience(head_seconds=1)) as connect:
+    async with listening(ServerLimits(head_seconds=1)) as connect:
         reader, writer = await connect()
         assert await ask((reader, writer)) == b"HTTP/1.1 200 OK\r\n"
         # On a connection that has served a request as well.
@@ -89,7 +86,7 @@ async def test_a_head_that_comes_byte_by_byte_gains_no_time_by_it() -> None:
 
 
 async def test_between_two_requests_there_is_more_time() -> None:
-    async with listening(Patience(head_seconds=0.7, idle_seconds=4)) as connect:
+    async with listening(ServerLimits(head_seconds=0.7, idle_seconds=4)) as connect:
         streams = await connect()
         assert await ask(streams) == b"HTTP/1.1 200 OK\r\n"
         other, writer = await connect()
@@ -100,7 +97,7 @@ async def test_between_two_requests_there_is_more_time() -> None:
 
 
 async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
-    async with listening(Patience(connections=2, stuck_seconds=1)) as connect:
+    async with listening(ServerLimits(connections=2, stuck_seconds=1)) as connect:
         reader, writer = await connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -117,8 +114,8 @@ async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
 
 
 async def test_connections_are_bounded_in_all_and_by_address_and_places_become_free() -> None:
-    for patience in (Patience(connections=3), Patience(connections_per_address=3)):
-        async with listening(patience) as connect:
+    for limits in (ServerLimits(connections=3), ServerLimits(connections_per_address=3)):
+        async with listening(limits) as connect:
             taken = [await connect() for _ in range(3)]
             assert [await ask(streams) for streams in taken] == [b"HTTP/1.1 200 OK\r\n"] * 3
             assert await response((await connect())[0]) == b""

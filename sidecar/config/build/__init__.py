@@ -1,0 +1,1 @@
+"""Sections of the configuration whose names are resolved across others."""

@@ -168,8 +168,7 @@ class App:
         return Exchanges(self._metrics, observing.access_log, self._usage, clock=time.time, tracer=observing.tracer)
 
     async def _listen(self, exchanges: Exchanges) -> None:
-        gate = self._observing.gates(self._serving.gate)
-        data = self._serving.data_server(exchanges, time.monotonic, gate=gate)
+        data = self._serving.data_server(exchanges, time.monotonic)
         with taken_port(self._config.listen, "listen"):
             await data.start(self._config.listen)
         self._stack.push_async_callback(partial(self.drain, at_once=True))

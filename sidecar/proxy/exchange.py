@@ -11,6 +11,8 @@ from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
+from sidecar.core.observer import Forwarding
+from sidecar.core.upstream_request import propagate
 from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
@@ -117,8 +119,8 @@ class Exchange:
     """What is known of it while it lasts. Raises BadFraming when made of a request without one clear end."""
 
     __slots__ = (
-        "_client", "_message", "_payload", "_tunnel", "answered", "began", "body", "bytes_out", "decision", "framing",
-        "head", "keep_alive", "reason", "status", "upgrade", "upstream_seconds",
+        "_client", "_message", "_payload", "_tunnel", "answered", "began", "body", "bytes_out", "decision",
+        "forwarding", "framing", "head", "keep_alive", "reason", "status", "upgrade", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(self, client: Client, message: RawRequestMessage, payload: StreamReader, rules: BodyRules) -> None:
@@ -142,6 +144,8 @@ class Exchange:
         self.status = CLIENT_CLOSED_REQUEST
         self.reason: Reason | None = None
         self.upstream_seconds: float | None = None
+        self.forwarding: Forwarding | None = None
+        """Where it was sent to the upstream, and is traced."""
         self.began = 0.0
         """When, by the server's clock."""
         self.bytes_out = 0
@@ -200,7 +204,8 @@ class Exchange:
         """What is sent to the upstream before the body."""
         target = allow.target.encode("utf-8", "surrogateescape")
         start = b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)
-        lines = [start, *field_lines(allow.headers)]
+        headers = allow.headers if self.forwarding is None else propagate(self.forwarding.trace, allow.headers)
+        lines = [start, *field_lines(headers)]
         if self.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"

@@ -167,6 +167,7 @@ class DataServer:
                 bytes_in=exchange.bytes_in,
                 bytes_out=exchange.bytes_out,
                 reason=exchange.reason,
+                forwarding=exchange.forwarding,
             )
 
     def refuse(self, peer: str, reason: Reason) -> bytes:
@@ -188,10 +189,11 @@ class DataServer:
             await self._forward(exchange, gate, upstream, decision)
 
     async def _forward(self, exchange: Exchange, gate: Gate, upstream: Upstream, allow: Allow) -> None:
-        head = exchange.request_head(allow, upstream.host_for(allow.host))
         sent = self._clock()
         try:
             exchange.check_body()
+            exchange.forwarding = self._observer.forwarding(exchange.head, upstream.name)
+            head = exchange.request_head(allow, upstream.host_for(allow.host))
             response = await upstream.send(
                 head,
                 method=exchange.head.method,

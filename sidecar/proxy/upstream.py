@@ -6,6 +6,7 @@ from typing import Protocol
 
 from sidecar.config.settings import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
+from sidecar.core.observer import UpstreamName
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.response_parser import Informational, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
@@ -47,6 +48,10 @@ class Upstream:
         fixed = {"keep": "", "upstream": settings.authority}
         self._host = fixed.get(settings.host, settings.host).encode()
         self._authority = settings.authority.encode()
+        address = settings.address
+        self.name = UpstreamName(
+            scheme="http" if settings.tls is None else "https", host=address.host or address.path, port=address.port
+        )
 
     def host_for(self, client_host: bytes) -> bytes:
         """The Host that the upstream is sent; its own name where an HTTP/1.0 client gave none."""

@@ -13,7 +13,6 @@ from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyReader
 from sidecar.proxy.server import DataServer
-from sidecar.proxy.server import Gate as Decider
 from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.listeners import unusable_certificate
@@ -36,13 +35,10 @@ class Serving:
         self._foresee()
         metrics.watch(key_cache=self._cache_results)
 
-    def data_server(self, observer: Observer, clock: Callable[[], float], *, gate: Callable[[], Decider]) -> DataServer:
-        """The data listener, which follows the configuration from here on. clock: seconds, monotonic.
-
-        gate: `self.gate`, or what stands before it.
-        """
+    def data_server(self, observer: Observer, clock: Callable[[], float]) -> DataServer:
+        """The data listener, which follows the configuration from here on. clock: seconds, monotonic."""
         self._data = DataServer(
-            gate,
+            self.gate,
             self._upstream,
             observer=observer,
             clock=clock,

@@ -1,39 +1,17 @@
-"""W3C Trace Context: whose trace a request belongs to, and what the upstream is told of it."""
+"""W3C Trace Context: the trace that a request belongs to."""
 
 import re
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import Struct
-
 from sidecar.core.model import Headers, RequestHead
+from sidecar.core.observer import SAMPLED, Trace
+from sidecar.core.upstream_request import TRACEPARENT, TRACESTATE
 
-SAMPLED: Final = 0x01
 _RANDOM: Final = 0x02
 """The trace id is random (Trace Context level 2); handed on as it came."""
 _PARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_TRACEPARENT: Final = b"traceparent"
-_TRACESTATE: Final = b"tracestate"
 _WHOLE: Final = 1 << 64
-
-
-class Trace(Struct, frozen=True, kw_only=True, gc=False):
-    """One request in its trace. Ids are lower-case hexadecimal."""
-
-    trace_id: str
-    parent_id: str = ""
-    """The caller's span; empty where the trace begins here."""
-    span_id: str
-    """Of the server span."""
-    client_span_id: str
-    """Of the client span, which is the upstream's parent."""
-    flags: int = 0
-    state: str = ""
-    """The caller's tracestate."""
-
-    @property
-    def sampled(self) -> bool:
-        return self.flags & SAMPLED != 0
 
 
 class Contexts:
@@ -66,24 +44,15 @@ class Contexts:
         )
 
 
-def onward(trace: Trace, headers: Headers) -> Headers:
-    """`headers` for the upstream: its parent is our client span, or whoever was the parent where we record none."""
-    if trace.parent_id and not trace.sampled:
-        return headers
-    foreign = (_TRACEPARENT,) if trace.parent_id else (_TRACEPARENT, _TRACESTATE)
-    parent = f"00-{trace.trace_id}-{trace.client_span_id}-{trace.flags:02x}".encode()
-    return (*[pair for pair in headers if pair[0].lower() not in foreign], (_TRACEPARENT, parent))
-
-
 def _parent(headers: Headers) -> re.Match[bytes] | None:
     """Of exactly one traceparent that is well-formed: of version 00 to the letter, of a later one as far as known."""
-    values = [value for name, value in headers if name.lower() == _TRACEPARENT]
+    values = [value for name, value in headers if name.lower() == TRACEPARENT]
     found = _PARENT.fullmatch(values[0]) if len(values) == 1 else None
     return None if found is None or (found[1] == b"00" and found[5] is not None) else found
 
 
 def _state(headers: Headers) -> str:
-    lines = [value for name, value in headers if name.lower() == _TRACESTATE]
+    lines = [value for name, value in headers if name.lower() == TRACESTATE]
     return b",".join(lines).decode("latin-1") if lines else ""
 
 

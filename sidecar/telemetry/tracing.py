@@ -1,7 +1,7 @@
-"""Tracing: a server span of every sampled request, and a client span of what was handed on to the upstream.
+"""Tracing: a server span of every sampled request, and a client span of what was forwarded to the upstream.
 
-A request is given its place in a trace when it is let through, since the upstream must be told; spans are made when it
-is over, and sent some at a time off the request's path.
+A request gets its place in a trace when it is forwarded, because the upstream is sent a trace header. Spans are made
+when it is over, and exported in batches off the request's path.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,25 +12,17 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from sidecar.core.model import Allow, Decision, RequestHead
+from sidecar.core.observer import Forwarding, Trace, UpstreamName
 from sidecar.telemetry.access_log import Access
 from sidecar.telemetry.batching import Batches
-from sidecar.telemetry.spans import Span, Spans, UpstreamName, asked_upstream
-from sidecar.telemetry.trace_context import Contexts, Trace, onward
+from sidecar.telemetry.spans import Span, Spans
+from sidecar.telemetry.trace_context import Contexts
 
 _SPANS_AT_ONCE: Final = 512
 _MAX_SPANS: Final = 16_384
 """That wait for a collector: about 2 KiB each."""
 _EXPORT_SECONDS: Final = 1.0
 _FLUSH_SECONDS: Final = 2.0
-
-
-class TracedAllow(Allow, frozen=True, kw_only=True, gc=False):
-    """A yes whose headers tell the upstream of the trace."""
-
-    trace: Trace
-    sent: float
-    """Unix seconds at which the upstream was about to be asked."""
-    upstream: UpstreamName
 
 
 class Tracer:
@@ -64,33 +56,21 @@ class Tracer:
         """Spans that waited for a collector in vain."""
         return self._batches.dropped
 
-    def traced(self, allow: Allow, head: RequestHead, upstream: UpstreamName) -> Allow:
-        """What hands the trace on to `upstream`."""
-        trace = self._contexts.begin(head)
-        return TracedAllow(
-            route=allow.route,
-            principal=allow.principal,
-            target=allow.target,
-            headers=onward(trace, allow.headers),
-            host=allow.host,
-            request_id=allow.request_id,
-            client_address=allow.client_address,
-            quota_states=allow.quota_states,
-            trace=trace,
-            sent=self._clock(),
-            upstream=upstream,
-        )
+    def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding:
+        """The request's place in a trace, now that it is sent to `upstream`."""
+        return Forwarding(trace=self._contexts.begin(head), upstream=upstream, sent=self._clock())
 
-    def trace_of(self, head: RequestHead, decision: Decision | None) -> Trace:
-        """The one that was handed on; what was not, begins one now."""
-        return decision.trace if isinstance(decision, TracedAllow) else self._contexts.begin(head)
+    def begin(self, head: RequestHead) -> Trace:
+        """The trace of a request that was not forwarded."""
+        return self._contexts.begin(head)
 
-    def finished(self, trace: Trace, access: Access, head: RequestHead, decision: Decision | None) -> None:
+    def finished(
+        self, trace: Trace, access: Access, head: RequestHead, decision: Decision | None, forwarding: Forwarding | None
+    ) -> None:
         """A request of a sampled trace is over."""
         self._batches.record(self._spans.server(trace, access, head, decision))
-        if isinstance(decision, TracedAllow) and asked_upstream(decision, access):
-            client = self._spans.client(trace, access, decision, decision.upstream, sent=decision.sent)
-            self._batches.record(client)
+        if forwarding is not None and isinstance(decision, Allow):
+            self._batches.record(self._spans.client(forwarding, access, decision))
 
     async def run(self) -> None:
         """Export what waits, every second, until cancelled; what then still waits is `flush`'s."""

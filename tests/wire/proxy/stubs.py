@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.headers import HOP_BY_HOP
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, Headers, Policy, Principal, RequestHead, Response, Route
+from sidecar.core.observer import Forwarding, UpstreamName
 
 _STRIPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _ROUTE = Route(name="* /**", methods=frozenset({"*"}), pattern="/**", policy=Policy(public=True))
@@ -86,6 +87,9 @@ class Records:
     def begun(self) -> None:
         self.in_flight += 1
 
+    def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding | None:
+        return None
+
     def finished(
         self,
         head: RequestHead,
@@ -97,6 +101,7 @@ class Records:
         bytes_in: int,
         bytes_out: int,
         reason: Reason | None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self.in_flight -= 1
         if self.keep:

@@ -13,6 +13,7 @@ from aiohttp.web_server import Server
 from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
 from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_body import BadFraming, BodyRules
 from sidecar.proxy.request_parser import RequestParser, reason_of
 from sidecar.proxy.response_parser import Flow
@@ -32,22 +33,6 @@ class ClientRules:
     limits: Limits
     bodies: BodyRules
     linger_seconds: float
-
-
-class Host(Protocol):
-    """Whom the connection serves."""
-
-    @property
-    def closing_when_idle(self) -> bool: ...
-
-    async def serve(self, exchange: Exchange) -> None:
-        """Answer it. Raises nothing but CancelledError."""
-
-    def refuse(self, peer: str, reason: Reason) -> bytes:
-        """The whole answer to bytes that are no request."""
-
-    def connection_refused(self, limit: str) -> None:
-        """One more connection would have been past `limit`."""
 
 
 class Door(Protocol):
@@ -73,7 +58,7 @@ class ClientConnection(RequestParser):
         "_batcher",
         "_door",
         "_exchange",
-        "_host",
+        "_handler",
         "_idle_since",
         "_rules",
         "_source",
@@ -84,9 +69,9 @@ class ClientConnection(RequestParser):
         "scheme",
     )  # fmt: skip
 
-    def __init__(self, manager: Server, host: Host, rules: ClientRules, *, admitted: bool = False) -> None:
+    def __init__(self, manager: Server, handler: Handler, rules: ClientRules, *, admitted: bool = False) -> None:
         super().__init__(manager, rules.limits, loop=manager._loop)
-        self._host, self._rules, self._admitted = host, rules, admitted
+        self._handler, self._rules, self._admitted = handler, rules, admitted
         self._door = cast(Door, manager)
         self._batcher = self._door.batcher
         self._wire: asyncio.Transport | None = None
@@ -111,7 +96,7 @@ class ClientConnection(RequestParser):
 
     @property
     def closing_when_idle(self) -> bool:
-        return self._host.closing_when_idle
+        return self._handler.closing_when_idle
 
     @property
     def entered(self) -> bool:
@@ -232,7 +217,7 @@ class ClientConnection(RequestParser):
         except BadFraming:
             return await self._refuse(Reason.BAD_REQUEST)
         try:
-            await self._host.serve(exchange)
+            await self._handler.serve(exchange)
         finally:
             self._exchange = None
         if not payload.is_eof():
@@ -246,7 +231,7 @@ class ClientConnection(RequestParser):
         self._idle_since = self._loop.time()
 
     async def _refuse(self, reason: Reason) -> bool:
-        self.write(self._host.refuse(self.peer, reason))
+        self.write(self._handler.refuse(self.peer, reason))
         return await self._lingering_close()
 
     async def _read_out(self, payload: StreamReader) -> bool:

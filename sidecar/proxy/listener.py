@@ -15,7 +15,8 @@ from aiohttp.web_server import Server
 
 from sidecar.config.settings import Address
 from sidecar.http.connection_limits import ConnectionLimits
-from sidecar.proxy.client_connection import ClientConnection, ClientRules, Host
+from sidecar.proxy.client_connection import ClientConnection, ClientRules
+from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_parser import RateLimitedLog
 from sidecar.proxy.transport import WriteBatcher
 
@@ -208,16 +209,18 @@ class Connections(Server):
     trusts: addresses that are many clients' at once, to which the cap by address does not apply.
     """
 
-    def __init__(self, host: Host, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
+    def __init__(
+        self, handler: Handler, rules: ClientRules, *, trusts: Callable[[str], bool], rate_limited: RateLimitedLog
+    ) -> None:
         super().__init__(_never, handler_cancellation=True)
-        self._host, self._rules, self._trusts = host, rules, trusts
+        self._handler, self._rules, self._trusts = handler, rules, trusts
         self._limits_held = ConnectionLimits()
         self._timer: asyncio.TimerHandle | None = None
-        self.rate_limited = RateLimitedLog(self._loop)
+        self._rate_limited = rate_limited
         self.batcher = WriteBatcher(self._loop)
 
     def __call__(self) -> RequestHandler:
-        return ClientConnection(self, self._host, self._rules)
+        return ClientConnection(self, self._handler, self._rules)
 
     def reconfigure(self, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
         """Rules for the connections that come from here on."""
@@ -232,8 +235,8 @@ class Connections(Server):
         of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
         cap = self._limits_held.acquire(peer, most=limits.connections, most_of_one=of_one)
         if cap is not None:
-            self.rate_limited.count("connection", f"refused (limits.{cap})", peer)
-            self._host.connection_refused(cap)
+            self._rate_limited.count("connection", f"refused (limits.{cap})", peer)
+            self._handler.connection_refused(cap)
             return False
         if self._timer is None:
             self._timer = self._loop.call_later(self._check_seconds(), self._check)
@@ -244,13 +247,13 @@ class Connections(Server):
 
     def make_admitted(self) -> ClientConnection:
         """A connection that has been admitted already."""
-        return ClientConnection(self, self._host, self._rules, admitted=True)
+        return ClientConnection(self, self._handler, self._rules, admitted=True)
 
     def close(self) -> None:
         """Look after nothing any longer."""
         if self._timer is not None:
             self._timer.cancel()
-        self.rate_limited.flush()
+        self._rate_limited.flush()
 
     def _check_seconds(self) -> float:
         limits = self._rules.limits

@@ -14,8 +14,7 @@ from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, de
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.redaction import Redaction
 from sidecar.telemetry.spans import Spans
-from sidecar.telemetry.trace_context import Contexts
-from sidecar.telemetry.tracing import TraceMetrics, Tracer
+from sidecar.telemetry.tracing import Contexts, TraceMetrics, Tracer
 
 _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
 

@@ -3,22 +3,24 @@
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, NoReturn, cast
 
 from aiohttp import StreamReader
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
 from sidecar.config.settings import Limits
 from sidecar.core.errors import Reason
+from sidecar.http.connection_limits import ConnectionLimits
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handler import Handler
-from sidecar.proxy.request_body import BadFraming, BodyRules
-from sidecar.proxy.request_parser import RequestParser, reason_of
+from sidecar.proxy.request_body import BadFraming, BodyRules, BrokenBody
+from sidecar.proxy.request_parser import RateLimitedLog, RequestParser, reason_of
 from sidecar.proxy.response_parser import Flow
 from sidecar.proxy.transport import WriteBatcher
-from sidecar.proxy.upstream import BrokenBody
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -35,17 +37,6 @@ class ClientRules:
     linger_seconds: float
 
 
-class Door(Protocol):
-    """Counts connections, and writes for them."""
-
-    batcher: WriteBatcher
-
-    def admit(self, peer: str) -> bool:
-        """Whether one more may come; if so, `release` is to follow."""
-
-    def release(self, peer: str) -> None: ...
-
-
 class ClientConnection(RequestParser):
     """aiohttp's connection, with a loop of our own over its requests.
 
@@ -56,12 +47,12 @@ class ClientConnection(RequestParser):
     __slots__ = (
         "_admitted",
         "_batcher",
-        "_door",
+        "_connections",
         "_exchange",
         "_handler",
         "_idle_since",
+        "_producer",
         "_rules",
-        "_source",
         "_unsent",
         "_unsent_since",
         "_wire",
@@ -69,13 +60,14 @@ class ClientConnection(RequestParser):
         "scheme",
     )  # fmt: skip
 
-    def __init__(self, manager: Server, handler: Handler, rules: ClientRules, *, admitted: bool = False) -> None:
-        super().__init__(manager, rules.limits, loop=manager._loop)
+    def __init__(
+        self, connections: "Connections", handler: Handler, rules: ClientRules, *, admitted: bool = False
+    ) -> None:
+        super().__init__(connections, rules.limits, loop=connections._loop)
         self._handler, self._rules, self._admitted = handler, rules, admitted
-        self._door = cast(Door, manager)
-        self._batcher = self._door.batcher
+        self._connections, self._batcher = connections, connections.batcher
         self._wire: asyncio.Transport | None = None
-        self._source: Flow | None = None
+        self._producer: Flow | None = None
         self._exchange: Exchange | None = None
         self._unsent = 0
         self._idle_since = self._unsent_since = 0.0
@@ -146,14 +138,14 @@ class ClientConnection(RequestParser):
         if self.transport is not None:
             self._batcher.write_soon(self.transport, pieces)
 
-    def set_producer(self, source: Flow | None) -> None:
-        self._source = source
-        if source is None:
+    def set_producer(self, producer: Flow | None) -> None:
+        self._producer = producer
+        if producer is None:
             return
         if self._paused:
-            source.pause_reading()
+            producer.pause_reading()
         else:
-            source.resume_reading()
+            producer.resume_reading()
 
     def send_eof(self) -> bool:
         if self.transport is None or not self.transport.can_write_eof():
@@ -176,7 +168,7 @@ class ClientConnection(RequestParser):
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._idle_since = self._loop.time()
         self._wire = cast(asyncio.Transport, transport)
-        self._admitted = self._admitted or self._door.admit(self.peer)
+        self._admitted = self._admitted or self._connections.admit(self.peer)
         if self._admitted:
             super().connection_made(transport)
         else:
@@ -185,18 +177,18 @@ class ClientConnection(RequestParser):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._admitted:
-            self._door.release(self.peer)
+            self._connections.release(self.peer)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._source is not None:
-            self._source.pause_reading()
+        if self._producer is not None:
+            self._producer.pause_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._source is not None:
-            self._source.resume_reading()
+        if self._producer is not None:
+            self._producer.resume_reading()
 
     # Below: steps of the above.
 
@@ -262,3 +254,79 @@ def reset(transport: asyncio.Transport) -> None:
     if sock is not None and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
+
+
+# Every client's connection: counted, made, and checked once a second.
+
+
+_CHECK_SECONDS = 1.0
+_CHECKS_IN_A_TIMEOUT = 5
+
+
+class Connections(Server):
+    """aiohttp's server, with connections of our own.
+
+    trusts: addresses that stand for many clients; the limit by address does not apply to them.
+    """
+
+    def __init__(
+        self, handler: Handler, rules: ClientRules, *, trusts: Callable[[str], bool], rate_limited: RateLimitedLog
+    ) -> None:
+        super().__init__(_never, handler_cancellation=True)
+        self._handler, self._rules, self._trusts = handler, rules, trusts
+        self._limits_held = ConnectionLimits()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rate_limited = rate_limited
+        self.batcher = WriteBatcher(self._loop)
+
+    def __call__(self) -> RequestHandler:
+        return ClientConnection(self, self._handler, self._rules)
+
+    def reconfigure(self, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
+        """Rules for connections from here on."""
+        self._rules, self._trusts = rules, trusts
+
+    def open(self) -> list[ClientConnection]:
+        return cast(list[ClientConnection], self.connections)
+
+    def admit(self, peer: str) -> bool:
+        """Whether one more may come; if so, `release` is to follow."""
+        limits = self._rules.limits
+        of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
+        exceeded = self._limits_held.acquire(peer, most=limits.connections, most_of_one=of_one)
+        if exceeded is not None:
+            self._rate_limited.count("connection", f"refused (limits.{exceeded})", peer)
+            self._handler.connection_refused(exceeded)
+            return False
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+        return True
+
+    def release(self, peer: str) -> None:
+        self._limits_held.release(peer)
+
+    def make_admitted(self) -> ClientConnection:
+        """A connection that has been admitted already."""
+        return ClientConnection(self, self._handler, self._rules, admitted=True)
+
+    def close(self) -> None:
+        """Stop the checks."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rate_limited.flush()
+
+    def _check_seconds(self) -> float:
+        limits = self._rules.limits
+        timeouts = (limits.head_timeout, limits.answer_timeout, limits.idle_timeout, self._rules.bodies.window_seconds)
+        return min(_CHECK_SECONDS, min(timeouts) / _CHECKS_IN_A_TIMEOUT)
+
+    def _check(self) -> None:
+        now, self._timer = self._loop.time(), None
+        for connection in self.open():
+            connection.check(now)
+        if self._limits_held:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+
+
+async def _never(request: BaseRequest) -> NoReturn:
+    raise NotImplementedError

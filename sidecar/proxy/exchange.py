@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Literal, Protocol
 
 from aiohttp import StreamReader, hdrs
 from aiohttp.http_parser import RawRequestMessage
@@ -16,7 +15,7 @@ from sidecar.core.upstream_request import propagate
 from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
-from sidecar.proxy.tunnel import Switched, Tunnel, among, offered
+from sidecar.proxy.tunnel import Client, Tunnel, among, offered
 
 # Heads of answers, as bytes.
 
@@ -91,28 +90,6 @@ SWITCHING_PROTOCOLS = 101
 
 SHORT_BODY_BYTES = 65536
 """A body that nobody wants is read to its end up to this length; past it, the connection is closed."""
-
-
-class Client(Switched, Protocol):
-    """The connection that the request came on."""
-
-    peer: str
-    scheme: Literal["http", "https"]
-
-    @property
-    def closing_when_idle(self) -> bool:
-        """Whether this request is to be the connection's last."""
-
-    @property
-    def writing_paused(self) -> bool: ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def write_soon(self, *pieces: bytes) -> None:
-        """Write before the loop waits again; for what is whole, since nothing can be held back for its sake."""
-
-    def reset(self) -> None:
-        """End the connection so that an unfinished answer cannot be taken for a finished one."""
 
 
 class Exchange:

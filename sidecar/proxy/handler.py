@@ -11,8 +11,9 @@ from sidecar.core.model import Allow, Deny
 from sidecar.core.observer import Observer
 from sidecar.gate.gate import Gate
 from sidecar.proxy.exchange import Exchange, local_response_head, persistence
+from sidecar.proxy.request_body import BrokenBody
 from sidecar.proxy.request_parser import RateLimitedLog
-from sidecar.proxy.upstream import BrokenBody, Upstream
+from sidecar.proxy.upstream import Upstream
 
 _log = logging.getLogger(__name__)
 

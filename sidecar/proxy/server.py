@@ -9,9 +9,9 @@ from sidecar.config.settings import Address
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow
 from sidecar.core.observer import Observer
-from sidecar.proxy.client_connection import ClientConnection, ClientRules
+from sidecar.proxy.client_connection import ClientConnection, ClientRules, Connections
 from sidecar.proxy.handler import Handler, Snapshot
-from sidecar.proxy.listener import Connections, PlainListener, TlsListener
+from sidecar.proxy.listener import PlainListener, TlsListener
 from sidecar.proxy.request_body import BodyRules
 from sidecar.proxy.request_parser import RateLimitedLog
 

@@ -1,8 +1,8 @@
 """One connection to the upstream: exchanges one after the other, flow control both ways, and the end of it."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
@@ -14,14 +14,6 @@ in a packet of its own, and the next request's client would be answered with it.
 """
 
 
-class Owner(Protocol):
-    """Keeps connections. Both are called from the connection itself, at most once per exchange or per life."""
-
-    def release(self, connection: "UpstreamConnection") -> None: ...
-
-    def forget(self, connection: "UpstreamConnection") -> None: ...
-
-
 class Stale(Exception):
     """A reused connection ended before any byte of an answer: the upstream may never have seen the request."""
 
@@ -29,17 +21,18 @@ class Stale(Exception):
 class UpstreamConnection(asyncio.Protocol):
     """`begin`, then await what it returns; `finish_request` where the body was sent after the head.
 
-    The owner gets it back by itself when answer and request are both over and it can carry another exchange.
+    The pool gets it back by itself when request and response are both over and it can carry another exchange.
     """
 
     __slots__ = (
         "_batcher",
         "_deadline",
         "_drained",
-        "_feeder",
         "_loop",
-        "_owner",
+        "_on_closed",
+        "_on_idle",
         "_patience",
+        "_producer",
         "_reader",
         "_reading_paused",
         "_request_sent",
@@ -55,21 +48,29 @@ class UpstreamConnection(asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, owner: Owner, batcher: WriteBatcher, answer_timeout: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batcher: WriteBatcher,
+        answer_timeout: float,
+        *,
+        on_idle: "Callable[[UpstreamConnection], None]",
+        on_closed: "Callable[[UpstreamConnection], None]",
     ) -> None:
-        self._loop, self._owner, self._batcher, self._patience = loop, owner, batcher, answer_timeout
+        """on_idle: an exchange is over, and it can carry another. on_closed: once, at its end."""
+        self._loop, self._batcher, self._patience = loop, batcher, answer_timeout
+        self._on_idle, self._on_closed = on_idle, on_closed
         self._reader = ResponseParser(loop)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[UpstreamResponse] | None = None
         self._response: UpstreamResponse | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._feeder: Flow | None = None
+        self._producer: Flow | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reading_paused = self._writing_paused = self._spoken = self._used = False
         self._request_sent = True
         self.fresh_until = 0.0
-        """Until when the owner may keep it idle."""
+        """Until when the pool may keep it idle."""
         self.upload: asyncio.Task[None] | None = None
         """Sends the rest of the request; ended with the exchange."""
 
@@ -152,10 +153,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.write_eof()
         return True
 
-    def set_producer(self, feeder: Flow | None) -> None:
-        self._feeder = feeder
-        if feeder is not None and self._writing_paused:
-            feeder.pause_reading()
+    def set_producer(self, producer: Flow | None) -> None:
+        self._producer = producer
+        if producer is not None and self._writing_paused:
+            producer.pause_reading()
 
     def release(self, response: UpstreamResponse) -> None:
         if self._response is not response:
@@ -233,7 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._owner.forget(self)
+        self._on_closed(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._drained is not None and not self._drained.done():
@@ -249,15 +250,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        if self._feeder is not None:
-            self._feeder.pause_reading()
+        if self._producer is not None:
+            self._producer.pause_reading()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if self._feeder is not None:
-            self._feeder.resume_reading()
+        if self._producer is not None:
+            self._producer.resume_reading()
 
     # Below: steps of the above.
 
@@ -286,11 +287,11 @@ class UpstreamConnection(asyncio.Protocol):
         if reader.unexpected_body:
             self._loop.call_later(_SUSPECT_SECONDS, self._hand_back)
         else:
-            self._owner.release(self)
+            self._on_idle(self)
 
     def _hand_back(self) -> None:
         if self.usable:
-            self._owner.release(self)
+            self._on_idle(self)
 
     def _lost(self) -> Exception:
         if self._spoken:

@@ -3,8 +3,9 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum, auto
 from typing import Literal, NoReturn, cast
 
 from aiohttp import StreamReader
@@ -20,7 +21,7 @@ from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_body import BadFraming, BodyRules, BrokenBody
 from sidecar.proxy.request_parser import RateLimitedLog, RequestParser, reason_of
 from sidecar.proxy.response_parser import Flow
-from sidecar.proxy.transport import WriteBatcher
+from sidecar.proxy.transport import IllegalStep, WriteBatcher
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -35,6 +36,31 @@ class ClientRules:
     limits: Limits
     bodies: BodyRules
     linger_seconds: float
+
+
+class State(IntEnum):
+    """Of a connection, as its handler sees it; the parser's own state is aiohttp's."""
+
+    NEW = auto()
+    WAITING = auto()
+    """For a request, or for the rest of its head."""
+    RESPONDING = auto()
+    READING_OUT = auto()
+    """The response is sent; the rest of the request's body is read and dropped."""
+    LINGERING = auto()
+    """The last response is sent, and the client gets time to read it."""
+    CLOSED = auto()
+
+
+STEPS: Mapping[State, frozenset[State]] = {
+    State.NEW: frozenset({State.WAITING, State.CLOSED}),
+    State.WAITING: frozenset({State.RESPONDING, State.LINGERING, State.CLOSED}),
+    State.RESPONDING: frozenset({State.WAITING, State.READING_OUT, State.LINGERING, State.CLOSED}),
+    State.READING_OUT: frozenset({State.WAITING, State.CLOSED}),
+    State.LINGERING: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset({State.CLOSED}),
+}
+"""The steps that a connection may take."""
 
 
 class ClientConnection(RequestParser):
@@ -53,6 +79,7 @@ class ClientConnection(RequestParser):
         "_idle_since",
         "_producer",
         "_rules",
+        "_state",
         "_unsent",
         "_unsent_since",
         "_wire",
@@ -69,19 +96,22 @@ class ClientConnection(RequestParser):
         self._wire: asyncio.Transport | None = None
         self._producer: Flow | None = None
         self._exchange: Exchange | None = None
+        self._state = State.NEW
         self._unsent = 0
         self._idle_since = self._unsent_since = 0.0
         self.peer = ""
         self.scheme: Literal["http", "https"] = "http"
 
     async def start(self) -> None:
-        """Answer the requests in order, until one of them is the last. Cancelled when the client hangs up."""
+        """Respond to the requests in order, until one of them is the last. Cancelled when the client hangs up."""
         try:
-            while await self._answer_next():
-                self._rest()
+            while await self._respond_to_next():
+                self._step(State.WAITING)
+                self._idle_since = self._loop.time()
         except ConnectionError:
-            pass  # The client is gone; there is nobody to answer.
+            pass  # The client is gone.
         finally:
+            self._step(State.CLOSED)
             if self.transport is not None:
                 self._batcher.flush()
                 self.transport.close()
@@ -92,8 +122,8 @@ class ClientConnection(RequestParser):
 
     @property
     def entered(self) -> bool:
-        """It has been connected, and leaves by itself."""
-        return self._wire is not None
+        """It has been connected, and releases its place by itself."""
+        return self._state is not State.NEW
 
     @property
     def receives_head(self) -> bool:
@@ -107,7 +137,7 @@ class ClientConnection(RequestParser):
 
     @property
     def exchange(self) -> Exchange | None:
-        """What is under way."""
+        """The one under way."""
         return self._exchange
 
     def close_when_idle(self) -> None:
@@ -120,7 +150,7 @@ class ClientConnection(RequestParser):
         limits = self._rules.limits
         if self._is_stuck(now, limits.answer_timeout):
             self.reset()
-        elif self._waiter is None:
+        elif self._state is not State.WAITING or self._waiter is None:
             if self._exchange is not None:
                 self._exchange.check(now, limits.idle_timeout)
         elif self._head_since:
@@ -170,12 +200,15 @@ class ClientConnection(RequestParser):
         self._wire = cast(asyncio.Transport, transport)
         self._admitted = self._admitted or self._connections.admit(self.peer)
         if self._admitted:
+            self._step(State.WAITING)
             super().connection_made(transport)
         else:
+            self._step(State.CLOSED)
             self._close = True
             reset(self._wire)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._step(State.CLOSED)
         if self._admitted:
             self._connections.release(self.peer)
         super().connection_lost(exc)
@@ -199,8 +232,8 @@ class ClientConnection(RequestParser):
             self._unsent, self._unsent_since = unsent, now
         return unsent > 0 and now - self._unsent_since >= patience_seconds
 
-    async def _answer_next(self) -> bool:
-        """Answer a request. Whether another one can follow."""
+    async def _respond_to_next(self) -> bool:
+        """Respond to a request. Returns whether another one can follow."""
         message, payload = await self.next_message()
         try:
             if isinstance(message, _ErrInfo):
@@ -208,6 +241,7 @@ class ClientConnection(RequestParser):
             exchange = self._exchange = Exchange(self, message, payload, self._rules.bodies)
         except BadFraming:
             return await self._refuse(Reason.BAD_REQUEST)
+        self._step(State.RESPONDING)
         try:
             await self._handler.serve(exchange)
         finally:
@@ -218,16 +252,13 @@ class ClientConnection(RequestParser):
             await self._drain_helper()
         return exchange.keep_alive
 
-    def _rest(self) -> None:
-        """Start the time that the connection may stay idle."""
-        self._idle_since = self._loop.time()
-
     async def _refuse(self, reason: Reason) -> bool:
         self.write(self._handler.refuse(self.peer, reason))
         return await self._lingering_close()
 
     async def _read_out(self, payload: StreamReader) -> bool:
-        """Read a body that nobody wants. Whether it ended in time."""
+        """Read and drop the rest of a body. Returns whether it ended in time."""
+        self._step(State.READING_OUT)
         try:
             async with asyncio.timeout(self._rules.linger_seconds):
                 while await payload.readany():
@@ -237,7 +268,8 @@ class ClientConnection(RequestParser):
         return True
 
     async def _lingering_close(self) -> bool:
-        """Give the client time to read the answer: closing while it still sends would reset the connection."""
+        """Give the client time to read the response: closing while it still sends would reset the connection."""
+        self._step(State.LINGERING)
         self._close = True
         if self.transport is not None and not self.transport.is_closing():
             self._batcher.flush()
@@ -246,6 +278,11 @@ class ClientConnection(RequestParser):
             self.transport.resume_reading()
             await asyncio.sleep(self._rules.linger_seconds)
         return False
+
+    def _step(self, state: State) -> None:
+        if state not in STEPS[self._state]:
+            raise IllegalStep(f"{self._state.name} to {state.name}")
+        self._state = state
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -168,8 +168,7 @@ class App:
         return Exchanges(self._metrics, observing.access_log, self._usage, clock=time.time, tracer=observing.tracer)
 
     async def _listen(self, exchanges: Exchanges) -> None:
-        gate = self._observing.gates(self._serving.gate)
-        data = self._serving.data_server(exchanges, time.monotonic, gate=gate)
+        data = self._serving.data_server(exchanges, time.monotonic, time.time)
         with taken_port(self._config.listen, "listen"):
             await data.start(self._config.listen)
         self._stack.push_async_callback(partial(self.drain, at_once=True))
@@ -182,7 +181,7 @@ class App:
             return
         address, serving = self._config.decision.listen, self._serving
         server = self._decisions = DecisionServer(
-            serving.gate, observer=exchanges, clock=time.monotonic, limits=self._config.limits
+            serving.decisions(), observer=exchanges, clock=time.monotonic, wall_clock=time.time
         )
         with taken_port(address, "decision"):
             await server.start(address)
@@ -228,11 +227,11 @@ class App:
         with suppress(StoreUnavailable):  # A change of the configuration may be what mends that.
             await self._check_peppers(config)
         kept = await self._serving.reconfigure(config)
+        if self._decisions is not None:
+            self._decisions.reconfigure(self._serving.decisions())
         self._keeper.reconfigure(self._serving.config.usage, prefixes=key_prefixes(self._serving.config))
         self._retirement.reconfigure(self._serving.config.keys)
         self._observing.reconfigure(self._serving.config)
-        if self._decisions is not None:
-            self._decisions.reconfigure(self._serving.config.limits)
         return kept
 
     async def _check_peppers(self, config: Config) -> None:

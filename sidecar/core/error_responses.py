@@ -86,9 +86,9 @@ class ErrorResponses:
         self._forms = {reason: errors.get(reason, plain) for reason in Reason}
         self._challenge = _challenge(realm, sources)
         self._fixed: dict[Reason, Response] = {}
-        self._fixed = {reason: self.refusal(reason) for reason in Reason if self._is_fixed(reason)}
+        self._fixed = {reason: self.for_reason(reason) for reason in Reason if self._is_fixed(reason)}
 
-    def deny(self, deny: Deny, now: float) -> Response:
+    def denied(self, deny: Deny, now: float) -> Response:
         """The gate's no, with what is left of the key's quotas."""
         extra = self.client_headers(deny.principal, deny.quota_states, now)
         if deny.refused_quota is not None and deny.refused_quota not in deny.quota_states:
@@ -97,14 +97,14 @@ class ErrorResponses:
             return _extended(fixed, extra)
         policy = deny.route.policy if deny.route else _NO_POLICY
         quota = deny.refused_quota or tightest(deny.quota_states)
-        return self.refusal(deny.reason, required=policy.any_scopes | policy.all_scopes, quota=quota, extra=extra)
+        return self.for_reason(deny.reason, required=policy.any_scopes | policy.all_scopes, quota=quota, extra=extra)
 
     def fault(self, reason: Reason, allow: Allow, now: float) -> Response:
         """What an allowed request gets that could not be carried out."""
         extra = self.client_headers(allow.principal, allow.quota_states, now)
-        return self.refusal(reason, quota=tightest(allow.quota_states), extra=extra)
+        return self.for_reason(reason, quota=tightest(allow.quota_states), extra=extra)
 
-    def respond(self, allow: Allow, now: float) -> Response:
+    def static_response(self, allow: Allow, now: float) -> Response:
         """The JSON answer that the route itself gives."""
         values: dict[str, object] = quota_values(tightest(allow.quota_states))
         if allow.principal is not None:
@@ -120,7 +120,7 @@ class ErrorResponses:
             return (*fields, *ending_fields(principal.key))
         return fields
 
-    def refusal(
+    def for_reason(
         self,
         reason: Reason,
         *,
@@ -132,7 +132,7 @@ class ErrorResponses:
         if fixed := self._fixed.get(reason):
             return _extended(fixed, extra)
         form = self._forms[reason]
-        status = form.status or status_of(reason)
+        status = self.status_of(reason)
         scopes = sorted(required)
         if form.body is None:
             kind, body = _PROBLEM, _problem(reason, status)
@@ -142,6 +142,10 @@ class ErrorResponses:
         configured = tuple((name.encode(), value.encode()) for name, value in (form.headers or {}).items())
         headers = (kind, _NO_STORE, *self._own_headers(reason, status, scopes), *configured, *extra)
         return Response(status=status, headers=headers, body=encode_json(body))
+
+    def status_of(self, reason: Reason) -> int:
+        """The status of the response for `reason`."""
+        return self._forms[reason].status or status_of(reason)
 
     def _is_fixed(self, reason: Reason) -> bool:
         """Whether every refusal for `reason` is the same, but for what is appended to it."""

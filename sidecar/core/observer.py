@@ -1,15 +1,61 @@
-"""What those who answer requests tell of each of them."""
+"""What those who answer requests report of each of them."""
 
-from typing import Protocol
+from typing import Final, Literal, Protocol
+
+from msgspec import Struct
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import Decision, RequestHead
 
+# A traced request on its way to the upstream.
+
+
+SAMPLED: Final = 0x01
+"""The trace flag."""
+
+
+class Trace(Struct, frozen=True, kw_only=True, gc=False):
+    """One request in its trace (W3C Trace Context). Ids are lower-case hexadecimal."""
+
+    trace_id: str
+    parent_id: str = ""
+    """The caller's span; empty where the trace begins here."""
+    span_id: str
+    """Of the server span."""
+    client_span_id: str
+    """Of the client span, which is the upstream's parent."""
+    flags: int = 0
+    state: str = ""
+    """The caller's tracestate."""
+
+    @property
+    def sampled(self) -> bool:
+        return self.flags & SAMPLED != 0
+
+
+class UpstreamName(Struct, frozen=True, kw_only=True, gc=False):
+    """How the upstream is called: host and port, or the path of a Unix socket and port 0."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+
+
+class Forwarding(Struct, frozen=True, kw_only=True, gc=False):
+    """The client side of a traced request: where it was sent, and when (`sent`, Unix seconds)."""
+
+    trace: Trace
+    upstream: UpstreamName
+    sent: float
+
 
 class Observer(Protocol):
-    """Told of every request once when it begins and once when it is over. Must not raise."""
+    """Learns of every request once when it begins and once when it is over. Must not raise."""
 
     def begun(self) -> None: ...
+
+    def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding | None:
+        """The request is about to be sent to `upstream`. None where it is not traced."""
 
     def finished(
         self,
@@ -22,17 +68,19 @@ class Observer(Protocol):
         bytes_in: int,
         bytes_out: int,
         reason: Reason | None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         """status: what the client was sent; 499 where it hung up first. bytes: of the bodies.
 
         decision: None where there was none (hung up, malformed framing, a failure of ours).
-        upstream_seconds: from handing the request on to the head of the answer, where there was one.
-        reason: of a refusal or a fault; with the upstream's status, the answer broke off.
-        Of a question to the decision listener: the gate's status, whatever the dialect makes of it.
+        upstream_seconds: from sending the request to the head of the response, where there was one.
+        reason: of a denial or a fault; with the upstream's status, the response broke off.
+        forwarding: what `forwarding` gave, where the request was sent to the upstream.
+        Of a question to the forward-auth listener: the gate's status, whatever the dialect makes of it.
         """
 
     def bad_request(self, status: int, reason: Reason) -> None:
-        """Bytes that never became a request, or a question of a stranger's, were answered.
+        """Bytes that never became a request, or a question from an untrusted peer, were answered.
 
         `begun` was not called for them.
         """

@@ -9,6 +9,7 @@ from sidecar.core.credentials import Credential, without_cookie, without_paramet
 from sidecar.core.error_responses import key_values
 from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
 from sidecar.core.model import ApiKey, Headers, RequestHead
+from sidecar.core.observer import Trace
 from sidecar.core.target import Target, with_prefix
 from sidecar.core.templates import render_text
 
@@ -121,6 +122,19 @@ def _without_cookies(kept: list[tuple[bytes, bytes]], names: Sequence[str]) -> l
         lines = [(name, without_cookie(value, cookie) if name.lower() == b"cookie" else value) for name, value in kept]
         kept = [(name, value) for name, value in lines if value or name.lower() != b"cookie"]
     return kept
+
+
+TRACEPARENT: Final = b"traceparent"
+TRACESTATE: Final = b"tracestate"
+
+
+def propagate(trace: Trace, headers: Headers) -> Headers:
+    """`headers` with the trace for the upstream, whose parent is our client span, or the caller's if unsampled."""
+    if trace.parent_id and not trace.sampled:
+        return headers
+    foreign = (TRACEPARENT,) if trace.parent_id else (TRACEPARENT, TRACESTATE)
+    parent = f"00-{trace.trace_id}-{trace.client_span_id}-{trace.flags:02x}".encode()
+    return (*[pair for pair in headers if pair[0].lower() not in foreign], (TRACEPARENT, parent))
 
 
 def request_id(values: Mapping[bytes, list[bytes]], header: bytes) -> str | None:

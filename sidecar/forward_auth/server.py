@@ -3,38 +3,20 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from aiohttp import web
 
-from sidecar.config.build.config import Config
 from sidecar.config.document import Limits
 from sidecar.config.fields import Address
+from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Reason
-from sidecar.core.model import Allow, Decision, Deny, Headers, RequestHead, Response
+from sidecar.core.model import Decision, Deny, RequestHead, Response
 from sidecar.core.observer import Observer
 from sidecar.forward_auth.dialects import Dialect, Terms, allowing, dialect_of, original, refusing
+from sidecar.gate.gate import Gate
 from sidecar.http.connection_limits import LimitName
 from sidecar.http.hardened import HardenedServer, ServerLimits, to_aiohttp
 from sidecar.http.requests import HeadLimits
-
-# What forward-auth asks of the gate.
-
-
-class Gate(Protocol):
-    """Decides under one configuration, and words refusals."""
-
-    @property
-    def config(self) -> Config: ...
-
-    async def decide(self, head: RequestHead) -> Decision: ...
-
-    def response(self, deny: Deny) -> Response: ...
-
-    def client_headers(self, allow: Allow) -> Headers: ...
-
-    def bad_request(self, reason: Reason) -> Response: ...
-
 
 _CARRIED_HEADERS = 16
 """Headers that a proxy adds to those of the client."""
@@ -53,16 +35,30 @@ class Question:
     objection: Reason | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a question is decided and answered by. A reload swaps it whole."""
+
+    gate: Gate
+    responses: ErrorResponses
+    terms: Terms
+    limits: Limits
+
+
 class DecisionServer:
-    """To be made while its loop runs. gate: gives the gate in force, once a request. clock: seconds, monotonic."""
+    """To be made where its loop runs. clock: seconds, monotonic. wall_clock: Unix seconds."""
 
     def __init__(
-        self, gate: Callable[[], Gate], *, observer: Observer, clock: Callable[[], float], limits: Limits
+        self,
+        snapshot: Snapshot,
+        *,
+        observer: Observer,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
     ) -> None:
-        self._gate, self._observer, self._clock = gate, observer, clock
-        self._known: tuple[Gate, Terms] | None = None
+        self._snapshot, self._observer, self._clock, self._wall_clock = snapshot, observer, clock, wall_clock
         self._strangers: set[str] = set()
-        self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(limits))
+        self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(snapshot.limits))
         self._retiring = False
         self.address = Address()
         """The bound address, after `start`."""
@@ -80,9 +76,10 @@ class DecisionServer:
         self.close_when_idle()
         await self._server.close(grace_seconds)
 
-    def reconfigure(self, limits: Limits) -> None:
-        """Apply new limits to the connections that come from here on."""
-        self._server.reconfigure(_server_limits(limits))
+    def reconfigure(self, snapshot: Snapshot) -> None:
+        """Answer questions that come from here on by `snapshot`. Open connections keep their limits."""
+        self._snapshot = snapshot
+        self._server.reconfigure(_server_limits(snapshot.limits))
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         response = to_aiohttp(await self._respond(request))
@@ -91,15 +88,15 @@ class DecisionServer:
         return response
 
     def trusts(self, peer: str) -> bool:
-        return self._terms(self._gate()).trusts(peer)
+        return self._snapshot.terms.trusts(peer)
 
     def connection_refused(self, limit: LimitName) -> None:
         self._observer.connection_refused(limit)
 
     async def _respond(self, request: web.BaseRequest) -> Response:
         """Only what a trusted proxy asks, in a dialect that is served, comes before the gate."""
-        gate, peer = self._gate(), request.remote or ""
-        terms = self._terms(gate)
+        snapshot, peer = self._snapshot, request.remote or ""
+        terms = snapshot.terms
         if not terms.trusts(peer):
             self._note_stranger(peer)
             return self.refuse(Reason.NO_ROUTE)
@@ -110,17 +107,17 @@ class DecisionServer:
         if isinstance(asked, Reason):
             return refusing(dialect, self.refuse(asked))
         head = RequestHead(method=asked.method, target=asked.target, headers=asked.headers, peer=peer)
-        return await self._observed(Question(head=head, dialect=dialect, objection=terms.objection(asked)), gate)
+        return await self._observed(Question(head=head, dialect=dialect, objection=terms.objection(asked)), snapshot)
 
-    async def _observed(self, question: Question, gate: Gate) -> Response:
+    async def _observed(self, question: Question, snapshot: Snapshot) -> Response:
         """The answer, whatever happens."""
         began, decision, reason = self._clock(), None, question.objection
         self._observer.begun()
-        response = gate.bad_request(reason or Reason.INTERNAL)
+        response = snapshot.responses.for_reason(reason or Reason.INTERNAL)
         try:
             if reason is None:
-                decision = await gate.decide(question.head)
-                reason, response = self._worded(decision, gate, question.dialect)
+                decision = await snapshot.gate.decide(question.head)
+                reason, response = self._worded(decision, snapshot, question.dialect)
         except Exception as exc:
             reason = Reason.INTERNAL
             _log.error("internal error: %s", type(exc).__name__)
@@ -137,25 +134,21 @@ class DecisionServer:
             )
         return refusing(question.dialect, response) if reason else response
 
-    def _worded(self, decision: Decision, gate: Gate, dialect: Dialect) -> tuple[Reason | None, Response]:
-        """What the sidecar answers itself is not for the upstream, where the proxy in front would send it."""
+    def _worded(self, decision: Decision, snapshot: Snapshot, dialect: Dialect) -> tuple[Reason | None, Response]:
+        """A route that the sidecar itself responds to is not the upstream's, where the proxy in front would send it."""
+        responses, now = snapshot.responses, self._wall_clock()
         if isinstance(decision, Deny):
-            return decision.reason, gate.response(decision)
+            return decision.reason, responses.denied(decision, now)
         if decision.route.policy.respond is not None:
-            return Reason.NO_ROUTE, gate.bad_request(Reason.NO_ROUTE)
-        terms = self._terms(gate)
-        ours = gate.client_headers(decision)
+            return Reason.NO_ROUTE, responses.for_reason(Reason.NO_ROUTE)
+        terms = snapshot.terms
+        ours = responses.client_headers(decision.principal, decision.quota_states, now)
         return None, allowing(dialect, terms.told(decision), ours, without=terms.not_forwarded(decision))
 
     def refuse(self, reason: Reason) -> Response:
-        response = self._gate().bad_request(reason)
+        response = self._snapshot.responses.for_reason(reason)
         self._observer.bad_request(response.status, reason)
         return response
-
-    def _terms(self, gate: Gate) -> Terms:
-        if self._known is None or self._known[0] is not gate:
-            self._known = (gate, Terms(gate.config))
-        return self._known[1]
 
     def _note_stranger(self, peer: str) -> None:
         """Once for each, and not for ever more: an operator who forgot `trusted_proxies` sees nothing but 403."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Literal, NamedTuple
 
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret
+from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Denied
 from sidecar.core.model import (
     EVERY,
@@ -23,7 +25,7 @@ from sidecar.core.model import (
 from sidecar.core.policy import missing_scopes
 from sidecar.core.target import parse_target, readings
 from sidecar.core.units import rfc3339
-from sidecar.gate.compile import key_format
+from sidecar.gate.compile import key_format, responses
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.limiter.port import Limiter
@@ -38,7 +40,7 @@ class Line(NamedTuple):
     text: str
 
 
-def told(config: Config, head: RequestHead, decision: Decision, gate: Gate) -> list[Line]:
+def told(config: Config, head: RequestHead, decision: Decision, status: int | None) -> list[Line]:
     """The way from the target to the decision, a line each."""
     lines = [Line("request", f"{head.method} {head.target.partition('?')[0]}"), *_paths(head)]
     lines += _route(decision.route)
@@ -50,7 +52,7 @@ def told(config: Config, head: RequestHead, decision: Decision, gate: Gate) -> l
         lines += _sent(decision)
         lines.append(Line("decision", "allow" if decision.principal else "allow, without a key of ours"))
     else:
-        lines.append(Line("decision", f"deny: {decision.reason}, answered with {gate.response(decision).status}"))
+        lines.append(Line("decision", f"deny: {decision.reason}, answered with {status}"))
     return lines
 
 
@@ -173,8 +175,9 @@ async def explain(
     gate = gate_of(_OneKey(question.key), _Peeking(limiter))
     head = RequestHead(method=question.method, target=target, headers=headers, peer="127.0.0.1")
     decision = await gate.decide(head)
-    lines = [_without(text, line) for line in told(config, head, decision, gate)]
-    return Explanation(decision=decision, status=_status(gate, decision), lines=lines)
+    status = _status(responses(config), decision)
+    lines = [_without(text, line) for line in told(config, head, decision, status)]
+    return Explanation(decision=decision, status=status, lines=lines)
 
 
 def _presented(question: Question, config: Config, randbelow: Callable[[int], int]) -> str:
@@ -188,12 +191,12 @@ def _without(secret: str, line: Line) -> Line:
     return line._replace(text=line.text.replace(secret, "(the key)")) if secret else line
 
 
-def _status(gate: Gate, decision: Decision) -> int | None:
+def _status(responses: ErrorResponses, decision: Decision) -> int | None:
     match decision:
         case Deny():
-            return gate.response(decision).status
+            return responses.status_of(decision.reason)
         case Allow() if decision.route.policy.respond is not None:
-            return gate.respond(decision).status
+            return HTTPStatus.OK
         case _:
             return None
 

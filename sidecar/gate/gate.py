@@ -21,7 +21,6 @@ from sidecar.core.model import (
     Principal,
     QuotaState,
     RequestHead,
-    Response,
     Route,
 )
 from sidecar.core.policy import authorize_all_readings, check_status
@@ -96,7 +95,6 @@ class Gate:
         self._id_field = self._id_header.lower()
         self._rules = compiled.header_rules(config, self._credentials)
         self._injection = compiled.injection(config, self._rules, self._proxies)
-        self._responses = compiled.responses(config)
         self._callers = PrincipalCompiler(config.catalogue, self._identity, config.plans)
         self._unmatched = compiled.unmatched_route(config)
 
@@ -140,26 +138,6 @@ class Gate:
         except StoreUnavailable:
             pass
         return None
-
-    def response(self, deny: Deny) -> Response:
-        """How a refusal is answered."""
-        return self._responses.deny(deny, self._clock())
-
-    def respond(self, allow: Allow) -> Response:
-        """The answer of a route that the sidecar answers itself."""
-        return self._responses.respond(allow, self._clock())
-
-    def fault(self, reason: Reason, allow: Allow) -> Response:
-        """How the failure of an allowed request is answered."""
-        return self._responses.fault(reason, allow, self._clock())
-
-    def bad_request(self, reason: Reason) -> Response:
-        """How bytes are answered that never became a request."""
-        return self._responses.refusal(reason)
-
-    def client_headers(self, allow: Allow) -> Headers:
-        """Fields that the upstream's answer gets on its way to the client."""
-        return self._responses.client_headers(allow.principal, allow.quota_states, self._clock())
 
     async def _authenticate(self, credential: Credential | None, trail: _RequestState) -> PrincipalContext | None:
         if credential is None or credential.foreign:

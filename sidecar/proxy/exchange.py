@@ -4,17 +4,18 @@ import asyncio
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Literal, Protocol
 
 from aiohttp import StreamReader, hdrs
 from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
+from sidecar.core.observer import Forwarding
+from sidecar.core.upstream_request import propagate
 from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
-from sidecar.proxy.tunnel import Switched, Tunnel, among, offered
+from sidecar.proxy.tunnel import Client, Tunnel, among, offered
 
 # Heads of answers, as bytes.
 
@@ -91,34 +92,12 @@ SHORT_BODY_BYTES = 65536
 """A body that nobody wants is read to its end up to this length; past it, the connection is closed."""
 
 
-class Client(Switched, Protocol):
-    """The connection that the request came on."""
-
-    peer: str
-    scheme: Literal["http", "https"]
-
-    @property
-    def closing_when_idle(self) -> bool:
-        """Whether this request is to be the connection's last."""
-
-    @property
-    def writing_paused(self) -> bool: ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def write_soon(self, *pieces: bytes) -> None:
-        """Write before the loop waits again; for what is whole, since nothing can be held back for its sake."""
-
-    def reset(self) -> None:
-        """End the connection so that an unfinished answer cannot be taken for a finished one."""
-
-
 class Exchange:
     """What is known of it while it lasts. Raises BadFraming when made of a request without one clear end."""
 
     __slots__ = (
-        "_client", "_message", "_payload", "_tunnel", "answered", "began", "body", "bytes_out", "decision", "framing",
-        "head", "keep_alive", "reason", "status", "upgrade", "upstream_seconds",
+        "_client", "_message", "_payload", "_tunnel", "answered", "began", "body", "bytes_out", "decision",
+        "forwarding", "framing", "head", "keep_alive", "reason", "status", "upgrade", "upstream_seconds",
     )  # fmt: skip
 
     def __init__(self, client: Client, message: RawRequestMessage, payload: StreamReader, rules: BodyRules) -> None:
@@ -142,6 +121,8 @@ class Exchange:
         self.status = CLIENT_CLOSED_REQUEST
         self.reason: Reason | None = None
         self.upstream_seconds: float | None = None
+        self.forwarding: Forwarding | None = None
+        """Where it was sent to the upstream, and is traced."""
         self.began = 0.0
         """When, by the server's clock."""
         self.bytes_out = 0
@@ -200,7 +181,8 @@ class Exchange:
         """What is sent to the upstream before the body."""
         target = allow.target.encode("utf-8", "surrogateescape")
         start = b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)
-        lines = [start, *field_lines(allow.headers)]
+        headers = allow.headers if self.forwarding is None else propagate(self.forwarding.trace, allow.headers)
+        lines = [start, *field_lines(headers)]
         if self.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"

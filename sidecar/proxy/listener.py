@@ -7,38 +7,32 @@ import ssl
 import stat
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from typing import NoReturn, Protocol, cast
-
-from aiohttp.web_protocol import RequestHandler
-from aiohttp.web_request import BaseRequest
-from aiohttp.web_server import Server
 
 from sidecar.config.fields import Address
-from sidecar.http.connection_limits import ConnectionLimits
-from sidecar.proxy.client_connection import ClientConnection, ClientRules, Host
-from sidecar.proxy.request_parser import RateLimitedLog
-from sidecar.proxy.transport import WriteBatcher
+from sidecar.proxy.client_connection import Connections
 
 _MOST_WAITING = 4096
 
 
 class PlainListener:
-    """Clients that speak no TLS; `server` makes their connections."""
+    """Clients without TLS."""
 
     timeout_seconds = 0.0
     """Of the handshake, which there is none of."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._bound: asyncio.Server | None = None
 
     async def start(self, address: Address, *, backlog: int) -> Address:
         """Bind; gives where. Raises OSError."""
         if address.path:
-            self._bound = await self._loop.create_unix_server(self._server, address.path, backlog=backlog)
+            self._bound = await self._loop.create_unix_server(self._connections, address.path, backlog=backlog)
             return address
-        self._bound = bound = await self._loop.create_server(self._server, address.host, address.port, backlog=backlog)
+        self._bound = bound = await self._loop.create_server(
+            self._connections, address.host, address.port, backlog=backlog
+        )
         return Address(host=address.host, port=bound.sockets[0].getsockname()[1])
 
     async def close(self, patience_seconds: float) -> None:
@@ -48,7 +42,7 @@ class PlainListener:
         held = [socket.socket(fileno=os.dup(listening.fileno())) for listening in self._bound.sockets]
         self._bound.close()
         self._bound = None
-        coming = [self._loop.connect_accepted_socket(self._server, accepted) for accepted in waiting(held)]
+        coming = [self._loop.connect_accepted_socket(self._connections, accepted) for accepted in waiting(held)]
         await asyncio.gather(*coming, return_exceptions=True)
         await asyncio.sleep(0)  # What the loop accepted in this very turn gets to know of it in the next.
 
@@ -73,24 +67,16 @@ _OUT_OF_FILES_SECONDS = 0.2
 """How long not to accept when there is no descriptor left, as the event loops do."""
 
 
-class Doorkeeper(Protocol):
-    """Counts connections, and makes those that have been admitted."""
-
-    def admit(self, peer: str) -> bool: ...
-
-    def release(self, peer: str) -> None: ...
-
-    def make_admitted(self) -> ClientConnection: ...
-
-
 class TlsListener:
     """context: gives the one to use for the next handshake. An event loop's own listener has one for good.
 
     Handshakes that fail, or take longer than `timeout_seconds`, end without a word.
     """
 
-    def __init__(self, door: Doorkeeper, context: Callable[[], ssl.SSLContext], *, timeout_seconds: float) -> None:
-        self._door, self._context, self.timeout_seconds = door, context, timeout_seconds
+    def __init__(
+        self, connections: Connections, context: Callable[[], ssl.SSLContext], *, timeout_seconds: float
+    ) -> None:
+        self._connections, self._context, self.timeout_seconds = connections, context, timeout_seconds
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,13 +117,13 @@ class TlsListener:
     def _meet(self, accepted: socket.socket, name: object) -> None:
         accepted.setblocking(False)
         peer = name[0] if isinstance(name, tuple) else ""
-        if self._door.admit(peer):
+        if self._connections.admit(peer):
             self._run(self._shake(accepted, peer))
         else:
             accepted.close()
 
     async def _shake(self, accepted: socket.socket, peer: str) -> None:
-        connection = self._door.make_admitted()
+        connection = self._connections.make_admitted()
         try:
             await self._loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=self._context(), ssl_handshake_timeout=self.timeout_seconds
@@ -146,7 +132,7 @@ class TlsListener:
             accepted.close()
         finally:
             if not connection.entered:
-                self._door.release(peer)
+                self._connections.release(peer)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)
@@ -193,77 +179,3 @@ def _listening(family: int, where: object, backlog: int) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-# Every client's connection: counted, made, and looked after once a second.
-
-
-_CHECK_SECONDS = 1.0
-_CHECKS_IN_A_TIMEOUT = 5
-
-
-class Connections(Server):
-    """aiohttp's server, making connections of ours.
-
-    trusts: addresses that are many clients' at once, to which the cap by address does not apply.
-    """
-
-    def __init__(self, host: Host, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
-        super().__init__(_never, handler_cancellation=True)
-        self._host, self._rules, self._trusts = host, rules, trusts
-        self._limits_held = ConnectionLimits()
-        self._timer: asyncio.TimerHandle | None = None
-        self.rate_limited = RateLimitedLog(self._loop)
-        self.batcher = WriteBatcher(self._loop)
-
-    def __call__(self) -> RequestHandler:
-        return ClientConnection(self, self._host, self._rules)
-
-    def reconfigure(self, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
-        """Rules for the connections that come from here on."""
-        self._rules, self._trusts = rules, trusts
-
-    def open(self) -> list[ClientConnection]:
-        return cast(list[ClientConnection], self.connections)
-
-    def admit(self, peer: str) -> bool:
-        """Whether one more may come; if so, `release` is to follow."""
-        limits = self._rules.limits
-        of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
-        cap = self._limits_held.acquire(peer, most=limits.connections, most_of_one=of_one)
-        if cap is not None:
-            self.rate_limited.count("connection", f"refused (limits.{cap})", peer)
-            self._host.connection_refused(cap)
-            return False
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._check_seconds(), self._check)
-        return True
-
-    def release(self, peer: str) -> None:
-        self._limits_held.release(peer)
-
-    def make_admitted(self) -> ClientConnection:
-        """A connection that has been admitted already."""
-        return ClientConnection(self, self._host, self._rules, admitted=True)
-
-    def close(self) -> None:
-        """Look after nothing any longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self.rate_limited.flush()
-
-    def _check_seconds(self) -> float:
-        limits = self._rules.limits
-        timeouts = (limits.head_timeout, limits.answer_timeout, limits.idle_timeout, self._rules.bodies.window_seconds)
-        return min(_CHECK_SECONDS, min(timeouts) / _CHECKS_IN_A_TIMEOUT)
-
-    def _check(self) -> None:
-        now, self._timer = self._loop.time(), None
-        for connection in self.open():
-            connection.check(now)
-        if self._limits_held:
-            self._timer = self._loop.call_later(self._check_seconds(), self._check)
-
-
-async def _never(request: BaseRequest) -> NoReturn:
-    raise NotImplementedError

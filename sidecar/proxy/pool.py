@@ -127,7 +127,13 @@ class Pool:
         return connection
 
     def _make(self) -> UpstreamConnection:
-        return UpstreamConnection(self._loop, self, self._batcher, self._settings.answer_timeout)
+        return UpstreamConnection(
+            self._loop,
+            self._batcher,
+            self._settings.answer_timeout,
+            on_idle=self.release,
+            on_closed=self.forget,
+        )
 
     async def _wait(self) -> UpstreamConnection | None:
         """A connection that became free, or None and the right to open one."""

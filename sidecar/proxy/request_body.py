@@ -7,7 +7,6 @@ from aiohttp import StreamReader
 from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.core.errors import Reason
-from sidecar.proxy.upstream import BrokenBody
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content_length", b"transfer_encoding"})
 """The framing fields, and the names that CGI and WSGI take for them."""
@@ -15,6 +14,14 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content_length"
 _LENGTHS = frozenset(map(len, _FRAMING))
 
 _MAX_LENGTH_DIGITS = 19
+
+
+class BrokenBody(Exception):
+    """The client's body cannot be read to its end, or is not wanted: malformed, too large, too slow."""
+
+    def __init__(self, reason: Reason = Reason.BAD_REQUEST) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 class BadFraming(Exception):
@@ -76,6 +83,7 @@ class ClientBody:
 
     @property
     def chunked(self) -> bool:
+        """How it is framed; if not so, the head gives its length."""
         return self.length is None
 
     @property
@@ -95,6 +103,7 @@ class ClientBody:
         return since is not None and self._rules.rate > 0 and now - since > self._credit_seconds
 
     def at_hand(self) -> bytes | None:
+        """All of it, if all of it has arrived; may be called once."""
         if not self._payload.is_eof() or self.too_large:
             return None
         data = self._payload.read_nowait()
@@ -102,6 +111,7 @@ class ClientBody:
         return data
 
     async def read(self) -> bytes:
+        """The next piece, empty at the end. Raises BrokenBody."""
         if self._go_ahead is not None:
             self._go_ahead()
             self._go_ahead = None

@@ -15,7 +15,7 @@ from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
 from sidecar.core.units import counted
 from sidecar.proxy.request_body import break_body
-from sidecar.proxy.tunnel import Sink
+from sidecar.proxy.tunnel import Tunnel
 
 # Bytes that are no request: why, and one quiet line for many of them.
 
@@ -92,7 +92,7 @@ class RequestParser(RequestHandler):
     """
 
     __slots__ = (
-        "_before", "_broken", "_chunked", "_head", "_head_limit", "_head_since", "_held", "_receiving", "_sink",
+        "_before", "_broken", "_chunked", "_head", "_head_limit", "_head_since", "_held", "_receiving", "_tunnel",
     )  # fmt: skip
 
     def __init__(self, manager: Server, limits: Limits, *, loop: asyncio.AbstractEventLoop) -> None:
@@ -121,10 +121,10 @@ class RequestParser(RequestHandler):
         """What has come and waits until the parser takes more."""
         self._broken = False
         """What comes is not read as requests any longer."""
-        self._sink: Sink | None = None
+        self._tunnel: Tunnel | None = None
 
-    def switch(self, sink: Sink) -> bytes:
-        self._sink = sink
+    def switch(self, tunnel: Tunnel) -> bytes:
+        self._tunnel = tunnel
         tail, self._message_tail, self._held = self._message_tail + self._held, b"", b""
         if self._buffer_paused:
             self._resume_reading_for_buffer()
@@ -152,8 +152,8 @@ class RequestParser(RequestHandler):
     # Callbacks of the transport.
 
     def data_received(self, data: bytes) -> None:
-        if self._sink is not None:
-            self._sink.take(data)
+        if self._tunnel is not None:
+            self._tunnel.take(data)
         elif not data:  # aiohttp's way to go on with what its parser holds.
             held, self._held = self._held, b""
             self._feed(data)
@@ -166,10 +166,10 @@ class RequestParser(RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp's returns nothing
         """True keeps the other direction open, which TLS cannot."""
         plain = self.transport is not None and self.transport.can_write_eof()
-        return self._sink is not None and self._sink.end() and plain
+        return self._tunnel is not None and self._tunnel.end() and plain
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._sink = None
+        self._tunnel = None
         super().connection_lost(exc)
 
     # Below: steps of the above.

@@ -26,13 +26,13 @@ class Flow(Protocol):
 
 
 class Source(Flow, Protocol):
-    """The connection that an answer comes from."""
+    """The connection that a response comes from, which stands above it (a Protocol, so that no import goes up)."""
 
     def send(self, data: bytes) -> None: ...
 
     def send_eof(self) -> bool: ...
 
-    def set_producer(self, feeder: Flow | None) -> None: ...
+    def set_producer(self, producer: Flow | None) -> None: ...
 
     def release(self, response: "UpstreamResponse") -> None: ...
 
@@ -125,10 +125,10 @@ class UpstreamResponse:
         """Nothing more is sent. False where that cannot be told without closing."""
         return self.source is not None and self.source.send_eof()
 
-    def set_producer(self, feeder: Flow | None) -> None:
+    def set_producer(self, producer: Flow | None) -> None:
         """Where what is sent comes from: it pauses while the upstream does not take more."""
         if self.source is not None:
-            self.source.set_producer(feeder)
+            self.source.set_producer(producer)
 
     # What the connection tells.
 

@@ -24,8 +24,12 @@ def framed_whole(data: bytes) -> bytes:
     return (framed(data) if data else b"") + LAST_CHUNK
 
 
+class IllegalStep(Exception):
+    """A connection was used in a way that its state does not allow."""
+
+
 class WriteBatcher:
-    """What is posted is written in order before the loop waits again, or at `flush`."""
+    """Writes in order before the loop waits again, or at `flush`."""
 
     __slots__ = ("_loop", "_waiting", "_write")
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from aiohttp import hdrs
 from aiohttp.http_parser import RawRequestMessage
@@ -37,24 +37,34 @@ def among(chosen: bytes | None, offer: str) -> bool:
     return chosen is not None and chosen.strip(b" \t").decode("latin-1").lower() in wanted
 
 
-class Sink(Protocol):
-    """Takes what the client sends in place of requests."""
+class Client(Flow, Protocol):
+    """A client's connection, which stands above its exchanges and tunnels (a Protocol, so that no import goes up)."""
 
-    def take(self, data: bytes) -> None: ...
+    peer: str
+    scheme: Literal["http", "https"]
 
-    def end(self) -> bool:
-        """The client sends no more. Whether it may still be sent to."""
+    @property
+    def closing_when_idle(self) -> bool:
+        """Whether this request is the connection's last."""
 
+    @property
+    def writing_paused(self) -> bool: ...
 
-class Switched(Flow, Protocol):
-    """The client's connection, once it no longer speaks HTTP."""
+    def write(self, data: bytes) -> None: ...
 
-    def switch(self, sink: Sink) -> bytes:
-        """Hand everything that comes to `sink`; gives what has come already."""
+    def write_soon(self, *pieces: bytes) -> None:
+        """Write before the loop waits again; only for what is complete, because nothing can be held back for it."""
 
-    def set_producer(self, source: Flow | None) -> None: ...
+    def set_producer(self, producer: Flow | None) -> None:
+        """Where what is written comes from; it pauses while the client does not keep up."""
 
     def send_eof(self) -> bool: ...
+
+    def switch(self, tunnel: "Tunnel") -> bytes:
+        """Hand everything that comes to `tunnel`; returns what has come already."""
+
+    def reset(self) -> None:
+        """End the connection so that an unfinished response cannot be taken for a finished one."""
 
 
 class Tunnel:
@@ -62,7 +72,7 @@ class Tunnel:
 
     __slots__ = ("_client", "_client_ended", "_moved", "_moved_at", "_over", "_response", "_sent", "received")
 
-    def __init__(self, client: Switched, response: UpstreamResponse, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: Client, response: UpstreamResponse, loop: asyncio.AbstractEventLoop) -> None:
         self._client, self._response = client, response
         self._over: asyncio.Future[None] = loop.create_future()
         self._client_ended = False
@@ -88,10 +98,12 @@ class Tunnel:
             client.set_producer(None)
 
     def take(self, data: bytes) -> None:
+        """Send on what the client sent."""
         self.received += len(data)
         self._response.send(data)
 
     def end(self) -> bool:
+        """The client sends no more. Returns whether it may still be sent to."""
         self._client_ended = True
         self._finish()
         return self._response.send_eof()

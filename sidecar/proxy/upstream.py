@@ -2,38 +2,17 @@
 
 import asyncio
 import ssl
-from typing import Protocol
 
 from sidecar.config.document import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
+from sidecar.core.observer import UpstreamName
 from sidecar.proxy.pool import Pool
+from sidecar.proxy.request_body import BrokenBody, ClientBody
 from sidecar.proxy.response_parser import Informational, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.upstream_connection import Stale, UpstreamConnection
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-class BrokenBody(Exception):
-    """The client's body cannot be read to its end, or is not wanted: malformed, too large, too slow."""
-
-    def __init__(self, reason: Reason = Reason.BAD_REQUEST) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
-
-
-class RequestBody(Protocol):
-    """A request's body."""
-
-    @property
-    def chunked(self) -> bool:
-        """How it is to be framed; where not, the head tells its length."""
-
-    def at_hand(self) -> bytes | None:
-        """All of it, where all of it has arrived; once."""
-
-    async def read(self) -> bytes:
-        """What comes next of it, empty at its end. Raises BrokenBody."""
 
 
 class Upstream:
@@ -47,6 +26,10 @@ class Upstream:
         fixed = {"keep": "", "upstream": settings.authority}
         self._host = fixed.get(settings.host, settings.host).encode()
         self._authority = settings.authority.encode()
+        address = settings.address
+        self.name = UpstreamName(
+            scheme="http" if settings.tls is None else "https", host=address.host or address.path, port=address.port
+        )
 
     def host_for(self, client_host: bytes) -> bytes:
         """The Host that the upstream is sent; its own name where an HTTP/1.0 client gave none."""
@@ -57,7 +40,7 @@ class Upstream:
         head: bytes,
         *,
         method: str,
-        body: RequestBody | None = None,
+        body: ClientBody | None = None,
         upgrade: bool = False,
         informational: Informational | None = None,
     ) -> UpstreamResponse:
@@ -98,7 +81,7 @@ class Upstream:
         connection: UpstreamConnection,
         head: bytes,
         method: str,
-        body: RequestBody,
+        body: ClientBody,
         informational: Informational | None,
     ) -> "asyncio.Future[UpstreamResponse]":
         whole = body.at_hand()
@@ -110,7 +93,7 @@ class Upstream:
         return response
 
 
-async def _upload(connection: UpstreamConnection, body: RequestBody) -> None:
+async def _upload(connection: UpstreamConnection, body: ClientBody) -> None:
     try:
         connection.expect_nothing()
         while data := await body.read():

@@ -1,12 +1,13 @@
 """One connection to the upstream: exchanges one after the other, flow control both ways, and the end of it."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum, auto
+from typing import cast
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
-from sidecar.proxy.transport import WriteBatcher
+from sidecar.proxy.transport import IllegalStep, WriteBatcher
 
 _SUSPECT_SECONDS = 0.02
 """How long nothing may come after an answer that tells of a body and has none. Careless servers send it all the same,
@@ -14,12 +15,44 @@ in a packet of its own, and the next request's client would be answered with it.
 """
 
 
-class Owner(Protocol):
-    """Keeps connections. Both are called from the connection itself, at most once per exchange or per life."""
+class State(IntEnum):
+    """Of a connection. An IntEnum, because its hash is the integer's, in C."""
 
-    def release(self, connection: "UpstreamConnection") -> None: ...
+    NEW = auto()
+    IDLE = auto()
+    """In the pool's hands, between two exchanges."""
+    SENDING = auto()
+    """The request is not sent to its end, and no response has begun."""
+    AWAITING = auto()
+    """The request is sent, and the response's head is awaited."""
+    EARLY = auto()
+    """The response has begun before the request was sent to its end."""
+    RECEIVING = auto()
+    """The request is sent, and the response has begun."""
+    UPGRADED = auto()
+    SUSPECT = auto()
+    """The exchange is over, but a body may follow that must not."""
+    CLOSED = auto()
+    """Closed, closing or aborted: nothing is sent or read any longer."""
 
-    def forget(self, connection: "UpstreamConnection") -> None: ...
+
+STEPS: Mapping[State, frozenset[State]] = {
+    State.NEW: frozenset({State.IDLE, State.CLOSED}),
+    State.IDLE: frozenset({State.SENDING, State.AWAITING, State.CLOSED}),
+    State.SENDING: frozenset({State.AWAITING, State.EARLY, State.CLOSED}),
+    State.AWAITING: frozenset({State.RECEIVING, State.UPGRADED, State.CLOSED}),
+    State.EARLY: frozenset({State.RECEIVING, State.CLOSED}),
+    State.RECEIVING: frozenset({State.IDLE, State.SUSPECT, State.CLOSED}),
+    State.UPGRADED: frozenset({State.CLOSED}),
+    State.SUSPECT: frozenset({State.IDLE, State.CLOSED}),
+    State.CLOSED: frozenset({State.CLOSED}),
+}
+"""The steps that a connection may take."""
+
+_UPLOADING = frozenset({State.SENDING, State.EARLY})
+_RESPONDING = frozenset({State.EARLY, State.RECEIVING})
+_EXPECTING = frozenset({State.SENDING, State.AWAITING, State.EARLY, State.RECEIVING, State.UPGRADED})
+"""States in which the upstream may send."""
 
 
 class Stale(Exception):
@@ -29,22 +62,23 @@ class Stale(Exception):
 class UpstreamConnection(asyncio.Protocol):
     """`begin`, then await what it returns; `finish_request` where the body was sent after the head.
 
-    The owner gets it back by itself when answer and request are both over and it can carry another exchange.
+    The pool gets it back by itself when request and response are both over and it can carry another exchange.
     """
 
     __slots__ = (
         "_batcher",
         "_deadline",
         "_drained",
-        "_feeder",
         "_loop",
-        "_owner",
+        "_on_closed",
+        "_on_idle",
         "_patience",
+        "_producer",
         "_reader",
         "_reading_paused",
-        "_request_sent",
         "_response",
         "_spoken",
+        "_state",
         "_timer",
         "_transport",
         "_used",
@@ -55,21 +89,29 @@ class UpstreamConnection(asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, owner: Owner, batcher: WriteBatcher, answer_timeout: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batcher: WriteBatcher,
+        answer_timeout: float,
+        *,
+        on_idle: "Callable[[UpstreamConnection], None]",
+        on_closed: "Callable[[UpstreamConnection], None]",
     ) -> None:
-        self._loop, self._owner, self._batcher, self._patience = loop, owner, batcher, answer_timeout
+        """on_idle: an exchange is over, and it can carry another. on_closed: once, at its end."""
+        self._loop, self._batcher, self._patience = loop, batcher, answer_timeout
+        self._on_idle, self._on_closed = on_idle, on_closed
         self._reader = ResponseParser(loop)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[UpstreamResponse] | None = None
         self._response: UpstreamResponse | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._feeder: Flow | None = None
+        self._producer: Flow | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reading_paused = self._writing_paused = self._spoken = self._used = False
-        self._request_sent = True
+        self._state = State.NEW
         self.fresh_until = 0.0
-        """Until when the owner may keep it idle."""
+        """Until when the pool may keep it idle."""
         self.upload: asyncio.Task[None] | None = None
         """Sends the rest of the request; ended with the exchange."""
 
@@ -80,9 +122,10 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def held_by_client(self) -> bool:
         """Not the upstream is waited for, but the client: to send, to take, or for whatever a tunnel is for."""
-        if self._reader.upgraded or (self._reading_paused and self._response is not None):
+        state = self._state
+        if state is State.UPGRADED or state is State.CLOSED or (self._reading_paused and state in _RESPONDING):
             return True
-        return not self._request_sent and self._deadline is None and not self._writing_paused
+        return state in _UPLOADING and self._deadline is None and not self._writing_paused
 
     def begin(
         self,
@@ -97,14 +140,16 @@ class UpstreamConnection(asyncio.Protocol):
 
         It raises Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
         """
+        waiter, self._spoken = self._loop.create_future(), False
+        if self._transport is None or self._transport.is_closing():
+            waiter.set_exception(self._lost())
+            self.abort()
+            return waiter
+        self._step(State.AWAITING if whole else State.SENDING)
+        self._waiter = waiter
         self._reader.expect(method, upgrade=upgrade, informational=informational)
-        self._waiter = waiter = self._loop.create_future()
-        self._request_sent, self._spoken = whole, False
         self.expect_answer()
-        if self._transport is not None and not self._transport.is_closing():
-            self._batcher.write_soon(self._transport, pieces)
-        else:
-            self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
+        self._batcher.write_soon(self._transport, pieces)
         return waiter
 
     def withdraw(self, waiter: "asyncio.Future[UpstreamResponse]") -> None:
@@ -139,11 +184,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def finish_request(self) -> None:
         """The whole request has been sent."""
-        self._request_sent, self.upload = True, None
-        if self._waiter is not None:
+        self.upload = None
+        if self._state is State.SENDING:
+            self._step(State.AWAITING)
             self.expect_answer()
-        elif self._reader.complete:
-            self._conclude()
+        elif self._state is State.EARLY:
+            self._step(State.RECEIVING)
+            if self._reader.complete:
+                self._conclude()
 
     def send_eof(self) -> bool:
         if not self.usable or self._transport is None or not self._transport.can_write_eof():
@@ -152,18 +200,20 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.write_eof()
         return True
 
-    def set_producer(self, feeder: Flow | None) -> None:
-        self._feeder = feeder
-        if feeder is not None and self._writing_paused:
-            feeder.pause_reading()
+    def set_producer(self, producer: Flow | None) -> None:
+        self._producer = producer
+        if producer is not None and self._writing_paused:
+            producer.pause_reading()
 
     def release(self, response: UpstreamResponse) -> None:
         if self._response is not response:
             return
         self._batcher.flush()
-        if self._reader.upgraded and self._transport is not None and self._transport.get_write_buffer_size():
+        upgraded = self._state is State.UPGRADED
+        if upgraded and self._transport is not None and self._transport.get_write_buffer_size():
             # What the client sent last is still to arrive.
             self._response = None
+            self._step(State.CLOSED)
             self._transport.close()
             self._loop.call_later(self._patience, self._transport.abort)
         else:
@@ -171,6 +221,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Break off whatever is under way."""
+        self._step(State.CLOSED)
         self._response = None
         if self.upload is not None:
             self.upload.cancel()
@@ -203,10 +254,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._step(State.IDLE)
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
-        if self._waiter is None and self._response is None:
+        if self._state not in _EXPECTING:
             self.abort()
             return
         self._spoken = True
@@ -219,21 +271,23 @@ class UpstreamConnection(asyncio.Protocol):
             self._hold_back(reader)
         elif reader.response is not None:
             self._deliver(reader.response)
-        if reader.complete and self._request_sent:
+        if reader.complete and self._state is State.RECEIVING:
             self._conclude()
 
     def eof_received(self) -> bool:
         """True keeps the other direction open."""
-        if not self._reader.end_of_input() or not self._request_sent:
+        if not self._reader.end_of_input() or self._state in _UPLOADING:
             return False
-        if self._reader.upgraded and self._transport is not None and self._transport.can_write_eof():
+        if self._state is State.UPGRADED and self._transport is not None and self._transport.can_write_eof():
             return True
         self._response = None
+        self._step(State.CLOSED)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._owner.forget(self)
+        self._step(State.CLOSED)
+        self._on_closed(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._drained is not None and not self._drained.done():
@@ -249,15 +303,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        if self._feeder is not None:
-            self._feeder.pause_reading()
+        if self._producer is not None:
+            self._producer.pause_reading()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if self._feeder is not None:
-            self._feeder.resume_reading()
+        if self._producer is not None:
+            self._producer.resume_reading()
 
     # Below: steps of the above.
 
@@ -266,7 +320,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadline = None
         self._response = response
         response.source = self
-        response.early = not self._request_sent
+        response.early = self._state is State.SENDING
+        self._step(State.EARLY if response.early else State.UPGRADED if self._reader.upgraded else State.RECEIVING)
         if waiter is not None and not waiter.done():
             waiter.set_result(response)
 
@@ -284,13 +339,21 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.resume_reading()
         if reader.unexpected_body:
+            self._step(State.SUSPECT)
             self._loop.call_later(_SUSPECT_SECONDS, self._hand_back)
         else:
-            self._owner.release(self)
+            self._step(State.IDLE)
+            self._on_idle(self)
 
     def _hand_back(self) -> None:
-        if self.usable:
-            self._owner.release(self)
+        if self._state is State.SUSPECT and self.usable:
+            self._step(State.IDLE)
+            self._on_idle(self)
+
+    def _step(self, state: State) -> None:
+        if state not in STEPS[self._state]:
+            raise IllegalStep(f"{self._state.name} to {state.name}")
+        self._state = state
 
     def _lost(self) -> Exception:
         if self._spoken:

@@ -1,4 +1,4 @@
-"""What requests are decided and forwarded by: made of one configuration, and swapped whole for that of another."""
+"""Makes the snapshot that requests are served by, of one configuration, and swaps it whole on a reload."""
 
 import asyncio
 import ssl
@@ -9,11 +9,14 @@ from sidecar.config.build.config import Config
 from sidecar.config.reload import without_restart
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.observer import Observer
+from sidecar.forward_auth.dialects import Terms
+from sidecar.forward_auth.server import Snapshot as DecisionSnapshot
+from sidecar.gate.compile import responses
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyReader
+from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.server import DataServer
-from sidecar.proxy.server import Gate as Decider
 from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.listeners import unusable_certificate
@@ -29,55 +32,56 @@ class Serving:
         self._reader, self._make_gate, self._metrics = reader, make_gate, metrics
         self.config = config
         self._cache = KeyCache(reader, size=config.keys.cache_size)
-        self._gate = make_gate(config, self._cache)
-        self._upstream = _upstream_of(config)
+        self._snapshot = _snapshot_of(config, make_gate(config, self._cache), _upstream_of(config))
         self._certificates = _certificates_of(config)
         self._data: DataServer | None = None
         self._foresee()
         metrics.watch(key_cache=self._cache_results)
 
-    def data_server(self, observer: Observer, clock: Callable[[], float], *, gate: Callable[[], Decider]) -> DataServer:
-        """The data listener, which follows the configuration from here on. clock: seconds, monotonic.
-
-        gate: `self.gate`, or what stands before it.
-        """
+    def data_server(
+        self, observer: Observer, clock: Callable[[], float], wall_clock: Callable[[], float]
+    ) -> DataServer:
+        """The data listener, which follows the configuration from here on. clock: monotonic; both give seconds."""
         self._data = DataServer(
-            gate,
-            self._upstream,
+            self._snapshot,
             observer=observer,
             clock=clock,
-            limits=self.config.limits,
+            wall_clock=wall_clock,
             tls=None if self._certificates is None else self._context,
-            trusts=_trusts(self.config),
         )
         return self._data
 
-    def gate(self) -> Gate:
-        """The one for requests that begin now."""
-        return self._gate
+    def decisions(self) -> DecisionSnapshot:
+        """The forward-auth listener's snapshot of the configuration in force."""
+        return DecisionSnapshot(
+            gate=self._snapshot.gate,
+            responses=self._snapshot.responses,
+            terms=Terms(self.config),
+            limits=self.config.limits,
+        )
 
     async def reconfigure(self, wanted: Config) -> Sequence[str]:
-        """Serve by `wanted` from the next request on; the options that wait for a restart.
+        """Serve by `wanted` from the next request on; gives the options that wait for a restart.
 
-        Raises StartError, and then nothing has changed. Requests that have begun end as they began: by their own gate,
-        over the upstream's connections of their own time.
+        Raises StartError, and then nothing has changed. Requests that have begun end by the snapshot that they began
+        with, over its upstream's connections.
         """
         config, kept = without_restart(self.config, wanted)
         cache = self._cache_for(config)
         gate = await asyncio.to_thread(self._make_gate, config, cache)
-        upstream = self._upstream if config.upstream == self.config.upstream else _upstream_of(config)
+        upstream = self._snapshot.upstream if config.upstream == self.config.upstream else _upstream_of(config)
         certificates = self._certificates if config.tls == self.config.tls else _certificates_of(config)
         # From here on nothing is awaited, so that no request sees a part of it.
         self._swap_cache(cache)
-        self.config, self._gate = config, gate
-        self._upstream, self._certificates = upstream, certificates
+        self.config, self._certificates = config, certificates
+        self._snapshot = _snapshot_of(config, gate, upstream)
         if self._data is not None:
-            self._data.reconfigure(upstream, limits=config.limits, trusts=_trusts(config))
+            self._data.reconfigure(self._snapshot)
         self._foresee()
         return kept
 
     def close(self) -> None:
-        self._upstream.close()
+        self._snapshot.upstream.close()
 
     def _cache_for(self, config: Config) -> KeyCache:
         """What is in memory was well-formed by the rules that it came in under, and is not asked again under others."""
@@ -102,6 +106,16 @@ class Serving:
         return {"hit": cache.hits, "miss": cache.misses, "negative_hit": cache.negative_hits}
 
 
+def _snapshot_of(config: Config, gate: Gate, upstream: Upstream) -> Snapshot:
+    return Snapshot(
+        gate=gate,
+        responses=responses(config),
+        upstream=upstream,
+        limits=config.limits,
+        trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
+    )
+
+
 def _upstream_of(config: Config) -> Upstream:
     with unusable_certificate("upstream.tls"):
         return Upstream(config.upstream, loop=asyncio.get_running_loop())
@@ -112,7 +126,3 @@ def _certificates_of(config: Config) -> ListenerCertificates | None:
         return None
     with unusable_certificate("tls"):
         return ListenerCertificates(config.tls)
-
-
-def _trusts(config: Config) -> Callable[[str], bool]:
-    return TrustedProxies(config.trusted_proxies, b"").trusts

@@ -1,4 +1,4 @@
-"""What tells of each request: the access log and tracing, as they are configured."""
+"""The access log and tracing, as they are configured."""
 
 import secrets
 import sys
@@ -6,19 +6,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
 from sidecar.config.build.config import Config
-from sidecar.config.document import AccessLogSettings, Tracing, UpstreamSettings
+from sidecar.config.document import AccessLogSettings, Tracing
 from sidecar.core.client_address import TrustedProxies
-from sidecar.core.model import Allow, Decision, RequestHead
 from sidecar.gate.compile import key_prefixes
-from sidecar.gate.gate import Gate
 from sidecar.runtime.listeners import StartError
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.redaction import Redaction
-from sidecar.telemetry.spans import Spans, UpstreamName
-from sidecar.telemetry.trace_context import Contexts
-from sidecar.telemetry.tracing import TraceMetrics, Tracer
+from sidecar.telemetry.spans import Spans
+from sidecar.telemetry.tracing import Contexts, TraceMetrics, Tracer
 
 _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
 
@@ -50,10 +47,6 @@ class Observing:
         """What keys look like, and who is trusted, from here on."""
         self._redaction.reconfigure(key_prefixes(config))
         self._proxies = TrustedProxies(config.trusted_proxies, b"")
-
-    def gates(self, gate: Callable[[], Gate]) -> "Callable[[], Gate | TracedGate]":
-        """`gate`, and where there is tracing, what hands the trace on."""
-        return gate if self.tracer is None else _TracedGates(gate, self.tracer)
 
     def _log(self, settings: AccessLogSettings) -> AccessLog:
         share, random = settings.sample_successes, secrets.SystemRandom().random
@@ -96,40 +89,3 @@ class Observing:
         if parent == "trusted_proxies":
             return lambda peer: self._proxies.trusts(peer)
         return lambda peer: parent == "anyone"
-
-
-class TracedGate:
-    """A gate whose yes hands the trace on."""
-
-    def __init__(self, gate: Gate, tracer: Tracer) -> None:
-        self.gate, self._tracer = gate, tracer
-        self._upstream = _named(gate.config.upstream)
-        self.revalidate, self.response, self.respond = gate.revalidate, gate.response, gate.respond
-        self.client_headers, self.fault, self.bad_request = gate.client_headers, gate.fault, gate.bad_request
-
-    async def decide(self, head: RequestHead) -> Decision:
-        decision = await self.gate.decide(head)
-        if isinstance(decision, Allow):
-            return self._tracer.traced(decision, head, self._upstream)
-        return decision
-
-
-class _TracedGates:
-    """The one in force, made anew where the gate is another."""
-
-    def __init__(self, gate: Callable[[], Gate], tracer: Tracer) -> None:
-        self._gate, self._tracer = gate, tracer
-        self._traced = TracedGate(gate(), tracer)
-
-    def __call__(self) -> TracedGate:
-        gate = self._gate()
-        if self._traced.gate is not gate:
-            self._traced = TracedGate(gate, self._tracer)
-        return self._traced
-
-
-def _named(upstream: UpstreamSettings) -> UpstreamName:
-    address = upstream.address
-    return UpstreamName(
-        scheme="http" if upstream.tls is None else "https", host=address.host or address.path, port=address.port
-    )

@@ -1,9 +1,10 @@
-"""Tells metrics, access log, tracing and the counts of use of every finished request."""
+"""Reports every finished request to the metrics, the access log, tracing and the usage counts."""
 
 from collections.abc import Callable
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
+from sidecar.core.observer import Forwarding, UpstreamName
 from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_trace
 from sidecar.telemetry.metrics import NO_ROUTE, Metrics
 from sidecar.telemetry.tracing import Tracer
@@ -28,6 +29,9 @@ class Exchanges:
     def begun(self) -> None:
         self._metrics.in_flight += 1
 
+    def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding | None:
+        return None if self._tracer is None else self._tracer.forwarding(head, upstream)
+
     def finished(
         self,
         head: RequestHead,
@@ -39,6 +43,7 @@ class Exchanges:
         bytes_in: int,
         bytes_out: int,
         reason: Reason | None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         metrics, now = self._metrics, self._clock()
         metrics.in_flight -= 1
@@ -64,15 +69,17 @@ class Exchanges:
             bytes_in=bytes_in, bytes_out=bytes_out,
             client_address=head.peer if decision is None else decision.client_address,
         )  # fmt: skip
-        self._tell(access, head, decision)
+        self._record(access, head, decision, forwarding)
 
-    def _tell(self, access: Access, head: RequestHead, decision: Decision | None) -> None:
+    def _record(
+        self, access: Access, head: RequestHead, decision: Decision | None, forwarding: Forwarding | None
+    ) -> None:
         log, tracer = self._access_log, self._tracer
         if tracer is not None:
-            trace = tracer.trace_of(head, decision)
+            trace = tracer.begin(head) if forwarding is None else forwarding.trace
             access = with_trace(access, trace.trace_id)
             if trace.sampled:
-                tracer.finished(trace, access, head, decision)
+                tracer.finished(trace, access, head, decision, forwarding)
         if log is not None and log.wants(access):
             log.record(with_client(access, head) if log.tells_client else access)
 

@@ -22,8 +22,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from sidecar.core.observer import SAMPLED
 from sidecar.telemetry.spans import Span
-from sidecar.telemetry.trace_context import SAMPLED
 
 _KINDS: Final = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 _MAX_REASON: Final = 200

@@ -8,12 +8,12 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from sidecar.core.errors import Denied, Reason
+from sidecar.core.errors import Denied
 from sidecar.core.headers import check_host
 from sidecar.core.model import Allow, Decision, RequestHead
+from sidecar.core.observer import Forwarding, Trace
 from sidecar.telemetry.access_log import Access, well_formed
 from sidecar.telemetry.redaction import Redaction
-from sidecar.telemetry.trace_context import Trace
 
 Attributes = dict[str, str | int]
 
@@ -40,14 +40,6 @@ class Span(Struct, frozen=True, kw_only=True, gc=False):
     ended: int
     attributes: Attributes
     failed: bool
-
-
-class UpstreamName(Struct, frozen=True, kw_only=True, gc=False):
-    """How the upstream is called: host and port, or the path of a Unix socket and port 0."""
-
-    scheme: Literal["http", "https"]
-    host: str
-    port: int
 
 
 class Spans:
@@ -94,8 +86,9 @@ class Spans:
             failed=error != "" and error != _CLIENT_GONE,
         )
 
-    def client(self, trace: Trace, access: Access, allow: Allow, upstream: UpstreamName, *, sent: float) -> Span:
-        """The request as the upstream sees it, from `sent` (Unix seconds) to the end of its answer."""
+    def client(self, forwarding: Forwarding, access: Access, allow: Allow) -> Span:
+        """The request as the upstream sees it, from when it was sent to the end of the response."""
+        trace, upstream, sent = forwarding.trace, forwarding.upstream, forwarding.sent
         method, path = _method(access.method), self._path(allow.target)
         attributes: Attributes = {
             "http.request.method": method,
@@ -161,12 +154,6 @@ def _client_error(access: Access) -> str:
 
 def _hung_up(access: Access) -> bool:
     return access.status == _HUNG_UP and access.reason is None and access.upstream_seconds is None
-
-
-def asked_upstream(allow: Allow, access: Access) -> bool:
-    """Whether the upstream was sent anything of it, as far as that is known."""
-    known_too_large = access.reason == Reason.BODY_TOO_LARGE and access.upstream_seconds is None
-    return allow.route.policy.respond is None and not known_too_large
 
 
 def _word(decision: Decision | None) -> str:

@@ -1,9 +1,10 @@
-"""Tracing: a server span of every sampled request, and a client span of what was handed on to the upstream.
+"""Tracing: a server span of every sampled request, and a client span of what was forwarded to the upstream.
 
-A request is given its place in a trace when it is let through, since the upstream must be told; spans are made when it
-is over, and sent some at a time off the request's path.
+A request gets its place in a trace when it is forwarded, because the upstream is sent a trace header. Spans are made
+when it is over, and exported in batches off the request's path.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -11,11 +12,12 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sidecar.core.model import Allow, Decision, RequestHead
+from sidecar.core.model import Allow, Decision, Headers, RequestHead
+from sidecar.core.observer import SAMPLED, Forwarding, Trace, UpstreamName
+from sidecar.core.upstream_request import TRACEPARENT, TRACESTATE
 from sidecar.telemetry.access_log import Access
 from sidecar.telemetry.batching import Batches
-from sidecar.telemetry.spans import Span, Spans, UpstreamName, asked_upstream
-from sidecar.telemetry.trace_context import Contexts, Trace, onward
+from sidecar.telemetry.spans import Span, Spans
 
 _SPANS_AT_ONCE: Final = 512
 _MAX_SPANS: Final = 16_384
@@ -24,13 +26,63 @@ _EXPORT_SECONDS: Final = 1.0
 _FLUSH_SECONDS: Final = 2.0
 
 
-class TracedAllow(Allow, frozen=True, kw_only=True, gc=False):
-    """A yes whose headers tell the upstream of the trace."""
+# The trace that a request belongs to.
 
-    trace: Trace
-    sent: float
-    """Unix seconds at which the upstream was about to be asked."""
-    upstream: UpstreamName
+
+_RANDOM: Final = 0x02
+"""The trace id is random (Trace Context level 2); handed on as it came."""
+_PARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_WHOLE: Final = 1 << 64
+
+
+class Contexts:
+    """Continues the callers' traces (W3C Trace Context), or begins new ones.
+
+    share: what part of the traces that begin here is sampled, 0 to 1. random_bytes: gives that many.
+    believes: whether a peer's traceparent is trusted. One that is not trusted or not well-formed is replaced, and its
+    tracestate dropped.
+    """
+
+    def __init__(self, *, share: float, random_bytes: Callable[[int], bytes], believes: Callable[[str], bool]) -> None:
+        self._bound, self._random_bytes, self._believes = int(share * _WHOLE), random_bytes, believes
+
+    def begin(self, head: RequestHead) -> Trace:
+        """The parent's decision on sampling stands; without a parent, the trace id decides."""
+        digits = self._random_bytes(32).hex()
+        span_id, client_span_id = _not_zero(digits[:16]), _not_zero(digits[16:32])
+        parent = _parent(head.headers) if self._believes(head.peer) else None
+        if parent is None:
+            trace_id = digits[32:]
+            flags = _RANDOM | (SAMPLED if int(trace_id[16:], 16) < self._bound else 0)
+            return Trace(trace_id=_not_zero(trace_id), span_id=span_id, client_span_id=client_span_id, flags=flags)
+        return Trace(
+            trace_id=parent[2].decode(),
+            parent_id=parent[3].decode(),
+            span_id=span_id,
+            client_span_id=client_span_id,
+            flags=int(parent[4], 16) & (SAMPLED | _RANDOM),
+            state=_state(head.headers),
+        )
+
+
+def _parent(headers: Headers) -> re.Match[bytes] | None:
+    """Of exactly one traceparent that is well-formed: of version 00 to the letter, of a later one as far as known."""
+    values = [value for name, value in headers if name.lower() == TRACEPARENT]
+    found = _PARENT.fullmatch(values[0]) if len(values) == 1 else None
+    return None if found is None or (found[1] == b"00" and found[5] is not None) else found
+
+
+def _state(headers: Headers) -> str:
+    lines = [value for name, value in headers if name.lower() == TRACESTATE]
+    return b",".join(lines).decode("latin-1") if lines else ""
+
+
+def _not_zero(digits: str) -> str:
+    """An id of nothing but zeros is none."""
+    return digits if digits.strip("0") else f"{digits[:-1]}1"
+
+
+# Spans of finished requests.
 
 
 class Tracer:
@@ -64,33 +116,21 @@ class Tracer:
         """Spans that waited for a collector in vain."""
         return self._batches.dropped
 
-    def traced(self, allow: Allow, head: RequestHead, upstream: UpstreamName) -> Allow:
-        """What hands the trace on to `upstream`."""
-        trace = self._contexts.begin(head)
-        return TracedAllow(
-            route=allow.route,
-            principal=allow.principal,
-            target=allow.target,
-            headers=onward(trace, allow.headers),
-            host=allow.host,
-            request_id=allow.request_id,
-            client_address=allow.client_address,
-            quota_states=allow.quota_states,
-            trace=trace,
-            sent=self._clock(),
-            upstream=upstream,
-        )
+    def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding:
+        """The request's place in a trace, now that it is sent to `upstream`."""
+        return Forwarding(trace=self._contexts.begin(head), upstream=upstream, sent=self._clock())
 
-    def trace_of(self, head: RequestHead, decision: Decision | None) -> Trace:
-        """The one that was handed on; what was not, begins one now."""
-        return decision.trace if isinstance(decision, TracedAllow) else self._contexts.begin(head)
+    def begin(self, head: RequestHead) -> Trace:
+        """The trace of a request that was not forwarded."""
+        return self._contexts.begin(head)
 
-    def finished(self, trace: Trace, access: Access, head: RequestHead, decision: Decision | None) -> None:
+    def finished(
+        self, trace: Trace, access: Access, head: RequestHead, decision: Decision | None, forwarding: Forwarding | None
+    ) -> None:
         """A request of a sampled trace is over."""
         self._batches.record(self._spans.server(trace, access, head, decision))
-        if isinstance(decision, TracedAllow) and asked_upstream(decision, access):
-            client = self._spans.client(trace, access, decision, decision.upstream, sent=decision.sent)
-            self._batches.record(client)
+        if forwarding is not None and isinstance(decision, Allow):
+            self._batches.record(self._spans.client(forwarding, access, decision))
 
     async def run(self) -> None:
         """Export what waits, every second, until cancelled; what then still waits is `flush`'s."""

@@ -17,12 +17,13 @@ from pathlib import Path
 import uvloop
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector, web
 
-from sidecar.config.document import UpstreamSettings
+from sidecar.config.document import Limits, UpstreamSettings
 from sidecar.config.fields import Address, UpstreamUrl
+from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
 from tests.harness.ports import comes_to_listen, free_port
-from tests.wire.proxy.stubs import OpenGate, Records
+from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 
 NGINX = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log; master_process off;
@@ -69,7 +70,8 @@ async def serve_sidecar(port: int, upstream_port: int) -> None:
     loop = asyncio.get_running_loop()
     settings = UpstreamSettings(url=UpstreamUrl(address=Address(host="127.0.0.1", port=upstream_port)))
     upstream = Upstream(settings, loop=loop)
-    server = DataServer(lambda: OpenGate(), upstream, observer=Records(keep=False), clock=time.perf_counter)
+    snapshot = Snapshot(gate=OpenGate(), responses=OpenResponses(), upstream=upstream, limits=Limits())
+    server = DataServer(snapshot, observer=Records(keep=False), clock=time.perf_counter, wall_clock=time.time)
     await server.start(Address(host="127.0.0.1", port=port))
     await loop.create_future()
 

@@ -42,7 +42,7 @@ def fields(response: Response) -> dict[str, str]:
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_has_a_problem_detail_that_is_not_kept(reason: Reason) -> None:
-    response = responses().refusal(reason)
+    response = responses().for_reason(reason)
     assert response.status == status_of(reason)
     assert fields(response)["content-type"] == "application/problem+json"
     assert fields(response)["cache-control"] == "no-store"
@@ -55,7 +55,7 @@ def test_every_reason_has_a_problem_detail_that_is_not_kept(reason: Reason) -> N
 
 def test_a_stranger_cannot_tell_what_is_wrong_with_a_key() -> None:
     told = {
-        responses().deny(deny(reason), NOW)
+        responses().denied(deny(reason), NOW)
         for reason in Reason
         if status_of(reason) == 401 and reason is not Reason.MISSING_CREDENTIAL
     }
@@ -71,46 +71,46 @@ def test_each_reason_may_have_a_body_status_and_headers_of_its_own() -> None:
             )
         }
     )
-    response = configured.deny(deny(Reason.EXPIRED_KEY), NOW)
+    response = configured.denied(deny(Reason.EXPIRED_KEY), NOW)
     assert response.status == 418
     assert json.loads(response.body) == {"e": "expired_key", "s": 418}
     assert fields(response)["x-why"] == "old"
     assert fields(response)["content-type"] == "application/json"
-    assert json.loads(configured.deny(deny(Reason.REVOKED_KEY), NOW).body)["code"] == "invalid_key"
+    assert json.loads(configured.denied(deny(Reason.REVOKED_KEY), NOW).body)["code"] == "invalid_key"
 
 
 def test_a_default_body_answers_every_reason_not_named() -> None:
     configured = responses({Reason.NO_ROUTE: ErrorTemplate(body={"a": 1})}, ErrorTemplate(body={"b": "{reason}"}))
-    assert json.loads(configured.refusal(Reason.NO_ROUTE).body) == {"a": 1}
-    assert json.loads(configured.refusal(Reason.BAD_TARGET).body) == {"b": "bad_target"}
+    assert json.loads(configured.for_reason(Reason.NO_ROUTE).body) == {"a": 1}
+    assert json.loads(configured.for_reason(Reason.BAD_TARGET).body) == {"b": "bad_target"}
 
 
 def test_the_challenge_says_what_is_missing_and_what_is_wrong() -> None:
-    missing = responses().deny(deny(Reason.MISSING_CREDENTIAL), NOW)
+    missing = responses().denied(deny(Reason.MISSING_CREDENTIAL), NOW)
     assert fields(missing)["www-authenticate"] == 'Bearer realm="api"'
-    wrong = responses().deny(deny(Reason.EXPIRED_KEY), NOW)
+    wrong = responses().denied(deny(Reason.EXPIRED_KEY), NOW)
     assert fields(wrong)["www-authenticate"] == 'Bearer realm="api", error="invalid_token"'
     scopes = {"all_scopes": frozenset({"b"}), "any_scopes": frozenset({"a"})}
-    short = responses().deny(deny(Reason.INSUFFICIENT_SCOPE, route=route(**scopes)), NOW)
+    short = responses().denied(deny(Reason.INSUFFICIENT_SCOPE, route=route(**scopes)), NOW)
     assert fields(short)["www-authenticate"] == 'Bearer realm="api", error="insufficient_scope", scope="a b"'
-    assert "www-authenticate" not in fields(responses().deny(deny(Reason.NO_ROUTE), NOW))
+    assert "www-authenticate" not in fields(responses().denied(deny(Reason.NO_ROUTE), NOW))
 
 
 def test_a_header_without_scheme_has_a_challenge_too() -> None:
-    response = responses(None, None, HEADER).deny(deny(Reason.MISSING_CREDENTIAL), NOW)
+    response = responses(None, None, HEADER).denied(deny(Reason.MISSING_CREDENTIAL), NOW)
     assert fields(response)["www-authenticate"] == 'ApiKey realm="api"'
 
 
 def test_a_realm_cannot_leave_its_quotes() -> None:
     quoted = ErrorResponses({}, None, realm='a"b\\', sources=(BEARER,), rate_limits=RATE_LIMITS)
-    assert fields(quoted.refusal(Reason.INVALID_KEY))["www-authenticate"].startswith('Bearer realm="a\\"b\\\\"')
+    assert fields(quoted.for_reason(Reason.INVALID_KEY))["www-authenticate"].startswith('Bearer realm="a\\"b\\\\"')
 
 
 def test_a_quota_that_is_used_up_is_told_in_numbers() -> None:
     spent = state(limit=100, remaining=0, retry_after_seconds=600)
     body = {"count": "{quota.used}", "limit": "{quota.limit}", "left": "{quota.remaining}", "text": "of {quota.limit}"}
     configured = responses({Reason.QUOTA_EXCEEDED: ErrorTemplate(body=body)})
-    response = configured.deny(deny(Reason.QUOTA_EXCEEDED, quota_states=(spent,), refused_quota=spent), NOW)
+    response = configured.denied(deny(Reason.QUOTA_EXCEEDED, quota_states=(spent,), refused_quota=spent), NOW)
     assert response.body == b'{"count":100,"limit":100,"left":0,"text":"of 100"}'
     assert fields(response)["retry-after"] == "600"
     assert fields(response)["x-ratelimit-remaining"] == "0"
@@ -118,15 +118,15 @@ def test_a_quota_that_is_used_up_is_told_in_numbers() -> None:
 
 def test_too_many_failures_say_when_to_come_back_but_not_how_many() -> None:
     refused = state("failures", remaining=0, retry_after_seconds=0)
-    response = responses().deny(deny(Reason.TOO_MANY_FAILURES, refused_quota=refused), NOW)
+    response = responses().denied(deny(Reason.TOO_MANY_FAILURES, refused_quota=refused), NOW)
     assert response.status == 429
     assert fields(response)["retry-after"] == "1"
     assert "x-ratelimit-limit" not in fields(response)
 
 
 def test_faults_say_when_to_come_back_and_methods_which_there_are() -> None:
-    assert fields(responses().refusal(Reason.STORE_UNAVAILABLE))["retry-after"] == "1"
-    assert "GET" in fields(responses().refusal(Reason.METHOD_NOT_ALLOWED))["allow"]
+    assert fields(responses().for_reason(Reason.STORE_UNAVAILABLE))["retry-after"] == "1"
+    assert "GET" in fields(responses().for_reason(Reason.METHOD_NOT_ALLOWED))["allow"]
 
 
 def allow(respond: object, **changes: Any) -> Allow:
@@ -152,7 +152,7 @@ def test_a_route_that_the_sidecar_answers_tells_typed_values() -> None:
         "at": "{quota.reset_at}",
         "on": True,
     }
-    response = responses().respond(allow(template, scopes=("a", "b"), metadata={"user": "ü"}), NOW)
+    response = responses().static_response(allow(template, scopes=("a", "b"), metadata={"user": "ü"}), NOW)
     assert response.status == 200
     assert json.loads(response.body) == {
         "id": "key_1",

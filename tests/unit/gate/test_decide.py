@@ -116,7 +116,7 @@ async def test_what_is_not_ours_does_not_pass_where_the_route_or_the_table_says_
 async def test_a_route_that_we_answer_ourselves_tells_of_the_key(world: World) -> None:
     text, key = await world.issue()
     allow = await world.allows("GET", "/me", key=text)
-    assert world.gate.respond(allow).body == f'{{"id":"{key.id}"}}'.encode()
+    assert world.responses.static_response(allow, world.clock()).body == f'{{"id":"{key.id}"}}'.encode()
 
 
 async def test_a_path_that_can_be_read_in_two_ways_is_refused(world: World) -> None:
@@ -161,7 +161,7 @@ async def test_nothing_that_a_client_sends_raises(
     fields = ((b"Host", b"api.test"), *headers)
     decision = await world.gate.decide(RequestHead(method=method, target=target, headers=fields, peer=peer))
     if isinstance(decision, Deny):
-        assert world.gate.response(decision).status in {400, 401, 403, 405, 429}
+        assert world.responses.denied(decision, world.clock()).status in {400, 401, 403, 405, 429}
     else:
         assert decision.route.policy.public or any(name == b"Cookie" for name, _ in headers) or _bearer(headers)
         assert decision.target

@@ -20,7 +20,7 @@ async def test_a_route_takes_what_it_costs_from_every_quota_or_nothing(world: Wo
     assert denied.refused_quota is not None
     assert denied.refused_quota.quota.name == "video"
     assert tuple(state.remaining for state in denied.quota_states) == (1, 2)
-    response = dict(world.gate.response(denied).headers)
+    response = dict(world.responses.denied(denied, world.clock()).headers)
     assert int(response[b"Retry-After"]) >= 1
     assert response[b"X-RateLimit-Remaining"] == b"1"
 
@@ -84,5 +84,5 @@ async def test_a_store_that_cannot_be_asked_is_503_and_never_401_or_200(tmp_path
     for target in ("/items/1", "/public/x"):
         denied = await world.denies("GET", target, key=text)
         assert denied.reason is Reason.STORE_UNAVAILABLE
-        assert dict(world.gate.response(denied).headers)[b"Retry-After"] == b"1"
+        assert dict(world.responses.denied(denied, world.clock()).headers)[b"Retry-After"] == b"1"
     await world.allows("GET", "/public/x")

@@ -8,7 +8,9 @@ from typing import Any
 
 from sidecar.config.load import load
 from sidecar.core.apikey import Hasher, KeyFormat, Pepper
+from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
+from sidecar.gate.compile import responses
 from sidecar.gate.gate import Gate
 from sidecar.keys.cache import KeyCache
 from sidecar.limiter.memory import MemoryLimiter
@@ -51,6 +53,7 @@ class World:
     """One gate, and all that it asks."""
 
     gate: Gate
+    responses: ErrorResponses
     store: SqliteStore
     hasher: Hasher
     clock: Clock
@@ -94,12 +97,13 @@ async def make_world(folder: Path, config: str = CONFIG) -> World:
     clock, hasher = Clock(), Hasher([Pepper.of(b"pepper for tests")])
     store = await open_store(str(folder / "keys.db"), clock=clock)
     ids = itertools.count(1)
+    settings = load(str(file), environ={})
     gate = Gate(
-        load(str(file), environ={}),
+        settings,
         KeyCache(store, size=100),
         MemoryLimiter(),
         hasher=hasher,
         clock=clock,
         new_request_id=lambda: f"made-{next(ids)}",
     )
-    return World(gate=gate, store=store, hasher=hasher, clock=clock)
+    return World(gate=gate, responses=responses(settings), store=store, hasher=hasher, clock=clock)

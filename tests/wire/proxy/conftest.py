@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import uvloop
 
-from sidecar.config.document import UpstreamSettings
+from sidecar.config.document import Limits, UpstreamSettings
 from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.core.model import Headers
+from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
 from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
-from tests.wire.proxy.stubs import OpenGate, Records
+from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 from tests.wire.proxy.wire import RawClient, Received
 
 
@@ -39,6 +40,7 @@ class Bench:
     """The listener, what it was told of, and what stands behind it."""
 
     server: DataServer
+    snapshot: Snapshot
     upstream: ScriptedUpstream
     records: Records
     gate: OpenGate
@@ -82,11 +84,18 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             upstream = Upstream(UpstreamSettings(url=url, **{**PATIENT, **settings}), loop=asyncio.get_running_loop())
             stack.callback(upstream.close)
             records = Records()
-            gate = OpenGate(told)
-            server = DataServer(lambda: gate, upstream, observer=records, clock=time.perf_counter, **(listener or {}))
+            gate, options = OpenGate(), dict(listener or {})
+            snapshot = Snapshot(
+                gate=gate,
+                responses=OpenResponses(told),
+                upstream=upstream,
+                limits=options.pop("limits", Limits()),
+                trusts=options.pop("trusts", lambda peer: False),
+            )
+            server = DataServer(snapshot, observer=records, clock=time.perf_counter, wall_clock=time.time, **options)
             await server.start(Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1"))
             stack.push_async_callback(lambda: server.stop(grace_seconds=0))
-            return Bench(server, scripted, records, gate, stack)
+            return Bench(server, snapshot, scripted, records, gate, stack)
 
         yield start
 

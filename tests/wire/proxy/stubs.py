@@ -1,10 +1,24 @@
 """Ports of the data path, filled for its tests: a gate that lets everything through, and a record of what is told."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.headers import HOP_BY_HOP
-from sidecar.core.model import Allow, ApiKey, Decision, Deny, Headers, Policy, Principal, RequestHead, Response, Route
+from sidecar.core.model import (
+    Allow,
+    ApiKey,
+    Decision,
+    Deny,
+    Headers,
+    Policy,
+    Principal,
+    QuotaState,
+    RequestHead,
+    Response,
+    Route,
+)
+from sidecar.core.observer import Forwarding, UpstreamName
 
 _STRIPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _ROUTE = Route(name="* /**", methods=frozenset({"*"}), pattern="/**", policy=Policy(public=True))
@@ -18,8 +32,6 @@ _KEY = ApiKey(id="k", name="k", prefix="k", digest=b"k", algorithm="sha256", cre
 class OpenGate:
     """Allows everything; but refuses what lies under /denied, answers /me itself, and breaks down at /broken."""
 
-    told: Headers = ()
-    """Fields added to the upstream's answers."""
     fallen_for: Reason | None = None
     """Why the one key there is, is not good any longer."""
 
@@ -43,19 +55,27 @@ class OpenGate:
             client_address=head.peer,
         )
 
-    def response(self, deny: Deny) -> Response:
-        return self.bad_request(deny.reason)
 
-    def respond(self, allow: Allow) -> Response:
+@dataclass
+class OpenResponses:
+    """Responses whose body is the reason alone."""
+
+    told: Headers = ()
+    """Fields added to the upstream's responses."""
+
+    def denied(self, deny: Deny, now: float) -> Response:
+        return self.for_reason(deny.reason)
+
+    def static_response(self, allow: Allow, now: float) -> Response:
         return Response(status=200, headers=((b"Content-Type", b"application/json"),), body=b'{"me":true}')
 
-    def fault(self, reason: Reason, allow: Allow) -> Response:
-        return self.bad_request(reason)
+    def fault(self, reason: Reason, allow: Allow, now: float) -> Response:
+        return self.for_reason(reason)
 
-    def bad_request(self, reason: Reason) -> Response:
+    def for_reason(self, reason: Reason) -> Response:
         return Response(status=status_of(reason), headers=((b"Cache-Control", b"no-store"),), body=reason.encode())
 
-    def client_headers(self, allow: Allow) -> Headers:
+    def client_headers(self, principal: Principal | None, states: Sequence[QuotaState], now: float) -> Headers:
         return self.told
 
 
@@ -86,6 +106,9 @@ class Records:
     def begun(self) -> None:
         self.in_flight += 1
 
+    def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding | None:
+        return None
+
     def finished(
         self,
         head: RequestHead,
@@ -97,6 +120,7 @@ class Records:
         bytes_in: int,
         bytes_out: int,
         reason: Reason | None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self.in_flight -= 1
         if self.keep:

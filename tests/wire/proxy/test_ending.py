@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ async def test_a_handshake_that_never_begins_does_not_hold_up_the_end(set_up: Se
 
 async def test_the_time_for_a_handshake_follows_the_limits(set_up: SetUp, authority: Authority) -> None:
     bench = await set_up(answering(plain()), listener=speaking_tls(authority, limits=Limits(head_timeout=60)))
-    bench.server.reconfigure(bench.server._upstream, limits=Limits(head_timeout=0.1), trusts=lambda peer: False)
+    bench.server.reconfigure(replace(bench.snapshot, limits=Limits(head_timeout=0.1)))
     client = await bench.client()
     with suppress(ConnectionResetError):
         assert await client.rest() == b""

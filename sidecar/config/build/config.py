@@ -1,0 +1,168 @@
+"""The configuration in force: what the document says, with every name resolved."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+from sidecar.config.build.admin import admin_of
+from sidecar.config.build.policy import (
+    Vocabulary,
+    catalogue_of,
+    charges_of,
+    check_granted,
+    check_identity,
+    errors_of,
+    plans_of,
+    routes_of,
+)
+from sidecar.config.document import (
+    AccessLogSettings,
+    AdminSettings,
+    DecisionSettings,
+    Document,
+    Drain,
+    Limits,
+    ListenerTls,
+    RateLimitHeaders,
+    Reload,
+    Tracing,
+    UpstreamSettings,
+    UsageSettings,
+)
+from sidecar.config.errors import Report
+from sidecar.config.fields import Address, UpstreamUrl
+from sidecar.config.policy import Identity, KeySettings, PathsEntry, UnmatchedEntry
+from sidecar.core.error_responses import ErrorTemplate
+from sidecar.core.errors import Reason
+from sidecar.core.model import Charge, Quota, Route
+from sidecar.core.scopes import Catalogue
+
+_NEEDED = {
+    "listen": "`listen: host:port`",
+    "upstream": "`upstream: http://host:port`",
+    "store": "`store: sqlite:///path`",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything the file says, checked and typed; shared by every request that began under it."""
+
+    path: str
+    sha256: str = field(default="", compare=False)
+    """Of the file, hexadecimal."""
+    listen: Address
+    tls: ListenerTls | None
+    limits: Limits
+    ops: Address | None
+    admin: AdminSettings | None = None
+    """None where nobody could use it: without a token."""
+    upstream: UpstreamSettings
+    store: str
+    """`sqlite:///path`."""
+    limiter: str = "memory"
+    keys: KeySettings = KeySettings()
+    catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    plans: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Plan to quota name to limit."""
+    routes: tuple[Route, ...] = ()
+    unmatched_charges: tuple[Charge, ...] = ()
+    case_sensitive: bool = True
+    identity: Identity = Identity()
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = "X-Forwarded-For"
+    errors: Mapping[Reason, ErrorTemplate] = field(default_factory=dict)
+    """Every reason that the file names; `default_error` is for the others."""
+    default_error: ErrorTemplate | None = None
+    rate_limit_headers: RateLimitHeaders = RateLimitHeaders()
+    realm: str = "api"
+    access_log: AccessLogSettings | None = None
+    """None where it is off."""
+    reload: Reload = Reload()
+    drain: Drain = Drain()
+    decision: DecisionSettings | None = None
+    usage: UsageSettings = UsageSettings()
+    tracing: Tracing | None = None
+
+
+def config_of(path: str, document: Document, report: Report, environ: Mapping[str, str]) -> Config:
+    """Reports every name that stands for nothing, and what one section demands of another."""
+    _check_needed(document, report)
+    _check_addresses(document, report)
+    config = _sections(path, document)
+    catalogue = catalogue_of(document.scopes or {}, report)
+    plans = plans_of(document.plans or {}, report)
+    check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
+    check_identity(config.identity, config.keys, report)
+    words = Vocabulary(
+        catalogue=catalogue,
+        quotas=config.quotas,
+        environments=report.names(("keys", "environments")) or tuple(config.keys.environments),
+        case_sensitive=config.case_sensitive,
+    )
+    errors, default_error = errors_of(document.errors or {}, report)
+    unmatched = (document.unmatched or UnmatchedEntry()).quotas
+    return replace(
+        config,
+        admin=admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans),
+        catalogue=catalogue,
+        plans=plans,
+        routes=routes_of(document.routes or (), words, report),
+        unmatched_charges=charges_of(unmatched, ("unmatched", "quotas"), config.quotas, report),
+        errors=errors,
+        default_error=default_error,
+    )
+
+
+def _sections(path: str, document: Document) -> Config:
+    """The sections that name nothing of another section. An empty section is one that is left out."""
+    access_log = document.access_log or AccessLogSettings()
+    return Config(
+        path=path,
+        listen=document.listen or Address(),
+        tls=document.tls,
+        limits=document.limits or Limits(),
+        ops=document.ops,
+        upstream=document.upstream or UpstreamSettings(url=UpstreamUrl(address=Address())),
+        store=document.store or "",
+        limiter=document.limiter or "memory",
+        keys=document.keys or KeySettings(),
+        quotas=document.quotas or {},
+        case_sensitive=(document.paths or PathsEntry()).case_sensitive,
+        identity=document.identity or Identity(),
+        trusted_proxies=document.trusted_proxies or (),
+        forwarded_header=document.forwarded_header or "X-Forwarded-For",
+        rate_limit_headers=document.rate_limit_headers or RateLimitHeaders(),
+        realm="api" if document.realm is None else document.realm,
+        access_log=None if access_log.format == "off" else access_log,
+        tracing=document.tracing,
+        decision=document.decision,
+        usage=document.usage or UsageSettings(),
+        reload=document.reload or Reload(),
+        drain=document.drain or Drain(),
+    )
+
+
+def _check_needed(document: Document, report: Report) -> None:
+    for name, example in _NEEDED.items():
+        if getattr(document, name) is None and report.sound((name,)):
+            report.problem((name,), f"missing: write {example}, or give --{name} or SIDECAR_{name.upper()}")
+
+
+def _check_addresses(document: Document, report: Report) -> None:
+    if document.decision is not None and not document.trusted_proxies:
+        report.problem(("decision",), "answers trusted proxies only: name the one in front in trusted_proxies")
+    used: dict[Address, str] = {}
+    addresses = {
+        "listen": document.listen,
+        "ops": document.ops,
+        "admin": document.admin.listen if document.admin else None,
+        "decision": document.decision.listen if document.decision else None,
+    }
+    for name, address in addresses.items():
+        if address in used:
+            report.problem((name,), f"is the address of {used[address]} already")
+        if address and (address.port or address.path):
+            used[address] = name

@@ -46,7 +46,7 @@ class Default:
         return self._value
 
 
-# One scalar of the YAML to one Python value. Each reader raises ValueError with what the value must be.
+# Scalars: one YAML scalar to one Python value. Each function raises ValueError with what the value must be.
 
 
 Number = TypeVar("Number", int, float)
@@ -57,7 +57,7 @@ _TRUTH: Mapping[str, bool] = {"true": True, "yes": True, "on": True, "false": Fa
 
 
 def read_scalar(text: str, tag: str, kind: inspect.Type) -> object:
-    """`text` as a value of `kind`. The tag `var` is text that came out of a variable, and may be anything."""
+    """`text` as a value of `kind`. The tag `var` is the text of a variable, which may be of any type."""
     match kind:
         case inspect.IntType():
             return _bounded(_whole(text, tag), kind)
@@ -74,7 +74,7 @@ def read_scalar(text: str, tag: str, kind: inspect.Type) -> object:
 
 
 def read_json(text: str, tag: str) -> object:
-    """`text` as the JSON value that its tag stands for."""
+    """`text` as the JSON value of its tag."""
     match tag:
         case "null":
             return None
@@ -136,7 +136,7 @@ def _number(text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError("is no JSON number: put it in quotes")
+        raise ValueError("is not a JSON number: put it in quotes")
     return number
 
 
@@ -147,17 +147,16 @@ def _one_of(text: str, words: list[str]) -> str:
     return text
 
 
-# `${VAR}` and `${VAR:-default}` in the text of a value; `$$` is a plain `$`.
+# Variables: `${VAR}` and `${VAR:-default}` in the text of a value; `$$` is a plain `$`.
 
 
 _DOLLAR = re.compile(r"\$(?:(\$)|\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?)")
 
 
 def replace_variables(text: str, environ: Mapping[str, str]) -> str:
-    """`text` with each variable replaced once; what a variable holds is not looked into again.
+    """Replaces each variable once; a `${VAR}` in a variable's value is plain text.
 
-    As in a shell, a default stands in for a variable that is unset or empty. Raises ValueError, without echoing
-    any variable's value.
+    As in a shell, the default replaces a variable that is unset or empty. Raises ValueError, which echoes no value.
     """
     return _DOLLAR.sub(lambda found: _value(found, environ), text)
 
@@ -168,13 +167,13 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
         return "$"
     if name is None:
         raise ValueError(
-            "'${' begins no variable: write ${NAME} or ${NAME:-default}, or $${ for the characters themselves"
+            "'${' does not start a variable: write ${NAME} or ${NAME:-default}, or $${ for the characters themselves"
         )
     value = environ.get(name)
     if not value and default is not None:
         return default
     if value is None:
-        raise ValueError(f"the variable {name} is not set (write ${{{name}:-default}} to do without it)")
+        raise ValueError(f"the variable {name} is not set (write ${{{name}:-default}} to allow that)")
     if any("\ud800" <= char <= "\udfff" for char in value):
         raise ValueError(f"the variable {name} is not UTF-8")
     return value
@@ -184,7 +183,7 @@ T = TypeVar("T")
 
 
 class _Invalid(Enum):
-    """Stands for a value that could not be read; the problem is reported already."""
+    """Stands for a value that could not be decoded; its problem is reported already."""
 
     INVALID = auto()
 
@@ -232,7 +231,7 @@ def type_in_file(field: inspect.Field) -> inspect.Type:
 
 
 def decode(root: Node, model: type[T], report: Report, environ: Mapping[str, str]) -> T | None:
-    """The document, with defaults where a value is wrong; None where nothing could be made of it."""
+    """The document, with defaults where a value is wrong; None where it cannot be decoded at all."""
     value = _Decoder(report, environ).value(root, inspect.type_info(model), ())
     return value if isinstance(value, model) else None
 
@@ -294,7 +293,7 @@ class _Decoder:
     def _dict(self, node: Entries, kind: inspect.DictType, path: Path) -> object:
         single = kind.max_length == 1
         if single and len(node.entries) != 1:
-            self._report.problem(path, "must hold one key, with all that belongs to it indented below it")
+            self._report.problem(path, "must have one key, with its options indented below it")
             return _INVALID
         values = {}
         for key, child in self._entries(node, path):
@@ -308,7 +307,7 @@ class _Decoder:
 
     def _tuple(self, node: Items, kind: inspect.VarTupleType, path: Path) -> object:
         if kind.min_length and len(node.items) < kind.min_length:
-            self._report.problem(path, "must not be empty: name what is meant, or leave it out")
+            self._report.problem(path, "must not be empty: list at least one, or leave it out")
             return _INVALID
         values: dict[int, object] = {}
         for index, item in enumerate(node.items):

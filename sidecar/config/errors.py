@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where. Everything is gathered before anything is raised."""
+"""What is wrong with a configuration, and where. A report collects every problem before it raises any."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,13 +8,13 @@ from typing import NamedTuple, TypeVar
 T = TypeVar("T")
 
 Path = tuple[str | int, ...]
-"""Way to a value, as `("routes", 2, "scopes", 0)`."""
+"""The steps to a value: `("routes", 2, "scopes", 0)`."""
 
 _LONGEST_NAME = 80
 
 
 class Place(NamedTuple):
-    """Where something was written, counted from 1. Line 0: not in a file; `file` then names the option or variable."""
+    """Line and column, counted from 1. Line 0: not in a file; `file` is then the name of the option or variable."""
 
     file: str
     line: int = 0
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong. As text, it is one line whatever the file holds."""
+    """One thing that is wrong. As text it is one line, whatever characters the file holds."""
 
     file: str
     line: int
@@ -42,7 +42,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` holds all that is wrong, in the order of the file."""
+    """The configuration cannot be used. `problems` holds everything that is wrong, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -50,7 +50,7 @@ class ConfigError(Exception):
 
 
 class Report:
-    """Remembers where each value stands, and gathers problems."""
+    """Remembers the place of each value, and collects problems."""
 
     def __init__(self, root: Place) -> None:
         self._places: dict[Path, tuple[Place, Place]] = {(): (root, root)}
@@ -59,29 +59,29 @@ class Report:
         self._found: list[tuple[Place, Path, str]] = []
 
     def place(self, path: Path, key: Place, value: Place) -> None:
-        """`path` was written with its key and its value there (an item of a list has no key: the value twice)."""
+        """Notes where the key and the value at `path` stand (an item of a list has no key: its own place twice)."""
         self._places[path] = (key, value)
         self._names.setdefault(path[:-1], {})[str(path[-1])] = None
 
     def keep(self, path: Path, positions: Iterable[int]) -> None:
-        """Of the list at `path`, the items at these positions could be read."""
+        """Notes which items of the list at `path` could be decoded."""
         self._kept[path] = tuple(positions)
 
     def numbered(self, path: Path, items: Sequence[T]) -> Iterator[tuple[Path, T]]:
-        """The items of the list at `path` that could be read, each with the path that it was written at."""
+        """The items of the list at `path` that could be decoded, each with its path in the file."""
         positions = self._kept.get(path, range(len(items)))
         return (((*path, position), item) for position, item in zip(positions, items, strict=True))
 
     def problem(self, path: Path, message: str) -> None:
-        """The value at `path` is wrong (or missing: the problem then stands at what should hold it)."""
+        """Reports the value at `path`; a missing one at the mapping that should hold it."""
         self._found.append((self._nearest(path)[1], path, message))
 
     def key_problem(self, path: Path, message: str, place: Place | None = None) -> None:
-        """The key at `path` is wrong. `place` where it is not the key that `path` was noted with."""
+        """Reports the key at `path`. place: where another key than the noted one of `path` is wrong."""
         self._found.append((place or self._nearest(path)[0], path, message))
 
     def names(self, path: Path) -> tuple[str, ...]:
-        """The keys written in the mapping at `path`, those with a wrong value too."""
+        """The keys of the mapping at `path`, including those with a wrong value."""
         return tuple(self._names.get(path, ()))
 
     def sound(self, path: Path) -> bool:
@@ -107,8 +107,8 @@ class Report:
         return self._places[path]
 
 
-def refusal(place: Place, message: str) -> ConfigError:
-    """The error for a file that cannot be looked into at all."""
+def unreadable(place: Place, message: str) -> ConfigError:
+    """The error for a file that cannot be parsed at all."""
     return ConfigError([Problem(file=place.file, line=place.line, column=place.column, path="", message=message)])
 
 

@@ -166,7 +166,7 @@ def parse_collector(text: str) -> str:
         url = urlsplit(text)
         port = url.port
     except ValueError:
-        raise ValueError("is no URL: write http://host:4318") from None
+        raise ValueError("is not a URL: write http://host:4318") from None
     if url.scheme not in ("http", "https") or not url.hostname or port == 0 or not text.isascii():
         raise ValueError("must be the OTLP/HTTP address of a collector: http://host:4318 or https://host/v1/traces")
     if url.username is not None or url.query or url.fragment:
@@ -211,13 +211,13 @@ def _host(text: str, wanted: str) -> str:
         try:
             address = ip_address(text[1:-1])
         except ValueError:
-            raise ValueError(f"{wanted}; between the brackets is no IPv6 address") from None
+            raise ValueError(f"{wanted}; the text in brackets is not an IPv6 address") from None
         if address.version == 6:
             return str(address)
     elif _HOST.fullmatch(text):
         return text
     if ":" in text and not text.startswith("["):
-        raise ValueError(f"{wanted}; an IPv6 address stands in brackets")
+        raise ValueError(f"{wanted}; write an IPv6 address in brackets")
     raise ValueError(wanted)
 
 
@@ -397,7 +397,7 @@ Name = Annotated[
 KeyPrefix = Annotated[
     str,
     leaf(
-        matching("[A-Za-z0-9_-]{1,64}", "must be one to 64 of A-Z a-z 0-9 _ -"),
+        matching("[A-Za-z0-9_-]{1,64}", "must be 1 to 64 of A-Z a-z 0-9 _ -"),
         "what a key begins with",
         "^[A-Za-z0-9_-]{1,64}$",
     ),

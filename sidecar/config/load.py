@@ -1,4 +1,4 @@
-"""A configuration file to one `Config`, or to everything that is wrong with it."""
+"""Loads a configuration file: one `Config`, or one error with everything that is wrong."""
 
 import os
 from collections.abc import Mapping
@@ -9,30 +9,30 @@ from types import MappingProxyType
 from sidecar.config.build.config import Config, config_of
 from sidecar.config.decoder import decode
 from sidecar.config.document import Document
-from sidecar.config.errors import Place, Report, refusal
+from sidecar.config.errors import Place, Report, unreadable
 from sidecar.config.yaml_tree import MAX_BYTES, Entries, Node, Scalar, read_nodes
 
-# Addresses and URLs given on the command line or in the environment, put in the place of the file's.
+# Overrides: addresses and URLs from the command line or the environment replace those of the file.
 
 
 NAMES = ("listen", "ops", "admin", "upstream", "store", "limiter")
-"""What can be overridden: by `--listen` or `SIDECAR_LISTEN`, and so on."""
+"""The options that `--listen` or `SIDECAR_LISTEN`, and so on, override."""
 
 _SETTINGS = {"upstream": "url", "admin": "listen"}
-"""Where the file says more than the address, what of it is the address."""
+"""Sections that may be a mapping: the key of the address in it."""
 
 
 class Override(str):
-    """A value that knows where it came from. A plain str came from the option of its name."""
+    """A value with its source. A plain str came from the command-line option of its name."""
 
     __slots__ = ("source",)
 
     source: str
 
     def __new__(cls, value: str, source: str) -> "Override":
-        made = super().__new__(cls, value)
-        made.source = source
-        return made
+        override = super().__new__(cls, value)
+        override.source = source
+        return override
 
 
 def overrides_from(environ: Mapping[str, str]) -> dict[str, str]:
@@ -43,8 +43,8 @@ def overrides_from(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def graft(root: Node, overrides: Mapping[str, str]) -> Node:
-    """`root` with each override in place of what the file says; the settings beside an address stay."""
+def apply_overrides(root: Node, overrides: Mapping[str, str]) -> Node:
+    """`root` with each override in place of the file's value; the options beside an address stay."""
     if not isinstance(root, Entries):
         return root
     entries = list(root.entries)
@@ -71,14 +71,13 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[str, str]) -> Config:
-    """The configuration in the file at `path`.
+    """Loads the file at `path`. Raises ConfigError with every problem. Blocks: it reads the file.
 
-    overrides: `listen`, `ops`, `admin`, `upstream`, `store`, `limiter` that win over the file's; taken literally.
-    environ: what `${VAR}` in the file stands for, and where SIDECAR_ADMIN_TOKEN may be.
-    Raises ConfigError with every problem at once. Blocks: it reads the file.
+    overrides: values of NAMES in place of the file's; a `${VAR}` in them is text.
+    environ: the values of `${VAR}` in the file, and SIDECAR_ADMIN_TOKEN.
     """
     text = _read(path)
-    root = graft(read_nodes(text, path), overrides)
+    root = apply_overrides(read_nodes(text, path), overrides)
     report = Report(root.place)
     document = decode(root, Document, report, environ)
     if document is None:
@@ -94,11 +93,11 @@ def _read(path: str) -> bytes:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise refusal(Place(path), f"cannot be read: {reason or 'not a path'}") from None
+        raise unreadable(Place(path), f"cannot be read: {reason or 'not a path'}") from None
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opening a named pipe that nobody writes to would never end; read at once, it is empty."""
+    """Opening a named pipe without a writer would block for ever; opened like this, it is empty."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     return descriptor

@@ -54,7 +54,7 @@ def source_of(entry: SourceEntry, path: Path, report: Report) -> Source:
     found += [Source(kind="query", name=entry.query)] if entry.query is not None else []
     found += [Source(kind="cookie", name=entry.cookie)] if entry.cookie is not None else []
     if len(found) != 1:
-        raise ValueError("must name exactly one of header, query and cookie")
+        raise ValueError("must have exactly one of header, query and cookie")
     if entry.scheme is not None and entry.header is None:
         report.problem((*path, "scheme"), "only a header has a scheme")
     return found[0]
@@ -146,7 +146,7 @@ def foreign_keys_of(entry: ImportedEntry, path: Path, report: Report) -> Foreign
     at = (*path, "pepper")
     if entry.hash == "sha256":
         if entry.pepper is not None:
-            report.problem(at, "sha256 has none: say in `hash` how the pepper is used, or leave it out")
+            report.problem(at, "sha256 takes no pepper: name another `hash`, or leave it out")
     elif not entry.pepper and report.sound(at):
         report.problem(at, f"{entry.hash} needs one: write pepper: ${{VARIABLE}} and set the variable")
     pepper = entry.pepper.encode("utf-8", "surrogatepass") if entry.pepper else None
@@ -217,7 +217,7 @@ def _check_sources(sources: Sequence[Source], path: Path, report: Report) -> Non
         name = source.name.lower() if source.kind == "header" else source.name
         identity = (source.kind, name, (source.scheme or "").lower())
         if identity in known:
-            report.problem(at, "stands here twice")
+            report.problem(at, "is listed twice")
         known.add(identity)
 
 
@@ -252,14 +252,16 @@ def _check_imported(keys: KeySettings, path: Path, report: Report) -> None:
     for at, imported in report.numbered(path, keys.imported):
         _check_imported_prefix(imported.prefix, keys, (*at, "prefix"), report)
         if imported in known:
-            report.problem(at, "stands here twice")
+            report.problem(at, "is listed twice")
         known.add(imported)
 
 
 def _check_imported_prefix(prefix: str, keys: KeySettings, path: Path, report: Report) -> None:
     if not prefix:
         if _headers(keys.sources) & _headers(keys.pass_through):
-            report.problem(path, "is empty, so that nothing could pass where keys.pass_through lets it: name a prefix")
+            report.problem(
+                path, "is empty, which takes every credential that keys.pass_through should let pass: name a prefix"
+            )
         return
     for environment, own in keys.environments.items():
         if prefix.startswith(own) or own.startswith(prefix):

@@ -1,4 +1,4 @@
-"""What of a new configuration can take effect in a running process."""
+"""Which file changes are noticed, and which options of a new configuration need a restart."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from msgspec import structs
 from sidecar.config.build.config import Config
 from sidecar.config.document import AdminSettings
 
-# Whether a file is another than it was, and whether that can be seen at all. Both block: they ask the disk.
+# Whether a file changed, and whether a change can be noticed at all. Both block: they read the disk.
 
 
 _MOUNTS = "/proc/self/mountinfo"
@@ -19,14 +19,14 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileIdentity:
-    """Differs when the file was written, replaced, or led to by another link. A file that is not there has one, too."""
+    """Differs once the file is written, replaced, or reached by another link. A missing file has an identity, too."""
 
     real_path: str
-    """Past every symbolic link: Kubernetes changes a ConfigMap by leading `..data` to another folder."""
+    """Behind every symbolic link: Kubernetes changes a ConfigMap by pointing `..data` to another folder."""
     device: int = 0
     inode: int = 0
     changed_ns: int = 0
-    """Of the inode, which no one can set back: bytes, mode and owner all count."""
+    """ctime, which no one can set back: it changes with bytes, mode and owner."""
     size: int = -1
 
 
@@ -46,7 +46,7 @@ def identity_of(path: str) -> FileIdentity:
 
 
 def is_mounted_alone(path: str, *, mounts: str = _MOUNTS) -> bool:
-    """Whether the file is a mount of its own, as a `subPath` of Kubernetes is: replacing it is then never seen.
+    """Whether the file is a mount of its own, as a `subPath` of Kubernetes is: a replacement is then never noticed.
 
     mounts: a file as proc(5) describes `/proc/self/mountinfo`; False where there is none.
     """
@@ -84,11 +84,11 @@ _LIVE = frozenset(
         "usage",
     }
 )
-"""Everything else is bound, opened or started once. TLS begins and ends with a restart; its files may change."""
+"""Everything else is bound, opened or started once. TLS is turned on and off by a restart; its files may change."""
 
 
 def without_restart(running: Config, wanted: Config) -> tuple[Config, tuple[str, ...]]:
-    """`wanted` as far as it can be had at once, and the options that keep their value until a restart."""
+    """`wanted` as far as it can take effect at once, and the options that keep their value until a restart."""
     changed = (field.name for field in fields(Config) if getattr(running, field.name) != getattr(wanted, field.name))
     kept = tuple(name for name in changed if name not in _LIVE and not _is_live(name, running, wanted))
     mixed = {name: getattr(running, name) for name in kept} | {"admin": _admin(running.admin, wanted.admin)}
@@ -102,7 +102,7 @@ def _is_live(name: str, running: Config, wanted: Config) -> bool:
 
 
 def _admin(running: AdminSettings | None, wanted: AdminSettings | None) -> AdminSettings | None:
-    """Where it listens needs a restart; whom it lets in does not, least of all a token that is taken back."""
+    """A new address needs a restart; new tokens do not, and a removed token must lose its access at once."""
     if running is None:
         return None
     if wanted is None:

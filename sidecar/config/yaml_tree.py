@@ -1,11 +1,11 @@
-"""YAML text to a small tree of nodes, each with its place. Nothing is constructed from tags, and growth is bounded."""
+"""YAML text to a small tree of nodes, each with its place. Tags construct nothing, and the tree's size is bounded."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from sidecar.config.errors import Place, refusal
+from sidecar.config.errors import Place, unreadable
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000
@@ -17,13 +17,13 @@ _TEXT_TAGS = (None, "!", f"{_YAML_TAG}str")
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """Text as written. `tag` is what YAML 1.1 takes it for (`str`, `int`, `bool`, `null`, …)."""
+    """Text as written. `tag` is the type that YAML 1.1 resolves it to (`str`, `int`, `bool`, `null`, …)."""
 
     text: str
     tag: str
     place: Place
     literal: bool = False
-    """Not from the file: no `${VAR}` is replaced in it."""
+    """Not from the file: `${VAR}` in it is plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """A mapping; duplicate keys and merge keys are still in it."""
+    """A mapping, with its duplicate keys and merge keys."""
 
     entries: tuple[tuple[Scalar, "Node"], ...]
     place: Place
@@ -46,12 +46,12 @@ Node = Scalar | Items | Entries
 
 
 def read_nodes(data: bytes, file: str) -> Node:
-    """The one document of a file, aliases expanded. Raises ConfigError where it cannot be read."""
+    """Parses the one document of a file and expands its aliases. Raises ConfigError."""
     if len(data) > MAX_BYTES:
-        raise refusal(Place(file), f"the file is larger than {MAX_BYTES >> 20} MiB")
+        raise unreadable(Place(file), f"the file is larger than {MAX_BYTES >> 20} MiB")
     root = _compose(_decode(data, file), file)
     if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == f"{_YAML_TAG}null"):
-        raise refusal(Place(file, 1, 1), "the file is empty")
+        raise unreadable(Place(file, 1, 1), "the file is empty")
     return _Expansion(file).expand(root, 0)
 
 
@@ -61,7 +61,7 @@ def _decode(data: bytes, file: str) -> str:
     except UnicodeDecodeError as error:
         before = data[: error.start]
         column = error.start - (before.rfind(b"\n") + 1) + 1
-        raise refusal(Place(file, before.count(b"\n") + 1, column), "the file is not UTF-8") from None
+        raise unreadable(Place(file, before.count(b"\n") + 1, column), "the file is not UTF-8") from None
 
 
 def _compose(text: str, file: str) -> yaml.Node | None:
@@ -70,19 +70,19 @@ def _compose(text: str, file: str) -> yaml.Node | None:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = Place(file, before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
-        raise refusal(place, "holds a character that YAML does not allow") from None
+        raise unreadable(place, "holds a character that YAML does not allow") from None
     try:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         message = " ".join(part for part in (error.context, error.problem) if part)
-        raise refusal(_place(error.problem_mark or error.context_mark, file), message) from None
+        raise unreadable(_place(error.problem_mark or error.context_mark, file), message) from None
     except (ValueError, OverflowError):
         # PyYAML lets chr() fail on an escape such as "\UFFFFFFFF".
-        raise refusal(_place(loader.get_mark(), file), "holds an escape that is no character") from None
+        raise unreadable(_place(loader.get_mark(), file), "holds an escape that is not a character") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes without tags of its own, only so much, and only so deep: the composer is recursive."""
+    """Composes no tags, and no more than MAX_NODES and MAX_DEPTH: the composer is recursive."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -115,11 +115,11 @@ class _Expansion:
         place = _place(node.start_mark, self.file)
         self.left -= 1
         if self.left < 0 or depth > MAX_DEPTH:
-            raise refusal(place, "too many or too deeply nested values once every alias is expanded")
+            raise unreadable(place, "too many or too deeply nested values once every alias is expanded")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, place)
         if id(node) in self.open:
-            raise refusal(place, "an alias holds itself")
+            raise unreadable(place, "an alias contains itself")
         self.open.add(id(node))
         expanded = self._collection(node, place, depth + 1)
         self.open.remove(id(node))
@@ -134,12 +134,12 @@ class _Expansion:
     def _key(self, node: yaml.Node, depth: int) -> Scalar:
         key = self.expand(node, depth)
         if not isinstance(key, Scalar):
-            raise refusal(key.place, "a key must be text")
+            raise unreadable(key.place, "a key must be text")
         return key
 
     def _scalar(self, node: yaml.ScalarNode, place: Place) -> Scalar:
         if any("\ud800" <= char <= "\udfff" for char in node.value):
-            raise refusal(place, "holds an escape that is no character")
+            raise unreadable(place, "holds an escape that is not a character")
         return Scalar(node.value, node.tag.removeprefix(_YAML_TAG), place)
 
 

@@ -50,14 +50,14 @@ class Anomaly:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unusual:
-    """From where on something is unusual. None: never."""
+    """From where on something is unusual. None: never. The defaults stand in the configuration's document."""
 
-    unused_seconds: float | None = 30 * 86_400
-    new_network: bool = True
-    refusals: int | None = 100
+    unused_seconds: float | None
+    new_network: bool
+    refusals: int | None
     """So many of one key, or of one network, within `refusals_seconds`."""
-    refusals_seconds: float = 60
-    quiet_seconds: float = 3600
+    refusals_seconds: float
+    quiet_seconds: float
     """The same is not told again within these."""
 
 

@@ -83,7 +83,7 @@ def token_entry(
     scopes: Sequence[str] = (),
     plans: Sequence[str] = (),
 ) -> str:
-    """The item of `admin: tokens:`, as YAML, for the token `text`. Raises ValueError for what it cannot have."""
+    """The item of `admin: tokens:`, as YAML, for the token `text`. Raises ValueError where a value is not valid."""
     written: dict[str, object] = {"name": name, "hash": HASH_PREFIX + sha256(text.encode()).hexdigest()}
     bounds = {"tenant": tenant, "scopes": list(scopes) or None, "plans": list(plans) or None}
     written |= {"rights": rights, **{bound: value for bound, value in bounds.items() if value is not None}}

@@ -61,30 +61,30 @@ class Config:
     upstream: UpstreamSettings
     store: str
     """`sqlite:///path`."""
-    limiter: str = "memory"
-    keys: KeySettings = KeySettings()
+    limiter: str
+    keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
-    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    quotas: Mapping[str, Quota]
     plans: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Plan to quota name to limit."""
     routes: tuple[Route, ...] = ()
     unmatched_charges: tuple[Charge, ...] = ()
-    case_sensitive: bool = True
-    identity: Identity = Identity()
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
-    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = "X-Forwarded-For"
+    case_sensitive: bool
+    identity: Identity
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"]
     errors: Mapping[Reason, ErrorTemplate] = field(default_factory=dict)
     """Every reason that the file names; `default_error` is for the others."""
     default_error: ErrorTemplate | None = None
-    rate_limit_headers: RateLimitHeaders = RateLimitHeaders()
-    realm: str = "api"
-    access_log: AccessLogSettings | None = None
+    rate_limit_headers: RateLimitHeaders
+    realm: str
+    access_log: AccessLogSettings | None
     """None where it is off."""
-    reload: Reload = Reload()
-    drain: Drain = Drain()
-    decision: DecisionSettings | None = None
-    usage: UsageSettings = UsageSettings()
-    tracing: Tracing | None = None
+    reload: Reload
+    drain: Drain
+    decision: DecisionSettings | None
+    usage: UsageSettings
+    tracing: Tracing | None
 
 
 def config_of(path: str, document: Document, report: Report, environ: Mapping[str, str]) -> Config:

@@ -25,7 +25,7 @@ from sidecar.core.templates import (
 
 
 def catalogue_of(entries: Mapping[str, str | ScopeEntry | None], report: Report) -> Catalogue:
-    """The catalogue; a scope whose entry is wrong is in it by name, so that what names it is not wrong as well."""
+    """The catalogue. A scope with a wrong entry is in it by name, so that its uses are not reported as well."""
     scopes = {name: Scope(name=name) for name in report.names(("scopes",))}
     for name, entry in entries.items():
         match entry:
@@ -41,17 +41,17 @@ def catalogue_of(entries: Mapping[str, str | ScopeEntry | None], report: Report)
 
 
 def check_granted(names: Sequence[str], path: Path, catalogue: Catalogue, report: Report) -> None:
-    """Reports each name at `path` that stands for no scope."""
+    """Reports each name at `path` that no scope has."""
     for at, name in report.numbered(path, names):
         if catalogue.unknown([name]):
             report.problem(at, f"unknown scope '{name}'{did_you_mean(name, catalogue.scopes)}")
 
 
 def required(names: Sequence[str], path: Path, catalogue: Catalogue, report: Report) -> frozenset[str]:
-    """The scopes that a route names, one by one: a wildcard could be read as any of them or as every one."""
+    """The scopes that a route names. A wildcard is an error: it could mean any of its scopes or all of them."""
     for at, name in report.numbered(path, names):
         if name == EVERY or name.endswith(":*"):
-            report.problem(at, f"'{name}' can be granted to a key, but not be required: name the scopes")
+            report.problem(at, f"'{name}' can be granted to a key but not required by a route: name the scopes")
         elif name not in catalogue.scopes:
             report.problem(at, f"unknown scope '{name}'{did_you_mean(name, catalogue.scopes)}")
     return frozenset(names)
@@ -72,7 +72,7 @@ def plans_of(plans: Mapping[str, Mapping[str, int]], report: Report) -> Mapping[
 def charges_of(
     entries: Sequence[str | ChargeEntry], path: Path, quotas: Mapping[str, Quota], report: Report
 ) -> tuple[Charge, ...]:
-    """What a route counts; each quota once."""
+    """The quotas that a route counts, each once."""
     known = report.names(("quotas",))
     charges: dict[str, Charge] = {}
     for at, entry in report.numbered(path, entries):
@@ -80,7 +80,7 @@ def charges_of(
         if name not in known:
             report.problem(at, f"unknown quota '{name}'{did_you_mean(name, known)}")
         elif name in charges:
-            report.problem(at, f"the quota '{name}' stands here twice")
+            report.problem(at, f"the quota '{name}' is listed twice")
         elif name in quotas:
             charges[name] = Charge(quota=quotas[name], cost=cost)
     return tuple(charges.values())
@@ -120,7 +120,7 @@ def errors_of(
             if name not in known:
                 report.key_problem(path, f"unknown reason '{name}'{did_you_mean(name, known)}")
             elif name in found:
-                report.key_problem(path, f"the reason '{name}' is answered twice")
+                report.key_problem(path, f"the reason '{name}' has an error response already")
             else:
                 found[name] = response
     default = found.pop(_DEFAULT, None)
@@ -128,7 +128,7 @@ def errors_of(
 
 
 def check_template(template: object, allowed: frozenset[str], path: Path, report: Report) -> None:
-    """Reports each placeholder that `allowed` does not hold, at the text that it stands in."""
+    """Reports each placeholder that is not in `allowed`, at its text."""
     match template:
         case dict():
             for name, value in template.items():
@@ -138,7 +138,7 @@ def check_template(template: object, allowed: frozenset[str], path: Path, report
                 check_template(value, allowed, (*path, index), report)
         case str():
             for name in unknown_placeholders(template, allowed):
-                close = did_you_mean(name, allowed) if allowed else ": no placeholder can stand here"
+                close = did_you_mean(name, allowed) if allowed else ": no placeholder is allowed here"
                 report.problem(path, f"unknown placeholder '{{{name}}}'{close}")
 
 
@@ -160,7 +160,7 @@ _KEY = "must be `METHOD /pattern`, `METHOD|METHOD /pattern` or `* /pattern`"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """What a route may name."""
+    """The names that a route may use."""
 
     catalogue: Catalogue
     quotas: Mapping[str, Quota]
@@ -169,7 +169,7 @@ class Vocabulary:
 
 
 def routes_of(entries: Sequence[Mapping[str, PolicyEntry]], words: Vocabulary, report: Report) -> tuple[Route, ...]:
-    """The routes in the order of the file; what is wrong with one, or between two, is reported."""
+    """The routes in the order of the file. Reports what is wrong with a route, and overlaps between two."""
     routes: dict[int, tuple[Path, Route]] = {}
     for path, entry in report.numbered(("routes",), entries):
         for key, policy in entry.items():
@@ -215,16 +215,18 @@ def _methods(text: str) -> frozenset[str]:
             raise ValueError("'*' is every method already: it stands alone")
         if not _METHOD.fullmatch(method):
             upper = f" (did you mean '{method.upper()}'?)" if _METHOD.fullmatch(method.upper()) else ""
-            raise ValueError(f"'{method}' is no method: methods are upper-case words{upper}")
+            raise ValueError(f"'{method}' is not a method: methods are upper-case words{upper}")
     return frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
 
 
 def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
     for name in _contradictions(entry):
-        report.problem((*path, name), "a public route takes requests without a key: it cannot demand anything of one")
+        report.problem(
+            (*path, name), "a public route accepts requests without a key: it cannot require anything of a key"
+        )
     respond = None if entry.respond is UNSET else entry.respond
     if entry.respond is None:
-        report.problem((*path, "respond"), "holds nothing to answer: leave it out to ask the upstream")
+        report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
     check_template(respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
     environments = entry.environments or ()
     for at, name in report.numbered((*path, "environments"), environments):

@@ -13,7 +13,7 @@ WRONG = {
     ),
     "the beginning of ours": ("[{prefix: hv_}]", "keys.imported[0].prefix: overlaps the prefix"),
     "more than ours": ("[{prefix: hv_live_old_}]", "keys.imported[0].prefix: overlaps the prefix"),
-    "a pepper for nothing": ("[{prefix: k, pepper: p}]", "keys.imported[0].pepper: sha256 has none"),
+    "a pepper for nothing": ("[{prefix: k, pepper: p}]", "keys.imported[0].pepper: sha256 takes no pepper"),
     "no pepper": ("[{prefix: k, hash: hmac-sha256}]", "keys.imported[0].pepper: hmac-sha256 needs one"),
     "an empty pepper": (
         "[{prefix: k, hash: hmac-sha256, pepper: ''}]",
@@ -22,10 +22,10 @@ WRONG = {
     "an unknown hash": ("[{prefix: k, hash: md5}]", "keys.imported[0].hash: must be"),
     "a prefix of two words": ("[{prefix: a b}]", "keys.imported[0].prefix: must be up to 64 printable"),
     "no prefix at all": ("[{}]", "keys.imported[0].prefix: missing"),
-    "one twice": ("[{prefix: k}, {prefix: k}]", "keys.imported[1]: stands here twice"),
+    "one twice": ("[{prefix: k}, {prefix: k}]", "keys.imported[1]: is listed twice"),
     "everything, where something passes": (
         '[{prefix: ""}]\n  pass_through: [{header: authorization, scheme: bearer}]',
-        "keys.imported[0].prefix: is empty, so that nothing could pass",
+        "keys.imported[0].prefix: is empty, which takes every credential",
     ),
 }
 

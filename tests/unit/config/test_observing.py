@@ -78,7 +78,7 @@ def test_the_commented_example_of_tracing_is_valid(loading: Loading) -> None:
         ("access_log: {query: all}", "access_log.query: must be none or redacted"),
         ("tracing: {}", "tracing.endpoint: missing"),
         ("tracing: {endpoint: 'grpc://c:4317'}", "tracing.endpoint: must be the OTLP/HTTP address"),
-        ("tracing: {endpoint: 'http://c:x'}", "tracing.endpoint: is no URL"),
+        ("tracing: {endpoint: 'http://c:x'}", "tracing.endpoint: is not a URL"),
         ("tracing: {endpoint: 'http://u:p@c:1'}", "tracing.endpoint: must hold no user, query or fragment"),
         ("tracing: {endpoint: 'http://c:1', headers: {Host: x}}", "tracing.headers: must not hold Host"),
         ("tracing: {endpoint: 'http://c:1', headers: {A: \"x\\ny\"}}", "tracing.headers.A: must be one line"),

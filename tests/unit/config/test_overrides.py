@@ -30,14 +30,14 @@ def test_a_variable_in_a_body_stays_text(loading: Loading) -> None:
 
 def test_an_unset_variable_is_told(problems: Complaining) -> None:
     assert problems(MINIMAL + "realm: ${NOPE}\n") == [
-        "4:8: realm: the variable NOPE is not set (write ${NOPE:-default} to do without it)"
+        "4:8: realm: the variable NOPE is not set (write ${NOPE:-default} to allow that)"
     ]
 
 
 @pytest.mark.parametrize("text", ["${}", "${a b}", "${A", "${key.id}"])
 def test_what_only_begins_like_a_variable_is_told(problems: Complaining, text: str) -> None:
     (line,) = problems(MINIMAL + f'realm: "{text}"\n', environ={"A": "x"})
-    assert "4:8: realm: '${' begins no variable" in line
+    assert "4:8: realm: '${' does not start a variable" in line
 
 
 def test_a_wrong_value_out_of_a_variable_is_told_in_its_place_without_the_value(problems: Complaining) -> None:

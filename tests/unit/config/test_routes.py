@@ -6,7 +6,7 @@ WORDS = "scopes: {read: R, write: W}\nquotas: {general: {limit: 1, per: day}}\nr
 """Three lines: the first route of a test stands in line 7."""
 
 WRONG = {
-    "get /x: {}": "7:3: routes[0]: 'get' is no method: methods are upper-case words (did you mean 'GET'?)",
+    "get /x: {}": "7:3: routes[0]: 'get' is not a method: methods are upper-case words (did you mean 'GET'?)",
     "GET|* /x: {}": "7:3: routes[0]: '*' is every method already",
     "/x: {}": "`METHOD|METHOD /pattern` or `* /pattern` (did you mean '* /x'?)",
     "GET: {}": "7:3: routes[0]: must be `METHOD /pattern`",
@@ -15,8 +15,8 @@ WRONG = {
     "GET /a/**/b: {}": "7:3: routes[0]: '**' stands for the rest",
     "TRACE /x: {}": "7:3: routes[0]: `TRACE /x` is never reached",
     "GET /x:": "7:10: routes[0]: must be a mapping, not nothing (write {} for an empty mapping",
-    "GET /x: {public: true, scopes: [read]}": "routes[0].scopes: a public route takes requests without a key",
-    "GET /x/{a}: {public: true, tenant: a}": "routes[0].tenant: a public route takes requests without a key",
+    "GET /x: {public: true, scopes: [read]}": "routes[0].scopes: a public route accepts requests without a key",
+    "GET /x/{a}: {public: true, tenant: a}": "routes[0].tenant: a public route accepts requests without a key",
     "GET /x/{project}: {tenant: projct}": "routes[0].tenant: the pattern has no {projct} (did you mean 'project'?)",
     "GET /x/{env}: {environment: e}": "routes[0].environment: the pattern has no {e}",
     "GET /x: {environments: [lve]}": "routes[0].environments[0]: unknown environment 'lve' (did you mean 'live'?)",
@@ -26,10 +26,10 @@ WRONG = {
     "GET /x: {scopes: }": "routes[0].scopes: must be a list, not nothing",
     "GET /x: {scope: [read]}": "7:12: routes[0].scope: unknown key (did you mean 'scopes'?)",
     "GET /x: {quotas: [genral]}": "routes[0].quotas[0]: unknown quota 'genral' (did you mean 'general'?)",
-    "GET /x: {quotas: [general, general]}": "routes[0].quotas[1]: the quota 'general' stands here twice",
+    "GET /x: {quotas: [general, general]}": "routes[0].quotas[1]: the quota 'general' is listed twice",
     "GET /x: {quotas: [{quota: general, cost: 0}]}": "routes[0].quotas[0].cost: must be at least 1",
     "GET /x: {respond: {a: '{key.idd}'}}": "routes[0].respond.a: unknown placeholder '{key.idd}'",
-    "GET /x: {respond: }": "routes[0].respond: holds nothing to answer",
+    "GET /x: {respond: }": "routes[0].respond: is empty: leave it out",
 }
 
 
@@ -41,7 +41,7 @@ def test_a_wrong_route_is_told(problems: Complaining, route: str, expected: str)
 
 def test_a_policy_beside_its_route_is_told(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- GET /x:\n  scopes: [read]\n")
-    assert line.startswith("7:3: routes[0]: must hold one key, with all that belongs to it indented below it")
+    assert line.startswith("7:3: routes[0]: must have one key, with its options indented below it")
 
 
 def test_overlapping_routes_are_told_with_both_places(problems: Complaining) -> None:
@@ -69,7 +69,7 @@ def test_an_unreachable_route_is_told(problems: Complaining) -> None:
 
 def test_a_star_can_be_granted_but_not_required(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + "routes:\n- GET /x: {scopes: ['*']}\n")
-    assert "routes[0].scopes[0]: '*' can be granted to a key, but not be required" in line
+    assert "routes[0].scopes[0]: '*' can be granted to a key but not required by a route" in line
 
 
 def test_a_route_s_name_is_its_key_with_the_white_space_in_order(loading: Loading) -> None:

@@ -14,7 +14,7 @@ REFUSED = {
     "text": (b"hello\n", "1:1: must be a mapping, not a single value"),
     "a list": (b"- a\n", "1:1: must be a mapping, not a list"),
     "an alias bomb": (BOMB.encode(), "too many or too deeply nested values"),
-    "an alias of itself": (b"a: &a [*a]\n", "1:4: an alias holds itself"),
+    "an alias of itself": (b"a: &a [*a]\n", "1:4: an alias contains itself"),
     "a deep list": (b"[" * 100_000, "1:62: too many or too deeply nested values"),
     "a deep mapping": (
         b"".join(b" " * level + b"a:\n" for level in range(200)),
@@ -27,8 +27,8 @@ REFUSED = {
     "a syntax error": (b"a: [1\nb: 2\n", "2:2: while parsing a flow sequence expected"),
     "a tab": (b"a:\n\t- b\n", "2:1: "),
     "a Python tag": (b"a: !!python/object/apply:os.system [id]\n", "1:4: tags are not supported"),
-    "a lone surrogate": (b'realm: "\\ud800"\n', "1:8: holds an escape that is no character"),
-    "an escape past Unicode": (b'realm: "\\UFFFFFFFF"\n', "holds an escape that is no character"),
+    "a lone surrogate": (b'realm: "\\ud800"\n', "1:8: holds an escape that is not a character"),
+    "an escape past Unicode": (b'realm: "\\UFFFFFFFF"\n', "holds an escape that is not a character"),
     "an unknown alias": (b"a: *nope\n", "1:4: found undefined alias 'nope'"),
     "a key that is a list": (b"? [a]\n: b\n", "1:3: a key must be text"),
 }

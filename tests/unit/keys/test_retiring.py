@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sidecar.config.document import UsageSettings
 from sidecar.config.policy import KeySettings
@@ -18,7 +19,7 @@ from sidecar.keys.ports import AuditFilter, KeyConflict, StoreUnavailable
 from sidecar.keys.transitions import Rotation, retired_unused
 from sidecar.keys.validation import KeyRules
 from sidecar.runtime.maintenance import Retirement, UsageKeeper
-from sidecar.usage.anomalies import AnomalyDetector, Unusual
+from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
 from tests.unit.gate.world import World, make_world
 from tests.unit.keys.making import ANN, NOW_US, a_key, set_status, used_at
@@ -78,7 +79,7 @@ class Overlap:
     def __init__(self, world: World, rules: KeyRules) -> None:
         self.world, self.store, self.clock = world, world.store, world.clock
         self.usage = Usage(clock=self.clock)
-        unusual = AnomalyDetector(Unusual(), clock=self.clock, write=lambda line: None)
+        unusual = AnomalyDetector(UsageSettings().unusual, clock=self.clock, write=lambda line: None)
         self.keeper = UsageKeeper(self.store, self.usage, unusual=unusual, settings=UsageSettings(), clock=self.clock)
         self.settings = KeySettings(sources=(), environments={}, retire_unused_seconds=6 * HOUR)
         self.retirement = Retirement(self.store, self.keeper, settings=self.settings, clock=self.clock)
@@ -232,7 +233,7 @@ async def test_many_keys_that_stay_do_not_stand_in_the_way_of_others(overlap: Ov
 async def test_nothing_retires_early_unless_it_is_asked_for(overlap: Overlap) -> None:
     text, _ = await overlap.rotated()
     overlap.clock.seconds += 12 * HOUR
-    overlap.retirement.reconfigure(replace(overlap.settings, retire_unused_seconds=None))
+    overlap.retirement.reconfigure(structs.replace(overlap.settings, retire_unused_seconds=None))
     await overlap.retirement.round()
     await overlap.world.allows("GET", "/items/1", key=text)
     overlap.retirement.reconfigure(overlap.settings)

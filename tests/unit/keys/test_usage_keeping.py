@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from sidecar.core.model import ApiKey
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.runtime.maintenance import UsageKeeper
 from sidecar.store.sqlite import SqliteStore
-from sidecar.usage.anomalies import AnomalyDetector, Unusual
+from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 from sidecar.usage.recorder import Usage
 from tests.unit.keys.making import NOW_US, Clock, a_key, open_store
@@ -28,7 +29,7 @@ class Kept:
         self.store, self.clock = store, clock
         self.usage = Usage(clock=clock)
         self.lines: list[str] = []
-        self.unusual = AnomalyDetector(Unusual(), clock=clock, write=self.lines.append)
+        self.unusual = AnomalyDetector(UsageSettings().unusual, clock=clock, write=self.lines.append)
         settings = UsageSettings()
         self.keeper = UsageKeeper(store, self.usage, unusual=self.unusual, settings=settings, clock=clock)
 
@@ -130,7 +131,7 @@ async def test_old_hours_become_days_and_old_days_go(kept: Kept, key: ApiKey, pa
 
 
 async def test_new_limits_are_heeded_from_then_on(kept: Kept, key: ApiKey) -> None:
-    settings = UsageSettings(keep_seconds=20 * DAY_SECONDS, unusual=Unusual(new_network=False))
+    settings = UsageSettings(keep_seconds=20 * DAY_SECONDS, unusual=replace(UsageSettings().unusual, new_network=False))
     kept.keeper.reconfigure(settings)
     for address in ("192.0.2.1", "198.51.100.1"):
         kept.use(key, address=address)

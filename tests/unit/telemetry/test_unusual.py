@@ -1,12 +1,14 @@
 """What is named as unusual, and how it is told."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
+from sidecar.config.document import UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.telemetry.metrics import UsageMetrics
 from sidecar.usage.anomalies import AnomalyDetector, AnomalyKind, Unusual, network_of
@@ -14,7 +16,7 @@ from sidecar.usage.anomalies import AnomalyDetector, AnomalyKind, Unusual, netwo
 NOW = 1_800_000_000
 NOW_US = NOW * 1_000_000
 DAY = 86_400_000_000
-DEFAULTS = Unusual()
+DEFAULTS = UsageSettings().unusual
 
 
 class Watch:
@@ -112,17 +114,17 @@ def test_what_is_no_fault_of_a_credential_is_no_refusal_of_one(reason: Reason) -
 
 
 def test_everything_can_be_turned_off_and_on_again() -> None:
-    watch = Watch(Unusual(unused_seconds=None, new_network=False, refusals=None))
+    watch = Watch(replace(DEFAULTS, unused_seconds=None, new_network=False, refusals=None))
     watch.used(idle=90 * DAY, new=("203.0.113.0/24",))
     watch.refused(Reason.INVALID_KEY, 1000)
     assert watch.told() == []
-    watch.activity.reconfigure(Unusual(refusals=3))
+    watch.activity.reconfigure(replace(DEFAULTS, refusals=3))
     watch.refused(Reason.INVALID_KEY, 3)
     assert [kind for kind, *_ in watch.told()] == ["refusals"]
 
 
 def test_the_same_is_told_again_only_after_a_while() -> None:
-    watch = Watch(Unusual(quiet_seconds=60))
+    watch = Watch(replace(DEFAULTS, quiet_seconds=60))
     for seconds in (0, 59, 1, 59):
         watch.seconds += seconds
         watch.refused(Reason.REVOKED_KEY)

@@ -9,7 +9,7 @@ import pytest
 from tests.harness.recording import Upstream, running_upstream
 from tests.harness.running import StartSidecar, starter
 
-pytest_plugins = ["tests.harness.requirements"]
+pytest_plugins = ["tests.harness.requirements", "tests.harness.scheduling"]
 
 
 @pytest.fixture(scope="session")

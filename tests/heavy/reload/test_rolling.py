@@ -161,6 +161,7 @@ async def service() -> AsyncIterator[str]:
 
 @pytest.mark.requirement("R4.2")
 @pytest.mark.timeout(600)
+@pytest.mark.alone
 async def test_rolling_restarts_behind_haproxy_fail_no_request(tmp_path: Path) -> None:
     config = tmp_path / "sidecar.yaml"
     config.write_text(CONFIG, encoding="utf-8")

@@ -105,6 +105,7 @@ def memory_bytes(sidecar: Sidecar) -> int:
 
 
 @pytest.mark.requirement("S7.2")
+@pytest.mark.alone
 async def test_10000_idle_connections_cost_little_and_slow_nobody(start_sidecar: StartSidecar) -> None:
     async with service(start_sidecar) as sidecar, AsyncExitStack() as stack:
         usual = await slowest(sidecar.data, 300)
@@ -130,6 +131,7 @@ async def test_10000_idle_connections_cost_little_and_slow_nobody(start_sidecar:
         ("bodies", b"POST /public/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1000\r\n\r\nslow"),
     ],
 )
+@pytest.mark.alone
 async def test_2000_slow_senders_leave_the_service_available(
     start_sidecar: StartSidecar, kind: str, first: bytes
 ) -> None:
@@ -140,6 +142,7 @@ async def test_2000_slow_senders_leave_the_service_available(
 
 
 @pytest.mark.requirement("S7.3")
+@pytest.mark.alone
 async def test_2000_slow_readers_leave_the_service_available(start_sidecar: StartSidecar) -> None:
     """More of them than connections to the upstream; each is in the middle of its answer."""
     large = GET.replace(b"/x", b"/large")
@@ -151,6 +154,7 @@ async def test_2000_slow_readers_leave_the_service_available(start_sidecar: Star
 
 
 @pytest.mark.requirement("S7.4")
+@pytest.mark.alone
 async def test_5000_malformed_requests_a_second_are_a_line_in_ten_seconds(start_sidecar: StartSidecar) -> None:
     async with service(start_sidecar) as sidecar:
 

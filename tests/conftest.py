@@ -9,6 +9,8 @@ import pytest
 from tests.harness.recording import Upstream, running_upstream
 from tests.harness.running import StartSidecar, starter
 
+pytest_plugins = ["tests.harness.requirements", "tests.harness.scheduling"]
+
 
 @pytest.fixture(scope="session")
 def upstream_process() -> Iterator[Upstream]:

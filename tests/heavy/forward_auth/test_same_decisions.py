@@ -1,4 +1,4 @@
-"""The security list, S5.4: a question gets the decision that the request itself would get on the data listener."""
+"""A question gets the decision that the request itself would get on the data listener."""
 
 import re
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.harness.recording import Upstream
 from tests.heavy.fuzz.budget import budget
 from tests.wire.forward_auth.asking import DIALECTS, Decider, status_of
-from tests.wire.security.test_more_targets import OTHER_CLIMBS, OVERLONG
-from tests.wire.security.test_s1_target import CLIMBS, DISGUISES, MALFORMED
+from tests.wire.security.test_targets import CLIMBS, DISGUISES, MALFORMED
+from tests.wire.security.test_targets_of_tenants import OTHER_CLIMBS, OVERLONG
 
 PREFIXES = ("/public/", "/items/", "/nowhere/")
 ORDINARY = [
@@ -45,33 +45,37 @@ def _ready(upstream: Upstream) -> None:
     """Nothing is planned: what is let through is a 200."""
 
 
+@pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize("key", ["", "Kr", "Ka", "Kv"])
-def test_s5_4_targets_of_s1_are_judged_alike(decider: Decider, key: str) -> None:
+def test_targets_are_judged_alike(decider: Decider, key: str) -> None:
     for target in [*CLIMBS, *DISGUISES, *OTHER_CLIMBS, *ORDINARY]:
         check_same(decider, "GET", target, key)
 
 
+@pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize("piece", [*MALFORMED, *OVERLONG])
-def test_s5_4_bytes_that_no_path_may_hold_are_judged_alike(decider: Decider, piece: str) -> None:
+def test_bytes_that_no_path_may_hold_are_judged_alike(decider: Decider, piece: str) -> None:
     for prefix in PREFIXES:
         check_same(decider, "GET", prefix + piece, "Ka")
         check_same(decider, "GET", f"{prefix}{piece}/x", "")
 
 
+@pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize(
     "method", ["HEAD", "POST", "OPTIONS", "DELETE", "PROPFIND", "M-SEARCH", "TRACE", "get", "BREW"]
 )
-def test_s5_4_methods_are_judged_alike(decider: Decider, method: str) -> None:
+def test_methods_are_judged_alike(decider: Decider, method: str) -> None:
     for target in ("/public/x", "/items/x"):
         for key in ("", "Kr", "Kw"):
             check_same(decider, method, target, key)
 
 
+@pytest.mark.requirement("S5.4")
 @budget(150)
 @given(
     pieces=st.lists(st.sampled_from(PIECES), max_size=8),
     start=st.sampled_from(["/public/", "/items/", "/admin/", "/"]),
     key=st.sampled_from(["", "Kr", "Ka"]),
 )
-def test_s5_4_odd_paths_are_judged_alike(decider: Decider, pieces: list[str], start: str, key: str) -> None:
+def test_odd_paths_are_judged_alike(decider: Decider, pieces: list[str], start: str, key: str) -> None:
     check_same(decider, "GET", start + "".join(pieces), key)

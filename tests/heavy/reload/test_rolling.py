@@ -1,8 +1,7 @@
-"""The security list, R4.2: two sidecars behind a real HAProxy, restarted in turn under 500 requests a second.
+"""Two sidecars behind a real HAProxy, restarted in turn under 500 requests a second.
 
 HAProxy is told not to try again, so that it hides nothing.
 """
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
 
 import asyncio
 import contextlib
@@ -160,8 +159,10 @@ async def service() -> AsyncIterator[str]:
         await upstream.stop()
 
 
+@pytest.mark.requirement("R4.2")
 @pytest.mark.timeout(600)
-async def test_R4_2_rolling_restarts_behind_haproxy_fail_no_request(tmp_path: Path) -> None:
+@pytest.mark.alone
+async def test_rolling_restarts_behind_haproxy_fail_no_request(tmp_path: Path) -> None:
     config = tmp_path / "sidecar.yaml"
     config.write_text(CONFIG, encoding="utf-8")
     keys = Keys(config, tmp_path / "keys.db")

@@ -1,4 +1,4 @@
-"""The site of the security list."""
+"""The site of the wire tests."""
 
 from tests.wire.security.conftest import shared_keys, shared_sidecar, site
 

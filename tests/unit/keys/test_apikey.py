@@ -1,19 +1,13 @@
 import secrets
+from random import Random
 
 import pytest
 
 from sidecar.core.apikey import ALPHABET, Hasher, KeyFormat, Pepper, Secret, looks_secret, peppers_from
 
 PREFIXES = ("hv_live_", "hv_test_")
-KEY = KeyFormat().make("hv_live_", secrets.randbelow)
+KEY = KeyFormat().make("hv_live_", Random(1).randrange)  # noqa: S311 - the same in every worker of a run
 ONE, TWO = Pepper.of(b"the first pepper of all"), Pepper.of(b"the second pepper")
-
-
-@pytest.mark.timeout(600)
-def test_no_two_of_a_million_keys_are_alike() -> None:
-    made = KeyFormat(length=32)
-    keys = {made.make("hv_live_", secrets.randbelow) for _ in range(1_000_000)}
-    assert len(keys) == 1_000_000
 
 
 def test_a_key_holds_at_least_128_random_bits() -> None:

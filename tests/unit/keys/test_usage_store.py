@@ -1,7 +1,6 @@
 """Use as it is stored: added up, read, summed up by the day, forgotten."""
 
 import sqlite3
-import time
 
 import pytest
 
@@ -164,22 +163,3 @@ async def test_a_tenants_unusual_events_are_found_behind_any_number_of_others(st
     assert await store.unusual(limit=3, tenant="acme") == [events[0]]
     assert await store.unusual(limit=3, tenant="nobody") == []
     assert [event.detail for event in await store.unusual(limit=3)] == ["100", "99", "98"]
-
-
-@pytest.mark.timeout(600)
-async def test_the_sum_over_all_keys_costs_as_little_as_its_rows(store: SqliteStore) -> None:
-    hours, keys = range(24), [f"key_{number}" for number in range(4_000)]
-    for hour in hours:
-        rows = [row(TODAY + hour * HOUR, key_id=key_id, route=f"GET /{at}") for key_id in keys for at in range(2)]
-        await store.add_usage(rows)
-    summed = UsageFilter(since=TODAY, until=TODAY + DAY)
-    assert [one.count for one in await store.usage(summed)] == [len(keys)] * 48
-    # The sums are 48 rows; of the 192,000 that they are of, it takes thousands of times as long.
-    took = min([await seconds(store, summed) for _ in range(5)])
-    assert took * 20 < await seconds(store, UsageFilter(since=TODAY, until=TODAY + DAY, key_ids=keys))
-
-
-async def seconds(store: SqliteStore, wanted: UsageFilter) -> float:
-    started = time.perf_counter()
-    await store.usage(wanted)
-    return time.perf_counter() - started

@@ -1,8 +1,10 @@
-"""K9: whoever administers one tenant sees and changes that tenant's keys and no other's, and gives nothing beyond."""
+"""Who administers one tenant sees and changes that tenant's keys and no other's, and gives nothing beyond."""
 
 import pytest
 
 from tests.wire.admin.calls import Admin
+
+pytestmark = pytest.mark.requirement("K9")
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,5 @@
 """Hakari, as deploy/examples/hakari.yaml has it."""
 
-# The claims' ids stand in the names as they are written.
-# ruff: noqa: N802
-
 import sqlite3
 from base64 import b64encode, urlsafe_b64encode
 from hashlib import sha256
@@ -57,8 +54,9 @@ def allowed(sidecar: Sidecar, key: IssuedKey) -> list[tuple[str, str]]:
     return [asked for asked, response in zip(EVERYTHING, responses, strict=True) if response.status == 200]
 
 
+@pytest.mark.requirement("K1")
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/usage"), *EVERYTHING])
-def test_K1_a_key_acts_on_its_own_project_only(
+def test_a_key_acts_on_its_own_project_only(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, method: str, path: str
 ) -> None:
     assert sidecar.ask(method, f"/v1/projects/prj_1{path}", key=key).status == 200
@@ -68,12 +66,14 @@ def test_K1_a_key_acts_on_its_own_project_only(
     assert upstream.requests() == []
 
 
-def test_K1_a_key_without_a_project_acts_on_none(sidecar: Sidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("K1")
+def test_a_key_without_a_project_acts_on_none(sidecar: Sidecar, upstream: Upstream) -> None:
     assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=sidecar.keys.issue()).status == 403
     assert upstream.requests() == []
 
 
-def test_K2_stored_are_the_digest_and_the_first_12_characters(sidecar: Sidecar, key: IssuedKey) -> None:
+@pytest.mark.requirement("K2")
+def test_stored_are_the_digest_and_the_first_12_characters(sidecar: Sidecar, key: IssuedKey) -> None:
     assert key.text.startswith("hkr_")
     with sqlite3.connect(sidecar.keys.store) as database:
         row = database.execute("SELECT digest, algorithm, prefix FROM api_key WHERE id = ?", (key.id,)).fetchone()
@@ -81,7 +81,8 @@ def test_K2_stored_are_the_digest_and_the_first_12_characters(sidecar: Sidecar, 
     assert row == (sha256(key.text.encode()).digest(), "sha256", key.text[:12])
 
 
-def test_K2_nothing_of_a_dump_can_be_sent_as_a_key(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+@pytest.mark.requirement("K2")
+def test_nothing_of_a_dump_can_be_sent_as_a_key(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     with sqlite3.connect(sidecar.keys.store) as database:
         rows = database.execute("SELECT * FROM api_key").fetchall()
     database.close()
@@ -100,6 +101,7 @@ def written(value: object) -> list[str]:
     return [str(value)] if str(value).isascii() else []
 
 
+@pytest.mark.requirement("K3")
 @pytest.mark.parametrize(
     ("scopes", "opens"),
     [
@@ -111,25 +113,28 @@ def written(value: object) -> list[str]:
         (("*",), EVERYTHING),
     ],
 )
-def test_K3_a_key_holds_its_scopes_and_what_they_include(
+def test_a_key_holds_its_scopes_and_what_they_include(
     sidecar: Sidecar, scopes: tuple[str, ...], opens: list[tuple[str, str]]
 ) -> None:
     assert allowed(sidecar, sidecar.keys.issue(scopes=scopes, tenant="prj_1")) == opens
 
 
-def test_K3_without_scopes_a_key_gets_every_one(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("K3")
+def test_without_scopes_a_key_gets_every_one(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(tenant="prj_1")
     assert key.told["scopes"] == ["*"]
     assert allowed(sidecar, key) == EVERYTHING
 
 
+@pytest.mark.requirement("K3")
 @pytest.mark.parametrize("scope", ["streams:read", "vod:read", "vod:write"])
-def test_K3_an_endpoint_accepts_any_one_of_the_scopes_it_lists(sidecar: Sidecar, scope: str) -> None:
+def test_an_endpoint_accepts_any_one_of_the_scopes_it_lists(sidecar: Sidecar, scope: str) -> None:
     key = sidecar.keys.issue(scopes=(scope,), tenant="prj_1")
     assert sidecar.ask("GET", "/v1/projects/prj_1/usage", key=key).status == 200
 
 
-def test_K3_the_star_holds_for_scopes_that_are_added_later(start_sidecar: StartSidecar, sidecar: Sidecar) -> None:
+@pytest.mark.requirement("K3")
+def test_the_star_holds_for_scopes_that_are_added_later(start_sidecar: StartSidecar, sidecar: Sidecar) -> None:
     everything, streams = (sidecar.keys.issue(scopes=(scope,), tenant="prj_1") for scope in ("*", "streams:write"))
     later = CONFIG.read_text(encoding="utf-8")
     later = later.replace("\nscopes:\n", "\nscopes:\n  clips:read: List clips\n")
@@ -139,10 +144,11 @@ def test_K3_the_star_holds_for_scopes_that_are_added_later(start_sidecar: StartS
     assert changed.ask("GET", "/v1/clips", key=streams).status == 403
 
 
+@pytest.mark.requirement("K4")
 @pytest.mark.parametrize(
     ("kind", "reads", "writes"), [("streams", READ_STREAMS, WRITE_STREAMS), ("vod", READ_VODS, WRITE_VODS)]
 )
-def test_K4_reading_is_read_and_changing_is_write(
+def test_reading_is_read_and_changing_is_write(
     sidecar: Sidecar, kind: str, reads: list[tuple[str, str]], writes: list[tuple[str, str]]
 ) -> None:
     reader = sidecar.keys.issue(scopes=(f"{kind}:read",), tenant="prj_1")
@@ -151,7 +157,8 @@ def test_K4_reading_is_read_and_changing_is_write(
     assert set(allowed(sidecar, writer)) >= set(writes)
 
 
-def test_K5_revocation_counts_on_the_next_request_and_is_final(sidecar: Sidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("K5")
+def test_revocation_counts_on_the_next_request_and_is_final(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue(tenant="prj_1")
     assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=key).status == 200
     upstream.clear()
@@ -163,7 +170,8 @@ def test_K5_revocation_counts_on_the_next_request_and_is_final(sidecar: Sidecar,
     assert upstream.requests() == []
 
 
-def test_K6_last_use_is_sampled_and_not_one_write_a_request(start_sidecar: StartSidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("K6")
+def test_last_use_is_sampled_and_not_one_write_a_request(start_sidecar: StartSidecar, upstream: Upstream) -> None:
     sidecar, requests, page_bytes = start_sidecar(CONFIG), 500, 4096
     key = sidecar.keys.issue(tenant="prj_1")
     log = sidecar.keys.store.with_name(sidecar.keys.store.name + "-wal")
@@ -179,7 +187,8 @@ def test_K6_last_use_is_sampled_and_not_one_write_a_request(start_sidecar: Start
     assert moment(shown, "last_used_at") >= moment(shown, "created_at")
 
 
-def test_K7_the_label_is_free_text(sidecar: Sidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("K7")
+def test_the_label_is_free_text(sidecar: Sidecar, upstream: Upstream) -> None:
     label = "大阪 encoder; <b>№ 1</b>, 50 % & 'more'"
     key = sidecar.keys.issue(label, tenant="prj_1")
     assert sidecar.keys.told("show", key.id)["name"] == label
@@ -187,8 +196,9 @@ def test_K7_the_label_is_free_text(sidecar: Sidecar, upstream: Upstream) -> None
     assert upstream.last().header("X-Key-Label").isascii()
 
 
+@pytest.mark.requirement("K8")
 @pytest.mark.parametrize("field", [("Authorization", f"Bearer {JWT}"), ("Cookie", "theme=dark; session=s%3Aabc.def")])
-def test_K8_a_browser_session_reaches_the_upstream_untouched_and_without_identity(
+def test_a_browser_session_reaches_the_upstream_untouched_and_without_identity(
     sidecar: Sidecar, upstream: Upstream, field: tuple[str, str]
 ) -> None:
     for method, path in [*EVERYTHING, ("GET", "/usage")]:
@@ -199,7 +209,8 @@ def test_K8_a_browser_session_reaches_the_upstream_untouched_and_without_identit
         assert not IDENTITY & {name.replace("_", "-").replace(".", "-").replace("--", "-") for name in seen.names}
 
 
-def test_K8_a_key_of_ours_is_replaced_by_its_identity(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+@pytest.mark.requirement("K8")
+def test_a_key_of_ours_is_replaced_by_its_identity(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     for cookies in ([], [("Cookie", "session=abc")]):
         assert sidecar.ask("GET", "/v1/projects/prj_1/streams", [*FORGED, *cookies], key=key).status == 200
         seen = upstream.last()
@@ -209,7 +220,8 @@ def test_K8_a_key_of_ours_is_replaced_by_its_identity(sidecar: Sidecar, upstream
         assert not any(b"forged" in part for part in (seen.head, seen.body))
 
 
-def test_K8_a_bad_key_of_ours_is_no_session(sidecar: Sidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("K8")
+def test_a_bad_key_of_ours_is_no_session(sidecar: Sidecar, upstream: Upstream) -> None:
     target = "/v1/projects/prj_1/streams"
     session = [("Cookie", "session=abc")]
     assert sidecar.ask("GET", target, key="hkr_nonsense").status == 401

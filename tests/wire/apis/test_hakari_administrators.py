@@ -1,8 +1,5 @@
 """Hakari's administrators, as deploy/examples/hakari.yaml has them once each has a token."""
 
-# The claims' ids stand in the names as they are written.
-# ruff: noqa: N802
-
 import pytest
 
 from tests.harness.keys import run_cli
@@ -37,7 +34,8 @@ def admins(sidecar: Sidecar, tokens: dict[str, tuple[str, str]]) -> dict[str, Ad
     return {project: Admin(address=address, token=token) for project, (token, _) in tokens.items()}
 
 
-def test_K9_an_administrator_creates_lists_and_revokes_the_keys_of_the_own_project(
+@pytest.mark.requirement("K9")
+def test_an_administrator_creates_lists_and_revokes_the_keys_of_the_own_project(
     sidecar: Sidecar, admins: dict[str, Admin]
 ) -> None:
     key_id, secret = admins["prj_1"].issue(scopes=["streams:read"])
@@ -48,7 +46,8 @@ def test_K9_an_administrator_creates_lists_and_revokes_the_keys_of_the_own_proje
     assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=secret).status == 401
 
 
-def test_K9_and_no_others(sidecar: Sidecar, admins: dict[str, Admin]) -> None:
+@pytest.mark.requirement("K9")
+def test_and_no_others(sidecar: Sidecar, admins: dict[str, Admin]) -> None:
     theirs = sidecar.keys.issue("Theirs", tenant="prj_2", scopes=("streams:read",))
     mine = admins["prj_1"]
     assert theirs.id not in mine.call("GET", "keys").body.decode()

@@ -1,8 +1,5 @@
 """HesedVid, as deploy/examples/hesedvid.yaml has it."""
 
-# The claims' ids stand in the names as they are written.
-# ruff: noqa: N802
-
 import re
 import time
 
@@ -47,7 +44,8 @@ def remaining(response: Response) -> int:
     return int(response.header("X-RateLimit-Remaining"))
 
 
-def test_V1_the_key_travels_as_x_api_key(sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey) -> None:
+@pytest.mark.requirement("V1")
+def test_the_key_travels_as_x_api_key(sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey) -> None:
     assert ask(sidecar, f"{ORG}/assets", live_key).status == 200
     seen = upstream.last()
     assert "x-api-key" not in seen.names and live_key.text.encode() not in seen.head
@@ -56,31 +54,36 @@ def test_V1_the_key_travels_as_x_api_key(sidecar: Sidecar, upstream: Upstream, l
     assert upstream.requests() == []
 
 
-def test_V2_the_prefix_tells_the_environment_and_32_characters_follow(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V2")
+def test_the_prefix_tells_the_environment_and_32_characters_follow(sidecar: Sidecar) -> None:
     for environment, prefix in (("live", "hv_live_"), ("test", "hv_test_")):
         texts = [sidecar.keys.issue(tenant="org_1", environment=environment).text for _ in range(5)]
         assert all(re.fullmatch(prefix + "[0-9A-Za-z]{32}", text) for text in texts)
 
 
-def test_V3_an_environment_specific_key_opens_one_environment_of_one_organisation(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V3")
+def test_an_environment_specific_key_opens_one_environment_of_one_organisation(sidecar: Sidecar) -> None:
     live, test = (sidecar.keys.issue(tenant="org_1", environment=name) for name in ("live", "test"))
     targets = [ORG, f"{LIVE}/videos", f"{TEST}/videos", OTHER_ORG, f"{OTHER_ORG}/environments/live/videos"]
     assert statuses(sidecar, live, targets) == [200, 200, 403, 403, 403]
     assert statuses(sidecar, test, targets) == [200, 403, 200, 403, 403]
 
 
-def test_V3_a_full_access_key_opens_all_environments_of_one_organisation(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V3")
+def test_a_full_access_key_opens_all_environments_of_one_organisation(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="*")
     targets = [ORG, f"{LIVE}/videos", f"{TEST}/videos", OTHER_ORG, f"{OTHER_ORG}/environments/live/videos"]
     assert statuses(sidecar, key, targets) == [200, 200, 200, 403, 403]
 
 
-def test_V3_a_system_key_opens_any_organisation(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V3")
+def test_a_system_key_opens_any_organisation(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(tenant="*", environment="*")
     targets = [ORG, f"{LIVE}/videos", f"{TEST}/videos", OTHER_ORG, f"{OTHER_ORG}/environments/live/videos"]
     assert statuses(sidecar, key, targets) == [200] * 5
 
 
+@pytest.mark.requirement("V4")
 @pytest.mark.parametrize(
     "rest",
     [
@@ -94,14 +97,15 @@ def test_V3_a_system_key_opens_any_organisation(sidecar: Sidecar) -> None:
         "/environments/live/analytics",
     ],
 )
-def test_V4_another_organisation_is_403(sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey, rest: str) -> None:
+def test_another_organisation_is_403(sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey, rest: str) -> None:
     assert statuses(sidecar, live_key, [f"{org}{rest}" for org in (OTHER_ORG, "/v1/api/ORG_1")]) == [403, 403]
     assert upstream.requests() == []
     assert ask(sidecar, f"{ORG}{rest}", live_key).status == 200
 
 
+@pytest.mark.requirement("V4")
 @pytest.mark.parametrize("rest", ["", "/assets", "/videos/1", "/analytics/daily"])
-def test_V4_another_environment_is_403(sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey, rest: str) -> None:
+def test_another_environment_is_403(sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey, rest: str) -> None:
     test_key = sidecar.keys.issue(tenant="org_1", environment="test")
     assert ask(sidecar, f"{TEST}{rest}", live_key).status == 403
     assert ask(sidecar, f"{LIVE}{rest}", test_key).status == 403
@@ -109,7 +113,8 @@ def test_V4_another_environment_is_403(sidecar: Sidecar, upstream: Upstream, liv
     assert ask(sidecar, f"{TEST}{rest}", test_key).status == 200
 
 
-def test_V4_no_key_an_invalid_one_and_an_expired_one_are_401(
+@pytest.mark.requirement("V4")
+def test_no_key_an_invalid_one_and_an_expired_one_are_401(
     sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey
 ) -> None:
     assert sidecar.ask("GET", ORG).status == 401
@@ -121,7 +126,8 @@ def test_V4_no_key_an_invalid_one_and_an_expired_one_are_401(
     assert all(seen.header("X-Key-Id") != live_key.id for seen in upstream.requests())
 
 
-def test_V5_each_category_has_its_own_limit_an_hour(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V5")
+def test_each_category_has_its_own_limit_an_hour(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live")
     limits = {"/assets": 10_000, "/videos": 1_000, "/videos/1/cuts": 1_000, "/analytics": 500, "/analytics/daily": 500}
     for base in (ORG, LIVE):
@@ -132,7 +138,8 @@ def test_V5_each_category_has_its_own_limit_an_hour(sidecar: Sidecar) -> None:
             assert int(response.header("X-RateLimit-Reset")) in next_hours(before)
 
 
-def test_V5_past_a_limit_429_and_the_other_categories_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("V5")
+def test_past_a_limit_429_and_the_other_categories_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live")
     with sidecar.connect() as connection:
         refused = [asked(connection, f"{LIVE}/analytics", key) for _ in range(501)][-1]
@@ -147,12 +154,14 @@ def test_V5_past_a_limit_429_and_the_other_categories_go_on(sidecar: Sidecar, up
     assert len(upstream.requests()) == passed + 2
 
 
-def test_V5_another_key_has_limits_of_its_own(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V5")
+def test_another_key_has_limits_of_its_own(sidecar: Sidecar) -> None:
     first, second = (sidecar.keys.issue(tenant="org_1", environment="live") for _ in range(2))
     assert [remaining(ask(sidecar, f"{ORG}/videos", key)) for key in (first, second)] == [999, 999]
 
 
-def test_V6_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("V6")
+def test_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live")
     gone = b"HTTP/1.1 404 Not Found\r\nX-RateLimit-Limit: 7\r\nContent-Length: 0\r\n\r\n"
     asked_for = [(f"{ORG}/assets", 200), (f"{ORG}/gone", 404), (f"{OTHER_ORG}/assets", 403), ("/v1/elsewhere", 403)]
@@ -171,13 +180,15 @@ def next_hours(before: float) -> set[int]:
     return {int(at // HOUR + 1) * HOUR for at in (before, time.time())}
 
 
-def test_V6_a_refused_call_takes_nothing(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V6")
+def test_a_refused_call_takes_nothing(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live")
     told = [remaining(ask(sidecar, target, key)) for target in (ORG, OTHER_ORG, "/v1/elsewhere", ORG)]
     assert told == [9_999, 9_999, 9_999, 9_998]
 
 
-def test_V7_a_key_expires(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V7")
+def test_a_key_expires(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live", expires="90d")
     assert moment(key.told, "expires_at") > moment(key.told, "created_at")
     assert ask(sidecar, ORG, key).status == 200
@@ -194,7 +205,8 @@ def expired(sidecar: Sidecar) -> IssuedKey:
     return key
 
 
-def test_V8_head_with_a_good_key_gives_the_upstreams_200(
+@pytest.mark.requirement("V8")
+def test_head_with_a_good_key_gives_the_upstreams_200(
     sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey
 ) -> None:
     response = ask(sidecar, f"{ORG}/videos/1", live_key, "HEAD")
@@ -204,6 +216,7 @@ def test_V8_head_with_a_good_key_gives_the_upstreams_200(
     assert ask(sidecar, f"{ORG}/videos/1", "nonsense", "HEAD").status == 401
 
 
+@pytest.mark.requirement("V9")
 @pytest.mark.parametrize(
     "target",
     [
@@ -219,7 +232,7 @@ def test_V8_head_with_a_good_key_gives_the_upstreams_200(
         "/",
     ],
 )
-def test_V9_nothing_of_the_management_is_on_the_apis_address(sidecar: Sidecar, upstream: Upstream, target: str) -> None:
+def test_nothing_of_the_management_is_on_the_apis_address(sidecar: Sidecar, upstream: Upstream, target: str) -> None:
     system = sidecar.keys.issue(tenant="*", environment="*")
     for method in ("GET", "POST", "DELETE"):
         assert sidecar.ask(method, target).status == 401
@@ -227,7 +240,8 @@ def test_V9_nothing_of_the_management_is_on_the_apis_address(sidecar: Sidecar, u
     assert upstream.requests() == []
 
 
-def test_V9_keys_are_managed_on_a_surface_of_their_own(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("V9")
+def test_keys_are_managed_on_a_surface_of_their_own(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live")
     assert ask(sidecar, ORG, key).status == 200
     assert key.id in {listed["id"] for listed in sidecar.keys.told("list", "--tenant", "org_1")}

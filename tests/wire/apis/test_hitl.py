@@ -1,8 +1,5 @@
 """HITL, as deploy/examples/hitl.yaml has it."""
 
-# The claims' ids stand in the names as they are written.
-# ruff: noqa: N802
-
 import json
 import sqlite3
 import time
@@ -67,7 +64,8 @@ def used_up(sidecar: Sidecar, key: IssuedKey, limit: int = 100) -> tuple[list[Re
     raise AssertionError(f"{2 * limit + 1} requests passed")
 
 
-def test_T1_the_key_travels_as_bearer(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+@pytest.mark.requirement("T1")
+def test_the_key_travels_as_bearer(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     assert sidecar.ask("GET", "/v1/loops", [("Authorization", f"Bearer {key.text}")]).status == 200
     seen = upstream.last()
     assert "authorization" not in seen.names and key.text.encode() not in seen.head
@@ -75,6 +73,7 @@ def test_T1_the_key_travels_as_bearer(sidecar: Sidecar, upstream: Upstream, key:
     assert upstream.requests() == []
 
 
+@pytest.mark.requirement("T2")
 @pytest.mark.parametrize(
     ("value", "body"),
     [
@@ -88,7 +87,7 @@ def test_T1_the_key_travels_as_bearer(sidecar: Sidecar, upstream: Upstream, key:
         ("Bearer hitl_0000000000000000000000000000000000000000000", INVALID),
     ],
 )
-def test_T2_each_failure_has_its_own_body(
+def test_each_failure_has_its_own_body(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, value: str | None, body: bytes
 ) -> None:
     response = sidecar.ask("GET", "/v1/loops", [("Authorization", value.format(key=key.text))] if value else [])
@@ -96,12 +95,14 @@ def test_T2_each_failure_has_its_own_body(
     assert upstream.requests() == []
 
 
-def test_T2_a_revoked_key_is_an_invalid_one(sidecar: Sidecar, key: IssuedKey) -> None:
+@pytest.mark.requirement("T2")
+def test_a_revoked_key_is_an_invalid_one(sidecar: Sidecar, key: IssuedKey) -> None:
     sidecar.keys.told("revoke", key.id)
     response = sidecar.ask("GET", "/v1/loops", key=key)
     assert (response.status, response.body) == (401, INVALID)
 
 
+@pytest.mark.requirement("T2")
 @pytest.mark.parametrize(
     ("scopes", "method", "target"),
     [
@@ -113,7 +114,7 @@ def test_T2_a_revoked_key_is_an_invalid_one(sidecar: Sidecar, key: IssuedKey) ->
         ((), "POST", "/v1/test"),
     ],
 )
-def test_T2_without_access_to_the_resource(
+def test_without_access_to_the_resource(
     sidecar: Sidecar, upstream: Upstream, scopes: tuple[str, ...], method: str, target: str
 ) -> None:
     key = sidecar.keys.issue(scopes=scopes, metadata=OWNER)
@@ -122,7 +123,8 @@ def test_T2_without_access_to_the_resource(
     assert upstream.requests() == []
 
 
-def test_T3_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+@pytest.mark.requirement("T3")
+def test_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     for _ in range(2):
         assert sidecar.ask("GET", "/v1/loops", key=key).status == 200
         sidecar.keys.told("disable", key.id)
@@ -133,7 +135,8 @@ def test_T3_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: 
     assert len(upstream.requests()) == 3
 
 
-def test_T4_100_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidecar, key: IssuedKey) -> None:
+@pytest.mark.requirement("T4.100")
+def test_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidecar, key: IssuedKey) -> None:
     before = time.time()
     passed, refused = used_up(sidecar, key)
     assert [int(response.header("X-RateLimit-Remaining")) for response in passed] == list(range(99, -1, -1))
@@ -144,7 +147,8 @@ def test_T4_100_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidec
     assert 1 <= wait <= HOUR and before - 1 <= reset - wait <= time.time()
 
 
-def test_T4_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+@pytest.mark.requirement("T4")
+def test_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     reader = sidecar.keys.issue(scopes=("loops:read",), metadata=OWNER)
     upstream.plan(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
     asked = [(key, "GET", "/v1/loops", 500), (key, "GET", "/v1/test", 200), (key, "GET", "/nowhere", 403)]
@@ -156,7 +160,8 @@ def test_T4_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Up
         assert limit == 100 and 98 <= remaining <= 100 and reset in next_hours(before)
 
 
-def test_T5_past_the_limit_the_body_tells_the_usage_in_numbers(
+@pytest.mark.requirement("T5")
+def test_past_the_limit_the_body_tells_the_usage_in_numbers(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey
 ) -> None:
     _, refused = used_up(sidecar, key)
@@ -167,8 +172,9 @@ def test_T5_past_the_limit_the_body_tells_the_usage_in_numbers(
     assert sidecar.ask("GET", "/v1/loops", key=sidecar.keys.issue()).status == 200
 
 
+@pytest.mark.requirement("T6")
 @pytest.mark.parametrize("scopes", [(), ("loops:read",)])
-def test_T6_the_sidecar_itself_describes_any_valid_key(
+def test_the_sidecar_itself_describes_any_valid_key(
     sidecar: Sidecar, upstream: Upstream, scopes: tuple[str, ...]
 ) -> None:
     key = sidecar.keys.issue(scopes=scopes, metadata=OWNER)
@@ -193,15 +199,17 @@ def test_T6_the_sidecar_itself_describes_any_valid_key(
     assert upstream.requests() == []
 
 
-def test_T6_an_invalid_key_gets_the_401_of_its_failure(sidecar: Sidecar, key: IssuedKey) -> None:
+@pytest.mark.requirement("T6")
+def test_an_invalid_key_gets_the_401_of_its_failure(sidecar: Sidecar, key: IssuedKey) -> None:
     sidecar.keys.told("disable", key.id)
     asked = [sidecar.ask("GET", "/v1/test", key=text) for text in (None, "nonsense", key)]
     assert [(response.status, response.body) for response in asked] == [(401, MISSING), (401, INVALID), (401, INACTIVE)]
 
 
+@pytest.mark.requirement("T7")
 @pytest.mark.parametrize("target", ["/v1/loops", "/v1/loops/1", "/v1/loops/1/requests/2", "/v1/requests/2"])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
-def test_T7_the_users_id_and_email_reach_the_upstream(
+def test_the_users_id_and_email_reach_the_upstream(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, method: str, target: str
 ) -> None:
     forged = [("X-User-Id", "usr_2"), ("x_user_email", "eve@example.com")]
@@ -213,7 +221,8 @@ def test_T7_the_users_id_and_email_reach_the_upstream(
     assert b"usr_2" not in seen.head and b"eve@" not in seen.head
 
 
-def test_T8_keys_older_than_90_days_are_due(sidecar: Sidecar, key: IssuedKey) -> None:
+@pytest.mark.requirement("T8")
+def test_keys_older_than_90_days_are_due(sidecar: Sidecar, key: IssuedKey) -> None:
     old = sidecar.keys.issue("Old", metadata=OWNER)
     created_at = int((time.time() - 91 * 24 * HOUR) * 1_000_000)
     with closing(sqlite3.connect(sidecar.keys.store)) as store, store:
@@ -223,7 +232,8 @@ def test_T8_keys_older_than_90_days_are_due(sidecar: Sidecar, key: IssuedKey) ->
     assert key.id not in due
 
 
-def test_T8_a_new_key_works_while_the_old_one_does_and_the_old_one_stops_when_its_overlap_ends(
+@pytest.mark.requirement("T8")
+def test_a_new_key_works_while_the_old_one_does_and_the_old_one_stops_when_its_overlap_ends(
     sidecar: Sidecar, upstream: Upstream
 ) -> None:
     key = sidecar.keys.issue("Old", plan="enterprise", metadata=OWNER)
@@ -241,8 +251,9 @@ def test_T8_a_new_key_works_while_the_old_one_does_and_the_old_one_stops_when_it
     assert {seen.header("X-User-Id") for seen in upstream.requests()} == {"usr_1"}
 
 
+@pytest.mark.requirement("T9")
 @pytest.mark.parametrize(("plan", "limit"), [("pro", 1_000), ("enterprise", 10_000)])
-def test_T9_a_plan_on_the_key_raises_its_limit(sidecar: Sidecar, key: IssuedKey, plan: str, limit: int) -> None:
+def test_a_plan_on_the_key_raises_its_limit(sidecar: Sidecar, key: IssuedKey, plan: str, limit: int) -> None:
     higher = sidecar.keys.issue(plan=plan, metadata=OWNER)
     told = sidecar.ask("GET", "/v1/test", key=higher)
     assert told.json()["data"]["rate_limit"]["limit"] == int(told.header("X-RateLimit-Limit")) == limit
@@ -251,7 +262,8 @@ def test_T9_a_plan_on_the_key_raises_its_limit(sidecar: Sidecar, key: IssuedKey,
     assert int(sidecar.ask("GET", "/v1/loops", key=key).header("X-RateLimit-Limit")) == 100
 
 
-def test_T10_access_logs_name_the_key_and_usage_by_key_can_be_looked_at(sidecar: Sidecar, key: IssuedKey) -> None:
+@pytest.mark.requirement("T10")
+def test_access_logs_name_the_key_and_usage_by_key_can_be_looked_at(sidecar: Sidecar, key: IssuedKey) -> None:
     targets = ["/v1/loops", "/v1/loops/1?secret=x", "/v1/nowhere"]
     for target in targets:
         sidecar.ask("GET", target, key=key)
@@ -266,7 +278,8 @@ def test_T10_access_logs_name_the_key_and_usage_by_key_can_be_looked_at(sidecar:
     assert {line["key_prefix"] for line in lines} == {key.told["prefix"]}
 
 
-def test_T10_metrics_count_requests_and_unusual_activity(sidecar: Sidecar, key: IssuedKey) -> None:
+@pytest.mark.requirement("T10")
+def test_metrics_count_requests_and_unusual_activity(sidecar: Sidecar, key: IssuedKey) -> None:
     samples = {
         'sidecar_requests_total{code="200",method="GET",route="GET /v1/loops/**"}': 100,
         'sidecar_requests_total{code="429",method="GET",route="GET /v1/loops/**"}': 1,

@@ -1,8 +1,5 @@
 """Hitorino, as deploy/examples/hitorino.yaml has it."""
 
-# The claims' ids stand in the names as they are written.
-# ruff: noqa: N802
-
 import sqlite3
 from contextlib import closing
 
@@ -37,7 +34,8 @@ def write_key(sidecar: Sidecar) -> IssuedKey:
     return sidecar.keys.issue("Deployment", scopes=("write",), tenant="acct_1")
 
 
-def test_H1_the_key_travels_as_bearer_and_stays_with_the_sidecar(
+@pytest.mark.requirement("H1")
+def test_the_key_travels_as_bearer_and_stays_with_the_sidecar(
     sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey
 ) -> None:
     response = sidecar.ask("GET", "/v1/users", [("Authorization", f"Bearer {read_key.text}")])
@@ -48,7 +46,8 @@ def test_H1_the_key_travels_as_bearer_and_stays_with_the_sidecar(
     assert told == ["acct_1", read_key.id, "Nightly export", "read"]
 
 
-def test_H1_the_key_anywhere_else_is_no_key(sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey) -> None:
+@pytest.mark.requirement("H1")
+def test_the_key_anywhere_else_is_no_key(sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey) -> None:
     elsewhere = [
         ("Authorization", read_key.text),
         ("Authorization", f"Basic {read_key.text}"),
@@ -59,8 +58,9 @@ def test_H1_the_key_anywhere_else_is_no_key(sidecar: Sidecar, upstream: Upstream
     assert upstream.requests() == []
 
 
+@pytest.mark.requirement("H2")
 @pytest.mark.parametrize("scope", ["read", "write"])
-def test_H2_a_key_has_a_name_and_a_scope_and_is_shown_once(sidecar: Sidecar, scope: str) -> None:
+def test_a_key_has_a_name_and_a_scope_and_is_shown_once(sidecar: Sidecar, scope: str) -> None:
     issued = sidecar.keys.run("issue", "--name", "Studio display", "--scope", scope)
     shown = next(line.strip() for line in issued.stdout.splitlines() if line.strip().startswith("hto_"))
     assert issued.stdout.count(shown) == 1 and "shown only now" in issued.stdout
@@ -70,12 +70,14 @@ def test_H2_a_key_has_a_name_and_a_scope_and_is_shown_once(sidecar: Sidecar, sco
         assert shown not in told.stdout
 
 
-def test_H2_a_scope_that_is_neither_read_nor_write_is_refused(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("H2")
+def test_a_scope_that_is_neither_read_nor_write_is_refused(sidecar: Sidecar) -> None:
     refused = sidecar.keys.run("issue", "--name", "Everything", "--scope", "admin")
     assert refused.exit_code != 0 and "admin" in refused.output
 
 
-def test_H2_nothing_stored_gives_the_plaintext_back(sidecar: Sidecar, read_key: IssuedKey) -> None:
+@pytest.mark.requirement("H2")
+def test_nothing_stored_gives_the_plaintext_back(sidecar: Sidecar, read_key: IssuedKey) -> None:
     with closing(sqlite3.connect(sidecar.keys.store)) as database:
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         tables = [name for name in names if name != "key_text"]  # Its words can be looked for, but not listed.
@@ -86,8 +88,9 @@ def test_H2_nothing_stored_gives_the_plaintext_back(sidecar: Sidecar, read_key: 
     assert not any(read_key.text.encode() in content for content in files)
 
 
+@pytest.mark.requirement("H3")
 @pytest.mark.parametrize("collection", COLLECTIONS)
-def test_H3_read_opens_the_collections_and_everything_below_for_get(
+def test_read_opens_the_collections_and_everything_below_for_get(
     sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey, collection: str
 ) -> None:
     targets = [collection, f"{collection}/1", f"{collection}/1/parts/2?x=1"]
@@ -98,19 +101,22 @@ def test_H3_read_opens_the_collections_and_everything_below_for_get(
     assert len(upstream.requests()) == 3
 
 
-def test_H3_read_opens_nothing_else(sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey) -> None:
+@pytest.mark.requirement("H3")
+def test_read_opens_nothing_else(sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey) -> None:
     assert [sidecar.ask("GET", target, key=read_key).status for target in ("/v1/uploads", "/v1/streamsX")] == [403, 403]
     assert upstream.requests() == []
 
 
+@pytest.mark.requirement("H3")
 @pytest.mark.parametrize("target", [*COLLECTIONS, "/v1/streams/1/start", "/v1/uploads"])
-def test_H3_write_opens_everything(sidecar: Sidecar, upstream: Upstream, write_key: IssuedKey, target: str) -> None:
+def test_write_opens_everything(sidecar: Sidecar, upstream: Upstream, write_key: IssuedKey, target: str) -> None:
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     responses = [sidecar.ask(method, target, key=write_key) for method in methods]
     assert [response.status for response in responses] == [200] * 5
     assert [seen.method for seen in upstream.requests()] == methods
 
 
+@pytest.mark.requirement("H4")
 @pytest.mark.parametrize(
     "value",
     [
@@ -130,7 +136,7 @@ def test_H3_write_opens_everything(sidecar: Sidecar, upstream: Upstream, write_k
         "Bearer {revoked}",
     ],
 )
-def test_H4_whatever_is_wrong_with_the_key_the_answer_is_the_same(
+def test_whatever_is_wrong_with_the_key_the_answer_is_the_same(
     sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey, revoked_key: IssuedKey, value: str | None
 ) -> None:
     text = read_key.text
@@ -154,8 +160,9 @@ def revoked_key(sidecar: Sidecar) -> IssuedKey:
     return key
 
 
+@pytest.mark.requirement("H5")
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_H5_a_read_key_on_a_write_operation(
+def test_a_read_key_on_a_write_operation(
     sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey, method: str
 ) -> None:
     response = sidecar.ask(method, "/v1/streams", key=read_key)
@@ -164,8 +171,9 @@ def test_H5_a_read_key_on_a_write_operation(
     assert upstream.requests() == []
 
 
+@pytest.mark.requirement("H6")
 @pytest.mark.parametrize("target", ["/v1/accounts/acct_2", "/v1/accounts/acct_2/members", "/internal"])
-def test_H6_a_good_key_without_access_to_the_resource(
+def test_a_good_key_without_access_to_the_resource(
     sidecar: Sidecar, upstream: Upstream, write_key: IssuedKey, target: str
 ) -> None:
     response = sidecar.ask("GET", target, key=write_key)
@@ -177,16 +185,16 @@ def test_H6_a_good_key_without_access_to_the_resource(
     assert sidecar.ask("GET", "/v1/accounts/acct_1/members", key=write_key).status == 200
 
 
-def test_H6_the_upstreams_own_refusal_passes_through(
-    sidecar: Sidecar, upstream: Upstream, write_key: IssuedKey
-) -> None:
+@pytest.mark.requirement("H6")
+def test_the_upstreams_own_refusal_passes_through(sidecar: Sidecar, upstream: Upstream, write_key: IssuedKey) -> None:
     body = b'{"error":{"code":"access_denied","message":"Not your stream."}}'
     upstream.plan(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
     response = sidecar.ask("DELETE", "/v1/streams/of-someone-else", key=write_key)
     assert (response.status, response.body) == (403, body)
 
 
-def test_H7_one_key_of_an_account_is_revoked_at_once_and_the_others_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("H7")
+def test_one_key_of_an_account_is_revoked_at_once_and_the_others_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
     keys = [sidecar.keys.issue(f"Key {n}", scopes=("read",), tenant="acct_7") for n in range(3)]
     with sidecar.connect() as connection:
 
@@ -202,7 +210,8 @@ def test_H7_one_key_of_an_account_is_revoked_at_once_and_the_others_go_on(sideca
     assert len(upstream.requests()) == 3 + 2 + 1
 
 
-def test_H8_public_endpoints_answer_without_a_key_up_to_a_limit_per_address(
+@pytest.mark.requirement("H8")
+def test_public_endpoints_answer_without_a_key_up_to_a_limit_per_address(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     sidecar = start_sidecar(CONFIG)
@@ -216,7 +225,8 @@ def test_H8_public_endpoints_answer_without_a_key_up_to_a_limit_per_address(
     assert not any("x-account-id" in seen.names or "x-key-id" in seen.names for seen in upstream.requests())
 
 
-def test_H8_with_a_good_key_its_identity_and_its_higher_limit_apply(
+@pytest.mark.requirement("H8")
+def test_with_a_good_key_its_identity_and_its_higher_limit_apply(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     sidecar = start_sidecar(CONFIG)
@@ -233,8 +243,9 @@ def test_H8_with_a_good_key_its_identity_and_its_higher_limit_apply(
         assert int(without.header("X-RateLimit-Remaining")) == ANONYMOUS_LIMIT - 1
 
 
+@pytest.mark.requirement("H8")
 @pytest.mark.parametrize("target", ["/v1/streams", "/v1/videos/1"])
-def test_H8_a_bad_key_is_never_silently_anonymous(
+def test_a_bad_key_is_never_silently_anonymous(
     sidecar: Sidecar, upstream: Upstream, revoked_key: IssuedKey, target: str
 ) -> None:
     for text in (revoked_key.text, "hto_nonsense", "nonsense"):
@@ -243,14 +254,16 @@ def test_H8_a_bad_key_is_never_silently_anonymous(
     assert upstream.requests() == []
 
 
+@pytest.mark.requirement("H8")
 @pytest.mark.parametrize("target", ["/v1/videos", "/v1/streams/1", "/v1/videos/1/parts"])
-def test_H8_what_is_beside_the_public_endpoints_needs_a_key(sidecar: Sidecar, upstream: Upstream, target: str) -> None:
+def test_what_is_beside_the_public_endpoints_needs_a_key(sidecar: Sidecar, upstream: Upstream, target: str) -> None:
     assert sidecar.ask("GET", target).status == 401
     assert sidecar.ask("POST", "/v1/streams").status == 401
     assert upstream.requests() == []
 
 
-def test_H9_every_key_shows_when_it_was_last_used(start_sidecar: StartSidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("H9")
+def test_every_key_shows_when_it_was_last_used(start_sidecar: StartSidecar, upstream: Upstream) -> None:
     sidecar = start_sidecar(CONFIG)
     used, unused = (sidecar.keys.issue(name, scopes=("read",)) for name in ("Used", "Unused"))
     assert sidecar.ask("GET", "/v1/users", key=used).status == 200

@@ -1,8 +1,5 @@
 """Hoko, as deploy/examples/hoko.yaml has it."""
 
-# The claims' ids stand in the names as they are written.
-# ruff: noqa: N802
-
 import pytest
 
 from tests.harness.keys import IssuedKey
@@ -49,9 +46,8 @@ def opened(sidecar: Sidecar, key: IssuedKey, below: str = "") -> set[tuple[str, 
     return {pair for pair, status in zip(asked, statuses, strict=True) if status == 200}
 
 
-def test_O1_the_key_travels_as_bearer_and_the_upstream_is_told_its_workspace(
-    sidecar: Sidecar, upstream: Upstream
-) -> None:
+@pytest.mark.requirement("O1")
+def test_the_key_travels_as_bearer_and_the_upstream_is_told_its_workspace(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue("Shop", scopes=("linksRead", "tagsRead"), tenant="ws_7")
     forged = ("X-Workspace-Id", "ws_1")
     assert sidecar.ask("GET", "/api/links", [forged, ("Authorization", f"Bearer {key.text}")]).status == 200
@@ -63,30 +59,32 @@ def test_O1_the_key_travels_as_bearer_and_the_upstream_is_told_its_workspace(
     assert upstream.requests() == []
 
 
+@pytest.mark.requirement("O2")
 @pytest.mark.parametrize("scope", OPENS)
-def test_O2_each_scope_opens_what_it_names_and_implies_no_other(
-    sidecar: Sidecar, upstream: Upstream, scope: str
-) -> None:
+def test_each_scope_opens_what_it_names_and_implies_no_other(sidecar: Sidecar, upstream: Upstream, scope: str) -> None:
     key = sidecar.keys.issue(scopes=(scope,), tenant="ws_1")
     assert opened(sidecar, key) == OPENS[scope]
     assert opened(sidecar, key, below="/1/parts") == OPENS[scope]
     assert len(upstream.requests()) == 2 * len(OPENS[scope])
 
 
-def test_O2_there_are_twelve_scopes_and_no_others(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("O2")
+def test_there_are_twelve_scopes_and_no_others(sidecar: Sidecar) -> None:
     assert len(OPENS) == 12
     refused = sidecar.keys.run("issue", "--name", "More", "--scope", "analyticsWrite")
     assert refused.exit_code != 0 and "analyticsWrite" in refused.output
 
 
-def test_O3_any_mix_of_scopes_stands_on_one_key(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("O3")
+def test_any_mix_of_scopes_stands_on_one_key(sidecar: Sidecar) -> None:
     mix = ("linksWrite", "tagsRead", "conversionsWrite")
     key = sidecar.keys.issue(scopes=mix, tenant="ws_1")
     assert key.told["scopes"] == list(mix)
     assert opened(sidecar, key) == set.union(*(OPENS[scope] for scope in mix))
 
 
-def test_O3_write_alone_cannot_read(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("O3")
+def test_write_alone_cannot_read(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue(scopes=("linksWrite",), tenant="ws_1")
     assert sidecar.ask("POST", "/api/links", key=key, body=b"{}").status == 200
     refused = sidecar.ask("GET", "/api/links", key=key)
@@ -94,6 +92,7 @@ def test_O3_write_alone_cannot_read(sidecar: Sidecar) -> None:
     assert 'scope="linksRead"' in refused.header("WWW-Authenticate")
 
 
+@pytest.mark.requirement("O3")
 @pytest.mark.parametrize(
     ("method", "target"),
     [
@@ -109,7 +108,7 @@ def test_O3_write_alone_cannot_read(sidecar: Sidecar) -> None:
         ("GET", "/"),
     ],
 )
-def test_O3_what_no_rule_names_is_refused_for_every_key(
+def test_what_no_rule_names_is_refused_for_every_key(
     sidecar: Sidecar, upstream: Upstream, all_scopes_key: IssuedKey, method: str, target: str
 ) -> None:
     everything = sidecar.keys.issue(scopes=("*",), tenant="*")
@@ -118,7 +117,8 @@ def test_O3_what_no_rule_names_is_refused_for_every_key(
     assert upstream.requests() == []
 
 
-def test_O4_revocation_is_immediate_and_permanent(sidecar: Sidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("O4")
+def test_revocation_is_immediate_and_permanent(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue(scopes=("linksRead",), tenant="ws_1")
     assert sidecar.ask("GET", "/api/links", key=key).status == 200
     upstream.clear()
@@ -131,7 +131,8 @@ def test_O4_revocation_is_immediate_and_permanent(sidecar: Sidecar, upstream: Up
     assert upstream.requests() == []
 
 
-def test_O5_an_attempt_with_a_revoked_key_is_logged_with_its_id_and_counted(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("O5")
+def test_an_attempt_with_a_revoked_key_is_logged_with_its_id_and_counted(sidecar: Sidecar) -> None:
     counter = 'sidecar_auth_failures_total{reason="revoked_key"}'
     key = sidecar.keys.issue(scopes=("linksRead",), tenant="ws_1")
     sidecar.keys.told("revoke", key.id)

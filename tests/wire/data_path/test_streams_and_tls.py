@@ -1,5 +1,4 @@
 """The data path as `sidecar serve` puts it together: streams of revoked keys, TLS on both sides, HTTP/1.0."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
 
 import socket
 import time
@@ -18,9 +17,8 @@ BOUND_SECONDS = 10.0
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
-def test_R1_6_streams_of_a_revoked_key_end_within_the_stated_bound(
-    start_sidecar: StartSidecar, upstream: Upstream
-) -> None:
+@pytest.mark.requirement("R1.6")
+def test_streams_of_a_revoked_key_end_within_the_stated_bound(start_sidecar: StartSidecar, upstream: Upstream) -> None:
     sidecar = start_sidecar(CONFIG)
     kept, revoked = [sidecar.keys.issue(name, scopes=("read",)) for name in ("kept", "revoked")]
     with sidecar.connect() as lasting, sidecar.connect() as ending:
@@ -39,7 +37,8 @@ def test_R1_6_streams_of_a_revoked_key_end_within_the_stated_bound(
     assert upstream.requests()[-1].head == b"still open\r\n\r\n"
 
 
-def test_R1_6_an_upgrade_without_a_key_is_a_401_and_the_upstream_is_not_contacted(
+@pytest.mark.requirement("R1.6")
+def test_an_upgrade_without_a_key_is_a_401_and_the_upstream_is_not_contacted(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     asking = [("Connection", "Upgrade"), ("Upgrade", "websocket")]

@@ -20,7 +20,7 @@ IDENTITY = ("X-Auth-Subject", "X-Auth-Scopes", "X-Auth-Key-Id", "X-Request-Id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decider:
-    """A running sidecar, its decision listener, and keys by the names that the security list gives them (`Kr`)."""
+    """A running sidecar, its decision listener, and keys by the names that the requirements give them (`Kr`)."""
 
     sidecar: Sidecar
     address: Address

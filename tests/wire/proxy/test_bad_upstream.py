@@ -33,7 +33,8 @@ async def quickest(bench: Bench, status: int) -> float:
     return min(seconds)
 
 
-async def test_r1_1_a_refused_connection_is_a_502_within_a_second(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.1")
+async def test_a_refused_connection_is_a_502_within_a_second(set_up: SetUp) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         bench = await set_up(silent, address=Address(host="127.0.0.1", port=closed.getsockname()[1]))
@@ -48,10 +49,12 @@ async def test_an_unknown_name_is_a_502(set_up: SetUp) -> None:
     assert (await bench.ask(get())).status in (502, 504)
 
 
-async def test_r1_1_a_reset_before_the_answer_is_a_502_within_a_second(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.1")
+async def test_a_reset_before_the_answer_is_a_502_within_a_second(set_up: SetUp) -> None:
     assert await quickest(await set_up(resetting), 502) < 1
 
 
+@pytest.mark.requirement("S3.5")
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -74,7 +77,7 @@ async def test_r1_1_a_reset_before_the_answer_is_a_502_within_a_second(set_up: S
         b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 10_000 + b"\r\n",
     ],
 )
-async def test_s3_5_nonsense_is_a_502_and_that_connection_is_closed(set_up: SetUp, nonsense: bytes) -> None:
+async def test_nonsense_is_a_502_and_that_connection_is_closed(set_up: SetUp, nonsense: bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(nonsense if peer.number == 1 else plain(b"good"))
@@ -90,10 +93,11 @@ async def test_s3_5_nonsense_is_a_502_and_that_connection_is_closed(set_up: SetU
     assert (await client.ask(get())).body == b"good"
 
 
+@pytest.mark.requirement("S3.5")
 @pytest.mark.parametrize(
     "excess_data", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"x", b"\r\n\r\nx", b"\x00"]
 )
-async def test_s3_5_bytes_after_an_answer_reach_nobody(set_up: SetUp, excess_data: bytes) -> None:
+async def test_bytes_after_an_answer_reach_nobody(set_up: SetUp, excess_data: bytes) -> None:
     async def script(peer: Peer) -> None:
         target = (await peer.request()).split(b" ")[1]
         await peer.send(plain(target) + excess_data)
@@ -120,7 +124,8 @@ async def test_bytes_on_an_idle_connection_end_it(set_up: SetUp) -> None:
     assert (await bench.ask(get())).body == b"second"
 
 
-async def test_r1_1_an_answer_that_does_not_come_is_a_504_at_the_set_time(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.1")
+async def test_an_answer_that_does_not_come_is_a_504_at_the_set_time(set_up: SetUp) -> None:
     bench = await set_up(silent, answer_timeout=0.2)
     response = await bench.ask(get())
     assert (response.status, response.body) == (504, b"upstream_timeout")
@@ -137,7 +142,8 @@ async def test_the_time_for_an_answer_starts_anew_with_each_request(set_up: SetU
     assert len(bench.upstream.peers) == 1
 
 
-async def test_r1_1_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.1")
+async def test_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(set_up: SetUp) -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -154,6 +160,7 @@ async def test_r1_1_a_connection_that_does_not_come_about_is_a_504_at_the_set_ti
             filler.close()
 
 
+@pytest.mark.requirement("R1.2")
 @pytest.mark.parametrize(
     "half",
     [
@@ -161,7 +168,7 @@ async def test_r1_1_a_connection_that_does_not_come_about_is_a_504_at_the_set_ti
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
     ],
 )
-async def test_r1_2_an_answer_killed_midway_is_seen_to_be_broken_and_counted(set_up: SetUp, half: bytes) -> None:
+async def test_an_answer_killed_midway_is_seen_to_be_broken_and_counted(set_up: SetUp, half: bytes) -> None:
     bench = await set_up(closing_after(half))
     client = await bench.client()
     await client.send(get())
@@ -175,7 +182,8 @@ async def test_r1_2_an_answer_killed_midway_is_seen_to_be_broken_and_counted(set
     assert (record.status, record.reason) == (200, Reason.UPSTREAM_UNREACHABLE)
 
 
-async def test_r1_2_a_reset_is_no_end_of_an_answer_that_ends_with_the_connection(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.2")
+async def test_a_reset_is_no_end_of_an_answer_that_ends_with_the_connection(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.0 200 OK\r\n\r\nhalf")
@@ -237,6 +245,7 @@ async def test_what_the_observer_is_told(set_up: SetUp) -> None:
     assert bench.records.in_flight == 0
 
 
+@pytest.mark.requirement("S3.5")
 @pytest.mark.parametrize(
     ("method", "head"),
     [
@@ -246,7 +255,7 @@ async def test_what_the_observer_is_told(set_up: SetUp) -> None:
         ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
     ],
 )
-async def test_s3_5_a_body_that_must_not_be_and_comes_in_a_packet_of_its_own_answers_nobody(
+async def test_a_body_that_must_not_be_and_comes_in_a_packet_of_its_own_answers_nobody(
     set_up: SetUp, method: str, head: bytes
 ) -> None:
     answered = asyncio.Event()

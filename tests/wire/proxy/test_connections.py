@@ -1,5 +1,4 @@
 """How many connections there may be, and what is logged of what strangers do."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
 
 import logging
 from contextlib import suppress
@@ -12,7 +11,8 @@ from tests.wire.proxy.conftest import SetUp, eventually
 from tests.wire.proxy.wire import get
 
 
-async def test_S7_1_connections_past_the_caps_are_closed_and_leave_room_when_others_go(
+@pytest.mark.requirement("S7.1")
+async def test_connections_past_the_caps_are_closed_and_leave_room_when_others_go(
     set_up: SetUp, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(connections=2)})
@@ -31,8 +31,9 @@ async def test_S7_1_connections_past_the_caps_are_closed_and_leave_room_when_oth
     assert bench.records.turned == ["connections"]
 
 
+@pytest.mark.requirement("S7.1")
 @pytest.mark.parametrize(("trusted", "served"), [(False, False), (True, True)])
-async def test_S7_1_connections_of_one_address_are_capped_unless_it_is_a_proxy(
+async def test_connections_of_one_address_are_capped_unless_it_is_a_proxy(
     set_up: SetUp, trusted: bool, served: bool
 ) -> None:
     listener = {"limits": Limits(connections_per_address=1), "trusts": lambda peer: trusted}
@@ -47,7 +48,8 @@ async def test_S7_1_connections_of_one_address_are_capped_unless_it_is_a_proxy(
     assert bench.records.turned == ([] if served else ["connections_per_address"])
 
 
-async def test_S7_4_many_malformed_requests_are_one_line_without_their_bytes(
+@pytest.mark.requirement("S7.4")
+async def test_many_malformed_requests_are_one_line_without_their_bytes(
     set_up: SetUp, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

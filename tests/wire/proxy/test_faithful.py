@@ -3,6 +3,8 @@
 import gzip
 import os
 
+import pytest
+
 from tests.upstreams.scripted import answering, closing_after, plain
 from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get, post
@@ -55,7 +57,8 @@ async def test_hop_by_hop_fields_of_an_answer_are_not_passed_on(set_up: SetUp) -
     assert response.body == b"abc"
 
 
-async def test_s3_6_coded_bodies_pass_byte_for_byte_invalid_ones_too(set_up: SetUp) -> None:
+@pytest.mark.requirement("S3.6")
+async def test_coded_bodies_pass_byte_for_byte_invalid_ones_too(set_up: SetUp) -> None:
     for body in (gzip.compress(os.urandom(3000)), b"\x1f\x8b this is no gzip at all", b""):
         bench = await set_up(answering(plain(body, b"Content-Encoding: gzip")))
         response = await bench.ask(post(body, b"Content-Encoding: gzip"))
@@ -64,7 +67,8 @@ async def test_s3_6_coded_bodies_pass_byte_for_byte_invalid_ones_too(set_up: Set
         assert response.all(b"Content-Encoding") == [b"gzip"]
 
 
-async def test_s2_11_cookies_of_one_client_never_reach_another(set_up: SetUp) -> None:
+@pytest.mark.requirement("S2.11")
+async def test_cookies_of_one_client_never_reach_another(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"", b"Set-Cookie: session=secret"), plain()))
     first = await bench.ask(get())
     second = await bench.ask(get("/y", b"Cookie: mine=1"))

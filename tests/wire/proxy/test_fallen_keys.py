@@ -1,5 +1,4 @@
 """What is under way ends when the key it was let through with is not good any longer."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
 
 import asyncio
 from contextlib import suppress
@@ -34,7 +33,8 @@ async def ended(client: RawClient) -> bool:
     return True
 
 
-async def test_R1_6_an_event_stream_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_an_event_stream_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
     bench = await set_up(events)
     client = await stream(bench)
     await bench.server.revalidate_streams(older_than_seconds=0)
@@ -49,7 +49,8 @@ async def test_R1_6_an_event_stream_of_a_revoked_key_is_broken_off(set_up: SetUp
     assert (record.status, record.reason) == (200, Reason.REVOKED_KEY)
 
 
-async def test_R1_6_a_tunnel_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_a_tunnel_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo))
     client, _ = await open_tunnel(bench)
     bench.gate.fallen_for = Reason.EXPIRED_KEY
@@ -60,7 +61,8 @@ async def test_R1_6_a_tunnel_of_a_revoked_key_is_broken_off(set_up: SetUp) -> No
     assert (bench.records.finished_ones[0].status, bench.records.finished_ones[0].reason) == (101, Reason.EXPIRED_KEY)
 
 
-async def test_R1_6_what_is_public_or_young_goes_on(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_what_is_public_or_young_goes_on(set_up: SetUp) -> None:
     bench = await set_up(events)
     await stream(bench, "/public")
     await stream(bench, "/young")
@@ -71,7 +73,8 @@ async def test_R1_6_what_is_public_or_young_goes_on(set_up: SetUp) -> None:
     await eventually(lambda: bench.records.in_flight == 1)
 
 
-async def test_R1_6_an_upload_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_an_upload_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.reader.read()

@@ -45,7 +45,8 @@ async def test_an_answer_that_ends_with_the_connection(set_up: SetUp, version: b
     assert bench.records.finished_ones[0].reason is None
 
 
-async def test_s3_7_head_keeps_content_length_and_the_connections(set_up: SetUp) -> None:
+@pytest.mark.requirement("S3.7")
+async def test_head_keeps_content_length_and_the_connections(set_up: SetUp) -> None:
     """The next request waits for it, for as long as a careless upstream could still send a body."""
     head_only = b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"
     bench = await set_up(answering(head_only, plain(b"after")), max_connections=1)
@@ -65,8 +66,9 @@ async def test_a_body_after_an_answer_to_head_ends_that_connection(set_up: SetUp
     assert len(bench.upstream.peers) == 2
 
 
+@pytest.mark.requirement("S3.7")
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
-async def test_s3_7_answers_without_a_body(set_up: SetUp, status: bytes) -> None:
+async def test_answers_without_a_body(set_up: SetUp, status: bytes) -> None:
     bench = await set_up(answering(b"HTTP/1.1 " + status + b"\r\nETag: x\r\n\r\n", plain(b"after")))
     client = await bench.client()
     first = await client.ask(get())
@@ -83,7 +85,8 @@ async def test_a_304_may_tell_the_length_of_what_it_does_not_carry(set_up: SetUp
     assert (await client.ask(get())).body == b"after"
 
 
-async def test_s3_7_pipelined_requests_are_answered_in_order(set_up: SetUp) -> None:
+@pytest.mark.requirement("S3.7")
+async def test_pipelined_requests_are_answered_in_order(set_up: SetUp) -> None:
     async def echo(peer: Peer) -> None:
         while True:
             await peer.send(plain((await peer.request()).split(b" ")[1]))
@@ -103,6 +106,7 @@ async def test_a_client_that_says_close_is_told_so_and_closed(set_up: SetUp) -> 
     assert b"\r\nConnection: close\r\n" in await client.rest()
 
 
+@pytest.mark.requirement("S3.1")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -115,7 +119,7 @@ async def test_a_client_that_says_close_is_told_so_and_closed(set_up: SetUp) -> 
         (b"Content_Length: 2",),
     ],
 )
-async def test_s3_1_ambiguous_framing_is_refused(set_up: SetUp, fields: tuple[bytes, ...]) -> None:
+async def test_ambiguous_framing_is_refused(set_up: SetUp, fields: tuple[bytes, ...]) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(get("/x", *fields, method="POST") + b"0\r\n\r\n" + get("/smuggled"))
@@ -127,21 +131,24 @@ async def test_s3_1_ambiguous_framing_is_refused(set_up: SetUp, fields: tuple[by
     assert bench.records.malformed_ones == [(400, Reason.BAD_REQUEST)]
 
 
+@pytest.mark.requirement("S3.1")
 @pytest.mark.parametrize("field", [b"Transfer_Encoding: chunked", b"content_length: 0"])
-async def test_s3_1_fields_that_pass_for_framing_are_refused(set_up: SetUp, field: bytes) -> None:
+async def test_fields_that_pass_for_framing_are_refused(set_up: SetUp, field: bytes) -> None:
     bench = await set_up(answering(plain()))
     assert (await bench.ask(get("/x", field))).status == 400
     assert bench.upstream.peers == []
 
 
-async def test_s3_1_chunked_in_http_1_0_is_refused(set_up: SetUp) -> None:
+@pytest.mark.requirement("S3.1")
+async def test_chunked_in_http_1_0_is_refused(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     response = await bench.ask(get("/x", b"Transfer-Encoding: chunked", method="POST", version="1.0") + b"0\r\n\r\n")
     assert response.status == 400
     assert bench.upstream.peers == []
 
 
-async def test_s3_2_a_broken_chunk_breaks_the_request(set_up: SetUp) -> None:
+@pytest.mark.requirement("S3.2")
+async def test_a_broken_chunk_breaks_the_request(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.until(b"abc\r\n")
         await peer.until(b"\r\n\r\n")
@@ -159,7 +166,8 @@ async def test_s3_2_a_broken_chunk_breaks_the_request(set_up: SetUp) -> None:
     assert [record.reason for record in bench.records.finished_ones] == [Reason.BAD_REQUEST]
 
 
-async def test_s3_3_nothing_runs_after_a_bad_request(set_up: SetUp) -> None:
+@pytest.mark.requirement("S3.3")
+async def test_nothing_runs_after_a_bad_request(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(b"GET /x HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n" + get("/good"))
@@ -169,7 +177,8 @@ async def test_s3_3_nothing_runs_after_a_bad_request(set_up: SetUp) -> None:
     assert bench.upstream.peers == []
 
 
-async def test_s3_4_a_client_that_waits_is_told_to_go_on(set_up: SetUp) -> None:
+@pytest.mark.requirement("S3.4")
+async def test_a_client_that_waits_is_told_to_go_on(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"done")))
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 3", b"Expect: 100-continue", method="POST"))
@@ -179,7 +188,8 @@ async def test_s3_4_a_client_that_waits_is_told_to_go_on(set_up: SetUp) -> None:
     assert b"expect" not in bench.upstream.seen[0].lower()
 
 
-async def test_s3_4_no_interim_answer_for_http_1_0(set_up: SetUp) -> None:
+@pytest.mark.requirement("S3.4")
+async def test_no_interim_answer_for_http_1_0(set_up: SetUp) -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     bench = await set_up(answering(early + plain(b"done")))
     client = await bench.client()

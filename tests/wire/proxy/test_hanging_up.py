@@ -9,8 +9,9 @@ from tests.wire.proxy.conftest import SetUp, eventually
 from tests.wire.proxy.wire import get
 
 
+@pytest.mark.requirement("R1.3")
 @pytest.mark.parametrize("response", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
-async def test_r1_3_a_client_that_hangs_up_ends_the_upstreams_connection(set_up: SetUp, response: bytes) -> None:
+async def test_a_client_that_hangs_up_ends_the_upstreams_connection(set_up: SetUp, response: bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(response)
@@ -29,7 +30,8 @@ async def test_r1_3_a_client_that_hangs_up_ends_the_upstreams_connection(set_up:
     assert bench.records.in_flight == 0
 
 
-async def test_r1_3_a_client_that_hangs_up_while_uploading_ends_the_upstreams_connection(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.3")
+async def test_a_client_that_hangs_up_while_uploading_ends_the_upstreams_connection(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.until(b"part")

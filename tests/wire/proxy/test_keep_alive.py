@@ -32,10 +32,9 @@ async def test_idle_connections_are_closed(set_up: SetUp) -> None:
     assert len(bench.upstream.peers) == 2
 
 
+@pytest.mark.requirement("R1.4")
 @pytest.mark.parametrize("announced", [True, False])
-async def test_r1_4_no_get_fails_over_an_upstream_that_closes_after_some_requests(
-    set_up: SetUp, announced: bool
-) -> None:
+async def test_no_get_fails_over_an_upstream_that_closes_after_some_requests(set_up: SetUp, announced: bool) -> None:
     async def script(peer: Peer) -> None:
         for number in range(8):
             await peer.request()
@@ -47,7 +46,8 @@ async def test_r1_4_no_get_fails_over_an_upstream_that_closes_after_some_request
         assert (await client.ask(get())).status == 200
 
 
-async def test_r1_4_a_get_that_a_stale_connection_swallowed_is_sent_again(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.4")
+async def test_a_get_that_a_stale_connection_swallowed_is_sent_again(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(plain())
@@ -62,7 +62,8 @@ async def test_r1_4_a_get_that_a_stale_connection_swallowed_is_sent_again(set_up
     assert [b"/again" in seen for seen in bench.upstream.seen] == [True, True]
 
 
-async def test_r1_4_a_post_is_never_sent_twice(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.4")
+async def test_a_post_is_never_sent_twice(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(plain())
@@ -76,7 +77,8 @@ async def test_r1_4_a_post_is_never_sent_twice(set_up: SetUp) -> None:
     assert b"".join(bench.upstream.seen).count(b"POST") == 2
 
 
-async def test_r1_4_nothing_is_sent_again_once_an_answer_has_begun(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.4")
+async def test_nothing_is_sent_again_once_an_answer_has_begun(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(plain())

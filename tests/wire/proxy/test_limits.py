@@ -1,5 +1,4 @@
 """What a client may take up: sizes and times."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
 
 import asyncio
 import time
@@ -28,6 +27,7 @@ def reader() -> tuple[list[bytes], Script]:
     return seen, script
 
 
+@pytest.mark.requirement("S7.1")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -40,7 +40,7 @@ def reader() -> tuple[list[bytes], Script]:
     ids=["request line", "one header", "number of headers", "all headers", "line and headers"],
 )
 @pytest.mark.parametrize("pieces", [1, 7])
-async def test_S7_1_a_head_past_its_caps_is_a_431(set_up: SetUp, raw: bytes, pieces: int) -> None:
+async def test_a_head_past_its_caps_is_a_431(set_up: SetUp, raw: bytes, pieces: int) -> None:
     bench = await set_up(answering(plain()), listener={"limits": SMALL})
     client = await bench.client()
     size = -(-len(raw) // pieces)
@@ -53,7 +53,8 @@ async def test_S7_1_a_head_past_its_caps_is_a_431(set_up: SetUp, raw: bytes, pie
     assert bench.upstream.peers == []
 
 
-async def test_S7_1_a_head_within_its_caps_passes_however_it_comes(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_head_within_its_caps_passes_however_it_comes(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": SMALL})
     client = await bench.client()
     raw = get("/" + "a" * 240, *FIVE_HEADERS[:3])
@@ -65,7 +66,8 @@ async def test_S7_1_a_head_within_its_caps_passes_however_it_comes(set_up: SetUp
     assert (await client.receive()).status == 200
 
 
-async def test_S7_1_a_large_head_behind_a_body_is_a_431_too(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_large_head_behind_a_body_is_a_431_too(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": SMALL})
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 4", method="POST") + b"bo")
@@ -75,7 +77,8 @@ async def test_S7_1_a_large_head_behind_a_body_is_a_431_too(set_up: SetUp) -> No
     assert (await client.rest()).startswith(b"HTTP/1.1 431 ")
 
 
-async def test_S7_1_a_head_without_end_is_not_kept(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_head_without_end_is_not_kept(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": SMALL})
     client = await bench.client()
     await client.send(b"GET / HTTP/1.1\r\n")
@@ -84,8 +87,9 @@ async def test_S7_1_a_head_without_end_is_not_kept(set_up: SetUp) -> None:
     assert (await client.rest()).startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.requirement("S7.1")
 @pytest.mark.parametrize("expects", [b"X: y", b"Expect: 100-continue"])
-async def test_S7_1_an_announced_body_past_the_cap_is_a_413_before_the_upstream(set_up: SetUp, expects: bytes) -> None:
+async def test_an_announced_body_past_the_cap_is_a_413_before_the_upstream(set_up: SetUp, expects: bytes) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 1001", expects, method="POST"))
@@ -95,21 +99,24 @@ async def test_S7_1_an_announced_body_past_the_cap_is_a_413_before_the_upstream(
     assert bench.records.finished_ones[0].reason is Reason.BODY_TOO_LARGE
 
 
-async def test_S7_1_a_body_at_the_cap_passes(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_body_at_the_cap_passes(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     assert (await bench.ask(post(b"b" * 1000))).status == 200
     chunked = get("/x", b"Transfer-Encoding: chunked", method="POST") + b"3e8\r\n" + b"b" * 1000 + b"\r\n0\r\n\r\n"
     assert (await bench.ask(chunked)).status == 200
 
 
-async def test_S7_1_a_refused_key_is_told_before_a_large_body(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_refused_key_is_told_before_a_large_body(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     client = await bench.client()
     await client.send(get("/denied", b"Content-Length: 9999999", method="POST"))
     assert (await client.receive()).status == 401
 
 
-async def test_S7_1_a_chunked_body_that_is_there_and_too_large_never_reaches_the_upstream(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_chunked_body_that_is_there_and_too_large_never_reaches_the_upstream(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     client = await bench.client()
     await client.send(get("/x", b"Transfer-Encoding: chunked", method="POST") + b"3e9\r\n" + b"b" * 1001 + b"\r\n")
@@ -118,7 +125,8 @@ async def test_S7_1_a_chunked_body_that_is_there_and_too_large_never_reaches_the
     assert bench.upstream.peers == []
 
 
-async def test_S7_1_a_chunked_body_is_broken_off_at_the_cap(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_chunked_body_is_broken_off_at_the_cap(set_up: SetUp) -> None:
     seen, script = reader()
     bench = await set_up(script, listener={"limits": Limits(body=1000)})
     client = await bench.client()
@@ -132,7 +140,8 @@ async def test_S7_1_a_chunked_body_is_broken_off_at_the_cap(set_up: SetUp) -> No
     assert b"0\r\n\r\n" not in b"".join(seen)
 
 
-async def test_S7_1_a_chunked_body_past_the_cap_breaks_off_an_answer_that_has_begun(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_chunked_body_past_the_cap_breaks_off_an_answer_that_has_begun(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nearly")
@@ -149,7 +158,8 @@ async def test_S7_1_a_chunked_body_past_the_cap_breaks_off_an_answer_that_has_be
     assert bench.records.finished_ones[0].reason is Reason.BODY_TOO_LARGE
 
 
-async def test_S7_1_a_head_that_does_not_end_in_time_is_a_408(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_head_that_does_not_end_in_time_is_a_408(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(head_timeout=1)})
     client = await bench.client()
     await client.ask(get())
@@ -162,7 +172,8 @@ async def test_S7_1_a_head_that_does_not_end_in_time_is_a_408(set_up: SetUp) -> 
     assert bench.records.malformed_ones == [(408, Reason.REQUEST_TIMEOUT)]
 
 
-async def test_S7_1_bytes_that_drip_do_not_buy_time(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_bytes_that_drip_do_not_buy_time(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(head_timeout=0.3)})
     client = await bench.client()
     await client.send(b"GET / HTTP/1.1\r\n")
@@ -173,7 +184,8 @@ async def test_S7_1_bytes_that_drip_do_not_buy_time(set_up: SetUp) -> None:
     assert (await ended).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_S7_1_a_connection_that_never_speaks_is_closed_without_a_word(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_connection_that_never_speaks_is_closed_without_a_word(set_up: SetUp) -> None:
     limits = Limits(head_timeout=0.5, idle_timeout=1)
     bench = await set_up(answering(plain()), listener={"limits": limits})
     silent, blank, kept = [await bench.client() for _ in range(3)]
@@ -185,7 +197,8 @@ async def test_S7_1_a_connection_that_never_speaks_is_closed_without_a_word(set_
     assert bench.records.malformed_ones == []
 
 
-async def test_S7_1_a_body_slower_than_its_floor_is_a_408(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_body_slower_than_its_floor_is_a_408(set_up: SetUp) -> None:
     seen, script = reader()
     listener = {"limits": Limits(body_rate=1000), "body_window_seconds": 0.3}
     bench = await set_up(script, listener=listener)
@@ -201,7 +214,8 @@ async def test_S7_1_a_body_slower_than_its_floor_is_a_408(set_up: SetUp) -> None
     assert bench.records.finished_ones[0].reason is Reason.REQUEST_TIMEOUT
 
 
-async def test_S7_1_a_body_above_its_floor_takes_as_long_as_it_takes(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_body_above_its_floor_takes_as_long_as_it_takes(set_up: SetUp) -> None:
     listener = {"limits": Limits(body_rate=100), "body_window_seconds": 1.0}
     bench = await set_up(answering(plain()), listener=listener)
     client = await bench.client()
@@ -213,7 +227,8 @@ async def test_S7_1_a_body_above_its_floor_takes_as_long_as_it_takes(set_up: Set
     assert (await response).status == 200
 
 
-async def test_S7_1_an_upstream_that_does_not_read_is_not_the_clients_fault(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_an_upstream_that_does_not_read_is_not_the_clients_fault(set_up: SetUp) -> None:
     go_on = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -234,7 +249,8 @@ async def test_S7_1_an_upstream_that_does_not_read_is_not_the_clients_fault(set_
     assert (await response).body == b"all of it"
 
 
-async def test_S7_1_a_client_that_takes_nothing_is_dropped_and_the_upstream_freed(set_up: SetUp) -> None:
+@pytest.mark.requirement("S7.1")
+async def test_a_client_that_takes_nothing_is_dropped_and_the_upstream_freed(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20))

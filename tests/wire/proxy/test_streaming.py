@@ -6,6 +6,8 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, answering, plain
 from tests.wire.proxy.conftest import HELD, MIB, MUCH, SetUp
 from tests.wire.proxy.wire import get, post
@@ -21,7 +23,8 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-async def test_r1_5_a_large_answer_streams(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.5")
+async def test_a_large_answer_streams(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
@@ -43,7 +46,8 @@ async def test_r1_5_a_large_answer_streams(set_up: SetUp) -> None:
     assert most - before < MEMORY_BYTES
 
 
-async def test_r1_5_a_client_that_reads_nothing_stops_the_upstream(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.5")
+async def test_a_client_that_reads_nothing_stops_the_upstream(set_up: SetUp) -> None:
     sent = 0
 
     async def script(peer: Peer) -> None:
@@ -105,7 +109,8 @@ async def test_a_client_that_reads_nothing_is_not_answered_on_and_on(set_up: Set
         assert (await client.receive()).body == PIECE
 
 
-async def test_r1_5_an_upstream_that_reads_nothing_stops_the_client(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.5")
+async def test_an_upstream_that_reads_nothing_stops_the_client(set_up: SetUp) -> None:
     go_on = asyncio.Event()
     received = hashlib.sha256()
 
@@ -143,7 +148,8 @@ async def test_r1_5_an_upstream_that_reads_nothing_stops_the_client(set_up: SetU
     assert received.digest() == DIGEST
 
 
-async def test_r1_5_a_large_chunked_upload_arrives_whole(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.5")
+async def test_a_large_chunked_upload_arrives_whole(set_up: SetUp) -> None:
     sizes: list[int] = []
 
     async def script(peer: Peer) -> None:
@@ -163,7 +169,8 @@ async def test_r1_5_a_large_chunked_upload_arrives_whole(set_up: SetUp) -> None:
     assert sum(sizes) == 100 * len(PIECE)
 
 
-async def test_r1_5_what_the_upstream_sends_comes_through_at_once(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.5")
+async def test_what_the_upstream_sends_comes_through_at_once(set_up: SetUp) -> None:
     turn = asyncio.Queue[None]()
 
     async def script(peer: Peer) -> None:

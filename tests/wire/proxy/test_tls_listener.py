@@ -1,5 +1,4 @@
 """TLS on the data listener: certificates read again when they change, client certificates, TLS 1.2 at least."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
 
 import asyncio
 import logging
@@ -158,7 +157,8 @@ async def test_tls_before_1_2_is_refused(set_up: SetUp, authority: Authority, se
     assert (await (await connect(bench, context)).ask(get())).status == 200
 
 
-async def test_S7_1_a_handshake_that_does_not_end_in_time_frees_its_place(
+@pytest.mark.requirement("S7.1")
+async def test_a_handshake_that_does_not_end_in_time_frees_its_place(
     set_up: SetUp, authority: Authority, served: ListenerTls, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -172,7 +172,8 @@ async def test_S7_1_a_handshake_that_does_not_end_in_time_frees_its_place(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-async def test_S7_4_what_is_no_tls_is_closed_quietly(
+@pytest.mark.requirement("S7.4")
+async def test_what_is_no_tls_is_closed_quietly(
     set_up: SetUp, served: ListenerTls, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

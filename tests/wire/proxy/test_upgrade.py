@@ -1,5 +1,4 @@
 """WebSocket and other upgrades: a byte tunnel after the gate's yes and the upstream's 101."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
 
 import asyncio
 import socket
@@ -52,7 +51,8 @@ async def exactly(client: RawClient, size: int) -> bytes:
         return await client.reader.readexactly(size)
 
 
-async def test_R1_6_an_upgrade_passes_on_as_it_was_sent_and_bytes_flow_both_ways(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_an_upgrade_passes_on_as_it_was_sent_and_bytes_flow_both_ways(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo), told=((b"X-Left", b"9"),))
     client, head = await open_tunnel(bench)
     asked = bench.upstream.seen[0]
@@ -72,7 +72,8 @@ async def test_R1_6_an_upgrade_passes_on_as_it_was_sent_and_bytes_flow_both_ways
     assert bench.records.in_flight == 0
 
 
-async def test_R1_6_what_comes_with_the_heads_is_not_lost(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_what_comes_with_the_heads_is_not_lost(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo, SWITCHED + b"hello "))
     client = await bench.client()
     await client.send(get("/chat", *ASKING) + b"early")
@@ -80,7 +81,8 @@ async def test_R1_6_what_comes_with_the_heads_is_not_lost(set_up: SetUp) -> None
     assert await exactly(client, 11) == b"hello early"
 
 
-async def test_R1_6_a_megabyte_each_way_at_once(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_a_megabyte_each_way_at_once(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo))
     client, _ = await open_tunnel(bench)
     sending = asyncio.get_running_loop().create_task(client.send(bytes(range(256)) * 4 * 8192))
@@ -88,7 +90,8 @@ async def test_R1_6_a_megabyte_each_way_at_once(set_up: SetUp) -> None:
     await sending
 
 
-async def test_R1_6_who_does_not_read_holds_the_other_back(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_who_does_not_read_holds_the_other_back(set_up: SetUp) -> None:
     go_on = asyncio.Event()
     sent = 0
 
@@ -116,7 +119,8 @@ async def test_R1_6_who_does_not_read_holds_the_other_back(set_up: SetUp) -> Non
     await sending
 
 
-async def test_R1_6_a_client_that_has_finished_still_receives(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_a_client_that_has_finished_still_receives(set_up: SetUp) -> None:
     async def talk(peer: Peer) -> None:
         said = await peer.reader.read()
         await peer.send(b"you said " + said)
@@ -129,7 +133,8 @@ async def test_R1_6_a_client_that_has_finished_still_receives(set_up: SetUp) -> 
     await eventually(lambda: bench.records.finished_ones)
 
 
-async def test_R1_6_an_upstream_that_has_finished_still_receives(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_an_upstream_that_has_finished_still_receives(set_up: SetUp) -> None:
     said = bytearray()
 
     async def talk(peer: Peer) -> None:
@@ -147,8 +152,9 @@ async def test_R1_6_an_upstream_that_has_finished_still_receives(set_up: SetUp) 
     await eventually(lambda: bench.records.finished_ones)
 
 
+@pytest.mark.requirement("R1.6")
 @pytest.mark.parametrize("side", ["client", "upstream"])
-async def test_R1_6_a_tunnel_with_one_end_finished_and_nothing_moving_is_ended(set_up: SetUp, side: str) -> None:
+async def test_a_tunnel_with_one_end_finished_and_nothing_moving_is_ended(set_up: SetUp, side: str) -> None:
     async def talk(peer: Peer) -> None:
         if side == "upstream":
             peer.writer.write_eof()
@@ -162,7 +168,8 @@ async def test_R1_6_a_tunnel_with_one_end_finished_and_nothing_moving_is_ended(s
     await eventually(lambda: bench.records.finished_ones)
 
 
-async def test_R1_6_an_open_tunnel_may_be_idle(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_an_open_tunnel_may_be_idle(set_up: SetUp) -> None:
     limits = Limits(idle_timeout=0.8, head_timeout=0.8, answer_timeout=0.8)
     bench = await set_up(tunnelling(echo), answer_timeout=0.8, listener={"limits": limits})
     client, _ = await open_tunnel(bench)
@@ -172,7 +179,8 @@ async def test_R1_6_an_open_tunnel_may_be_idle(set_up: SetUp) -> None:
     assert await exactly(client, 10) == b"still here"
 
 
-async def test_R1_6_a_tunnel_that_the_upstream_breaks_off_is_broken_off(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_a_tunnel_that_the_upstream_breaks_off_is_broken_off(set_up: SetUp) -> None:
     async def talk(peer: Peer) -> None:
         await peer.exactly(2)
         sock = peer.writer.get_extra_info("socket")
@@ -188,7 +196,8 @@ async def test_R1_6_a_tunnel_that_the_upstream_breaks_off_is_broken_off(set_up: 
     assert bench.records.finished_ones[0].reason is Reason.UPSTREAM_UNREACHABLE
 
 
-async def test_R1_6_without_a_key_the_upstream_is_not_contacted(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_without_a_key_the_upstream_is_not_contacted(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo))
     client = await bench.client()
     await client.send(get("/denied", *ASKING) + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -198,7 +207,8 @@ async def test_R1_6_without_a_key_the_upstream_is_not_contacted(set_up: SetUp) -
     assert bench.upstream.peers == []
 
 
-async def test_R1_6_an_upgrade_that_is_declined_is_an_answer_like_any_other(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_an_upgrade_that_is_declined_is_an_answer_like_any_other(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"no", b"Connection: upgrade", b"Upgrade: websocket")))
     client = await bench.client()
     await client.send(get("/chat", *ASKING) + get("/lost"))
@@ -207,7 +217,8 @@ async def test_R1_6_an_upgrade_that_is_declined_is_an_answer_like_any_other(set_
     assert b"/lost" not in bench.upstream.seen[0]
 
 
-async def test_R1_6_other_protocols_are_tunnelled_too(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.6")
+async def test_other_protocols_are_tunnelled_too(set_up: SetUp) -> None:
     switched = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: spdy-like/7\r\n\r\n"
     bench = await set_up(tunnelling(echo, switched))
     client, head = await open_tunnel(bench, b"Connection: upgrade", b"Upgrade: spdy-like/7, other")
@@ -217,6 +228,7 @@ async def test_R1_6_other_protocols_are_tunnelled_too(set_up: SetUp) -> None:
     assert await exactly(client, 18) == b"GET / HTTP/1.1\r\n\r\n"
 
 
+@pytest.mark.requirement("S2.3")
 @pytest.mark.parametrize(
     "asking",
     [
@@ -231,7 +243,7 @@ async def test_R1_6_other_protocols_are_tunnelled_too(set_up: SetUp) -> None:
         (b"Connection: Upgrade",),
     ],
 )
-async def test_S2_3_what_would_be_requests_again_is_not_tunnelled(set_up: SetUp, asking: tuple[bytes, ...]) -> None:
+async def test_what_would_be_requests_again_is_not_tunnelled(set_up: SetUp, asking: tuple[bytes, ...]) -> None:
     bench = await set_up(answering(plain(b"no")))
     response = await bench.ask(get("/chat", *asking))
     assert response.status == 200
@@ -239,17 +251,19 @@ async def test_S2_3_what_would_be_requests_again_is_not_tunnelled(set_up: SetUp,
     assert b"\r\nconnection:" not in bench.upstream.seen[0].lower()
 
 
+@pytest.mark.requirement("R1.6")
 @pytest.mark.parametrize(
     "asked",
     [get("/chat", *ASKING, version="1.0"), post(b"body", *ASKING)],
     ids=["HTTP/1.0", "with a body"],
 )
-async def test_R1_6_only_http_1_1_without_a_body_can_switch(set_up: SetUp, asked: bytes) -> None:
+async def test_only_http_1_1_without_a_body_can_switch(set_up: SetUp, asked: bytes) -> None:
     bench = await set_up(answering(plain(b"no")))
     assert (await bench.ask(asked)).status == 200
     assert b"upgrade" not in bench.upstream.seen[0].lower()
 
 
+@pytest.mark.requirement("S3.5")
 @pytest.mark.parametrize(
     "response",
     [
@@ -259,7 +273,7 @@ async def test_R1_6_only_http_1_1_without_a_body_can_switch(set_up: SetUp, asked
         SWITCHED.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ],
 )
-async def test_S3_5_a_101_to_what_was_not_offered_is_a_502(set_up: SetUp, response: bytes) -> None:
+async def test_a_101_to_what_was_not_offered_is_a_502(set_up: SetUp, response: bytes) -> None:
     bench = await set_up(tunnelling(silent, response))
     refusal = await bench.ask(get("/chat", *ASKING))
     assert (refusal.status, refusal.body) == (502, b"upstream_invalid")
@@ -267,7 +281,8 @@ async def test_S3_5_a_101_to_what_was_not_offered_is_a_502(set_up: SetUp, respon
     assert bench.records.finished_ones[0].reason is Reason.UPSTREAM_INVALID
 
 
-async def test_R1_4_an_upgrade_on_a_stale_connection_is_asked_again(set_up: SetUp) -> None:
+@pytest.mark.requirement("R1.4")
+async def test_an_upgrade_on_a_stale_connection_is_asked_again(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         if peer.number == 1:
             await peer.request()

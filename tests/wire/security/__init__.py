@@ -1,1 +1,1 @@
-"""The security list, item by item, against a real sidecar over raw sockets."""
+"""The security requirements against a real sidecar over raw sockets."""

@@ -1,4 +1,4 @@
-"""the security list's fixture: its routes and its keys."""
+"""The site: its routes and its keys."""
 
 import pytest
 

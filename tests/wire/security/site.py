@@ -1,4 +1,4 @@
-"""The site that the security list speaks of, and its ways of saying what must hold: U=0, U=raw."""
+"""The site that the requirements speak of, and its ways of saying what must hold: U=0, U=raw."""
 
 import sqlite3
 from collections.abc import Collection
@@ -33,7 +33,7 @@ IDENTITY = ("x-auth-subject", "x-auth-scopes", "x-auth-key-id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """A sidecar, its upstream, and keys by the names that the security list gives them (`Kr`)."""
+    """A sidecar, its upstream, and keys by the names that the requirements give them (`Kr`)."""
 
     sidecar: Sidecar
     upstream: Upstream

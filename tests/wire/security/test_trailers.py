@@ -1,8 +1,7 @@
-"""The security list, S3.8: a trailer never becomes a header, neither of its own request nor of the next one.
+"""A trailer never becomes a header, neither of its own request nor of the next one.
 
 Chunked requests of the corpus, each with trailers of several names, stand before a clean request on one connection.
 """
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
 
 import random
 import re
@@ -132,11 +131,12 @@ def with_key(trailer: bytes, site: Site) -> bytes:
     return trailer.replace(b"<Ka>", site.keys["Ka"].encode())
 
 
+@pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("target", ["/public/x", "/items/x"], ids=["allowed", "refused"])
 @pytest.mark.parametrize("deep", [1, 3])
 @pytest.mark.parametrize("trailer", TRAILERS, ids=lambda trailer: trailer.decode().split(":")[0])
 @pytest.mark.parametrize("key", ["", "Kr"], ids=["no key", "Kr"])
-def test_S3_8_a_trailer_is_no_header_of_the_next_request(
+def test_a_trailer_is_no_header_of_the_next_request(
     site: Site, alone: bytes, trailer: bytes, deep: int, target: str, key: str
 ) -> None:
     first = chunked(target, with_key(trailer, site)) * deep
@@ -149,10 +149,11 @@ def test_S3_8_a_trailer_is_no_header_of_the_next_request(
         site.upstream.clear()
 
 
+@pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("target", ["/public/x", "/items/x"], ids=["allowed", "refused"])
 @pytest.mark.parametrize("trailer", REFUSED_TRAILERS, ids=lambda trailer: trailer.decode().split(":")[0])
 @pytest.mark.parametrize("key", ["", "Kr"], ids=["no key", "Kr"])
-def test_S3_8_a_trailer_that_may_be_refused_is_no_header_of_the_next_request_either(
+def test_a_trailer_that_may_be_refused_is_no_header_of_the_next_request_either(
     site: Site, alone: bytes, trailer: bytes, target: str, key: str
 ) -> None:
     next_one = clean(site.keys[key] if key else "")
@@ -162,8 +163,9 @@ def test_S3_8_a_trailer_that_may_be_refused_is_no_header_of_the_next_request_eit
     assert [answer.status for answer in answers[1:]] in ([], [200 if heads else 401])
 
 
+@pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("case", CHUNKED, ids=lambda case: case.name)
-def test_S3_8_no_chunked_request_of_the_corpus_changes_the_one_after_it(site: Site, alone: bytes, case: Case) -> None:
+def test_no_chunked_request_of_the_corpus_changes_the_one_after_it(site: Site, alone: bytes, case: Case) -> None:
     raw = case.sent(site.keys)
     for trailer in TRAILERS[:3]:
         ended = raw.replace(b"\r\n0\r\n\r\n", b"\r\n0\r\n%b\r\n" % with_key(trailer, site))
@@ -182,10 +184,11 @@ def admin(start_shared_sidecar: StartSidecar) -> Address:
     return admin_address(start_shared_sidecar(ADMIN_CONFIG))
 
 
+@pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("token", [OPS, "wrong"], ids=["allowed", "refused"])
 @pytest.mark.parametrize("deep", [1, 3])
 @pytest.mark.parametrize("parted", [False, True], ids=["in one write", "in a second write"])
-def test_S3_8_a_token_in_a_trailer_opens_nothing_on_the_admin_listener(
+def test_a_token_in_a_trailer_opens_nothing_on_the_admin_listener(
     admin: Address, token: str, deep: int, parted: bool
 ) -> None:
     fields = (b"Content-Type: application/json", b"Authorization: Bearer " + token.encode())
@@ -203,10 +206,11 @@ def decider(start_shared_sidecar: StartSidecar) -> Decider:
     return start_decider(start_shared_sidecar)
 
 
+@pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("key", ["Ka", ""], ids=["allowed", "refused"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("parted", [False, True], ids=["in one write", "in a second write"])
-def test_S3_8_a_key_in_a_trailer_opens_nothing_for_the_next_question(
+def test_a_key_in_a_trailer_opens_nothing_for_the_next_question(
     decider: Decider, dialect: str, key: str, parted: bool
 ) -> None:
     asked = question(dialect, "GET", "/admin/x", [*decider.credential(key), ("Transfer-Encoding", "chunked")])
@@ -217,15 +221,17 @@ def test_S3_8_a_key_in_a_trailer_opens_nothing_for_the_next_question(
     assert [answer.status for answer in answers] == [200 if key else 401]
 
 
+@pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("parted", [False, True], ids=["in one write", "in a second write"])
-def test_S3_8_a_chunked_request_is_the_last_of_its_connection_on_the_ops_listener(site: Site, parted: bool) -> None:
+def test_a_chunked_request_is_the_last_of_its_connection_on_the_ops_listener(site: Site, parted: bool) -> None:
     first = b"GET /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nAccept: x/y\r\n\r\n"
     second = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
     answers = responses(site.sidecar.ops, Sent(pieces=[first, second] if parted else [first + second]))
     assert [(answer.status, answer.body) for answer in answers] == [(200, b"ok\n")]
 
 
-def test_S3_8_chunked_uploads_go_on_over_one_connection(site: Site) -> None:
+@pytest.mark.requirement("S3.8")
+def test_chunked_uploads_go_on_over_one_connection(site: Site) -> None:
     with site.sidecar.connect() as connection:
         for number in range(50):
             body = b"\r\n\r\n" * number + b"x"
@@ -236,8 +242,9 @@ def test_S3_8_chunked_uploads_go_on_over_one_connection(site: Site) -> None:
             site.upstream.clear()
 
 
+@pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("deep", [1, 40, 100])
-def test_S3_8_trailers_are_no_headers_when_the_parser_has_to_wait(site: Site, alone: bytes, deep: int) -> None:
+def test_trailers_are_no_headers_when_the_parser_has_to_wait(site: Site, alone: bytes, deep: int) -> None:
     """Bodies larger than what is read ahead, and more requests at once than are queued."""
     first = chunked("/public/x", with_key(TRAILERS[1], site), body=b"0\r\n\r\n" * (100_000 // deep)) * deep
     for key, status in (("", 401), (site.keys["Kr"], 200)):
@@ -247,8 +254,9 @@ def test_S3_8_trailers_are_no_headers_when_the_parser_has_to_wait(site: Site, al
         site.upstream.clear()
 
 
+@pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("seed", range(10))
-def test_S3_8_trailers_are_no_headers_however_the_bytes_are_parted(site: Site, alone: bytes, seed: int) -> None:
+def test_trailers_are_no_headers_however_the_bytes_are_parted(site: Site, alone: bytes, seed: int) -> None:
     choose = random.Random(seed)  # noqa: S311  # not for secrets
     trailers = [with_key(choose.choice(TRAILERS), site) for _ in range(6)]
     whole = b"".join(chunked("/public/x", trailer, body=b"\r\n\r\n0\r\n") for trailer in trailers)
@@ -262,7 +270,8 @@ def test_S3_8_trailers_are_no_headers_however_the_bytes_are_parted(site: Site, a
         site.upstream.clear()
 
 
-def test_S3_8_behind_haproxy_that_shares_connections_nobody_is_served_as_another(site: Site, tmp_path: Path) -> None:
+@pytest.mark.requirement("S3.8")
+def test_behind_haproxy_that_shares_connections_nobody_is_served_as_another(site: Site, tmp_path: Path) -> None:
     trailers = [with_key(trailer, site) for trailer in (TRAILERS[1], TRAILERS[2], TRAILERS[6])]
     for reuse in ("safe", "always"):
         with haproxy(tmp_path, reuse, site.sidecar.data) as front:

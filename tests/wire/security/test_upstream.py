@@ -1,4 +1,4 @@
-"""R1: an upstream that fails, before the real process. Large bodies and names have files of their own."""
+"""An upstream that fails, before the real process. Large bodies and names have files of their own."""
 
 import asyncio
 import socket
@@ -68,14 +68,16 @@ def unreachable(*, listens: bool) -> Iterator[str]:
         yield f"http://127.0.0.1:{place.getsockname()[1]}"
 
 
-async def test_r1_1_a_refused_connection_is_a_502_within_a_second(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R1.1")
+async def test_a_refused_connection_is_a_502_within_a_second(start_sidecar: StartSidecar) -> None:
     with unreachable(listens=False) as url:
         async with behind(start_sidecar, silent, url=url) as stage:
             assert await quickest(stage, get(TARGET), 502) < 1
 
 
+@pytest.mark.requirement("R1.1")
 @pytest.mark.parametrize("script", [resetting, half_a_head])
-async def test_r1_1_a_connection_that_breaks_before_the_answer_is_a_502_within_a_second(
+async def test_a_connection_that_breaks_before_the_answer_is_a_502_within_a_second(
     start_sidecar: StartSidecar, script: Script
 ) -> None:
     async with behind(start_sidecar, script) as stage:
@@ -83,18 +85,21 @@ async def test_r1_1_a_connection_that_breaks_before_the_answer_is_a_502_within_a
         assert await quickest(stage, get(TARGET, method="POST"), 502) < 1
 
 
-async def test_r1_1_an_answer_that_does_not_come_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R1.1")
+async def test_an_answer_that_does_not_come_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
     async with behind(start_sidecar, silent, settings="answer_timeout: 400ms") as stage:
         assert 0.39 <= await quickest(stage, get(TARGET), 504) < 1
 
 
-async def test_r1_1_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R1.1")
+async def test_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
     with unreachable(listens=True) as url:
         async with behind(start_sidecar, silent, settings="connect_timeout: 400ms", url=url) as stage:
             assert 0.39 <= await quickest(stage, get(TARGET), 504) < 1
 
 
-async def test_r1_2_an_answer_killed_midway_is_seen_to_be_broken_and_counted(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R1.2")
+async def test_an_answer_killed_midway_is_seen_to_be_broken_and_counted(start_sidecar: StartSidecar) -> None:
     async with behind(start_sidecar, half_a_body) as stage:
         client = await stage.client()
         await client.send(get(TARGET))
@@ -108,8 +113,9 @@ async def test_r1_2_an_answer_killed_midway_is_seen_to_be_broken_and_counted(sta
     assert [line for line in metrics.splitlines() if "upstream_unreachable" in line and line.endswith(" 1.0")] != []
 
 
+@pytest.mark.requirement("R1.3")
 @pytest.mark.parametrize("response", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"])
-async def test_r1_3_a_client_that_hangs_up_ends_the_upstreams_connection(
+async def test_a_client_that_hangs_up_ends_the_upstreams_connection(
     start_sidecar: StartSidecar, response: bytes
 ) -> None:
     asked = asyncio.Event()
@@ -128,7 +134,8 @@ async def test_r1_3_a_client_that_hangs_up_ends_the_upstreams_connection(
         await stage.upstream.peers[0].gone()
 
 
-async def test_r1_4_no_get_fails_and_no_post_comes_twice_while_idle_connections_are_closed(
+@pytest.mark.requirement("R1.4")
+async def test_no_get_fails_and_no_post_comes_twice_while_idle_connections_are_closed(
     start_sidecar: StartSidecar,
 ) -> None:
     """The upstream closes what was idle for a moment; clients ask just about then, 2,000 times."""
@@ -168,7 +175,8 @@ async def test_r1_4_no_get_fails_and_no_post_comes_twice_while_idle_connections_
     assert max(count for target, count in arrived.items() if int(target.rpartition(b"/")[2]) % 4 == 0) == 1
 
 
-async def test_r1_5_events_come_through_one_by_one(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R1.5")
+async def test_events_come_through_one_by_one(start_sidecar: StartSidecar) -> None:
     turn = asyncio.Queue[bytes]()
 
     async def script(peer: Peer) -> None:

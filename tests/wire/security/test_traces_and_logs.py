@@ -1,11 +1,11 @@
-"""The security list, S4.6 and S6.4 where requests are traced and logs have another format."""
+"""Secrets and hostile names where requests are traced and logs have another format."""
 
 import pytest
 
 from tests.harness.recording import Upstream
 from tests.harness.running import StartSidecar
 from tests.wire.security.site import BASE, KEYS
-from tests.wire.security.test_s4_keys import DEBUGGING, forms_of, present
+from tests.wire.security.test_key_secrecy import DEBUGGING, forms_of, present
 from tests.wire.telemetry.collector import Collector
 
 SOURCES = KEYS.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: api_key}, {cookie: api_key}]")
@@ -28,8 +28,9 @@ def elsewhere(key: str) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
+@pytest.mark.requirement("S4.6")
 @pytest.mark.parametrize("log", ["{format: combined, query: redacted}", "{format: json, query: redacted}"])
-def test_s4_6_a_canary_key_is_in_no_span_and_no_log_of_any_format(start_sidecar: StartSidecar, log: str) -> None:
+def test_a_canary_key_is_in_no_span_and_no_log_of_any_format(start_sidecar: StartSidecar, log: str) -> None:
     with Collector() as collector:
         tracing = f"tracing: {{endpoint: '{collector.url}', sample: 1}}\n"
         sidecar = start_sidecar(BASE + SOURCES + tracing + f"access_log: {log}\n", environ=DEBUGGING)
@@ -47,7 +48,8 @@ def test_s4_6_a_canary_key_is_in_no_span_and_no_log_of_any_format(start_sidecar:
         assert form not in written
 
 
-def test_s6_4_a_combined_line_stays_one_line(start_sidecar: StartSidecar, upstream: Upstream) -> None:
+@pytest.mark.requirement("S6.4")
+def test_a_combined_line_stays_one_line(start_sidecar: StartSidecar, upstream: Upstream) -> None:
     sidecar = start_sidecar(BASE + KEYS + "access_log: combined\n")
     hostile = 'a"b\\c \xe9\x80\t" 200 1 "-" "-"'
     for _ in range(2):

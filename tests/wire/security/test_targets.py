@@ -1,4 +1,4 @@
-"""The security list, S1: target and path."""
+"""Target and path."""
 
 import pytest
 
@@ -29,22 +29,26 @@ DISGUISES = [
 MALFORMED = ["%c0%af", "%ff", "%zz", "%", "%0a", "%0d%0aX: y", "%0d%0aX:y", "%00", "\x80", "\xff", "é", "a b"]
 
 
+@pytest.mark.requirement("S1.1")
 @pytest.mark.parametrize("target", CLIMBS)
-def test_s1_1_climbing_out_of_a_public_path_is_400(site: Site, target: str) -> None:
+def test_climbing_out_of_a_public_path_is_400(site: Site, target: str) -> None:
     site.refuses(400, "GET", target)
 
 
+@pytest.mark.requirement("S1.1")
 @pytest.mark.parametrize("target", CLIMBS)
-def test_s1_1_climbing_is_400_with_a_key_that_may_go_to_both(site: Site, target: str) -> None:
+def test_climbing_is_400_with_a_key_that_may_go_to_both(site: Site, target: str) -> None:
     site.refuses(400, "GET", target, key="Ka")
 
 
+@pytest.mark.requirement("S1.2")
 @pytest.mark.parametrize("target", DISGUISES)
-def test_s1_2_a_disguised_path_opens_nothing(site: Site, target: str) -> None:
+def test_a_disguised_path_opens_nothing(site: Site, target: str) -> None:
     site.refuses({400, 403}, "GET", target, key="Kr")
 
 
-def test_s1_3_an_escaped_letter_and_another_case_open_nothing(site: Site) -> None:
+@pytest.mark.requirement("S1.3")
+def test_an_escaped_letter_and_another_case_open_nothing(site: Site) -> None:
     site.refuses(403, "GET", "/%61dmin/x", key="Kr")
     for target in ("/ADMIN/x", "/Admin/x"):
         for key in ("Kr", "Ka"):
@@ -52,18 +56,21 @@ def test_s1_3_an_escaped_letter_and_another_case_open_nothing(site: Site) -> Non
         site.refuses(401, "GET", target)
 
 
+@pytest.mark.requirement("S1.4")
 @pytest.mark.parametrize("target", ["/publicX", "/public.", "/public%20", "/publi", "/xpublic/y", "/PUBLIC/x", "/"])
-def test_s1_4_patterns_match_whole_segments(site: Site, target: str) -> None:
+def test_patterns_match_whole_segments(site: Site, target: str) -> None:
     site.refuses(401, "GET", target)
 
 
-def test_s1_5_the_query_never_takes_part(site: Site) -> None:
+@pytest.mark.requirement("S1.5")
+def test_the_query_never_takes_part(site: Site) -> None:
     site.refuses(401, "GET", "/items/1?x=/public/")
     site.refuses(401, "GET", "/items/1?/../../public/x")
     for target in ("/public/x?../admin", "/public/x?/../../admin", "/public/x?%00%ff%zz%", "/public?/;\\//.."):
         site.passes("GET", target)
 
 
+@pytest.mark.requirement("S1.6")
 @pytest.mark.parametrize(
     "target",
     [
@@ -84,46 +91,52 @@ def test_s1_5_the_query_never_takes_part(site: Site) -> None:
         "?x",
     ],
 )
-def test_s1_6_other_forms_of_a_target_are_400(site: Site, target: str) -> None:
+def test_other_forms_of_a_target_are_400(site: Site, target: str) -> None:
     # `GET *` is no form that any method but OPTIONS has; either refusal names what is wrong.
     site.refuses({400, 405} if target == "*" else 400, "GET", target)
 
 
-def test_s1_6_the_absolute_form_for_this_very_host_is_judged_by_its_path(site: Site) -> None:
+@pytest.mark.requirement("S1.6")
+def test_the_absolute_form_for_this_very_host_is_judged_by_its_path(site: Site) -> None:
     assert site.ask("GET", "http://api.test/public/x?y=1").status == 200
     assert site.upstream.last().target == "/public/x?y=1"
     site.refuses(401, "GET", "http://api.test/admin/x")
     site.refuses(400, "GET", "http://api.test/public/../admin/x")
 
 
-def test_s1_6_options_of_the_server_is_answered_by_us(site: Site) -> None:
+@pytest.mark.requirement("S1.6")
+def test_options_of_the_server_is_answered_by_us(site: Site) -> None:
     response = site.ask("OPTIONS", "*")
     assert response.status in {200, 405}
     assert site.upstream.requests() == []
 
 
+@pytest.mark.requirement("S1.6")
 @pytest.mark.parametrize("key", ["", "Ka"])
-def test_s1_6_connect_and_trace_are_405(site: Site, key: str) -> None:
+def test_connect_and_trace_are_405(site: Site, key: str) -> None:
     site.refuses(405, "CONNECT", "api.test:80", key=key)
     site.refuses(405, "CONNECT", "/public/x", key=key)
     site.refuses(405, "TRACE", "/public/x", key=key)
     site.refuses(405, "TRACE", "/admin/x", key=key)
 
 
+@pytest.mark.requirement("S1.7")
 @pytest.mark.parametrize("piece", MALFORMED)
 @pytest.mark.parametrize("prefix", ["/public/", "/items/", "/nowhere/"])
-def test_s1_7_bytes_that_no_path_may_hold_are_400(site: Site, prefix: str, piece: str) -> None:
+def test_bytes_that_no_path_may_hold_are_400(site: Site, prefix: str, piece: str) -> None:
     site.refuses(400, "GET", prefix + piece)
     site.refuses(400, "GET", prefix + piece, key="Ka")
     site.refuses(400, "GET", f"{prefix}{piece}/x?y", key="Kr")
 
 
-def test_s1_7_a_raw_control_in_the_target_is_400(site: Site) -> None:
+@pytest.mark.requirement("S1.7")
+def test_a_raw_control_in_the_target_is_400(site: Site) -> None:
     for byte in (b"\x00", b"\x01", b"\x0b", b"\x1f", b"\x7f", b"\t"):
         site.refuses_bytes(400, b"GET /public/a" + byte + b"b HTTP/1.1\r\nHost: api.test\r\n\r\n")
         site.refuses_bytes(400, b"GET /public/a?b" + byte + b" HTTP/1.1\r\nHost: api.test\r\n\r\n")
 
 
+@pytest.mark.requirement("S1.8")
 @pytest.mark.parametrize(
     "target",
     [
@@ -140,31 +153,35 @@ def test_s1_7_a_raw_control_in_the_target_is_400(site: Site) -> None:
         "/items/x?a=http://u:p@h/?b=c??d",
     ],
 )
-def test_s1_8_the_target_is_forwarded_byte_for_byte(site: Site, target: str) -> None:
+def test_the_target_is_forwarded_byte_for_byte(site: Site, target: str) -> None:
     site.passes("GET", target, key="Kr")
 
 
+@pytest.mark.requirement("S1.9")
 @pytest.mark.parametrize("method", ["get", "GeT", "Get", "pOST"])
-def test_s1_9_methods_are_case_sensitive(site: Site, method: str) -> None:
+def test_methods_are_case_sensitive(site: Site, method: str) -> None:
     for key in ("", "Ka", "Kr"):
         site.refuses({400, 405}, method, "/items/x", key=key)
         site.refuses({400, 405}, method, "/public/x", key=key)
 
 
+@pytest.mark.requirement("S1.9")
 @pytest.mark.parametrize("method", ["BREW", "PROPFIND", "M-SEARCH", "X", "DELETE", "PATCH"])
-def test_s1_9_a_method_without_a_route_is_refused(site: Site, method: str) -> None:
+def test_a_method_without_a_route_is_refused(site: Site, method: str) -> None:
     site.refuses({403, 405}, method, "/items/x", key="Ka")
     site.refuses({401, 405}, method, "/items/x")
 
 
+@pytest.mark.requirement("S1.10")
 @pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method", "x_http_method"])
-def test_s1_10_the_decision_is_on_the_method_line(site: Site, name: str) -> None:
+def test_the_decision_is_on_the_method_line(site: Site, name: str) -> None:
     seen = site.passes("GET", "/items/x", [(name, "DELETE")], key="Kr")
     assert name.lower() not in seen.names
     site.refuses(403, "POST", "/items/x", [(name, "GET")], key="Kr")
 
 
-def test_s1_10_head_is_judged_as_get(site: Site) -> None:
+@pytest.mark.requirement("S1.10")
+def test_head_is_judged_as_get(site: Site) -> None:
     site.passes("HEAD", "/items/x", key="Kr")
     assert site.ask("HEAD", "/items/x").status == 401
     assert site.ask("HEAD", "/items/x", key="Kw").status == 403

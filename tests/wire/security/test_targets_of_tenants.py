@@ -1,4 +1,4 @@
-"""Attacks on the path beyond the security list: other decoders, other splitters, other configurations."""
+"""Attacks on the path where routes bind tenants, prefixes are changed and case does not count."""
 
 import pytest
 

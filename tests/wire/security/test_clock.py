@@ -1,5 +1,4 @@
-"""The security list, R5.3: the clock of a real process jumps by days, by libfaketime."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
+"""The clock of a real process jumps by days, by libfaketime."""
 
 import os
 from collections.abc import Callable
@@ -59,10 +58,9 @@ def passed(sidecar: Sidecar, target: str, key: str) -> int:
     return statuses.count(200)
 
 
+@pytest.mark.requirement("R5.3")
 @pytest.mark.parametrize("window", WINDOWS)
-def test_R5_3_a_clock_put_forward_and_back_gives_one_allowance_each_day(
-    clocked: tuple[Sidecar, Turn], window: str
-) -> None:
+def test_a_clock_put_forward_and_back_gives_one_allowance_each_day(clocked: tuple[Sidecar, Turn], window: str) -> None:
     sidecar, turn = clocked
     spender, saver = (sidecar.keys.issue(name).text for name in ("spender", "saver"))
     assert passed(sidecar, f"/{window}", spender) == LIMIT
@@ -75,7 +73,8 @@ def test_R5_3_a_clock_put_forward_and_back_gives_one_allowance_each_day(
     assert passed(sidecar, f"/{window}", spender) == LIMIT
 
 
-def test_R5_3_a_key_is_as_old_as_the_clock_says(clocked: tuple[Sidecar, Turn]) -> None:
+@pytest.mark.requirement("R5.3")
+def test_a_key_is_as_old_as_the_clock_says(clocked: tuple[Sidecar, Turn]) -> None:
     sidecar, turn = clocked
     key = sidecar.keys.issue("of a day", expires="24h").text
     lasting = sidecar.keys.issue("without end").text

@@ -1,4 +1,4 @@
-"""Attacks on header fields and framing beyond the security list."""
+"""Attacks on header fields: lines, request ids, credentials, and their number."""
 
 import json
 

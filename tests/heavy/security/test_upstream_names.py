@@ -1,4 +1,4 @@
-"""The security list, R1.7: the upstream's name comes to mean another address, and is followed."""
+"""The upstream's name comes to mean another address, and is followed."""
 
 import asyncio
 import re
@@ -73,8 +73,9 @@ async def responses(client: RawClient) -> bytes:
     return (await client.ask(get("/public/x"))).body
 
 
+@pytest.mark.requirement("R1.7")
 @pytest.mark.parametrize("keep", [False, True])
-async def test_r1_7_a_name_that_changes_is_followed(asking: Ask, hosts: Path, keep: bool) -> None:
+async def test_a_name_that_changes_is_followed(asking: Ask, hosts: Path, keep: bool) -> None:
     """With each new connection; kept ones go on as long as they are in use, and end when they were idle."""
     first = await speak(b"first", "127.0.0.1", 0, keep=keep)
     port = first.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""R1.5 for many at a time: what an eager upstream sends is not gathered for clients that are behind."""
+"""Many downloads at a time: what an eager upstream sends is not gathered for clients that are behind."""
 
 import socket
 import threading
@@ -43,7 +43,8 @@ def sidecar(start_sidecar: StartSidecar) -> Iterator[Sidecar]:
         thread.join()
 
 
-def test_r1_5_many_downloads_at_a_time(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("R1.5")
+def test_many_downloads_at_a_time(sidecar: Sidecar) -> None:
     assert exchange(sidecar.data, request_bytes("GET", "/public/small")).status == 200
     before = forget_peak(sidecar)
     sockets = [socket.create_connection(sidecar.data, timeout=30) for _ in range(CLIENTS)]

@@ -1,4 +1,4 @@
-"""The security list, S3: framing, through the real process. The corpus has the same attacks in more disguises."""
+"""Framing, through the real process. The corpus has the same attacks in more disguises."""
 
 import gzip
 import hashlib
@@ -44,15 +44,18 @@ def refused(site: Site, raw: bytes) -> None:
     assert site.upstream.requests() == []
 
 
+@pytest.mark.requirement("S3.1")
 @pytest.mark.parametrize("fields", AMBIGUOUS)
-def test_s3_1_ambiguous_framing_is_400_and_the_end(site: Site, fields: list[bytes]) -> None:
+def test_ambiguous_framing_is_400_and_the_end(site: Site, fields: list[bytes]) -> None:
     refused(site, post(*fields) + b"0\r\n\r\n" + SECOND)
 
 
-def test_s3_1_chunked_in_http_1_0_is_400_and_the_end(site: Site) -> None:
+@pytest.mark.requirement("S3.1")
+def test_chunked_in_http_1_0_is_400_and_the_end(site: Site) -> None:
     refused(site, post(TE, version=b"1.0") + b"0\r\n\r\n" + SECOND)
 
 
+@pytest.mark.requirement("S3.2")
 @pytest.mark.parametrize(
     "body",
     [
@@ -64,7 +67,7 @@ def test_s3_1_chunked_in_http_1_0_is_400_and_the_end(site: Site) -> None:
         *[b"1\r\na\r\n0\r\n" + field + b"\r\n\r\n" for field in (b"Content-Length: 9", TE, b"Host: evil.test")],
     ],
 )
-def test_s3_2_odd_chunks_are_400_or_lose_their_oddness(site: Site, body: bytes) -> None:
+def test_odd_chunks_are_400_or_lose_their_oddness(site: Site, body: bytes) -> None:
     with site.sidecar.connect() as connection:
         response = connection.exchange(post(TE) + body)
     assert response.status in (200, 400)
@@ -75,14 +78,14 @@ def test_s3_2_odd_chunks_are_400_or_lose_their_oddness(site: Site, body: bytes) 
         assert (request.all("Host"), request.all("Content-Length")) == (["api.test"], [])
 
 
-def test_s3_3_what_follows_a_bad_request_never_runs(site: Site) -> None:
+@pytest.mark.requirement("S3.3")
+def test_what_follows_a_bad_request_never_runs(site: Site) -> None:
     refused(site, b"GET /public/x HTTP/1.1\r\nHost: api.test\r\nBad Name: 1\r\n\r\n" + SECOND)
 
 
+@pytest.mark.requirement("S3.4")
 @pytest.mark.parametrize("willing", [True, False])
-async def test_s3_4_a_client_that_waits_is_told_to_go_on_within_a_second(
-    start_sidecar: StartSidecar, willing: bool
-) -> None:
+async def test_a_client_that_waits_is_told_to_go_on_within_a_second(start_sidecar: StartSidecar, willing: bool) -> None:
     async def script(peer: Peer) -> None:
         while True:
             await peer.head()
@@ -106,7 +109,8 @@ async def test_s3_4_a_client_that_waits_is_told_to_go_on_within_a_second(
         assert min(seconds) < 1
 
 
-async def test_s3_4_http_1_0_gets_no_interim_answer(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S3.4")
+async def test_http_1_0_gets_no_interim_answer(start_sidecar: StartSidecar) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     async with behind(start_sidecar, answering(interim + plain(b"done"))) as stage:
         client = await stage.client()
@@ -132,7 +136,8 @@ MISBEHAVIOURS = [
 ]
 
 
-async def test_s3_5_every_client_gets_its_own_answer_over_1000_alternating_requests(
+@pytest.mark.requirement("S3.5")
+async def test_every_client_gets_its_own_answer_over_1000_alternating_requests(
     start_sidecar: StartSidecar,
 ) -> None:
     async def script(peer: Peer) -> None:
@@ -163,12 +168,13 @@ async def own_answer(client: RawClient, raw: bytes) -> Received:
     return response
 
 
+@pytest.mark.requirement("S3.6")
 @pytest.mark.parametrize(
     "body",
     [gzip.compress(os.urandom(100_000)), b"\x1f\x8b\x08 no gzip at all", gzip.compress(bytes(MIB)) * 500],
     ids=["valid", "invalid", "500-mib-bomb"],
 )
-async def test_s3_6_coded_bodies_pass_and_are_never_unpacked(start_sidecar: StartSidecar, body: bytes) -> None:
+async def test_coded_bodies_pass_and_are_never_unpacked(start_sidecar: StartSidecar, body: bytes) -> None:
     digest = hashlib.sha256(body).digest()
     coding = b"Content-Encoding: gzip"
     arrived: list[bytes] = []
@@ -189,7 +195,8 @@ async def test_s3_6_coded_bodies_pass_and_are_never_unpacked(start_sidecar: Star
     assert response.all(b"Content-Encoding") == [b"gzip"]
 
 
-def test_s3_7_head_204_and_304_carry_no_body_and_the_next_answer_is_right(site: Site) -> None:
+@pytest.mark.requirement("S3.7")
+def test_head_204_and_304_carry_no_body_and_the_next_answer_is_right(site: Site) -> None:
     length = b"Content-Length: 1234\r\n"
     with site.sidecar.connect() as connection:
         for method, status, field in [
@@ -204,7 +211,8 @@ def test_s3_7_head_204_and_304_carry_no_body_and_the_next_answer_is_right(site: 
             assert connection.ask("GET", "/public/next").json()["target"] == "/public/next"
 
 
-def test_s3_7_pipelined_requests_are_answered_in_order(site: Site) -> None:
+@pytest.mark.requirement("S3.7")
+def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
     targets = [f"/public/{number}" for number in range(60)]
     with site.sidecar.connect() as connection:
         connection.send(b"".join(request_bytes("GET", target) for target in targets))

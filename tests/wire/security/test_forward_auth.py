@@ -1,4 +1,4 @@
-"""The security list, S5 behind real proxies, as deploy/forward-auth configures them."""
+"""Forward auth behind real proxies, as deploy/forward-auth configures them."""
 
 import subprocess
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from tests.harness.tools import needed
 from tests.harness.wire import Address, Fields, Response, exchange, request_bytes
 from tests.heavy.forward_auth.fronts import CONFIGS, running_front
 from tests.wire.forward_auth.asking import Decider, start_decider
-from tests.wire.security.test_s1_target import CLIMBS, DISGUISES, MALFORMED
-from tests.wire.security.test_s2_headers import disguises
+from tests.wire.security.test_headers import disguises
+from tests.wire.security.test_targets import CLIMBS, DISGUISES, MALFORMED
 
 IDENTITY = ("x-auth-subject", "x-auth-scopes", "x-auth-key-id")
 
@@ -84,7 +84,8 @@ def front(request: pytest.FixtureRequest, started: dict[str, Address], decider: 
     return Front(name=name, address=started[name], decider=decider, upstream=upstream)
 
 
-def test_s5_1_what_is_allowed_reaches_the_service_with_the_keys_identity(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_what_is_allowed_reaches_the_service_with_the_keys_identity(front: Front) -> None:
     seen = front.passes("GET", "/items/a%20b+c;d=1?x=%2F+%2b&y=a%26b&&z=%7E~", key="Kr")
     assert seen.target == "/items/a%20b+c;d=1?x=%2F+%2b&y=a%26b&&z=%7E~"
     assert seen.header("X-Auth-Subject") == "t-Kr"
@@ -95,7 +96,8 @@ def test_s5_1_what_is_allowed_reaches_the_service_with_the_keys_identity(front: 
     assert front.decider.keys["Kr"].text.encode() not in seen.head
 
 
-def test_s5_1_a_key_in_another_header_is_found_and_stays_with_the_proxy(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_a_key_in_another_header_is_found_and_stays_with_the_proxy(front: Front) -> None:
     key = front.decider.keys["Kw"].text
     seen = front.passes("POST", "/items/x", [("X-Api-Key", key)], body=b"hello" * 1000)
     assert seen.body == b"hello" * 1000
@@ -103,20 +105,23 @@ def test_s5_1_a_key_in_another_header_is_found_and_stays_with_the_proxy(front: F
     assert key.encode() not in seen.head
 
 
-def test_s5_1_a_request_without_a_key_is_401_in_the_sidecars_words(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_a_request_without_a_key_is_401_in_the_sidecars_words(front: Front) -> None:
     response = front.refuses(401, "missing_credential", "GET", "/items/x")
     assert response.header("WWW-Authenticate") == 'Bearer realm="api"'
     response = front.refuses(401, "invalid_key", "GET", "/public/x", key="Kv")
     assert response.header("WWW-Authenticate") == 'Bearer realm="api", error="invalid_token"'
 
 
-def test_s5_1_the_wrong_scope_is_403(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_the_wrong_scope_is_403(front: Front) -> None:
     response = front.refuses(403, "insufficient_scope", "POST", "/items/x", key="Kr")
     assert 'error="insufficient_scope"' in response.header("WWW-Authenticate")
     front.refuses(403, "no_route", "GET", "/nowhere", key="Ka")
 
 
-def test_s5_1_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Front) -> None:
     told = front.decider.sidecar.keys.told("issue", "--name", "few", "--scope", "read", "--quota", "general=1")
     bearer = [("Authorization", f"Bearer {told['key']}")]
     allowed = front.ask("GET", "/items/x", bearer)
@@ -133,13 +138,15 @@ def test_s5_1_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Fron
     assert front.upstream.requests() == []
 
 
-def test_s5_1_an_answer_without_a_quota_tells_of_none(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_an_answer_without_a_quota_tells_of_none(front: Front) -> None:
     response = front.ask("GET", "/public/x")
     assert response.status == 200
     assert not [name for name, _ in response.headers if name.lower().startswith(("x-ratelimit", "ratelimit"))]
 
 
-def test_s5_1_a_body_in_chunks_reaches_the_service(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_a_body_in_chunks_reaches_the_service(front: Front) -> None:
     fields = [*front.decider.credential("Kw"), ("Transfer-Encoding", "chunked"), ("Connection", "close")]
     raw = request_bytes("POST", "/items/x", fields) + b"5\r\nhello\r\n0\r\n\r\n"
     assert exchange(front.address, raw).status == 200
@@ -147,7 +154,8 @@ def test_s5_1_a_body_in_chunks_reaches_the_service(front: Front) -> None:
     assert (seen.body, seen.header("X-Auth-Subject")) == (b"hello", "t-Kw")
 
 
-def test_s5_1_the_client_s_address_is_the_sockets(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_the_client_s_address_is_the_sockets(front: Front) -> None:
     target = f"/public/from-{front.name}"
     fields = [("X-Forwarded-For", "6.6.6.6"), ("Connection", "close")]
     assert exchange(front.address, request_bytes("GET", target, fields), source="127.0.0.7").status == 200
@@ -155,8 +163,9 @@ def test_s5_1_the_client_s_address_is_the_sockets(front: Front) -> None:
     assert line["client_address"] == "127.0.0.7"
 
 
+@pytest.mark.requirement("S5.1")
 @pytest.mark.parametrize("front", ["envoy"], indirect=True)
-def test_s5_1_a_request_over_http_2_is_decided_on_like_any_other(front: Front) -> None:
+def test_a_request_over_http_2_is_decided_on_like_any_other(front: Front) -> None:
     where = f"http://127.0.0.1:{front.address[1]}/items/x"
     curl = [needed("curl"), "-s", "-o", "/dev/null", "-w", "%{http_version} %{http_code}", "--http2-prior-knowledge"]
     key = ["-H", f"Authorization: Bearer {front.decider.keys['Kr'].text}"]
@@ -165,12 +174,14 @@ def test_s5_1_a_request_over_http_2_is_decided_on_like_any_other(front: Front) -
     assert front.upstream.last().header("X-Auth-Subject") == "t-Kr"
 
 
-def test_s5_1_head_is_answered_without_a_body(front: Front) -> None:
+@pytest.mark.requirement("S5.1")
+def test_head_is_answered_without_a_body(front: Front) -> None:
     assert front.ask("HEAD", "/items/x", key="Kr").status == 200
     assert front.ask("HEAD", "/items/x").status == 401
 
 
-def test_s5_1_nothing_gets_past_a_sidecar_that_is_down(
+@pytest.mark.requirement("S5.1")
+def test_nothing_gets_past_a_sidecar_that_is_down(
     front: Front, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
 ) -> None:
     folder = tmp_path_factory.mktemp("alone")
@@ -180,9 +191,10 @@ def test_s5_1_nothing_gets_past_a_sidecar_that_is_down(
     assert upstream.requests() == []
 
 
+@pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("name", ["X-Auth-Subject", "X-Auth-Scopes", "X-Auth-Key-Id"])
 @pytest.mark.parametrize("target", ["/public/x", "/items/x"])
-def test_s5_2_an_identity_header_of_the_clients_is_overwritten(front: Front, name: str, target: str) -> None:
+def test_an_identity_header_of_the_clients_is_overwritten(front: Front, name: str, target: str) -> None:
     key = "Kr" if target.startswith("/items") else ""
     seen = front.passes("GET", target, [(name, "FORGED"), (name.upper(), "FORGED")], key=key)
     assert b"FORGED" not in seen.head
@@ -190,8 +202,9 @@ def test_s5_2_an_identity_header_of_the_clients_is_overwritten(front: Front, nam
     assert bool(told) == bool(key)
 
 
+@pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("name", ["X-Auth-Subject", "X-HTTP-Method-Override"])
-def test_s5_2_nor_does_it_come_through_in_disguise(front: Front, name: str) -> None:
+def test_nor_does_it_come_through_in_disguise(front: Front, name: str) -> None:
     for form in disguises(name):
         response = front.ask("GET", "/public/x", [(form, "FORGED")])
         assert response.status in (200, 400), (form, response)
@@ -201,7 +214,8 @@ def test_s5_2_nor_does_it_come_through_in_disguise(front: Front, name: str) -> N
         front.upstream.clear()
 
 
-def test_s5_2_nor_does_connection_take_away_what_the_sidecar_has_said(front: Front) -> None:
+@pytest.mark.requirement("S5.2")
+def test_nor_does_connection_take_away_what_the_sidecar_has_said(front: Front) -> None:
     for line in ("X-Auth-Subject", "keep-alive, x-auth-key-id , X-AUTH-SUBJECT"):
         raw = request_bytes("GET", "/items/x", [*front.decider.credential("Kr"), ("Connection", line)])
         response = exchange(front.address, raw)
@@ -211,7 +225,8 @@ def test_s5_2_nor_does_connection_take_away_what_the_sidecar_has_said(front: Fro
             assert seen.header("X-Auth-Key-Id") == front.decider.keys["Kr"].id
 
 
-def test_s5_3_the_carriers_are_the_proxys_own(front: Front) -> None:
+@pytest.mark.requirement("S5.3")
+def test_the_carriers_are_the_proxys_own(front: Front) -> None:
     carried = {"Method": ("X-Original-Method", "X-Forwarded-Method"), "URI": ("X-Original-URI", "X-Forwarded-Uri")}
     forged = [(name, "GET") for name in carried["Method"]] + [(name, "/public/x") for name in carried["URI"]]
     response = front.ask("POST", "/admin/x", forged, key="Kr")
@@ -219,15 +234,17 @@ def test_s5_3_the_carriers_are_the_proxys_own(front: Front) -> None:
     assert front.upstream.requests() == []
 
 
+@pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize("target", [*CLIMBS, *DISGUISES])
-def test_s5_4_a_path_in_disguise_opens_nothing(front: Front, target: str) -> None:
+def test_a_path_in_disguise_opens_nothing(front: Front, target: str) -> None:
     for key in ("", "Kr", "Ka"):
         assert front.ask("GET", target, key=key).status in (400, 401, 403), key
         assert front.upstream.requests() == []
 
 
+@pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize("piece", MALFORMED)
-def test_s5_4_bytes_that_no_path_may_hold_are_refused(front: Front, piece: str) -> None:
+def test_bytes_that_no_path_may_hold_are_refused(front: Front, piece: str) -> None:
     for key in ("", "Ka"):
         assert front.ask("GET", f"/public/{piece}", key=key).status == 400, key
         assert front.upstream.requests() == []

@@ -1,4 +1,4 @@
-"""The security list, S2.1 to S2.3 and S2.8 to S2.11: header fields and identity."""
+"""Header fields and identity."""
 
 import pytest
 
@@ -60,9 +60,10 @@ def folded(name: str) -> str:
     return "".join(character if character.isalnum() else "-" for character in name.lower()).replace("--", "-")
 
 
+@pytest.mark.requirement("S2.1")
 @pytest.mark.parametrize("name", ["X-Auth-Subject", "X-Auth-Scopes", "X-Auth-Key-Id"])
 @pytest.mark.parametrize("target", ["/public/x", "/items/x"])
-def test_s2_1_an_identity_header_of_the_clients_never_reaches_the_upstream(site: Site, name: str, target: str) -> None:
+def test_an_identity_header_of_the_clients_never_reaches_the_upstream(site: Site, name: str, target: str) -> None:
     forged = [(form, "FORGED") for form in disguises(name)]
     key = "Kr" if target.startswith("/items") else ""
     seen = site.passes("GET", target, [*forged, *forged, ("Accept", "a")], key=key)
@@ -72,13 +73,15 @@ def test_s2_1_an_identity_header_of_the_clients_never_reaches_the_upstream(site:
     assert sorted(told) == (sorted(IDENTITY) if key else [])
 
 
-def test_s2_1_the_upstream_is_told_the_keys_identity(site: Site) -> None:
+@pytest.mark.requirement("S2.1")
+def test_the_upstream_is_told_the_keys_identity(site: Site) -> None:
     seen = site.passes("GET", "/items/x", [("X-Auth-Subject", "t-Ka")], key="Kr")
     assert seen.header("X-Auth-Subject") == "t-Kr"
     assert seen.header("X-Auth-Scopes") == "read"
     assert seen.header("X-Auth-Key-Id")
 
 
+@pytest.mark.requirement("S2.2")
 @pytest.mark.parametrize(
     "lines",
     [
@@ -89,7 +92,7 @@ def test_s2_1_the_upstream_is_told_the_keys_identity(site: Site) -> None:
         ["X-Request-Id, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, Host"],
     ],
 )
-def test_s2_2_connection_does_not_remove_what_we_inject(site: Site, lines: list[str]) -> None:
+def test_connection_does_not_remove_what_we_inject(site: Site, lines: list[str]) -> None:
     seen = site.passes("GET", "/items/x", [("Connection", line) for line in lines], key="Kr")
     assert seen.header("X-Auth-Subject") == "t-Kr"
     assert seen.header("X-Auth-Scopes") == "read"
@@ -99,7 +102,8 @@ def test_s2_2_connection_does_not_remove_what_we_inject(site: Site, lines: list[
     assert "connection" not in seen.names or "x-" not in seen.header("connection").lower()
 
 
-def test_s2_2_other_names_that_connection_lists_are_removed(site: Site) -> None:
+@pytest.mark.requirement("S2.2")
+def test_other_names_that_connection_lists_are_removed(site: Site) -> None:
     fields = [
         ("X-Hop", "1"),
         ("x-HOP", "2"),
@@ -113,8 +117,9 @@ def test_s2_2_other_names_that_connection_lists_are_removed(site: Site) -> None:
     assert seen.header("X-Stay") == "4"
 
 
+@pytest.mark.requirement("S2.2")
 @pytest.mark.parametrize("field", [("Authorization", "Bearer {}"), ("X-Api-Key", "{}")])
-def test_s2_2_the_key_is_read_before_hop_by_hop_handling(site: Site, field: tuple[str, str]) -> None:
+def test_the_key_is_read_before_hop_by_hop_handling(site: Site, field: tuple[str, str]) -> None:
     name, value = field
     key = value.format(site.keys["Kr"])
     seen = site.passes("GET", "/items/x", [("Connection", name), (name, key)])
@@ -123,7 +128,8 @@ def test_s2_2_the_key_is_read_before_hop_by_hop_handling(site: Site, field: tupl
     site.refuses(401, "GET", "/public/x", [("Connection", name), (name, wrong)])
 
 
-def test_s2_2_framing_headers_cannot_be_named_away(site: Site) -> None:
+@pytest.mark.requirement("S2.2")
+def test_framing_headers_cannot_be_named_away(site: Site) -> None:
     named = [("Connection", "content-length, Content-Length, transfer-encoding")]
     assert (
         site.passes("POST", "/public/x", named, body=b"GET /admin HTTP/1.1\r\n\r\n").body
@@ -134,14 +140,16 @@ def test_s2_2_framing_headers_cannot_be_named_away(site: Site) -> None:
     assert site.upstream.last().body == b"hello"
 
 
-def test_s2_3_hop_by_hop_fields_are_not_passed_on(site: Site) -> None:
+@pytest.mark.requirement("S2.3")
+def test_hop_by_hop_fields_are_not_passed_on(site: Site) -> None:
     seen = site.passes("GET", "/public/x", [*HOP_BY_HOP, ("X-Stay", "1")])
     assert seen.names.isdisjoint(name.lower() for name, _ in HOP_BY_HOP)
     assert seen.header("X-Stay") == "1"
     assert "transfer-encoding" not in seen.names
 
 
-def test_s2_3_nor_in_answers_with_what_the_answers_own_connection_names(site: Site) -> None:
+@pytest.mark.requirement("S2.3")
+def test_nor_in_answers_with_what_the_answers_own_connection_names(site: Site) -> None:
     site.upstream.plan(
         b"HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nx-hop: 2\r\nKeep-Alive: timeout=5\r\n"
         b"Proxy-Connection: keep-alive\r\nTE: x\r\nTrailer: X\r\nUpgrade: h2c\r\nProxy-Authenticate: Basic\r\n"
@@ -154,7 +162,8 @@ def test_s2_3_nor_in_answers_with_what_the_answers_own_connection_names(site: Si
         assert response.all(name) == []
 
 
-def test_s2_8_forwarding_headers_of_a_stranger_are_replaced_by_what_the_socket_tells(site: Site) -> None:
+@pytest.mark.requirement("S2.8")
+def test_forwarding_headers_of_a_stranger_are_replaced_by_what_the_socket_tells(site: Site) -> None:
     disguised = [(name.replace("-", "_"), value) for name, value in FORWARDING]
     seen = site.passes("GET", "/public/x", [*FORWARDING, *disguised])
     assert seen.header("X-Forwarded-For") == "127.0.0.1"
@@ -170,6 +179,7 @@ def behind_proxy(start_shared_sidecar: StartSidecar) -> Sidecar:
     return start_shared_sidecar(f"{BASE}trusted_proxies: [127.0.0.1, 10.0.0.0/8]\n{KEYS}")
 
 
+@pytest.mark.requirement("S2.8")
 @pytest.mark.parametrize(
     ("lines", "client"),
     [
@@ -181,7 +191,7 @@ def behind_proxy(start_shared_sidecar: StartSidecar) -> Sidecar:
         (["6.6.6.6, 198.51.100.300, 10.1.1.1"], "10.1.1.1"),
     ],
 )
-def test_s2_8_behind_a_trusted_proxy_the_right_most_untrusted_address_counts(
+def test_behind_a_trusted_proxy_the_right_most_untrusted_address_counts(
     behind_proxy: Sidecar, site: Site, lines: list[str], client: str
 ) -> None:
     request_id = f"rid-{hash((*lines, client))}"
@@ -193,15 +203,15 @@ def test_s2_8_behind_a_trusted_proxy_the_right_most_untrusted_address_counts(
     assert behind_proxy.logged(lambda line: line["request_id"] == request_id)["client_address"] == client
 
 
-def test_s2_8_a_peer_that_is_no_trusted_proxy_is_not_believed_even_next_to_one(
-    behind_proxy: Sidecar, site: Site
-) -> None:
+@pytest.mark.requirement("S2.8")
+def test_a_peer_that_is_no_trusted_proxy_is_not_believed_even_next_to_one(behind_proxy: Sidecar, site: Site) -> None:
     response = behind_proxy.ask("GET", "/public/x", FORWARDING, source="127.0.0.2")
     assert response.status == 200
     assert site.upstream.last().header("X-Forwarded-For") == "127.0.0.2"
 
 
-def test_s2_9_header_values_from_0x80_are_forwarded_byte_for_byte_or_400(site: Site) -> None:
+@pytest.mark.requirement("S2.9")
+def test_header_values_from_0x80_are_forwarded_byte_for_byte_or_400(site: Site) -> None:
     value = bytes(range(0x80, 0x100))
     raw = b"GET /public/x HTTP/1.1\r\nHost: api.test\r\nX-Bytes: a" + value + b"b\r\n\r\n"
     status = site.sidecar.exchange(raw).status
@@ -210,7 +220,8 @@ def test_s2_9_header_values_from_0x80_are_forwarded_byte_for_byte_or_400(site: S
         assert b"X-Bytes: a" + value + b"b\r\n" in site.upstream.last().head
 
 
-def test_s2_9_duplicates_and_their_order_are_kept_on_the_way_there(site: Site) -> None:
+@pytest.mark.requirement("S2.9")
+def test_duplicates_and_their_order_are_kept_on_the_way_there(site: Site) -> None:
     fields = [
         ("Accept", "1"),
         ("X-b", "2"),
@@ -225,7 +236,8 @@ def test_s2_9_duplicates_and_their_order_are_kept_on_the_way_there(site: Site) -
     assert [pair for pair in seen.headers if pair[0].lower() in names] == fields
 
 
-def test_s2_9_and_on_the_way_back_and_two_set_cookie_stay_two(site: Site) -> None:
+@pytest.mark.requirement("S2.9")
+def test_and_on_the_way_back_and_two_set_cookie_stay_two(site: Site) -> None:
     lines = [
         ("Set-Cookie", "a=1"),
         ("X-b", "2"),
@@ -238,6 +250,7 @@ def test_s2_9_and_on_the_way_back_and_two_set_cookie_stay_two(site: Site) -> Non
     assert [pair for pair in response.headers if pair[0].lower() in {"set-cookie", "x-b"}] == lines
 
 
+@pytest.mark.requirement("S2.10")
 @pytest.mark.parametrize(
     "lines",
     [
@@ -259,11 +272,12 @@ def test_s2_9_and_on_the_way_back_and_two_set_cookie_stay_two(site: Site) -> Non
     ],
 )
 @pytest.mark.parametrize("target", [b"/public/x", b"http://api.test/public/x"])
-def test_s2_10_a_request_needs_exactly_one_plain_host(site: Site, lines: bytes, target: bytes) -> None:
+def test_a_request_needs_exactly_one_plain_host(site: Site, lines: bytes, target: bytes) -> None:
     site.refuses_bytes(400, b"GET " + target + b" HTTP/1.1\r\n" + lines + b"\r\n")
 
 
-def test_s2_11_a_cookie_that_the_upstream_sets_stays_with_the_client_that_it_was_set_for(site: Site) -> None:
+@pytest.mark.requirement("S2.11")
+def test_a_cookie_that_the_upstream_sets_stays_with_the_client_that_it_was_set_for(site: Site) -> None:
     for _ in range(3):
         site.upstream.plan(b"HTTP/1.1 200 OK\r\nSet-Cookie: session=alice; Path=/\r\nContent-Length: 0\r\n\r\n")
         assert site.ask("GET", "/public/x", key="Kr").all("Set-Cookie") == ["session=alice; Path=/"]

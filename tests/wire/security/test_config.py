@@ -1,5 +1,4 @@
-"""The security list, R5: configuration and time. R5.2 is in tests/reload/test_under_load.py."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
+"""A broken configuration, and the time zone, change nothing."""
 
 import json
 import os
@@ -32,8 +31,9 @@ BROKEN = {
 }
 
 
+@pytest.mark.requirement("R5.1")
 @pytest.mark.parametrize("kind", BROKEN)
-def test_R5_1_what_is_broken_leaves_the_old_in_force(changing: Changing, kind: str) -> None:
+def test_what_is_broken_leaves_the_old_in_force(changing: Changing, kind: str) -> None:
     changing.write(BROKEN[kind])
     [line] = changing.told("not taken")
     where = rf"{re.escape(str(changing.file))}:[0-9]+:[0-9]+: "
@@ -47,7 +47,8 @@ def test_R5_1_what_is_broken_leaves_the_old_in_force(changing: Changing, kind: s
     assert f"config: not taken, the one before stays in force: {changing.file}" in ready.body.decode()
 
 
-def test_R5_1_a_file_that_is_gone_leaves_the_old_in_force(changing: Changing) -> None:
+@pytest.mark.requirement("R5.1")
+def test_a_file_that_is_gone_leaves_the_old_in_force(changing: Changing) -> None:
     changing.file.unlink()
     [line] = changing.told("not taken")
     assert line.endswith(f"{changing.file}: cannot be read: No such file or directory")
@@ -56,8 +57,9 @@ def test_R5_1_a_file_that_is_gone_leaves_the_old_in_force(changing: Changing) ->
     assert changing.realm() == "after"
 
 
+@pytest.mark.requirement("R5.1")
 @pytest.mark.parametrize("kind", ["a named pipe", "a folder", "a link to itself", "endless"])
-def test_R5_1_what_is_no_file_leaves_the_old_in_force_and_the_next_is_taken(changing: Changing, kind: str) -> None:
+def test_what_is_no_file_leaves_the_old_in_force_and_the_next_is_taken(changing: Changing, kind: str) -> None:
     """Nobody writes to the pipe: who waits for it waits for ever, and holds up the end, too."""
     changing.file.unlink()
     match kind:
@@ -78,7 +80,8 @@ def test_R5_1_what_is_no_file_leaves_the_old_in_force_and_the_next_is_taken(chan
     assert changing.sidecar.stop() == 0
 
 
-def test_R5_1_a_broken_file_is_told_once_and_again_when_asked(changing: Changing) -> None:
+@pytest.mark.requirement("R5.1")
+def test_a_broken_file_is_told_once_and_again_when_asked(changing: Changing) -> None:
     changing.write(BROKEN["an unknown field"])
     changing.told("not taken")
     changing.hang_up()
@@ -86,7 +89,8 @@ def test_R5_1_a_broken_file_is_told_once_and_again_when_asked(changing: Changing
     assert changing.reloads("failure") == 2
 
 
-def test_R5_1_a_broken_config_map_leaves_the_old_in_force(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+@pytest.mark.requirement("R5.1")
+def test_a_broken_config_map_leaves_the_old_in_force(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     for name, text in (("..1", CONFIG), ("..2", BROKEN["a duplicate key"])):
         (tmp_path / name).mkdir()
         (tmp_path / name / "sidecar.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
@@ -100,7 +104,8 @@ def test_R5_1_a_broken_config_map_leaves_the_old_in_force(start_sidecar: StartSi
     assert changed.realm() == "before"
 
 
-def test_R5_1_what_the_file_holds_is_not_told_by_readiness(changing: Changing) -> None:
+@pytest.mark.requirement("R5.1")
+def test_what_the_file_holds_is_not_told_by_readiness(changing: Changing) -> None:
     changing.write(CHANGED + "s3cret: 1\n")
     changing.told("not taken")
     assert "s3cret" not in changing.verbose().body.decode()
@@ -120,8 +125,9 @@ routes:
 """
 
 
+@pytest.mark.requirement("R5.3")
 @pytest.mark.parametrize(("zone", "locale"), ZONES)
-def test_R5_3_zone_and_locale_change_nothing(start_sidecar: StartSidecar, zone: str, locale: str) -> None:
+def test_zone_and_locale_change_nothing(start_sidecar: StartSidecar, zone: str, locale: str) -> None:
     """A day is one of UTC, a time is told in UTC, and `i` is the small letter of `I`."""
     sidecar = start_sidecar(CLOCKED, environ={"TZ": zone, "LC_ALL": locale, "LANG": locale})
     key = sidecar.keys.issue("k", scopes=("insert",), expires="90d")

@@ -1,4 +1,4 @@
-"""The security list, S4: what a stranger learns of keys, and where a key is written."""
+"""What a stranger learns of keys, and where a key is written."""
 
 import base64
 import sqlite3
@@ -30,7 +30,8 @@ def unknown(number: int = 0) -> str:
     return with_checksum(f"hv_live_{number:037d}")
 
 
-def test_s4_1_a_checksum_refuses_a_mistyped_key_without_asking_the_store(site: Site) -> None:
+@pytest.mark.requirement("S4.1")
+def test_a_checksum_refuses_a_mistyped_key_without_asking_the_store(site: Site) -> None:
     sample = 'sidecar_store_seconds_count{operation="find"}'
     before = site.sidecar.metric(sample)
     key = site.keys["Kr"]
@@ -42,7 +43,8 @@ def test_s4_1_a_checksum_refuses_a_mistyped_key_without_asking_the_store(site: S
     assert site.sidecar.metric(sample) == before + 1
 
 
-def test_s4_3_every_bad_key_gets_the_same_answer(site: Site) -> None:
+@pytest.mark.requirement("S4.3")
+def test_every_bad_key_gets_the_same_answer(site: Site) -> None:
     bad = [
         unknown(),
         "hv_live_" + "a" * 43,
@@ -63,7 +65,8 @@ def test_s4_3_every_bad_key_gets_the_same_answer(site: Site) -> None:
         assert len(responses) == 1
 
 
-def test_s4_4_a_revoked_key_is_refused_on_the_next_request(site: Site) -> None:
+@pytest.mark.requirement("S4.4")
+def test_a_revoked_key_is_refused_on_the_next_request(site: Site) -> None:
     key = site.sidecar.keys.issue(scopes=("read",))
     for _ in range(2):
         assert site.sidecar.ask("GET", "/items/x", key=key).status == 200
@@ -73,7 +76,8 @@ def test_s4_4_a_revoked_key_is_refused_on_the_next_request(site: Site) -> None:
     assert site.upstream.requests() == []
 
 
-def test_s4_4_a_disabled_key_works_again_once_it_is_enabled(site: Site) -> None:
+@pytest.mark.requirement("S4.4")
+def test_a_disabled_key_works_again_once_it_is_enabled(site: Site) -> None:
     key = site.sidecar.keys.issue(scopes=("read",))
     statuses = []
     for verb in ("disable", "enable", "disable"):
@@ -92,7 +96,8 @@ def wrong(sidecar: Sidecar, number: int, *, source: str = "127.0.0.1", **headers
     return sidecar.ask("GET", "/items/x", fields, key=unknown(number), source=source)
 
 
-def test_s4_5_wrong_keys_from_one_address_are_429_past_their_limit(limited: Sidecar, site: Site) -> None:
+@pytest.mark.requirement("S4.5")
+def test_wrong_keys_from_one_address_are_429_past_their_limit(limited: Sidecar, site: Site) -> None:
     good = limited.keys.issue(scopes=("read",))
     assert [wrong(limited, number).status for number in range(FAILURES)] == [401] * FAILURES
     refused = wrong(limited, FAILURES)
@@ -108,7 +113,8 @@ def test_s4_5_wrong_keys_from_one_address_are_429_past_their_limit(limited: Side
     assert limited.ask("GET", "/public/x").status == 200
 
 
-def test_s4_5_strangers_cannot_lock_a_key_out(limited: Sidecar) -> None:
+@pytest.mark.requirement("S4.5")
+def test_strangers_cannot_lock_a_key_out(limited: Sidecar) -> None:
     good = limited.keys.issue(scopes=("read",))
     mistyped = good.text[:-1] + ("x" if good.text[-1] != "x" else "y")
     for _ in range(3 * FAILURES):
@@ -116,13 +122,15 @@ def test_s4_5_strangers_cannot_lock_a_key_out(limited: Sidecar) -> None:
     assert limited.ask("GET", "/items/x", key=good).status == 200
 
 
+@pytest.mark.requirement("S4.5")
 @pytest.mark.parametrize("text", ["hv_live_short", "someone-elses", unknown()])
-def test_s4_5_no_kind_of_wrong_key_is_free(limited: Sidecar, text: str) -> None:
+def test_no_kind_of_wrong_key_is_free(limited: Sidecar, text: str) -> None:
     statuses = [limited.ask("GET", "/public/x", key=text).status for _ in range(FAILURES + 1)]
     assert statuses == [401] * FAILURES + [429]
 
 
-def test_s4_5_unknown_keys_leave_neither_labels_nor_state(site: Site) -> None:
+@pytest.mark.requirement("S4.5")
+def test_unknown_keys_leave_neither_labels_nor_state(site: Site) -> None:
     sidecar = site.sidecar
     sidecar.ask("GET", "/items/first", key=unknown())
     series, rows = label_sets(sidecar), stored_rows(sidecar.keys.store)
@@ -132,7 +140,8 @@ def test_s4_5_unknown_keys_leave_neither_labels_nor_state(site: Site) -> None:
     assert stored_rows(sidecar.keys.store) == rows
 
 
-def test_s4_6_a_canary_key_is_found_nowhere_in_anything_written(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S4.6")
+def test_a_canary_key_is_found_nowhere_in_anything_written(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(
         BASE + KEYS.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: api_key}, {cookie: api_key}]"),
         environ={**DEBUGGING, "SIDECAR_PEPPER": "a pepper of enough characters"},

@@ -1,4 +1,4 @@
-"""The security list, S2.4 to S2.7: where a key may stand, and what becomes of it."""
+"""Where a key may stand, and what becomes of it."""
 
 import json
 import sqlite3
@@ -25,38 +25,43 @@ def lenient_key(lenient: Sidecar) -> str:
     return lenient.keys.issue(scopes=("read",)).text
 
 
+@pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize(("name", "form"), PRESENTED)
 @pytest.mark.parametrize("target", ["/items/x", "/public/x"])
-def test_s2_4_the_credential_never_reaches_the_upstream(site: Site, name: str, form: str, target: str) -> None:
+def test_the_credential_never_reaches_the_upstream(site: Site, name: str, form: str, target: str) -> None:
     key = site.keys["Kr"]
     seen = site.passes("GET", target, [(name, form.format(key))])
     assert key.encode() not in seen.head
     assert name.lower() not in seen.names
 
 
+@pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize("name", ["X_Api_Key", "X.Api.Key", "x--api-key", "X~Api~Key"])
-def test_s2_4_a_key_under_a_name_that_only_looks_like_its_own_reaches_nobody(site: Site, name: str) -> None:
+def test_a_key_under_a_name_that_only_looks_like_its_own_reaches_nobody(site: Site, name: str) -> None:
     key = site.keys["Kr"]
     site.refuses(401, "GET", "/items/x", [(name, key)])
     assert key.encode() not in site.passes("GET", "/public/x", [(name, key)]).head
 
 
-def test_s2_4_both_headers_leave_where_both_hold_the_key(site: Site) -> None:
+@pytest.mark.requirement("S2.4")
+def test_both_headers_leave_where_both_hold_the_key(site: Site) -> None:
     key = site.keys["Kr"]
     seen = site.passes("GET", "/items/x", [("X-Api-Key", key), ("Authorization", f"Bearer {key}")])
     assert key.encode() not in seen.head
 
 
-def test_s2_4_it_does_where_that_is_configured(start_sidecar: StartSidecar, site: Site) -> None:
+@pytest.mark.requirement("S2.4")
+def test_it_does_where_that_is_configured(start_sidecar: StartSidecar, site: Site) -> None:
     sidecar = start_sidecar(f"{BASE}{KEYS}  forward_credential: true\n")
     key = sidecar.keys.issue(scopes=("read",)).text
     assert sidecar.ask("GET", "/items/x", key=key).status == 200
     assert site.upstream.last().header("Authorization") == f"Bearer {key}"
 
 
+@pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize("query", ["api_key={}", "a=b&token={}", "key={}&x", "%61pi_key={}"])
 @pytest.mark.parametrize("target", ["/items/x", "/public/x"])
-def test_s2_4_a_key_in_the_query_is_refused_unless_enabled(site: Site, query: str, target: str) -> None:
+def test_a_key_in_the_query_is_refused_unless_enabled(site: Site, query: str, target: str) -> None:
     key = site.keys["Kr"]
     for text in (key, "%68" + key[1:]):
         response = site.refuses(401, "GET", f"{target}?{query.format(text)}")
@@ -64,6 +69,7 @@ def test_s2_4_a_key_in_the_query_is_refused_unless_enabled(site: Site, query: st
     site.refuses(401, "GET", f"{target}?{query.format(key)}", key="Kr")
 
 
+@pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize(
     ("query", "left"),
     [
@@ -73,7 +79,7 @@ def test_s2_4_a_key_in_the_query_is_refused_unless_enabled(site: Site, query: st
         ("a&api_key={}", "/items/x?a"),
     ],
 )
-def test_s2_4_an_enabled_query_key_leaves_the_query_and_every_log(
+def test_an_enabled_query_key_leaves_the_query_and_every_log(
     lenient: Sidecar, lenient_key: str, site: Site, query: str, left: str
 ) -> None:
     response = lenient.ask("GET", f"/items/x?{query.format(lenient_key)}", [("X-Request-Id", f"q{hash(query)}")])
@@ -86,6 +92,7 @@ def test_s2_4_an_enabled_query_key_leaves_the_query_and_every_log(
     assert line["path"] == "/items/x"
 
 
+@pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize(
     ("line", "left"),
     [
@@ -95,7 +102,7 @@ def test_s2_4_an_enabled_query_key_leaves_the_query_and_every_log(
         ("\tapi_key={};b=2", ["b=2"]),
     ],
 )
-def test_s2_4_an_enabled_cookie_key_leaves_the_cookies(
+def test_an_enabled_cookie_key_leaves_the_cookies(
     lenient: Sidecar, lenient_key: str, site: Site, line: str, left: list[str]
 ) -> None:
     assert lenient.ask("GET", "/items/x", [("Cookie", line.format(lenient_key))]).status == 200
@@ -104,8 +111,9 @@ def test_s2_4_an_enabled_cookie_key_leaves_the_cookies(
     assert lenient_key.encode() not in seen.head
 
 
+@pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize("line", ["\xa0api_key={}", "a=1; \x85api_key={}"])
-def test_s2_4_a_cookie_that_only_python_would_strip_is_no_key(
+def test_a_cookie_that_only_python_would_strip_is_no_key(
     lenient: Sidecar, lenient_key: str, site: Site, line: str
 ) -> None:
     response = lenient.ask("GET", "/items/x", [("Cookie", line.format(lenient_key))])
@@ -113,7 +121,8 @@ def test_s2_4_a_cookie_that_only_python_would_strip_is_no_key(
     assert site.upstream.requests() == []
 
 
-def test_s2_5_two_key_headers_or_one_with_a_comma_are_401(site: Site) -> None:
+@pytest.mark.requirement("S2.5")
+def test_two_key_headers_or_one_with_a_comma_are_401(site: Site) -> None:
     key, other = site.keys["Kr"], site.keys["Kw"]
     for name, form in (("X-Api-Key", "{}"), ("Authorization", "Bearer {}")):
         one, two = form.format(key), form.format(other)
@@ -124,7 +133,8 @@ def test_s2_5_two_key_headers_or_one_with_a_comma_are_401(site: Site) -> None:
             site.refuses(401, "GET", "/items/x", [(name, value)])
 
 
-def test_s2_5_two_sources_that_disagree_are_401(site: Site) -> None:
+@pytest.mark.requirement("S2.5")
+def test_two_sources_that_disagree_are_401(site: Site) -> None:
     for bearer, header in (("Kr", "Kw"), ("Kw", "Kr"), ("Kr", "Kx"), ("Kv", "Kr")):
         fields = [("Authorization", f"Bearer {site.keys[bearer]}"), ("X-Api-Key", site.keys[header])]
         site.refuses(401, "GET", "/items/x", fields)
@@ -133,7 +143,8 @@ def test_s2_5_two_sources_that_disagree_are_401(site: Site) -> None:
     site.refuses(401, "GET", "/items/x", [("Authorization", ""), ("X-Api-Key", site.keys["Kr"])])
 
 
-def test_s2_5_query_and_cookie_are_sources_that_may_disagree(lenient: Sidecar, lenient_key: str, site: Site) -> None:
+@pytest.mark.requirement("S2.5")
+def test_query_and_cookie_are_sources_that_may_disagree(lenient: Sidecar, lenient_key: str, site: Site) -> None:
     other = lenient.keys.issue(scopes=("read",)).text
     query, cookie = f"/items/x?api_key={other}", [("Cookie", f"api_key={other}")]
     responses = [
@@ -165,17 +176,19 @@ BAD_VALUES = {
 }
 
 
+@pytest.mark.requirement("S2.6")
 @pytest.mark.parametrize("case", BAD_VALUES)
 @pytest.mark.parametrize("lead", [b"X-Api-Key: ", b"Authorization: Bearer ", b"Authorization: "])
 @pytest.mark.parametrize("target", [b"/items/x", b"/public/x"])
-def test_s2_6_a_key_header_that_holds_no_key_is_refused(site: Site, case: str, lead: bytes, target: bytes) -> None:
+def test_a_key_header_that_holds_no_key_is_refused(site: Site, case: str, lead: bytes, target: bytes) -> None:
     raw = b"GET " + target + b" HTTP/1.1\r\nHost: api.test\r\n" + lead + BAD_VALUES[case] + b"\r\n\r\n"
-    # Past a cap of the parser the line is too large before it is a key (S7.1: 431).
+    # Past a cap of the parser the line is too large before it is a key: 431.
     response = site.refuses_bytes({400, 401, 431} if case.startswith("past") else {400, 401}, raw)
     assert "canary" not in str(response)
 
 
-def test_s2_6_no_part_of_a_refused_key_is_in_any_log(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S2.6")
+def test_no_part_of_a_refused_key_is_in_any_log(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(BASE + KEYS, environ={"PYTHONASYNCIODEBUG": "1"})
     for value in BAD_VALUES.values():
         for lead in (b"X-Api-Key: ", b"Authorization: Bearer "):
@@ -187,6 +200,7 @@ def test_s2_6_no_part_of_a_refused_key_is_in_any_log(start_sidecar: StartSidecar
     assert "canary" not in written
 
 
+@pytest.mark.requirement("S2.7")
 @pytest.mark.parametrize(
     "text",
     [
@@ -196,7 +210,7 @@ def test_s2_6_no_part_of_a_refused_key_is_in_any_log(start_sidecar: StartSidecar
         'hv_live_" UNION SELECT * FROM api_key --',
     ],
 )
-def test_s2_7_sql_in_a_key_is_401_and_the_store_untouched(site: Site, text: str) -> None:
+def test_sql_in_a_key_is_401_and_the_store_untouched(site: Site, text: str) -> None:
     before = rows(site)
     for name, value in (("X-Api-Key", text), ("Authorization", f"Bearer {text}")):
         site.refuses(401, "GET", "/items/x", [(name, value)])

@@ -1,4 +1,4 @@
-"""The security list, R1.5: bodies of a gibibyte (or LARGE_BODY_MIB) stream both ways and are never gathered."""
+"""Bodies of a gibibyte (or LARGE_BODY_MIB) stream both ways and are never gathered."""
 
 import hashlib
 import socket
@@ -44,8 +44,9 @@ def connected(sidecar: Sidecar) -> Iterator[socket.socket]:
     assert peak(sidecar) - before <= GROWTH_BYTES
 
 
+@pytest.mark.requirement("R1.5")
 @pytest.mark.parametrize("chunked", [False, True])
-def test_r1_5_a_large_answer(sidecar: Sidecar, digest: str, chunked: bool) -> None:
+def test_a_large_answer(sidecar: Sidecar, digest: str, chunked: bool) -> None:
     with connected(sidecar) as sock:
         sock.sendall(request_bytes("GET", "/public/down/chunked" if chunked else "/public/down"))
         reader = Reader(sock)
@@ -57,8 +58,9 @@ def test_r1_5_a_large_answer(sidecar: Sidecar, digest: str, chunked: bool) -> No
     assert (reader.received, reader.digest) == (SIZE, digest)
 
 
+@pytest.mark.requirement("R1.5")
 @pytest.mark.parametrize("chunked", [False, True])
-def test_r1_5_a_large_upload(sidecar: Sidecar, digest: str, chunked: bool) -> None:
+def test_a_large_upload(sidecar: Sidecar, digest: str, chunked: bool) -> None:
     framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(SIZE))
     with connected(sidecar) as sock:
         sock.sendall(request_bytes("PUT", "/public/up", [framing]))
@@ -69,7 +71,8 @@ def test_r1_5_a_large_upload(sidecar: Sidecar, digest: str, chunked: bool) -> No
     assert reader.digest == hashlib.sha256(digest.encode()).hexdigest()
 
 
-def test_r1_5_a_large_answer_to_a_slow_reader(sidecar: Sidecar, large_upstream: LargeUpstream, digest: str) -> None:
+@pytest.mark.requirement("R1.5")
+def test_a_large_answer_to_a_slow_reader(sidecar: Sidecar, large_upstream: LargeUpstream, digest: str) -> None:
     """It reads a part, then nothing until the upstream, too, is held back; and so on to the end."""
     parts = 32
     with connected(sidecar) as sock:

@@ -1,5 +1,4 @@
-"""The security list, R4: life. R4.2 is in tests/reload/test_rolling.py; R4.3 in tests/cli/test_serve.py."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
+"""How a sidecar ends: readiness turns, what has begun is finished, and signals."""
 
 import asyncio
 import signal
@@ -94,7 +93,8 @@ async def draining(start: StartSidecar, *, delay: float = DELAY, timeout: str = 
         await upstream.stop()
 
 
-async def test_R4_1_readiness_turns_at_once_and_connections_are_still_accepted(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R4.1")
+async def test_readiness_turns_at_once_and_connections_are_still_accepted(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar) as running:
         assert (await running.ready()).status == 200
         began = time.monotonic()
@@ -108,7 +108,8 @@ async def test_R4_1_readiness_turns_at_once_and_connections_are_still_accepted(s
         assert await running.ended() == 0
 
 
-async def test_R4_1_what_has_begun_is_finished(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R4.1")
+async def test_what_has_begun_is_finished(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar, delay=0.2) as running:
         slow, kept, half = [await running.client() for _ in range(3)]
         assert (await kept.ask(get("/public/fast"))).status == 200
@@ -129,7 +130,8 @@ async def test_R4_1_what_has_begun_is_finished(start_sidecar: StartSidecar) -> N
         assert await running.ended() == 0
 
 
-async def test_R4_1_a_connection_that_has_just_come_may_still_ask(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R4.1")
+async def test_a_connection_that_has_just_come_may_still_ask(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar, delay=0) as running:
         new = await running.client()
         await running.ask()
@@ -140,7 +142,8 @@ async def test_R4_1_a_connection_that_has_just_come_may_still_ask(start_sidecar:
         assert await running.ended() == 0
 
 
-async def test_R4_1_connections_that_only_the_kernel_knows_of_are_answered(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R4.1")
+async def test_connections_that_only_the_kernel_knows_of_are_answered(start_sidecar: StartSidecar) -> None:
     """The process stands still while they come, and is told to end before it gets to accept them."""
     async with draining(start_sidecar, delay=0) as running:
         running.sidecar.process.signal(signal.SIGSTOP)
@@ -155,7 +158,8 @@ async def test_R4_1_connections_that_only_the_kernel_knows_of_are_answered(start
         assert await running.ended() == 0
 
 
-async def test_R4_1_under_load_no_request_fails(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R4.1")
+async def test_under_load_no_request_fails(start_sidecar: StartSidecar) -> None:
     """Of clients that heed `Connection: close`, and go elsewhere before the delay is over, as balancers do."""
     async with draining(start_sidecar) as running:
         statuses: list[int] = []
@@ -184,7 +188,8 @@ async def test_R4_1_under_load_no_request_fails(start_sidecar: StartSidecar) -> 
         assert await running.ended() == 0
 
 
-async def test_R4_1_what_takes_longer_than_the_timeout_is_cut_off(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R4.1")
+async def test_what_takes_longer_than_the_timeout_is_cut_off(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar, delay=0, timeout="300ms") as running:
         slow, tunnel = await running.client(), await running.client()
         response = await tunnel.ask(get("/public/tunnel", b"Connection: upgrade", b"Upgrade: echo"))
@@ -201,8 +206,9 @@ async def test_R4_1_what_takes_longer_than_the_timeout_is_cut_off(start_sidecar:
             assert await tunnel.rest() == b""
 
 
+@pytest.mark.requirement("R4.1")
 @pytest.mark.parametrize("first", ["delay", "timeout"])
-async def test_R4_1_a_second_sigterm_ends_it_at_once(start_sidecar: StartSidecar, first: str) -> None:
+async def test_a_second_sigterm_ends_it_at_once(start_sidecar: StartSidecar, first: str) -> None:
     """While connections are still accepted, and while requests are waited for."""
     async with draining(start_sidecar, delay=60 if first == "delay" else 0, timeout="60s") as running:
         slow = await running.client()
@@ -216,7 +222,8 @@ async def test_R4_1_a_second_sigterm_ends_it_at_once(start_sidecar: StartSidecar
         assert time.monotonic() - began < PATIENCE_SECONDS
 
 
-async def test_R4_1_an_interrupt_finishes_without_waiting_for_balancers(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("R4.1")
+async def test_an_interrupt_finishes_without_waiting_for_balancers(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar, delay=60) as running:
         slow = await running.client()
         await slow.send(get("/public/slow"))

@@ -1,5 +1,4 @@
-"""S7: many idle, slow or malformed clients at once, against the real process."""
-# ruff: noqa: N802  # Tests are named after the items of the security list, whose ids are capitals.
+"""Many idle, slow or malformed clients at once, against the real process."""
 
 import asyncio
 import resource
@@ -105,7 +104,9 @@ def memory_bytes(sidecar: Sidecar) -> int:
     return pages * resource.getpagesize()
 
 
-async def test_S7_2_10000_idle_connections_cost_little_and_slow_nobody(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S7.2")
+@pytest.mark.alone
+async def test_10000_idle_connections_cost_little_and_slow_nobody(start_sidecar: StartSidecar) -> None:
     async with service(start_sidecar) as sidecar, AsyncExitStack() as stack:
         usual = await slowest(sidecar.data, 300)
         idle: list[socket.socket] = []
@@ -122,6 +123,7 @@ async def test_S7_2_10000_idle_connections_cost_little_and_slow_nobody(start_sid
         assert crowded < usual + 0.05
 
 
+@pytest.mark.requirement("S7.3")
 @pytest.mark.parametrize(
     ("kind", "first"),
     [
@@ -129,7 +131,8 @@ async def test_S7_2_10000_idle_connections_cost_little_and_slow_nobody(start_sid
         ("bodies", b"POST /public/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1000\r\n\r\nslow"),
     ],
 )
-async def test_S7_3_2000_slow_senders_leave_the_service_available(
+@pytest.mark.alone
+async def test_2000_slow_senders_leave_the_service_available(
     start_sidecar: StartSidecar, kind: str, first: bytes
 ) -> None:
     async with service(start_sidecar) as sidecar, AsyncExitStack() as stack:
@@ -138,7 +141,9 @@ async def test_S7_3_2000_slow_senders_leave_the_service_available(
         await stays_available(sidecar.data, usual)
 
 
-async def test_S7_3_2000_slow_readers_leave_the_service_available(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S7.3")
+@pytest.mark.alone
+async def test_2000_slow_readers_leave_the_service_available(start_sidecar: StartSidecar) -> None:
     """More of them than connections to the upstream; each is in the middle of its answer."""
     large = GET.replace(b"/x", b"/large")
     async with service(start_sidecar) as sidecar, AsyncExitStack() as stack:
@@ -148,7 +153,9 @@ async def test_S7_3_2000_slow_readers_leave_the_service_available(start_sidecar:
         await stays_available(sidecar.data, usual)
 
 
-async def test_S7_4_5000_malformed_requests_a_second_are_a_line_in_ten_seconds(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S7.4")
+@pytest.mark.alone
+async def test_5000_malformed_requests_a_second_are_a_line_in_ten_seconds(start_sidecar: StartSidecar) -> None:
     async with service(start_sidecar) as sidecar:
 
         async def malformed(count: int) -> None:

@@ -1,4 +1,4 @@
-"""The security list, S6: the admin listener."""
+"""The admin listener: who gets in, what a page may do, what is written."""
 
 import csv
 import io
@@ -52,13 +52,15 @@ def ops(sidecar: Sidecar) -> Admin:
     return Admin(address=admin_address(sidecar))
 
 
-def test_s6_1_it_listens_on_this_machine_unless_told_otherwise(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S6.1")
+def test_it_listens_on_this_machine_unless_told_otherwise(start_sidecar: StartSidecar) -> None:
     without_address = CONFIG.replace("  listen: 127.0.0.1:0\n", "", 1)
     sidecar = start_sidecar(without_address, options=["--admin", "127.0.0.1:0"])
     assert admin_address(sidecar)[0] == "127.0.0.1"
 
 
-def test_s6_1_a_session_that_a_browser_shows_to_the_data_listener_goes_no_further(
+@pytest.mark.requirement("S6.1")
+def test_a_session_that_a_browser_shows_to_the_data_listener_goes_no_further(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     """Cookies know no ports: whoever is signed in at one of a host sends the session to every other."""
@@ -67,20 +69,23 @@ def test_s6_1_a_session_that_a_browser_shows_to_the_data_listener_goes_no_furthe
     assert upstream.last().header("Cookie") == "theme=dark"
 
 
-def test_s6_1_it_is_off_without_a_token(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S6.1")
+def test_it_is_off_without_a_token(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG[: CONFIG.index("admin:")] + CONFIG[CONFIG.index("keys:") :] + "admin: 127.0.0.1:0\n")
     assert not any("admin listener" in line for line in sidecar.process.stderr.all())
 
 
-def test_s6_1_nothing_of_it_is_on_the_data_listener(sidecar: Sidecar) -> None:
+@pytest.mark.requirement("S6.1")
+def test_nothing_of_it_is_on_the_data_listener(sidecar: Sidecar) -> None:
     for path in PATHS:
         if ".." not in path:
             told = sidecar.ask("GET", path, [("Authorization", f"Bearer {OPS}")])
             assert told.status == 401, path
 
 
+@pytest.mark.requirement("S6.2")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"])
-def test_s6_2_without_a_valid_credential_every_path_is_401(start_sidecar: StartSidecar, method: str) -> None:
+def test_without_a_valid_credential_every_path_is_401(start_sidecar: StartSidecar, method: str) -> None:
     address = admin_address(start_sidecar(CONFIG))
     for path in PATHS:
         told = Admin(address=address, token=None).call(method, path)
@@ -90,7 +95,8 @@ def test_s6_2_without_a_valid_credential_every_path_is_401(start_sidecar: StartS
         assert Admin(address=address, token=None, headers=headers).call(method, "keys").status == 401, headers
 
 
-def test_s6_2_the_form_to_sign_in_is_a_401_too_and_what_it_looks_well_with_tells_nothing(ops: Admin) -> None:
+@pytest.mark.requirement("S6.2")
+def test_the_form_to_sign_in_is_a_401_too_and_what_it_looks_well_with_tells_nothing(ops: Admin) -> None:
     stranger = Admin(address=ops.address, token=None)
     told = stranger.call("GET", "/sign-in")
     assert (told.status, "Bearer" in told.headers["WWW-Authenticate"]) == (401, True)
@@ -98,13 +104,14 @@ def test_s6_2_the_form_to_sign_in_is_a_401_too_and_what_it_looks_well_with_tells
     files = [stranger.call("GET", f"/static/{name}") for name in ("page.css", "page.js", "icon.svg", "chevron.svg")]
     assert {file.status for file in files} == {200}
     # They are the same for everyone, before any key was issued and after.
-    ops.issue(name="canary of S6.2")
+    ops.issue(name="canary of the ops listener")
     assert [stranger.call("GET", f"/static/{name}").body for name in ("page.css", "page.js")] == [
         file.body for file in files[:2]
     ]
 
 
-def test_s6_2_wrong_tokens_are_slowed_whatever_comes_after(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S6.2")
+def test_wrong_tokens_are_slowed_whatever_comes_after(start_sidecar: StartSidecar) -> None:
     address = admin_address(start_sidecar(CONFIG))
     guesses = (Admin(address=address, token=f"guess-{n}").call("GET", "whoami") for n in range(100))
     assert [told.status for told in islice(guesses, 20)] == [401] * 20
@@ -116,7 +123,8 @@ def test_s6_2_wrong_tokens_are_slowed_whatever_comes_after(start_sidecar: StartS
     assert Admin(address=address).call("GET", "whoami").status == 429
 
 
-def test_s6_2_a_token_out_of_the_environment_opens_and_is_shown_nowhere(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S6.2")
+def test_a_token_out_of_the_environment_opens_and_is_shown_nowhere(start_sidecar: StartSidecar) -> None:
     token = "canary-canary-canary-canary"
     sidecar = start_sidecar(
         CONFIG[: CONFIG.index("admin:")] + CONFIG[CONFIG.index("keys:") :],
@@ -132,39 +140,45 @@ def test_s6_2_a_token_out_of_the_environment_opens_and_is_shown_nowhere(start_si
     assert token.encode() not in sidecar.keys.store.read_bytes()
 
 
+@pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "https://keys.internal.evil"])
-def test_s6_3_requests_of_other_sites_are_refused(ops: Admin, origin: str) -> None:
+def test_requests_of_other_sites_are_refused(ops: Admin, origin: str) -> None:
     assert ops.call("GET", "keys", Origin=origin).status == 403
     assert ops.call("POST", "keys", {"name": "x"}, Origin=origin).status == 403
     assert "Access-Control-Allow-Origin" not in ops.call("OPTIONS", "keys", Origin=origin).headers
 
 
+@pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_s6_3_a_browser_that_says_where_a_request_comes_from_is_heeded(ops: Admin, site: str) -> None:
+def test_a_browser_that_says_where_a_request_comes_from_is_heeded(ops: Admin, site: str) -> None:
     assert ops.call("POST", "keys", {"name": "x"}, Sec_Fetch_Site=site).status == 403
     assert ops.call("GET", "keys", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 403
     own = f"http://{ops.address[0]}:{ops.address[1]}"
     assert ops.call("POST", "keys", {"name": "x"}, Sec_Fetch_Site="same-origin", Origin=own).status == 201
 
 
+@pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_s6_3_a_body_of_another_type_is_refused(ops: Admin, kind: str) -> None:
+def test_a_body_of_another_type_is_refused(ops: Admin, kind: str) -> None:
     assert ops.call("POST", "keys", {"name": "x"}, Content_Type=kind).status == 415
 
 
+@pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", ""])
-def test_s6_3_a_foreign_host_is_refused_before_anything_else(ops: Admin, host: str) -> None:
+def test_a_foreign_host_is_refused_before_anything_else(ops: Admin, host: str) -> None:
     told = ops.call("GET", "keys", Host=host)
     assert told.status in (400, 421)
     assert Admin(address=ops.address, token=None).call("GET", "keys", Host=host).status in (400, 421)
 
 
+@pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("host", ["localhost", "localhost:9091", "127.0.0.1:1", "keys.internal", "KEYS.internal:443"])
-def test_s6_3_its_own_names_are_taken_on_any_port(ops: Admin, host: str) -> None:
+def test_its_own_names_are_taken_on_any_port(ops: Admin, host: str) -> None:
     assert ops.call("GET", "keys", Host=host).status == 200
 
 
-def test_s6_3_every_answer_is_unstored_unframed_and_without_script(ops: Admin) -> None:
+@pytest.mark.requirement("S6.3")
+def test_every_answer_is_unstored_unframed_and_without_script(ops: Admin) -> None:
     stranger = Admin(address=ops.address, token=None)
     for told in (
         *(admin.call("GET", path) for admin in (ops, stranger) for path in PATHS),
@@ -181,7 +195,8 @@ def test_s6_3_every_answer_is_unstored_unframed_and_without_script(ops: Admin) -
         assert "Server" not in told.headers
 
 
-def test_s6_3_what_cannot_be_read_is_neither_echoed_nor_logged(sidecar: Sidecar, ops: Admin) -> None:
+@pytest.mark.requirement("S6.3")
+def test_what_cannot_be_read_is_neither_echoed_nor_logged(sidecar: Sidecar, ops: Admin) -> None:
     host = ("Host", "localhost")
     for raw in (
         request_bytes("GET", "/api/v1/keys", [host, ("X", "canary\x00canary")]),
@@ -198,7 +213,8 @@ def test_s6_3_what_cannot_be_read_is_neither_echoed_nor_logged(sidecar: Sidecar,
     assert "Traceback" not in sidecar_said
 
 
-def test_s6_4_names_stay_what_they_are_in_csv_and_in_a_log(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S6.4")
+def test_names_stay_what_they_are_in_csv_and_in_a_log(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     names = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\uff1dcmd", '","=1', "<img src=x onerror=alert(1)>", " =1"]
@@ -224,7 +240,8 @@ def test_s6_4_names_stay_what_they_are_in_csv_and_in_a_log(start_sidecar: StartS
     assert not any(line.startswith(("forged", "sidecar: forged", "Set-Cookie")) for line in lines)
 
 
-def test_s6_5_where_the_audit_cannot_be_written_nothing_is_changed(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S6.5")
+def test_where_the_audit_cannot_be_written_nothing_is_changed(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(name="before")
@@ -248,7 +265,8 @@ def test_s6_5_where_the_audit_cannot_be_written_nothing_is_changed(start_sidecar
     assert run_cli("audit", "verify", environ={"SIDECAR_STORE": sidecar.keys.url}).exit_code == 0
 
 
-def test_s6_5_every_change_is_audited_once_and_nothing_else(ops: Admin) -> None:
+@pytest.mark.requirement("S6.5")
+def test_every_change_is_audited_once_and_nothing_else(ops: Admin) -> None:
     before = len(ops.call("GET", "audit?limit=500").json["rows"])
     key_id, _ = ops.issue()
     ops.call("PATCH", f"keys/{key_id}", {"name": "other"})
@@ -260,7 +278,8 @@ def test_s6_5_every_change_is_audited_once_and_nothing_else(ops: Admin) -> None:
     assert actions[:3] == ["revoke", "change", "issue"]
 
 
-def test_s6_5_unknown_fields_are_400_everywhere(ops: Admin) -> None:
+@pytest.mark.requirement("S6.5")
+def test_unknown_fields_are_400_everywhere(ops: Admin) -> None:
     key_id, _ = ops.issue()
     bodies = {"keys": {"name": "x"}, f"keys/{key_id}/rotate": {}, "explain": {"method": "GET", "target": "/"}}
     for path, body in bodies.items():

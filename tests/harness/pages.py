@@ -16,7 +16,7 @@ PAGES = (README, *sorted(GUIDE.glob("*.md")))
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
 _LINK = re.compile(r"\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
-_CODE = re.compile(r"`([^`\n]+)`")
+_CODE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def inline_code(page: Path) -> Iterator[str]:
-    yield from _CODE.findall(prose(page))
+    yield from (" ".join(code.split()) for code in _CODE.findall(prose(page)))
 
 
 def _slug(heading: str) -> str:

@@ -1,19 +1,20 @@
-"""README says what is so."""
+"""README and the guide say what is so."""
 
 import re
-from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from sidecar.cli.main import main
-from sidecar.config.load import load
 from sidecar.core.errors import Reason, status_of
+from tests.harness.pages import GUIDE, PAGES, README, blocks, read
+from tests.harness.processes import ROOT
 
-ROOT = Path(__file__).parents[3]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHELL_LINES = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+DOCUMENTS = "\n".join(read(page) for page in PAGES)
+SHELL_LINES = [line for block in blocks(README, "sh") for line in block.text.splitlines()]
+MOST_LINES = 150
+MOST_PICTURE_BYTES = 200_000
 
 
 def commands() -> list[tuple[str, click.Command]]:
@@ -30,6 +31,11 @@ def commands() -> list[tuple[str, click.Command]]:
     return found
 
 
+def test_readme_is_one_page_with_a_small_picture() -> None:
+    assert len(read(README).splitlines()) <= MOST_LINES
+    assert (GUIDE / "admin.png").stat().st_size < MOST_PICTURE_BYTES
+
+
 def test_readme_has_exactly_two_set_up_commands() -> None:
     assert len(SHELL_LINES) == 2
     assert SHELL_LINES[0].endswith("sidecar demo")
@@ -40,11 +46,11 @@ def test_ci_runs_the_very_test_command_of_the_readme() -> None:
     assert SHELL_LINES[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-def test_readme_names_every_command_and_no_other() -> None:
-    told = {match.strip() for match in re.findall(r"`(sidecar(?: [a-z]+)+)", README)}
+def test_the_documents_name_every_command_and_no_other() -> None:
+    named = {match.strip() for match in re.findall(r"`(sidecar(?: [a-z]+)+)", DOCUMENTS)}
     known = {name for name, _ in commands()}
-    assert known <= told
-    assert all(any(name.startswith(one) or one.startswith(name) for one in known) for name in told)
+    assert known <= named
+    assert all(any(name.startswith(one) or one.startswith(name) for one in known) for name in named)
 
 
 @pytest.mark.parametrize(("name", "command"), commands(), ids=[name for name, _ in commands()])
@@ -66,24 +72,23 @@ def test_no_command_is_cut_short_in_the_list_of_its_group(group: list[str]) -> N
     assert "..." not in listed
 
 
-def test_readme_names_the_options_of_serve_and_issue() -> None:
+def test_the_documents_name_the_options_of_serve_and_issue() -> None:
+    rows = {
+        match[1]: match[0] for match in re.finditer(r"^\| `(sidecar [a-z]+(?: [a-z]+)?).*$", DOCUMENTS, re.MULTILINE)
+    }
     for name, command in commands():
         if name in ("sidecar serve", "sidecar keys issue", "sidecar keys list"):
             for parameter in command.params:
                 long = [option for option in parameter.opts if option.startswith("--") and option != "--config"]
-                assert all(option in README for option in long), f"{name} {long}"
+                assert all(option in rows[name] for option in long), f"{name} {long}"
 
 
-def test_readme_names_every_reason_under_its_status() -> None:
+def test_the_documents_name_every_reason_under_its_status() -> None:
     rows = {
-        reason: row for row in README.splitlines() if row.startswith("| ") for reason in re.findall(r"`(\w+)`", row)
+        reason: row
+        for row in DOCUMENTS.splitlines()
+        if re.match(r"\| \d", row)
+        for reason in re.findall(r"`(\w+)`", row)
     }
     for reason in Reason:
         assert str(status_of(reason)) in rows[reason], reason
-
-
-def test_the_configuration_in_the_readme_loads(tmp_path: Path) -> None:
-    [block] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    file = tmp_path / "sidecar.yaml"
-    file.write_text("\n".join(line.removeprefix("   ") for line in block.splitlines()), encoding="utf-8")
-    assert load(str(file), environ={}).routes

@@ -1,0 +1,1 @@
+"""What README and the guide tell people to type works, in the order in which it stands there."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from sidecar.config.settings import Address, Config
 from sidecar.keys.ports import AuditState
-from sidecar.store.inspect import StoreReport
+from sidecar.store.sqlite.inspect import StoreReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

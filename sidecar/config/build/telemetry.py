@@ -42,7 +42,7 @@ def _unusual(entry: UnusualEntry) -> Unusual:
         new_network=entry.new_network,
         refusals=refusals.limit if refusals else None,
         refusals_seconds=parse_duration(refusals.within) if refusals else 60.0,
-        quiet_seconds=parse_duration(entry.quiet),
+        repeat_after_seconds=parse_duration(entry.quiet),
     )
 
 

@@ -130,21 +130,21 @@ def retired(key: ApiKey, rotation: Rotation, now: int) -> ApiKey:
 
 
 def expiry_after(key: ApiKey, rotation: Rotation, rules: KeyRules, now: int) -> int | None:
-    """When the successor of `key` expires: as asked for, or when the key itself would have.
+    """When the successor of `key` expires: as the rotation says, or when the key itself would have.
 
-    Raises InvalidKey where that is not asked for and would be over before the overlap is, or is no time for a new key.
+    Raises InvalidKey where the key expires within the overlap and the rotation gives no time, or a wrong one.
     """
     if rotation.expires_at is not UNSET:
         rules.check(NewKey(name="as before", expires_at=rotation.expires_at), now)
         return rotation.expires_at
     if key.expires_at is not None and key.expires_at <= now + int(rotation.overlap_seconds * 1_000_000):
-        told = f"key {key.id} expires at {rfc3339(key.expires_at)}, and so would the new one, within the overlap"
-        raise InvalidKey([Violation(f"{told}: say when the new one expires (--expires, expires_at)", "expires_at")])
+        problem = f"key {key.id} expires at {rfc3339(key.expires_at)}, and so would the new one, within the overlap"
+        raise InvalidKey([Violation(f"{problem}: say when the new one expires (--expires, expires_at)", "expires_at")])
     return key.expires_at
 
 
 def successor_of(key: ApiKey, stored: Mapping[str, Any], expires_at: int | None) -> ApiKey:
-    """A key that may do what `key` may. `stored` is what tells the two apart."""
+    """A new key with the permissions of `key`. `stored` holds the fields that differ."""
     unused = {"last_used_at": None, "last_used_address": None, "last_used_agent": None}
     return replace(key, **{**unused, **stored, "expires_at": expires_at, "replaces": key.id})
 

@@ -224,10 +224,10 @@ class StoredStatistics:
     ) -> Sequence[ApiKey]:
         """As KeyStatistics.keys_between."""
         _, column, _ = _DATES[date]
-        conditions, values = f"{column} BETWEEN ? AND ?", [since, until]
-        if tenant is not None:
-            return await self._dated("turning", date, f"{conditions} AND tenant = ?", (*values, tenant, limit))
-        return await self._dated("turning", date, conditions, (*values, limit))
+        conditions, values = f"{column} BETWEEN ? AND ?", (since, until)
+        if tenant is None:
+            return await self._dated("turning", date, conditions, (*values, limit))
+        return await self._dated("turning", date, f"{conditions} AND tenant = ?", (*values, tenant, limit))
 
     async def unused(self, *, before: int, now: int, limit: int) -> Sequence[ApiKey]:
         """As KeyStatistics.unused."""

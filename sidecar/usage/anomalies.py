@@ -79,10 +79,10 @@ def agent_text(value: bytes) -> str:
     return _UNSHOWN.sub("?", value[:AGENT_CHARS].decode("latin-1"))
 
 
-# Sees what is unusual in how keys are used. Told after the fact, and in sums, so that no request waits for it.
+# Unusual uses are detected afterwards and in sums, so that no request waits for it.
 
 
-# Unusual events as they are told: a line in the log, a number for the metrics, and what is new for the store.
+# Each unusual event is a line in the log, a number in the metrics, and a row in the store.
 
 
 _SUBJECTS: Final = 10_000
@@ -106,7 +106,7 @@ class AnomalyLog:
         self._reported: OrderedDict[_Subject, int] = OrderedDict()
         self._minute, self._lines, self._unlogged = 0, 0, 0
 
-    def tell(self, event: Anomaly) -> None:
+    def report(self, event: Anomaly) -> None:
         """Report an event, unless the same was reported a short while ago."""
         reported = self._reported.get(_subject(event))
         # Not under 0: the clock may have been set back.
@@ -196,16 +196,16 @@ class AnomalyDetector:
         limits, idle = self._limits, (at - idle_since) // 1_000_000
         if limits.unused_seconds is not None and idle >= limits.unused_seconds:
             before = "its last use" if used_before else "it was issued, and never before"
-            self._tell(AnomalyKind.UNUSED_KEY, (key_id, at, address), f"used {_span(idle)} after {before}")
+            self._report(AnomalyKind.UNUSED_KEY, (key_id, at, address), f"used {_span(idle)} after {before}")
         if limits.new_network and new_networks:
             detail = f"first use from {', '.join(new_networks)}"
-            self._tell(AnomalyKind.NEW_NETWORK, (key_id, at, address), detail)
+            self._report(AnomalyKind.NEW_NETWORK, (key_id, at, address), detail)
 
     def refused(self, key_id: str, at: int, address: str, *, network: str, reason: Reason, count: int) -> None:
         """`count` requests were refused, the last at `at`. `key_id` is empty where no key was recognised."""
         who, place = (key_id, at, address), network or "a Unix socket"
         if key_id and reason in _DEAD_KEYS:
-            self._tell(_DEAD_KEYS[reason], who, f"still tried, from {place}")
+            self._report(_DEAD_KEYS[reason], who, f"still tried, from {place}")
         limit = self._limits.refusals
         if limit is None or status_of(reason) not in _STATUSES:
             return
@@ -214,7 +214,7 @@ class AnomalyDetector:
         if counts.total() >= limit:
             span, most = _span(int(self._limits.refusals_seconds)), counts.most_common(1)[0][0]
             detail = f"{counts.total()} refusals within {span}, last from {place}, most of them {most}"
-            self._tell(AnomalyKind.REFUSALS, who, detail)
+            self._report(AnomalyKind.REFUSALS, who, detail)
 
     def _counted(self, subject: str) -> Counter[Reason]:
         """Refusals of a key or a network in the current window."""
@@ -229,9 +229,9 @@ class AnomalyDetector:
                 self._refusals[subject] = found
         return found
 
-    def _tell(self, kind: AnomalyKind, who: tuple[str, int, str], detail: str) -> None:
+    def _report(self, kind: AnomalyKind, who: tuple[str, int, str], detail: str) -> None:
         key_id, at, address = who
-        self.events.tell(Anomaly(kind=kind, key_id=key_id or None, at=at, address=address, detail=detail))
+        self.events.report(Anomaly(kind=kind, key_id=key_id or None, at=at, address=address, detail=detail))
 
 
 def _span(seconds: int) -> str:

@@ -18,7 +18,7 @@ from sidecar.usage.recorder import UsageCounter, UsageHour
 
 HIDDEN: Final = "[redacted]"
 _LIKE_A_KEY: Final = r"[0-9A-Za-z]{22,}"
-"""128 random bits, as `looks_secret` tells them: no program's name or version is so long without a mark in it."""
+"""128 random bits, as `looks_secret` recognises them: no name or version of a program is so long in one piece."""
 _AFTER_A_PREFIX: Final = r"[^\s;,()\"']{16,}"
 """Also of keys made elsewhere, which may hold any characters."""
 
@@ -135,19 +135,19 @@ class UsageWriter:
                 )
         return refused
 
-    async def write(self, sink: UsageSink, tell: Callable[[KeyUsed], None], *, everything: bool = False) -> None:
+    async def write(self, sink: UsageSink, report: Callable[[KeyUsed], None], *, everything: bool = False) -> None:
         """Write what waits: every count, and the last uses that are due or, at the end of the process, all.
 
-        `tell` is called with each last use that was written.
+        `report` is called with each last use that was written.
         Raises StoreUnavailable; the rest is kept for the next call.
         """
         while batch := dict(islice(self._counts.items(), _BATCH)):
             await sink.add([_row(place, count) for place, count in batch.items()])
             for place in batch:
                 del self._counts[place]
-        await self._write_uses(sink, tell, everything=everything)
+        await self._write_uses(sink, report, everything=everything)
 
-    async def _write_uses(self, sink: UsageSink, tell: Callable[[KeyUsed], None], *, everything: bool) -> None:
+    async def _write_uses(self, sink: UsageSink, report: Callable[[KeyUsed], None], *, everything: bool) -> None:
         now = int(self._clock() * 1_000_000)
         due = [key_id for key_id, use in self._waiting.items() if everything or self._is_due(key_id, use, now)]
         for start in range(0, len(due), _BATCH):
@@ -156,7 +156,7 @@ class UsageWriter:
             for key_id, use in uses.items():
                 self._settle(key_id, use, now)
             for key_id, found in earlier.items():
-                tell(KeyUsed(key_id=key_id, use=uses[key_id], earlier=found))
+                report(KeyUsed(key_id=key_id, use=uses[key_id], earlier=found))
 
     def _count(self, place: _Count, count: int) -> None:
         counts = self._counts

@@ -23,9 +23,9 @@ _SECOND_BUMP = "UPDATE generation SET value = random();"
 
 
 def _text_of(row: str) -> str:
-    """What of a row is searched for by word: its name and tenant, and as single words what it is filtered by.
+    """The words by which a row is searched: of its name and tenant, and one word for each filter.
 
-    Those begin with a character of the private use area, which no name holds, so that no search meets them.
+    A filter's word begins with a character of the private use area, which no name has, so that no search finds it.
     """
     mark = "char(57344)"
     facets = " || ' ' || ".join(
@@ -45,9 +45,9 @@ _ADD_TEXT = "INSERT INTO key_text (rowid, words)"
 _DROP_TEXT = "INSERT INTO key_text (key_text, rowid, words) SELECT 'delete',"
 
 ADD_TEXT_AFTER = f"{_ADD_TEXT} SELECT {_text_of('api_key')} FROM api_key WHERE serial > ?"  # noqa: S608 - text of our own
-"""The text of all keys after a serial, at once: a quarter of what it costs one by one."""
+"""The text of all keys after a serial, at once: a quarter of the time that it takes one by one."""
 
-# Rebuilt rather than altered: `serial` is what pages and search go by, and only a declared one outlives a VACUUM.
+# Rebuilt rather than altered: pages and search need `serial`, and only a declared column survives a VACUUM.
 _KEYS = (
     """CREATE TABLE api_key_2 (
         serial INTEGER PRIMARY KEY,
@@ -255,7 +255,7 @@ _FIRST = (
 Step = str | Callable[[sqlite3.Connection], None]
 
 MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit))
-"""Steps of each migration; the n-th makes schema version n."""
+"""Steps of each migration; the n-th leads to schema version n."""
 
 
 def version_of(connection: sqlite3.Connection, path: str) -> int:
@@ -272,9 +272,9 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Bring the schema to the newest version. `connection` is in autocommit mode; `path` is for messages.
+    """Upgrade the schema to the newest version. `connection` is in autocommit mode; `path` is for messages.
 
-    Whoever is killed at any step leaves the last whole version, from which the next call goes on.
+    A process killed at any step leaves the last complete version, and the next call continues from it.
     Raises StoreUnavailable for a schema newer than this program.
     """
     while (version := version_of(connection, path)) < len(MIGRATIONS):

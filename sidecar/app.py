@@ -31,7 +31,7 @@ from sidecar.runtime.serving import Serving
 from sidecar.runtime.shutdown import Drainer
 from sidecar.runtime.tasks import Background
 from sidecar.runtime.telemetry import Observing
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from sidecar.telemetry.metrics import Metrics, Reloads, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
@@ -125,9 +125,9 @@ class App:
         await self._listen_for_ops()
 
     def _start_rehashing(self, store: SqliteStore, hasher: Hasher) -> Rehashing:
-        rehashing = Rehashing(store, hasher.newest, clock=time.time)
-        self._stack.push_async_callback(rehashing.finish, store)
-        self._background.repeat(partial(rehashing.flush, store), REHASH_SECONDS)
+        rehashing = Rehashing(store.keys, hasher.newest, clock=time.time)
+        self._stack.push_async_callback(rehashing.finish, store.keys.rehash)
+        self._background.repeat(partial(rehashing.flush, store.keys.rehash), REHASH_SECONDS)
         return rehashing
 
     async def _open_store(self, hasher: Hasher) -> SqliteStore:
@@ -136,27 +136,44 @@ class App:
                 sqlite_path(self._config.store), create=False, clock=time.time, timings=self._metrics.store_timed
             )
             self._stack.push_async_callback(store.close)
-            await check_peppers(store, hasher)
-            self._limiter.restore(await store.load_quota_states(), time.time())
+            await check_peppers(store.statistics, hasher)
+            self._limiter.restore(await store.quotas.load(), time.time())
         except (StoreUnavailable, MissingPepper) as error:
             raise StartError(str(error)) from error
         return store
 
     async def _start_upkeep(self, store: SqliteStore) -> None:
         self._keeper = await self._keep_usage(store)
-        upkeep = Upkeep(store, self._limiter, usage=self._keeper, metrics=self._metrics, clock=time.time)
+        upkeep = Upkeep(
+            store.statistics,
+            store.quotas,
+            self._limiter,
+            usage=self._keeper,
+            metrics=self._metrics,
+            clock=time.time,
+        )
         self._stack.push_async_callback(upkeep.finish)
         await upkeep.start(self._background)
-        self._retirement = Retirement(store, self._keeper, settings=self._config.keys, clock=time.time)
+        self._retirement = Retirement(
+            store.keys, store.statistics, self._keeper, settings=self._config.keys, clock=time.time
+        )
         self._background.repeat(self._retirement.round, RETIRE_SECONDS)
 
     async def _keep_usage(self, store: SqliteStore) -> UsageKeeper:
         settings = self._config.usage
         write = partial(logging.getLogger("sidecar.unusual").warning, "%s")
-        unusual = AnomalyDetector(settings.unusual, clock=time.time, write=write)
+        detector = AnomalyDetector(settings.unusual, clock=time.time, write=write)
         prefixes = key_prefixes(self._config)
-        keeper = UsageKeeper(store, self._usage, unusual=unusual, settings=settings, clock=time.time, prefixes=prefixes)
-        self._metrics.also(UsageMetrics(unusual.events.counts, dropped=lambda: keeper.dropped))
+        keeper = UsageKeeper(
+            store.usage,
+            store.anomalies,
+            self._usage,
+            detector=detector,
+            settings=settings,
+            clock=time.time,
+            prefixes=prefixes,
+        )
+        self._metrics.also(UsageMetrics(detector.events.counts, dropped=lambda: keeper.dropped))
         with suppress(StoreUnavailable):
             await keeper.restore()
         return keeper
@@ -237,7 +254,7 @@ class App:
     async def _check_peppers(self, config: Config) -> None:
         """Raises StartError where keys that work now would not any longer."""
         try:
-            await check_peppers(self._store, _hasher_of(config))
+            await check_peppers(self._store.statistics, _hasher_of(config))
         except MissingPepper as error:
             raise StartError(str(error)) from error
 
@@ -257,8 +274,8 @@ class App:
         if self._drainer.begun:
             return ["drain: shutting down"]
         try:
-            self._store.generation()
-            await self._store.find({b"": "none"})
+            self._store.keys.generation()
+            await self._store.keys.find({b"": "none"})
         except StoreUnavailable as error:
             return [f"store: {error}"]
         return []

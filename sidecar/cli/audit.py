@@ -47,7 +47,7 @@ def audit_group(config: str | None, store: str | None, as_json: bool, **filters:
 
 async def _rows(url: str, wanted: AuditFilter) -> Any:
     async with open_store(url) as opened:
-        return await opened.audit(wanted)
+        return await opened.audit.rows(wanted)
 
 
 @audit_group.command()
@@ -82,4 +82,4 @@ async def _verified(url: str, noted: str | None) -> AuditState:
     except ValueError as error:
         raise Misuse(f"--noted: {error}") from error
     async with open_store(url) as opened:
-        return await opened.verify_audit(noted)
+        return await opened.audit.verify(noted)

@@ -27,7 +27,7 @@ from sidecar.core.apikey import Hasher
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import Actor
 from sidecar.keys.validation import NewKey
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 
 # What the demo configures, issues and sends.
 
@@ -180,7 +180,7 @@ async def _prepared(folder: Path, upstream: str, token: str) -> tuple[Config, di
     rules, actor = rules_of(config), Actor(name="demo")
     store = await SqliteStore.open(str(database), create=True, clock=time.time, timings=lambda *_: None)
     try:
-        lifecycle = Lifecycle(store, Hasher(), clock=time.time, randbelow=secrets.randbelow)
+        lifecycle = Lifecycle(store.keys, Hasher(), clock=time.time, randbelow=secrets.randbelow)
         issued = {
             name: await lifecycle.issue(NewKey(name=name, tenant=tenant, scopes=scopes), rules, actor=actor)
             for name, (tenant, scopes) in KEYS.items()

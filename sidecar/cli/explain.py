@@ -64,8 +64,8 @@ async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, 
     """The question with the key that `name` means: an id or a stored prefix, or the one on stdin for `-`."""
     presented = sys.stdin.readline().strip() if name == "-" else None
     async with open_store(config.store) as store:
-        limiter.restore(await store.load_quota_states(), time.time())
-        keys = Lifecycle(store, hasher_of_environ(config), clock=time.time, randbelow=secrets.randbelow)
+        limiter.restore(await store.quotas.load(), time.time())
+        keys = Lifecycle(store.keys, hasher_of_environ(config), clock=time.time, randbelow=secrets.randbelow)
         key = await (keys.find_by(name) if presented is None else keys.find_by_secret(presented))
     if presented is None and key is None:
         raise Failure(f"no key {name!r}; see `sidecar keys list`")

@@ -18,10 +18,10 @@ from sidecar.core.apikey import Hasher, looks_secret, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
 from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_peppers
-from sidecar.keys.ports import Actor, KeyFilter, KeyStore
+from sidecar.keys.ports import Actor, KeyFilter, KeyRegistry
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import KeyRules, NewKey
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 
 # From a store's URL to an open store.
 
@@ -82,8 +82,8 @@ async def issue(config: Config, wanted: NewKey) -> Issued:
     rules, hasher = rules_of(config), hasher_of_environ(config)
     rules.check(wanted, now())
     async with open_store(config.store, create=True) as store:
-        await check_peppers(store, hasher)
-        return await _lifecycle(store, hasher).issue(wanted, rules, actor=actor())
+        await check_peppers(store.statistics, hasher)
+        return await _lifecycle(store.keys, hasher).issue(wanted, rules, actor=actor())
 
 
 def prepare(config: Config, wanted: NewKey) -> Issued:
@@ -98,7 +98,7 @@ async def change(url: str, name: str, verb: Verb[T], config: Config | None = Non
     `config` says how keys made elsewhere are hashed.
     """
     async with open_store(url) as store:
-        lifecycle = _lifecycle(store, hasher_of_environ(config) if name == _STDIN else Hasher())
+        lifecycle = _lifecycle(store.keys, hasher_of_environ(config) if name == _STDIN else Hasher())
         return await verb(lifecycle, await _named(lifecycle, name))
 
 
@@ -106,8 +106,8 @@ async def rotate(config: Config, name: str, rotation: Rotation) -> Rotated:
     """Raises Failure, KeyConflict, InvalidKey, MissingPepper and StoreUnavailable."""
     rules, hasher = rules_of(config), hasher_of_environ(config)
     async with open_store(config.store) as store:
-        await check_peppers(store, hasher)
-        lifecycle = _lifecycle(store, hasher)
+        await check_peppers(store.statistics, hasher)
+        lifecycle = _lifecycle(store.keys, hasher)
         return await lifecycle.rotate((await _named(lifecycle, name)).id, rotation, rules, actor=actor())
 
 
@@ -124,7 +124,7 @@ async def _named(lifecycle: Lifecycle, name: str) -> ApiKey:
 async def pages(url: str, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
     """The keys that fit, in pages that are not empty."""
     async with open_store(url) as store:
-        while page := await store.list(replace(wanted, limit=_PAGE)):
+        while page := await store.keys.list(replace(wanted, limit=_PAGE)):
             yield page
             wanted = replace(wanted, after=page[-1].id)
 
@@ -134,8 +134,8 @@ def now() -> int:
     return int(time.time() * 1_000_000)
 
 
-def _lifecycle(store: KeyStore, hasher: Hasher) -> Lifecycle:
-    return Lifecycle(store, hasher, clock=time.time, randbelow=secrets.randbelow)
+def _lifecycle(keys: KeyRegistry, hasher: Hasher) -> Lifecycle:
+    return Lifecycle(keys, hasher, clock=time.time, randbelow=secrets.randbelow)
 
 
 def hasher_of_environ(config: Config | None = None) -> Hasher:

@@ -16,7 +16,7 @@ from sidecar.cli.usage import usage
 from sidecar.config.policy import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
-from sidecar.keys.lifecycle import Due, Lifecycle, Rotated, due_keys
+from sidecar.keys.lifecycle import Due, Lifecycle, Rotated, upcoming_keys
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import etag_of, shown, shown_at
 from sidecar.keys.transitions import UNSET, KeyChange, Rotation, Unasked
@@ -177,8 +177,8 @@ async def _due(
 ) -> tuple[Sequence[Due], Sequence[UsageRow]]:
     now = key_tasks.now()
     async with open_store(url) as store:
-        found = await due_keys(
-            store,
+        found = await upcoming_keys(
+            store.statistics,
             now,
             max_age_seconds=limits.max_age_seconds if limits else None,
             within_seconds=within_seconds,
@@ -186,7 +186,7 @@ async def _due(
             tenant=tenant,
         )
         ids = tuple({one.key.id for one in found})[:_IN_USE]
-        return found, await store.usage(UsageFilter(key_ids=ids, since=now - DAY, until=now))
+        return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
 
 
 _STATUSES = ("active", "disabled", "revoked", "expired", "retired")

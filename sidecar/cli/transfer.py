@@ -94,8 +94,8 @@ async def _import(
 @asynccontextmanager
 async def _wet(settings: Config, at: int, size: int) -> AsyncIterator[Intake]:
     async with open_store(settings.store, create=True) as store:
-        await check_peppers(store, key_tasks.hasher_of_environ(settings))
-        async with store.intake(at=at, actor=key_tasks.actor(), expected=size // _LINE_BYTES) as intake:
+        await check_peppers(store.statistics, key_tasks.hasher_of_environ(settings))
+        async with store.imports.intake(at=at, actor=key_tasks.actor(), expected=size // _LINE_BYTES) as intake:
             yield intake
 
 
@@ -105,7 +105,7 @@ async def _dry(settings: Config) -> AsyncIterator[Intake]:
     if not await asyncio.to_thread(os.path.exists, path_of(settings.store)):
         yield NoIntake()
         return
-    async with open_store(settings.store) as store, store.dry_intake() as intake:
+    async with open_store(settings.store) as store, store.imports.dry_intake() as intake:
         yield intake
 
 

@@ -49,7 +49,7 @@ async def _read(url: str, name: str, days: int) -> tuple[ApiKey, Sequence[UsageR
     since = until - days * DAY
     since -= since % HOUR
     async with open_store(url) as store:
-        return key, await store.usage(UsageFilter(key_id=key.id, since=since, until=until)), since
+        return key, await store.usage.counts(UsageFilter(key_id=key.id, since=since, until=until)), since
 
 
 def _as_json(key: ApiKey, rows: Sequence[UsageRow], since: int) -> dict[str, Any]:

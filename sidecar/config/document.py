@@ -249,7 +249,7 @@ def unusual_of(entry: UnusualEntry, path: Path = (), report: Report | None = Non
         new_network=entry.new_network,
         refusals=None if isinstance(entry.refusals, str) else refusals.limit,
         refusals_seconds=refusals.within,
-        quiet_seconds=entry.quiet,
+        repeat_after_seconds=entry.quiet,
     )
 
 

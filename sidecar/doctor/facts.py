@@ -7,7 +7,7 @@ from typing import Literal
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address
 from sidecar.keys.ports import AuditState
-from sidecar.store.inspect import StoreReport
+from sidecar.store.sqlite.inspect import StoreReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

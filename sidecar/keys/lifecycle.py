@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from sidecar.core.apikey import ALPHABET, Hasher, Secret, base62, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
 from sidecar.core.units import counted
-from sidecar.keys.ports import Actor, IdempotencyKey, KeyCalendar, KeyCensus, KeyFilter, KeyStore
+from sidecar.keys.ports import Actor, IdempotencyKey, KeyRegistry, KeyStatistics
 from sidecar.keys.transitions import (
     AlreadyReplaced,
     expect,
@@ -39,8 +39,8 @@ class Due:
     """When it retires already if nobody uses it until then."""
 
 
-async def due_keys(
-    calendar: KeyCalendar,
+async def upcoming_keys(
+    statistics: KeyStatistics,
     now: int,
     *,
     max_age_seconds: float | None,
@@ -55,8 +55,8 @@ async def due_keys(
     StoreUnavailable.
     """
     end = now + int(within_seconds * 1_000_000)
-    retiring = await calendar.turning("retires", since=now + 1, until=end, tenant=tenant, limit=limit)
-    expiring = await calendar.turning("expires", since=now + 1, until=end, tenant=tenant, limit=limit)
+    retiring = await statistics.keys_between("retires", since=now + 1, until=end, tenant=tenant, limit=limit)
+    expiring = await statistics.keys_between("expires", since=now + 1, until=end, tenant=tenant, limit=limit)
     found = [
         Due(key=key, why="retires", at=key.retires_at or 0, unless_used_at=_unless_used_at(key, retire_unused_seconds))
         for key in retiring
@@ -64,7 +64,7 @@ async def due_keys(
     found += [Due(key=key, why="expires", at=key.expires_at or 0) for key in expiring if key.retires_at is None]
     if max_age_seconds is not None:
         age = int(max_age_seconds * 1_000_000)
-        old = await calendar.turning("created", since=0, until=now - age, tenant=tenant, limit=limit)
+        old = await statistics.keys_between("created", since=0, until=now - age, tenant=tenant, limit=limit)
         alive = [key for key in old if key.expires_at is None or key.expires_at > now]
         found += [Due(key=key, why="max_age", at=key.created_at + age) for key in alive]
     return sorted(found, key=lambda one: (one.at, one.key.id))
@@ -158,7 +158,7 @@ class Lifecycle(KeyMaker):
     """
 
     def __init__(
-        self, store: KeyStore, hasher: Hasher, *, clock: Callable[[], float], randbelow: Callable[[int], int]
+        self, store: KeyRegistry, hasher: Hasher, *, clock: Callable[[], float], randbelow: Callable[[int], int]
     ) -> None:
         super().__init__(hasher, clock=clock, randbelow=randbelow)
         self._store = store
@@ -236,15 +236,7 @@ class Lifecycle(KeyMaker):
 
     async def successor(self, key_id: str) -> ApiKey | None:
         """The key that replaces this one."""
-        return next(iter(await self._store.list(KeyFilter(replaces=key_id, limit=1))), None)
-
-    async def due(
-        self, now: int, *, max_age_seconds: float | None, within_seconds: float, tenant: str | None = None
-    ) -> Sequence[Due]:
-        """As `due_keys`."""
-        return await due_keys(
-            self._store, now, max_age_seconds=max_age_seconds, within_seconds=within_seconds, tenant=tenant
-        )
+        return await self._store.successor(key_id)
 
     async def _set(self, key_id: str, status: KeyStatus, actor: Actor, etag: str | None) -> ApiKey:
         at = self._now()
@@ -282,9 +274,9 @@ def _environment_of(key: ApiKey, rules: KeyRules) -> str:
     return environment
 
 
-async def check_peppers(store: KeyCensus, hasher: Hasher) -> None:
+async def check_peppers(statistics: KeyStatistics, hasher: Hasher) -> None:
     """Raises MissingPepper when keys that are not revoked are hashed in a way that `hasher` cannot repeat."""
-    for algorithm, count in (await store.algorithms()).items():
+    for algorithm, count in (await statistics.algorithms()).items():
         if algorithm in hasher.algorithms:
             continue
         keys = f"the store has {counted(count, 'key')} hashed with"

@@ -1,16 +1,17 @@
-"""Ports of the key store. Adapters translate every foreign exception at the call that can raise it."""
+"""What keys need of a store: its ports, and the values that cross them.
+
+An engine translates each foreign exception at the call that can raise it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from sidecar.core.model import ApiKey
-from sidecar.usage.ports import Earlier
-from sidecar.usage.ports import LastUse as LastUse
 
 
 class StoreUnavailable(Exception):
-    """The store cannot answer now (locked, unreadable, corrupt, full). The message says what to do."""
+    """The store cannot be used now (locked, unreadable, corrupt, full). The message says what to do."""
 
 
 class KeyConflict(Exception):
@@ -22,7 +23,7 @@ class UnknownKey(KeyConflict):
 
 
 class KeyChanged(KeyConflict):
-    """Somebody else changed the key since it was read."""
+    """The key was changed since it was read."""
 
 
 class AlreadyProcessed(KeyConflict):
@@ -47,9 +48,9 @@ class Actor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKey:
-    """A request that is to be carried out once, though it may be sent again within `ONCE_SECONDS`.
+    """A request that is carried out once only, though it may be sent again within `IDEMPOTENCY_SECONDS`.
 
-    `key` is the sender's own name for the request, `token` whose names these are, `fingerprint` what is asked for.
+    `key` is the sender's name for the request, `token` the admin token that sent it, `fingerprint` a hash of its body.
     """
 
     token: str
@@ -57,15 +58,15 @@ class IdempotencyKey:
     fingerprint: str
 
 
-ONCE_SECONDS: Final = 86_400
+IDEMPOTENCY_SECONDS: Final = 86_400
 
 Standing = Literal["active", "disabled", "revoked", "expired", "retired"]
-"""The status, or what became of an active key whose time is over."""
+"""The stored status, or what an active key is once its time is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFilter:
-    """Which keys to list; None is any. `after` is the id that the page before ended with.
+    """Which keys to list; None is any. `after` is the last id of the page before.
 
     `search`: its words are words of the name or of the tenant, in any case and order, and the last one may be just
     the beginning of one; or it begins the id or the stored prefix of not too many keys (10,000).
@@ -75,25 +76,23 @@ class KeyFilter:
     environment: str | None = None
     effective_status: Standing | None = None
     search: str | None = None
-    replaces: str | None = None
-    """Only the key that replaces this one; no other filter goes with it."""
     after: str | None = None
     limit: int | None = None
 
 
 class KeyReader(Protocol):
-    """What a request needs of the store."""
+    """What a request needs of the store. Both methods raise StoreUnavailable."""
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
         """The key stored under one of `digests` (digest to algorithm, both must fit), or None.
 
-        Raises StoreUnavailable. The cost does not grow with the number of keys.
+        The cost does not grow with the number of keys.
         """
 
     def generation(self) -> int:
-        """A number that changes whenever any process has changed a key (use of a key is no change).
+        """A number that changes whenever any process has changed a key (the use of a key is no change).
 
-        Synchronous and cheap (microseconds). Raises StoreUnavailable.
+        Synchronous and cheap (microseconds).
         """
 
 
@@ -104,19 +103,26 @@ Replacement = Callable[[ApiKey], tuple[ApiKey, ApiKey]]
 
 
 class KeyRegistry(Protocol):
-    """What managing keys needs of the store. Each call is one transaction. All raise StoreUnavailable.
+    """What changing keys needs of the store. Every method raises StoreUnavailable.
 
     A change and its audit row are one transaction; `at` is the time of the change in microseconds.
     """
 
-    async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: IdempotencyKey | None = None) -> None:
-        """All or none. Raises KeyConflict when an id or a digest is there already, Repeated and Misused for `once`."""
+    async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
+        """As KeyReader.find."""
 
     async def get(self, name: str) -> ApiKey | None:
         """By id, or by stored prefix. Raises KeyConflict when several keys share the prefix."""
 
-    async def list(self, wanted: KeyFilter) -> Sequence[ApiKey]:
-        """The newest first."""
+    async def successor(self, key_id: str) -> ApiKey | None:
+        """The key that replaces this one."""
+
+    async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: IdempotencyKey | None = None) -> None:
+        """Add all or none.
+
+        Raises KeyConflict where an id or a digest is stored already; AlreadyProcessed and IdempotencyKeyReused for
+        `once`.
+        """
 
     async def change(self, key_id: str, edit: Edit, *, action: str, at: int, actor: Actor) -> ApiKey:
         """The key after `edit`; an edit that changes nothing is not audited.
@@ -127,46 +133,46 @@ class KeyRegistry(Protocol):
     async def replace(
         self, key_id: str, edit: Replacement, *, action: str, at: int, actor: Actor, once: IdempotencyKey | None = None
     ) -> tuple[ApiKey, ApiKey]:
-        """The old key and the new one after `edit`. Raises UnknownKey, Repeated, Misused, and what `edit` raises."""
+        """The old key and the new one after `edit`.
 
-    async def touch(self, last_uses: Mapping[str, LastUse]) -> Mapping[str, Earlier]:
-        """Write the last use of each key id, never backwards; what there was before, for every key that is stored."""
+        Raises UnknownKey, AlreadyProcessed, IdempotencyKeyReused, and what `edit` raises.
+        """
 
 
-class KeyCensus(Protocol):
-    """How many keys there are. Both raise StoreUnavailable, and may cost time in proportion to the keys."""
+KeyDate = Literal["created", "expires", "retires"]
+"""A date in the life of a key."""
+
+
+class KeyStatistics(Protocol):
+    """How many keys there are, and which have a date in a span of time. Every method raises StoreUnavailable."""
 
     async def counts(self) -> Mapping[tuple[str, str], int]:
-        """Keys by status (`active`, `disabled`, `revoked`, `expired`) and environment (empty for none)."""
+        """Keys by status (`active`, `disabled`, `revoked`, `expired`) and environment (empty for none).
+
+        The time may grow with the number of keys.
+        """
 
     async def algorithms(self) -> Mapping[str, int]:
-        """Keys that are not revoked, by the algorithm of their digest."""
+        """Keys that are not revoked, by the algorithm of their digest. The time may grow with the number of keys."""
 
-
-Turn = Literal["created", "expires", "retires"]
-"""A moment of a key's life."""
-
-
-class KeyCalendar(Protocol):
-    """Which keys have a moment of their life in a span of time, and which nobody needs any more."""
-
-    async def turning(self, turn: Turn, *, since: int, until: int, tenant: str | None, limit: int) -> Sequence[ApiKey]:
-        """Active keys whose time lies in `since` <= time <= `until` (microseconds), the earliest first.
-
-        Raises StoreUnavailable.
-        """
+    async def keys_between(
+        self, date: KeyDate, *, since: int, until: int, tenant: str | None, limit: int
+    ) -> Sequence[ApiKey]:
+        """Active keys with the date in `since` <= date <= `until` (microseconds), the earliest first."""
 
     async def unused(self, *, before: int, now: int, limit: int) -> Sequence[ApiKey]:
         """Keys in their overlap at `now` that were replaced, and last used, at `before` or earlier (microseconds).
 
-        Those whose overlap ends first come first. Raises StoreUnavailable, and may cost time in proportion to the keys
-        in their overlap.
+        Those whose overlap ends first come first. The time may grow with the number of keys in their overlap.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """Which rows to show; None is any. Times in microseconds, `until` excluded; `before_id` ended the page before."""
+    """Which rows to show; None is any. Times in microseconds, `until` excluded.
+
+    `before_id` is the last id of the page before.
+    """
 
     key_id: str | None = None
     tenant: str | None = None
@@ -195,39 +201,12 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditState:
-    """What a look through the whole trail found. `head` (`rows:hash`) names the state for a later comparison."""
+    """Result of checking the whole trail. `head` (`rows:hash`) names the state for a later comparison."""
 
     rows: int
     head: str
     problem: str | None = None
 
 
-class AuditTrail(Protocol):
-    """The changes of keys, chained so that one changed or removed is found. Both raise StoreUnavailable."""
-
-    async def audit(self, wanted: AuditFilter) -> Sequence[AuditRow]:
-        """The newest first."""
-
-    async def verify_audit(self, noted: str | None = None) -> AuditState:
-        """Look through every row. `noted` is the head of an earlier look, which must still be part of the chain.
-
-        Raises ValueError for a `noted` that is no head.
-        """
-
-
 QuotaRow = tuple[str, str, str, int]
-"""Quota name, subject as JSON, state as JSON, and when the row is worth nothing any more (microseconds)."""
-
-
-class QuotaStates(Protocol):
-    """Where quota states outlive a restart. The rows are opaque. Both raise StoreUnavailable."""
-
-    async def load_quota_states(self) -> Sequence[QuotaRow]:
-        """Every row that is still worth something."""
-
-    async def save_quota_states(self, rows: Sequence[QuotaRow]) -> None:
-        """Put `rows` in the place of those of the same quota and subject; forget what expired. One transaction."""
-
-
-class KeyStore(KeyReader, KeyRegistry, KeyCalendar, Protocol):
-    """A store that can both answer requests and be managed."""
+"""Quota name, subject as JSON, state as JSON, and when the row expires (microseconds)."""

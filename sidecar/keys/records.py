@@ -136,10 +136,10 @@ class NewRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Rows that are added together, and those of the audit that tell so, linked to the ones before."""
+    """Rows that are added together, and their audit rows, linked to the ones before."""
 
     rows: Sequence[NewRow]
-    trail: Sequence[tuple[Any, ...]] = ()
+    audit_rows: Sequence[tuple[Any, ...]] = ()
 
 
 class RowValues(msgspec.Struct, frozen=True, kw_only=True, gc=False):

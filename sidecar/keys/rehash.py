@@ -1,22 +1,22 @@
-"""Keys that are not hashed as new ones are get hashed anew when they are used, off the request's way."""
+"""Keys whose hash is of an older kind are rehashed when they are used, outside of the request."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import Actor, KeyReader, StoreUnavailable
 
 _BATCH: Final = 1_000
-"""Keys of one transaction, so that nobody waits long for the write lock."""
+"""Keys of one transaction, so that no other writer waits long."""
 _ACTOR: Final = Actor(name="sidecar", source="first use")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewHash:
-    """What is to stand in place of a key's digest, if that is still `old`."""
+    """The digest that replaces a key's digest, if that is still `old`."""
 
     key_id: str
     old: bytes = field(repr=False)
@@ -25,22 +25,19 @@ class NewHash:
     algorithm: str
 
 
-class Rehashes(Protocol):
-    """Where digests are replaced."""
+Rehash = Callable[[Sequence[NewHash], int, Actor], Awaitable[None]]
+"""Replaces digests at a time in microseconds, each with an audit row, in one transaction. Raises StoreUnavailable.
 
-    async def rehash(self, hashes: Sequence[NewHash], *, at: int, actor: Actor) -> None:
-        """With an audit row for each, in one transaction; one that does not fit any longer is left out.
-
-        Raises StoreUnavailable.
-        """
+A key whose digest is not the old one any more stays as it is, and so does one whose new digest another key has.
+"""
 
 
 class Rehashing:
-    """A KeyReader that notes such keys, and hands them out as they will be once `flush` has written them.
+    """A KeyReader that notes such keys, and returns them as they will be once `flush` has written them.
 
-    So a stream that began before can be looked up afterwards, and while it waits. `newest` is the algorithm of new
-    keys, whose digest stands first among those asked for. At most `size` keys wait; each is tried once, for two
-    processes with other peppers must not hash it to and fro. `clock` in Unix seconds.
+    So a stream that began before the flush is found after it as well. `newest` is the algorithm of new keys, whose
+    digest is the first candidate of a lookup. At most `size` keys wait; each is tried once, because two processes
+    with different peppers must not rehash it back and forth. `clock` in Unix seconds.
     """
 
     def __init__(self, reader: KeyReader, newest: str, *, clock: Callable[[], float], size: int = 10_000) -> None:
@@ -62,20 +59,20 @@ class Rehashing:
             return key
         return self._noted(key, first)
 
-    async def flush(self, rehashes: Rehashes) -> None:
-        """Raises StoreUnavailable; what was not written then is kept for the next call."""
+    async def flush(self, rehash: Rehash) -> None:
+        """Write what waits. Raises StoreUnavailable; the rest is kept for the next call."""
         while batch := list(islice(self._waiting.values(), _BATCH)):
-            await rehashes.rehash(batch, at=int(self._clock() * 1_000_000), actor=_ACTOR)
+            await rehash(batch, int(self._clock() * 1_000_000), _ACTOR)
             for written in batch:
                 self._waiting.pop(written.digest, None)
                 self._tried[written.key_id] = None
             while len(self._tried) > 10 * self._size:
                 del self._tried[next(iter(self._tried))]
 
-    async def finish(self, rehashes: Rehashes) -> None:
-        """The last flush; keys that the store does not take now are noted again at their next use."""
+    async def finish(self, rehash: Rehash) -> None:
+        """The last flush. Keys that cannot be written now are noted again at their next use."""
         with suppress(StoreUnavailable):
-            await self.flush(rehashes)
+            await self.flush(rehash)
 
     def _noted(self, key: ApiKey, digest: bytes) -> ApiKey:
         if digest not in self._waiting:

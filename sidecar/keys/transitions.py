@@ -1,4 +1,4 @@
-"""Changes of a key, as pure functions: what may follow what. Times in microseconds."""
+"""Changes of a key as pure functions: which change may follow which. Times in microseconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,36 +11,36 @@ from sidecar.keys.ports import Actor, KeyChanged, KeyConflict, KeyRegistry
 from sidecar.keys.records import effective_status, etag_of
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
-# A replaced key that nobody uses any more may retire before its overlap ends. Times in microseconds.
+# A replaced key that is not used any more may retire before its overlap ends.
 
 
 _ACTOR: Final = Actor(name="sidecar", source="unused")
 
 
 def unused_since(key: ApiKey) -> int:
-    """When a key that was replaced was last used, or else replaced."""
+    """When a replaced key was last used or, if it was not used since, replaced."""
     return max(key.replaced_at or 0, key.last_used_at or 0)
 
 
 def retired_unused(key: ApiKey, unused: int, now: int) -> ApiKey:
-    """The key with its overlap ended at `now`. Raises KeyConflict where it has not been unused in it for `unused`."""
+    """End the overlap at `now`. Raises KeyConflict for a key that is in no overlap, or was used within `unused`."""
     if key.replaced_at is None or key.retires_at is None or effective_status(key, now) != "active":
         raise KeyConflict(f"key {key.id!r} is not in the overlap of a rotation")
-    # After a clock was set back this is less than nothing, and the key stays.
+    # Negative after the clock was set back: the key stays.
     if now - unused_since(key) < unused:
-        raise KeyConflict(f"key {key.id!r} was used or replaced too lately")
+        raise KeyConflict(f"key {key.id!r} was used or replaced too recently")
     return replace(key, retires_at=now)
 
 
 async def retire_unused(store: KeyRegistry, key_id: str, unused: int, now: int) -> ApiKey:
-    """End the key's overlap, if it still is unused. Raises KeyConflict where it is not, and StoreUnavailable."""
+    """End the key's overlap if it is still unused. Raises KeyConflict where it is not, and StoreUnavailable."""
     return await store.change(
         key_id, lambda key: retired_unused(key, unused, now), action="retire", at=now, actor=_ACTOR
     )
 
 
 class Unset(Enum):
-    """What nobody asked for; its own type, for None is a value."""
+    """A field that was not given. A type of its own, because None is a value."""
 
     UNSET = "unset"
 
@@ -51,7 +51,7 @@ Unasked = Literal[Unset.UNSET]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChange:
-    """What is to change of a key; UNSET stays as it is. `plan` None is none, `expires_at` None is never."""
+    """Fields of a key to change; UNSET stays as it is. `plan` None is no plan, `expires_at` None is never."""
 
     name: str | Unasked = UNSET
     scopes: tuple[str, ...] | Unasked = UNSET
@@ -63,7 +63,7 @@ class KeyChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """How a key is replaced: for how long the old one goes on, and when the new one expires.
+    """How a key is replaced: how long the old one stays valid, and when the new one expires.
 
     `expires_at` UNSET is when the old one would have, None is never.
     """
@@ -77,13 +77,13 @@ class AlreadyReplaced(KeyConflict):
 
 
 def expect(key: ApiKey, etag: str | None) -> None:
-    """Raises KeyChanged where `etag` is not that of the key; None fits every one."""
+    """Raises KeyChanged where `etag` is not that of the key; None fits every key."""
     if etag is not None and etag_of(key) != etag:
         raise KeyChanged(f"key {key.id!r} was changed since it was read: read it again")
 
 
 def with_status(key: ApiKey, status: KeyStatus, at: int) -> ApiKey:
-    """The key after disable, enable or revoke at `at`; itself where it has the status already.
+    """The key after disable, enable or revoke at `at`; unchanged where it has the status already.
 
     Raises KeyConflict for a revoked key.
     """
@@ -102,7 +102,7 @@ def with_status(key: ApiKey, status: KeyStatus, at: int) -> ApiKey:
 
 
 def with_change(key: ApiKey, change: KeyChange, rules: KeyRules, now: int) -> ApiKey:
-    """The key after `change`. What stays as it is need not fit `rules` any more.
+    """The key after `change`. Only changed fields must fit `rules`.
 
     Raises KeyConflict for a revoked key, InvalidKey with every problem.
     """
@@ -116,7 +116,7 @@ def with_change(key: ApiKey, change: KeyChange, rules: KeyRules, now: int) -> Ap
 
 
 def retired(key: ApiKey, rotation: Rotation, now: int) -> ApiKey:
-    """The key as it goes on beside its successor: until the overlap ends, and never past its own expiry.
+    """The key beside its successor: valid until the overlap ends, and never past its own expiry.
 
     Raises AlreadyReplaced, and KeyConflict for a key that is not active.
     """
@@ -130,21 +130,21 @@ def retired(key: ApiKey, rotation: Rotation, now: int) -> ApiKey:
 
 
 def expiry_after(key: ApiKey, rotation: Rotation, rules: KeyRules, now: int) -> int | None:
-    """When the successor of `key` expires: as asked for, or when the key itself would have.
+    """When the successor of `key` expires: as the rotation says, or when the key itself would have.
 
-    Raises InvalidKey where that is not asked for and would be over before the overlap is, or is no time for a new key.
+    Raises InvalidKey where the key expires within the overlap and the rotation gives no time, or a wrong one.
     """
     if rotation.expires_at is not UNSET:
         rules.check(NewKey(name="as before", expires_at=rotation.expires_at), now)
         return rotation.expires_at
     if key.expires_at is not None and key.expires_at <= now + int(rotation.overlap_seconds * 1_000_000):
-        told = f"key {key.id} expires at {rfc3339(key.expires_at)}, and so would the new one, within the overlap"
-        raise InvalidKey([Violation(f"{told}: say when the new one expires (--expires, expires_at)", "expires_at")])
+        problem = f"key {key.id} expires at {rfc3339(key.expires_at)}, and so would the new one, within the overlap"
+        raise InvalidKey([Violation(f"{problem}: say when the new one expires (--expires, expires_at)", "expires_at")])
     return key.expires_at
 
 
 def successor_of(key: ApiKey, stored: Mapping[str, Any], expires_at: int | None) -> ApiKey:
-    """A key that may do what `key` may. `stored` is what tells the two apart."""
+    """A new key with the permissions of `key`. `stored` holds the fields that differ."""
     unused = {"last_used_at": None, "last_used_address": None, "last_used_agent": None}
     return replace(key, **{**unused, **stored, "expires_at": expires_at, "replaces": key.id})
 

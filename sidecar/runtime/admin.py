@@ -4,13 +4,13 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from aiohttp import web
 
 from sidecar.admin.auth import Tokens
 from sidecar.admin.server import admin_app
-from sidecar.admin.service import AdminDependencies, AdminStore, UsageReader
+from sidecar.admin.service import AdminDependencies
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.build.config import Config
@@ -22,14 +22,11 @@ from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
+from sidecar.store.store import Store
 
 MakeGate = Callable[[Config, KeyFinder, Limiter], Gate]
 
 _FULLEST: Final = 20
-
-
-class Store(AdminStore, UsageReader, Protocol):
-    """All that administering reads and writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +52,15 @@ def administration(process: Process) -> web.Application:
 
 
 def _ports(process: Process) -> AdminDependencies:
-    config = process.config
+    config, store = process.config, process.store
     return AdminDependencies(
-        store=process.store,
-        usage=process.store,
+        keys=store.keys,
+        statistics=store.statistics,
+        audit=store.audit,
+        usage=store.usage,
+        anomalies=store.anomalies,
         lifecycle=lambda: Lifecycle(
-            process.store, process.hasher_of(config()), clock=time.time, randbelow=secrets.randbelow
+            store.keys, process.hasher_of(config()), clock=time.time, randbelow=secrets.randbelow
         ),
         config=config,
         rules=lambda: key_rules(config()),

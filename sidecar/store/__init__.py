@@ -1,1 +1,1 @@
-"""Where keys, audit and usage are stored: the SQL and the connections."""
+"""Where keys, audit, usage and quota states are stored: the SQL, once, and the engines that run it."""

@@ -8,7 +8,7 @@ from sidecar.core.model import ApiKey
 from sidecar.keys.audit import CHAINED, Head, Walk, head_from, linked
 from sidecar.keys.ports import Actor, AuditFilter, AuditRow, AuditState, StoreUnavailable
 from sidecar.keys.records import audited
-from sidecar.store.connection import Connection, StorePart
+from sidecar.store.connection import Connection, Database
 
 _FIELDS: Final = ", ".join(CHAINED)
 _BATCH: Final = 2_000
@@ -17,34 +17,38 @@ Change = tuple[ApiKey | None, ApiKey]
 """A key before (None for a new one) and after."""
 
 
-async def write_audit(line: Connection, action: str, changes: Sequence[Change], *, at: int, actor: Actor) -> None:
-    """A row for each change, in the transaction that makes it."""
+async def write_audit(connection: Connection, action: str, changes: Sequence[Change], *, at: int, actor: Actor) -> None:
+    """Write one row for each change, in the transaction of the change."""
     if not changes:
         return
     entries = [
         (at, actor.name, actor.source, action, new.id, new.tenant, old and audited(old), audited(new))
         for old, new in changes
     ]
-    await append(line, list(linked(await head_of(line), entries)))
+    await append(connection, list(linked(await head_of(connection), entries)))
 
 
-async def head_of(line: Connection) -> Head:
+async def head_of(connection: Connection) -> Head:
     """The end of the trail."""
-    [(number, digest)] = await line.rows("SELECT id, hash FROM audit_head")
+    [(number, digest)] = await connection.fetch("SELECT id, hash FROM audit_head")
     return Head(id=number, hash=digest)
 
 
-async def append(line: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+async def append(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Write rows, at least one, that are linked to the end of the trail."""
-    await line.insert(f"INSERT INTO audit ({_FIELDS}, hash)", rows)
-    await line.rows("UPDATE audit_head SET id = ?, hash = ?", (rows[-1][0], rows[-1][-1]))
+    await connection.insert(f"INSERT INTO audit ({_FIELDS}, hash)", rows)
+    await connection.execute("UPDATE audit_head SET id = ?, hash = ?", (rows[-1][0], rows[-1][-1]))
 
 
-class SqliteAudit(StorePart):
-    """AuditTrail."""
+class StoredAudit:
+    """The changes of keys, chained so that a changed or removed row is found. Every method raises StoreUnavailable."""
 
-    async def audit(self, wanted: AuditFilter) -> Sequence[AuditRow]:
-        asked = {
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def rows(self, wanted: AuditFilter) -> Sequence[AuditRow]:
+        """The rows that fit, the newest first."""
+        filters = {
             "key_id = ?": wanted.key_id,
             "tenant = ?": wanted.tenant,
             "actor = ?": wanted.actor,
@@ -53,22 +57,26 @@ class SqliteAudit(StorePart):
             "at < ?": wanted.until,
             "id < ?": wanted.before_id,
         }
-        conditions = {sql: value for sql, value in asked.items() if value is not None}
+        conditions = {sql: value for sql, value in filters.items() if value is not None}
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         sql = f"SELECT {_FIELDS} FROM audit{where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - conditions of our own
-        return [_row(row) for row in await self._lines.read("audit", sql, (*conditions.values(), wanted.limit))]
+        return [_row(row) for row in await self._database.read("audit", sql, (*conditions.values(), wanted.limit))]
 
-    async def verify_audit(self, noted: str | None = None) -> AuditState:
+    async def verify(self, noted: str | None = None) -> AuditState:
+        """Check every row. `noted` is the head of an earlier check, which must still be part of the chain.
+
+        Raises ValueError where `noted` is not a head.
+        """
         walk = Walk(head_from(noted) if noted else None)
         ends = "SELECT id, hash, (SELECT coalesce(max(id), 0) FROM audit) FROM audit_head"
-        found = await self._lines.read("verify_audit", ends)
+        found = await self._database.read("verify_audit", ends)
         if len(found) != 1:
             return AuditState(rows=0, head=str(walk.head), problem="the head of the audit was removed")
         [(number, digest, last_id)] = found
         sql = f"SELECT {_FIELDS}, hash FROM audit WHERE id > ? AND id <= ? ORDER BY id LIMIT {_BATCH}"  # noqa: S608 - no input
         problem = None
         while problem is None:
-            rows = await self._lines.read("verify_audit", sql, (walk.head.id, number))
+            rows = await self._database.read("verify_audit", sql, (walk.head.id, number))
             if not rows:
                 problem = walk.end(Head(id=number, hash=digest), last_id)
                 break

@@ -1,51 +1,57 @@
-"""Keys as rows: found by requests, listed and changed by management."""
+"""Keys as rows: found by requests; listed, changed, counted and imported by management."""
 
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from sidecar.core.model import ApiKey
+from sidecar.keys.audit import Head, linked
 from sidecar.keys.ports import (
-    ONCE_SECONDS,
+    IDEMPOTENCY_SECONDS,
     Actor,
     AlreadyProcessed,
     Edit,
     IdempotencyKey,
     IdempotencyKeyReused,
     KeyConflict,
+    KeyDate,
     KeyFilter,
-    QuotaRow,
     Replacement,
-    Turn,
     UnknownKey,
 )
-from sidecar.keys.records import COLUMNS, key_of, row_of
-from sidecar.store.audit import write_audit
-from sidecar.store.connection import FIND_SECONDS, Connection, StorePart
-from sidecar.store.listing import page_statements
+from sidecar.keys.records import COLUMNS, NEW_COLUMNS, Batch, NewRow, key_of, row_of
+from sidecar.keys.rehash import NewHash
+from sidecar.keys.transfer.importer import Intake
+from sidecar.store.audit import Change, append, head_of, write_audit
+from sidecar.store.connection import Connection, Database, DuplicateRow
 
-# Requests that are carried out once, remembered with what they made.
+# Requests that must be carried out once only are remembered with the key that they made.
 
 
-async def check_once(line: Connection, once: IdempotencyKey | None, at: int) -> None:
-    """Raises Repeated and Misused where the request's key was seen within ONCE_SECONDS before `at`."""
+async def check_once(connection: Connection, once: IdempotencyKey | None, at: int) -> None:
+    """Refuse a request whose idempotency key was used within IDEMPOTENCY_SECONDS before `at`.
+
+    Raises AlreadyProcessed for the same request, IdempotencyKeyReused for another one.
+    """
     if once is None:
         return
-    await line.rows("DELETE FROM idempotency WHERE at <= ?", (at - ONCE_SECONDS * 1_000_000,))
-    seen = await line.rows(
+    await connection.execute("DELETE FROM idempotency WHERE at <= ?", (at - IDEMPOTENCY_SECONDS * 1_000_000,))
+    found = await connection.fetch(
         "SELECT fingerprint, key_id FROM idempotency WHERE token_name = ? AND idempotency_key = ?",
         (once.token, once.key),
     )
-    for fingerprint, key_id in seen:
+    for fingerprint, key_id in found:
         if fingerprint != once.fingerprint:
             raise IdempotencyKeyReused("this idempotency key was used before for another request: use a new one")
         raise AlreadyProcessed(key_id)
 
 
-async def remember_once(line: Connection, once: IdempotencyKey | None, key_id: str, at: int) -> None:
-    """In the transaction that carries the request out."""
+async def remember_once(connection: Connection, once: IdempotencyKey | None, key_id: str, at: int) -> None:
+    """Remember the request in the transaction that carries it out."""
     if once is not None:
-        await line.rows(
+        await connection.execute(
             "INSERT INTO idempotency (token_name, idempotency_key, fingerprint, key_id, at) VALUES (?, ?, ?, ?, ?)",
             (once.token, once.key, once.fingerprint, key_id, at),
         )
@@ -55,7 +61,16 @@ _FIELDS: Final = ", ".join(COLUMNS)
 SELECT_KEY: Final = f"SELECT {_FIELDS} FROM api_key"  # noqa: S608 - column names of our own
 INSERT_KEY: Final = f"INSERT INTO api_key ({_FIELDS}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - the same
 _UPDATE: Final = f"UPDATE api_key SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE id = ?"  # noqa: S608 - the same
+# No statement may fail and go on: PostgreSQL gives up the whole transaction then.
+_REHASH: Final = """UPDATE api_key SET digest = ?, algorithm = ?
+    WHERE id = ? AND NOT EXISTS (SELECT 1 FROM api_key WHERE digest = ?) RETURNING id"""
 _SHOWN_TWINS: Final = 5
+
+PageStatements = Callable[[KeyFilter, int], Iterable[tuple[str, Any]]]
+"""Statements and their values for a filter and the time in microseconds.
+
+Their rows, `serial` and then COLUMNS, together hold the page. An engine has its own, because full-text search differs.
+"""
 
 
 def find_statement(digests: int) -> str:
@@ -63,137 +78,260 @@ def find_statement(digests: int) -> str:
     return f"{SELECT_KEY} WHERE digest IN ({', '.join('?' * digests)})"
 
 
-class SqliteKeys(StorePart):
-    """KeyReader but its generation, and KeyRegistry but for `touch`."""
+class StoredKeys:
+    """KeyReader, KeyRegistry, and pages of keys."""
+
+    def __init__(self, database: Database, *, pages: PageStatements) -> None:
+        self._database, self._pages = database, pages
+        self.generation = database.generation
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
-        with self._lines.operation("find"):
-            rows = await self._lines.finding.read(find_statement(len(digests)), tuple(digests), FIND_SECONDS)
+        """As KeyReader.find."""
+        rows = await self._database.lookup("find", find_statement(len(digests)), tuple(digests))
         return next((key for key in map(key_of, rows) if digests[key.digest] == key.algorithm), None)
 
     async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: IdempotencyKey | None = None) -> None:
+        """As KeyRegistry.add."""
         at = max(key.created_at for key in keys)
-        async with self._lines.transaction("add") as line:
-            await check_once(line, once, at)
-            await _insert(line, keys)
-            await remember_once(line, once, keys[-1].id, at)
-            await write_audit(line, "issue", [(None, key) for key in keys], at=at, actor=actor)
+        async with self._database.transaction("add") as connection:
+            await check_once(connection, once, at)
+            await _insert(connection, keys)
+            await remember_once(connection, once, keys[-1].id, at)
+            await write_audit(connection, "issue", [(None, key) for key in keys], at=at, actor=actor)
 
     async def get(self, name: str) -> ApiKey | None:
+        """As KeyRegistry.get."""
         if not name.isascii():
             return None
-        rows = await self._lines.read("get", f"{SELECT_KEY} WHERE id = ?", (name,))
+        rows = await self._database.read("get", f"{SELECT_KEY} WHERE id = ?", (name,))
         if not rows:
-            rows = await self._lines.read("get", f"{SELECT_KEY} WHERE prefix = ? LIMIT {_SHOWN_TWINS}", (name,))
+            rows = await self._database.read("get", f"{SELECT_KEY} WHERE prefix = ? LIMIT {_SHOWN_TWINS}", (name,))
         keys = [key_of(row) for row in rows]
         if len(keys) > 1:
             raise KeyConflict(f"several keys begin with {name!r}: use an id ({', '.join(key.id for key in keys)}…)")
         return keys[0] if keys else None
 
     async def list(self, wanted: KeyFilter) -> Sequence[ApiKey]:
+        """The keys that fit, the newest first. Raises StoreUnavailable."""
         found: dict[int, Sequence[Any]] = {}
-        for sql, parameters in page_statements(wanted, self._lines.now()):
-            rows = await self._lines.read("list", sql, parameters)
+        for sql, values in self._pages(wanted, self._database.now()):
+            rows = await self._database.read("list", sql, values)
             found.update((row[0], row[1:]) for row in rows)
         newest_first = sorted(found, reverse=True)[: wanted.limit]
         return [key_of(found[serial]) for serial in newest_first]
 
+    async def successor(self, key_id: str) -> ApiKey | None:
+        """As KeyRegistry.successor."""
+        sql = f"{SELECT_KEY} WHERE replaces = ? ORDER BY serial DESC LIMIT 1"
+        return next(map(key_of, await self._database.read("list", sql, (key_id,))), None)
+
     async def change(self, key_id: str, edit: Edit, *, action: str, at: int, actor: Actor) -> ApiKey:
-        async with self._lines.transaction("change") as line:
-            before = await _stored(line, key_id)
+        """As KeyRegistry.change."""
+        async with self._database.transaction("change") as connection:
+            before = await _stored(connection, key_id)
             after = edit(before)
             if after != before:
-                await line.rows(_UPDATE, (*row_of(after), key_id))
-                await write_audit(line, action, [(before, after)], at=at, actor=actor)
+                await connection.execute(_UPDATE, (*row_of(after), key_id))
+                await write_audit(connection, action, [(before, after)], at=at, actor=actor)
         return after
 
     async def replace(
         self, key_id: str, edit: Replacement, *, action: str, at: int, actor: Actor, once: IdempotencyKey | None = None
     ) -> tuple[ApiKey, ApiKey]:
-        async with self._lines.transaction("replace") as line:
-            await check_once(line, once, at)
-            before = await _stored(line, key_id)
+        """As KeyRegistry.replace."""
+        async with self._database.transaction("replace") as connection:
+            await check_once(connection, once, at)
+            before = await _stored(connection, key_id)
             old, new = edit(before)
-            await line.rows(_UPDATE, (*row_of(old), key_id))
-            await _insert(line, [new])
-            await remember_once(line, once, new.id, at)
-            await write_audit(line, action, [(before, old), (None, new)], at=at, actor=actor)
+            await connection.execute(_UPDATE, (*row_of(old), key_id))
+            await _insert(connection, [new])
+            await remember_once(connection, once, new.id, at)
+            await write_audit(connection, action, [(before, old), (None, new)], at=at, actor=actor)
         return old, new
 
+    async def rehash(self, hashes: Sequence[NewHash], at: int, actor: Actor) -> None:
+        """Replace digests in one transaction, with an audit row for each.
 
-async def _stored(line: Connection, key_id: str) -> ApiKey:
-    rows = await line.rows(f"{SELECT_KEY} WHERE id = ?", (key_id,))
+        A key whose digest is not the old one any more stays as it is, and so does one whose new digest another key
+        has. Raises StoreUnavailable.
+        """
+        async with self._database.transaction("rehash") as connection:
+            changes = [change for wanted in hashes if (change := await _rehashed(connection, wanted))]
+            await write_audit(connection, "rehash", changes, at=at, actor=actor)
+
+
+async def _stored(connection: Connection, key_id: str) -> ApiKey:
+    rows = await connection.fetch(f"{SELECT_KEY} WHERE id = ?", (key_id,))
     if not rows:
         raise UnknownKey(f"no key has the id {key_id!r}")
     return key_of(rows[0])
 
 
-async def _insert(line: Connection, keys: Sequence[ApiKey]) -> None:
+async def _insert(connection: Connection, keys: Sequence[ApiKey]) -> None:
     try:
-        await line.many(INSERT_KEY, [row_of(key) for key in keys])
-    except sqlite3.IntegrityError as error:
+        await connection.execute_many(INSERT_KEY, [row_of(key) for key in keys])
+    except DuplicateRow as error:
         which = f"a key with the id {keys[0].id!r}" if len(keys) == 1 else "one of these keys, its id"
         raise KeyConflict(f"{which} or the same digest is stored already") from error
 
 
-# How many keys there are, and which have a moment of their life in a span of time.
+async def _rehashed(connection: Connection, wanted: NewHash) -> Change | None:
+    """The key before and after, or None where it stays as it is."""
+    rows = await connection.fetch(f"{SELECT_KEY} WHERE id = ? AND digest = ?", (wanted.key_id, wanted.old))
+    values = (wanted.digest, wanted.algorithm, wanted.key_id, wanted.digest)
+    if not rows or not await connection.fetch(_REHASH, values):
+        return None
+    before = key_of(rows[0])
+    return before, replace(before, digest=wanted.digest, algorithm=wanted.algorithm)
 
 
-# Conditions as those of the partial indexes: without them SQLite could not use these.
-_TURNS: Final[Mapping[Turn, tuple[str, str, str]]] = {
+# How many keys there are, and which have a date in a span of time.
+
+
+# Conditions as those of the partial indexes: without them no engine could use these.
+_DATES: Final[Mapping[KeyDate, tuple[str, str, str]]] = {
     "created": ("api_key_age", "created_at", "status = 'active' AND retires_at IS NULL"),
     "expires": ("api_key_expiry", "expires_at", "status = 'active' AND expires_at IS NOT NULL"),
     "retires": ("api_key_retirement", "retires_at", "status = 'active' AND retires_at IS NOT NULL"),
 }
 
 
-class SqliteCensus(StorePart):
-    """KeyCensus and KeyCalendar."""
+class StoredStatistics:
+    """KeyStatistics."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def counts(self) -> Mapping[tuple[str, str], int]:
+        """As KeyStatistics.counts."""
         # In the order of an index that holds all of it, so that nothing is sorted and no key is read.
-        sql = """SELECT status, environment, count(*), total(status = 'active' AND expires_at <= ?)
-            FROM api_key INDEXED BY api_key_standing GROUP BY status, environment"""
+        sql = f"""SELECT status, environment, count(*), count(*) FILTER (WHERE status = 'active' AND expires_at <= ?)
+            FROM {self._database.indexed("api_key", "api_key_standing")} GROUP BY status, environment"""  # noqa: S608 - no input
         counts: dict[tuple[str, str], int] = {}
-        for status, environment, count, expired in await self._lines.read("counts", sql, (self._lines.now(),)):
-            for effective_status, number in ((status, count - int(expired)), ("expired", int(expired))):
+        for status, environment, count, expired in await self._database.read("counts", sql, (self._database.now(),)):
+            for effective_status, number in ((status, count - expired), ("expired", expired)):
                 if number:
                     counts[effective_status, environment or ""] = number
         return counts
 
     async def algorithms(self) -> Mapping[str, int]:
+        """As KeyStatistics.algorithms."""
         sql = "SELECT algorithm, count(*) FROM api_key WHERE status <> 'revoked' GROUP BY algorithm"
-        return dict(await self._lines.read("algorithms", sql))
+        return dict(await self._database.read("algorithms", sql))
 
-    async def turning(self, turn: Turn, *, since: int, until: int, tenant: str | None, limit: int) -> Sequence[ApiKey]:
-        index, column, condition = _TURNS[turn]
-        sql = (
-            f"{SELECT_KEY} INDEXED BY {index} WHERE {condition} AND {column} BETWEEN ?1 AND ?2 "
-            f"AND (?3 IS NULL OR tenant = ?3) ORDER BY {column} LIMIT ?4"
-        )
-        return [key_of(row) for row in await self._lines.read("turning", sql, (since, until, tenant, limit))]
+    async def keys_between(
+        self, date: KeyDate, *, since: int, until: int, tenant: str | None, limit: int
+    ) -> Sequence[ApiKey]:
+        """As KeyStatistics.keys_between."""
+        _, column, _ = _DATES[date]
+        conditions, values = f"{column} BETWEEN ? AND ?", (since, until)
+        if tenant is None:
+            return await self._dated("turning", date, conditions, (*values, limit))
+        return await self._dated("turning", date, f"{conditions} AND tenant = ?", (*values, tenant, limit))
 
     async def unused(self, *, before: int, now: int, limit: int) -> Sequence[ApiKey]:
-        index, column, condition = _TURNS["retires"]
-        sql = (
-            f"{SELECT_KEY} INDEXED BY {index} WHERE {condition} AND {column} > ?2 AND replaced_at <= ?1 "
-            "AND (last_used_at IS NULL OR last_used_at <= ?1) AND (expires_at IS NULL OR expires_at > ?2) "
-            f"ORDER BY {column} LIMIT ?3"
+        """As KeyStatistics.unused."""
+        conditions = (
+            "retires_at > ? AND replaced_at <= ? AND (last_used_at IS NULL OR last_used_at <= ?) "
+            "AND (expires_at IS NULL OR expires_at > ?)"
         )
-        return [key_of(row) for row in await self._lines.read("unused", sql, (before, now, limit))]
+        return await self._dated("unused", "retires", conditions, (now, before, before, now, limit))
+
+    async def _dated(self, operation: str, date: KeyDate, conditions: str, values: Sequence[Any]) -> Sequence[ApiKey]:
+        """Active keys with this date, in its order. The last of `values` is the limit."""
+        index, column, has_date = _DATES[date]
+        table = self._database.indexed("api_key", index)
+        sql = f"SELECT {_FIELDS} FROM {table} WHERE {has_date} AND {conditions} ORDER BY {column} LIMIT ?"  # noqa: S608 - no input
+        return [key_of(row) for row in await self._database.read(operation, sql, values)]
 
 
-# Quota states as rows.
+# Many new keys in one transaction.
 
 
-class SqliteQuotas(StorePart):
-    """QuotaStates."""
+_INSERT_NEW: Final = f"INSERT INTO api_key ({', '.join(NEW_COLUMNS)})"
+_LAST_SERIAL: Final = "SELECT coalesce(max(serial), 0) FROM api_key"
 
-    async def load_quota_states(self) -> Sequence[QuotaRow]:
-        sql = "SELECT quota, subject, state, expires_at FROM quota_state WHERE expires_at > ?"
-        return await self._lines.read("load_quota_states", sql, (self._lines.now(),))
+InBulk = Callable[[Connection, int], AbstractAsyncContextManager[Callable[[int], Awaitable[None]]]]
+"""What an engine does around the insertion of about so many keys, so that it costs less.
 
-    async def save_quota_states(self, rows: Sequence[QuotaRow]) -> None:
-        async with self._lines.transaction("save_quota_states") as line:
-            await line.rows("DELETE FROM quota_state WHERE expires_at <= ?", (self._lines.now(),))
-            await line.many("INSERT OR REPLACE INTO quota_state VALUES (?, ?, ?, ?)", rows)
+It yields what is called with the number of rows before each insertion.
+"""
+_Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
+
+
+class KeyImports:
+    """Both methods raise StoreUnavailable."""
+
+    def __init__(self, database: Database, *, bulk: InBulk) -> None:
+        self._database, self._bulk = database, bulk
+
+    @asynccontextmanager
+    async def intake(self, *, at: int, actor: Actor, expected: int = 0) -> AsyncIterator[Intake]:
+        """One transaction for all keys. `expected`: about how many will come, where that is known."""
+        async with self._database.transaction("import") as connection:
+            [(last,)] = await connection.fetch(_LAST_SERIAL)
+            async with self._bulk(connection, expected) as expect:
+                head, who = await head_of(connection), (at, actor.name, actor.source)
+                yield _TransactionIntake(connection, last, expect, head=head, who=who)
+
+    @asynccontextmanager
+    async def dry_intake(self) -> AsyncIterator[Intake]:
+        """For a dry run: nothing is written."""
+        fetch = partial(self._database.read, "import_dry")
+        [(last,)] = await fetch(_LAST_SERIAL)
+        yield _DryIntake(fetch, last)
+
+
+class _DryIntake:
+    """`before` is the last serial of the keys that were there."""
+
+    def __init__(self, fetch: _Fetch, before: int) -> None:
+        self._fetch, self._before = fetch, before
+
+    async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
+        found: dict[bytes | str, str] = {}
+        for column, values in (("digest", [row.digest for row in rows]), ("id", [row.id for row in rows])):
+            among = f"{column} IN ({', '.join('?' * len(values))}) AND serial <= ?"
+            sql = f"SELECT {column}, id FROM api_key WHERE {among}"  # noqa: S608 - no input
+            found.update(await self._fetch(sql, (*values, self._before)))
+        return found
+
+    def batch(self, rows: Sequence[NewRow]) -> Batch:
+        return Batch(rows=rows)
+
+    async def add(self, batch: Batch) -> None:
+        if await self.stored(batch.rows):
+            raise _conflict()
+
+
+class _TransactionIntake(_DryIntake):
+    def __init__(
+        self,
+        connection: Connection,
+        before: int,
+        expect: Callable[[int], Awaitable[None]],
+        *,
+        head: Head,
+        who: tuple[int, str, str],
+    ) -> None:
+        super().__init__(connection.fetch, before)
+        self._connection, self._expect, self._head, self._who = connection, expect, head, who
+
+    def batch(self, rows: Sequence[NewRow]) -> Batch:
+        entries = [(*self._who, "import", row.id, row.tenant, None, row.after) for row in rows]
+        audit_rows = list(linked(self._head, entries))
+        if audit_rows:
+            self._head = Head(id=audit_rows[-1][0], hash=audit_rows[-1][-1])
+        return Batch(rows=rows, audit_rows=audit_rows)
+
+    async def add(self, batch: Batch) -> None:
+        await self._expect(len(batch.rows))
+        try:
+            await self._connection.insert(_INSERT_NEW, [row.values for row in batch.rows])
+        except DuplicateRow as error:
+            raise _conflict() from error
+        await append(self._connection, batch.audit_rows)
+
+
+def _conflict() -> KeyConflict:
+    return KeyConflict("one of these keys is stored already")

@@ -1,79 +1,48 @@
-"""Counts of use in the SQLite store: by the hour, later by the day."""
+"""What is counted: uses by hour and day, the last use of each key, unusual events, and quota states."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from sidecar.store.connection import Connection, StorePart
+from sidecar.keys.ports import QuotaRow
+from sidecar.store.connection import Connection, Database
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
 from sidecar.usage.ports import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
 
-# Last uses, the networks they came from, and unusual events in the SQLite store.
+# The last use of each key, and the networks that it came from.
 
 
 MOST_NETWORKS: Final = 64
-"""Of one key, so many are remembered; a key that has so many is at home everywhere."""
+"""Remembered of one key; a key with so many is at home everywhere."""
 
-_TOUCH: Final = """UPDATE api_key SET last_used_at = ?1, last_used_address = ?2, last_used_agent = ?3
-    WHERE id = ?4 AND (last_used_at IS NULL OR last_used_at < ?1)"""
-_SEEN: Final = "INSERT OR REPLACE INTO key_network (key_id, network, seen_at) VALUES (?, ?, ?)"
-_TELL: Final = """INSERT INTO unusual (at, kind, key_id, address, detail, tenant)
-    VALUES (?1, ?2, ?3, ?4, ?5, (SELECT tenant FROM api_key WHERE id = ?3))"""
-_KEYS: Final = "SELECT id, last_used_at, created_at FROM api_key WHERE id IN (SELECT value FROM json_each(?))"
-_NETWORKS: Final = "SELECT key_id, network, seen_at FROM key_network WHERE key_id IN (SELECT value FROM json_each(?))"
+_TOUCH: Final = """UPDATE api_key SET last_used_at = ?, last_used_address = ?, last_used_agent = ?
+    WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)"""
+_REMEMBER_NETWORK: Final = """INSERT INTO key_network (key_id, network, seen_at) VALUES (?, ?, ?)
+    ON CONFLICT (key_id, network) DO UPDATE SET seen_at = excluded.seen_at"""
 
-_Known = dict[str, int]
-"""Networks of a key, and when each was seen (to the day) in microseconds."""
+_KnownNetworks = dict[str, int]
+"""Networks of a key, and when each was last used (to the day) in microseconds."""
 
 
-class SqliteLastUse(StorePart):
-    """`touch` of KeyRegistry, and AnomalyStore."""
-
-    async def touch(self, last_uses: Mapping[str, LastUse]) -> Mapping[str, Earlier]:
-        async with self._lines.transaction("touch") as line:
-            stored = await line.rows(_KEYS, (json.dumps(list(last_uses)),))
-            known = await _networks(line, last_uses)
-            rows = [(use.at, use.address or None, use.agent or None, key_id) for key_id, use in last_uses.items()]
-            await line.many(_TOUCH, rows)
-            seen = [row for key_id, _, _ in stored for row in _seen(key_id, last_uses[key_id], known[key_id])]
-            await line.many(_SEEN, seen)
-        return {
-            key_id: Earlier(used_at=used_at, created_at=created_at, new_networks=_new(last_uses[key_id], known[key_id]))
-            for key_id, used_at, created_at in stored
-        }
-
-    async def add_unusual(self, events: Sequence[Anomaly]) -> None:
-        values = [(event.at, event.kind.value, event.key_id, event.address, event.detail) for event in events]
-        async with self._lines.transaction("add_unusual") as line:
-            await line.many(_TELL, values)
-
-    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]:
-        whose = "" if tenant is None else "WHERE tenant = :tenant"
-        sql = f"SELECT kind, key_id, at, address, detail FROM unusual {whose} ORDER BY id DESC LIMIT :limit"  # noqa: S608 - no input
-        values = {"limit": limit, "tenant": tenant}
-        kinds = {kind.value: kind for kind in AnomalyKind}
-        return [
-            Anomaly(kind=kinds[kind], key_id=key_id, at=at, address=address, detail=detail)
-            for kind, key_id, at, address, detail in await self._lines.read("unusual", sql, values)
-            if kind in kinds
-        ]
+def _among(number: int) -> str:
+    return f"({', '.join('?' * number)})"
 
 
-async def _networks(line: Connection, key_ids: Collection[str]) -> Mapping[str, _Known]:
-    known: dict[str, _Known] = {key_id: {} for key_id in key_ids}
-    for key_id, network, seen_at in await line.rows(_NETWORKS, (json.dumps(list(key_ids)),)):
+async def _known_networks(connection: Connection, key_ids: Collection[str]) -> Mapping[str, _KnownNetworks]:
+    known: dict[str, _KnownNetworks] = {key_id: {} for key_id in key_ids}
+    sql = f"SELECT key_id, network, seen_at FROM key_network WHERE key_id IN {_among(len(key_ids))}"  # noqa: S608 - no input
+    for key_id, network, seen_at in await connection.fetch(sql, tuple(key_ids)):
         known[key_id][network] = seen_at
     return known
 
 
-def _new(use: LastUse, known: _Known) -> tuple[str, ...]:
+def _new_networks(use: LastUse, known: _KnownNetworks) -> tuple[str, ...]:
     if not known or len(known) >= MOST_NETWORKS:
         return ()
     return tuple(network for network in use.networks if network not in known)
 
 
-def _seen(key_id: str, use: LastUse, known: _Known) -> Iterator[tuple[str, str, int]]:
+def _network_rows(key_id: str, use: LastUse, known: _KnownNetworks) -> Iterator[tuple[str, str, int]]:
     """Rows to write: of new networks while there is room, of known ones once a day."""
     room = MOST_NETWORKS - len(known)
     for network in use.networks:
@@ -83,82 +52,178 @@ def _seen(key_id: str, use: LastUse, known: _Known) -> Iterator[tuple[str, str, 
             yield key_id, network, use.at
 
 
-_ADD: Final = """INSERT INTO usage (key_id, hour, route, status_class, count) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET count = count + excluded.count"""
-_OLD: Final = "SELECT key_id, hour, route, status_class FROM usage WHERE hour < ? ORDER BY 2, 1, 3, 4 LIMIT ?"
-_SUM: Final = f"""INSERT INTO usage_day (key_id, day, route, status_class, count)
+# Counts of use: by the hour, later by the day.
+
+
+_COUNTED: Final = "key_id, hour, route, status_class"
+_COUNTED_BY_DAY: Final = "key_id, day, route, status_class"
+_ADD: Final = f"""INSERT INTO usage ({_COUNTED}, count) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT ({_COUNTED}) DO UPDATE SET count = usage.count + excluded.count"""  # noqa: S608 - no input
+_OLD: Final = f"SELECT {_COUNTED} FROM usage WHERE hour < ? ORDER BY 2, 1, 3, 4 LIMIT ?"  # noqa: S608 - no input
+_SUM: Final = f"""INSERT INTO usage_day ({_COUNTED_BY_DAY}, count)
     SELECT key_id, hour - hour % {DAY}, route, status_class, sum(count) FROM usage
-    WHERE (key_id, hour, route, status_class) IN ({_OLD}) GROUP BY 1, 2, 3, 4
-    ON CONFLICT DO UPDATE SET count = count + excluded.count"""  # noqa: S608 - no input
-_FORGET: Final = f"DELETE FROM usage WHERE (key_id, hour, route, status_class) IN ({_OLD})"  # noqa: S608 - no input
+    WHERE ({_COUNTED}) IN ({_OLD}) GROUP BY 1, 2, 3, 4
+    ON CONFLICT ({_COUNTED_BY_DAY}) DO UPDATE SET count = usage_day.count + excluded.count"""  # noqa: S608 - no input
+_FORGET: Final = f"DELETE FROM usage WHERE ({_COUNTED}) IN ({_OLD}) RETURNING 1"  # noqa: S608 - no input
 _PRUNE: Final = (
-    """DELETE FROM usage_day WHERE (key_id, day, route, status_class) IN
-        (SELECT key_id, day, route, status_class FROM usage_day WHERE day < ? ORDER BY day LIMIT ?)""",
+    f"""DELETE FROM usage_day WHERE ({_COUNTED_BY_DAY}) IN
+        (SELECT {_COUNTED_BY_DAY} FROM usage_day WHERE day < ? ORDER BY day LIMIT ?) RETURNING 1""",  # noqa: S608 - no input
     """DELETE FROM key_network WHERE (key_id, network) IN
-        (SELECT key_id, network FROM key_network WHERE seen_at < ? ORDER BY seen_at LIMIT ?)""",
-    "DELETE FROM unusual WHERE id IN (SELECT id FROM unusual WHERE at < ? ORDER BY at LIMIT ?)",
+        (SELECT key_id, network FROM key_network WHERE seen_at < ? ORDER BY seen_at LIMIT ?) RETURNING 1""",
+    "DELETE FROM unusual WHERE id IN (SELECT id FROM unusual WHERE at < ? ORDER BY at LIMIT ?) RETURNING 1",
 )
 
-
 _ALL_KEYS: Final = ""
-"""In the place of a key id: the sum over all keys, kept beside them because whoever asks for it cannot wait."""
+"""In the place of a key id: the sum over all keys, stored because nobody can wait for it to be computed."""
 
 
-class SqliteUsage(StorePart):
-    """UsageStore but for `touch`."""
+class StoredUsage:
+    """Each call is one transaction. Every method raises StoreUnavailable."""
 
-    async def add_usage(self, rows: Sequence[UsageRow]) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def touch(self, last_uses: Mapping[str, LastUse]) -> Mapping[str, Earlier]:
+        """As UsageSink.touch."""
+        if not last_uses:
+            return {}
+        sql = f"SELECT id, last_used_at, created_at FROM api_key WHERE id IN {_among(len(last_uses))}"  # noqa: S608 - no input
+        async with self._database.transaction("touch") as connection:
+            stored = await connection.fetch(sql, tuple(last_uses))
+            known = await _known_networks(connection, last_uses)
+            rows = [
+                (use.at, use.address or None, use.agent or None, key_id, use.at) for key_id, use in last_uses.items()
+            ]
+            await connection.execute_many(_TOUCH, rows)
+            networks = [
+                row for key_id, _, _ in stored for row in _network_rows(key_id, last_uses[key_id], known[key_id])
+            ]
+            await connection.execute_many(_REMEMBER_NETWORK, networks)
+        return {
+            key_id: Earlier(
+                used_at=used_at, created_at=created_at, new_networks=_new_networks(last_uses[key_id], known[key_id])
+            )
+            for key_id, used_at, created_at in stored
+        }
+
+    async def add(self, rows: Sequence[UsageRow]) -> None:
+        """As UsageSink.add."""
         values = [(row.key_id, row.at, row.route, row.status_class, row.count) for row in rows]
         sums: Counter[tuple[int, str, int]] = Counter()
         for row in rows:
             sums[row.at, row.route, row.status_class] += row.count
         values += [(_ALL_KEYS, *place, count) for place, count in sums.items()]
-        async with self._lines.transaction("add_usage") as line:
-            await line.many(_ADD, values)
+        async with self._database.transaction("add_usage") as connection:
+            await connection.execute_many(_ADD, values)
 
-    async def usage(self, wanted: UsageFilter) -> Sequence[UsageRow]:
+    async def counts(self, wanted: UsageFilter) -> Sequence[UsageRow]:
+        """The counts that fit, in order of key, time, route and class."""
         sql, values = _selection(wanted)
         return [
             UsageRow(key_id=key_id, at=at, route=route, status_class=status_class, count=count)
-            for key_id, at, route, status_class, count in await self._lines.read("usage", sql, values)
+            for key_id, at, route, status_class, count in await self._database.read("usage", sql, values)
         ]
 
-    async def roll_up(self, before: int, *, most: int) -> int:
-        async with self._lines.transaction("roll_up") as line:
-            await line.rows(_SUM, (before, most))
-            await line.rows(_FORGET, (before, most))
-            return await _changed(line)
+    async def roll_up(self, before: int, most: int) -> int:
+        """Sum counts of hours before `before` by the day, at most `most` rows. Returns how many there were."""
+        async with self._database.transaction("roll_up") as connection:
+            await connection.execute(_SUM, (before, most))
+            return len(await connection.fetch(_FORGET, (before, most)))
 
-    async def prune(self, before: int, *, most: int) -> int:
+    async def prune(self, before: int, most: int) -> int:
+        """Forget counts, networks and unusual events before `before`, at most `most` of each. Returns how many."""
         pruned = 0
-        async with self._lines.transaction("prune") as line:
+        async with self._database.transaction("prune") as connection:
             for statement in _PRUNE:
-                await line.rows(statement, (before, most))
-                pruned += await _changed(line)
+                pruned += len(await connection.fetch(statement, (before, most)))
         return pruned
 
 
 def _selection(wanted: UsageFilter) -> tuple[str, tuple[object, ...]]:
     unit = DAY if wanted.by == "day" else HOUR
-    conditions: dict[str, object] = {"at >= ?": wanted.since - wanted.since % unit, "at < ?": wanted.until}
-    if wanted.key_id is not None:
-        conditions["key_id = ?"] = wanted.key_id
-    if wanted.key_ids is not None:
-        conditions["key_id IN (SELECT value FROM json_each(?))"] = json.dumps(wanted.key_ids)
-    if wanted.tenant is not None:
-        conditions["key_id IN (SELECT id FROM api_key WHERE tenant = ?)"] = wanted.tenant
-    if wanted.key_id is None and wanted.key_ids is None and wanted.tenant is None:
-        conditions["key_id = ?"] = _ALL_KEYS
+    conditions, values = _conditions(wanted, unit)
     where = " AND ".join(conditions)
     name = "''" if wanted.key_id is None and wanted.key_ids is None else "key_id"
-    sql = f"""SELECT {name}, at - at % {unit}, route, status_class, sum(count) FROM (
+    sql = f"""SELECT {name}, at - at % {unit}, route, status_class, CAST(sum(count) AS BIGINT) FROM (
             SELECT key_id, hour AS at, route, status_class, count FROM usage WHERE {where.replace("at ", "hour ")}
             UNION ALL
             SELECT key_id, day, route, status_class, count FROM usage_day WHERE {where.replace("at ", "day ")}
-        ) GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608 - no input
-    return sql, (*conditions.values(), *conditions.values())
+        ) AS counted GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608 - no input
+    return sql, (*values, *values)
 
 
-async def _changed(line: Connection) -> int:
-    [(changed,)] = await line.rows("SELECT changes()")
-    return int(changed)
+def _conditions(wanted: UsageFilter, unit: int) -> tuple[list[str], list[object]]:
+    conditions = ["at >= ?", "at < ?"]
+    values: list[object] = [wanted.since - wanted.since % unit, wanted.until]
+    if wanted.key_id is not None:
+        conditions.append("key_id = ?")
+        values.append(wanted.key_id)
+    if wanted.key_ids is not None:
+        # An empty list of candidates is not SQL; no key has the empty id of the sum over all keys.
+        conditions.append(f"key_id IN {_among(len(wanted.key_ids))}" if wanted.key_ids else "1 = 0")
+        values.extend(wanted.key_ids)
+    if wanted.tenant is not None:
+        conditions.append("key_id IN (SELECT id FROM api_key WHERE tenant = ?)")
+        values.append(wanted.tenant)
+    if wanted.key_id is None and wanted.key_ids is None and wanted.tenant is None:
+        conditions.append("key_id = ?")
+        values.append(_ALL_KEYS)
+    return conditions, values
+
+
+# Unusual events outlive a restart.
+
+
+_ADD_ANOMALY: Final = """INSERT INTO unusual (at, kind, key_id, address, detail, tenant)
+    VALUES (?, ?, ?, ?, ?, (SELECT tenant FROM api_key WHERE id = ?))"""
+
+
+class StoredAnomalies:
+    """Both methods raise StoreUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, events: Sequence[Anomaly]) -> None:
+        """Write events, each with the tenant of its key."""
+        values = [
+            (event.at, event.kind.value, event.key_id, event.address, event.detail, event.key_id) for event in events
+        ]
+        async with self._database.transaction("add_unusual") as connection:
+            await connection.execute_many(_ADD_ANOMALY, values)
+
+    async def newest(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]:
+        """The newest first; with `tenant` only those of its keys."""
+        where, values = ("", (limit,)) if tenant is None else ("WHERE tenant = ?", (tenant, limit))
+        sql = f"SELECT kind, key_id, at, address, detail FROM unusual {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - no input
+        kinds = {kind.value: kind for kind in AnomalyKind}
+        return [
+            Anomaly(kind=kinds[kind], key_id=key_id, at=at, address=address, detail=detail)
+            for kind, key_id, at, address, detail in await self._database.read("unusual", sql, values)
+            if kind in kinds
+        ]
+
+
+# Quota states outlive a restart.
+
+
+_SAVE_QUOTA: Final = """INSERT INTO quota_state (quota, subject, state, expires_at) VALUES (?, ?, ?, ?)
+    ON CONFLICT (quota, subject) DO UPDATE SET state = excluded.state, expires_at = excluded.expires_at"""
+
+
+class StoredQuotas:
+    """The rows are the limiter's; nothing here looks into them. Both methods raise StoreUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self) -> Sequence[QuotaRow]:
+        """Every row that has not expired."""
+        sql = "SELECT quota, subject, state, expires_at FROM quota_state WHERE expires_at > ?"
+        return await self._database.read("load_quota_states", sql, (self._database.now(),))
+
+    async def save(self, rows: Sequence[QuotaRow]) -> None:
+        """Replace rows of the same quota and subject, and forget those that expired, in one transaction."""
+        async with self._database.transaction("save_quota_states") as connection:
+            await connection.execute("DELETE FROM quota_state WHERE expires_at <= ?", (self._database.now(),))
+            await connection.execute_many(_SAVE_QUOTA, rows)

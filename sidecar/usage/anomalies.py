@@ -1,4 +1,4 @@
-"""What may be worth a look in how keys are used: the kinds, one event, and from where on. Values only."""
+"""Unusual uses of keys: their kinds, their limits, their log, and how they are detected."""
 
 import json
 import re
@@ -15,14 +15,14 @@ from sidecar.core.units import counted, to_the_millisecond
 _V4_HOST, _V6_HOST = 8, 80
 _UNSHOWN = re.compile(r"[^ -~]")
 AGENT_CHARS = 200
-"""Of a user agent, so many are kept."""
+"""Characters of a user agent that are kept."""
 
 
 class AnomalyKind(StrEnum):
     """Closed set: metric label and log field at once."""
 
     UNUSED_KEY = "unused_key"
-    """A key was used after a long time without."""
+    """A key was used after a long time without use."""
     NEW_NETWORK = "new_network"
     """A key was used from a network that it never came from."""
     REFUSALS = "refusals"
@@ -35,11 +35,11 @@ class AnomalyKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anomaly:
-    """Something that somebody may want to look at."""
+    """An event that somebody may want to look at."""
 
     kind: AnomalyKind
     key_id: str | None
-    """None where no stored key took part."""
+    """None where no stored key was involved."""
     at: int
     """Microseconds."""
     address: str
@@ -50,19 +50,19 @@ class Anomaly:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unusual:
-    """From where on something is unusual. None: never. The defaults stand in the configuration's document."""
+    """The limits past which a use is unusual. None: never. The defaults stand in the configuration's document."""
 
     unused_seconds: float | None
     new_network: bool
     refusals: int | None
-    """So many of one key, or of one network, within `refusals_seconds`."""
+    """Refusals of one key, or of one network, within `refusals_seconds`."""
     refusals_seconds: float
-    quiet_seconds: float
-    """The same is not told again within these."""
+    repeat_after_seconds: float
+    """The same event is not reported again within this time."""
 
 
 def network_of(address: str) -> str:
-    """The /24 or, of IPv6, the /48 that `address` lies in, as `203.0.113.0/24`; empty for what is no address."""
+    """The /24 or, of IPv6, the /48 of the address, as `203.0.113.0/24`; empty where it is not an address."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -79,59 +79,59 @@ def agent_text(value: bytes) -> str:
     return _UNSHOWN.sub("?", value[:AGENT_CHARS].decode("latin-1"))
 
 
-# Sees what is unusual in how keys are used. Told after the fact, and in sums, so that no request waits for it.
+# Unusual uses are detected afterwards and in sums, so that no request waits for it.
 
 
-# Unusual events as they are told: a line in the log, a number for the metrics, and what is new for the store.
+# Each unusual event is a line in the log, a number in the metrics, and a row in the store.
 
 
 _SUBJECTS: Final = 10_000
 """That are kept quiet at a time."""
 _LINES: Final = 60
-"""Written to the log in a minute; the next line says how many were not."""
+"""Most lines of one minute; the next line says how many were left out."""
 _MINUTE: Final = 60_000_000
 
 _Subject = tuple[AnomalyKind, str, str]
 
 
 class AnomalyLog:
-    """Each is told once in `quiet_seconds`. `write` takes one line of ASCII for the log, and must not wait long."""
+    """Reports each event once in `repeat_after_seconds`. `write` takes one line of ASCII, and must not wait long."""
 
-    def __init__(self, *, quiet_seconds: float, write: Callable[[str], None]) -> None:
-        self.quiet_seconds = quiet_seconds
+    def __init__(self, *, repeat_after_seconds: float, write: Callable[[str], None]) -> None:
+        self.repeat_after_seconds = repeat_after_seconds
         self.counts: dict[str, int] = {kind.value: 0 for kind in AnomalyKind}
         """By kind, since the start."""
         self._write = write
         self._fresh: list[Anomaly] = []
-        self._told: OrderedDict[_Subject, int] = OrderedDict()
+        self._reported: OrderedDict[_Subject, int] = OrderedDict()
         self._minute, self._lines, self._unlogged = 0, 0, 0
 
-    def tell(self, event: Anomaly) -> None:
-        """Unless the same was told a short while ago."""
-        told = self._told.get(_subject(event))
+    def report(self, event: Anomaly) -> None:
+        """Report an event, unless the same was reported a short while ago."""
+        reported = self._reported.get(_subject(event))
         # Not under 0: the clock may have been set back.
-        if told is not None and 0 <= event.at - told < self.quiet_seconds * 1_000_000:
+        if reported is not None and 0 <= event.at - reported < self.repeat_after_seconds * 1_000_000:
             return
         self.counts[event.kind] += 1
         self._remember(event)
         self._log(event)
 
     def restore(self, events: Iterable[Anomaly]) -> None:
-        """What was told before a restart: neither counted nor told again."""
+        """Remember events of before a restart: they are neither counted nor reported again."""
         for event in sorted(events, key=lambda event: event.at):
             self._remember(event)
 
     def fresh(self) -> Sequence[Anomaly]:
-        """Those that were logged since the last call."""
+        """The events logged since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
     def _remember(self, event: Anomaly) -> None:
         subject = _subject(event)
-        self._told[subject] = event.at
-        self._told.move_to_end(subject)
-        if len(self._told) > _SUBJECTS:
-            self._told.popitem(last=False)
+        self._reported[subject] = event.at
+        self._reported.move_to_end(subject)
+        if len(self._reported) > _SUBJECTS:
+            self._reported.popitem(last=False)
 
     def _log(self, event: Anomaly) -> None:
         minute = event.at // _MINUTE
@@ -165,47 +165,47 @@ def _line(event: Anomaly, unlogged: int) -> str:
 
 """Keys and networks whose refusals are counted at a time."""
 _STATUSES: Final = frozenset({401, 403, 429})
-"""Of refusals that a credential, or the want of one, is the cause of."""
+"""Of refusals caused by a credential or by its absence."""
 _DEAD_KEYS: Final = {Reason.REVOKED_KEY: AnomalyKind.REVOKED_KEY, Reason.RETIRED_KEY: AnomalyKind.RETIRED_KEY}
 _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 class AnomalyDetector:
-    """From what on something is unusual, by `limits`, and what follows. `clock` in Unix seconds."""
+    """Compares uses and refusals with `limits`, and reports what is unusual. `clock` in Unix seconds."""
 
     def __init__(self, limits: Unusual, *, clock: Callable[[], float], write: Callable[[str], None]) -> None:
         """`write` as of AnomalyLog."""
-        self.events = AnomalyLog(quiet_seconds=limits.quiet_seconds, write=write)
+        self.events = AnomalyLog(repeat_after_seconds=limits.repeat_after_seconds, write=write)
         self._limits = limits
         self._clock = clock
         self._window = 0
         self._refusals: dict[str, Counter[Reason]] = {}
 
     def reconfigure(self, limits: Unusual) -> None:
-        """Go by `limits` from now on."""
+        """Use these limits from now on."""
         self._limits = limits
-        self.events.quiet_seconds = limits.quiet_seconds
+        self.events.repeat_after_seconds = limits.repeat_after_seconds
 
     def used(
         self, key_id: str, at: int, address: str, *, idle_since: int, used_before: bool, new_networks: Sequence[str]
     ) -> None:
-        """A key was let through, last at `at` (microseconds), after having been idle since its last use or its issue.
+        """A key was used, last at `at` (microseconds), and idle before that since its last use or its issue.
 
-        `new_networks` is where it was never used from before.
+        `new_networks` are those that it was never used from before.
         """
         limits, idle = self._limits, (at - idle_since) // 1_000_000
         if limits.unused_seconds is not None and idle >= limits.unused_seconds:
             before = "its last use" if used_before else "it was issued, and never before"
-            self._tell(AnomalyKind.UNUSED_KEY, (key_id, at, address), f"used {_span(idle)} after {before}")
+            self._report(AnomalyKind.UNUSED_KEY, (key_id, at, address), f"used {_span(idle)} after {before}")
         if limits.new_network and new_networks:
             detail = f"first use from {', '.join(new_networks)}"
-            self._tell(AnomalyKind.NEW_NETWORK, (key_id, at, address), detail)
+            self._report(AnomalyKind.NEW_NETWORK, (key_id, at, address), detail)
 
     def refused(self, key_id: str, at: int, address: str, *, network: str, reason: Reason, count: int) -> None:
         """`count` requests were refused, the last at `at`. `key_id` is empty where no key was recognised."""
         who, place = (key_id, at, address), network or "a Unix socket"
         if key_id and reason in _DEAD_KEYS:
-            self._tell(_DEAD_KEYS[reason], who, f"still tried, from {place}")
+            self._report(_DEAD_KEYS[reason], who, f"still tried, from {place}")
         limit = self._limits.refusals
         if limit is None or status_of(reason) not in _STATUSES:
             return
@@ -214,10 +214,10 @@ class AnomalyDetector:
         if counts.total() >= limit:
             span, most = _span(int(self._limits.refusals_seconds)), counts.most_common(1)[0][0]
             detail = f"{counts.total()} refusals within {span}, last from {place}, most of them {most}"
-            self._tell(AnomalyKind.REFUSALS, who, detail)
+            self._report(AnomalyKind.REFUSALS, who, detail)
 
     def _counted(self, subject: str) -> Counter[Reason]:
-        """Refusals of a key or a network within the span that now is."""
+        """Refusals of a key or a network in the current window."""
         window = int(self._clock() // self._limits.refusals_seconds)
         if window != self._window:
             self._window = window
@@ -229,9 +229,9 @@ class AnomalyDetector:
                 self._refusals[subject] = found
         return found
 
-    def _tell(self, kind: AnomalyKind, who: tuple[str, int, str], detail: str) -> None:
+    def _report(self, kind: AnomalyKind, who: tuple[str, int, str], detail: str) -> None:
         key_id, at, address = who
-        self.events.tell(Anomaly(kind=kind, key_id=key_id or None, at=at, address=address, detail=detail))
+        self.events.report(Anomaly(kind=kind, key_id=key_id or None, at=at, address=address, detail=detail))
 
 
 def _span(seconds: int) -> str:

@@ -1,10 +1,8 @@
-"""Port of what is stored of the use of keys. Adapters translate every foreign exception at the call that raises it."""
+"""What is stored of the use of keys, and the port that writes it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
-
-from sidecar.usage.anomalies import Anomaly
 
 HOUR: Final = 3_600_000_000
 DAY: Final = 24 * HOUR
@@ -13,7 +11,7 @@ DAY: Final = 24 * HOUR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
-    """How often a key was presented on a route with answers of one class (2 for 200 to 299)."""
+    """How often a key was presented on a route with responses of one class (2 for 200 to 299)."""
 
     key_id: str
     """Empty in a sum over keys."""
@@ -27,7 +25,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFilter:
-    """Which counts to read: of hours or days from the one that holds `since`, and that begin before `until`.
+    """Which counts to read: of the hour or day that holds `since`, and of later ones that begin before `until`.
 
     Both in microseconds.
     """
@@ -41,7 +39,7 @@ class UsageFilter:
     since: int
     until: int
     by: Literal["hour", "day"] = "hour"
-    """By the hour, what is too old to be kept by the hour stands at its day's start."""
+    """By the hour, a count too old to be kept by the hour has the start of its day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,39 +50,24 @@ class LastUse:
     address: str = ""
     agent: str = ""
     networks: tuple[str, ...] = ()
-    """Where it was used from since the last use was written before."""
+    """Networks that the key was used from since its last use was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """What was stored of a key before its newest use was written. Times in microseconds."""
+    """What was stored of a key before its newest use. Times in microseconds."""
 
     used_at: int | None
     created_at: int
     new_networks: tuple[str, ...]
-    """Those of the use that were not known; none where no network was known at all, or very many are."""
+    """Networks of the use that were not known; none where no network was known at all, or very many are."""
 
 
-class UsageStore(Protocol):
-    """Where counts of use are kept. Each call is one transaction. All raise StoreUnavailable."""
+class UsageSink(Protocol):
+    """Where uses are written. Each call is one transaction. Both raise StoreUnavailable."""
 
-    async def add_usage(self, rows: Sequence[UsageRow]) -> None:
+    async def touch(self, last_uses: Mapping[str, LastUse]) -> Mapping[str, Earlier]:
+        """Write the last use of each key id, never backwards. Returns what was stored before, for each known key."""
+
+    async def add(self, rows: Sequence[UsageRow]) -> None:
         """Add the counts of hours to those that are stored."""
-
-    async def usage(self, wanted: UsageFilter) -> Sequence[UsageRow]:
-        """In order of key, time, route and class."""
-
-    async def roll_up(self, before: int, *, most: int) -> int:
-        """Sum counts of hours before `before` by the day, at most `most` rows; how many there were."""
-
-    async def prune(self, before: int, *, most: int) -> int:
-        """Forget counts, networks and unusual events from before `before`, at most `most` of each; how many."""
-
-
-class AnomalyStore(Protocol):
-    """Where unusual events outlive a restart. Both raise StoreUnavailable."""
-
-    async def add_unusual(self, events: Sequence[Anomaly]) -> None: ...
-
-    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]:
-        """The newest first; of keys of `tenant` alone where one is given."""

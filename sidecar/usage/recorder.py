@@ -1,4 +1,4 @@
-"""What keys are used for, counted on the request's path: one step in one dict, and no more."""
+"""Uses of keys are counted during the request: one step in one dict, and no more."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -20,7 +20,7 @@ RefusedPlace = tuple[str, str, int, str, Reason]
 
 
 class UsageCounter:
-    """Requests of one place in one hour. Counted up where it is, so that a request makes no new value."""
+    """Requests of one place in one hour. Changed in place, so that a request creates no object."""
 
     __slots__ = ("agent", "at", "count")
 
@@ -33,7 +33,7 @@ class UsageCounter:
 
 
 class UsageHour:
-    """What was counted in (a part of) an hour."""
+    """Counts of an hour or a part of it."""
 
     __slots__ = ("allowed", "at", "refused")
 
@@ -47,8 +47,8 @@ class UsageHour:
 class Usage:
     """Counts until `taken` hands them over. `clock` in Unix seconds.
 
-    At most `size` places are counted apart between two calls of `taken`; requests of more are `dropped`. That takes
-    `size` different requests in the few seconds between, or a store that takes minutes to answer.
+    At most `size` places are counted between two calls of `taken`; requests of further places are `dropped`. That
+    takes `size` different requests within a few seconds, or a store that is slow for minutes.
     """
 
     def __init__(self, *, clock: Callable[[], float], size: int = 200_000) -> None:
@@ -60,40 +60,40 @@ class Usage:
         self._begin(clock())
 
     def used(self, allow: Allow, head: RequestHead, status: int, now: float) -> None:
-        """A request was let through and answered with `status` at `now` (Unix seconds)."""
+        """Count a request that was forwarded, with the status of its response at `now` (Unix seconds)."""
         principal = allow.principal
         if principal is None:
             return
         if now >= self._ends:
             self._begin(now)
         place = (principal.key.id, allow.route.name, status // 100, allow.client_address)
-        tally = self._allowed.get(place)
-        if tally is None:
+        counter = self._allowed.get(place)
+        if counter is None:
             if len(self._allowed) >= self._size:
                 self.dropped += 1
                 return
-            tally = self._allowed[place] = UsageCounter(_agent(head))
-        tally.count += 1
-        tally.at = now
+            counter = self._allowed[place] = UsageCounter(_agent(head))
+        counter.count += 1
+        counter.at = now
 
     def refused(self, deny: Deny, status: int, now: float) -> None:
-        """A request was refused."""
+        """Count a refused request."""
         if now >= self._ends:
             self._begin(now)
         key_id = deny.key.id if deny.key is not None else ""
         route = deny.route.name if deny.route is not None else NO_ROUTE
         place = (key_id, route, status // 100, deny.client_address, deny.reason)
-        tally = self._refused.get(place)
-        if tally is None:
+        counter = self._refused.get(place)
+        if counter is None:
             if len(self._refused) >= self._size:
                 self.dropped += 1
                 return
-            tally = self._refused[place] = UsageCounter(b"")
-        tally.count += 1
-        tally.at = now
+            counter = self._refused[place] = UsageCounter(b"")
+        counter.count += 1
+        counter.at = now
 
     def taken(self) -> Sequence[UsageHour]:
-        """Hand over what was counted so far; nothing is added to it any more."""
+        """Hand over the counts so far; nothing is added to them afterwards."""
         over, self._over = self._over, []
         self._begin(self._clock())
         return [hour for hour in over if hour.allowed or hour.refused]

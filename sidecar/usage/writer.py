@@ -1,4 +1,4 @@
-"""What was counted, summed up and written in batches; what could not be written waits for the next time."""
+"""Counts are summed up and written in batches; what cannot be written waits for the next round."""
 
 import asyncio
 import re
@@ -6,19 +6,19 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from sidecar.core.errors import Reason
 from sidecar.usage.anomalies import agent_text, network_of
-from sidecar.usage.ports import Earlier, LastUse, UsageRow
+from sidecar.usage.ports import Earlier, LastUse, UsageRow, UsageSink
 from sidecar.usage.recorder import UsageCounter, UsageHour
 
-# User-Agent fields as they are kept and shown: some clients put their key there.
+# User-Agent fields are stored and shown without keys: some clients put their key there.
 
 
 HIDDEN: Final = "[redacted]"
 _LIKE_A_KEY: Final = r"[0-9A-Za-z]{22,}"
-"""128 random bits, as `looks_secret` tells them: no program's name or version is so long without a mark in it."""
+"""128 random bits, as `looks_secret` recognises them: no name or version of a program is so long in one piece."""
 _AFTER_A_PREFIX: Final = r"[^\s;,()\"']{16,}"
 """Also of keys made elsewhere, which may hold any characters."""
 
@@ -36,28 +36,20 @@ class UserAgents:
         self._keys = re.compile(begun + _LIKE_A_KEY)
 
     def text(self, agent: bytes) -> str:
-        """Printable ASCII, cut, and without what may be a key."""
+        """Printable ASCII, cut, and with what may be a key removed."""
         return self._keys.sub(HIDDEN, agent_text(agent))
 
 
 _BATCH: Final = 1_000
-"""Rows written in one transaction, so that nobody waits long for the write lock."""
+"""Rows of one transaction, so that no other writer waits long."""
 _AT_ONCE: Final = 500
-"""Summed up between two turns of the loop: about a millisecond."""
+"""Counters summed up between two turns of the loop: about a millisecond."""
 _NETWORKS: Final = 16
-"""Of one key that wait, or that are remembered as written; more than these are told at the next sample only."""
+"""Of one key: most that wait, and most that are remembered as written. More are reported at the next sample."""
 
 _Count = tuple[str, int, str, int]
 """Key id, hour, route, class."""
 P = TypeVar("P")
-
-
-class UsageSink(Protocol):
-    """What is written to: these of KeyRegistry and of UsageStore."""
-
-    async def touch(self, last_uses: Mapping[str, LastUse]) -> Mapping[str, Earlier]: ...
-
-    async def add_usage(self, rows: Sequence[UsageRow]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +98,9 @@ class _Waiting:
 class UsageWriter:
     """Counts and last uses on their way into the store; a key's last use at most once in `sample_seconds`.
 
-    A network that a key was not seen in lately is written at once. `clock` in Unix seconds. At most `size` keys' uses
-    and `size` counts wait: past it, the uses waiting longest are forgotten, and new counts are `dropped`, which happens
-    only where the store has been out of reach for as many.
+    A network that is new for a key is written at once. `clock` in Unix seconds. At most `size` keys' uses and `size`
+    counts wait: past that, the uses that wait longest are forgotten and new counts are `dropped`, which happens only
+    where the store is out of reach for so many.
     """
 
     def __init__(self, *, clock: Callable[[], float], sample_seconds: float = 60, size: int = 100_000) -> None:
@@ -122,49 +114,49 @@ class UsageWriter:
         self._written: OrderedDict[str, tuple[int, tuple[str, ...]]] = OrderedDict()
 
     async def sum_up(self, hours: Sequence[UsageHour]) -> Sequence[RefusalCount]:
-        """Take over what was counted. The refusals in it, which need no store."""
+        """Take over what was counted. Returns its refusals, which are not stored."""
         networks: dict[str, str] = {}
         for hour in hours:
-            async for place, tally in _in_turns(hour.allowed):
+            async for place, counter in _in_turns(hour.allowed):
                 key_id, route, status_class, address = place
-                self._count((key_id, hour.at, route, status_class), tally.count)
-                self._use(key_id, tally, address, _network(address, networks))
+                self._count((key_id, hour.at, route, status_class), counter.count)
+                self._use(key_id, counter, address, _network(address, networks))
         refused = []
         for hour in hours:
-            async for (key_id, route, status_class, address, reason), tally in _in_turns(hour.refused):
+            async for (key_id, route, status_class, address, reason), counter in _in_turns(hour.refused):
                 if key_id:
-                    self._count((key_id, hour.at, route, status_class), tally.count)
+                    self._count((key_id, hour.at, route, status_class), counter.count)
                 network = _network(address, networks)
-                at = int(tally.at * 1_000_000)
+                at = int(counter.at * 1_000_000)
                 refused.append(
                     RefusalCount(
-                        key_id=key_id, network=network, address=address, reason=reason, count=tally.count, at=at
+                        key_id=key_id, network=network, address=address, reason=reason, count=counter.count, at=at
                     )
                 )
         return refused
 
-    async def write(self, store: UsageSink, tell: Callable[[KeyUsed], None], *, everything: bool = False) -> None:
-        """Write what waits: every count, and of last uses those that are due or (at the end of the process) all.
+    async def write(self, sink: UsageSink, report: Callable[[KeyUsed], None], *, everything: bool = False) -> None:
+        """Write what waits: every count, and the last uses that are due or, at the end of the process, all.
 
-        `tell` hears of each last use that has been written.
-        Raises StoreUnavailable; what was not written then is kept for the next call.
+        `report` is called with each last use that was written.
+        Raises StoreUnavailable; the rest is kept for the next call.
         """
         while batch := dict(islice(self._counts.items(), _BATCH)):
-            await store.add_usage([_row(place, count) for place, count in batch.items()])
+            await sink.add([_row(place, count) for place, count in batch.items()])
             for place in batch:
                 del self._counts[place]
-        await self._write_uses(store, tell, everything=everything)
+        await self._write_uses(sink, report, everything=everything)
 
-    async def _write_uses(self, store: UsageSink, tell: Callable[[KeyUsed], None], *, everything: bool) -> None:
+    async def _write_uses(self, sink: UsageSink, report: Callable[[KeyUsed], None], *, everything: bool) -> None:
         now = int(self._clock() * 1_000_000)
         due = [key_id for key_id, use in self._waiting.items() if everything or self._is_due(key_id, use, now)]
         for start in range(0, len(due), _BATCH):
             uses = {key_id: self._waiting[key_id].last_use(self.agents) for key_id in due[start : start + _BATCH]}
-            earlier = await store.touch(uses)
+            earlier = await sink.touch(uses)
             for key_id, use in uses.items():
                 self._settle(key_id, use, now)
             for key_id, found in earlier.items():
-                tell(KeyUsed(key_id=key_id, use=uses[key_id], earlier=found))
+                report(KeyUsed(key_id=key_id, use=uses[key_id], earlier=found))
 
     def _count(self, place: _Count, count: int) -> None:
         counts = self._counts
@@ -175,13 +167,13 @@ class UsageWriter:
         else:
             self.dropped += count
 
-    def _use(self, key_id: str, tally: UsageCounter, address: str, network: str) -> None:
+    def _use(self, key_id: str, counter: UsageCounter, address: str, network: str) -> None:
         waiting = self._waiting.get(key_id)
         if waiting is None:
             waiting = self._waiting[key_id] = _Waiting()
             if len(self._waiting) > self._size:
                 del self._waiting[next(iter(self._waiting))]
-        waiting.now(int(tally.at * 1_000_000), address, tally.agent)
+        waiting.now(int(counter.at * 1_000_000), address, counter.agent)
         if network and len(waiting.networks) < _NETWORKS:
             waiting.networks[network] = None
 
@@ -203,8 +195,8 @@ class UsageWriter:
         del self._waiting[key_id]
 
 
-async def _in_turns(tallies: Mapping[P, UsageCounter]) -> AsyncIterator[tuple[P, UsageCounter]]:
-    for number, entry in enumerate(tallies.items(), start=1):
+async def _in_turns(counters: Mapping[P, UsageCounter]) -> AsyncIterator[tuple[P, UsageCounter]]:
+    for number, entry in enumerate(counters.items(), start=1):
         yield entry
         if not number % _AT_ONCE:
             await asyncio.sleep(0)

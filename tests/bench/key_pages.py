@@ -22,7 +22,7 @@ from sidecar.core.model import KeyStatus
 from sidecar.keys.ports import AuditFilter, KeyFilter
 from sidecar.keys.records import row_of
 from sidecar.store.keys import INSERT_KEY
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import NOW_US, a_key, digest_of, ignore
 
 _KEYS = 1_000_000
@@ -66,7 +66,7 @@ KINDS: dict[str, KeyFilter] = {
 async def main(folder: str) -> None:
     path = str(Path(folder) / "million.db")
     store = await SqliteStore.open(path, create=True, clock=time.time, timings=ignore)
-    if not await store.list(KeyFilter(limit=1)):
+    if not await store.keys.list(KeyFilter(limit=1)):
         started = time.perf_counter()
         _fill(path)
         seconds = time.perf_counter() - started
@@ -76,7 +76,7 @@ async def main(folder: str) -> None:
         page, times = await _timed(store, wanted)
         print(f"{kind:40}{len(page):8}{statistics.median(times):10.1f}{max(times):10.1f}")
     started = time.perf_counter()
-    await store.audit(AuditFilter(limit=_PAGE))
+    await store.audit.rows(AuditFilter(limit=_PAGE))
     print(f"audit page: {(time.perf_counter() - started) * 1000:.1f} ms")
     await store.close()
 
@@ -85,7 +85,7 @@ async def _timed(store: SqliteStore, wanted: KeyFilter) -> tuple[Any, list[float
     times = []
     for _ in range(_TIMES):
         started = time.perf_counter()
-        page = await store.list(replace(wanted, limit=_PAGE))
+        page = await store.keys.list(replace(wanted, limit=_PAGE))
         times.append((time.perf_counter() - started) * 1000)
     return page, times
 

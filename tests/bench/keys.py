@@ -13,7 +13,7 @@ from typing import Any
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.model import ApiKey
 from sidecar.keys.records import COLUMNS, row_of
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 
 PREFIX = "hv_live_"
 SCOPES = ("items:read", "items:write")

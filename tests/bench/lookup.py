@@ -20,7 +20,7 @@ from typing import Any
 from sidecar.core.model import ApiKey
 from sidecar.keys.cache import MISS, KeyCache
 from sidecar.keys.records import COLUMNS, row_of
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import digest_of, ignore
 
 _SIZES = (1_000, 1_000_000)
@@ -43,15 +43,15 @@ async def _measure(path: str, size: int) -> dict[str, float]:
     costs = {
         "find, stored": await _find(store, known),
         "find, unknown": await _find(store, [f"stranger {number}" for number in range(_LOOKUPS)]),
-        "generation": _each(_PEEKS, store.generation),
+        "generation": _each(_PEEKS, store.keys.generation),
     }
-    cache = KeyCache(store, size=1_000)
+    cache = KeyCache(store.keys, size=1_000)
     digest = digest_of(known[0])
     assert await cache.find(digest, lambda: {digest: "sha256"})
     assert cache.peek(digest) is not MISS
     costs["cache hit in all"] = _each(_PEEKS, lambda: cache.peek(digest))
     started = time.perf_counter()
-    await store.counts()
+    await store.statistics.counts()
     print(f"{size:,} keys: counting them took {time.perf_counter() - started:.3f} s")
     await store.close()
     return costs
@@ -60,7 +60,7 @@ async def _measure(path: str, size: int) -> dict[str, float]:
 async def _find(store: SqliteStore, texts: list[str]) -> float:
     started = time.perf_counter()
     for text in texts:
-        await store.find({digest_of(text): "sha256"})
+        await store.keys.find({digest_of(text): "sha256"})
     return (time.perf_counter() - started) / len(texts) * 1e6
 
 

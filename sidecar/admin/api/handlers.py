@@ -118,7 +118,7 @@ async def overview(service: AdminService, _: Call) -> Reply:
     for row in await service.usage(None, UsageFilter(since=service.now - DAY, until=service.now)):
         requests[f"{row.status_class}xx"] += row.count
     due = tuple(
-        DueOut(key=key_out(one.key, service.now), why=one.why, at=rfc3339(one.at)) for one in await service.due()
+        DueOut(key=key_out(one.key, service.now), why=one.why, at=rfc3339(one.at)) for one in await service.upcoming()
     )
     unusual = tuple(
         AnomalyOut(

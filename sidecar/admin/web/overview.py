@@ -100,7 +100,7 @@ async def _due(service: AdminService) -> tuple[DueRow, ...]:
             moment=moment(one.at, service.now),
             last_used=moment_or_none(one.key.last_used_at, service.now),
         )
-        for one in await service.due()
+        for one in await service.upcoming()
     )
 
 

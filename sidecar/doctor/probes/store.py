@@ -1,18 +1,19 @@
-"""The key store, looked at without a change and timed through its own ports."""
+"""The key store, inspected without a change and timed through its own parts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from statistics import median
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.config.fields import sqlite_path
 from sidecar.core.apikey import PLAIN
 from sidecar.doctor.facts import Latency, StoreSeen, Unknown
-from sidecar.keys.ports import AuditState, AuditTrail, KeyReader, StoreUnavailable
-from sidecar.store.inspect import StoreReport, lock_seconds, look
+from sidecar.keys.ports import AuditState, StoreUnavailable
+from sidecar.store.sqlite.inspect import StoreReport, inspect, lock_seconds
+from sidecar.store.store import Store
 
 TRIES: Final = 20
 QUICK_ROWS: Final = 100_000
@@ -20,11 +21,7 @@ QUICK_ROWS: Final = 100_000
 _UNKNOWN: Final = {bytes(32): PLAIN}
 
 
-class OpenStore(KeyReader, AuditTrail, Protocol):
-    """What is asked of a store."""
-
-
-Opener = Callable[[str], AbstractAsyncContextManager[OpenStore]]
+Opener = Callable[[str], AbstractAsyncContextManager[Store]]
 
 
 async def store_seen(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreSeen | Unknown:
@@ -34,7 +31,7 @@ async def store_seen(config: Config, now: float, open_store: Opener, *, deep: bo
     path = sqlite_path(config.store)
     age = config.keys.max_age_seconds
     try:
-        found = await asyncio.to_thread(look, path, now=int(now * 1_000_000), max_age_seconds=age)
+        found = await asyncio.to_thread(inspect, path, now=int(now * 1_000_000), max_age_seconds=age)
     except StoreUnavailable as error:
         return Unknown(reason=str(error))
     if found.version != found.newest_version or found.journal != "wal":
@@ -54,15 +51,15 @@ async def _opened(url: str, path: str, found: StoreReport, open_store: Opener, *
         return StoreSeen(look=found, latencies=(), audit=audit, trouble=str(error))
 
 
-async def _latencies(store: OpenStore, path: str) -> tuple[Latency, ...]:
+async def _latencies(store: Store, path: str) -> tuple[Latency, ...]:
     async def generation() -> float:
         started = perf_counter()
-        store.generation()
+        store.keys.generation()
         return perf_counter() - started
 
     async def find() -> float:
         started = perf_counter()
-        await store.find(_UNKNOWN)
+        await store.keys.find(_UNKNOWN)
         return perf_counter() - started
 
     async def lock() -> float:
@@ -80,7 +77,7 @@ async def _timed(operation: str, once: Callable[[], Awaitable[float]]) -> Latenc
     return Latency(operation=operation, median=median(taken), slowest=max(taken))
 
 
-async def _audit(store: OpenStore, rows: int, *, deep: bool) -> AuditState | Unknown:
+async def _audit(store: Store, rows: int, *, deep: bool) -> AuditState | Unknown:
     if rows > QUICK_ROWS and not deep:
         return Unknown(reason=f"{rows:,} rows take a while: give --deep")
-    return await store.verify_audit()
+    return await store.audit.verify()

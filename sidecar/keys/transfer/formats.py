@@ -4,9 +4,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Literal, Protocol
+from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
 
@@ -95,9 +95,9 @@ class KeyFile:
                 yield _entry_of(line, self._number)
 
     def _csv_rows(self) -> Iterator[Entry | BadLine]:
-        rows = csv.reader((line.decode("utf-8", "surrogateescape") for line in self._lines()), strict=True)
+        lines = (line.decode("utf-8", "surrogateescape") for line in self._lines())
         heading: Sequence[str] | None = None
-        for line, row in _numbered(rows):
+        for line, row in _numbered(lines):
             if self._overlong:
                 yield from map(_too_long, self._overlong)
                 self._overlong.clear()
@@ -169,14 +169,6 @@ def _read_thoroughly(line: bytes, number: int) -> Entry | BadLine:
     return Entry(line=number, fields=found)
 
 
-class _Rows(Protocol):
-    """A CSV reader."""
-
-    line_num: int
-
-    def __next__(self) -> list[str]: ...
-
-
 class _TwiceError(Exception):
     def __init__(self, name: str) -> None:
         self.name = name
@@ -195,8 +187,9 @@ def _told(name: str) -> str:
     return repr(name) if _NAME.fullmatch(name) else "(not shown: no name)"
 
 
-def _numbered(rows: "_Rows") -> Iterator[tuple[int, list[str] | BadLine]]:
-    """Rows with the lines that they begin in."""
+def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | BadLine]]:
+    """Rows of CSV with the lines that they begin in."""
+    rows = csv.reader(lines, strict=True)
     while True:
         line = rows.line_num + 1
         try:

@@ -22,10 +22,10 @@ async def main():
     while True:
         text = f"{sys.argv[2]}-{number}"
         key = a_key(text, id=f"key_{text}")
-        await store.add([key], actor=ANN)
+        await store.keys.add([key], actor=ANN)
         print("added", text, flush=True)
         if number % 3 == 0:
-            await set_status(store, key.id, KeyStatus.DISABLED)
+            await set_status(store.keys, key.id, KeyStatus.DISABLED)
             print("disabled", text, flush=True)
         number += 1
 
@@ -56,12 +56,12 @@ async def test_killed_writers_lose_no_acknowledged_change_and_leave_a_whole_audi
     assert len(acknowledged) >= sum(3 + 5 * turn for turn in range(_KILLS))
     store = await open_store(path, create=False)
     for verb, text in acknowledged:
-        key = await store.find({digest_of(text): "sha256"})
+        key = await store.keys.find({digest_of(text): "sha256"})
         assert key is not None, text
         assert verb == "added" or key.status.value == "disabled", text
-    state = await store.verify_audit()
+    state = await store.audit.verify()
     assert state.problem is None
     assert state.rows >= len(acknowledged)
-    changes = {(row.action, row.key_id) for row in await store.audit(AuditFilter(limit=state.rows))}
+    changes = {(row.action, row.key_id) for row in await store.audit.rows(AuditFilter(limit=state.rows))}
     assert {(_ACTIONS[verb], f"key_{text}") for verb, text in acknowledged} <= changes
     await store.close()

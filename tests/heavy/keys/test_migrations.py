@@ -8,12 +8,12 @@ import pytest
 
 from sidecar.core.model import KeyStatus
 from sidecar.keys.ports import KeyFilter, StoreUnavailable
-from sidecar.store.schema import MIGRATIONS
+from sidecar.store.sqlite.schema import MIGRATIONS
 from tests.unit.keys.making import ANN, a_key, open_store, set_status
 
 _KILLED_AT_EACH_STEP = """
 import os, signal, sqlite3, sys
-from sidecar.store.schema import migrate
+from sidecar.store.sqlite.schema import migrate
 
 class Mortal(sqlite3.Connection):
     left = int(sys.argv[2])
@@ -45,8 +45,8 @@ async def test_a_migration_killed_at_any_step_is_completed_by_the_next_start(tmp
         with closing(sqlite3.connect(path)) as connection:
             left.append(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
         store = await open_store(path)
-        await store.add([a_key()], actor=ANN)
-        assert len(await store.list(KeyFilter())) == 1
+        await store.keys.add([a_key()], actor=ANN)
+        assert len(await store.keys.list(KeyFilter())) == 1
         await store.close()
     assert len(left) > sum(map(len, MIGRATIONS))
     assert len(set(left)) == 1 + len(MIGRATIONS)
@@ -63,7 +63,7 @@ async def test_an_empty_store_is_refused_unless_one_may_be_made(tmp_path: Path) 
 
 async def test_two_processes_can_make_one_store(tmp_path: Path) -> None:
     path = str(tmp_path / "keys.db")
-    code = "import sys; from sidecar.store.connection import prepare; prepare(sys.argv[1], create=True)"
+    code = "import sys; from sidecar.store.sqlite.connection import prepare; prepare(sys.argv[1], create=True)"
     makers = [subprocess.Popen([sys.executable, "-c", code, path]) for _ in range(4)]
     assert [maker.wait() for maker in makers] == [0] * 4
     await (await open_store(path, create=False)).close()
@@ -102,12 +102,12 @@ async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "keys.db")
     first = await open_store(path)
     key = a_key()
-    await first.add([key], actor=ANN)
-    generation = first.generation()
+    await first.keys.add([key], actor=ANN)
+    generation = first.keys.generation()
     await first.close()
     second = await open_store(path, create=False)
-    assert second.generation() == generation
-    assert await second.list(KeyFilter()) == [key]
+    assert second.keys.generation() == generation
+    assert await second.keys.list(KeyFilter()) == [key]
     await second.close()
 
 
@@ -123,11 +123,11 @@ async def test_a_store_of_the_first_schema_keeps_its_keys_and_they_are_searched(
     changed(path, "CREATE TABLE schema_version AS SELECT 1 AS version")
     changed(path, _OLD_KEY)
     store = await open_store(path, create=False)
-    [key] = await store.list(KeyFilter(search="night", tenant="acme"))
+    [key] = await store.keys.list(KeyFilter(search="night", tenant="acme"))
     assert (key.id, key.scopes, key.metadata, key.created_at) == ("key_1", ("a",), {"user_id": "7"}, 5)
     assert (key.expires_at, key.last_used_at, key.last_used_address) == (9, 7, None)
-    assert await store.find({bytes(32): "sha256"}) == key
-    before = store.generation()
-    await set_status(store, "key_1", KeyStatus.DISABLED)
-    assert store.generation() != before
+    assert await store.keys.find({bytes(32): "sha256"}) == key
+    before = store.keys.generation()
+    await set_status(store.keys, "key_1", KeyStatus.DISABLED)
+    assert store.keys.generation() != before
     await store.close()

@@ -23,7 +23,7 @@ from sidecar.doctor.facts import (
 from sidecar.doctor.report import Finding
 from sidecar.doctor.run import judged
 from sidecar.keys.ports import AuditState
-from sidecar.store.inspect import StoreReport
+from sidecar.store.sqlite.inspect import StoreReport
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

@@ -64,11 +64,11 @@ async def test_a_request_without_an_id_gets_one(world: World) -> None:
 async def test_a_revocation_counts_on_the_next_request(world: World) -> None:
     text, key = await world.issue("read")
     await world.allows("GET", "/items/1", key=text)
-    await set_status(world.store, key.id, KeyStatus.DISABLED, at=1)
+    await set_status(world.store.keys, key.id, KeyStatus.DISABLED, at=1)
     assert (await world.denies("GET", "/items/1", key=text)).reason is Reason.DISABLED_KEY
-    await set_status(world.store, key.id, KeyStatus.ACTIVE, at=2)
+    await set_status(world.store.keys, key.id, KeyStatus.ACTIVE, at=2)
     await world.allows("GET", "/items/1", key=text)
-    await set_status(world.store, key.id, KeyStatus.REVOKED, at=3)
+    await set_status(world.store.keys, key.id, KeyStatus.REVOKED, at=3)
     denied = await world.denies("GET", "/items/1", key=text)
     assert denied.reason is Reason.REVOKED_KEY
     assert denied.key is not None

@@ -28,7 +28,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 async def stored(world: World, text: str) -> None:
     key = a_key(digest=sha256(text.encode()).digest(), scopes=("read",))
-    await world.store.add([key], actor=Actor(name="tests"))
+    await world.store.keys.add([key], actor=Actor(name="tests"))
 
 
 async def test_a_key_made_elsewhere_is_taken(world: World) -> None:

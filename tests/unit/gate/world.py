@@ -14,7 +14,7 @@ from sidecar.gate.compile import responses
 from sidecar.gate.gate import Gate
 from sidecar.keys.cache import KeyCache
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, Clock, a_key, open_store
 
 CONFIG = """\
@@ -64,7 +64,7 @@ class World:
         digest, algorithm = self.hasher.for_new(text)
         environment = changes.pop("environment", prefix.split("_")[1])
         key = a_key(text, digest=digest, algorithm=algorithm, scopes=scopes, environment=environment, **changes)
-        await self.store.add([key], actor=ANN)
+        await self.store.keys.add([key], actor=ANN)
         return text, key
 
     async def decide(
@@ -100,7 +100,7 @@ async def make_world(folder: Path, config: str = CONFIG) -> World:
     settings = load(str(file), environ={})
     gate = Gate(
         settings,
-        KeyCache(store, size=100),
+        KeyCache(store.keys, size=100),
         MemoryLimiter(),
         hasher=hasher,
         clock=clock,

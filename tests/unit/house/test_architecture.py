@@ -36,7 +36,7 @@ OWNERS = {
     "yaml": {"config"},
     "msgspec": {"config", "core", "keys", "limiter", "telemetry", "usage", "store", "admin"},
     "aiosqlite": {"store"},
-    "sqlite3": {"store", "keys"},
+    "sqlite3": {"store"},
     "prometheus_client": {"telemetry", "usage", "runtime"},
     "aiohttp": {"http", "proxy", "forward_auth", "ops", "admin", "runtime", "cli"},
     "jinja2": {"admin"},

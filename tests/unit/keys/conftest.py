@@ -11,7 +11,7 @@ from sidecar.core.model import ApiKey
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.validation import KeyRules
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, Clock, Timings, a_key, open_store
 
 
@@ -41,7 +41,7 @@ async def store(path: str, clock: Clock, timings: Timings) -> AsyncIterator[Sqli
 async def key(store: SqliteStore) -> ApiKey:
     """One that is stored."""
     made = a_key()
-    await store.add([made], actor=ANN)
+    await store.keys.add([made], actor=ANN)
     return made
 
 
@@ -60,4 +60,4 @@ def rules() -> KeyRules:
 
 @pytest.fixture
 def lifecycle(store: SqliteStore, clock: Clock) -> Lifecycle:
-    return Lifecycle(store, Hasher(), clock=clock, randbelow=secrets.randbelow)
+    return Lifecycle(store.keys, Hasher(), clock=clock, randbelow=secrets.randbelow)

@@ -3,17 +3,34 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.ports import KeyConflict, KeyFilter, KeyStore
+from sidecar.keys.ports import KeyConflict, KeyFilter, KeyReader, KeyRegistry
+from sidecar.usage.ports import UsageSink
 from tests.unit.keys.making import ANN, BOB, NOW_US, a_key, digest_of, set_status, used_at
 
 
+class Keys(KeyReader, KeyRegistry, Protocol):
+    """Both ports, and pages of keys."""
+
+    async def list(self, wanted: KeyFilter) -> Sequence[ApiKey]: ...
+
+
+class Parts(Protocol):
+    """The parts of a store that the contract is about, by their ports."""
+
+    @property
+    def keys(self) -> Keys: ...
+
+    @property
+    def usage(self) -> UsageSink: ...
+
+
 class ReaderContract:
-    async def test_a_key_is_found_by_its_digest_with_everything_that_was_stored(self, store: KeyStore) -> None:
+    async def test_a_key_is_found_by_its_digest_with_everything_that_was_stored(self, store: Parts) -> None:
         key = a_key(
             "s1",
             tenant="acme",
@@ -26,126 +43,126 @@ class ReaderContract:
             replaces="key_0",
             last_used_at=3,
         )
-        await store.add([key], actor=ANN)
-        assert await store.find({digest_of("s1"): "sha256"}) == key
+        await store.keys.add([key], actor=ANN)
+        assert await store.keys.find({digest_of("s1"): "sha256"}) == key
 
-    async def test_a_digest_that_nobody_stored_is_none(self, store: KeyStore) -> None:
-        await store.add([a_key("s1")], actor=ANN)
-        assert await store.find({digest_of("s2"): "sha256"}) is None
+    async def test_a_digest_that_nobody_stored_is_none(self, store: Parts) -> None:
+        await store.keys.add([a_key("s1")], actor=ANN)
+        assert await store.keys.find({digest_of("s2"): "sha256"}) is None
 
-    async def test_one_of_several_candidates_is_found(self, store: KeyStore) -> None:
+    async def test_one_of_several_candidates_is_found(self, store: Parts) -> None:
         key = a_key("s1", algorithm="hmac-sha256:ab12cd34")
-        await store.add([key], actor=ANN)
+        await store.keys.add([key], actor=ANN)
         candidates = {digest_of("s2"): "hmac-sha256:00000000", digest_of("s1"): "hmac-sha256:ab12cd34"}
-        assert await store.find(candidates) == key
+        assert await store.keys.find(candidates) == key
 
-    async def test_a_digest_stored_under_another_algorithm_is_none(self, store: KeyStore) -> None:
-        await store.add([a_key("s1", algorithm="hmac-sha256:ab12cd34")], actor=ANN)
-        assert await store.find({digest_of("s1"): "sha256"}) is None
+    async def test_a_digest_stored_under_another_algorithm_is_none(self, store: Parts) -> None:
+        await store.keys.add([a_key("s1", algorithm="hmac-sha256:ab12cd34")], actor=ANN)
+        assert await store.keys.find({digest_of("s1"): "sha256"}) is None
 
-    async def test_disabled_and_revoked_keys_are_found_too(self, store: KeyStore) -> None:
+    async def test_disabled_and_revoked_keys_are_found_too(self, store: Parts) -> None:
         key = a_key("s1")
-        await store.add([key], actor=ANN)
-        await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US)
-        found = await store.find({digest_of("s1"): "sha256"})
+        await store.keys.add([key], actor=ANN)
+        await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US)
+        found = await store.keys.find({digest_of("s1"): "sha256"})
         assert found is not None
         assert found.status is KeyStatus.REVOKED
 
-    async def test_the_generation_stands_while_nothing_changes(self, store: KeyStore) -> None:
-        await store.add([a_key("s1")], actor=ANN)
-        before = store.generation()
-        await store.find({digest_of("s1"): "sha256"})
-        assert store.generation() == before
+    async def test_the_generation_stands_while_nothing_changes(self, store: Parts) -> None:
+        await store.keys.add([a_key("s1")], actor=ANN)
+        before = store.keys.generation()
+        await store.keys.find({digest_of("s1"): "sha256"})
+        assert store.keys.generation() == before
 
-    async def test_the_generation_changes_with_every_change_of_a_key(self, store: KeyStore) -> None:
-        seen = {store.generation()}
+    async def test_the_generation_changes_with_every_change_of_a_key(self, store: Parts) -> None:
+        seen = {store.keys.generation()}
         key = a_key()
-        await store.add([key], actor=ANN)
-        seen.add(store.generation())
+        await store.keys.add([key], actor=ANN)
+        seen.add(store.keys.generation())
         for status in (KeyStatus.DISABLED, KeyStatus.ACTIVE, KeyStatus.REVOKED):
-            await set_status(store, key.id, status, at=NOW_US)
-            seen.add(store.generation())
+            await set_status(store.keys, key.id, status, at=NOW_US)
+            seen.add(store.keys.generation())
         assert len(seen) == 5
 
-    async def test_use_of_a_key_does_not_change_the_generation(self, store: KeyStore) -> None:
+    async def test_use_of_a_key_does_not_change_the_generation(self, store: Parts) -> None:
         key = a_key()
-        await store.add([key], actor=ANN)
-        before = store.generation()
-        await store.touch({key.id: used_at(NOW_US)})
-        assert store.generation() == before
+        await store.keys.add([key], actor=ANN)
+        before = store.keys.generation()
+        await store.usage.touch({key.id: used_at(NOW_US)})
+        assert store.keys.generation() == before
 
 
 class RegistryContract:
-    async def test_an_id_is_taken_once(self, store: KeyStore) -> None:
+    async def test_an_id_is_taken_once(self, store: Parts) -> None:
         key = a_key("s1")
-        await store.add([key], actor=ANN)
+        await store.keys.add([key], actor=ANN)
         with pytest.raises(KeyConflict):
-            await store.add([replace(key, digest=digest_of("s2"))], actor=ANN)
-        assert await store.list(KeyFilter()) == [key]
+            await store.keys.add([replace(key, digest=digest_of("s2"))], actor=ANN)
+        assert await store.keys.list(KeyFilter()) == [key]
 
-    async def test_a_digest_is_taken_once(self, store: KeyStore) -> None:
-        await store.add([a_key("s1")], actor=ANN)
+    async def test_a_digest_is_taken_once(self, store: Parts) -> None:
+        await store.keys.add([a_key("s1")], actor=ANN)
         with pytest.raises(KeyConflict):
-            await store.add([a_key("s1")], actor=ANN)
+            await store.keys.add([a_key("s1")], actor=ANN)
 
-    async def test_get_takes_an_id_or_a_stored_prefix(self, store: KeyStore) -> None:
+    async def test_get_takes_an_id_or_a_stored_prefix(self, store: Parts) -> None:
         key = a_key(prefix="hv_live_abcd")
-        await store.add([key], actor=ANN)
-        assert await store.get(key.id) == key
-        assert await store.get("hv_live_abcd") == key
-        assert await store.get("hv_live_") is None
-        assert await store.get("schlüssel\ud800") is None
+        await store.keys.add([key], actor=ANN)
+        assert await store.keys.get(key.id) == key
+        assert await store.keys.get("hv_live_abcd") == key
+        assert await store.keys.get("hv_live_") is None
+        assert await store.keys.get("schlüssel\ud800") is None
 
-    async def test_a_prefix_that_several_keys_share_is_a_conflict_that_names_them(self, store: KeyStore) -> None:
+    async def test_a_prefix_that_several_keys_share_is_a_conflict_that_names_them(self, store: Parts) -> None:
         twins = [a_key(prefix="hv_live_abcd"), a_key(prefix="hv_live_abcd")]
         for key in twins:
-            await store.add([key], actor=ANN)
+            await store.keys.add([key], actor=ANN)
         with pytest.raises(KeyConflict, match=twins[0].id):
-            await store.get("hv_live_abcd")
+            await store.keys.get("hv_live_abcd")
 
-    async def test_list_shows_the_newest_first_and_comes_in_pages(self, store: KeyStore) -> None:
+    async def test_list_shows_the_newest_first_and_comes_in_pages(self, store: Parts) -> None:
         keys = [a_key() for _ in range(5)]
         for key in reversed(keys):
-            await store.add([key], actor=ANN)
-        assert await store.list(KeyFilter()) == keys
-        assert await store.list(KeyFilter(limit=2)) == keys[:2]
-        assert await store.list(KeyFilter(after=keys[1].id, limit=2)) == keys[2:4]
+            await store.keys.add([key], actor=ANN)
+        assert await store.keys.list(KeyFilter()) == keys
+        assert await store.keys.list(KeyFilter(limit=2)) == keys[:2]
+        assert await store.keys.list(KeyFilter(after=keys[1].id, limit=2)) == keys[2:4]
 
-    async def test_list_filters_by_tenant_environment_and_status(self, store: KeyStore) -> None:
+    async def test_list_filters_by_tenant_environment_and_status(self, store: Parts) -> None:
         acme = a_key(tenant="acme", environment="live")
         acme_test = a_key(tenant="acme", environment="test")
         other = a_key(tenant="other", environment="test")
         for key in (acme, acme_test, other):
-            await store.add([key], actor=ANN)
-        disabled = await set_status(store, other.id, KeyStatus.DISABLED, at=NOW_US)
-        assert await store.list(KeyFilter(tenant="acme")) == [acme_test, acme]
-        assert await store.list(KeyFilter(environment="test")) == [disabled, acme_test]
-        assert await store.list(KeyFilter(effective_status="disabled")) == [disabled]
-        assert await store.list(KeyFilter(tenant="acme", environment="test")) == [acme_test]
-        assert await store.list(KeyFilter(tenant="' OR 1=1 --")) == []
+            await store.keys.add([key], actor=ANN)
+        disabled = await set_status(store.keys, other.id, KeyStatus.DISABLED, at=NOW_US)
+        assert await store.keys.list(KeyFilter(tenant="acme")) == [acme_test, acme]
+        assert await store.keys.list(KeyFilter(environment="test")) == [disabled, acme_test]
+        assert await store.keys.list(KeyFilter(effective_status="disabled")) == [disabled]
+        assert await store.keys.list(KeyFilter(tenant="acme", environment="test")) == [acme_test]
+        assert await store.keys.list(KeyFilter(tenant="' OR 1=1 --")) == []
 
-    async def test_list_filters_by_what_became_of_a_key(self, store: KeyStore) -> None:
+    async def test_list_filters_by_what_became_of_a_key(self, store: Parts) -> None:
         active, expired = a_key(expires_at=NOW_US + 1), a_key(tenant="acme", expires_at=NOW_US)
         retired, both = a_key(tenant="acme", retires_at=NOW_US), a_key(retires_at=NOW_US, expires_at=NOW_US)
         refused = a_key(expires_at=NOW_US)
-        await store.add([active, expired, retired, both, refused], actor=ANN)
-        revoked = await set_status(store, refused.id, KeyStatus.REVOKED)
-        assert await store.list(KeyFilter(effective_status="active")) == [active]
-        assert await store.list(KeyFilter(effective_status="expired")) == [both, expired]
-        assert await store.list(KeyFilter(effective_status="expired", limit=1)) == [both]
-        assert await store.list(KeyFilter(effective_status="expired", after=both.id)) == [expired]
-        assert await store.list(KeyFilter(effective_status="retired")) == [retired]
-        assert await store.list(KeyFilter(effective_status="revoked")) == [revoked]
-        assert await store.list(KeyFilter(effective_status="expired", tenant="acme")) == [expired]
-        assert await store.list(KeyFilter(effective_status="retired", search="key")) == [retired]
+        await store.keys.add([active, expired, retired, both, refused], actor=ANN)
+        revoked = await set_status(store.keys, refused.id, KeyStatus.REVOKED)
+        assert await store.keys.list(KeyFilter(effective_status="active")) == [active]
+        assert await store.keys.list(KeyFilter(effective_status="expired")) == [both, expired]
+        assert await store.keys.list(KeyFilter(effective_status="expired", limit=1)) == [both]
+        assert await store.keys.list(KeyFilter(effective_status="expired", after=both.id)) == [expired]
+        assert await store.keys.list(KeyFilter(effective_status="retired")) == [retired]
+        assert await store.keys.list(KeyFilter(effective_status="revoked")) == [revoked]
+        assert await store.keys.list(KeyFilter(effective_status="expired", tenant="acme")) == [expired]
+        assert await store.keys.list(KeyFilter(effective_status="retired", search="key")) == [retired]
 
-    async def test_search_finds_words_and_what_begins_an_id_or_prefix(self, store: KeyStore) -> None:
+    async def test_search_finds_words_and_what_begins_an_id_or_prefix(self, store: Parts) -> None:
         nightly = a_key(name="CI, nightly Übung", tenant="acme-corp")
         other = a_key(name="CI weekly", environment="test", prefix="hv_test_zzzz")
-        await store.add([nightly, other], actor=ANN)
+        await store.keys.add([nightly, other], actor=ANN)
 
         async def found(search: str, **more: Any) -> Sequence[ApiKey]:
-            return await store.list(KeyFilter(search=search, **more))
+            return await store.keys.list(KeyFilter(search=search, **more))
 
         for search in ("nightly", "NIGHT", "ci night", "nightly ci", "übung", "ubung", "corp", "acme-co", nightly.id):
             assert await found(search) == [nightly], search
@@ -171,85 +188,85 @@ class RegistryContract:
         assert await found("ci", after=other.id) == [nightly]
         assert await found(nightly.id, effective_status="revoked") == []
 
-    async def test_search_follows_what_changes(self, store: KeyStore) -> None:
+    async def test_search_follows_what_changes(self, store: Parts) -> None:
         key = a_key(name="old", tenant="acme")
-        await store.add([key], actor=ANN)
+        await store.keys.add([key], actor=ANN)
 
         def rename(before: ApiKey) -> ApiKey:
             return replace(before, name="new")
 
-        renamed = await store.change(key.id, rename, action="change", at=NOW_US, actor=ANN)
-        assert await store.list(KeyFilter(search="old")) == []
-        assert await store.list(KeyFilter(search="new", effective_status="active")) == [renamed]
-        disabled = await set_status(store, key.id, KeyStatus.DISABLED)
-        assert await store.list(KeyFilter(search="new", effective_status="active")) == []
-        assert await store.list(KeyFilter(tenant="acme", effective_status="disabled")) == [disabled]
+        renamed = await store.keys.change(key.id, rename, action="change", at=NOW_US, actor=ANN)
+        assert await store.keys.list(KeyFilter(search="old")) == []
+        assert await store.keys.list(KeyFilter(search="new", effective_status="active")) == [renamed]
+        disabled = await set_status(store.keys, key.id, KeyStatus.DISABLED)
+        assert await store.keys.list(KeyFilter(search="new", effective_status="active")) == []
+        assert await store.keys.list(KeyFilter(tenant="acme", effective_status="disabled")) == [disabled]
 
-    async def test_of_many_keys_all_or_none_are_added(self, store: KeyStore) -> None:
+    async def test_of_many_keys_all_or_none_are_added(self, store: Parts) -> None:
         key = a_key("s1")
-        await store.add([key], actor=ANN)
+        await store.keys.add([key], actor=ANN)
         with pytest.raises(KeyConflict):
-            await store.add([a_key(), a_key(), a_key("s1")], actor=ANN)
-        assert await store.list(KeyFilter()) == [key]
+            await store.keys.add([a_key(), a_key(), a_key("s1")], actor=ANN)
+        assert await store.keys.list(KeyFilter()) == [key]
 
-    async def test_an_edit_that_raises_or_changes_nothing_leaves_no_trace(self, store: KeyStore) -> None:
+    async def test_an_edit_that_raises_or_changes_nothing_leaves_no_trace(self, store: Parts) -> None:
         key = a_key()
-        await store.add([key], actor=ANN)
-        before = store.generation()
+        await store.keys.add([key], actor=ANN)
+        before = store.keys.generation()
 
         def refused(key: ApiKey) -> ApiKey:
             raise KeyConflict("no")
 
         with pytest.raises(KeyConflict, match="no"):
-            await store.change(key.id, refused, action="change", at=NOW_US, actor=ANN)
-        assert await store.change(key.id, lambda key: key, action="change", at=NOW_US, actor=ANN) == key
-        assert store.generation() == before
+            await store.keys.change(key.id, refused, action="change", at=NOW_US, actor=ANN)
+        assert await store.keys.change(key.id, lambda key: key, action="change", at=NOW_US, actor=ANN) == key
+        assert store.keys.generation() == before
 
-    async def test_a_key_is_disabled_and_enabled(self, store: KeyStore) -> None:
+    async def test_a_key_is_disabled_and_enabled(self, store: Parts) -> None:
         key = a_key()
-        await store.add([key], actor=ANN)
-        disabled = await set_status(store, key.id, KeyStatus.DISABLED, at=NOW_US + 5)
+        await store.keys.add([key], actor=ANN)
+        disabled = await set_status(store.keys, key.id, KeyStatus.DISABLED, at=NOW_US + 5)
         assert disabled == replace(key, status=KeyStatus.DISABLED, disabled_at=NOW_US + 5)
-        assert await store.get(key.id) == disabled
-        assert await set_status(store, key.id, KeyStatus.ACTIVE, at=NOW_US + 6) == key
-        assert await store.get(key.id) == key
+        assert await store.keys.get(key.id) == disabled
+        assert await set_status(store.keys, key.id, KeyStatus.ACTIVE, at=NOW_US + 6) == key
+        assert await store.keys.get(key.id) == key
 
-    async def test_a_status_that_a_key_has_already_is_no_change(self, store: KeyStore) -> None:
+    async def test_a_status_that_a_key_has_already_is_no_change(self, store: Parts) -> None:
         key = a_key()
-        await store.add([key], actor=ANN)
-        first = await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US + 5)
-        before = store.generation()
-        assert await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US + 9, actor=BOB) == first
-        assert store.generation() == before
+        await store.keys.add([key], actor=ANN)
+        first = await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US + 5)
+        before = store.keys.generation()
+        assert await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US + 9, actor=BOB) == first
+        assert store.keys.generation() == before
 
     @pytest.mark.parametrize("status", [KeyStatus.ACTIVE, KeyStatus.DISABLED])
-    async def test_revoked_is_final(self, store: KeyStore, status: KeyStatus) -> None:
+    async def test_revoked_is_final(self, store: Parts, status: KeyStatus) -> None:
         key = a_key()
-        await store.add([key], actor=ANN)
-        revoked = await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US)
+        await store.keys.add([key], actor=ANN)
+        revoked = await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US)
         with pytest.raises(KeyConflict, match="final"):
-            await set_status(store, key.id, status, at=NOW_US)
-        assert await store.get(key.id) == revoked
+            await set_status(store.keys, key.id, status, at=NOW_US)
+        assert await store.keys.get(key.id) == revoked
 
-    async def test_an_unknown_id_cannot_be_changed(self, store: KeyStore) -> None:
+    async def test_an_unknown_id_cannot_be_changed(self, store: Parts) -> None:
         with pytest.raises(KeyConflict):
-            await set_status(store, "key_none", KeyStatus.REVOKED, at=NOW_US)
+            await set_status(store.keys, "key_none", KeyStatus.REVOKED, at=NOW_US)
 
-    async def test_last_used_never_goes_backwards(self, store: KeyStore) -> None:
+    async def test_last_used_never_goes_backwards(self, store: Parts) -> None:
         key = a_key()
-        await store.add([key], actor=ANN)
+        await store.keys.add([key], actor=ANN)
         for at in (NOW_US + 5, NOW_US + 3):
-            await store.touch({key.id: used_at(at), "key_gone": used_at(at)})
-        found = await store.get(key.id)
+            await store.usage.touch({key.id: used_at(at), "key_gone": used_at(at)})
+        found = await store.keys.get(key.id)
         assert found is not None
         assert found.last_used_at == NOW_US + 5
 
-    async def test_changes_at_the_same_time_do_not_disturb_each_other(self, store: KeyStore) -> None:
+    async def test_changes_at_the_same_time_do_not_disturb_each_other(self, store: Parts) -> None:
         keys = [a_key(f"parallel {number}") for number in range(20)]
-        twice = [store.add([key], actor=ANN) for key in keys] + [store.add([key], actor=BOB) for key in keys]
+        twice = [store.keys.add([key], actor=ANN) for key in keys] + [store.keys.add([key], actor=BOB) for key in keys]
         outcomes = await asyncio.gather(*twice, return_exceptions=True)
         assert sum(isinstance(outcome, KeyConflict) for outcome in outcomes) == 20
-        assert sorted(await store.list(KeyFilter()), key=lambda key: key.id) == keys
+        assert sorted(await store.keys.list(KeyFilter()), key=lambda key: key.id) == keys
 
 
 class StoreContract(ReaderContract, RegistryContract):

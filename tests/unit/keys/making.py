@@ -6,9 +6,10 @@ from hashlib import sha256
 from typing import Any
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.ports import Actor, KeyRegistry, LastUse
+from sidecar.keys.ports import Actor, KeyRegistry
 from sidecar.keys.transitions import with_status
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
+from sidecar.usage.ports import LastUse
 
 NOW = 1_800_000_000
 """Unix seconds at which a test begins."""
@@ -66,11 +67,11 @@ def a_key(text: str = "", **changes: Any) -> ApiKey:
 
 
 async def set_status(
-    store: KeyRegistry, key_id: str, status: KeyStatus, *, at: int = NOW_US, actor: Actor = ANN
+    keys: KeyRegistry, key_id: str, status: KeyStatus, *, at: int = NOW_US, actor: Actor = ANN
 ) -> ApiKey:
     """As Lifecycle does it."""
     action = {KeyStatus.ACTIVE: "enable", KeyStatus.DISABLED: "disable", KeyStatus.REVOKED: "revoke"}[status]
-    return await store.change(key_id, lambda key: with_status(key, status, at), action=action, at=at, actor=actor)
+    return await keys.change(key_id, lambda key: with_status(key, status, at), action=action, at=at, actor=actor)
 
 
 def used_at(at: int) -> LastUse:

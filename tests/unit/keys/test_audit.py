@@ -8,8 +8,8 @@ import pytest
 
 from sidecar.core.model import KeyStatus
 from sidecar.keys.ports import AuditFilter, StoreUnavailable
-from sidecar.store.schema import MIGRATIONS
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.sqlite.schema import MIGRATIONS
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, BOB, NOW_US, a_key, open_store, set_status
 
 
@@ -24,19 +24,19 @@ def tampered(path: str, *statements: str) -> None:
 async def six_rows(store: SqliteStore) -> SqliteStore:
     for number in range(3):
         key = a_key(tenant=f"tenant-{number}")
-        await store.add([key], actor=ANN)
-        await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US + number + 1, actor=BOB)
+        await store.keys.add([key], actor=ANN)
+        await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US + number + 1, actor=BOB)
     return store
 
 
 async def test_an_audit_that_nobody_touched_is_whole(six_rows: SqliteStore) -> None:
-    state = await six_rows.verify_audit()
+    state = await six_rows.audit.verify()
     assert (state.rows, state.problem) == (6, None)
-    assert await six_rows.verify_audit(state.head) == state
+    assert await six_rows.audit.verify(state.head) == state
 
 
 async def test_an_empty_audit_is_whole(store: SqliteStore) -> None:
-    state = await store.verify_audit()
+    state = await store.audit.verify()
     assert (state.rows, state.problem) == (0, None)
 
 
@@ -46,7 +46,7 @@ COLUMNS = ("at", "actor", "source", "action", "key_id", "tenant", "before", "aft
 @pytest.mark.parametrize("column", COLUMNS)
 async def test_a_row_with_one_column_changed_is_found(six_rows: SqliteStore, path: str, column: str) -> None:
     tampered(path, f"UPDATE audit SET {column} = coalesce({column}, 7) || '0' WHERE id = 4")  # noqa: S608 - the test's own
-    assert (await six_rows.verify_audit()).problem == "row 4 was changed, or the row before it was"
+    assert (await six_rows.audit.verify()).problem == "row 4 was changed, or the row before it was"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ async def test_rows_removed_moved_or_put_in_are_found(
     six_rows: SqliteStore, path: str, statements: list[str], problem: str
 ) -> None:
     tampered(path, *statements)
-    found = (await six_rows.verify_audit()).problem
+    found = (await six_rows.audit.verify()).problem
     assert found is not None
     assert problem in found
 
@@ -87,29 +87,29 @@ async def test_rows_removed_moved_or_put_in_are_found(
 async def test_a_tail_cut_off_together_with_the_head_is_found_by_a_head_noted_before(
     six_rows: SqliteStore, path: str
 ) -> None:
-    noted = (await six_rows.verify_audit()).head
+    noted = (await six_rows.audit.verify()).head
     tampered(
         path,
         "DELETE FROM audit WHERE id > 4",
         "UPDATE audit_head SET id = 4, hash = (SELECT hash FROM audit WHERE id = 4)",
     )
-    assert (await six_rows.verify_audit()).problem is None
-    assert (await six_rows.verify_audit(noted)).problem == "rows 5 to 6 were removed"
-    await six_rows.add([a_key(), a_key(), a_key()], actor=ANN)
-    assert "was written anew" in str((await six_rows.verify_audit(noted)).problem)
+    assert (await six_rows.audit.verify()).problem is None
+    assert (await six_rows.audit.verify(noted)).problem == "rows 5 to 6 were removed"
+    await six_rows.keys.add([a_key(), a_key(), a_key()], actor=ANN)
+    assert "was rewritten" in str((await six_rows.audit.verify(noted)).problem)
 
 
 @pytest.mark.parametrize("noted", ["", "6", "6:", "x:" + "0" * 64, "6:" + "g" * 64, "6:" + "0" * 63, "²:" + "0" * 64])
 async def test_what_is_no_head_is_refused(six_rows: SqliteStore, noted: str) -> None:
-    with pytest.raises(ValueError, match="no head of an audit"):
-        await six_rows.verify_audit(noted or ":")
+    with pytest.raises(ValueError, match="not a head of an audit"):
+        await six_rows.audit.verify(noted or ":")
 
 
 async def test_the_trail_is_shown_newest_first_and_in_pages(six_rows: SqliteStore) -> None:
-    rows = await six_rows.audit(AuditFilter())
+    rows = await six_rows.audit.rows(AuditFilter())
     assert [row.id for row in rows] == [6, 5, 4, 3, 2, 1]
-    assert [row.id for row in await six_rows.audit(AuditFilter(limit=2))] == [6, 5]
-    assert [row.id for row in await six_rows.audit(AuditFilter(before_id=5, limit=2))] == [4, 3]
+    assert [row.id for row in await six_rows.audit.rows(AuditFilter(limit=2))] == [6, 5]
+    assert [row.id for row in await six_rows.audit.rows(AuditFilter(before_id=5, limit=2))] == [4, 3]
     assert (rows[-1].actor, rows[-1].source, rows[-1].action, rows[-1].tenant) == (
         "ann",
         "192.0.2.1",
@@ -119,7 +119,7 @@ async def test_the_trail_is_shown_newest_first_and_in_pages(six_rows: SqliteStor
 
 
 async def test_the_trail_is_filtered(six_rows: SqliteStore) -> None:
-    key_id = (await six_rows.audit(AuditFilter(limit=1)))[0].key_id
+    key_id = (await six_rows.audit.rows(AuditFilter(limit=1)))[0].key_id
     for wanted, ids in (
         (AuditFilter(key_id=key_id), [6, 5]),
         (AuditFilter(tenant="tenant-1"), [4, 3]),
@@ -130,13 +130,13 @@ async def test_the_trail_is_filtered(six_rows: SqliteStore) -> None:
         (AuditFilter(actor="bob", tenant="tenant-1"), [4]),
         (AuditFilter(actor="' OR 1=1 --"), []),
     ):
-        assert [row.id for row in await six_rows.audit(wanted)] == ids
+        assert [row.id for row in await six_rows.audit.rows(wanted)] == ids
 
 
 async def test_a_row_that_is_no_json_any_more_is_told(six_rows: SqliteStore, path: str) -> None:
     tampered(path, "UPDATE audit SET after = '{' WHERE id = 4")
     with pytest.raises(StoreUnavailable, match="row 4 of the audit is damaged"):
-        await six_rows.audit(AuditFilter())
+        await six_rows.audit.rows(AuditFilter())
 
 
 _OLD_AUDIT = """INSERT INTO audit (id, at, actor, action, key_id, before, after) VALUES
@@ -149,13 +149,13 @@ async def test_an_audit_of_the_first_schema_is_chained_as_it_is_found(tmp_path: 
     version = ["CREATE TABLE schema_version (version INTEGER)", "INSERT INTO schema_version VALUES (1)"]
     tampered(path, *version, *statements, _OLD_AUDIT)
     store = await open_store(path)
-    assert [(row.id, row.actor, row.tenant) for row in await store.audit(AuditFilter())] == [
+    assert [(row.id, row.actor, row.tenant) for row in await store.audit.rows(AuditFilter())] == [
         (2, "bob", None),
         (1, "ann", "acme"),
     ]
-    await store.add([a_key()], actor=ANN)
-    state = await store.verify_audit()
+    await store.keys.add([a_key()], actor=ANN)
+    state = await store.audit.verify()
     assert (state.rows, state.problem) == (3, None)
     tampered(path, "UPDATE audit SET actor = 'eve' WHERE id = 1")
-    assert (await store.verify_audit()).problem is not None
+    assert (await store.audit.verify()).problem is not None
     await store.close()

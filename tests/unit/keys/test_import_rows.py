@@ -20,7 +20,7 @@ from sidecar.keys.transfer.fields import LineRules, Origin, UnfitLine
 from sidecar.keys.transfer.formats import BadLine, Entry
 from sidecar.keys.transfer.importer import Rows, UnfitFile, import_keys
 from sidecar.keys.validation import KeyRules
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, NOW_US, a_key
 from tests.unit.keys.test_importing import a_file, a_line, hash_of, taken_in
 
@@ -162,23 +162,23 @@ async def test_the_store_has_its_indexes_and_triggers_after_an_import(
     store: SqliteStore, path: str, stored: int
 ) -> None:
     before = schema(path)
-    await store.add([a_key() for _ in range(stored + 1)], actor=ANN)
+    await store.keys.add([a_key() for _ in range(stored + 1)], actor=ANN)
     file = a_file(*(a_line(f"sk_live_{number}", id=f"key_{number:020}") for number in range(900_000, 900_010)))
     await taken_in(store, file, line_rules())
     assert schema(path) == before
-    assert len(await store.list(KeyFilter(search="old key", environment="live"))) == 10
-    assert len(await store.audit(AuditFilter(action="import"))) == 10
-    assert (await store.verify_audit()).problem is None
+    assert len(await store.keys.list(KeyFilter(search="old key", environment="live"))) == 10
+    assert len(await store.audit.rows(AuditFilter(action="import"))) == 10
+    assert (await store.audit.verify()).problem is None
 
 
 async def test_a_key_stored_before_is_told_however_late_it_comes(store: SqliteStore, path: str) -> None:
     before = schema(path)
-    await store.add([a_key("sk_live_4500")], actor=ANN)
+    await store.keys.add([a_key("sk_live_4500")], actor=ANN)
     lines = [a_line(f"sk_live_{number}", id=f"key_{number:020}") for number in range(1_000_000, 1_004_000)]
     file = a_file(*lines, a_line("sk_live_4500"))
     with pytest.raises(UnfitFile) as caught:
-        async with store.intake(at=NOW_US, actor=ANN, expected=5_000) as intake:
+        async with store.imports.intake(at=NOW_US, actor=ANN, expected=5_000) as intake:
             await import_keys(file, line_rules(), intake, lambda: None)
     assert [problem.line for problem in caught.value.problems] == [4_001]
     assert schema(path) == before
-    assert len(await store.list(KeyFilter())) == 1
+    assert len(await store.keys.list(KeyFilter())) == 1

@@ -16,7 +16,7 @@ from sidecar.keys.transfer.fields import LineRules, Origin
 from sidecar.keys.transfer.formats import FileFormat, KeyFile
 from sidecar.keys.transfer.importer import NoIntake, UnfitFile, import_keys
 from sidecar.keys.validation import KeyRules
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import NOW_US, a_key, digest_of
 
 ANN = Actor(name="ann", source="here")
@@ -45,7 +45,7 @@ def a_file(*lines: dict[str, Any] | str, form: FileFormat = "jsonl") -> KeyFile:
 
 
 async def taken_in(store: SqliteStore, file: KeyFile, rules: LineRules) -> int:
-    async with store.intake(at=NOW_US, actor=ANN) as intake:
+    async with store.imports.intake(at=NOW_US, actor=ANN) as intake:
         return await import_keys(file, rules, intake, lambda: None)
 
 
@@ -65,7 +65,7 @@ async def test_a_line_becomes_a_key_with_everything_it_says(store: SqliteStore, 
     }
     times = {"created_at": "2024-05-01T12:00:00+02:00", "expires_at": "2030-01-31", "metadata": {"user_id": "ü 7"}}
     assert await taken_in(store, a_file(a_line(**more, **times)), line_rules(rules)) == 1
-    key = await store.find({digest_of("sk_live_1"): "sha256"})
+    key = await store.keys.find({digest_of("sk_live_1"): "sha256"})
     assert key is not None
     assert (key.tenant, key.environment, key.scopes, key.plan) == ("acme", "test", ("streams:write",), "pro")
     assert (dict(key.quotas), dict(key.metadata)) == ({"general": 5}, {"user_id": "ü 7"})
@@ -81,7 +81,7 @@ async def test_csv_says_the_same(store: SqliteStore, rules: KeyRules) -> None:
     assert problems == ["2: a name has 1 to 200 printable characters", "4: has 2 cells, and the heading 7"]
     file = a_file(heading, row.replace("Two\nlines, no", "One, line"), form="csv")
     await taken_in(store, file, line_rules(rules))
-    [key] = await store.list(KeyFilter())
+    [key] = await store.keys.list(KeyFilter())
     assert (key.name, key.scopes, dict(key.quotas), dict(key.metadata)) == (
         "One, line",
         ("streams:read", "streams:write"),
@@ -106,7 +106,7 @@ async def test_a_hash_is_hex_or_base64(store: SqliteStore, rules: KeyRules, writ
         "url": base64.urlsafe_b64encode(digest).decode(),
     }[written]
     await taken_in(store, a_file(a_line(hash=text)), line_rules(rules))
-    assert await store.find({digest: "sha256"}) is not None
+    assert await store.keys.find({digest: "sha256"}) is not None
 
 
 @pytest.mark.parametrize(
@@ -187,31 +187,31 @@ async def test_every_bad_line_is_told_and_nothing_is_taken_in(store: SqliteStore
         await taken_in(store, a_file(*lines), line_rules(rules))
     assert [problem.line for problem in caught.value.problems] == [1_501, 2_503, 2_504]
     assert [str(problem) for problem in caught.value.problems][1] == "2503: hash: is that of line 8"
-    assert await store.list(KeyFilter()) == []
-    assert await store.audit(AuditFilter()) == []
-    assert (await store.verify_audit()).problem is None
+    assert await store.keys.list(KeyFilter()) == []
+    assert await store.audit.rows(AuditFilter()) == []
+    assert (await store.audit.verify()).problem is None
 
 
 async def test_keys_that_are_stored_already_are_named_by_line(store: SqliteStore, rules: KeyRules) -> None:
     key = a_key("sk_live_1")
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     file = a_file(a_line("sk_live_2"), a_line("sk_live_1"))
     with pytest.raises(UnfitFile) as caught:
         await taken_in(store, file, line_rules(rules))
     assert [str(problem) for problem in caught.value.problems] == [f"2: hash: is stored already, as key {key.id}"]
-    assert await store.list(KeyFilter()) == [key]
+    assert await store.keys.list(KeyFilter()) == [key]
 
 
 async def test_each_key_has_its_audit_row_and_is_found_and_noticed(store: SqliteStore, rules: KeyRules) -> None:
-    before = store.generation()
+    before = store.keys.generation()
     file = a_file(*(a_line(f"sk_live_{number}", name=f"Robot {number}") for number in range(3_000)))
     assert await taken_in(store, file, line_rules(rules)) == 3_000
-    assert store.generation() != before
-    rows = await store.audit(AuditFilter(action="import", limit=5_000))
+    assert store.keys.generation() != before
+    rows = await store.audit.rows(AuditFilter(action="import", limit=5_000))
     assert len({row.key_id for row in rows}) == 3_000
     assert {(row.actor, row.source, row.before) for row in rows} == {("ann", "here", None)}
-    assert (await store.verify_audit()).problem is None
-    assert [key.name for key in await store.list(KeyFilter(search="robot 2999"))] == ["Robot 2999"]
+    assert (await store.audit.verify()).problem is None
+    assert [key.name for key in await store.keys.list(KeyFilter(search="robot 2999"))] == ["Robot 2999"]
 
 
 async def test_keys_added_after_an_import_are_noticed_and_searched_as_before(
@@ -220,10 +220,10 @@ async def test_keys_added_after_an_import_are_noticed_and_searched_as_before(
     await taken_in(store, a_file(a_line()), line_rules(rules))
     with pytest.raises(UnfitFile):
         await taken_in(store, a_file(a_line()), line_rules(rules))
-    before = store.generation()
-    await store.add([a_key(name="Latecomer")], actor=ANN)
-    assert store.generation() != before
-    assert [key.name for key in await store.list(KeyFilter(search="latecomer"))] == ["Latecomer"]
+    before = store.keys.generation()
+    await store.keys.add([a_key(name="Latecomer")], actor=ANN)
+    assert store.keys.generation() != before
+    assert [key.name for key in await store.keys.list(KeyFilter(search="latecomer"))] == ["Latecomer"]
 
 
 async def test_the_prefix_tells_how_a_key_was_hashed(rules: KeyRules, store: SqliteStore) -> None:
@@ -231,8 +231,8 @@ async def test_the_prefix_tells_how_a_key_was_hashed(rules: KeyRules, store: Sql
     salted = sha256(b"saltsk_old_1").hexdigest()
     await taken_in(store, a_file(a_line(), a_line(hash=salted, prefix="sk_old_1")), line_rules(rules, *foreign))
     for text in ("sk_live_1", "sk_old_1"):
-        assert await store.find(Hasher((), foreign).candidates(text)) is not None
-    assert await store.find(Hasher((), [PLAIN]).candidates("sk_old_1")) is None
+        assert await store.keys.find(Hasher((), foreign).candidates(text)) is not None
+    assert await store.keys.find(Hasher((), [PLAIN]).candidates("sk_old_1")) is None
 
 
 async def test_without_a_prefix_one_entry_is_enough_and_two_need_a_word(rules: KeyRules) -> None:

@@ -11,14 +11,14 @@ from sidecar.core.scopes import Catalogue
 from sidecar.keys.lifecycle import Lifecycle, MissingPepper, check_peppers
 from sidecar.keys.ports import KeyConflict, KeyFilter
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, NOW_US, Clock, a_key
 
 ONE, TWO = Pepper.of(b"the first pepper of all"), Pepper.of(b"the second pepper")
 
 
 def with_peppers(store: SqliteStore, *peppers: Pepper) -> Lifecycle:
-    return Lifecycle(store, Hasher(peppers), clock=Clock(), randbelow=secrets.randbelow)
+    return Lifecycle(store.keys, Hasher(peppers), clock=Clock(), randbelow=secrets.randbelow)
 
 
 async def test_an_issued_key_is_what_was_asked_for(lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore) -> None:
@@ -41,7 +41,7 @@ async def test_an_issued_key_is_what_was_asked_for(lifecycle: Lifecycle, rules: 
     assert (key.name, key.tenant, key.environment, key.plan) == ("CI, nightly", "acme", "test", "pro")
     assert (key.quotas, key.metadata, key.expires_at) == ({"general": 5}, {"user_id": "7"}, NOW_US + 1)
     assert (key.status, key.created_at, key.created_by) == (KeyStatus.ACTIVE, NOW_US, "ann")
-    assert await store.list(KeyFilter()) == [key]
+    assert await store.keys.list(KeyFilter()) == [key]
     assert text not in repr(issued)
 
 
@@ -90,7 +90,7 @@ async def test_what_does_not_fit_is_refused_and_nothing_is_stored(
 ) -> None:
     with pytest.raises(InvalidKey, match=problem):
         await lifecycle.issue(replace(NewKey(name="CI"), **change), rules, actor=ANN)
-    assert await store.list(KeyFilter()) == []
+    assert await store.keys.list(KeyFilter()) == []
 
 
 def test_every_problem_is_told_at_once(rules: KeyRules) -> None:
@@ -127,7 +127,7 @@ async def test_a_key_lives_through_disable_enable_and_revoke(lifecycle: Lifecycl
 async def test_a_key_issued_before_a_pepper_was_set_keeps_working(store: SqliteStore, rules: KeyRules) -> None:
     issued = await with_peppers(store).issue(NewKey(name="CI"), rules, actor=ANN)
     assert await with_peppers(store, ONE).find_by_secret(issued.secret.text) == issued.key
-    await check_peppers(store, Hasher([ONE]))
+    await check_peppers(store.statistics, Hasher([ONE]))
 
 
 async def test_a_pepper_is_rotated_with_two_loaded(store: SqliteStore, rules: KeyRules) -> None:
@@ -136,7 +136,7 @@ async def test_a_pepper_is_rotated_with_two_loaded(store: SqliteStore, rules: Ke
     assert new.key.algorithm == f"hmac-sha256:{TWO.id}"
     for issued in (old, new):
         assert await with_peppers(store, TWO, ONE).find_by_secret(issued.secret.text) == issued.key
-    await check_peppers(store, Hasher([TWO, ONE]))
+    await check_peppers(store.statistics, Hasher([TWO, ONE]))
     assert await with_peppers(store, TWO).find_by_secret(old.secret.text) is None
 
 
@@ -147,12 +147,12 @@ async def test_a_missing_or_wrong_pepper_is_an_error_that_names_the_one_needed(
     await with_peppers(store).issue(NewKey(name="plain"), rules, actor=ANN)
     issued = await with_peppers(store, ONE).issue(NewKey(name="CI"), rules, actor=ANN)
     with pytest.raises(MissingPepper, match=rf"1 key hashed with pepper {ONE.id}.*SIDECAR_PEPPER_PREVIOUS"):
-        await check_peppers(store, Hasher(loaded))
+        await check_peppers(store.statistics, Hasher(loaded))
     await with_peppers(store).revoke(issued.key.id, actor=ANN)
-    await check_peppers(store, Hasher(loaded))
+    await check_peppers(store.statistics, Hasher(loaded))
 
 
 async def test_a_digest_of_an_unknown_kind_is_an_error(store: SqliteStore) -> None:
-    await store.add([a_key(algorithm="blake9")], actor=ANN)
+    await store.keys.add([a_key(algorithm="blake9")], actor=ANN)
     with pytest.raises(MissingPepper, match="newer sidecar"):
-        await check_peppers(store, Hasher())
+        await check_peppers(store.statistics, Hasher())

@@ -6,7 +6,7 @@ from sidecar.core.apikey import ForeignKeys, Hasher
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import AuditFilter, StoreUnavailable
 from sidecar.keys.rehash import Rehashing
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, Clock, a_key, digest_of, open_store
 
 OLD = ForeignKeys(prefix="", hash="hmac-sha256", pepper=b"salt")
@@ -14,63 +14,63 @@ OLD = ForeignKeys(prefix="", hash="hmac-sha256", pepper=b"salt")
 
 async def imported(store: SqliteStore, text: str = "legacy") -> ApiKey:
     key = a_key(digest=OLD.digest(text.encode()), algorithm=OLD.algorithm)
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     return key
 
 
 async def test_a_key_in_use_is_hashed_as_new_ones_are(store: SqliteStore) -> None:
     key = await imported(store)
-    rehashing = Rehashing(store, "sha256", clock=Clock())
+    rehashing = Rehashing(store.keys, "sha256", clock=Clock())
     await rehashing.find(Hasher((), [OLD]).candidates("legacy"))
-    await rehashing.flush(store)
-    found = await store.find(Hasher().candidates("legacy"))
+    await rehashing.flush(store.keys.rehash)
+    found = await store.keys.find(Hasher().candidates("legacy"))
     assert found is not None
     assert (found.id, found.algorithm) == (key.id, "sha256")
-    [row] = await store.audit(AuditFilter(action="rehash"))
+    [row] = await store.audit.rows(AuditFilter(action="rehash"))
     assert row.before is not None and row.after is not None
     assert (row.before["algorithm"], row.after["algorithm"]) == (OLD.algorithm, "sha256")
-    assert (await store.verify_audit()).problem is None
+    assert (await store.audit.verify()).problem is None
 
 
 async def test_whoever_holds_the_key_finds_it_before_and_after_it_is_hashed_anew(store: SqliteStore) -> None:
     await imported(store)
-    rehashing = Rehashing(store, "sha256", clock=Clock())
+    rehashing = Rehashing(store.keys, "sha256", clock=Clock())
     held = await rehashing.find(Hasher((), [OLD]).candidates("legacy"))
     assert held is not None
     assert await rehashing.find({held.digest: held.algorithm}) is not None
-    await rehashing.flush(store)
+    await rehashing.flush(store.keys.rehash)
     assert await rehashing.find({held.digest: held.algorithm}) is not None
 
 
 async def test_a_key_whose_new_hash_is_taken_stays_as_it_is(store: SqliteStore) -> None:
     key = await imported(store)
-    rehashing = Rehashing(store, "sha256", clock=Clock())
+    rehashing = Rehashing(store.keys, "sha256", clock=Clock())
     candidates = Hasher((), [OLD]).candidates("legacy")
     await rehashing.find(candidates)
     twin = a_key("legacy")
-    await store.add([twin], actor=ANN)
-    await rehashing.flush(store)
-    assert await store.get(key.id) == key
-    assert await store.get(twin.id) == twin
-    assert await store.audit(AuditFilter(action="rehash")) == []
+    await store.keys.add([twin], actor=ANN)
+    await rehashing.flush(store.keys.rehash)
+    assert await store.keys.get(key.id) == key
+    assert await store.keys.get(twin.id) == twin
+    assert await store.audit.rows(AuditFilter(action="rehash")) == []
 
 
 async def test_a_store_that_fails_is_asked_again(store: SqliteStore, path: str) -> None:
     await imported(store)
-    rehashing = Rehashing(store, "sha256", clock=Clock())
+    rehashing = Rehashing(store.keys, "sha256", clock=Clock())
     await rehashing.find(Hasher((), [OLD]).candidates("legacy"))
     closed = await open_store(path)
     await closed.close()
     with pytest.raises(StoreUnavailable):
-        await rehashing.flush(closed)
-    await rehashing.flush(store)
-    assert await store.find(Hasher().candidates("legacy")) is not None
+        await rehashing.flush(closed.keys.rehash)
+    await rehashing.flush(store.keys.rehash)
+    assert await store.keys.find(Hasher().candidates("legacy")) is not None
 
 
 async def test_keys_of_the_newest_kind_are_left_alone(store: SqliteStore) -> None:
-    await store.add([a_key("fresh")], actor=ANN)
-    rehashing = Rehashing(store, "sha256", clock=Clock())
-    before = store.generation()
+    await store.keys.add([a_key("fresh")], actor=ANN)
+    rehashing = Rehashing(store.keys, "sha256", clock=Clock())
+    before = store.keys.generation()
     assert await rehashing.find({digest_of("fresh"): "sha256"}) is not None
-    await rehashing.flush(store)
-    assert store.generation() == before
+    await rehashing.flush(store.keys.rehash)
+    assert store.keys.generation() == before

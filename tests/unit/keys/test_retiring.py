@@ -79,11 +79,16 @@ class Overlap:
     def __init__(self, world: World, rules: KeyRules) -> None:
         self.world, self.store, self.clock = world, world.store, world.clock
         self.usage = Usage(clock=self.clock)
-        unusual = AnomalyDetector(UsageSettings().unusual, clock=self.clock, write=lambda line: None)
-        self.keeper = UsageKeeper(self.store, self.usage, unusual=unusual, settings=UsageSettings(), clock=self.clock)
+        detector = AnomalyDetector(UsageSettings().unusual, clock=self.clock, write=lambda line: None)
+        store, settings = self.store, UsageSettings()
+        self.keeper = UsageKeeper(
+            store.usage, store.anomalies, self.usage, detector=detector, settings=settings, clock=self.clock
+        )
         self.settings = KeySettings(sources=(), environments={}, retire_unused_seconds=6 * HOUR)
-        self.retirement = Retirement(self.store, self.keeper, settings=self.settings, clock=self.clock)
-        self._lifecycle = Lifecycle(self.store, world.hasher, clock=self.clock, randbelow=secrets.randbelow)
+        self.retirement = Retirement(
+            store.keys, store.statistics, self.keeper, settings=self.settings, clock=self.clock
+        )
+        self._lifecycle = Lifecycle(self.store.keys, world.hasher, clock=self.clock, randbelow=secrets.randbelow)
         self._rules = rules
 
     async def rotated(self, **changes: Any) -> tuple[str, Rotated]:
@@ -97,13 +102,13 @@ class Overlap:
         self.usage.used(allow, a_head(), 200, self.clock())
 
     async def stored(self, key: ApiKey) -> ApiKey:
-        found = await self.store.get(key.id)
+        found = await self.store.keys.get(key.id)
         assert found is not None
         return found
 
     async def retired(self) -> list[str]:
         """Ids of the keys that were retired."""
-        return [row.key_id for row in reversed(await self.store.audit(AuditFilter(action="retire", limit=1_000)))]
+        return [row.key_id for row in reversed(await self.store.audit.rows(AuditFilter(action="retire", limit=1_000)))]
 
 
 @pytest.fixture
@@ -123,7 +128,7 @@ async def test_an_unused_key_is_refused_and_the_one_in_its_place_works(overlap: 
     await overlap.world.allows("GET", "/items/1", key=rotated.new.secret.text)
     now = NOW_US + 6 * HOUR_US
     assert (await overlap.stored(rotated.old)).retires_at == now
-    [row] = await overlap.store.audit(AuditFilter(action="retire"))
+    [row] = await overlap.store.audit.rows(AuditFilter(action="retire"))
     assert (row.at, row.actor, row.source, row.key_id, row.tenant) == (
         now,
         "sidecar",
@@ -135,7 +140,7 @@ async def test_an_unused_key_is_refused_and_the_one_in_its_place_works(overlap: 
     assert row.after is not None
     changed = {name: (row.before[name], row.after[name]) for name in row.after if row.before[name] != row.after[name]}
     assert changed == {"retires_at": (NOW_US + 24 * HOUR_US, now)}
-    assert (await overlap.store.verify_audit()).problem is None
+    assert (await overlap.store.audit.verify()).problem is None
 
 
 async def test_a_key_retires_once_whoever_looks_again(overlap: Overlap) -> None:
@@ -172,7 +177,7 @@ async def test_a_use_that_is_not_written_yet_because_one_was_written_just_now_ke
 async def test_a_use_by_another_process_keeps_a_key(overlap: Overlap) -> None:
     _, rotated = await overlap.rotated()
     overlap.clock.seconds += 6 * HOUR
-    await overlap.store.touch({rotated.old.id: used_at(NOW_US + HOUR_US)})
+    await overlap.store.usage.touch({rotated.old.id: used_at(NOW_US + HOUR_US)})
     await overlap.retirement.round()
     assert await overlap.retired() == []
     overlap.clock.seconds += HOUR
@@ -187,7 +192,7 @@ async def test_of_many_keys_only_those_that_are_unused_retire(overlap: Overlap) 
     used, _ = await overlap.rotated()
     await overlap.world.issue("read")
     _, disabled = await overlap.rotated()
-    await set_status(overlap.store, disabled.old.id, KeyStatus.DISABLED)
+    await set_status(overlap.store.keys, disabled.old.id, KeyStatus.DISABLED)
     overlap.clock.seconds += 3 * HOUR
     await overlap.retirement.round()
     assert await overlap.retired() == [early.old.id]
@@ -200,7 +205,7 @@ async def test_of_many_keys_only_those_that_are_unused_retire(overlap: Overlap) 
 
 async def test_a_round_has_an_end_and_the_next_one_goes_on(overlap: Overlap) -> None:
     keys = [a_key(replaced_at=NOW_US, retires_at=NOW_US + 24 * HOUR_US) for _ in range(120)]
-    await overlap.store.add(keys, actor=ANN)
+    await overlap.store.keys.add(keys, actor=ANN)
     overlap.clock.seconds += 6 * HOUR
     await overlap.retirement.round()
     first = len(await overlap.retired())
@@ -223,7 +228,7 @@ async def test_a_round_has_an_end_and_the_next_one_goes_on(overlap: Overlap) -> 
 )
 async def test_many_keys_that_stay_do_not_stand_in_the_way_of_others(overlap: Overlap, changes: dict[str, Any]) -> None:
     ends = {"replaced_at": NOW_US, "retires_at": NOW_US + 23 * HOUR_US, **changes}
-    await overlap.store.add([a_key(**ends) for _ in range(120)], actor=ANN)
+    await overlap.store.keys.add([a_key(**ends) for _ in range(120)], actor=ANN)
     _, rotated = await overlap.rotated()
     overlap.clock.seconds += 6 * HOUR
     await overlap.retirement.round()

@@ -10,9 +10,9 @@ import pytest
 
 from sidecar.core.apikey import Hasher, Pepper
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.lifecycle import Lifecycle
+from sidecar.keys.lifecycle import Lifecycle, upcoming_keys
 from sidecar.keys.ports import (
-    ONCE_SECONDS,
+    IDEMPOTENCY_SECONDS,
     AlreadyProcessed,
     AuditFilter,
     IdempotencyKey,
@@ -25,7 +25,7 @@ from sidecar.keys.ports import (
 from sidecar.keys.records import effective_status, etag_of
 from sidecar.keys.transitions import AlreadyReplaced, KeyChange, Rotation
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, BOB, NOW_US, Clock, used_at
 
 DAY, DAY_US = 86_400, 86_400_000_000
@@ -49,7 +49,7 @@ async def key(lifecycle: Lifecycle, rules: KeyRules) -> ApiKey:
 async def test_a_successor_may_do_what_the_key_may_and_both_work_during_the_overlap(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey, clock: Clock
 ) -> None:
-    await store.touch({key.id: used_at(NOW_US)})
+    await store.usage.touch({key.id: used_at(NOW_US)})
     clock.seconds += 60
     rotated = await lifecycle.rotate(key.id, Rotation(), rules, actor=BOB)
     new, text = rotated.new.key, rotated.new.secret.text
@@ -61,7 +61,7 @@ async def test_a_successor_may_do_what_the_key_may_and_both_work_during_the_over
         key, replaced_at=NOW_US + 60_000_000, retires_at=NOW_US + 60_000_000 + DAY_US, last_used_at=NOW_US
     )
     assert await lifecycle.find_by_secret(text) == new
-    assert await store.get(key.id) == rotated.old
+    assert await store.keys.get(key.id) == rotated.old
     now = NOW_US + 61_000_000
     assert (effective_status(rotated.old, now), effective_status(rotated.old, now + DAY_US)) == ("active", "retired")
     assert text not in repr(rotated)
@@ -85,7 +85,7 @@ async def test_an_expiry_within_the_overlap_is_not_inherited_silently(
     with pytest.raises(InvalidKey, match=r"within the overlap.*--expires") as refused:
         await lifecycle.rotate(key.id, Rotation(overlap_seconds=30 * DAY), rules, actor=ANN)
     assert [problem.path for problem in refused.value.problems] == [("expires_at",)]  # type: ignore[attr-defined]
-    assert await store.list(KeyFilter()) == [key]
+    assert await store.keys.list(KeyFilter()) == [key]
     for_ever = await lifecycle.rotate(key.id, Rotation(overlap_seconds=30 * DAY, expires_at=None), rules, actor=ANN)
     assert for_ever.new.key.expires_at is None
 
@@ -97,7 +97,7 @@ async def test_a_time_of_expiry_that_is_over_is_refused(lifecycle: Lifecycle, ru
 
 async def test_a_successor_is_hashed_with_the_pepper_of_now(store: SqliteStore, rules: KeyRules, key: ApiKey) -> None:
     pepper = Pepper.of(b"a pepper that came later")
-    lifecycle = Lifecycle(store, Hasher([pepper]), clock=Clock(), randbelow=secrets.randbelow)
+    lifecycle = Lifecycle(store.keys, Hasher([pepper]), clock=Clock(), randbelow=secrets.randbelow)
     rotated = await lifecycle.rotate(key.id, Rotation(), rules, actor=ANN)
     assert rotated.new.key.algorithm == f"hmac-sha256:{pepper.id}"
 
@@ -128,14 +128,14 @@ async def test_of_two_rotations_at_once_one_wins_and_the_other_is_told_the_succe
     new = await lifecycle.successor(key.id)
     assert new is not None
     assert new.id in str(refused)
-    assert len(await store.list(KeyFilter())) == 2
+    assert len(await store.keys.list(KeyFilter())) == 2
 
 
 async def test_a_rotation_has_an_audit_row_for_each_of_the_two_keys(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey
 ) -> None:
     rotated = await lifecycle.rotate(key.id, Rotation(), rules, actor=BOB)
-    new, old, _ = await store.audit(AuditFilter())
+    new, old, _ = await store.audit.rows(AuditFilter())
     assert [(row.action, row.actor, row.key_id) for row in (old, new)] == [
         ("rotate", "bob", key.id),
         ("rotate", "bob", rotated.new.key.id),
@@ -164,8 +164,8 @@ async def test_one_thing_of_a_key_changes_and_the_rest_stays(
 ) -> None:
     changed = await lifecycle.change(key.id, KeyChange(**asked), rules, actor=BOB)
     assert changed == replace(key, **{name: value})
-    assert await store.get(key.id) == changed
-    [row, _] = await store.audit(AuditFilter(key_id=key.id))
+    assert await store.keys.get(key.id) == changed
+    [row, _] = await store.audit.rows(AuditFilter(key_id=key.id))
     assert (row.action, row.actor, row.source, row.tenant) == ("change", "bob", "", "acme")
     assert row.before is not None
     assert row.after is not None
@@ -179,7 +179,7 @@ async def test_every_problem_of_a_change_is_told_and_nothing_changes(
     with pytest.raises(InvalidKey) as refused:
         await lifecycle.change(key.id, wrong, rules, actor=ANN)
     assert len(refused.value.problems) == 4
-    assert await store.get(key.id) == key
+    assert await store.keys.get(key.id) == key
 
 
 async def test_what_stays_need_not_fit_the_configuration_any_more(
@@ -207,7 +207,7 @@ async def test_a_change_of_a_key_that_was_changed_meanwhile_is_refused(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey
 ) -> None:
     read = etag_of(key)
-    await store.touch({key.id: used_at(NOW_US)})
+    await store.usage.touch({key.id: used_at(NOW_US)})
     await lifecycle.change(key.id, KeyChange(name="CD"), rules, actor=BOB, expected_etag=read)
     with pytest.raises(KeyChanged):
         await lifecycle.change(key.id, KeyChange(plan=None), rules, actor=ANN, expected_etag=read)
@@ -215,7 +215,7 @@ async def test_a_change_of_a_key_that_was_changed_meanwhile_is_refused(
         await lifecycle.rotate(key.id, Rotation(), rules, actor=ANN, expected_etag=read)
     with pytest.raises(KeyChanged):
         await lifecycle.revoke(key.id, actor=ANN, expected_etag=read)
-    found = await store.get(key.id)
+    found = await store.keys.get(key.id)
     assert found is not None
     assert (found.name, found.plan, found.status) == ("CD", "pro", KeyStatus.ACTIVE)
 
@@ -235,7 +235,7 @@ async def test_a_request_sent_twice_is_carried_out_once(
     with pytest.raises(AlreadyProcessed) as repeated:
         await lifecycle.rotate(issued.key.id, Rotation(), rules, actor=ANN, once=once("r2"))
     assert repeated.value.key_id == rotated.new.key.id
-    assert len(await store.list(KeyFilter())) == 2
+    assert len(await store.keys.list(KeyFilter())) == 2
 
 
 async def test_the_name_of_a_request_is_not_used_for_another(lifecycle: Lifecycle, rules: KeyRules) -> None:
@@ -247,7 +247,7 @@ async def test_the_name_of_a_request_is_not_used_for_another(lifecycle: Lifecycl
 
 async def test_requests_are_remembered_for_a_day(lifecycle: Lifecycle, rules: KeyRules, clock: Clock) -> None:
     await lifecycle.issue(FULL, rules, actor=ANN, once=once())
-    clock.seconds += ONCE_SECONDS
+    clock.seconds += IDEMPOTENCY_SECONDS
     await lifecycle.issue(FULL, rules, actor=ANN, once=once())
 
 
@@ -255,7 +255,7 @@ Due = Callable[..., Any]
 
 
 async def test_keys_are_due_that_are_too_old_expire_or_retire(
-    lifecycle: Lifecycle, rules: KeyRules, clock: Clock
+    lifecycle: Lifecycle, store: SqliteStore, rules: KeyRules, clock: Clock
 ) -> None:
     async def issued(name: str, days: int | None = None, tenant: str = "acme") -> str:
         expires_at = None if days is None else int(clock.seconds * 1_000_000) + days * DAY_US
@@ -272,7 +272,8 @@ async def test_keys_are_due_that_are_too_old_expire_or_retire(
 
     async def due(**changes: Any) -> list[tuple[str, str, int]]:
         limits = {"max_age_seconds": 90 * DAY, "within_seconds": 14 * DAY, **changes}
-        return [(one.key.id, one.why, (one.at - now) // DAY_US) for one in await lifecycle.due(now, **limits)]
+        found = await upcoming_keys(store.statistics, now, **limits)
+        return [(one.key.id, one.why, (one.at - now) // DAY_US) for one in found]
 
     everything = [(old, "max_age", -10), (replaced, "retires", 1), (soon, "expires", 3), (other, "expires", 4)]
     assert await due() == everything

@@ -16,7 +16,7 @@ from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import KeyConflict, StoreUnavailable
 from sidecar.keys.validation import KeyRules, NewKey
 from sidecar.store.keys import find_statement
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.contract import StoreContract
 from tests.unit.keys.making import ANN, BOB, NOW_US, Clock, Timings, a_key, digest_of, open_store, set_status
 
@@ -32,7 +32,7 @@ def asked(path: str, sql: str) -> list[tuple[object, ...]]:
 
 
 async def test_files_are_for_their_owner_only(store: SqliteStore, path: str) -> None:
-    await store.add([a_key()], actor=ANN)
+    await store.keys.add([a_key()], actor=ANN)
     files = sorted(Path(path).parent.iterdir())
     assert [file.name for file in files] == ["keys.db", "keys.db-shm", "keys.db-wal"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
@@ -40,8 +40,8 @@ async def test_files_are_for_their_owner_only(store: SqliteStore, path: str) -> 
 
 async def test_the_write_ahead_log_is_on_and_every_commit_reaches_the_disk(store: SqliteStore, path: str) -> None:
     assert asked(path, "PRAGMA journal_mode") == [("wal",)]
-    for line in (store._lines.finding, store._lines.reading, store._lines.writing):
-        assert await line.rows("PRAGMA synchronous") == [(2,)]
+    for connection in store.database.connections:
+        assert await connection.fetch("PRAGMA synchronous") == [(2,)]
 
 
 async def test_a_request_s_lookup_uses_the_index(store: SqliteStore, path: str) -> None:
@@ -65,9 +65,9 @@ async def test_lists_use_an_index_and_sort_nothing(store: SqliteStore, path: str
 
 async def test_every_change_has_its_audit_row_without_the_digest(store: SqliteStore, path: str) -> None:
     key = a_key("s1", metadata={"user_id": "7"})
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     for status in (KeyStatus.DISABLED, KeyStatus.ACTIVE, KeyStatus.REVOKED):
-        await set_status(store, key.id, status, at=NOW_US + 5, actor=BOB)
+        await set_status(store.keys, key.id, status, at=NOW_US + 5, actor=BOB)
     rows = asked(path, "SELECT at, actor, action, key_id, before, after FROM audit ORDER BY id")
     assert [row[:4] for row in rows] == [
         (NOW_US, "ann", "issue", key.id),
@@ -83,12 +83,12 @@ async def test_every_change_has_its_audit_row_without_the_digest(store: SqliteSt
 
 async def test_a_change_that_is_refused_leaves_neither_a_row_nor_an_audit_row(store: SqliteStore, path: str) -> None:
     key = a_key("s1")
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     with pytest.raises(KeyConflict):
-        await store.add([a_key("s1")], actor=BOB)
-    await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US)
+        await store.keys.add([a_key("s1")], actor=BOB)
+    await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US)
     with pytest.raises(KeyConflict):
-        await set_status(store, key.id, KeyStatus.ACTIVE, at=NOW_US, actor=BOB)
+        await set_status(store.keys, key.id, KeyStatus.ACTIVE, at=NOW_US, actor=BOB)
     assert asked(path, "SELECT actor FROM audit") == [("ann",), ("ann",)]
     assert asked(path, "SELECT count(*) FROM api_key") == [(1,)]
 
@@ -98,7 +98,7 @@ async def test_nothing_that_can_be_sent_is_written_anywhere(
     store: SqliteStore, rules: KeyRules, path: str, caplog: pytest.LogCaptureFixture, peppers: Sequence[Pepper]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    lifecycle = Lifecycle(store, Hasher(peppers), clock=Clock(), randbelow=secrets.randbelow)
+    lifecycle = Lifecycle(store.keys, Hasher(peppers), clock=Clock(), randbelow=secrets.randbelow)
     issued = await lifecycle.issue(NewKey(name="canary"), rules, actor=ANN)
     text = issued.secret.text
     assert await lifecycle.find_by(text) == issued.key
@@ -115,30 +115,30 @@ async def test_nothing_that_can_be_sent_is_written_anywhere(
 async def test_keys_are_counted_by_standing_and_environment(store: SqliteStore, clock: Clock) -> None:
     keys = [a_key(expires_at=NOW_US + 1), a_key(), a_key(environment=None), a_key(environment="test")]
     for key in keys:
-        await store.add([key], actor=ANN)
-    await set_status(store, keys[3].id, KeyStatus.DISABLED, at=NOW_US)
-    assert await store.counts() == {("active", "live"): 2, ("active", ""): 1, ("disabled", "test"): 1}
+        await store.keys.add([key], actor=ANN)
+    await set_status(store.keys, keys[3].id, KeyStatus.DISABLED, at=NOW_US)
+    assert await store.statistics.counts() == {("active", "live"): 2, ("active", ""): 1, ("disabled", "test"): 1}
     clock.seconds += 1
-    assert (await store.counts())["expired", "live"] == 1
+    assert (await store.statistics.counts())["expired", "live"] == 1
 
 
 async def test_quota_states_outlive_the_process_until_they_expire(path: str, clock: Clock) -> None:
     first = await open_store(path, clock=clock)
-    await first.save_quota_states([("general", '["k1"]', "{}", NOW_US + 5), ("general", '["k2"]', "{}", NOW_US + 9)])
-    await first.save_quota_states([("general", '["k1"]', '{"n":2}', NOW_US + 5_000_000)])
+    await first.quotas.save([("general", '["k1"]', "{}", NOW_US + 5), ("general", '["k2"]', "{}", NOW_US + 9)])
+    await first.quotas.save([("general", '["k1"]', '{"n":2}', NOW_US + 5_000_000)])
     await first.close()
     clock.seconds += 1
     second = await open_store(path, clock=clock)
-    assert await second.load_quota_states() == [("general", '["k1"]', '{"n":2}', NOW_US + 5_000_000)]
-    await second.save_quota_states([])
+    assert await second.quotas.load() == [("general", '["k1"]', '{"n":2}', NOW_US + 5_000_000)]
+    await second.quotas.save([])
     await second.close()
     assert asked(path, "SELECT count(*) FROM quota_state") == [(1,)]
 
 
 async def test_every_operation_is_timed(store: SqliteStore, timings: Timings) -> None:
-    await store.find({digest_of("s1"): "sha256"})
-    await store.add([a_key()], actor=ANN)
-    await store.counts()
+    await store.keys.find({digest_of("s1"): "sha256"})
+    await store.keys.add([a_key()], actor=ANN)
+    await store.statistics.counts()
     assert timings == ["find", "add", "counts"]
 
 
@@ -146,9 +146,9 @@ async def test_a_closed_store_is_unavailable(path: str) -> None:
     store = await open_store(path)
     await store.close()
     with pytest.raises(StoreUnavailable, match="closed"):
-        await store.find({digest_of("s1"): "sha256"})
+        await store.keys.find({digest_of("s1"): "sha256"})
     with pytest.raises(StoreUnavailable):
-        store.generation()
+        store.keys.generation()
 
 
 async def test_an_existing_store_keeps_the_mode_that_its_owner_chose(path: str) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
-from sidecar.keys.ports import Earlier, LastUse, StoreUnavailable
-from sidecar.store.sqlite import SqliteStore
-from sidecar.usage.ports import HOUR, UsageFilter, UsageRow
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.store import SqliteStore
+from sidecar.usage.ports import HOUR, Earlier, LastUse, UsageFilter, UsageRow
 from sidecar.usage.recorder import Usage
 from sidecar.usage.writer import KeyUsed, RefusalCount, UsageWriter
 from tests.unit.keys.making import ANN, NOW, NOW_US, Clock, a_key, open_store
@@ -33,15 +33,15 @@ class Counting:
 
     async def flush(self, *, everything: bool = False) -> Sequence[RefusalCount]:
         seen = await self.writer.sum_up(self.usage.taken())
-        await self.writer.write(self.store, self.touched.append, everything=everything)
+        await self.writer.write(self.store.usage, self.touched.append, everything=everything)
         return seen
 
     async def rows(self, key: ApiKey) -> list[tuple[int, str, int, int]]:
-        rows = await self.store.usage(UsageFilter(key_id=key.id, since=0, until=2 * NOW_US))
+        rows = await self.store.usage.counts(UsageFilter(key_id=key.id, since=0, until=2 * NOW_US))
         return [(row.at, row.route, row.status_class, row.count) for row in rows]
 
     async def key(self, key: ApiKey) -> ApiKey:
-        found = await self.store.get(key.id)
+        found = await self.store.keys.get(key.id)
         assert found is not None
         return found
 
@@ -96,7 +96,7 @@ async def test_refusals_of_a_recognised_key_count_but_are_no_use_of_it(counting:
 async def test_requests_without_a_key_of_ours_are_not_counted(counting: Counting, store: SqliteStore) -> None:
     counting.usage.used(allowed(None), a_head(), 200, counting.clock())
     await counting.flush(everything=True)
-    assert await store.usage(UsageFilter(since=0, until=2 * NOW_US)) == []
+    assert await store.usage.counts(UsageFilter(since=0, until=2 * NOW_US)) == []
 
 
 async def test_the_last_use_tells_when_from_where_and_by_what(counting: Counting, key: ApiKey) -> None:
@@ -158,7 +158,7 @@ async def test_a_clock_that_was_set_back_does_not_stop_the_writing(counting: Cou
 async def test_nothing_is_lost_while_the_store_is_unavailable(path: str, clock: Clock) -> None:
     store = await open_store(path)
     keys = [a_key() for _ in range(3)]
-    await store.add(keys, actor=ANN)
+    await store.keys.add(keys, actor=ANN)
     counting = Counting(store, clock)
     await store.close()
     for key in keys:
@@ -191,7 +191,7 @@ class Counted:
         self.touched: dict[str, LastUse] = {}
         self.largest = 0
 
-    async def add_usage(self, rows: Sequence[UsageRow]) -> None:
+    async def add(self, rows: Sequence[UsageRow]) -> None:
         self.largest = max(self.largest, len(rows))
         for row in rows:
             self.counts[row.key_id] = self.counts.get(row.key_id, 0) + row.count

@@ -29,9 +29,11 @@ class Kept:
         self.store, self.clock = store, clock
         self.usage = Usage(clock=clock)
         self.lines: list[str] = []
-        self.unusual = AnomalyDetector(UsageSettings().unusual, clock=clock, write=self.lines.append)
+        self.detector = AnomalyDetector(UsageSettings().unusual, clock=clock, write=self.lines.append)
         settings = UsageSettings()
-        self.keeper = UsageKeeper(store, self.usage, unusual=self.unusual, settings=settings, clock=clock)
+        self.keeper = UsageKeeper(
+            store.usage, store.anomalies, self.usage, detector=self.detector, settings=settings, clock=clock
+        )
 
     def use(self, key: ApiKey, *, address: str = "192.0.2.1") -> None:
         self.usage.used(allowed(key, address=address), a_head(), 200, self.clock())
@@ -41,7 +43,7 @@ class Kept:
         return [(line["kind"], line["key_id"], line["detail"]) for line in lines]
 
     async def requests(self) -> int:
-        return sum(row.count for row in await self.store.usage(UsageFilter(since=0, until=2 * NOW_US)))
+        return sum(row.count for row in await self.store.usage.counts(UsageFilter(since=0, until=2 * NOW_US)))
 
 
 @pytest.fixture
@@ -123,11 +125,11 @@ async def test_old_hours_become_days_and_old_days_go(kept: Kept, key: ApiKey, pa
         UsageRow(key_id=key.id, at=TODAY - days * DAY, route="GET /a", status_class=2, count=count)
         for days, count in ((100, 1), (91, 2), (89, 4), (15, 8), (13, 16))
     ]
-    await kept.store.add_usage(rows)
+    await kept.store.usage.add(rows)
     await kept.keeper.tidy()
     assert await kept.requests() == 4 + 8 + 16
-    assert await kept.store.roll_up(TODAY - 14 * DAY, most=100) == 0
-    assert await kept.store.roll_up(TODAY, most=100) == 2  # The count of the key, and the sum over all keys.
+    assert await kept.store.usage.roll_up(TODAY - 14 * DAY, most=100) == 0
+    assert await kept.store.usage.roll_up(TODAY, most=100) == 2  # The count of the key, and the sum over all keys.
 
 
 async def test_new_limits_are_heeded_from_then_on(kept: Kept, key: ApiKey) -> None:
@@ -136,7 +138,7 @@ async def test_new_limits_are_heeded_from_then_on(kept: Kept, key: ApiKey) -> No
     for address in ("192.0.2.1", "198.51.100.1"):
         kept.use(key, address=address)
         await kept.keeper.flush()
-    await kept.store.add_usage([UsageRow(key_id=key.id, at=TODAY - 30 * DAY, route="GET /a", status_class=2, count=1)])
+    await kept.store.usage.add([UsageRow(key_id=key.id, at=TODAY - 30 * DAY, route="GET /a", status_class=2, count=1)])
     await kept.keeper.tidy()
     assert kept.told() == []
     assert await kept.requests() == 2

@@ -4,11 +4,10 @@ import sqlite3
 
 import pytest
 
-from sidecar.keys.ports import Earlier, LastUse
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from sidecar.store.usage import MOST_NETWORKS
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
-from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
+from sidecar.usage.ports import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
 from tests.unit.keys.making import ANN, NOW_US, a_key
 
 TODAY = NOW_US - NOW_US % DAY
@@ -23,57 +22,62 @@ def row(at: int, count: int = 1, *, key_id: str = "key_1", route: str = "GET /a"
 async def week(store: SqliteStore) -> list[UsageRow]:
     """Ten requests in each of two hours of seven days."""
     rows = [row(TODAY - day * DAY + hour * HOUR, 10) for day in range(6, -1, -1) for hour in (1, 13)]
-    await store.add_usage(rows)
+    await store.usage.add(rows)
     return rows
 
 
 async def test_counts_of_the_same_place_are_added(store: SqliteStore) -> None:
-    await store.add_usage([row(TODAY, 2), row(TODAY, 3, status_class=4)])
-    await store.add_usage([row(TODAY, 5)])
-    assert await store.usage(UsageFilter(**ALL)) == [row(TODAY, 7, key_id=""), row(TODAY, 3, key_id="", status_class=4)]
+    await store.usage.add([row(TODAY, 2), row(TODAY, 3, status_class=4)])
+    await store.usage.add([row(TODAY, 5)])
+    assert await store.usage.counts(UsageFilter(**ALL)) == [
+        row(TODAY, 7, key_id=""),
+        row(TODAY, 3, key_id="", status_class=4),
+    ]
 
 
 async def test_usage_is_read_for_a_key_for_some_for_a_tenant_and_for_all(store: SqliteStore) -> None:
     ours, theirs = a_key(tenant="acme"), a_key(tenant="other")
-    await store.add([ours, theirs], actor=ANN)
-    await store.add_usage([row(TODAY, 1, key_id=ours.id), row(TODAY, 2, key_id=theirs.id), row(TODAY, 4)])
-    assert await store.usage(UsageFilter(key_id=ours.id, **ALL)) == [row(TODAY, 1, key_id=ours.id)]
-    some = await store.usage(UsageFilter(key_ids=(ours.id, "key_1"), **ALL))
+    await store.keys.add([ours, theirs], actor=ANN)
+    await store.usage.add([row(TODAY, 1, key_id=ours.id), row(TODAY, 2, key_id=theirs.id), row(TODAY, 4)])
+    assert await store.usage.counts(UsageFilter(key_id=ours.id, **ALL)) == [row(TODAY, 1, key_id=ours.id)]
+    some = await store.usage.counts(UsageFilter(key_ids=(ours.id, "key_1"), **ALL))
     assert sorted((one.key_id, one.count) for one in some) == sorted([(ours.id, 1), ("key_1", 4)])
-    assert await store.usage(UsageFilter(tenant="other", **ALL)) == [row(TODAY, 2, key_id="")]
-    assert await store.usage(UsageFilter(key_id=ours.id, tenant="other", **ALL)) == []
-    assert await store.usage(UsageFilter(key_ids=(), **ALL)) == []
-    assert await store.usage(UsageFilter(**ALL)) == [row(TODAY, 7, key_id="")]
+    assert await store.usage.counts(UsageFilter(tenant="other", **ALL)) == [row(TODAY, 2, key_id="")]
+    assert await store.usage.counts(UsageFilter(key_id=ours.id, tenant="other", **ALL)) == []
+    assert await store.usage.counts(UsageFilter(key_ids=(), **ALL)) == []
+    assert await store.usage.counts(UsageFilter(**ALL)) == [row(TODAY, 7, key_id="")]
 
 
 async def test_the_span_begins_with_the_hour_that_holds_its_start(store: SqliteStore, week: list[UsageRow]) -> None:
     first, last = week[2], week[5]
     wanted = UsageFilter(key_id="key_1", since=first.at + 5, until=last.at)
-    assert await store.usage(wanted) == week[2:5]
+    assert await store.usage.counts(wanted) == week[2:5]
     wanted = UsageFilter(key_id="key_1", since=first.at + 5, until=last.at + 1)
-    assert await store.usage(wanted) == week[2:6]
+    assert await store.usage.counts(wanted) == week[2:6]
 
 
 async def test_usage_by_day_sums_the_hours(store: SqliteStore, week: list[UsageRow]) -> None:
     assert len(week) == 14
-    by_day = await store.usage(UsageFilter(key_id="key_1", by="day", since=TODAY - 2 * DAY + HOUR, until=TODAY + DAY))
+    by_day = await store.usage.counts(
+        UsageFilter(key_id="key_1", by="day", since=TODAY - 2 * DAY + HOUR, until=TODAY + DAY)
+    )
     assert by_day == [row(TODAY - day * DAY, 20) for day in (2, 1, 0)]
 
 
 async def test_rolling_up_loses_nothing_and_leaves_newer_hours(store: SqliteStore, week: list[UsageRow]) -> None:
-    whole = await store.usage(UsageFilter(key_id="key_1", by="day", **ALL))
-    all_keys = await store.usage(UsageFilter(by="day", **ALL))
+    whole = await store.usage.counts(UsageFilter(key_id="key_1", by="day", **ALL))
+    all_keys = await store.usage.counts(UsageFilter(by="day", **ALL))
     assert [one.count for one in all_keys] == [one.count for one in whole]
     before = TODAY - 3 * DAY
-    assert await store.roll_up(before, most=4) == 4
-    assert await store.usage(UsageFilter(by="day", **ALL)) == all_keys
-    assert await store.usage(UsageFilter(key_id="key_1", by="day", **ALL)) == whole
+    assert await store.usage.roll_up(before, most=4) == 4
+    assert await store.usage.counts(UsageFilter(by="day", **ALL)) == all_keys
+    assert await store.usage.counts(UsageFilter(key_id="key_1", by="day", **ALL)) == whole
     # A count that comes late is not lost either.
-    await store.add_usage([row(TODAY - 6 * DAY + HOUR, 1)])
-    steps = [await store.roll_up(before, most=4) for _ in range(5)]
+    await store.usage.add([row(TODAY - 6 * DAY + HOUR, 1)])
+    steps = [await store.usage.roll_up(before, most=4) for _ in range(5)]
     # Of six hours of one key, and as many sums beside them, eight were left; two are new.
     assert (sum(steps), max(steps), steps[-1]) == (10, 4, 0)
-    assert await store.usage(UsageFilter(key_id="key_1", **ALL)) == [
+    assert await store.usage.counts(UsageFilter(key_id="key_1", **ALL)) == [
         row(TODAY - 6 * DAY, 21),
         row(TODAY - 5 * DAY, 20),
         row(TODAY - 4 * DAY, 20),
@@ -83,59 +87,59 @@ async def test_rolling_up_loses_nothing_and_leaves_newer_hours(store: SqliteStor
 
 async def test_pruning_forgets_what_is_older_and_nothing_else(store: SqliteStore, week: list[UsageRow]) -> None:
     key = a_key()
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     for at, network in ((TODAY - 5 * DAY, "192.0.2.0/24"), (TODAY, "198.51.100.0/24")):
-        await store.touch({key.id: LastUse(at=at, networks=(network,))})
+        await store.usage.touch({key.id: LastUse(at=at, networks=(network,))})
     events = [
         Anomaly(kind=AnomalyKind.NEW_NETWORK, key_id=key.id, at=at, address="", detail=str(at))
         for at in (TODAY - 5 * DAY, TODAY)
     ]
-    await store.add_unusual(events)
-    await store.roll_up(TODAY - 2 * DAY, most=100)
-    steps = [await store.prune(TODAY - 3 * DAY, most=2) for _ in range(4)]
+    await store.anomalies.add(events)
+    await store.usage.roll_up(TODAY - 2 * DAY, most=100)
+    steps = [await store.usage.prune(TODAY - 3 * DAY, most=2) for _ in range(4)]
     # Three days of a key and of all keys, at most two at a time; and in the first step a network and an event.
     assert steps == [4, 2, 2, 0]
-    assert await store.usage(UsageFilter(key_id="key_1", **ALL)) == [row(TODAY - 3 * DAY, 20), *week[8:]]
-    assert await store.unusual(limit=10) == events[1:]
-    found = await store.touch({key.id: LastUse(at=TODAY + 1, networks=("192.0.2.0/24", "198.51.100.0/24"))})
+    assert await store.usage.counts(UsageFilter(key_id="key_1", **ALL)) == [row(TODAY - 3 * DAY, 20), *week[8:]]
+    assert await store.anomalies.newest(limit=10) == events[1:]
+    found = await store.usage.touch({key.id: LastUse(at=TODAY + 1, networks=("192.0.2.0/24", "198.51.100.0/24"))})
     assert found[key.id].new_networks == ("192.0.2.0/24",)
 
 
 async def test_touch_tells_what_was_stored_before(store: SqliteStore) -> None:
     key = a_key()
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     first = LastUse(at=NOW_US, address="192.0.2.1", agent="curl/8", networks=("192.0.2.0/24",))
-    told = await store.touch({key.id: first, "key_gone": first})
+    told = await store.usage.touch({key.id: first, "key_gone": first})
     assert told == {key.id: Earlier(used_at=None, created_at=key.created_at, new_networks=())}
-    told = await store.touch({key.id: LastUse(at=NOW_US + 1, networks=("192.0.2.0/24", "203.0.113.0/24"))})
+    told = await store.usage.touch({key.id: LastUse(at=NOW_US + 1, networks=("192.0.2.0/24", "203.0.113.0/24"))})
     assert told == {key.id: Earlier(used_at=NOW_US, created_at=key.created_at, new_networks=("203.0.113.0/24",))}
 
 
 async def test_an_earlier_use_that_is_written_later_changes_nothing(store: SqliteStore) -> None:
     key = a_key()
-    await store.add([key], actor=ANN)
-    await store.touch({key.id: LastUse(at=NOW_US, address="192.0.2.1", agent="new")})
-    await store.touch({key.id: LastUse(at=NOW_US - 1, address="192.0.2.2", agent="old")})
-    found = await store.get(key.id)
+    await store.keys.add([key], actor=ANN)
+    await store.usage.touch({key.id: LastUse(at=NOW_US, address="192.0.2.1", agent="new")})
+    await store.usage.touch({key.id: LastUse(at=NOW_US - 1, address="192.0.2.2", agent="old")})
+    found = await store.keys.get(key.id)
     assert found is not None
     assert (found.last_used_at, found.last_used_address, found.last_used_agent) == (NOW_US, "192.0.2.1", "new")
 
 
 async def test_of_a_key_that_is_used_from_everywhere_no_network_is_new(store: SqliteStore) -> None:
     key = a_key()
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     networks = [f"10.0.{number}.0/24" for number in range(MOST_NETWORKS + 5)]
-    told = [(await store.touch({key.id: LastUse(at=NOW_US, networks=(one,))}))[key.id] for one in networks]
+    told = [(await store.usage.touch({key.id: LastUse(at=NOW_US, networks=(one,))}))[key.id] for one in networks]
     assert [one.new_networks for one in told[1:MOST_NETWORKS]] == [(one,) for one in networks[1:MOST_NETWORKS]]
     assert all(one.new_networks == () for one in told[MOST_NETWORKS:])
 
 
 async def test_the_networks_of_a_key_are_bounded_however_many_come_at_once(store: SqliteStore, path: str) -> None:
     key = a_key()
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     for start in range(0, 200, 50):
         networks = tuple(f"10.0.{number}.0/24" for number in range(start, start + 50))
-        await store.touch({key.id: LastUse(at=NOW_US, networks=networks)})
+        await store.usage.touch({key.id: LastUse(at=NOW_US, networks=networks)})
     with sqlite3.connect(path) as connection:
         [(stored,)] = connection.execute("SELECT count(*) FROM key_network").fetchall()
     connection.close()
@@ -147,19 +151,19 @@ async def test_unusual_events_are_read_newest_first(store: SqliteStore) -> None:
         Anomaly(kind=kind, key_id=None, at=NOW_US + number, address="192.0.2.1", detail="d")
         for number, kind in enumerate(AnomalyKind)
     ]
-    await store.add_unusual(events)
-    assert await store.unusual(limit=3) == events[:-4:-1]
+    await store.anomalies.add(events)
+    assert await store.anomalies.newest(limit=3) == events[:-4:-1]
 
 
 async def test_a_tenants_unusual_events_are_found_behind_any_number_of_others(store: SqliteStore) -> None:
     ours, theirs = a_key(tenant="acme"), a_key(tenant="other")
-    await store.add([ours, theirs], actor=ANN)
+    await store.keys.add([ours, theirs], actor=ANN)
     whose = (ours.id, *([theirs.id, None] * 50))
     events = [
         Anomaly(kind=AnomalyKind.REFUSALS, key_id=key_id, at=TODAY + number, address="", detail=str(number))
         for number, key_id in enumerate(whose)
     ]
-    await store.add_unusual(events)
-    assert await store.unusual(limit=3, tenant="acme") == [events[0]]
-    assert await store.unusual(limit=3, tenant="nobody") == []
-    assert [event.detail for event in await store.unusual(limit=3)] == ["100", "99", "98"]
+    await store.anomalies.add(events)
+    assert await store.anomalies.newest(limit=3, tenant="acme") == [events[0]]
+    assert await store.anomalies.newest(limit=3, tenant="nobody") == []
+    assert [event.detail for event in await store.anomalies.newest(limit=3)] == ["100", "99", "98"]

@@ -124,7 +124,7 @@ def test_everything_can_be_turned_off_and_on_again() -> None:
 
 
 def test_the_same_is_told_again_only_after_a_while() -> None:
-    watch = Watch(replace(DEFAULTS, quiet_seconds=60))
+    watch = Watch(replace(DEFAULTS, repeat_after_seconds=60))
     for seconds in (0, 59, 1, 59):
         watch.seconds += seconds
         watch.refused(Reason.REVOKED_KEY)

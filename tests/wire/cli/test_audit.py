@@ -106,4 +106,4 @@ def test_verify_refuses_a_head_that_is_none(keys: Keys) -> None:
     keys.issue("CI")
     result = audit(keys, "verify", "--noted", "1")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "--noted: '1' is no head of an audit" in result.stderr
+    assert "--noted: '1' is not a head of an audit" in result.stderr

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.cli.key_service import open_store
-from sidecar.keys.ports import LastUse
-from sidecar.usage.ports import DAY, HOUR, UsageRow
+from sidecar.usage.ports import DAY, HOUR, LastUse, UsageRow
 from tests.harness.keys import IssuedKey, Keys
 from tests.harness.running import Sidecar, StartSidecar
 
@@ -40,8 +39,8 @@ def keys(tmp_path: Path) -> Keys:
 def write(keys: Keys, rows: list[UsageRow], uses: dict[str, LastUse] | None = None) -> None:
     async def work() -> None:
         async with open_store(keys.url) as store:
-            await store.add_usage(rows)
-            await store.touch(uses or {})
+            await store.usage.add(rows)
+            await store.usage.touch(uses or {})
 
     asyncio.run(work())
 

@@ -10,7 +10,7 @@ import pytest
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.cache import MISS, CacheEntry, KeyCache, Miss
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, NOW_US, a_key, digest_of, set_status, used_at
 
 
@@ -203,7 +203,7 @@ from tests.unit.keys.making import open_store, set_status
 
 async def main():
     store = await open_store(sys.argv[1], create=False)
-    await set_status(store, sys.argv[2], KeyStatus.REVOKED, at=1)
+    await set_status(store.keys, sys.argv[2], KeyStatus.REVOKED, at=1)
     await store.close()
 
 asyncio.run(main())
@@ -211,9 +211,9 @@ asyncio.run(main())
 
 
 async def test_a_revocation_by_another_process_counts_on_the_next_find(store: SqliteStore, path: str) -> None:
-    cache = KeyCache(store, size=10)
+    cache = KeyCache(store.keys, size=10)
     key = a_key("s1")
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     assert await find(cache, "s1") == key
     assert peek(cache, "s1") == key
     subprocess.run([sys.executable, "-c", _REVOKE, path, key.id], check=True)
@@ -225,21 +225,21 @@ async def test_a_revocation_by_another_process_counts_on_the_next_find(store: Sq
 
 
 async def test_a_revocation_by_this_process_counts_on_the_next_find(store: SqliteStore) -> None:
-    cache = KeyCache(store, size=10)
+    cache = KeyCache(store.keys, size=10)
     key = a_key("s1")
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     await find(cache, "s1")
-    await set_status(store, key.id, KeyStatus.DISABLED, at=NOW_US)
+    await set_status(store.keys, key.id, KeyStatus.DISABLED, at=NOW_US)
     found = await find(cache, "s1")
     assert found is not None
     assert found.status is KeyStatus.DISABLED
 
 
 async def test_use_of_keys_empties_no_cache(store: SqliteStore) -> None:
-    cache = KeyCache(store, size=10)
+    cache = KeyCache(store.keys, size=10)
     key = a_key("s1")
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     await find(cache, "s1")
-    await store.touch({key.id: used_at(NOW_US)})
-    await store.save_quota_states([("general", "[]", "{}", NOW_US * 2)])
+    await store.usage.touch({key.id: used_at(NOW_US)})
+    await store.quotas.save([("general", "[]", "{}", NOW_US * 2)])
     assert peek(cache, "s1") == key

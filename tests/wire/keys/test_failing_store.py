@@ -16,8 +16,8 @@ import pytest
 from sidecar.core.model import KeyStatus
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyFilter, StoreUnavailable
-from sidecar.store.connection import FIND_SECONDS
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.sqlite.connection import FIND_SECONDS
+from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, NOW_US, a_key, digest_of, open_store, set_status
 
 # As in SQLite's recovery of the log: the index is blank, its locks to write, checkpoint and recover (120 to 122) held.
@@ -49,8 +49,8 @@ async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavai
     store: SqliteStore, path: str
 ) -> None:
     key = a_key("s1")
-    await store.add([key], actor=ANN)
-    cache = KeyCache(store, size=10)
+    await store.keys.add([key], actor=ANN)
+    cache = KeyCache(store.keys, size=10)
     known = await cache.find(digest_of("s1"), lambda: {digest_of("s1"): "sha256"})
     assert known is not None
     assert known.key == key
@@ -65,8 +65,8 @@ async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavai
 async def test_a_process_that_stood_still_does_not_take_the_store_for_dead(store: SqliteStore) -> None:
     """As one does that is short of CPU, or whose machine is moved: answer and timeout are both there when it wakes."""
     key = a_key("s1")
-    await store.add([key], actor=ANN)
-    finding = asyncio.get_running_loop().create_task(store.find({digest_of("s1"): "sha256"}))
+    await store.keys.add([key], actor=ANN)
+    finding = asyncio.get_running_loop().create_task(store.keys.find({digest_of("s1"): "sha256"}))
     await asyncio.sleep(0)
     standing_still = threading.Event()
     standing_still.wait(FIND_SECONDS + 0.3)
@@ -75,19 +75,19 @@ async def test_a_process_that_stood_still_does_not_take_the_store_for_dead(store
 
 async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path: str) -> None:
     key = a_key("s1")
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert await store.find({digest_of("s1"): "sha256"}) == key
-        assert isinstance(store.generation(), int)
+        assert await store.keys.find({digest_of("s1"): "sha256"}) == key
+        assert isinstance(store.keys.generation(), int)
 
 
 async def test_a_write_that_finds_the_store_locked_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.store.connection.WRITE_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("sidecar.store.sqlite.connection.WRITE_LOCK_SECONDS", 0.0)
     store = await open_store(path)
     with locked(path, _WRITER), pytest.raises(StoreUnavailable, match="locked by another process"):
-        await store.add([a_key()], actor=ANN)
-    await store.add([a_key()], actor=ANN)
+        await store.keys.add([a_key()], actor=ANN)
+    await store.keys.add([a_key()], actor=ANN)
     await store.close()
 
 
@@ -96,7 +96,7 @@ async def test_a_store_taken_away_is_noticed_and_never_written_to(
     store: SqliteStore, path: str, tmp_path: Path, replaced: bool
 ) -> None:
     key = a_key("s1")
-    await store.add([key], actor=ANN)
+    await store.keys.add([key], actor=ANN)
     if replaced:
         await (await open_store(str(tmp_path / "other.db"))).close()
         os.replace(tmp_path / "other.db", path)
@@ -104,15 +104,15 @@ async def test_a_store_taken_away_is_noticed_and_never_written_to(
         os.unlink(path)
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="restart"):
-            store.generation()
+            store.keys.generation()
     with pytest.raises(StoreUnavailable, match="restart"):
-        await set_status(store, key.id, KeyStatus.REVOKED, at=NOW_US)
+        await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US)
 
 
 async def test_a_damaged_store_is_unavailable_and_says_what_to_do(path: str) -> None:
     store = await open_store(path)
     for _ in range(50):
-        await store.add([a_key(metadata={"note": "x" * 500})], actor=ANN)
+        await store.keys.add([a_key(metadata={"note": "x" * 500})], actor=ANN)
     await store.close()
     with open(path, "r+b") as file:
         file.seek(4096)
@@ -150,7 +150,7 @@ async def test_a_place_that_can_hold_no_store_is_refused(tmp_path: Path, place: 
 
 _NOBODY = """
 import os, sys
-from sidecar.store.connection import prepare
+from sidecar.store.sqlite.connection import prepare
 os.setgid(65534), os.setuid(65534)
 try:
     prepare(sys.argv[1], create=False)
@@ -178,22 +178,22 @@ from tests.unit.keys.making import ANN, a_key, digest_of, open_store
 async def main():
     store = await open_store(sys.argv[1])
     kept = [a_key("kept")]
-    await store.add([kept[0]], actor=ANN)
+    await store.keys.add([kept[0]], actor=ANN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     try:
         while True:
             key = a_key(metadata={"note": "x" * 900})
-            await store.add([key], actor=ANN)
+            await store.keys.add([key], actor=ANN)
             kept.append(key)
     except StoreUnavailable as error:
         print(error)
-    assert await store.find({digest_of("kept"): "sha256"}) == kept[0]
-    assert (await store.list(KeyFilter()))[::-1] == kept
+    assert await store.keys.find({digest_of("kept"): "sha256"}) == kept[0]
+    assert (await store.keys.list(KeyFilter()))[::-1] == kept
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     kept.append(a_key())
-    await store.add([kept[-1]], actor=ANN)
-    assert (await store.list(KeyFilter()))[::-1] == kept
+    await store.keys.add([kept[-1]], actor=ANN)
+    assert (await store.keys.list(KeyFilter()))[::-1] == kept
     await store.close()
 
 asyncio.run(main())

@@ -1,10 +1,16 @@
-"""The schema of the SQLite store, and how an older one becomes it. Only forward; each migration is one transaction."""
+"""The schema of the SQLite store, its migrations, and what of it is dropped and made again around a bulk import.
+
+Migrations only go forward; each is one transaction.
+"""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
 
-from sidecar.keys.audit import chain_unchained
+from sidecar.keys.audit import CHAINED, Head, linked
 from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.connection import Connection
 
 # From the first schema to the second: pages and search over a million keys, a chained audit, usage by day.
 
@@ -17,9 +23,9 @@ _SECOND_BUMP = "UPDATE generation SET value = random();"
 
 
 def _text_of(row: str) -> str:
-    """What of a row is searched for by word: its name and tenant, and as single words what it is filtered by.
+    """The words by which a row is searched: of its name and tenant, and one word for each filter.
 
-    Those begin with a character of the private use area, which no name holds, so that no search meets them.
+    A filter's word begins with a character of the private use area, which no name has, so that no search finds it.
     """
     mark = "char(57344)"
     facets = " || ' ' || ".join(
@@ -39,9 +45,9 @@ _ADD_TEXT = "INSERT INTO key_text (rowid, words)"
 _DROP_TEXT = "INSERT INTO key_text (key_text, rowid, words) SELECT 'delete',"
 
 ADD_TEXT_AFTER = f"{_ADD_TEXT} SELECT {_text_of('api_key')} FROM api_key WHERE serial > ?"  # noqa: S608 - text of our own
-"""The text of all keys after a serial, at once: a quarter of what it costs one by one."""
+"""The text of all keys after a serial, at once: a quarter of the time that it takes one by one."""
 
-# Rebuilt rather than altered: `serial` is what pages and search go by, and only a declared one outlives a VACUUM.
+# Rebuilt rather than altered: pages and search need `serial`, and only a declared column survives a VACUUM.
 _KEYS = (
     """CREATE TABLE api_key_2 (
         serial INTEGER PRIMARY KEY,
@@ -164,6 +170,22 @@ _REST = (
 )
 
 SECOND: tuple[str, ...] = (*_KEYS, *_SEARCH, *_AUDIT, *_REST)
+
+_CHAINED_AT_ONCE: Final = 10_000
+
+
+def _chain_audit(connection: sqlite3.Connection) -> None:
+    """Chain the rows of an audit that had no hashes yet, as they are, and number them without gaps."""
+    head, done = Head(), 0
+    sql = f"SELECT {', '.join(CHAINED)} FROM audit WHERE id > ? ORDER BY id LIMIT {_CHAINED_AT_ONCE}"  # noqa: S608 - no input
+    while rows := connection.execute(sql, (done,)).fetchall():
+        done = rows[-1][0]
+        for old, new in zip(rows, linked(head, (row[1:] for row in rows)), strict=True):
+            connection.execute("UPDATE audit SET id = ?, hash = ? WHERE id = ?", (new[0], new[-1], old[0]))
+            head = Head(id=new[0], hash=new[-1])
+    connection.execute("UPDATE audit_head SET id = ?, hash = ?", (head.id, head.hash))
+
+
 # The generation is a random number: a counter could come back to an old value after a backup is restored in place.
 _BUMP = "BEGIN UPDATE generation SET value = random(); END"
 
@@ -232,8 +254,8 @@ _FIRST = (
 
 Step = str | Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, chain_unchained))
-"""Steps of each migration; the n-th makes schema version n."""
+MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit))
+"""Steps of each migration; the n-th leads to schema version n."""
 
 
 def version_of(connection: sqlite3.Connection, path: str) -> int:
@@ -250,9 +272,9 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Bring the schema to the newest version. `connection` is in autocommit mode; `path` is for messages.
+    """Upgrade the schema to the newest version. `connection` is in autocommit mode; `path` is for messages.
 
-    Whoever is killed at any step leaves the last whole version, from which the next call goes on.
+    A process killed at any step leaves the last complete version, and the next call continues from it.
     Raises StoreUnavailable for a schema newer than this program.
     """
     while (version := version_of(connection, path)) < len(MIGRATIONS):
@@ -282,3 +304,67 @@ def _apply(connection: sqlite3.Connection, version: int) -> None:
         else:
             step(connection)
     connection.execute("UPDATE schema_version SET version = ?", (version + 1,))
+
+
+# What makes the import of many keys cheap: work that is usually done for each row is done once for all.
+
+
+_CACHE_KIB: Final = 256 * 1024
+_INDEXES: Final = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL"
+_TRIGGERS: Final = "SELECT name, sql FROM sqlite_schema WHERE name IN ('api_key_added', 'key_text_added')"
+_DIGEST: Final = "api_key_digest"
+"""Says which keys are stored already, if there are any."""
+
+
+class _Indexes:
+    """Indexes of keys and audit, dropped where no fewer rows are added than were there, and then built again.
+
+    An index that grows row by row costs three times as much; where fewer rows are added, most of it is there already.
+    """
+
+    def __init__(self, connection: Connection, before: dict[str, int], expected: int) -> None:
+        self._connection = connection
+        self._before = before
+        """Rows of the tables that still have their indexes."""
+        self._expected, self._added = expected, 0
+        self._dropped: list[str] = []
+
+    async def expect(self, rows: int) -> None:
+        """So many keys, each with its audit row, will be added next."""
+        self._added += rows
+        added = max(self._expected, self._added)
+        for table, before in [(table, before) for table, before in self._before.items() if before <= added]:
+            del self._before[table]
+            for name, sql in await self._connection.fetch(_INDEXES, (table,)):
+                if name != _DIGEST or not before:
+                    await self._connection.execute(f"DROP INDEX {name}")
+                    self._dropped.append(sql)
+
+    async def restore(self) -> None:
+        for sql in self._dropped:
+            await self._connection.execute(sql)
+
+
+@asynccontextmanager
+async def in_bulk(connection: Connection, expected: int) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """As InBulk, inside the connection's transaction, whose rollback restores what was dropped.
+
+    B-trees stay in memory meanwhile.
+    """
+    [(last,)] = await connection.fetch("SELECT coalesce(max(serial), 0) FROM api_key")
+    [(audit_rows,)] = await connection.fetch("SELECT id FROM audit_head")
+    [(cached,)] = await connection.fetch("PRAGMA cache_size")
+    triggers = await connection.fetch(_TRIGGERS)
+    await connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
+    try:
+        for name, _ in triggers:
+            await connection.execute(f"DROP TRIGGER {name}")
+        indexes = _Indexes(connection, {"api_key": last, "audit": audit_rows}, expected)
+        yield indexes.expect
+        await indexes.restore()
+        await connection.execute(ADD_TEXT_AFTER, (last,))
+        await connection.execute("UPDATE generation SET value = random()")
+        for _, sql in triggers:
+            await connection.execute(sql)
+    finally:
+        await connection.execute(f"PRAGMA cache_size = {cached}")

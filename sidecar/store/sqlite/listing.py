@@ -1,10 +1,10 @@
-"""Pages of keys, newest first, at a cost that hardly grows with the number of keys.
+"""Pages of keys in SQLite, newest first, at a cost that hardly grows with the number of keys.
 
-Every statement walks keys in order of `serial` and stops at the end of the page, or begins with what is rare:
+Every statement reads keys in order of `serial` and stops at the end of the page, or begins with the rarest condition:
 
-- one filter at most: the index on it, which holds serials in order;
-- several filters, or words to search for: the full-text index, which meets all of them at once, in order;
-- expired or retired keys alone: the index on their time, for they may be few among many, and old.
+- at most one filter: its index, which holds serials in order;
+- several filters, or words to search for: the full-text index, which combines all of them, in order;
+- only expired or retired keys: the index on their time, because they may be few among many, and old.
 """
 
 import re
@@ -15,7 +15,7 @@ from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import COLUMNS
 
 MOST_BEGINNINGS: Final = 10_000
-"""A text that more ids or stored prefixes begin with than this says nothing of a key, and is not looked for there."""
+"""Most ids or stored prefixes that a searched text may begin; a more common beginning is not searched for there."""
 
 _SELECT: Final = f"SELECT serial, {', '.join(COLUMNS)} FROM"
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -38,16 +38,14 @@ Statement = tuple[str, dict[str, Any]]
 def page_statements(wanted: KeyFilter, now: int) -> Iterator[Statement]:
     """Statements whose rows, `serial` and then COLUMNS, together hold the page. `now` in microseconds."""
     page = _Page(wanted, now)
-    if wanted.replaces is not None:
-        yield page.successor()
-    elif not wanted.search or wanted.search.isspace():
+    if not wanted.search or wanted.search.isspace():
         yield page.by_time() if wanted.effective_status in _INDEXES else page.by_filter()
     else:
         yield from page.by_search(wanted.search.strip())
 
 
 class _Page:
-    """One page in the making."""
+    """Builds the statements of one page."""
 
     def __init__(self, wanted: KeyFilter, now: int) -> None:
         self._wanted = wanted
@@ -61,13 +59,9 @@ class _Page:
             "limit": -1 if wanted.limit is None else wanted.limit,
         }
 
-    def successor(self) -> Statement:
-        values = {"replaces": self._wanted.replaces}
-        return f"{_SELECT} api_key WHERE replaces = :replaces ORDER BY serial DESC", values
-
     def by_search(self, text: str) -> Iterator[Statement]:
         if words := _WORD.findall(text):
-            # Only the last word may be unfinished: a whole one is met without a look at all that it begins.
+            # Only the last word may be unfinished: a whole word is found without reading every word that it begins.
             yield self.by_text([*(f'"{word}"' for word in words[:-1]), f'"{words[-1]}" *'])
         if _BEGINNING.fullmatch(text):
             for column in ("id", "prefix"):
@@ -82,7 +76,7 @@ class _Page:
     def by_text(self, terms: Sequence[str]) -> Statement:
         facets = [f'"{_MARK}{facet}"' for facet in self._facets()]
         matched = self._where("key_text MATCH :match", after="key_text.rowid")
-        # CROSS JOIN keeps SQLite from turning the order round.
+        # CROSS JOIN keeps SQLite from reversing the order.
         sql = f"{_SELECT} key_text CROSS JOIN api_key ON serial = key_text.rowid {matched}"
         return sql.replace("ORDER BY serial", "ORDER BY key_text.rowid"), {
             **self._values,
@@ -113,10 +107,10 @@ class _Page:
             yield "r1"
 
     def _where(self, *conditions: str, after: str = "serial") -> str:
-        asked = [*conditions, *(f"{column} = :{column}" for column in self._equal)]
+        terms = [*conditions, *(f"{column} = :{column}" for column in self._equal)]
         if self._wanted.effective_status in _TIMES:
-            asked.append(_TIMES[self._wanted.effective_status])
+            terms.append(_TIMES[self._wanted.effective_status])
         if self._wanted.after is not None:
-            asked.append(f"{after} < (SELECT serial FROM api_key WHERE id = :after)")  # noqa: S608 - no input
-        where = f"WHERE {' AND '.join(asked)} " if asked else ""
+            terms.append(f"{after} < (SELECT serial FROM api_key WHERE id = :after)")  # noqa: S608 - no input
+        where = f"WHERE {' AND '.join(terms)} " if terms else ""
         return f"{where}ORDER BY serial DESC LIMIT :limit"

@@ -1,4 +1,4 @@
-"""A look at a SQLite store that changes nothing: neither its schema nor its journal, whatever its version."""
+"""A report on a SQLite store that changes nothing: neither its schema nor its journal, whatever its version."""
 
 import os
 import sqlite3
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.store.connection import connect, translated
-from sidecar.store.schema import MIGRATIONS, version_of
+from sidecar.store.sqlite.connection import connect, translated
+from sidecar.store.sqlite.schema import MIGRATIONS, version_of
 
 _LOCK_SECONDS: Final = 1.0
 _COUNTS: Final = """SELECT count(*), coalesce(sum(expires_at IS NULL), 0), coalesce(sum(created_at < :oldest), 0)
@@ -42,7 +42,7 @@ class StoreReport:
     """Keys that are not revoked, by the algorithm of their digest."""
 
 
-def look(path: str, *, now: int, max_age_seconds: float | None) -> StoreReport:
+def inspect(path: str, *, now: int, max_age_seconds: float | None) -> StoreReport:
     """now: microseconds. Blocks. Raises StoreUnavailable."""
     if not os.path.exists(path):
         raise StoreUnavailable(f"there is no key store at {path}")

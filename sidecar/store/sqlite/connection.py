@@ -1,0 +1,379 @@
+"""SQLite's connections: one for requests, one for management, one for writes, each with its thread."""
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from errno import ENOENT
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.connection import DuplicateRow
+from sidecar.store.sqlite.schema import migrate, version_of
+
+# SQLite's exceptions are translated into what happened and what to do about it.
+
+
+_PRIMARY: Final = 0xFF
+"""Extended result codes hold the primary one in their last byte."""
+
+_ADVICE: Final = {
+    sqlite3.SQLITE_BUSY: "is locked by another process: try again, or end the process that holds it (see `fuser`)",
+    sqlite3.SQLITE_PROTOCOL: "is locked by another process: try again, or end the process that holds it (see `fuser`)",
+    sqlite3.SQLITE_READONLY: "is read-only: give this user write permission to the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that this user may read and write the file and its folder",
+    sqlite3.SQLITE_PERM: "cannot be opened: check that this user may read and write the file and its folder",
+    sqlite3.SQLITE_CORRUPT: "is damaged: stop the sidecar and restore the file from a backup",
+    sqlite3.SQLITE_NOTADB: "is not a SQLite database: name another file, or restore it from a backup",
+    sqlite3.SQLITE_FULL: "cannot be written, the disk is full: free some space",
+    sqlite3.SQLITE_IOERR: "cannot be read or written (I/O error): check the disk, its free space and file size limits",
+}
+
+
+def is_lock(error: sqlite3.Error) -> bool:
+    """Whether the only cause is that another process holds the database now."""
+    return _code(error) & _PRIMARY in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
+
+
+def unavailable(error: sqlite3.Error, path: str) -> StoreUnavailable:
+    """The exception in the store's terms: what happened, and what to do."""
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    advice = _ADVICE.get(_code(error) & _PRIMARY, "failed: check the file with `sqlite3 FILE 'PRAGMA integrity_check'`")
+    return StoreUnavailable(f"the key store {path} {advice} [{name}]")
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Every sqlite3.Error inside becomes StoreUnavailable, and a broken constraint DuplicateRow."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise DuplicateRow(str(unavailable(error, path))) from error
+    except sqlite3.Error as error:
+        raise unavailable(error, path) from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Errors of the module itself (a closed connection) have no code.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+
+
+# The store's file is created for its owner only, checked before it is used, and watched for being replaced.
+
+
+WRITE_LOCK_SECONDS = 5.0
+_ISSUE = "`sidecar keys issue` or `sidecar store make` makes it"
+
+
+def prepare(path: str, *, create: bool) -> None:
+    """Make sure that a store of the newest schema, in WAL mode, is at `path`. Blocking.
+
+    Raises StoreUnavailable; without `create`, also where there is no store: an empty store in the place of a lost one
+    would refuse every key.
+    """
+    if create:
+        _make(path)
+    elif not os.path.exists(path):
+        raise StoreUnavailable(f"there is no key store at {path}: {_ISSUE}, or check the path")
+    _refuse_unwritable(path)
+    with translated(path), closing(connect(path, timeout=WRITE_LOCK_SECONDS)) as connection:
+        if version_of(connection, path) == 0 and not create:
+            raise StoreUnavailable(f"the key store {path} is empty: {_ISSUE}, or restore it from a backup")
+        [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
+        if mode != "wal":
+            raise StoreUnavailable(f"the key store {path} cannot use a write-ahead log: put it on a local disk")
+        migrate(connection, path)
+
+
+def connect(path: str, *, timeout: float, mode: str = "rw") -> sqlite3.Connection:
+    """A plain connection in autocommit mode, which never creates the file."""
+    return sqlite3.connect(uri_of(path, mode), uri=True, timeout=timeout, isolation_level=None)
+
+
+def uri_of(path: str, mode: str) -> str:
+    return f"{Path(path).absolute().as_uri()}?mode={mode}"
+
+
+class FileIdentity:
+    """The file that was opened. A file moved into its place holds other keys, and its revocations would be missed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._opened = self._identity()
+
+    def check(self) -> None:
+        """Raises StoreUnavailable when the path no longer leads to the file that was opened. About a microsecond."""
+        if self._identity() != self._opened:
+            raise StoreUnavailable(f"the key store {self._path} was replaced while in use: restart the sidecar")
+
+    def _identity(self) -> tuple[int, int]:
+        try:
+            found = os.stat(self._path)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the key store {self._path} is gone or out of reach ({error.strerror}): restore it and restart"
+            ) from error
+        return found.st_dev, found.st_ino
+
+
+def _make(path: str) -> None:
+    try:
+        # SQLite gives the -wal and -shm files the mode of the database.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        return
+    except OSError as error:
+        folder_missing = f"there is no folder {os.path.dirname(os.path.abspath(path))}"
+        reason = folder_missing if error.errno == ENOENT else error.strerror
+        raise StoreUnavailable(f"the key store {path} cannot be made: {reason}") from error
+
+
+def _refuse_unwritable(path: str) -> None:
+    if os.path.isdir(path):
+        raise StoreUnavailable(f"the key store {path} is a folder: name a file in it")
+    for place in (path, os.path.dirname(os.path.abspath(path))):
+        if not os.access(place, os.R_OK | os.W_OK):
+            raise StoreUnavailable(f"the key store {path} cannot be used: this user may not read and write {place}")
+
+
+# Whether any process has changed a key, which SQLite can say in microseconds.
+
+
+class GenerationWatch:
+    """A read-only connection of its own, used only on the event loop's thread; it never waits for a lock.
+
+    `PRAGMA data_version` changes with any commit of another connection. Most commits are last-used times and quota
+    states, so only the `generation` row, which triggers change with every change of a key, says that keys changed.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises StoreUnavailable."""
+        self._path = path
+        self._file = FileIdentity(path)
+        self._version = -1
+        self._generation = 0
+        with translated(path), ExitStack() as stack:
+            self._connection = stack.enter_context(closing(connect(path, timeout=0, mode="ro")))
+            self._execute = self._connection.execute
+            self._refresh()
+            stack.pop_all()
+
+    def current(self) -> int:
+        """Raises StoreUnavailable. The last known number while the database is locked: nobody could learn more."""
+        self._file.check()
+        try:
+            self._refresh()
+        except sqlite3.Error as error:
+            if not is_lock(error):
+                raise unavailable(error, self._path) from error
+        return self._generation
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _refresh(self) -> None:
+        [(version,)] = self._execute("PRAGMA data_version")
+        if version != self._version:
+            [(self._generation,)] = self._execute("SELECT value FROM generation")
+            self._version = version
+
+
+FIND_SECONDS: Final = 1.0
+"""A request waits at most this long, queueing included."""
+READ_SECONDS: Final = 5.0
+_LATE_SECONDS: Final = 0.1
+_PARAMETERS: Final = 32_766
+"""Most values of one statement, by SQLite's default."""
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class SqliteConnection:
+    """One connection and its thread; one user at a time, so that nobody joins the transaction of another."""
+
+    def __init__(self, connection: aiosqlite.Connection, path: str) -> None:
+        """Use `open`."""
+        self.lock = asyncio.Lock()
+        self._connection, self._path = connection, path
+
+    @classmethod
+    async def open(cls, path: str, *, lock_seconds: float) -> "SqliteConnection":
+        with translated(path):
+            connection = await aiosqlite.connect(
+                uri_of(path, "rw"), uri=True, timeout=lock_seconds, isolation_level=None, cached_statements=32
+            )
+        opened = cls(connection, path)
+        try:
+            await opened.execute("PRAGMA synchronous = FULL")
+            [(journal,)] = await opened.fetch("PRAGMA journal_mode")
+            [(synchronous,)] = await opened.fetch("PRAGMA synchronous")
+            if (journal, synchronous) != ("wal", 2):
+                raise StoreUnavailable(
+                    f"the key store {path} refuses WAL with synchronous=FULL: put it on a local disk"
+                )
+        except BaseException:
+            await connection.close()
+            raise
+        return opened
+
+    async def fetch(self, sql: str, values: Parameters = ()) -> list[Any]:
+        with translated(self._path):
+            return list(await self._connection.execute_fetchall(sql, values))
+
+    async def execute(self, sql: str, values: Parameters = ()) -> None:
+        # One turn of the connection's thread; a cursor of its own would take two.
+        await self.fetch(sql, values)
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        with translated(self._path):
+            await self._connection.executemany(sql, rows)
+
+    async def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
+        # Few statements, because each of them costs a turn for the interpreter's lock.
+        at_once = _PARAMETERS // len(rows[0]) if rows else 1
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            placeholders = f"({', '.join('?' * len(some[0]))})"
+            sql = f"{into} VALUES {', '.join([placeholders] * len(some))}"
+            await self.execute(sql, list(chain.from_iterable(some)))
+
+    async def read(self, sql: str, values: Parameters, seconds: float) -> list[Any]:
+        """Rows within `seconds`, waiting for the connection included. Raises StoreUnavailable past them."""
+        loop = asyncio.get_running_loop()
+        reading = asyncio.ensure_future(self._fetch_in_turn(sql, values))
+        try:
+            for _ in range(2):
+                end = loop.time() + seconds
+                await asyncio.wait([reading], timeout=seconds)
+                if reading.done():
+                    return reading.result()
+                # Where the loop wakes up late, this process stood still and not the store, which gets its time again.
+                if loop.time() - end < _LATE_SECONDS:
+                    break
+            raise StoreUnavailable(f"the key store did not answer within {seconds:g} s")
+        finally:
+            reading.cancel()
+
+    async def commit(self) -> None:
+        with translated(self._path):
+            await self._connection.commit()
+
+    async def rollback(self) -> None:
+        with translated(self._path):
+            await self._connection.rollback()
+
+    async def close(self) -> None:
+        with translated(self._path):
+            await self._connection.close()
+
+    async def _fetch_in_turn(self, sql: str, values: Parameters) -> list[Any]:
+        async with self.lock:
+            return await self.fetch(sql, values)
+
+
+class SqliteDatabase:
+    """A Database over one file. Its connections stay open; `timings` receives each operation and its seconds."""
+
+    def __init__(
+        self,
+        path: str,
+        connections: tuple[SqliteConnection, SqliteConnection, SqliteConnection],
+        *,
+        clock: Callable[[], float],
+        timings: Callable[[str, float], None],
+    ) -> None:
+        """Use `open`. connections: for requests, for management, for writes."""
+        self.connections = connections
+        self._lookup, self._read, self._write = connections
+        self._path, self._clock, self._timings = path, clock, timings
+        self._file = FileIdentity(path)
+        self._watch = GenerationWatch(path)
+        self.generation = self._watch.current
+        self._open = True
+
+    @classmethod
+    async def open(
+        cls, path: str, *, create: bool, clock: Callable[[], float], timings: Callable[[str, float], None]
+    ) -> "SqliteDatabase":
+        """As SqliteStore.open."""
+        logging.getLogger("aiosqlite").addFilter(_without_parameters)
+        await asyncio.to_thread(prepare, path, create=create)
+        opened: list[SqliteConnection] = []
+        try:
+            for seconds in (FIND_SECONDS, READ_SECONDS, WRITE_LOCK_SECONDS):
+                connection = await SqliteConnection.open(path, lock_seconds=seconds)
+                opened.append(connection)
+            lookup, read, write = opened
+            return cls(path, (lookup, read, write), clock=clock, timings=timings)
+        except BaseException:
+            await _close(opened)
+            raise
+
+    async def close(self) -> None:
+        self._open = False
+        self._watch.close()
+        await _close(self.connections)
+
+    def now(self) -> int:
+        return int(self._clock() * 1_000_000)
+
+    def indexed(self, table: str, index: str) -> str:
+        # Without statistics SQLite takes a less selective index.
+        return f"{table} INDEXED BY {index}"
+
+    async def lookup(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._operation(operation):
+            return await self._lookup.read(sql, values, FIND_SECONDS)
+
+    async def read(self, operation: str, sql: str, values: Parameters = ()) -> list[Any]:
+        with self._operation(operation):
+            return await self._read.read(sql, values, READ_SECONDS)
+
+    @asynccontextmanager
+    async def transaction(self, operation: str) -> AsyncIterator[SqliteConnection]:
+        connection = self._write
+        with self._operation(operation):
+            async with connection.lock:
+                # A write into a file that was taken away would be acknowledged and lost.
+                self._file.check()
+                try:
+                    await connection.execute("BEGIN IMMEDIATE")
+                    yield connection
+                    await connection.commit()
+                except BaseException:
+                    # A cancelled statement still runs on its thread; the rollback queues behind it.
+                    await connection.rollback()
+                    raise
+
+    @contextmanager
+    def _operation(self, operation: str) -> Iterator[None]:
+        """Measure the time inside, and refuse to begin once the store is closed."""
+        if not self._open:
+            raise StoreUnavailable(f"the key store {self._path} is closed")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            yield
+        finally:
+            self._timings(operation, loop.time() - started)
+
+
+async def _close(connections: Sequence[SqliteConnection]) -> None:
+    for connection in connections:
+        await connection.close()
+
+
+def _without_parameters(record: logging.LogRecord) -> bool:
+    """Drop debug records: aiosqlite logs every statement with its values, which must not be logged."""
+    return record.levelno > logging.DEBUG

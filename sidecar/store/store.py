@@ -1,0 +1,60 @@
+"""A store, composed of its parts over one database; a caller takes the part that it needs."""
+
+from collections.abc import Awaitable, Callable
+
+from sidecar.store.audit import StoredAudit
+from sidecar.store.connection import Database
+from sidecar.store.keys import InBulk, KeyImports, PageStatements, StoredKeys, StoredStatistics
+from sidecar.store.sqlite.connection import SqliteDatabase
+from sidecar.store.sqlite.listing import page_statements
+from sidecar.store.sqlite.schema import in_bulk
+from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
+
+
+class Store:
+    """The parts, the same for every engine.
+
+    pages: statements that list keys. bulk: what the engine does around the insertion of many keys.
+    close: closes the database.
+    """
+
+    def __init__(
+        self, database: Database, *, pages: PageStatements, bulk: InBulk, close: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.keys = StoredKeys(database, pages=pages)
+        """Finds, lists and changes keys."""
+        self.statistics = StoredStatistics(database)
+        """Counts keys, and finds those with a date in a span of time."""
+        self.imports = KeyImports(database, bulk=bulk)
+        """Adds many keys in one transaction."""
+        self.audit = StoredAudit(database)
+        """Shows and verifies the changes of keys."""
+        self.usage = StoredUsage(database)
+        """Counts uses by hour and by day, and keeps the last use of each key."""
+        self.anomalies = StoredAnomalies(database)
+        """Keeps unusual events."""
+        self.quotas = StoredQuotas(database)
+        """Keeps quota states over a restart."""
+        self._close = close
+
+    async def close(self) -> None:
+        """Close the database: each part raises StoreUnavailable afterwards."""
+        await self._close()
+
+
+class SqliteStore(Store):
+    """A store in one SQLite file: WAL, synchronous=FULL, used by many processes."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        super().__init__(database, pages=page_statements, bulk=in_bulk, close=database.close)
+        self.database = database
+
+    @classmethod
+    async def open(
+        cls, path: str, *, create: bool, clock: Callable[[], float], timings: Callable[[str, float], None]
+    ) -> "SqliteStore":
+        """Open the file. `clock` in Unix seconds; `timings` receives each operation and its seconds.
+
+        Without `create`, a missing or empty file is StoreUnavailable, and no file is made.
+        """
+        return cls(await SqliteDatabase.open(path, create=create, clock=clock, timings=timings))

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sidecar.core.apikey import KeyFormat
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from sidecar.usage.ports import DAY, HOUR, UsageFilter
 from tests.unit.keys.test_usage_store import TODAY, row
 

@@ -11,7 +11,7 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.runtime.maintenance import UsageKeeper
-from sidecar.store.sqlite import SqliteStore
+from sidecar.store.store import SqliteStore
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 from sidecar.usage.recorder import Usage

@@ -82,7 +82,7 @@ class BareHost:
 
 
 class HardenedServer:
-    """Serves the handler of `inner` on one address. To be made where its loop runs."""
+    """Serves the handler of `inner` on one address. To be made while its loop runs."""
 
     def __init__(self, inner: web.Server, *, host: Host, limits: ServerLimits) -> None:
         self.host = host
@@ -139,11 +139,10 @@ class HardenedServer:
         return min(_CHECK_SECONDS, shortest / _CHECKS_IN_A_TIMEOUT)
 
     def _check(self) -> None:
-        now, self._timer = self._loop.time(), None
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self._check_seconds(), self._check) if self._connections else None
         for connection in tuple(self._connections):
             connection.check(now)
-        if self._connections:
-            self._timer = self._loop.call_later(self._check_seconds(), self._check)
 
 
 class GuardedConnection(asyncio.Protocol):

@@ -10,7 +10,7 @@ import click
 from sidecar.cli import key_service as key_tasks
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import Misuse, from_store, limits, moment, pairs, printable, reported, seconds
-from sidecar.cli.output import Table, described, due_as_json, due_as_text, plaintext
+from sidecar.cli.output import Table, described, due_as_json, due_as_text, key_as_json, plaintext
 from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.cli.usage import usage
 from sidecar.config.settings import KeySettings
@@ -18,7 +18,7 @@ from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, Lifecycle, Rotated, due_keys
 from sidecar.keys.ports import KeyFilter
-from sidecar.keys.records import etag_of, shown, shown_at
+from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import UNSET, KeyChange, Rotation, Unasked
 from sidecar.keys.validation import NewKey
 from sidecar.usage.ports import DAY, UsageFilter, UsageRow
@@ -72,8 +72,7 @@ def change(config: str | None, store: str | None, as_json: bool, key: str, **opt
 
         changed = asyncio.run(key_tasks.change(settings.store, key, verb, settings))
     now = key_tasks.now()
-    told = shown_at(changed, now)
-    click.echo(json.dumps(told, indent=2) if as_json else described(changed, now))
+    click.echo(json.dumps(key_as_json(changed, now), indent=2) if as_json else described(changed, now))
 
 
 def _asked(key: ApiKey, options: Mapping[str, Any]) -> KeyChange:
@@ -136,7 +135,8 @@ def rotate(
 
 def _rotated_as_json(rotated: Rotated) -> str:
     new = rotated.new
-    return json.dumps({"id": new.key.id, "key": new.secret.text, **shown(new.key), "old": shown(rotated.old)}, indent=2)
+    issued = {"id": new.key.id, "key": new.secret.text, **key_as_json(new.key)}
+    return json.dumps({**issued, "old": key_as_json(rotated.old)}, indent=2)
 
 
 def _rotated_as_text(rotated: Rotated, sooner: str) -> str:
@@ -241,7 +241,7 @@ def issue(config: str | None, store: str | None, as_json: bool, offline: bool, *
         issued = asyncio.run(key_tasks.issue(key_tasks.settings_of(config, store), wanted))
     key = issued.key
     if as_json:
-        _print_json({"id": key.id, "key": issued.secret.text, **shown(key)})
+        _print_json({"id": key.id, "key": issued.secret.text, **key_as_json(key)})
         return
     scopes = ", ".join(key.scopes) or "none"
     click.echo(f"Issued {key.id} ({key.name}): scopes {scopes}; expires {rfc3339(key.expires_at) or 'never'}.")
@@ -326,7 +326,7 @@ def _on_key(config: str | None, store: str | None, as_json: bool, task: tuple[st
         settings = key_tasks.settings_of(config, store) if task[0] == "-" and config is not None else None
         key = asyncio.run(key_tasks.change(key_tasks.url_of(config, store), *task, settings))
     if as_json:
-        _print_json(shown_at(key, key_tasks.now()))
+        _print_json(key_as_json(key, key_tasks.now()))
     else:
         click.echo(described(key, key_tasks.now()))
 
@@ -347,7 +347,7 @@ async def _print_table(url: str, wanted: KeyFilter) -> None:
 
 async def _print_array(url: str, wanted: KeyFilter) -> None:
     at = key_tasks.now()
-    keys = [shown_at(key, at) async for page in key_tasks.pages(url, wanted) for key in page]
+    keys = [key_as_json(key, at) async for page in key_tasks.pages(url, wanted) for key in page]
     _print_json(keys)
 
 

@@ -1,4 +1,4 @@
-"""A key as a row of the store, as what the audit says of it, and as what a person is shown."""
+"""A key as a row of the store, as JSON of the audit, and as the public fields that people and clients read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -69,37 +69,75 @@ def _stored(key: ApiKey) -> dict[str, Any]:
     return values
 
 
-def shown(key: ApiKey) -> dict[str, Any]:
-    """What anyone who manages keys may read, ready for JSON; times in RFC 3339."""
-    times = {name: rfc3339(getattr(key, name)) for name in COLUMNS if name.endswith("_at")}
-    return {
-        "id": key.id,
-        "prefix": key.prefix,
-        "name": key.name,
-        "tenant": key.tenant,
-        "environment": key.environment,
-        "scopes": list(key.scopes),
-        "plan": key.plan,
-        "quotas": dict(key.quotas),
-        "metadata": dict(key.metadata),
-        "status": key.status.value,
-        "created_by": key.created_by,
-        "replaces": key.replaces,
-        "last_used_address": key.last_used_address,
-        "last_used_agent": key.last_used_agent,
-        **times,
-    }
+class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a key but its secret and its hash. Times are RFC 3339, in UTC."""
+
+    id: str
+    prefix: str
+    name: str
+    tenant: str | None
+    environment: str | None
+    scopes: tuple[str, ...]
+    plan: str | None
+    quotas: dict[str, int]
+    metadata: dict[str, str]
+    status: Standing
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    disabled_at: str | None
+    revoked_at: str | None
+    replaced_at: str | None
+    retires_at: str | None
+    replaces: str | None
+    last_used_at: str | None
+    last_used_address: str | None
+    last_used_agent: str | None
 
 
-def shown_at(key: ApiKey, now: int) -> dict[str, Any]:
-    """The same, with the status as it stands at `now` (microseconds)."""
-    return {**shown(key), "status": effective_status(key, now)}
+PUBLIC_FIELDS: Final = PublicKey.__struct_fields__
+"""The fields that the admin API, the command line and exports show, in the order of the API and of exports."""
+_LAST_USE: Final = frozenset({"last_used_at", "last_used_address", "last_used_agent"})
+
+
+def public_key(key: ApiKey, now: int | None = None) -> PublicKey:
+    """The key with its status at `now` (microseconds), or with the stored status where `now` is None."""
+    return PublicKey(
+        id=key.id,
+        prefix=key.prefix,
+        name=key.name,
+        tenant=key.tenant,
+        environment=key.environment,
+        scopes=key.scopes,
+        plan=key.plan,
+        quotas=dict(key.quotas),
+        metadata=dict(key.metadata),
+        status=key.status.value if now is None else effective_status(key, now),
+        created_at=rfc3339(key.created_at),
+        created_by=key.created_by,
+        expires_at=rfc3339(key.expires_at),
+        disabled_at=rfc3339(key.disabled_at),
+        revoked_at=rfc3339(key.revoked_at),
+        replaced_at=rfc3339(key.replaced_at),
+        retires_at=rfc3339(key.retires_at),
+        replaces=key.replaces,
+        last_used_at=rfc3339(key.last_used_at),
+        last_used_address=key.last_used_address,
+        last_used_agent=key.last_used_agent,
+    )
+
+
+def public_fields(key: ApiKey, now: int | None = None) -> dict[str, Any]:
+    """The values of PUBLIC_FIELDS by name, in their order, ready for JSON; `now` as in `public_key`."""
+    fields: dict[str, Any] = msgspec.to_builtins(public_key(key, now))
+    return fields
 
 
 def etag_of(key: ApiKey) -> str:
-    """An entity tag (RFC 9110 section 8.8.3, without its quotes) of all that is shown of a key but its last use."""
-    lasting = {name: value for name, value in shown(key).items() if not name.startswith("last_used_")}
-    return sha256(_json(lasting).encode()).hexdigest()[:32]
+    """An entity tag (RFC 9110 section 8.8.3, without its quotes) of all public fields but the last use."""
+    # The last use changes with every request, and it is nothing that a change could overwrite.
+    tagged = {name: value for name, value in public_fields(key).items() if name not in _LAST_USE}
+    return sha256(_json(tagged).encode()).hexdigest()[:32]
 
 
 def effective_status(key: ApiKey, now: int) -> Standing:

@@ -17,7 +17,6 @@ from sidecar.admin.api.schemas import (
     ExplanationOut,
     IssuedKey,
     KeyCreate,
-    KeyOut,
     KeyPage,
     KeyQuery,
     KeyUpdate,
@@ -35,7 +34,6 @@ from sidecar.admin.api.schemas import (
 from sidecar.admin.api.serializers import (
     audit_out,
     explanation_out,
-    key_out,
     plans_out,
     quota_out,
     route_out,
@@ -47,7 +45,7 @@ from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.ports import AlreadyProcessed, AuditFilter, KeyFilter
-from sidecar.keys.records import etag_of
+from sidecar.keys.records import PublicKey, etag_of, public_key
 from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
 from sidecar.usage.ports import DAY, UsageFilter
@@ -118,7 +116,7 @@ async def overview(service: AdminService, _: Call) -> Reply:
     for row in await service.usage(None, UsageFilter(since=service.now - DAY, until=service.now)):
         requests[f"{row.status_class}xx"] += row.count
     due = tuple(
-        DueOut(key=key_out(one.key, service.now), why=one.why, at=rfc3339(one.at)) for one in await service.due()
+        DueOut(key=public_key(one.key, service.now), why=one.why, at=rfc3339(one.at)) for one in await service.due()
     )
     unusual = tuple(
         AnomalyOut(
@@ -184,7 +182,7 @@ _ONE: Final = "/keys/{id}"
 
 async def list_keys(service: AdminService, call: Call) -> Reply:
     page = await service.list(KeyFilter(**given(call.query)))
-    return Reply(value=KeyPage(keys=tuple(key_out(key, service.now) for key in page.keys), next=page.next))
+    return Reply(value=KeyPage(keys=tuple(public_key(key, service.now) for key in page.keys), next=page.next))
 
 
 async def issue_key(service: AdminService, call: Call) -> Reply:
@@ -192,34 +190,34 @@ async def issue_key(service: AdminService, call: Call) -> Reply:
         issued = await service.issue(NewKey(**given(call.body)), once=call.once)
     except AlreadyProcessed as repeated:
         key = await service.get(repeated.key_id)
-        return _reply(key, IssuedKey(key=key_out(key, service.now), secret=None, repeated=True))
-    told = IssuedKey(key=key_out(issued.key, service.now), secret=issued.secret.text, repeated=False)
+        return _reply(key, IssuedKey(key=public_key(key, service.now), secret=None, repeated=True))
+    told = IssuedKey(key=public_key(issued.key, service.now), secret=issued.secret.text, repeated=False)
     return _reply(issued.key, told, status=201)
 
 
 async def show_key(service: AdminService, call: Call) -> Reply:
     key = await service.get(call.key_id)
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
 async def change_key(service: AdminService, call: Call) -> Reply:
     key = await service.change(call.key_id, KeyChange(**given(call.body)), etag=await _expected(service, call))
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
 async def disable_key(service: AdminService, call: Call) -> Reply:
     key = await service.disable(call.key_id, etag=await _expected(service, call))
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
 async def enable_key(service: AdminService, call: Call) -> Reply:
     key = await service.enable(call.key_id, etag=await _expected(service, call))
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
 async def revoke_key(service: AdminService, call: Call) -> Reply:
     key = await service.revoke(call.key_id, etag=await _expected(service, call))
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
 async def rotate_key(service: AdminService, call: Call) -> Reply:
@@ -230,11 +228,13 @@ async def rotate_key(service: AdminService, call: Call) -> Reply:
         rotated = await service.rotate(call.key_id, rotation, etag=etag, once=call.once)
     except AlreadyProcessed as repeated:
         key, old = await service.get(repeated.key_id), await service.get(call.key_id)
-        told = RotatedKey(key=key_out(key, service.now), old=key_out(old, service.now), secret=None, repeated=True)
+        told = RotatedKey(
+            key=public_key(key, service.now), old=public_key(old, service.now), secret=None, repeated=True
+        )
         return _reply(key, told)
     key, old = rotated.new.key, rotated.old
     secret = rotated.new.secret.text
-    told = RotatedKey(key=key_out(key, service.now), old=key_out(old, service.now), secret=secret, repeated=False)
+    told = RotatedKey(key=public_key(key, service.now), old=public_key(old, service.now), secret=secret, repeated=False)
     return _reply(key, told, status=201)
 
 
@@ -285,7 +285,7 @@ KEY_OPERATIONS: Final = (
         path=_ONE,
         summary="Show a key",
         handle=show_key,
-        response=KeyOut,
+        response=PublicKey,
         refusals=(404,),
         group="Keys",
     ),
@@ -295,7 +295,7 @@ KEY_OPERATIONS: Final = (
         path=_ONE,
         summary="Change what of a key may change",
         handle=change_key,
-        response=KeyOut,
+        response=PublicKey,
         body=KeyUpdate,
         refusals=_CHANGES,
         tagged=True,
@@ -324,7 +324,7 @@ KEY_OPERATIONS: Final = (
             path=f"{_ONE}/{verb}",
             summary=summary,
             handle=handle,
-            response=KeyOut,
+            response=PublicKey,
             refusals=_CHANGES,
             tagged=True,
             group="Keys",

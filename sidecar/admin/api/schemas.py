@@ -5,40 +5,15 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sidecar.keys.ports import Standing
+from sidecar.keys.records import PublicKey
 
 # What the API gives: one struct per JSON object. Times are RFC 3339, in UTC.
-
-
-class KeyOut(Struct, frozen=True, kw_only=True):
-    """A key as it is shown: everything but the secret."""
-
-    id: str
-    prefix: str
-    name: str
-    tenant: str | None
-    environment: str | None
-    scopes: tuple[str, ...]
-    plan: str | None
-    quotas: dict[str, int]
-    metadata: dict[str, str]
-    status: Standing
-    created_at: str
-    created_by: str
-    expires_at: str | None
-    disabled_at: str | None
-    revoked_at: str | None
-    replaced_at: str | None
-    retires_at: str | None
-    replaces: str | None
-    last_used_at: str | None
-    last_used_address: str | None
-    last_used_agent: str | None
 
 
 class KeyPage(Struct, frozen=True, kw_only=True):
     """Keys, the newest first, and the cursor of the next page; null on the last."""
 
-    keys: tuple[KeyOut, ...]
+    keys: tuple[PublicKey, ...]
     next: str | None
 
 
@@ -48,7 +23,7 @@ class IssuedKey(Struct, frozen=True, kw_only=True):
     It is null where the same request (by its Idempotency-Key) was carried out before: it is not stored.
     """
 
-    key: KeyOut
+    key: PublicKey
     secret: str | None
     repeated: bool
 
@@ -56,8 +31,8 @@ class IssuedKey(Struct, frozen=True, kw_only=True):
 class RotatedKey(Struct, frozen=True, kw_only=True):
     """A new key in the place of an old one; `secret` as where a key is issued."""
 
-    key: KeyOut
-    old: KeyOut
+    key: PublicKey
+    old: PublicKey
     secret: str | None
     repeated: bool
 
@@ -209,7 +184,7 @@ class WhoOut(Struct, frozen=True, kw_only=True):
 class DueOut(Struct, frozen=True, kw_only=True):
     """A key whose time is near, or that is older than keys should become."""
 
-    key: KeyOut
+    key: PublicKey
     why: str
     at: str
 

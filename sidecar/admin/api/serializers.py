@@ -8,7 +8,6 @@ import msgspec
 from sidecar.admin.api.schemas import (
     AuditOut,
     ExplanationOut,
-    KeyOut,
     LineOut,
     PlanOut,
     QuotaOut,
@@ -18,19 +17,12 @@ from sidecar.admin.api.schemas import (
 )
 from sidecar.admin.auth import Admin
 from sidecar.config.settings import Config
-from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
+from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import Explanation
 from sidecar.keys.ports import AuditRow
-from sidecar.keys.records import shown_at
 
 _STORED_AS_JSON: Final = frozenset({"scopes", "quotas", "metadata"})
-
-
-def key_out(key: ApiKey, now: int) -> KeyOut:
-    """`now` in microseconds."""
-    told = shown_at(key, now)
-    return KeyOut(**{name: told[name] for name in KeyOut.__struct_fields__})
 
 
 def audit_out(row: AuditRow) -> AuditOut:

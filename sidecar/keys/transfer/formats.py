@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, Literal, Protocol
 import msgspec
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.records import shown, shown_at
+from sidecar.keys.records import PUBLIC_FIELDS, public_fields
 
 FileFormat = Literal["jsonl", "csv"]
 
@@ -264,29 +264,6 @@ _WANTED: Final = {
 # Keys as lines of a file: everything but what a secret could be found by.
 
 
-EXPORTED: Final = (
-    "id",
-    "prefix",
-    "name",
-    "tenant",
-    "environment",
-    "scopes",
-    "plan",
-    "quotas",
-    "metadata",
-    "status",
-    "created_at",
-    "created_by",
-    "expires_at",
-    "disabled_at",
-    "revoked_at",
-    "replaced_at",
-    "retires_at",
-    "replaces",
-    "last_used_at",
-    "last_used_address",
-    "last_used_agent",
-)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -297,27 +274,22 @@ def neutral(cell: str) -> str:
 
 def json_line(key: ApiKey, now: int) -> str:
     """A JSON object and a line feed; `now` in microseconds decides the status."""
-    return json.dumps(_fields(key, now), ensure_ascii=False) + "\n"
+    return json.dumps(public_fields(key, now), ensure_ascii=False) + "\n"
 
 
 def csv_line(key: ApiKey, now: int) -> str:
     """A row of RFC 4180, each cell neutral. Scopes and quotas (`name=limit`) are separated by spaces."""
-    return _row([_EXPORTED_CELLS.get(name, _text)(value) for name, value in _fields(key, now).items()])
+    return _row([_EXPORTED_CELLS.get(name, _text)(value) for name, value in public_fields(key, now).items()])
 
 
 def csv_heading() -> str:
-    return _row(EXPORTED)
+    return _row(PUBLIC_FIELDS)
 
 
 def import_record(key: ApiKey) -> Mapping[str, Any]:
     """What `sidecar keys import` needs of a key, its hash included."""
-    told = {**shown(key), "hash": key.digest.hex(), "algorithm": key.algorithm}
-    return {name: told[name] for name in FIELDS if told[name]}
-
-
-def _fields(key: ApiKey, now: int) -> Mapping[str, Any]:
-    told = shown_at(key, now)
-    return {name: told[name] for name in EXPORTED}
+    fields = {**public_fields(key), "hash": key.digest.hex(), "algorithm": key.algorithm}
+    return {name: fields[name] for name in FIELDS if fields[name]}
 
 
 def _row(cells: Sequence[str]) -> str:

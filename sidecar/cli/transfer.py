@@ -158,7 +158,14 @@ def _bar(file: BinaryIO) -> Iterator[Callable[[int], None]]:
 @click.option("--tenant", callback=printable, metavar="T", help="Keys of this tenant.")
 @click.option("--environment", callback=printable, metavar="E", help="Keys of this environment.")
 @click.option("-o", "--output", metavar="FILE", help="Written, for its owner only, in place of stdout.")
-def export_command(config: str | None, store: str | None, form: str, output: str | None, **filters: str | None) -> None:
+def export_command(
+    config: str | None,
+    store: str | None,
+    form: str,
+    output: str | None,
+    tenant: str | None,
+    environment: str | None,
+) -> None:
     """Export what is known of the keys, and nothing secret.
 
     Neither keys nor hashes are in it. In CSV, a cell that a spreadsheet could take for a formula begins with an
@@ -170,7 +177,7 @@ def export_command(config: str | None, store: str | None, form: str, output: str
     """
     with reported():
         url = key_tasks.url_of(config, store)
-        count = asyncio.run(_export(url, KeyFilter(**filters), form, output))  # type: ignore[arg-type]
+        count = asyncio.run(_export(url, KeyFilter(tenant=tenant, environment=environment), form, output))
     if output is not None:
         click.echo(f"Exported {counted(count, 'key')} to {output}.")
 

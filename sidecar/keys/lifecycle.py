@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from sidecar.core.apikey import ALPHABET, Hasher, Secret, base62, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
@@ -10,6 +10,7 @@ from sidecar.core.units import counted
 from sidecar.keys.ports import Actor, IdempotencyKey, KeyCalendar, KeyCensus, KeyFilter, KeyStore
 from sidecar.keys.transitions import (
     AlreadyReplaced,
+    Generated,
     expect,
     expiry_after,
     retired,
@@ -119,9 +120,14 @@ class KeyMaker:
         rules.check(wanted, now)
         environment = rules.environment_of(wanted)
         scopes = rules.default_scopes if wanted.scopes is None else wanted.scopes
-        text, stored = self._made(environment, rules, now, actor)
+        generated = self._generate(environment, rules, now, actor)
         key = ApiKey(
-            **stored,
+            id=generated.id,
+            prefix=generated.prefix,
+            digest=generated.digest,
+            algorithm=generated.algorithm,
+            created_at=generated.created_at,
+            created_by=generated.created_by,
             name=wanted.name,
             tenant=wanted.tenant,
             environment=environment,
@@ -131,20 +137,20 @@ class KeyMaker:
             metadata=dict(wanted.metadata),
             expires_at=wanted.expires_at,
         )
-        return Issued(key=key, secret=Secret(text=text))
+        return Issued(key=key, secret=generated.secret)
 
-    def _made(self, environment: str, rules: KeyRules, at: int, actor: Actor) -> tuple[str, dict[str, Any]]:
-        """A new plaintext, and what tells its key from every other."""
+    def _generate(self, environment: str, rules: KeyRules, at: int, actor: Actor) -> Generated:
         text = rules.format.make(rules.prefix_of(environment), self._randbelow)
         digest, algorithm = self._hasher.for_new(text)
-        return text, {
-            "id": new_id(self._randbelow),
-            "prefix": text[: rules.prefix_length],
-            "digest": digest,
-            "algorithm": algorithm,
-            "created_at": at,
-            "created_by": actor.name,
-        }
+        return Generated(
+            secret=Secret(text=text),
+            id=new_id(self._randbelow),
+            prefix=text[: rules.prefix_length],
+            digest=digest,
+            algorithm=algorithm,
+            created_at=at,
+            created_by=actor.name,
+        )
 
     def _now(self) -> int:
         return int(self._clock() * 1_000_000)
@@ -186,20 +192,21 @@ class Lifecycle(KeyMaker):
         Raises InvalidKey, AlreadyProcessed, IdempotencyKeyReused, and KeyConflict for a key that is not active or has
         a successor already.
         """
-        at, texts = self._now(), list[str]()
+        at, secrets = self._now(), list[Secret]()
 
         def edit(key: ApiKey) -> tuple[ApiKey, ApiKey]:
             expect(key, expected_etag)
             old = retired(key, rotation, at)
-            text, stored = self._made(_environment_of(key, rules), rules, at, actor)
-            texts.append(text)
-            return old, successor_of(key, stored, expiry_after(key, rotation, rules, at))
+            generated = self._generate(_environment_of(key, rules), rules, at, actor)
+            # A store that runs the edit again keeps the key of the last run.
+            secrets.append(generated.secret)
+            return old, successor_of(key, generated, expiry_after(key, rotation, rules, at))
 
         try:
             old, new = await self._store.replace(key_id, edit, action="rotate", at=at, actor=actor, once=once)
         except AlreadyReplaced as error:
             raise await self._named(error, key_id) from error
-        return Rotated(old=old, new=Issued(key=new, secret=Secret(text=texts[-1])))
+        return Rotated(old=old, new=Issued(key=new, secret=secrets[-1]))
 
     async def change(
         self, key_id: str, change: KeyChange, rules: KeyRules, *, actor: Actor, expected_etag: str | None = None

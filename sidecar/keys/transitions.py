@@ -1,10 +1,13 @@
 """Changes of a key, as pure functions: what may follow what. Times in microseconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from enum import Enum
-from typing import Any, Final, Literal, assert_never
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar, assert_never
 
+from msgspec import UNSET as UNSET
+from msgspec import UnsetType as UnsetType
+
+from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
 from sidecar.keys.ports import Actor, KeyChanged, KeyConflict, KeyRegistry
@@ -15,6 +18,8 @@ from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
 
 _ACTOR: Final = Actor(name="sidecar", source="unused")
+_UNCHANGED: Final = "unchanged"
+"""A valid name that stands for the one that the key has."""
 
 
 def unused_since(key: ApiKey) -> int:
@@ -39,37 +44,43 @@ async def retire_unused(store: KeyRegistry, key_id: str, unused: int, now: int) 
     )
 
 
-class Unset(Enum):
-    """What nobody asked for; its own type, for None is a value."""
-
-    UNSET = "unset"
-
-
-UNSET: Final = Unset.UNSET
-Unasked = Literal[Unset.UNSET]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChange:
-    """What is to change of a key; UNSET stays as it is. `plan` None is none, `expires_at` None is never."""
+    """New values of a key; a field that is UNSET keeps its value. `plan` None: no plan. `expires_at` None: never."""
 
-    name: str | Unasked = UNSET
-    scopes: tuple[str, ...] | Unasked = UNSET
-    plan: str | Unasked | None = UNSET
-    quotas: Mapping[str, int] | Unasked = UNSET
-    metadata: Mapping[str, str] | Unasked = UNSET
-    expires_at: int | Unasked | None = UNSET
+    name: str | UnsetType = UNSET
+    scopes: tuple[str, ...] | UnsetType = UNSET
+    plan: str | UnsetType | None = UNSET
+    quotas: Mapping[str, int] | UnsetType = UNSET
+    metadata: Mapping[str, str] | UnsetType = UNSET
+    expires_at: int | UnsetType | None = UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """How a key is replaced: for how long the old one goes on, and when the new one expires.
+    """How to replace a key: how long the old key stays valid, and when the new one expires.
 
-    `expires_at` UNSET is when the old one would have, None is never.
+    `expires_at` UNSET: when the old key does. None: never.
     """
 
     overlap_seconds: float = 86_400
-    expires_at: int | Unasked | None = UNSET
+    expires_at: int | UnsetType | None = UNSET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """A new plaintext, and the fields of its key that follow from it and from the moment of issue."""
+
+    secret: Secret
+    id: str
+    prefix: str
+    digest: bytes
+    algorithm: str
+    created_at: int
+    created_by: str
 
 
 class AlreadyReplaced(KeyConflict):
@@ -102,17 +113,40 @@ def with_status(key: ApiKey, status: KeyStatus, at: int) -> ApiKey:
 
 
 def with_change(key: ApiKey, change: KeyChange, rules: KeyRules, now: int) -> ApiKey:
-    """The key after `change`. What stays as it is need not fit `rules` any more.
+    """The key after `change`. Values that do not change are not checked: `rules` may no longer allow them.
 
     Raises KeyConflict for a revoked key, InvalidKey with every problem.
     """
     _refuse_revoked(key)
-    asked: dict[str, Any] = {field.name: getattr(change, field.name) for field in fields(change)}
-    if asked["scopes"] is not UNSET:
-        asked["scopes"] = tuple(dict.fromkeys(asked["scopes"]))
-    new = {name: value for name, value in asked.items() if value is not UNSET and value != getattr(key, name)}
-    rules.check(NewKey(**{"name": "as before", **new}), now)
-    return replace(key, **new)
+    scopes = change.scopes if change.scopes is UNSET else tuple(dict.fromkeys(change.scopes))
+    changed = replace(
+        key,
+        name=_value_after(change.name, key.name),
+        scopes=_value_after(scopes, key.scopes),
+        plan=_value_after(change.plan, key.plan),
+        quotas=_value_after(change.quotas, key.quotas),
+        metadata=_value_after(change.metadata, key.metadata),
+        expires_at=_value_after(change.expires_at, key.expires_at),
+    )
+    rules.check(_changed_values(key, changed), now)
+    return changed
+
+
+def _value_after(new: T | UnsetType, old: T) -> T:
+    """The value of a field after a change; the old object where nothing changes."""
+    return old if new is UNSET or new == old else new
+
+
+def _changed_values(old: ApiKey, new: ApiKey) -> NewKey:
+    """Those values of `new` that differ from `old`, in the form that the rules check; the others are valid defaults."""
+    return NewKey(
+        name=_UNCHANGED if new.name == old.name else new.name,
+        scopes=None if new.scopes == old.scopes else new.scopes,
+        plan=None if new.plan == old.plan else new.plan,
+        quotas={} if new.quotas == old.quotas else new.quotas,
+        metadata={} if new.metadata == old.metadata else new.metadata,
+        expires_at=None if new.expires_at == old.expires_at else new.expires_at,
+    )
 
 
 def retired(key: ApiKey, rotation: Rotation, now: int) -> ApiKey:
@@ -135,7 +169,7 @@ def expiry_after(key: ApiKey, rotation: Rotation, rules: KeyRules, now: int) -> 
     Raises InvalidKey where that is not asked for and would be over before the overlap is, or is no time for a new key.
     """
     if rotation.expires_at is not UNSET:
-        rules.check(NewKey(name="as before", expires_at=rotation.expires_at), now)
+        rules.check(NewKey(name=_UNCHANGED, expires_at=rotation.expires_at), now)
         return rotation.expires_at
     if key.expires_at is not None and key.expires_at <= now + int(rotation.overlap_seconds * 1_000_000):
         told = f"key {key.id} expires at {rfc3339(key.expires_at)}, and so would the new one, within the overlap"
@@ -143,10 +177,22 @@ def expiry_after(key: ApiKey, rotation: Rotation, rules: KeyRules, now: int) -> 
     return key.expires_at
 
 
-def successor_of(key: ApiKey, stored: Mapping[str, Any], expires_at: int | None) -> ApiKey:
-    """A key that may do what `key` may. `stored` is what tells the two apart."""
-    unused = {"last_used_at": None, "last_used_address": None, "last_used_agent": None}
-    return replace(key, **{**unused, **stored, "expires_at": expires_at, "replaces": key.id})
+def successor_of(key: ApiKey, generated: Generated, expires_at: int | None) -> ApiKey:
+    """A new key with the tenant, scopes, plan, limits and metadata of `key`."""
+    return replace(
+        key,
+        id=generated.id,
+        prefix=generated.prefix,
+        digest=generated.digest,
+        algorithm=generated.algorithm,
+        created_at=generated.created_at,
+        created_by=generated.created_by,
+        expires_at=expires_at,
+        replaces=key.id,
+        last_used_at=None,
+        last_used_address=None,
+        last_used_agent=None,
+    )
 
 
 def _refuse_revoked(key: ApiKey) -> None:

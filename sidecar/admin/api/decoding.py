@@ -31,7 +31,6 @@ _WORDS: Final = tuple(
 """msgspec's sentences, and ours."""
 _TIME = re.compile(r"(/expires_at|\?since|\?until)$")
 """Where a text is a time."""
-_TIMES: Final = frozenset({"expires_at", "since", "until"})
 _QUERY: Final = "?"
 _BODY_SECONDS: Final = 10
 _MOST_FLAWS: Final = 100
@@ -65,16 +64,6 @@ def read_query(pairs: Sequence[tuple[str, str]], kind: type[T]) -> T:
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise flawed(Flaw(pointer=f"{_QUERY}{name}", detail="is given more than once") for name in doubled)
     return _read(dict(pairs), kind, _QUERY)
-
-
-def given(asked: msgspec.Struct) -> dict[str, Any]:
-    """What was not left out, by field; times in microseconds."""
-    values = ((name, getattr(asked, name)) for name in asked.__struct_fields__)
-    return {
-        name: microseconds(value) if name in _TIMES and isinstance(value, str) else value
-        for name, value in values
-        if value is not msgspec.UNSET
-    }
 
 
 def _read(value: object, kind: type[T], root: str) -> T:

@@ -6,8 +6,7 @@ from typing import Final
 
 import msgspec
 
-from sidecar.admin.api.decoding import given
-from sidecar.admin.api.operations import Call, Operation, Reply
+from sidecar.admin.api.operations import B, Call, NoBody, NoQuery, Operation, Q, Reply
 from sidecar.admin.api.schemas import (
     AnomalyOut,
     AuditPage,
@@ -32,74 +31,82 @@ from sidecar.admin.api.schemas import (
     WhoOut,
 )
 from sidecar.admin.api.serializers import (
+    audit_filter,
     audit_out,
     explanation_out,
+    given_or,
+    key_change,
+    key_filter,
+    new_key,
     plans_out,
     quota_out,
+    rotation,
     route_out,
     scopes_out,
+    time_of,
 )
 from sidecar.admin.problems import Flaw, flawed
 from sidecar.admin.service import AdminService
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
-from sidecar.keys.ports import AlreadyProcessed, AuditFilter, KeyFilter
+from sidecar.keys.ports import AlreadyProcessed
 from sidecar.keys.records import PublicKey, etag_of, public_key
-from sidecar.keys.transitions import KeyChange, Rotation
-from sidecar.keys.validation import NewKey
 from sidecar.usage.ports import DAY, UsageFilter
+
+Bare = Call[NoQuery, NoBody]
+"""A request without parameters and body."""
 
 _UNUSUAL_EVENTS: Final = 20
 _GATE: Final = "The gate"
 _SIDECAR: Final = "This sidecar"
 
 
-async def show_usage(service: AdminService, call: Call) -> Reply:
-    asked = given(call.query)
-    until = asked.get("until", service.now)
-    since = asked.get("since", until - DAY)
+async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> Reply:
+    until = given_or(time_of(call.query.until), service.now)
+    since = given_or(time_of(call.query.since), until - DAY)
+    by = call.query.by
     if since >= until:
         raise flawed([Flaw(pointer="?since", detail="must be before `until`")])
-    rows = await service.usage(call.key_id, UsageFilter(since=since, until=until, by=asked["by"]))
+    rows = await service.usage(call.key_id, UsageFilter(since=since, until=until, by=by))
     told = tuple(
         UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
     )
-    return Reply(value=UsageList(by=asked["by"], since=rfc3339(since), until=rfc3339(until), rows=told))
+    return Reply(value=UsageList(by=by, since=rfc3339(since), until=rfc3339(until), rows=told))
 
 
-async def list_audit(service: AdminService, call: Call) -> Reply:
-    wanted = AuditFilter(**given(call.query))
+async def list_audit(service: AdminService, call: Call[AuditQuery, NoBody]) -> Reply:
+    wanted = audit_filter(call.query)
     rows = await service.audit(replace(wanted, limit=wanted.limit + 1))
     page = rows[: wanted.limit]
     following = page[-1].id if len(rows) > len(page) else None
     return Reply(value=AuditPage(rows=tuple(map(audit_out, page)), next=following))
 
 
-async def list_plans(service: AdminService, _: Call) -> Reply:
+async def list_plans(service: AdminService, _: Bare) -> Reply:
     config = service.config
     quotas = tuple(map(quota_out, config.quotas.values()))
     return Reply(value=PlanList(plans=plans_out(config, service.admin), quotas=quotas))
 
 
-async def list_scopes(service: AdminService, _: Call) -> Reply:
+async def list_scopes(service: AdminService, _: Bare) -> Reply:
     return Reply(value=ScopeList(scopes=scopes_out(service.config, service.admin)))
 
 
-async def list_routes(service: AdminService, _: Call) -> Reply:
+async def list_routes(service: AdminService, _: Bare) -> Reply:
     return Reply(value=RouteList(routes=tuple(map(route_out, service.config.routes))))
 
 
-async def explain(service: AdminService, call: Call) -> Reply:
-    asked: ExplainRequest = call.body
-    if asked.key is not None and asked.secret is not None:
+async def explain(service: AdminService, call: Call[NoQuery, ExplainRequest]) -> Reply:
+    body = call.body
+    if body.key is not None and body.secret is not None:
         raise flawed([Flaw(pointer="/secret", detail="give this or `key`, not both")])
-    secret = Secret(text=asked.secret) if asked.secret is not None else None
-    explanation = await service.explain(asked.method, asked.target, key=asked.key, secret=secret)
+    secret = Secret(text=body.secret) if body.secret is not None else None
+    explanation = await service.explain(body.method, body.target, key=body.key, secret=secret)
     return Reply(value=explanation_out(explanation))
 
 
-async def who_am_i(service: AdminService, _: Call) -> Reply:
+async def who_am_i(service: AdminService, _: Bare) -> Reply:
     admin, config = service.admin, service.config
     told = WhoOut(
         name=admin.name,
@@ -111,7 +118,7 @@ async def who_am_i(service: AdminService, _: Call) -> Reply:
     return Reply(value=told)
 
 
-async def overview(service: AdminService, _: Call) -> Reply:
+async def overview(service: AdminService, _: Bare) -> Reply:
     requests: Counter[str] = Counter()
     for row in await service.usage(None, UsageFilter(since=service.now - DAY, until=service.now)):
         requests[f"{row.status_class}xx"] += row.count
@@ -138,10 +145,11 @@ VIEW_OPERATIONS: Final = (
         method="GET",
         path="/keys/{id}/usage",
         summary="Count the requests of a key by hour or day, route and class of status",
+        query=UsageQuery,
+        body=NoBody,
         handle=show_usage,
         response=UsageList,
-        query=UsageQuery,
-        refusals=(404,),
+        problems=(404,),
         group="Usage and audit",
     ),
     Operation(
@@ -149,9 +157,10 @@ VIEW_OPERATIONS: Final = (
         method="GET",
         path="/audit",
         summary="List changes of keys, the newest first",
+        query=AuditQuery,
+        body=NoBody,
         handle=list_audit,
         response=AuditPage,
-        query=AuditQuery,
         group="Usage and audit",
     ),
     Operation(
@@ -159,14 +168,25 @@ VIEW_OPERATIONS: Final = (
         method="POST",
         path="/explain",
         summary="Ask what would come of a request, and why; nothing is taken from any quota",
+        query=NoQuery,
+        body=ExplainRequest,
         handle=explain,
         response=ExplanationOut,
-        body=ExplainRequest,
-        refusals=(404,),
+        problems=(404,),
         group=_GATE,
     ),
     *(
-        Operation(name=name, method="GET", path=path, summary=summary, handle=handle, response=response, group=group)
+        Operation(
+            name=name,
+            method="GET",
+            path=path,
+            summary=summary,
+            query=NoQuery,
+            body=NoBody,
+            handle=handle,
+            response=response,
+            group=group,
+        )
         for name, path, summary, handle, response, group in (
             ("listRoutes", "/routes", "List the routes in force, with file and line", list_routes, RouteList, _GATE),
             ("listScopes", "/scopes", "List the scopes of the catalogue", list_scopes, ScopeList, _GATE),
@@ -180,14 +200,14 @@ VIEW_OPERATIONS: Final = (
 _ONE: Final = "/keys/{id}"
 
 
-async def list_keys(service: AdminService, call: Call) -> Reply:
-    page = await service.list(KeyFilter(**given(call.query)))
+async def list_keys(service: AdminService, call: Call[KeyQuery, NoBody]) -> Reply:
+    page = await service.list(key_filter(call.query))
     return Reply(value=KeyPage(keys=tuple(public_key(key, service.now) for key in page.keys), next=page.next))
 
 
-async def issue_key(service: AdminService, call: Call) -> Reply:
+async def issue_key(service: AdminService, call: Call[NoQuery, KeyCreate]) -> Reply:
     try:
-        issued = await service.issue(NewKey(**given(call.body)), once=call.once)
+        issued = await service.issue(new_key(call.body), once=call.idempotency_key)
     except AlreadyProcessed as repeated:
         key = await service.get(repeated.key_id)
         return _reply(key, IssuedKey(key=public_key(key, service.now), secret=None, repeated=True))
@@ -195,37 +215,36 @@ async def issue_key(service: AdminService, call: Call) -> Reply:
     return _reply(issued.key, told, status=201)
 
 
-async def show_key(service: AdminService, call: Call) -> Reply:
+async def show_key(service: AdminService, call: Bare) -> Reply:
     key = await service.get(call.key_id)
     return _reply(key, public_key(key, service.now))
 
 
-async def change_key(service: AdminService, call: Call) -> Reply:
-    key = await service.change(call.key_id, KeyChange(**given(call.body)), etag=await _expected(service, call))
+async def change_key(service: AdminService, call: Call[NoQuery, KeyUpdate]) -> Reply:
+    key = await service.change(call.key_id, key_change(call.body), etag=await _expected(service, call))
     return _reply(key, public_key(key, service.now))
 
 
-async def disable_key(service: AdminService, call: Call) -> Reply:
+async def disable_key(service: AdminService, call: Bare) -> Reply:
     key = await service.disable(call.key_id, etag=await _expected(service, call))
     return _reply(key, public_key(key, service.now))
 
 
-async def enable_key(service: AdminService, call: Call) -> Reply:
+async def enable_key(service: AdminService, call: Bare) -> Reply:
     key = await service.enable(call.key_id, etag=await _expected(service, call))
     return _reply(key, public_key(key, service.now))
 
 
-async def revoke_key(service: AdminService, call: Call) -> Reply:
+async def revoke_key(service: AdminService, call: Bare) -> Reply:
     key = await service.revoke(call.key_id, etag=await _expected(service, call))
     return _reply(key, public_key(key, service.now))
 
 
-async def rotate_key(service: AdminService, call: Call) -> Reply:
-    overlap = service.config.keys.rotation_overlap_seconds
-    rotation = Rotation(**{"overlap_seconds": overlap, **given(call.body)})
+async def rotate_key(service: AdminService, call: Call[NoQuery, RotationRequest]) -> Reply:
+    wanted = rotation(call.body, service.config.keys.rotation_overlap_seconds)
     etag = await _expected(service, call)
     try:
-        rotated = await service.rotate(call.key_id, rotation, etag=etag, once=call.once)
+        rotated = await service.rotate(call.key_id, wanted, etag=etag, once=call.idempotency_key)
     except AlreadyProcessed as repeated:
         key, old = await service.get(repeated.key_id), await service.get(call.key_id)
         told = RotatedKey(
@@ -242,7 +261,7 @@ def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
     return Reply(value=value, status=status, headers={"ETag": f'"{etag_of(key)}"'})
 
 
-async def _expected(service: AdminService, call: Call) -> str | None:
+async def _expected(service: AdminService, call: Call[Q, B]) -> str | None:
     """The entity tag that the key must still have; of several, the one that it has."""
     if not call.matches:
         return None
@@ -259,9 +278,10 @@ KEY_OPERATIONS: Final = (
         method="GET",
         path="/keys",
         summary="List keys, the newest first",
+        query=KeyQuery,
+        body=NoBody,
         handle=list_keys,
         response=KeyPage,
-        query=KeyQuery,
         key_at="/keys/0/id",
         group="Keys",
     ),
@@ -270,12 +290,13 @@ KEY_OPERATIONS: Final = (
         method="POST",
         path="/keys",
         summary="Issue a key; its secret is in this answer and never again",
+        query=NoQuery,
+        body=KeyCreate,
         handle=issue_key,
         response=IssuedKey,
-        body=KeyCreate,
         statuses=(201, 200),
-        refusals=(409, 422),
-        once=True,
+        problems=(409, 422),
+        takes_idempotency_key=True,
         key_at="/key/id",
         group="Keys",
     ),
@@ -284,9 +305,11 @@ KEY_OPERATIONS: Final = (
         method="GET",
         path=_ONE,
         summary="Show a key",
+        query=NoQuery,
+        body=NoBody,
         handle=show_key,
         response=PublicKey,
-        refusals=(404,),
+        problems=(404,),
         group="Keys",
     ),
     Operation(
@@ -294,11 +317,12 @@ KEY_OPERATIONS: Final = (
         method="PATCH",
         path=_ONE,
         summary="Change what of a key may change",
+        query=NoQuery,
+        body=KeyUpdate,
         handle=change_key,
         response=PublicKey,
-        body=KeyUpdate,
-        refusals=_CHANGES,
-        tagged=True,
+        problems=_CHANGES,
+        takes_if_match=True,
         group="Keys",
     ),
     Operation(
@@ -306,14 +330,15 @@ KEY_OPERATIONS: Final = (
         method="POST",
         path=f"{_ONE}/rotate",
         summary="Issue a key in the place of this one, which retires after an overlap",
+        query=NoQuery,
+        body=RotationRequest,
         handle=rotate_key,
         response=RotatedKey,
-        body=RotationRequest,
-        body_needed=False,
+        body_required=False,
         statuses=(201, 200),
-        refusals=(*_CHANGES, 422),
-        tagged=True,
-        once=True,
+        problems=(*_CHANGES, 422),
+        takes_if_match=True,
+        takes_idempotency_key=True,
         key_at="/key/id",
         group="Keys",
     ),
@@ -323,10 +348,12 @@ KEY_OPERATIONS: Final = (
             method="POST",
             path=f"{_ONE}/{verb}",
             summary=summary,
+            query=NoQuery,
+            body=NoBody,
             handle=handle,
             response=PublicKey,
-            refusals=_CHANGES,
-            tagged=True,
+            problems=_CHANGES,
+            takes_if_match=True,
             group="Keys",
         )
         for verb, summary, handle in (

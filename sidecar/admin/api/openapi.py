@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecar.admin.api.operations import Operation
+from sidecar.admin.api.operations import B, NoBody, Operation, Operations, Q
 from sidecar.admin.api.schemas import Problem
 from sidecar.admin.problems import PROBLEM_JSON
 
@@ -134,9 +134,9 @@ _ONCE: Final = {
 }
 
 
-def document(operations: Sequence[Operation], *, root: str, version: str) -> dict[str, Any]:
+def document(operations: Operations, *, root: str, version: str) -> dict[str, Any]:
     """root: path that those of the operations are below."""
-    types = {kind for one in operations for kind in (one.response, one.body) if kind is not None} | {Problem}
+    types = {kind for one in operations for kind in (one.response, one.body)} - {NoBody} | {Problem}
     _, schemas = msgspec.json.schema_components(sorted(types, key=lambda kind: kind.__name__), ref_template=_REFS)
     paths: dict[str, dict[str, Any]] = {}
     followers = [one.name for one in operations if _ID_STEP in one.path]
@@ -159,9 +159,9 @@ def document(operations: Sequence[Operation], *, root: str, version: str) -> dic
     }
 
 
-def _operation(one: Operation, followers: Sequence[str]) -> dict[str, Any]:
+def _operation(one: Operation[Q, B], followers: Sequence[str]) -> dict[str, Any]:
     """followers: names of operations on the key that this one tells of."""
-    statuses = sorted({*_EVERYWHERE, *one.refusals, *(_WITH_BODY if one.method != "GET" else ())})
+    statuses = sorted({*_EVERYWHERE, *one.problems, *(_WITH_BODY if one.method != "GET" else ())})
     told: dict[str, Any] = {
         "operationId": one.name,
         "summary": one.summary,
@@ -170,24 +170,24 @@ def _operation(one: Operation, followers: Sequence[str]) -> dict[str, Any]:
         "responses": {str(status): _answer(one, status, followers) for status in one.statuses}
         | {str(status): _refusal(status) for status in statuses},
     }
-    if one.body is not None:
-        told["requestBody"] = {"required": one.body_needed, "content": _content("application/json", one.body)}
+    if one.body is not NoBody:
+        told["requestBody"] = {"required": one.body_required, "content": _content("application/json", one.body)}
     return told
 
 
-def _parameters(one: Operation) -> list[dict[str, Any]]:
+def _parameters(one: Operation[Q, B]) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [_ID] if _ID_STEP in one.path else []
     schema = msgspec.json.schema_components([one.query], ref_template=_REFS)[1][one.query.__name__]
     for name, part in schema["properties"].items():
         parameters.append({"name": name, "in": "query", "required": False, "schema": part})
-    if one.tagged:
+    if one.takes_if_match:
         parameters.append(_IF_MATCH)
-    if one.once:
+    if one.takes_idempotency_key:
         parameters.append(_ONCE)
     return parameters
 
 
-def _answer(one: Operation, status: int, followers: Sequence[str]) -> dict[str, Any]:
+def _answer(one: Operation[Q, B], status: int, followers: Sequence[str]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": _TEXT[status], "content": _content("application/json", one.response)}
     if one.group == "Keys" and one.name != "listKeys":
         answer["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "For If-Match."}}

@@ -4,14 +4,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from aiohttp import hdrs, web
 
 from sidecar.admin.api.decoding import body_of, read_body, read_query
 from sidecar.admin.api.handlers import KEY_OPERATIONS, VIEW_OPERATIONS
-from sidecar.admin.api.operations import Call, Operation
+from sidecar.admin.api.operations import B, Call, NoBody, Operation, Operations, Q
 from sidecar.admin.middleware import JSON, Handler
 from sidecar.admin.problems import Flaw, Refusal, flawed, pointer_of, store_unavailable, unknown_key
 from sidecar.admin.service import AdminService
@@ -26,14 +26,14 @@ from sidecar.keys.ports import (
 from sidecar.keys.validation import InvalidKey, Violation
 
 ROOT: Final = "/api/v1"
-OPERATIONS: Final = (*KEY_OPERATIONS, *VIEW_OPERATIONS)
+OPERATIONS: Final = cast(Operations, (*KEY_OPERATIONS, *VIEW_OPERATIONS))
 
 _IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 _SENDERS_NAME: Final = re.compile("[!-~]{1,255}")
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([!#-~]*)"')
 
 
-def handler_of(operation: Operation, desk_of: Callable[[web.Request], AdminService]) -> Handler:
+def handler_of(operation: Operation[Q, B], desk_of: Callable[[web.Request], AdminService]) -> Handler:
     """What answers the operation's requests."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -47,22 +47,23 @@ def handler_of(operation: Operation, desk_of: Callable[[web.Request], AdminServi
     return handle
 
 
-async def _call(operation: Operation, request: web.Request, service: AdminService) -> Call:
+async def _call(operation: Operation[Q, B], request: web.Request, service: AdminService) -> Call[Q, B]:
     """Raises Refusal."""
     query = read_query(list(request.query.items()), operation.query)
     raw = await body_of(request)
-    if operation.body is None:
+    if operation.body is NoBody:
         if raw.strip() not in (b"", b"{}"):
             raise flawed([Flaw(pointer="", detail="this takes no body")])
-        body = None
-    else:
-        body = read_body(raw or (b"" if operation.body_needed else b"{}"), operation.body)
+        raw = b"{}"
+    elif not operation.body_required:
+        raw = raw or b"{}"
+    body = read_body(raw, operation.body)
     return Call(
         key_id=request.match_info.get("id", ""),
         query=query,
         body=body,
-        matches=_matches(request) if operation.tagged else (),
-        once=_once(request, body, service) if operation.once else None,
+        matches=_matches(request) if operation.takes_if_match else (),
+        idempotency_key=_idempotency_key(request, body, service) if operation.takes_idempotency_key else None,
     )
 
 
@@ -74,15 +75,15 @@ def _matches(request: web.Request) -> tuple[str, ...]:
     return strong or ("",)  # What is no strong tag matches nothing.
 
 
-def _once(request: web.Request, body: msgspec.Struct | None, service: AdminService) -> IdempotencyKey | None:
+def _idempotency_key(request: web.Request, body: msgspec.Struct, service: AdminService) -> IdempotencyKey | None:
     given = request.headers.getall(_IDEMPOTENCY_KEY, [])
     if not given:
         return None
     if len(given) > 1 or not _SENDERS_NAME.fullmatch(given[0]):
         detail = f"{_IDEMPOTENCY_KEY} must be given once, with 1 to 255 printable ASCII characters"
         raise Refusal(400, "invalid_request", detail)
-    asked = request.path.encode() + b"\n" + msgspec.json.encode(body, order="sorted")
-    return IdempotencyKey(token=service.admin.name, key=given[0], fingerprint=sha256(asked).hexdigest())
+    payload = request.path.encode() + b"\n" + msgspec.json.encode(body, order="sorted")
+    return IdempotencyKey(token=service.admin.name, key=given[0], fingerprint=sha256(payload).hexdigest())
 
 
 @contextmanager

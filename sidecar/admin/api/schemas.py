@@ -244,11 +244,11 @@ Plan = Annotated[str, Meta(max_length=200)]
 Environment = Annotated[str, Meta(max_length=200)]
 
 
-class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request's body."""
+class RequestSchema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request's body or query."""
 
 
-class KeyCreate(Asked, frozen=True, kw_only=True):
+class KeyCreate(RequestSchema, frozen=True, kw_only=True):
     """A key to issue. Without scopes it gets the default ones, without environment the first."""
 
     name: Name
@@ -261,7 +261,7 @@ class KeyCreate(Asked, frozen=True, kw_only=True):
     expires_at: Time | None = None
 
 
-class KeyUpdate(Asked, frozen=True, kw_only=True):
+class KeyUpdate(RequestSchema, frozen=True, kw_only=True):
     """What of a key to change; what is left out stays."""
 
     name: Name | UnsetType = UNSET
@@ -272,14 +272,14 @@ class KeyUpdate(Asked, frozen=True, kw_only=True):
     expires_at: Time | UnsetType | None = UNSET
 
 
-class RotationRequest(Asked, frozen=True, kw_only=True):
+class RotationRequest(RequestSchema, frozen=True, kw_only=True):
     """How long the old key goes on, and when the new one expires (by default as the old one would have)."""
 
     overlap_seconds: Annotated[int, Meta(ge=0, le=31_536_000)] | UnsetType = UNSET
     expires_at: Time | UnsetType | None = UNSET
 
 
-class ExplainRequest(Asked, frozen=True, kw_only=True):
+class ExplainRequest(RequestSchema, frozen=True, kw_only=True):
     """A request to explain, with no key, with a stored one, or with the very one that a client presents."""
 
     method: Annotated[str, Meta(min_length=1, max_length=40, pattern="^[!-~]+$")]
@@ -288,7 +288,7 @@ class ExplainRequest(Asked, frozen=True, kw_only=True):
     secret: Annotated[str, Meta(min_length=1, max_length=1000, description="the key itself")] | None = None
 
 
-class KeyQuery(Asked, frozen=True, kw_only=True):
+class KeyQuery(RequestSchema, frozen=True, kw_only=True):
     """Which keys. `search`: words of the name or the tenant, or how the id or the stored prefix begins."""
 
     search: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
@@ -299,7 +299,7 @@ class KeyQuery(Asked, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
 
-class UsageQuery(Asked, frozen=True, kw_only=True):
+class UsageQuery(RequestSchema, frozen=True, kw_only=True):
     """Which counts: by default those of the last 24 hours, by the hour."""
 
     since: Time | UnsetType = UNSET
@@ -307,7 +307,7 @@ class UsageQuery(Asked, frozen=True, kw_only=True):
     by: Literal["hour", "day"] = "hour"
 
 
-class AuditQuery(Asked, frozen=True, kw_only=True):
+class AuditQuery(RequestSchema, frozen=True, kw_only=True):
     """Which changes. `actor` as it is told, such as `token:ops`."""
 
     key_id: str | UnsetType = field(name="key", default=UNSET)

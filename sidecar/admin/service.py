@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from sidecar.admin.auth import Admin, plan_flaws, quota_flaws, scope_flaws, tenant_flaws
 from sidecar.admin.problems import Flaw, Refusal, forbidden, unknown_key
@@ -29,29 +29,18 @@ from sidecar.keys.transitions import KeyChange, Rotation, with_change
 from sidecar.keys.validation import KeyRules, NewKey
 from sidecar.limiter.port import Limiter
 from sidecar.usage.anomalies import Anomaly
-from sidecar.usage.ports import UsageFilter, UsageRow
-
-# What administering needs of the rest of the house: store, verbs of a key's life, configuration, gate.
-
-
-class AdminStore(KeyStore, KeyCensus, AuditTrail, Protocol):
-    """What administering needs of the store."""
-
-
-class UsageReader(Protocol):
-    """What is told of the use of keys. Both raise StoreUnavailable."""
-
-    async def usage(self, wanted: UsageFilter) -> Sequence[UsageRow]: ...
-
-    async def unusual(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]: ...
+from sidecar.usage.ports import AnomalyStore, UsageFilter, UsageRow, UsageStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminDependencies:
-    """clock: Unix seconds. lifecycle, config, rules, gate_of: by what is in force now."""
+    """What the admin service uses. `clock`: Unix seconds. `lifecycle`, `config`, `rules` and `gate_of` are those in force."""
 
-    store: AdminStore
-    usage: UsageReader
+    keys: KeyStore
+    census: KeyCensus
+    audit: AuditTrail
+    usage: UsageStore
+    anomalies: AnomalyStore
     lifecycle: Callable[[], Lifecycle]
     config: Callable[[], Config]
     rules: Callable[[], KeyRules]
@@ -102,14 +91,14 @@ class AdminReader:
         if not (wanted.tenant is None or self.admin.sees(wanted.tenant)) or not await self._sees_key(wanted.after):
             return Page(keys=(), next=None)
         within = replace(wanted, tenant=self.admin.tenant or wanted.tenant, limit=limit + 1)
-        found = await self._ports.store.list(within)
+        found = await self._ports.keys.list(within)
         return Page(keys=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
     async def get(self, key_id: str) -> ApiKey:
         """The key with exactly this id. Raises Refusal 404 for none, and for one of another tenant."""
         try:
             # A plaintext must not be handed to the store as a name.
-            key = None if looks_secret(key_id) else await self._ports.store.get(key_id)
+            key = None if looks_secret(key_id) else await self._ports.keys.get(key_id)
         except KeyConflict:  # A stored prefix, which is no id.
             key = None
         if key is None or key.id != key_id or not self.admin.sees(key.tenant):
@@ -120,7 +109,7 @@ class AdminReader:
         """Newest first; rows of this administrator's tenant only."""
         if not (wanted.tenant is None or self.admin.sees(wanted.tenant)):
             return ()
-        return await self._ports.store.audit(replace(wanted, tenant=self.admin.tenant or wanted.tenant))
+        return await self._ports.audit.audit(replace(wanted, tenant=self.admin.tenant or wanted.tenant))
 
     async def usage(self, key_id: str | None, wanted: UsageFilter) -> Sequence[UsageRow]:
         """Of one key; without one, the sum over all that this administrator sees."""
@@ -130,7 +119,7 @@ class AdminReader:
 
     async def unusual(self, *, limit: int) -> Sequence[Anomaly]:
         """The newest first. An administrator of one tenant is told of its keys only."""
-        return await self._ports.usage.unusual(limit=limit, tenant=self.admin.tenant)
+        return await self._ports.anomalies.unusual(limit=limit, tenant=self.admin.tenant)
 
     async def due(self) -> Sequence[Due]:
         """Keys whose time is near, or that are older than they should become."""
@@ -146,7 +135,7 @@ class AdminReader:
         if self.admin.tenant is not None:
             return None
         counts: Counter[str] = Counter()
-        for (status, _), count in (await self._ports.store.counts()).items():
+        for (status, _), count in (await self._ports.census.counts()).items():
             counts[status] += count
         return dict(counts)
 
@@ -173,7 +162,7 @@ class AdminReader:
         except Refusal:
             if looks_secret(name):
                 raise
-        found = await self._ports.store.list(KeyFilter(search=name, tenant=self.admin.tenant, limit=_NAMESAKES))
+        found = await self._ports.keys.list(KeyFilter(search=name, tenant=self.admin.tenant, limit=_NAMESAKES))
         [*namesakes] = [one for one in found if one.prefix == name]
         if len(namesakes) != 1:
             raise unknown_key()

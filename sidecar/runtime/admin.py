@@ -10,7 +10,7 @@ from aiohttp import web
 
 from sidecar.admin.auth import Tokens
 from sidecar.admin.server import admin_app
-from sidecar.admin.service import AdminDependencies, AdminStore, UsageReader
+from sidecar.admin.service import AdminDependencies
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.settings import Address, AdminToken, Config
@@ -18,15 +18,17 @@ from sidecar.core.apikey import Hasher
 from sidecar.gate.compile import key_rules
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
+from sidecar.keys.ports import AuditTrail, KeyCensus, KeyStore
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
+from sidecar.usage.ports import AnomalyStore, UsageStore
 
 MakeGate = Callable[[Config, KeyFinder, Limiter], Gate]
 
 _FULLEST: Final = 20
 
 
-class Store(AdminStore, UsageReader, Protocol):
+class Store(KeyStore, KeyCensus, AuditTrail, UsageStore, AnomalyStore, Protocol):
     """All that administering reads and writes."""
 
 
@@ -55,8 +57,11 @@ def administration(process: Process) -> web.Application:
 def _ports(process: Process) -> AdminDependencies:
     config = process.config
     return AdminDependencies(
-        store=process.store,
+        keys=process.store,
+        census=process.store,
+        audit=process.store,
         usage=process.store,
+        anomalies=process.store,
         lifecycle=lambda: Lifecycle(
             process.store, process.hasher_of(config()), clock=time.time, randbelow=secrets.randbelow
         ),

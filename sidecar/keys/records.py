@@ -17,7 +17,7 @@ from sidecar.keys.ports import Standing, StoreUnavailable
 
 COLUMNS = tuple(field.name for field in fields(ApiKey))
 _VALUES = attrgetter(*COLUMNS)
-# One encoder for all, because an import encodes a million times.
+# One encoder for all: an import encodes a million times.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -27,7 +27,7 @@ def row_of(key: ApiKey) -> tuple[Any, ...]:
 
 
 def key_of(row: Sequence[Any]) -> ApiKey:
-    """The key that a row of COLUMNS holds. Raises StoreUnavailable for one that this program cannot have written."""
+    """The key in a row of COLUMNS. Raises StoreUnavailable for a damaged row."""
     values = dict(zip(COLUMNS, row, strict=True))
     try:
         values["status"] = KeyStatus(values["status"])
@@ -42,14 +42,14 @@ def key_of(row: Sequence[Any]) -> ApiKey:
 
 
 def audited(key: ApiKey) -> str:
-    """The key as JSON, without its digest."""
+    """The key as JSON for the audit, without its digest."""
     return _ENCODER.encode(_audited(key))
 
 
 def audited_part(key: ApiKey, columns: Sequence[str]) -> str:
-    """What `audited` says of some columns, without its braces."""
-    said = _audited(key)
-    return _ENCODER.encode({name: said[name] for name in columns})[1:-1]
+    """Some columns of `audited`, without the braces."""
+    values = _audited(key)
+    return _ENCODER.encode({name: values[name] for name in columns})[1:-1]
 
 
 def _audited(key: ApiKey) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def etag_of(key: ApiKey) -> str:
 
 
 def effective_status(key: ApiKey, now: int) -> Standing:
-    """The status, or `expired` or `retired` for an active key whose time is over at `now` (microseconds)."""
+    """The status; `expired` or `retired` for an active key whose time is over at `now` (microseconds)."""
     if key.status is KeyStatus.ACTIVE and key.expires_at is not None and key.expires_at <= now:
         return "expired"
     if key.status is KeyStatus.ACTIVE and key.retires_at is not None and key.retires_at <= now:
@@ -153,18 +153,18 @@ def _json(value: Mapping[str, object] | Sequence[str]) -> str:
     return _ENCODER.encode(dict(value) if isinstance(value, Mapping) else list(value))
 
 
-# New keys as rows of the store, many at once: what they have in common is written once.
+# Rows of many new keys: values that they share are encoded only once.
 
 
 _LAST: Final = COLUMNS.index("expires_at")
 _SHARED: Final = slice(COLUMNS.index("environment"), COLUMNS.index("metadata"))
 NEW_COLUMNS: Final = COLUMNS[: _LAST + 1]
-"""Those that a new key has; the others are empty."""
+"""Columns that a new key fills; the others are null."""
 _AUDITED: Final = tuple(name for name in NEW_COLUMNS if name != "digest")
 
 
 class NewRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A new key: its values of NEW_COLUMNS, and what the audit says of it."""
+    """A new key: its values of NEW_COLUMNS, and its JSON in the audit."""
 
     id: str
     digest: bytes
@@ -174,14 +174,14 @@ class NewRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Rows that are added together, and those of the audit that tell so, linked to the ones before."""
+    """Rows that are added together, and their audit rows, chained to the rows before."""
 
     rows: Sequence[NewRow]
     trail: Sequence[tuple[Any, ...]] = ()
 
 
 class RowValues(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What no two keys have in common, or need not. All texts are printable; times in microseconds."""
+    """The values that a key does not share with others. All texts are printable; times in microseconds."""
 
     id: str
     name: str
@@ -194,28 +194,28 @@ class RowValues(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def new_row(key: ApiKey) -> NewRow:
-    """The row of a key that was neither used nor changed yet."""
+    """The row of a key that was never used or changed."""
     values = row_of(key)[: len(NEW_COLUMNS)]
     after = f"{{{audited_part(key, _AUDITED)}}}"
     return NewRow(id=key.id, digest=key.digest, tenant=key.tenant, values=values, after=after)
 
 
 class RowTemplate:
-    """Makes the rows of keys that are like `key` but for what is their own."""
+    """Makes rows of keys that differ from `key` only in their RowValues."""
 
     def __init__(self, key: ApiKey) -> None:
         self.prefix = key.prefix
         self._algorithm, self._by, self._status = key.algorithm, key.created_by, key.status.value
         self._shared = row_of(key)[_SHARED]
-        self._said = tuple(
+        self._audited = tuple(
             audited_part(key, columns) for columns in (("algorithm",), COLUMNS[_SHARED], ("created_by",))
         )
 
     def row(self, own: RowValues) -> NewRow:
-        """As `new_row` of the whole key."""
+        """The same row that `new_row` makes of the whole key."""
         metadata = msgspec.json.encode(own.metadata).decode() if own.metadata else "{}"
         tenant = "null" if own.tenant is None else encode_basestring(own.tenant)
-        algorithm, shared, by = self._said
+        algorithm, shared, by = self._audited
         values = (own.id, own.name, own.prefix, own.digest, self._algorithm, own.tenant, *self._shared, metadata)
         after = (
             f'{{"id":"{own.id}","name":{encode_basestring(own.name)},"prefix":{encode_basestring(own.prefix)},'

@@ -14,7 +14,7 @@ from sidecar.admin.api.routes import OPERATIONS
 from sidecar.cli.output import described, key_as_json
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.records import PUBLIC_FIELDS, PublicKey, etag_of, public_key
-from sidecar.keys.transfer.formats import csv_heading, csv_line, json_line
+from sidecar.keys.transfer.formats import csv_header, csv_line, json_line
 from tests.unit.keys.making import NOW_US, a_key
 
 KEY = a_key(
@@ -45,7 +45,7 @@ def api_document() -> Sequence[str]:
 
 
 def exported_row() -> Sequence[str]:
-    [heading, row] = csv.reader(io.StringIO(csv_heading() + csv_line(KEY, NOW_US)))
+    [heading, row] = csv.reader(io.StringIO(csv_header() + csv_line(KEY, NOW_US)))
     assert all(row)
     return heading
 

@@ -1,4 +1,4 @@
-"""Changes of a key, as pure functions: what may follow what. Times in microseconds."""
+"""The changes of a key as pure functions, which say what each state allows. Times in microseconds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from sidecar.keys.ports import Actor, KeyChanged, KeyConflict, KeyRegistry
 from sidecar.keys.records import effective_status, etag_of
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
-# A replaced key that nobody uses any more may retire before its overlap ends. Times in microseconds.
+# A replaced key that is no longer used may retire before its overlap ends.
 
 
 _ACTOR: Final = Actor(name="sidecar", source="unused")
@@ -23,22 +23,22 @@ _UNCHANGED: Final = "unchanged"
 
 
 def unused_since(key: ApiKey) -> int:
-    """When a key that was replaced was last used, or else replaced."""
+    """When a replaced key was last used, or when it was replaced if that is later."""
     return max(key.replaced_at or 0, key.last_used_at or 0)
 
 
 def retired_unused(key: ApiKey, unused: int, now: int) -> ApiKey:
-    """The key with its overlap ended at `now`. Raises KeyConflict where it has not been unused in it for `unused`."""
+    """The key, retired at `now`. Raises KeyConflict if it is not in an overlap, or was used in the last `unused`."""
     if key.replaced_at is None or key.retires_at is None or effective_status(key, now) != "active":
         raise KeyConflict(f"key {key.id!r} is not in the overlap of a rotation")
-    # After a clock was set back this is less than nothing, and the key stays.
+    # If the clock was set back, the difference is negative, and the key stays.
     if now - unused_since(key) < unused:
-        raise KeyConflict(f"key {key.id!r} was used or replaced too lately")
+        raise KeyConflict(f"key {key.id!r} was used or replaced too recently")
     return replace(key, retires_at=now)
 
 
 async def retire_unused(store: KeyRegistry, key_id: str, unused: int, now: int) -> ApiKey:
-    """End the key's overlap, if it still is unused. Raises KeyConflict where it is not, and StoreUnavailable."""
+    """Retire the key if it is still unused. Raises KeyConflict if it is not, and StoreUnavailable."""
     return await store.change(
         key_id, lambda key: retired_unused(key, unused, now), action="retire", at=now, actor=_ACTOR
     )
@@ -84,17 +84,17 @@ class Generated:
 
 
 class AlreadyReplaced(KeyConflict):
-    """The key has a successor."""
+    """The key was replaced before."""
 
 
 def expect(key: ApiKey, etag: str | None) -> None:
-    """Raises KeyChanged where `etag` is not that of the key; None fits every one."""
+    """Raises KeyChanged if the key does not have `etag`; None matches every key."""
     if etag is not None and etag_of(key) != etag:
         raise KeyChanged(f"key {key.id!r} was changed since it was read: read it again")
 
 
 def with_status(key: ApiKey, status: KeyStatus, at: int) -> ApiKey:
-    """The key after disable, enable or revoke at `at`; itself where it has the status already.
+    """The key after disable, enable or revoke at `at`; unchanged if it has the status already.
 
     Raises KeyConflict for a revoked key.
     """
@@ -150,30 +150,30 @@ def _changed_values(old: ApiKey, new: ApiKey) -> NewKey:
 
 
 def retired(key: ApiKey, rotation: Rotation, now: int) -> ApiKey:
-    """The key as it goes on beside its successor: until the overlap ends, and never past its own expiry.
+    """The key, to retire at the end of the overlap or at its own expiry, whichever is earlier.
 
     Raises AlreadyReplaced, and KeyConflict for a key that is not active.
     """
     if key.retires_at is not None and key.status is KeyStatus.ACTIVE:
         raise AlreadyReplaced(f"key {key.id!r} is replaced already")
-    if (now_is := effective_status(key, now)) != "active":
-        advice = "enable it first" if now_is == "disabled" else "issue a new one"
-        raise KeyConflict(f"key {key.id!r} is {now_is} and cannot be rotated: {advice}")
+    if (status := effective_status(key, now)) != "active":
+        advice = "enable it first" if status == "disabled" else "issue a new one"
+        raise KeyConflict(f"key {key.id!r} is {status} and cannot be rotated: {advice}")
     end = now + int(rotation.overlap_seconds * 1_000_000)
     return replace(key, replaced_at=now, retires_at=end if key.expires_at is None else min(end, key.expires_at))
 
 
 def expiry_after(key: ApiKey, rotation: Rotation, rules: KeyRules, now: int) -> int | None:
-    """When the successor of `key` expires: as asked for, or when the key itself would have.
+    """When the successor of `key` expires: at the time of `rotation`, or by default when `key` does.
 
-    Raises InvalidKey where that is not asked for and would be over before the overlap is, or is no time for a new key.
+    Raises InvalidKey if the default is before the end of the overlap, or if the given time is not valid for a new key.
     """
     if rotation.expires_at is not UNSET:
         rules.check(NewKey(name=_UNCHANGED, expires_at=rotation.expires_at), now)
         return rotation.expires_at
     if key.expires_at is not None and key.expires_at <= now + int(rotation.overlap_seconds * 1_000_000):
-        told = f"key {key.id} expires at {rfc3339(key.expires_at)}, and so would the new one, within the overlap"
-        raise InvalidKey([Violation(f"{told}: say when the new one expires (--expires, expires_at)", "expires_at")])
+        text = f"key {key.id} expires at {rfc3339(key.expires_at)}, and so would the new one, within the overlap"
+        raise InvalidKey([Violation(f"{text}: say when the new one expires (--expires, expires_at)", "expires_at")])
     return key.expires_at
 
 

@@ -1,4 +1,4 @@
-"""Operations of the API on keys."""
+"""The operations of the API and their handlers."""
 
 from collections import Counter
 from dataclasses import replace
@@ -45,7 +45,7 @@ from sidecar.admin.api.serializers import (
     scopes_out,
     time_of,
 )
-from sidecar.admin.problems import Flaw, flawed
+from sidecar.admin.problems import FieldError, invalid_request
 from sidecar.admin.service import AdminService
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
@@ -57,7 +57,7 @@ from sidecar.usage.ports import DAY, UsageFilter
 Bare = Call[NoQuery, NoBody]
 """A request without parameters and body."""
 
-_UNUSUAL_EVENTS: Final = 20
+_MAX_ANOMALIES: Final = 20
 _GATE: Final = "The gate"
 _SIDECAR: Final = "This sidecar"
 
@@ -67,12 +67,12 @@ async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> R
     since = given_or(time_of(call.query.since), until - DAY)
     by = call.query.by
     if since >= until:
-        raise flawed([Flaw(pointer="?since", detail="must be before `until`")])
+        raise invalid_request([FieldError(pointer="?since", detail="must be before `until`")])
     rows = await service.usage(call.key_id, UsageFilter(since=since, until=until, by=by))
-    told = tuple(
+    counts = tuple(
         UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
     )
-    return Reply(value=UsageList(by=by, since=rfc3339(since), until=rfc3339(until), rows=told))
+    return Reply(value=UsageList(by=by, since=rfc3339(since), until=rfc3339(until), rows=counts))
 
 
 async def list_audit(service: AdminService, call: Call[AuditQuery, NoBody]) -> Reply:
@@ -100,7 +100,7 @@ async def list_routes(service: AdminService, _: Bare) -> Reply:
 async def explain(service: AdminService, call: Call[NoQuery, ExplainRequest]) -> Reply:
     body = call.body
     if body.key is not None and body.secret is not None:
-        raise flawed([Flaw(pointer="/secret", detail="give this or `key`, not both")])
+        raise invalid_request([FieldError(pointer="/secret", detail="give either this or `key`")])
     secret = Secret(text=body.secret) if body.secret is not None else None
     explanation = await service.explain(body.method, body.target, key=body.key, secret=secret)
     return Reply(value=explanation_out(explanation))
@@ -108,14 +108,14 @@ async def explain(service: AdminService, call: Call[NoQuery, ExplainRequest]) ->
 
 async def who_am_i(service: AdminService, _: Bare) -> Reply:
     admin, config = service.admin, service.config
-    told = WhoOut(
+    who = WhoOut(
         name=admin.name,
         rights=admin.rights,
         tenant=admin.tenant,
         scopes=tuple(admin.grantable(config.catalogue)),
         plans=tuple(admin.plans_of(config.plans)),
     )
-    return Reply(value=told)
+    return Reply(value=who)
 
 
 async def overview(service: AdminService, _: Bare) -> Reply:
@@ -133,10 +133,10 @@ async def overview(service: AdminService, _: Bare) -> Reply:
             address=event.address,
             detail=event.detail,
         )
-        for event in await service.unusual(limit=_UNUSUAL_EVENTS)
+        for event in await service.unusual(limit=_MAX_ANOMALIES)
     )
-    told = OverviewOut(keys=await service.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
-    return Reply(value=told)
+    state = OverviewOut(keys=await service.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
+    return Reply(value=state)
 
 
 VIEW_OPERATIONS: Final = (
@@ -144,7 +144,7 @@ VIEW_OPERATIONS: Final = (
         name="showUsage",
         method="GET",
         path="/keys/{id}/usage",
-        summary="Count the requests of a key by hour or day, route and class of status",
+        summary="Count the requests of a key by hour or day, route and status class",
         query=UsageQuery,
         body=NoBody,
         handle=show_usage,
@@ -156,7 +156,7 @@ VIEW_OPERATIONS: Final = (
         name="listAudit",
         method="GET",
         path="/audit",
-        summary="List changes of keys, the newest first",
+        summary="List changes to keys, the newest first",
         query=AuditQuery,
         body=NoBody,
         handle=list_audit,
@@ -167,7 +167,7 @@ VIEW_OPERATIONS: Final = (
         name="explain",
         method="POST",
         path="/explain",
-        summary="Ask what would come of a request, and why; nothing is taken from any quota",
+        summary="Explain how the gate would decide on a request; nothing is taken from quotas",
         query=NoQuery,
         body=ExplainRequest,
         handle=explain,
@@ -188,11 +188,18 @@ VIEW_OPERATIONS: Final = (
             group=group,
         )
         for name, path, summary, handle, response, group in (
-            ("listRoutes", "/routes", "List the routes in force, with file and line", list_routes, RouteList, _GATE),
+            (
+                "listRoutes",
+                "/routes",
+                "List the routes of the current configuration, with file and line",
+                list_routes,
+                RouteList,
+                _GATE,
+            ),
             ("listScopes", "/scopes", "List the scopes of the catalogue", list_scopes, ScopeList, _GATE),
             ("listPlans", "/plans", "List plans and quotas", list_plans, PlanList, _GATE),
-            ("whoAmI", "/whoami", "Tell whose admin token this is", who_am_i, WhoOut, _SIDECAR),
-            ("showOverview", "/overview", "Show how things stand", overview, OverviewOut, _SIDECAR),
+            ("whoAmI", "/whoami", "Show the admin token of this request", who_am_i, WhoOut, _SIDECAR),
+            ("showOverview", "/overview", "Show the state of keys and traffic", overview, OverviewOut, _SIDECAR),
         )
     ),
 )
@@ -207,12 +214,12 @@ async def list_keys(service: AdminService, call: Call[KeyQuery, NoBody]) -> Repl
 
 async def issue_key(service: AdminService, call: Call[NoQuery, KeyCreate]) -> Reply:
     try:
-        issued = await service.issue(new_key(call.body), once=call.idempotency_key)
-    except AlreadyProcessed as repeated:
-        key = await service.get(repeated.key_id)
+        issued = await service.issue(new_key(call.body), idempotency_key=call.idempotency_key)
+    except AlreadyProcessed as processed:
+        key = await service.get(processed.key_id)
         return _reply(key, IssuedKey(key=public_key(key, service.now), secret=None, repeated=True))
-    told = IssuedKey(key=public_key(issued.key, service.now), secret=issued.secret.text, repeated=False)
-    return _reply(issued.key, told, status=201)
+    response = IssuedKey(key=public_key(issued.key, service.now), secret=issued.secret.text, repeated=False)
+    return _reply(issued.key, response, status=201)
 
 
 async def show_key(service: AdminService, call: Bare) -> Reply:
@@ -244,17 +251,19 @@ async def rotate_key(service: AdminService, call: Call[NoQuery, RotationRequest]
     wanted = rotation(call.body, service.config.keys.rotation_overlap_seconds)
     etag = await _expected(service, call)
     try:
-        rotated = await service.rotate(call.key_id, wanted, etag=etag, once=call.idempotency_key)
-    except AlreadyProcessed as repeated:
-        key, old = await service.get(repeated.key_id), await service.get(call.key_id)
-        told = RotatedKey(
+        rotated = await service.rotate(call.key_id, wanted, etag=etag, idempotency_key=call.idempotency_key)
+    except AlreadyProcessed as processed:
+        key, old = await service.get(processed.key_id), await service.get(call.key_id)
+        response = RotatedKey(
             key=public_key(key, service.now), old=public_key(old, service.now), secret=None, repeated=True
         )
-        return _reply(key, told)
+        return _reply(key, response)
     key, old = rotated.new.key, rotated.old
     secret = rotated.new.secret.text
-    told = RotatedKey(key=public_key(key, service.now), old=public_key(old, service.now), secret=secret, repeated=False)
-    return _reply(key, told, status=201)
+    response = RotatedKey(
+        key=public_key(key, service.now), old=public_key(old, service.now), secret=secret, repeated=False
+    )
+    return _reply(key, response, status=201)
 
 
 def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
@@ -262,7 +271,7 @@ def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
 
 
 async def _expected(service: AdminService, call: Call[Q, B]) -> str | None:
-    """The entity tag that the key must still have; of several, the one that it has."""
+    """The entity tag that the key must still have. If several are given, the one that it has now."""
     if not call.matches:
         return None
     if len(call.matches) > 1 and (now := etag_of(await service.get(call.key_id))) in call.matches:
@@ -289,7 +298,7 @@ KEY_OPERATIONS: Final = (
         name="issueKey",
         method="POST",
         path="/keys",
-        summary="Issue a key; its secret is in this answer and never again",
+        summary="Issue a key; its secret is in this response only",
         query=NoQuery,
         body=KeyCreate,
         handle=issue_key,
@@ -316,7 +325,7 @@ KEY_OPERATIONS: Final = (
         name="changeKey",
         method="PATCH",
         path=_ONE,
-        summary="Change what of a key may change",
+        summary="Change fields of a key",
         query=NoQuery,
         body=KeyUpdate,
         handle=change_key,
@@ -329,7 +338,7 @@ KEY_OPERATIONS: Final = (
         name="rotateKey",
         method="POST",
         path=f"{_ONE}/rotate",
-        summary="Issue a key in the place of this one, which retires after an overlap",
+        summary="Replace this key with a new one; it retires after an overlap",
         query=NoQuery,
         body=RotationRequest,
         handle=rotate_key,
@@ -357,9 +366,9 @@ KEY_OPERATIONS: Final = (
             group="Keys",
         )
         for verb, summary, handle in (
-            ("disable", "Refuse a key until it is enabled again", disable_key),
-            ("enable", "Take a disabled key again", enable_key),
-            ("revoke", "Refuse a key for ever", revoke_key),
+            ("disable", "Disable a key until it is enabled again", disable_key),
+            ("enable", "Re-enable a disabled key", enable_key),
+            ("revoke", "Revoke a key for good", revoke_key),
         )
     ),
 )

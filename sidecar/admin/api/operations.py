@@ -37,7 +37,7 @@ class Call(Generic[Q, B]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a handler returns. Without a status, the response has the operation's first one."""
+    """A handler's result. Without a status, the response has the operation's first one."""
 
     value: Struct
     status: int | None = None

@@ -178,11 +178,11 @@ def route_out(route: Route) -> RouteOut:
 
 def explanation_out(explanation: Explanation) -> ExplanationOut:
     decision = explanation.decision
-    refused = decision if isinstance(decision, Deny) else None
-    key = decision.principal.key if decision.principal else refused.key if refused else None
+    denied = decision if isinstance(decision, Deny) else None
+    key = decision.principal.key if decision.principal else denied.key if denied else None
     return ExplanationOut(
         decision="allow" if isinstance(decision, Allow) else "deny",
-        reason=refused.reason.value if refused else None,
+        reason=denied.reason.value if denied else None,
         status=explanation.status,
         route=decision.route.name if decision.route else None,
         where=decision.route.where if decision.route else None,

@@ -1,4 +1,4 @@
-"""Who administers, and how far it reaches."""
+"""Administrators: their tokens, their sessions, and what they may see and grant."""
 
 import hmac
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Literal
 
-from sidecar.admin.problems import Flaw, pointer_of
+from sidecar.admin.problems import FieldError, pointer_of
 from sidecar.config.build.config import Config
 from sidecar.config.document import AdminToken
 from sidecar.core.client_address import address_subject
@@ -19,30 +19,30 @@ Rights = Literal["read", "write"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admin:
-    """Whoever presented an admin token."""
+    """An authenticated administrator."""
 
     name: str
-    """The token's."""
+    """Name of the admin token."""
     rights: Rights
     tenant: str | None = None
-    """The one tenant whose keys are seen and changed; None is all of them."""
+    """The administrator sees and changes keys of this tenant only; None: of all tenants."""
     scopes: tuple[str, ...] | None = None
-    """What an administrator of one tenant may grant; None is every scope of the catalogue, but no wildcard."""
+    """Scopes that an administrator of one tenant may grant; None: every scope of the catalogue, but no wildcard."""
     plans: tuple[str, ...] | None = None
-    """Plans that an administrator of one tenant may put a key on; None is all of them, and none."""
+    """Plans that an administrator of one tenant may give to a key; None: every plan, and no plan."""
 
     @property
     def may_write(self) -> bool:
         return self.rights == "write"
 
     def sees(self, tenant: str | None) -> bool:
-        """Whether keys of `tenant` exist for this administrator."""
+        """Whether this administrator may see keys of `tenant`."""
         return self.tenant is None or tenant == self.tenant
 
     def ungrantable(self, scopes: Iterable[str], catalogue: Catalogue) -> list[str]:
-        """Those of `scopes` that go beyond what this administrator may grant.
+        """Those of `scopes` that this administrator may not grant.
 
-        A wildcard holds for scopes that are yet to come, so only a listed one may be granted.
+        A wildcard also covers scopes that are added later, so it must be listed itself to be granted.
         """
         if self.tenant is None or (self.scopes is not None and EVERY in self.scopes):
             return []
@@ -55,15 +55,15 @@ class Admin:
         ]
 
     def may_plan(self, plan: str | None) -> bool:
-        """Whether a key may be put on `plan`."""
+        """Whether this administrator may give `plan` to a key."""
         return self.tenant is None or self.plans is None or plan in self.plans
 
     def grantable(self, catalogue: Catalogue) -> list[str]:
-        """The scopes of the catalogue that may be granted, in its order; wildcards are not among them."""
+        """The scopes of the catalogue that this administrator may grant, in its order, without wildcards."""
         return [scope for scope in catalogue.scopes if not self.ungrantable([scope], catalogue)]
 
     def plans_of(self, plans: Mapping[str, object]) -> list[str]:
-        """The plans that a key may be put on, in the configuration's order."""
+        """Those of `plans` that this administrator may give to a key, in their order."""
         return [plan for plan in plans if self.may_plan(plan)]
 
 
@@ -71,21 +71,21 @@ def is_wildcard(scope: str) -> bool:
     return scope == EVERY or scope.endswith(":*")
 
 
-# From the token that someone presents to the administrator it stands for.
+# From an admin token to its administrator.
 
 
 _FAILURES: Final = Quota(
     name="admin_failures", limit=20, period=60, burst=20, window=Window.BUCKET, by=(Subject.ADDRESS,)
 )
-"""Wrong tokens from one address: 20 at once, and one more every three seconds."""
+"""Wrong tokens from one address: a burst of 20, then one every three seconds."""
 
 
 class WrongToken(Exception):
-    """Nobody's token."""
+    """The token is unknown."""
 
 
-class Slowed(Exception):
-    """Too many wrong tokens came from this address; until then no token of it is looked at."""
+class TooManyFailures(Exception):
+    """Too many wrong tokens came from this address. Until the time is over, no token from it is checked."""
 
     def __init__(self, retry_after_seconds: int) -> None:
         super().__init__(retry_after_seconds)
@@ -93,9 +93,9 @@ class Slowed(Exception):
 
 
 class Tokens:
-    """The admin tokens in force. `limiter` is one of its own, so that no configured quota shares its names.
+    """The admin tokens in force. `limiter` is not shared with the configured quotas, whose names could collide.
 
-    clock: Unix seconds. tokens: asked at every check, so that a reload counts at once.
+    clock: Unix seconds. tokens: called at every check, so that a reload takes effect at once.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class Tokens:
         self._clock = clock
 
     async def check(self, text: str, address: str) -> Admin:
-        """Raises WrongToken, or Slowed where the address has guessed too often, whatever it presents now.
+        """Raises WrongToken, or TooManyFailures after too many wrong tokens from the address, whatever it presents now.
 
-        The time it takes does not depend on how much of a token was guessed.
+        The time that this takes does not depend on how much of a token was guessed.
         """
         bucket = Bucket(quota=_FAILURES, subject=(address_subject(address),), limit=_FAILURES.limit)
         before = await self._limiter.peek([bucket], self._clock())
         if before.refused is not None:
-            raise Slowed(before.refused.retry_after_seconds)
+            raise TooManyFailures(before.refused.retry_after_seconds)
         admin = self.by_digest(digest_of(text))
         if admin is None:
             await self._limiter.take([bucket], self._clock())
@@ -121,7 +121,7 @@ class Tokens:
         return admin
 
     def by_digest(self, digest: bytes) -> Admin | None:
-        """Of the token with this digest, where it still is in force."""
+        """The administrator whose token has this digest, if the token is still in force."""
         found = None
         for token in self._tokens():
             if hmac.compare_digest(token.digest, digest):
@@ -132,37 +132,37 @@ class Tokens:
 
 
 def digest_of(text: str) -> bytes:
-    """Of an admin token, as the configuration holds it."""
+    """The SHA-256 of an admin token, as in the configuration."""
     return sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-# Who is signed in to the page. Held in memory only: a restart signs everyone out.
+# Sessions of the web pages. They are kept in memory only: a restart signs everyone out.
 
 
 IDLE_SECONDS: Final = 2 * 3600
 LONGEST_SECONDS: Final = 12 * 3600
-_MOST: Final = 1_000
-"""Past it, the session that was begun first ends."""
-_MOST_OF_ONE: Final = 50
-"""Of one admin token, so that nobody can end the sessions of others by signing in again and again."""
+_MAX_SESSIONS: Final = 1_000
+"""One more ends the oldest session."""
+_MAX_SESSIONS_PER_TOKEN: Final = 50
+"""So that nobody can end the sessions of others by signing in again and again."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """Someone's signing in. `digest` is that of the admin token, by which it is looked up at every request."""
+    """A signed-in browser. `digest` is that of the admin token, which is looked up again at every request."""
 
     digest: bytes
     proof: str
-    """Stands in each form of this session, so that no other site can send one."""
-    begun: float
-    seen: float
+    """The CSRF token in each form of this session: no other site can send such a form."""
+    started: float
+    last_used: float
 
     def proves(self, proof: str) -> bool:
         return hmac.compare_digest(self.proof.encode(), proof.encode("utf-8", "surrogatepass"))
 
 
 class Sessions:
-    """Sessions by an id that only the browser's cookie holds. `clock` in Unix seconds; `new_token` makes 128 bits."""
+    """Sessions by id. Only the browser's cookie holds the id. clock: Unix seconds. new_token: makes 128 random bits."""
 
     def __init__(self, *, clock: Callable[[], float], new_token: Callable[[], str]) -> None:
         self._clock = clock
@@ -170,28 +170,28 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
 
     def begin(self, digest: bytes) -> str:
-        """The id of a new session."""
+        """Start a session, and return its id."""
         now = self._clock()
         for old in [name for name, session in self._sessions.items() if _is_over(session, now)]:
             del self._sessions[old]
         own = [name for name, session in self._sessions.items() if session.digest == digest]
-        for old in own[: max(0, len(own) + 1 - _MOST_OF_ONE)]:
+        for old in own[: max(0, len(own) + 1 - _MAX_SESSIONS_PER_TOKEN)]:
             del self._sessions[old]
-        while len(self._sessions) >= _MOST:
+        while len(self._sessions) >= _MAX_SESSIONS:
             del self._sessions[next(iter(self._sessions))]
         session_id = self._new_token()
-        self._sessions[session_id] = Session(digest=digest, proof=self._new_token(), begun=now, seen=now)
+        self._sessions[session_id] = Session(digest=digest, proof=self._new_token(), started=now, last_used=now)
         return session_id
 
     def find(self, session_id: str) -> Session | None:
-        """The session, and from now on it is idle anew; None for one that is over or never was."""
+        """The session, whose idle time starts again; None for an unknown session, and for one that is over."""
         session, now = self._sessions.get(session_id), self._clock()
         if session is None:
             return None
         if _is_over(session, now):
             del self._sessions[session_id]
             return None
-        session.seen = now
+        session.last_used = now
         return session
 
     def end(self, session_id: str) -> None:
@@ -199,38 +199,40 @@ class Sessions:
 
 
 def _is_over(session: Session, now: float) -> bool:
-    return not (0 <= now - session.begun < LONGEST_SECONDS and 0 <= now - session.seen < IDLE_SECONDS)
+    return not (0 <= now - session.started < LONGEST_SECONDS and 0 <= now - session.last_used < IDLE_SECONDS)
 
 
-# What an administrator of one tenant may give to a key: nothing beyond its own reach.
+# What an administrator of one tenant may not give to a key.
 
 
-def tenant_flaws(admin: Admin, tenant: str | None) -> Iterator[Flaw]:
+def tenant_errors(admin: Admin, tenant: str | None) -> Iterator[FieldError]:
     if not admin.sees(tenant):
-        yield Flaw(pointer="/tenant", detail="this admin token is for keys of another tenant")
+        yield FieldError(pointer="/tenant", detail="this admin token may not manage keys of this tenant")
 
 
-def scope_flaws(admin: Admin, scopes: Iterable[str], config: Config, *, held: Iterable[str] = ()) -> Iterator[Flaw]:
-    """What the key has already (`held`) may stay."""
-    given = list(scopes)
-    beyond = {*admin.ungrantable(given, config.catalogue)} - {*held}
-    for index, scope in enumerate(given):
-        if scope in beyond:
-            yield Flaw(pointer=f"/scopes/{index}", detail=f"this admin token may not grant {scope!r}")
+def scope_errors(
+    admin: Admin, scopes: Iterable[str], config: Config, *, held: Iterable[str] = ()
+) -> Iterator[FieldError]:
+    """The key may keep the scopes that it has (`held`)."""
+    requested = list(scopes)
+    forbidden = {*admin.ungrantable(requested, config.catalogue)} - {*held}
+    for index, scope in enumerate(requested):
+        if scope in forbidden:
+            yield FieldError(pointer=f"/scopes/{index}", detail=f"this admin token may not grant {scope!r}")
 
 
-def plan_flaws(admin: Admin, plan: str | None) -> Iterator[Flaw]:
+def plan_errors(admin: Admin, plan: str | None) -> Iterator[FieldError]:
     if not admin.may_plan(plan):
-        offered = ", ".join(admin.plans or ()) or "none"
-        yield Flaw(pointer="/plan", detail=f"this admin token may put keys on these plans only: {offered}")
+        allowed = ", ".join(admin.plans or ()) or "none"
+        yield FieldError(pointer="/plan", detail=f"this admin token may give these plans only: {allowed}")
 
 
-def quota_flaws(admin: Admin, quotas: Mapping[str, int], plan: str | None, config: Config) -> Iterator[Flaw]:
-    """A key's own limits win over its plan's, so that they are a way around it unless they are lower."""
+def quota_errors(admin: Admin, quotas: Mapping[str, int], plan: str | None, config: Config) -> Iterator[FieldError]:
+    """A key's own limit takes precedence over its plan's, so it must not be higher."""
     if admin.tenant is None:
         return
     planned = config.plans.get(plan or "", {})
     for name, limit in quotas.items():
         if name in config.quotas and limit > (most := planned.get(name, config.quotas[name].limit)):
-            detail = f"this admin token may give {most} at most, which is what the plan gives"
-            yield Flaw(pointer=pointer_of(("quotas", name)), detail=detail)
+            detail = f"this admin token may give at most {most}, the limit of the plan"
+            yield FieldError(pointer=pointer_of(("quotas", name)), detail=detail)

@@ -1,4 +1,4 @@
-"""What every request to the admin listener passes first, in this order: Host, credential, content type, origin."""
+"""The middlewares of the admin listener. They check, in this order: Host, credential, content type, origin."""
 
 import logging
 import re
@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from sidecar.admin.auth import Admin, Slowed, Tokens, WrongToken
-from sidecar.admin.problems import Refusal, forbidden, problem, store_unavailable, unauthorized
+from sidecar.admin.auth import Admin, Tokens, TooManyFailures, WrongToken
+from sidecar.admin.problems import Problem, forbidden, problem_response, store_unavailable, unauthorized
 from sidecar.keys.ports import StoreUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -23,8 +23,8 @@ FORM: Final = "application/x-www-form-urlencoded"
 
 _log = logging.getLogger(__name__)
 _UNROUTED: Final = {
-    404: ("not_found", "there is nothing here; /api/docs shows what there is"),
-    405: ("method_not_allowed", "this is not done with that method; see Allow"),
+    404: ("not_found", "no such path; /api/docs lists the operations"),
+    405: ("method_not_allowed", "this path does not support the method; see Allow"),
 }
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
 _SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
@@ -32,89 +32,90 @@ _SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginPolicy:
-    """How a person without a credential is let in: what the page adds to the API.
+    """How people sign in with a browser, which the web pages add to the API.
 
-    open: method and path of what needs none (signing in). session: the digest of the admin token that the request's
-    session was begun with, None without a session. refused: answers in place of a problem where a browser asks for a
-    page; it keeps the status, which is never a success.
+    open: method and path of the requests that need no credential (signing in). session: the digest of the admin token
+    that started the request's session, or None without a session. problem_page: the response to a browser in place of
+    problem details; it keeps the status, which is never a success.
     """
 
     open: frozenset[tuple[str, str]] = frozenset()
     session: Callable[[web.Request], bytes | None] = lambda _: None
-    refused: Callable[[web.Request, Refusal], Awaitable[web.StreamResponse]] | None = None
+    problem_page: Callable[[web.Request, Problem], Awaitable[web.StreamResponse]] | None = None
 
 
-ENTRANCE: Final = web.AppKey("entrance", LoginPolicy)
+LOGIN: Final = web.AppKey("login", LoginPolicy)
 
 
 def is_api(request: web.Request) -> bool:
     return request.path == "/api" or request.path.startswith("/api/")
 
 
-def guards(tokens: Tokens, hosts: Callable[[], Sequence[str]]) -> Sequence[Any]:
-    """The middlewares, outermost first. hosts: names that a request may be sent to, beside localhost and ours."""
+def middlewares(tokens: Tokens, hosts: Callable[[], Sequence[str]]) -> Sequence[Any]:
+    """The middlewares, outermost first. hosts: names that a request may name beside localhost and the bound address."""
     return [
         web.middleware(one)
-        for one in (_answering, _host_check(hosts), _credential_check(tokens), _content_type, _same_origin)
+        for one in (_problems_to_responses, _host_check(hosts), _credential_check(tokens), _content_type, _same_origin)
     ]
 
 
-async def _answering(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _problems_to_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except Refusal as refusal:
-        return await _refused(request, refusal)
+    except Problem as problem:
+        return await _response_to(request, problem)
     except web.HTTPRequestEntityTooLarge:
-        return await _refused(request, Refusal(413, "body_too_large", "the body may have 1 MiB at most"))
+        return await _response_to(request, Problem(413, "body_too_large", "the body is larger than 1 MiB"))
     except web.HTTPException as other:
         if other.status < 400:
             raise
         allow = {str(hdrs.ALLOW): other.headers[hdrs.ALLOW]} if hdrs.ALLOW in other.headers else None
         code, detail = _UNROUTED.get(other.status, ("refused", other.reason))
-        return await _refused(request, Refusal(other.status, code, detail, headers=allow))
+        return await _response_to(request, Problem(other.status, code, detail, headers=allow))
     except StoreUnavailable:
-        return await _refused(request, store_unavailable())
-    except Exception as error:  # A mistake of ours ends this request only, and a message may hold what is secret.
+        return await _response_to(request, store_unavailable())
+    except Exception as error:
+        # A bug ends this request only. The exception's message may hold a secret, so it is not logged.
         _log.error("an admin request failed: %s in %s", type(error).__name__, _place(error))
-        return await _refused(request, Refusal(500, "internal", "something went wrong here; the log says what"))
+        return await _response_to(request, Problem(500, "internal", "internal error; the log has the details"))
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of ours."""
+    """The innermost frame of this package."""
     frames = [frame for frame in extract_tb(error.__traceback__) if "sidecar" in frame.filename]
     return f"{frames[-1].name}:{frames[-1].lineno}" if frames else "?"
 
 
-async def _refused(request: web.Request, refusal: Refusal) -> web.StreamResponse:
-    page = request.app.get(ENTRANCE, LoginPolicy()).refused
+async def _response_to(request: web.Request, problem: Problem) -> web.StreamResponse:
+    page = request.app.get(LOGIN, LoginPolicy()).problem_page
     if page is None or is_api(request) or "text/html" not in request.headers.get(hdrs.ACCEPT, ""):
-        return problem(refusal)
-    return await page(request, refusal)
+        return problem_response(problem)
+    return await page(request, problem)
 
 
 def _host_check(hosts: Callable[[], Sequence[str]]) -> Middleware:
-    """Against DNS rebinding: a name that someone else may point at this address is not ours."""
+    """Prevents DNS rebinding: an attacker may point a name of their own at this address."""
 
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.getall(hdrs.HOST, [])
-        name = _host_name(given[0]) if len(given) == 1 else None
-        # Where the target names a host as well, aiohttp takes that one for the request's.
-        named_twice = len(given) == 1 and request.host not in (given[0], name)
+        fields = request.headers.getall(hdrs.HOST, [])
+        name = _host_name(fields[0]) if len(fields) == 1 else None
+        # aiohttp takes the host of an absolute target as the request's host.
+        named_twice = len(fields) == 1 and request.host not in (fields[0], name)
         if name is None or named_twice or name not in {"localhost", *_bound(request), *hosts()}:
-            raise Refusal(421, "foreign_host", "this is not the host asked for; `admin.hosts` names others it may have")
+            raise Problem(421, "foreign_host", "the admin listener has no such host name; `admin.hosts` adds names")
         return await handler(request)
 
     return check
 
 
 def _host_name(host: str) -> str | None:
-    """The name or address of a Host header, in lower case and without port and brackets; None for anything else."""
+    """The name or address in a Host header, in lower case, without port and brackets; None if it is malformed."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2]).lower() if found else None
 
 
 def _bound(request: web.Request) -> tuple[str, ...]:
-    """The address that the connection was made to."""
+    """The address that the client connected to."""
     name = request.transport.get_extra_info("sockname") if request.transport else None
     if not isinstance(name, tuple):
         return ()
@@ -125,8 +126,8 @@ def _bound(request: web.Request) -> tuple[str, ...]:
 
 def _credential_check(tokens: Tokens) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        login = request.app.get(ENTRANCE, LoginPolicy())
-        # As it was sent, for what is sent in another way leads nowhere.
+        login = request.app.get(LOGIN, LoginPolicy())
+        # The raw path: other spellings of an open path have no route.
         if (request.method, request.rel_url.raw_path) not in login.open:
             request[ADMIN] = await _admin_of(request, login, tokens)
         return await handler(request)
@@ -135,7 +136,7 @@ def _credential_check(tokens: Tokens) -> Middleware:
 
 
 async def _admin_of(request: web.Request, login: LoginPolicy, tokens: Tokens) -> Admin:
-    """Raises Refusal."""
+    """The administrator who sent the request. Raises Problem."""
     text = _presented(request)
     if text is not None:
         return await sign_in(tokens, text, request)
@@ -147,19 +148,19 @@ async def _admin_of(request: web.Request, login: LoginPolicy, tokens: Tokens) ->
 
 
 async def sign_in(tokens: Tokens, text: str, request: web.Request) -> Admin:
-    """Raises Refusal: 401, or 429 where too many wrong tokens came from the address."""
+    """Raises Problem: 401, or 429 after too many wrong tokens from the address."""
     try:
         return await tokens.check(text, request.remote or "")
     except WrongToken:
-        raise unauthorized("this admin token is not known") from None
-    except Slowed as slowed:
-        retry = {str(hdrs.RETRY_AFTER): str(slowed.retry_after_seconds)}
+        raise unauthorized("unknown admin token") from None
+    except TooManyFailures as limited:
+        retry = {str(hdrs.RETRY_AFTER): str(limited.retry_after_seconds)}
         detail = "too many wrong admin tokens came from this address"
-        raise Refusal(429, "too_many_failures", detail, headers=retry) from None
+        raise Problem(429, "too_many_failures", detail, headers=retry) from None
 
 
 def _presented(request: web.Request) -> str | None:
-    """The admin token in Authorization. None where there is none. Raises Refusal for another scheme."""
+    """The admin token in Authorization, or None without that header. Raises Problem for another scheme."""
     fields = request.headers.getall(hdrs.AUTHORIZATION, [])
     if not fields:
         return None
@@ -170,23 +171,23 @@ def _presented(request: web.Request) -> str | None:
 
 
 async def _content_type(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A form of another site can send a few types without asking; JSON is not among them."""
+    """A form of another site can send only a few content types without a CORS preflight; JSON is not among them."""
     wanted = JSON if is_api(request) else FORM
     if request.method not in _SAFE and request.body_exists and request.content_type != wanted:
-        raise Refusal(415, "wrong_content_type", f"the body must be {wanted}")
+        raise Problem(415, "wrong_content_type", f"the body must be {wanted}")
     return await handler(request)
 
 
 async def _same_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
     if is_foreign(request):
-        raise forbidden("requests of other sites are not taken")
+        raise forbidden("requests from other sites are not allowed")
     return await handler(request)
 
 
 def is_foreign(request: web.Request) -> bool:
-    """Whether a browser says that another site made it send this.
+    """Whether another site made the browser send the request.
 
-    Following a link to a page is no such thing: what changes nothing, and is shown to nobody but the person.
+    A link from another site to a page is allowed: it changes nothing, and only the person sees the page.
     """
     origins = request.headers.getall(hdrs.ORIGIN, [])
     own = request.headers.get(hdrs.HOST, "").lower()
@@ -194,7 +195,7 @@ def is_foreign(request: web.Request) -> bool:
         return True
     site = request.headers.get("Sec-Fetch-Site")
     if site is None:
-        # A browser that is too old to say so must at least name the origin of what a cookie lets it change.
+        # An old browser that does not send Sec-Fetch-Site must send Origin with a change that a cookie authorizes.
         return not origins and request.method not in _SAFE and hdrs.AUTHORIZATION not in request.headers
     if site in ("same-origin", "none"):
         return False

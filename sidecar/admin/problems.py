@@ -1,9 +1,7 @@
-"""Why the admin API refuses, as problem+json (RFC 9457)."""
+"""The error responses of the admin API: problem details (RFC 9457)."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -12,23 +10,33 @@ PROBLEM_JSON = "application/problem+json"
 _STORE_RETRY_SECONDS = "5"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flaw:
-    """One thing that is wrong with a request: a JSON pointer (RFC 6901) into the body, or `?name`, and what."""
+class FieldError(msgspec.Struct, frozen=True, kw_only=True):
+    """One invalid field: a JSON pointer (RFC 6901) into the body, or `?name` in the query, and what is wrong."""
 
     pointer: str
     detail: str
 
 
+class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a request was not carried out (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: tuple[FieldError, ...] = ()
+
+
 def pointer_of(path: Iterable[str]) -> str:
-    """A JSON pointer (RFC 6901)."""
+    """The JSON pointer (RFC 6901) to `path`."""
     return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)
 
 
-class Refusal(Exception):
-    """The request is not carried out. Whoever answers makes a problem or a page of it.
+class Problem(Exception):
+    """The request is not carried out. The middleware turns this into problem details or into a page.
 
-    code: a machine code that stays the same. detail: for people; holds nothing secret.
+    code: a machine code that stays the same. detail: for people; it holds nothing secret.
     """
 
     def __init__(
@@ -37,52 +45,51 @@ class Refusal(Exception):
         code: str,
         detail: str,
         *,
-        flaws: Iterable[Flaw] = (),
+        errors: Iterable[FieldError] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
-        self.flaws = tuple(flaws)
+        self.errors = tuple(errors)
         self.headers = dict(headers or {})
 
 
-def unauthorized(detail: str = "present an admin token: `Authorization: Bearer …`") -> Refusal:
+def unauthorized(detail: str = "present an admin token: `Authorization: Bearer …`") -> Problem:
     challenge = {"WWW-Authenticate": 'Bearer realm="sidecar admin"'}
-    return Refusal(401, "unauthorized", detail, headers=challenge)
+    return Problem(401, "unauthorized", detail, headers=challenge)
 
 
-def unknown_key() -> Refusal:
-    """Also for a key that exists and is not the administrator's to see: the two must not be told apart."""
-    return Refusal(404, "unknown_key", "there is no such key")
+def unknown_key() -> Problem:
+    """404 for a missing key, and for a key of another tenant: the response must not tell the two apart."""
+    return Problem(404, "unknown_key", "there is no such key")
 
 
-def flawed(flaws: Iterable[Flaw]) -> Refusal:
-    return Refusal(400, "invalid_request", "the request is not as it must be; see errors", flaws=flaws)
+def invalid_request(errors: Iterable[FieldError]) -> Problem:
+    return Problem(400, "invalid_request", "the request is not valid; see errors", errors=errors)
 
 
-def forbidden(detail: str, flaws: Iterable[Flaw] = ()) -> Refusal:
-    return Refusal(403, "forbidden", detail, flaws=flaws)
+def forbidden(detail: str, errors: Iterable[FieldError] = ()) -> Problem:
+    return Problem(403, "forbidden", detail, errors=errors)
 
 
-def store_unavailable() -> Refusal:
-    """Its own message tells of files and hosts, which readiness tells to operators."""
-    detail = "the key store does not answer; the sidecar's readiness says why"
-    return Refusal(503, "store_unavailable", detail, headers={"Retry-After": _STORE_RETRY_SECONDS})
+def store_unavailable() -> Problem:
+    """503. The store's own message names files and hosts, which only operators may read (in the readiness check)."""
+    detail = "the key store is unavailable; the sidecar's readiness check says why"
+    return Problem(503, "store_unavailable", detail, headers={"Retry-After": _STORE_RETRY_SECONDS})
 
 
-def problem(refusal: Refusal) -> web.Response:
-    """The answer of the API."""
-    told: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(refusal.status).phrase,
-        "status": refusal.status,
-        "code": refusal.code,
-        "detail": refusal.detail,
-    }
-    if refusal.flaws:
-        told["errors"] = [{"pointer": flaw.pointer, "detail": flaw.detail} for flaw in refusal.flaws]
+def problem_response(problem: Problem) -> web.Response:
+    """The problem as an HTTP response."""
+    details = ProblemDetails(
+        type="about:blank",
+        title=HTTPStatus(problem.status).phrase,
+        status=problem.status,
+        code=problem.code,
+        detail=problem.detail,
+        errors=problem.errors,
+    )
     return web.Response(
-        status=refusal.status, body=msgspec.json.encode(told), content_type=PROBLEM_JSON, headers=refusal.headers
+        status=problem.status, body=msgspec.json.encode(details), content_type=PROBLEM_JSON, headers=problem.headers
     )

@@ -3,34 +3,36 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final, TypedDict, TypeVar, Unpack
 
 import click
 
 from sidecar.cli import key_service as key_tasks
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import Misuse, from_store, limits, moment, pairs, printable, reported, seconds
-from sidecar.cli.output import Table, described, due_as_json, due_as_text, plaintext
+from sidecar.cli.output import Table, described, due_as_json, due_as_text, key_as_json, plaintext
 from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.cli.usage import usage
 from sidecar.config.policy import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, Lifecycle, Rotated, upcoming_keys
-from sidecar.keys.ports import KeyFilter
-from sidecar.keys.records import etag_of, shown, shown_at
-from sidecar.keys.transitions import UNSET, KeyChange, Rotation, Unasked
+from sidecar.keys.ports import KeyFilter, Standing
+from sidecar.keys.records import etag_of
+from sidecar.keys.transitions import UNSET, KeyChange, Rotation, UnsetType
 from sidecar.keys.validation import NewKey
 from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 
 # `sidecar keys change`, `rotate` and `due`: keys that are to become other keys.
 
 
+V = TypeVar("V")
+
 _IN_USE: Final = 500
 """Of so many due keys it is told what they are used for."""
 
 
-def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | Unasked | None:
+def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | UnsetType | None:
     if value is None:
         return UNSET
     return None if value == "never" else moment(context, parameter, value)
@@ -39,6 +41,21 @@ def _expiry(context: click.Context, parameter: click.Parameter, value: str | Non
 _expires = click.option(
     "--expires", callback=_expiry, metavar="WHEN", help="90d, 2027-01-31 (00:00 UTC), or never; as before by default."
 )
+
+
+class ChangeOptions(TypedDict):
+    """The options of `sidecar keys change`."""
+
+    expires: int | UnsetType | None
+    name: str | None
+    scopes: tuple[str, ...]
+    no_scopes: bool
+    plan: str | None
+    no_plan: bool
+    metadata: Mapping[str, str]
+    no_metadata: Sequence[str]
+    quotas: Mapping[str, int]
+    no_quotas: Sequence[str]
 
 
 @click.command()
@@ -54,7 +71,7 @@ _expires = click.option(
 @click.option("--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="This key's own limit.")
 @click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Take its own limit away.")
 @click.argument("key")
-def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Any) -> None:
+def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Unpack[ChangeOptions]) -> None:
     """Change what KEY is called and may do. KEY is an id, a stored prefix, or - for the plaintext on stdin.
 
     \b
@@ -67,26 +84,28 @@ def change(config: str | None, store: str | None, as_json: bool, key: str, **opt
 
         async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
             # What is added to and taken away is what was read, so that nothing changed meanwhile is lost.
-            asked, etag = _asked(found, options), etag_of(found)
-            return await lifecycle.change(found.id, asked, rules, actor=key_tasks.actor(), expected_etag=etag)
+            wanted, etag = _change_of(found, options), etag_of(found)
+            return await lifecycle.change(found.id, wanted, rules, actor=key_tasks.actor(), expected_etag=etag)
 
         changed = asyncio.run(key_tasks.change(settings.store, key, verb, settings))
     now = key_tasks.now()
-    told = shown_at(changed, now)
-    click.echo(json.dumps(told, indent=2) if as_json else described(changed, now))
+    click.echo(json.dumps(key_as_json(changed, now), indent=2) if as_json else described(changed, now))
 
 
-def _asked(key: ApiKey, options: Mapping[str, Any]) -> KeyChange:
-    """Raises Misuse where nothing is asked for, or a thing and its contrary."""
-    for one, other in (("scopes", "no_scopes"), ("plan", "no_plan")):
-        if options[one] and options[other]:
-            raise Misuse(f"--{other.replace('_', '-')} takes away what the other option gives: name one of them")
+def _change_of(key: ApiKey, options: ChangeOptions) -> KeyChange:
+    """Raises Misuse where the options change nothing, or contradict each other."""
+    for contrary, given in (
+        ("--no-scopes", options["scopes"] and options["no_scopes"]),
+        ("--no-plan", options["plan"] and options["no_plan"]),
+    ):
+        if given:
+            raise Misuse(f"{contrary} takes away what the other option gives: name one of them")
     change = KeyChange(
         name=UNSET if options["name"] is None else options["name"],
         scopes=options["scopes"] if options["scopes"] or options["no_scopes"] else UNSET,
         plan=options["plan"] if options["plan"] is not None or options["no_plan"] else UNSET,
-        quotas=_mended(key.quotas, options["quotas"], options["no_quotas"]),
-        metadata=_mended(key.metadata, options["metadata"], options["no_metadata"]),
+        quotas=_edited(key.quotas, options["quotas"], options["no_quotas"]),
+        metadata=_edited(key.metadata, options["metadata"], options["no_metadata"]),
         expires_at=options["expires"],
     )
     if change == KeyChange():
@@ -94,7 +113,7 @@ def _asked(key: ApiKey, options: Mapping[str, Any]) -> KeyChange:
     return change
 
 
-def _mended(entries: Mapping[str, Any], added: Mapping[str, Any], removed: Sequence[str]) -> Any:
+def _edited(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[str]) -> Mapping[str, V] | UnsetType:
     if not added and not removed:
         return UNSET
     if strange := [name for name in removed if name not in entries]:
@@ -113,7 +132,7 @@ def rotate(
     as_json: bool,
     key: str,
     overlap: float | None,
-    expires: int | Unasked | None,
+    expires: int | UnsetType | None,
 ) -> None:
     """Issue a key in the place of KEY, and print it, this once.
 
@@ -136,7 +155,8 @@ def rotate(
 
 def _rotated_as_json(rotated: Rotated) -> str:
     new = rotated.new
-    return json.dumps({"id": new.key.id, "key": new.secret.text, **shown(new.key), "old": shown(rotated.old)}, indent=2)
+    issued = {"id": new.key.id, "key": new.secret.text, **key_as_json(new.key)}
+    return json.dumps({**issued, "old": key_as_json(rotated.old)}, indent=2)
 
 
 def _rotated_as_text(rotated: Rotated, sooner: str) -> str:
@@ -210,6 +230,19 @@ keys_group.add_command(import_command)
 keys_group.add_command(export_command)
 
 
+class IssueOptions(TypedDict):
+    """The options of `sidecar keys issue`."""
+
+    name: str
+    scopes: tuple[str, ...]
+    tenant: str | None
+    environment: str | None
+    plan: str | None
+    expires: int | None
+    metadata: Mapping[str, str]
+    quotas: Mapping[str, int]
+
+
 @keys_group.command()
 @from_store
 @click.option("--name", required=True, help="What the key is for, in words.")
@@ -223,7 +256,7 @@ keys_group.add_command(export_command)
 @click.option(
     "--offline", is_flag=True, help="Touch no store: print the key, and its record for `sidecar keys import`."
 )
-def issue(config: str | None, store: str | None, as_json: bool, offline: bool, **options: Any) -> None:
+def issue(config: str | None, store: str | None, as_json: bool, offline: bool, **options: Unpack[IssueOptions]) -> None:
     """Issue a key and print its plaintext, this once.
 
     The store's file is made if there is none; a pepper in SIDECAR_PEPPER is used.
@@ -232,8 +265,16 @@ def issue(config: str | None, store: str | None, as_json: bool, offline: bool, *
     Example:
       sidecar keys issue -c sidecar.yaml --name "CI" --scope streams:read --expires 90d
     """
-    expires_at, scopes = options.pop("expires"), options.pop("scopes") or None
-    wanted = NewKey(expires_at=expires_at, scopes=scopes, **options)
+    wanted = NewKey(
+        name=options["name"],
+        scopes=options["scopes"] or None,
+        tenant=options["tenant"],
+        environment=options["environment"],
+        plan=options["plan"],
+        quotas=options["quotas"],
+        metadata=options["metadata"],
+        expires_at=options["expires"],
+    )
     with reported():
         if offline:
             issue_offline(key_tasks.settings_of(config, store), wanted, as_json)
@@ -241,11 +282,20 @@ def issue(config: str | None, store: str | None, as_json: bool, offline: bool, *
         issued = asyncio.run(key_tasks.issue(key_tasks.settings_of(config, store), wanted))
     key = issued.key
     if as_json:
-        _print_json({"id": key.id, "key": issued.secret.text, **shown(key)})
+        _print_json({"id": key.id, "key": issued.secret.text, **key_as_json(key)})
         return
     scopes = ", ".join(key.scopes) or "none"
     click.echo(f"Issued {key.id} ({key.name}): scopes {scopes}; expires {rfc3339(key.expires_at) or 'never'}.")
     click.echo(plaintext(issued.secret))
+
+
+class ListOptions(TypedDict):
+    """The options of `sidecar keys list`."""
+
+    tenant: str | None
+    environment: str | None
+    search: str | None
+    status: Standing | None
 
 
 @keys_group.command(name="list")
@@ -256,7 +306,7 @@ def issue(config: str | None, store: str | None, as_json: bool, offline: bool, *
     "--search", callback=printable, metavar="TEXT", help="Begins words of the name or tenant, an id, or a prefix."
 )
 @click.option("--status", type=click.Choice(_STATUSES), help="Keys in this state.")
-def list_keys(config: str | None, store: str | None, as_json: bool, **filters: Any) -> None:
+def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
     """List keys, the newest first.
 
     \b
@@ -265,7 +315,12 @@ def list_keys(config: str | None, store: str | None, as_json: bool, **filters: A
     """
     with reported():
         url = key_tasks.url_of(config, store)
-        wanted = KeyFilter(effective_status=filters.pop("status"), **filters)
+        wanted = KeyFilter(
+            tenant=options["tenant"],
+            environment=options["environment"],
+            search=options["search"],
+            effective_status=options["status"],
+        )
         asyncio.run(_print_array(url, wanted) if as_json else _print_table(url, wanted))
 
 
@@ -326,7 +381,7 @@ def _on_key(config: str | None, store: str | None, as_json: bool, task: tuple[st
         settings = key_tasks.settings_of(config, store) if task[0] == "-" and config is not None else None
         key = asyncio.run(key_tasks.change(key_tasks.url_of(config, store), *task, settings))
     if as_json:
-        _print_json(shown_at(key, key_tasks.now()))
+        _print_json(key_as_json(key, key_tasks.now()))
     else:
         click.echo(described(key, key_tasks.now()))
 
@@ -347,7 +402,7 @@ async def _print_table(url: str, wanted: KeyFilter) -> None:
 
 async def _print_array(url: str, wanted: KeyFilter) -> None:
     at = key_tasks.now()
-    keys = [shown_at(key, at) async for page in key_tasks.pages(url, wanted) for key in page]
+    keys = [key_as_json(key, at) async for page in key_tasks.pages(url, wanted) for key in page]
     _print_json(keys)
 
 

@@ -15,7 +15,7 @@ from sidecar.core.units import rfc3339
 from sidecar.doctor.report import Named, Severity
 from sidecar.keys.lifecycle import Due, Why
 from sidecar.keys.ports import AuditRow
-from sidecar.keys.records import effective_status, shown, shown_at
+from sidecar.keys.records import effective_status, public_fields
 from sidecar.usage.ports import UsageRow
 
 _WIDTH = 100
@@ -57,10 +57,19 @@ class Table:
         return (key.id, *map(harmless, cells))
 
 
+def key_as_json(key: ApiKey, now: int | None = None) -> dict[str, Any]:
+    """The public fields of a key, times last. The status is that at `now` (microseconds), or the stored one."""
+    fields = public_fields(key, now)
+    return {name: fields[name] for name in sorted(fields, key=_is_time)}
+
+
+def _is_time(name: str) -> bool:
+    return name.endswith("_at")
+
+
 def described(key: ApiKey, now: int) -> str:
-    """Everything that is known of one key, a line each."""
-    values: Mapping[str, object] = shown_at(key, now)
-    return "\n".join(f"{name + ':':19}{_written(value)}" for name, value in values.items())
+    """The public fields of a key, one on each line."""
+    return "\n".join(f"{name + ':':19}{_written(value)}" for name, value in key_as_json(key, now).items())
 
 
 def plaintext(secret: Secret) -> str:
@@ -122,7 +131,7 @@ def due_as_json(found: Sequence[Due], used: Sequence[UsageRow]) -> list[dict[str
             "why": one.why,
             "at": rfc3339(one.at),
             "unless_used_at": rfc3339(one.unless_used_at),
-            "key": shown(one.key),
+            "key": key_as_json(one.key),
             "usage": rows.get(one.key.id, []),
         }
         for one in found

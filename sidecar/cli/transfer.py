@@ -24,8 +24,8 @@ from sidecar.core.units import counted
 from sidecar.keys.lifecycle import check_peppers, new_ids
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.transfer.fields import LineRules, Origin
-from sidecar.keys.transfer.formats import FileFormat, KeyFile, csv_heading, csv_line, import_record, json_line
-from sidecar.keys.transfer.importer import Intake, NoIntake, UnfitFile, import_keys
+from sidecar.keys.transfer.formats import FileFormat, KeyFile, csv_header, csv_line, import_record, json_line
+from sidecar.keys.transfer.importer import Intake, InvalidFile, NoIntake, import_keys
 from sidecar.keys.validation import NewKey
 
 _STDIN: Final = "-"
@@ -69,7 +69,7 @@ def import_command(
         keys = KeyFile(lines, read_as, size=_size_of(lines))
         try:
             count = asyncio.run(_import(settings, keys, cast(ForeignHash | None, hash_name), (dry_run, progress)))
-        except UnfitFile as error:
+        except InvalidFile as error:
             name = "stdin" if file == _STDIN else file
             told = [f"{name}:{problem}" for problem in error.problems]
             raise Failure(*told, f"nothing was imported: {counted(len(told), 'problem')}") from error
@@ -158,7 +158,14 @@ def _bar(file: BinaryIO) -> Iterator[Callable[[int], None]]:
 @click.option("--tenant", callback=printable, metavar="T", help="Keys of this tenant.")
 @click.option("--environment", callback=printable, metavar="E", help="Keys of this environment.")
 @click.option("-o", "--output", metavar="FILE", help="Written, for its owner only, in place of stdout.")
-def export_command(config: str | None, store: str | None, form: str, output: str | None, **filters: str | None) -> None:
+def export_command(
+    config: str | None,
+    store: str | None,
+    form: str,
+    output: str | None,
+    tenant: str | None,
+    environment: str | None,
+) -> None:
     """Export what is known of the keys, and nothing secret.
 
     Neither keys nor hashes are in it. In CSV, a cell that a spreadsheet could take for a formula begins with an
@@ -170,7 +177,7 @@ def export_command(config: str | None, store: str | None, form: str, output: str
     """
     with reported():
         url = key_tasks.url_of(config, store)
-        count = asyncio.run(_export(url, KeyFilter(**filters), form, output))  # type: ignore[arg-type]
+        count = asyncio.run(_export(url, KeyFilter(tenant=tenant, environment=environment), form, output))
     if output is not None:
         click.echo(f"Exported {counted(count, 'key')} to {output}.")
 
@@ -179,7 +186,7 @@ async def _export(url: str, wanted: KeyFilter, form: str, output: str | None) ->
     line, now, count = csv_line if form == "csv" else json_line, key_tasks.now(), 0
     with _written(output) as file:
         if form == "csv":
-            file.write(csv_heading())
+            file.write(csv_header())
         async for page in key_tasks.pages(url, wanted):
             file.writelines(line(key, now) for key in page)
             count += len(page)

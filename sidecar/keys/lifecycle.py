@@ -1,8 +1,8 @@
-"""The verbs of a key's life."""
+"""Issues, rotates, changes, disables, enables and revokes keys."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from sidecar.core.apikey import ALPHABET, Hasher, Secret, base62, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
@@ -10,6 +10,7 @@ from sidecar.core.units import counted
 from sidecar.keys.ports import Actor, IdempotencyKey, KeyRegistry, KeyStatistics
 from sidecar.keys.transitions import (
     AlreadyReplaced,
+    Generated,
     expect,
     expiry_after,
     retired,
@@ -22,7 +23,7 @@ from sidecar.keys.transitions import KeyChange as KeyChange
 from sidecar.keys.transitions import Rotation as Rotation
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
-# Keys that somebody has to look at: too old, about to expire, or about to retire.
+# Keys that need attention: too old, about to expire, or about to retire.
 
 
 Why = Literal["max_age", "expires", "retires"]
@@ -30,13 +31,13 @@ Why = Literal["max_age", "expires", "retires"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """An active key, why it is due, and when it is or was (microseconds)."""
+    """An active key that needs attention: why, and when it is or was due (microseconds)."""
 
     key: ApiKey
     why: Why
     at: int
     unless_used_at: int | None = None
-    """When it retires already if nobody uses it until then."""
+    """When it retires early if it is not used until then."""
 
 
 async def upcoming_keys(
@@ -49,10 +50,9 @@ async def upcoming_keys(
     tenant: str | None = None,
     limit: int = 1_000,
 ) -> Sequence[Due]:
-    """Keys that are older than `max_age_seconds` (None is any age) or end `within_seconds`, the earliest first.
+    """Keys older than `max_age_seconds` (None: any age), or that expire or retire `within_seconds`, earliest first.
 
-    At most `limit` for each reason. A key that is being replaced is told by its retirement alone. Raises
-    StoreUnavailable.
+    At most `limit` for each reason. A key that retires is listed for that reason only. Raises StoreUnavailable.
     """
     end = now + int(within_seconds * 1_000_000)
     retiring = await statistics.keys_between("retires", since=now + 1, until=end, tenant=tenant, limit=limit)
@@ -79,19 +79,19 @@ def _unless_used_at(key: ApiKey, seconds: float | None) -> int | None:
 
 _ACTIONS: Final = {KeyStatus.ACTIVE: "enable", KeyStatus.DISABLED: "disable", KeyStatus.REVOKED: "revoke"}
 _ID_LENGTH: Final = 20
-"""Fewer than the random characters of any plaintext, which tells the two apart."""
+"""Fewer than the random characters of any plaintext, so that an id is never taken for one."""
 _ID_BYTES: Final = 4_096
 _LEFT_OUT: Final = bytes(range(256 - 256 % len(ALPHABET), 256))
 _LETTERS: Final = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range(256))
 
 
 class MissingPepper(Exception):
-    """The store holds keys that cannot be recognised without a pepper that is not loaded. The message names it."""
+    """The store holds keys that cannot be verified, because their pepper is not loaded. The message names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """A new key, and its plaintext for the only time."""
+    """A new key and its plaintext, which is not stored."""
 
     key: ApiKey
     secret: Secret
@@ -99,14 +99,14 @@ class Issued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotated:
-    """The key that was replaced, and the one in its place."""
+    """The old key and the new one."""
 
     old: ApiKey
     new: Issued
 
 
 class KeyMaker:
-    """Makes keys that are stored nowhere yet. `clock` in Unix seconds, `randbelow` as `secrets.randbelow`."""
+    """Makes keys without storing them. clock: Unix seconds. randbelow: as `secrets.randbelow`."""
 
     def __init__(self, hasher: Hasher, *, clock: Callable[[], float], randbelow: Callable[[int], int]) -> None:
         self._hasher = hasher
@@ -114,14 +114,19 @@ class KeyMaker:
         self._randbelow = randbelow
 
     def prepare(self, wanted: NewKey, rules: KeyRules, *, actor: Actor) -> Issued:
-        """A key that is stored nowhere yet. Raises InvalidKey with every problem of `wanted`."""
+        """Make a key, and store it nowhere. Raises InvalidKey with every problem of `wanted`."""
         now = self._now()
         rules.check(wanted, now)
         environment = rules.environment_of(wanted)
         scopes = rules.default_scopes if wanted.scopes is None else wanted.scopes
-        text, stored = self._made(environment, rules, now, actor)
+        generated = self._generate(environment, rules, now, actor)
         key = ApiKey(
-            **stored,
+            id=generated.id,
+            prefix=generated.prefix,
+            digest=generated.digest,
+            algorithm=generated.algorithm,
+            created_at=generated.created_at,
+            created_by=generated.created_by,
             name=wanted.name,
             tenant=wanted.tenant,
             environment=environment,
@@ -131,30 +136,30 @@ class KeyMaker:
             metadata=dict(wanted.metadata),
             expires_at=wanted.expires_at,
         )
-        return Issued(key=key, secret=Secret(text=text))
+        return Issued(key=key, secret=generated.secret)
 
-    def _made(self, environment: str, rules: KeyRules, at: int, actor: Actor) -> tuple[str, dict[str, Any]]:
-        """A new plaintext, and what tells its key from every other."""
+    def _generate(self, environment: str, rules: KeyRules, at: int, actor: Actor) -> Generated:
         text = rules.format.make(rules.prefix_of(environment), self._randbelow)
         digest, algorithm = self._hasher.for_new(text)
-        return text, {
-            "id": new_id(self._randbelow),
-            "prefix": text[: rules.prefix_length],
-            "digest": digest,
-            "algorithm": algorithm,
-            "created_at": at,
-            "created_by": actor.name,
-        }
+        return Generated(
+            secret=Secret(text=text),
+            id=new_id(self._randbelow),
+            prefix=text[: rules.prefix_length],
+            digest=digest,
+            algorithm=algorithm,
+            created_at=at,
+            created_by=actor.name,
+        )
 
     def _now(self) -> int:
         return int(self._clock() * 1_000_000)
 
 
 class Lifecycle(KeyMaker):
-    """Changes keys in the name of an actor. `clock` in Unix seconds, `randbelow` as `secrets.randbelow`.
+    """Changes keys on behalf of an actor. clock: Unix seconds. randbelow: as `secrets.randbelow`.
 
-    Every method raises StoreUnavailable. Those that change a key raise UnknownKey, and KeyChanged where `expected_etag`
-    is given and is not that of the key any more.
+    Every method raises StoreUnavailable. Those that change a key raise UnknownKey, and KeyChanged if `expected_etag` is
+    given and the key no longer has it.
     """
 
     def __init__(
@@ -164,11 +169,11 @@ class Lifecycle(KeyMaker):
         self._store = store
 
     async def issue(
-        self, wanted: NewKey, rules: KeyRules, *, actor: Actor, once: IdempotencyKey | None = None
+        self, wanted: NewKey, rules: KeyRules, *, actor: Actor, idempotency_key: IdempotencyKey | None = None
     ) -> Issued:
-        """Raises InvalidKey with every problem of `wanted`; AlreadyProcessed and IdempotencyKeyReused for `once`."""
+        """Raises InvalidKey with every problem of `wanted`; AlreadyProcessed and IdempotencyKeyReused."""
         issued = self.prepare(wanted, rules, actor=actor)
-        await self._store.add([issued.key], actor=actor, once=once)
+        await self._store.add([issued.key], actor=actor, once=idempotency_key)
         return issued
 
     async def rotate(
@@ -179,27 +184,30 @@ class Lifecycle(KeyMaker):
         *,
         actor: Actor,
         expected_etag: str | None = None,
-        once: IdempotencyKey | None = None,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> Rotated:
-        """Put a new key with everything that this one may do beside it; this one retires after the overlap.
+        """Issue a new key with the scopes, plan and limits of this one, which retires after the overlap.
 
-        Raises InvalidKey, AlreadyProcessed, IdempotencyKeyReused, and KeyConflict for a key that is not active or has
-        a successor already.
+        Raises InvalidKey, AlreadyProcessed, IdempotencyKeyReused, and KeyConflict for a key that is not active or that
+        was replaced before.
         """
-        at, texts = self._now(), list[str]()
+        at, secrets = self._now(), list[Secret]()
 
         def edit(key: ApiKey) -> tuple[ApiKey, ApiKey]:
             expect(key, expected_etag)
             old = retired(key, rotation, at)
-            text, stored = self._made(_environment_of(key, rules), rules, at, actor)
-            texts.append(text)
-            return old, successor_of(key, stored, expiry_after(key, rotation, rules, at))
+            generated = self._generate(_environment_of(key, rules), rules, at, actor)
+            # A store that runs the edit again keeps the key of the last run.
+            secrets.append(generated.secret)
+            return old, successor_of(key, generated, expiry_after(key, rotation, rules, at))
 
         try:
-            old, new = await self._store.replace(key_id, edit, action="rotate", at=at, actor=actor, once=once)
+            old, new = await self._store.replace(
+                key_id, edit, action="rotate", at=at, actor=actor, once=idempotency_key
+            )
         except AlreadyReplaced as error:
-            raise await self._named(error, key_id) from error
-        return Rotated(old=old, new=Issued(key=new, secret=Secret(text=texts[-1])))
+            raise await self._naming_successor(error, key_id) from error
+        return Rotated(old=old, new=Issued(key=new, secret=secrets[-1]))
 
     async def change(
         self, key_id: str, change: KeyChange, rules: KeyRules, *, actor: Actor, expected_etag: str | None = None
@@ -214,31 +222,31 @@ class Lifecycle(KeyMaker):
         return await self._store.change(key_id, edit, action="change", at=at, actor=actor)
 
     async def disable(self, key_id: str, *, actor: Actor, expected_etag: str | None = None) -> ApiKey:
-        """Refused until it is enabled again. Raises KeyConflict for a revoked key."""
-        return await self._set(key_id, KeyStatus.DISABLED, actor, expected_etag)
+        """Disable the key until it is enabled again. Raises KeyConflict for a revoked key."""
+        return await self._set_status(key_id, KeyStatus.DISABLED, actor, expected_etag)
 
     async def enable(self, key_id: str, *, actor: Actor, expected_etag: str | None = None) -> ApiKey:
-        """Raises KeyConflict for a revoked key."""
-        return await self._set(key_id, KeyStatus.ACTIVE, actor, expected_etag)
+        """Re-enable the key. Raises KeyConflict for a revoked key."""
+        return await self._set_status(key_id, KeyStatus.ACTIVE, actor, expected_etag)
 
     async def revoke(self, key_id: str, *, actor: Actor, expected_etag: str | None = None) -> ApiKey:
-        """For ever. A key that is revoked already stays as it is."""
-        return await self._set(key_id, KeyStatus.REVOKED, actor, expected_etag)
+        """Revoke the key, which is final. A revoked key stays as it is."""
+        return await self._set_status(key_id, KeyStatus.REVOKED, actor, expected_etag)
 
     async def find_by(self, text: str) -> ApiKey | None:
         """The key with this id, stored prefix or plaintext. Raises KeyConflict for a prefix that several keys share."""
-        # A plaintext must not be handed to the store as a name, not even one that is not found.
+        # A plaintext must not reach the store as a name, even if no key has it.
         return await self.find_by_secret(text) if looks_secret(text) else await self._store.get(text)
 
     async def find_by_secret(self, text: str) -> ApiKey | None:
-        """The key with this plaintext, which goes no further than its digest."""
+        """The key with this plaintext. Only its digests reach the store."""
         return await self._store.find(self._hasher.candidates(text)) if text.isascii() else None
 
     async def successor(self, key_id: str) -> ApiKey | None:
         """The key that replaces this one."""
         return await self._store.successor(key_id)
 
-    async def _set(self, key_id: str, status: KeyStatus, actor: Actor, etag: str | None) -> ApiKey:
+    async def _set_status(self, key_id: str, status: KeyStatus, actor: Actor, etag: str | None) -> ApiKey:
         at = self._now()
 
         def edit(key: ApiKey) -> ApiKey:
@@ -247,7 +255,7 @@ class Lifecycle(KeyMaker):
 
         return await self._store.change(key_id, edit, action=_ACTIONS[status], at=at, actor=actor)
 
-    async def _named(self, error: AlreadyReplaced, key_id: str) -> AlreadyReplaced:
+    async def _naming_successor(self, error: AlreadyReplaced, key_id: str) -> AlreadyReplaced:
         new = await self.successor(key_id)
         return AlreadyReplaced(f"{error} by {new.id!r}: rotate that one") if new is not None else error
 
@@ -258,9 +266,9 @@ def new_id(randbelow: Callable[[int], int]) -> str:
 
 
 def new_ids(urandom: Callable[[int], bytes]) -> Iterator[str]:
-    """As many as are asked for, at a tenth of the price. `urandom` as `os.urandom`."""
+    """Any number of ids, each at a tenth of the cost of `new_id`. urandom: as `os.urandom`."""
     while True:
-        # As many bytes stand for each letter; the others are left out.
+        # Each letter stands for the same number of byte values, so all are equally likely; other bytes are dropped.
         letters = urandom(_ID_BYTES).translate(_LETTERS, _LEFT_OUT).decode("ascii")
         for start in range(0, len(letters) - _ID_LENGTH + 1, _ID_LENGTH):
             yield f"key_{letters[start : start + _ID_LENGTH]}"
@@ -269,13 +277,13 @@ def new_ids(urandom: Callable[[int], bytes]) -> Iterator[str]:
 def _environment_of(key: ApiKey, rules: KeyRules) -> str:
     environment = rules.environment_of(NewKey(name=key.name, environment=key.environment))
     if environment != EVERY and environment not in rules.environments:
-        told = f"the environment {environment!r} of key {key.id} is not configured any more"
-        raise InvalidKey([Violation(told, "environment")])
+        text = f"the environment {environment!r} of key {key.id} is no longer configured"
+        raise InvalidKey([Violation(text, "environment")])
     return environment
 
 
 async def check_peppers(statistics: KeyStatistics, hasher: Hasher) -> None:
-    """Raises MissingPepper when keys that are not revoked are hashed in a way that `hasher` cannot repeat."""
+    """Raises MissingPepper if `hasher` cannot compute the hashes of all keys that are not revoked."""
     for algorithm, count in (await statistics.algorithms()).items():
         if algorithm in hasher.algorithms:
             continue

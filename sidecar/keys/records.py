@@ -1,4 +1,4 @@
-"""A key as a row of the store, as what the audit says of it, and as what a person is shown."""
+"""A key as a row of the store, as JSON of the audit, and as the public fields that people and clients read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from sidecar.keys.ports import Standing, StoreUnavailable
 
 COLUMNS = tuple(field.name for field in fields(ApiKey))
 _VALUES = attrgetter(*COLUMNS)
-# One encoder for all, because an import encodes a million times.
+# One encoder for all: an import encodes a million times.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -27,7 +27,7 @@ def row_of(key: ApiKey) -> tuple[Any, ...]:
 
 
 def key_of(row: Sequence[Any]) -> ApiKey:
-    """The key that a row of COLUMNS holds. Raises StoreUnavailable for one that this program cannot have written."""
+    """The key in a row of COLUMNS. Raises StoreUnavailable for a damaged row."""
     values = dict(zip(COLUMNS, row, strict=True))
     try:
         values["status"] = KeyStatus(values["status"])
@@ -42,14 +42,14 @@ def key_of(row: Sequence[Any]) -> ApiKey:
 
 
 def audited(key: ApiKey) -> str:
-    """The key as JSON, without its digest."""
+    """The key as JSON for the audit, without its digest."""
     return _ENCODER.encode(_audited(key))
 
 
 def audited_part(key: ApiKey, columns: Sequence[str]) -> str:
-    """What `audited` says of some columns, without its braces."""
-    said = _audited(key)
-    return _ENCODER.encode({name: said[name] for name in columns})[1:-1]
+    """Some columns of `audited`, without the braces."""
+    values = _audited(key)
+    return _ENCODER.encode({name: values[name] for name in columns})[1:-1]
 
 
 def _audited(key: ApiKey) -> dict[str, Any]:
@@ -69,41 +69,79 @@ def _stored(key: ApiKey) -> dict[str, Any]:
     return values
 
 
-def shown(key: ApiKey) -> dict[str, Any]:
-    """What anyone who manages keys may read, ready for JSON; times in RFC 3339."""
-    times = {name: rfc3339(getattr(key, name)) for name in COLUMNS if name.endswith("_at")}
-    return {
-        "id": key.id,
-        "prefix": key.prefix,
-        "name": key.name,
-        "tenant": key.tenant,
-        "environment": key.environment,
-        "scopes": list(key.scopes),
-        "plan": key.plan,
-        "quotas": dict(key.quotas),
-        "metadata": dict(key.metadata),
-        "status": key.status.value,
-        "created_by": key.created_by,
-        "replaces": key.replaces,
-        "last_used_address": key.last_used_address,
-        "last_used_agent": key.last_used_agent,
-        **times,
-    }
+class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a key but its secret and its hash. Times are RFC 3339, in UTC."""
+
+    id: str
+    prefix: str
+    name: str
+    tenant: str | None
+    environment: str | None
+    scopes: tuple[str, ...]
+    plan: str | None
+    quotas: dict[str, int]
+    metadata: dict[str, str]
+    status: Standing
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    disabled_at: str | None
+    revoked_at: str | None
+    replaced_at: str | None
+    retires_at: str | None
+    replaces: str | None
+    last_used_at: str | None
+    last_used_address: str | None
+    last_used_agent: str | None
 
 
-def shown_at(key: ApiKey, now: int) -> dict[str, Any]:
-    """The same, with the status as it stands at `now` (microseconds)."""
-    return {**shown(key), "status": effective_status(key, now)}
+PUBLIC_FIELDS: Final = PublicKey.__struct_fields__
+"""The fields that the admin API, the command line and exports show, in the order of the API and of exports."""
+_LAST_USE: Final = frozenset({"last_used_at", "last_used_address", "last_used_agent"})
+
+
+def public_key(key: ApiKey, now: int | None = None) -> PublicKey:
+    """The key with its status at `now` (microseconds), or with the stored status where `now` is None."""
+    return PublicKey(
+        id=key.id,
+        prefix=key.prefix,
+        name=key.name,
+        tenant=key.tenant,
+        environment=key.environment,
+        scopes=key.scopes,
+        plan=key.plan,
+        quotas=dict(key.quotas),
+        metadata=dict(key.metadata),
+        status=key.status.value if now is None else effective_status(key, now),
+        created_at=rfc3339(key.created_at),
+        created_by=key.created_by,
+        expires_at=rfc3339(key.expires_at),
+        disabled_at=rfc3339(key.disabled_at),
+        revoked_at=rfc3339(key.revoked_at),
+        replaced_at=rfc3339(key.replaced_at),
+        retires_at=rfc3339(key.retires_at),
+        replaces=key.replaces,
+        last_used_at=rfc3339(key.last_used_at),
+        last_used_address=key.last_used_address,
+        last_used_agent=key.last_used_agent,
+    )
+
+
+def public_fields(key: ApiKey, now: int | None = None) -> dict[str, Any]:
+    """The values of PUBLIC_FIELDS by name, in their order, ready for JSON; `now` as in `public_key`."""
+    fields: dict[str, Any] = msgspec.to_builtins(public_key(key, now))
+    return fields
 
 
 def etag_of(key: ApiKey) -> str:
-    """An entity tag (RFC 9110 section 8.8.3, without its quotes) of all that is shown of a key but its last use."""
-    lasting = {name: value for name, value in shown(key).items() if not name.startswith("last_used_")}
-    return sha256(_json(lasting).encode()).hexdigest()[:32]
+    """An entity tag (RFC 9110 section 8.8.3, without its quotes) of all public fields but the last use."""
+    # The last use changes with every request, and it is nothing that a change could overwrite.
+    tagged = {name: value for name, value in public_fields(key).items() if name not in _LAST_USE}
+    return sha256(_json(tagged).encode()).hexdigest()[:32]
 
 
 def effective_status(key: ApiKey, now: int) -> Standing:
-    """The status, or `expired` or `retired` for an active key whose time is over at `now` (microseconds)."""
+    """The status; `expired` or `retired` for an active key whose time is over at `now` (microseconds)."""
     if key.status is KeyStatus.ACTIVE and key.expires_at is not None and key.expires_at <= now:
         return "expired"
     if key.status is KeyStatus.ACTIVE and key.retires_at is not None and key.retires_at <= now:
@@ -115,18 +153,18 @@ def _json(value: Mapping[str, object] | Sequence[str]) -> str:
     return _ENCODER.encode(dict(value) if isinstance(value, Mapping) else list(value))
 
 
-# New keys as rows of the store, many at once: what they have in common is written once.
+# Rows of many new keys: values that they share are encoded only once.
 
 
 _LAST: Final = COLUMNS.index("expires_at")
 _SHARED: Final = slice(COLUMNS.index("environment"), COLUMNS.index("metadata"))
 NEW_COLUMNS: Final = COLUMNS[: _LAST + 1]
-"""Those that a new key has; the others are empty."""
+"""Columns that a new key fills; the others are null."""
 _AUDITED: Final = tuple(name for name in NEW_COLUMNS if name != "digest")
 
 
 class NewRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A new key: its values of NEW_COLUMNS, and what the audit says of it."""
+    """A new key: its values of NEW_COLUMNS, and its JSON in the audit."""
 
     id: str
     digest: bytes
@@ -136,14 +174,14 @@ class NewRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Rows that are added together, and their audit rows, linked to the ones before."""
+    """Rows that are added together, and their audit rows, chained to the rows before."""
 
     rows: Sequence[NewRow]
     audit_rows: Sequence[tuple[Any, ...]] = ()
 
 
 class RowValues(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What no two keys have in common, or need not. All texts are printable; times in microseconds."""
+    """The values that a key does not share with others. All texts are printable; times in microseconds."""
 
     id: str
     name: str
@@ -156,28 +194,28 @@ class RowValues(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def new_row(key: ApiKey) -> NewRow:
-    """The row of a key that was neither used nor changed yet."""
+    """The row of a key that was never used or changed."""
     values = row_of(key)[: len(NEW_COLUMNS)]
     after = f"{{{audited_part(key, _AUDITED)}}}"
     return NewRow(id=key.id, digest=key.digest, tenant=key.tenant, values=values, after=after)
 
 
 class RowTemplate:
-    """Makes the rows of keys that are like `key` but for what is their own."""
+    """Makes rows of keys that differ from `key` only in their RowValues."""
 
     def __init__(self, key: ApiKey) -> None:
         self.prefix = key.prefix
         self._algorithm, self._by, self._status = key.algorithm, key.created_by, key.status.value
         self._shared = row_of(key)[_SHARED]
-        self._said = tuple(
+        self._audited = tuple(
             audited_part(key, columns) for columns in (("algorithm",), COLUMNS[_SHARED], ("created_by",))
         )
 
     def row(self, own: RowValues) -> NewRow:
-        """As `new_row` of the whole key."""
+        """The same row that `new_row` makes of the whole key."""
         metadata = msgspec.json.encode(own.metadata).decode() if own.metadata else "{}"
         tenant = "null" if own.tenant is None else encode_basestring(own.tenant)
-        algorithm, shared, by = self._said
+        algorithm, shared, by = self._audited
         values = (own.id, own.name, own.prefix, own.digest, self._algorithm, own.tenant, *self._shared, metadata)
         after = (
             f'{{"id":"{own.id}","name":{encode_basestring(own.name)},"prefix":{encode_basestring(own.prefix)},'

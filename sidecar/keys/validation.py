@@ -1,4 +1,4 @@
-"""What a new key must look like."""
+"""The rules that a new key must follow."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,34 +12,34 @@ from sidecar.core.model import EVERY
 from sidecar.core.scopes import Catalogue
 
 _HIDDEN_BITS: Final = 96
-"""Random bits that the stored prefix must leave unknown."""
-_LAST_MOMENT: Final = 253_402_300_800_000_000
-"""The year 10000, which RFC 3339 cannot write."""
+"""Random bits of a key that its stored prefix must not contain."""
+_YEAR_10000: Final = 253_402_300_800_000_000
+"""RFC 3339 cannot write it."""
 _MAX_LIMIT: Final = 2**53
 _TENANT: Final = re.compile(r"[!-.0-~]{1,200}")
 _METADATA_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_METADATA: Final = 64
 _MAX_METADATA_VALUE: Final = 1_024
 _MAX_NAME: Final = 200
-_MOST_NAMED: Final = 50
-"""Unknown names that are told of; to find what each was meant to be costs far more than to send it."""
+_MAX_UNKNOWN_NAMES: Final = 50
+"""Unknown names that are reported: to find a similar name costs far more than to send an unknown one."""
 
 
 class Violation(str):
-    """One line that says what is wrong, and knows with which part of what was asked for: `("scopes", "0")`."""
+    """One line that says what is wrong, and the path of the field that it is about, such as `("scopes", "0")`."""
 
     __slots__ = ("path",)
 
     path: tuple[str, ...]
 
     def __new__(cls, text: str, *path: str) -> "Violation":
-        made = super().__new__(cls, text)
-        made.path = path
-        return made
+        violation = super().__new__(cls, text)
+        violation.path = path
+        return violation
 
 
 class InvalidKey(Exception):
-    """What is asked for cannot be issued. One line for each problem."""
+    """The key breaks rules. `problems` has one line for each."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -48,7 +48,7 @@ class InvalidKey(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """What is asked for. `scopes` None is the default ones; `environment` None the first; `expires_at` microseconds."""
+    """A key to issue. `scopes` None: the default scopes. `environment` None: the first. `expires_at`: microseconds."""
 
     name: str
     scopes: tuple[str, ...] | None = None
@@ -62,11 +62,11 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRules:
-    """What the configuration says of keys. Raises ValueError where the stored prefix would tell too much of a key."""
+    """The configuration's rules for keys. Raises ValueError if the stored prefix would contain too much of a key."""
 
     format: KeyFormat
     environments: Mapping[str, str]
-    """Environment to prefix; the first is that of keys issued without one, and of keys for every one."""
+    """Environment to prefix. The first is for keys without an environment, and for keys of every environment."""
     prefix_length: int
     default_scopes: tuple[str, ...] = ()
     catalogue: Catalogue
@@ -91,12 +91,12 @@ class KeyRules:
         return first if environment == EVERY else self.environments[environment]
 
     def check(self, wanted: NewKey, now: int) -> None:
-        """Raises InvalidKey with every problem at once. `now` in microseconds."""
-        problems = [*islice(self._names(wanted), _MOST_NAMED), *_texts(wanted), *_metadata(wanted.metadata)]
+        """Raises InvalidKey with every problem. now: microseconds."""
+        problems = [*islice(self._names(wanted), _MAX_UNKNOWN_NAMES), *_texts(wanted), *_metadata(wanted.metadata)]
         if wanted.expires_at is not None and wanted.expires_at <= now:
-            problems.append(Violation("the time at which the key expires is not in the future", "expires_at"))
+            problems.append(Violation("the expiry is not in the future", "expires_at"))
         if wanted.expires_at is not None and not is_writable(wanted.expires_at):
-            problems.append(Violation("the time at which the key expires is past the year 9999", "expires_at"))
+            problems.append(Violation("the expiry is after the year 9999", "expires_at"))
         if problems:
             raise InvalidKey(problems)
 
@@ -118,8 +118,8 @@ class KeyRules:
 
 
 def is_writable(at: int) -> bool:
-    """Whether RFC 3339 can write a time."""
-    return at < _LAST_MOMENT
+    """Whether RFC 3339 can write the time (microseconds)."""
+    return at < _YEAR_10000
 
 
 def is_name(text: str) -> bool:
@@ -128,12 +128,12 @@ def is_name(text: str) -> bool:
 
 
 def is_tenant(text: str) -> bool:
-    """Whether a key may belong to it."""
+    """Whether a key may have this tenant."""
     return _TENANT.fullmatch(text) is not None
 
 
 def is_metadata(metadata: Mapping[str, str]) -> bool:
-    """Whether a key may have these."""
+    """Whether a key may have this metadata."""
     return len(metadata) <= _MAX_METADATA and all(
         _METADATA_KEY.fullmatch(name) and _is_value(value) for name, value in metadata.items()
     )
@@ -147,8 +147,8 @@ def _texts(wanted: NewKey) -> Iterator[Violation]:
     if not is_name(wanted.name):
         yield Violation(f"a name has 1 to {_MAX_NAME} printable characters", "name")
     if wanted.tenant is not None and not is_tenant(wanted.tenant):
-        wanted_form = "1 to 200 printable ASCII characters without spaces and slashes"
-        yield Violation(f"a tenant has {wanted_form}, or is * for every one", "tenant")
+        form = "1 to 200 printable ASCII characters without spaces and slashes"
+        yield Violation(f"a tenant has {form}, or is * for every tenant", "tenant")
 
 
 def _metadata(metadata: Mapping[str, str]) -> Iterator[Violation]:
@@ -156,11 +156,11 @@ def _metadata(metadata: Mapping[str, str]) -> Iterator[Violation]:
         yield Violation(f"a key holds at most {_MAX_METADATA} metadata entries", "metadata")
     for name, value in metadata.items():
         if not _METADATA_KEY.fullmatch(name):
-            told = f"the metadata name {name!r} may hold letters, digits, _ . and - only, 1 to 64 of them"
-            yield Violation(told, "metadata", name)
+            text = f"the metadata name {name!r} must have 1 to 64 letters, digits, _ . or -"
+            yield Violation(text, "metadata", name)
         if not _is_value(value):
-            told = f"the value of metadata {name!r} has at most {_MAX_METADATA_VALUE} printable characters"
-            yield Violation(told, "metadata", name)
+            text = f"the value of metadata {name!r} must have at most {_MAX_METADATA_VALUE} printable characters"
+            yield Violation(text, "metadata", name)
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

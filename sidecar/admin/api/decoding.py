@@ -1,4 +1,4 @@
-"""A request's body and query to values, or to everything that is wrong with them at once."""
+"""Decodes a request's body and query. A problem lists every invalid field at once."""
 
 import asyncio
 import re
@@ -10,15 +10,15 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 import msgspec
 from aiohttp import web
 
-from sidecar.admin.problems import Flaw, Refusal, flawed, pointer_of
+from sidecar.admin.problems import FieldError, Problem, invalid_request, pointer_of
 from sidecar.core.units import microseconds
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_WHERE = re.compile(r" - at `.*`$", re.DOTALL)
-_WORDS: Final = tuple(
-    (re.compile(written, re.DOTALL), said)
-    for written, said in (
+_LOCATION = re.compile(r" - at `.*`$", re.DOTALL)
+_MESSAGES: Final = tuple(
+    (re.compile(pattern, re.DOTALL), text)
+    for pattern, text in (
         (r"Expected `\w+` of length >= 1$", "must not be empty"),
         (r"Expected `\w+` of length >= (\d+)$", r"must have a length of \1 or more"),
         (r"Expected `\w+` of length <= (\d+)$", r"must have a length of \1 or less"),
@@ -28,95 +28,86 @@ _WORDS: Final = tuple(
         (r"Expected `(.+)`, got `(.+)`$", r"must be \1, not \2"),
     )
 )
-"""msgspec's sentences, and ours."""
+"""msgspec's messages, and those of the API."""
 _TIME = re.compile(r"(/expires_at|\?since|\?until)$")
-"""Where a text is a time."""
-_TIMES: Final = frozenset({"expires_at", "since", "until"})
+"""Fields whose text is a time."""
 _QUERY: Final = "?"
 _BODY_SECONDS: Final = 10
-_MOST_FLAWS: Final = 100
-"""More of them help nobody, and would cost far more than the body that holds them."""
-_MOST_PARTS: Final = 1_000
-"""What has more is too long as a whole."""
+_MAX_ERRORS: Final = 100
+"""More would help nobody, and cost far more than to send the body."""
+_MAX_PARTS: Final = 1_000
+"""A list or object with more is reported as too long, and its parts are not checked."""
 
 
 async def body_of(request: web.Request) -> bytes:
-    """Raises Refusal 408 where it does not come, and HTTPRequestEntityTooLarge."""
+    """Read the body. Raises Problem 408 if it takes too long, and HTTPRequestEntityTooLarge."""
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             return await request.read()
     except TimeoutError:
-        detail = f"the body did not come within {_BODY_SECONDS} seconds"
-        raise Refusal(408, "body_too_slow", detail, headers={"Connection": "close"}) from None
+        detail = f"the body did not arrive within {_BODY_SECONDS} seconds"
+        raise Problem(408, "body_too_slow", detail, headers={"Connection": "close"}) from None
 
 
 def read_body(body: bytes, kind: type[T]) -> T:
-    """Raises Refusal 400 with a pointer to each bad field."""
+    """The JSON body as a struct. Raises Problem 400 with a pointer to each invalid field."""
     try:
         value = msgspec.json.decode(body)
     except (ValueError, RecursionError):
-        raise flawed([Flaw(pointer="", detail="is not JSON")]) from None
+        raise invalid_request([FieldError(pointer="", detail="is not JSON")]) from None
     return _read(value, kind, "")
 
 
 def read_query(pairs: Sequence[tuple[str, str]], kind: type[T]) -> T:
-    """The query's parameters as a struct; numbers are written as such. Raises Refusal 400."""
+    """The query parameters as a struct; texts become numbers where the field is one. Raises Problem 400."""
     names = [name for name, _ in pairs]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise flawed(Flaw(pointer=f"{_QUERY}{name}", detail="is given more than once") for name in doubled)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise invalid_request(
+            FieldError(pointer=f"{_QUERY}{name}", detail="must be given only once") for name in repeated
+        )
     return _read(dict(pairs), kind, _QUERY)
-
-
-def given(asked: msgspec.Struct) -> dict[str, Any]:
-    """What was not left out, by field; times in microseconds."""
-    values = ((name, getattr(asked, name)) for name in asked.__struct_fields__)
-    return {
-        name: microseconds(value) if name in _TIMES and isinstance(value, str) else value
-        for name, value in values
-        if value is not msgspec.UNSET
-    }
 
 
 def _read(value: object, kind: type[T], root: str) -> T:
     strict = root != _QUERY
     if not isinstance(value, dict):
-        raise flawed([Flaw(pointer=root, detail="must be a JSON object")])
-    flaws = list(islice(_struct_flaws(value, kind, root), _MOST_FLAWS))
-    if flaws:
-        raise flawed(flaws)
+        raise invalid_request([FieldError(pointer=root, detail="must be a JSON object")])
+    errors = list(islice(_struct_errors(value, kind, root), _MAX_ERRORS))
+    if errors:
+        raise invalid_request(errors)
     return msgspec.convert(value, kind, strict=strict)
 
 
-def _struct_flaws(value: Mapping[str, object], kind: type[msgspec.Struct], root: str) -> Iterator[Flaw]:
-    """What is wrong, each part judged alone, because msgspec stops at the first."""
+def _struct_errors(value: Mapping[str, object], kind: type[msgspec.Struct], root: str) -> Iterator[FieldError]:
+    """The errors of each part by itself, because msgspec stops at the first error."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for name in value:
         if name not in fields:
-            yield Flaw(pointer=_below(root, name), detail="is not known here")
+            yield FieldError(pointer=_below(root, name), detail="is not a known field")
     for name, field in fields.items():
         if name in value:
-            yield from _flaws(value[name], field.type, _below(root, name))
+            yield from _value_errors(value[name], field.type, _below(root, name))
         elif field.required:
-            yield Flaw(pointer=_below(root, name), detail="is missing")
+            yield FieldError(pointer=_below(root, name), detail="is required")
 
 
-def _flaws(value: object, kind: Any, at: str) -> Iterator[Flaw]:
+def _value_errors(value: object, kind: Any, at: str) -> Iterator[FieldError]:
     parts = _parts(value, kind)
-    inside = (flaw for name, part, inner in parts for flaw in _flaws(part, inner, at + pointer_of([name])))
-    found = list(islice(inside, _MOST_FLAWS))
+    inside = (error for name, part, inner in parts for error in _value_errors(part, inner, at + pointer_of([name])))
+    found = list(islice(inside, _MAX_ERRORS))
     try:
         if not found:
             msgspec.convert(value, kind, strict=not at.startswith(_QUERY))
             if isinstance(value, str) and _TIME.search(at):
                 _check_time(value)
     except ValueError as error:
-        found.append(Flaw(pointer=at, detail=_said(str(error))))
+        found.append(FieldError(pointer=at, detail=_message(str(error))))
     yield from found
 
 
-def _said(message: str) -> str:
-    message = _WHERE.sub("", message)
-    return next((said.expand(words) for pattern, words in _WORDS if (said := pattern.match(message))), message)
+def _message(text: str) -> str:
+    text = _LOCATION.sub("", text)
+    return next((found.expand(own) for pattern, own in _MESSAGES if (found := pattern.match(text))), text)
 
 
 def _check_time(text: str) -> None:
@@ -124,13 +115,13 @@ def _check_time(text: str) -> None:
     try:
         microseconds(text)
     except ValueError:
-        raise ValueError("is no time of the calendar") from None
+        raise ValueError("is not a valid date or time") from None
 
 
 def _parts(value: object, kind: Any) -> list[tuple[str, object, Any]]:
-    """The items of a list, or the values of an object, with the type that each should have."""
+    """The items of a list, or the values of an object: name, value and expected type of each."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if isinstance(value, list | dict) and len(value) > _MOST_PARTS:
+    if isinstance(value, list | dict) and len(value) > _MAX_PARTS:
         return []
     if origin is Annotated or origin in (Union, UnionType):
         return next((parts for one in arguments if (parts := _parts(value, one))), [])

@@ -1,4 +1,4 @@
-"""Operations of the API on keys."""
+"""The operations of the API and their handlers."""
 
 from collections import Counter
 from dataclasses import replace
@@ -6,8 +6,7 @@ from typing import Final
 
 import msgspec
 
-from sidecar.admin.api.decoding import given
-from sidecar.admin.api.operations import Call, Operation, Reply
+from sidecar.admin.api.operations import B, Call, NoBody, NoQuery, Operation, Q, Reply
 from sidecar.admin.api.schemas import (
     AnomalyOut,
     AuditPage,
@@ -17,7 +16,6 @@ from sidecar.admin.api.schemas import (
     ExplanationOut,
     IssuedKey,
     KeyCreate,
-    KeyOut,
     KeyPage,
     KeyQuery,
     KeyUpdate,
@@ -33,92 +31,100 @@ from sidecar.admin.api.schemas import (
     WhoOut,
 )
 from sidecar.admin.api.serializers import (
+    audit_filter,
     audit_out,
     explanation_out,
-    key_out,
+    given_or,
+    key_change,
+    key_filter,
+    new_key,
     plans_out,
     quota_out,
+    rotation,
     route_out,
     scopes_out,
+    time_of,
 )
-from sidecar.admin.problems import Flaw, flawed
+from sidecar.admin.problems import FieldError, invalid_request
 from sidecar.admin.service import AdminService
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
-from sidecar.keys.ports import AlreadyProcessed, AuditFilter, KeyFilter
-from sidecar.keys.records import etag_of
-from sidecar.keys.transitions import KeyChange, Rotation
-from sidecar.keys.validation import NewKey
+from sidecar.keys.ports import AlreadyProcessed
+from sidecar.keys.records import PublicKey, etag_of, public_key
 from sidecar.usage.ports import DAY, UsageFilter
 
-_UNUSUAL_EVENTS: Final = 20
+Bare = Call[NoQuery, NoBody]
+"""A request without parameters and body."""
+
+_MAX_ANOMALIES: Final = 20
 _GATE: Final = "The gate"
 _SIDECAR: Final = "This sidecar"
 
 
-async def show_usage(service: AdminService, call: Call) -> Reply:
-    asked = given(call.query)
-    until = asked.get("until", service.now)
-    since = asked.get("since", until - DAY)
+async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> Reply:
+    until = given_or(time_of(call.query.until), service.now)
+    since = given_or(time_of(call.query.since), until - DAY)
+    by = call.query.by
     if since >= until:
-        raise flawed([Flaw(pointer="?since", detail="must be before `until`")])
-    rows = await service.usage(call.key_id, UsageFilter(since=since, until=until, by=asked["by"]))
-    told = tuple(
+        raise invalid_request([FieldError(pointer="?since", detail="must be before `until`")])
+    rows = await service.usage(call.key_id, UsageFilter(since=since, until=until, by=by))
+    counts = tuple(
         UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
     )
-    return Reply(value=UsageList(by=asked["by"], since=rfc3339(since), until=rfc3339(until), rows=told))
+    return Reply(value=UsageList(by=by, since=rfc3339(since), until=rfc3339(until), rows=counts))
 
 
-async def list_audit(service: AdminService, call: Call) -> Reply:
-    wanted = AuditFilter(**given(call.query))
+async def list_audit(service: AdminService, call: Call[AuditQuery, NoBody]) -> Reply:
+    wanted = audit_filter(call.query)
     rows = await service.audit(replace(wanted, limit=wanted.limit + 1))
     page = rows[: wanted.limit]
     following = page[-1].id if len(rows) > len(page) else None
     return Reply(value=AuditPage(rows=tuple(map(audit_out, page)), next=following))
 
 
-async def list_plans(service: AdminService, _: Call) -> Reply:
+async def list_plans(service: AdminService, _: Bare) -> Reply:
     config = service.config
     quotas = tuple(map(quota_out, config.quotas.values()))
     return Reply(value=PlanList(plans=plans_out(config, service.admin), quotas=quotas))
 
 
-async def list_scopes(service: AdminService, _: Call) -> Reply:
+async def list_scopes(service: AdminService, _: Bare) -> Reply:
     return Reply(value=ScopeList(scopes=scopes_out(service.config, service.admin)))
 
 
-async def list_routes(service: AdminService, _: Call) -> Reply:
+async def list_routes(service: AdminService, _: Bare) -> Reply:
     return Reply(value=RouteList(routes=tuple(map(route_out, service.config.routes))))
 
 
-async def explain(service: AdminService, call: Call) -> Reply:
-    asked: ExplainRequest = call.body
-    if asked.key is not None and asked.secret is not None:
-        raise flawed([Flaw(pointer="/secret", detail="give this or `key`, not both")])
-    secret = Secret(text=asked.secret) if asked.secret is not None else None
-    explanation = await service.explain(asked.method, asked.target, key=asked.key, secret=secret)
+async def explain(service: AdminService, call: Call[NoQuery, ExplainRequest]) -> Reply:
+    body = call.body
+    if body.key is not None and body.secret is not None:
+        raise invalid_request([FieldError(pointer="/secret", detail="give either this or `key`")])
+    secret = Secret(text=body.secret) if body.secret is not None else None
+    explanation = await service.explain(body.method, body.target, key=body.key, secret=secret)
     return Reply(value=explanation_out(explanation))
 
 
-async def who_am_i(service: AdminService, _: Call) -> Reply:
+async def who_am_i(service: AdminService, _: Bare) -> Reply:
     admin, config = service.admin, service.config
-    told = WhoOut(
+    who = WhoOut(
         name=admin.name,
         rights=admin.rights,
         tenant=admin.tenant,
         scopes=tuple(admin.grantable(config.catalogue)),
         plans=tuple(admin.plans_of(config.plans)),
     )
-    return Reply(value=told)
+    return Reply(value=who)
 
 
-async def overview(service: AdminService, _: Call) -> Reply:
+async def overview(service: AdminService, _: Bare) -> Reply:
     requests: Counter[str] = Counter()
     for row in await service.usage(None, UsageFilter(since=service.now - DAY, until=service.now)):
         requests[f"{row.status_class}xx"] += row.count
     due = tuple(
-        DueOut(key=key_out(one.key, service.now), why=one.why, at=rfc3339(one.at)) for one in await service.upcoming()
+        DueOut(key=public_key(one.key, service.now), why=one.why, at=rfc3339(one.at))
+        for one in await service.upcoming()
     )
     unusual = tuple(
         AnomalyOut(
@@ -128,10 +134,10 @@ async def overview(service: AdminService, _: Call) -> Reply:
             address=event.address,
             detail=event.detail,
         )
-        for event in await service.unusual(limit=_UNUSUAL_EVENTS)
+        for event in await service.unusual(limit=_MAX_ANOMALIES)
     )
-    told = OverviewOut(keys=await service.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
-    return Reply(value=told)
+    state = OverviewOut(keys=await service.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
+    return Reply(value=state)
 
 
 VIEW_OPERATIONS: Final = (
@@ -139,42 +145,62 @@ VIEW_OPERATIONS: Final = (
         name="showUsage",
         method="GET",
         path="/keys/{id}/usage",
-        summary="Count the requests of a key by hour or day, route and class of status",
+        summary="Count the requests of a key by hour or day, route and status class",
+        query=UsageQuery,
+        body=NoBody,
         handle=show_usage,
         response=UsageList,
-        query=UsageQuery,
-        refusals=(404,),
+        problems=(404,),
         group="Usage and audit",
     ),
     Operation(
         name="listAudit",
         method="GET",
         path="/audit",
-        summary="List changes of keys, the newest first",
+        summary="List changes to keys, the newest first",
+        query=AuditQuery,
+        body=NoBody,
         handle=list_audit,
         response=AuditPage,
-        query=AuditQuery,
         group="Usage and audit",
     ),
     Operation(
         name="explain",
         method="POST",
         path="/explain",
-        summary="Ask what would come of a request, and why; nothing is taken from any quota",
+        summary="Explain how the gate would decide on a request; nothing is taken from quotas",
+        query=NoQuery,
+        body=ExplainRequest,
         handle=explain,
         response=ExplanationOut,
-        body=ExplainRequest,
-        refusals=(404,),
+        problems=(404,),
         group=_GATE,
     ),
     *(
-        Operation(name=name, method="GET", path=path, summary=summary, handle=handle, response=response, group=group)
+        Operation(
+            name=name,
+            method="GET",
+            path=path,
+            summary=summary,
+            query=NoQuery,
+            body=NoBody,
+            handle=handle,
+            response=response,
+            group=group,
+        )
         for name, path, summary, handle, response, group in (
-            ("listRoutes", "/routes", "List the routes in force, with file and line", list_routes, RouteList, _GATE),
+            (
+                "listRoutes",
+                "/routes",
+                "List the routes of the current configuration, with file and line",
+                list_routes,
+                RouteList,
+                _GATE,
+            ),
             ("listScopes", "/scopes", "List the scopes of the catalogue", list_scopes, ScopeList, _GATE),
             ("listPlans", "/plans", "List plans and quotas", list_plans, PlanList, _GATE),
-            ("whoAmI", "/whoami", "Tell whose admin token this is", who_am_i, WhoOut, _SIDECAR),
-            ("showOverview", "/overview", "Show how things stand", overview, OverviewOut, _SIDECAR),
+            ("whoAmI", "/whoami", "Show the admin token of this request", who_am_i, WhoOut, _SIDECAR),
+            ("showOverview", "/overview", "Show the state of keys and traffic", overview, OverviewOut, _SIDECAR),
         )
     ),
 )
@@ -182,68 +208,71 @@ VIEW_OPERATIONS: Final = (
 _ONE: Final = "/keys/{id}"
 
 
-async def list_keys(service: AdminService, call: Call) -> Reply:
-    page = await service.list(KeyFilter(**given(call.query)))
-    return Reply(value=KeyPage(keys=tuple(key_out(key, service.now) for key in page.keys), next=page.next))
+async def list_keys(service: AdminService, call: Call[KeyQuery, NoBody]) -> Reply:
+    page = await service.list(key_filter(call.query))
+    return Reply(value=KeyPage(keys=tuple(public_key(key, service.now) for key in page.keys), next=page.next))
 
 
-async def issue_key(service: AdminService, call: Call) -> Reply:
+async def issue_key(service: AdminService, call: Call[NoQuery, KeyCreate]) -> Reply:
     try:
-        issued = await service.issue(NewKey(**given(call.body)), once=call.once)
-    except AlreadyProcessed as repeated:
-        key = await service.get(repeated.key_id)
-        return _reply(key, IssuedKey(key=key_out(key, service.now), secret=None, repeated=True))
-    told = IssuedKey(key=key_out(issued.key, service.now), secret=issued.secret.text, repeated=False)
-    return _reply(issued.key, told, status=201)
+        issued = await service.issue(new_key(call.body), idempotency_key=call.idempotency_key)
+    except AlreadyProcessed as processed:
+        key = await service.get(processed.key_id)
+        return _reply(key, IssuedKey(key=public_key(key, service.now), secret=None, repeated=True))
+    response = IssuedKey(key=public_key(issued.key, service.now), secret=issued.secret.text, repeated=False)
+    return _reply(issued.key, response, status=201)
 
 
-async def show_key(service: AdminService, call: Call) -> Reply:
+async def show_key(service: AdminService, call: Bare) -> Reply:
     key = await service.get(call.key_id)
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
-async def change_key(service: AdminService, call: Call) -> Reply:
-    key = await service.change(call.key_id, KeyChange(**given(call.body)), etag=await _expected(service, call))
-    return _reply(key, key_out(key, service.now))
+async def change_key(service: AdminService, call: Call[NoQuery, KeyUpdate]) -> Reply:
+    key = await service.change(call.key_id, key_change(call.body), etag=await _expected(service, call))
+    return _reply(key, public_key(key, service.now))
 
 
-async def disable_key(service: AdminService, call: Call) -> Reply:
+async def disable_key(service: AdminService, call: Bare) -> Reply:
     key = await service.disable(call.key_id, etag=await _expected(service, call))
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
-async def enable_key(service: AdminService, call: Call) -> Reply:
+async def enable_key(service: AdminService, call: Bare) -> Reply:
     key = await service.enable(call.key_id, etag=await _expected(service, call))
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
-async def revoke_key(service: AdminService, call: Call) -> Reply:
+async def revoke_key(service: AdminService, call: Bare) -> Reply:
     key = await service.revoke(call.key_id, etag=await _expected(service, call))
-    return _reply(key, key_out(key, service.now))
+    return _reply(key, public_key(key, service.now))
 
 
-async def rotate_key(service: AdminService, call: Call) -> Reply:
-    overlap = service.config.keys.rotation_overlap_seconds
-    rotation = Rotation(**{"overlap_seconds": overlap, **given(call.body)})
+async def rotate_key(service: AdminService, call: Call[NoQuery, RotationRequest]) -> Reply:
+    wanted = rotation(call.body, service.config.keys.rotation_overlap_seconds)
     etag = await _expected(service, call)
     try:
-        rotated = await service.rotate(call.key_id, rotation, etag=etag, once=call.once)
-    except AlreadyProcessed as repeated:
-        key, old = await service.get(repeated.key_id), await service.get(call.key_id)
-        told = RotatedKey(key=key_out(key, service.now), old=key_out(old, service.now), secret=None, repeated=True)
-        return _reply(key, told)
+        rotated = await service.rotate(call.key_id, wanted, etag=etag, idempotency_key=call.idempotency_key)
+    except AlreadyProcessed as processed:
+        key, old = await service.get(processed.key_id), await service.get(call.key_id)
+        response = RotatedKey(
+            key=public_key(key, service.now), old=public_key(old, service.now), secret=None, repeated=True
+        )
+        return _reply(key, response)
     key, old = rotated.new.key, rotated.old
     secret = rotated.new.secret.text
-    told = RotatedKey(key=key_out(key, service.now), old=key_out(old, service.now), secret=secret, repeated=False)
-    return _reply(key, told, status=201)
+    response = RotatedKey(
+        key=public_key(key, service.now), old=public_key(old, service.now), secret=secret, repeated=False
+    )
+    return _reply(key, response, status=201)
 
 
 def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
     return Reply(value=value, status=status, headers={"ETag": f'"{etag_of(key)}"'})
 
 
-async def _expected(service: AdminService, call: Call) -> str | None:
-    """The entity tag that the key must still have; of several, the one that it has."""
+async def _expected(service: AdminService, call: Call[Q, B]) -> str | None:
+    """The entity tag that the key must still have. If several are given, the one that it has now."""
     if not call.matches:
         return None
     if len(call.matches) > 1 and (now := etag_of(await service.get(call.key_id))) in call.matches:
@@ -259,9 +288,10 @@ KEY_OPERATIONS: Final = (
         method="GET",
         path="/keys",
         summary="List keys, the newest first",
+        query=KeyQuery,
+        body=NoBody,
         handle=list_keys,
         response=KeyPage,
-        query=KeyQuery,
         key_at="/keys/0/id",
         group="Keys",
     ),
@@ -269,13 +299,14 @@ KEY_OPERATIONS: Final = (
         name="issueKey",
         method="POST",
         path="/keys",
-        summary="Issue a key; its secret is in this answer and never again",
+        summary="Issue a key; its secret is in this response only",
+        query=NoQuery,
+        body=KeyCreate,
         handle=issue_key,
         response=IssuedKey,
-        body=KeyCreate,
         statuses=(201, 200),
-        refusals=(409, 422),
-        once=True,
+        problems=(409, 422),
+        takes_idempotency_key=True,
         key_at="/key/id",
         group="Keys",
     ),
@@ -284,36 +315,40 @@ KEY_OPERATIONS: Final = (
         method="GET",
         path=_ONE,
         summary="Show a key",
+        query=NoQuery,
+        body=NoBody,
         handle=show_key,
-        response=KeyOut,
-        refusals=(404,),
+        response=PublicKey,
+        problems=(404,),
         group="Keys",
     ),
     Operation(
         name="changeKey",
         method="PATCH",
         path=_ONE,
-        summary="Change what of a key may change",
-        handle=change_key,
-        response=KeyOut,
+        summary="Change fields of a key",
+        query=NoQuery,
         body=KeyUpdate,
-        refusals=_CHANGES,
-        tagged=True,
+        handle=change_key,
+        response=PublicKey,
+        problems=_CHANGES,
+        takes_if_match=True,
         group="Keys",
     ),
     Operation(
         name="rotateKey",
         method="POST",
         path=f"{_ONE}/rotate",
-        summary="Issue a key in the place of this one, which retires after an overlap",
+        summary="Replace this key with a new one; it retires after an overlap",
+        query=NoQuery,
+        body=RotationRequest,
         handle=rotate_key,
         response=RotatedKey,
-        body=RotationRequest,
-        body_needed=False,
+        body_required=False,
         statuses=(201, 200),
-        refusals=(*_CHANGES, 422),
-        tagged=True,
-        once=True,
+        problems=(*_CHANGES, 422),
+        takes_if_match=True,
+        takes_idempotency_key=True,
         key_at="/key/id",
         group="Keys",
     ),
@@ -323,16 +358,18 @@ KEY_OPERATIONS: Final = (
             method="POST",
             path=f"{_ONE}/{verb}",
             summary=summary,
+            query=NoQuery,
+            body=NoBody,
             handle=handle,
-            response=KeyOut,
-            refusals=_CHANGES,
-            tagged=True,
+            response=PublicKey,
+            problems=_CHANGES,
+            takes_if_match=True,
             group="Keys",
         )
         for verb, summary, handle in (
-            ("disable", "Refuse a key until it is enabled again", disable_key),
-            ("enable", "Take a disabled key again", enable_key),
-            ("revoke", "Refuse a key for ever", revoke_key),
+            ("disable", "Disable a key until it is enabled again", disable_key),
+            ("enable", "Re-enable a disabled key", enable_key),
+            ("revoke", "Revoke a key for good", revoke_key),
         )
     ),
 )

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of operations and the types that they take and give."""
+"""The OpenAPI 3.1 document, made from the table of operations and their schemas."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -7,25 +7,24 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecar.admin.api.operations import Operation
-from sidecar.admin.api.schemas import Problem
-from sidecar.admin.problems import PROBLEM_JSON
+from sidecar.admin.api.operations import B, NoBody, Operation, Operations, Q
+from sidecar.admin.problems import PROBLEM_JSON, ProblemDetails
 
-# The OpenAPI document as a page to read, made here: nothing of it comes from another host.
+# The OpenAPI document as a page of HTML. The page loads nothing from other hosts.
 
 
 STYLE: Final = "/static/page.css"
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """HTML without any script."""
+    """The document as HTML without scripts."""
     info = document["info"]
     body = [
         "<p class='trail'><a href='/'>Overview</a></p>",
         f"<h1>{escape(info['title'])}</h1>",
         f"<p>{escape(info['description'])} <a href='/api/openapi.json'>The OpenAPI document</a>.</p>",
         "<p>Every request needs an admin token: <code>Authorization: Bearer …</code>. "
-        "Refusals are <code>application/problem+json</code>.</p>",
+        "Errors are <code>application/problem+json</code>.</p>",
     ]
     for tag in document["tags"]:
         body.append(f"<h2>{escape(tag['name'])}</h2>")
@@ -53,17 +52,17 @@ def _operation_html(method: str, path: str, operation: Mapping[str, Any]) -> Ite
         yield _table(("Parameter", "In", "Type", ""), rows)
     if "requestBody" in operation:
         yield f"<p>Body: {_reference(operation['requestBody'])}</p>"
-    answers = sorted(operation["responses"].items())
-    yield f"<p>Answer: {_reference(answers[0][1])}</p>"
-    yield _table(("Status", ""), [(status, answer["description"]) for status, answer in answers])
+    responses = sorted(operation["responses"].items())
+    yield f"<p>Response: {_reference(responses[0][1])}</p>"
+    yield _table(("Status", ""), [(status, response["description"]) for status, response in responses])
     yield "</section>"
 
 
 def _schema(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
-    needed = schema.get("required", ())
+    required = schema.get("required", ())
     yield f"<section id='{escape(name)}'><h3>{escape(name)}</h3><p>{escape(schema.get('description', ''))}</p>"
     rows = [
-        (field, _type(part), "needed" if field in needed else "", part.get("description", ""))
+        (field, _type(part), "required" if field in required else "", part.get("description", ""))
         for field, part in schema.get("properties", {}).items()
     ]
     yield _table(("Field", "Type", "", ""), rows)
@@ -102,41 +101,41 @@ _WITH_BODY: Final = (408, 413, 415)
 _RETRY: Final = {429, 503}
 _TEXT: Final = {
     200: "Done.",
-    201: "Done; the secret is told this once.",
-    400: "The request is not as it must be; `errors` points at each bad field.",
+    201: "Done; the secret is returned only this once.",
+    400: "The request is not valid; `errors` points to each invalid field.",
     401: "No valid admin token.",
-    403: "The admin token does not reach so far, or another site sent the request.",
-    404: "No such key, or one of another tenant.",
-    408: "The body did not come in time.",
+    403: "The admin token does not allow this, or another site sent the request.",
+    404: "There is no such key, or it belongs to another tenant.",
+    408: "The body did not arrive in time.",
     409: "The key's state does not allow it.",
-    412: "The key is not as If-Match says.",
+    412: "The key has changed and no longer matches If-Match.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not application/json.",
-    421: "The Host is none of ours.",
+    421: "The admin listener has no such host name.",
     422: "The Idempotency-Key was used for another request.",
     429: "Too many wrong admin tokens from this address.",
-    503: "The key store does not answer.",
+    503: "The key store is unavailable.",
 }
 _ID_STEP: Final = "{id}"
 _ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _IF_MATCH: Final = {
     "name": "If-Match",
     "in": "header",
-    "description": "Do it only if the key still has this entity tag.",
+    "description": "Change the key only if it still has this entity tag.",
     "schema": {"type": "string"},
 }
-_ONCE: Final = {
+_IDEMPOTENCY_KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "Your own name for this request. Sent again within a day, the request is not carried out again: "
-    "the answer is the key of the first time, without its secret.",
+    "description": "A unique name for this request. If it is sent again within a day, the request is not carried out "
+    "again: the response is the key that it issued, without its secret.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 
 
-def document(operations: Sequence[Operation], *, root: str, version: str) -> dict[str, Any]:
-    """root: path that those of the operations are below."""
-    types = {kind for one in operations for kind in (one.response, one.body) if kind is not None} | {Problem}
+def document(operations: Operations, *, root: str, version: str) -> dict[str, Any]:
+    """The OpenAPI document. root: prefix of the operations' paths."""
+    types = {kind for one in operations for kind in (one.response, one.body)} - {NoBody} | {ProblemDetails}
     _, schemas = msgspec.json.schema_components(sorted(types, key=lambda kind: kind.__name__), ref_template=_REFS)
     paths: dict[str, dict[str, Any]] = {}
     followers = [one.name for one in operations if _ID_STEP in one.path]
@@ -147,7 +146,7 @@ def document(operations: Sequence[Operation], *, root: str, version: str) -> dic
         "info": {
             "title": "sidecar admin API",
             "version": version,
-            "description": "Issue, change and look after API keys.",
+            "description": "Issue, change and monitor API keys.",
         },
         "security": [{"token": []}],
         "tags": [{"name": group} for group in dict.fromkeys(one.group for one in operations)],
@@ -159,50 +158,50 @@ def document(operations: Sequence[Operation], *, root: str, version: str) -> dic
     }
 
 
-def _operation(one: Operation, followers: Sequence[str]) -> dict[str, Any]:
-    """followers: names of operations on the key that this one tells of."""
-    statuses = sorted({*_EVERYWHERE, *one.refusals, *(_WITH_BODY if one.method != "GET" else ())})
-    told: dict[str, Any] = {
+def _operation(one: Operation[Q, B], followers: Sequence[str]) -> dict[str, Any]:
+    """followers: names of the operations on one key, which responses with a key link to."""
+    statuses = sorted({*_EVERYWHERE, *one.problems, *(_WITH_BODY if one.method != "GET" else ())})
+    described: dict[str, Any] = {
         "operationId": one.name,
         "summary": one.summary,
         "tags": [one.group],
         "parameters": [*_parameters(one)],
-        "responses": {str(status): _answer(one, status, followers) for status in one.statuses}
-        | {str(status): _refusal(status) for status in statuses},
+        "responses": {str(status): _response(one, status, followers) for status in one.statuses}
+        | {str(status): _problem(status) for status in statuses},
     }
-    if one.body is not None:
-        told["requestBody"] = {"required": one.body_needed, "content": _content("application/json", one.body)}
-    return told
+    if one.body is not NoBody:
+        described["requestBody"] = {"required": one.body_required, "content": _content("application/json", one.body)}
+    return described
 
 
-def _parameters(one: Operation) -> list[dict[str, Any]]:
+def _parameters(one: Operation[Q, B]) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [_ID] if _ID_STEP in one.path else []
     schema = msgspec.json.schema_components([one.query], ref_template=_REFS)[1][one.query.__name__]
     for name, part in schema["properties"].items():
         parameters.append({"name": name, "in": "query", "required": False, "schema": part})
-    if one.tagged:
+    if one.takes_if_match:
         parameters.append(_IF_MATCH)
-    if one.once:
-        parameters.append(_ONCE)
+    if one.takes_idempotency_key:
+        parameters.append(_IDEMPOTENCY_KEY)
     return parameters
 
 
-def _answer(one: Operation, status: int, followers: Sequence[str]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": _TEXT[status], "content": _content("application/json", one.response)}
+def _response(one: Operation[Q, B], status: int, followers: Sequence[str]) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": _TEXT[status], "content": _content("application/json", one.response)}
     if one.group == "Keys" and one.name != "listKeys":
-        answer["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "For If-Match."}}
+        response["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "For If-Match."}}
     if one.key_at and status == one.statuses[0]:
         found = {"id": f"$response.body#{one.key_at}"}
-        answer["links"] = {name: {"operationId": name, "parameters": found} for name in followers}
-    return answer
+        response["links"] = {name: {"operationId": name, "parameters": found} for name in followers}
+    return response
 
 
-def _refusal(status: int) -> dict[str, Any]:
+def _problem(status: int) -> dict[str, Any]:
     text = f"{HTTPStatus(status).phrase}. {_TEXT[status]}"
-    refusal: dict[str, Any] = {"description": text, "content": _content(PROBLEM_JSON, Problem)}
+    problem: dict[str, Any] = {"description": text, "content": _content(PROBLEM_JSON, ProblemDetails)}
     if status in _RETRY:
-        refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
-    return refusal
+        problem["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    return problem
 
 
 def _content(media_type: str, kind: type[msgspec.Struct]) -> dict[str, Any]:

@@ -1,69 +1,47 @@
-"""What the API takes: one struct per JSON object. Unknown fields are refused; what is left out stays as it is."""
+"""The JSON objects and the query parameters of the API, one struct each.
+
+Requests with unknown fields are refused.
+"""
 
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sidecar.keys.ports import Standing
+from sidecar.keys.records import PublicKey
 
-# What the API gives: one struct per JSON object. Times are RFC 3339, in UTC.
-
-
-class KeyOut(Struct, frozen=True, kw_only=True):
-    """A key as it is shown: everything but the secret."""
-
-    id: str
-    prefix: str
-    name: str
-    tenant: str | None
-    environment: str | None
-    scopes: tuple[str, ...]
-    plan: str | None
-    quotas: dict[str, int]
-    metadata: dict[str, str]
-    status: Standing
-    created_at: str
-    created_by: str
-    expires_at: str | None
-    disabled_at: str | None
-    revoked_at: str | None
-    replaced_at: str | None
-    retires_at: str | None
-    replaces: str | None
-    last_used_at: str | None
-    last_used_address: str | None
-    last_used_agent: str | None
+# Responses. Times are RFC 3339, in UTC.
 
 
 class KeyPage(Struct, frozen=True, kw_only=True):
     """Keys, the newest first, and the cursor of the next page; null on the last."""
 
-    keys: tuple[KeyOut, ...]
+    keys: tuple[PublicKey, ...]
     next: str | None
 
 
 class IssuedKey(Struct, frozen=True, kw_only=True):
-    """A new key. `secret` is the key itself, told this once.
+    """A new key. `secret` is the plaintext, which is returned only once.
 
-    It is null where the same request (by its Idempotency-Key) was carried out before: it is not stored.
+    It is null when a request with the same Idempotency-Key issued the key before: the plaintext is not stored.
     """
 
-    key: KeyOut
+    key: PublicKey
     secret: str | None
     repeated: bool
 
 
 class RotatedKey(Struct, frozen=True, kw_only=True):
-    """A new key in the place of an old one; `secret` as where a key is issued."""
+    """A new key and the old one that it replaces. `secret` is the plaintext, as in IssuedKey."""
 
-    key: KeyOut
-    old: KeyOut
+    key: PublicKey
+    old: PublicKey
     secret: str | None
     repeated: bool
 
 
 class UsageOut(Struct, frozen=True, kw_only=True):
-    """Requests of an hour or day on one route with answers of one class (2 for 200 to 299)."""
+    """The number of requests in an hour or day, on one route, by status class (2 for 200 to 299)."""
 
     at: str
     route: str
@@ -72,7 +50,7 @@ class UsageOut(Struct, frozen=True, kw_only=True):
 
 
 class UsageList(Struct, frozen=True, kw_only=True):
-    """Counts in order of time. `by` is `hour` or `day`; what is too old for hours stands at its day."""
+    """Counts, the oldest first. `by` is `hour` or `day`; old counts are kept by day only."""
 
     by: Literal["hour", "day"]
     since: str
@@ -81,7 +59,7 @@ class UsageList(Struct, frozen=True, kw_only=True):
 
 
 class AuditOut(Struct, frozen=True, kw_only=True):
-    """Who changed which key, from where, and what of it."""
+    """Who changed which key, when, from where, and its fields before and after."""
 
     id: int
     at: str
@@ -111,7 +89,7 @@ class ScopeOut(Struct, frozen=True, kw_only=True):
 
 
 class ScopeList(Struct, frozen=True, kw_only=True):
-    """The catalogue."""
+    """The scopes of the catalogue."""
 
     scopes: tuple[ScopeOut, ...]
 
@@ -127,7 +105,7 @@ class QuotaOut(Struct, frozen=True, kw_only=True):
 
 
 class PlanOut(Struct, frozen=True, kw_only=True):
-    """A plan, and its limits by quota."""
+    """A plan and its limit for each quota."""
 
     name: str
     limits: dict[str, int]
@@ -135,14 +113,14 @@ class PlanOut(Struct, frozen=True, kw_only=True):
 
 
 class PlanList(Struct, frozen=True, kw_only=True):
-    """Plans, and the quotas that they are made of."""
+    """The plans, and the quotas whose limits they set."""
 
     plans: tuple[PlanOut, ...]
     quotas: tuple[QuotaOut, ...]
 
 
 class RouteOut(Struct, frozen=True, kw_only=True):
-    """A route as it is in force, and where it was written."""
+    """A route of the current configuration, and its file and line."""
 
     name: str
     methods: tuple[str, ...]
@@ -157,7 +135,7 @@ class RouteOut(Struct, frozen=True, kw_only=True):
     quotas: dict[str, int]
     pass_through: bool
     answered: bool
-    """Whether the sidecar answers it itself."""
+    """Whether the sidecar responds itself, without the upstream."""
 
 
 class RouteList(Struct, frozen=True, kw_only=True):
@@ -167,14 +145,14 @@ class RouteList(Struct, frozen=True, kw_only=True):
 
 
 class LineOut(Struct, frozen=True, kw_only=True):
-    """A step on the way to the decision, in words."""
+    """A step of the decision, as text."""
 
     label: str
     text: str
 
 
 class QuotaStateOut(Struct, frozen=True, kw_only=True):
-    """What is left of a quota now."""
+    """What is left of a quota."""
 
     name: str
     limit: int
@@ -183,7 +161,7 @@ class QuotaStateOut(Struct, frozen=True, kw_only=True):
 
 
 class ExplanationOut(Struct, frozen=True, kw_only=True):
-    """What would come of the request. `status` is null where the upstream's answer would be passed on."""
+    """The decision on the request. `status` is null if the upstream would respond."""
 
     decision: Literal["allow", "deny"]
     reason: str | None
@@ -196,26 +174,26 @@ class ExplanationOut(Struct, frozen=True, kw_only=True):
 
 
 class WhoOut(Struct, frozen=True, kw_only=True):
-    """Whose admin token this is, and how far it reaches."""
+    """The admin token of the request, and what it may see and grant."""
 
     name: str
     rights: Literal["read", "write"]
     tenant: str | None
     scopes: tuple[str, ...]
-    """Of the catalogue, those that it may grant."""
+    """The scopes of the catalogue that it may grant."""
     plans: tuple[str, ...]
 
 
 class DueOut(Struct, frozen=True, kw_only=True):
-    """A key whose time is near, or that is older than keys should become."""
+    """A key that expires or retires soon, or that is older than `keys.max_age`."""
 
-    key: KeyOut
+    key: PublicKey
     why: str
     at: str
 
 
 class AnomalyOut(Struct, frozen=True, kw_only=True):
-    """Something that may be worth a look."""
+    """An anomaly in the use of keys."""
 
     kind: str
     key_id: str | None
@@ -225,38 +203,23 @@ class AnomalyOut(Struct, frozen=True, kw_only=True):
 
 
 class OverviewOut(Struct, frozen=True, kw_only=True):
-    """How things stand."""
+    """The state of keys and traffic."""
 
     keys: dict[str, int] | None
     """Keys by status; null for an administrator of one tenant."""
     requests_by_class: dict[str, int]
-    """Requests with a key over the last 24 hours, by the class of their status (`2xx`)."""
+    """Requests with a key in the last 24 hours, by status class (`2xx`)."""
     due: tuple[DueOut, ...]
     unusual: tuple[AnomalyOut, ...]
     """The newest first."""
 
 
-class Error(Struct, frozen=True, kw_only=True):
-    """One thing that is wrong: where (a JSON pointer into the body, or `?name` of the query), and what."""
-
-    pointer: str
-    detail: str
-
-
-class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a request was not carried out (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-    errors: tuple[Error, ...] = ()
+# Requests.
 
 
 Time = Annotated[
     str,
-    Meta(description="RFC 3339, with an offset", pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"),
+    Meta(description="RFC 3339 with an offset", pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"),
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Tenant = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -269,12 +232,12 @@ Plan = Annotated[str, Meta(max_length=200)]
 Environment = Annotated[str, Meta(max_length=200)]
 
 
-class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request's body."""
+class RequestSchema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request's body or query."""
 
 
-class KeyCreate(Asked, frozen=True, kw_only=True):
-    """A key to issue. Without scopes it gets the default ones, without environment the first."""
+class KeyCreate(RequestSchema, frozen=True, kw_only=True):
+    """A key to issue. It gets the default scopes if `scopes` is null, and the first environment if that is null."""
 
     name: Name
     tenant: Tenant | None = None
@@ -286,8 +249,8 @@ class KeyCreate(Asked, frozen=True, kw_only=True):
     expires_at: Time | None = None
 
 
-class KeyUpdate(Asked, frozen=True, kw_only=True):
-    """What of a key to change; what is left out stays."""
+class KeyUpdate(RequestSchema, frozen=True, kw_only=True):
+    """Fields of a key to change; fields that are left out keep their value."""
 
     name: Name | UnsetType = UNSET
     scopes: Scopes | UnsetType = UNSET
@@ -297,43 +260,43 @@ class KeyUpdate(Asked, frozen=True, kw_only=True):
     expires_at: Time | UnsetType | None = UNSET
 
 
-class RotationRequest(Asked, frozen=True, kw_only=True):
-    """How long the old key goes on, and when the new one expires (by default as the old one would have)."""
+class RotationRequest(RequestSchema, frozen=True, kw_only=True):
+    """How long the old key stays valid, and when the new one expires (by default when the old one does)."""
 
     overlap_seconds: Annotated[int, Meta(ge=0, le=31_536_000)] | UnsetType = UNSET
     expires_at: Time | UnsetType | None = UNSET
 
 
-class ExplainRequest(Asked, frozen=True, kw_only=True):
-    """A request to explain, with no key, with a stored one, or with the very one that a client presents."""
+class ExplainRequest(RequestSchema, frozen=True, kw_only=True):
+    """A request to explain: without a key, with a stored key, or with the plaintext that a client presents."""
 
     method: Annotated[str, Meta(min_length=1, max_length=40, pattern="^[!-~]+$")]
     target: Annotated[str, Meta(min_length=1, max_length=8192, pattern="^[!-~]+$", description="/path?query")]
     key: Annotated[str, Meta(max_length=200, description="id or stored prefix")] | None = None
-    secret: Annotated[str, Meta(min_length=1, max_length=1000, description="the key itself")] | None = None
+    secret: Annotated[str, Meta(min_length=1, max_length=1000, description="plaintext of the key")] | None = None
 
 
-class KeyQuery(Asked, frozen=True, kw_only=True):
-    """Which keys. `search`: words of the name or the tenant, or how the id or the stored prefix begins."""
+class KeyQuery(RequestSchema, frozen=True, kw_only=True):
+    """Which keys to list. `search`: words of the name or tenant, or the beginning of the id or stored prefix."""
 
     search: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
     tenant: Tenant | UnsetType = UNSET
     environment: Environment | UnsetType = UNSET
     effective_status: Standing | UnsetType = field(name="status", default=UNSET)
-    after: Annotated[str, Meta(max_length=200, description="`next` of the page before")] | UnsetType = UNSET
+    after: Annotated[str, Meta(max_length=200, description="`next` of the previous page")] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
 
-class UsageQuery(Asked, frozen=True, kw_only=True):
-    """Which counts: by default those of the last 24 hours, by the hour."""
+class UsageQuery(RequestSchema, frozen=True, kw_only=True):
+    """Which counts to return; by default, those of the last 24 hours, by hour."""
 
     since: Time | UnsetType = UNSET
     until: Time | UnsetType = UNSET
     by: Literal["hour", "day"] = "hour"
 
 
-class AuditQuery(Asked, frozen=True, kw_only=True):
-    """Which changes. `actor` as it is told, such as `token:ops`."""
+class AuditQuery(RequestSchema, frozen=True, kw_only=True):
+    """Which changes to list. `actor` is, for example, `token:ops`."""
 
     key_id: str | UnsetType = field(name="key", default=UNSET)
     tenant: Tenant | UnsetType = UNSET
@@ -341,7 +304,7 @@ class AuditQuery(Asked, frozen=True, kw_only=True):
     action: str | UnsetType = UNSET
     since: Time | UnsetType = UNSET
     until: Time | UnsetType = UNSET
-    before_id: Annotated[int, Meta(ge=0, le=2**62, description="`next` of the page before")] | UnsetType = field(
+    before_id: Annotated[int, Meta(ge=0, le=2**62, description="`next` of the previous page")] | UnsetType = field(
         name="after", default=UNSET
     )
     limit: Annotated[int, Meta(ge=1, le=500)] = 100

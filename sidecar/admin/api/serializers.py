@@ -1,36 +1,110 @@
-"""From the values of the inner rooms to what the API gives."""
+"""Between the structs of the API and the values of keys, gate and configuration."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from sidecar.admin.api.schemas import (
     AuditOut,
+    AuditQuery,
     ExplanationOut,
-    KeyOut,
+    KeyCreate,
+    KeyQuery,
+    KeyUpdate,
     LineOut,
     PlanOut,
     QuotaOut,
     QuotaStateOut,
+    RotationRequest,
     RouteOut,
     ScopeOut,
 )
 from sidecar.admin.auth import Admin
 from sidecar.config.build.config import Config
-from sidecar.core.model import Allow, ApiKey, Deny, Quota, QuotaState, Route
-from sidecar.core.units import rfc3339
+from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route
+from sidecar.core.units import microseconds, rfc3339
 from sidecar.gate.explain import Explanation
-from sidecar.keys.ports import AuditRow
-from sidecar.keys.records import shown_at
+from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter
+from sidecar.keys.transitions import KeyChange, Rotation
+from sidecar.keys.validation import NewKey
+
+V = TypeVar("V")
+D = TypeVar("D")
+
+# From a request to values. A field that the client left out is UNSET.
+
+
+def given_or(value: V | UnsetType, default: D) -> V | D:
+    """The value that the client gave, or `default`."""
+    return default if value is UNSET else value
+
+
+def time_of(value: str | V) -> int | V:
+    """Microseconds of a time that the client gave; None and UNSET stay. Decoding has checked the text."""
+    return microseconds(value) if isinstance(value, str) else value
+
+
+def new_key(body: KeyCreate) -> NewKey:
+    return NewKey(
+        name=body.name,
+        scopes=body.scopes,
+        tenant=body.tenant,
+        environment=body.environment,
+        plan=body.plan,
+        quotas=body.quotas,
+        metadata=body.metadata,
+        expires_at=time_of(body.expires_at),
+    )
+
+
+def key_change(body: KeyUpdate) -> KeyChange:
+    return KeyChange(
+        name=body.name,
+        scopes=body.scopes,
+        plan=body.plan,
+        quotas=body.quotas,
+        metadata=body.metadata,
+        expires_at=time_of(body.expires_at),
+    )
+
+
+def rotation(body: RotationRequest, default_overlap_seconds: float) -> Rotation:
+    return Rotation(
+        overlap_seconds=given_or(body.overlap_seconds, default_overlap_seconds),
+        expires_at=time_of(body.expires_at),
+    )
+
+
+def key_filter(query: KeyQuery) -> KeyFilter:
+    return KeyFilter(
+        tenant=given_or(query.tenant, None),
+        environment=given_or(query.environment, None),
+        effective_status=given_or(query.effective_status, None),
+        search=given_or(query.search, None),
+        after=given_or(query.after, None),
+        limit=query.limit,
+    )
+
+
+def audit_filter(query: AuditQuery) -> AuditFilter:
+    return AuditFilter(
+        key_id=given_or(query.key_id, None),
+        tenant=given_or(query.tenant, None),
+        actor=given_or(query.actor, None),
+        action=given_or(query.action, None),
+        since=given_or(time_of(query.since), None),
+        until=given_or(time_of(query.until), None),
+        before_id=given_or(query.before_id, None),
+        limit=query.limit,
+    )
+
+
+# From values to a response. Times are RFC 3339, in UTC.
+
 
 _STORED_AS_JSON: Final = frozenset({"scopes", "quotas", "metadata"})
-
-
-def key_out(key: ApiKey, now: int) -> KeyOut:
-    """`now` in microseconds."""
-    told = shown_at(key, now)
-    return KeyOut(**{name: told[name] for name in KeyOut.__struct_fields__})
 
 
 def audit_out(row: AuditRow) -> AuditOut:
@@ -49,10 +123,10 @@ def audit_out(row: AuditRow) -> AuditOut:
 def _state(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if state is None:
         return None
-    return {name: _told(name, value) for name, value in state.items()}
+    return {name: _value_out(name, value) for name, value in state.items()}
 
 
-def _told(name: str, value: Any) -> Any:
+def _value_out(name: str, value: Any) -> Any:
     if name.endswith("_at"):
         return rfc3339(value)
     return msgspec.json.decode(value) if name in _STORED_AS_JSON and isinstance(value, str) else value
@@ -104,20 +178,20 @@ def route_out(route: Route) -> RouteOut:
 
 def explanation_out(explanation: Explanation) -> ExplanationOut:
     decision = explanation.decision
-    refused = decision if isinstance(decision, Deny) else None
-    key = decision.principal.key if decision.principal else refused.key if refused else None
+    denied = decision if isinstance(decision, Deny) else None
+    key = decision.principal.key if decision.principal else denied.key if denied else None
     return ExplanationOut(
         decision="allow" if isinstance(decision, Allow) else "deny",
-        reason=refused.reason.value if refused else None,
+        reason=denied.reason.value if denied else None,
         status=explanation.status,
         route=decision.route.name if decision.route else None,
         where=decision.route.where if decision.route else None,
         key_id=key.id if key else None,
-        quotas=tuple(map(_quota_state_told, decision.quota_states)),
+        quotas=tuple(map(_quota_state_out, decision.quota_states)),
         lines=tuple(LineOut(label=line.label, text=line.text) for line in explanation.lines),
     )
 
 
-def _quota_state_told(state: QuotaState) -> QuotaStateOut:
+def _quota_state_out(state: QuotaState) -> QuotaStateOut:
     resets_at = rfc3339(int(state.resets_at) * 1_000_000)
     return QuotaStateOut(name=state.quota.name, limit=state.limit, remaining=state.remaining, resets_at=resets_at)

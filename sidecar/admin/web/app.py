@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from sidecar.admin.auth import Sessions
-from sidecar.admin.middleware import ENTRANCE, Handler, LoginPolicy
+from sidecar.admin.middleware import LOGIN, Handler, LoginPolicy
 from sidecar.admin.web.audit import list_audit
 from sidecar.admin.web.explain import explain, show_explain
 from sidecar.admin.web.issue import change, issue, show_change, show_issue
@@ -35,7 +35,7 @@ def add_pages(app: web.Application, instruments: Instruments, *, clock: Callable
     app[TEMPLATES] = Templates()
     app[INSTRUMENTS] = instruments
     app[SESSIONS] = Sessions(clock=clock, new_token=instruments.new_token)
-    app[ENTRANCE] = LoginPolicy(open=_open(), session=session_of, refused=refused)
+    app[LOGIN] = LoginPolicy(open=_open(), session=session_of, problem_page=refused)
     app.router.add_routes(
         [
             web.get("/", show_overview),

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from sidecar.admin.server import desk_of
+from sidecar.admin.server import service_of
 from sidecar.admin.web.formatting import MICROSECONDS, moment
 from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.view_models import AuditEntry, AuditPage, Change, Option
@@ -42,7 +42,7 @@ _TOLD_OF_NEW: Final = ("tenant", "scopes", "plan", "expires_at", "replaces")
 
 async def list_audit(request: web.Request) -> web.Response:
     """Changes that fit the filters, the newest first."""
-    service, asked = desk_of(request), _asked(request)
+    service, asked = service_of(request), _asked(request)
     rows = await service.audit(_filter(asked))
     page = rows[:PAGE_SIZE]
     more = {name: value for name, value in asked.items() if name != "before" and value}

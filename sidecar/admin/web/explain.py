@@ -5,8 +5,8 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.problems import Refusal
-from sidecar.admin.server import desk_of
+from sidecar.admin.problems import Problem
+from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import sentence
 from sidecar.admin.web.key_form import form_of
@@ -24,12 +24,12 @@ _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "head
 
 async def show_explain(request: web.Request) -> web.Response:
     """The question, empty."""
-    return _page(request, desk_of(request), key=request.query.get("key", ""))
+    return _page(request, service_of(request), key=request.query.get("key", ""))
 
 
 async def explain(request: web.Request) -> web.Response:
     """The question and its answer. A whole key that was asked with is not shown again."""
-    service, form = desk_of(request), await form_of(request)
+    service, form = service_of(request), await form_of(request)
     method, target, key = (form.get(name, "").strip() for name in ("method", "target", "key"))
     shown = "" if looks_secret(key) else key
     if not (target.startswith("/") and target.isascii() and target.isprintable() and " " not in target):
@@ -37,10 +37,10 @@ async def explain(request: web.Request) -> web.Response:
         return _page(request, service, method=method, target=target, key=shown, problem=problem, status=422)
     try:
         explanation = await _asked(service, method, target, key)
-    except Refusal as refusal:
+    except Problem as refusal:
         if refusal.status not in (400, 404, 409):
             raise
-        problem = "; ".join(flaw.detail for flaw in refusal.flaws) or refusal.detail
+        problem = "; ".join(flaw.detail for flaw in refusal.errors) or refusal.detail
         said = sentence(problem)
         return _page(request, service, method=method, target=target, key=shown, problem=said, status=422)
     return _page(request, service, method=method, target=target, key=shown, told=_told(explanation))

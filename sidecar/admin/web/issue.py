@@ -5,8 +5,8 @@ from hashlib import sha256
 
 from aiohttp import web
 
-from sidecar.admin.problems import Refusal
-from sidecar.admin.server import desk_of
+from sidecar.admin.problems import Problem
+from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import command_for, moment_or_none, sentence
 from sidecar.admin.web.key_form import (
@@ -51,7 +51,7 @@ async def issue(request: web.Request) -> web.Response:
     async def carry_out() -> web.Response:
         fields = key_fields(form, service.now)
         _check(service, fields)
-        issued = await service.issue(_new_key(fields), once=once_of(service, form))
+        issued = await service.issue(_new_key(fields), idempotency_key=once_of(service, form))
         return show_secret(request, service, issued)
 
     try:
@@ -116,8 +116,8 @@ def once_of(service: AdminService, form: Form) -> IdempotencyKey | None:
     return IdempotencyKey(token=f"page:{service.admin.name}", key=form["once"], fingerprint=fingerprint)
 
 
-def sent_before() -> Refusal:
-    return Refusal(
+def sent_before() -> Problem:
+    return Problem(
         409,
         "sent_before",
         "this form was sent before, and its key was made then; a key is shown once only, so if it is lost, "
@@ -157,10 +157,10 @@ async def _problems(carry_out: Callable[[], Awaitable[web.Response]]) -> web.Res
         raise
     except KeyConflict as conflict:
         return {"": conflict_said(conflict)}
-    except Refusal as refusal:
-        if not refusal.flaws:
+    except Problem as refusal:
+        if not refusal.errors:
             raise
-        return problems_of_flaws(refusal.detail, refusal.flaws)
+        return problems_of_flaws(refusal.detail, refusal.errors)
 
 
 def conflict_said(conflict: KeyConflict) -> str:
@@ -170,7 +170,7 @@ def conflict_said(conflict: KeyConflict) -> str:
 
 
 def _writing_desk(request: web.Request) -> AdminService:
-    service = desk_of(request)
+    service = service_of(request)
     service.must_write()
     return service
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.server import desk_of
+from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.audit import entries_of
 from sidecar.admin.web.charts import Chart, chart
@@ -70,7 +70,7 @@ async def confirm(request: web.Request) -> web.Response:
 
 async def carry_out(request: web.Request) -> web.Response:
     """Back to the key (rotate: to the new key, shown this once); or the question again, with what is in the way."""
-    service, form = desk_of(request), await form_of(request)
+    service, form = service_of(request), await form_of(request)
     try:
         return await _done(request, service, form)
     except (AlreadyProcessed, IdempotencyKeyReused):
@@ -89,7 +89,7 @@ async def _done(request: web.Request, service: AdminService, form: Form) -> web.
     match verb:
         case "rotate":
             rotation = Rotation(overlap_seconds=_overlap(form))
-            rotated = await service.rotate(key_id, rotation, etag=etag, once=once_of(service, form))
+            rotated = await service.rotate(key_id, rotation, etag=etag, idempotency_key=once_of(service, form))
             return show_secret(request, service, rotated.new, replaced=rotated.old)
         case "disable":
             await service.disable(key_id, etag=etag)
@@ -106,7 +106,7 @@ def _overlap(form: Form) -> int:
 
 
 async def _show(request: web.Request, problem: str, status: int, once: str) -> web.Response:
-    service, verb = desk_of(request), request.match_info["verb"]
+    service, verb = service_of(request), request.match_info["verb"]
     service.must_write()
     key = await service.get(request.match_info["id"])
     if verb not in possible(key, service.now):
@@ -173,7 +173,7 @@ _DONE: Final = {
 
 async def show_key(request: web.Request) -> web.Response:
     """Everything about one key, but the key itself."""
-    service, instruments = desk_of(request), request.app[INSTRUMENTS]
+    service, instruments = service_of(request), request.app[INSTRUMENTS]
     key = await service.get(request.match_info["id"])
     days = _days(request.query.get("span", ""))
     wanted = _span(service.now, days)

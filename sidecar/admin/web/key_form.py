@@ -10,7 +10,7 @@ from aiohttp import web
 from multidict import MultiDict
 
 from sidecar.admin.api.decoding import body_of
-from sidecar.admin.problems import Flaw, Refusal, forbidden
+from sidecar.admin.problems import FieldError, Problem, forbidden
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import moment, quota_said, sentence
 from sidecar.admin.web.rendering import SESSION
@@ -32,7 +32,7 @@ _MOST_FIELDS: Final = 5_000
 
 
 async def form_of(request: web.Request) -> Form:
-    """The fields of a form that this session's own page has sent. Raises Refusal 403 for any other.
+    """The fields of a form that this session's own page has sent. Raises Problem 403 for any other.
 
     A request that carries its admin token itself needs no proof: no other site can make a browser send one.
     """
@@ -49,7 +49,7 @@ def _fields(body: bytes) -> Form:
         text = body.decode("utf-8")
         return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
     except ValueError:
-        raise Refusal(400, "not_a_form", "the body is no form as a page of ours sends it") from None
+        raise Problem(400, "not_a_form", "the body is no form as a page of ours sends it") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def problems_of(unfit: InvalidKey) -> dict[str, str]:
     return problems
 
 
-def problems_of_flaws(detail: str, flaws: Sequence[Flaw]) -> dict[str, str]:
+def problems_of_flaws(detail: str, flaws: Sequence[FieldError]) -> dict[str, str]:
     """The same for what an administrator may not grant."""
     problems = {flaw.pointer.split("/")[1]: sentence(flaw.detail) for flaw in flaws}
     return problems or {"": detail}

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from sidecar.admin.server import desk_of
+from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.charts import spark
 from sidecar.admin.web.formatting import effective_status, moment_or_none
@@ -22,7 +22,7 @@ PAGE_SIZE: Final = 50
 
 async def list_keys(request: web.Request) -> web.Response:
     """A page of keys that fit the search and the filters."""
-    service, asked = desk_of(request), _asked(request)
+    service, asked = service_of(request), _asked(request)
     if looks_secret(asked["search"]):
         # Whoever pastes a whole key means the one that begins so; the rest of it is for no store and no history.
         beginning = asked["search"][: service.config.keys.prefix_length]

@@ -6,8 +6,8 @@ from typing import Final
 
 from aiohttp import web
 
-from sidecar.admin.problems import Refusal
-from sidecar.admin.server import desk_of
+from sidecar.admin.problems import Problem
+from sidecar.admin.server import service_of
 from sidecar.admin.service import DUE_WITHIN_SECONDS, AdminService
 from sidecar.admin.web.charts import CLASSES
 from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, part_said, percent, span_of
@@ -41,7 +41,7 @@ _UNUSUAL: Final = {
 
 async def show_overview(request: web.Request) -> web.Response:
     """Numbers of the last day, and lists of what wants attention."""
-    service, instruments = desk_of(request), request.app[INSTRUMENTS]
+    service, instruments = service_of(request), request.app[INSTRUMENTS]
     wanted = last_day(service.now)
     rows = await service.usage(None, wanted)
     due = await _due(service)
@@ -122,7 +122,7 @@ async def _event(service: AdminService, event: Anomaly) -> Event:
 async def _known(service: AdminService, key_id: str) -> ApiKey | None:
     try:
         return await service.get(key_id)
-    except Refusal:
+    except Problem:
         return None
 
 

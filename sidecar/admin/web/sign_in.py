@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 
 from sidecar.admin.auth import LONGEST_SECONDS, Sessions, digest_of
 from sidecar.admin.middleware import sign_in
-from sidecar.admin.problems import Refusal, unauthorized
+from sidecar.admin.problems import Problem, unauthorized
 from sidecar.admin.server import TOKENS
 from sidecar.admin.web.formatting import sentence
 from sidecar.admin.web.key_form import form_of
@@ -57,7 +57,7 @@ async def begin(request: web.Request) -> web.Response:
     token, wanted = fields.get("token", "").strip(), _local(fields.get("next", "/"))
     try:
         await sign_in(request.app[TOKENS], token, request)
-    except Refusal as refusal:
+    except Problem as refusal:
         wrong = "This token is not known." if refusal.status == 401 else _wait(refusal)
         response = _form(request, refusal.status, wanted, wrong)
         response.headers.update(refusal.headers)
@@ -86,14 +86,14 @@ async def end(request: web.Request) -> web.Response:
     return response
 
 
-async def refused(request: web.Request, refusal: Refusal) -> web.StreamResponse:
+async def refused(request: web.Request, refusal: Problem) -> web.StreamResponse:
     """What a browser is shown in place of a problem document. Without a session that is the form to sign in."""
     if refusal.status == 401:
         wanted = request.path_qs if request.method == hdrs.METH_GET else "/"
         response = _form(request, 401, _local(wanted))
     else:
         title = _TITLES.get(refusal.status, "That did not work")
-        flaws = [flaw.detail for flaw in refusal.flaws]
+        flaws = [flaw.detail for flaw in refusal.errors]
         detail = sentence(refusal.detail)
         response = request.app[TEMPLATES].bare(
             "refused.html", status=refusal.status, title=title, detail=detail, flaws=flaws
@@ -110,7 +110,7 @@ def _forget(request: web.Request) -> None:
     request.app[SESSIONS].end(request.cookies.get(COOKIE, ""))
 
 
-def _wait(refusal: Refusal) -> str:
+def _wait(refusal: Problem) -> str:
     seconds = refusal.headers.get(hdrs.RETRY_AFTER, "60")
     return f"Too many wrong tokens came from your address. Try again in {seconds} seconds."
 

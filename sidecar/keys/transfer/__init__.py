@@ -1,1 +1,1 @@
-"""Keys in files: import and export."""
+"""Import and export of keys in files."""

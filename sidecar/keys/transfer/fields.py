@@ -1,4 +1,4 @@
-"""What a line of an imported file says of a key. Everything is checked, and all that is wrong is told at once."""
+"""Turns the fields of an imported line into a key, and reports every problem of the line at once."""
 
 import base64
 import re
@@ -20,11 +20,11 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
 _ID: Final = re.compile(r"key_[0-9A-Za-z]{20}")
 _PREFIX: Final = re.compile(r"[!-~]{1,32}")
 _FROM_URL: Final = str.maketrans("-_", "+/")
-_TELLING: Final = 6
-"""Characters of a prefix with which no hash in base64 begins by chance."""
+_MIN_PREFIX: Final = 6
+"""Characters of a prefix: no hash in base64 begins with so many of them by chance."""
 _NO_HASH: Final = (
-    "hash: is no SHA-256 in hex (64 digits) or base64 (44 characters); if it is the key itself, it does not belong in "
-    "a file: write its hash"
+    "hash: is not a SHA-256 in hex (64 digits) or base64 (44 characters); if it is the key itself, it does not belong "
+    "in a file: write its hash"
 )
 _SECRET: Final = re.compile(r"[0-9A-Za-z]{22,}")
 _NO_TEXTS: Final[Fields] = dict.fromkeys(FIELDS)
@@ -32,47 +32,49 @@ _NO_TEXTS: Final[Fields] = dict.fromkeys(FIELDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where the keys of a file come from: what they may begin with, and how they are hashed."""
+    """The possible origins of imported keys: their prefixes and their hashes."""
 
     own: Mapping[str, str]
     """Environment to prefix."""
     foreign: Sequence[ForeignKeys]
     algorithms: frozenset[str]
-    """Those that can be repeated here."""
+    """Hash algorithms that this sidecar can compute."""
     hash: ForeignHash | None = None
-    """How foreign keys are hashed, where the prefix does not tell."""
+    """The hash of foreign keys, if the prefix does not determine it."""
 
     def prefixes(self) -> frozenset[str]:
-        """What keys begin with, that of environments and that of keys made elsewhere."""
+        """The prefixes of the environments and of foreign keys."""
         return frozenset({*self.own.values(), *(keys.prefix for keys in self.foreign)})
 
     def beginnings(self) -> tuple[str, ...]:
-        """What no hash begins with, but a key does."""
-        return tuple(prefix for prefix in self.prefixes() if len(prefix) >= _TELLING)
+        """Prefixes that are long enough to tell a key from a hash."""
+        return tuple(prefix for prefix in self.prefixes() if len(prefix) >= _MIN_PREFIX)
 
     def environment(self, prefix: str) -> str | None:
-        """The environment of keys of ours that begin so; None for a key made elsewhere."""
+        """The environment whose keys have this prefix; None for a foreign key."""
         return next((name for name, own in self.own.items() if prefix.startswith(own)), None)
 
     def algorithm(self, prefix: str | None) -> tuple[str, str]:
-        """Prefix and algorithm of a foreign key. Raises ValueError where nothing or too much fits."""
-        fitting = [keys for keys in self.foreign if prefix is None or prefix.startswith(keys.prefix)]
-        fitting = [keys for keys in fitting if self.hash in (None, keys.hash)]
+        """Prefix and algorithm of a foreign key. Raises ValueError if no entry or several entries match."""
+        matching = [keys for keys in self.foreign if prefix is None or prefix.startswith(keys.prefix)]
+        matching = [keys for keys in matching if self.hash in (None, keys.hash)]
         if prefix is not None:
-            longest = max((len(keys.prefix) for keys in fitting), default=0)
-            fitting = [keys for keys in fitting if len(keys.prefix) == longest]
-        if not fitting:
+            longest = max((len(keys.prefix) for keys in matching), default=0)
+            matching = [keys for keys in matching if len(keys.prefix) == longest]
+        if not matching:
             raise ValueError(
-                "no entry of keys.imported in the configuration fits it, and the key would be refused: add one"
+                "no entry of keys.imported in the configuration matches it, and the key would be refused: add one"
                 + (f" with hash {self.hash}" if self.hash else "")
             )
-        if len({keys.algorithm for keys in fitting}) > 1:
-            raise ValueError("several entries of keys.imported fit it: tell them apart with --hash, or a longer prefix")
-        return fitting[0].prefix if len(fitting) == 1 else "", fitting[0].algorithm
+        if len({keys.algorithm for keys in matching}) > 1:
+            raise ValueError(
+                "several entries of keys.imported match it: choose one with --hash, or with a longer prefix"
+            )
+        return matching[0].prefix if len(matching) == 1 else "", matching[0].algorithm
 
 
-class UnfitLine(Exception):
-    """No key can be made of a line's fields. Each problem is one line of text."""
+class InvalidLine(Exception):
+    """The fields of a line do not make a key. Each problem is one line of text."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -80,7 +82,7 @@ class UnfitLine(Exception):
 
 
 class LineRules:
-    """Makes keys of fields. `now` in microseconds, `new_id` makes the id of a key that has none."""
+    """Makes keys from fields. now: microseconds. new_id: makes the id of a key without one."""
 
     def __init__(self, rules: KeyRules, origin: Origin, *, now: int, actor: Actor, new_id: Callable[[], str]) -> None:
         self.origin, self.now = origin, now
@@ -88,15 +90,15 @@ class LineRules:
         self._beginnings = origin.beginnings()
 
     def key_of(self, fields: Fields) -> ApiKey:
-        """Raises UnfitLine with every problem; none of them repeats a hash or what may be a key."""
+        """Raises InvalidLine with every problem. No problem repeats a hash, or text that may be a key."""
         problems = [
             f"{name}: {problem}"
             for name, value in fields.items()
-            if value is not None and (problem := _misfit(name, value))
+            if value is not None and (problem := _type_problem(name, value))
         ]
-        problems += [f"{name}: is missing" for name in NEEDED if fields.get(name) is None]
+        problems += [f"{name}: is required" for name in NEEDED if fields.get(name) is None]
         if problems:
-            raise UnfitLine(problems)
+            raise InvalidLine(problems)
         texts = cast(Mapping[str, str | None], {**_NO_TEXTS, **fields})
         digest = self.digest(texts["hash"] or "", texts["prefix"], problems)
         prefix, algorithm, environment = self._origin_of(texts, problems)
@@ -109,7 +111,7 @@ class LineRules:
         except InvalidKey as error:
             problems += error.problems
         if problems:
-            raise UnfitLine(_SECRET.sub("…", problem) for problem in problems)
+            raise InvalidLine(_SECRET.sub("…", problem) for problem in problems)
         return ApiKey(
             id=key_id,
             name=wanted.name,
@@ -128,15 +130,15 @@ class LineRules:
         )
 
     def id_of(self, text: str | None, problems: list[str]) -> str:
-        """The id that a line gives, or a new one."""
+        """The id in the line, or a new one."""
         if text is None:
             return self._new_id()
         if not _ID.fullmatch(text):
-            problems.append("id: is key_ and 20 letters and digits, or left out")
+            problems.append("id: must be key_ and 20 letters or digits, or be left out")
         return text
 
     def created_at(self, text: str | None, problems: list[str]) -> int:
-        """Microseconds."""
+        """The time of issue in microseconds; by default now."""
         at = moment(text, "created_at", problems)
         if at is not None and not 0 <= at <= self.now:
             problems.append("created_at: is not in the past")
@@ -156,24 +158,26 @@ class LineRules:
         )
 
     def digest(self, text: str, prefix: str | None, problems: list[str]) -> bytes:
-        """The bytes of a hash, but not of what may be a key."""
-        told = text.startswith(self._beginnings) or (len(prefix or "") >= _TELLING and text.startswith(prefix or ""))
-        digest = None if told else _bytes_of(text)
+        """The bytes of a hash. Text that begins like a key is a problem, because it may be one."""
+        is_key = text.startswith(self._beginnings) or (
+            len(prefix or "") >= _MIN_PREFIX and text.startswith(prefix or "")
+        )
+        digest = None if is_key else _bytes_of(text)
         if digest is None:
             problems.append(_NO_HASH)
         return digest or b""
 
     def _origin_of(self, texts: Mapping[str, str | None], problems: list[str]) -> tuple[str, str, str | None]:
-        """Shown prefix, algorithm and environment."""
+        """Stored prefix, algorithm and environment."""
         prefix, algorithm, environment = texts["prefix"], texts["algorithm"], texts["environment"]
-        if prefix is not None and not is_shown(prefix):
+        if prefix is not None and not is_public_prefix(prefix):
             problems.append(
-                "prefix: the first characters of the key, at most 32, and never so many that it could be guessed"
+                "prefix: must be the first characters of the key, at most 32, and too few to guess the rest"
             )
             return "", "", environment
         own = None if prefix is None else self.origin.environment(prefix)
         if own is not None and environment not in (None, own, EVERY):
-            problems.append(f"prefix: is that of the environment {own!r}, and not of the one given")
+            problems.append(f"prefix: belongs to the environment {own!r}, not to {environment!r}")
         try:
             begins, expected = ("", PLAIN) if own is not None else self.origin.algorithm(prefix)
         except ValueError as error:
@@ -184,24 +188,24 @@ class LineRules:
         return begins if prefix is None else prefix, algorithm or expected, environment or own
 
 
-def _misfit(name: str, value: object) -> str | None:
-    """What is wrong with the type of a value."""
+def _type_problem(name: str, value: object) -> str | None:
+    """What is wrong with the type of a value, if anything."""
     match name:
         case "scopes":
             fits = isinstance(value, list) and all(isinstance(scope, str) for scope in value)
-            return None if fits else "is no list of texts"
+            return None if fits else "must be a list of strings"
         case "quotas":
             fits = isinstance(value, dict) and all(type(limit) is int for limit in value.values())
-            return None if fits else "is no mapping of names to whole numbers"
+            return None if fits else "must map names to whole numbers"
         case "metadata":
             fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-            return None if fits else "is no mapping of names to texts"
+            return None if fits else "must map names to strings"
         case _:
-            return None if isinstance(value, str) else "is no text"
+            return None if isinstance(value, str) else "must be a string"
 
 
 def _bytes_of(text: str) -> bytes | None:
-    """32 bytes of hex or base64, the latter also as in URLs and without its padding."""
+    """32 bytes from hex or base64; base64 may be URL-safe and unpadded."""
     if _HEX.fullmatch(text):
         return bytes.fromhex(text)
     if _BASE64.fullmatch(text):
@@ -209,26 +213,26 @@ def _bytes_of(text: str) -> bytes | None:
     return None
 
 
-def is_shown(prefix: str) -> bool:
-    """Whether a prefix may be stored and shown: it is not the key, nor most of it."""
+def is_public_prefix(prefix: str) -> bool:
+    """Whether a prefix may be stored and shown: it must not be the key, or most of it."""
     return _PREFIX.fullmatch(prefix) is not None and not looks_secret(prefix)
 
 
 def moment(text: str | None, name: str, problems: list[str]) -> int | None:
-    """Microseconds, where a time is given."""
+    """The time in microseconds; None without one."""
     if text is None:
         return None
     try:
         return microseconds(text)
     except ValueError:
-        problems.append(f"{name}: is neither a date (2027-01-31) nor a time of RFC 3339 (2027-01-31T12:00:00Z)")
+        problems.append(f"{name}: is neither a date (2027-01-31) nor a time in RFC 3339 (2027-01-31T12:00:00Z)")
         return None
 
 
 def _unknown_algorithm(algorithm: str) -> str:
     pepper = pepper_id(algorithm)
     if pepper is None or looks_secret(pepper):
-        return "algorithm: is not known here; leave it out, or take it from `sidecar keys issue --offline`"
+        return "algorithm: is unknown; leave it out, or copy it from `sidecar keys issue --offline`"
     return (
         f"algorithm: needs pepper {pepper}, which is not loaded: set SIDECAR_PEPPER to it, or add it to keys.imported"
     )

@@ -1,4 +1,4 @@
-"""The lines of a file of keys, JSON or CSV, each as the fields that it gives; `import_fields` says what they mean."""
+"""The file formats of keys, JSON lines and CSV: reads lines into fields, and writes keys as lines."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, Literal
 import msgspec
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.records import shown, shown_at
+from sidecar.keys.records import PUBLIC_FIELDS, public_fields
 
 FileFormat = Literal["jsonl", "csv"]
 
@@ -39,7 +39,7 @@ _QUOTA: Final = re.compile(r"([^=\s]+)=([0-9]{1,18})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadLine:
-    """What is wrong with a line, counted from 1. The text holds no hash, and nothing that may be a key."""
+    """A problem of a line, counted from 1. The text holds no hash, and nothing that may be a key."""
 
     line: int
     problem: str
@@ -49,23 +49,23 @@ class BadLine:
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The fields of one key as they are written, and the line that it begins in."""
+    """The fields of one key as written, and the line on which it begins."""
 
     line: int
     fields: Mapping[str, object]
 
 
 class KeyFile:
-    """The entries and bad lines of `file`, in its order. `read_bytes` tells how far it has been read.
+    """The entries and bad lines of `file`, in order. `read_bytes` counts the bytes read so far.
 
-    JSON lines: an object a line. CSV: a heading of field names; scopes and quotas (`name=limit`) stand in their cells
-    between spaces, metadata as a JSON object; an empty cell is a field that is not given.
+    JSON lines: one object on each line. CSV: a header row of field names; scopes and quotas (`name=limit`) are
+    separated by spaces, metadata is a JSON object, and an empty cell is a field that is not given.
     """
 
     def __init__(self, file: BinaryIO, form: FileFormat, *, size: int = 0) -> None:
         self._file = file
         self.size = size
-        """Bytes, where that is known."""
+        """Bytes; 0 if unknown."""
         self._form = form
         self._number = 0
         self._overlong: list[int] = []
@@ -75,7 +75,7 @@ class KeyFile:
         return self._json_lines() if self._form == "jsonl" else self._csv_rows()
 
     def _lines(self) -> Iterator[bytes]:
-        """Lines with their ends; an overlong one is empty, and noted."""
+        """Lines with their line ends. An overlong line is recorded, and yields an empty one."""
         while line := self._file.readline(MAX_LINE_BYTES + 1):
             self._number += 1
             self.read_bytes += len(line)
@@ -96,19 +96,19 @@ class KeyFile:
 
     def _csv_rows(self) -> Iterator[Entry | BadLine]:
         lines = (line.decode("utf-8", "surrogateescape") for line in self._lines())
-        heading: Sequence[str] | None = None
+        header: Sequence[str] | None = None
         for line, row in _numbered(lines):
             if self._overlong:
                 yield from map(_too_long, self._overlong)
                 self._overlong.clear()
             elif isinstance(row, BadLine):
                 yield row
-            elif heading is not None and row:
-                yield _row_of(row, heading, line)
+            elif header is not None and row:
+                yield _row_of(row, header, line)
             elif row:
-                heading = [cell.strip().lower() for cell in row]
-                if wrong := list(_wrong_heading(heading)):
-                    yield from (BadLine(line=line, problem=problem) for problem in wrong)
+                header = [cell.strip().lower() for cell in row]
+                if problems := list(_header_problems(header)):
+                    yield from (BadLine(line=line, problem=problem) for problem in problems)
                     return
         yield from map(_too_long, self._overlong)
 
@@ -118,29 +118,29 @@ def _too_long(line: int) -> BadLine:
 
 
 def _entry_of(line: bytes, number: int) -> Entry | BadLine:
-    found = _read_quickly(line)
-    return _read_thoroughly(line, number) if found is None else Entry(line=number, fields=found)
+    found = _read_fast(line)
+    return _read_strictly(line, number) if found is None else Entry(line=number, fields=found)
 
 
-def _read_quickly(line: bytes) -> dict[str, Any] | None:
-    """The fields of a line with which nothing is wrong; None where that needs a closer look."""
+def _read_fast(line: bytes) -> dict[str, Any] | None:
+    """The fields of a line without problems; None if the line must be read strictly."""
     found = _decoded(line)
     return found if found is not None and found.keys() <= _KNOWN else None
 
 
 def _decoded(text: bytes) -> dict[str, Any] | None:
-    """A JSON object, but None for one in which a name stands twice, and for others that need a closer look."""
+    """A JSON object; None if it may have a duplicate name, or must be read strictly for another reason."""
     try:
         found = _QUICK.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
-    # Without a backslash every quote is an end of a text, and all texts were read if no name stands twice.
-    plain = b"\\" not in text and text.count(b'"') == 2 * _texts_in(found)
+    # Without a backslash, each string has two quotes. If a name occurs twice, fewer strings are decoded than written.
+    plain = b"\\" not in text and text.count(b'"') == 2 * _count_strings(found)
     return found if plain else None
 
 
-def _texts_in(found: Mapping[str, Any]) -> int:
-    """How many names and texts these are, if they are of the types that fields are of."""
+def _count_strings(found: Mapping[str, Any]) -> int:
+    """The number of names and strings, for values of the types that fields have."""
     count = len(found)
     for name, value in found.items():
         if value.__class__ is str:
@@ -152,24 +152,24 @@ def _texts_in(found: Mapping[str, Any]) -> int:
     return count
 
 
-def _read_thoroughly(line: bytes, number: int) -> Entry | BadLine:
+def _read_strictly(line: bytes, number: int) -> Entry | BadLine:
     try:
         found = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
     except UnicodeDecodeError:
         return BadLine(line=number, problem="is not UTF-8")
-    except _TwiceError as error:
-        return BadLine(line=number, problem=f"{_told(error.name)} stands twice")
+    except _DuplicateError as error:
+        return BadLine(line=number, problem=f"{_safe_name(error.name)} occurs twice")
     except (ValueError, RecursionError):
-        return BadLine(line=number, problem="is no JSON")
+        return BadLine(line=number, problem="is not JSON")
     if not isinstance(found, dict):
-        return BadLine(line=number, problem="is no JSON object: each line holds one key")
+        return BadLine(line=number, problem="is not a JSON object: each line holds one key")
     if not found.keys() <= _KNOWN:
         unknown = next(name for name in found if name not in _KNOWN)
-        return BadLine(line=number, problem=f"unknown field {_told(unknown)} (known: {', '.join(FIELDS)})")
+        return BadLine(line=number, problem=f"unknown field {_safe_name(unknown)} (known: {', '.join(FIELDS)})")
     return Entry(line=number, fields=found)
 
 
-class _TwiceError(Exception):
+class _DuplicateError(Exception):
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -178,17 +178,17 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+        raise _DuplicateError(next(name for name in names if names.count(name) > 1))
     return found
 
 
-def _told(name: str) -> str:
-    """A name to repeat; a file without a heading has hashes where names should stand."""
-    return repr(name) if _NAME.fullmatch(name) else "(not shown: no name)"
+def _safe_name(name: str) -> str:
+    """A name that may be repeated: a file without a header row has hashes in place of names."""
+    return repr(name) if _NAME.fullmatch(name) else "(not shown: not a name)"
 
 
 def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | BadLine]]:
-    """Rows of CSV with the lines that they begin in."""
+    """Rows of CSV with the lines on which they begin."""
     rows = csv.reader(lines, strict=True)
     while True:
         line = rows.line_num + 1
@@ -197,34 +197,34 @@ def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | BadLine]]
         except StopIteration:
             return
         except csv.Error:
-            problem = "is no CSV: look for a quote that is not closed or not doubled"
+            problem = "is not CSV: look for a quote that is not closed or not doubled"
             yield line, BadLine(line=line, problem=problem)
 
 
-def _wrong_heading(heading: Sequence[str]) -> Iterator[str]:
-    if unknown := [str(place) for place, name in enumerate(heading, 1) if name not in _KNOWN]:
+def _header_problems(header: Sequence[str]) -> Iterator[str]:
+    if unknown := [str(place) for place, name in enumerate(header, 1) if name not in _KNOWN]:
         what = f"column {unknown[0]}" if len(unknown) == 1 else f"columns {', '.join(unknown)}"
-        yield f"no known name in the heading: {what} (known: {', '.join(FIELDS)})"
-    for place, name in enumerate(heading, 1):
-        if name in _KNOWN and name in heading[: place - 1]:
-            yield f"column {place} of the heading, {name!r}, stands there twice"
+        yield f"unknown name in the header row: {what} (known: {', '.join(FIELDS)})"
+    for place, name in enumerate(header, 1):
+        if name in _KNOWN and name in header[: place - 1]:
+            yield f"column {place} of the header row, {name!r}, occurs twice"
     for name in NEEDED:
-        if name not in heading:
-            yield f"the heading has no column {name!r}"
+        if name not in header:
+            yield f"the header row has no column {name!r}"
 
 
-def _row_of(row: Sequence[str], heading: Sequence[str], line: int) -> Entry | BadLine:
-    if len(row) != len(heading):
-        return BadLine(line=line, problem=f"has {len(row)} cells, and the heading {len(heading)}")
-    fields: dict[str, object] = {name: cell for name, cell in zip(heading, row, strict=True) if cell}
+def _row_of(row: Sequence[str], header: Sequence[str], line: int) -> Entry | BadLine:
+    if len(row) != len(header):
+        return BadLine(line=line, problem=f"has {len(row)} cells, but the header row has {len(header)}")
+    fields: dict[str, object] = {name: cell for name, cell in zip(header, row, strict=True) if cell}
     try:
         for name, read in _CELLS.items():
             if name in fields:
                 fields[name] = read(str(fields[name]))
     except (ValueError, RecursionError):
-        return BadLine(line=line, problem=f"{name}: {_WANTED[name]}")
-    except _TwiceError as error:
-        return BadLine(line=line, problem=f"{name}: {_told(error.name)} stands twice")
+        return BadLine(line=line, problem=f"{name}: {_CELL_FORMATS[name]}")
+    except _DuplicateError as error:
+        return BadLine(line=line, problem=f"{name}: {_safe_name(error.name)} occurs twice")
     return Entry(line=line, fields=fields)
 
 
@@ -247,70 +247,42 @@ def _metadata(cell: str) -> object:
 _KNOWN: Final = frozenset(FIELDS)
 _QUICK: Final = msgspec.json.Decoder(dict[str, Any])
 _CELLS: Final[Mapping[str, Callable[[str], object]]] = {"scopes": str.split, "quotas": _quotas, "metadata": _metadata}
-_WANTED: Final = {
-    "scopes": "write them between spaces",
-    "quotas": "write name=limit, several between spaces",
-    "metadata": "write a JSON object of texts",
+_CELL_FORMATS: Final = {
+    "scopes": "separate them by spaces",
+    "quotas": "write name=limit, separated by spaces",
+    "metadata": "write a JSON object of strings",
 }
 
 
-# Keys as lines of a file: everything but what a secret could be found by.
+# Exported keys: their public fields, as lines of a file.
 
 
-EXPORTED: Final = (
-    "id",
-    "prefix",
-    "name",
-    "tenant",
-    "environment",
-    "scopes",
-    "plan",
-    "quotas",
-    "metadata",
-    "status",
-    "created_at",
-    "created_by",
-    "expires_at",
-    "disabled_at",
-    "revoked_at",
-    "replaced_at",
-    "retires_at",
-    "replaces",
-    "last_used_at",
-    "last_used_address",
-    "last_used_agent",
-)
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def neutral(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe stands before what could begin one (CWE-1236)."""
+    """A cell that no spreadsheet takes for a formula: an apostrophe before what could begin one (CWE-1236)."""
     return f"'{cell}" if cell.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA) else cell
 
 
 def json_line(key: ApiKey, now: int) -> str:
-    """A JSON object and a line feed; `now` in microseconds decides the status."""
-    return json.dumps(_fields(key, now), ensure_ascii=False) + "\n"
+    """A JSON object and a line feed, with the status at `now` (microseconds)."""
+    return json.dumps(public_fields(key, now), ensure_ascii=False) + "\n"
 
 
 def csv_line(key: ApiKey, now: int) -> str:
-    """A row of RFC 4180, each cell neutral. Scopes and quotas (`name=limit`) are separated by spaces."""
-    return _row([_EXPORTED_CELLS.get(name, _text)(value) for name, value in _fields(key, now).items()])
+    """A row of CSV (RFC 4180) with neutral cells. Scopes and quotas (`name=limit`) are separated by spaces."""
+    return _row([_EXPORTED_CELLS.get(name, _text)(value) for name, value in public_fields(key, now).items()])
 
 
-def csv_heading() -> str:
-    return _row(EXPORTED)
+def csv_header() -> str:
+    return _row(PUBLIC_FIELDS)
 
 
 def import_record(key: ApiKey) -> Mapping[str, Any]:
-    """What `sidecar keys import` needs of a key, its hash included."""
-    told = {**shown(key), "hash": key.digest.hex(), "algorithm": key.algorithm}
-    return {name: told[name] for name in FIELDS if told[name]}
-
-
-def _fields(key: ApiKey, now: int) -> Mapping[str, Any]:
-    told = shown_at(key, now)
-    return {name: told[name] for name in EXPORTED}
+    """The fields of a key for `sidecar keys import`, with its hash."""
+    fields = {**public_fields(key), "hash": key.digest.hex(), "algorithm": key.algorithm}
+    return {name: fields[name] for name in FIELDS if fields[name]}
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Keys from elsewhere: a file of hashes becomes keys of ours, all of them or none."""
+"""Imports the keys of a file: all of them, or none."""
 
 import asyncio
 import re
@@ -9,66 +9,66 @@ from typing import Any, Final, Protocol
 
 from sidecar.keys.ports import KeyConflict
 from sidecar.keys.records import Batch, NewRow, RowTemplate, RowValues, new_row
-from sidecar.keys.transfer.fields import Fields, LineRules, UnfitLine, is_shown, moment
+from sidecar.keys.transfer.fields import Fields, InvalidLine, LineRules, is_public_prefix, moment
 from sidecar.keys.transfer.formats import BadLine, Entry
 from sidecar.keys.validation import is_metadata, is_name, is_tenant, is_writable
 
-# Lines of an imported file as rows of the store, quickly for those that are like one before them.
+# From lines of a file to rows of the store, with a fast path for lines that resemble an earlier one.
 
 
-_KINDS: Final = 10_000
-"""Most kinds of keys to remember."""
+_MAX_TEMPLATES: Final = 10_000
+"""Templates to remember."""
 
 
 class Rows:
-    """Makes rows of fields.
+    """Makes rows from fields.
 
-    LineRules alone says what is wrong, and looks at the first line of each kind. Where nothing was wrong with it, a
-    line of the same environment, scopes, plan, quotas, algorithm and beginning needs but its other fields looked at.
+    LineRules checks the first line of each kind and alone reports problems. If that line is valid, other lines with the
+    same environment, scopes, plan, quotas, algorithm and key prefix need a check of their remaining fields only.
     """
 
     def __init__(self, rules: LineRules) -> None:
         self._rules = rules
-        self._kinds: dict[Hashable, RowTemplate] = {}
-        # The longest beginning tells all that fit: the others are beginnings of it.
+        self._templates: dict[Hashable, RowTemplate] = {}
+        # The longest prefix that matches comes first: shorter ones that match are prefixes of it.
         known = sorted(filter(None, rules.origin.prefixes()), key=len, reverse=True)
-        self._beginning = re.compile(f"{'|'.join(map(re.escape, known))}|")
+        self._key_prefix = re.compile(f"{'|'.join(map(re.escape, known))}|")
 
     def row_of(self, fields: Fields) -> NewRow:
-        """Raises UnfitLine."""
+        """Raises InvalidLine."""
         kind = self._kind_of(fields)
-        alike = self._kinds.get(kind) if kind else None
-        own = self._own(fields, alike.prefix) if alike else None
-        if alike and own:
-            return alike.row(own)
+        template = self._templates.get(kind) if kind else None
+        values = self._row_values(fields, template.prefix) if template else None
+        if template and values:
+            return template.row(values)
         key = self._rules.key_of(fields)
-        if kind and len(self._kinds) < _KINDS:
-            self._kinds[kind] = RowTemplate(key)
+        if kind and len(self._templates) < _MAX_TEMPLATES:
+            self._templates[kind] = RowTemplate(key)
         return new_row(key)
 
     def _kind_of(self, fields: Fields) -> Hashable:
-        """What decides on all that keys share; None for a line that needs a closer look."""
+        """Everything that decides on the values that keys share; None if LineRules must check the line."""
         get: Any = fields.get
         prefix, scopes, quotas = get("prefix"), get("scopes"), get("quotas")
         if not (scopes is None or scopes.__class__ is list) or not _are_limits(quotas):
             return None
         try:
-            begins = None if prefix is None else self._beginning.match(prefix)[0]  # type: ignore[index]
+            key_prefix = None if prefix is None else self._key_prefix.match(prefix)[0]  # type: ignore[index]
             granted = None if scopes is None else tuple(scopes)
             limits = tuple(quotas.items()) if quotas else None
-            kind = begins, granted, limits, get("environment"), get("plan"), get("algorithm")
+            kind = key_prefix, granted, limits, get("environment"), get("plan"), get("algorithm")
             hash(kind)
         except TypeError:
             return None
         return kind
 
-    def _own(self, fields: Fields, prefix: str) -> RowValues | None:
-        """What a line alone says of its key, or None where that needs a closer look. `prefix` where it gives none."""
+    def _row_values(self, fields: Fields, prefix: str) -> RowValues | None:
+        """The values of the line that keys do not share; None if LineRules must check it. prefix: the default."""
         get: Any = fields.get
         given, metadata = get("prefix"), get("metadata")
         problems: list[str] = []
         try:
-            own = RowValues(
+            values = RowValues(
                 id=self._rules.id_of(get("id"), problems),
                 name=get("name"),
                 prefix=prefix if given is None else given,
@@ -78,23 +78,23 @@ class Rows:
                 created_at=self._rules.created_at(get("created_at"), problems),
                 expires_at=moment(get("expires_at"), "expires_at", problems),
             )
-            return own if not problems and self._fits(own, prefix) else None
+            return values if not problems and self._is_valid(values, prefix) else None
         except (TypeError, AttributeError):
             return None
 
-    def _fits(self, own: RowValues, prefix: str) -> bool:
-        until = own.expires_at
+    def _is_valid(self, values: RowValues, prefix: str) -> bool:
+        until = values.expires_at
         return (
-            is_name(own.name)
-            and (own.tenant is None or is_tenant(own.tenant))
-            and is_metadata(own.metadata)
-            and (own.prefix is prefix or is_shown(own.prefix))
+            is_name(values.name)
+            and (values.tenant is None or is_tenant(values.tenant))
+            and is_metadata(values.metadata)
+            and (values.prefix is prefix or is_public_prefix(values.prefix))
             and (until is None or (self._rules.now < until and is_writable(until)))
         )
 
 
 def _are_limits(quotas: Any) -> bool:
-    """Whether all are whole numbers; True, which is found as 1 is, is none."""
+    """Whether all limits are whole numbers; bool, a subclass of int, is not."""
     return quotas is None or (quotas.__class__ is dict and all(type(limit) is int for limit in quotas.values()))
 
 
@@ -103,20 +103,20 @@ _CHUNK: Final = 2_000
 
 
 class Intake(Protocol):
-    """Where imported keys go: one transaction, or, for a dry run, nowhere. Both raise StoreUnavailable."""
+    """Takes imported keys in one transaction, or, for a dry run, drops them. Raises StoreUnavailable."""
 
     async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
-        """Which digests and ids of `rows` were stored before, and the ids of the keys that have them."""
+        """The digests and ids of `rows` that are stored already, each with the id of the key that has it."""
 
     def batch(self, rows: Sequence[NewRow]) -> Batch:
-        """Rows as they are added, each with its audit row. Batches are made, on any thread, in the order of adding."""
+        """Rows with their audit rows. Batches are made on any thread, in the order in which they are added."""
 
     async def add(self, batch: Batch) -> None:
-        """Raises KeyConflict where some are stored already."""
+        """Raises KeyConflict if a key is stored already."""
 
 
 class NoIntake:
-    """Where nothing is stored, and nothing goes."""
+    """The intake of a dry run without a store."""
 
     async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
         return {}
@@ -128,8 +128,8 @@ class NoIntake:
         pass
 
 
-class UnfitFile(Exception):
-    """The file cannot be imported, and nothing of it was. `problems` are in the order of the lines."""
+class InvalidFile(Exception):
+    """The file is not valid, and nothing was imported. `problems` are in the order of the lines."""
 
     def __init__(self, problems: Iterable[BadLine]) -> None:
         self.problems = tuple(problems)
@@ -137,91 +137,91 @@ class UnfitFile(Exception):
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What the file has given so far: hashes and ids with their lines, and what is wrong."""
+class _State:
+    """The lines read so far: their hashes, ids and problems."""
 
     lines: dict[bytes | str, int] = field(default_factory=dict)
     problems: list[BadLine] = field(default_factory=list)
     keys: int = 0
 
-    def wrong(self, line: int, problem: str) -> None:
+    def add_problem(self, line: int, problem: str) -> None:
         self.problems.append(BadLine(line=line, problem=problem))
 
 
 async def import_keys(
     entries: Iterable[Entry | BadLine], rules: LineRules, intake: Intake, progress: Callable[[], None]
 ) -> int:
-    """How many keys were taken in. Raises UnfitFile, after every line was looked at; what was added must not stay then.
+    """The number of imported keys. Raises InvalidFile after the last line; the caller must then undo what was added.
 
-    `progress` is called now and then.
+    `progress` is called from time to time.
     """
-    seen, rows = _Seen(), Rows(rules)
+    state, rows = _State(), Rows(rules)
     rest = iter(entries)
 
     def read() -> tuple[Sequence[int], Batch] | None:
         chunk = list(islice(rest, _CHUNK))
-        fitting = _fitting(chunk, rows, seen)
-        return (tuple(fitting), intake.batch(list(fitting.values()))) if chunk else None
+        valid = _valid_rows(chunk, rows, state)
+        return (tuple(valid), intake.batch(list(valid.values()))) if chunk else None
 
     found = read()
     while found is not None:
         # The next lines are read on a thread while the store works on these.
-        following, _ = await asyncio.gather(asyncio.to_thread(read), _take_in(*found, intake, seen))
-        seen.keys += len(found[0])
+        following, _ = await asyncio.gather(asyncio.to_thread(read), _add_batch(*found, intake, state))
+        state.keys += len(found[0])
         found = following
         progress()
-    if seen.problems:
-        raise UnfitFile(sorted(seen.problems, key=lambda bad: bad.line))
-    return seen.keys
+    if state.problems:
+        raise InvalidFile(sorted(state.problems, key=lambda bad: bad.line))
+    return state.keys
 
 
-def _fitting(chunk: Sequence[Entry | BadLine], rows: Rows, seen: _Seen) -> dict[int, NewRow]:
-    """The rows of the lines that are not wrong by themselves, by line."""
-    fitting: dict[int, NewRow] = {}
+def _valid_rows(chunk: Sequence[Entry | BadLine], rows: Rows, state: _State) -> dict[int, NewRow]:
+    """The rows of the valid lines, by line."""
+    valid: dict[int, NewRow] = {}
     for entry in chunk:
         if isinstance(entry, BadLine):
-            seen.problems.append(entry)
+            state.problems.append(entry)
             continue
         try:
             row = rows.row_of(entry.fields)
-        except UnfitLine as error:
+        except InvalidLine as error:
             for problem in error.problems:
-                seen.wrong(entry.line, problem)
+                state.add_problem(entry.line, problem)
             continue
-        if _is_new(row, entry.line, seen):
-            fitting[entry.line] = row
-    return fitting
+        if _is_new(row, entry.line, state):
+            valid[entry.line] = row
+    return valid
 
 
-def _is_new(row: NewRow, line: int, seen: _Seen) -> bool:
-    first_hash = seen.lines.setdefault(row.digest, line)
-    first_id = seen.lines.setdefault(row.id, line)
+def _is_new(row: NewRow, line: int, state: _State) -> bool:
+    first_hash = state.lines.setdefault(row.digest, line)
+    first_id = state.lines.setdefault(row.id, line)
     if first_hash != line:
-        seen.wrong(line, f"hash: is that of line {first_hash}")
+        state.add_problem(line, f"hash: is the same as on line {first_hash}")
     if first_id != line:
-        seen.wrong(line, f"id: is that of line {first_id}")
+        state.add_problem(line, f"id: is the same as on line {first_id}")
     return first_hash == first_id == line
 
 
-async def _take_in(lines: Sequence[int], batch: Batch, intake: Intake, seen: _Seen) -> None:
+async def _add_batch(lines: Sequence[int], batch: Batch, intake: Intake, state: _State) -> None:
     if not lines:
         return
-    if seen.problems:
-        await _tell_stored(lines, batch, intake, seen)
+    if state.problems:
+        await _report_stored(lines, batch, intake, state)
         return
     try:
         await intake.add(batch)
     except KeyConflict:
-        if not await _tell_stored(lines, batch, intake, seen):
+        if not await _report_stored(lines, batch, intake, state):
             raise
 
 
-async def _tell_stored(lines: Sequence[int], batch: Batch, intake: Intake, seen: _Seen) -> bool:
-    """Whether some were stored before."""
+async def _report_stored(lines: Sequence[int], batch: Batch, intake: Intake, state: _State) -> bool:
+    """Report the keys that are stored already; whether there are any."""
     stored = await intake.stored(batch.rows)
     for line, row in zip(lines, batch.rows, strict=True) if stored else ():
         if row.digest in stored:
-            seen.wrong(line, f"hash: is stored already, as key {stored[row.digest]}")
+            state.add_problem(line, f"hash: is stored already, as key {stored[row.digest]}")
         if row.id in stored:
-            seen.wrong(line, f"id: key {row.id} is stored already")
+            state.add_problem(line, f"id: key {row.id} is stored already")
     return bool(stored)

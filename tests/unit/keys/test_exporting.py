@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from sidecar.core.model import KeyStatus
-from sidecar.keys.transfer.formats import EXPORTED, csv_heading, csv_line, import_record, json_line, neutral
+from sidecar.keys.records import PUBLIC_FIELDS
+from sidecar.keys.transfer.formats import csv_header, csv_line, import_record, json_line, neutral
 from tests.unit.keys.making import NOW_US, a_key
 
 
@@ -25,9 +26,9 @@ def test_any_other_cell_stays_as_it_is(cell: str) -> None:
 def test_a_row_is_read_back_as_it_was_with_every_dangerous_cell_neutral() -> None:
     key = a_key(name='=cmd|"/c calc"!A1', tenant="@acme", metadata={"note": 'a,"b"'}, quotas={"a": 1, "b": 2})
     key = replace(key, scopes=("x:read", "x:write"), last_used_agent="-1,2")
-    [heading, row] = csv.reader(io.StringIO(csv_heading() + csv_line(key, NOW_US)))
+    [heading, row] = csv.reader(io.StringIO(csv_header() + csv_line(key, NOW_US)))
     cells = dict(zip(heading, row, strict=True))
-    assert tuple(heading) == EXPORTED
+    assert tuple(heading) == PUBLIC_FIELDS
     assert cells["name"] == '\'=cmd|"/c calc"!A1'
     assert (cells["tenant"], cells["last_used_agent"]) == ("'@acme", "'-1,2")
     assert (cells["scopes"], cells["quotas"]) == ("x:read x:write", "a=1 b=2")

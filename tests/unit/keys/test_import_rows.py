@@ -16,9 +16,9 @@ from sidecar.core.scopes import Catalogue, Scope
 from sidecar.keys.lifecycle import new_ids
 from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
 from sidecar.keys.records import NewRow, new_row
-from sidecar.keys.transfer.fields import LineRules, Origin, UnfitLine
+from sidecar.keys.transfer.fields import InvalidLine, LineRules, Origin
 from sidecar.keys.transfer.formats import BadLine, Entry
-from sidecar.keys.transfer.importer import Rows, UnfitFile, import_keys
+from sidecar.keys.transfer.importer import InvalidFile, Rows, import_keys
 from sidecar.keys.validation import KeyRules
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, NOW_US, a_key
@@ -88,7 +88,7 @@ def line_rules() -> LineRules:
 def outcome(make: Any, fields: dict[str, Any]) -> NewRow | tuple[str, ...]:
     try:
         row: NewRow = make(fields)
-    except UnfitLine as error:
+    except InvalidLine as error:
         return error.problems
     return row
 
@@ -136,10 +136,10 @@ def test_a_name_that_stands_twice_is_no_field(line: str) -> None:
     rules = line_rules()
     [found] = a_file(line)
     if isinstance(found, Entry):
-        with pytest.raises(UnfitLine):
+        with pytest.raises(InvalidLine):
             rules.key_of(found.fields)
     else:
-        assert found.problem.endswith("stands twice")
+        assert found.problem.endswith("occurs twice")
 
 
 def test_ids_hold_every_letter_equally_often_and_no_two_are_alike() -> None:
@@ -176,7 +176,7 @@ async def test_a_key_stored_before_is_told_however_late_it_comes(store: SqliteSt
     await store.keys.add([a_key("sk_live_4500")], actor=ANN)
     lines = [a_line(f"sk_live_{number}", id=f"key_{number:020}") for number in range(1_000_000, 1_004_000)]
     file = a_file(*lines, a_line("sk_live_4500"))
-    with pytest.raises(UnfitFile) as caught:
+    with pytest.raises(InvalidFile) as caught:
         async with store.imports.intake(at=NOW_US, actor=ANN, expected=5_000) as intake:
             await import_keys(file, line_rules(), intake, lambda: None)
     assert [problem.line for problem in caught.value.problems] == [4_001]

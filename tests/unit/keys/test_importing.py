@@ -14,7 +14,7 @@ from sidecar.keys.lifecycle import new_id
 from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
 from sidecar.keys.transfer.fields import LineRules, Origin
 from sidecar.keys.transfer.formats import FileFormat, KeyFile
-from sidecar.keys.transfer.importer import NoIntake, UnfitFile, import_keys
+from sidecar.keys.transfer.importer import InvalidFile, NoIntake, import_keys
 from sidecar.keys.validation import KeyRules
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import NOW_US, a_key, digest_of
@@ -49,8 +49,8 @@ async def taken_in(store: SqliteStore, file: KeyFile, rules: LineRules) -> int:
         return await import_keys(file, rules, intake, lambda: None)
 
 
-async def told(file: KeyFile, rules: LineRules) -> list[str]:
-    with pytest.raises(UnfitFile) as caught:
+async def problems_in(file: KeyFile, rules: LineRules) -> list[str]:
+    with pytest.raises(InvalidFile) as caught:
         await import_keys(file, rules, NoIntake(), lambda: None)
     return [str(problem) for problem in caught.value.problems]
 
@@ -77,8 +77,8 @@ async def test_csv_says_the_same(store: SqliteStore, rules: KeyRules) -> None:
     heading = "\ufeffhash,prefix,name,tenant,scopes,quotas,metadata"
     structured = 'streams:read streams:write,general=5,"{""a"": ""b""}"'
     row = f'{hash_of("sk_live_1")},sk_live_ab,"Two\nlines, no",acme,{structured}'
-    problems = await told(a_file(heading, row, "1,2", form="csv"), line_rules(rules))
-    assert problems == ["2: a name has 1 to 200 printable characters", "4: has 2 cells, and the heading 7"]
+    problems = await problems_in(a_file(heading, row, "1,2", form="csv"), line_rules(rules))
+    assert problems == ["2: a name has 1 to 200 printable characters", "4: has 2 cells, but the header row has 7"]
     file = a_file(heading, row.replace("Two\nlines, no", "One, line"), form="csv")
     await taken_in(store, file, line_rules(rules))
     [key] = await store.keys.list(KeyFilter())
@@ -91,8 +91,8 @@ async def test_csv_says_the_same(store: SqliteStore, rules: KeyRules) -> None:
 
 
 async def test_unknown_names_in_a_csv_heading_are_one_problem(rules: KeyRules) -> None:
-    [problem] = await told(a_file("hash,hahs,name,nmae", form="csv"), line_rules(rules))
-    assert problem.startswith("1: no known name in the heading: columns 2, 4 (known: id, hash")
+    [problem] = await problems_in(a_file("hash,hahs,name,nmae", form="csv"), line_rules(rules))
+    assert problem.startswith("1: unknown name in the header row: columns 2, 4 (known: id, hash")
 
 
 @pytest.mark.parametrize("written", ["hex", "HEX", "base64", "unpadded", "url"])
@@ -114,7 +114,7 @@ async def test_a_hash_is_hex_or_base64(store: SqliteStore, rules: KeyRules, writ
     ["sk_live_51HbTqYx2", "hv_live_dWSCOLa0OrgFhjjo1BhAOBc6K9wz0nBsGhV", "sk_live_51H8xWm1CvXbTqYxZ2sLp0RtUeKd7Jf9GaB"],
 )
 async def test_a_key_itself_is_refused_and_never_repeated(rules: KeyRules, secret: str) -> None:
-    problems = await told(a_file(a_line(hash=secret), a_line(prefix=secret + "x" * 22)), line_rules(rules))
+    problems = await problems_in(a_file(a_line(hash=secret), a_line(prefix=secret + "x" * 22)), line_rules(rules))
     assert "if it is the key itself, it does not belong in a file" in problems[0]
     assert problems[1].startswith("2: prefix: ")
     assert secret not in "".join(problems)
@@ -122,27 +122,27 @@ async def test_a_key_itself_is_refused_and_never_repeated(rules: KeyRules, secre
 
 async def test_a_secret_in_a_wrong_column_is_not_repeated(rules: KeyRules) -> None:
     secret = "dWSCOLa0OrgFhjjo1BhAOBc6K9wz0nBsGhV"
-    [problem] = await told(a_file(a_line(plan=secret)), line_rules(rules))
+    [problem] = await problems_in(a_file(a_line(plan=secret)), line_rules(rules))
     assert "unknown plan" in problem
     assert secret not in problem
-    header = await told(a_file(f"{secret},{hash_of('x')}", form="csv"), line_rules(rules))
+    header = await problems_in(a_file(f"{secret},{hash_of('x')}", form="csv"), line_rules(rules))
     assert not any(secret in problem or hash_of("x") in problem for problem in header)
 
 
 WRONG = {
-    "no JSON": ("{", "1: is no JSON"),
-    "a list": ("[]", "1: is no JSON object: each line holds one key"),
+    "no JSON": ("{", "1: is not JSON"),
+    "a list": ("[]", "1: is not a JSON object: each line holds one key"),
     "not UTF-8": ("\udcff", "1: is not UTF-8"),
-    "a deep one": ("[" * 60_000, "1: is no JSON"),
+    "a deep one": ("[" * 60_000, "1: is not JSON"),
     "a long one": ("x" * 70_000, "1: is longer than 65536 bytes"),
     "an unknown field": (a_line(hahs="x"), "1: unknown field 'hahs' (known: id, hash"),
-    "a field twice": ('{"name": "a", "name": "b"}', "1: 'name' stands twice"),
-    "no name": ({"hash": hash_of("x")}, "1: name: is missing"),
-    "a number for text": (a_line(tenant=5), "1: tenant: is no text"),
-    "scopes of numbers": (a_line(scopes=[1]), "1: scopes: is no list of texts"),
-    "a quota of words": (a_line(quotas={"general": "5"}), "1: quotas: is no mapping"),
-    "a boolean quota": (a_line(quotas={"general": True}), "1: quotas: is no mapping"),
-    "metadata of numbers": (a_line(metadata={"a": 1}), "1: metadata: is no mapping"),
+    "a field twice": ('{"name": "a", "name": "b"}', "1: 'name' occurs twice"),
+    "no name": ({"hash": hash_of("x")}, "1: name: is required"),
+    "a number for text": (a_line(tenant=5), "1: tenant: must be a string"),
+    "scopes of numbers": (a_line(scopes=[1]), "1: scopes: must be a list of strings"),
+    "a quota of words": (a_line(quotas={"general": "5"}), "1: quotas: must map names"),
+    "a boolean quota": (a_line(quotas={"general": True}), "1: quotas: must map names"),
+    "metadata of numbers": (a_line(metadata={"a": 1}), "1: metadata: must map names"),
     "an unknown scope": (
         a_line(scopes=["streams:raed"]),
         "1: unknown scope 'streams:raed' (did you mean 'streams:read'?)",
@@ -150,20 +150,20 @@ WRONG = {
     "a wrong time": (a_line(expires_at="soon"), "1: expires_at: is neither a date"),
     "a time out of range": (a_line(created_at="0001-01-01T00:00:00+23:00"), "1: created_at: is not in the past"),
     "a future birth": (a_line(created_at="2999-01-01"), "1: created_at: is not in the past"),
-    "a past end": (a_line(expires_at="2020-01-01"), "1: the time at which the key expires is not in the future"),
-    "a wrong id": (a_line(id="7"), "1: id: is key_ and 20 letters and digits"),
-    "an unknown algorithm": (a_line(algorithm="md5"), "1: algorithm: is not known here"),
+    "a past end": (a_line(expires_at="2020-01-01"), "1: the expiry is not in the future"),
+    "a wrong id": (a_line(id="7"), "1: id: must be key_ and 20 letters or digits"),
+    "an unknown algorithm": (a_line(algorithm="md5"), "1: algorithm: is unknown"),
     "an unloaded pepper": (
         a_line(algorithm="hmac-sha256:ab12cd34"),
         "1: algorithm: needs pepper ab12cd34, which is not",
     ),
     "a prefix nobody named": (
         a_line(prefix="pk_"),
-        "1: prefix: no entry of keys.imported in the configuration fits it",
+        "1: prefix: no entry of keys.imported in the configuration matches it",
     ),
     "a prefix of another environment": (
         a_line(prefix="hv_test_1", environment="live"),
-        "1: prefix: is that of the env",
+        "1: prefix: belongs to the env",
     ),
     "a half surrogate": (
         '{"hash": "' + hash_of("x") + '", "prefix": "sk_live_", "name": "\\ud800"}',
@@ -176,17 +176,17 @@ WRONG = {
 async def test_what_is_wrong_with_a_line_is_told_with_its_number(
     rules: KeyRules, line: dict[str, Any] | str, expected: str
 ) -> None:
-    [problem] = await told(a_file(line), line_rules(rules))
+    [problem] = await problems_in(a_file(line), line_rules(rules))
     assert problem.startswith(expected)
 
 
 async def test_every_bad_line_is_told_and_nothing_is_taken_in(store: SqliteStore, rules: KeyRules) -> None:
     good = [a_line(f"sk_live_{number}") for number in range(2_500)]
     lines = [*good[:1_500], a_line("bad", plan="gold"), "", *good[1_500:], a_line("sk_live_7"), a_line(name="")]
-    with pytest.raises(UnfitFile) as caught:
+    with pytest.raises(InvalidFile) as caught:
         await taken_in(store, a_file(*lines), line_rules(rules))
     assert [problem.line for problem in caught.value.problems] == [1_501, 2_503, 2_504]
-    assert [str(problem) for problem in caught.value.problems][1] == "2503: hash: is that of line 8"
+    assert [str(problem) for problem in caught.value.problems][1] == "2503: hash: is the same as on line 8"
     assert await store.keys.list(KeyFilter()) == []
     assert await store.audit.rows(AuditFilter()) == []
     assert (await store.audit.verify()).problem is None
@@ -196,7 +196,7 @@ async def test_keys_that_are_stored_already_are_named_by_line(store: SqliteStore
     key = a_key("sk_live_1")
     await store.keys.add([key], actor=ANN)
     file = a_file(a_line("sk_live_2"), a_line("sk_live_1"))
-    with pytest.raises(UnfitFile) as caught:
+    with pytest.raises(InvalidFile) as caught:
         await taken_in(store, file, line_rules(rules))
     assert [str(problem) for problem in caught.value.problems] == [f"2: hash: is stored already, as key {key.id}"]
     assert await store.keys.list(KeyFilter()) == [key]
@@ -218,7 +218,7 @@ async def test_keys_added_after_an_import_are_noticed_and_searched_as_before(
     store: SqliteStore, rules: KeyRules
 ) -> None:
     await taken_in(store, a_file(a_line()), line_rules(rules))
-    with pytest.raises(UnfitFile):
+    with pytest.raises(InvalidFile):
         await taken_in(store, a_file(a_line()), line_rules(rules))
     before = store.keys.generation()
     await store.keys.add([a_key(name="Latecomer")], actor=ANN)
@@ -237,8 +237,8 @@ async def test_the_prefix_tells_how_a_key_was_hashed(rules: KeyRules, store: Sql
 
 async def test_without_a_prefix_one_entry_is_enough_and_two_need_a_word(rules: KeyRules) -> None:
     line = {"hash": hash_of("x"), "name": "n"}
-    [problem] = await told(a_file(line), line_rules(rules, PLAIN, SALTED))
-    assert "several entries of keys.imported fit it" in problem
+    [problem] = await problems_in(a_file(line), line_rules(rules, PLAIN, SALTED))
+    assert "several entries of keys.imported match it" in problem
     key = line_rules(rules, PLAIN, SALTED, hash_name="sha256-pepper-first").key_of(line)
     assert (key.prefix, key.algorithm) == ("sk_old_", SALTED.algorithm)
 

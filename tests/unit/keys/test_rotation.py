@@ -158,11 +158,17 @@ CHANGES: list[tuple[dict[str, Any], str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "name", "value"), CHANGES)
+@pytest.mark.parametrize(("change", "name", "value"), CHANGES)
 async def test_one_thing_of_a_key_changes_and_the_rest_stays(
-    lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey, asked: dict[str, Any], name: str, value: Any
+    lifecycle: Lifecycle,
+    rules: KeyRules,
+    store: SqliteStore,
+    key: ApiKey,
+    change: dict[str, Any],
+    name: str,
+    value: Any,
 ) -> None:
-    changed = await lifecycle.change(key.id, KeyChange(**asked), rules, actor=BOB)
+    changed = await lifecycle.change(key.id, KeyChange(**change), rules, actor=BOB)
     assert changed == replace(key, **{name: value})
     assert await store.keys.get(key.id) == changed
     [row, _] = await store.audit.rows(AuditFilter(key_id=key.id))
@@ -220,35 +226,35 @@ async def test_a_change_of_a_key_that_was_changed_meanwhile_is_refused(
     assert (found.name, found.plan, found.status) == ("CD", "pro", KeyStatus.ACTIVE)
 
 
-def once(key: str = "r1", fingerprint: str = "f", whose: str = "ops") -> IdempotencyKey:
+def idempotency_key(key: str = "r1", fingerprint: str = "f", whose: str = "ops") -> IdempotencyKey:
     return IdempotencyKey(token=whose, key=key, fingerprint=fingerprint)
 
 
 async def test_a_request_sent_twice_is_carried_out_once(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore
 ) -> None:
-    issued = await lifecycle.issue(FULL, rules, actor=ANN, once=once())
+    issued = await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key())
     with pytest.raises(AlreadyProcessed) as repeated:
-        await lifecycle.issue(FULL, rules, actor=ANN, once=once())
+        await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key())
     assert repeated.value.key_id == issued.key.id
-    rotated = await lifecycle.rotate(issued.key.id, Rotation(), rules, actor=ANN, once=once("r2"))
+    rotated = await lifecycle.rotate(issued.key.id, Rotation(), rules, actor=ANN, idempotency_key=idempotency_key("r2"))
     with pytest.raises(AlreadyProcessed) as repeated:
-        await lifecycle.rotate(issued.key.id, Rotation(), rules, actor=ANN, once=once("r2"))
+        await lifecycle.rotate(issued.key.id, Rotation(), rules, actor=ANN, idempotency_key=idempotency_key("r2"))
     assert repeated.value.key_id == rotated.new.key.id
     assert len(await store.keys.list(KeyFilter())) == 2
 
 
 async def test_the_name_of_a_request_is_not_used_for_another(lifecycle: Lifecycle, rules: KeyRules) -> None:
-    await lifecycle.issue(FULL, rules, actor=ANN, once=once())
+    await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key())
     with pytest.raises(IdempotencyKeyReused):
-        await lifecycle.issue(FULL, rules, actor=ANN, once=once(fingerprint="other"))
-    await lifecycle.issue(FULL, rules, actor=ANN, once=once(whose="dev"))
+        await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key(fingerprint="other"))
+    await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key(whose="dev"))
 
 
 async def test_requests_are_remembered_for_a_day(lifecycle: Lifecycle, rules: KeyRules, clock: Clock) -> None:
-    await lifecycle.issue(FULL, rules, actor=ANN, once=once())
+    await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key())
     clock.seconds += IDEMPOTENCY_SECONDS
-    await lifecycle.issue(FULL, rules, actor=ANN, once=once())
+    await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key())
 
 
 Due = Callable[..., Any]

@@ -47,8 +47,8 @@ routes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """An answer of the admin listener."""
+class Response:
+    """A response of the admin listener."""
 
     status: int
     headers: Mapping[str, str]
@@ -60,7 +60,7 @@ class Told:
 
     @property
     def pointers(self) -> list[str]:
-        """What a refusal points at."""
+        """The pointers of a problem's errors."""
         return sorted(error["pointer"] for error in self.json["errors"])
 
 
@@ -72,7 +72,7 @@ class Admin:
     token: str | None = OPS
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def call(self, method: str, path: str, body: object = None, **headers: str) -> Told:
+    def call(self, method: str, path: str, body: object = None, **headers: str) -> Response:
         """headers: by their names with `_` for `-`. A `body` of bytes is sent as it is."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         credential = {"Authorization": f"Bearer {self.token}"} if self.token is not None else {}
@@ -83,20 +83,20 @@ class Admin:
             target = path if path.startswith("/") else f"/api/v1/{path}"
             connection.request(method, target, text, {**kind, **credential, **self.headers, **given})
             response = connection.getresponse()
-            return Told(status=response.status, headers=dict(response.getheaders()), body=response.read())
+            return Response(status=response.status, headers=dict(response.getheaders()), body=response.read())
         finally:
             connection.close()
 
     def issue(self, **wanted: object) -> tuple[str, str]:
         """Id and plaintext of a new key."""
-        told = self.call("POST", "keys", {"name": "a test's key", **wanted})
-        assert told.status == 201, told.body
-        return told.json["key"]["id"], told.json["secret"]
+        response = self.call("POST", "keys", {"name": "a test's key", **wanted})
+        assert response.status == 201, response.body
+        return response.json["key"]["id"], response.json["secret"]
 
 
 def admin_address(sidecar: Sidecar) -> tuple[str, int]:
     """Where the admin listener is bound."""
-    told = sidecar.process.stderr.wait_for(lambda line: "admin listener on" in line)
-    assert told is not None, sidecar.process.stderr.all()
-    host, _, port = told.rpartition(" ")[2].rpartition(":")
+    line = sidecar.process.stderr.wait_for(lambda line: "admin listener on" in line)
+    assert line is not None, sidecar.process.stderr.all()
+    host, _, port = line.rpartition(" ")[2].rpartition(":")
     return host, int(port)

@@ -100,10 +100,10 @@ def test_a_million_bytes_of_mistakes_cost_little_and_are_not_answered_with_more(
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        told = ops.call("POST", "keys", {"name": "x", **dict(body)})  # type: ignore[call-overload]
+        response = ops.call("POST", "keys", {"name": "x", **dict(body)})  # type: ignore[call-overload]
         seconds.append(time.perf_counter() - started)
-        assert told.status == 400
-        assert len(told.body) < 50_000
+        assert response.status == 400
+        assert len(response.body) < 50_000
     # The loop that clients are answered in is held up for as long; a busy machine adds to it, but not every time.
     assert min(seconds) < 1
 
@@ -119,13 +119,13 @@ def test_the_name_of_a_form_that_was_sent_is_kept_only_where_it_is_one_of_ours(o
 @pytest.mark.parametrize("tags", ["W/{}", "garbage", '""', ", ", '*, "x"', "'x'", '"x"', '"x", W/{}'])
 def test_what_does_not_name_the_key_as_it_is_changes_nothing(ops: Admin, acme: Admin, tags: str) -> None:
     key_id, _ = acme.issue(plan="free")
-    told = ops.call("GET", f"keys/{key_id}")
-    sent = tags.replace("{}", told.headers["ETag"])
+    response = ops.call("GET", f"keys/{key_id}")
+    sent = tags.replace("{}", response.headers["ETag"])
     for admin in (ops, acme):
         for verb in ("rotate", "disable", "enable", "revoke"):
             assert admin.call("POST", f"keys/{key_id}/{verb}", If_Match=sent).status == 412, verb
         assert admin.call("PATCH", f"keys/{key_id}", {"name": "other"}, If_Match=sent).status == 412
-    assert ops.call("GET", f"keys/{key_id}").json == told.json
+    assert ops.call("GET", f"keys/{key_id}").json == response.json
 
 
 @pytest.mark.parametrize("name", ["a\u202eb", "a\u200bb", "a\u0000b", "a\r\nSet-Cookie: x=y", "\u00a0", "a\u2028b"])

@@ -15,8 +15,8 @@ def test_an_issued_key_works_at_once_and_a_revoked_one_at_once_no_more(ops: Admi
     assert sidecar.ask("GET", "/streams/1", key=secret).status == 200
     assert ops.call("POST", f"keys/{key_id}/revoke").json["status"] == "revoked"
     assert sidecar.ask("GET", "/streams/1", key=secret).status == 401
-    told = ops.call("POST", f"keys/{key_id}/enable")
-    assert (told.status, told.json["code"]) == (409, "conflict")
+    response = ops.call("POST", f"keys/{key_id}/enable")
+    assert (response.status, response.json["code"]) == (409, "conflict")
 
 
 def test_the_plaintext_is_told_once_and_stands_nowhere_else(ops: Admin) -> None:
@@ -27,18 +27,18 @@ def test_the_plaintext_is_told_once_and_stands_nowhere_else(ops: Admin) -> None:
 
 def test_a_rotated_key_and_its_successor_both_work_until_the_overlap_is_over(ops: Admin, sidecar: Sidecar) -> None:
     key_id, secret = ops.issue(scopes=["streams:read"], tenant="globex", plan="pro")
-    told = ops.call("POST", f"keys/{key_id}/rotate", {"overlap_seconds": 3600})
-    new = told.json["key"]
-    assert (told.status, new["replaces"], told.json["old"]["id"]) == (201, key_id, key_id)
+    response = ops.call("POST", f"keys/{key_id}/rotate", {"overlap_seconds": 3600})
+    new = response.json["key"]
+    assert (response.status, new["replaces"], response.json["old"]["id"]) == (201, key_id, key_id)
     assert {name: new[name] for name in ("tenant", "plan", "scopes")} == {
         "tenant": "globex",
         "plan": "pro",
         "scopes": ["streams:read"],
     }
-    for text in (secret, told.json["secret"]):
+    for text in (secret, response.json["secret"]):
         assert sidecar.ask("GET", "/streams/1", key=text).status == 200
     at_once = ops.call("POST", f"keys/{new['id']}/rotate", {"overlap_seconds": 0})
-    assert sidecar.ask("GET", "/streams/1", key=told.json["secret"]).status == 401
+    assert sidecar.ask("GET", "/streams/1", key=response.json["secret"]).status == 401
     assert sidecar.ask("GET", "/streams/1", key=at_once.json["secret"]).status == 200
 
 
@@ -52,17 +52,19 @@ def test_a_change_changes_what_it_names_and_nothing_else(ops: Admin, sidecar: Si
 
 def test_every_bad_field_is_told_at_once_with_a_pointer_to_it(ops: Admin) -> None:
     wanted = {"nam": "x", "scopes": ["streams:read", 7], "quotas": {"a/b": 0}, "expires_at": "tomorrow"}
-    told = ops.call("POST", "keys", wanted)
-    assert (told.status, told.headers["Content-Type"]) == (400, "application/problem+json")
-    assert told.pointers == ["/expires_at", "/nam", "/name", "/quotas/a~1b", "/scopes/1"]
-    told = ops.call("POST", "keys", {"name": "x", "scopes": ["streams:raed"], "plan": "prro", "quotas": {"genral": 1}})
-    assert told.pointers == ["/plan", "/quotas/genral", "/scopes/0"]
-    assert "did you mean 'streams:read'" in told.body.decode()
+    response = ops.call("POST", "keys", wanted)
+    assert (response.status, response.headers["Content-Type"]) == (400, "application/problem+json")
+    assert response.pointers == ["/expires_at", "/nam", "/name", "/quotas/a~1b", "/scopes/1"]
+    response = ops.call(
+        "POST", "keys", {"name": "x", "scopes": ["streams:raed"], "plan": "prro", "quotas": {"genral": 1}}
+    )
+    assert response.pointers == ["/plan", "/quotas/genral", "/scopes/0"]
+    assert "did you mean 'streams:read'" in response.body.decode()
 
 
 def test_a_bad_field_is_told_in_words(ops: Admin) -> None:
-    told = ops.call("POST", "keys", {"name": "", "scopes": "streams:read", "quotas": {"general": 0}})
-    assert {flaw["pointer"]: flaw["detail"] for flaw in told.json["errors"]} == {
+    response = ops.call("POST", "keys", {"name": "", "scopes": "streams:read", "quotas": {"general": 0}})
+    assert {error["pointer"]: error["detail"] for error in response.json["errors"]} == {
         "/name": "must not be empty",
         "/scopes": "must be array | null, not str",
         "/quotas/general": "must be at least 1",
@@ -76,13 +78,13 @@ def test_a_body_that_is_no_json_object_is_refused(ops: Admin, body: bytes) -> No
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "wanted=1", "status=gone", "limit=1&limit=2"])
 def test_a_bad_query_is_refused_with_the_name_of_the_parameter(ops: Admin, query: str) -> None:
-    told = ops.call("GET", f"keys?{query}")
-    assert (told.status, told.pointers) == (400, [f"?{query.partition('=')[0]}"])
+    response = ops.call("GET", f"keys?{query}")
+    assert (response.status, response.pointers) == (400, [f"?{query.partition('=')[0]}"])
 
 
 def test_a_body_past_one_mebibyte_is_refused(ops: Admin) -> None:
-    told = ops.call("POST", "keys", {"name": "x" * 1024 * 1024})
-    assert (told.status, told.json["code"]) == (413, "body_too_large")
+    response = ops.call("POST", "keys", {"name": "x" * 1024 * 1024})
+    assert (response.status, response.json["code"]) == (413, "body_too_large")
 
 
 def test_a_request_sent_twice_issues_one_key(ops: Admin) -> None:
@@ -120,15 +122,15 @@ def test_a_change_of_what_somebody_else_has_changed_is_refused(ops: Admin) -> No
 
 def test_pages_follow_each_other_without_a_gap(ops: Admin) -> None:
     issued = [ops.issue(tenant="pages")[0] for _ in range(5)]
-    seen, path = [], "keys?tenant=pages&limit=2"
+    listed, path = [], "keys?tenant=pages&limit=2"
     while True:
         page = ops.call("GET", path).json
-        seen += [key["id"] for key in page["keys"]]
+        listed += [key["id"] for key in page["keys"]]
         if page["next"] is None:
             break
         path = f"keys?tenant=pages&limit=2&after={page['next']}"
-    assert sorted(seen) == sorted(issued)
-    assert len(seen) == 5
+    assert sorted(listed) == sorted(issued)
+    assert len(listed) == 5
 
 
 def test_keys_are_found_by_words_state_and_id(ops: Admin) -> None:

@@ -16,8 +16,8 @@ def foreign(ops: Admin) -> tuple[str, str, str]:
 
 def test_a_tenants_own_keys_are_issued_listed_changed_and_revoked(acme: Admin) -> None:
     key_id, _ = acme.issue(scopes=["streams:read"], plan="free")
-    told = acme.call("GET", f"keys/{key_id}").json
-    assert told["tenant"] == "acme"
+    body = acme.call("GET", f"keys/{key_id}").json
+    assert body["tenant"] == "acme"
     assert key_id in [key["id"] for key in acme.call("GET", "keys").json["keys"]]
     assert acme.call("PATCH", f"keys/{key_id}", {"name": "other"}).status == 200
     rotated = acme.call("POST", f"keys/{key_id}/rotate")
@@ -30,8 +30,8 @@ def test_keys_of_others_are_answered_like_unknown_ones(acme: Admin, foreign: tup
     unknown = acme.call("GET", "keys/key_nobody")
     for key_id in foreign:
         for method, path in (("GET", ""), ("GET", "/usage"), ("PATCH", ""), *(("POST", f"/{verb}") for verb in VERBS)):
-            told = acme.call(method, f"keys/{key_id}{path}", {} if method == "PATCH" else None)
-            assert (told.status, told.body) == (404, unknown.body), (method, path)
+            response = acme.call(method, f"keys/{key_id}{path}", {} if method == "PATCH" else None)
+            assert (response.status, response.body) == (404, unknown.body), (method, path)
         explained = acme.call("POST", "explain", {"method": "GET", "target": "/streams/1", "key": key_id})
         assert (explained.status, explained.body) == (404, unknown.body)
 
@@ -44,18 +44,18 @@ def test_lists_searches_and_the_audit_hold_nothing_of_others(acme: Admin, foreig
     paths += [f"audit?key={key_id}" for key_id in foreign] + ["audit?tenant=globex", "overview"]
     paths += [f"keys?search={key_id[:10]}" for key_id in foreign]
     for path in paths:
-        told = acme.call("GET", path)
-        assert told.status == 200
+        response = acme.call("GET", path)
+        assert response.status == 200
         for key_id in foreign:
-            assert key_id.encode() not in told.body, path
+            assert key_id.encode() not in response.body, path
 
 
 def test_a_plaintext_of_anothers_key_is_explained_as_nobodys(ops: Admin, acme: Admin) -> None:
     _, secret = ops.issue(tenant="globex", scopes=["streams:read"])
     question = {"method": "GET", "target": "/streams/1", "secret": secret}
     assert ops.call("POST", "explain", question).json["decision"] == "allow"
-    told = acme.call("POST", "explain", question).json
-    assert (told["reason"], told["key_id"]) == ("invalid_key", None)
+    body = acme.call("POST", "explain", question).json
+    assert (body["reason"], body["key_id"]) == ("invalid_key", None)
 
 
 @pytest.mark.parametrize(
@@ -72,20 +72,20 @@ def test_a_plaintext_of_anothers_key_is_explained_as_nobodys(ops: Admin, acme: A
     ],
 )
 def test_nothing_beyond_the_tokens_reach_is_granted(acme: Admin, beyond: dict[str, object], pointer: str) -> None:
-    told = acme.call("POST", "keys", {"name": "x", "plan": "free", **beyond})
-    assert (told.status, told.pointers) == (403, [pointer])
+    response = acme.call("POST", "keys", {"name": "x", "plan": "free", **beyond})
+    assert (response.status, response.pointers) == (403, [pointer])
     if "tenant" not in beyond:
         key_id, _ = acme.issue(plan="free")
-        told = acme.call("PATCH", f"keys/{key_id}", beyond)
-        assert (told.status, told.pointers) == (403, [pointer])
+        response = acme.call("PATCH", f"keys/{key_id}", beyond)
+        assert (response.status, response.pointers) == (403, [pointer])
 
 
 def test_what_a_key_has_already_may_stay_but_not_be_turned_into_a_new_secret(ops: Admin, acme: Admin) -> None:
     key_id, _ = ops.issue(tenant="acme", scopes=["billing", "streams:read"], plan="pro")
-    told = acme.call("PATCH", f"keys/{key_id}", {"name": "renamed", "scopes": ["billing"]})
-    assert (told.status, told.json["scopes"], told.json["plan"]) == (200, ["billing"], "pro")
-    told = acme.call("POST", f"keys/{key_id}/rotate")
-    assert (told.status, told.pointers) == (403, ["/plan", "/scopes/0"])
+    response = acme.call("PATCH", f"keys/{key_id}", {"name": "renamed", "scopes": ["billing"]})
+    assert (response.status, response.json["scopes"], response.json["plan"]) == (200, ["billing"], "pro")
+    response = acme.call("POST", f"keys/{key_id}/rotate")
+    assert (response.status, response.pointers) == (403, ["/plan", "/scopes/0"])
 
 
 def test_the_default_scopes_are_granted_only_within_reach(acme: Admin) -> None:
@@ -105,13 +105,13 @@ def test_what_a_key_may_do_beyond_the_tokens_reach_is_not_given_for_longer(ops: 
     end = "2090-01-01T00:00:00Z"
     key_id, _ = ops.issue(tenant="acme", scopes=["billing"], plan="free", expires_at=end)
     for later in (None, "2090-01-01T00:00:01Z"):
-        told = acme.call("PATCH", f"keys/{key_id}", {"expires_at": later})
-        assert (told.status, told.pointers) == (403, ["/scopes/0"])
+        response = acme.call("PATCH", f"keys/{key_id}", {"expires_at": later})
+        assert (response.status, response.pointers) == (403, ["/scopes/0"])
     assert acme.call("PATCH", f"keys/{key_id}", {"expires_at": "2089-01-01T00:00:00Z"}).status == 200
     # Nor is it given back, where somebody has taken it away.
     assert acme.call("POST", f"keys/{key_id}/disable").status == 200
-    told = acme.call("POST", f"keys/{key_id}/enable")
-    assert (told.status, told.pointers) == (403, ["/scopes/0"])
+    response = acme.call("POST", f"keys/{key_id}/enable")
+    assert (response.status, response.pointers) == (403, ["/scopes/0"])
     assert ops.call("POST", f"keys/{key_id}/enable").status == 200
 
 

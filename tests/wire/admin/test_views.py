@@ -44,8 +44,8 @@ def test_a_key_that_a_client_puts_into_its_user_agent_is_neither_stored_nor_show
 
 def test_a_span_that_ends_before_it_begins_is_refused(ops: Admin) -> None:
     key_id, _ = ops.issue()
-    told = ops.call("GET", f"keys/{key_id}/usage?since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z")
-    assert (told.status, told.pointers) == (400, ["?since"])
+    response = ops.call("GET", f"keys/{key_id}/usage?since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z")
+    assert (response.status, response.pointers) == (400, ["?since"])
 
 
 def test_routes_scopes_and_plans_are_told_as_they_are_in_force(ops: Admin) -> None:
@@ -70,8 +70,8 @@ def test_explain_is_the_gates_decision_and_takes_nothing(ops: Admin, sidecar: Si
     key_id, secret = ops.issue(scopes=["streams:read"], plan="free")
     question = {"method": "GET", "target": "/streams/1", "key": key_id}
     for _ in range(12):
-        told = ops.call("POST", "explain", question).json
-        assert (told["decision"], told["route"], told["quotas"][0]["remaining"]) == ("allow", "GET /streams/**", 10)
+        body = ops.call("POST", "explain", question).json
+        assert (body["decision"], body["route"], body["quotas"][0]["remaining"]) == ("allow", "GET /streams/**", 10)
     sidecar.ask("GET", "/streams/1", key=secret)
     assert ops.call("POST", "explain", question).json["quotas"][0]["remaining"] == 9
     denied = ops.call("POST", "explain", {"method": "GET", "target": "/billing/1", "secret": secret}).json
@@ -84,16 +84,16 @@ def test_explain_does_not_show_the_key_even_where_the_upstream_gets_it(start_sid
     config = CONFIG.replace("keys:\n  env", "keys:\n  forward_credential: true\n  env", 1)
     ops = Admin(address=admin_address(start_sidecar(config)))
     _, secret = ops.issue(scopes=["streams:read"])
-    told = ops.call("POST", "explain", {"method": "GET", "target": "/streams/1", "secret": secret})
-    assert told.json["decision"] == "allow"
-    assert "Bearer (the key)" in told.body.decode()
-    assert secret not in told.body.decode()
+    response = ops.call("POST", "explain", {"method": "GET", "target": "/streams/1", "secret": secret})
+    assert response.json["decision"] == "allow"
+    assert "Bearer (the key)" in response.body.decode()
+    assert secret not in response.body.decode()
 
 
 def test_explain_knows_missing_unknown_and_malformed(ops: Admin) -> None:
-    def reason(**asked: str) -> str | None:
-        told = ops.call("POST", "explain", {"method": "GET", "target": "/streams/1", **asked})
-        found: str | None = told.json["reason"]
+    def reason(**fields: str) -> str | None:
+        response = ops.call("POST", "explain", {"method": "GET", "target": "/streams/1", **fields})
+        found: str | None = response.json["reason"]
         return found
 
     assert reason() == "missing_credential"
@@ -120,17 +120,17 @@ def test_whoami_tells_how_far_a_token_reaches(ops: Admin, acme: Admin) -> None:
 def test_the_overview_counts_keys_and_names_those_that_are_due(ops: Admin, acme: Admin) -> None:
     key_id, _ = ops.issue(tenant="globex")
     ops.call("POST", f"keys/{key_id}/rotate")
-    told = ops.call("GET", "overview").json
-    assert told["keys"]["active"] >= 2
-    assert (key_id, "retires") in {(due["key"]["id"], due["why"]) for due in told["due"]}
+    body = ops.call("GET", "overview").json
+    assert body["keys"]["active"] >= 2
+    assert (key_id, "retires") in {(due["key"]["id"], due["why"]) for due in body["due"]}
     mine = acme.call("GET", "overview").json
     assert (mine["keys"], mine["due"]) == (None, [])
 
 
 def test_the_documentation_is_one_page_without_script_or_other_host(ops: Admin) -> None:
-    told = ops.call("GET", "/api/docs")
-    page = told.body.decode()
-    assert told.headers["Content-Type"].startswith("text/html")
+    response = ops.call("GET", "/api/docs")
+    page = response.body.decode()
+    assert response.headers["Content-Type"].startswith("text/html")
     assert "POST /api/v1/keys/{id}/rotate" in page
     assert "<script" not in page
     assert "//" not in page.replace("</", "")

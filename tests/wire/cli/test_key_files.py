@@ -73,9 +73,9 @@ def test_a_dry_run_lists_every_bad_line_and_makes_no_store(keys: Keys, tmp_path:
     result = keys.run("import", "--dry-run", str(file))
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        f"Error: {file}:2: is no JSON",
+        f"Error: {file}:2: is not JSON",
         f"Error: {file}:3: unknown plan 'gold' (known: none)",
-        f"Error: {file}:4: hash: is that of line 1",
+        f"Error: {file}:4: hash: is the same as on line 1",
         "Error: nothing was imported: 3 problems",
     ]
     assert not keys.store.exists()

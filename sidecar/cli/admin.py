@@ -1,4 +1,4 @@
-"""`sidecar admin`: tokens for those who administer."""
+"""`sidecar admin`: admin tokens."""
 
 import secrets
 from textwrap import indent
@@ -15,13 +15,13 @@ PREFIX: Final = "sidecar_admin_"
 
 
 def new_token() -> str:
-    """An admin token, of which the configuration gets only the hash."""
+    """Return a new admin token. The configuration holds only its hash."""
     return KeyFormat().make(PREFIX, secrets.randbelow)
 
 
 @click.group(name="admin")
 def admin_group() -> None:
-    """Look after who administers.
+    """Manage access to the admin API and page.
 
     \b
     Example:
@@ -30,21 +30,27 @@ def admin_group() -> None:
 
 
 @admin_group.command()
-@click.option("--name", required=True, help="Whose token it is; the audit trail shows it as token:NAME.")
+@click.option("--name", required=True, help="Name of the token; the audit trail shows it as token:NAME.")
 @click.option(
-    "--rights", type=click.Choice(["read", "write"]), default="write", show_default=True, help="What it may do."
+    "--rights", type=click.Choice(["read", "write"]), default="write", show_default=True, help="What the token may do."
 )
-@click.option("--tenant", metavar="T", help="Reach the keys of this tenant, and no other's.")
+@click.option("--tenant", metavar="T", help="Limit the token to the keys of this tenant.")
 @click.option(
-    "--scope", "scopes", multiple=True, metavar="S", help="With --tenant: may grant this. Default: every one."
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="S",
+    help="With --tenant: a scope that the token may grant. Default: all.",
 )
-@click.option("--plan", "plans", multiple=True, metavar="P", help="With --tenant: may put keys on this. Default: any.")
+@click.option(
+    "--plan", "plans", multiple=True, metavar="P", help="With --tenant: a plan that the token may assign. Default: all."
+)
 def token(
     name: str, rights: Literal["read", "write"], tenant: str | None, scopes: tuple[str, ...], plans: tuple[str, ...]
 ) -> None:
-    """Make an admin token and its entry for the configuration.
+    """Create an admin token and its entry for the configuration.
 
-    The token is printed this once; the entry holds its hash.
+    The token is printed only once; the entry holds its hash. --scope and --plan can be given several times.
 
     \b
     Example:
@@ -52,14 +58,14 @@ def token(
       sidecar admin token --name acme-portal --tenant acme --scope streams:read
     """
     if (scopes or plans) and tenant is None:
-        raise Misuse("--scope and --plan bound a token of one tenant: add --tenant")
+        raise Misuse("--scope and --plan limit a token of one tenant: add --tenant")
     if tenant == EVERY:
-        raise Misuse(f"--tenant {EVERY}: leave it out for a token that administers every tenant")
+        raise Misuse(f"--tenant {EVERY} is not possible: for a token that administers every tenant, leave --tenant out")
     text = new_token()
     try:
         entry = token_entry(text, name=name, rights=rights, tenant=tenant, scopes=scopes, plans=plans)
     except ValueError as error:
         raise Misuse(str(error)) from error
     click.echo(f"\n    {text}\n")
-    click.echo("This is the admin token. It is shown only now. In the configuration, write, or add to what is there:\n")
+    click.echo("This is the admin token. It is shown only once. Add its entry to the configuration:\n")
     click.echo(f"admin:\n  tokens:\n{indent(entry, '    ')}")

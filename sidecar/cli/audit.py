@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from sidecar.cli import key_service as key_tasks
+from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import Failure, Misuse, from_store, printable, reported, since
 from sidecar.cli.output import audit_as_json, audit_line
@@ -19,15 +19,17 @@ _ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "
 
 @click.group(name="audit", invoke_without_command=True)
 @from_store
-@click.option("--key", "key_id", callback=printable, metavar="ID", help="Changes of this key.")
-@click.option("--tenant", callback=printable, metavar="T", help="Changes of this tenant's keys.")
-@click.option("--actor", callback=printable, metavar="WHO", help="Changes by this one, such as cli:ann.")
+@click.option("--key", "key_id", callback=printable, metavar="ID", help="Only changes of this key.")
+@click.option("--tenant", callback=printable, metavar="T", help="Only changes of this tenant's keys.")
+@click.option("--actor", callback=printable, metavar="WHO", help="Only changes by this actor, such as cli:ann.")
 @click.option("--action", type=click.Choice(_ACTIONS), metavar="A", help=f"One of {', '.join(_ACTIONS)}.")
-@click.option("--since", callback=since, metavar="WHEN", help="From 7d ago, or from 2027-01-31 (00:00 UTC) on.")
-@click.option("--until", callback=since, metavar="WHEN", help="Before this.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most so many.")
+@click.option("--since", callback=since, metavar="WHEN", help="Changes since 7d (ago) or 2027-01-31 (00:00 UTC).")
+@click.option("--until", callback=since, metavar="WHEN", help="Changes before this time.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Show at most this many."
+)
 def audit_group(config: str | None, store: str | None, as_json: bool, **filters: Any) -> None:
-    """Show who changed what of which key, when and from where.
+    """Show who changed which key, how, when and from where.
 
     \b
     Example:
@@ -36,13 +38,13 @@ def audit_group(config: str | None, store: str | None, as_json: bool, **filters:
     if click.get_current_context().invoked_subcommand is not None:
         return
     with reported():
-        rows = asyncio.run(_rows(key_tasks.url_of(config, store), AuditFilter(**filters)))
+        rows = asyncio.run(_rows(key_service.url_of(config, store), AuditFilter(**filters)))
     if as_json:
         click.echo(json.dumps([audit_as_json(row) for row in rows], indent=2))
     elif rows:
         click.echo("\n".join(map(audit_line, rows)))
     else:
-        click.echo("No change fits.")
+        click.echo("No changes match.")
 
 
 async def _rows(url: str, wanted: AuditFilter) -> Any:
@@ -52,12 +54,12 @@ async def _rows(url: str, wanted: AuditFilter) -> Any:
 
 @audit_group.command()
 @from_store
-@click.option("--noted", metavar="HEAD", help="What this command printed before: it must still be part of the audit.")
+@click.option("--noted", metavar="HEAD", help="Head that an earlier run printed: it must still be part of the audit.")
 def verify(config: str | None, store: str | None, as_json: bool, noted: str | None) -> None:
-    """Look for rows of the audit that were changed, removed or put in. Exits with 1 where there are any.
+    """Check that no audit row was changed, removed or inserted. Exits with 1 if one was.
 
-    Rows are chained by hashes, and the head names the last one. Who may write the store could write the whole chain
-    anew: note the head that is printed elsewhere, and give it to --noted the next time.
+    Hashes chain the rows, and the head identifies the last one. Anyone who can write to the store could rebuild the
+    whole chain, so keep the printed head somewhere else and pass it to --noted next time.
 
     \b
     Example:
@@ -67,7 +69,7 @@ def verify(config: str | None, store: str | None, as_json: bool, noted: str | No
     given = above.params if above is not None else {}
     url = (config or given.get("config"), store or given.get("store"))
     with reported():
-        state = asyncio.run(_verified(key_tasks.url_of(*url), noted))
+        state = asyncio.run(_verified(key_service.url_of(*url), noted))
     if as_json or given.get("as_json"):
         click.echo(json.dumps({"rows": state.rows, "head": state.head, "problem": state.problem}, indent=2))
     elif state.problem is None:

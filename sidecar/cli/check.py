@@ -21,7 +21,8 @@ _CONFIG_STATUS = 2
 def check_command(context: click.Context, file: str) -> None:
     """Check a configuration file and print every problem at once.
 
-    SIDECAR_LISTEN and its like win over the file, as they do for `sidecar serve`. Exits 0, or 2 with a line
+    SIDECAR_* variables (SIDECAR_LISTEN, …) override the file, as they do for `sidecar serve`. Exits with 0 if the
+    configuration is valid. Otherwise exits with 2 and prints a line for each problem:
     FILE:LINE:COLUMN: path.of.value: what is wrong.
 
     \b

@@ -1,4 +1,4 @@
-"""`sidecar demo`: a small upstream, the sidecar before it, three keys, and what to try."""
+"""`sidecar demo`: a small upstream, the sidecar in front of it, three keys, and requests to try."""
 
 import asyncio
 import http.client
@@ -29,8 +29,7 @@ from sidecar.keys.ports import Actor
 from sidecar.keys.validation import NewKey
 from sidecar.store.store import SqliteStore
 
-# What the demo configures, issues and sends.
-
+# The configuration, the keys and the requests of the demo.
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -68,12 +67,12 @@ KEYS = {
     "writer": ("acme", ("streams:write",)),
     "reporter": ("globex", ("reports:read",)),
 }
-"""Name to tenant and scopes."""
+"""The tenant and the scopes of each key, by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A request and the answer it gets. `reason` is empty where the request is allowed."""
+    """A request and the expected response. `reason` is empty if the request is allowed."""
 
     method: str = "GET"
     path: str
@@ -85,9 +84,11 @@ class Step:
 
 STEPS = (
     Step(path="/v1/status", status=200, why="the route is public"),
-    Step(path="/v1/streams", status=401, reason="missing_credential", why="the route wants a key"),
+    Step(path="/v1/streams", status=401, reason="missing_credential", why="the route requires a key"),
     Step(path="/v1/streams", key="reader", status=200, why="the key has the scope streams:read"),
-    Step(path="/v1/streams", key="mistyped", status=401, reason="invalid_key", why="the checksum tells a mistyped key"),
+    Step(
+        path="/v1/streams", key="mistyped", status=401, reason="invalid_key", why="the checksum reveals a mistyped key"
+    ),
     Step(
         method="POST",
         path="/v1/streams",
@@ -106,37 +107,39 @@ STEPS = (
         reason="wrong_tenant",
         why="the key belongs to another tenant",
     ),
-    Step(path="/internal", key="writer", status=403, reason="no_route", why="what no route names is denied"),
+    Step(
+        path="/internal", key="writer", status=403, reason="no_route", why="no route matches, so the request is denied"
+    ),
     Step(
         path="/v1/streams/../status",
         key="writer",
         status=400,
         reason="ambiguous_target",
-        why="the upstream might read this path in another way than the routes do",
+        why="the upstream might read this path differently than the routes",
     ),
-    Step(path="/v1/reports", key="reporter", status=200, why="the first of two in an hour"),
-    Step(path="/v1/reports", key="reporter", status=200, why="the second"),
+    Step(path="/v1/reports", key="reporter", status=200, why="the first of two requests per hour"),
+    Step(path="/v1/reports", key="reporter", status=200, why="the second of two requests per hour"),
     Step(path="/v1/reports", key="reporter", status=429, reason="quota_exceeded", why="the quota is used up"),
 )
 
 
 def mistyped(text: str) -> str:
-    """A key with two neighbouring characters of its random part changed over, as people do."""
+    """Return the key with two neighbouring characters of its random part swapped, a common typing mistake."""
     at = next(at for at in range(len(text) - 10, 5, -1) if text[at] != text[at + 1])
     return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
 
 
 @click.command("demo")
-@click.option("--check", is_flag=True, help="Send the requests, print what came of each, and exit.")
+@click.option("--check", is_flag=True, help="Send the requests, print each result, and exit.")
 def demo_command(check: bool) -> None:
-    """Run the sidecar before a small upstream, and say what to try. Ends with Ctrl-C.
+    """Try the sidecar in front of a small upstream. Stop it with Ctrl-C.
 
     \b
     Example:
       sidecar demo
       sidecar demo --check
 
-    With --check the requests are sent at once; exits with 1 if an answer is not as told.
+    With --check the demo sends the requests itself, and exits with 1 if a response is not as expected.
     """
     run(_demo(check))
 
@@ -151,13 +154,13 @@ async def _demo(check: bool) -> None:
                 addresses = dict(app.listeners)
                 if check:
                     sys.exit(await asyncio.to_thread(_send_all, addresses["data"], keys))
-                _invite(addresses, keys, token)
+                _print_introduction(addresses, keys, token)
                 await stopping.wait()
 
 
 @asynccontextmanager
 async def _upstream() -> AsyncIterator[str]:
-    """A service that answers with what it was told of the caller; its URL."""
+    """Run a service that responds with the identity headers it received. Yields its URL."""
     runner = web.ServerRunner(web.Server(_echo))
     await runner.setup()
     try:
@@ -168,8 +171,8 @@ async def _upstream() -> AsyncIterator[str]:
 
 
 async def _echo(request: web.BaseRequest) -> web.StreamResponse:
-    told = {name: value for name, value in request.headers.items() if name.startswith("X-")}
-    return web.json_response({"upstream saw": f"{request.method} {request.path}", "told by the sidecar": told})
+    identity = {name: value for name, value in request.headers.items() if name.startswith("X-")}
+    return web.json_response({"request": f"{request.method} {request.path}", "identity headers": identity})
 
 
 async def _prepared(folder: Path, upstream: str, token: str) -> tuple[Config, dict[str, str]]:
@@ -190,28 +193,28 @@ async def _prepared(folder: Path, upstream: str, token: str) -> tuple[Config, di
     return config, {name: key.secret.text for name, key in issued.items()}
 
 
-def _invite(addresses: Mapping[str, Address], keys: Mapping[str, str], token: str) -> None:
-    click.echo("The sidecar runs before a small upstream. Three keys were issued:\n")
+def _print_introduction(addresses: Mapping[str, Address], keys: Mapping[str, str], token: str) -> None:
+    click.echo("The sidecar runs in front of a small upstream. Three keys were issued:\n")
     for name, text in keys.items():
         click.echo(f"  {name:<8} {text}   {', '.join(KEYS[name][1])}")
     click.echo("\nTry:\n")
     for step in STEPS:
         click.echo(f"  {_curl(step, addresses['data'], keys)}")
         click.echo(f"      {step.status}{f' {step.reason}' if step.reason else ''}: {step.why}\n")
-    click.echo(f"Keys, their use and their changes: http://{addresses['admin']}/  (API: /api/docs)")
+    click.echo(f"Admin page (keys, usage, audit): http://{addresses['admin']}/  (API: /api/docs)")
     click.echo(f"  Sign in with this admin token: {token}\n")
     click.echo(f"Metrics: curl http://{addresses['ops']}/metrics   Stop: Ctrl-C")
 
 
 def _curl(step: Step, address: Address, keys: Mapping[str, str]) -> str:
-    words = ["curl -i"]
+    arguments = ["curl -i"]
     if step.method != "GET":
-        words.append(f"-X {step.method}")
+        arguments.append(f"-X {step.method}")
     if ".." in step.path:
-        words.append("--path-as-is")
+        arguments.append("--path-as-is")
     if step.key:
-        words.append(f"-H 'Authorization: Bearer {_presented(step, keys)}'")
-    return " ".join([*words, f"http://{address}{step.path}"])
+        arguments.append(f"-H 'Authorization: Bearer {_presented(step, keys)}'")
+    return " ".join([*arguments, f"http://{address}{step.path}"])
 
 
 def _presented(step: Step, keys: Mapping[str, str]) -> str:
@@ -219,17 +222,17 @@ def _presented(step: Step, keys: Mapping[str, str]) -> str:
 
 
 def _send_all(address: Address, keys: Mapping[str, str]) -> int:
-    """Send every step in order and print a table; how the process is to exit."""
+    """Send every request in order and print a table. Returns the exit status."""
     failed = 0
-    click.echo(f"{'request':<28} {'key':<9} {'status':<7} {'reason':<20} as told")
+    click.echo(f"{'request':<28} {'key':<9} {'status':<7} {'reason':<20} as expected")
     for step in STEPS:
         status, reason = _send(step, address, keys)
-        as_told = (status, reason) == (step.status, step.reason)
-        failed += not as_told
+        as_expected = (status, reason) == (step.status, step.reason)
+        failed += not as_expected
         request = f"{step.method} {step.path}"
-        told = "yes" if as_told else f"no: expected {step.status} {step.reason}"
-        click.echo(f"{request:<28} {step.key or '-':<9} {status:<7} {reason or '-':<20} {told}")
-    click.echo(f"{len(STEPS) - failed} of {len(STEPS)} answers as told")
+        verdict = "yes" if as_expected else f"no: expected {step.status} {step.reason}"
+        click.echo(f"{request:<28} {step.key or '-':<9} {status:<7} {reason or '-':<20} {verdict}")
+    click.echo(f"{len(STEPS) - failed} of {len(STEPS)} responses as expected")
     return 1 if failed else 0
 
 

@@ -17,27 +17,27 @@ from sidecar.doctor.run import Examination, examine
 @click.command("doctor")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--deep", is_flag=True, help="Verify the whole audit, however long it is.")
+@click.option("--deep", is_flag=True, help="Verify the whole audit trail, however long it is.")
 @click.option(
-    "--grace", callback=seconds, metavar="TIME", help="How long the platform waits after SIGTERM, such as 30s."
+    "--grace", callback=seconds, metavar="TIME", help="Time that the platform leaves after SIGTERM, such as 30s."
 )
 @click.pass_context
 def doctor_command(context: click.Context, config_path: str, as_json: bool, deep: bool, grace: float | None) -> None:
-    """Look at an installation and say what to mend.
+    """Check the installation and suggest fixes.
 
-    Each finding tells what is seen, why it matters, and what to do.
+    Each finding says what was found, why it matters, and what to do.
 
-    Run it where the sidecar runs, as its user and with its SIDECAR_* variables. It changes nothing, and prints no
-    secret. It connects to the upstream, sends it HEAD /, tries its port at this host's other addresses, asks the ops
-    listener, and times the store. Exits with 0 if there is nothing worse than a warning, 1 if there are problems,
-    2 if the configuration is wrong.
+    Run it where the sidecar runs, as the same user and with the same SIDECAR_* variables. It changes nothing and prints
+    no secrets. It connects to the upstream, sends it HEAD /, tries its port on this host's other addresses, queries the
+    ops listener, and measures the store's latency. Exits with 0 if nothing is worse than a warning, with 1 if there are
+    problems, with 2 if the configuration is wrong.
 
     \b
     Example:
       sidecar doctor -c /etc/sidecar/sidecar.yaml
       sidecar doctor -c sidecar.yaml --json | jq '.findings[] | select(.severity != "ok")'
     """
-    asked = Examination(
+    examination = Examination(
         config=load_or_exit(config_path, {}),
         environ=os.environ,
         clock=time.time,
@@ -45,7 +45,7 @@ def doctor_command(context: click.Context, config_path: str, as_json: bool, deep
         grace_seconds=grace,
         deep=deep,
     )
-    found = asyncio.run(examine(asked))
+    found = asyncio.run(examine(examination))
     text = (
         json.dumps(findings_as_json(config_path, found), indent=2) if as_json else findings_as_text(config_path, found)
     )

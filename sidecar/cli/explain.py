@@ -1,4 +1,4 @@
-"""`sidecar explain`: the gate itself, asked about one request."""
+"""`sidecar explain`: what the gate decides about one request, and why."""
 
 import asyncio
 import secrets
@@ -21,19 +21,19 @@ from sidecar.limiter.port import Limiter
 
 _WIDTH = 14
 _DETAILS = {"or read as", "scopes held", "missing", "used up", "header"}
-"""What belongs to the line before."""
+"""Labels of lines that belong to the line before them; they are indented."""
 
 
 @click.command("explain")
 @config_option
 @click.argument("method")
 @click.argument("target")
-@click.option("--key", "name", metavar="ID", help="Key id or prefix; - reads the key itself from stdin.")
-@click.option("--store", metavar="URL", help="Key store instead of the configured one.")
+@click.option("--key", "name", metavar="ID", help="Key id or prefix, or - to read the API key from stdin.")
+@click.option("--store", metavar="URL", help="Use this key store instead of the configured one.")
 def explain_command(config_path: str, method: str, target: str, name: str | None, store: str | None) -> None:
-    """Say what the sidecar would do with a request, and why. Takes nothing from any quota.
+    """Show what the sidecar would do with a request, and why. Uses up no quota.
 
-    TARGET is a path with its query, as a client sends it: /v1/streams/7?page=2, no whole URL.
+    TARGET is the path and query as a client sends them, such as /v1/streams/7?page=2. It is not a whole URL.
 
     \b
     Example:
@@ -61,7 +61,7 @@ async def _explain(config: Config, method: str, target: str, name: str | None) -
 
 
 async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, name: str) -> Question:
-    """The question with the key that `name` means: an id or a stored prefix, or the one on stdin for `-`."""
+    """Return the question with the key that `name` identifies: by id, by prefix, or `-` for the API key on stdin."""
     presented = sys.stdin.readline().strip() if name == "-" else None
     async with open_store(config.store) as store:
         limiter.restore(await store.quotas.load(), time.time())

@@ -1,4 +1,4 @@
-"""What `sidecar keys` does once its arguments are understood."""
+"""The work of `sidecar keys`: open the store, find the key, and call the lifecycle."""
 
 import getpass
 import os
@@ -23,11 +23,15 @@ from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import KeyRules, NewKey
 from sidecar.store.store import SqliteStore
 
-# From a store's URL to an open store.
+T = TypeVar("T")
+Verb = Callable[[Lifecycle, ApiKey], Awaitable[T]]
+
+_PAGE = 500
+_STDIN = "-"
 
 
 def path_of(url: str) -> str:
-    """The file of `sqlite:///absolute/path` or `sqlite:relative/path`. Raises Misuse for anything else."""
+    """Return the path in `sqlite:///absolute/path` or `sqlite:relative/path`. Raises Misuse for any other URL."""
     try:
         return sqlite_path(parse_store(url))
     except ValueError as error:
@@ -36,7 +40,7 @@ def path_of(url: str) -> str:
 
 @asynccontextmanager
 async def open_store(url: str, *, create: bool = False) -> AsyncIterator[SqliteStore]:
-    """Raises StoreUnavailable, also where there is no store yet and `create` is not set."""
+    """Open the store. Raises StoreUnavailable, also if there is no store yet and `create` is not set."""
     store = await SqliteStore.open(path_of(url), create=create, clock=time.time, timings=_unobserved)
     try:
         yield store
@@ -48,29 +52,22 @@ def _unobserved(operation: str, seconds: float) -> None:
     """A command has no metrics."""
 
 
-T = TypeVar("T")
-Verb = Callable[[Lifecycle, ApiKey], Awaitable[T]]
-
-_PAGE = 500
-_STDIN = "-"
-
-
 def settings_of(config: str | None, store: str | None) -> Config:
-    """The configuration, with the store of the option. Exits where it is wrong. Raises Misuse where none is named."""
+    """Load the configuration; `store` overrides its own. Exits if it is wrong. Raises Misuse if none is named."""
     if config is None:
-        raise Misuse("name the configuration: -c FILE, or SIDECAR_CONFIG")
+        raise Misuse("no configuration is named: give -c FILE, or set SIDECAR_CONFIG")
     return load_or_exit(config, {"store": store})
 
 
 def url_of(config: str | None, store: str | None) -> str:
-    """The store's URL; the configuration is read only where no option names one."""
+    """Return the store's URL. The configuration is read only if no option names the store."""
     if store is None and config is None:
-        raise Misuse("name the configuration (-c FILE, or SIDECAR_CONFIG) or the store (--store URL)")
+        raise Misuse("no store is named: give -c FILE (or set SIDECAR_CONFIG), or give --store URL")
     return settings_of(config, None).store if store is None else store
 
 
 def rules_of(config: Config) -> KeyRules:
-    """What the configuration asks of a key. Raises Misuse where its settings do not go together."""
+    """Return what the configuration requires of a key. Raises Misuse if its settings contradict each other."""
     try:
         return key_rules(config)
     except ValueError as error:
@@ -78,7 +75,7 @@ def rules_of(config: Config) -> KeyRules:
 
 
 async def issue(config: Config, wanted: NewKey) -> Issued:
-    """Raises InvalidKey, MissingPepper and StoreUnavailable. Nothing is made for a key that does not fit."""
+    """Issue a key. An invalid key creates no store. Raises InvalidKey, MissingPepper and StoreUnavailable."""
     rules, hasher = rules_of(config), hasher_of_environ(config)
     rules.check(wanted, now())
     async with open_store(config.store, create=True) as store:
@@ -87,42 +84,42 @@ async def issue(config: Config, wanted: NewKey) -> Issued:
 
 
 def prepare(config: Config, wanted: NewKey) -> Issued:
-    """A key that no store knows. Raises InvalidKey."""
+    """Issue a key without storing it. Raises InvalidKey."""
     maker = KeyMaker(hasher_of_environ(config), clock=time.time, randbelow=secrets.randbelow)
     return maker.prepare(wanted, rules_of(config), actor=actor())
 
 
 async def change(url: str, name: str, verb: Verb[T], config: Config | None = None) -> T:
-    """What `verb` makes of the key named by id, stored prefix or `-`. Raises Failure, KeyConflict and StoreUnavailable.
+    """Apply `verb` to the key that `name` identifies: by id, by prefix, or `-` for the API key on stdin.
 
-    `config` says how keys made elsewhere are hashed.
+    `config` says how imported keys are hashed. Raises Failure, Misuse, KeyConflict and StoreUnavailable.
     """
     async with open_store(url) as store:
-        lifecycle = _lifecycle(store.keys, hasher_of_environ(config) if name == _STDIN else Hasher())
-        return await verb(lifecycle, await _named(lifecycle, name))
+        lifecycle = _lifecycle(store, hasher_of_environ(config) if name == _STDIN else Hasher())
+        return await verb(lifecycle, await _find(lifecycle, name))
 
 
 async def rotate(config: Config, name: str, rotation: Rotation) -> Rotated:
-    """Raises Failure, KeyConflict, InvalidKey, MissingPepper and StoreUnavailable."""
+    """Issue a replacement. Raises Failure, Misuse, KeyConflict, InvalidKey, MissingPepper and StoreUnavailable."""
     rules, hasher = rules_of(config), hasher_of_environ(config)
     async with open_store(config.store) as store:
-        await check_peppers(store.statistics, hasher)
-        lifecycle = _lifecycle(store.keys, hasher)
-        return await lifecycle.rotate((await _named(lifecycle, name)).id, rotation, rules, actor=actor())
+        await check_peppers(store, hasher)
+        lifecycle = _lifecycle(store, hasher)
+        return await lifecycle.rotate((await _find(lifecycle, name)).id, rotation, rules, actor=actor())
 
 
-async def _named(lifecycle: Lifecycle, name: str) -> ApiKey:
+async def _find(lifecycle: Lifecycle, name: str) -> ApiKey:
     if looks_secret(name):
-        raise Misuse("a command line can be read by every process: give - instead of the key, and the key on stdin")
+        raise Misuse("every process can read a command line: pass - instead of the key, and send the key on stdin")
     found = await (lifecycle.find_by_secret(_from_stdin()) if name == _STDIN else lifecycle.find_by(name))
     if found is None:
-        which = "like the one read from stdin" if name == _STDIN else repr(name)
-        raise Failure(f"no key {which}; see sidecar keys list")
+        which = "key matches the one on stdin" if name == _STDIN else f"key {name!r}"
+        raise Failure(f"no {which}; see sidecar keys list")
     return found
 
 
 async def pages(url: str, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
-    """The keys that fit, in pages that are not empty."""
+    """Yield the keys that match the filter, in pages that are never empty."""
     async with open_store(url) as store:
         while page := await store.keys.list(replace(wanted, limit=_PAGE)):
             yield page
@@ -130,7 +127,7 @@ async def pages(url: str, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
 
 
 def now() -> int:
-    """Microseconds of UTC."""
+    """Return the current time, in microseconds of UTC."""
     return int(time.time() * 1_000_000)
 
 
@@ -139,7 +136,7 @@ def _lifecycle(keys: KeyRegistry, hasher: Hasher) -> Lifecycle:
 
 
 def hasher_of_environ(config: Config | None = None) -> Hasher:
-    """With the peppers of the environment and, of a configuration, keys made elsewhere. Raises Misuse."""
+    """Return a hasher with the environment's peppers and the hashes of `keys.imported`. Raises Misuse."""
     try:
         return Hasher(peppers_from(os.environ), () if config is None else config.keys.imported)
     except ValueError as error:
@@ -147,16 +144,16 @@ def hasher_of_environ(config: Config | None = None) -> Hasher:
 
 
 def _from_stdin() -> str:
-    """One line. Bytes that are no text make it a key that nobody has."""
+    """Read one line. Invalid UTF-8 is replaced, so that such a key matches none."""
     return sys.stdin.buffer.readline().decode("utf-8", "replace").rstrip("\r\n")
 
 
 def actor() -> Actor:
-    """Who runs this command, on which host."""
+    """Return who runs this command, and on which host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
-        # In a container, a user id need not have a name.
+        # In a container, a user id may have no name.
         user = str(os.getuid())
     return Actor(name=f"cli:{user}", source=socket.gethostname())
 
@@ -174,5 +171,5 @@ async def revoke(lifecycle: Lifecycle, key: ApiKey) -> ApiKey:
 
 
 async def keep(lifecycle: Lifecycle, key: ApiKey) -> ApiKey:
-    """No change."""
+    """Return the key unchanged."""
     return key

@@ -7,7 +7,7 @@ from typing import Final, TypedDict, TypeVar, Unpack
 
 import click
 
-from sidecar.cli import key_service as key_tasks
+from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import Misuse, from_store, limits, moment, pairs, printable, reported, seconds
 from sidecar.cli.output import Table, described, due_as_json, due_as_text, key_as_json, plaintext
@@ -23,13 +23,11 @@ from sidecar.keys.transitions import UNSET, KeyChange, Rotation, UnsetType
 from sidecar.keys.validation import NewKey
 from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 
-# `sidecar keys change`, `rotate` and `due`: keys that are to become other keys.
-
-
-V = TypeVar("V")
-
-_IN_USE: Final = 500
-"""Of so many due keys it is told what they are used for."""
+_USAGE_KEYS: Final = 500
+"""`due` shows the usage of at most this many keys."""
+_STATUSES = ("active", "disabled", "revoked", "expired", "retired")
+_OPPOSITES: Final = (("scopes", "no_scopes", "--scope"), ("plan", "no_plan", "--plan"))
+"""Options that contradict each other: their parameters, and the name of the first."""
 
 
 def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | UnsetType | None:
@@ -39,7 +37,7 @@ def _expiry(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 _expires = click.option(
-    "--expires", callback=_expiry, metavar="WHEN", help="90d, 2027-01-31 (00:00 UTC), or never; as before by default."
+    "--expires", callback=_expiry, metavar="WHEN", help="90d, 2027-01-31 (00:00 UTC), or never. Default: as before."
 )
 
 
@@ -61,70 +59,71 @@ class ChangeOptions(TypedDict):
 @click.command()
 @from_store
 @_expires
-@click.option("--name", help="What the key is for, in words.")
-@click.option("--scope", "scopes", multiple=True, metavar="S", help="Instead of all it has; several times.")
-@click.option("--no-scopes", is_flag=True, help="Take all scopes away.")
-@click.option("--plan", metavar="P", help="Named set of quotas.")
-@click.option("--no-plan", is_flag=True, help="Take it off its plan.")
-@click.option("--metadata", multiple=True, callback=pairs, metavar="K=V", help="Beside what it has; several times.")
-@click.option("--no-metadata", multiple=True, metavar="K", help="Take this entry away; several times.")
-@click.option("--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="This key's own limit.")
-@click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Take its own limit away.")
+@click.option("--name", help="What the key is for.")
+@click.option("--scope", "scopes", multiple=True, metavar="S", help="Replaces all its scopes; repeatable.")
+@click.option("--no-scopes", is_flag=True, help="Remove all scopes.")
+@click.option("--plan", metavar="P", help="Plan: a named set of quotas.")
+@click.option("--no-plan", is_flag=True, help="Remove its plan.")
+@click.option("--metadata", multiple=True, callback=pairs, metavar="K=V", help="Add or replace an entry; repeatable.")
+@click.option("--no-metadata", multiple=True, metavar="K", help="Remove an entry; repeatable.")
+@click.option(
+    "--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="The key's own limit; repeatable."
+)
+@click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Remove its own limit; repeatable.")
 @click.argument("key")
-def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Unpack[ChangeOptions]) -> None:
-    """Change what KEY is called and may do. KEY is an id, a stored prefix, or - for the plaintext on stdin.
+def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Any) -> None:
+    """Change a key: its name, scopes, plan, limits, metadata or expiry.
+
+    KEY is an id, a prefix, or - to read the key from stdin.
 
     \b
     Example:
       sidecar keys change -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe --name "CI, nightly" --plan pro
     """
     with reported():
-        settings = key_tasks.settings_of(config, store)
-        rules = key_tasks.rules_of(settings)
+        settings = key_service.settings_of(config, store)
+        rules = key_service.rules_of(settings)
 
         async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
-            # What is added to and taken away is what was read, so that nothing changed meanwhile is lost.
-            wanted, etag = _change_of(found, options), etag_of(found)
-            return await lifecycle.change(found.id, wanted, rules, actor=key_tasks.actor(), expected_etag=etag)
+            # Entries are merged into the key as it was read: the etag refuses to overwrite a concurrent change.
+            wanted, etag = _key_change(found, options), etag_of(found)
+            return await lifecycle.change(found.id, wanted, rules, actor=key_service.actor(), expected_etag=etag)
 
-        changed = asyncio.run(key_tasks.change(settings.store, key, verb, settings))
-    now = key_tasks.now()
-    click.echo(json.dumps(key_as_json(changed, now), indent=2) if as_json else described(changed, now))
+        changed = asyncio.run(key_service.change(settings.store, key, verb, settings))
+    now = key_service.now()
+    click.echo(json.dumps(shown_at(changed, now), indent=2) if as_json else described(changed, now))
 
 
-def _change_of(key: ApiKey, options: ChangeOptions) -> KeyChange:
-    """Raises Misuse where the options change nothing, or contradict each other."""
-    for contrary, given in (
-        ("--no-scopes", options["scopes"] and options["no_scopes"]),
-        ("--no-plan", options["plan"] and options["no_plan"]),
-    ):
-        if given:
-            raise Misuse(f"{contrary} takes away what the other option gives: name one of them")
+def _key_change(key: ApiKey, options: Mapping[str, Any]) -> KeyChange:
+    """Return the change that the options ask for. Raises Misuse if they ask for none, or contradict each other."""
+    for one, other, name in _OPPOSITES:
+        if options[one] and options[other]:
+            raise Misuse(f"{name} and --{other.replace('_', '-')} contradict each other: give only one of them")
     change = KeyChange(
         name=UNSET if options["name"] is None else options["name"],
         scopes=options["scopes"] if options["scopes"] or options["no_scopes"] else UNSET,
         plan=options["plan"] if options["plan"] is not None or options["no_plan"] else UNSET,
-        quotas=_edited(key.quotas, options["quotas"], options["no_quotas"]),
-        metadata=_edited(key.metadata, options["metadata"], options["no_metadata"]),
+        quotas=_merged(key.quotas, options["quotas"], options["no_quotas"]),
+        metadata=_merged(key.metadata, options["metadata"], options["no_metadata"]),
         expires_at=options["expires"],
     )
     if change == KeyChange():
-        raise Misuse("say what is to change: see sidecar keys change --help")
+        raise Misuse("nothing to change: give at least one option, see sidecar keys change --help")
     return change
 
 
-def _edited(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[str]) -> Mapping[str, V] | UnsetType:
+def _merged(entries: Mapping[str, Any], added: Mapping[str, Any], removed: Sequence[str]) -> Any:
     if not added and not removed:
         return UNSET
-    if strange := [name for name in removed if name not in entries]:
-        raise Misuse(*(f"the key has no {name!r} that could be taken away" for name in strange))
+    if unknown := [name for name in removed if name not in entries]:
+        raise Misuse(*(f"the key has no {name!r} to remove" for name in unknown))
     return {name: value for name, value in {**entries, **added}.items() if name not in removed}
 
 
 @click.command()
 @from_store
 @_expires
-@click.option("--overlap", callback=seconds, metavar="TIME", help="How long KEY goes on, 0s: not at all. [24h]")
+@click.option("--overlap", callback=seconds, metavar="TIME", help="How long KEY keeps working; 0s: not at all.")
 @click.argument("key")
 def rotate(
     config: str | None,
@@ -134,22 +133,22 @@ def rotate(
     overlap: float | None,
     expires: int | UnsetType | None,
 ) -> None:
-    """Issue a key in the place of KEY, and print it, this once.
+    """Replace a key by a new one, and print the new one once.
 
-    The new key may do what KEY may; KEY retires after the overlap, which is keys.rotation_overlap of the configuration
-    unless it is given here, or sooner, once it has been unused for keys.retire_unused of the running sidecar. KEY is an
-    id, a stored prefix, or - for the plaintext on stdin.
+    The new key may do what KEY may. KEY keeps working for the overlap (default: keys.rotation_overlap of the
+    configuration, 24h) and then retires. The running sidecar retires it sooner once it has been unused for
+    keys.retire_unused. KEY is an id, a prefix, or - to read the key from stdin.
 
     \b
     Example:
       sidecar keys rotate -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe --overlap 48h
     """
     with reported():
-        settings = key_tasks.settings_of(config, store)
-        lasting = settings.keys.rotation_overlap_seconds if overlap is None else overlap
-        rotation = Rotation(overlap_seconds=lasting, expires_at=expires)
-        rotated = asyncio.run(key_tasks.rotate(settings, key, rotation))
-    sooner = "" if settings.keys.retire_unused_seconds is None else ", or sooner if it stays unused"
+        settings = key_service.settings_of(config, store)
+        overlap_seconds = settings.keys.rotation_overlap_seconds if overlap is None else overlap
+        rotation = Rotation(overlap_seconds=overlap_seconds, expires_at=expires)
+        rotated = asyncio.run(key_service.rotate(settings, key, rotation))
+    sooner = "" if settings.keys.retire_unused_seconds is None else ", or less long if it stays unused"
     click.echo(_rotated_as_json(rotated) if as_json else _rotated_as_text(rotated, sooner))
 
 
@@ -161,41 +160,42 @@ def _rotated_as_json(rotated: Rotated) -> str:
 
 def _rotated_as_text(rotated: Rotated, sooner: str) -> str:
     old, new = rotated.old, rotated.new
-    end = f"{rfc3339(old.retires_at)} on{sooner}"
     return "\n".join(
         (
-            f"Issued {new.key.id} in the place of {old.id}; expires {rfc3339(new.key.expires_at) or 'never'}.",
+            f"Issued {new.key.id} to replace {old.id}; expires {rfc3339(new.key.expires_at) or 'never'}.",
             plaintext(new.secret),
-            f"The old key is refused from {end}. Whether it is still used: sidecar keys due.",
+            f"The old key works until {rfc3339(old.retires_at)}{sooner}. To see its usage: sidecar keys due.",
         )
     )
 
 
 @click.command()
 @from_store
-@click.option("--within", callback=seconds, default="14d", show_default=True, metavar="TIME", help="How far ahead.")
-@click.option("--tenant", metavar="T", help="Keys of this tenant.")
+@click.option(
+    "--within", callback=seconds, default="14d", show_default=True, metavar="TIME", help="How far to look ahead."
+)
+@click.option("--tenant", metavar="T", help="Only keys of this tenant.")
 def due(config: str | None, store: str | None, as_json: bool, within: float, tenant: str | None) -> None:
-    """List keys to replace, and what they are still used for.
+    """List keys that need replacing, and what they are still used for.
 
-    These are past their age, or expire or retire soon; uses are those of the last day. The age is keys.max_age of the
-    configuration; without a configuration no key is too old.
+    A key is due if it is older than keys.max_age of the configuration, or if it expires or retires soon. Usage is that
+    of the last day. Without a configuration, no key counts as too old.
 
     \b
     Example:
       sidecar keys due -c sidecar.yaml --within 30d
     """
     with reported():
-        limits = key_tasks.settings_of(config, store).keys if config is not None else None
-        found, used = asyncio.run(_due(key_tasks.url_of(config, store), limits, within, tenant))
-    now = key_tasks.now()
+        limits = key_service.settings_of(config, store).keys if config is not None else None
+        found, used = asyncio.run(_due(key_service.url_of(config, store), limits, within, tenant))
+    now = key_service.now()
     click.echo(json.dumps(due_as_json(found, used), indent=2) if as_json else due_as_text(found, used, now))
 
 
 async def _due(
     url: str, limits: KeySettings | None, within_seconds: float, tenant: str | None
 ) -> tuple[Sequence[Due], Sequence[UsageRow]]:
-    now = key_tasks.now()
+    now = key_service.now()
     async with open_store(url) as store:
         found = await upcoming_keys(
             store.statistics,
@@ -205,16 +205,13 @@ async def _due(
             retire_unused_seconds=limits.retire_unused_seconds if limits else None,
             tenant=tenant,
         )
-        ids = tuple({one.key.id for one in found})[:_IN_USE]
-        return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
-
-
-_STATUSES = ("active", "disabled", "revoked", "expired", "retired")
+        ids = tuple({one.key.id for one in found})[:_USAGE_KEYS]
+        return found, await store.usage(UsageFilter(key_ids=ids, since=now - DAY, until=now))
 
 
 @click.group(name="keys")
 def keys_group() -> None:
-    """Issue keys and manage them.
+    """Issue and manage API keys.
 
     \b
     Example:
@@ -245,21 +242,21 @@ class IssueOptions(TypedDict):
 
 @keys_group.command()
 @from_store
-@click.option("--name", required=True, help="What the key is for, in words.")
-@click.option("--scope", "scopes", multiple=True, metavar="S", help="May be given several times.")
-@click.option("--tenant", metavar="T", help="Whom the key belongs to; * is every tenant.")
-@click.option("--environment", metavar="E", help="Decides the key's prefix; * is every environment.")
-@click.option("--plan", metavar="P", help="Named set of quotas.")
-@click.option("--expires", callback=moment, metavar="WHEN", help="90d, or 2027-01-31 (00:00 UTC); never by default.")
-@click.option("--metadata", multiple=True, callback=pairs, metavar="K=V", help="May be given several times.")
-@click.option("--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="This key's own limit.")
+@click.option("--name", required=True, help="What the key is for.")
+@click.option("--scope", "scopes", multiple=True, metavar="S", help="Scope to grant; repeatable.")
+@click.option("--tenant", metavar="T", help="Tenant that the key belongs to; * is every tenant.")
+@click.option("--environment", metavar="E", help="Environment, which decides the prefix; * is every one.")
+@click.option("--plan", metavar="P", help="Plan: a named set of quotas.")
+@click.option("--expires", callback=moment, metavar="WHEN", help="90d, or 2027-01-31 (00:00 UTC). Default: never.")
+@click.option("--metadata", multiple=True, callback=pairs, metavar="K=V", help="Entry of your own; repeatable.")
 @click.option(
-    "--offline", is_flag=True, help="Touch no store: print the key, and its record for `sidecar keys import`."
+    "--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="The key's own limit; repeatable."
 )
-def issue(config: str | None, store: str | None, as_json: bool, offline: bool, **options: Unpack[IssueOptions]) -> None:
-    """Issue a key and print its plaintext, this once.
+@click.option("--offline", is_flag=True, help="Use no store: print the key, and its record for `sidecar keys import`.")
+def issue(config: str | None, store: str | None, as_json: bool, offline: bool, **options: Any) -> None:
+    """Issue a key and print it once.
 
-    The store's file is made if there is none; a pepper in SIDECAR_PEPPER is used.
+    Creates the store's file if there is none. Hashes the key with the pepper in SIDECAR_PEPPER, if it is set.
 
     \b
     Example:
@@ -277,9 +274,9 @@ def issue(config: str | None, store: str | None, as_json: bool, offline: bool, *
     )
     with reported():
         if offline:
-            issue_offline(key_tasks.settings_of(config, store), wanted, as_json)
+            issue_offline(key_service.settings_of(config, store), wanted, as_json)
             return
-        issued = asyncio.run(key_tasks.issue(key_tasks.settings_of(config, store), wanted))
+        issued = asyncio.run(key_service.issue(key_service.settings_of(config, store), wanted))
     key = issued.key
     if as_json:
         _print_json({"id": key.id, "key": issued.secret.text, **key_as_json(key)})
@@ -300,27 +297,22 @@ class ListOptions(TypedDict):
 
 @keys_group.command(name="list")
 @from_store
-@click.option("--tenant", callback=printable, metavar="T", help="Keys of this tenant.")
-@click.option("--environment", callback=printable, metavar="E", help="Keys of this environment.")
+@click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
+@click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
 @click.option(
-    "--search", callback=printable, metavar="TEXT", help="Begins words of the name or tenant, an id, or a prefix."
+    "--search", callback=printable, metavar="TEXT", help="Start of a word in the name or tenant, of an id or a prefix."
 )
-@click.option("--status", type=click.Choice(_STATUSES), help="Keys in this state.")
-def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
-    """List keys, the newest first.
+@click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
+def list_keys(config: str | None, store: str | None, as_json: bool, **filters: Any) -> None:
+    """List keys, newest first.
 
     \b
     Example:
       sidecar keys list -c sidecar.yaml --tenant acme --status active
     """
     with reported():
-        url = key_tasks.url_of(config, store)
-        wanted = KeyFilter(
-            tenant=options["tenant"],
-            environment=options["environment"],
-            search=options["search"],
-            effective_status=options["status"],
-        )
+        url = key_service.url_of(config, store)
+        wanted = KeyFilter(effective_status=filters.pop("status"), **filters)
         asyncio.run(_print_array(url, wanted) if as_json else _print_table(url, wanted))
 
 
@@ -328,81 +320,89 @@ def list_keys(config: str | None, store: str | None, as_json: bool, **options: U
 @from_store
 @click.argument("key")
 def show(config: str | None, store: str | None, as_json: bool, key: str) -> None:
-    """Show one key. KEY is an id, a stored prefix, or - for the plaintext on stdin.
+    """Show a key.
+
+    KEY is an id, a prefix, or - to read the key from stdin.
 
     \b
     Example:
       sidecar keys show -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_tasks.keep))
+    _on_key(config, store, as_json, (key, key_service.keep))
 
 
 @keys_group.command()
 @from_store
 @click.argument("key")
 def disable(config: str | None, store: str | None, as_json: bool, key: str) -> None:
-    """Refuse KEY until it is enabled. KEY is an id, a stored prefix, or - for the plaintext on stdin.
+    """Disable a key: it is refused until you enable it again.
+
+    KEY is an id, a prefix, or - to read the key from stdin.
 
     \b
     Example:
       sidecar keys disable -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_tasks.disable))
+    _on_key(config, store, as_json, (key, key_service.disable))
 
 
 @keys_group.command()
 @from_store
 @click.argument("key")
 def enable(config: str | None, store: str | None, as_json: bool, key: str) -> None:
-    """Take the disabled KEY again. KEY is an id, a stored prefix, or - for the plaintext on stdin.
+    """Re-enable a disabled key.
+
+    KEY is an id, a prefix, or - to read the key from stdin.
 
     \b
     Example:
       sidecar keys enable -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_tasks.enable))
+    _on_key(config, store, as_json, (key, key_service.enable))
 
 
 @keys_group.command()
 @from_store
 @click.argument("key")
 def revoke(config: str | None, store: str | None, as_json: bool, key: str) -> None:
-    """Refuse KEY for ever. KEY is an id, a stored prefix, or - for the plaintext on stdin.
+    """Revoke a key permanently.
+
+    KEY is an id, a prefix, or - to read the key from stdin.
 
     \b
     Example:
       printf %s "$KEY" | sidecar keys revoke -c sidecar.yaml -
     """
-    _on_key(config, store, as_json, (key, key_tasks.revoke))
+    _on_key(config, store, as_json, (key, key_service.revoke))
 
 
-def _on_key(config: str | None, store: str | None, as_json: bool, task: tuple[str, key_tasks.Verb[ApiKey]]) -> None:
+def _on_key(config: str | None, store: str | None, as_json: bool, task: tuple[str, key_service.Verb[ApiKey]]) -> None:
     with reported():
-        settings = key_tasks.settings_of(config, store) if task[0] == "-" and config is not None else None
-        key = asyncio.run(key_tasks.change(key_tasks.url_of(config, store), *task, settings))
+        settings = key_service.settings_of(config, store) if task[0] == "-" and config is not None else None
+        key = asyncio.run(key_service.change(key_service.url_of(config, store), *task, settings))
     if as_json:
-        _print_json(key_as_json(key, key_tasks.now()))
+        _print_json(shown_at(key, key_service.now()))
     else:
-        click.echo(described(key, key_tasks.now()))
+        click.echo(described(key, key_service.now()))
 
 
 async def _print_table(url: str, wanted: KeyFilter) -> None:
-    at = key_tasks.now()
+    at = key_service.now()
     table = None
-    async for page in key_tasks.pages(url, wanted):
+    async for page in key_service.pages(url, wanted):
         if table is None:
             table = Table(page, at)
             click.echo(table.heading())
         click.echo("\n".join(map(table.line, page)))
     if table is None and wanted != KeyFilter():
-        click.echo(f"No key in {url} fits these filters; see sidecar keys list without them.")
+        click.echo(f"No key in {url} matches these filters; run sidecar keys list without them to see all.")
     elif table is None:
         click.echo(f"No keys in {url} yet; issue one: sidecar keys issue -c FILE --name NAME")
 
 
 async def _print_array(url: str, wanted: KeyFilter) -> None:
-    at = key_tasks.now()
-    keys = [key_as_json(key, at) async for page in key_tasks.pages(url, wanted) for key in page]
+    at = key_service.now()
+    keys = [shown_at(key, at) async for page in key_service.pages(url, wanted) for key in page]
     _print_json(keys)
 
 

@@ -1,4 +1,4 @@
-"""The command `sidecar`. Each command lives in a module of its own, loaded when it is called."""
+"""The command `sidecar`. Each subcommand is a module that is imported only when it is called."""
 
 import importlib
 from typing import Final
@@ -22,7 +22,7 @@ _COMMANDS: Final = {
 
 
 class _Commands(click.Group):
-    """Only the command that is called pays for its imports."""
+    """A group that imports a subcommand only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -42,7 +42,7 @@ def main() -> None:
 
     \b
     Example:
-      sidecar demo                     see it at work
+      sidecar demo                     try it
       sidecar check sidecar.yaml       find every mistake in a configuration
       sidecar serve -c sidecar.yaml    run it
     """

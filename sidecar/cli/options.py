@@ -1,4 +1,4 @@
-"""Options and arguments of `sidecar keys`, from text to values."""
+"""What the commands share: their options, the parsing of option values, and how they report errors."""
 
 import os
 import re
@@ -18,11 +18,11 @@ from sidecar.keys.lifecycle import MissingPepper
 from sidecar.keys.ports import KeyConflict, StoreUnavailable
 from sidecar.keys.validation import InvalidKey
 
-# What went wrong, as one clear line a problem on stderr and an exit status; never a traceback.
+# Errors: one line on stderr for each problem and an exit status, never a traceback.
 
 
 class Failure(click.ClickException):
-    """It could not be done. Exit status 1."""
+    """The command failed. Exit status 1."""
 
     exit_code: ClassVar[int] = 1
 
@@ -36,14 +36,14 @@ class Failure(click.ClickException):
 
 
 class Misuse(Failure):
-    """It was asked for in the wrong way: arguments, configuration or environment. Exit status 2."""
+    """The arguments, the configuration or the environment are wrong. Exit status 2."""
 
     exit_code: ClassVar[int] = 2
 
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Expected exceptions inside become a Failure or Misuse."""
+    """Turn the expected exceptions of the block into a Failure or Misuse."""
     try:
         yield
     except InvalidKey as error:
@@ -52,7 +52,7 @@ def reported() -> Iterator[None]:
         raise Failure(str(error)) from error
 
 
-# Reading the configuration for a command, and saying what is wrong with it.
+# The configuration of a command.
 
 
 config_option = click.option(
@@ -62,14 +62,14 @@ config_option = click.option(
     metavar="FILE",
     required=True,
     envvar="SIDECAR_CONFIG",
-    help="Configuration (SIDECAR_CONFIG).",
+    help="Configuration file (SIDECAR_CONFIG).",
 )
 
 
 def reader_of(path: str, options: Mapping[str, str | None]) -> Callable[[], Config]:
-    """Reads the configuration, each time anew. Options win over SIDECAR_* variables, and these over the file.
+    """Return a function that reads the configuration again at each call. It raises ConfigError.
 
-    It raises ConfigError.
+    Options override SIDECAR_* variables, and variables override the file.
     """
     given = {name: value for name, value in options.items() if value is not None}
     overrides = {**overrides_from(os.environ), **given}
@@ -77,7 +77,7 @@ def reader_of(path: str, options: Mapping[str, str | None]) -> Callable[[], Conf
 
 
 def load_or_exit(path: str, options: Mapping[str, str | None]) -> Config:
-    """As `reader_of` reads it. Exits with 2 and every problem on stderr."""
+    """Read the configuration as `reader_of` does. If it is wrong, print every problem to stderr and exit with 2."""
     try:
         return reader_of(path, options)()
     except ConfigError as error:
@@ -86,19 +86,23 @@ def load_or_exit(path: str, options: Mapping[str, str | None]) -> Config:
         sys.exit(2)
 
 
+# Options that several commands have.
+
 Command = Callable[..., Any]
 
 
 def store_options(command: Command) -> Command:
-    """Options that say which store."""
+    """Add the options that select the store."""
     options = (
         click.option(
             "--store",
             envvar="SIDECAR_STORE",
             metavar="URL",
-            help="sqlite:///path; wins over that of the configuration.",
+            help="Key store, as sqlite:///path; overrides the configuration.",
         ),
-        click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help="Configuration (SIDECAR_CONFIG)."),
+        click.option(
+            "-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help="Configuration file (SIDECAR_CONFIG)."
+        ),
     )
     for option in options:
         command = option(command)
@@ -106,24 +110,27 @@ def store_options(command: Command) -> Command:
 
 
 def from_store(command: Command) -> Command:
-    """Options that say which store, and how to print."""
+    """Add the options that select the store and the output format."""
     return store_options(click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command))
 
 
+# Option values.
+
+
 def pairs(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    """`k=v` as a mapping; a name may be given once."""
+    """Parse `k=v` entries into a mapping. Each name may be given once."""
     found: dict[str, str] = {}
     for value in values:
         name, equals, text = value.partition("=")
         if not equals or name in found:
-            what = "is given twice" if name in found else "has no ="
+            what = "is given twice" if name in found else "has no =: write NAME=VALUE"
             raise click.BadParameter(f"{name!r} {what}", context, parameter)
         found[name] = text
     return found
 
 
 def limits(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, int]:
-    """`name=100` as a mapping."""
+    """Parse `name=100` entries into a mapping."""
     found = pairs(context, parameter, values)
     for name, limit in found.items():
         if not re.fullmatch("[0-9]{1,18}", limit):
@@ -132,7 +139,7 @@ def limits(context: click.Context, parameter: click.Parameter, values: Sequence[
 
 
 def moment(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Microseconds of `90d` from now, of 00:00 UTC of a date, or of a time in RFC 3339."""
+    """Return the microseconds of `90d` from now, of a date (00:00 UTC), or of a time in RFC 3339."""
     if value is None:
         return None
     try:
@@ -145,14 +152,14 @@ def moment(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 def printable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Text that the store can look for."""
+    """Accept only printable text."""
     if value is not None and not value.isprintable():
-        raise click.BadParameter("it holds characters that cannot be printed", context, parameter)
+        raise click.BadParameter("must not contain unprintable characters", context, parameter)
     return value
 
 
 def seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Seconds of `90d`."""
+    """Parse a duration such as `90d` into seconds."""
     try:
         return None if value is None else parse_duration(value)
     except ValueError as error:
@@ -160,7 +167,7 @@ def seconds(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 def since(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Microseconds of `7d` ago, of 00:00 UTC of a date, or of a time in RFC 3339."""
+    """Return the microseconds of `7d` ago, of a date (00:00 UTC), or of a time in RFC 3339."""
     found = moment(context, parameter, value)
     if found is None or value is None or re.match("[0-9]{4}-", value):
         return found

@@ -1,4 +1,4 @@
-"""Keys on a terminal."""
+"""How commands print keys, audit rows and findings: as text for a terminal, or as JSON."""
 
 import json
 import textwrap
@@ -11,7 +11,7 @@ import click
 
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
-from sidecar.core.units import rfc3339
+from sidecar.core.units import counted, rfc3339
 from sidecar.doctor.report import Named, Severity
 from sidecar.keys.lifecycle import Due, Why
 from sidecar.keys.ports import AuditRow
@@ -21,12 +21,12 @@ from sidecar.usage.ports import UsageRow
 _WIDTH = 100
 _HEADINGS = ("ID", "PREFIX", "NAME", "TENANT", "ENV", "SCOPES", "STATUS", "USED", "EXPIRES")
 _FIXED = {"ID": 24, "PREFIX": 13, "STATUS": 8, "USED": 5, "EXPIRES": 7}
-_LEAST = {"NAME": 9, "TENANT": 7, "ENV": 4, "SCOPES": 8}
+_MIN_WIDTHS = {"NAME": 9, "TENANT": 7, "ENV": 4, "SCOPES": 8}
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 class Table:
-    """Lines of at most 100 columns; how wide each is follows from the first keys."""
+    """Keys as lines of at most 100 characters. The first keys decide the width of each column."""
 
     def __init__(self, keys: Sequence[ApiKey], now: int) -> None:
         self._now = now
@@ -68,21 +68,24 @@ def _is_time(name: str) -> bool:
 
 
 def described(key: ApiKey, now: int) -> str:
-    """The public fields of a key, one on each line."""
-    return "\n".join(f"{name + ':':19}{_written(value)}" for name, value in key_as_json(key, now).items())
+    """Return every field of a key, one per line."""
+    values: Mapping[str, object] = shown_at(key, now)
+    return "\n".join(f"{name + ':':19}{_as_text(value)}" for name, value in values.items())
 
 
 def plaintext(secret: Secret) -> str:
-    """The key itself, and that this is the only time."""
-    return f"\n    {secret.text}\n\nThis is the key. It is shown only now: it is not stored and cannot be recovered."
+    """Return the API key, with the note that it is shown only once."""
+    return (
+        f"\n    {secret.text}\n\nThis is the API key. It is shown only once: it is not stored and cannot be recovered."
+    )
 
 
 def count_as_json(row: UsageRow) -> dict[str, Any]:
-    """A count of requests. `at` is the start of its hour; of its day, where it is that old."""
+    """Return a count of requests. `at` is the start of its hour, or of its day for old counts."""
     return {"at": rfc3339(row.at), "route": row.route, "status_class": row.status_class, "count": row.count}
 
 
-def _written(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, Mapping):
         return harmless(", ".join(f"{name}={entry}" for name, entry in value.items())) or "-"
     if isinstance(value, list):
@@ -91,12 +94,12 @@ def _written(value: object) -> str:
 
 
 def _shrunk(wanted: dict[str, int]) -> dict[str, int]:
-    """The widest column gives way first, down to its least."""
-    room = _WIDTH - sum(_FIXED.values()) - len(_HEADINGS) + 1
+    """Narrow the widest column first, each down to its minimum."""
+    available = _WIDTH - sum(_FIXED.values()) - len(_HEADINGS) + 1
     widths = dict(wanted)
-    while sum(widths.values()) > room:
-        yielding = [name for name, width in widths.items() if width > _LEAST[name]]
-        widths[max(yielding, key=lambda name: widths[name])] -= 1
+    while sum(widths.values()) > available:
+        shrinkable = [name for name, width in widths.items() if width > _MIN_WIDTHS[name]]
+        widths[max(shrinkable, key=lambda name: widths[name])] -= 1
     return widths
 
 
@@ -105,24 +108,24 @@ def _fit(text: str, width: int) -> str:
 
 
 def span(microseconds: int) -> str:
-    """`3d`: how far away, either way; `0s` for what is over or now."""
+    """Return a duration such as `3d`, or `0s` if it is not positive."""
     seconds = microseconds // 1_000_000
     return next((f"{seconds // size}{unit}" for size, unit in _UNITS if seconds >= size), "0s")
 
 
 def harmless(text: str) -> str:
-    """Stored text must not speak to the terminal."""
+    """Replace unprintable characters: stored text must not send control sequences to the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-# Keys that are due, on a terminal and as JSON.
+# Due keys.
 
 
-_WORDS: Final[Mapping[Why, str]] = {"max_age": "too old since", "expires": "expires", "retires": "retires"}
+_WHY_TEXTS: Final[Mapping[Why, str]] = {"max_age": "too old since", "expires": "expires", "retires": "retires"}
 
 
 def due_as_json(found: Sequence[Due], used: Sequence[UsageRow]) -> list[dict[str, Any]]:
-    """Each key with `why`, `at`, `unless_used_at` where it retires sooner, and its `usage` of the last day by hour."""
+    """Return each key with `why`, `at`, `unless_used_at` if it may retire sooner, and its `usage` of the last day."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in used:
         rows.setdefault(row.key_id, []).append(count_as_json(row))
@@ -139,7 +142,7 @@ def due_as_json(found: Sequence[Due], used: Sequence[UsageRow]) -> list[dict[str
 
 
 def due_as_text(found: Sequence[Due], used: Sequence[UsageRow], now: int) -> str:
-    """A line for each key, and one for each route that it was used on in the last day."""
+    """Return a line for each key, and one for each route that it was used on in the last day."""
     if not found:
         return "No key is due."
     routes: dict[str, Counter[str]] = {}
@@ -152,7 +155,9 @@ def due_as_text(found: Sequence[Due], used: Sequence[UsageRow], now: int) -> str
         lines.append(_line(one, now))
         for route, count in routes.get(one.key.id, Counter()).most_common():
             hour = rfc3339(hours[one.key.id, route])[:13]
-            lines.append(f"    {count:,} in the last day on {harmless(route)}, the last in the hour {hour}Z")
+            lines.append(
+                f"    {counted(count, 'request')} in the last day on {harmless(route)}, most recently in hour {hour}Z"
+            )
     return "\n".join(lines)
 
 
@@ -160,15 +165,15 @@ def _line(one: Due, now: int) -> str:
     key = one.key
     used = "never used" if key.last_used_at is None else f"used {span(now - key.last_used_at)} ago"
     tenant = f" of {harmless(key.tenant)}" if key.tenant else ""
-    sooner = "" if one.unless_used_at is None else f", or from {rfc3339(one.unless_used_at)} on if it stays unused"
-    return f"{key.id} ({harmless(key.name)}){tenant} {_WORDS[one.why]} {rfc3339(one.at)}{sooner}; {used}"
+    sooner = "" if one.unless_used_at is None else f", or {rfc3339(one.unless_used_at)} if it stays unused"
+    return f"{key.id} ({harmless(key.name)}){tenant} {_WHY_TEXTS[one.why]} {rfc3339(one.at)}{sooner}; {used}"
 
 
-# Rows of the audit, one line each.
+# Audit rows.
 
 
 def audit_as_json(row: AuditRow) -> dict[str, Any]:
-    """The row, with times in RFC 3339."""
+    """Return the row, with times in RFC 3339."""
     return {
         "id": row.id,
         "at": rfc3339(row.at),
@@ -183,7 +188,7 @@ def audit_as_json(row: AuditRow) -> dict[str, Any]:
 
 
 def audit_line(row: AuditRow) -> str:
-    """`TIME ACTOR@SOURCE ACTION KEY: field before -> after, …`, with nothing in it that speaks to a terminal."""
+    """`TIME ACTOR@SOURCE ACTION KEY: field before -> after, …`, without control characters."""
     place = f"@{row.source}" if row.source else ""
     what = ", ".join(_changes(row.before, row.after))
     line = f"{rfc3339(row.at)} {row.actor}{place} {row.action} {row.key_id}{': ' if what else ''}{what}"
@@ -209,7 +214,7 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-# What doctor found, on a terminal and as JSON.
+# Findings of doctor.
 
 
 _REPORT_WIDTH: Final = 100
@@ -225,7 +230,7 @@ _INDENT: Final = " " * (2 + _SEVERITY_WIDTH + 2 + _CHECK_WIDTH + 2)
 
 
 def findings_as_json(path: str, found: Sequence[Named]) -> dict[str, Any]:
-    """`config`, `counts` by severity, and `findings`."""
+    """Return `config`, `counts` by severity, and `findings`."""
     return {
         "config": path,
         "counts": _counts(found),
@@ -244,8 +249,8 @@ def findings_as_json(path: str, found: Sequence[Named]) -> dict[str, Any]:
 
 
 def findings_as_text(path: str, found: Sequence[Named]) -> str:
-    """By group, at most 100 columns wide (but for long paths); colours are codes that `click.echo` leaves out."""
-    lines = [f"What doctor finds of {harmless(path)}"]
+    """Return the findings by group, at most 100 columns wide except for long paths. `click.echo` strips the colours."""
+    lines = [f"Checks of {harmless(path)}"]
     for group, some in groupby(found, key=lambda one: one.group):
         lines += ["", click.style(group, bold=True)]
         for one in some:
@@ -280,6 +285,6 @@ def _counts(found: Sequence[Named]) -> dict[str, int]:
 
 
 def _summary(counts: dict[str, int]) -> str:
-    words = {"problem": ("problem", "problems"), "warning": ("warning", "warnings"), "ok": ("ok", "ok")}
-    told = [f"{counts[name]} {words[name][counts[name] != 1]}" for name in words]
-    return f"{', '.join(told)}, {counts['unchecked']} could not be checked."
+    nouns = {"problem": ("problem", "problems"), "warning": ("warning", "warnings"), "ok": ("ok", "ok")}
+    totals = [f"{counts[name]} {nouns[name][counts[name] != 1]}" for name in nouns]
+    return f"{', '.join(totals)}, {counts['unchecked']} could not be checked."

@@ -14,21 +14,20 @@ from sidecar.cli.options import config_option, load_or_exit, reader_of
 from sidecar.config.build.config import Config
 from sidecar.runtime.listeners import StartError
 
-# What the C library and the interpreter are told before the sidecar serves.
-
+# Settings of the C library and the interpreter.
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""mallopt(3)."""
+"""Parameters of mallopt(3)."""
 KEPT_BYTES = 16 * 1024 * 1024
 LARGEST_KEPT_BYTES = 1024 * 1024
 SWITCH_SECONDS = 0.0005
 
 
 def keep_freed_memory() -> None:
-    """Keep up to KEPT_BYTES that are free, where the C library is glibc.
+    """Keep up to KEPT_BYTES of freed memory, if the C library is glibc.
 
-    By default it gives them back at once, and the kernel clears every page of them anew for the next answer of 64 KiB:
-    a third of what such an answer costs.
+    By default glibc returns it at once, and the kernel has to clear every page again for the next response of 64 KiB:
+    a third of the cost of such a response.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -37,9 +36,9 @@ def keep_freed_memory() -> None:
 
 
 def let_requests_go_first() -> None:
-    """Have threads that work beside the loop give way within SWITCH_SECONDS.
+    """Make other threads give way to the event loop within SWITCH_SECONDS.
 
-    By default the loop waits 5 ms for the interpreter each time that one of them computes, and all requests with it.
+    By default the loop, and with it every request, waits 5 ms for the interpreter while another thread computes.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
 
@@ -48,30 +47,30 @@ def let_requests_go_first() -> None:
 @config_option
 @click.option("--listen", metavar="ADDRESS", help="Data listener: host:port or unix:/path.")
 @click.option("--ops", metavar="ADDRESS", help="Ops listener: /livez /readyz /metrics.")
-@click.option("--admin", metavar="ADDRESS", help="Admin listener.")
+@click.option("--admin", metavar="ADDRESS", help="Admin listener: the page and the API.")
 @click.option("--upstream", metavar="URL", help="The protected service: http://…, https://… or unix:/path.")
 @click.option("--store", metavar="URL", help="Key store: sqlite:///absolute/path.db.")
 @click.option("--limiter", metavar="URL", help="Where quotas are counted: memory.")
 def serve_command(config_path: str, **options: str | None) -> None:
-    """Run the sidecar until SIGTERM or SIGINT. SIGHUP, and a change of the file, read the configuration again.
+    """Run the sidecar until SIGTERM or SIGINT. It reloads the configuration on SIGHUP and when the file changes.
 
     \b
     Example:
       sidecar serve -c sidecar.yaml --listen 127.0.0.1:8080 --upstream http://127.0.0.1:8000
 
-    Options win over SIDECAR_* variables (SIDECAR_LISTEN, SIDECAR_STORE, …), and these over the file. Exits with 2 if
-    the configuration is wrong, and with 1 if it cannot be carried out: port taken, store unreadable, pepper missing.
-    SIGTERM tells balancers first, then finishes what has begun (`drain` in the file); SIGINT only finishes it; a second
-    one of either ends it at once.
+    Options override SIDECAR_* variables (SIDECAR_LISTEN, SIDECAR_STORE, …), and variables override the file. Exits with
+    2 if the configuration is wrong, and with 1 if it cannot start: port in use, store unreadable, pepper missing.
+    On SIGTERM it first reports that it is not ready, so that load balancers stop sending, then finishes the running
+    requests (`drain` in the file). On SIGINT it only finishes them. A second signal stops it at once.
     """
     keep_freed_memory()
     let_requests_go_first()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Until there is something to reload; by default it kills.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Ignored until it can reload: the default action is to terminate.
     run(_serve(load_or_exit(config_path, options), reader_of(config_path, options)))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` on uvloop where there is one; a StartError is one line on stderr and exit 1."""
+    """Run `main`, on uvloop if it is installed. A StartError becomes one line on stderr and exit status 1."""
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(main)
@@ -98,7 +97,7 @@ async def _serve(config: Config, read_again: Callable[[], Config]) -> None:
 
 
 def stop_event() -> asyncio.Event:
-    """Set by SIGTERM and SIGINT."""
+    """Return an event that SIGTERM and SIGINT set."""
     stopping = asyncio.Event()
     _on_stop(stopping.set)
     return stopping

@@ -1,17 +1,17 @@
-"""`sidecar store`: what is done to the key store as a whole."""
+"""`sidecar store`: commands for the key store as a whole."""
 
 import asyncio
 
 import click
 
-from sidecar.cli import key_service as key_tasks
+from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import reported, store_options
 
 
 @click.group(name="store")
 def store_group() -> None:
-    """Make the key store.
+    """Manage the key store.
 
     \b
     Example:
@@ -22,19 +22,19 @@ def store_group() -> None:
 @store_group.command()
 @store_options
 def make(config: str | None, store: str | None) -> None:
-    """Make an empty key store where there is none.
+    """Create an empty key store if there is none.
 
-    One that is there stays as it is. `sidecar serve` never makes one, so that a lost volume is noticed. This is for the
-    first start of an installation whose keys come later.
+    An existing store is left as it is. `sidecar serve` never creates a store, so that a lost volume is noticed. Run
+    this command before the first start of an installation whose keys are issued later.
 
     \b
     Example:
       sidecar store make --store sqlite:///var/lib/sidecar/keys.db
     """
     with reported():
-        url = key_tasks.url_of(config, store)
+        url = key_service.url_of(config, store)
         asyncio.run(_make(url))
-    click.echo(f"There is a key store at {url}.")
+    click.echo(f"The key store {url} exists.")
 
 
 async def _make(url: str) -> None:

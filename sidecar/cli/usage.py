@@ -1,4 +1,4 @@
-"""`sidecar keys usage`: what a key was used for."""
+"""`sidecar keys usage`: what a key is used for."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from sidecar.cli import key_service as key_tasks
+from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import from_store, reported
 from sidecar.cli.output import count_as_json, harmless
@@ -20,7 +20,7 @@ _BAR: Final = 40
 _ROUTE_CHARS: Final = 60
 _CLASSES: Final = (1, 2, 3, 4, 5)
 _HOURLY_DAYS: Final = 2
-"""So few days are shown by the hour."""
+"""Up to this many days are shown by hour, more by day."""
 
 
 @click.command()
@@ -28,24 +28,24 @@ _HOURLY_DAYS: Final = 2
 @click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How far to look back.")
 @click.argument("key")
 def usage(config: str | None, store: str | None, as_json: bool, days: int, key: str) -> None:
-    """Show what KEY was used for: by route, class of status and time.
+    """Show a key's requests by route, status class and time.
 
-    KEY is an id, a stored prefix, or - for the plaintext on stdin. Refused requests of the key count, too. What a
-    running sidecar has counted in the last seconds is not written yet.
+    KEY is an id, a prefix, or - to read the key from stdin. Refused requests count, too. A running sidecar writes its
+    counts every few seconds, so that the latest requests may be missing.
 
     \b
     Example:
       sidecar keys usage -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe --days 30
     """
     with reported():
-        url = key_tasks.url_of(config, store)
+        url = key_service.url_of(config, store)
         found, rows, since = asyncio.run(_read(url, key, days))
     click.echo(json.dumps(_as_json(found, rows, since), indent=2) if as_json else _as_text(found, rows, days))
 
 
 async def _read(url: str, name: str, days: int) -> tuple[ApiKey, Sequence[UsageRow], int]:
-    key = await key_tasks.change(url, name, key_tasks.keep)
-    until = key_tasks.now()
+    key = await key_service.change(url, name, key_service.keep)
+    until = key_service.now()
     since = until - days * DAY
     since -= since % HOUR
     async with open_store(url) as store:
@@ -100,7 +100,7 @@ def _line(route: str, cells: Sequence[str], width: int) -> str:
 
 
 def _over_time(rows: Sequence[UsageRow], days: int) -> Sequence[str]:
-    """A bar for each hour or day in which there was anything."""
+    """Return a bar for each hour or day with requests."""
     unit, chars = (HOUR, len("2027-01-31T12")) if days <= _HOURLY_DAYS else (DAY, len("2027-01-31"))
     totals: Counter[int] = Counter()
     for row in rows:

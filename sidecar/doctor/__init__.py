@@ -1,1 +1,1 @@
-"""What is wrong with an installation: looked at first, judged by pure functions afterwards."""
+"""Checks of an installation: probes collect the facts, and pure functions check them."""

@@ -1,4 +1,4 @@
-"""What was gathered of an installation. Secrets are weighed where they are read; only their weight is here."""
+"""The facts about an installation. Of a secret they hold only its estimated strength, never its text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from sidecar.store.sqlite.inspect import StoreReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """What could not be looked at, and why."""
+    """A fact that could not be found out, and the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
-    """A file or folder: its permission bits (sticky and set-id bits too) and its owner."""
+    """A file or folder: its permission bits (with the sticky and set-id bits) and its owner."""
 
     path: str
     mode: int
@@ -28,7 +28,7 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateFacts:
-    """A PEM file's first certificate, and when it begins and ends (Unix seconds)."""
+    """The validity of the first certificate in a PEM file, in Unix seconds."""
 
     path: str
     begins_at: float
@@ -36,8 +36,8 @@ class CertificateFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiskSeen:
-    """The file system below the store: its type, and its bytes."""
+class DiskFacts:
+    """The file system that holds the store: its type, and its free and total bytes."""
 
     kind: str
     free: int
@@ -45,27 +45,27 @@ class DiskSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FilesSeen:
-    """The configuration's file, the store's, and those that hold secrets."""
+class FilesFacts:
+    """The files of the configuration and of the store, and those that hold TLS keys and certificates."""
 
     config: FileFacts | Unknown
     config_alone: bool
-    """It is a mount of its own (`subPath`)."""
+    """Whether the file is a mount of its own (`subPath`)."""
     literal_secrets: int
-    """How many secrets stand in it as they are."""
+    """Number of secrets that the file holds in plain text."""
     store: tuple[FileFacts, ...]
-    """The database, and beside it its -wal and -shm where they are."""
+    """The database, and its -wal and -shm files if they exist."""
     store_folder: FileFacts | Unknown
-    disk: DiskSeen | Unknown
+    disk: DiskFacts | Unknown
     tls_keys: tuple[FileFacts | Unknown, ...]
     certificates: tuple[CertificateFacts | Unknown, ...]
     listener_tls: str
-    """Why the listener's files cannot be used; empty where they can, or there are none."""
+    """Why the listener's TLS files are unusable; empty if they are usable, or if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessSeen:
-    """A process: its id, user, and how many files it may open (None: as many as it likes)."""
+class ProcessFacts:
+    """A process: its id, its user, and how many files it may open (None: no limit)."""
 
     pid: int
     uid: int
@@ -74,38 +74,38 @@ class ProcessSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """Where this runs. `sidecar`: the process that listens at the data address; `own`: this one."""
+    """This host. `sidecar` is the process that listens on the data address, `own` is the doctor's process."""
 
     in_kubernetes: bool
     addresses: tuple[str, ...]
-    """This host's, without loopback and link-local ones."""
+    """Addresses of this host, without loopback and link-local ones."""
     uvloop: bool
-    own: ProcessSeen
-    sidecar: ProcessSeen | Unknown
+    own: ProcessFacts
+    sidecar: ProcessFacts | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SecretsSeen:
-    """Secrets of the environment by their weight: bits at most, as their length and variety tell. None: not set."""
+class SecretsFacts:
+    """The secrets of the environment by their strength: an upper bound in bits. None: not set."""
 
     admin_token_bits: float | None
     pepper_bits: float | None
     pepper_problem: str
-    """Why the peppers cannot be used; empty where they can."""
+    """Why the peppers are unusable; empty if they are usable."""
     previous_algorithm: str | None
-    """Algorithm of keys under the previous pepper."""
+    """Algorithm of the keys that are hashed with the previous pepper."""
     algorithms: frozenset[str]
-    """Algorithms that can be verified."""
+    """Algorithms that this environment can verify."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamSeen:
-    """The upstream took a connection."""
+class UpstreamFacts:
+    """A connection to the upstream that succeeded."""
 
     seconds: float
     certificate_ends_at: float | None
     clock_ahead: float | Unknown
-    """Seconds that its Date is ahead of our clock."""
+    """Seconds by which its Date is ahead of this host's clock."""
 
 
 Location = Literal["unix", "loopback", "this host", "elsewhere"]
@@ -113,17 +113,17 @@ Location = Literal["unix", "loopback", "this host", "elsewhere"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BypassProbe:
-    """Where the upstream is, and at which other addresses of this host something answers on its port."""
+    """Where the upstream is, and on which other addresses of this host its port accepts connections."""
 
     location: Location
     tried: tuple[str, ...] = ()
-    answered: tuple[Address, ...] = ()
+    reachable: tuple[Address, ...] = ()
     socket: FileFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How long some tries of one thing took, in seconds."""
+    """Median and maximum duration of an operation, in seconds."""
 
     operation: str
     median: float
@@ -131,41 +131,41 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreSeen:
-    """The key store."""
+class StoreFacts:
+    """The key store: its report, latencies and audit."""
 
-    look: StoreReport
+    report: StoreReport
     latencies: tuple[Latency, ...] | Unknown
     audit: AuditState | Unknown
     trouble: str = ""
-    """Why it could not be used; empty where it could."""
+    """Why the store is unusable; empty if it is usable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunningSeen:
-    """What the running sidecar says of itself."""
+class RunningFacts:
+    """What the ops listener of the running sidecar reports."""
 
     seconds: float
     ready: bool
     lines: tuple[str, ...]
-    """Of `/readyz?verbose`."""
+    """Lines of `/readyz?verbose`."""
     metrics: Mapping[str, float]
-    """Samples by name with labels, as in the exposition."""
+    """Value of each sample, by its name and labels as /metrics prints them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All of it. `now` in Unix seconds; `grace_seconds`: how long the platform waits after SIGTERM, where known."""
+    """All facts. `now` is in Unix seconds; `grace_seconds` is the platform's wait after SIGTERM, if known."""
 
     config: Config
     now: float
     version: str
-    """Of this program."""
+    """Version of this program."""
     grace_seconds: float | None
-    files: FilesSeen
+    files: FilesFacts
     host: HostFacts
-    secrets: SecretsSeen
-    upstream: UpstreamSeen | Unknown
-    around: BypassProbe | Unknown
-    store: StoreSeen | Unknown
-    running: RunningSeen | Unknown
+    secrets: SecretsFacts
+    upstream: UpstreamFacts | Unknown
+    bypass: BypassProbe | Unknown
+    store: StoreFacts | Unknown
+    running: RunningFacts | Unknown

@@ -1,11 +1,11 @@
-"""What a check has found, in words for people. Nothing in it is a secret."""
+"""Findings: what a check reports. A finding never contains a secret."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How bad it is. UNCHECKED: nobody could look."""
+    """How serious a finding is. UNCHECKED: the check could not run."""
 
     OK = "ok"
     WARNING = "warning"
@@ -15,7 +15,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was seen; unless it is well, why it matters and what to do."""
+    """What was found and, unless it is ok, why it matters and what to do."""
 
     severity: Severity
     saw: str
@@ -25,7 +25,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A finding, with the check that made it and the group that this belongs to."""
+    """A finding, with the name of its check and the group of that check."""
 
     group: str
     check: str
@@ -49,7 +49,7 @@ def unchecked(saw: str, *, do: str = "") -> Finding:
 
 
 def span(seconds: float) -> str:
-    """`3d`, `2h`, `5m`, `8s`, `1.5ms` or `40µs`: how long, the sign aside."""
+    """Format a duration, without its sign, as `3d`, `2h`, `5m`, `8s`, `1.5ms` or `40µs`."""
     size = abs(seconds)
     if size < 0.001:
         return f"{size * 1_000_000:.0f}µs"

@@ -1,4 +1,4 @@
-"""Everything that is to be judged, gathered at once. Nothing of the installation is changed."""
+"""Collect the facts and run every check. Nothing in the installation is changed."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -12,15 +12,15 @@ from sidecar.doctor.checks import listeners as listener_checks
 from sidecar.doctor.checks import running as running_checks
 from sidecar.doctor.checks import store as store_checks
 from sidecar.doctor.facts import Facts
-from sidecar.doctor.probes.host import files_seen, host_seen, secrets_seen
-from sidecar.doctor.probes.network import Clock, running_seen, upstream_seen, way_around
-from sidecar.doctor.probes.store import Opener, store_seen
+from sidecar.doctor.probes.host import files_facts, host_facts, secrets_facts
+from sidecar.doctor.probes.network import Clock, probe_bypass, running_facts, upstream_facts
+from sidecar.doctor.probes.store import Opener, store_facts
 from sidecar.doctor.report import Finding, Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
-    """What to examine, and how. `clock` in Unix seconds; `grace_seconds`: as of Seen; `deep`: the whole audit."""
+    """What to examine, and how. `clock` gives Unix seconds; `deep` verifies the whole audit, however long."""
 
     config: Config
     environ: Mapping[str, str]
@@ -30,40 +30,43 @@ class Examination:
     deep: bool = False
 
 
-async def collect_facts(asked: Examination) -> Facts:
-    config, now = asked.config, asked.clock()
+async def collect_facts(examination: Examination) -> Facts:
+    """Run all probes."""
+    config, now = examination.config, examination.clock()
     host, files = await asyncio.gather(
-        asyncio.to_thread(host_seen, config.listen, asked.environ), asyncio.to_thread(files_seen, config)
+        asyncio.to_thread(host_facts, config.listen, examination.environ), asyncio.to_thread(files_facts, config)
     )
-    upstream, around, running = await asyncio.gather(
-        upstream_seen(config.upstream, asked.clock), way_around(config, host.addresses), running_seen(config.ops)
+    upstream, bypass, running = await asyncio.gather(
+        upstream_facts(config.upstream, examination.clock),
+        probe_bypass(config, host.addresses),
+        running_facts(config.ops),
     )
     return Facts(
         config=config,
         now=now,
         version=__version__,
-        grace_seconds=asked.grace_seconds,
+        grace_seconds=examination.grace_seconds,
         files=files,
         host=host,
-        secrets=secrets_seen(config, asked.environ),
+        secrets=secrets_facts(config, examination.environ),
         upstream=upstream,
-        around=around,
-        # On its own: what else goes on would be timed with it.
-        store=await store_seen(config, now, asked.open_store, deep=asked.deep),
+        bypass=bypass,
+        # Runs alone: anything beside it would distort the latencies.
+        store=await store_facts(config, now, examination.open_store, deep=examination.deep),
         running=running,
     )
 
 
 class Check(NamedTuple):
-    """`judge` is a pure function; None where there is nothing to look at."""
+    """A named check. `run` is a pure function; it returns None if the check does not apply."""
 
     group: str
     name: str
-    judge: Callable[[Facts], Finding | None]
+    run: Callable[[Facts], Finding | None]
 
 
 CHECKS: Final = (
-    Check("Upstream", "ways around", listener_checks.around),
+    Check("Upstream", "ways around", listener_checks.bypass),
     Check("Upstream", "connection", listener_checks.connection),
     Check("Upstream", "certificate", listener_checks.certificate),
     Check("Upstream", "clock", listener_checks.clock),
@@ -80,7 +83,7 @@ CHECKS: Final = (
     Check("Configuration", "key in query", config_checks.key_in_query),
     Check("Configuration", "trusted proxies", config_checks.trusted_proxies),
     Check("Configuration", "header limits", config_checks.header_limits),
-    Check("Configuration", "time to end", config_checks.ending),
+    Check("Configuration", "time to end", config_checks.drain),
     Check("Configuration", "limiter", config_checks.limiter),
     Check("Secrets", "admin token", store_checks.admin_token),
     Check("Secrets", "pepper", store_checks.pepper),
@@ -102,15 +105,15 @@ CHECKS: Final = (
 )
 
 
-async def examine(asked: Examination) -> Sequence[Named]:
-    """Look, and judge."""
-    return judged(await collect_facts(asked))
+async def examine(examination: Examination) -> Sequence[Named]:
+    """Collect the facts and check them."""
+    return run_checks(await collect_facts(examination))
 
 
-def judged(seen: Facts) -> Sequence[Named]:
-    """What every check that has something to look at says."""
+def run_checks(facts: Facts) -> Sequence[Named]:
+    """Return the findings of every check that applies."""
     return [
         Named(group=check.group, check=check.name, finding=finding)
         for check in CHECKS
-        if (finding := check.judge(seen)) is not None
+        if (finding := check.run(facts)) is not None
     ]

@@ -1,4 +1,4 @@
-"""The web page: what it adds to the admin listener. Every page is made here on the server, and works without script."""
+"""The web page of the admin listener. The server renders every page, and each works without scripts."""
 
 from collections.abc import Callable
 from typing import Final
@@ -23,19 +23,19 @@ _STATIC: Final = {
     "icon.svg": "image/svg+xml",
     "chevron.svg": "image/svg+xml",
 }
-_ONE: Final = "/keys/{id}"
-_VERB: Final = f"{_ONE}/{{verb:{VERBS}}}"
+_KEY: Final = "/keys/{id}"
+_VERB: Final = f"{_KEY}/{{verb:{VERBS}}}"
 
 
 def add_pages(app: web.Application, instruments: Instruments, *, clock: Callable[[], float]) -> None:
-    """Mount the page on the admin listener's application. clock: Unix seconds.
+    """Add the pages to the admin listener's application. clock: Unix seconds.
 
-    Without a session there are the form to sign in, and the files that it looks well with, which hold nothing secret.
+    Without a session only the sign-in form and its static files are open; they hold nothing secret.
     """
     app[TEMPLATES] = Templates()
     app[INSTRUMENTS] = instruments
     app[SESSIONS] = Sessions(clock=clock, new_token=instruments.new_token)
-    app[LOGIN] = LoginPolicy(open=_open(), session=session_of, problem_page=refused)
+    app[ENTRANCE] = LoginPolicy(open=_open_paths(), session=session_of, refused=refused)
     app.router.add_routes(
         [
             web.get("/", show_overview),
@@ -45,9 +45,9 @@ def add_pages(app: web.Application, instruments: Instruments, *, clock: Callable
             web.get("/keys", list_keys),
             web.get("/keys/new", show_issue),
             web.post("/keys/new", issue),
-            web.get(_ONE, show_key),
-            web.get(f"{_ONE}/change", show_change),
-            web.post(f"{_ONE}/change", change),
+            web.get(_KEY, show_key),
+            web.get(f"{_KEY}/change", show_change),
+            web.post(f"{_KEY}/change", change),
             web.get(_VERB, confirm),
             web.post(_VERB, carry_out),
             web.get("/audit", list_audit),
@@ -59,13 +59,13 @@ def add_pages(app: web.Application, instruments: Instruments, *, clock: Callable
         app.router.add_get(f"/static/{name}", _file(name, content_type))
 
 
-def _open() -> frozenset[tuple[str, str]]:
+def _open_paths() -> frozenset[tuple[str, str]]:
     files = {(method, f"/static/{name}") for name in _STATIC for method in (hdrs.METH_GET, hdrs.METH_HEAD)}
     return frozenset({(hdrs.METH_GET, "/sign-in"), (hdrs.METH_POST, "/sign-in"), *files})
 
 
 def _file(name: str, content_type: str) -> Handler:
-    """Read once, when the application is made."""
+    """Return a handler for a static file, which is read once at start."""
     body = (HERE / "static" / name).read_bytes()
 
     async def send(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""The audit trail, and its rows in words."""
+"""The audit page, and audit rows as text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from sidecar.admin.web.view_models import AuditEntry, AuditPage, Change, Option
 from sidecar.keys.ports import AuditFilter, AuditRow
 
 PAGE_SIZE: Final = 50
-_SAID: Final = {
+_ACTIONS: Final = {
     "issue": "Issued",
     "rotate": "Rotated",
     "change": "Changed",
@@ -35,25 +35,25 @@ _LABELS: Final = {
     "status": "Status",
     "expires_at": "Expires",
     "retires_at": "Retires",
-    "replaces": "In place of",
+    "replaces": "Replaces",
 }
-_TOLD_OF_NEW: Final = ("tenant", "scopes", "plan", "expires_at", "replaces")
+_NEW_KEY_FIELDS: Final = ("tenant", "scopes", "plan", "expires_at", "replaces")
 
 
 async def list_audit(request: web.Request) -> web.Response:
-    """Changes that fit the filters, the newest first."""
-    service, asked = service_of(request), _asked(request)
-    rows = await service.audit(_filter(asked))
+    """Show the changes that match the filters, newest first."""
+    service, query = desk_of(request), _query(request)
+    rows = await service.audit(_filter(query))
     page = rows[:PAGE_SIZE]
-    more = {name: value for name, value in asked.items() if name != "before" and value}
+    more = {name: value for name, value in query.items() if name != "before" and value}
     view = AuditPage(
         entries=entries_of(page, service.now),
-        key=asked["key"],
-        actor=asked["actor"],
-        since=asked["since"],
-        actions=_actions(asked["action"]),
-        filtered=any(asked.values()),
-        first=_address(more) if asked["before"] else None,
+        key=query["key"],
+        actor=query["actor"],
+        since=query["since"],
+        actions=_actions(query["action"]),
+        filtered=any(query.values()),
+        first=_address(more) if query["before"] else None,
         next=_address({**more, "before": str(page[-1].id)}) if len(rows) > PAGE_SIZE else None,
     )
     return request.app[TEMPLATES].page(request, "audit.html", here="audit", view=view)
@@ -66,7 +66,7 @@ def entries_of(rows: Sequence[AuditRow], now: int) -> tuple[AuditEntry, ...]:
 def _entry(row: AuditRow, now: int) -> AuditEntry:
     known = row.after or row.before or {}
     return AuditEntry(
-        said=_SAID.get(row.action, row.action.capitalize()),
+        action=_ACTIONS.get(row.action, row.action.capitalize()),
         actor=row.actor,
         source=row.source,
         moment=moment(row.at, now),
@@ -80,17 +80,17 @@ def _changes(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) 
     if after is None:
         return
     if before is None:
-        for name in _TOLD_OF_NEW:
-            if said := _said(name, after.get(name)):
-                yield Change(label=_LABELS[name], before=None, after=said)
+        for name in _NEW_KEY_FIELDS:
+            if text := _text_of(name, after.get(name)):
+                yield Change(label=_LABELS[name], before=None, after=text)
         return
     for name, label in _LABELS.items():
         if before.get(name) != after.get(name):
-            yield Change(label=label, before=_said(name, before.get(name)), after=_said(name, after.get(name)))
+            yield Change(label=label, before=_text_of(name, before.get(name)), after=_text_of(name, after.get(name)))
 
 
-def _said(name: str, value: Any) -> str:
-    """A stored value for people. Lists and maps may still be the JSON text that the store holds."""
+def _text_of(name: str, value: Any) -> str:
+    """Format a stored value. Lists and maps may still be the JSON text that the store holds."""
     if value is None or value in ("", [], {}):
         return ""
     if name.endswith("_at"):
@@ -100,18 +100,18 @@ def _said(name: str, value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _asked(request: web.Request) -> dict[str, str]:
+def _query(request: web.Request) -> dict[str, str]:
     names = ("key", "actor", "action", "since", "before")
     return {name: request.query.get(name, "").strip() for name in names}
 
 
-def _filter(asked: Mapping[str, str]) -> AuditFilter:
+def _filter(query: Mapping[str, str]) -> AuditFilter:
     return AuditFilter(
-        key_id=asked["key"] or None,
-        actor=asked["actor"] or None,
-        action=asked["action"] or None,
-        since=_day(asked["since"]),
-        before_id=int(asked["before"]) if asked["before"].isdecimal() and len(asked["before"]) < 19 else None,
+        key_id=query["key"] or None,
+        actor=query["actor"] or None,
+        action=query["action"] or None,
+        since=_day(query["since"]),
+        before_id=int(query["before"]) if query["before"].isdecimal() and len(query["before"]) < 19 else None,
         limit=PAGE_SIZE + 1,
     )
 
@@ -125,8 +125,8 @@ def _day(text: str) -> int | None:
 
 def _actions(chosen: str) -> tuple[Option, ...]:
     every = Option(value="", label="Any action")
-    return every, *(Option(value=name, label=said, chosen=name == chosen) for name, said in _SAID.items())
+    return every, *(Option(value=name, label=label, chosen=name == chosen) for name, label in _ACTIONS.items())
 
 
-def _address(query: Mapping[str, str]) -> str:
-    return f"/audit?{urlencode(query)}" if query else "/audit"
+def _address(fields: Mapping[str, str]) -> str:
+    return f"/audit?{urlencode(fields)}" if fields else "/audit"

@@ -1,4 +1,4 @@
-"""Issuing a key, and changing one: a form, and what comes of sending it."""
+"""The pages that issue and change a key."""
 
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
@@ -10,20 +10,20 @@ from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import command_for, moment_or_none, sentence
 from sidecar.admin.web.key_form import (
-    Filled,
     Form,
+    FormValues,
     KeyFields,
-    filled_anew,
-    filled_from,
-    filled_of,
+    empty_values,
     form_of,
     form_view,
     key_fields,
     problems_of,
     problems_of_flaws,
+    submitted_values,
+    values_of,
 )
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.route_access import opened
+from sidecar.admin.web.route_access import allowed_routes
 from sidecar.admin.web.stats import INSTRUMENTS
 from sidecar.admin.web.view_models import NewSecret
 from sidecar.core.model import ApiKey
@@ -34,45 +34,45 @@ from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import KeyChange
 from sidecar.keys.validation import InvalidKey, NewKey
 
-_LONGEST_ONCE = 64
-_CHANGED = "Somebody else has changed this key since you opened the form. Look at it again, then change it."
+_MAX_KEY_LENGTH = 64
+_CHANGED = "Someone else changed this key after you opened the form. Load the key again, then change it."
 
 
 async def show_issue(request: web.Request) -> web.Response:
-    """The empty form."""
-    service = _writing_desk(request)
-    return _issue_form(request, service, filled_anew(service), {}, 200, request.app[INSTRUMENTS].new_token())
+    """Show the empty form."""
+    service = _writable_service(request)
+    return _issue_form(request, service, empty_values(service), {}, 200, request.app[INSTRUMENTS].new_token())
 
 
 async def issue(request: web.Request) -> web.Response:
-    """The new key, shown this once; or the form again, with what is wrong."""
-    service, form = _writing_desk(request), await form_of(request)
+    """Issue the key and show it once. If the form has problems, show it again."""
+    service, form = _writable_service(request), await form_of(request)
 
     async def carry_out() -> web.Response:
         fields = key_fields(form, service.now)
         _check(service, fields)
-        issued = await service.issue(_new_key(fields), idempotency_key=once_of(service, form))
+        issued = await service.issue(_new_key(fields), once=idempotency_key_of(service, form))
         return show_secret(request, service, issued)
 
     try:
         problems = await _problems(carry_out)
     except (AlreadyProcessed, IdempotencyKeyReused):
-        raise sent_before() from None
+        raise already_submitted() from None
     if isinstance(problems, web.Response):
         return problems
-    return _issue_form(request, service, filled_from(form), problems, 422, form.get("once", ""))
+    return _issue_form(request, service, submitted_values(form), problems, 422, form.get("once", ""))
 
 
 async def show_change(request: web.Request) -> web.Response:
-    """The form with what the key has now."""
-    service = _writing_desk(request)
+    """Show the form with the key's current values."""
+    service = _writable_service(request)
     key = await service.get(request.match_info["id"])
-    return _change_form(request, service, key, filled_of(key), {}, 200, etag_of(key))
+    return _change_form(request, service, key, values_of(key), {}, 200, etag_of(key))
 
 
 async def change(request: web.Request) -> web.Response:
-    """Back to the key; or the form again, with what is wrong."""
-    service, form = _writing_desk(request), await form_of(request)
+    """Change the key and show it. If the form has problems, show the form again."""
+    service, form = _writable_service(request), await form_of(request)
     key, etag = await service.get(request.match_info["id"]), form.get("etag", "")
 
     async def carry_out() -> web.Response:
@@ -84,15 +84,15 @@ async def change(request: web.Request) -> web.Response:
     problems = await _problems(carry_out)
     if isinstance(problems, web.Response):
         return problems
-    return _change_form(request, service, key, filled_from(form), problems, 422, etag)
+    return _change_form(request, service, key, submitted_values(form), problems, 422, etag)
 
 
 def show_secret(
     request: web.Request, service: AdminService, issued: Issued, *, replaced: ApiKey | None = None
 ) -> web.Response:
-    """The page with the plaintext. Whoever loads it anew sends the form again, and is told that it was sent before."""
+    """Show the page with the plaintext. Reloading it submits the form again, which is refused as a repetition."""
     key, text = issued.key, issued.secret.text
-    routes = opened(service.config, key)
+    routes = allowed_routes(service.config, key)
     clients = request.app[INSTRUMENTS].clients()
     retires = None if replaced is None or (replaced.retires_at or 0) <= service.now else replaced.retires_at
     view = NewSecret(
@@ -107,26 +107,26 @@ def show_secret(
     return request.app[TEMPLATES].page(request, "issued.html", view=view)
 
 
-def once_of(service: AdminService, form: Form) -> IdempotencyKey | None:
-    """So that a form that is sent twice makes one key."""
-    if not 1 <= len(form.get("once", "")) <= _LONGEST_ONCE:
+def idempotency_key_of(service: AdminService, form: Form) -> IdempotencyKey | None:
+    """Return the idempotency key of the form: submitting it twice issues one key."""
+    if not 1 <= len(form.get("once", "")) <= _MAX_KEY_LENGTH:
         return None
-    said = "\n".join(f"{name}={value}" for name, value in form.items() if name != "proof")
-    fingerprint = sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+    content = "\n".join(f"{name}={value}" for name, value in form.items() if name != "proof")
+    fingerprint = sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
     return IdempotencyKey(token=f"page:{service.admin.name}", key=form["once"], fingerprint=fingerprint)
 
 
-def sent_before() -> Problem:
-    return Problem(
+def already_submitted() -> Refusal:
+    return Refusal(
         409,
         "sent_before",
-        "this form was sent before, and its key was made then; a key is shown once only, so if it is lost, "
+        "this form was already submitted, and its key was issued then. A key is shown only once: if it is lost, "
         "revoke it and issue another",
     )
 
 
 class _BadForm(Exception):
-    """problems: field to what is wrong with it."""
+    """The form has problems, listed by field."""
 
     def __init__(self, problems: dict[str, str]) -> None:
         super().__init__()
@@ -134,51 +134,51 @@ class _BadForm(Exception):
 
 
 def _check(service: AdminService, fields: KeyFields) -> None:
-    """Raises _BadForm where something could not be read, with whatever else is wrong, so that all is told at once."""
+    """Raise _BadForm if a field could not be read, with all other problems too, so that all are shown at once."""
     if not fields.problems:
         return
     problems: dict[str, str] = {}
     try:
         key_rules(service.config).check(_new_key(fields), service.now)
-    except InvalidKey as unfit:
-        problems = problems_of(unfit)
+    except InvalidKey as invalid:
+        problems = problems_of(invalid)
     raise _BadForm({**problems, **fields.problems})
 
 
 async def _problems(carry_out: Callable[[], Awaitable[web.Response]]) -> web.Response | dict[str, str]:
-    """The answer, or what is wrong by field."""
+    """Return the response, or the problems by field."""
     try:
         return await carry_out()
     except _BadForm as bad:
         return bad.problems
-    except InvalidKey as unfit:
-        return problems_of(unfit)
+    except InvalidKey as invalid:
+        return problems_of(invalid)
     except (AlreadyProcessed, IdempotencyKeyReused):
         raise
     except KeyConflict as conflict:
-        return {"": conflict_said(conflict)}
-    except Problem as refusal:
-        if not refusal.errors:
+        return {"": conflict_text(conflict)}
+    except Refusal as refusal:
+        if not refusal.flaws:
             raise
         return problems_of_flaws(refusal.detail, refusal.errors)
 
 
-def conflict_said(conflict: KeyConflict) -> str:
-    """Why a change did not fit, for people."""
+def conflict_text(conflict: KeyConflict) -> str:
+    """Describe a conflict in a sentence."""
     text = str(conflict)
     return sentence(text) if text else _CHANGED
 
 
-def _writing_desk(request: web.Request) -> AdminService:
-    service = service_of(request)
+def _writable_service(request: web.Request) -> AdminService:
+    service = desk_of(request)
     service.must_write()
     return service
 
 
 def _issue_form(
-    request: web.Request, service: AdminService, filled: Filled, problems: dict[str, str], status: int, once: str
+    request: web.Request, service: AdminService, values: FormValues, problems: dict[str, str], status: int, once: str
 ) -> web.Response:
-    form = form_view(service, filled, problems=problems, once=once)
+    form = form_view(service, values, problems=problems, once=once)
     return request.app[TEMPLATES].page(request, "issue.html", status=status, form=form)
 
 
@@ -186,12 +186,12 @@ def _change_form(
     request: web.Request,
     service: AdminService,
     key: ApiKey,
-    filled: Filled,
+    values: FormValues,
     problems: dict[str, str],
     status: int,
     etag: str,
 ) -> web.Response:
-    form = form_view(service, filled, problems=problems, key=key, etag=etag)
+    form = form_view(service, values, problems=problems, key=key, etag=etag)
     return request.app[TEMPLATES].page(
         request, "change.html", status=status, form=form, key_id=key.id, key_name=key.name
     )

@@ -1,4 +1,4 @@
-"""The page of one key."""
+"""The page of one key, and the pages that rotate, disable, enable or revoke it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,18 +13,27 @@ from sidecar.admin.web.audit import entries_of
 from sidecar.admin.web.charts import Chart, chart
 from sidecar.admin.web.formatting import (
     MICROSECONDS,
-    effective_status,
+    limit_text,
     moment,
     moment_or_none,
     percent,
-    quota_said,
-    standing_note,
+    status_badge,
+    status_note,
 )
-from sidecar.admin.web.issue import conflict_said, once_of, sent_before, show_secret
+from sidecar.admin.web.issue import already_submitted, conflict_text, idempotency_key_of, show_secret
 from sidecar.admin.web.key_form import Form, form_of
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.route_access import charges, needs, opened
-from sidecar.admin.web.stats import INSTRUMENTS, Left, class_of, last_day, last_days, left_of, points_of, totals_by_key
+from sidecar.admin.web.route_access import allowed_routes, charges, requirements
+from sidecar.admin.web.stats import (
+    INSTRUMENTS,
+    QuotaUsage,
+    class_of,
+    last_day,
+    last_days,
+    points_of,
+    quota_usage_of,
+    totals_by_key,
+)
 from sidecar.admin.web.view_models import AuditEntry, Confirm, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
 from sidecar.core.model import ApiKey, KeyStatus, Route
 from sidecar.core.units import counted
@@ -34,62 +43,62 @@ from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import InvalidKey
 from sidecar.usage.ports import UsageFilter, UsageRow
 
-# Rotate, disable, enable, revoke: what will happen, and then it happens.
+# Rotate, disable, enable and revoke: the confirmation page and the action.
 
 
 _TITLES: Final = {
     "rotate": ("Rotate this key", "Rotate key"),
     "disable": ("Disable this key", "Disable key"),
     "enable": ("Enable this key", "Enable key"),
-    "revoke": ("Revoke this key for ever", "Revoke key"),
+    "revoke": ("Revoke this key permanently", "Revoke key"),
 }
 VERBS: Final = "|".join(_TITLES)
 _OVERLAPS: Final = (
-    (0, "No time: it is refused at once"),
+    (0, "0 hours: it stops working at once"),
     (3_600, "1 hour"),
     (86_400, "24 hours"),
     (604_800, "7 days"),
     (2_592_000, "30 days"),
 )
-_USUAL_OVERLAP: Final = 86_400
+_DEFAULT_OVERLAP: Final = 86_400
 
 
-def possible(key: ApiKey, now: int) -> tuple[str, ...]:
-    """What can be done to the key as it stands."""
+def allowed_actions(key: ApiKey, now: int) -> tuple[str, ...]:
+    """Return the actions that are possible for the key."""
     if key.status is KeyStatus.REVOKED:
         return ()
-    over = effective_status(key, now).kind in ("expired", "retired")
-    rotating = () if over or key.retires_at is not None or key.status is KeyStatus.DISABLED else ("rotate",)
+    ended = status_badge(key, now).kind in ("expired", "retired")
+    rotating = () if ended or key.retires_at is not None or key.status is KeyStatus.DISABLED else ("rotate",)
     return "change", *rotating, "enable" if key.status is KeyStatus.DISABLED else "disable", "revoke"
 
 
 async def confirm(request: web.Request) -> web.Response:
-    """What will happen, and a button."""
+    """Show what the action does, and a button to confirm it."""
     return await _show(request, "", 200, request.app[INSTRUMENTS].new_token())
 
 
 async def carry_out(request: web.Request) -> web.Response:
-    """Back to the key (rotate: to the new key, shown this once); or the question again, with what is in the way."""
-    service, form = service_of(request), await form_of(request)
+    """Perform the action and show the key; after rotate, the new key. On a conflict, show the confirmation again."""
+    service, form = desk_of(request), await form_of(request)
     try:
-        return await _done(request, service, form)
+        return await _perform(request, service, form)
     except (AlreadyProcessed, IdempotencyKeyReused):
-        raise sent_before() from None
+        raise already_submitted() from None
     except KeyChanged:
-        said = "Somebody has changed this key meanwhile. Look at what is told of it here, and then go on."
-        return await _show(request, said, 409, form.get("once", ""))
-    except InvalidKey as unfit:
-        return await _show(request, "; ".join(unfit.problems), 409, form.get("once", ""))
+        text = "Someone changed this key in the meantime. Check its current state below before you go on."
+        return await _show(request, text, 409, form.get("once", ""))
+    except InvalidKey as invalid:
+        return await _show(request, "; ".join(invalid.problems), 409, form.get("once", ""))
     except KeyConflict as conflict:
-        return await _show(request, conflict_said(conflict), 409, form.get("once", ""))
+        return await _show(request, conflict_text(conflict), 409, form.get("once", ""))
 
 
-async def _done(request: web.Request, service: AdminService, form: Form) -> web.Response:
+async def _perform(request: web.Request, service: AdminService, form: Form) -> web.Response:
     key_id, verb, etag = request.match_info["id"], request.match_info["verb"], form.get("etag", "")
     match verb:
         case "rotate":
             rotation = Rotation(overlap_seconds=_overlap(form))
-            rotated = await service.rotate(key_id, rotation, etag=etag, idempotency_key=once_of(service, form))
+            rotated = await service.rotate(key_id, rotation, etag=etag, once=idempotency_key_of(service, form))
             return show_secret(request, service, rotated.new, replaced=rotated.old)
         case "disable":
             await service.disable(key_id, etag=etag)
@@ -102,14 +111,14 @@ async def _done(request: web.Request, service: AdminService, form: Form) -> web.
 
 def _overlap(form: Form) -> int:
     offered = {str(seconds): seconds for seconds, _ in _OVERLAPS}
-    return offered.get(form.get("overlap", ""), _USUAL_OVERLAP)
+    return offered.get(form.get("overlap", ""), _DEFAULT_OVERLAP)
 
 
 async def _show(request: web.Request, problem: str, status: int, once: str) -> web.Response:
     service, verb = service_of(request), request.match_info["verb"]
     service.must_write()
     key = await service.get(request.match_info["id"])
-    if verb not in possible(key, service.now):
+    if verb not in allowed_actions(key, service.now):
         raise web.HTTPSeeOther(f"/keys/{key.id}")
     title, button = _TITLES[verb]
     totals = await totals_by_key(service, [key])
@@ -121,7 +130,7 @@ async def _show(request: web.Request, problem: str, status: int, once: str) -> w
         verb=verb,
         title=title,
         button=button,
-        grave=verb == "revoke",
+        destructive=verb == "revoke",
         effects=tuple(_effects(key, verb, service.now)),
         last_used=moment_or_none(key.last_used_at, service.now),
         requests=counted(sum(totals[key.id]), "request"),
@@ -135,56 +144,58 @@ async def _show(request: web.Request, problem: str, status: int, once: str) -> w
 
 def _overlaps() -> tuple[Option, ...]:
     return tuple(
-        Option(value=str(seconds), label=label, chosen=seconds == _USUAL_OVERLAP) for seconds, label in _OVERLAPS
+        Option(value=str(seconds), label=label, chosen=seconds == _DEFAULT_OVERLAP) for seconds, label in _OVERLAPS
     )
 
 
 def _effects(key: ApiKey, verb: str, now: int) -> Iterator[str]:
     match verb:
         case "rotate":
-            yield "A new key is issued, and shown once. Name, tenant, scopes, plan, limits and metadata stay the same."
-            yield "Both keys work until the old one retires. Until then its answers say so (Deprecation, Sunset)."
+            yield "A new key is issued and shown once. Name, tenant, scopes, plan, limits and metadata stay the same."
+            yield "Both keys work until the old one retires. Its responses carry Deprecation and Sunset headers."
             if key.expires_at is not None:
                 yield f"The new key expires when this one would have, {moment(key.expires_at, now).exact}."
         case "disable":
-            yield "From the next request on, every request with it is refused with 401."
-            yield "Streams and tunnels that it has open are closed within seconds."
-            yield "Nothing else changes, and it can be enabled again at any time."
+            yield "From the next request on, the sidecar refuses this key with 401."
+            yield "Its open streams and tunnels are closed within seconds."
+            yield "Nothing else changes. You can enable it again at any time."
         case "enable":
-            yield "From the next request on, this key is taken again, with the scopes and limits that it has."
+            yield "From the next request on, this key works again, with its present scopes and limits."
         case "revoke":
-            yield "From the next request on, every request with it is refused with 401."
-            yield "Streams and tunnels that it has open are closed within seconds."
-            yield "This is final: a revoked key cannot be enabled, changed or rotated. Issue a new one instead."
+            yield "From the next request on, the sidecar refuses this key with 401."
+            yield "Its open streams and tunnels are closed within seconds."
+            yield "This is permanent: a revoked key cannot be enabled, changed or rotated. Issue a new key instead."
             if key.last_used_at is not None and now - key.last_used_at < 86_400 * MICROSECONDS:
-                said = moment(key.last_used_at, now).said
-                yield f"It is in use: the last request came {said}. To replace it without an outage, rotate it."
+                last_used = moment(key.last_used_at, now).relative
+                yield f"It is in use: its last request came {last_used}. To avoid an outage, rotate it instead."
 
+
+# The page of the key.
 
 _AUDIT_ROWS: Final = 10
 _SPANS: Final = (("1", "24 hours"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"))
 _DONE: Final = {
-    "change": "The change is saved, and counts from the next request on.",
-    "disable": "The key is disabled: its next request is refused.",
-    "enable": "The key is enabled: its next request is taken.",
-    "revoke": "The key is revoked: its next request is refused, for ever.",
+    "change": "The change is saved. It applies from the next request on.",
+    "disable": "The key is disabled. Its next request is refused.",
+    "enable": "The key is enabled. Its next request is allowed.",
+    "revoke": "The key is revoked permanently. Its next request is refused.",
 }
 
 
 async def show_key(request: web.Request) -> web.Response:
-    """Everything about one key, but the key itself."""
-    service, instruments = service_of(request), request.app[INSTRUMENTS]
+    """Show everything about a key except the API key itself."""
+    service, instruments = desk_of(request), request.app[INSTRUMENTS]
     key = await service.get(request.match_info["id"])
     days = _days(request.query.get("span", ""))
     wanted = _span(service.now, days)
     rows = await service.usage(key.id, wanted)
-    routes = opened(service.config, key)
-    left = await left_of(instruments.limiter, service.config, key, routes, now=service.now / MICROSECONDS)
+    routes = allowed_routes(service.config, key)
+    left = await quota_usage_of(instruments.limiter, service.config, key, routes, now=service.now / MICROSECONDS)
     view = KeyPage(
         id=key.id,
         name=key.name,
-        effective_status=effective_status(key, service.now),
-        standing_note=standing_note(key, service.now),
+        status=status_badge(key, service.now),
+        status_note=status_note(key, service.now),
         facts=tuple(_facts(key, service.now)),
         routes=tuple(_route(route) for route in routes),
         quotas=tuple(quota_row(one, service.now) for one in left),
@@ -192,28 +203,28 @@ async def show_key(request: web.Request) -> web.Response:
         spans=tuple(Option(value=value, label=label, chosen=value == days) for value, label in _SPANS),
         by_route=_by_route(rows),
         audit=await _audit(service, key),
-        actions=possible(key, service.now),
+        actions=allowed_actions(key, service.now),
         done=_DONE.get(request.query.get("done", ""), ""),
     )
     return request.app[TEMPLATES].page(request, "key.html", view=view)
 
 
 def usage_chart(rows: Sequence[UsageRow], wanted: UsageFilter, span: str) -> Chart:
-    """A bar for each hour or day of `wanted`, and a label at its beginning, its middle and its end."""
-    shown = "%b %-d" if wanted.by == "day" else "%H:%M"
-    points = [(_label(at, f"{shown} UTC"), counts) for at, counts in points_of(rows, wanted)]
+    """Return a bar for each hour or day of `wanted`, with labels at the start, the middle and the end."""
+    pattern = "%b %-d" if wanted.by == "day" else "%H:%M"
+    points = [(_label(at, f"{pattern} UTC"), counts) for at, counts in points_of(rows, wanted)]
     middle = (wanted.since + wanted.until) // 2
-    ticks = [_label(at, shown) for at in (wanted.since, middle)]
+    ticks = [_label(at, pattern) for at in (wanted.since, middle)]
     return chart(points, ticks=[*ticks, "now"], span=span)
 
 
-def quota_row(left: Left, now: int, *, key: ApiKey | None = None) -> QuotaRow:
-    """key: whose quota it is, where the page is not that key's own."""
-    state, said = left.state, quota_said(left.quota, left.limit)
+def quota_row(left: QuotaUsage, now: int, *, key: ApiKey | None = None) -> QuotaRow:
+    """Return the quota as a row. key: the key that it belongs to, on pages of several keys."""
+    state = left.state
     used = percent(state.used, state.limit) if state else 0
     return QuotaRow(
         name=left.quota.name,
-        said=said,
+        limit=limit_text(left.quota, left.limit),
         left=f"{state.remaining:,} left" if state else "",
         percent=used,
         kind="bad" if used >= 95 else "warn" if used >= 80 else "",
@@ -232,12 +243,12 @@ def _span(now: int, days: str) -> UsageFilter:
     return last_day(now) if days == "1" else last_days(now, int(days))
 
 
-def _label(at: int, shown: str) -> str:
-    return datetime.fromtimestamp(at // MICROSECONDS, UTC).strftime(shown)
+def _label(at: int, pattern: str) -> str:
+    return datetime.fromtimestamp(at // MICROSECONDS, UTC).strftime(pattern)
 
 
 def _route(route: Route) -> RouteRow:
-    return RouteRow(name=route.name, where=route.where, needs=needs(route.policy), quotas=charges(route.policy))
+    return RouteRow(name=route.name, where=route.where, needs=requirements(route.policy), quotas=charges(route.policy))
 
 
 def _by_route(rows: Sequence[UsageRow]) -> tuple[UsageByRoute, ...]:
@@ -259,7 +270,7 @@ def _by_route(rows: Sequence[UsageRow]) -> tuple[UsageByRoute, ...]:
 
 def _facts(key: ApiKey, now: int) -> Iterator[Fact]:
     yield Fact(label="Id", value=key.id, mono=True)
-    yield Fact(label="Begins with", value=f"{key.prefix}…", mono=True)
+    yield Fact(label="Prefix", value=f"{key.prefix}…", mono=True)
     yield Fact(label="Tenant", value=key.tenant or "")
     yield Fact(label="Environment", value=key.environment or "")
     yield Fact(label="Scopes", chips=key.scopes)
@@ -270,16 +281,16 @@ def _facts(key: ApiKey, now: int) -> Iterator[Fact]:
         yield Fact(label="Metadata", chips=tuple(f"{name}={value}" for name, value in key.metadata.items()))
     yield Fact(label="Last used", value="Never", moment=moment_or_none(key.last_used_at, now))
     if key.last_used_address:
-        yield Fact(label="From", value=key.last_used_address, mono=True)
+        yield Fact(label="Last used from", value=key.last_used_address, mono=True)
     if key.last_used_agent:
-        yield Fact(label="With", value=key.last_used_agent)
+        yield Fact(label="Last user agent", value=key.last_used_agent)
     yield Fact(label="Issued", moment=moment(key.created_at, now))
-    yield Fact(label="By", value=key.created_by)
+    yield Fact(label="Issued by", value=key.created_by)
     yield Fact(label="Expires", value="Never", moment=moment_or_none(key.expires_at, now))
     if key.retires_at is not None:
         yield Fact(label="Retires" if key.retires_at > now else "Retired", moment=moment(key.retires_at, now))
     if key.replaces:
-        yield Fact(label="In place of", value=key.replaces, link=f"/keys/{key.replaces}")
+        yield Fact(label="Replaces", value=key.replaces, link=f"/keys/{key.replaces}")
 
 
 async def _audit(service: AdminService, key: ApiKey) -> tuple[AuditEntry, ...]:

@@ -1,4 +1,4 @@
-"""The form that issues or changes a key, filled in."""
+"""The form that issues or changes a key: reading it, and showing it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,49 +12,49 @@ from multidict import MultiDict
 from sidecar.admin.api.decoding import body_of
 from sidecar.admin.problems import FieldError, Problem, forbidden
 from sidecar.admin.service import AdminService
-from sidecar.admin.web.formatting import moment, quota_said, sentence
+from sidecar.admin.web.formatting import limit_text, moment, sentence
 from sidecar.admin.web.rendering import SESSION
-from sidecar.admin.web.route_access import opened_by_scope
+from sidecar.admin.web.route_access import routes_for_scope
 from sidecar.admin.web.view_models import KeyForm, Option, QuotaField, ScopeChoice
 from sidecar.config.build.config import Config
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.units import parse_duration
 from sidecar.keys.validation import InvalidKey, Violation
 
-# Forms as they come in: checked for who sent them, and read into what the desk takes.
+# Submitted forms: checked against cross-site requests, and read into fields.
 
 
 Form = MultiDict[str]
 
 _SECOND: Final = 1_000_000
-_MOST_FIELDS: Final = 5_000
-"""Counted before they are read, for anyone may send a form to sign in."""
+_MAX_FIELDS: Final = 5_000
+"""A bound that is checked before parsing: anyone may submit the form to sign in."""
 
 
 async def form_of(request: web.Request) -> Form:
-    """The fields of a form that this session's own page has sent. Raises Problem 403 for any other.
+    """Read a form that a page of this session has submitted. Raises Refusal 403 for any other.
 
-    A request that carries its admin token itself needs no proof: no other site can make a browser send one.
+    A request that carries its admin token in a header needs no proof: no other site can make a browser send one.
     """
     fields = _fields(await body_of(request))
     session = request.get(SESSION)
     if session is not None and not session.proves(fields.get("proof", "")):
-        raise forbidden("this form is of another session: go back, load the page again, and send it once more")
+        raise forbidden("this form belongs to another session: go back, reload the page, and submit it again")
     return fields
 
 
 def _fields(body: bytes) -> Form:
-    """As our pages send them: UTF-8, whatever else the request says of itself."""
+    """Parse a form as these pages send it: in UTF-8, whatever the Content-Type says."""
     try:
         text = body.decode("utf-8")
-        return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+        return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError:
-        raise Problem(400, "not_a_form", "the body is no form as a page of ours sends it") from None
+        raise Refusal(400, "not_a_form", "the body is not a form as these pages submit it") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFields:
-    """What the form that issues or changes a key says."""
+    """The values of a submitted form, parsed."""
 
     name: str
     tenant: str | None
@@ -65,11 +65,11 @@ class KeyFields:
     metadata: Mapping[str, str]
     expires_at: int | None
     problems: Mapping[str, str]
-    """What could not be read, by field."""
+    """Fields that could not be parsed, and why."""
 
 
 def key_fields(form: Form, now: int, *, kept: int | None = None) -> KeyFields:
-    """now: microseconds. kept: the expiry that `keep` stands for."""
+    """Parse the form. now: microseconds. kept: the expiry that the choice `keep` means."""
     problems: dict[str, str] = {}
     expires_at = _expires_at(form, now, kept, problems)
     return KeyFields(
@@ -85,18 +85,18 @@ def key_fields(form: Form, now: int, *, kept: int | None = None) -> KeyFields:
     )
 
 
-def problems_of(unfit: InvalidKey) -> dict[str, str]:
-    """What the rules find wrong with a key, by the field that it belongs to; the empty one for the rest."""
+def problems_of(invalid: InvalidKey) -> dict[str, str]:
+    """Return the problems of a key by field; the empty name is for problems of no single field."""
     problems: dict[str, str] = {}
-    for line in unfit.problems:
+    for line in invalid.problems:
         field = line.path[0] if isinstance(line, Violation) and line.path else ""
-        said = sentence(line)
-        problems[field] = f"{problems[field]} {said}" if field in problems else said
+        text = sentence(line)
+        problems[field] = f"{problems[field]} {text}" if field in problems else text
     return problems
 
 
-def problems_of_flaws(detail: str, flaws: Sequence[FieldError]) -> dict[str, str]:
-    """The same for what an administrator may not grant."""
+def problems_of_flaws(detail: str, flaws: Sequence[Flaw]) -> dict[str, str]:
+    """Return by field what the administrator may not grant."""
     problems = {flaw.pointer.split("/")[1]: sentence(flaw.detail) for flaw in flaws}
     return problems or {"": detail}
 
@@ -141,10 +141,12 @@ def _metadata(text: str, problems: dict[str, str]) -> dict[str, str]:
         if not line.strip():
             continue
         if not equals:
-            problems["metadata"] = f"Each line is name=value; this one is not: {line.strip()}"
+            problems["metadata"] = f"Each line must be name=value. This one is not: {line.strip()}"
         metadata[name.strip()] = value.strip()
     return metadata
 
+
+# The form as it is shown.
 
 _EXPIRY: Final = (
     ("never", "Never"),
@@ -156,8 +158,8 @@ _EXPIRY: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filled:
-    """What stands in the fields."""
+class FormValues:
+    """The text in the fields."""
 
     name: str = ""
     tenant: str = ""
@@ -170,14 +172,14 @@ class Filled:
     expires_on: str = ""
 
 
-def filled_anew(service: AdminService) -> Filled:
-    """An empty form, with the default scopes."""
-    return Filled(scopes=service.config.keys.default_scopes)
+def empty_values(service: AdminService) -> FormValues:
+    """Return the values of an empty form, with the default scopes."""
+    return FormValues(scopes=service.config.keys.default_scopes)
 
 
-def filled_from(form: Form) -> Filled:
-    """The form as it was sent, to be shown again."""
-    return Filled(
+def submitted_values(form: Form) -> FormValues:
+    """Return the values as they were submitted, to show them again."""
+    return FormValues(
         name=form.get("name", ""),
         tenant=form.get("tenant", ""),
         environment=form.get("environment", ""),
@@ -190,9 +192,9 @@ def filled_from(form: Form) -> Filled:
     )
 
 
-def filled_of(key: ApiKey) -> Filled:
-    """What the key has now."""
-    return Filled(
+def values_of(key: ApiKey) -> FormValues:
+    """Return the current values of a key."""
+    return FormValues(
         name=key.name,
         tenant=key.tenant or "",
         environment=key.environment or "",
@@ -206,28 +208,28 @@ def filled_of(key: ApiKey) -> Filled:
 
 def form_view(
     service: AdminService,
-    filled: Filled,
+    values: FormValues,
     *,
     problems: Mapping[str, str] | None = None,
     key: ApiKey | None = None,
     once: str = "",
     etag: str = "",
 ) -> KeyForm:
-    """key: the one that is changed. problems: field to what is wrong with it."""
+    """Return the view of the form. key: the key to change, if any. problems: field to its problem."""
     config, admin = service.config, service.admin
     grantable = admin.grantable(config.catalogue)
     return KeyForm(
-        name=filled.name,
-        tenant=filled.tenant,
+        name=values.name,
+        tenant=values.tenant,
         fixed_tenant=admin.tenant,
-        environments=_environments(config, filled.environment),
-        scopes=tuple(_scope(config, name, name in filled.scopes) for name in grantable),
-        other_scopes=tuple(scope for scope in filled.scopes if scope not in grantable),
-        plans=_plans(admin.plans_of(config.plans), filled.plan, no_plan=admin.may_plan(None)),
-        quotas=tuple(_quotas(config, filled.quotas)),
-        metadata=filled.metadata,
-        expiry=_expiry(filled.expiry, key, service.now),
-        expires_on=filled.expires_on,
+        environments=_environments(config, values.environment),
+        scopes=tuple(_scope(config, name, name in values.scopes) for name in grantable),
+        other_scopes=tuple(scope for scope in values.scopes if scope not in grantable),
+        plans=_plans(admin.plans_of(config.plans), values.plan, no_plan=admin.may_plan(None)),
+        quotas=tuple(_quotas(config, values.quotas)),
+        metadata=values.metadata,
+        expiry=_expiry(values.expiry, key, service.now),
+        expires_on=values.expires_on,
         problems=problems or {},
         once=once,
         etag=etag,
@@ -245,7 +247,7 @@ def _scope(config: Config, name: str, chosen: bool) -> ScopeChoice:
         name=name,
         description=scope.description,
         includes=scope.includes,
-        opens=tuple(route.name for route in opened_by_scope(config, name)),
+        opens=tuple(route.name for route in routes_for_scope(config, name)),
         chosen=chosen,
     )
 
@@ -257,13 +259,13 @@ def _plans(names: Iterable[str], chosen: str, *, no_plan: bool) -> tuple[Option,
     return *none, *(Option(value=name, label=name, chosen=name == chosen) for name in [*offered, *kept])
 
 
-def _quotas(config: Config, filled: Mapping[str, str]) -> Iterable[QuotaField]:
+def _quotas(config: Config, values: Mapping[str, str]) -> Iterable[QuotaField]:
     for name, quota in config.quotas.items():
-        yield QuotaField(name=name, said=quota_said(quota, quota.limit), value=filled.get(name, ""))
+        yield QuotaField(name=name, limit=limit_text(quota, quota.limit), value=values.get(name, ""))
 
 
 def _expiry(chosen: str, key: ApiKey | None, now: int) -> tuple[Option, ...]:
     choices = list(_EXPIRY)
     if key is not None and key.expires_at is not None:
-        choices.insert(0, ("keep", f"As it is: {moment(key.expires_at, now).exact}"))
+        choices.insert(0, ("keep", f"Unchanged: {moment(key.expires_at, now).exact}"))
     return tuple(Option(value=value, label=label, chosen=value == chosen) for value, label in choices)

@@ -9,7 +9,7 @@ from aiohttp import web
 from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.charts import spark
-from sidecar.admin.web.formatting import effective_status, moment_or_none
+from sidecar.admin.web.formatting import moment_or_none, status_badge
 from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.stats import totals_by_key
 from sidecar.admin.web.view_models import KeyList, KeyRow, Option
@@ -21,42 +21,42 @@ PAGE_SIZE: Final = 50
 
 
 async def list_keys(request: web.Request) -> web.Response:
-    """A page of keys that fit the search and the filters."""
-    service, asked = service_of(request), _asked(request)
-    if looks_secret(asked["search"]):
-        # Whoever pastes a whole key means the one that begins so; the rest of it is for no store and no history.
-        beginning = asked["search"][: service.config.keys.prefix_length]
-        raise web.HTTPSeeOther(_address({"search": beginning}))
-    page = await service.list(_filter(asked))
+    """Show a page of the keys that match the search and the filters."""
+    service, query = desk_of(request), _query(request)
+    if looks_secret(query["search"]):
+        # Whoever pastes a whole key looks for the key with this prefix. The rest must not reach the browser's history.
+        prefix = query["search"][: service.config.keys.prefix_length]
+        raise web.HTTPSeeOther(_address({"search": prefix}))
+    page = await service.list(_filter(query))
     totals = await totals_by_key(service, page.keys)
-    more = {name: value for name, value in asked.items() if name != "after" and value}
+    more = {name: value for name, value in query.items() if name != "after" and value}
     view = KeyList(
         rows=tuple(_row(key, totals[key.id], service.now) for key in page.keys),
-        search=asked["search"],
-        tenant=asked["tenant"],
-        environments=_environments(service, asked["environment"]),
-        standings=_standings(asked["standing"]),
+        search=query["search"],
+        tenant=query["tenant"],
+        environments=_environments(service, query["environment"]),
+        standings=_standings(query["standing"]),
         one_tenant=service.admin.tenant is not None,
-        filtered=any(asked.values()),
-        first=_address(more) if asked["after"] else None,
+        filtered=any(query.values()),
+        first=_address(more) if query["after"] else None,
         next=_address({**more, "after": page.next}) if page.next else None,
     )
     return request.app[TEMPLATES].page(request, "keys.html", view=view)
 
 
-def _asked(request: web.Request) -> dict[str, str]:
+def _query(request: web.Request) -> dict[str, str]:
     names = ("search", "tenant", "environment", "standing", "after")
     return {name: request.query.get(name, "").strip() for name in names}
 
 
-def _filter(asked: Mapping[str, str]) -> KeyFilter:
+def _filter(query: Mapping[str, str]) -> KeyFilter:
     known: dict[str, Standing] = {name: name for name in get_args(Standing)}
     return KeyFilter(
-        search=asked["search"] or None,
-        tenant=asked["tenant"] or None,
-        environment=asked["environment"] or None,
-        effective_status=known.get(asked["standing"]),
-        after=asked["after"] or None,
+        search=query["search"] or None,
+        tenant=query["tenant"] or None,
+        environment=query["environment"] or None,
+        effective_status=known.get(query["standing"]),
+        after=query["after"] or None,
         limit=PAGE_SIZE,
     )
 
@@ -68,7 +68,7 @@ def _row(key: ApiKey, totals: list[int], now: int) -> KeyRow:
         prefix=key.prefix,
         tenant=key.tenant or "",
         environment=key.environment or "",
-        effective_status=effective_status(key, now),
+        status=status_badge(key, now),
         last_used=moment_or_none(key.last_used_at, now),
         requests=f"{sum(totals):,}",
         spark=spark(totals, span="24 hours"),
@@ -87,5 +87,5 @@ def _standings(chosen: str) -> tuple[Option, ...]:
     return every, *(Option(value=name, label=name.capitalize(), chosen=name == chosen) for name in names)
 
 
-def _address(query: Mapping[str, str]) -> str:
-    return f"/keys?{urlencode(query)}" if query else "/keys"
+def _address(fields: Mapping[str, str]) -> str:
+    return f"/keys?{urlencode(fields)}" if fields else "/keys"

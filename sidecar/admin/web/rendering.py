@@ -1,4 +1,4 @@
-"""From a view to an answer: templates, the frame around each page, and the headers that keep a page to itself."""
+"""Renders view models: templates, the frame of each page, and the security headers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +21,13 @@ _POLICY = (
 PAGE_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": _POLICY,
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # With no-referrer a browser would send `Origin: null` with the forms of our own pages.
+    # With no-referrer, a browser sends `Origin: null` with the forms of this site.
     "Referrer-Policy": "same-origin",
 }
 
 
 class Templates:
-    """The templates of the package. Everything put into one is escaped; a name that is missing is an error."""
+    """The templates of the package. Every value is escaped, and an undefined name is an error."""
 
     def __init__(self) -> None:
         loader = FileSystemLoader(HERE / "templates")
@@ -36,14 +36,14 @@ class Templates:
         )
 
     def bare(self, name: str, *, status: int = 200, **given: Any) -> web.Response:
-        """A page without a frame: for those who are not signed in."""
+        """Render a page without a frame, for users who are not signed in."""
         text = self._environment.get_template(name).render(given)
         return web.Response(text=text, status=status, content_type="text/html", headers=PAGE_HEADERS)
 
     def page(
         self, request: web.Request, name: str, *, here: str = "keys", status: int = 200, **given: Any
     ) -> web.Response:
-        """A page for whoever is signed in. here: the entry of the navigation that it belongs to."""
+        """Render a page for a signed-in user. here: its entry in the navigation."""
         return self.bare(name, status=status, frame=frame_of(request, here), **given)
 
 
@@ -55,12 +55,12 @@ def frame_of(request: web.Request, here: str) -> Frame:
     return Frame(
         here=here,
         who=admin.name,
-        reach=_reach(admin),
+        rights=_rights(admin),
         may_write=admin.may_write,
         proof=session.proof if session is not None else "",
     )
 
 
-def _reach(admin: Admin) -> str:
+def _rights(admin: Admin) -> str:
     rights = "Read and write" if admin.may_write else "Read only"
     return rights if admin.tenant is None else f"{rights}, tenant {admin.tenant}"

@@ -1,4 +1,4 @@
-"""Which routes a key opens, and why: what the gate's rules amount to before there is a request."""
+"""Which routes a key may use, and why, before there is a request."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,14 +7,14 @@ from sidecar.core.model import EVERY, ApiKey, Policy, Route
 from sidecar.core.policy import missing_scopes
 
 
-def opened(config: Config, key: ApiKey) -> list[Route]:
-    """Routes that some request with `key` may reach, in the configuration's order."""
+def allowed_routes(config: Config, key: ApiKey) -> list[Route]:
+    """Return the routes that `key` allows, in the configuration's order."""
     scopes = config.catalogue.expand(key.scopes)
     return [route for route in config.routes if _opens(route.policy, key, scopes)]
 
 
-def opened_by_scope(config: Config, scope: str) -> list[Route]:
-    """Routes that ask for scopes, and for no other than `scope` amounts to."""
+def routes_for_scope(config: Config, scope: str) -> list[Route]:
+    """Return the routes that require scopes, and none beyond `scope` and the scopes it includes."""
     scopes = config.catalogue.expand([scope])
     return [
         route
@@ -23,13 +23,13 @@ def opened_by_scope(config: Config, scope: str) -> list[Route]:
     ]
 
 
-def needs(policy: Policy) -> str:
-    """What a policy asks for, in words."""
-    return ", ".join(_needs(policy)) or "any valid key"
+def requirements(policy: Policy) -> str:
+    """Describe what a policy requires."""
+    return ", ".join(_requirements(policy)) or "any valid key"
 
 
 def charges(policy: Policy) -> str:
-    """Names of the quotas that a policy counts, with what one request costs where it is not one."""
+    """Return the names of the quotas that a policy counts, with the cost of a request if it is not one."""
     return ", ".join(
         charge.quota.name if charge.cost == 1 else f"{charge.quota.name} ({charge.cost} each)"
         for charge in policy.charges
@@ -48,7 +48,7 @@ def _opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
     return not policy.environments or key.environment == EVERY or key.environment in policy.environments
 
 
-def _needs(policy: Policy) -> Iterator[str]:
+def _requirements(policy: Policy) -> Iterator[str]:
     if policy.public:
         yield "public"
     if policy.any_scopes:
@@ -63,5 +63,5 @@ def _needs(policy: Policy) -> Iterator[str]:
         yield f"keys of {_joined(policy.environments, ' or ')}"
 
 
-def _joined(names: Iterable[str], word: str) -> str:
-    return word.join(sorted(names))
+def _joined(names: Iterable[str], conjunction: str) -> str:
+    return conjunction.join(sorted(names))

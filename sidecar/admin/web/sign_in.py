@@ -1,4 +1,4 @@
-"""Signing in and out: from an admin token to a session, and who a session's cookie stands for."""
+"""Signing in and out: sessions that an admin token starts and a cookie identifies."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -18,22 +18,22 @@ COOKIE: Final = ADMIN_COOKIE
 SESSIONS: Final = web.AppKey("sessions", Sessions)
 
 _TITLES: Final[Mapping[int, str]] = {
-    400: "That cannot be done",
+    400: "That is not possible",
     403: "Not allowed",
     404: "Not found",
     405: "Not found",
-    408: "Too slow",
-    409: "That cannot be done",
+    408: "Request timed out",
+    409: "That is not possible",
     412: "Changed by someone else",
     413: "Too large",
     421: "Unknown host",
     429: "Too many wrong tokens",
-    503: "The key store cannot response",
+    503: "The key store is not available",
 }
 
 
 def session_of(request: web.Request) -> bytes | None:
-    """The digest of the admin token with which the cookie's session was begun; None without one."""
+    """Return the digest of the admin token that started the cookie's session, or None without a session."""
     session = request.app[SESSIONS].find(request.cookies.get(COOKIE, ""))
     if session is None:
         return None
@@ -42,9 +42,9 @@ def session_of(request: web.Request) -> bytes | None:
 
 
 async def show_sign_in(request: web.Request) -> web.Response:
-    """The form. Whoever asks for it by its address comes to the overview afterwards.
+    """Show the form, which leads to the overview.
 
-    401 is what it is about, and a browser shows it all the same.
+    The status is 401, as for every page without a session; browsers show its body all the same.
     """
     response = _form(request, 401, "/")
     response.headers.update(unauthorized().headers)
@@ -52,13 +52,13 @@ async def show_sign_in(request: web.Request) -> web.Response:
 
 
 async def begin(request: web.Request) -> web.Response:
-    """A session for whoever presents an admin token; the token itself goes no further."""
+    """Start a session for a valid admin token. The token itself is not kept."""
     fields = await form_of(request)
     token, wanted = fields.get("token", "").strip(), _local(fields.get("next", "/"))
     try:
         await sign_in(request.app[TOKENS], token, request)
-    except Problem as refusal:
-        wrong = "This token is not known." if refusal.status == 401 else _wait(refusal)
+    except Refusal as refusal:
+        wrong = "This token is wrong." if refusal.status == 401 else _wait(refusal)
         response = _form(request, refusal.status, wanted, wrong)
         response.headers.update(refusal.headers)
         return response
@@ -78,7 +78,7 @@ async def begin(request: web.Request) -> web.Response:
 
 
 async def end(request: web.Request) -> web.Response:
-    """The session is over, whatever still holds its cookie."""
+    """End the session. Its cookie is worthless from now on."""
     await form_of(request)
     _forget(request)
     response = web.Response(status=303, headers={hdrs.LOCATION: "/sign-in"})
@@ -86,17 +86,17 @@ async def end(request: web.Request) -> web.Response:
     return response
 
 
-async def refused(request: web.Request, refusal: Problem) -> web.StreamResponse:
-    """What a browser is shown in place of a problem document. Without a session that is the form to sign in."""
+async def refused(request: web.Request, refusal: Refusal) -> web.StreamResponse:
+    """Show an error as a page instead of a problem document. Without a session that is the form to sign in."""
     if refusal.status == 401:
         wanted = request.path_qs if request.method == hdrs.METH_GET else "/"
         response = _form(request, 401, _local(wanted))
     else:
-        title = _TITLES.get(refusal.status, "That did not work")
-        flaws = [flaw.detail for flaw in refusal.errors]
+        title = _TITLES.get(refusal.status, "Something went wrong")
+        problems = [flaw.detail for flaw in refusal.flaws]
         detail = sentence(refusal.detail)
         response = request.app[TEMPLATES].bare(
-            "refused.html", status=refusal.status, title=title, detail=detail, flaws=flaws
+            "refused.html", status=refusal.status, title=title, detail=detail, problems=problems
         )
     response.headers.update(refusal.headers)
     return response
@@ -112,15 +112,15 @@ def _forget(request: web.Request) -> None:
 
 def _wait(refusal: Problem) -> str:
     seconds = refusal.headers.get(hdrs.RETRY_AFTER, "60")
-    return f"Too many wrong tokens came from your address. Try again in {seconds} seconds."
+    return f"Too many wrong tokens from your address. Try again in {seconds} seconds."
 
 
 def _local(address: str) -> str:
-    """`address` where it is a path of ours; a browser reads `//` and `/\\` as another host."""
+    """Return `address` if it is a path on this site, else `/`. A browser reads `//` and `/\\` as another host."""
     is_ours = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
     return address if is_ours and not address.startswith(("/sign-", "/static/")) else "/"
 
 
 def _is_https(request: web.Request) -> bool:
-    """Also behind a proxy that says so: at worst a cookie is not sent."""
+    """Return whether the browser uses HTTPS, also behind a proxy. A forged header only loses its own cookie."""
     return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"

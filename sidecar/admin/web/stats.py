@@ -1,4 +1,4 @@
-"""Numbers that the pages show beside the keys, within one administrator's reach."""
+"""Statistics for the pages, limited to the keys that the administrator may see."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +21,10 @@ _CLASSES: Final = {1: "2xx", 2: "2xx", 3: "3xx", 4: "4xx"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruments:
-    """What the process counts itself, and where clients reach it.
+    """The running process's own counts, and where clients reach it.
 
-    limiter: looked at, not taken from. refusals: by reason, since `since` (Unix seconds). fullest: ids of keys that
-    have used much of a quota; is called in a thread. clients: URL of the data listener, empty where it has none.
-    new_token: 128 random bits.
+    limiter: only read. refusals: by reason, since `since` (Unix seconds). fullest: ids of the keys that have used most
+    of a quota; called in a thread. clients: URL of the data listener, or empty. new_token: 128 random bits.
     """
 
     limiter: Limiter
@@ -39,7 +38,7 @@ class Instruments:
 INSTRUMENTS: Final = web.AppKey("instruments", Instruments)
 
 Points = Sequence[tuple[int, Mapping[str, int]]]
-"""Times (microseconds), and requests by class of status from then to the next."""
+"""Start times (microseconds), and the requests by status class until the next start."""
 
 
 def class_of(status_class: int) -> str:
@@ -47,19 +46,19 @@ def class_of(status_class: int) -> str:
 
 
 def last_day(now: int) -> UsageFilter:
-    """The current hour and the 23 before it."""
+    """Return the current hour and the 23 hours before it."""
     end = now - now % HOUR + HOUR
     return UsageFilter(since=end - DAY_OF_HOURS * HOUR, until=end)
 
 
 def last_days(now: int, days: int) -> UsageFilter:
-    """Today and the days before it."""
+    """Return today and the days before it."""
     end = now - now % DAY + DAY
     return UsageFilter(since=end - days * DAY, until=end, by="day")
 
 
 def points_of(rows: Sequence[UsageRow], wanted: UsageFilter) -> Points:
-    """Every hour or day of `wanted`, those without a request too."""
+    """Return every hour or day of `wanted`, also those without requests."""
     step = DAY if wanted.by == "day" else HOUR
     at: dict[int, Counter[str]] = {start: Counter() for start in range(wanted.since, wanted.until, step)}
     for row in rows:
@@ -70,7 +69,7 @@ def points_of(rows: Sequence[UsageRow], wanted: UsageFilter) -> Points:
 
 
 async def totals_by_key(service: AdminService, keys: Sequence[ApiKey]) -> Mapping[str, list[int]]:
-    """Requests in each of the last 24 hours, by key id."""
+    """Return the requests in each of the last 24 hours, by key id."""
     wanted = replace(last_day(service.now), key_ids=tuple(key.id for key in keys))
     totals = {key.id: [0] * DAY_OF_HOURS for key in keys}
     for row in await service.usage(None, wanted) if keys else ():
@@ -81,8 +80,8 @@ async def totals_by_key(service: AdminService, keys: Sequence[ApiKey]) -> Mappin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
-    """What is left of a quota for a key; no state where it is counted by something that only a request has."""
+class QuotaUsage:
+    """The state of a quota for a key. No state if it is counted by something that only a request has."""
 
     quota: Quota
     limit: int
@@ -90,27 +89,27 @@ class Left:
     note: str = ""
 
 
-async def left_of(
+async def quota_usage_of(
     limiter: Limiter, config: Config, key: ApiKey, routes: Sequence[Route], *, now: float
-) -> Sequence[Left]:
-    """Of each quota on `routes`, once each, in the order in which they come. `now` in Unix seconds."""
-    found: dict[str, Left] = {}
+) -> Sequence[QuotaUsage]:
+    """Return the state of each quota on `routes`, once each, in their order. `now` is in Unix seconds."""
+    found: dict[str, QuotaUsage] = {}
     for route in routes:
         for bucket in buckets_for(route.policy.charges, key=key, address="", route=route.name, plans=config.plans):
             if bucket.quota.name not in found:
-                found[bucket.quota.name] = await _left(limiter, bucket, now)
+                found[bucket.quota.name] = await _usage_of(limiter, bucket, now)
     return list(found.values())
 
 
-async def _left(limiter: Limiter, bucket: Bucket, now: float) -> Left:
+async def _usage_of(limiter: Limiter, bucket: Bucket, now: float) -> QuotaUsage:
     by = set(bucket.quota.by)
     if by & {Subject.ADDRESS, Subject.ROUTE}:
         note = f"counted by {' and '.join(subject.value for subject in bucket.quota.by)}"
-        return Left(quota=bucket.quota, limit=bucket.limit, state=None, note=note)
+        return QuotaUsage(quota=bucket.quota, limit=bucket.limit, state=None, note=note)
     try:
         one = Bucket(quota=bucket.quota, subject=bucket.subject, limit=bucket.limit)
         [state] = (await limiter.peek([one], now)).states
     except Fault:
-        return Left(quota=bucket.quota, limit=bucket.limit, state=None, note="cannot be told now")
+        return QuotaUsage(quota=bucket.quota, limit=bucket.limit, state=None, note="currently not available")
     note = "shared by all keys of the tenant" if Subject.TENANT in by else ""
-    return Left(quota=bucket.quota, limit=bucket.limit, state=state, note=note)
+    return QuotaUsage(quota=bucket.quota, limit=bucket.limit, state=state, note=note)

@@ -1,4 +1,4 @@
-"""What templates are given: texts and shapes ready to be shown, so that no template computes."""
+"""View models: the values that templates show, ready formatted, so that no template computes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,23 +8,23 @@ from sidecar.admin.web.charts import Chart, Spark
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What is around every page: who is signed in, where it is, and the proof that its forms are ours."""
+    """The frame of every page: who is signed in, the current page, and the token that protects its forms."""
 
     here: str
-    """The entry of the navigation that is marked."""
+    """The current entry of the navigation."""
     who: str
-    reach: str
-    """What this administrator may do, in words."""
+    rights: str
+    """What this administrator may do, such as `Read only`."""
     may_write: bool
     proof: str
-    """The session's token for forms."""
+    """The session's token against cross-site request forgery."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A time as people say it, and exactly."""
+    """A time, relative to now and exact."""
 
-    said: str
+    relative: str
     """`3 minutes ago`."""
     exact: str
     """`2026-01-31 12:00:00 UTC`."""
@@ -42,24 +42,24 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How a key stands: a class for its colour, and a word."""
+class StatusBadge:
+    """The status of a key: a CSS class and a label."""
 
     kind: str
     """active, retiring, disabled, expired, retired or revoked."""
-    said: str
+    label: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRow:
-    """A key as a line of a table."""
+    """A key as a row of the list."""
 
     id: str
     name: str
     prefix: str
     tenant: str
     environment: str
-    effective_status: Standing
+    status: StatusBadge
     last_used: Moment | None
     requests: str
     """Over the last day."""
@@ -68,7 +68,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyList:
-    """A page of keys, what was asked for, and the way to the next page."""
+    """A page of keys, the filters, and the links to other pages."""
 
     rows: tuple[KeyRow, ...]
     search: str
@@ -76,38 +76,38 @@ class KeyList:
     environments: tuple[Option, ...]
     standings: tuple[Option, ...]
     one_tenant: bool
-    """Whether the administrator sees one tenant only, which then is no filter."""
+    """Whether the administrator sees one tenant only; the filter by tenant is then hidden."""
     filtered: bool
     first: str | None
-    """Address of the first page, where this is not it."""
+    """Address of the first page; None on the first page itself."""
     next: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopeChoice:
-    """A scope of the catalogue, what it means, and what it opens."""
+    """A scope of the catalogue, its description, and its routes."""
 
     name: str
     description: str
     includes: tuple[str, ...]
     opens: tuple[str, ...]
-    """Routes that a key with this scope alone may use."""
+    """Routes that this scope alone allows."""
     chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaField:
-    """A quota whose limit a key may have of its own."""
+    """A quota for which a key may have a limit of its own."""
 
     name: str
-    said: str
+    limit: str
     """`10,000 per hour`."""
     value: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyForm:
-    """The form that issues or changes a key: what was filled in, what to choose from, what is wrong."""
+    """The form that issues or changes a key: its values, its choices, and its problems."""
 
     name: str = ""
     tenant: str = ""
@@ -115,38 +115,38 @@ class KeyForm:
     environments: tuple[Option, ...] = ()
     scopes: tuple[ScopeChoice, ...] = ()
     other_scopes: tuple[str, ...] = ()
-    """Granted already, and not among `scopes`: wildcards, and names that the catalogue lost."""
+    """Granted scopes that are not in `scopes`: wildcards, and names that the catalogue no longer has."""
     plans: tuple[Option, ...] = ()
     quotas: tuple[QuotaField, ...] = ()
     metadata: str = ""
-    """A `name=value` a line."""
+    """Lines of `name=value`."""
     expiry: tuple[Option, ...] = ()
     expires_on: str = ""
     problems: Mapping[str, str] = field(default_factory=dict)
-    """Field to what is wrong with it; the empty field is for what belongs to none."""
+    """Field to its problem; the empty name is for problems of no single field."""
     once: str = ""
-    """Makes a second sending of the same form harmless."""
+    """The idempotency key: submitting the same form twice issues one key."""
     etag: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSecret:
-    """A key that was just issued, with its plaintext for the only time."""
+    """A key that was just issued, with its plaintext, which is shown only here."""
 
     id: str
     name: str
     text: str = field(repr=False)
     command: str = field(repr=False)
-    """A curl line that works, empty where no listener of clients is known."""
+    """A curl command that works; empty if no data listener is known."""
     opens: tuple[str, ...]
     replaces: str = ""
-    """Id of the key that it takes the place of."""
+    """Id of the key that it replaces."""
     retires: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """A labelled value; `moment` and `link` where it is one."""
+    """A labelled value, which may be a time or a link."""
 
     label: str
     value: str = ""
@@ -158,7 +158,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteRow:
-    """A route and what it asks for."""
+    """A route and what it requires."""
 
     name: str
     where: str
@@ -168,14 +168,14 @@ class RouteRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaRow:
-    """A quota of a key, and what is left of it now. `percent` is what is used."""
+    """A quota of a key, and what is left of it now. `percent` is the used part."""
 
     name: str
-    said: str
+    limit: str
     left: str
     percent: int
     kind: str
-    """Class of its colour: empty, `warn` or `bad`."""
+    """CSS class of its colour: empty, `warn` or `bad`."""
     resets: Moment | None
     note: str = ""
     key_id: str = ""
@@ -195,11 +195,11 @@ class UsageByRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One value that a change has changed."""
+    """One changed value."""
 
     label: str
     before: str | None
-    """None where there was no key before."""
+    """None if the key is new."""
     after: str
 
 
@@ -207,7 +207,7 @@ class Change:
 class AuditEntry:
     """Who did what to which key."""
 
-    said: str
+    action: str
     actor: str
     source: str
     moment: Moment
@@ -222,25 +222,25 @@ class KeyPage:
 
     id: str
     name: str
-    effective_status: Standing
-    standing_note: str
+    status: StatusBadge
+    status_note: str
     facts: tuple[Fact, ...]
     routes: tuple[RouteRow, ...]
     quotas: tuple[QuotaRow, ...]
     chart: Chart | None
-    """None where nothing was counted in the span."""
+    """None if nothing was counted in the span."""
     spans: tuple[Option, ...]
     by_route: tuple[UsageByRoute, ...]
     audit: tuple[AuditEntry, ...]
     actions: tuple[str, ...]
-    """Of rotate, change, disable, enable and revoke, those that make sense now."""
+    """Those of rotate, change, disable, enable and revoke that are possible now."""
     done: str = ""
-    """What was just done, in words."""
+    """A sentence about what was just done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirm:
-    """What is about to be done to a key, before it is done."""
+    """An action on a key that waits for confirmation."""
 
     id: str
     name: str
@@ -249,7 +249,7 @@ class Confirm:
     verb: str
     title: str
     button: str
-    grave: bool
+    destructive: bool
     effects: tuple[str, ...]
     last_used: Moment | None
     requests: str
@@ -259,12 +259,12 @@ class Confirm:
     problem: str = ""
 
 
-# What the templates of the overview, the audit trail and the explanation are given.
+# The overview, the audit trail and the explanation.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountRow:
-    """Something counted, and its part of the whole in percent."""
+    """A count, and its percentage of the largest one."""
 
     name: str
     count: str
@@ -273,7 +273,7 @@ class CountRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditPage:
-    """Audit entries, what was asked for, and the way on."""
+    """A page of audit entries, the filters, and the links to other pages."""
 
     entries: tuple[AuditEntry, ...]
     key: str
@@ -297,9 +297,9 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something unusual that a key, or nobody's key, has done."""
+    """An anomaly, of a key or of none."""
 
-    said: str
+    title: str
     detail: str
     moment: Moment
     key_id: str = ""
@@ -308,11 +308,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueRow:
-    """A key that wants something done about it, and by when."""
+    """A key that is due for replacement, why, and by when."""
 
     key_id: str
     key_name: str
-    said: str
+    reason: str
     moment: Moment
     last_used: Moment | None
 
@@ -323,22 +323,22 @@ class Overview:
 
     intro: str
     first_steps: bool
-    """Whether there is no key at all."""
+    """Whether there are no keys yet."""
     tiles: tuple[Tile, ...]
     chart: Chart | None
     unusual: tuple[Event, ...]
     due: tuple[DueRow, ...]
     due_within: str
     refusals: tuple[CountRow, ...] | None
-    """None where the administrator may not see them."""
+    """None if the administrator may not see them."""
     refusals_since: str
     quotas: tuple[QuotaRow, ...]
     near_percent: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """A decision in words."""
+class ExplainResult:
+    """A decision, explained."""
 
     allowed: bool
     title: str
@@ -348,11 +348,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The question, and the answer where one was asked."""
+    """The form, and the result if it was submitted."""
 
     methods: tuple[Option, ...]
     target: str
     example: str
     key: str
     problem: str = ""
-    told: Told | None = None
+    result: ExplainResult | None = None

@@ -1,1 +1,1 @@
-"""What the doctor makes of what it found."""
+"""The checks: pure functions from facts to findings."""

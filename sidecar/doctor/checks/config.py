@@ -1,4 +1,4 @@
-"""Judgements of what the configuration says."""
+"""Checks of the configuration."""
 
 from typing import Final
 
@@ -8,90 +8,90 @@ from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 PROBES: Final = frozenset(
     {"health", "healthz", "livez", "readyz", "live", "ready", "liveness", "readiness", "ping", "status", "up"}
 )
-"""Last segments of paths that platforms ask without a key."""
+"""Last path segments of health checks, which platforms call without a key."""
 _NGINX_LINE: Final = 8 * 1024
 _NGINX_HEAD: Final = 32 * 1024
 _ENVOY_HEAD: Final = 60 * 1024
 _KUBERNETES_GRACE: Final = 30.0
 _MARGIN: Final = 2.0
-_READING: Final = {"GET", "HEAD", "OPTIONS"}
-_WIDE: Final = {4: 8, 6: 16}
-"""Networks with a shorter prefix are too wide."""
+_SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
+_MIN_PREFIX: Final = {4: 8, 6: 16}
+"""IP version to the shortest prefix of a network that is not too wide."""
 
 
-def changes(seen: Facts) -> Finding:
-    """A file that is a mount of its own is never replaced by the platform."""
-    if not seen.config.reload.watch:
+def changes(facts: Facts) -> Finding:
+    """Whether a changed file reaches the sidecar. Kubernetes never updates a file that is mounted by itself."""
+    if not facts.config.reload.watch:
         return ok("changes take effect on SIGHUP (reload.watch is off)")
-    if not seen.files.config_alone:
-        return ok(f"a change is seen within {span(seen.config.reload.interval)}")
+    if not facts.files.config_alone:
+        return ok(f"a change takes effect within {span(facts.config.reload.interval)}")
     return warning(
-        f"{seen.config.path} is mounted by itself (subPath)",
-        why="Kubernetes never updates such a file, so that a changed ConfigMap takes no effect.",
-        do="Mount the ConfigMap as a folder, without subPath, and name the file in it.",
+        f"{facts.config.path} is mounted as a single file (subPath)",
+        why="Kubernetes never updates such a file, so changes to the ConfigMap have no effect.",
+        do="Mount the ConfigMap as a folder, without subPath, and point -c to the file inside it.",
     )
 
 
-def config_mode(seen: Facts) -> Finding:
-    """Who may write the file decides who comes in."""
-    file, secrets = seen.files.config, seen.files.literal_secrets
+def config_mode(facts: Facts) -> Finding:
+    """Whether others may write the file, or read a secret in it."""
+    file, secrets = facts.files.config, facts.files.literal_secrets
     if isinstance(file, Unknown):
         return unchecked(file.reason)
     saw = f"mode {file.mode:04o}"
     if file.mode & 0o002:
         return problem(
-            f"{saw}: everybody may write it",
-            why="Who writes the configuration opens any route, or sends every key to a service of their own.",
+            f"{saw}: everyone can write it",
+            why="Anyone who can write the configuration can open any route, or send all requests to another service.",
             do=f"chmod o-w {file.path}",
         )
     if secrets and file.mode & 0o044:
         return problem(
-            f"{saw}, and a secret stands in it (keys.imported: pepper)",
-            why="Others than its owner may read the file, and so the secret.",
-            do="Write ${VARIABLE} in its place, and set the variable from a secret; or chmod 0600.",
+            f"{saw}, and it contains a secret (keys.imported: pepper)",
+            why="Users other than the owner can read the file and the secret in it.",
+            do="Write ${VARIABLE} instead and set that variable from a secret, or chmod 0600 the file.",
         )
     if file.mode & 0o020:
         return warning(
-            f"{saw}: its group may write it",
-            why="Who writes the configuration opens any route.",
+            f"{saw}: its group can write it",
+            why="Anyone who can write the configuration can open any route.",
             do=f"chmod g-w {file.path}",
         )
-    return ok(f"{saw}, no secret in it" if not secrets else f"{saw}, a secret in it")
+    return ok(f"{saw}, contains no secret" if not secrets else f"{saw}, contains a secret")
 
 
-def public_routes(seen: Facts) -> Finding:
-    """What anybody may do, and whether that is much."""
-    routes = [route for route in seen.config.routes if route.policy.public]
+def public_routes(facts: Facts) -> Finding:
+    """Which routes need no key, and whether they are too wide."""
+    routes = [route for route in facts.config.routes if route.policy.public]
     if not routes:
-        return ok("none: nothing passes without a key")
+        return ok("none: every request needs a key")
     wide = [route.name for route in routes if route.pattern.strip("/*") == ""]
-    writing = [route.name for route in routes if not route.methods <= _READING]
-    told = ", ".join(route.name for route in routes)
+    writing = [route.name for route in routes if not route.methods <= _SAFE_METHODS]
+    names = ", ".join(route.name for route in routes)
     if not wide and not writing:
-        return ok(f"no key needed for: {told}")
+        return ok(f"no key needed for: {names}")
     which = ", ".join(dict.fromkeys([*wide, *writing]))
     return warning(
-        f"no key needed for: {told}",
-        why=f"{which}: anybody may {'reach every path' if wide else 'write'} there.",
-        do="Take `public: true` away, or narrow the pattern and its methods, unless this is meant.",
+        f"no key needed for: {names}",
+        why=f"{which}: without a key, anyone can {'reach every path' if wide else 'change data'} there.",
+        do="Remove `public: true`, or narrow the pattern and its methods, unless this is intended.",
     )
 
 
-def probes(seen: Facts) -> Finding:
-    """A platform's probes have no key."""
-    public = [route for route in seen.config.routes if route.policy.public and _is_probe(route.pattern)]
-    if seen.config.ops is not None:
+def probes(facts: Facts) -> Finding:
+    """Whether a platform's probes, which have no key, get a response."""
+    public = [route for route in facts.config.routes if route.policy.public and _is_probe(route.pattern)]
+    if facts.config.ops is not None:
         also = f"; public on the data listener: {', '.join(route.name for route in public)}" if public else ""
-        return ok(f"/livez and /readyz at {seen.config.ops} need no key{also}")
+        return ok(f"/livez and /readyz at {facts.config.ops} need no key{also}")
     if public:
         return warning(
-            f"only the upstream's own: {', '.join(route.name for route in public)}",
-            why="They say how the upstream is; whether keys can be verified, only /readyz of the ops listener says.",
-            do="Set `ops: 0.0.0.0:9090`, and let the probes of this container ask there.",
+            f"only health checks of the upstream: {', '.join(route.name for route in public)}",
+            why="They show the upstream's state. Only /readyz of the ops listener shows whether keys can be verified.",
+            do="Set `ops: 0.0.0.0:9090`, and point the probes of this container there.",
         )
     return warning(
-        "nothing answers without a key: no ops listener, no public route for a health check",
-        why="Probes without a key get 401, and the platform restarts the container or sends it nothing.",
+        "every endpoint needs a key: there is no ops listener and no public route for a health check",
+        why="Probes without a key get 401, so the platform restarts the container or sends it no traffic.",
         do="Set `ops: 0.0.0.0:9090` and probe /livez and /readyz there.",
     )
 
@@ -100,80 +100,85 @@ def _is_probe(pattern: str) -> bool:
     return pattern.rstrip("/").rpartition("/")[2].lower() in PROBES
 
 
-def key_in_query(seen: Facts) -> Finding:
-    names = [source.name for source in seen.config.keys.sources if source.kind == "query"]
+def key_in_query(facts: Facts) -> Finding:
+    """Whether clients may send keys in the query string."""
+    names = [source.name for source in facts.config.keys.sources if source.kind == "query"]
     if not names:
-        return ok("keys are taken from no query string")
+        return ok("keys are not accepted in the query string")
     return warning(
-        f"keys are taken from the query parameter {', '.join(names)}",
-        why="Query strings stand in the logs of proxies, in browsers' histories and in Referer headers.",
-        do="Let clients send a header; then take the entry out of keys.from.",
+        f"keys are accepted in the query parameter {', '.join(names)}",
+        why="Query strings end up in proxy logs, browser histories and Referer headers.",
+        do="Have clients send the key in a header; then remove the entry from keys.from.",
     )
 
 
-def trusted_proxies(seen: Facts) -> Finding:
-    """Who is believed when he says whose request this is."""
-    networks = seen.config.trusted_proxies
+def trusted_proxies(facts: Facts) -> Finding:
+    """Which proxies may state the client's address."""
+    networks = facts.config.trusted_proxies
     if not networks:
-        return ok("none: a client's address is that of its socket")
-    told = ", ".join(map(str, networks))
+        return ok("none: a client's address is that of its connection")
+    listed = ", ".join(map(str, networks))
     if any(network.prefixlen == 0 for network in networks):
         return problem(
-            told,
-            why=f"Everybody is believed: any client chooses its own address in {seen.config.forwarded_header}, and so "
-            "escapes quotas by address and the limit of wrong keys.",
-            do="Name the addresses of the proxies in front, and nothing else.",
+            listed,
+            why=f"Everyone is trusted: any client can choose its own address in {facts.config.forwarded_header} and "
+            "so evade quotas by address and the limit on wrong keys.",
+            do="List only the addresses of the proxies in front.",
         )
-    if any(network.prefixlen < _WIDE[network.version] for network in networks):
+    if any(network.prefixlen < _MIN_PREFIX[network.version] for network in networks):
         return warning(
-            told,
-            why="Every host of so wide a network may choose the address that it is counted by.",
-            do="Name the network of the proxies in front, and nothing wider.",
+            listed,
+            why="Every host in such a wide network can choose the client address that is counted.",
+            do="List only the network of the proxies in front.",
         )
-    return ok(told)
+    return ok(listed)
 
 
-def header_limits(seen: Facts) -> Finding:
-    """What the proxy in front lets pass should pass here."""
-    limits = seen.config.limits
+def header_limits(facts: Facts) -> Finding:
+    """Whether the sidecar accepts the heads that a proxy in front accepts."""
+    limits = facts.config.limits
     saw = f"request line {_kib(limits.request_line)}, head {_kib(limits.head)}, {limits.headers} headers"
-    if not seen.config.trusted_proxies:
+    if not facts.config.trusted_proxies:
         return ok(saw)
     if limits.request_line < _NGINX_LINE or limits.header < _NGINX_LINE or limits.head < _NGINX_HEAD:
         return warning(
             f"{saw}, header {_kib(limits.header)}",
-            why="Less than a proxy in front hands on by default (nginx: lines of 8 KiB, 32 KiB in all; Envoy: 60 KiB "
-            "in all). Requests that it takes are refused here with 431.",
-            do="Raise limits.request_line, limits.header and limits.head, or lower the proxy's own.",
+            why="This is less than a proxy in front forwards by default (nginx: lines of 8 KiB, 32 KiB in all; Envoy: "
+            "60 KiB in all). The sidecar refuses such requests with 431.",
+            do="Raise limits.request_line, limits.header and limits.head, or lower the limits of the proxy.",
         )
     if limits.head < _ENVOY_HEAD:
-        return ok(f"{saw}: as nginx hands on by default; Envoy hands on up to 60 KiB")
+        return ok(f"{saw}: enough for nginx's defaults; Envoy forwards up to 60 KiB")
     return ok(saw)
 
 
-def ending(seen: Facts) -> Finding:
-    """Whoever is killed before the drain is over cuts off requests."""
-    drain = seen.config.drain
-    needed = drain.delay + drain.timeout + _MARGIN
-    saw = f"drain.delay {span(drain.delay)} + drain.timeout {span(drain.timeout)}"
-    allowed = seen.grace_seconds
-    assumed = allowed is None and (seen.host.in_kubernetes or needed > _KUBERNETES_GRACE)
+def drain(facts: Facts) -> Finding:
+    """Whether the platform waits until the drain is finished."""
+    settings = facts.config.drain
+    needed = settings.delay + settings.timeout + _MARGIN
+    saw = f"drain.delay {span(settings.delay)} + drain.timeout {span(settings.timeout)}"
+    allowed = facts.grace_seconds
+    assumed = allowed is None and (facts.host.in_kubernetes or needed > _KUBERNETES_GRACE)
     if needed <= (allowed or _KUBERNETES_GRACE):
-        told = f", of {span(allowed)}" if allowed else ": more than Docker's 10 s, less than the 30 s of Kubernetes"
-        return ok(saw + (told if allowed or needed > 10 + _MARGIN else ""))
-    why = "The platform kills the process before its requests are finished, and clients see broken answers."
-    do = f"Set terminationGracePeriodSeconds (systemd: TimeoutStopSec) to at least {needed:.0f}, or drain for less."
+        limit = f", of {span(allowed)}" if allowed else ": more than Docker's 10 s, less than Kubernetes' 30 s"
+        return ok(saw + (limit if allowed or needed > 10 + _MARGIN else ""))
+    why = "The platform kills the process before its requests are finished, and clients get truncated responses."
+    do = f"Set terminationGracePeriodSeconds (systemd: TimeoutStopSec) to at least {needed:.0f}, or shorten the drain."
     if assumed:
-        return warning(f"{saw}: more than the 30 s of Kubernetes' default", why=why, do=f"{do} Tell doctor by --grace.")
+        return warning(
+            f"{saw}: more than Kubernetes' default of 30 s",
+            why=why,
+            do=f"{do} Pass the platform's value to doctor with --grace.",
+        )
     return problem(f"{saw}: more than the {span(allowed or 0)} that the platform waits", why=why, do=do)
 
 
-def limiter(seen: Facts) -> Finding:
-    """Memory answers at once, and counts for one process alone."""
-    if seen.config.limiter != "memory":
-        return unchecked("only the limiter in memory can be looked at")
-    counting = "counted in this process's memory; each replica counts for itself"
-    return ok(counting if seen.config.quotas else "no quota is configured")
+def limiter(facts: Facts) -> Finding:
+    """Where quotas are counted."""
+    if facts.config.limiter != "memory":
+        return unchecked("only the memory limiter can be checked")
+    counting = "counted in this process's memory: each replica counts separately"
+    return ok(counting if facts.config.quotas else "no quota is configured")
 
 
 def _kib(size: int) -> str:

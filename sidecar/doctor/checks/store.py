@@ -1,280 +1,296 @@
-"""Judgements of the key store."""
+"""Checks of the secrets and of the key store."""
 
 from typing import Final
 
 from sidecar.config.build.admin import VARIABLE
 from sidecar.core.units import counted
-from sidecar.doctor.facts import DiskSeen, Facts, FileFacts, Latency, StoreSeen, Unknown
+from sidecar.doctor.facts import DiskFacts, Facts, FileFacts, Latency, StoreFacts, Unknown
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
-# Judgements of secrets: the admin token, peppers, and the files that hold keys of certificates.
+# Secrets.
 
-
-_GUESSED_BITS: Final = 70.0
+_GUESSABLE_BITS: Final = 70.0
 _WEAK_BITS: Final = 100.0
 
 
-def admin_token(seen: Facts) -> Finding | None:
-    """The one in the environment; those in the file are hashes."""
-    if seen.config.admin is None:
+def admin_token(facts: Facts) -> Finding | None:
+    """Whether an admin token is in the environment. The configuration file holds only hashes."""
+    if facts.config.admin is None:
         return None
-    bits = seen.secrets.admin_token_bits
+    bits = facts.secrets.admin_token_bits
     if bits is None:
-        return ok(f"{counted(len(seen.config.admin.tokens), 'token')}, stored as hashes")
-    do = "Make tokens with `sidecar admin token`, put their hashes in admin.tokens, and unset the variable."
-    if bits < _GUESSED_BITS:
-        return problem(f"{VARIABLE} is easy to guess", why="Who guesses it issues and revokes any key.", do=do)
-    weak = ", and is rather short" if bits < _WEAK_BITS else ""
+        return ok(f"{counted(len(facts.config.admin.tokens), 'token')}, stored as hashes")
+    do = "Create tokens with `sidecar admin token`, add their entries to admin.tokens, and unset the variable."
+    if bits < _GUESSABLE_BITS:
+        return problem(f"{VARIABLE} is easy to guess", why="Whoever guesses it can issue and revoke any key.", do=do)
+    weak = ", and it is rather short" if bits < _WEAK_BITS else ""
     return warning(
-        f"{VARIABLE} stands in the environment in the clear{weak}",
-        why="It may do everything, and whoever may look at the process or the manifest reads it.",
+        f"{VARIABLE} is in the environment in plain text{weak}",
+        why="It has all rights, and anyone who can inspect the process or the manifest can read it.",
         do=do,
     )
 
 
-def pepper(seen: Facts) -> Finding:
-    """Whether it is there, usable, and hard to guess; and whether the stored keys can be verified with it."""
-    secrets = seen.secrets
+def pepper(facts: Facts) -> Finding:
+    """Whether the pepper is set, usable and hard to guess, and whether it can verify the stored keys."""
+    secrets = facts.secrets
     if secrets.pepper_problem:
-        return problem(secrets.pepper_problem, why="The sidecar refuses to start.", do="Set the variable as it says.")
-    missing = _missing(seen)
+        return problem(
+            secrets.pepper_problem, why="The sidecar refuses to start.", do="Set the variable as the message says."
+        )
+    missing = _missing(facts)
     if missing:
         return problem(
             missing,
-            why="The sidecar refuses to start: it would refuse these keys.",
-            do="Set SIDECAR_PEPPER or SIDECAR_PEPPER_PREVIOUS to the pepper they were made with, or, if they were made "
-            "elsewhere, name it in keys.imported. Doctor sees its own environment: run it with the sidecar's.",
+            why="The sidecar refuses to start, because it could not verify these keys.",
+            do="Set SIDECAR_PEPPER or SIDECAR_PEPPER_PREVIOUS to the pepper that they were hashed with, or set it in "
+            "keys.imported if they were imported. Doctor sees only its own environment: run it with the sidecar's.",
         )
     if secrets.pepper_bits is None:
         return warning(
             "SIDECAR_PEPPER is not set",
-            why="Keys are stored as plain SHA-256. Keys made here cannot be guessed; imported ones may be, by who has "
-            "a copy of the store.",
-            do="Set it from a secret (`openssl rand -base64 32`), and keep it outside the store. Doctor sees its own "
-            "environment: run it with the sidecar's.",
+            why="Keys are stored as plain SHA-256. Keys issued here cannot be guessed; imported ones may be guessed "
+            "by anyone who has a copy of the store.",
+            do="Set it from a secret (`openssl rand -base64 32`) that is kept outside the store. Doctor sees only its "
+            "own environment: run it with the sidecar's.",
         )
     if secrets.pepper_bits < _WEAK_BITS:
         return warning(
             "SIDECAR_PEPPER is easy to guess",
-            why="A pepper that is guessed protects nothing.",
-            do="Set a new one (`openssl rand -base64 32`), and this one as SIDECAR_PEPPER_PREVIOUS.",
+            why="A pepper that can be guessed protects nothing.",
+            do="Set a new one (`openssl rand -base64 32`), and move this one to SIDECAR_PEPPER_PREVIOUS.",
         )
     return ok("set, and long enough")
 
 
-def previous_pepper(seen: Facts) -> Finding | None:
-    """It can go once no key needs it."""
-    algorithm = seen.secrets.previous_algorithm
+def previous_pepper(facts: Facts) -> Finding | None:
+    """Whether any key still needs the previous pepper."""
+    algorithm = facts.secrets.previous_algorithm
     if algorithm is None:
         return None
-    if not isinstance(seen.store, StoreSeen):
-        return unchecked("the store cannot be asked whether keys still need SIDECAR_PEPPER_PREVIOUS")
-    left = seen.store.look.algorithms.get(algorithm, 0)
-    if left:
-        return ok(f"{counted(left, 'key')} still {'needs' if left == 1 else 'need'} SIDECAR_PEPPER_PREVIOUS")
+    if not isinstance(facts.store, StoreFacts):
+        return unchecked("the store cannot be read to see whether keys still need SIDECAR_PEPPER_PREVIOUS")
+    remaining = facts.store.report.algorithms.get(algorithm, 0)
+    if remaining:
+        return ok(f"{counted(remaining, 'key')} still {'needs' if remaining == 1 else 'need'} SIDECAR_PEPPER_PREVIOUS")
     return warning(
-        "SIDECAR_PEPPER_PREVIOUS is set, but no key needs it any more",
-        why="A secret that nobody needs can only leak.",
+        "SIDECAR_PEPPER_PREVIOUS is set, but no key needs it anymore",
+        why="An unused secret can only leak.",
         do="Unset it.",
     )
 
 
-def key_files(seen: Facts) -> Finding | None:
-    """Keys of certificates."""
-    files = [file for file in seen.files.tls_keys if isinstance(file, FileFacts)]
-    if len(files) < len(seen.files.tls_keys):
-        return unchecked("; ".join(file.reason for file in seen.files.tls_keys if isinstance(file, Unknown)))
+def key_files(facts: Facts) -> Finding | None:
+    """Whether other users can read the private keys of certificates."""
+    files = [file for file in facts.files.tls_keys if isinstance(file, FileFacts)]
+    if len(files) < len(facts.files.tls_keys):
+        return unchecked("; ".join(file.reason for file in facts.files.tls_keys if isinstance(file, Unknown)))
     if not files:
         return None
-    open_ones = [file for file in files if file.mode & 0o007]
-    if not open_ones:
+    readable = [file for file in files if file.mode & 0o007]
+    if not readable:
         return ok(", ".join(f"{file.path} has mode {file.mode:04o}" for file in files))
-    judge = warning if seen.host.in_kubernetes else problem
-    return judge(
-        ", ".join(f"{file.path} has mode {file.mode:04o}" for file in open_ones),
-        why="Every user of this host can read the private key, and so pose as this server.",
+    result = warning if facts.host.in_kubernetes else problem
+    return result(
+        ", ".join(f"{file.path} has mode {file.mode:04o}" for file in readable),
+        why="Every user of this host can read the private key and impersonate this server.",
         do="chmod 0600, owned by the sidecar's user (Kubernetes: defaultMode: 0440 of the secret's volume).",
     )
 
 
-def _missing(seen: Facts) -> str:
-    if not isinstance(seen.store, StoreSeen):
+def _missing(facts: Facts) -> str:
+    if not isinstance(facts.store, StoreFacts):
         return ""
-    strange = {name: n for name, n in seen.store.look.algorithms.items() if name not in seen.secrets.algorithms}
+    unverifiable = {
+        name: n for name, n in facts.store.report.algorithms.items() if name not in facts.secrets.algorithms
+    }
     return "; ".join(
-        f"{counted(n, 'key')} hashed with {name}, for which no pepper is set" for name, n in strange.items()
+        f"{counted(n, 'key')} hashed with {name}, for which no pepper is set" for name, n in unverifiable.items()
     )
 
 
+# The key store.
+
 _SHARED: Final = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "gfs2", "afs", "ocfs2", "beegfs", "gpfs"}
 _DOUBTFUL: Final = {"9p", "virtiofs", "vboxsf", "fuse"}
-_LOST: Final = {"tmpfs": "memory: a restart loses every key", "overlay": "the container's own layer: it goes with it"}
-_LEAST_FREE: Final = 256 * 1024 * 1024
-_SLOW: Final = {"change seen": 0.002, "key looked up": 0.02, "right to write": 0.1}
-"""Seconds of a median past which something is wrong."""
+_EPHEMERAL: Final = {
+    "tmpfs": "memory: a restart loses every key",
+    "overlay": "the container's own layer: it is lost with the container",
+}
+_MIN_FREE: Final = 256 * 1024 * 1024
+_SLOW: Final = {"change check": 0.002, "key lookup": 0.02, "write lock": 0.1}
+"""Operation to the median, in seconds, above which it counts as slow."""
 _CLOCK_WARNING: Final = 5.0
 _CLOCK_PROBLEM: Final = 300.0
 
 
-def schema(seen: Facts) -> Finding:
-    if isinstance(seen.store, Unknown):
-        return _unopened(seen, seen.store)
-    look = seen.store.look
-    if look.version == 0:
-        return problem("it is empty", why="The sidecar does not start on it.", do="`sidecar store make`, or a backup.")
-    if look.version > look.newest_version:
+def schema(facts: Facts) -> Finding:
+    """Whether this program can use the store."""
+    if isinstance(facts.store, Unknown):
+        return _unopened(facts, facts.store)
+    report = facts.store.report
+    if report.version == 0:
         return problem(
-            f"schema version {look.version}; this program knows {look.newest_version}",
-            why="A newer sidecar made it; this one does not start on it.",
+            "the store is empty",
+            why="The sidecar does not start with it.",
+            do="Run `sidecar store make`, or restore a backup.",
+        )
+    if report.version > report.newest_version:
+        return problem(
+            f"schema version {report.version}; this program supports {report.newest_version}",
+            why="A newer sidecar wrote it, and this version does not start with it.",
             do="Use the newer sidecar.",
         )
-    if look.version < look.newest_version:
+    if report.version < report.newest_version:
         return warning(
-            f"schema version {look.version}; this program's is {look.newest_version}",
-            why="The next start of this version brings it up to date, and older sidecars cannot use it afterwards.",
-            do="Make a backup, and replace every sidecar on this store at once.",
+            f"schema version {report.version}; this program's is {report.newest_version}",
+            why="The next start of this version migrates it, and older sidecars cannot use it afterwards.",
+            do="Make a backup, and upgrade every sidecar on this store at the same time.",
         )
-    return ok(f"schema version {look.version}, {counted(look.active, 'active key')}")
+    return ok(f"schema version {report.version}, {counted(report.active, 'active key')}")
 
 
-def _unopened(seen: Facts, store: Unknown) -> Finding:
-    if not seen.config.store.startswith("sqlite:"):
+def _unopened(facts: Facts, store: Unknown) -> Finding:
+    if not facts.config.store.startswith("sqlite:"):
         return unchecked(store.reason)
-    user = seen.host.own.uid
-    if user != 0 and any(file.uid != user for file in seen.files.store):
-        owner = seen.files.store[0].uid
+    user = facts.host.own.uid
+    if user != 0 and any(file.uid != user for file in facts.files.store):
+        owner = facts.files.store[0].uid
         return unchecked(
-            f"it belongs to user {owner}, and doctor runs as {user}: {store.reason}", do=f"Run doctor as user {owner}."
+            f"the store belongs to user {owner}, and doctor runs as user {user}: {store.reason}",
+            do=f"Run doctor as user {owner}.",
         )
     return problem(
         store.reason,
-        why="Without its store the sidecar does not start, and one that runs answers 503 to keys it has not seen.",
-        do="Mend what it says, or restore a backup; `sidecar store make` makes the first one.",
+        why="Without its store the sidecar does not start. If it is running, keys that are not cached get 503.",
+        do="Fix the cause, or restore a backup. For a new installation, run `sidecar store make`.",
     )
 
 
-def modes(seen: Facts) -> Finding | None:
-    """It holds hashes, names and tenants; who writes it makes keys."""
-    files = seen.files.store
+def modes(facts: Facts) -> Finding | None:
+    """Whether others can read the hashes, names and tenants in the store, or write keys into it."""
+    files = facts.files.store
     if not files:
         return None
-    told = ", ".join(f"{file.path.rpartition('/')[2]} {file.mode:04o}" for file in files)
+    listed = ", ".join(f"{file.path.rpartition('/')[2]} {file.mode:04o}" for file in files)
     if any(file.mode & 0o007 for file in files):
         return problem(
-            told,
-            why="Every user of this host can read hashes and names of keys, or even write keys of their own.",
+            listed,
+            why="Every user of this host can read hashes and names of keys, or even add keys of their own.",
             do=f"chmod 0600 {' '.join(file.path for file in files if file.mode & 0o007)}",
         )
     if any(file.mode & 0o070 for file in files):
         return warning(
-            told,
-            why="Its group can read hashes and names of keys, or even write keys of their own.",
-            do=f"chmod 0600 {' '.join(file.path for file in files if file.mode & 0o070)}, unless this is meant.",
+            listed,
+            why="The group can read hashes and names of keys, or even add keys of its own.",
+            do=f"chmod 0600 {' '.join(file.path for file in files if file.mode & 0o070)}, unless this is intended.",
         )
-    return ok(told)
+    return ok(listed)
 
 
-def folder(seen: Facts) -> Finding | None:
-    """Who may write the folder can put another store in the place of this one."""
-    found = seen.files.store_folder
+def folder(facts: Facts) -> Finding | None:
+    """Whether others can replace the store by one of their own."""
+    found = facts.files.store_folder
     if isinstance(found, Unknown):
-        return unchecked(found.reason) if seen.files.store else None
+        return unchecked(found.reason) if facts.files.store else None
     saw = f"{found.path} has mode {found.mode:04o}"
     if not found.mode & 0o002:
         return ok(saw)
-    if seen.host.in_kubernetes:
-        return ok(f"{saw}, as volumes in Kubernetes have; only this pod sees it")
-    judge = warning if found.mode & 0o1000 else problem
-    return judge(
-        f"{saw}: everybody may write in it",
-        why="Others can put files beside the store, or a store of their own in its place.",
-        do=f"chmod 0700 {found.path}, or move the store into a folder of its own.",
+    if facts.host.in_kubernetes:
+        return ok(f"{saw}, as volumes in Kubernetes do; only this pod can see it")
+    result = warning if found.mode & 0o1000 else problem
+    return result(
+        f"{saw}: everyone can write to it",
+        why="Other users can add files beside the store, or replace it by one of their own.",
+        do=f"chmod 0700 {found.path}, or move the store to a folder of its own.",
     )
 
 
-def owner(seen: Facts) -> Finding | None:
-    """Of the store and what lies beside it, against the user of the process."""
-    files = seen.files.store
+def owner(facts: Facts) -> Finding | None:
+    """Whether the store's files belong to the sidecar's user."""
+    files = facts.files.store
     if not files:
         return None
     uids = {file.uid for file in files}
-    process = seen.host.sidecar
-    told = ", ".join(f"{file.path.rpartition('/')[2]} belongs to user {file.uid}" for file in files)
+    process = facts.host.sidecar
+    listed = ", ".join(f"{file.path.rpartition('/')[2]} belongs to user {file.uid}" for file in files)
     if len(uids) > 1:
         return problem(
-            told,
-            why="SQLite writes all of them; the sidecar's user may not, and its writes fail.",
-            do=f"chown them to user {files[0].uid}, and run commands on the store as the sidecar's user.",
+            listed,
+            why="SQLite writes all of these files. If the sidecar's user may not, its writes fail.",
+            do=f"chown them to user {files[0].uid}, and run store commands as the sidecar's user.",
         )
     if isinstance(process, Unknown):
-        return ok(f"all of it belongs to user {files[0].uid}; run the sidecar, and commands on the store, as this user")
+        return ok(f"its files belong to user {files[0].uid}; run the sidecar and store commands as this user")
     if process.uid not in (0, files[0].uid):
         return warning(
-            f"the store belongs to user {files[0].uid}, and the sidecar runs as {process.uid}",
-            why="Unless its group may write, it cannot count, nor issue keys.",
+            f"the store belongs to user {files[0].uid}, and the sidecar runs as user {process.uid}",
+            why="Unless the group may write, the sidecar can neither record usage nor issue keys.",
             do=f"chown -R {process.uid} {files[0].path.rpartition('/')[0]}",
         )
-    return ok(f"all of it belongs to user {files[0].uid}, and the sidecar runs as {process.uid}")
+    return ok(f"its files belong to user {files[0].uid}, and the sidecar runs as user {process.uid}")
 
 
-def disk(seen: Facts) -> Finding | None:
-    found = seen.files.disk
+def disk(facts: Facts) -> Finding | None:
+    """Whether the file system suits SQLite and has free space."""
+    found = facts.files.disk
     if isinstance(found, Unknown):
-        return unchecked(found.reason) if seen.files.store else None
+        return unchecked(found.reason) if facts.files.store else None
     free = f"{found.free / 2**30:.1f} GiB free"
     kind = found.kind or "an unknown file system"
     if kind in _SHARED:
         return problem(
             f"{kind}, a network file system",
-            why="SQLite's write-ahead log needs memory that all its users share: over a network it loses writes or "
-            "damages the file.",
+            why="SQLite's write-ahead log needs shared memory between all processes: over a network it loses writes or "
+            "corrupts the file.",
             do="Put the store on a local disk (Kubernetes: a ReadWriteOnce volume of a block device).",
         )
     if kind.partition(".")[0] in _DOUBTFUL:
         return warning(
             f"{kind}, {free}",
-            why="Locks and shared memory may not work there as SQLite's write-ahead log needs them.",
-            do="Put the store on a local disk, unless you know that only one host uses it.",
+            why="Locks and shared memory may not work there as SQLite's write-ahead log requires.",
+            do="Put the store on a local disk, unless you are sure that only one host uses it.",
         )
-    return _lasting(found, kind, free)
+    return _space(found, kind, free)
 
 
-def _lasting(found: DiskSeen, kind: str, free: str) -> Finding:
-    if found.free < _LEAST_FREE:
+def _space(found: DiskFacts, kind: str, free: str) -> Finding:
+    if found.free < _MIN_FREE:
         return warning(
             f"{kind}, {found.free / 2**20:.0f} MiB free",
-            why="On a full disk, keys cannot be issued or revoked, and use is not counted.",
-            do="Free some space, or give the volume more.",
+            why="On a full disk, keys cannot be issued or revoked, and usage is not recorded.",
+            do="Free some space, or enlarge the volume.",
         )
-    if kind in _LOST:
+    if kind in _EPHEMERAL:
         return warning(
-            f"the store is in {_LOST[kind]}",
-            why="Keys that are lost cannot be made again: clients need new ones.",
-            do="Put it on a volume that lasts, unless it is filled from elsewhere at each start.",
+            f"the store is in {_EPHEMERAL[kind]}",
+            why="Lost keys cannot be recovered: every client needs a new one.",
+            do="Put it on a persistent volume, unless its keys are imported at each start.",
         )
     return ok(f"{kind}, {free}")
 
 
-def latency(seen: Facts) -> Finding | None:
-    if isinstance(seen.store, Unknown):
+def latency(facts: Facts) -> Finding | None:
+    """Whether the store is fast enough."""
+    if isinstance(facts.store, Unknown):
         return None
-    if seen.store.trouble:
+    if facts.store.trouble:
         return problem(
-            seen.store.trouble,
-            why="Keys that are not in memory are answered with 503, and none can be issued or revoked.",
-            do="Mend what it says, and run doctor again.",
+            facts.store.trouble,
+            why="Keys that are not cached get 503, and no key can be issued or revoked.",
+            do="Fix the cause, and run doctor again.",
         )
-    found = seen.store.latencies
+    found = facts.store.latencies
     if isinstance(found, Unknown):
         return unchecked(found.reason)
-    told = "; ".join(f"{one.operation}: {span(one.median)}, at most {span(one.slowest)}" for one in found)
+    times = "; ".join(f"{one.operation} {span(one.median)}, at most {span(one.slowest)}" for one in found)
     slow = [one.operation for one in found if _is_slow(one)]
     if not slow:
-        return ok(told)
+        return ok(times)
     return warning(
-        told,
-        why=f"Slow: {', '.join(slow)}. Requests with keys that are not in memory, and changes of keys, wait for it.",
-        do="Look for a slow or busy disk (iostat -x 1), for limits of processor time, and for others on the store.",
+        times,
+        why=f"Slow: {', '.join(slow)}. Requests with keys that are not cached, and changes to keys, have to wait.",
+        do="Look for a slow or busy disk (iostat -x 1), for CPU limits, and for other processes that use the store.",
     )
 
 
@@ -283,56 +299,59 @@ def _is_slow(one: Latency) -> bool:
     return one.median > limit or one.slowest > 10 * limit
 
 
-def clock(seen: Facts) -> Finding | None:
-    """Nothing in the store can have happened later than now."""
-    if isinstance(seen.store, Unknown):
+def clock(facts: Facts) -> Finding | None:
+    """Whether a time in the store is in the future."""
+    if isinstance(facts.store, Unknown):
         return None
-    newest = seen.store.look.newest_at
+    newest = facts.store.report.newest_at
     if not newest:
-        return ok("nothing in it has a time yet")
-    ahead = newest / 1_000_000 - seen.now
+        return ok("the store contains no times yet")
+    ahead = newest / 1_000_000 - facts.now
     if ahead <= _CLOCK_WARNING:
-        return ok(f"the latest time in it is {span(ahead)} ago" if ahead <= 0 else "its times agree with the clock")
-    judge = problem if ahead > _CLOCK_PROBLEM else warning
-    return judge(
-        f"a time in it lies {span(ahead)} ahead of this host's clock",
-        why="This clock is behind, or another that wrote was ahead: keys expire at the wrong time, and quotas count "
-        "in the wrong hour.",
-        do="Let every host that uses the store take the time from NTP (timedatectl, chronyc tracking).",
+        return ok(
+            f"the latest time in the store is {span(ahead)} ago" if ahead <= 0 else "its times agree with the clock"
+        )
+    result = problem if ahead > _CLOCK_PROBLEM else warning
+    return result(
+        f"a time in the store is {span(ahead)} ahead of this host's clock",
+        why="This clock is behind, or that of another writer was ahead: keys expire at the wrong time, and quotas "
+        "reset at the wrong time.",
+        do="Synchronise every host that uses the store by NTP (see timedatectl, chronyc tracking).",
     )
 
 
-def audit(seen: Facts) -> Finding | None:
-    if isinstance(seen.store, Unknown):
+def audit(facts: Facts) -> Finding | None:
+    """Whether the audit trail is intact."""
+    if isinstance(facts.store, Unknown):
         return None
-    found = seen.store.audit
+    found = facts.store.audit
     if isinstance(found, Unknown):
         return unchecked(found.reason)
     if found.problem is None:
         return ok(f"{counted(found.rows, 'row')}, none changed or removed")
     return problem(
         found.problem,
-        why="Somebody wrote into the store past the sidecar, or the file is damaged: the audit cannot be believed.",
-        do="Compare with a backup (`sidecar audit verify`), and find out who could write the file.",
+        why="Someone changed the store directly, or the file is damaged: the audit cannot be trusted.",
+        do="Compare it with a backup (`sidecar audit verify`), and find out who could write the file.",
     )
 
 
-def keys(seen: Facts) -> Finding | None:
-    """How long keys live."""
-    if not isinstance(seen.store, StoreSeen) or not seen.store.look.active:
+def keys(facts: Facts) -> Finding | None:
+    """Whether keys expire or get replaced."""
+    if not isinstance(facts.store, StoreFacts) or not facts.store.report.active:
         return None
-    look, max_age = seen.store.look, seen.config.keys.max_age_seconds
-    saw = f"{look.without_expiry:,} of {counted(look.active, 'active key')} never {_ends(look.without_expiry)}"
-    if max_age is not None and look.too_old:
+    report, max_age = facts.store.report, facts.config.keys.max_age_seconds
+    saw = f"{report.without_expiry:,} of {counted(report.active, 'active key')} never {_ends(report.without_expiry)}"
+    if max_age is not None and report.too_old:
         return warning(
-            f"{counted(look.too_old, 'key')} older than keys.max_age ({span(max_age)}); {saw}",
-            why="The older a key, the more places it has been copied to.",
+            f"{counted(report.too_old, 'key')} older than keys.max_age ({span(max_age)}); {saw}",
+            why="The older a key is, the more places it has been copied to.",
             do="`sidecar keys due` lists them and what they are used for; `sidecar keys rotate ID` replaces one.",
         )
-    if max_age is None and look.without_expiry:
+    if max_age is None and report.without_expiry:
         return warning(
             f"{saw}, and keys.max_age is not set",
-            why="Nobody is reminded to replace them, and a forgotten key works for ever.",
+            why="Nobody is reminded to replace them, and a forgotten key works forever.",
             do="Set keys.max_age (such as 90d), or issue keys with --expires.",
         )
     return ok(saw)

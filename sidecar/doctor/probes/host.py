@@ -1,4 +1,4 @@
-"""This host as its kernel tells of it. Blocks: it asks the disk and the kernel."""
+"""Probes of this host: files, environment, addresses and processes. They block on the disk and the kernel."""
 
 import fcntl
 import math
@@ -24,18 +24,17 @@ from sidecar.config.reload import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.doctor.facts import (
     CertificateFacts,
-    DiskSeen,
+    DiskFacts,
     FileFacts,
-    FilesSeen,
+    FilesFacts,
     HostFacts,
-    ProcessSeen,
-    SecretsSeen,
+    ProcessFacts,
+    SecretsFacts,
     Unknown,
 )
 from sidecar.proxy.tls import describe, listener_context
 
-# When a certificate ends. The standard library tells it only of certificates that it trusts.
-
+# Validity of certificates. The standard library decodes only certificates that it trusts.
 
 _EXPLICIT_VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17
@@ -44,7 +43,7 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 def certificate_of(path: str) -> CertificateFacts | Unknown:
-    """The first certificate in a PEM file."""
+    """Read the first certificate in a PEM file."""
     try:
         text = Path(path).read_text(encoding="ascii", errors="replace")
         start, end = text.index(_BEGIN), text.index(_END)
@@ -52,12 +51,12 @@ def certificate_of(path: str) -> CertificateFacts | Unknown:
     except OSError as error:
         return Unknown(reason=f"{path}: {error.strerror}")
     except ValueError:
-        return Unknown(reason=f"{path} holds no certificate that can be read")
+        return Unknown(reason=f"{path} contains no readable certificate")
     return CertificateFacts(path=path, begins_at=begins_at, ends_at=ends_at)
 
 
 def validity_of(der: bytes) -> tuple[float, float]:
-    """notBefore and notAfter of an X.509 certificate (RFC 5280 section 4.1) in Unix seconds. Raises ValueError."""
+    """Read notBefore and notAfter of a certificate (RFC 5280 section 4.1), in Unix seconds. Raises ValueError."""
     _, certificate, _ = _element(der)
     _, rest, _ = _element(certificate)
     tag, _, after = _element(rest)
@@ -71,7 +70,7 @@ def validity_of(der: bytes) -> tuple[float, float]:
 
 
 def _element(data: bytes) -> tuple[int, bytes, bytes]:
-    """Tag, content, and what comes after (X.690 section 8.1). Raises ValueError."""
+    """Return tag, content and the remaining bytes (X.690 section 8.1). Raises ValueError."""
     if len(data) < 2:
         raise ValueError("not DER")
     start, length = 2, data[1]
@@ -86,37 +85,36 @@ def _element(data: bytes) -> tuple[int, bytes, bytes]:
 def _time(tag: int, text: bytes) -> float:
     if tag not in (_UTC_TIME, _GENERALIZED_TIME):
         raise ValueError("not a time")
-    written = text.decode("ascii")
+    digits = text.decode("ascii")
     if tag == _UTC_TIME:
         # Two digits are a year from 1950 to 2049 (RFC 5280 section 4.1.2.5.1).
-        written = f"{'19' if written[:2] >= '50' else '20'}{written}"
-    return datetime.strptime(written, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        digits = f"{'19' if digits[:2] >= '50' else '20'}{digits}"
+    return datetime.strptime(digits, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
 
 
-# The installation's files. Blocks: it asks the disk.
-
+# Files.
 
 _MOUNTS = "/proc/self/mountinfo"
 
 
-def files_seen(config: Config) -> FilesSeen:
+def files_facts(config: Config) -> FilesFacts:
     store = sqlite_path(config.store) if config.store.startswith("sqlite:") else ""
     folder = os.path.dirname(store) if store else ""
-    beside = (file_seen(store + ending) for ending in ("", "-wal", "-shm")) if store else ()
-    return FilesSeen(
-        config=file_seen(config.path),
+    beside = (file_facts(store + ending) for ending in ("", "-wal", "-shm")) if store else ()
+    return FilesFacts(
+        config=file_facts(config.path),
         config_alone=is_mounted_alone(config.path),
         literal_secrets=_literal_secrets(config),
         store=tuple(file for file in beside if isinstance(file, FileFacts)),
-        store_folder=file_seen(folder) if folder else Unknown(reason="the store is no file"),
-        disk=disk_of(folder) if folder else Unknown(reason="the store is no file"),
-        tls_keys=tuple(map(file_seen, _tls_files(config, "key"))),
+        store_folder=file_facts(folder) if folder else Unknown(reason="the store is not a file"),
+        disk=disk_of(folder) if folder else Unknown(reason="the store is not a file"),
+        tls_keys=tuple(map(file_facts, _tls_files(config, "key"))),
         certificates=tuple(map(certificate_of, _tls_files(config, "certificate"))),
         listener_tls=_why_no_tls(config),
     )
 
 
-def file_seen(path: str) -> FileFacts | Unknown:
+def file_facts(path: str) -> FileFacts | Unknown:
     try:
         status = os.stat(path)
     except OSError as error:
@@ -124,8 +122,8 @@ def file_seen(path: str) -> FileFacts | Unknown:
     return FileFacts(path=path, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid)
 
 
-def disk_of(folder: str, *, mounts: str = _MOUNTS) -> DiskSeen | Unknown:
-    """The file system that holds `folder`. mounts: a file as proc(5) describes `/proc/self/mountinfo`."""
+def disk_of(folder: str, *, mounts: str = _MOUNTS) -> DiskFacts | Unknown:
+    """Return the file system that holds `folder`. mounts: a file in the format of /proc/self/mountinfo (proc(5))."""
     try:
         device = os.stat(folder).st_dev
         usage = shutil.disk_usage(folder)
@@ -134,7 +132,7 @@ def disk_of(folder: str, *, mounts: str = _MOUNTS) -> DiskSeen | Unknown:
         return Unknown(reason=f"{folder}: {error.strerror}")
     number = f"{os.major(device)}:{os.minor(device)}"
     kinds = [line.partition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[2:3] == [number]]
-    return DiskSeen(kind=kinds[-1] if kinds else "", free=usage.free, total=usage.total)
+    return DiskFacts(kind=kinds[-1] if kinds else "", free=usage.free, total=usage.total)
 
 
 def _tls_files(config: Config, which: str) -> list[str]:
@@ -153,7 +151,7 @@ def _why_no_tls(config: Config) -> str:
 
 
 def _literal_secrets(config: Config) -> int:
-    """Peppers of keys made elsewhere that are not the value of a variable but stand in the file itself."""
+    """Count the peppers of imported keys that the configuration file holds in plain text, not by a variable."""
     try:
         text = Path(config.path).read_bytes()
     except OSError:
@@ -161,41 +159,42 @@ def _literal_secrets(config: Config) -> int:
     return sum(1 for keys in config.keys.imported if keys.pepper and keys.pepper in text)
 
 
-# Secrets of the environment: weighed here, and handed on only as their weight.
-
+# Secrets of the environment. Only their strength leaves these functions.
 
 _PEPPER = "SIDECAR_PEPPER"
 
 
-def secrets_seen(config: Config, environ: Mapping[str, str]) -> SecretsSeen:
+def secrets_facts(config: Config, environ: Mapping[str, str]) -> SecretsFacts:
     try:
-        peppers, trouble = peppers_from(environ), ""
+        peppers, problem = peppers_from(environ), ""
     except ValueError as error:
-        peppers, trouble = (), str(error)
+        peppers, problem = (), str(error)
     previous = peppers[1:]
-    return SecretsSeen(
-        admin_token_bits=_weight(environ.get(VARIABLE, "")),
-        pepper_bits=_weight(environ.get(_PEPPER, "")),
-        pepper_problem=trouble,
+    return SecretsFacts(
+        admin_token_bits=_bits_or_none(environ.get(VARIABLE, "")),
+        pepper_bits=_bits_or_none(environ.get(_PEPPER, "")),
+        pepper_problem=problem,
         previous_algorithm=Hasher(previous).newest if previous else None,
         algorithms=Hasher(peppers, config.keys.imported).algorithms,
     )
 
 
-def _weight(text: str) -> float | None:
+def _bits_or_none(text: str) -> float | None:
     return bits(text) if text else None
 
 
 def bits(text: str) -> float:
-    """At most so many: its characters, each one of those that occur in it."""
+    """Return an upper bound: every character was chosen among the distinct ones that occur in `text`."""
     return len(text) * math.log2(len(set(text))) if text else 0.0
 
+
+# Addresses and processes.
 
 _SIOCGIFADDR: Final = 0x8915
 _LISTENING: Final = "0A"
 
 
-def host_seen(listen: Address, environ: Mapping[str, str]) -> HostFacts:
+def host_facts(listen: Address, environ: Mapping[str, str]) -> HostFacts:
     return HostFacts(
         in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
         addresses=own_addresses(),
@@ -206,19 +205,19 @@ def host_seen(listen: Address, environ: Mapping[str, str]) -> HostFacts:
 
 
 def own_addresses() -> tuple[str, ...]:
-    """Of every interface, without loopback and link-local ones."""
+    """Return the addresses of every interface, without loopback and link-local ones."""
     found = dict.fromkeys((*_ipv4_addresses(), *_ipv6_addresses()))
     kept = [text for text in found if not (ip_address(text).is_loopback or ip_address(text).is_link_local)]
     return tuple(kept)
 
 
 def _ipv4_addresses() -> Iterator[str]:
-    """The first address of each interface (netdevice(7))."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    """Yield the first IPv4 address of each interface (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         for _, name in socket.if_nameindex():
             with suppress(OSError):
-                told = fcntl.ioctl(asking.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                yield socket.inet_ntoa(told[20:24])
+                answer = fcntl.ioctl(query.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                yield socket.inet_ntoa(answer[20:24])
 
 
 def _ipv6_addresses() -> Iterator[str]:
@@ -227,21 +226,21 @@ def _ipv6_addresses() -> Iterator[str]:
             yield str(IPv6Address(bytes.fromhex(line.split()[0])))
 
 
-def listening_process(address: Address) -> ProcessSeen | Unknown:
-    """The process that listens there, as far as this user may know of it."""
+def listening_process(address: Address) -> ProcessFacts | Unknown:
+    """Find the process that listens on the address. Processes of other users are visible only to root."""
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(address)}
     if not sockets:
-        return Unknown(reason=f"no process listens at {address}")
+        return Unknown(reason=f"no process listens on {address}")
     for pid in _pids():
         with suppress(OSError):
             descriptors = f"/proc/{pid}/fd"
             if any(os.readlink(f"{descriptors}/{name}") in sockets for name in os.listdir(descriptors)):
                 return _process(pid)
-    return Unknown(reason=f"the process that listens at {address} belongs to somebody else")
+    return Unknown(reason=f"the process that listens on {address} belongs to another user")
 
 
 def _listening_inodes(address: Address) -> Iterator[str]:
-    """As proc_pid_net(5) describes the tables."""
+    """Yield the socket inodes; proc_pid_net(5) describes the tables."""
     tables = ("/proc/net/unix",) if address.path else ("/proc/net/tcp", "/proc/net/tcp6")
     for table in tables:
         with suppress(OSError):
@@ -263,15 +262,15 @@ def _pids() -> list[int]:
     return []
 
 
-def _process(pid: int) -> ProcessSeen:
-    """Raises OSError."""
+def _process(pid: int) -> ProcessFacts:
+    """Read the process's facts from /proc. Raises OSError."""
     status = os.stat(f"/proc/{pid}")
     lines = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()
     [soft] = [line.split()[3] for line in lines if line.startswith("Max open files")]
-    return ProcessSeen(pid=pid, uid=status.st_uid, open_files=None if soft == "unlimited" else int(soft))
+    return ProcessFacts(pid=pid, uid=status.st_uid, open_files=None if soft == "unlimited" else int(soft))
 
 
-def _own_process() -> ProcessSeen:
+def _own_process() -> ProcessFacts:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = soft == resource.RLIM_INFINITY
-    return ProcessSeen(pid=os.getpid(), uid=os.geteuid(), open_files=None if unlimited else soft)
+    return ProcessFacts(pid=os.getpid(), uid=os.geteuid(), open_files=None if unlimited else soft)

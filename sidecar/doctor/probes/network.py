@@ -1,4 +1,4 @@
-"""The upstream, the ways around the sidecar, and the sidecar that runs, as the network shows them."""
+"""Probes over the network: the upstream, ways to bypass the sidecar, and the running sidecar."""
 
 import asyncio
 import re
@@ -12,25 +12,22 @@ from ipaddress import ip_address
 from time import perf_counter
 from typing import Final
 
-from sidecar.config.build.config import Config
-from sidecar.config.document import UpstreamSettings
-from sidecar.config.fields import Address
-from sidecar.doctor.facts import BypassProbe, FileFacts, Location, RunningSeen, Unknown, UpstreamSeen
-from sidecar.doctor.probes.host import file_seen, validity_of
+from sidecar.config.settings import Address, Config, UpstreamSettings
+from sidecar.doctor.facts import BypassProbe, FileFacts, Location, RunningFacts, Unknown, UpstreamFacts
+from sidecar.doctor.probes.host import file_facts, validity_of
 from sidecar.proxy.tls import describe, upstream_context
 
-# One HTTP/1.1 request on a connection of its own.
+# A minimal HTTP/1.1 client: one request per connection.
 
-
-_MOST_BYTES: Final = 16 * 1024 * 1024
+_MAX_BYTES: Final = 16 * 1024 * 1024
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})\b")
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer. Names of headers in lower case."""
+class Response:
+    """An HTTP response. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -38,12 +35,12 @@ class Reply:
     seconds: float
 
 
-class NoReply(Exception):
-    """There was none. The message says what happened, in a few words."""
+class ProbeFailed(Exception):
+    """There was no connection or no response. The message says briefly why."""
 
 
 async def connect(address: Address, *, seconds: float, tls: ssl.SSLContext | None = None, name: str = "") -> Streams:
-    """A connection, within `seconds`; `name` is the server's for TLS. Raises NoReply."""
+    """Connect within `seconds`; `name` is the server name for TLS. Raises ProbeFailed."""
     try:
         async with asyncio.timeout(seconds):
             if address.path:
@@ -51,19 +48,19 @@ async def connect(address: Address, *, seconds: float, tls: ssl.SSLContext | Non
             server_name = name or address.host if tls else None
             return await asyncio.open_connection(address.host, address.port, ssl=tls, server_hostname=server_name)
     except TimeoutError:
-        raise NoReply(f"no connection within {seconds:g} s") from None
+        raise ProbeFailed(f"no connection within {seconds:g} s") from None
     except ssl.SSLCertVerificationError as error:
-        raise NoReply(f"its certificate is not trusted: {error.verify_message}") from error
+        raise ProbeFailed(f"its certificate is not trusted: {error.verify_message}") from error
     except ssl.SSLError as error:
-        raise NoReply(f"no TLS: {error.reason or 'the handshake failed'}") from error
+        raise ProbeFailed(f"TLS failed: {error.reason or 'the handshake did not complete'}") from error
     except UnicodeError:
-        raise NoReply("its name cannot be looked up") from None
+        raise ProbeFailed("its host name is invalid") from None
     except OSError as error:
-        raise NoReply(_plain(error)) from error
+        raise ProbeFailed(_plain(error)) from error
 
 
-async def exchange(streams: Streams, method: str, target: str, *, host: str, seconds: float) -> Reply:
-    """Ask, and close the connection. Raises NoReply."""
+async def exchange(streams: Streams, method: str, target: str, *, host: str, seconds: float) -> Response:
+    """Send a request, read the response and close the connection. Raises ProbeFailed."""
     reader, writer = streams
     started = perf_counter()
     try:
@@ -73,12 +70,12 @@ async def exchange(streams: Streams, method: str, target: str, *, host: str, sec
             head = await reader.readuntil(b"\r\n\r\n")
             body = b"" if method == "HEAD" else await _rest(reader)
     except TimeoutError:
-        raise NoReply(f"no answer within {seconds:g} s") from None
+        raise ProbeFailed(f"no response within {seconds:g} s") from None
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-        raise NoReply("the connection ended without an answer") from None
+        raise ProbeFailed("the connection was closed without a response") from None
     finally:
         await close(streams)
-    return _reply(head, body, perf_counter() - started)
+    return _parse_response(head, body, perf_counter() - started)
 
 
 async def close(streams: Streams) -> None:
@@ -89,60 +86,62 @@ async def close(streams: Streams) -> None:
 
 async def _rest(reader: asyncio.StreamReader) -> bytes:
     parts, size = list[bytes](), 0
-    while size < _MOST_BYTES and (part := await reader.read(65_536)):
+    while size < _MAX_BYTES and (part := await reader.read(65_536)):
         parts.append(part)
         size += len(part)
     return b"".join(parts)
 
 
-def _reply(head: bytes, body: bytes, seconds: float) -> Reply:
+def _parse_response(head: bytes, body: bytes, seconds: float) -> Response:
     first, *lines = head[:-4].split(b"\r\n")
     status = _STATUS.match(first)
     if status is None:
-        raise NoReply("what answers does not speak HTTP/1.1")
+        raise ProbeFailed("the response is not HTTP/1.1")
     fields = (line.decode("latin-1").partition(":") for line in lines)
     headers = {name.strip().lower(): value.strip() for name, _, value in fields}
-    return Reply(status=int(status[1]), headers=headers, body=body, seconds=seconds)
+    return Response(status=int(status[1]), headers=headers, body=body, seconds=seconds)
 
 
 def _plain(error: OSError) -> str:
-    """asyncio's own words for several failed addresses are long."""
+    """Return a short text: asyncio's own, for several failed addresses, is long."""
     if isinstance(error, ConnectionRefusedError) or "refused" in str(error):
         return "nothing listens there (connection refused)"
     return error.strerror or str(error) or type(error).__name__
 
 
-_AROUND_SECONDS: Final = 1.0
-_ANSWER_SECONDS: Final = 3.0
+# The probes.
+
+_CONNECT_SECONDS: Final = 1.0
+_RESPONSE_SECONDS: Final = 3.0
 _SAMPLE = re.compile(r"(sidecar_[a-z0-9_]+(?:\{.*\})?) ([0-9.e+-]+)")
 _BUILD: Final = "sidecar_build_info"
 
 Clock = Callable[[], float]
 
 
-async def upstream_seen(settings: UpstreamSettings, clock: Clock) -> UpstreamSeen | Unknown:
-    """A connection as the sidecar makes it, and one HEAD on it, for its Date. clock: Unix seconds."""
+async def upstream_facts(settings: UpstreamSettings, clock: Clock) -> UpstreamFacts | Unknown:
+    """Connect as the sidecar does, and send one HEAD for the Date. `clock` gives Unix seconds."""
     started = perf_counter()
     try:
         tls = None if settings.tls is None else upstream_context(settings.tls)
         name = settings.tls.server_name if settings.tls else ""
         streams = await connect(settings.address, seconds=settings.connect_timeout, tls=tls, name=name)
-    except NoReply as error:
+    except ProbeFailed as error:
         return Unknown(reason=str(error))
     except OSError as error:
         return Unknown(reason=describe(error))
     seconds = perf_counter() - started
     ends_at = _certificate_end(streams)
-    return UpstreamSeen(
+    return UpstreamFacts(
         seconds=seconds, certificate_ends_at=ends_at, clock_ahead=await _clock_ahead(streams, settings, clock)
     )
 
 
 def _certificate_end(streams: Streams) -> float | None:
-    spoken = streams[1].get_extra_info("ssl_object")
-    shown = spoken.getpeercert(True) if isinstance(spoken, ssl.SSLObject) else None
+    tls = streams[1].get_extra_info("ssl_object")
+    der = tls.getpeercert(True) if isinstance(tls, ssl.SSLObject) else None
     try:
-        return validity_of(shown)[1] if shown else None
+        return validity_of(der)[1] if der else None
     except ValueError:
         return None
 
@@ -151,39 +150,39 @@ async def _clock_ahead(streams: Streams, settings: UpstreamSettings, clock: Cloc
     target, host = f"{settings.add_prefix}/", settings.authority or "localhost"
     before = clock()
     try:
-        reply = await exchange(streams, "HEAD", target, host=host, seconds=_ANSWER_SECONDS)
-        at = parsedate_to_datetime(reply.headers["date"]).timestamp()
-    except NoReply as error:
+        response = await exchange(streams, "HEAD", target, host=host, seconds=_RESPONSE_SECONDS)
+        at = parsedate_to_datetime(response.headers["date"]).timestamp()
+    except ProbeFailed as error:
         return Unknown(reason=str(error))
     except (KeyError, ValueError):
-        return Unknown(reason="its answers carry no Date")
-    # A Date is cut off to whole seconds; what lies between asking and answer is nobody's fault.
+        return Unknown(reason="its responses have no Date header")
+    # A Date is truncated to whole seconds, and the time between request and response is not an error of the clock.
     return max(at - clock(), 0.0) or min(at + 1 - before, 0.0)
 
 
-async def way_around(config: Config, own: Iterable[str]) -> BypassProbe | Unknown:
-    """own: this host's addresses, without loopback ones."""
+async def probe_bypass(config: Config, own: Iterable[str]) -> BypassProbe | Unknown:
+    """Try the upstream's port on this host's other addresses. own: these addresses, without loopback ones."""
     address = config.upstream.address
     if address.path:
-        file = await asyncio.to_thread(file_seen, address.path)
+        file = await asyncio.to_thread(file_facts, address.path)
         return BypassProbe(location="unix", socket=file if isinstance(file, FileFacts) else None)
     own = tuple(own)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return Unknown(reason=f"{address.host}: {error}")
-    location = _whereabouts([str(entry[4][0]) for entry in found], own)
+    location = _location([str(entry[4][0]) for entry in found], own)
     if location != "loopback":
         return BypassProbe(location=location)
     wanted = [Address(host=host, port=address.port) for host in own]
     mine = {listener for listener in _listeners(config) if listener.port == address.port}
     tried = [one for one in wanted if one not in mine]
-    responses = await asyncio.gather(*map(_responses, tried))
-    answered = tuple(one for one, yes in zip(tried, responses, strict=True) if yes)
-    return BypassProbe(location="loopback", tried=tuple(one.host for one in tried), answered=answered)
+    open_ports = await asyncio.gather(*map(_accepts, tried))
+    reachable = tuple(one for one, is_open in zip(tried, open_ports, strict=True) if is_open)
+    return BypassProbe(location="loopback", tried=tuple(one.host for one in tried), reachable=reachable)
 
 
-def _whereabouts(found: Iterable[str], own: Iterable[str]) -> Location:
+def _location(found: Iterable[str], own: Iterable[str]) -> Location:
     places = [ip_address(text.partition("%")[0]) for text in found]
     if all(place.is_loopback or place.is_unspecified for place in places):
         return "loopback"
@@ -195,37 +194,37 @@ def _listeners(config: Config) -> list[Address]:
     return [config.listen, *(address for address in extra if address)]
 
 
-async def _responses(address: Address) -> bool:
+async def _accepts(address: Address) -> bool:
     try:
-        await close(await connect(address, seconds=_AROUND_SECONDS))
-    except NoReply:
+        await close(await connect(address, seconds=_CONNECT_SECONDS))
+    except ProbeFailed:
         return False
     return True
 
 
-async def running_seen(ops: Address | None) -> RunningSeen | Unknown:
-    """What the ops listener says."""
+async def running_facts(ops: Address | None) -> RunningFacts | Unknown:
+    """Query the ops listener."""
     if ops is None:
-        return Unknown(reason="there is no ops listener to ask (`ops` in the configuration)")
+        return Unknown(reason="no ops listener is configured (`ops`)")
     if not ops.path and not ops.port:
         return Unknown(reason="the ops listener has no fixed port")
     try:
-        ready = await _ask(ops, "/readyz?verbose")
-        metrics = await _ask(ops, "/metrics")
-    except NoReply as error:
+        ready = await _get(ops, "/readyz?verbose")
+        metrics = await _get(ops, "/metrics")
+    except ProbeFailed as error:
         return Unknown(reason=f"the ops listener at {ops}: {error}")
     samples = _samples(metrics.body.decode("utf-8", "replace"))
     if ready.status not in (200, 503) or not any(sample.startswith(_BUILD) for sample in samples):
-        return Unknown(reason=f"what answers at {ops} is no sidecar's ops listener")
+        return Unknown(reason=f"the server at {ops} is not a sidecar's ops listener")
     lines = ready.body.decode("utf-8", "replace").splitlines()
-    return RunningSeen(seconds=ready.seconds, ready=ready.status == 200, lines=tuple(lines), metrics=samples)
+    return RunningFacts(seconds=ready.seconds, ready=ready.status == 200, lines=tuple(lines), metrics=samples)
 
 
-async def _ask(ops: Address, target: str) -> Reply:
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is bound to, turned into what to ask
-    address = Address(host=everywhere.get(ops.host, ops.host), port=ops.port, path=ops.path)
-    streams = await connect(address, seconds=_ANSWER_SECONDS)
-    return await exchange(streams, "GET", target, host="localhost", seconds=_ANSWER_SECONDS)
+async def _get(ops: Address, target: str) -> Response:
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a wildcard is listened on, but not connected to
+    address = Address(host=wildcards.get(ops.host, ops.host), port=ops.port, path=ops.path)
+    streams = await connect(address, seconds=_RESPONSE_SECONDS)
+    return await exchange(streams, "GET", target, host="localhost", seconds=_RESPONSE_SECONDS)
 
 
 def _samples(text: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The key store, inspected without a change and timed through its own parts."""
+"""Probe of the key store: a read-only report, and latencies measured through its ports."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,24 +10,27 @@ from typing import Final
 from sidecar.config.build.config import Config
 from sidecar.config.fields import sqlite_path
 from sidecar.core.apikey import PLAIN
-from sidecar.doctor.facts import Latency, StoreSeen, Unknown
-from sidecar.keys.ports import AuditState, StoreUnavailable
-from sidecar.store.sqlite.inspect import StoreReport, inspect, lock_seconds
-from sidecar.store.store import Store
+from sidecar.doctor.facts import Latency, StoreFacts, Unknown
+from sidecar.keys.ports import AuditState, AuditTrail, KeyReader, StoreUnavailable
+from sidecar.store.inspect import StoreReport, lock_seconds, look
 
-TRIES: Final = 20
-QUICK_ROWS: Final = 100_000
-"""An audit with more rows is verified only on demand."""
+_TRIES: Final = 20
+_QUICK_ROWS: Final = 100_000
+"""An audit with more rows is verified only with --deep."""
 _UNKNOWN: Final = {bytes(32): PLAIN}
 
 
-Opener = Callable[[str], AbstractAsyncContextManager[Store]]
+class OpenStore(KeyReader, AuditTrail, Protocol):
+    """The part of a store that the probe uses."""
 
 
-async def store_seen(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreSeen | Unknown:
-    """now: Unix seconds; open_store: from the store's URL; deep: verify the audit, however long it is."""
+Opener = Callable[[str], AbstractAsyncContextManager[OpenStore]]
+
+
+async def store_facts(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreFacts | Unknown:
+    """now: Unix seconds; open_store takes the store's URL; deep: verify the audit, however long it is."""
     if not config.store.startswith("sqlite:"):
-        return Unknown(reason="only a SQLite store can be looked into")
+        return Unknown(reason="only a SQLite store can be checked")
     path = sqlite_path(config.store)
     age = config.keys.max_age_seconds
     try:
@@ -35,20 +38,20 @@ async def store_seen(config: Config, now: float, open_store: Opener, *, deep: bo
     except StoreUnavailable as error:
         return Unknown(reason=str(error))
     if found.version != found.newest_version or found.journal != "wal":
-        # Opening it would bring it up to date under a sidecar that may be running on it.
-        unopened = Unknown(reason="the store is not as this program makes it")
-        return StoreSeen(look=found, latencies=unopened, audit=unopened)
+        # Opening it would migrate it while a sidecar may be running on it.
+        unopened = Unknown(reason="the store has another schema version or journal mode than this program uses")
+        return StoreFacts(report=found, latencies=unopened, audit=unopened)
     return await _opened(config.store, path, found, open_store, deep=deep)
 
 
-async def _opened(url: str, path: str, found: StoreReport, open_store: Opener, *, deep: bool) -> StoreSeen:
-    audit: AuditState | Unknown = Unknown(reason="the store cannot be used")
+async def _opened(url: str, path: str, found: StoreReport, open_store: Opener, *, deep: bool) -> StoreFacts:
+    audit: AuditState | Unknown = Unknown(reason="the store is unusable")
     try:
         async with open_store(url) as store:
             audit = await _audit(store, found.audit_rows, deep=deep)
-            return StoreSeen(look=found, latencies=await _latencies(store, path), audit=audit)
+            return StoreFacts(report=found, latencies=await _latencies(store, path), audit=audit)
     except StoreUnavailable as error:
-        return StoreSeen(look=found, latencies=(), audit=audit, trouble=str(error))
+        return StoreFacts(report=found, latencies=(), audit=audit, trouble=str(error))
 
 
 async def _latencies(store: Store, path: str) -> tuple[Latency, ...]:
@@ -66,18 +69,18 @@ async def _latencies(store: Store, path: str) -> tuple[Latency, ...]:
         return await asyncio.to_thread(lock_seconds, path)
 
     return (
-        await _timed("change seen", generation),
-        await _timed("key looked up", find),
-        await _timed("right to write", lock),
+        await _timed("change check", generation),
+        await _timed("key lookup", find),
+        await _timed("write lock", lock),
     )
 
 
 async def _timed(operation: str, once: Callable[[], Awaitable[float]]) -> Latency:
-    taken = [await once() for _ in range(TRIES)]
-    return Latency(operation=operation, median=median(taken), slowest=max(taken))
+    seconds = [await once() for _ in range(_TRIES)]
+    return Latency(operation=operation, median=median(seconds), slowest=max(seconds))
 
 
-async def _audit(store: Store, rows: int, *, deep: bool) -> AuditState | Unknown:
-    if rows > QUICK_ROWS and not deep:
-        return Unknown(reason=f"{rows:,} rows take a while: give --deep")
-    return await store.audit.verify()
+async def _audit(store: OpenStore, rows: int, *, deep: bool) -> AuditState | Unknown:
+    if rows > _QUICK_ROWS and not deep:
+        return Unknown(reason=f"verifying {rows:,} rows takes a while: run doctor with --deep")
+    return await store.verify_audit()

@@ -54,7 +54,7 @@ def test_a_key_issued_on_the_page_works_at_once_shows_as_used_and_is_refused_onc
     expect(page.get_by_role("region", name="About")).to_contain_text("127.0.0.1")
     expect(page.get_by_role("region", name="Quotas")).to_contain_text("9 left")
     act(page, "Revoke")
-    expect(page.get_by_text("The key is revoked: its next request is refused, for ever.")).to_be_visible()
+    expect(page.get_by_text("The key is revoked permanently. Its next request is refused.")).to_be_visible()
     assert site.sidecar.ask("GET", "/v1/streams/7", key=secret).status == 401
     expect(page.get_by_role("region", name="Audit trail")).to_contain_text("Revoked")
     expect(page.get_by_role("link", name="Revoke", exact=True)).to_have_count(0)
@@ -81,7 +81,7 @@ def test_a_key_is_shown_once_and_a_form_that_is_sent_again_makes_no_second_one(p
     secret = issue(page, site)
     expect(page.get_by_text("it is not shown again")).to_be_visible()
     page.reload()
-    expect(page.get_by_text("this form was sent before", exact=False)).to_be_visible()
+    expect(page.get_by_text("this form was already submitted", exact=False)).to_be_visible()
     assert secret not in page.content()
     page.goto(site.url + "/keys")
     expect(page.get_by_role("link", name="Billing worker")).to_have_count(1)

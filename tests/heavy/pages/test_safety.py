@@ -121,7 +121,7 @@ def test_whoever_signed_out_is_out_though_the_cookie_was_kept(inside: Site) -> N
 def test_a_wrong_token_is_told_so_and_is_not_shown_again(house: Site) -> None:
     house.cookie = ""
     response = house.post("/sign-in", token="a-wrong-token-of-somebody")
-    assert response.status == 401 and "This token is not known." in response.text
+    assert response.status == 401 and "This token is wrong." in response.text
     assert "a-wrong-token" not in response.text and "set-cookie" not in response.headers
 
 

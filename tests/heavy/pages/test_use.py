@@ -43,7 +43,7 @@ def test_signing_in_and_finding_the_way_needs_no_mouse(page: Page, house: Site) 
         page.keyboard.press("Tab")
         order.append(focused(page))
     assert order == [
-        "Skip to the content", "sidecar", "Overview", "Keys", "Audit", "Explain", "API", "Sign out"
+        "Skip to content", "sidecar", "Overview", "Keys", "Audit", "Explain", "API", "Sign out"
     ]  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_the_way_past_the_navigation_is_the_first_stop(page: Page, house: Site) 
     house.sign_in(page)
     page.goto(house.url + "/keys")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_in_viewport()
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("#"))
     page.keyboard.press("Tab")
@@ -134,13 +134,13 @@ def test_the_list_searches_filters_and_pages(page: Page, house: Site) -> None:
     page.keyboard.press("Enter")
     expect(rows).to_have_count(1)
     page.get_by_label("Environment").select_option("live")
-    expect(page.get_by_role("heading", name="No key fits")).to_be_visible()
+    expect(page.get_by_role("heading", name="No matching keys")).to_be_visible()
     page.get_by_role("link", name="Show all keys").click()
     page.get_by_label("Tenant").fill("tenant-3")
     page.get_by_role("button", name="Search").click()
     expect(rows).to_have_count(11)
     page.get_by_label("Status").select_option("revoked")
-    expect(page.get_by_role("heading", name="No key fits")).to_be_visible()
+    expect(page.get_by_role("heading", name="No matching keys")).to_be_visible()
 
 
 def test_a_row_is_one_link_to_its_key(page: Page, house: Site) -> None:
@@ -224,7 +224,7 @@ def test_the_overview_names_keys_close_to_the_end_of_a_quota_and_keys_due(page: 
     for _ in range(9):
         assert site.sidecar.ask("GET", "/v1/streams", key=busy).status == 200
     site.sign_in(page)
-    near = page.get_by_role("region", name="Quotas close to their end")
+    near = page.get_by_role("region", name="Quotas nearly used up")
     expect(near.get_by_role("link", name="Busy")).to_be_visible()
     expect(near).to_contain_text("1 left")
     expect(page.get_by_role("region", name="Keys due").get_by_role("link", name="Ending")).to_be_visible()

@@ -1,1 +1,1 @@
-"""Judgements of what doctor has seen, without looking anywhere."""
+"""Checks on facts that the tests make up."""

@@ -1,4 +1,4 @@
-"""An installation that nothing is wrong with, to be spoilt by tests."""
+"""An installation without problems, for tests to break."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +8,20 @@ from sidecar.core.apikey import PLAIN
 from sidecar.doctor.facts import (
     BypassProbe,
     CertificateFacts,
-    DiskSeen,
+    DiskFacts,
     Facts,
     FileFacts,
-    FilesSeen,
+    FilesFacts,
     HostFacts,
     Latency,
-    ProcessSeen,
-    RunningSeen,
-    SecretsSeen,
-    StoreSeen,
-    UpstreamSeen,
+    ProcessFacts,
+    RunningFacts,
+    SecretsFacts,
+    StoreFacts,
+    UpstreamFacts,
 )
 from sidecar.doctor.report import Finding
-from sidecar.doctor.run import judged
+from sidecar.doctor.run import run_checks
 from sidecar.keys.ports import AuditState
 from sidecar.store.sqlite.inspect import StoreReport
 
@@ -38,47 +38,47 @@ routes: [GET /v1/**: {}]
 
 
 def installation(folder: Path, more: str = "", *, environ: dict[str, str] | None = None) -> Facts:
-    """All is well, on a configuration with `more` in it (a setting that is there already is replaced)."""
+    """Return facts without problems, for a configuration with the settings of `more`, which replace its own."""
     names = {line.partition(":")[0] for line in more.splitlines()}
     kept = [line for line in CONFIG.splitlines() if line.partition(":")[0] not in names]
     file = folder / "sidecar.yaml"
     file.write_text("\n".join([*kept, more, ""]), encoding="utf-8")
     config = load(str(file), environ=environ or {})
-    process = ProcessSeen(pid=7, uid=1000, open_files=65_536)
-    look = StoreReport(version=2, newest_version=2, journal="wal", newest_at=int(NOW - 60) * 1_000_000, active=3,
+    process = ProcessFacts(pid=7, uid=1000, open_files=65_536)
+    report = StoreReport(version=2, newest_version=2, journal="wal", newest_at=int(NOW - 60) * 1_000_000, active=3,
                      audit_rows=3, algorithms={PLAIN: 3})  # fmt: skip
     return Facts(
         config=config,
         now=NOW,
         version="1.2.3",
         grace_seconds=30.0,
-        files=FilesSeen(
+        files=FilesFacts(
             config=FileFacts(path=str(file), mode=0o644, uid=0),
             config_alone=False,
             literal_secrets=0,
             store=(FileFacts(path="/var/lib/sidecar/keys.db", mode=0o600, uid=1000),),
             store_folder=FileFacts(path="/var/lib/sidecar", mode=0o700, uid=1000),
-            disk=DiskSeen(kind="ext4", free=2**34, total=2**35),
+            disk=DiskFacts(kind="ext4", free=2**34, total=2**35),
             tls_keys=(FileFacts(path="/etc/sidecar/tls.key", mode=0o600, uid=1000),),
             certificates=(CertificateFacts(path="/etc/sidecar/tls.crt", begins_at=NOW - DAY, ends_at=NOW + 60 * DAY),),
             listener_tls="",
         ),
         host=HostFacts(in_kubernetes=False, addresses=("10.0.0.5",), uvloop=True, own=process, sidecar=process),
-        secrets=SecretsSeen(
+        secrets=SecretsFacts(
             admin_token_bits=None,
             pepper_bits=200.0,
             pepper_problem="",
             previous_algorithm=None,
             algorithms=frozenset({PLAIN}),
         ),
-        upstream=UpstreamSeen(seconds=0.001, certificate_ends_at=NOW + 60 * DAY, clock_ahead=0.0),
-        around=BypassProbe(location="loopback", tried=("10.0.0.5",)),
-        store=StoreSeen(
-            look=look,
-            latencies=(Latency(operation="key looked up", median=0.0005, slowest=0.002),),
+        upstream=UpstreamFacts(seconds=0.001, certificate_ends_at=NOW + 60 * DAY, clock_ahead=0.0),
+        bypass=BypassProbe(location="loopback", tried=("10.0.0.5",)),
+        store=StoreFacts(
+            report=report,
+            latencies=(Latency(operation="key lookup", median=0.0005, slowest=0.002),),
             audit=AuditState(rows=3, head="3:…"),
         ),
-        running=RunningSeen(
+        running=RunningFacts(
             seconds=0.002,
             ready=True,
             lines=("store: ok", "config: ok"),
@@ -92,16 +92,16 @@ def installation(folder: Path, more: str = "", *, environ: dict[str, str] | None
     )
 
 
-def finding(seen: Facts, name: str) -> Finding:
-    """What the check `name` (`group: check`) says."""
-    [found] = [one.finding for one in judged(seen) if f"{one.group}: {one.check}" == name]
+def finding(facts: Facts, name: str) -> Finding:
+    """Return the finding of the check `name` (`group: check`)."""
+    [found] = [one.finding for one in run_checks(facts) if f"{one.group}: {one.check}" == name]
     return found
 
 
-def with_look(seen: Facts, **changes: object) -> Facts:
-    assert isinstance(seen.store, StoreSeen)
-    return replace(seen, store=replace(seen.store, look=replace(seen.store.look, **changes)))  # type: ignore[arg-type]
+def with_report(facts: Facts, **changes: object) -> Facts:
+    assert isinstance(facts.store, StoreFacts)
+    return replace(facts, store=replace(facts.store, report=replace(facts.store.report, **changes)))  # type: ignore[arg-type]
 
 
-def with_files(seen: Facts, **changes: object) -> Facts:
-    return replace(seen, files=replace(seen.files, **changes))  # type: ignore[arg-type]
+def with_files(facts: Facts, **changes: object) -> Facts:
+    return replace(facts, files=replace(facts.files, **changes))  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ def test_the_key_anywhere_else_is_no_key(sidecar: Sidecar, upstream: Upstream, r
 def test_a_key_has_a_name_and_a_scope_and_is_shown_once(sidecar: Sidecar, scope: str) -> None:
     issued = sidecar.keys.run("issue", "--name", "Studio display", "--scope", scope)
     shown = next(line.strip() for line in issued.stdout.splitlines() if line.strip().startswith("hto_"))
-    assert issued.stdout.count(shown) == 1 and "shown only now" in issued.stdout
+    assert issued.stdout.count(shown) == 1 and "shown only once" in issued.stdout
     found = next(key for key in sidecar.keys.told("list") if shown.startswith(key["prefix"]))
     assert (found["name"], found["scopes"]) == ("Studio display", [scope])
     for told in (sidecar.keys.run("show", found["id"]), sidecar.keys.run("list", "--json")):

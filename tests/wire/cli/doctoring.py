@@ -1,4 +1,4 @@
-"""What `sidecar doctor` is tried on, and what it said."""
+"""Installations for `sidecar doctor`, and its report."""
 
 import json
 import sqlite3
@@ -21,32 +21,32 @@ routes: [GET /v1/**: {}]
 """
 
 
-class Told:
+class Report:
     """What `sidecar doctor --json` said."""
 
-    def __init__(self, status: int, told: dict[str, Any]) -> None:
-        self.status, self.told = status, told
-        self._found = {f"{one['group']}: {one['check']}": one for one in told["findings"]}
+    def __init__(self, status: int, printed: dict[str, Any]) -> None:
+        self.status, self.printed = status, printed
+        self._found = {f"{one['group']}: {one['check']}": one for one in printed["findings"]}
 
     def __getitem__(self, name: str) -> tuple[str, str]:
-        """Severity and what was seen, by `group: check`."""
+        """Severity and what was found, by `group: check`."""
         return self._found[name]["severity"], self._found[name]["saw"]
 
     def do(self, name: str) -> str:
         advice: str = self._found[name]["do"]
         return advice
 
-    def unwell(self) -> dict[str, str]:
+    def not_ok(self) -> dict[str, str]:
         return {name: one["severity"] for name, one in self._found.items() if one["severity"] != "ok"}
 
 
-def examined(config: Path, *arguments: str, **environ: str) -> Told:
+def examined(config: Path, *arguments: str, **environ: str) -> Report:
     done = run_cli("doctor", "-c", str(config), "--json", *arguments, environ=environ)
-    return Told(done.exit_code, json.loads(done.stdout))
+    return Report(done.exit_code, json.loads(done.stdout))
 
 
-def examined_running(sidecar: Sidecar, upstream_url: str, **environ: str) -> Told:
-    """With the addresses that it was started with, and the ports that it got."""
+def examined_running(sidecar: Sidecar, upstream_url: str, **environ: str) -> Report:
+    """Examine a running sidecar by the addresses that it listens on."""
     addresses = {
         "SIDECAR_LISTEN": f"127.0.0.1:{sidecar.data[1]}",
         "SIDECAR_OPS": f"127.0.0.1:{sidecar.ops[1]}",
@@ -57,7 +57,7 @@ def examined_running(sidecar: Sidecar, upstream_url: str, **environ: str) -> Tol
 
 
 class Place:
-    """A configuration and its store, without a sidecar that runs."""
+    """A configuration and its store, without a running sidecar."""
 
     def __init__(self, folder: Path, config: str = CONFIG) -> None:
         self.config, self.store = folder / "sidecar.yaml", folder / "keys.db"

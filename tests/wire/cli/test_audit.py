@@ -64,7 +64,7 @@ def test_rows_are_filtered_and_limited(keys: Keys) -> None:
         (["--since", "2100-01-31"], []),
     ):
         assert [(row["action"], row["key_id"]) for row in rows(keys, *arguments)] == expected
-    assert audit(keys, "--until", "1h").stdout == "No change fits.\n"
+    assert audit(keys, "--until", "1h").stdout == "No changes match.\n"
 
 
 def test_stored_text_stays_on_its_line_and_does_not_speak_to_the_terminal(keys: Keys) -> None:

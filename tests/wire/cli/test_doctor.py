@@ -18,13 +18,13 @@ def test_of_a_running_sidecar_with_everything_in_order_there_is_nothing_to_mend(
 ) -> None:
     upstream.plan(b"HTTP/1.1 404 Not Found\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n")
     sidecar = start_sidecar(CONFIG, environ={"SIDECAR_PEPPER": PEPPER})
-    told = examined_running(sidecar, upstream.url, SIDECAR_PEPPER=PEPPER)
+    report = examined_running(sidecar, upstream.url, SIDECAR_PEPPER=PEPPER)
     # What the disk below a temporary folder is, is not for this test to say.
-    assert {name for name in told.unwell() if name != "Key store: disk"} == {"Upstream: clock"}
-    assert "behind this host's clock" in told["Upstream: clock"][1]
-    assert told.status == 0
-    assert told["Running sidecar: configuration"] == ("ok", "what stands in the file is in force")
-    assert f"process {sidecar.process.pid}" in told["Listeners: open files"][1]
+    assert {name for name in report.not_ok() if name != "Key store: disk"} == {"Upstream: clock"}
+    assert "behind this host's clock" in report["Upstream: clock"][1]
+    assert report.status == 0
+    assert report["Running sidecar: configuration"] == ("ok", "the running configuration is that of the file")
+    assert f"process {sidecar.process.pid}" in report["Listeners: open files"][1]
     assert upstream.last().method == "HEAD"
     assert sidecar.ask("GET", "/v1/x").status == 401
 
@@ -107,10 +107,10 @@ def test_text_is_grouped_aligned_at_most_100_columns_and_coloured_on_a_terminal_
 
 
 def test_json_counts_what_it_lists(place: Place) -> None:
-    told = examined(place.config).told
-    listed = [one["severity"] for one in told["findings"]]
-    assert told["counts"] == {name: listed.count(name) for name in ("ok", "warning", "problem", "unchecked")}
-    assert told["config"] == str(place.config)
-    assert {frozenset(one) for one in told["findings"]} == {
+    report = examined(place.config).printed
+    listed = [one["severity"] for one in report["findings"]]
+    assert report["counts"] == {name: listed.count(name) for name in ("ok", "warning", "problem", "unchecked")}
+    assert report["config"] == str(place.config)
+    assert {frozenset(one) for one in report["findings"]} == {
         frozenset({"group", "check", "severity", "saw", "why", "do"})
     }

@@ -12,9 +12,9 @@ from tests.wire.proxy.certificates import Authority
 
 def test_files_that_others_can_read_are_told_and_well_after_what_doctor_says_to_do(place: Place) -> None:
     place.store.chmod(0o644)
-    told = examined(place.config)
-    assert told["Key store: file modes"] == ("problem", "keys.db 0644")
-    subprocess.run(["/bin/sh", "-c", told.do("Key store: file modes")], check=True)
+    report = examined(place.config)
+    assert report["Key store: file modes"] == ("problem", "keys.db 0644")
+    subprocess.run(["/bin/sh", "-c", report.do("Key store: file modes")], check=True)
     assert examined(place.config)["Key store: file modes"] == ("ok", "keys.db 0600")
 
 
@@ -25,9 +25,9 @@ def test_a_listeners_key_that_others_can_read_and_one_that_does_not_fit_are_told
     plain = place.config.read_text()
     key.chmod(0o644)
     place.config.write_text(f"{plain}tls: {{certificate: {certificate}, key: {key}}}\n")
-    told = examined(place.config)
-    assert told["Secrets: TLS keys"][0] == "problem"
-    assert told["Listeners: certificates"][0] == "ok"
+    report = examined(place.config)
+    assert report["Secrets: TLS keys"][0] == "problem"
+    assert report["Listeners: certificates"][0] == "ok"
     place.config.write_text(f"{plain}tls: {{certificate: {certificate}, key: {other}}}\n")
     assert examined(place.config)["Listeners: certificates"][0] == "problem"
 
@@ -44,8 +44,8 @@ def test_a_pepper_in_a_file_that_others_can_read_is_a_problem_and_one_of_a_varia
 
 def test_a_missing_store_is_a_problem_and_none_is_made(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    told = examined(place.config)
-    assert told["Key store: schema"] == ("problem", f"there is no key store at {place.store}")
+    report = examined(place.config)
+    assert report["Key store: schema"] == ("problem", f"there is no key store at {place.store}")
     assert not place.store.exists()
 
 
@@ -53,9 +53,9 @@ def test_an_older_store_is_told_and_left_as_it_is(place: Place) -> None:
     place.change("UPDATE schema_version SET version = 1")
     assert examined(place.config)["Key store: schema"][0] == "warning"
     place.change("UPDATE schema_version SET version = 99")
-    told = examined(place.config)
-    assert told["Key store: schema"][0] == "problem"
-    assert told["Key store: latency"][0] == "unchecked"
+    report = examined(place.config)
+    assert report["Key store: schema"][0] == "problem"
+    assert report["Key store: latency"][0] == "unchecked"
     with closing(sqlite3.connect(place.store)) as connection:
         assert connection.execute("SELECT version FROM schema_version").fetchall() == [(99,)]
 
@@ -63,11 +63,11 @@ def test_an_older_store_is_told_and_left_as_it_is(place: Place) -> None:
 def test_a_store_that_somebody_holds_is_a_problem_and_its_audit_is_looked_at_all_the_same(place: Place) -> None:
     with closing(sqlite3.connect(place.store, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
-        told = examined(place.config)
-    severity, saw = told["Key store: latency"]
+        report = examined(place.config)
+    severity, saw = report["Key store: latency"]
     assert severity == "problem"
     assert "is locked by another process" in saw
-    assert told["Key store: audit"] == ("ok", "1 row, none changed or removed")
+    assert report["Key store: audit"] == ("ok", "1 row, none changed or removed")
 
 
 def test_times_in_the_store_that_lie_ahead_are_told(place: Place) -> None:
@@ -79,15 +79,18 @@ def test_times_in_the_store_that_lie_ahead_are_told(place: Place) -> None:
 
 def test_an_audit_that_somebody_changed_is_a_problem(place: Place) -> None:
     place.change("UPDATE audit SET actor = 'nobody'")
-    told = examined(place.config)
-    assert told["Key store: audit"] == ("problem", "row 1 was changed, or the row before it was")
+    report = examined(place.config)
+    assert report["Key store: audit"] == ("problem", "row 1 was changed, or the row before it was")
 
 
 def test_a_long_audit_is_verified_on_demand(place: Place) -> None:
     place.change(
         "INSERT INTO audit (id, at, actor, action, key_id, hash) VALUES (100001, 0, 'x', 'revoke', 'k', x'00')"
     )
-    assert examined(place.config)["Key store: audit"] == ("unchecked", "100,001 rows take a while: give --deep")
+    assert examined(place.config)["Key store: audit"] == (
+        "unchecked",
+        "verifying 100,001 rows takes a while: run doctor with --deep",
+    )
     assert examined(place.config, "--deep")["Key store: audit"][0] == "problem"
 
 

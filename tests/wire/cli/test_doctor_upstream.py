@@ -29,15 +29,15 @@ def test_an_upstream_that_listens_at_every_address_is_a_problem(place: Place) ->
     if not own_addresses():
         pytest.skip("this host has no address beside loopback")
     with answering("0.0.0.0") as port:  # noqa: S104 - what is looked for
-        told = examined(place.config, SIDECAR_UPSTREAM=f"http://127.0.0.1:{port}")
-    severity, saw = told["Upstream: ways around"]
+        report = examined(place.config, SIDECAR_UPSTREAM=f"http://127.0.0.1:{port}")
+    severity, saw = report["Upstream: ways around"]
     assert severity == "problem"
     assert f":{port}" in saw
-    assert told.status == 1
+    assert report.status == 1
     with answering("127.0.0.1") as port:
-        told = examined(place.config, SIDECAR_UPSTREAM=f"http://127.0.0.1:{port}")
-    assert told["Upstream: ways around"][0] == "ok"
-    assert told["Upstream: clock"] == ("ok", "its Date agrees with this host's clock")
+        report = examined(place.config, SIDECAR_UPSTREAM=f"http://127.0.0.1:{port}")
+    assert report["Upstream: ways around"][0] == "ok"
+    assert report["Upstream: clock"] == ("ok", "its Date agrees with this host's clock")
 
 
 def test_an_upstream_at_an_address_of_this_host_or_of_another_is_told(place: Place) -> None:
@@ -58,25 +58,25 @@ def test_an_upstream_socket_that_everybody_may_use_is_told(place: Place, tmp_pat
         listener.bind(str(path))
         listener.listen()
         path.chmod(0o777)
-        told = examined(place.config, SIDECAR_UPSTREAM=f"unix:{path}")
-        assert told["Upstream: ways around"][0] == "warning"
-        assert told["Upstream: connection"][0] == "ok"
+        report = examined(place.config, SIDECAR_UPSTREAM=f"unix:{path}")
+        assert report["Upstream: ways around"][0] == "warning"
+        assert report["Upstream: connection"][0] == "ok"
         path.chmod(0o660)
         assert examined(place.config, SIDECAR_UPSTREAM=f"unix:{path}")["Upstream: ways around"][0] == "ok"
 
 
 def test_an_upstream_that_nobody_runs_is_a_problem(place: Place) -> None:
-    told = examined(place.config)
-    assert told["Upstream: connection"] == ("problem", "127.0.0.1:1: nothing listens there (connection refused)")
-    assert told["Upstream: clock"][0] == "unchecked"
+    report = examined(place.config)
+    assert report["Upstream: connection"] == ("problem", "127.0.0.1:1: nothing listens there (connection refused)")
+    assert report["Upstream: clock"][0] == "unchecked"
 
 
 def test_what_is_no_sidecar_at_the_ops_address_is_said_to_be_none(place: Place) -> None:
     with answering("127.0.0.1") as port:
-        told = examined(place.config, SIDECAR_OPS=f"127.0.0.1:{port}")
-    assert told["Running sidecar: readiness"] == (
+        report = examined(place.config, SIDECAR_OPS=f"127.0.0.1:{port}")
+    assert report["Running sidecar: readiness"] == (
         "unchecked",
-        f"what answers at 127.0.0.1:{port} is no sidecar's ops listener",
+        f"the server at 127.0.0.1:{port} is not a sidecar's ops listener",
     )
 
 
@@ -99,11 +99,11 @@ def test_the_upstreams_certificate_is_verified_as_the_sidecar_does(place: Place,
     authority = Authority(tmp_path)
     plain = place.config.read_text()
     with speaking_tls(*authority.issue("up")) as port:
-        told = examined(place.config, SIDECAR_UPSTREAM=f"https://localhost:{port}")
-        assert told["Upstream: connection"][0] == "problem"
-        assert "certificate is not trusted" in told["Upstream: connection"][1]
+        report = examined(place.config, SIDECAR_UPSTREAM=f"https://localhost:{port}")
+        assert report["Upstream: connection"][0] == "problem"
+        assert "certificate is not trusted" in report["Upstream: connection"][1]
         trusting = f"upstream: {{url: https://localhost:{port}, tls: {{ca: {authority.certificate}}}}}"
         place.config.write_text(plain.replace("upstream: http://127.0.0.1:1", trusting))
-        told = examined(place.config)
-    assert told["Upstream: connection"][0] == "ok"
-    assert told["Upstream: certificate"][0] == "ok"
+        report = examined(place.config)
+    assert report["Upstream: connection"][0] == "ok"
+    assert report["Upstream: certificate"][0] == "ok"

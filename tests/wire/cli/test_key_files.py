@@ -84,7 +84,7 @@ def test_a_dry_run_lists_every_bad_line_and_makes_no_store(keys: Keys, tmp_path:
 def test_a_dry_run_of_a_good_file_imports_nothing_and_tells_what_is_stored(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "keys.jsonl"
     file.write_text(record())
-    assert keys.run("import", "--dry-run", str(file)).stdout.startswith("Nothing wrong with 1 key")
+    assert keys.run("import", "--dry-run", str(file)).stdout.startswith("Checked 1 key in ")
     keys.run("import", str(file))
     result = keys.run("import", "--dry-run", str(file))
     assert (result.exit_code, len(keys.told("list"))) == (1, 1)

@@ -62,7 +62,7 @@ def test_issue_prints_the_plaintext_once_and_says_so(run: Run) -> None:
     [text] = [line.strip() for line in result.stdout.splitlines() if line.startswith("    ")]
     assert KeyFormat().check(text, ["hv_live_"])
     assert result.stdout.count(text) == 1
-    assert "shown only now" in result.stdout
+    assert "shown only once" in result.stdout
     assert "cannot be recovered" in result.stdout
     assert text not in run("list", "--json").stdout + run("list").stdout
 

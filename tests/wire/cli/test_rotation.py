@@ -40,8 +40,8 @@ def test_rotate_prints_the_new_key_once_and_when_the_old_one_ends(keys: Keys) ->
     [text] = [line.strip() for line in result.stdout.splitlines() if line.startswith("    ")]
     assert text.startswith("hv_test_")
     assert text != old.text
-    assert "shown only now" in result.stdout
-    assert f"in the place of {old.id}" in result.stdout
+    assert "shown only once" in result.stdout
+    assert f"to replace {old.id}" in result.stdout
     told = keys.told("show", old.id)
     assert told["retires_at"] in result.stdout
     assert timedelta(hours=1.9) < moment(told, "retires_at") - datetime.now().astimezone() < timedelta(hours=2)
@@ -53,7 +53,7 @@ def test_rotate_tells_that_the_old_key_may_end_sooner(keys: Keys) -> None:
     keys.config.write_text(CONFIG.replace("max_age: 90d", "retire_unused: 6h"))
     old = keys.issue("CI")
     told = keys.run("rotate", old.id).stdout
-    assert f"from {keys.told('show', old.id)['retires_at']} on, or sooner if it stays unused. " in told
+    assert f"until {keys.told('show', old.id)['retires_at']}, or less long if it stays unused. " in told
 
 
 def test_rotate_takes_an_overlap_and_an_expiry_and_tells_everything_as_json(keys: Keys) -> None:
@@ -108,9 +108,9 @@ def test_change_sets_and_takes_away(keys: Keys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ([], "say what is to change"),
-        (["--plan", "pro", "--no-plan"], "name one of them"),
-        (["--no-metadata", "x"], "no 'x' that could be taken away"),
+        ([], "nothing to change"),
+        (["--plan", "pro", "--no-plan"], "give only one of them"),
+        (["--no-metadata", "x"], "no 'x' to remove"),
         (["--scope", "streams:raed", "--plan", "prp"], "did you mean 'streams:read'"),
         (["--expires", "2020-01-31"], "not in the future"),
     ],
@@ -167,5 +167,5 @@ def test_due_tells_when_a_replaced_key_retires_that_stays_unused(keys: Keys) -> 
     assert moment(first, "unless_used_at") - moment(first["key"], "replaced_at") == timedelta(hours=6)
     assert second["unless_used_at"] is None
     lines = keys.run("due").stdout.splitlines()
-    sooner = f" retires {first['at']}, or from {first['unless_used_at']} on if it stays unused; never used"
+    sooner = f" retires {first['at']}, or {first['unless_used_at']} if it stays unused; never used"
     assert [sooner in line for line in lines] == [True, False]

@@ -17,7 +17,7 @@ routes: [GET /v1/**: {}]
 def test_an_empty_store_is_made_on_which_the_sidecar_starts(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     store = tmp_path / "keys.db"
     made = run_cli("store", "make", "--store", f"sqlite://{store}")
-    assert (made.exit_code, made.output) == (0, f"There is a key store at sqlite://{store}.\n")
+    assert (made.exit_code, made.output) == (0, f"The key store sqlite://{store} exists.\n")
     assert store.stat().st_mode & 0o777 == 0o600
     assert start_sidecar(CONFIG, store=store).ask("GET", "/v1/x").status == 401
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.doctor.facts import CertificateFacts, DiskSeen, Unknown
+from sidecar.doctor.facts import CertificateFacts, DiskFacts, Unknown
 from sidecar.doctor.probes.host import bits, certificate_of, disk_of, own_addresses, validity_of
 from sidecar.doctor.report import span
 from tests.harness.tools import needed
@@ -32,7 +32,7 @@ def test_the_end_of_a_certificate_is_what_openssl_says(tmp_path: Path, days: int
 def test_what_is_no_certificate_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tls.crt"
     path.write_text(text)
-    assert certificate_of(str(path)) == Unknown(reason=f"{path} holds no certificate that can be read")
+    assert certificate_of(str(path)) == Unknown(reason=f"{path} contains no readable certificate")
     assert certificate_of(str(tmp_path / "no")) == Unknown(reason=f"{tmp_path / 'no'}: No such file or directory")
 
 
@@ -65,7 +65,7 @@ def test_the_type_of_a_file_system_is_that_of_the_mount(tmp_path: Path) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"22 1 0:99 / /proc rw - proc proc rw\n23 1 {number} / /data rw shared:1 - nfs4 host:/x rw\n")
     found = disk_of(str(tmp_path), mounts=str(mounts))
-    assert isinstance(found, DiskSeen)
+    assert isinstance(found, DiskFacts)
     assert found.kind == "nfs4"
     assert 0 <= found.free <= found.total
 

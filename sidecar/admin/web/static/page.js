@@ -1,26 +1,25 @@
-// Comfort only: every page works without it.
+// Convenience only: every page works without scripts.
 "use strict";
 
 function copyFrom(button) {
   const source = document.getElementById(button.dataset.copy);
-  const said = button.querySelector("[data-said]") || button;
-  const before = said.textContent;
-  const tell = (text) => {
-    said.textContent = text;
-    setTimeout(() => { said.textContent = before; }, 2000);
+  const before = button.textContent;
+  const show = (text) => {
+    button.textContent = text;
+    setTimeout(() => { button.textContent = before; }, 2000);
   };
   const select = () => {
     getSelection().selectAllChildren(source);
-    tell(document.execCommand("copy") ? "Copied" : "Press Ctrl+C");
+    show(document.execCommand("copy") ? "Copied" : "Press Ctrl+C");
   };
   if (navigator.clipboard) {
-    navigator.clipboard.writeText(source.textContent).then(() => tell("Copied"), select);
+    navigator.clipboard.writeText(source.textContent).then(() => show("Copied"), select);
   } else {
     select();
   }
 }
 
-function showWhere(control) {
+function showOnlyFor(control) {
   const target = document.getElementById(control.dataset.shows);
   const update = () => { target.hidden = control.value !== control.dataset.showsFor; };
   control.addEventListener("change", update);
@@ -32,13 +31,13 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", () => copyFrom(button));
 }
 for (const control of document.querySelectorAll("[data-shows]")) {
-  showWhere(control);
+  showOnlyFor(control);
 }
 for (const control of document.querySelectorAll("[data-sends]")) {
   control.addEventListener("change", () => control.form.requestSubmit());
 }
 for (const form of document.querySelectorAll("form[method=post]")) {
-  // A second click on a slow answer must not send the form twice.
+  // A second click while the response is slow must not submit the form twice.
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) {
       event.preventDefault();
@@ -51,7 +50,7 @@ addEventListener("pageshow", () => {
     delete form.dataset.sent;
   }
 });
-const told = document.querySelector("[data-focus]");
-if (told) {
-  told.focus();
+const focused = document.querySelector("[data-focus]");
+if (focused) {
+  focused.focus();
 }

@@ -95,7 +95,7 @@ async def change(url: str, name: str, verb: Verb[T], config: Config | None = Non
     `config` says how imported keys are hashed. Raises Failure, Misuse, KeyConflict and StoreUnavailable.
     """
     async with open_store(url) as store:
-        lifecycle = _lifecycle(store, hasher_of_environ(config) if name == _STDIN else Hasher())
+        lifecycle = _lifecycle(store.keys, hasher_of_environ(config) if name == _STDIN else Hasher())
         return await verb(lifecycle, await _find(lifecycle, name))
 
 
@@ -103,8 +103,8 @@ async def rotate(config: Config, name: str, rotation: Rotation) -> Rotated:
     """Issue a replacement. Raises Failure, Misuse, KeyConflict, InvalidKey, MissingPepper and StoreUnavailable."""
     rules, hasher = rules_of(config), hasher_of_environ(config)
     async with open_store(config.store) as store:
-        await check_peppers(store, hasher)
-        lifecycle = _lifecycle(store, hasher)
+        await check_peppers(store.statistics, hasher)
+        lifecycle = _lifecycle(store.keys, hasher)
         return await lifecycle.rotate((await _find(lifecycle, name)).id, rotation, rules, actor=actor())
 
 

@@ -23,11 +23,13 @@ from sidecar.keys.transitions import UNSET, KeyChange, Rotation, UnsetType
 from sidecar.keys.validation import NewKey
 from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 
-_USAGE_KEYS: Final = 500
-"""`due` shows the usage of at most this many keys."""
-_STATUSES = ("active", "disabled", "revoked", "expired", "retired")
-_OPPOSITES: Final = (("scopes", "no_scopes", "--scope"), ("plan", "no_plan", "--plan"))
-"""Options that contradict each other: their parameters, and the name of the first."""
+# `sidecar keys change`, `rotate` and `due`: keys that are to become other keys.
+
+
+V = TypeVar("V")
+
+_IN_USE: Final = 500
+"""Of so many due keys it is told what they are used for."""
 
 
 def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | UnsetType | None:
@@ -71,10 +73,8 @@ class ChangeOptions(TypedDict):
 )
 @click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Remove its own limit; repeatable.")
 @click.argument("key")
-def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Any) -> None:
-    """Change a key: its name, scopes, plan, limits, metadata or expiry.
-
-    KEY is an id, a prefix, or - to read the key from stdin.
+def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Unpack[ChangeOptions]) -> None:
+    """Change what KEY is called and may do. KEY is an id, a stored prefix, or - for the plaintext on stdin.
 
     \b
     Example:
@@ -85,26 +85,29 @@ def change(config: str | None, store: str | None, as_json: bool, key: str, **opt
         rules = key_service.rules_of(settings)
 
         async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
-            # Entries are merged into the key as it was read: the etag refuses to overwrite a concurrent change.
-            wanted, etag = _key_change(found, options), etag_of(found)
+            # What is added to and taken away is what was read, so that nothing changed meanwhile is lost.
+            wanted, etag = _change_of(found, options), etag_of(found)
             return await lifecycle.change(found.id, wanted, rules, actor=key_service.actor(), expected_etag=etag)
 
         changed = asyncio.run(key_service.change(settings.store, key, verb, settings))
     now = key_service.now()
-    click.echo(json.dumps(shown_at(changed, now), indent=2) if as_json else described(changed, now))
+    click.echo(json.dumps(key_as_json(changed, now), indent=2) if as_json else described(changed, now))
 
 
-def _key_change(key: ApiKey, options: Mapping[str, Any]) -> KeyChange:
-    """Return the change that the options ask for. Raises Misuse if they ask for none, or contradict each other."""
-    for one, other, name in _OPPOSITES:
-        if options[one] and options[other]:
-            raise Misuse(f"{name} and --{other.replace('_', '-')} contradict each other: give only one of them")
+def _change_of(key: ApiKey, options: ChangeOptions) -> KeyChange:
+    """Raises Misuse where the options change nothing, or contradict each other."""
+    for contrary, given in (
+        ("--no-scopes", options["scopes"] and options["no_scopes"]),
+        ("--no-plan", options["plan"] and options["no_plan"]),
+    ):
+        if given:
+            raise Misuse(f"{contrary} takes away what the other option gives: name one of them")
     change = KeyChange(
         name=UNSET if options["name"] is None else options["name"],
         scopes=options["scopes"] if options["scopes"] or options["no_scopes"] else UNSET,
         plan=options["plan"] if options["plan"] is not None or options["no_plan"] else UNSET,
-        quotas=_merged(key.quotas, options["quotas"], options["no_quotas"]),
-        metadata=_merged(key.metadata, options["metadata"], options["no_metadata"]),
+        quotas=_edited(key.quotas, options["quotas"], options["no_quotas"]),
+        metadata=_edited(key.metadata, options["metadata"], options["no_metadata"]),
         expires_at=options["expires"],
     )
     if change == KeyChange():
@@ -112,7 +115,7 @@ def _key_change(key: ApiKey, options: Mapping[str, Any]) -> KeyChange:
     return change
 
 
-def _merged(entries: Mapping[str, Any], added: Mapping[str, Any], removed: Sequence[str]) -> Any:
+def _edited(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[str]) -> Mapping[str, V] | UnsetType:
     if not added and not removed:
         return UNSET
     if unknown := [name for name in removed if name not in entries]:
@@ -205,8 +208,8 @@ async def _due(
             retire_unused_seconds=limits.retire_unused_seconds if limits else None,
             tenant=tenant,
         )
-        ids = tuple({one.key.id for one in found})[:_USAGE_KEYS]
-        return found, await store.usage(UsageFilter(key_ids=ids, since=now - DAY, until=now))
+        ids = tuple({one.key.id for one in found})[:_IN_USE]
+        return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
 
 
 @click.group(name="keys")
@@ -252,9 +255,8 @@ class IssueOptions(TypedDict):
 @click.option(
     "--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="The key's own limit; repeatable."
 )
-@click.option("--offline", is_flag=True, help="Use no store: print the key, and its record for `sidecar keys import`.")
-def issue(config: str | None, store: str | None, as_json: bool, offline: bool, **options: Any) -> None:
-    """Issue a key and print it once.
+def issue(config: str | None, store: str | None, as_json: bool, offline: bool, **options: Unpack[IssueOptions]) -> None:
+    """Issue a key and print its plaintext, this once.
 
     Creates the store's file if there is none. Hashes the key with the pepper in SIDECAR_PEPPER, if it is set.
 
@@ -302,9 +304,11 @@ class ListOptions(TypedDict):
 @click.option(
     "--search", callback=printable, metavar="TEXT", help="Start of a word in the name or tenant, of an id or a prefix."
 )
-@click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
-def list_keys(config: str | None, store: str | None, as_json: bool, **filters: Any) -> None:
-    """List keys, newest first.
+@click.option(
+    "--status", type=click.Choice(("active", "disabled", "revoked", "expired", "retired")), help="Keys in this state."
+)
+def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
+    """List keys, the newest first.
 
     \b
     Example:
@@ -312,7 +316,12 @@ def list_keys(config: str | None, store: str | None, as_json: bool, **filters: A
     """
     with reported():
         url = key_service.url_of(config, store)
-        wanted = KeyFilter(effective_status=filters.pop("status"), **filters)
+        wanted = KeyFilter(
+            tenant=options["tenant"],
+            environment=options["environment"],
+            search=options["search"],
+            effective_status=options["status"],
+        )
         asyncio.run(_print_array(url, wanted) if as_json else _print_table(url, wanted))
 
 
@@ -381,7 +390,7 @@ def _on_key(config: str | None, store: str | None, as_json: bool, task: tuple[st
         settings = key_service.settings_of(config, store) if task[0] == "-" and config is not None else None
         key = asyncio.run(key_service.change(key_service.url_of(config, store), *task, settings))
     if as_json:
-        _print_json(shown_at(key, key_service.now()))
+        _print_json(key_as_json(key, key_service.now()))
     else:
         click.echo(described(key, key_service.now()))
 
@@ -402,7 +411,7 @@ async def _print_table(url: str, wanted: KeyFilter) -> None:
 
 async def _print_array(url: str, wanted: KeyFilter) -> None:
     at = key_service.now()
-    keys = [shown_at(key, at) async for page in key_service.pages(url, wanted) for key in page]
+    keys = [key_as_json(key, at) async for page in key_service.pages(url, wanted) for key in page]
     _print_json(keys)
 
 

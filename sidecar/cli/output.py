@@ -68,9 +68,8 @@ def _is_time(name: str) -> bool:
 
 
 def described(key: ApiKey, now: int) -> str:
-    """Return every field of a key, one per line."""
-    values: Mapping[str, object] = shown_at(key, now)
-    return "\n".join(f"{name + ':':19}{_as_text(value)}" for name, value in values.items())
+    """The public fields of a key, one on each line."""
+    return "\n".join(f"{name + ':':19}{_as_text(value)}" for name, value in key_as_json(key, now).items())
 
 
 def plaintext(secret: Secret) -> str:

@@ -94,8 +94,8 @@ async def _import(
 @asynccontextmanager
 async def _intake(settings: Config, at: int, size: int) -> AsyncIterator[Intake]:
     async with open_store(settings.store, create=True) as store:
-        await check_peppers(store, key_service.hasher_of_environ(settings))
-        async with store.intake(at=at, actor=key_service.actor(), expected=size // _LINE_BYTES) as intake:
+        await check_peppers(store.statistics, key_service.hasher_of_environ(settings))
+        async with store.imports.intake(at=at, actor=key_service.actor(), expected=size // _LINE_BYTES) as intake:
             yield intake
 
 
@@ -154,14 +154,19 @@ def _progress(file: BinaryIO) -> Iterator[Callable[[int], None]]:
 
 @click.command("export")
 @store_options
-@click.option(
-    "--format", "form", type=click.Choice(_FORMATS), default="jsonl", show_default=True, help="Format of the output."
-)
-@click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
-@click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file (mode 0600) instead of stdout.")
-def export_command(config: str | None, store: str | None, form: str, output: str | None, **filters: str | None) -> None:
-    """Export key data without secrets.
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="jsonl", show_default=True, help="Of the lines.")
+@click.option("--tenant", callback=printable, metavar="T", help="Keys of this tenant.")
+@click.option("--environment", callback=printable, metavar="E", help="Keys of this environment.")
+@click.option("-o", "--output", metavar="FILE", help="Written, for its owner only, in place of stdout.")
+def export_command(
+    config: str | None,
+    store: str | None,
+    form: str,
+    output: str | None,
+    tenant: str | None,
+    environment: str | None,
+) -> None:
+    """Export what is known of the keys, and nothing secret.
 
     The output contains neither keys nor hashes. In CSV, a cell that a spreadsheet could take for a formula begins with
     an apostrophe.
@@ -172,7 +177,7 @@ def export_command(config: str | None, store: str | None, form: str, output: str
     """
     with reported():
         url = key_service.url_of(config, store)
-        count = asyncio.run(_export(url, KeyFilter(**filters), form, output))  # type: ignore[arg-type]
+        count = asyncio.run(_export(url, KeyFilter(tenant=tenant, environment=environment), form, output))
     if output is not None:
         click.echo(f"Exported {counted(count, 'key')} to {output}.")
 
@@ -181,7 +186,7 @@ async def _export(url: str, wanted: KeyFilter, form: str, output: str | None) ->
     line, now, count = csv_line if form == "csv" else json_line, key_service.now(), 0
     with _output_file(output) as file:
         if form == "csv":
-            file.write(csv_heading())
+            file.write(csv_header())
         async for page in key_service.pages(url, wanted):
             file.writelines(line(key, now) for key in page)
             count += len(page)

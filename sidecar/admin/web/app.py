@@ -35,7 +35,7 @@ def add_pages(app: web.Application, instruments: Instruments, *, clock: Callable
     app[TEMPLATES] = Templates()
     app[INSTRUMENTS] = instruments
     app[SESSIONS] = Sessions(clock=clock, new_token=instruments.new_token)
-    app[ENTRANCE] = LoginPolicy(open=_open_paths(), session=session_of, refused=refused)
+    app[LOGIN] = LoginPolicy(open=_open_paths(), session=session_of, problem_page=refused)
     app.router.add_routes(
         [
             web.get("/", show_overview),

@@ -42,7 +42,7 @@ _NEW_KEY_FIELDS: Final = ("tenant", "scopes", "plan", "expires_at", "replaces")
 
 async def list_audit(request: web.Request) -> web.Response:
     """Show the changes that match the filters, newest first."""
-    service, query = desk_of(request), _query(request)
+    service, query = service_of(request), _query(request)
     rows = await service.audit(_filter(query))
     page = rows[:PAGE_SIZE]
     more = {name: value for name, value in query.items() if name != "before" and value}

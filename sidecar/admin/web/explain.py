@@ -24,12 +24,12 @@ _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "head
 
 async def show_explain(request: web.Request) -> web.Response:
     """Show the empty form."""
-    return _page(request, desk_of(request), key=request.query.get("key", ""))
+    return _page(request, service_of(request), key=request.query.get("key", ""))
 
 
 async def explain(request: web.Request) -> web.Response:
     """Explain the submitted request. A whole API key is never shown again."""
-    service, form = desk_of(request), await form_of(request)
+    service, form = service_of(request), await form_of(request)
     method, target, key = (form.get(name, "").strip() for name in ("method", "target", "key"))
     shown = "" if looks_secret(key) else key
     if not (target.startswith("/") and target.isascii() and target.isprintable() and " " not in target):
@@ -37,10 +37,10 @@ async def explain(request: web.Request) -> web.Response:
         return _page(request, service, method=method, target=target, key=shown, problem=problem, status=422)
     try:
         explanation = await _explain(service, method, target, key)
-    except Refusal as refusal:
+    except Problem as refusal:
         if refusal.status not in (400, 404, 409):
             raise
-        problem = "; ".join(flaw.detail for flaw in refusal.flaws) or refusal.detail
+        problem = "; ".join(flaw.detail for flaw in refusal.errors) or refusal.detail
         problem = sentence(problem)
         return _page(request, service, method=method, target=target, key=shown, problem=problem, status=422)
     return _page(request, service, method=method, target=target, key=shown, result=_result(explanation))

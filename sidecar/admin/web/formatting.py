@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sidecar.admin.web.view_models import Moment, StatusBadge
-from sidecar.config.settings import Config
+from sidecar.config.build.config import Config
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Quota, Route, Source
 from sidecar.core.routing import is_param, parse_pattern
 from sidecar.core.units import counted

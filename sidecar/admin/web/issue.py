@@ -51,7 +51,7 @@ async def issue(request: web.Request) -> web.Response:
     async def carry_out() -> web.Response:
         fields = key_fields(form, service.now)
         _check(service, fields)
-        issued = await service.issue(_new_key(fields), once=idempotency_key_of(service, form))
+        issued = await service.issue(_new_key(fields), idempotency_key=idempotency_key_of(service, form))
         return show_secret(request, service, issued)
 
     try:
@@ -116,8 +116,8 @@ def idempotency_key_of(service: AdminService, form: Form) -> IdempotencyKey | No
     return IdempotencyKey(token=f"page:{service.admin.name}", key=form["once"], fingerprint=fingerprint)
 
 
-def already_submitted() -> Refusal:
-    return Refusal(
+def already_submitted() -> Problem:
+    return Problem(
         409,
         "sent_before",
         "this form was already submitted, and its key was issued then. A key is shown only once: if it is lost, "
@@ -157,8 +157,8 @@ async def _problems(carry_out: Callable[[], Awaitable[web.Response]]) -> web.Res
         raise
     except KeyConflict as conflict:
         return {"": conflict_text(conflict)}
-    except Refusal as refusal:
-        if not refusal.flaws:
+    except Problem as refusal:
+        if not refusal.errors:
             raise
         return problems_of_flaws(refusal.detail, refusal.errors)
 
@@ -170,15 +170,20 @@ def conflict_text(conflict: KeyConflict) -> str:
 
 
 def _writable_service(request: web.Request) -> AdminService:
-    service = desk_of(request)
+    service = service_of(request)
     service.must_write()
     return service
 
 
 def _issue_form(
-    request: web.Request, service: AdminService, values: FormValues, problems: dict[str, str], status: int, once: str
+    request: web.Request,
+    service: AdminService,
+    values: FormValues,
+    problems: dict[str, str],
+    status: int,
+    idempotency_key: str,
 ) -> web.Response:
-    form = form_view(service, values, problems=problems, once=once)
+    form = form_view(service, values, problems=problems, idempotency_key=idempotency_key)
     return request.app[TEMPLATES].page(request, "issue.html", status=status, form=form)
 
 

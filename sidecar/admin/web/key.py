@@ -20,7 +20,12 @@ from sidecar.admin.web.formatting import (
     status_badge,
     status_note,
 )
-from sidecar.admin.web.issue import already_submitted, conflict_text, idempotency_key_of, show_secret
+from sidecar.admin.web.issue import (
+    already_submitted,
+    conflict_text,
+    idempotency_key_of,
+    show_secret,
+)
 from sidecar.admin.web.key_form import Form, form_of
 from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.route_access import allowed_routes, charges, requirements
@@ -79,7 +84,7 @@ async def confirm(request: web.Request) -> web.Response:
 
 async def carry_out(request: web.Request) -> web.Response:
     """Perform the action and show the key; after rotate, the new key. On a conflict, show the confirmation again."""
-    service, form = desk_of(request), await form_of(request)
+    service, form = service_of(request), await form_of(request)
     try:
         return await _perform(request, service, form)
     except (AlreadyProcessed, IdempotencyKeyReused):
@@ -98,7 +103,9 @@ async def _perform(request: web.Request, service: AdminService, form: Form) -> w
     match verb:
         case "rotate":
             rotation = Rotation(overlap_seconds=_overlap(form))
-            rotated = await service.rotate(key_id, rotation, etag=etag, once=idempotency_key_of(service, form))
+            rotated = await service.rotate(
+                key_id, rotation, etag=etag, idempotency_key=idempotency_key_of(service, form)
+            )
             return show_secret(request, service, rotated.new, replaced=rotated.old)
         case "disable":
             await service.disable(key_id, etag=etag)
@@ -114,7 +121,7 @@ def _overlap(form: Form) -> int:
     return offered.get(form.get("overlap", ""), _DEFAULT_OVERLAP)
 
 
-async def _show(request: web.Request, problem: str, status: int, once: str) -> web.Response:
+async def _show(request: web.Request, problem: str, status: int, idempotency_key: str) -> web.Response:
     service, verb = service_of(request), request.match_info["verb"]
     service.must_write()
     key = await service.get(request.match_info["id"])
@@ -136,7 +143,7 @@ async def _show(request: web.Request, problem: str, status: int, once: str) -> w
         requests=counted(sum(totals[key.id]), "request"),
         overlaps=_overlaps() if verb == "rotate" else (),
         etag=etag_of(key),
-        once=once,
+        idempotency_key=idempotency_key,
         problem=problem,
     )
     return request.app[TEMPLATES].page(request, "confirm.html", status=status, view=view)
@@ -176,15 +183,15 @@ _AUDIT_ROWS: Final = 10
 _SPANS: Final = (("1", "24 hours"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"))
 _DONE: Final = {
     "change": "The change is saved. It applies from the next request on.",
-    "disable": "The key is disabled. Its next request is refused.",
+    "disable": "The key is disabled. Its next request is problem_page.",
     "enable": "The key is enabled. Its next request is allowed.",
-    "revoke": "The key is revoked permanently. Its next request is refused.",
+    "revoke": "The key is revoked permanently. Its next request is problem_page.",
 }
 
 
 async def show_key(request: web.Request) -> web.Response:
     """Show everything about a key except the API key itself."""
-    service, instruments = desk_of(request), request.app[INSTRUMENTS]
+    service, instruments = service_of(request), request.app[INSTRUMENTS]
     key = await service.get(request.match_info["id"])
     days = _days(request.query.get("span", ""))
     wanted = _span(service.now, days)

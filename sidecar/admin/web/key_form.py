@@ -49,7 +49,7 @@ def _fields(body: bytes) -> Form:
         text = body.decode("utf-8")
         return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError:
-        raise Refusal(400, "not_a_form", "the body is not a form as these pages submit it") from None
+        raise Problem(400, "not_a_form", "the body is not a form as these pages submit it") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def problems_of(invalid: InvalidKey) -> dict[str, str]:
     return problems
 
 
-def problems_of_flaws(detail: str, flaws: Sequence[Flaw]) -> dict[str, str]:
+def problems_of_flaws(detail: str, flaws: Sequence[FieldError]) -> dict[str, str]:
     """Return by field what the administrator may not grant."""
     problems = {flaw.pointer.split("/")[1]: sentence(flaw.detail) for flaw in flaws}
     return problems or {"": detail}
@@ -212,7 +212,7 @@ def form_view(
     *,
     problems: Mapping[str, str] | None = None,
     key: ApiKey | None = None,
-    once: str = "",
+    idempotency_key: str = "",
     etag: str = "",
 ) -> KeyForm:
     """Return the view of the form. key: the key to change, if any. problems: field to its problem."""
@@ -231,7 +231,7 @@ def form_view(
         expiry=_expiry(values.expiry, key, service.now),
         expires_on=values.expires_on,
         problems=problems or {},
-        once=once,
+        idempotency_key=idempotency_key,
         etag=etag,
     )
 

@@ -22,7 +22,7 @@ PAGE_SIZE: Final = 50
 
 async def list_keys(request: web.Request) -> web.Response:
     """Show a page of the keys that match the search and the filters."""
-    service, query = desk_of(request), _query(request)
+    service, query = service_of(request), _query(request)
     if looks_secret(query["search"]):
         # Whoever pastes a whole key looks for the key with this prefix. The rest must not reach the browser's history.
         prefix = query["search"][: service.config.keys.prefix_length]

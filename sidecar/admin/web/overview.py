@@ -41,7 +41,7 @@ _UNUSUAL: Final = {
 
 async def show_overview(request: web.Request) -> web.Response:
     """Show the numbers of the last day, and lists of what needs attention."""
-    service, instruments = desk_of(request), request.app[INSTRUMENTS]
+    service, instruments = service_of(request), request.app[INSTRUMENTS]
     wanted = last_day(service.now)
     rows = await service.usage(None, wanted)
     due = await _due(service)

@@ -57,7 +57,7 @@ async def begin(request: web.Request) -> web.Response:
     token, wanted = fields.get("token", "").strip(), _local(fields.get("next", "/"))
     try:
         await sign_in(request.app[TOKENS], token, request)
-    except Refusal as refusal:
+    except Problem as refusal:
         wrong = "This token is wrong." if refusal.status == 401 else _wait(refusal)
         response = _form(request, refusal.status, wanted, wrong)
         response.headers.update(refusal.headers)
@@ -86,14 +86,14 @@ async def end(request: web.Request) -> web.Response:
     return response
 
 
-async def refused(request: web.Request, refusal: Refusal) -> web.StreamResponse:
+async def refused(request: web.Request, refusal: Problem) -> web.StreamResponse:
     """Show an error as a page instead of a problem document. Without a session that is the form to sign in."""
     if refusal.status == 401:
         wanted = request.path_qs if request.method == hdrs.METH_GET else "/"
         response = _form(request, 401, _local(wanted))
     else:
         title = _TITLES.get(refusal.status, "Something went wrong")
-        problems = [flaw.detail for flaw in refusal.flaws]
+        problems = [flaw.detail for flaw in refusal.errors]
         detail = sentence(refusal.detail)
         response = request.app[TEMPLATES].bare(
             "refused.html", status=refusal.status, title=title, detail=detail, problems=problems

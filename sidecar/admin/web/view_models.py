@@ -124,7 +124,7 @@ class KeyForm:
     expires_on: str = ""
     problems: Mapping[str, str] = field(default_factory=dict)
     """Field to its problem; the empty name is for problems of no single field."""
-    once: str = ""
+    idempotency_key: str = ""
     """The idempotency key: submitting the same form twice issues one key."""
     etag: str = ""
 
@@ -255,7 +255,7 @@ class Confirm:
     requests: str
     overlaps: tuple[Option, ...] = ()
     etag: str
-    once: str
+    idempotency_key: str
     problem: str = ""
 
 

@@ -12,8 +12,17 @@ from ipaddress import ip_address
 from time import perf_counter
 from typing import Final
 
-from sidecar.config.settings import Address, Config, UpstreamSettings
-from sidecar.doctor.facts import BypassProbe, FileFacts, Location, RunningFacts, Unknown, UpstreamFacts
+from sidecar.config.build.config import Config
+from sidecar.config.document import UpstreamSettings
+from sidecar.config.fields import Address
+from sidecar.doctor.facts import (
+    BypassProbe,
+    FileFacts,
+    Location,
+    RunningFacts,
+    Unknown,
+    UpstreamFacts,
+)
 from sidecar.doctor.probes.host import file_facts, validity_of
 from sidecar.proxy.tls import describe, upstream_context
 

@@ -1,4 +1,4 @@
-"""Probe of the key store: a read-only report, and latencies measured through its ports."""
+"""The key store, inspected without a change and timed through its own parts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,8 +11,9 @@ from sidecar.config.build.config import Config
 from sidecar.config.fields import sqlite_path
 from sidecar.core.apikey import PLAIN
 from sidecar.doctor.facts import Latency, StoreFacts, Unknown
-from sidecar.keys.ports import AuditState, AuditTrail, KeyReader, StoreUnavailable
-from sidecar.store.inspect import StoreReport, lock_seconds, look
+from sidecar.keys.ports import AuditState, StoreUnavailable
+from sidecar.store.sqlite.inspect import StoreReport, inspect, lock_seconds
+from sidecar.store.store import Store
 
 _TRIES: Final = 20
 _QUICK_ROWS: Final = 100_000
@@ -20,11 +21,7 @@ _QUICK_ROWS: Final = 100_000
 _UNKNOWN: Final = {bytes(32): PLAIN}
 
 
-class OpenStore(KeyReader, AuditTrail, Protocol):
-    """The part of a store that the probe uses."""
-
-
-Opener = Callable[[str], AbstractAsyncContextManager[OpenStore]]
+Opener = Callable[[str], AbstractAsyncContextManager[Store]]
 
 
 async def store_facts(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreFacts | Unknown:
@@ -80,7 +77,7 @@ async def _timed(operation: str, once: Callable[[], Awaitable[float]]) -> Latenc
     return Latency(operation=operation, median=median(seconds), slowest=max(seconds))
 
 
-async def _audit(store: OpenStore, rows: int, *, deep: bool) -> AuditState | Unknown:
+async def _audit(store: Store, rows: int, *, deep: bool) -> AuditState | Unknown:
     if rows > _QUICK_ROWS and not deep:
-        return Unknown(reason=f"verifying {rows:,} rows takes a while: run doctor with --deep")
-    return await store.verify_audit()
+        return Unknown(reason=f"{rows:,} rows take a while: give --deep")
+    return await store.audit.verify()

@@ -1,4 +1,4 @@
-"""Keys in memory, valid only while the store's generation stands."""
+"""Keys in memory, valid only while the store's generation is the same."""
 
 import asyncio
 from collections import OrderedDict
@@ -11,18 +11,18 @@ from sidecar.keys.ports import KeyReader, StoreUnavailable
 
 
 class CacheEntry:
-    """A key in memory, read when the store was at `generation`; with its caller, so that one look finds both."""
+    """A key in memory, read when the store was at `generation`, with its caller: one lookup finds both."""
 
     __slots__ = ("caller", "generation", "key")
 
     def __init__(self, key: ApiKey, generation: int) -> None:
         self.key, self.generation = key, generation
         self.caller: object = None
-        """Whatever the gate works out of the key and keeps with it."""
+        """What the gate computes from the key and keeps with it."""
 
 
 class Miss(Enum):
-    """The cache does not know; its own type, for None means that there is no such key."""
+    """The cache does not know. A type of its own, because None means that there is no such key."""
 
     MISS = "miss"
 
@@ -34,23 +34,23 @@ _Outcome = CacheEntry | StoreUnavailable | Literal[Miss.MISS] | None
 
 
 class KeyCache:
-    """Bounded memory of what the store said, by the SHA-256 of the secret.
+    """Bounded memory of keys and of unknown secrets, by the SHA-256 of the secret.
 
-    Each entry holds the generation that stood before it was read, and counts only while that one stands. Unknown
-    secrets have a memory of their own, so that strangers cannot push keys out of it.
+    Each entry holds the generation from before its read, and is valid only while the store has the same one. Unknown
+    secrets have a memory of their own, so that strangers cannot push keys out.
     """
 
     def __init__(self, reader: KeyReader, *, size: int, unknown_size: int = 10_000) -> None:
-        """To be made where its loop runs."""
+        """Must be created in a running event loop."""
         self._reader = reader
         self._call_soon = asyncio.get_running_loop().call_soon
         self._turn: int | None = None
-        """The generation that was asked for in this turn of the loop."""
+        """The generation read in this turn of the loop; None before that."""
         self._size, self._crowded = size, size // 2
         self._unknown_size = unknown_size
         self._known: OrderedDict[bytes, CacheEntry] = OrderedDict()
         self._unknown: OrderedDict[bytes, int] = OrderedDict()
-        """The generation that each was unknown in."""
+        """The generation in which each secret was unknown."""
         self._flights: dict[tuple[bytes, int], asyncio.Future[_Outcome]] = {}
         self.hits = 0
         self.misses = 0
@@ -62,8 +62,8 @@ class KeyCache:
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None:
         """The key, None for a secret known to be unknown, or MISS. Raises StoreUnavailable.
 
-        The store's generation is asked for once a turn of the loop: whatever wants to know in that turn was received
-        before the turn began, so a change that was acknowledged before it was sent counts.
+        The store's generation is read once in a turn of the loop. Every request of the turn was received before the
+        turn began, so it sees each change that was acknowledged before the request was sent.
         """
         generation = self._turn
         if generation is None:
@@ -72,17 +72,17 @@ class KeyCache:
         return self._look(secret_digest, generation)
 
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None:
-        """The key, or None. `candidates` are the digests to ask the store for. Raises StoreUnavailable.
+        """The key, or None. `candidates` returns the digests to look up in the store. Raises StoreUnavailable.
 
-        Whatever was acknowledged before the call counts in it.
+        The result includes each change that was acknowledged before the call.
         """
         while True:
-            # Before the read: a change during the read then leaves an entry that is already out of date.
+            # Read before the key: after a change in between, the entry is out of date at once.
             generation = self._reader.generation()
             outcome: _Outcome = self._look(secret_digest, generation)
             if outcome is MISS:
                 self.misses += 1
-                # A read begun under an older generation may have missed a revocation; it is not joined.
+                # A read that began under an older generation may have missed a revocation; it is not joined.
                 flight = self._flights.get((secret_digest, generation))
                 if flight is None:
                     return await self._read(secret_digest, generation, candidates)
@@ -98,7 +98,7 @@ class KeyCache:
     def _look(self, secret_digest: bytes, generation: int) -> CacheEntry | Literal[Miss.MISS] | None:
         known = self._known.get(secret_digest)
         if known is not None and known.generation == generation:
-            # While half the room is free, nothing is pushed out, and the order does not matter.
+            # While half of the memory is free, nothing is pushed out, and the order does not matter.
             if len(self._known) > self._crowded:
                 self._known.move_to_end(secret_digest)
             self.hits += 1
@@ -114,7 +114,7 @@ class KeyCache:
     ) -> CacheEntry | None:
         flight: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
         self._flights[secret_digest, generation] = flight
-        # MISS sends the others back to the start, where one of them reads: what a cancelled reader leaves behind.
+        # Where this reader is cancelled, MISS sends the waiting ones back to the start, and one of them reads.
         outcome: _Outcome = MISS
         try:
             key = await self._reader.find(candidates())

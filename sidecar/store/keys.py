@@ -63,7 +63,7 @@ INSERT_KEY: Final = f"INSERT INTO api_key ({_FIELDS}) VALUES ({', '.join('?' * l
 _UPDATE: Final = f"UPDATE api_key SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE id = ?"  # noqa: S608 - the same
 # No statement may fail and go on: PostgreSQL gives up the whole transaction then.
 _REHASH: Final = """UPDATE api_key SET digest = ?, algorithm = ?
-    WHERE id = ? AND NOT EXISTS (SELECT 1 FROM api_key WHERE digest = ?) RETURNING id"""
+    WHERE id = ? AND NOT EXISTS (SELECT 1 FROM api_key WHERE digest = ? AND id <> ?) RETURNING id"""
 _SHOWN_TWINS: Final = 5
 
 PageStatements = Callable[[KeyFilter, int], Iterable[tuple[str, Any]]]
@@ -178,7 +178,7 @@ async def _insert(connection: Connection, keys: Sequence[ApiKey]) -> None:
 async def _rehashed(connection: Connection, wanted: NewHash) -> Change | None:
     """The key before and after, or None where it stays as it is."""
     rows = await connection.fetch(f"{SELECT_KEY} WHERE id = ? AND digest = ?", (wanted.key_id, wanted.old))
-    values = (wanted.digest, wanted.algorithm, wanted.key_id, wanted.digest)
+    values = (wanted.digest, wanted.algorithm, wanted.key_id, wanted.digest, wanted.key_id)
     if not rows or not await connection.fetch(_REHASH, values):
         return None
     before = key_of(rows[0])

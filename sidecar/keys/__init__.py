@@ -1,1 +1,1 @@
-"""Stored keys: the port, its adapters, the cache before them, and the verbs of a life."""
+"""API keys: the ports of their store, their lifecycle, rules, cache and audit."""

@@ -19,7 +19,7 @@ def test_an_issued_key_works_at_once_and_a_revoked_one_at_once_no_more(ops: Admi
     assert (response.status, response.json["code"]) == (409, "conflict")
 
 
-def test_the_plaintext_is_told_once_and_stands_nowhere_else(ops: Admin) -> None:
+def test_the_plaintext_is_returned_once_and_stands_nowhere_else(ops: Admin) -> None:
     key_id, secret = ops.issue()
     for path in (f"keys/{key_id}", "keys", "audit"):
         assert secret.encode() not in ops.call("GET", path).body
@@ -50,7 +50,7 @@ def test_a_change_changes_what_it_names_and_nothing_else(ops: Admin, sidecar: Si
     assert sidecar.ask("GET", "/billing/1", key=secret).status == 200
 
 
-def test_every_bad_field_is_told_at_once_with_a_pointer_to_it(ops: Admin) -> None:
+def test_every_invalid_field_is_reported_at_once_with_a_pointer_to_it(ops: Admin) -> None:
     wanted = {"nam": "x", "scopes": ["streams:read", 7], "quotas": {"a/b": 0}, "expires_at": "tomorrow"}
     response = ops.call("POST", "keys", wanted)
     assert (response.status, response.headers["Content-Type"]) == (400, "application/problem+json")
@@ -62,7 +62,7 @@ def test_every_bad_field_is_told_at_once_with_a_pointer_to_it(ops: Admin) -> Non
     assert "did you mean 'streams:read'" in response.body.decode()
 
 
-def test_a_bad_field_is_told_in_words(ops: Admin) -> None:
+def test_an_invalid_field_is_reported_in_words(ops: Admin) -> None:
     response = ops.call("POST", "keys", {"name": "", "scopes": "streams:read", "quotas": {"general": 0}})
     assert {error["pointer"]: error["detail"] for error in response.json["errors"]} == {
         "/name": "must not be empty",

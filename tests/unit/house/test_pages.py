@@ -146,5 +146,5 @@ def test_files_and_folders_that_deployment_commands_name_are_there() -> None:
 
 def test_every_block_has_a_language_that_some_test_knows() -> None:
     known = {"sh", "bash", "console", "yaml", "text"}
-    fences = {fence for page in EVERY_PAGE for fence in re.findall(r"^ *```(\w*)$", read(page), re.MULTILINE)}
+    fences = {fence for page in (*PAGES, DEPLOY) for fence in re.findall(r"^ *```(\w*)$", read(page), re.MULTILINE)}
     assert fences - {""} <= known

@@ -114,6 +114,8 @@ def test_every_promise_is_carried_by_a_test() -> None:
     code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
     carried = {found.upper().replace("_", ".") for found in re.findall(r"(?<![a-z])(?i:[sr])\d[_.]\d+", code)}
     assert promised - carried == set()
+    places = [code for code in inline_code(GUIDE / "security.md") if code.startswith("tests/")]
+    assert [place for place in places if not (ROOT / place).exists()] == []
 
 
 @each_page
@@ -146,5 +148,5 @@ def test_files_and_folders_that_deployment_commands_name_are_there() -> None:
 
 def test_every_block_has_a_language_that_some_test_knows() -> None:
     known = {"sh", "bash", "console", "yaml", "text"}
-    fences = {fence for page in EVERY_PAGE for fence in re.findall(r"^ *```(\w*)$", read(page), re.MULTILINE)}
+    fences = {fence for page in (*PAGES, DEPLOY) for fence in re.findall(r"^ *```(\w*)$", read(page), re.MULTILINE)}
     assert fences - {""} <= known

@@ -11,13 +11,14 @@ from msgspec.structs import replace
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Allow, ApiKey, Deny, Headers, Policy, Principal, QuotaState, Response, Source
 from sidecar.core.rate_limit_headers import ending_fields
+from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS
 from sidecar.core.templates import render, unknown_placeholders
 from sidecar.core.units import rfc3339
 
 _NO_STORE = (b"Cache-Control", b"no-store")
 _JSON = (b"Content-Type", b"application/json")
 _PROBLEM = (b"Content-Type", b"application/problem+json")
-_METHODS = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+_ALLOW = (b"Allow", ", ".join(name for name in STANDARD_METHODS if name not in NEVER_ROUTED).encode())
 _RETRY_SOON = (b"Retry-After", b"1")
 _NO_POLICY = Policy()
 
@@ -154,7 +155,7 @@ class ErrorResponses:
 
     def _own_headers(self, reason: Reason, status: int, scopes: list[str]) -> Headers:
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            return (_METHODS,)
+            return (_ALLOW,)
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             return (_RETRY_SOON,)
         challenge = self._challenge

@@ -10,7 +10,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
-from sidecar.core.observer import Forwarding
+from sidecar.core.observer import CLIENT_CLOSED_REQUEST, Forwarding
 from sidecar.core.upstream_request import propagate
 from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
@@ -82,9 +82,6 @@ def switched(protocol: bytes) -> bytes:
 def _status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b" % (status, reason)
 
-
-CLIENT_CLOSED_REQUEST = 499
-"""Status, for the records only, of a request whose client hung up."""
 
 SWITCHING_PROTOCOLS = 101
 

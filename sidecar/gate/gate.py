@@ -119,8 +119,7 @@ class Gate:
             upstream_target = self._injection.target(target, paths, credential)
             state.taken = await self._take(match.route, state)
             _check_taken(state.taken)
-            identity = self._identity_headers(state)
-            headers = self._injection.headers(head, received, credential, host=host, identity=identity)
+            headers = self._injection.headers(head, received, credential, host=host, identity=self._identity_of(state))
             return _allowed(match.route, state, target=upstream_target, host=host, headers=headers)
         except Denied as denied:
             return await self._deny(denied.reason, state)
@@ -182,7 +181,7 @@ class Gate:
     def _buckets(self, route: Route, state: _RequestState) -> Sequence[Bucket]:
         return self._principals.buckets(route, state.context, state.client_address)
 
-    def _identity_headers(self, state: _RequestState) -> Headers:
+    def _identity_of(self, state: _RequestState) -> Headers:
         id_header = (self._id_header, state.request_id.encode())
         if state.context is None:
             return (id_header,)

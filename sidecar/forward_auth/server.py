@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a question is decided and answered by. A reload swaps it whole."""
+    """What decides a question and words the response. A reload swaps it whole."""
 
     gate: Gate
     responses: ErrorResponses
@@ -71,7 +71,7 @@ class DecisionServer:
         await self._listener.close(grace_seconds)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
-        """Answer questions that come from here on by `snapshot`. Open connections keep their limits."""
+        """Serve questions from here on by `snapshot`. Open connections keep their limits."""
         self._snapshot, self._listener.limits = snapshot, snapshot.limits
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:

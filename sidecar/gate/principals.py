@@ -30,8 +30,8 @@ class PrincipalContext:
 class PrincipalCompiler:
     """Makes contexts under one configuration, and remembers them. size: how many keys are remembered.
 
-    A full memory is emptied; whoever is still active is back with the next request. What it holds of a key that was
-    read anew is never found again, because the cache entry is another.
+    A full memory is emptied, and active keys come back with their next request. A key that was read again from the
+    store has another cache entry, so its old context is never found.
     """
 
     def __init__(self, catalogue: Catalogue, identity: IdentityHeaders, plans: Plans, *, size: int) -> None:

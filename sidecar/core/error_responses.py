@@ -1,4 +1,4 @@
-"""Our own answers: refusals, faults, and routes that the sidecar answers itself."""
+"""Responses of the sidecar itself: for denials, for faults, and for routes that it responds to (`respond`)."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,17 +11,18 @@ from msgspec.structs import replace
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Allow, ApiKey, Deny, Headers, Policy, Principal, QuotaState, Response, Source
 from sidecar.core.rate_limit_headers import ending_fields
+from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS
 from sidecar.core.templates import render, unknown_placeholders
 from sidecar.core.units import rfc3339
 
 _NO_STORE = (b"Cache-Control", b"no-store")
 _JSON = (b"Content-Type", b"application/json")
 _PROBLEM = (b"Content-Type", b"application/problem+json")
-_METHODS = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+_ALLOW = (b"Allow", ", ".join(name for name in STANDARD_METHODS if name not in NEVER_ROUTED).encode())
 _RETRY_SOON = (b"Retry-After", b"1")
 _NO_POLICY = Policy()
 
-_TOLD_AS_INVALID = frozenset(
+_SAID_TO_BE_INVALID = frozenset(
     {
         Reason.MALFORMED_CREDENTIAL,
         Reason.EXPIRED_KEY,
@@ -61,7 +62,7 @@ _DETAIL: Mapping[Reason, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorTemplate:
-    """How a refusal is answered. None is the default; `body` is JSON with placeholders."""
+    """How an error response is configured. None is the default; `body` is JSON with placeholders."""
 
     status: int | None = None
     headers: Mapping[str, str] | None = None
@@ -69,7 +70,7 @@ class ErrorTemplate:
 
 
 class ErrorResponses:
-    """Renders refusals as configured; by default as problem details (RFC 9457) with a challenge (RFC 6750)."""
+    """Renders error responses as configured; by default as problem details (RFC 9457) with a challenge (RFC 6750)."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class ErrorResponses:
         self._fixed = {reason: self.for_reason(reason) for reason in Reason if self._is_fixed(reason)}
 
     def denied(self, deny: Deny, now: float) -> Response:
-        """The gate's no, with what is left of the key's quotas."""
+        """For a Deny, with what is left of the key's quotas. now: Unix seconds."""
         extra = self.client_headers(deny.principal, deny.quota_states, now)
         if deny.refused_quota is not None and deny.refused_quota not in deny.quota_states:
             extra = (*extra, (b"Retry-After", str(max(1, deny.refused_quota.retry_after_seconds)).encode()))
@@ -100,12 +101,12 @@ class ErrorResponses:
         return self.for_reason(deny.reason, required=policy.any_scopes | policy.all_scopes, quota=quota, extra=extra)
 
     def fault(self, reason: Reason, allow: Allow, now: float) -> Response:
-        """What an allowed request gets that could not be carried out."""
+        """For an allowed request that could not be forwarded, or whose response did not come."""
         extra = self.client_headers(allow.principal, allow.quota_states, now)
         return self.for_reason(reason, quota=tightest(allow.quota_states), extra=extra)
 
     def static_response(self, allow: Allow, now: float) -> Response:
-        """The JSON answer that the route itself gives."""
+        """The JSON of a route with `respond`."""
         values: dict[str, object] = quota_values(tightest(allow.quota_states))
         if allow.principal is not None:
             values |= key_values(allow.principal.key)
@@ -114,7 +115,7 @@ class ErrorResponses:
         return Response(status=200, headers=(_JSON, _NO_STORE, *extra), body=body)
 
     def client_headers(self, principal: Principal | None, states: Sequence[QuotaState], now: float) -> Headers:
-        """Fields that every answer to a key carries: what is left of its quotas, and that it ends if it does."""
+        """Fields of every response to a key: what is left of its quotas and, if it was replaced, when it ends."""
         fields = self._rate_limits(states, now=now) if states else ()
         if principal is not None and principal.key.replaced_at is not None:
             return (*fields, *ending_fields(principal.key))
@@ -148,13 +149,13 @@ class ErrorResponses:
         return self._forms[reason].status or status_of(reason)
 
     def _is_fixed(self, reason: Reason) -> bool:
-        """Whether every refusal for `reason` is the same, but for what is appended to it."""
+        """Whether every response for `reason` is the same, but for appended fields."""
         names = unknown_placeholders(self._forms[reason].body, frozenset())
         return reason is not Reason.INSUFFICIENT_SCOPE and not set(names) - {"reason", "status"}
 
     def _own_headers(self, reason: Reason, status: int, scopes: list[str]) -> Headers:
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            return (_METHODS,)
+            return (_ALLOW,)
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             return (_RETRY_SOON,)
         challenge = self._challenge
@@ -213,9 +214,9 @@ def encode_json(value: object) -> bytes:
 
 
 def _problem(reason: Reason, status: int) -> dict[str, object]:
-    told = Reason.INVALID_KEY if reason in _TOLD_AS_INVALID else reason
+    said = Reason.INVALID_KEY if reason in _SAID_TO_BE_INVALID else reason
     title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Refused"
-    return {"type": "about:blank", "title": title, "status": status, "code": str(told), "detail": _DETAIL[told]}
+    return {"type": "about:blank", "title": title, "status": status, "code": str(said), "detail": _DETAIL[said]}
 
 
 def _challenge(realm: str, sources: Iterable[Source]) -> str:

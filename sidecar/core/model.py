@@ -146,7 +146,7 @@ class QuotaState(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Taken(Struct, frozen=True, kw_only=True, gc=False):
-    """The limiter's answer. All or nothing: with `refused` set, no bucket was taken from."""
+    """What the limiter returns. All or nothing: with `refused` set, no bucket was taken from."""
 
     states: tuple[QuotaState, ...]
     refused: QuotaState | None = None
@@ -205,7 +205,7 @@ class Source:
 
 
 class Allow(Struct, frozen=True, kw_only=True, gc=False):
-    """The gate's yes, with all that the data path needs to carry it out."""
+    """The request may pass, with all that the data path needs to forward it."""
 
     route: Route
     principal: Principal | None
@@ -221,7 +221,7 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Deny(Struct, frozen=True, kw_only=True, gc=False):
-    """The gate's no (or a fault's). `key` is what was recognised, even where it is refused."""
+    """The request is denied, or a fault prevented the decision. `key` is what was recognised, even if not valid."""
 
     reason: Reason
     route: Route | None = None
@@ -237,7 +237,7 @@ Decision = Allow | Deny
 
 
 class Response(Struct, frozen=True, kw_only=True, gc=False):
-    """A whole small answer of our own."""
+    """A complete small response of the sidecar itself."""
 
     status: int
     headers: Headers

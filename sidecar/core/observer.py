@@ -49,6 +49,10 @@ class Forwarding(Struct, frozen=True, kw_only=True, gc=False):
     sent: float
 
 
+CLIENT_CLOSED_REQUEST: Final = 499
+"""Status, for the records only, of a request whose client hung up before any response."""
+
+
 class Observer(Protocol):
     """Learns of every request once when it begins and once when it is over. Must not raise."""
 
@@ -70,7 +74,7 @@ class Observer(Protocol):
         reason: Reason | None,
         forwarding: Forwarding | None = None,
     ) -> None:
-        """status: what the client was sent; 499 where it hung up first. bytes: of the bodies.
+        """status: what the client was sent; CLIENT_CLOSED_REQUEST where it hung up first. bytes: of the bodies.
 
         decision: None where there was none (hung up, malformed framing, a failure of ours).
         upstream_seconds: from sending the request to the head of the response, where there was one.

@@ -7,13 +7,13 @@ from sidecar.core.errors import Denied, Reason, status_of
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Policy, Principal
 from sidecar.core.routing import Match
 
-_STANDING = {KeyStatus.REVOKED: Reason.REVOKED_KEY, KeyStatus.DISABLED: Reason.DISABLED_KEY}
+_REASONS = {KeyStatus.REVOKED: Reason.REVOKED_KEY, KeyStatus.DISABLED: Reason.DISABLED_KEY}
 
 
 def check_status(key: ApiKey, now_us: int) -> None:
     """Raises Denied unless the key is active at `now_us` (microseconds)."""
     if key.status is not KeyStatus.ACTIVE:
-        raise Denied(_STANDING[key.status])
+        raise Denied(_REASONS[key.status])
     if key.expires_at is not None and key.expires_at <= now_us:
         raise Denied(Reason.EXPIRED_KEY)
     if key.retires_at is not None and key.retires_at <= now_us:

@@ -101,8 +101,22 @@ def _check_segment(segment: str) -> None:
         )
 
 
+STANDARD_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE")
+"""RFC 9110 section 9.3, and RFC 5789. Metrics and spans name no others."""
+
+PARSED_METHODS = frozenset(STANDARD_METHODS) | {
+    "QUERY",
+    "ACL", "BIND", "COPY", "LINK", "LOCK", "MKCALENDAR", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "REBIND",
+    "REPORT", "SEARCH", "UNBIND", "UNLINK", "UNLOCK",
+    "CHECKOUT", "MERGE", "MKACTIVITY", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "SOURCE",
+}  # fmt: skip
+"""What the data listener's parser (llhttp) accepts; any other is refused there."""
+
 NEVER_ROUTED = frozenset({"CONNECT", "TRACE"})
 """Methods that are refused before any route is looked at."""
+
+NO_ROUTE = "(none)"
+"""In metrics and usage: the route of a request that no route matches."""
 
 
 _MOST_OVERLAPS = 100

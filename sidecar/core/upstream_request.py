@@ -77,19 +77,25 @@ class Injection:
         return with_prefix(target, paths, self.strip_prefix, self.add_prefix)
 
     def headers(
-        self, head: RequestHead, seen: SortedHeaders, credential: Credential | None, *, host: bytes, identity: Headers
+        self,
+        head: RequestHead,
+        received: SortedHeaders,
+        credential: Credential | None,
+        *,
+        host: bytes,
+        identity: Headers,
     ) -> Headers:
         """Stripped, then injected: the way it came, then `identity`, which nothing of the client's can reach."""
         trusted = self.proxies.trusts(head.peer)
         keep_credential = credential is not None and (credential.foreign or self.forward_credential)
-        kept = seen.kept
+        kept = received.kept
         if trusted or keep_credential:
             kept = self.rules.reclassify(head.headers, credential=keep_credential, forwarding=trusted)
         if credential is not None and not keep_credential:
             kept = _without_cookies(kept, [source.name for source in credential.sources if source.kind == "cookie"])
-        if self.withheld_cookies and b"cookie" in seen.fields:
+        if self.withheld_cookies and b"cookie" in received.fields:
             kept = _without_cookies(kept, self.withheld_cookies)
-        if connection := seen.fields.get(b"connection"):
+        if connection := received.fields.get(b"connection"):
             kept = drop_connection_options(kept, connection)
         return (*self._forwarded(head, kept, host, trusted), *identity)
 
@@ -106,8 +112,8 @@ class Injection:
         if speaks_forwarded:
             return appended(believed, b"Forwarded", forwarded_header(head.peer, head.scheme, host))
         named = {name.lower() for name, _ in believed}
-        told = [pair for pair in forwarding_headers("", head.scheme, host) if pair[0].lower() not in named]
-        return [*appended(believed, b"X-Forwarded-For", head.peer.encode()), *told]
+        missing = [pair for pair in forwarding_headers("", head.scheme, host) if pair[0].lower() not in named]
+        return [*appended(believed, b"X-Forwarded-For", head.peer.encode()), *missing]
 
 
 def _without_key(target: Target, credential: Credential | None) -> Target:

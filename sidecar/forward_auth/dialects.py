@@ -13,16 +13,7 @@ from sidecar.core.client_address import TrustedProxies
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold
 from sidecar.core.model import Allow, Headers, Response
-
-METHODS = frozenset(
-    {
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
-        "ACL", "BIND", "COPY", "LINK", "LOCK", "MKCALENDAR", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "REBIND",
-        "REPORT", "SEARCH", "UNBIND", "UNLINK", "UNLOCK",
-        "CHECKOUT", "MERGE", "MKACTIVITY", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "SOURCE",
-    }
-)  # fmt: skip
-"""The methods that the data listener's parser (llhttp) accepts; any other is refused there, and so here."""
+from sidecar.core.routing import PARSED_METHODS
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNNORMALISED = re.compile(r"\\|//|/\.\.?(?=[/;]|\Z)")
@@ -92,7 +83,7 @@ def objection(asked: Original) -> Reason | None:
     It is stricter than the gate with targets: what the proxy has not normalised yet, it may normalise after the
     decision, in its own way.
     """
-    if asked.method not in METHODS:
+    if asked.method not in PARSED_METHODS:
         return Reason.METHOD_NOT_ALLOWED
     return None if _is_normalised(asked.target.partition("?")[0]) else Reason.AMBIGUOUS_TARGET
 

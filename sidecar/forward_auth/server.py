@@ -37,7 +37,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a question is decided and answered by. A reload swaps it whole."""
+    """What decides a question and words the response. A reload swaps it whole."""
 
     gate: Gate
     responses: ErrorResponses
@@ -77,7 +77,7 @@ class DecisionServer:
         await self._server.close(grace_seconds)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
-        """Answer questions that come from here on by `snapshot`. Open connections keep their limits."""
+        """Serve questions from here on by `snapshot`. Open connections keep their limits."""
         self._snapshot = snapshot
         self._server.reconfigure(_server_limits(snapshot.limits))
 

@@ -68,16 +68,16 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
 
 
 def responses(config: Config) -> ErrorResponses:
-    told = config.rate_limit_headers
+    shown = config.rate_limit_headers
     return ErrorResponses(
         config.errors,
         config.default_error,
         realm=config.realm,
         sources=config.keys.sources,
-        rate_limits=RateLimitFields(x=told.x, reset=told.reset, ietf=told.ietf),
+        rate_limits=RateLimitFields(x=shown.x, reset=shown.reset, ietf=shown.ietf),
     )
 
 
 def unmatched_route(config: Config) -> Route:
-    """What a request that no route takes is charged by."""
+    """The route that a request which no route matches is charged by."""
     return Route(name="", methods=frozenset(), pattern="", policy=Policy(charges=config.unmatched_charges))

@@ -40,7 +40,7 @@ class Line(NamedTuple):
     text: str
 
 
-def told(config: Config, head: RequestHead, decision: Decision, status: int | None) -> list[Line]:
+def steps(config: Config, head: RequestHead, decision: Decision, status: int | None) -> list[Line]:
     """The way from the target to the decision, a line each."""
     lines = [Line("request", f"{head.method} {head.target.partition('?')[0]}"), *_paths(head)]
     lines += _route(decision.route)
@@ -176,7 +176,7 @@ async def explain(
     head = RequestHead(method=question.method, target=target, headers=headers, peer="127.0.0.1")
     decision = await gate.decide(head)
     status = _status(responses(config), decision)
-    lines = [_without(text, line) for line in told(config, head, decision, status)]
+    lines = [_without(text, line) for line in steps(config, head, decision, status)]
     return Explanation(decision=decision, status=status, lines=lines)
 
 
@@ -228,7 +228,7 @@ def _with_key_in_query(config: Config, target: str, text: str) -> str:
 
 
 class _OneKey:
-    """A store of one key, which answers to every plaintext."""
+    """A store of one key, which every plaintext finds."""
 
     def __init__(self, key: ApiKey | None) -> None:
         self._known = None if key is None else CacheEntry(key, generation=0)

@@ -8,20 +8,18 @@ from typing import Literal, Protocol
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Hasher
 from sidecar.core.client_address import address_subject
-from sidecar.core.credentials import Credential
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import check_host
 from sidecar.core.model import (
     Allow,
-    ApiKey,
     Bucket,
     Decision,
     Deny,
     Headers,
     Principal,
-    QuotaState,
     RequestHead,
     Route,
+    Taken,
 )
 from sidecar.core.policy import authorize_all_readings, check_status
 from sidecar.core.routing import NEVER_ROUTED, RouteTable
@@ -37,11 +35,12 @@ from sidecar.limiter.port import Limiter
 WRONG_KEY = frozenset(
     {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}
 )
-"""Refusals that count against the address they come from."""
+"""Denials that count against the address they come from."""
+_NOTHING_TAKEN = Taken(states=())
 
 
 class KeyFinder(Protocol):
-    """Where the gate asks for keys: a cache over a store. Raises StoreUnavailable."""
+    """Finds keys: a cache over a store or, for `explain`, one made-up key. Raises StoreUnavailable."""
 
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None: ...
 
@@ -50,19 +49,18 @@ class KeyFinder(Protocol):
 
 @dataclass(slots=True)
 class _RequestState:
-    """What is known of a request so far; a refusal tells it."""
+    """What is known of a request so far, for the decision to carry. Only `decide` and `_deny` write to it."""
 
     client_address: str
     request_id: str = ""
     route: Route | None = None
-    key: ApiKey | None = None
-    caller: PrincipalContext | None = None
-    states: tuple[QuotaState, ...] = ()
-    refused_quota: QuotaState | None = None
+    entry: CacheEntry | None = None
+    context: PrincipalContext | None = None
+    taken: Taken = _NOTHING_TAKEN
 
     @property
     def principal(self) -> Principal | None:
-        return self.caller.principal if self.caller else None
+        return self.context.principal if self.context else None
 
 
 class Gate:
@@ -95,73 +93,79 @@ class Gate:
         self._id_field = self._id_header.lower()
         self._rules = compiled.header_rules(config, self._credentials)
         self._injection = compiled.injection(config, self._rules, self._proxies)
-        self._callers = PrincipalCompiler(config.catalogue, self._identity, config.plans)
+        self._principals = PrincipalCompiler(
+            config.catalogue, self._identity, config.plans, size=config.keys.cache_size
+        )
         self._unmatched = compiled.unmatched_route(config)
 
     async def decide(self, head: RequestHead) -> Decision:
         """Allow, or Deny with the reason; raises nothing that a client could cause."""
-        trail = _RequestState(client_address=head.peer)
+        state = _RequestState(client_address=head.peer)
         try:
-            seen = self._rules.classify(head.headers)
-            trail.request_id = request_id(seen.fields, self._id_field) or self._new_request_id()
-            trail.client_address = self._proxies.client_address(head.peer, seen.fields)
+            received = self._rules.classify(head.headers)
+            state.request_id = request_id(received.fields, self._id_field) or self._new_request_id()
+            state.client_address = self._proxies.client_address(head.peer, received.fields)
             _check_method(head)
-            host = check_host(seen.fields.get(b"host"), head.version)
+            host = check_host(received.fields.get(b"host"), head.version)
             target = parse_target(head.target, host.decode("ascii"))
             paths = (target.path,) if target.ordinary else readings(target.path)
             matches = [self._routes.match(head.method, path) for path in paths]
-            trail.route = matches[0].route if matches[0] else None
-            credential = self._credentials.find(seen.fields, target.query)
-            trail.caller = await self._authenticate(credential, trail)
-            match = authorize_all_readings(
-                matches, trail.principal, foreign=credential is not None and credential.foreign
-            )
+            state.route = matches[0].route if matches[0] else None
+            credential = self._credentials.find(received.fields, target.query)
+            foreign = credential is not None and credential.foreign
+            state.entry = None if credential is None or foreign else await self._find(credential.text)
+            state.context = self._authenticate(state.entry)
+            match = authorize_all_readings(matches, state.principal, foreign=foreign)
             upstream_target = self._injection.target(target, paths, credential)
-            await self._take(match.route, trail)
-            headers = self._injection.headers(head, seen, credential, host=host, identity=self._told(trail))
-            return _allowed(match.route, trail, target=upstream_target, host=host, headers=headers)
+            state.taken = await self._take(match.route, state)
+            _check_taken(state.taken)
+            headers = self._injection.headers(head, received, credential, host=host, identity=self._identity_of(state))
+            return _allowed(match.route, state, target=upstream_target, host=host, headers=headers)
         except Denied as denied:
-            return await self._deny(denied.reason, trail)
+            return await self._deny(denied.reason, state)
         except Fault as fault:
-            return _refused(fault.reason, trail)
+            return _refused(fault.reason, state)
 
     async def revalidate(self, principal: Principal) -> Reason | None:
-        """Why the key is not good any longer; None where it is, and where the store cannot tell."""
+        """Why the key is no longer valid; None where it is, and where the store cannot tell."""
         stored = principal.key
         try:
-            known = await self._keys.find(stored.digest, lambda: {stored.digest: stored.algorithm})
-            if known is None:
+            entry = await self._keys.find(stored.digest, lambda: {stored.digest: stored.algorithm})
+            if entry is None:
                 return Reason.INVALID_KEY
-            check_status(known.key, int(self._clock() * 1_000_000))
+            check_status(entry.key, int(self._clock() * 1_000_000))
         except Denied as denied:
             return denied.reason
         except StoreUnavailable:
             pass
         return None
 
-    async def _authenticate(self, credential: Credential | None, trail: _RequestState) -> PrincipalContext | None:
-        if credential is None or credential.foreign:
+    def _authenticate(self, entry: CacheEntry | None) -> PrincipalContext | None:
+        """Raises Denied where the key is not valid now."""
+        if entry is None:
             return None
-        known = await self._find(credential.text)
-        if known is None:
-            raise Denied(Reason.INVALID_KEY)
-        trail.key, caller, now = known.key, self._callers.of(known), int(self._clock() * 1_000_000)
-        if now >= caller.valid_until:
-            check_status(known.key, now)
-        return caller
+        context, now = self._principals.of(entry), int(self._clock() * 1_000_000)
+        if now >= context.valid_until:
+            check_status(entry.key, now)
+        return context
 
-    async def _find(self, text: str) -> CacheEntry | None:
-        """What is in memory was well-formed; anything else must be, before the store is asked."""
+    async def _find(self, text: str) -> CacheEntry:
+        """The key of a credential. Raises Denied where there is none, and Fault where the store cannot tell.
+
+        What is in memory was well-formed. Anything else must be, before the store is asked.
+        """
         digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
         try:
-            known = self._keys.peek(digest)
-            if known is not MISS:
-                return known
-            if not self._may_be_stored(text):
-                return None
-            return await self._keys.find(digest, lambda: self._hasher.candidates(text))
+            entry = self._keys.peek(digest)
+            if entry is MISS:
+                if not self._may_be_stored(text):
+                    raise Denied(Reason.INVALID_KEY)
+                entry = await self._keys.find(digest, lambda: self._hasher.candidates(text))
         except StoreUnavailable:
             raise Fault(Reason.STORE_UNAVAILABLE) from None
+        if entry is None:
+            raise Denied(Reason.INVALID_KEY)
+        return entry
 
     def _may_be_stored(self, text: str) -> bool:
         """Keys made elsewhere have no form to check; one that begins like ours must have ours."""
@@ -169,46 +173,44 @@ class Gate:
             return self._format.check(text, self._prefixes) is not None
         return text.startswith(self._foreign)
 
-    async def _take(self, route: Route, trail: _RequestState) -> None:
+    async def _take(self, route: Route, state: _RequestState) -> Taken:
         if not route.policy.charges:
-            return
-        taken = await self._limiter.take(self._buckets(route, trail), self._clock())
-        trail.states = taken.states
-        if taken.refused is not None:
-            trail.refused_quota = taken.refused
-            raise Denied(Reason.QUOTA_EXCEEDED)
+            return _NOTHING_TAKEN
+        return await self._limiter.take(self._buckets(route, state), self._clock())
 
-    def _buckets(self, route: Route, trail: _RequestState) -> Sequence[Bucket]:
-        return self._callers.buckets(route, trail.caller, trail.client_address)
+    def _buckets(self, route: Route, state: _RequestState) -> Sequence[Bucket]:
+        return self._principals.buckets(route, state.context, state.client_address)
 
-    def _told(self, trail: _RequestState) -> Headers:
-        id_header = (self._id_header, trail.request_id.encode())
-        if trail.caller is None:
+    def _identity_of(self, state: _RequestState) -> Headers:
+        id_header = (self._id_header, state.request_id.encode())
+        if state.context is None:
             return (id_header,)
-        by_request = self._identity.of_request(trail.caller.principal.key, trail.request_id)
-        return (id_header, *trail.caller.identity, *by_request)
+        by_request = self._identity.of_request(state.context.principal.key, state.request_id)
+        return (id_header, *state.context.identity, *by_request)
 
-    async def _deny(self, reason: Reason, trail: _RequestState) -> Deny:
-        """The refusal; wrong keys are counted, and a good key's quotas are told, though nothing is taken from them."""
-        trail.request_id = trail.request_id or self._new_request_id()
+    async def _deny(self, reason: Reason, state: _RequestState) -> Deny:
+        """The denial. Wrong keys are counted; a valid key's quotas are reported, but nothing is taken from them."""
+        state.request_id = state.request_id or self._new_request_id()
         try:
-            if reason in WRONG_KEY and await self._failed_too_often(trail):
-                reason = Reason.TOO_MANY_FAILURES
-            elif trail.caller and not trail.states:
-                buckets = self._buckets(trail.route or self._unmatched, trail)
-                trail.states = (await self._limiter.peek(buckets, self._clock())).states
+            if reason in WRONG_KEY:
+                state.taken = await self._count_failure(state)
+                reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
+            elif state.context and not state.taken.states:
+                buckets = self._buckets(state.route or self._unmatched, state)
+                peeked = await self._limiter.peek(buckets, self._clock())
+                state.taken = Taken(states=peeked.states, refused=state.taken.refused)
         except Fault:
             pass
-        return _refused(reason, trail)
+        return _refused(reason, state)
 
-    async def _failed_too_often(self, trail: _RequestState) -> bool:
+    async def _count_failure(self, state: _RequestState) -> Taken:
+        """What the client's address has left of its failures is not reported; that nothing is left, is."""
         quota = self.config.keys.failures
         if quota is None:
-            return False
-        subject = (address_subject(trail.client_address),)
+            return _NOTHING_TAKEN
+        subject = (address_subject(state.client_address),)
         taken = await self._limiter.take([Bucket(quota=quota, subject=subject, limit=quota.limit)], self._clock())
-        trail.refused_quota = taken.refused
-        return taken.refused is not None
+        return Taken(states=(), refused=taken.refused)
 
 
 def _check_method(head: RequestHead) -> None:
@@ -216,27 +218,32 @@ def _check_method(head: RequestHead) -> None:
         raise Denied(Reason.METHOD_NOT_ALLOWED)
 
 
-def _allowed(route: Route, trail: _RequestState, *, target: str, host: bytes, headers: Headers) -> Allow:
+def _check_taken(taken: Taken) -> None:
+    if taken.refused is not None:
+        raise Denied(Reason.QUOTA_EXCEEDED)
+
+
+def _allowed(route: Route, state: _RequestState, *, target: str, host: bytes, headers: Headers) -> Allow:
     return Allow(
         route=route,
-        principal=trail.principal,
+        principal=state.principal,
         target=target,
         headers=headers,
         host=host,
-        request_id=trail.request_id,
-        client_address=trail.client_address,
-        quota_states=trail.states,
+        request_id=state.request_id,
+        client_address=state.client_address,
+        quota_states=state.taken.states,
     )
 
 
-def _refused(reason: Reason, trail: _RequestState) -> Deny:
+def _refused(reason: Reason, state: _RequestState) -> Deny:
     return Deny(
         reason=reason,
-        route=trail.route,
-        principal=trail.principal,
-        key=trail.key,
-        request_id=trail.request_id,
-        client_address=trail.client_address,
-        quota_states=trail.states,
-        refused_quota=trail.refused_quota,
+        route=state.route,
+        principal=state.principal,
+        key=state.entry.key if state.entry else None,
+        request_id=state.request_id,
+        client_address=state.client_address,
+        quota_states=state.taken.states,
+        refused_quota=state.taken.refused,
     )

@@ -1,7 +1,7 @@
-"""Who calls, with everything that follows from the key alone worked out once for as long as the key stands."""
+"""The principal of a key, and what else follows from the key alone: worked out once, not for each request."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from sidecar.core.model import Bucket, Headers, Principal, Route
@@ -12,48 +12,62 @@ from sidecar.core.upstream_request import IdentityHeaders
 from sidecar.keys.cache import CacheEntry
 
 _SCOPE_SETS = 1024
-"""Granted together, and kept expanded: most keys share a few."""
+"""Sets of granted scopes that are kept expanded: most keys share a few."""
+_BUCKETS = 16_384
+"""Pairs of key and route whose buckets are kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrincipalContext:
-    """A principal, and the headers and buckets of its key."""
+    """A principal, and the headers and times of its key. Compared by identity: each is made of one cache entry."""
 
     principal: Principal
     identity: Headers
     valid_until: float
-    """Unix microseconds; what is not good any longer has to be looked at to say why."""
-    compiler: "PrincipalCompiler"
-    buckets: dict[str, Sequence[Bucket]] = field(default_factory=dict)
-    """By route name, where no quota of the route depends on the address."""
+    """Unix microseconds; from then on the key's status must be checked, to say why it is not valid."""
 
 
 class PrincipalCompiler:
-    """Makes callers under one configuration."""
+    """Makes contexts under one configuration, and remembers them. size: how many keys are remembered.
 
-    def __init__(self, catalogue: Catalogue, identity: IdentityHeaders, plans: Plans) -> None:
+    A full memory is emptied, and active keys come back with their next request. A key that was read again from the
+    store has another cache entry, so its old context is never found.
+    """
+
+    def __init__(self, catalogue: Catalogue, identity: IdentityHeaders, plans: Plans, *, size: int) -> None:
         self._expand = lru_cache(maxsize=_SCOPE_SETS)(catalogue.expand)
-        self._identity, self._plans = identity, plans
+        self._identity, self._plans, self._size = identity, plans, size
+        self._contexts: dict[CacheEntry, PrincipalContext] = {}
+        self._buckets: dict[tuple[PrincipalContext, str], Sequence[Bucket]] = {}
+        """By context and route name, where no quota of the route depends on the address."""
 
-    def of(self, known: CacheEntry) -> PrincipalContext:
-        """A key that was read anew, or was known under another configuration, is worked out anew."""
-        caller = known.caller
-        if not isinstance(caller, PrincipalContext) or caller.compiler is not self:
-            key = known.key
-            caller = known.caller = PrincipalContext(
-                principal=Principal(key=key, scopes=self._expand(key.scopes)),
-                identity=self._identity.of_key(key),
-                valid_until=valid_until(key),
-                compiler=self,
-            )
-        return caller
+    def of(self, entry: CacheEntry) -> PrincipalContext:
+        return self._contexts.get(entry) or self._compile(entry)
 
-    def buckets(self, route: Route, caller: PrincipalContext | None, address: str) -> Sequence[Bucket]:
+    def buckets(self, route: Route, context: PrincipalContext | None, address: str) -> Sequence[Bucket]:
         """What a request on `route` takes from; `address` is the client's."""
-        known = caller.buckets.get(route.name) if caller else None
-        if known is None:
-            charges, key = route.policy.charges, caller.principal.key if caller else None
-            known = buckets_for(charges, key=key, address=address, route=route.name, plans=self._plans)
-            if caller and not depends_on_address(charges):
-                caller.buckets[route.name] = known
-        return known
+        if context is None:
+            return buckets_for(route.policy.charges, key=None, address=address, route=route.name, plans=self._plans)
+        found = self._buckets.get((context, route.name))
+        return self._compile_buckets(route, context, address) if found is None else found
+
+    def _compile(self, entry: CacheEntry) -> PrincipalContext:
+        key = entry.key
+        context = PrincipalContext(
+            principal=Principal(key=key, scopes=self._expand(key.scopes)),
+            identity=self._identity.of_key(key),
+            valid_until=valid_until(key),
+        )
+        if len(self._contexts) >= self._size:
+            self._contexts.clear()
+        self._contexts[entry] = context
+        return context
+
+    def _compile_buckets(self, route: Route, context: PrincipalContext, address: str) -> Sequence[Bucket]:
+        charges, key = route.policy.charges, context.principal.key
+        buckets = buckets_for(charges, key=key, address=address, route=route.name, plans=self._plans)
+        if not depends_on_address(charges):
+            if len(self._buckets) >= _BUCKETS:
+                self._buckets.clear()
+            self._buckets[context, route.name] = buckets
+        return buckets

@@ -11,14 +11,12 @@ from sidecar.keys.ports import KeyReader, StoreUnavailable
 
 
 class CacheEntry:
-    """A key in memory, read when the store was at `generation`, with its caller: one lookup finds both."""
+    """A key in memory, read when the store was at `generation`. Compared by identity."""
 
-    __slots__ = ("caller", "generation", "key")
+    __slots__ = ("generation", "key")
 
     def __init__(self, key: ApiKey, generation: int) -> None:
         self.key, self.generation = key, generation
-        self.caller: object = None
-        """What the gate computes from the key and keeps with it."""
 
 
 class Miss(Enum):

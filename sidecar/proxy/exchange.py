@@ -1,4 +1,4 @@
-"""One request of a client, and the answer that it gets."""
+"""One request of a client, and the response that it gets."""
 
 import asyncio
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from aiohttp.http_parser import RawRequestMessage
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
-from sidecar.core.observer import Forwarding
+from sidecar.core.observer import CLIENT_CLOSED_REQUEST, Forwarding
 from sidecar.core.upstream_request import propagate
 from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.tunnel import Client, Tunnel, among, offered
 
-# Heads of answers, as bytes.
+# Heads of responses, as bytes.
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -27,13 +27,13 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 def local_response_head(response: Response, *, persistence: bytes) -> bytes:
-    """A whole answer but for its body."""
-    return _head_of_ours(response) + persistence
+    """The head of a response of the sidecar itself."""
+    return _local_head(response) + persistence
 
 
 @lru_cache(maxsize=256)
-def _head_of_ours(response: Response) -> bytes:
-    """Refusals are the same again and again."""
+def _local_head(response: Response) -> bytes:
+    """Without its end. Error responses are the same again and again."""
     lines = [_status_line(response.status, _PHRASES.get(response.status, b"")), *field_lines(response.headers)]
     if response.status not in _NO_BODY:
         lines.append(b"Content-Length: %d" % len(response.body))
@@ -41,7 +41,7 @@ def _head_of_ours(response: Response) -> bytes:
 
 
 def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
-    """An interim answer of the upstream's."""
+    """An interim response of the upstream's."""
     return b"\r\n".join([_status_line(status, reason), *field_lines(headers)]) + b"\r\n\r\n"
 
 
@@ -63,12 +63,12 @@ def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
 
 
 def has_body(method: str, status: int) -> bool:
-    """Whether an answer has a body at all (RFC 9112 section 6.3)."""
+    """Whether a response has a body at all (RFC 9112 section 6.3)."""
     return method != "HEAD" and status not in _NO_BODY
 
 
 def persistence(keep_alive: bool, version: tuple[int, int]) -> bytes:
-    """The end of a head: what the client is told of the connection's future."""
+    """The end of a head: whether the connection stays open."""
     if not keep_alive:
         return b"\r\nConnection: close\r\n\r\n"
     return b"\r\n\r\n" if version >= (1, 1) else b"\r\nConnection: keep-alive\r\n\r\n"
@@ -83,21 +83,33 @@ def _status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b" % (status, reason)
 
 
-CLIENT_CLOSED_REQUEST = 499
-"""Status, for the records only, of a request whose client hung up."""
-
 SWITCHING_PROTOCOLS = 101
 
 SHORT_BODY_BYTES = 65536
-"""A body that nobody wants is read to its end up to this length; past it, the connection is closed."""
+"""An unread body is read to its end up to this length; the connection is closed if it is longer."""
 
 
 class Exchange:
     """What is known of it while it lasts. Raises BadFraming when made of a request without one clear end."""
 
     __slots__ = (
-        "_client", "_message", "_payload", "_tunnel", "answered", "began", "body", "bytes_out", "decision",
-        "forwarding", "framing", "head", "keep_alive", "reason", "status", "upgrade", "upstream_seconds",
+        "_client",
+        "_message",
+        "_payload",
+        "_tunnel",
+        "began",
+        "body",
+        "bytes_out",
+        "decision",
+        "forwarding",
+        "framing",
+        "head",
+        "keep_alive",
+        "reason",
+        "responded",
+        "status",
+        "upgrade",
+        "upstream_seconds",
     )  # fmt: skip
 
     def __init__(self, client: Client, message: RawRequestMessage, payload: StreamReader, rules: BodyRules) -> None:
@@ -126,7 +138,7 @@ class Exchange:
         self.began = 0.0
         """When, by the server's clock."""
         self.bytes_out = 0
-        self.answered = False
+        self.responded = False
 
     @property
     def bytes_in(self) -> int:
@@ -147,14 +159,14 @@ class Exchange:
             raise Fault(Reason.BODY_TOO_LARGE)
 
     def respond(self, response: Response, reason: Reason | None = None) -> None:
-        """Answer with an answer of ours."""
+        """Send a response of the sidecar itself. reason: of a denial or a fault."""
         self._settle_unread_body()
         body = response.body if has_body(self.head.method, response.status) else b""
         self.status, self.reason, self.bytes_out = response.status, reason, len(body)
         self._write_soon(local_response_head(response, persistence=self._persistence()), body)
 
     async def send_upstream_response(self, response: UpstreamResponse, ours: Headers) -> None:
-        """Answer with the upstream's answer, and with `ours` added to its head. Raises Fault before any of it."""
+        """Send the upstream's response, with `ours` added to its head. Raises Fault before any of it is sent."""
         if response.status == SWITCHING_PROTOCOLS:
             await self._switch(response, ours)
             return
@@ -173,7 +185,7 @@ class Exchange:
             await self._stream(response, chunked)
 
     def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
-        """Pass on an interim answer, where the client can take one (RFC 9110 section 15.2)."""
+        """Pass on an interim response, where the client can take one (RFC 9110 section 15.2)."""
         if self.head.version >= (1, 1) and not self._client.writing_paused:
             self._client.write(interim(status, reason, headers))
 
@@ -212,7 +224,7 @@ class Exchange:
             client.set_producer(None)
 
     def reset(self, reason: Reason) -> None:
-        """The answer has begun and cannot be finished."""
+        """End a response that has begun and cannot be finished."""
         self.reason, self.keep_alive = reason, False
         self._client.reset()
 
@@ -225,7 +237,7 @@ class Exchange:
         self._client.write(framed(data))
 
     def _write_soon(self, *pieces: bytes) -> None:
-        self.answered = True
+        self.responded = True
         self._client.write_soon(*pieces)
 
     def _persistence(self) -> bytes:
@@ -242,7 +254,7 @@ class Exchange:
         return ClientBody(self._payload, rules, length=length, go_ahead=self._go_ahead if waits else None)
 
     def _go_ahead(self) -> None:
-        if not self.answered and not self._payload.is_eof():
+        if not self.responded and not self._payload.is_eof():
             self._client.write(CONTINUE)
 
     def _settle_unread_body(self) -> None:

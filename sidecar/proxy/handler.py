@@ -24,7 +24,7 @@ def _nobody(peer: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a request is decided, answered and forwarded by, from its head to its end. A reload swaps it whole.
+    """What decides, words and forwards one request, from its head to its end. A reload swaps it whole.
 
     trusts: peers that stand for many clients.
     """
@@ -122,7 +122,7 @@ class Handler:
             exchange.respond(responses.fault(fault.reason, allow, self._wall_clock()), fault.reason)
 
     def _give_up(self, exchange: Exchange, snapshot: Snapshot, reason: Reason) -> None:
-        if exchange.answered:
+        if exchange.responded:
             exchange.reset(reason)
         else:
             exchange.keep_alive = False

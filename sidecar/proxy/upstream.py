@@ -1,4 +1,4 @@
-"""The upstream: a request in, the head of its answer out."""
+"""The upstream: a request in, the head of its response out."""
 
 import asyncio
 import ssl
@@ -44,13 +44,13 @@ class Upstream:
         upgrade: bool = False,
         informational: Informational | None = None,
     ) -> UpstreamResponse:
-        """Send a request and wait for its answer to begin; the body goes on being sent meanwhile and afterwards.
+        """Send a request and wait for its response to begin. The body is sent meanwhile, and goes on afterwards.
 
-        upgrade: a 101 is welcome; what it switches to is the answer's body, and what is sent to the answer.
+        upgrade: a 101 is accepted. The response's body is then what comes, and its `send` goes the other way.
 
-        The caller closes the answer. Raises Fault (UPSTREAM_UNREACHABLE, _INVALID, _TIMEOUT, _BUSY) and BrokenBody.
-        Only a request that may be sent twice, is, and only where a kept connection ended before any answer (RFC 9110
-        section 9.2.2).
+        The caller closes the response. Raises Fault (UPSTREAM_UNREACHABLE, _INVALID, _TIMEOUT, _BUSY) and BrokenBody.
+        Only an idempotent request without a body is sent again, and only where a kept connection ended before any byte
+        of a response (RFC 9110 section 9.2.2).
         """
         pool = self._pool
         connection = pool.idle() or await pool.acquire()
@@ -95,16 +95,16 @@ class Upstream:
 
 async def _upload(connection: UpstreamConnection, body: ClientBody) -> None:
     try:
-        connection.expect_nothing()
+        connection.expect_client()
         while data := await body.read():
-            connection.expect_answer()
+            connection.expect_response()
             connection.send(framed(data) if body.chunked else data)
             await connection.drained()
-            connection.expect_nothing()
+            connection.expect_client()
         if body.chunked:
             connection.send(LAST_CHUNK)
         connection.finish_request()
     except BrokenBody as broken:
         connection.fail(broken, broken.reason)
     except ConnectionError:
-        return  # The connection has told whoever waits for its answer.
+        return  # The connection has failed the future of its response.

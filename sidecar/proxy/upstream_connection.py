@@ -10,8 +10,8 @@ from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, 
 from sidecar.proxy.transport import IllegalStep, WriteBatcher
 
 _SUSPECT_SECONDS = 0.02
-"""How long nothing may come after an answer that tells of a body and has none. Careless servers send it all the same,
-in a packet of its own, and the next request's client would be answered with it.
+"""How long nothing may come after a response that announces a body and must not have one (HEAD, 204, 304). Some servers
+send that body in a packet of its own, and the next request's client would get it as its response.
 """
 
 
@@ -20,7 +20,7 @@ class State(IntEnum):
 
     NEW = auto()
     IDLE = auto()
-    """In the pool's hands, between two exchanges."""
+    """Between two exchanges, in the pool."""
     SENDING = auto()
     """The request is not sent to its end, and no response has begun."""
     AWAITING = auto()
@@ -33,7 +33,7 @@ class State(IntEnum):
     SUSPECT = auto()
     """The exchange is over, but a body may follow that must not."""
     CLOSED = auto()
-    """Closed, closing or aborted: nothing is sent or read any longer."""
+    """Closed, closing or aborted: nothing more is sent or read."""
 
 
 STEPS: Mapping[State, frozenset[State]] = {
@@ -56,7 +56,7 @@ _EXPECTING = frozenset({State.SENDING, State.AWAITING, State.EARLY, State.RECEIV
 
 
 class Stale(Exception):
-    """A reused connection ended before any byte of an answer: the upstream may never have seen the request."""
+    """A reused connection ended before any byte of a response: the upstream may never have seen the request."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -121,7 +121,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def held_by_client(self) -> bool:
-        """Not the upstream is waited for, but the client: to send, to take, or for whatever a tunnel is for."""
+        """It waits for the client, not for the upstream: for a body, for reading, or for the end of a tunnel."""
         state = self._state
         if state is State.UPGRADED or state is State.CLOSED or (self._reading_paused and state in _RESPONDING):
             return True
@@ -136,7 +136,7 @@ class UpstreamConnection(asyncio.Protocol):
         upgrade: bool = False,
         informational: Informational | None = None,
     ) -> asyncio.Future[UpstreamResponse]:
-        """Send the head of a request (`whole`: with all of its body), in pieces, and get a future of its answer.
+        """Send the head of a request (`whole`: with all of its body), in pieces, and get a future of its response.
 
         It raises Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
         """
@@ -148,12 +148,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._step(State.AWAITING if whole else State.SENDING)
         self._waiter = waiter
         self._reader.expect(method, upgrade=upgrade, informational=informational)
-        self.expect_answer()
+        self.expect_response()
         self._batcher.write_soon(self._transport, pieces)
         return waiter
 
     def withdraw(self, waiter: "asyncio.Future[UpstreamResponse]") -> None:
-        """Nobody waits any longer for the future that `begin` gave."""
+        """The future that `begin` gave is no longer awaited."""
         if self._waiter is waiter:
             self.abort()
         elif not waiter.cancelled() and waiter.exception() is None:
@@ -172,14 +172,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._drained = self._loop.create_future()
             await self._drained
 
-    def expect_answer(self) -> None:
-        """Only the upstream is waited for from here on: the answer's head must come in time."""
+    def expect_response(self) -> None:
+        """Only the upstream is waited for from here on: the response's head must come in time."""
         self._deadline = deadline = self._loop.time() + self._patience
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check_deadline)
 
-    def expect_nothing(self) -> None:
-        """The client is waited for, too."""
+    def expect_client(self) -> None:
+        """The client is waited for, too: the upstream has no deadline."""
         self._deadline = None
 
     def finish_request(self) -> None:
@@ -187,7 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.upload = None
         if self._state is State.SENDING:
             self._step(State.AWAITING)
-            self.expect_answer()
+            self.expect_response()
         elif self._state is State.EARLY:
             self._step(State.RECEIVING)
             if self._reader.complete:
@@ -230,7 +230,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.abort()
 
     def fail(self, failure: Exception, reason: Reason) -> None:
-        """Break off. Whoever waits for the answer's head gets `failure`; whoever reads its body a Fault of `reason`."""
+        """Break off. Who awaits the response's head gets `failure`; who reads its body gets a Fault of `reason`."""
         waiter, self._waiter = self._waiter, None
         response = self._response
         self._deadline = None
@@ -326,7 +326,7 @@ class UpstreamConnection(asyncio.Protocol):
             waiter.set_result(response)
 
     def _hold_back(self, reader: ResponseParser) -> None:
-        """One wake-up of the loop can read megabytes before whoever waits for the answer gets to run."""
+        """One turn of the loop can read megabytes before the task that awaits the response runs."""
         if self._response is not None and not self._response.flowing and not reader.complete:
             self.pause_reading()
 

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import QuotaState
+from sidecar.core.routing import STANDARD_METHODS
 
 # What the operator is told of the configuration in force: metrics, log lines, and a remark for readiness.
 
@@ -91,13 +92,10 @@ class UsageMetrics(Collector):
         )
 
 
-NO_ROUTE = "(none)"
-"""Route label of a request that no route names."""
-
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histograms' buckets, in seconds; what is above them all has a bucket of its own."""
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+_METHODS = frozenset(STANDARD_METHODS)
 _AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
 _BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
 _LABELS = (*(str(bound) for bound in BOUNDS), "+Inf")

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.core.observer import Forwarding, UpstreamName
+from sidecar.core.routing import NO_ROUTE
 from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_trace
-from sidecar.telemetry.metrics import NO_ROUTE, Metrics
+from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.tracing import Tracer
 from sidecar.usage.recorder import Usage
 

@@ -11,19 +11,19 @@ from msgspec import Struct
 from sidecar.core.errors import Denied
 from sidecar.core.headers import check_host
 from sidecar.core.model import Allow, Decision, RequestHead
-from sidecar.core.observer import Forwarding, Trace
+from sidecar.core.observer import CLIENT_CLOSED_REQUEST, Forwarding, Trace
+from sidecar.core.routing import STANDARD_METHODS
 from sidecar.telemetry.access_log import Access, well_formed
 from sidecar.telemetry.redaction import Redaction
 
 Attributes = dict[str, str | int]
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+_METHODS: Final = frozenset(STANDARD_METHODS)
 _MAX_PATH: Final = 1024
 _MAX_AGENT: Final = 256
 _MAX_ID: Final = 128
 _MAX_HOST: Final = 255
 _MAX_STATE: Final = 512
-_HUNG_UP: Final = 499
 _CLIENT_GONE: Final = "client_gone"
 
 
@@ -153,7 +153,7 @@ def _client_error(access: Access) -> str:
 
 
 def _hung_up(access: Access) -> bool:
-    return access.status == _HUNG_UP and access.reason is None and access.upstream_seconds is None
+    return access.status == CLIENT_CLOSED_REQUEST and access.reason is None and access.upstream_seconds is None
 
 
 def _word(decision: Decision | None) -> str:

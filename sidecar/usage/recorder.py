@@ -5,10 +5,9 @@ from typing import Final
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, Deny, RequestHead
+from sidecar.core.routing import NO_ROUTE
 from sidecar.usage.ports import HOUR
 
-NO_ROUTE: Final = "(none)"
-"""Route of a request that no route names."""
 _HOUR_SECONDS: Final = 3600
 _USER_AGENT: Final = b"user-agent"
 _AGENT_BYTES: Final = 200

@@ -15,10 +15,10 @@ from sidecar.admin.web.view_models import ExplainResult, Fact, Option
 from sidecar.admin.web.view_models import Explanation as View
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision
-from sidecar.core.routing import is_param, parse_pattern
+from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS, is_param, parse_pattern
 from sidecar.gate.explain import Explanation, Line
 
-_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_METHODS: Final = tuple(name for name in STANDARD_METHODS if name not in NEVER_ROUTED)
 _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "header"})
 
 

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Quota, QuotaState
-from sidecar.telemetry.metrics import NO_ROUTE, Metrics
+from sidecar.core.routing import NO_ROUTE
+from sidecar.telemetry.metrics import Metrics
 
 ROUTE = "GET /v1/streams/**"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -1,4 +1,7 @@
-"""`python -m sidecar` is the command `sidecar`."""
+"""`python -m sidecar` runs the command `sidecar`.
+
+A file of its own: Python looks for this name.
+"""
 
 from sidecar.cli.main import main
 

@@ -23,13 +23,11 @@ from sidecar.keys.transitions import UNSET, KeyChange, Rotation, UnsetType
 from sidecar.keys.validation import NewKey
 from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 
-# `sidecar keys change`, `rotate` and `due`: keys that are to become other keys.
-
-
 V = TypeVar("V")
 
-_IN_USE: Final = 500
-"""Of so many due keys it is told what they are used for."""
+_USAGE_KEYS: Final = 500
+"""`due` shows the usage of at most this many keys."""
+_STATUSES = ("active", "disabled", "revoked", "expired", "retired")
 
 
 def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | UnsetType | None:
@@ -74,7 +72,9 @@ class ChangeOptions(TypedDict):
 @click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Remove its own limit; repeatable.")
 @click.argument("key")
 def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Unpack[ChangeOptions]) -> None:
-    """Change what KEY is called and may do. KEY is an id, a stored prefix, or - for the plaintext on stdin.
+    """Change a key: its name, scopes, plan, limits, metadata or expiry.
+
+    KEY is an id, a prefix, or - to read the key from stdin.
 
     \b
     Example:
@@ -85,7 +85,7 @@ def change(config: str | None, store: str | None, as_json: bool, key: str, **opt
         rules = key_service.rules_of(settings)
 
         async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
-            # What is added to and taken away is what was read, so that nothing changed meanwhile is lost.
+            # Entries are merged into the key as it was read: the etag refuses to overwrite a concurrent change.
             wanted, etag = _change_of(found, options), etag_of(found)
             return await lifecycle.change(found.id, wanted, rules, actor=key_service.actor(), expected_etag=etag)
 
@@ -95,19 +95,19 @@ def change(config: str | None, store: str | None, as_json: bool, key: str, **opt
 
 
 def _change_of(key: ApiKey, options: ChangeOptions) -> KeyChange:
-    """Raises Misuse where the options change nothing, or contradict each other."""
-    for contrary, given in (
-        ("--no-scopes", options["scopes"] and options["no_scopes"]),
-        ("--no-plan", options["plan"] and options["no_plan"]),
+    """Return the change that the options ask for. Raises Misuse if they ask for none, or contradict each other."""
+    for name, contrary, both in (
+        ("--scope", "--no-scopes", options["scopes"] and options["no_scopes"]),
+        ("--plan", "--no-plan", options["plan"] and options["no_plan"]),
     ):
-        if given:
-            raise Misuse(f"{contrary} takes away what the other option gives: name one of them")
+        if both:
+            raise Misuse(f"{name} and {contrary} contradict each other: give only one of them")
     change = KeyChange(
         name=UNSET if options["name"] is None else options["name"],
         scopes=options["scopes"] if options["scopes"] or options["no_scopes"] else UNSET,
         plan=options["plan"] if options["plan"] is not None or options["no_plan"] else UNSET,
-        quotas=_edited(key.quotas, options["quotas"], options["no_quotas"]),
-        metadata=_edited(key.metadata, options["metadata"], options["no_metadata"]),
+        quotas=_merged(key.quotas, options["quotas"], options["no_quotas"]),
+        metadata=_merged(key.metadata, options["metadata"], options["no_metadata"]),
         expires_at=options["expires"],
     )
     if change == KeyChange():
@@ -115,7 +115,7 @@ def _change_of(key: ApiKey, options: ChangeOptions) -> KeyChange:
     return change
 
 
-def _edited(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[str]) -> Mapping[str, V] | UnsetType:
+def _merged(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[str]) -> Mapping[str, V] | UnsetType:
     if not added and not removed:
         return UNSET
     if unknown := [name for name in removed if name not in entries]:
@@ -208,7 +208,7 @@ async def _due(
             retire_unused_seconds=limits.retire_unused_seconds if limits else None,
             tenant=tenant,
         )
-        ids = tuple({one.key.id for one in found})[:_IN_USE]
+        ids = tuple({one.key.id for one in found})[:_USAGE_KEYS]
         return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
 
 
@@ -255,8 +255,9 @@ class IssueOptions(TypedDict):
 @click.option(
     "--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="The key's own limit; repeatable."
 )
+@click.option("--offline", is_flag=True, help="Use no store: print the key, and its record for `sidecar keys import`.")
 def issue(config: str | None, store: str | None, as_json: bool, offline: bool, **options: Unpack[IssueOptions]) -> None:
-    """Issue a key and print its plaintext, this once.
+    """Issue a key and print it once.
 
     Creates the store's file if there is none. Hashes the key with the pepper in SIDECAR_PEPPER, if it is set.
 
@@ -304,11 +305,9 @@ class ListOptions(TypedDict):
 @click.option(
     "--search", callback=printable, metavar="TEXT", help="Start of a word in the name or tenant, of an id or a prefix."
 )
-@click.option(
-    "--status", type=click.Choice(("active", "disabled", "revoked", "expired", "retired")), help="Keys in this state."
-)
+@click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
 def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
-    """List keys, the newest first.
+    """List keys, newest first.
 
     \b
     Example:

@@ -154,10 +154,12 @@ def _progress(file: BinaryIO) -> Iterator[Callable[[int], None]]:
 
 @click.command("export")
 @store_options
-@click.option("--format", "form", type=click.Choice(_FORMATS), default="jsonl", show_default=True, help="Of the lines.")
-@click.option("--tenant", callback=printable, metavar="T", help="Keys of this tenant.")
-@click.option("--environment", callback=printable, metavar="E", help="Keys of this environment.")
-@click.option("-o", "--output", metavar="FILE", help="Written, for its owner only, in place of stdout.")
+@click.option(
+    "--format", "form", type=click.Choice(_FORMATS), default="jsonl", show_default=True, help="Format of the output."
+)
+@click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
+@click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
+@click.option("-o", "--output", metavar="FILE", help="Write to this file (mode 0600) instead of stdout.")
 def export_command(
     config: str | None,
     store: str | None,
@@ -166,7 +168,7 @@ def export_command(
     tenant: str | None,
     environment: str | None,
 ) -> None:
-    """Export what is known of the keys, and nothing secret.
+    """Export key data without secrets.
 
     The output contains neither keys nor hashes. In CSV, a cell that a spreadsheet could take for a formula begins with
     an apostrophe.

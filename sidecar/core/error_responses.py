@@ -54,7 +54,7 @@ _DETAIL: Mapping[Reason, str] = {
     Reason.LIMITER_UNAVAILABLE: "Quotas cannot be verified at the moment.",
     Reason.UPSTREAM_UNREACHABLE: "The service cannot be reached.",
     Reason.UPSTREAM_INVALID: "The service gave an response that makes no sense.",
-    Reason.UPSTREAM_TIMEOUT: "The service did not response in time.",
+    Reason.UPSTREAM_TIMEOUT: "The service did not respond in time.",
     Reason.UPSTREAM_BUSY: "The service has no room for the request at the moment.",
     Reason.INTERNAL: "Something went wrong here.",
 }

@@ -1,4 +1,7 @@
-"""Port of the limiter."""
+"""The port that every limiter implements.
+
+A file of its own: the gate imports the port and no limiter.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""The key store, inspected without a change and timed through its own parts."""
+"""Probe of the key store: a read-only report, and latencies measured through its parts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -79,5 +79,5 @@ async def _timed(operation: str, once: Callable[[], Awaitable[float]]) -> Latenc
 
 async def _audit(store: Store, rows: int, *, deep: bool) -> AuditState | Unknown:
     if rows > _QUICK_ROWS and not deep:
-        return Unknown(reason=f"{rows:,} rows take a while: give --deep")
+        return Unknown(reason=f"verifying {rows:,} rows takes a while: run doctor with --deep")
     return await store.audit.verify()

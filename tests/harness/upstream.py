@@ -4,7 +4,7 @@ Run as `python -m tests.harness.upstream`. Prints one JSON line, `{"port": …, 
 
 The control port takes one JSON object a line and answers with one:
 `{"op": "requests"}` every recorded request in order, `{"op": "clear"}` forgets them and every planned answer,
-`{"op": "response", "raw": …, "close": …}` plans the exact bytes that answer the next unplanned request.
+`{"op": "answer", "raw": …, "close": …}` plans the exact bytes that answer the next unplanned request.
 Bytes travel in JSON as Latin-1 text. Unplanned requests get 200 and a JSON object that tells what was seen.
 """
 

@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness.recording import Upstream
+from tests.harness.targets import CLIMBS, DISGUISES, MALFORMED, OTHER_CLIMBS, OVERLONG
 from tests.heavy.fuzz.budget import budget
 from tests.wire.forward_auth.asking import DIALECTS, Decider, status_of
-from tests.wire.security.test_targets import CLIMBS, DISGUISES, MALFORMED
-from tests.wire.security.test_targets_of_tenants import OTHER_CLIMBS, OVERLONG
 
 PREFIXES = ("/public/", "/items/", "/nowhere/")
 ORDINARY = [

@@ -10,12 +10,12 @@ import pytest
 from tests.harness.ports import free_port
 from tests.harness.recording import Recorded, Upstream
 from tests.harness.running import StartSidecar
+from tests.harness.targets import CLIMBS, DISGUISES, MALFORMED
 from tests.harness.tools import needed
 from tests.harness.wire import Address, Fields, Response, exchange, request_bytes
 from tests.heavy.forward_auth.fronts import CONFIGS, running_front
 from tests.wire.forward_auth.asking import Decider, start_decider
 from tests.wire.security.test_headers import disguises
-from tests.wire.security.test_targets import CLIMBS, DISGUISES, MALFORMED
 
 IDENTITY = ("x-auth-subject", "x-auth-scopes", "x-auth-key-id")
 

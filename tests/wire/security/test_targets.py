@@ -2,31 +2,9 @@
 
 import pytest
 
+from tests.harness.targets import CLIMBS, DISGUISES, MALFORMED
 from tests.harness.wire import request_bytes
 from tests.wire.security.site import Site
-
-CLIMBS = [
-    "/public/../admin/x",
-    "/public/%2e%2e/admin/x",
-    "/public/..%2fadmin/x",
-    "/public/%2E%2E%5Cadmin",
-    "/public/..;/admin/x",
-    "/public\\..\\admin\\x",
-    "/public/%252e%252e/admin",
-    "/public/..//admin",
-]
-DISGUISES = [
-    "//admin/x",
-    "/./admin/x",
-    "/x/../admin/x",
-    "/%2e/admin/x",
-    "/%2fadmin/x",
-    "/;/admin/x",
-    "/admin;/x",
-    "/admin%2fx",
-    "/items/%2e%2e/admin",
-]
-MALFORMED = ["%c0%af", "%ff", "%zz", "%", "%0a", "%0d%0aX: y", "%0d%0aX:y", "%00", "\x80", "\xff", "é", "a b"]
 
 
 @pytest.mark.requirement("S1.1")

@@ -3,62 +3,9 @@
 import pytest
 
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.targets import OTHER_CLIMBS, OVERLONG
 from tests.harness.wire import request_bytes
 from tests.wire.security.site import KEYS, Site
-
-OTHER_CLIMBS = [
-    "/public/%2e%2e;/admin/x",
-    "/public/%2e%2e%3b/admin/x",
-    "/public/..%5cadmin",
-    "/public/..%5c..%5cadmin",
-    "/public/..%255cadmin",
-    "/public/%25%32%65%25%32%65/admin",
-    "/public/%252e%252e%252fadmin",
-    "/public/.%2e/admin",
-    "/public/%2e./admin",
-    "/public/.;a/../admin",
-    "/public/..;a=b;c/admin",
-    "/public;x/..;y/admin;z",
-    "/public/x/../../admin",
-    "/public/./../admin",
-    "/public/../admin/..",
-    "/public//../admin",
-    "/public/;/../../admin",
-    "/public\\../admin",
-    "/public/\\..\\..\\admin",
-    "/public/..\\",
-    "/public/..",
-    "/public/../",
-    "/public/%2e%2e",
-    "/public%2f..%2fadmin",
-    "/public%5c..%5cadmin",
-    "/public%252f..%252fadmin",
-    # A reader that splits before it decodes (Go's ServeMux) or takes %2e for a dot alone (WHATWG URL).
-    "/public/a%2fb/%2e%2e/%2e%2e/admin/x",
-    "/public/a%5cb/%2e%2e/%2e%2e/admin/x",
-    "/public/a%3b/%2e%2e/%2e%2e/admin/x",
-    "/public/a%252fb/%252e%252e/%252e%252e/admin/x",
-    "/public/%2f/%2e%2e/%2e%2e/admin",
-]
-OVERLONG = [
-    "%c0%ae%c0%ae",
-    "%c0%2e",
-    "%c1%9c",
-    "%e0%80%ae",
-    "%e0%80%af",
-    "%f0%80%80%ae",
-    "%f8%80%80%80%af",
-    "%fc%80%80%80%80%af",
-    "%ed%a0%80",
-    "%f4%90%80%80",
-    "%25c0%25ae",
-    "%u002e%u002e",
-    "%uff0e",
-    "%%32%65",
-    "%2%65",
-    "%-2e",
-    "% 2e",
-]
 
 
 @pytest.mark.parametrize("target", OTHER_CLIMBS)

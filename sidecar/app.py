@@ -3,12 +3,11 @@
 import logging
 import os
 import secrets
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Self
+from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address, sqlite_path
@@ -24,6 +23,7 @@ from sidecar.keys.rehash import Rehashing
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
+from sidecar.runtime.clock import SystemClock
 from sidecar.runtime.listeners import StartError, serve_app, taken_port
 from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
@@ -38,16 +38,18 @@ from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
 
 REHASH_SECONDS = 2.0
-"""How often keys in use that are hashed in an older way are hashed anew."""
-STANDING_SECONDS = 3.0
-"""How often the keys of streams and tunnels older than this are looked at again: they end within 10 seconds."""
+"""How often keys in use that have an older kind of hash get the newest kind."""
+STREAM_CHECK_SECONDS = 3.0
+"""How often the keys of streams and tunnels older than this are checked: these end within 10 seconds."""
+
+CLOCK: Final = SystemClock()
 
 _log = logging.getLogger(__name__)
 
 
 def make_gate(config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher) -> Gate:
     """The gate with the real clock and real randomness."""
-    return Gate(config, keys, limiter, hasher=hasher, clock=time.time, new_request_id=RequestIds(secrets.token_bytes))
+    return Gate(config, keys, limiter, hasher=hasher, clock=CLOCK, new_request_id=RequestIds(secrets.token_bytes))
 
 
 def _hasher_of(config: Config) -> Hasher:
@@ -58,38 +60,14 @@ def _hasher_of(config: Config) -> Hasher:
         raise StartError(str(error)) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class App:
-    """A running sidecar: `async with App(config) as app`. Entering raises StartError, and leaves nothing open.
+    """A running sidecar; see `running`."""
 
-    read_again: reads the configuration anew, or raises ConfigError; None for one that is read once and for all.
-    """
-
-    def __init__(self, config: Config, *, read_again: Callable[[], Config] | None = None) -> None:
-        self._config, self._read_again = config, read_again
-        self._stack = AsyncExitStack()
-        self._metrics = Metrics()
-        self._background = Background(self._stack, self._metrics.background_failed)
-        self._limiter = MemoryLimiter()
-        self._usage = Usage(clock=time.time)
-        self._drainer = Drainer()
-        self._reloads: Reloads | None = None
-        self._reloader: Reloader | None = None
-        self._decisions: DecisionServer | None = None
-        self.listeners: list[tuple[str, Address]] = []
-        """Name and bound address of each."""
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
+    listeners: Sequence[tuple[str, Address]]
+    """Name and bound address of each."""
+    _parts: "Parts"
+    _reloader: Reloader | None
 
     def reload(self) -> None:
         """Read the configuration again, soon."""
@@ -97,188 +75,237 @@ class App:
             self._reloader.ask()
 
     async def drain(self, *, at_once: bool = False) -> None:
-        """End in order: balancers are told first (`at_once`: they are not), then what has begun is finished."""
-        await self._drainer.drain(self._serving.config.drain, at_once=at_once)
+        """Shut down in order: tell balancers first (unless `at_once`), then finish the requests that have begun."""
+        await self._parts.drain(at_once=at_once)
 
     def hurry(self) -> None:
         """Cut off what draining still waits for."""
-        self._drainer.hurry()
+        self._parts.drainer.hurry()
 
-    async def _start(self) -> None:
-        """What is entered last is left first: listeners, then the loops that write, then the store."""
-        hasher = _hasher_of(self._config)
-        store = self._store = await self._open_store(hasher)
-        rehashing = self._start_rehashing(store, hasher)
-        await self._start_upkeep(store)
-        exchanges = self._start_observing()
-        self._serving = Serving(
-            self._config,
-            rehashing,
-            make_gate=lambda config, keys: make_gate(config, keys, self._limiter, _hasher_of(config)),
-            metrics=self._metrics,
+
+@asynccontextmanager
+async def running(config: Config, *, read_again: Callable[[], Config] | None = None) -> AsyncIterator[App]:
+    """A sidecar, from its start to its end. Raises StartError at the start, and then leaves nothing open.
+
+    read_again: reads the configuration again, or raises ConfigError; None if it is never reloaded.
+    What is entered last is left first: listeners, then the loops that write, then the store.
+    """
+    async with AsyncExitStack() as stack:
+        parts = await _parts_of(config, stack)
+        listeners = [("data", await _listen(parts))]
+        forward_auth = await _listen_for_forward_auth(parts)
+        if forward_auth is not None:
+            listeners.append(("decision", forward_auth.address))
+        if config.admin is not None:
+            listeners.append(("admin", await _listen_for_admin(parts, config.admin.listen, clients=listeners[0][1])))
+        reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
+        reloader = None if read_again is None or reloads is None else _watch(parts, forward_auth, read_again, reloads)
+        if config.ops is not None:
+            listeners.append(("ops", await _listen_for_ops(parts, config.ops, reloads)))
+        yield App(listeners=listeners, _parts=parts, _reloader=reloader)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What runs behind the listeners. All of it ends with `stack`."""
+
+    config: Config
+    """As it was at the start; `serving` has the one in force."""
+    stack: AsyncExitStack
+    metrics: Metrics
+    background: Background
+    limiter: MemoryLimiter
+    store: SqliteStore
+    keeper: UsageKeeper
+    retirement: Retirement
+    observing: Observing
+    exchanges: Exchanges
+    serving: Serving
+    drainer: Drainer
+
+    async def drain(self, *, at_once: bool = False) -> None:
+        await self.drainer.drain(self.serving.config.drain, at_once=at_once)
+
+
+async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
+    metrics, limiter, usage = Metrics(), MemoryLimiter(), Usage(clock=CLOCK)
+    background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
+    store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
+    rehashing = _start_rehashing(store, hasher, background, stack)
+    keeper = await _keep_usage(config, store, usage, metrics)
+    upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
+    stack.push_async_callback(upkeep.finish)
+    await upkeep.start(background)
+    retirement = Retirement(store.keys, store.statistics, keeper, settings=config.keys, clock=CLOCK)
+    background.repeat(retirement.round, RETIRE_SECONDS)
+    observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK)
+    serving = Serving(
+        config,
+        rehashing,
+        make_gate=lambda config, keys: make_gate(config, keys, limiter, _hasher_of(config)),
+        metrics=metrics,
+    )
+    stack.callback(serving.close)
+    return Parts(
+        config=config,
+        stack=stack,
+        metrics=metrics,
+        background=background,
+        limiter=limiter,
+        store=store,
+        keeper=keeper,
+        retirement=retirement,
+        observing=observing,
+        exchanges=Exchanges(metrics, observing.access_log, usage, clock=CLOCK, tracer=observing.tracer),
+        serving=serving,
+        drainer=Drainer(),
+    )
+
+
+async def _open_store(
+    config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics
+) -> SqliteStore:
+    try:
+        path = sqlite_path(config.store)
+        store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
+        stack.push_async_callback(store.close)
+        await check_peppers(store.statistics, hasher)
+        limiter.restore(await store.quotas.load(), CLOCK.seconds())
+    except (StoreUnavailable, MissingPepper) as error:
+        raise StartError(str(error)) from error
+    return store
+
+
+def _start_rehashing(store: SqliteStore, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
+    rehashing = Rehashing(store.keys, hasher.newest, clock=CLOCK)
+    stack.push_async_callback(rehashing.finish, store.keys.rehash)
+    background.repeat(partial(rehashing.flush, store.keys.rehash), REHASH_SECONDS)
+    return rehashing
+
+
+async def _keep_usage(config: Config, store: SqliteStore, usage: Usage, metrics: Metrics) -> UsageKeeper:
+    write = partial(logging.getLogger("sidecar.unusual").warning, "%s")
+    detector = AnomalyDetector(config.usage.unusual, clock=CLOCK, write=write)
+    keeper = UsageKeeper(
+        store.usage,
+        store.anomalies,
+        usage,
+        detector=detector,
+        settings=config.usage,
+        clock=CLOCK,
+        prefixes=key_prefixes(config),
+    )
+    metrics.also(UsageMetrics(detector.events.counts, dropped=lambda: keeper.dropped))
+    with suppress(StoreUnavailable):
+        await keeper.restore()
+    return keeper
+
+
+async def _listen(parts: Parts) -> Address:
+    data = parts.serving.data_server(parts.exchanges, CLOCK)
+    with taken_port(parts.config.listen, "listen"):
+        await data.start(parts.config.listen)
+    parts.stack.push_async_callback(partial(parts.drain, at_once=True))
+    parts.drainer.add(data)
+    check = partial(data.revalidate_streams, older_than_seconds=STREAM_CHECK_SECONDS)
+    parts.background.repeat(check, STREAM_CHECK_SECONDS)
+    return data.address
+
+
+async def _listen_for_forward_auth(parts: Parts) -> DecisionServer | None:
+    if parts.config.decision is None:
+        return None
+    server = DecisionServer(parts.serving.decisions(), observer=parts.exchanges, clock=CLOCK)
+    with taken_port(parts.config.decision.listen, "decision"):
+        await server.start(parts.config.decision.listen)
+    parts.drainer.add(server)
+    return server
+
+
+async def _listen_for_admin(parts: Parts, address: Address, *, clients: Address) -> Address:
+    """clients: the address of the data listener."""
+    # Its libraries are for those who use it.
+    from sidecar.runtime.admin import Process, administration
+
+    process = Process(
+        config=lambda: parts.serving.config,
+        store=parts.store,
+        hasher_of=_hasher_of,
+        limiter=parts.limiter,
+        make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
+        refusals=parts.metrics.refusals,
+        clients=lambda: clients,
+        clock=CLOCK,
+    )
+    return await serve_app(administration(process), address, "admin", stack=parts.stack)
+
+
+def _watch(
+    parts: Parts, forward_auth: DecisionServer | None, read_again: Callable[[], Config], reloads: Reloads
+) -> Reloader:
+    config, serving = parts.config, parts.serving
+    parts.metrics.also(reloads)
+    reconfigure = _reconfigure_of(parts, forward_auth)
+    reloader = Reloader(read_again, reconfigure, lambda: serving.config, reloads=reloads, clock=CLOCK)
+    parts.background.run(reloader.run())
+    if config.reload.watch and is_mounted_alone(config.path):
+        _log.warning(
+            "sidecar: config: %s is mounted by itself (subPath): changes are not seen. Mount its folder instead",
+            config.path,
         )
-        self._stack.callback(self._serving.close)
-        await self._listen(exchanges)
-        await self._listen_for_decisions(exchanges)
-        await self._listen_for_admin()
-        self._watch_config()
-        await self._listen_for_ops()
+    return reloader
 
-    def _start_rehashing(self, store: SqliteStore, hasher: Hasher) -> Rehashing:
-        rehashing = Rehashing(store.keys, hasher.newest, clock=time.time)
-        self._stack.push_async_callback(rehashing.finish, store.keys.rehash)
-        self._background.repeat(partial(rehashing.flush, store.keys.rehash), REHASH_SECONDS)
-        return rehashing
 
-    async def _open_store(self, hasher: Hasher) -> SqliteStore:
-        try:
-            store = await SqliteStore.open(
-                sqlite_path(self._config.store), create=False, clock=time.time, timings=self._metrics.store_timed
-            )
-            self._stack.push_async_callback(store.close)
-            await check_peppers(store.statistics, hasher)
-            self._limiter.restore(await store.quotas.load(), time.time())
-        except (StoreUnavailable, MissingPepper) as error:
-            raise StartError(str(error)) from error
-        return store
+def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callable[[Config], Awaitable[Sequence[str]]]:
+    """Applies a new configuration to every part, in this order; gives the options that wait for a restart.
 
-    async def _start_upkeep(self, store: SqliteStore) -> None:
-        self._keeper = await self._keep_usage(store)
-        upkeep = Upkeep(
-            store.statistics,
-            store.quotas,
-            self._limiter,
-            usage=self._keeper,
-            metrics=self._metrics,
-            clock=time.time,
-        )
-        self._stack.push_async_callback(upkeep.finish)
-        await upkeep.start(self._background)
-        self._retirement = Retirement(
-            store.keys, store.statistics, self._keeper, settings=self._config.keys, clock=time.time
-        )
-        self._background.repeat(self._retirement.round, RETIRE_SECONDS)
+    Only the first two can refuse it (StartError), and then nothing has changed. Nothing is awaited after them, so that
+    no request sees a part of a configuration.
+    """
+    serving, keeper = parts.serving, parts.keeper
+    followers: tuple[Callable[[Config], None], ...] = (
+        lambda config: forward_auth.reconfigure(serving.decisions()) if forward_auth is not None else None,
+        lambda config: keeper.reconfigure(config.usage, prefixes=key_prefixes(config)),
+        lambda config: parts.retirement.reconfigure(config.keys),
+        parts.observing.reconfigure,
+    )
 
-    async def _keep_usage(self, store: SqliteStore) -> UsageKeeper:
-        settings = self._config.usage
-        write = partial(logging.getLogger("sidecar.unusual").warning, "%s")
-        detector = AnomalyDetector(settings.unusual, clock=time.time, write=write)
-        prefixes = key_prefixes(self._config)
-        keeper = UsageKeeper(
-            store.usage,
-            store.anomalies,
-            self._usage,
-            detector=detector,
-            settings=settings,
-            clock=time.time,
-            prefixes=prefixes,
-        )
-        self._metrics.also(UsageMetrics(detector.events.counts, dropped=lambda: keeper.dropped))
-        with suppress(StoreUnavailable):
-            await keeper.restore()
-        return keeper
-
-    def _start_observing(self) -> Exchanges:
-        self._observing = observing = Observing(
-            self._config, metrics=self._metrics, background=self._background, stack=self._stack, clock=time.time
-        )
-        return Exchanges(self._metrics, observing.access_log, self._usage, clock=time.time, tracer=observing.tracer)
-
-    async def _listen(self, exchanges: Exchanges) -> None:
-        data = self._serving.data_server(exchanges, time.monotonic, time.time)
-        with taken_port(self._config.listen, "listen"):
-            await data.start(self._config.listen)
-        self._stack.push_async_callback(partial(self.drain, at_once=True))
-        self._drainer.add(data)
-        self._background.repeat(partial(data.revalidate_streams, older_than_seconds=STANDING_SECONDS), STANDING_SECONDS)
-        self.listeners.append(("data", data.address))
-
-    async def _listen_for_decisions(self, exchanges: Exchanges) -> None:
-        if self._config.decision is None:
-            return
-        address, serving = self._config.decision.listen, self._serving
-        server = self._decisions = DecisionServer(
-            serving.decisions(), observer=exchanges, clock=time.monotonic, wall_clock=time.time
-        )
-        with taken_port(address, "decision"):
-            await server.start(address)
-        self._drainer.add(server)
-        self.listeners.append(("decision", server.address))
-
-    async def _listen_for_admin(self) -> None:
-        if self._config.admin is None:
-            return
-        # Its libraries are for those who use it.
-        from sidecar.runtime.admin import Process, administration
-
-        serving = self._serving
-        process = Process(
-            config=lambda: serving.config,
-            store=self._store,
-            hasher_of=_hasher_of,
-            limiter=self._limiter,
-            make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
-            refusals=self._metrics.refusals,
-            clients=lambda: dict(self.listeners)["data"],
-        )
-        address = await serve_app(administration(process), self._config.admin.listen, "admin", stack=self._stack)
-        self.listeners.append(("admin", address))
-
-    def _watch_config(self) -> None:
-        if self._read_again is None:
-            return
-        config, serving = self._config, self._serving
-        self._reloads = reloads = Reloads(config.sha256, at=time.time())
-        self._metrics.also(reloads)
-        self._reloader = Reloader(
-            self._read_again, self._adopt, lambda: serving.config, reloads=reloads, clock=time.time
-        )
-        self._background.run(self._reloader.run())
-        if config.reload.watch and is_mounted_alone(config.path):
-            _log.warning(
-                "sidecar: config: %s is mounted by itself (subPath): changes are not seen. Mount its folder instead",
-                config.path,
-            )
-
-    async def _adopt(self, config: Config) -> Sequence[str]:
-        with suppress(StoreUnavailable):  # A change of the configuration may be what mends that.
-            await self._check_peppers(config)
-        kept = await self._serving.reconfigure(config)
-        if self._decisions is not None:
-            self._decisions.reconfigure(self._serving.decisions())
-        self._keeper.reconfigure(self._serving.config.usage, prefixes=key_prefixes(self._serving.config))
-        self._retirement.reconfigure(self._serving.config.keys)
-        self._observing.reconfigure(self._serving.config)
+    async def reconfigure(wanted: Config) -> Sequence[str]:
+        with suppress(StoreUnavailable):  # The new configuration may be the remedy.
+            await _check_peppers(parts.store, wanted)
+        kept = await serving.reconfigure(wanted)
+        for follow in followers:
+            follow(serving.config)
         return kept
 
-    async def _check_peppers(self, config: Config) -> None:
-        """Raises StartError where keys that work now would not any longer."""
-        try:
-            await check_peppers(self._store.statistics, _hasher_of(config))
-        except MissingPepper as error:
-            raise StartError(str(error)) from error
+    return reconfigure
 
-    async def _listen_for_ops(self) -> None:
-        if self._config.ops is None:
-            return
-        app = ops_app(
-            ready=self._ready,
-            exposition=self._metrics.exposition,
-            checks=("store", "config"),
-            remarks=self._remarks,
-        )
-        self.listeners.append(("ops", await serve_app(app, self._config.ops, "ops", stack=self._stack)))
 
-    async def _ready(self) -> Sequence[str]:
-        """Ready is: a key that is not in memory can be looked up, and there is time to."""
-        if self._drainer.begun:
-            return ["drain: shutting down"]
-        try:
-            self._store.keys.generation()
-            await self._store.keys.find({b"": "none"})
-        except StoreUnavailable as error:
-            return [f"store: {error}"]
-        return []
+async def _check_peppers(store: SqliteStore, config: Config) -> None:
+    """Raises StartError if keys that work now would stop working."""
+    try:
+        await check_peppers(store.statistics, _hasher_of(config))
+    except MissingPepper as error:
+        raise StartError(str(error)) from error
 
-    def _remarks(self) -> Sequence[str]:
-        return self._reloads.remarks() if self._reloads is not None else ()
+
+async def _listen_for_ops(parts: Parts, address: Address, reloads: Reloads | None) -> Address:
+    app = ops_app(
+        ready=partial(_problems, parts),
+        exposition=parts.metrics.exposition,
+        checks=("store", "config"),
+        remarks=lambda: reloads.remarks() if reloads is not None else (),
+    )
+    return await serve_app(app, address, "ops", stack=parts.stack)
+
+
+async def _problems(parts: Parts) -> Sequence[str]:
+    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain."""
+    if parts.drainer.begun:
+        return ["drain: shutting down"]
+    try:
+        parts.store.keys.generation()
+        await parts.store.keys.find({b"": "none"})
+    except StoreUnavailable as error:
+        return [f"store: {error}"]
+    return []

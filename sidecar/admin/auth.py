@@ -12,6 +12,7 @@ from sidecar.config.document import AdminToken
 from sidecar.core.client_address import address_subject
 from sidecar.core.model import EVERY, Bucket, Quota, Subject, Window
 from sidecar.core.scopes import Catalogue
+from sidecar.core.units import Clock
 from sidecar.limiter.port import Limiter
 
 Rights = Literal["read", "write"]
@@ -98,9 +99,7 @@ class Tokens:
     clock: Unix seconds. tokens: called at every check, so that a reload takes effect at once.
     """
 
-    def __init__(
-        self, tokens: Callable[[], Sequence[AdminToken]], limiter: Limiter, *, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, tokens: Callable[[], Sequence[AdminToken]], limiter: Limiter, *, clock: Clock) -> None:
         self._tokens = tokens
         self._limiter = limiter
         self._clock = clock
@@ -111,12 +110,12 @@ class Tokens:
         The time that this takes does not depend on how much of a token was guessed.
         """
         bucket = Bucket(quota=_FAILURES, subject=(address_subject(address),), limit=_FAILURES.limit)
-        before = await self._limiter.peek([bucket], self._clock())
+        before = await self._limiter.peek([bucket], self._clock.seconds())
         if before.refused is not None:
             raise TooManyFailures(before.refused.retry_after_seconds)
         admin = self.by_digest(digest_of(text))
         if admin is None:
-            await self._limiter.take([bucket], self._clock())
+            await self._limiter.take([bucket], self._clock.seconds())
             raise WrongToken
         return admin
 
@@ -164,14 +163,14 @@ class Session:
 class Sessions:
     """Sessions by id. Only the browser's cookie holds the id. clock: Unix seconds. new_token: makes 128 random bits."""
 
-    def __init__(self, *, clock: Callable[[], float], new_token: Callable[[], str]) -> None:
+    def __init__(self, *, clock: Clock, new_token: Callable[[], str]) -> None:
         self._clock = clock
         self._new_token = new_token
         self._sessions: dict[str, Session] = {}
 
     def begin(self, digest: bytes) -> str:
         """Start a session, and return its id."""
-        now = self._clock()
+        now = self._clock.seconds()
         for old in [name for name, session in self._sessions.items() if _is_over(session, now)]:
             del self._sessions[old]
         own = [name for name, session in self._sessions.items() if session.digest == digest]
@@ -185,7 +184,7 @@ class Sessions:
 
     def find(self, session_id: str) -> Session | None:
         """The session, whose idle time starts again; None for an unknown session, and for one that is over."""
-        session, now = self._sessions.get(session_id), self._clock()
+        session, now = self._sessions.get(session_id), self._clock.seconds()
         if session is None:
             return None
         if _is_over(session, now):

@@ -10,6 +10,7 @@ from sidecar.admin.problems import FieldError, Problem, forbidden, unknown_key
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
+from sidecar.core.units import Clock
 from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Due, Issued, Lifecycle, Rotated, upcoming_keys
@@ -48,7 +49,7 @@ class AdminDependencies:
     gate_of: Callable[[KeyFinder, Limiter], Gate]
     limiter: Limiter
     """Is read only: nothing is taken from a quota."""
-    clock: Callable[[], float]
+    clock: Clock
     randbelow: Callable[[int], int]
     """As `secrets.randbelow`."""
 
@@ -83,7 +84,7 @@ class AdminReader:
     @property
     def now(self) -> int:
         """Microseconds of UTC."""
-        return int(self._dependencies.clock() * 1_000_000)
+        return self._dependencies.clock.micros()
 
     async def list(self, wanted: KeyFilter) -> Page:
         """At most `wanted.limit` keys; none of a tenant that the administrator may not see.

@@ -6,7 +6,6 @@ import json
 import secrets
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from sidecar.app import App
+from sidecar.app import running
 from sidecar.cli.admin import new_token
 from sidecar.cli.key_service import rules_of
 from sidecar.cli.serve import run, stop_event
@@ -27,6 +26,7 @@ from sidecar.core.apikey import Hasher
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import Actor
 from sidecar.keys.validation import NewKey
+from sidecar.runtime.clock import SystemClock
 from sidecar.store.store import SqliteStore
 
 # The configuration, the keys and the requests of the demo.
@@ -150,7 +150,7 @@ async def _demo(check: bool) -> None:
         async with _upstream() as upstream:
             token = new_token()
             config, keys = await _prepared(Path(folder), upstream, token)
-            async with App(config) as app:
+            async with running(config) as app:
                 addresses = dict(app.listeners)
                 if check:
                     sys.exit(await asyncio.to_thread(_send_all, addresses["data"], keys))
@@ -181,9 +181,9 @@ async def _prepared(folder: Path, upstream: str, token: str) -> tuple[Config, di
     overrides = {"upstream": upstream, "store": f"sqlite://{database}"}
     config = load(str(file), overrides=overrides, environ={VARIABLE: token})
     rules, actor = rules_of(config), Actor(name="demo")
-    store = await SqliteStore.open(str(database), create=True, clock=time.time, timings=lambda *_: None)
+    store = await SqliteStore.open(str(database), create=True, clock=SystemClock(), timings=lambda *_: None)
     try:
-        lifecycle = Lifecycle(store.keys, Hasher(), clock=time.time, randbelow=secrets.randbelow)
+        lifecycle = Lifecycle(store.keys, Hasher(), clock=SystemClock(), randbelow=secrets.randbelow)
         issued = {
             name: await lifecycle.issue(NewKey(name=name, tenant=tenant, scopes=scopes), rules, actor=actor)
             for name, (tenant, scopes) in KEYS.items()

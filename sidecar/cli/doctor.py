@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import time
 
 import click
 
@@ -12,6 +11,7 @@ from sidecar.cli.options import config_option, load_or_exit, seconds
 from sidecar.cli.output import findings_as_json, findings_as_text
 from sidecar.doctor.report import Severity
 from sidecar.doctor.run import Examination, examine
+from sidecar.runtime.clock import SystemClock
 
 
 @click.command("doctor")
@@ -40,7 +40,7 @@ def doctor_command(context: click.Context, config_path: str, as_json: bool, deep
     examination = Examination(
         config=load_or_exit(config_path, {}),
         environ=os.environ,
-        clock=time.time,
+        clock=SystemClock(),
         open_store=open_store,
         grace_seconds=grace,
         deep=deep,

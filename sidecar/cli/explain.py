@@ -18,6 +18,7 @@ from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
+from sidecar.runtime.clock import SystemClock
 
 _WIDTH = 14
 _DETAILS = {"or read as", "scopes held", "missing", "used up", "header"}
@@ -65,7 +66,7 @@ async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, 
     presented = sys.stdin.readline().strip() if name == "-" else None
     async with open_store(config.store) as store:
         limiter.restore(await store.quotas.load(), time.time())
-        keys = Lifecycle(store.keys, hasher_of_environ(config), clock=time.time, randbelow=secrets.randbelow)
+        keys = Lifecycle(store.keys, hasher_of_environ(config), clock=SystemClock(), randbelow=secrets.randbelow)
         key = await (keys.find_by(name) if presented is None else keys.find_by_secret(presented))
     if presented is None and key is None:
         raise Failure(f"no key {name!r}; see `sidecar keys list`")

@@ -21,6 +21,7 @@ from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_p
 from sidecar.keys.ports import Actor, KeyFilter, KeyRegistry
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import KeyRules, NewKey
+from sidecar.runtime.clock import SystemClock
 from sidecar.store.store import SqliteStore
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def path_of(url: str) -> str:
 @asynccontextmanager
 async def open_store(url: str, *, create: bool = False) -> AsyncIterator[SqliteStore]:
     """Open the store. Raises StoreUnavailable, also if there is no store yet and `create` is not set."""
-    store = await SqliteStore.open(path_of(url), create=create, clock=time.time, timings=_unobserved)
+    store = await SqliteStore.open(path_of(url), create=create, clock=SystemClock(), timings=_unobserved)
     try:
         yield store
     finally:
@@ -85,7 +86,7 @@ async def issue(config: Config, wanted: NewKey) -> Issued:
 
 def prepare(config: Config, wanted: NewKey) -> Issued:
     """Issue a key without storing it. Raises InvalidKey."""
-    maker = KeyMaker(hasher_of_environ(config), clock=time.time, randbelow=secrets.randbelow)
+    maker = KeyMaker(hasher_of_environ(config), clock=SystemClock(), randbelow=secrets.randbelow)
     return maker.prepare(wanted, rules_of(config), actor=actor())
 
 
@@ -132,7 +133,7 @@ def now() -> int:
 
 
 def _lifecycle(keys: KeyRegistry, hasher: Hasher) -> Lifecycle:
-    return Lifecycle(keys, hasher, clock=time.time, randbelow=secrets.randbelow)
+    return Lifecycle(keys, hasher, clock=SystemClock(), randbelow=secrets.randbelow)
 
 
 def hasher_of_environ(config: Config | None = None) -> Hasher:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sidecar.app import App
+from sidecar.app import running
 from sidecar.cli.options import config_option, load_or_exit, reader_of
 from sidecar.config.build.config import Config
 from sidecar.runtime.listeners import StartError
@@ -87,7 +87,7 @@ async def _serve(config: Config, read_again: Callable[[], Config]) -> None:
         stopping.set()
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
-    async with App(config, read_again=read_again) as app:
+    async with running(config, read_again=read_again) as app:
         loop.add_signal_handler(signal.SIGHUP, app.reload)
         for name, address in app.listeners:
             click.echo(f"sidecar: {name} listener on {address}", err=True)

@@ -3,7 +3,21 @@
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import overload
+from typing import Protocol, overload
+
+
+class Clock(Protocol):
+    """Time, for everyone who needs it. Nothing else reads the machine's clock."""
+
+    def seconds(self) -> float:
+        """Unix seconds."""
+
+    def micros(self) -> int:
+        """Unix microseconds."""
+
+    def monotonic(self) -> float:
+        """Seconds from an unknown start, which never go back: for durations."""
+
 
 # Microseconds of UTC since 1970 to RFC 3339, and back.
 

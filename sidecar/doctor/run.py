@@ -7,13 +7,14 @@ from typing import Final, NamedTuple
 
 from sidecar import __version__
 from sidecar.config.build.config import Config
+from sidecar.core.units import Clock
 from sidecar.doctor.checks import config as config_checks
 from sidecar.doctor.checks import listeners as listener_checks
 from sidecar.doctor.checks import running as running_checks
 from sidecar.doctor.checks import store as store_checks
 from sidecar.doctor.facts import Facts
 from sidecar.doctor.probes.host import files_facts, host_facts, secrets_facts
-from sidecar.doctor.probes.network import Clock, probe_bypass, running_facts, upstream_facts
+from sidecar.doctor.probes.network import probe_bypass, running_facts, upstream_facts
 from sidecar.doctor.probes.store import Opener, store_facts
 from sidecar.doctor.report import Finding, Named
 
@@ -32,7 +33,7 @@ class Examination:
 
 async def collect_facts(examination: Examination) -> Facts:
     """Run all probes."""
-    config, now = examination.config, examination.clock()
+    config, now = examination.config, examination.clock.seconds()
     host, files = await asyncio.gather(
         asyncio.to_thread(host_facts, config.listen, examination.environ), asyncio.to_thread(files_facts, config)
     )

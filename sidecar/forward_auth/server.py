@@ -1,7 +1,6 @@
 """The decision listener: a proxy asks about a request, and is told what the gate says. Read `_respond` first."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -12,6 +11,7 @@ from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Reason
 from sidecar.core.model import Decision, Deny, RequestHead, Response
 from sidecar.core.observer import Observer
+from sidecar.core.units import Clock
 from sidecar.forward_auth.dialects import Dialect, Terms, allowing, dialect_of, original, refusing
 from sidecar.gate.gate import Gate
 from sidecar.http.connection_limits import LimitName
@@ -53,10 +53,9 @@ class DecisionServer:
         snapshot: Snapshot,
         *,
         observer: Observer,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
-        self._snapshot, self._observer, self._clock, self._wall_clock = snapshot, observer, clock, wall_clock
+        self._snapshot, self._observer, self._clock = snapshot, observer, clock
         self._strangers: set[str] = set()
         self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(snapshot.limits))
         self._retiring = False
@@ -111,7 +110,7 @@ class DecisionServer:
 
     async def _observed(self, question: Question, snapshot: Snapshot) -> Response:
         """The answer, whatever happens."""
-        began, decision, reason = self._clock(), None, question.objection
+        began, decision, reason = self._clock.monotonic(), None, question.objection
         self._observer.begun()
         response = snapshot.responses.for_reason(reason or Reason.INTERNAL)
         try:
@@ -126,7 +125,7 @@ class DecisionServer:
                 question.head,
                 decision,
                 response.status,
-                seconds=self._clock() - began,
+                seconds=self._clock.monotonic() - began,
                 upstream_seconds=None,
                 bytes_in=0,
                 bytes_out=len(response.body),
@@ -136,7 +135,7 @@ class DecisionServer:
 
     def _worded(self, decision: Decision, snapshot: Snapshot, dialect: Dialect) -> tuple[Reason | None, Response]:
         """A route that the sidecar itself responds to is not the upstream's, where the proxy in front would send it."""
-        responses, now = snapshot.responses, self._wall_clock()
+        responses, now = snapshot.responses, self._clock.seconds()
         if isinstance(decision, Deny):
             return decision.reason, responses.denied(decision, now)
         if decision.route.policy.respond is not None:

@@ -24,6 +24,7 @@ from sidecar.core.model import (
 from sidecar.core.policy import authorize_all_readings, check_status
 from sidecar.core.routing import NEVER_ROUTED, RouteTable
 from sidecar.core.target import parse_target, readings
+from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
 from sidecar.gate.compile import key_format
@@ -76,7 +77,7 @@ class Gate:
         limiter: Limiter,
         *,
         hasher: Hasher,
-        clock: Callable[[], float],
+        clock: Clock,
         new_request_id: Callable[[], str],
     ) -> None:
         self.config = config
@@ -133,7 +134,7 @@ class Gate:
             entry = await self._keys.find(stored.digest, lambda: {stored.digest: stored.algorithm})
             if entry is None:
                 return Reason.INVALID_KEY
-            check_status(entry.key, int(self._clock() * 1_000_000))
+            check_status(entry.key, self._clock.micros())
         except Denied as denied:
             return denied.reason
         except StoreUnavailable:
@@ -144,7 +145,7 @@ class Gate:
         """Raises Denied where the key is not valid now."""
         if entry is None:
             return None
-        context, now = self._principals.of(entry), int(self._clock() * 1_000_000)
+        context, now = self._principals.of(entry), self._clock.micros()
         if now >= context.valid_until:
             check_status(entry.key, now)
         return context
@@ -176,7 +177,7 @@ class Gate:
     async def _take(self, route: Route, state: _RequestState) -> Taken:
         if not route.policy.charges:
             return _NOTHING_TAKEN
-        return await self._limiter.take(self._buckets(route, state), self._clock())
+        return await self._limiter.take(self._buckets(route, state), self._clock.seconds())
 
     def _buckets(self, route: Route, state: _RequestState) -> Sequence[Bucket]:
         return self._principals.buckets(route, state.context, state.client_address)
@@ -197,7 +198,7 @@ class Gate:
                 reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
             elif state.context and not state.taken.states:
                 buckets = self._buckets(state.route or self._unmatched, state)
-                peeked = await self._limiter.peek(buckets, self._clock())
+                peeked = await self._limiter.peek(buckets, self._clock.seconds())
                 state.taken = Taken(states=peeked.states, refused=state.taken.refused)
         except Fault:
             pass
@@ -209,7 +210,9 @@ class Gate:
         if quota is None:
             return _NOTHING_TAKEN
         subject = (address_subject(state.client_address),)
-        taken = await self._limiter.take([Bucket(quota=quota, subject=subject, limit=quota.limit)], self._clock())
+        taken = await self._limiter.take(
+            [Bucket(quota=quota, subject=subject, limit=quota.limit)], self._clock.seconds()
+        )
         return Taken(states=(), refused=taken.refused)
 
 

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from sidecar.core.apikey import ALPHABET, Hasher, Secret, base62, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
-from sidecar.core.units import counted
+from sidecar.core.units import Clock, counted
 from sidecar.keys.ports import Actor, IdempotencyKey, KeyRegistry, KeyStatistics
 from sidecar.keys.transitions import (
     AlreadyReplaced,
@@ -108,7 +108,7 @@ class Rotated:
 class KeyMaker:
     """Makes keys without storing them. clock: Unix seconds. randbelow: as `secrets.randbelow`."""
 
-    def __init__(self, hasher: Hasher, *, clock: Callable[[], float], randbelow: Callable[[int], int]) -> None:
+    def __init__(self, hasher: Hasher, *, clock: Clock, randbelow: Callable[[int], int]) -> None:
         self._hasher = hasher
         self._clock = clock
         self._randbelow = randbelow
@@ -152,7 +152,7 @@ class KeyMaker:
         )
 
     def _now(self) -> int:
-        return int(self._clock() * 1_000_000)
+        return self._clock.micros()
 
 
 class Lifecycle(KeyMaker):
@@ -162,9 +162,7 @@ class Lifecycle(KeyMaker):
     given and the key no longer has it.
     """
 
-    def __init__(
-        self, store: KeyRegistry, hasher: Hasher, *, clock: Callable[[], float], randbelow: Callable[[int], int]
-    ) -> None:
+    def __init__(self, store: KeyRegistry, hasher: Hasher, *, clock: Clock, randbelow: Callable[[int], int]) -> None:
         super().__init__(hasher, clock=clock, randbelow=randbelow)
         self._store = store
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Final
 
 from sidecar.core.model import ApiKey
+from sidecar.core.units import Clock
 from sidecar.keys.ports import Actor, KeyReader, StoreUnavailable
 
 _BATCH: Final = 1_000
@@ -40,7 +41,7 @@ class Rehashing:
     with different peppers must not rehash it back and forth. `clock` in Unix seconds.
     """
 
-    def __init__(self, reader: KeyReader, newest: str, *, clock: Callable[[], float], size: int = 10_000) -> None:
+    def __init__(self, reader: KeyReader, newest: str, *, clock: Clock, size: int = 10_000) -> None:
         self._reader = reader
         self._newest = newest
         self._clock = clock
@@ -62,7 +63,7 @@ class Rehashing:
     async def flush(self, rehash: Rehash) -> None:
         """Write what waits. Raises StoreUnavailable; the rest is kept for the next call."""
         while batch := list(islice(self._waiting.values(), _BATCH)):
-            await rehash(batch, int(self._clock() * 1_000_000), _ACTOR)
+            await rehash(batch, self._clock.micros(), _ACTOR)
             for written in batch:
                 self._waiting.pop(written.digest, None)
                 self._tried[written.key_id] = None

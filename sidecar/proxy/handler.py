@@ -9,6 +9,7 @@ from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Deny
 from sidecar.core.observer import Observer
+from sidecar.core.units import Clock
 from sidecar.gate.gate import Gate
 from sidecar.proxy.exchange import Exchange, local_response_head, persistence
 from sidecar.proxy.request_body import BrokenBody
@@ -44,19 +45,18 @@ class Handler:
         snapshot: Snapshot,
         *,
         observer: Observer,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
+        clock: Clock,
         rate_limited: RateLimitedLog,
     ) -> None:
         self.snapshot = snapshot
         """For requests that begin now."""
-        self._observer, self._clock, self._wall_clock, self._rate_limited = observer, clock, wall_clock, rate_limited
+        self._observer, self._clock, self._rate_limited = observer, clock, rate_limited
         self.closing_when_idle = False
         """Every response is its connection's last."""
 
     async def serve(self, exchange: Exchange) -> None:
         """Respond to one request, whatever happens, and tell the observer. Raises nothing but CancelledError."""
-        began = exchange.began = self._clock()
+        began = exchange.began = self._clock.monotonic()
         snapshot = self.snapshot
         self._observer.begun()
         try:
@@ -71,7 +71,7 @@ class Handler:
                 exchange.head,
                 exchange.decision,
                 exchange.status,
-                seconds=self._clock() - began,
+                seconds=self._clock.monotonic() - began,
                 upstream_seconds=exchange.upstream_seconds,
                 bytes_in=exchange.bytes_in,
                 bytes_out=exchange.bytes_out,
@@ -93,14 +93,14 @@ class Handler:
     async def _respond(self, exchange: Exchange, snapshot: Snapshot) -> None:
         decision = exchange.decision = await snapshot.gate.decide(exchange.head)
         if isinstance(decision, Deny):
-            exchange.respond(snapshot.responses.denied(decision, self._wall_clock()), decision.reason)
+            exchange.respond(snapshot.responses.denied(decision, self._clock.seconds()), decision.reason)
         elif decision.route.policy.respond is not None:
-            exchange.respond(snapshot.responses.static_response(decision, self._wall_clock()))
+            exchange.respond(snapshot.responses.static_response(decision, self._clock.seconds()))
         else:
             await self._forward(exchange, snapshot, decision)
 
     async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow) -> None:
-        upstream, responses, sent = snapshot.upstream, snapshot.responses, self._clock()
+        upstream, responses, sent = snapshot.upstream, snapshot.responses, self._clock.monotonic()
         try:
             exchange.check_body()
             exchange.forwarding = self._observer.forwarding(exchange.head, upstream.name)
@@ -112,14 +112,14 @@ class Handler:
                 upgrade=exchange.upgrade != "",
                 informational=exchange.interim,
             )
-            exchange.upstream_seconds = self._clock() - sent
+            exchange.upstream_seconds = self._clock.monotonic() - sent
             try:
-                fields = responses.client_headers(allow.principal, allow.quota_states, self._wall_clock())
+                fields = responses.client_headers(allow.principal, allow.quota_states, self._clock.seconds())
                 await exchange.send_upstream_response(response, fields)
             finally:
                 response.close()
         except Fault as fault:  # Only before any of the response is sent.
-            exchange.respond(responses.fault(fault.reason, allow, self._wall_clock()), fault.reason)
+            exchange.respond(responses.fault(fault.reason, allow, self._clock.seconds()), fault.reason)
 
     def _give_up(self, exchange: Exchange, snapshot: Snapshot, reason: Reason) -> None:
         if exchange.responded:

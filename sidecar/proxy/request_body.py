@@ -54,13 +54,14 @@ def _delimits(field: bytes, value: bytes, version: tuple[int, int]) -> bool:
 class BodyRules:
     """How large a body may be, and how slow.
 
-    rate: bytes a second, on average over `window_seconds` of waiting for the client; 0 for no floor. clock: seconds.
+    rate: bytes a second, on average over `window_seconds` of waiting for the client; 0 for no floor. loop_time: the time
+    of the event loop, in seconds.
     """
 
     limit: int | None
     rate: int
     window_seconds: float
-    clock: Callable[[], float]
+    loop_time: Callable[[], float]
 
 
 class ClientBody:
@@ -115,14 +116,14 @@ class ClientBody:
         if self._go_ahead is not None:
             self._go_ahead()
             self._go_ahead = None
-        self._waiting_since = began = self._rules.clock()
+        self._waiting_since = began = self._rules.loop_time()
         try:
             data = await self._payload.readany()
         except RuntimeError:  # aiohttp's way of saying that the client is gone
             raise BrokenBody from None
         finally:
             self._waiting_since = None
-        self._account(len(data), self._rules.clock() - began)
+        self._account(len(data), self._rules.loop_time() - began)
         if self._rules.limit is not None and self.received > self._rules.limit:
             raise BrokenBody(Reason.BODY_TOO_LARGE)
         return data

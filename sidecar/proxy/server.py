@@ -9,6 +9,7 @@ from sidecar.config.fields import Address
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow
 from sidecar.core.observer import Observer
+from sidecar.core.units import Clock
 from sidecar.proxy.client_connection import ClientConnection, ClientRules, Connections
 from sidecar.proxy.handler import Handler, Snapshot
 from sidecar.proxy.listener import PlainListener, TlsListener
@@ -32,19 +33,16 @@ class DataServer:
         snapshot: Snapshot,
         *,
         observer: Observer,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
+        clock: Clock,
         tls: Callable[[], ssl.SSLContext] | None = None,
         body_window_seconds: float = 10.0,
         linger_seconds: float = 2.0,
     ) -> None:
         loop, limits, self._clock = asyncio.get_running_loop(), snapshot.limits, clock
         rate_limited = RateLimitedLog(loop)
-        self._handler = Handler(
-            snapshot, observer=observer, clock=clock, wall_clock=wall_clock, rate_limited=rate_limited
-        )
+        self._handler = Handler(snapshot, observer=observer, clock=clock, rate_limited=rate_limited)
         bodies = BodyRules(
-            limit=limits.body, rate=limits.body_rate, window_seconds=body_window_seconds, clock=loop.time
+            limit=limits.body, rate=limits.body_rate, window_seconds=body_window_seconds, loop_time=loop.time
         )
         self._rules = ClientRules(limits=limits, bodies=bodies, linger_seconds=linger_seconds)
         self._connections = Connections(self._handler, self._rules, trusts=snapshot.trusts, rate_limited=rate_limited)
@@ -99,7 +97,7 @@ class DataServer:
 
     async def revalidate_streams(self, *, older_than_seconds: float) -> None:
         """Reset exchanges that have run for so long, and whose key is no longer valid."""
-        began_by, reasons = self._clock() - older_than_seconds, dict[str, Reason | None]()
+        began_by, reasons = self._clock.monotonic() - older_than_seconds, dict[str, Reason | None]()
         for connection in self._connections.open():
             exchange = connection.exchange
             if exchange is None or exchange.began > began_by or not isinstance(exchange.decision, Allow):

@@ -1,7 +1,6 @@
 """The admin listener's application, from what the process has at hand."""
 
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +16,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.document import AdminToken
 from sidecar.config.fields import Address
 from sidecar.core.apikey import Hasher
+from sidecar.core.units import Clock
 from sidecar.gate.compile import key_rules
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
@@ -41,13 +41,14 @@ class Process:
     refusals: Callable[[], Mapping[str, int]]
     """Since the start, by reason."""
     clients: Callable[[], Address]
+    clock: Clock
 
 
 def administration(process: Process) -> web.Application:
     """API and page, with the real clock and real randomness."""
-    tokens = Tokens(lambda: _tokens(process.config()), MemoryLimiter(max_entries=100_000), clock=time.time)
+    tokens = Tokens(lambda: _tokens(process.config()), MemoryLimiter(max_entries=100_000), clock=process.clock)
     app = admin_app(_ports(process), tokens, hosts=lambda: _hosts(process.config()))
-    add_pages(app, _instruments(process), clock=time.time)
+    add_pages(app, _instruments(process), clock=process.clock)
     return app
 
 
@@ -60,13 +61,13 @@ def _ports(process: Process) -> AdminDependencies:
         usage=store.usage,
         anomalies=store.anomalies,
         lifecycle=lambda: Lifecycle(
-            store.keys, process.hasher_of(config()), clock=time.time, randbelow=secrets.randbelow
+            store.keys, process.hasher_of(config()), clock=process.clock, randbelow=secrets.randbelow
         ),
         config=config,
         rules=lambda: key_rules(config()),
         gate_of=lambda keys, limiter: process.make_gate(config(), keys, limiter),
         limiter=process.limiter,
-        clock=time.time,
+        clock=process.clock,
         randbelow=secrets.randbelow,
     )
 
@@ -75,7 +76,7 @@ def _instruments(process: Process) -> Instruments:
     return Instruments(
         limiter=process.limiter,
         refusals=process.refusals,
-        since=time.time(),
+        since=process.clock.seconds(),
         fullest=lambda: process.limiter.top_keys(most=_FULLEST),
         clients=lambda: _url(process.config(), process.clients()),
         new_token=lambda: secrets.token_hex(16),

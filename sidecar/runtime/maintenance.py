@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from sidecar.config.document import UsageSettings
 from sidecar.config.policy import KeySettings
-from sidecar.core.units import rfc3339
+from sidecar.core.units import Clock, rfc3339
 from sidecar.keys.ports import KeyConflict, KeyRegistry, KeyStatistics, QuotaRow, StoreUnavailable
 from sidecar.keys.transitions import retire_unused, unused_since
 from sidecar.limiter.memory import MemoryLimiter
@@ -46,7 +46,7 @@ class UsageKeeper:
         *,
         detector: AnomalyDetector,
         settings: UsageSettings,
-        clock: Callable[[], float],
+        clock: Clock,
         prefixes: Iterable[str] = (),
     ) -> None:
         self._counts, self._anomalies = counts, anomalies
@@ -100,7 +100,7 @@ class UsageKeeper:
                 await self._anomalies.add(events)
 
     async def _in_steps(self, step: Callable[[int, int], Awaitable[int]], kept_seconds: float) -> None:
-        before = int((self._clock() - kept_seconds) * 1_000_000)
+        before = int((self._clock.seconds() - kept_seconds) * 1_000_000)
         done = _ROWS
         while done:
             done = await step(before - before % DAY, _ROWS)
@@ -148,7 +148,7 @@ class Retirement:
         usage: UsageKeeper,
         *,
         settings: KeySettings,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._keys, self._statistics, self._usage, self._clock = keys, statistics, usage, clock
         self.reconfigure(settings)
@@ -178,7 +178,7 @@ class Retirement:
         )
 
     def _now(self) -> int:
-        return int(self._clock() * 1_000_000)
+        return self._clock.micros()
 
 
 FLUSH_SECONDS = 2.0
@@ -207,7 +207,7 @@ class Upkeep:
         *,
         usage: UsageKeeper,
         metrics: Metrics,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._statistics, self._quotas, self._limiter, self._usage = statistics, quotas, limiter, usage
         self._metrics, self._clock = metrics, clock
@@ -228,7 +228,7 @@ class Upkeep:
 
     async def _save_quotas(self) -> None:
         """Write only states that changed, from another thread: a snapshot takes microseconds a subject."""
-        now = self._clock()
+        now = self._clock.seconds()
         self._limiter.expire(now)
         states, changed = await asyncio.to_thread(self._changed, now)
         if changed:
@@ -246,7 +246,7 @@ class Upkeep:
             self._metrics.set_keys_due(await self._upcoming("expires") | await self._upcoming("retires"))
 
     async def _upcoming(self, date: Literal["expires", "retires"]) -> dict[tuple[str, str], int]:
-        now = int(self._clock() * 1_000_000)
+        now = self._clock.micros()
         until = now + max(_SPANS.values()) * _DAY
         keys = await self._statistics.keys_between(date, since=now, until=until, tenant=None, limit=DUE_AT_MOST)
         ends = [key.expires_at if date == "expires" else key.retires_at for key in keys]

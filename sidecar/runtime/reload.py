@@ -7,6 +7,7 @@ from contextlib import suppress
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.reload import FileIdentity, identity_of
+from sidecar.core.units import Clock
 from sidecar.runtime.listeners import StartError
 from sidecar.telemetry.metrics import Reloads
 
@@ -29,7 +30,7 @@ class Reloader:
         running: Callable[[], Config],
         *,
         reloads: Reloads,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._load, self._adopt, self._running = load, reconfigure, running
         self._reloads, self._clock = reloads, clock
@@ -82,4 +83,4 @@ class Reloader:
         except Exception as error:  # A reload that failed must not be the last.
             self._reloads.refused(f"internal error: {type(error).__name__}", where="see the log")
         else:
-            self._reloads.taken(wanted.path, wanted.sha256, at=self._clock(), kept=kept)
+            self._reloads.taken(wanted.path, wanted.sha256, at=self._clock.seconds(), kept=kept)

@@ -9,6 +9,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.reload import without_restart
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.observer import Observer
+from sidecar.core.units import Clock
 from sidecar.forward_auth.dialects import Terms
 from sidecar.forward_auth.server import Snapshot as DecisionSnapshot
 from sidecar.gate.compile import responses
@@ -38,15 +39,12 @@ class Serving:
         self._foresee()
         metrics.watch(key_cache=self._cache_results)
 
-    def data_server(
-        self, observer: Observer, clock: Callable[[], float], wall_clock: Callable[[], float]
-    ) -> DataServer:
-        """The data listener, which follows the configuration from here on. clock: monotonic; both give seconds."""
+    def data_server(self, observer: Observer, clock: Clock) -> DataServer:
+        """The data listener, which follows the configuration from here on."""
         self._data = DataServer(
             self._snapshot,
             observer=observer,
             clock=clock,
-            wall_clock=wall_clock,
             tls=None if self._certificates is None else self._context,
         )
         return self._data

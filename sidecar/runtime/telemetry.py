@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from sidecar.config.build.config import Config
 from sidecar.config.document import AccessLogSettings, Tracing
 from sidecar.core.client_address import TrustedProxies
+from sidecar.core.units import Clock
 from sidecar.gate.compile import key_prefixes
 from sidecar.runtime.listeners import StartError
 from sidecar.runtime.tasks import Background
@@ -33,7 +34,7 @@ class Observing:
         metrics: Metrics,
         background: Background,
         stack: AsyncExitStack,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._metrics, self._background, self._stack, self._clock = metrics, background, stack, clock
         self._redaction = Redaction()

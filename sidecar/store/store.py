@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from sidecar.core.units import Clock
 from sidecar.store.audit import StoredAudit
 from sidecar.store.connection import Database
 from sidecar.store.keys import InBulk, KeyImports, PageStatements, StoredKeys, StoredStatistics
@@ -51,7 +52,7 @@ class SqliteStore(Store):
 
     @classmethod
     async def open(
-        cls, path: str, *, create: bool, clock: Callable[[], float], timings: Callable[[str, float], None]
+        cls, path: str, *, create: bool, clock: Clock, timings: Callable[[str, float], None]
     ) -> "SqliteStore":
         """Open the file. `clock` in Unix seconds; `timings` receives each operation and its seconds.
 

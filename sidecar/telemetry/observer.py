@@ -1,11 +1,10 @@
 """Reports every finished request to the metrics, the access log, tracing and the usage counts."""
 
-from collections.abc import Callable
-
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.core.observer import Forwarding, UpstreamName
 from sidecar.core.routing import NO_ROUTE
+from sidecar.core.units import Clock
 from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_trace
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.tracing import Tracer
@@ -21,7 +20,7 @@ class Exchanges:
         access_log: AccessLog | None,
         usage: Usage,
         *,
-        clock: Callable[[], float],
+        clock: Clock,
         tracer: Tracer | None = None,
     ) -> None:
         self._metrics, self._access_log, self._usage, self._clock = metrics, access_log, usage, clock
@@ -46,7 +45,7 @@ class Exchanges:
         reason: Reason | None,
         forwarding: Forwarding | None = None,
     ) -> None:
-        metrics, now = self._metrics, self._clock()
+        metrics, now = self._metrics, self._clock.seconds()
         metrics.in_flight -= 1
         route = decision.route.name if decision is not None and decision.route is not None else NO_ROUTE
         metrics.finished(route, head.method, status, seconds=seconds, upstream_seconds=upstream_seconds)

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from sidecar.core.model import Allow, Decision, Headers, RequestHead
 from sidecar.core.observer import SAMPLED, Forwarding, Trace, UpstreamName
+from sidecar.core.units import Clock
 from sidecar.core.upstream_request import TRACEPARENT, TRACESTATE
 from sidecar.telemetry.access_log import Access
 from sidecar.telemetry.batching import Batches
@@ -94,7 +95,7 @@ class Tracer:
         *,
         contexts: Contexts,
         spans: Spans,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._contexts, self._spans, self._clock = contexts, spans, clock
         self._batches: Batches[Span, list[Span]] = Batches(
@@ -118,7 +119,7 @@ class Tracer:
 
     def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding:
         """The request's place in a trace, now that it is sent to `upstream`."""
-        return Forwarding(trace=self._contexts.begin(head), upstream=upstream, sent=self._clock())
+        return Forwarding(trace=self._contexts.begin(head), upstream=upstream, sent=self._clock.seconds())
 
     def begin(self, head: RequestHead) -> Trace:
         """The trace of a request that was not forwarded."""

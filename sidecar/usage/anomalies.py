@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from sidecar.core.errors import Reason, status_of
-from sidecar.core.units import counted, to_the_millisecond
+from sidecar.core.units import Clock, counted, to_the_millisecond
 
 _V4_HOST, _V6_HOST = 8, 80
 _UNSHOWN = re.compile(r"[^ -~]")
@@ -173,7 +173,7 @@ _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")
 class AnomalyDetector:
     """Compares uses and refusals with `limits`, and reports what is unusual. `clock` in Unix seconds."""
 
-    def __init__(self, limits: Unusual, *, clock: Callable[[], float], write: Callable[[str], None]) -> None:
+    def __init__(self, limits: Unusual, *, clock: Clock, write: Callable[[str], None]) -> None:
         """`write` as of AnomalyLog."""
         self.events = AnomalyLog(repeat_after_seconds=limits.repeat_after_seconds, write=write)
         self._limits = limits
@@ -218,7 +218,7 @@ class AnomalyDetector:
 
     def _counted(self, subject: str) -> Counter[Reason]:
         """Refusals of a key or a network in the current window."""
-        window = int(self._clock() // self._limits.refusals_seconds)
+        window = int(self._clock.seconds() // self._limits.refusals_seconds)
         if window != self._window:
             self._window = window
             self._refusals.clear()

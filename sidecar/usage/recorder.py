@@ -1,11 +1,12 @@
 """Uses of keys are counted during the request: one step in one dict, and no more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, Deny, RequestHead
 from sidecar.core.routing import NO_ROUTE
+from sidecar.core.units import Clock
 from sidecar.usage.ports import HOUR
 
 _HOUR_SECONDS: Final = 3600
@@ -50,13 +51,13 @@ class Usage:
     takes `size` different requests within a few seconds, or a store that is slow for minutes.
     """
 
-    def __init__(self, *, clock: Callable[[], float], size: int = 200_000) -> None:
+    def __init__(self, *, clock: Clock, size: int = 200_000) -> None:
         self.dropped = 0
         self._clock = clock
         self._size = size
         self._over: list[UsageHour] = []
         self._ends = 0.0
-        self._begin(clock())
+        self._begin(clock.seconds())
 
     def used(self, allow: Allow, head: RequestHead, status: int, now: float) -> None:
         """Count a request that was forwarded, with the status of its response at `now` (Unix seconds)."""
@@ -94,7 +95,7 @@ class Usage:
     def taken(self) -> Sequence[UsageHour]:
         """Hand over the counts so far; nothing is added to them afterwards."""
         over, self._over = self._over, []
-        self._begin(self._clock())
+        self._begin(self._clock.seconds())
         return [hour for hour in over if hour.allowed or hour.refused]
 
     def _begin(self, now: float) -> None:

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from sidecar.core.errors import Reason
+from sidecar.core.units import Clock
 from sidecar.usage.anomalies import agent_text, network_of
 from sidecar.usage.ports import Earlier, LastUse, UsageRow, UsageSink
 from sidecar.usage.recorder import UsageCounter, UsageHour
@@ -103,7 +104,7 @@ class UsageWriter:
     where the store is out of reach for so many.
     """
 
-    def __init__(self, *, clock: Callable[[], float], sample_seconds: float = 60, size: int = 100_000) -> None:
+    def __init__(self, *, clock: Clock, sample_seconds: float = 60, size: int = 100_000) -> None:
         self.dropped = 0
         self.agents = UserAgents()
         self._clock = clock
@@ -148,7 +149,7 @@ class UsageWriter:
         await self._write_uses(sink, report, everything=everything)
 
     async def _write_uses(self, sink: UsageSink, report: Callable[[KeyUsed], None], *, everything: bool) -> None:
-        now = int(self._clock() * 1_000_000)
+        now = self._clock.micros()
         due = [key_id for key_id, use in self._waiting.items() if everything or self._is_due(key_id, use, now)]
         for start in range(0, len(due), _BATCH):
             uses = {key_id: self._waiting[key_id].last_use(self.agents) for key_id in due[start : start + _BATCH]}

@@ -21,6 +21,7 @@ from typing import Any
 from sidecar.core.model import KeyStatus
 from sidecar.keys.ports import AuditFilter, KeyFilter
 from sidecar.keys.records import row_of
+from sidecar.runtime.clock import SystemClock
 from sidecar.store.keys import INSERT_KEY
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import NOW_US, a_key, digest_of, ignore
@@ -65,7 +66,7 @@ KINDS: dict[str, KeyFilter] = {
 
 async def main(folder: str) -> None:
     path = str(Path(folder) / "million.db")
-    store = await SqliteStore.open(path, create=True, clock=time.time, timings=ignore)
+    store = await SqliteStore.open(path, create=True, clock=SystemClock(), timings=ignore)
     if not await store.keys.list(KeyFilter(limit=1)):
         started = time.perf_counter()
         _fill(path)

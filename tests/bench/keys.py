@@ -3,7 +3,6 @@
 import asyncio
 import random
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
@@ -13,6 +12,7 @@ from typing import Any
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.model import ApiKey
 from sidecar.keys.records import COLUMNS, row_of
+from sidecar.runtime.clock import SystemClock
 from sidecar.store.store import SqliteStore
 
 PREFIX = "hv_live_"
@@ -59,7 +59,7 @@ def fill_store(path: Path, keys: Sequence[str]) -> None:
 
 
 async def _create(path: Path) -> None:
-    store = await SqliteStore.open(str(path), create=True, clock=time.time, timings=lambda *_: None)
+    store = await SqliteStore.open(str(path), create=True, clock=SystemClock(), timings=lambda *_: None)
     await store.close()
 
 

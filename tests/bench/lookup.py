@@ -20,6 +20,7 @@ from typing import Any
 from sidecar.core.model import ApiKey
 from sidecar.keys.cache import MISS, KeyCache
 from sidecar.keys.records import COLUMNS, row_of
+from sidecar.runtime.clock import SystemClock
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import digest_of, ignore
 
@@ -37,7 +38,7 @@ async def main(folder: str) -> None:
 
 
 async def _measure(path: str, size: int) -> dict[str, float]:
-    store = await SqliteStore.open(path, create=True, clock=time.time, timings=ignore)
+    store = await SqliteStore.open(path, create=True, clock=SystemClock(), timings=ignore)
     _fill(path, size)
     known = [_text(number) for number in random.Random(7).choices(range(size), k=_LOOKUPS)]  # noqa: S311 - a sample
     costs = {

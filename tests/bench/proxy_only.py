@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
+from sidecar.runtime.clock import SystemClock
 from tests.harness.ports import comes_to_listen, free_port
 from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 
@@ -71,7 +71,7 @@ async def serve_sidecar(port: int, upstream_port: int) -> None:
     settings = UpstreamSettings(url=UpstreamUrl(address=Address(host="127.0.0.1", port=upstream_port)))
     upstream = Upstream(settings, loop=loop)
     snapshot = Snapshot(gate=OpenGate(), responses=OpenResponses(), upstream=upstream, limits=Limits())
-    server = DataServer(snapshot, observer=Records(keep=False), clock=time.perf_counter, wall_clock=time.time)
+    server = DataServer(snapshot, observer=Records(keep=False), clock=SystemClock())
     await server.start(Address(host="127.0.0.1", port=port))
     await loop.create_future()
 

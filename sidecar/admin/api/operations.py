@@ -1,14 +1,147 @@
 """The type of the API's operations. The router and the OpenAPI document are made from one table of them."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from itertools import islice
+from types import UnionType
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin
 
+import msgspec
+from aiohttp import web
 from msgspec import Struct
 
 from sidecar.admin.api.schemas import RequestSchema
+from sidecar.admin.problems import FieldError, Problem, invalid_request, pointer_of
 from sidecar.admin.service import AdminService
+from sidecar.core.units import microseconds
 from sidecar.keys.ports import IdempotencyKey
+
+# Decodes a request's body and query. A problem lists every invalid field at once.
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_LOCATION = re.compile(r" - at `.*`$", re.DOTALL)
+_MESSAGES: Final = tuple(
+    (re.compile(pattern, re.DOTALL), text)
+    for pattern, text in (
+        (r"Expected `\w+` of length >= 1$", "must not be empty"),
+        (r"Expected `\w+` of length >= (\d+)$", r"must have a length of \1 or more"),
+        (r"Expected `\w+` of length <= (\d+)$", r"must have a length of \1 or less"),
+        (r"Expected `\w+` >= (\S+)$", r"must be at least \1"),
+        (r"Expected `\w+` <= (\S+)$", r"must be at most \1"),
+        (r"Expected `\w+` matching regex (.+)$", r"must match \1"),
+        (r"Expected `(.+)`, got `(.+)`$", r"must be \1, not \2"),
+    )
+)
+"""msgspec's messages, and those of the API."""
+_TIME = re.compile(r"(/expires_at|\?since|\?until)$")
+"""Fields whose text is a time."""
+_QUERY: Final = "?"
+_BODY_SECONDS: Final = 10
+_MAX_ERRORS: Final = 100
+"""More would help nobody, and cost far more than to send the body."""
+_MAX_PARTS: Final = 1_000
+"""A list or object with more is reported as too long, and its parts are not checked."""
+
+
+async def body_of(request: web.Request) -> bytes:
+    """Read the body. Raises Problem 408 if it takes too long, and HTTPRequestEntityTooLarge."""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        detail = f"the body did not arrive within {_BODY_SECONDS} seconds"
+        raise Problem(408, "body_too_slow", detail, headers={"Connection": "close"}) from None
+
+
+def read_body(body: bytes, kind: type[T]) -> T:
+    """The JSON body as a struct. Raises Problem 400 with a pointer to each invalid field."""
+    try:
+        value = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        raise invalid_request([FieldError(pointer="", detail="is not JSON")]) from None
+    return _read(value, kind, "")
+
+
+def read_query(pairs: Sequence[tuple[str, str]], kind: type[T]) -> T:
+    """The query parameters as a struct; texts become numbers where the field is one. Raises Problem 400."""
+    names = [name for name, _ in pairs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise invalid_request(
+            FieldError(pointer=f"{_QUERY}{name}", detail="must be given only once") for name in repeated
+        )
+    return _read(dict(pairs), kind, _QUERY)
+
+
+def _read(value: object, kind: type[T], root: str) -> T:
+    strict = root != _QUERY
+    if not isinstance(value, dict):
+        raise invalid_request([FieldError(pointer=root, detail="must be a JSON object")])
+    errors = list(islice(_struct_errors(value, kind, root), _MAX_ERRORS))
+    if errors:
+        raise invalid_request(errors)
+    return msgspec.convert(value, kind, strict=strict)
+
+
+def _struct_errors(value: Mapping[str, object], kind: type[msgspec.Struct], root: str) -> Iterator[FieldError]:
+    """The errors of each part by itself, because msgspec stops at the first error."""
+    fields = {one.encode_name: one for one in msgspec.structs.fields(kind)}
+    for name in value:
+        if name not in fields:
+            yield FieldError(pointer=_below(root, name), detail="is not a known field")
+    for name, one in fields.items():
+        if name in value:
+            yield from _value_errors(value[name], one.type, _below(root, name))
+        elif one.required:
+            yield FieldError(pointer=_below(root, name), detail="is required")
+
+
+def _value_errors(value: object, kind: Any, at: str) -> Iterator[FieldError]:
+    parts = _parts(value, kind)
+    inside = (error for name, part, inner in parts for error in _value_errors(part, inner, at + pointer_of([name])))
+    found = list(islice(inside, _MAX_ERRORS))
+    try:
+        if not found:
+            msgspec.convert(value, kind, strict=not at.startswith(_QUERY))
+            if isinstance(value, str) and _TIME.search(at):
+                _check_time(value)
+    except ValueError as error:
+        found.append(FieldError(pointer=at, detail=_message(str(error))))
+    yield from found
+
+
+def _message(text: str) -> str:
+    text = _LOCATION.sub("", text)
+    return next((found.expand(own) for pattern, own in _MESSAGES if (found := pattern.match(text))), text)
+
+
+def _check_time(text: str) -> None:
+    """Raises ValueError."""
+    try:
+        microseconds(text)
+    except ValueError:
+        raise ValueError("is not a valid date or time") from None
+
+
+def _parts(value: object, kind: Any) -> list[tuple[str, object, Any]]:
+    """The items of a list, or the values of an object: name, value and expected type of each."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(value, list | dict) and len(value) > _MAX_PARTS:
+        return []
+    if origin is Annotated or origin in (Union, UnionType):
+        return next((parts for one in arguments if (parts := _parts(value, one))), [])
+    if origin is tuple and isinstance(value, list):
+        return [(str(index), part, arguments[0]) for index, part in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return [(name, part, arguments[1]) for name, part in value.items()]
+    return []
+
+
+def _below(root: str, name: str) -> str:
+    return f"{_QUERY}{name}" if root == _QUERY else root + pointer_of([name])
 
 
 class NoQuery(RequestSchema, frozen=True, kw_only=True):

@@ -9,9 +9,8 @@ from typing import Final, cast
 import msgspec
 from aiohttp import hdrs, web
 
-from sidecar.admin.api.decoding import body_of, read_body, read_query
 from sidecar.admin.api.handlers import KEY_OPERATIONS, VIEW_OPERATIONS
-from sidecar.admin.api.operations import B, Call, NoBody, Operation, Operations, Q
+from sidecar.admin.api.operations import B, Call, NoBody, Operation, Operations, Q, body_of, read_body, read_query
 from sidecar.admin.middleware import JSON, Handler
 from sidecar.admin.problems import FieldError, Problem, invalid_request, pointer_of, store_unavailable, unknown_key
 from sidecar.admin.service import AdminService

@@ -1,6 +1,5 @@
 """The web page of the admin listener. The server renders every page, and each works without scripts."""
 
-from collections.abc import Callable
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -16,6 +15,7 @@ from sidecar.admin.web.overview import show_overview
 from sidecar.admin.web.rendering import HERE, PAGE_HEADERS, TEMPLATES, Templates
 from sidecar.admin.web.sign_in import SESSIONS, begin, end, refused, session_of, show_sign_in
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments
+from sidecar.core.units import Clock
 
 _STATIC: Final = {
     "page.css": "text/css",
@@ -27,7 +27,7 @@ _KEY: Final = "/keys/{id}"
 _VERB: Final = f"{_KEY}/{{verb:{VERBS}}}"
 
 
-def add_pages(app: web.Application, instruments: Instruments, *, clock: Callable[[], float]) -> None:
+def add_pages(app: web.Application, instruments: Instruments, *, clock: Clock) -> None:
     """Add the pages to the admin listener's application. clock: Unix seconds.
 
     Without a session only the sign-in form and its static files are open; they hold nothing secret.

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 from multidict import MultiDict
 
-from sidecar.admin.api.decoding import body_of
+from sidecar.admin.api.operations import body_of
 from sidecar.admin.problems import FieldError, Problem, forbidden
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import limit_text, moment, sentence

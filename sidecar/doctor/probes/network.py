@@ -4,7 +4,7 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -15,6 +15,7 @@ from typing import Final
 from sidecar.config.build.config import Config
 from sidecar.config.document import UpstreamSettings
 from sidecar.config.fields import Address
+from sidecar.core.units import Clock
 from sidecar.doctor.facts import (
     BypassProbe,
     FileFacts,
@@ -125,8 +126,6 @@ _RESPONSE_SECONDS: Final = 3.0
 _SAMPLE = re.compile(r"(sidecar_[a-z0-9_]+(?:\{.*\})?) ([0-9.e+-]+)")
 _BUILD: Final = "sidecar_build_info"
 
-Clock = Callable[[], float]
-
 
 async def upstream_facts(settings: UpstreamSettings, clock: Clock) -> UpstreamFacts | Unknown:
     """Connect as the sidecar does, and send one HEAD for the Date. `clock` gives Unix seconds."""
@@ -157,7 +156,7 @@ def _certificate_end(streams: Streams) -> float | None:
 
 async def _clock_ahead(streams: Streams, settings: UpstreamSettings, clock: Clock) -> float | Unknown:
     target, host = f"{settings.add_prefix}/", settings.authority or "localhost"
-    before = clock()
+    before = clock.seconds()
     try:
         response = await exchange(streams, "HEAD", target, host=host, seconds=_RESPONSE_SECONDS)
         at = parsedate_to_datetime(response.headers["date"]).timestamp()
@@ -166,7 +165,7 @@ async def _clock_ahead(streams: Streams, settings: UpstreamSettings, clock: Cloc
     except (KeyError, ValueError):
         return Unknown(reason="its responses have no Date header")
     # A Date is truncated to whole seconds, and the time between request and response is not an error of the clock.
-    return max(at - clock(), 0.0) or min(at + 1 - before, 0.0)
+    return max(at - clock.seconds(), 0.0) or min(at + 1 - before, 0.0)
 
 
 async def probe_bypass(config: Config, own: Iterable[str]) -> BypassProbe | Unknown:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import aiosqlite
 
+from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import DuplicateRow
 from sidecar.store.sqlite.schema import migrate, version_of
@@ -290,7 +291,7 @@ class SqliteDatabase:
         path: str,
         connections: tuple[SqliteConnection, SqliteConnection, SqliteConnection],
         *,
-        clock: Callable[[], float],
+        clock: Clock,
         timings: Callable[[str, float], None],
     ) -> None:
         """Use `open`. connections: for requests, for management, for writes."""
@@ -304,7 +305,7 @@ class SqliteDatabase:
 
     @classmethod
     async def open(
-        cls, path: str, *, create: bool, clock: Callable[[], float], timings: Callable[[str, float], None]
+        cls, path: str, *, create: bool, clock: Clock, timings: Callable[[str, float], None]
     ) -> "SqliteDatabase":
         """As SqliteStore.open."""
         logging.getLogger("aiosqlite").addFilter(_without_parameters)
@@ -326,7 +327,7 @@ class SqliteDatabase:
         await _close(self.connections)
 
     def now(self) -> int:
-        return int(self._clock() * 1_000_000)
+        return self._clock.micros()
 
     def indexed(self, table: str, index: str) -> str:
         # Without statistics SQLite takes a less selective index.

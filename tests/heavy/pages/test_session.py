@@ -5,21 +5,12 @@ from itertools import count
 import pytest
 
 from sidecar.admin.auth import IDLE_SECONDS, LONGEST_SECONDS, Sessions
-
-
-class Clock:
-    """Stands still unless it is set."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.harness.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 @pytest.fixture

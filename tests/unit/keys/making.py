@@ -10,6 +10,7 @@ from sidecar.keys.ports import Actor, KeyRegistry
 from sidecar.keys.transitions import with_status
 from sidecar.store.store import SqliteStore
 from sidecar.usage.ports import LastUse
+from tests.harness.clock import Clock as ClockByHand
 
 NOW = 1_800_000_000
 """Unix seconds at which a test begins."""
@@ -20,14 +21,11 @@ ANN, BOB = Actor(name="ann", source="192.0.2.1"), Actor(name="bob")
 _SERIAL = itertools.count(1)
 
 
-class Clock:
-    """Time that stands still until it is told to move."""
+class Clock(ClockByHand):
+    """Begins at NOW."""
 
     def __init__(self) -> None:
-        self.seconds = float(NOW)
-
-    def __call__(self) -> float:
-        return self.seconds
+        super().__init__(float(NOW))
 
 
 class Timings(list[str]):

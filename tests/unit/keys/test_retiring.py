@@ -99,7 +99,7 @@ class Overlap:
     async def use(self, text: str) -> None:
         """A request that is allowed, and counted as the data listener does."""
         allow = await self.world.allows("GET", "/items/1", key=text)
-        self.usage.used(allow, a_head(), 200, self.clock())
+        self.usage.used(allow, a_head(), 200, self.clock.seconds())
 
     async def stored(self, key: ApiKey) -> ApiKey:
         found = await self.store.keys.get(key.id)
@@ -121,7 +121,7 @@ async def overlap(tmp_path: Path, rules: KeyRules) -> AsyncIterator[Overlap]:
 async def test_an_unused_key_is_refused_and_the_one_in_its_place_works(overlap: Overlap) -> None:
     text, rotated = await overlap.rotated(name="CI", tenant="acme")
     await overlap.use(text)
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     await overlap.retirement.round()
     denied = await overlap.world.denies("GET", "/items/1", key=text)
     assert denied.reason is Reason.RETIRED_KEY
@@ -145,16 +145,16 @@ async def test_an_unused_key_is_refused_and_the_one_in_its_place_works(overlap: 
 
 async def test_a_key_retires_once_whoever_looks_again(overlap: Overlap) -> None:
     await overlap.rotated()
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     await overlap.retirement.round()
-    overlap.clock.seconds += HOUR
+    overlap.clock.now += HOUR
     await overlap.retirement.round()
     assert len(await overlap.retired()) == 1
 
 
 async def test_a_use_that_is_only_in_memory_keeps_a_key(overlap: Overlap) -> None:
     text, rotated = await overlap.rotated()
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     await overlap.use(text)
     await overlap.retirement.round()
     assert await overlap.retired() == []
@@ -165,9 +165,9 @@ async def test_a_use_that_is_not_written_yet_because_one_was_written_just_now_ke
     """A use of long ago comes to be written now where the store was out of reach in between."""
     text, _ = await overlap.rotated()
     await overlap.use(text)
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     await overlap.keeper.flush()
-    overlap.clock.seconds += 10
+    overlap.clock.now += 10
     await overlap.use(text)
     await overlap.keeper.flush()
     await overlap.retirement.round()
@@ -176,29 +176,29 @@ async def test_a_use_that_is_not_written_yet_because_one_was_written_just_now_ke
 
 async def test_a_use_by_another_process_keeps_a_key(overlap: Overlap) -> None:
     _, rotated = await overlap.rotated()
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     await overlap.store.usage.touch({rotated.old.id: used_at(NOW_US + HOUR_US)})
     await overlap.retirement.round()
     assert await overlap.retired() == []
-    overlap.clock.seconds += HOUR
+    overlap.clock.now += HOUR
     await overlap.retirement.round()
     assert await overlap.retired() == [rotated.old.id]
 
 
 async def test_of_many_keys_only_those_that_are_unused_retire(overlap: Overlap) -> None:
     _, early = await overlap.rotated()
-    overlap.clock.seconds += 3 * HOUR
+    overlap.clock.now += 3 * HOUR
     _, late = await overlap.rotated()
     used, _ = await overlap.rotated()
     await overlap.world.issue("read")
     _, disabled = await overlap.rotated()
     await set_status(overlap.store.keys, disabled.old.id, KeyStatus.DISABLED)
-    overlap.clock.seconds += 3 * HOUR
+    overlap.clock.now += 3 * HOUR
     await overlap.retirement.round()
     assert await overlap.retired() == [early.old.id]
-    overlap.clock.seconds += 3 * HOUR - 60
+    overlap.clock.now += 3 * HOUR - 60
     await overlap.use(used)
-    overlap.clock.seconds += 60
+    overlap.clock.now += 60
     await overlap.retirement.round()
     assert await overlap.retired() == [early.old.id, late.old.id]
 
@@ -206,7 +206,7 @@ async def test_of_many_keys_only_those_that_are_unused_retire(overlap: Overlap) 
 async def test_a_round_has_an_end_and_the_next_one_goes_on(overlap: Overlap) -> None:
     keys = [a_key(replaced_at=NOW_US, retires_at=NOW_US + 24 * HOUR_US) for _ in range(120)]
     await overlap.store.keys.add(keys, actor=ANN)
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     await overlap.retirement.round()
     first = len(await overlap.retired())
     assert 0 < first < len(keys)
@@ -230,14 +230,14 @@ async def test_many_keys_that_stay_do_not_stand_in_the_way_of_others(overlap: Ov
     ends = {"replaced_at": NOW_US, "retires_at": NOW_US + 23 * HOUR_US, **changes}
     await overlap.store.keys.add([a_key(**ends) for _ in range(120)], actor=ANN)
     _, rotated = await overlap.rotated()
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     await overlap.retirement.round()
     assert await overlap.retired() == [rotated.old.id]
 
 
 async def test_nothing_retires_early_unless_it_is_asked_for(overlap: Overlap) -> None:
     text, _ = await overlap.rotated()
-    overlap.clock.seconds += 12 * HOUR
+    overlap.clock.now += 12 * HOUR
     overlap.retirement.reconfigure(structs.replace(overlap.settings, retire_unused_seconds=None))
     await overlap.retirement.round()
     await overlap.world.allows("GET", "/items/1", key=text)
@@ -250,7 +250,7 @@ async def test_the_log_tells_which_key_retired_and_since_when_it_was_unused(
     overlap: Overlap, caplog: pytest.LogCaptureFixture
 ) -> None:
     text, rotated = await overlap.rotated(name="CI\nforged")
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     with caplog.at_level(logging.WARNING):
         await overlap.retirement.round()
     [line] = caplog.messages
@@ -261,7 +261,7 @@ async def test_the_log_tells_which_key_retired_and_since_when_it_was_unused(
 
 async def test_a_store_out_of_reach_ends_the_round(overlap: Overlap) -> None:
     await overlap.rotated()
-    overlap.clock.seconds += 6 * HOUR
+    overlap.clock.now += 6 * HOUR
     await overlap.store.close()
     with pytest.raises(StoreUnavailable):
         await overlap.retirement.round()

@@ -50,7 +50,7 @@ async def test_a_successor_may_do_what_the_key_may_and_both_work_during_the_over
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey, clock: Clock
 ) -> None:
     await store.usage.touch({key.id: used_at(NOW_US)})
-    clock.seconds += 60
+    clock.now += 60
     rotated = await lifecycle.rotate(key.id, Rotation(), rules, actor=BOB)
     new, text = rotated.new.key, rotated.new.secret.text
     own = {name: getattr(new, name) for name in ("id", "prefix", "digest")}
@@ -114,7 +114,7 @@ async def test_a_key_that_is_refused_cannot_be_rotated(
 async def test_an_expired_key_cannot_be_rotated(
     lifecycle: Lifecycle, rules: KeyRules, key: ApiKey, clock: Clock
 ) -> None:
-    clock.seconds += 30 * DAY
+    clock.now += 30 * DAY
     with pytest.raises(KeyConflict, match="is expired and cannot be rotated: issue a new one"):
         await lifecycle.rotate(key.id, Rotation(expires_at=None), rules, actor=ANN)
 
@@ -253,7 +253,7 @@ async def test_the_name_of_a_request_is_not_used_for_another(lifecycle: Lifecycl
 
 async def test_requests_are_remembered_for_a_day(lifecycle: Lifecycle, rules: KeyRules, clock: Clock) -> None:
     await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key())
-    clock.seconds += IDEMPOTENCY_SECONDS
+    clock.now += IDEMPOTENCY_SECONDS
     await lifecycle.issue(FULL, rules, actor=ANN, idempotency_key=idempotency_key())
 
 
@@ -264,17 +264,17 @@ async def test_keys_are_due_that_are_too_old_expire_or_retire(
     lifecycle: Lifecycle, store: SqliteStore, rules: KeyRules, clock: Clock
 ) -> None:
     async def issued(name: str, days: int | None = None, tenant: str = "acme") -> str:
-        expires_at = None if days is None else int(clock.seconds * 1_000_000) + days * DAY_US
+        expires_at = None if days is None else int(clock.now * 1_000_000) + days * DAY_US
         wanted = NewKey(name=name, tenant=tenant, expires_at=expires_at)
         return (await lifecycle.issue(wanted, rules, actor=ANN)).key.id
 
     old, gone = await issued("old"), await issued("gone", 50)
     replaced, refused = await issued("replaced"), await issued("refused")
-    clock.seconds += 100 * DAY
+    clock.now += 100 * DAY
     soon, _later, other = await issued("soon", 3), await issued("later", 30), await issued("other", 4, "other")
     await lifecycle.disable(refused, actor=ANN)
     await lifecycle.rotate(replaced, Rotation(), rules, actor=ANN)
-    now = int(clock.seconds * 1_000_000)
+    now = int(clock.now * 1_000_000)
 
     async def due(**changes: Any) -> list[tuple[str, str, int]]:
         limits = {"max_age_seconds": 90 * DAY, "within_seconds": 14 * DAY, **changes}

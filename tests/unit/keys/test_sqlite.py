@@ -118,7 +118,7 @@ async def test_keys_are_counted_by_standing_and_environment(store: SqliteStore, 
         await store.keys.add([key], actor=ANN)
     await set_status(store.keys, keys[3].id, KeyStatus.DISABLED, at=NOW_US)
     assert await store.statistics.counts() == {("active", "live"): 2, ("active", ""): 1, ("disabled", "test"): 1}
-    clock.seconds += 1
+    clock.now += 1
     assert (await store.statistics.counts())["expired", "live"] == 1
 
 
@@ -127,7 +127,7 @@ async def test_quota_states_outlive_the_process_until_they_expire(path: str, clo
     await first.quotas.save([("general", '["k1"]', "{}", NOW_US + 5), ("general", '["k2"]', "{}", NOW_US + 9)])
     await first.quotas.save([("general", '["k1"]', '{"n":2}', NOW_US + 5_000_000)])
     await first.close()
-    clock.seconds += 1
+    clock.now += 1
     second = await open_store(path, clock=clock)
     assert await second.quotas.load() == [("general", '["k1"]', '{"n":2}', NOW_US + 5_000_000)]
     await second.quotas.save([])

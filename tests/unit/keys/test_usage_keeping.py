@@ -36,7 +36,7 @@ class Kept:
         )
 
     def use(self, key: ApiKey, *, address: str = "192.0.2.1") -> None:
-        self.usage.used(allowed(key, address=address), a_head(), 200, self.clock())
+        self.usage.used(allowed(key, address=address), a_head(), 200, self.clock.seconds())
 
     def told(self) -> list[tuple[str, str | None, str]]:
         lines = [json.loads(line) for line in self.lines]
@@ -53,7 +53,7 @@ def kept(store: SqliteStore, clock: Clock) -> Kept:
 
 async def test_a_key_that_is_used_again_after_a_month_is_named(kept: Kept, key: ApiKey) -> None:
     for days in (0, 29, 31):
-        kept.clock.seconds += days * DAY_SECONDS
+        kept.clock.now += days * DAY_SECONDS
         kept.use(key)
         await kept.keeper.flush()
     assert kept.told() == [("unused_key", key.id, "used 31 days after its last use")]
@@ -78,11 +78,11 @@ async def test_a_network_that_the_store_knows_is_not_new_to_another_process(kept
 
 
 async def test_unusual_events_are_stored_and_known_after_a_restart(kept: Kept, key: ApiKey) -> None:
-    kept.usage.refused(refused(key, Reason.REVOKED_KEY), 401, kept.clock())
+    kept.usage.refused(refused(key, Reason.REVOKED_KEY), 401, kept.clock.seconds())
     await kept.keeper.flush()
     after = Kept(kept.store, kept.clock)
     await after.keeper.restore()
-    after.usage.refused(refused(key, Reason.REVOKED_KEY), 401, kept.clock())
+    after.usage.refused(refused(key, Reason.REVOKED_KEY), 401, kept.clock.seconds())
     await after.keeper.flush()
     assert after.lines == []
 
@@ -93,7 +93,7 @@ async def test_refusals_are_named_even_while_the_store_is_unavailable(path: str,
     await store.close()
     deny = refused(None, Reason.INVALID_KEY)
     for _ in range(100):
-        kept.usage.refused(deny, 401, clock())
+        kept.usage.refused(deny, 401, clock.seconds())
     kept.use(a_key())
     with pytest.raises(StoreUnavailable):
         await kept.keeper.flush()

@@ -12,6 +12,7 @@ from sidecar.config.document import UsageSettings
 from sidecar.core.errors import Reason
 from sidecar.telemetry.metrics import UsageMetrics
 from sidecar.usage.anomalies import AnomalyDetector, AnomalyKind, Unusual, network_of
+from tests.harness.clock import Clock
 
 NOW = 1_800_000_000
 NOW_US = NOW * 1_000_000
@@ -23,16 +24,16 @@ class Watch:
     """AnomalyDetector with a clock that is set, and the lines that it wrote."""
 
     def __init__(self, limits: Unusual = DEFAULTS) -> None:
-        self.seconds = float(NOW)
+        self.clock = Clock(float(NOW))
         self.lines: list[str] = []
-        self.activity = AnomalyDetector(limits, clock=lambda: self.seconds, write=self.lines.append)
+        self.activity = AnomalyDetector(limits, clock=self.clock, write=self.lines.append)
 
     def used(self, *, key_id: str = "key_1", idle: int = 0, new: tuple[str, ...] = (), before: bool = True) -> None:
-        at = int(self.seconds * 1_000_000)
+        at = self.clock.micros()
         self.activity.used(key_id, at, "203.0.113.9", idle_since=at - idle, used_before=before, new_networks=new)
 
     def refused(self, reason: Reason, count: int = 1, *, key_id: str = "key_1", address: str = "203.0.113.9") -> None:
-        at, network = int(self.seconds * 1_000_000), network_of(address)
+        at, network = self.clock.micros(), network_of(address)
         self.activity.refused(key_id, at, address, network=network, reason=reason, count=count)
 
     def told(self) -> list[tuple[str, str | None, str]]:
@@ -89,7 +90,7 @@ def test_refusals_of_a_key_are_named_when_they_are_many_at_a_time() -> None:
     watch.refused(Reason.QUOTA_EXCEEDED, 60)
     watch.refused(Reason.INSUFFICIENT_SCOPE, 39)
     assert watch.told() == []
-    watch.seconds += 60
+    watch.clock.now += 60
     watch.refused(Reason.QUOTA_EXCEEDED, 99)
     assert watch.told() == []
     watch.refused(Reason.INSUFFICIENT_SCOPE, 1)
@@ -126,7 +127,7 @@ def test_everything_can_be_turned_off_and_on_again() -> None:
 def test_the_same_is_told_again_only_after_a_while() -> None:
     watch = Watch(replace(DEFAULTS, repeat_after_seconds=60))
     for seconds in (0, 59, 1, 59):
-        watch.seconds += seconds
+        watch.clock.now += seconds
         watch.refused(Reason.REVOKED_KEY)
     watch.refused(Reason.REVOKED_KEY, key_id="key_2")
     assert [key_id for _, key_id, _ in watch.told()] == ["key_1", "key_1", "key_2"]
@@ -154,7 +155,7 @@ def test_the_log_is_limited_and_says_what_it_left_out() -> None:
         watch.refused(Reason.REVOKED_KEY, key_id=f"key_{number}")
     assert len(watch.lines) == 60
     assert watch.activity.events.counts["revoked_key"] == 100
-    watch.seconds += 60
+    watch.clock.now += 60
     watch.refused(Reason.REVOKED_KEY, key_id="another")
     assert json.loads(watch.lines[-1])["unlogged"] == 40
 
@@ -180,7 +181,7 @@ def test_after_a_restart_what_was_told_is_known_and_not_told_again() -> None:
     before, watch = Watch(), Watch()
     before.refused(Reason.REVOKED_KEY)
     watch.activity.events.restore(before.activity.events.fresh())
-    watch.seconds += 10
+    watch.clock.now += 10
     watch.refused(Reason.REVOKED_KEY)
     assert watch.lines == []
     assert watch.activity.events.counts["revoked_key"] == 0

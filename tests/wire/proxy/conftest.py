@@ -1,7 +1,6 @@
 """A data listener before a scripted upstream, on both event loops that it runs on."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from sidecar.core.model import Headers
 from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
+from sidecar.runtime.clock import SystemClock
 from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
 from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 from tests.wire.proxy.wire import RawClient, Received
@@ -92,7 +92,7 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
                 limits=options.pop("limits", Limits()),
                 trusts=options.pop("trusts", lambda peer: False),
             )
-            server = DataServer(snapshot, observer=records, clock=time.perf_counter, wall_clock=time.time, **options)
+            server = DataServer(snapshot, observer=records, clock=SystemClock(), **options)
             await server.start(Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1"))
             stack.push_async_callback(lambda: server.stop(grace_seconds=0))
             return Bench(server, snapshot, scripted, records, gate, stack)

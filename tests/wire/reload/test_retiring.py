@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.app import App
+from sidecar.app import App, running
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address
 from sidecar.config.load import load
@@ -86,7 +86,7 @@ async def test_a_running_sidecar_refuses_an_unused_key_and_takes_the_one_in_its_
     lately, _ = replaced(keys, hours_ago=5)
     if not reloaded:
         keys.config.write_text(ON)
-    async with App(read(keys), read_again=partial(read, keys)) as app:
+    async with running(read(keys), read_again=partial(read, keys)) as app:
         if reloaded:
             assert await status(app, new) == 200
             keys.config.write_text(ON)

@@ -1,0 +1,19 @@
+"""The machine's clock, which the commands and the composition root hand to everything else.
+
+A file of its own: commands import it without the rest of a running process.
+"""
+
+import time
+
+
+class SystemClock:
+    """The `core.units.Clock` of a process."""
+
+    def seconds(self) -> float:
+        return time.time()
+
+    def micros(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        return time.monotonic()

@@ -13,7 +13,7 @@ from sidecar.config.document import AdminSettings
 # Whether a file changed, and whether a change can be noticed at all. Both block: they read the disk.
 
 
-_MOUNTS = "/proc/self/mountinfo"
+MOUNTS = "/proc/self/mountinfo"
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -45,18 +45,38 @@ def identity_of(path: str) -> FileIdentity:
     )
 
 
-def is_mounted_alone(path: str, *, mounts: str = _MOUNTS) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A line of /proc/self/mountinfo (proc(5))."""
+
+    device: str
+    """`major:minor`."""
+    point: str
+    kind: str
+    """Type of the file system, such as `ext4`."""
+
+
+def mounts_of(file: str = MOUNTS) -> list[Mount]:
+    """The mounts that this process sees. Raises OSError."""
+    lines = Path(file).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    parts = ((line.split(" "), line.partition(" - ")[2].split(" ")[0]) for line in lines if line.count(" ") > 4)
+    return [Mount(device=words[2], point=_unescaped(words[4]), kind=kind) for words, kind in parts]
+
+
+def _unescaped(point: str) -> str:
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), point)
+
+
+def is_mounted_alone(path: str, *, mounts: str = MOUNTS) -> bool:
     """Whether the file is a mount of its own, as a `subPath` of Kubernetes is: a replacement is then never noticed.
 
-    mounts: a file as proc(5) describes `/proc/self/mountinfo`; False where there is none.
+    mounts: as for `mounts_of`; False where there is no such file.
     """
     try:
-        lines = Path(mounts).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        points = [mount.point for mount in mounts_of(mounts)]
     except OSError:
         return False
-    real_path = os.path.realpath(path)
-    points = (line.split(" ")[4] for line in lines if line.count(" ") > 4)
-    return any(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), point) == real_path for point in points)
+    return os.path.realpath(path) in points
 
 
 _LIVE = frozenset(

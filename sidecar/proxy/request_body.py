@@ -54,8 +54,8 @@ def _delimits(field: bytes, value: bytes, version: tuple[int, int]) -> bool:
 class BodyRules:
     """How large a body may be, and how slow.
 
-    rate: bytes a second, on average over `window_seconds` of waiting for the client; 0 for no floor. loop_time: the time
-    of the event loop, in seconds.
+    rate: bytes a second, on average over `window_seconds` of waiting for the client; 0 for no floor.
+    loop_time: the event loop's own time, in seconds.
     """
 
     limit: int | None

@@ -1,16 +1,14 @@
 """TLS contexts of both sides. TLS 1.2 at least, HTTP/1.1 as the only protocol."""
 
 import logging
-import os
 import ssl
 from pathlib import Path
 
 from sidecar.config.document import ListenerTls, UpstreamTls
+from sidecar.config.reload import FileIdentity, identity_of
 
 _PROTOCOLS = ["http/1.1"]
 _log = logging.getLogger(__name__)
-
-_Identity = tuple[tuple[int, int, int], ...]
 
 
 class ListenerCertificates:
@@ -34,9 +32,9 @@ class ListenerCertificates:
                 _log.warning("sidecar: tls: %s; the certificate before it stays in use", describe(error))
         return self._context
 
-    def _identify(self) -> _Identity:
+    def _identify(self) -> tuple[FileIdentity, ...]:
         """Taken before reading: what changes meanwhile is then seen to be other than what was read."""
-        return tuple(_identity_of(name) for name in self._files)
+        return tuple(identity_of(name) for name in self._files)
 
 
 def listener_context(settings: ListenerTls) -> ssl.SSLContext:
@@ -95,11 +93,3 @@ def _check_readable(name: str) -> None:
     """OpenSSL's errors do not tell which file."""
     with Path(name).open("rb"):
         pass
-
-
-def _identity_of(name: str) -> tuple[int, int, int]:
-    try:
-        status = os.stat(name)
-    except OSError:
-        return (0, 0, 0)
-    return (status.st_ino, status.st_size, status.st_mtime_ns)

@@ -20,7 +20,7 @@ from typing import Final
 from sidecar.config.build.admin import VARIABLE
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address, sqlite_path
-from sidecar.config.reload import is_mounted_alone
+from sidecar.config.reload import MOUNTS, is_mounted_alone, mounts_of
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.doctor.facts import (
     CertificateFacts,
@@ -94,8 +94,6 @@ def _time(tag: int, text: bytes) -> float:
 
 # Files.
 
-_MOUNTS = "/proc/self/mountinfo"
-
 
 def files_facts(config: Config) -> FilesFacts:
     store = sqlite_path(config.store) if config.store.startswith("sqlite:") else ""
@@ -122,16 +120,16 @@ def file_facts(path: str) -> FileFacts | Unknown:
     return FileFacts(path=path, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid)
 
 
-def disk_of(folder: str, *, mounts: str = _MOUNTS) -> DiskFacts | Unknown:
-    """Return the file system that holds `folder`. mounts: a file in the format of /proc/self/mountinfo (proc(5))."""
+def disk_of(folder: str, *, mounts: str = MOUNTS) -> DiskFacts | Unknown:
+    """Return the file system that holds `folder`. mounts: as for `mounts_of`."""
     try:
         device = os.stat(folder).st_dev
         usage = shutil.disk_usage(folder)
-        lines = Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines()
+        mounted = mounts_of(mounts)
     except OSError as error:
         return Unknown(reason=f"{folder}: {error.strerror}")
     number = f"{os.major(device)}:{os.minor(device)}"
-    kinds = [line.partition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[2:3] == [number]]
+    kinds = [mount.kind for mount in mounted if mount.device == number]
     return DiskFacts(kind=kinds[-1] if kinds else "", free=usage.free, total=usage.total)
 
 

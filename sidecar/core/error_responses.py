@@ -34,8 +34,8 @@ _SAID_TO_BE_INVALID = frozenset(
 """Reasons that a stranger cannot tell from an unknown key, unless the configuration gives them bodies of their own."""
 
 _DETAIL: Mapping[Reason, str] = {
-    Reason.BAD_REQUEST: "The request is bad_request.",
-    Reason.BAD_TARGET: "The request target is bad_request.",
+    Reason.BAD_REQUEST: "The request is malformed.",
+    Reason.BAD_TARGET: "The request target is malformed.",
     Reason.AMBIGUOUS_TARGET: "The request target can be read in more than one way. Send the path in its normal form.",
     Reason.BAD_HEADER: "A header field is malformed.",
     Reason.METHOD_NOT_ALLOWED: "The method is not allowed here.",
@@ -53,7 +53,7 @@ _DETAIL: Mapping[Reason, str] = {
     Reason.STORE_UNAVAILABLE: "API keys cannot be verified at the moment.",
     Reason.LIMITER_UNAVAILABLE: "Quotas cannot be verified at the moment.",
     Reason.UPSTREAM_UNREACHABLE: "The service cannot be reached.",
-    Reason.UPSTREAM_INVALID: "The service gave an response that makes no sense.",
+    Reason.UPSTREAM_INVALID: "The service gave an invalid response.",
     Reason.UPSTREAM_TIMEOUT: "The service did not respond in time.",
     Reason.UPSTREAM_BUSY: "The service has no room for the request at the moment.",
     Reason.INTERNAL: "Something went wrong here.",

@@ -183,9 +183,9 @@ _AUDIT_ROWS: Final = 10
 _SPANS: Final = (("1", "24 hours"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"))
 _DONE: Final = {
     "change": "The change is saved. It applies from the next request on.",
-    "disable": "The key is disabled. Its next request is problem_page.",
+    "disable": "The key is disabled. Its next request is refused.",
     "enable": "The key is enabled. Its next request is allowed.",
-    "revoke": "The key is revoked permanently. Its next request is problem_page.",
+    "revoke": "The key is revoked permanently. Its next request is refused.",
 }
 
 

@@ -122,7 +122,7 @@ def test_what_was_built_has_no_installer_and_nothing_to_compile(image: Path) -> 
     packages = {path.name.lower() for path in image.glob("opt/sidecar/lib/python*/site-packages/*")}
     assert {"aiohttp", "sidecar"} <= packages
     assert not packages & {"pip", "setuptools", "wheel", "pytest"}
-    [cached] = image.glob("opt/sidecar/lib/python*/site-packages/sidecar/__pycache__/gate.*.pyc")
+    [cached] = image.glob("opt/sidecar/lib/python*/site-packages/sidecar/gate/__pycache__/gate.*.pyc")
     assert cached.stat().st_size
 
 

@@ -1,6 +1,7 @@
 """Our own answers: problem details, challenges, configured bodies, and what a stranger may learn."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_every_reason_has_a_problem_detail_that_is_not_kept(reason: Reason) -> N
     assert problem["type"] == "about:blank"
     assert problem["status"] == response.status
     assert problem["title"]
-    assert problem["detail"]
+    assert re.fullmatch(r"[A-Z][A-Za-z ,;()'-]+\.(?: [A-Z][A-Za-z ,;'-]+\.)*", problem["detail"])
 
 
 def test_a_stranger_cannot_tell_what_is_wrong_with_a_key() -> None:

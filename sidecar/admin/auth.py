@@ -96,7 +96,7 @@ class TooManyFailures(Exception):
 class Tokens:
     """The admin tokens in force. `limiter` is not shared with the configured quotas, whose names could collide.
 
-    clock: Unix seconds. tokens: called at every check, so that a reload takes effect at once.
+    tokens: called at every check, so that a reload takes effect at once.
     """
 
     def __init__(self, tokens: Callable[[], Sequence[AdminToken]], limiter: Limiter, *, clock: Clock) -> None:
@@ -161,7 +161,7 @@ class Session:
 
 
 class Sessions:
-    """Sessions by id. Only the browser's cookie holds the id. clock: Unix seconds. new_token: makes 128 random bits."""
+    """Sessions by id. Only the browser's cookie holds the id. new_token: makes 128 random bits."""
 
     def __init__(self, *, clock: Clock, new_token: Callable[[], str]) -> None:
         self._clock = clock

@@ -36,7 +36,7 @@ from sidecar.usage.ports import UsageFilter, UsageRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminDependencies:
-    """What the service uses. clock: Unix seconds. lifecycle, config, rules, gate_of: of the current configuration."""
+    """What the service uses. lifecycle, config, rules, gate_of: of the current configuration."""
 
     keys: StoredKeys
     statistics: KeyStatistics

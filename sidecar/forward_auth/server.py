@@ -46,7 +46,7 @@ class Snapshot:
 
 
 class DecisionServer:
-    """To be made where its loop runs. clock: seconds, monotonic. wall_clock: Unix seconds."""
+    """To be made where its loop runs."""
 
     def __init__(
         self,

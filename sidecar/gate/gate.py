@@ -67,7 +67,7 @@ class _RequestState:
 class Gate:
     """Decides under one configuration. A reload makes a new gate.
 
-    clock: Unix seconds. new_request_id: makes one where the client sent none.
+    new_request_id: makes one where the client sent none.
     """
 
     def __init__(

@@ -106,7 +106,7 @@ class Rotated:
 
 
 class KeyMaker:
-    """Makes keys without storing them. clock: Unix seconds. randbelow: as `secrets.randbelow`."""
+    """Makes keys without storing them. randbelow: as `secrets.randbelow`."""
 
     def __init__(self, hasher: Hasher, *, clock: Clock, randbelow: Callable[[int], int]) -> None:
         self._hasher = hasher
@@ -156,7 +156,7 @@ class KeyMaker:
 
 
 class Lifecycle(KeyMaker):
-    """Changes keys on behalf of an actor. clock: Unix seconds. randbelow: as `secrets.randbelow`.
+    """Changes keys on behalf of an actor. randbelow: as `secrets.randbelow`.
 
     Every method raises StoreUnavailable. Those that change a key raise UnknownKey, and KeyChanged if `expected_etag` is
     given and the key no longer has it.

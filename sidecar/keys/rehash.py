@@ -38,7 +38,7 @@ class Rehashing:
 
     So a stream that began before the flush is found after it as well. `newest` is the algorithm of new keys, whose
     digest is the first candidate of a lookup. At most `size` keys wait; each is tried once, because two processes
-    with different peppers must not rehash it back and forth. `clock` in Unix seconds.
+    with different peppers must not rehash it back and forth.
     """
 
     def __init__(self, reader: KeyReader, newest: str, *, clock: Clock, size: int = 10_000) -> None:

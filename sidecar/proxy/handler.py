@@ -38,7 +38,7 @@ class Snapshot:
 
 
 class Handler:
-    """Responds to requests. clock: seconds, monotonic. wall_clock: Unix seconds."""
+    """Responds to requests."""
 
     def __init__(
         self,

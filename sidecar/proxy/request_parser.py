@@ -160,6 +160,9 @@ class RequestParser(RequestHandler):
             self._feed_in_pieces(held)
         elif self._held or self._is_full():
             self._held += data
+        elif data.find(_END_OF_HEAD) == len(data) - len(_END_OF_HEAD) and data[0] not in b"\r\n" and not self._broken:
+            self._before = data[-_OVERLAP:]
+            self._feed(data)  # One piece, which is what most reads are.
         else:
             self._feed_in_pieces(data)
 
@@ -212,7 +215,7 @@ class RequestParser(RequestHandler):
         self._receiving, self._chunked = payload, message.chunked
         # What follows the head of a request to upgrade is kept for the other protocol.
         self._upgraded = self._upgraded or (message.upgrade and payload.is_eof())
-        if any(protocol in raw for protocol in _OTHER_PROTOCOLS):
+        if b" RTSP/" in raw or b" ICE/" in raw:
             line = f"{message.method} {message.path}".encode("utf-8", "surrogateescape")
             if any(line + protocol in raw for protocol in _OTHER_PROTOCOLS):
                 self._messages.pop()

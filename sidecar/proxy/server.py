@@ -24,7 +24,7 @@ _FIRST_REQUEST_SECONDS = 0.3
 class DataServer:
     """To be made where its loop runs.
 
-    snapshot: for requests that begin now. clock: seconds, monotonic. wall_clock: Unix seconds. tls: the context of the
+    snapshot: for requests that begin now. tls: the context of the
     next handshake; None for none. body_window_seconds: what a body's speed is averaged over.
     """
 

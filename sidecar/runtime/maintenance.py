@@ -33,7 +33,7 @@ _RESTORED: Final = 500
 
 
 class UsageKeeper:
-    """Writes what `usage` has counted, shows it to `detector`, and forgets old counts. `clock` in Unix seconds.
+    """Writes what `usage` has counted, shows it to `detector`, and forgets old counts.
 
     prefixes: what keys begin with; a key that a client puts into its User-Agent is not stored.
     """
@@ -139,7 +139,7 @@ _AT_ONCE: Final = 100
 
 
 class Retirement:
-    """Ends overlaps as `keys.retire_unused` says. `usage` has the uses of this process; `clock` in Unix seconds."""
+    """Ends overlaps as `keys.retire_unused` says. `usage` has the uses of this process."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ _DAY: Final = 86_400_000_000
 
 
 class Upkeep:
-    """Writes the use of keys and quota states, and counts keys, at intervals. `clock` in Unix seconds."""
+    """Writes the use of keys and quota states, and counts keys, at intervals."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLin
 
 
 class Observing:
-    """To be made where its loop runs. Raises StartError. clock: Unix seconds.
+    """To be made where its loop runs. Raises StartError.
 
     What it starts ends with `stack`: first what runs, then what waits is written.
     """

@@ -54,7 +54,7 @@ class SqliteStore(Store):
     async def open(
         cls, path: str, *, create: bool, clock: Clock, timings: Callable[[str, float], None]
     ) -> "SqliteStore":
-        """Open the file. `clock` in Unix seconds; `timings` receives each operation and its seconds.
+        """Open the file. `timings` receives each operation and its seconds.
 
         Without `create`, a missing or empty file is StoreUnavailable, and no file is made.
         """

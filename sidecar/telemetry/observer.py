@@ -12,7 +12,7 @@ from sidecar.usage.recorder import Usage
 
 
 class Exchanges:
-    """The data path's observer. clock: Unix seconds. access_log, tracer: None where it is off."""
+    """The data path's observer. access_log, tracer: None where it is off."""
 
     def __init__(
         self,

@@ -87,7 +87,7 @@ def _not_zero(digits: str) -> str:
 
 
 class Tracer:
-    """export: delivers a batch, or raises; may block, and is called in a thread of its own. clock: Unix seconds."""
+    """export: delivers a batch, or raises; may block, and is called in a thread of its own."""
 
     def __init__(
         self,

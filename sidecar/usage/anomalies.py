@@ -171,7 +171,7 @@ _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")
 
 
 class AnomalyDetector:
-    """Compares uses and refusals with `limits`, and reports what is unusual. `clock` in Unix seconds."""
+    """Compares uses and refusals with `limits`, and reports what is unusual."""
 
     def __init__(self, limits: Unusual, *, clock: Clock, write: Callable[[str], None]) -> None:
         """`write` as of AnomalyLog."""

@@ -45,7 +45,7 @@ class UsageHour:
 
 
 class Usage:
-    """Counts until `taken` hands them over. `clock` in Unix seconds.
+    """Counts until `taken` hands them over.
 
     At most `size` places are counted between two calls of `taken`; requests of further places are `dropped`. That
     takes `size` different requests within a few seconds, or a store that is slow for minutes.

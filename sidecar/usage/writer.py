@@ -99,7 +99,7 @@ class _Waiting:
 class UsageWriter:
     """Counts and last uses on their way into the store; a key's last use at most once in `sample_seconds`.
 
-    A network that is new for a key is written at once. `clock` in Unix seconds. At most `size` keys' uses and `size`
+    A network that is new for a key is written at once. At most `size` keys' uses and `size`
     counts wait: past that, the uses that wait longest are forgotten and new counts are `dropped`, which happens only
     where the store is out of reach for so many.
     """

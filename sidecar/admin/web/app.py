@@ -28,7 +28,7 @@ _VERB: Final = f"{_KEY}/{{verb:{VERBS}}}"
 
 
 def add_pages(app: web.Application, instruments: Instruments, *, clock: Clock) -> None:
-    """Add the pages to the admin listener's application. clock: Unix seconds.
+    """Add the pages to the admin listener's application.
 
     Without a session only the sign-in form and its static files are open; they hold nothing secret.
     """

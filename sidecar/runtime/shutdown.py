@@ -1,4 +1,4 @@
-"""The end that nobody notices: first balancers learn of it, then what has begun is finished."""
+"""A shutdown that fails no request: balancers are told first, then what has begun is finished."""
 
 import asyncio
 from contextlib import suppress

@@ -22,8 +22,13 @@ from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 from tests.wire.proxy.wire import RawClient, Received
 
 
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+ON_ONE_LOOP = {"test_bad_client", "test_faithful", "test_fallen_keys", "test_framing", "test_keep_alive"}
+"""Which bytes mean what is the same on each loop; flow control, TLS, timeouts and ends of connections may differ."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    others = {} if item.path.stem in ON_ONE_LOOP else {"asyncio": asyncio.new_event_loop}
+    return {**others, "uvloop": uvloop.new_event_loop}
 
 
 MIB = 1 << 20

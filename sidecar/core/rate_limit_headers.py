@@ -63,13 +63,13 @@ class RateLimitFields:
 
     def _policy(self, state: QuotaState, now: float) -> tuple[bytes, bytes]:
         name = _quoted(state.quota.name)
-        told = (name, b"%b;q=%d;w=%d" % (name, state.limit, policy_seconds(state.quota, now)))
+        field = (name, b"%b;q=%d;w=%d" % (name, state.limit, policy_seconds(state.quota, now)))
         if state.quota.window is Window.FIXED and state.quota.period == "month":
-            return told  # Another length each month.
+            return field  # Another length each month.
         if len(self._policies) >= _MAX_POLICIES:
             self._policies.clear()
-        self._policies[state.quota.name, state.limit] = told
-        return told
+        self._policies[state.quota.name, state.limit] = field
+        return field
 
 
 def _tightness(state: QuotaState) -> tuple[int, int]:

@@ -77,15 +77,15 @@ def original(dialect: Dialect, method: str, target: str, headers: Headers) -> Or
     return Original(method=methods[0], target=targets[0], headers=((b"Host", host), *others))
 
 
-def objection(asked: Original) -> Reason | None:
+def objection(request: Original) -> Reason | None:
     """The reason to refuse a request without asking the gate.
 
     It is stricter than the gate with targets: what the proxy has not normalised yet, it may normalise after the
     decision, in its own way.
     """
-    if asked.method not in PARSED_METHODS:
+    if request.method not in PARSED_METHODS:
         return Reason.METHOD_NOT_ALLOWED
-    return None if _is_normalised(asked.target.partition("?")[0]) else Reason.AMBIGUOUS_TARGET
+    return None if _is_normalised(request.target.partition("?")[0]) else Reason.AMBIGUOUS_TARGET
 
 
 def _values(headers: Headers, name: bytes) -> list[str]:
@@ -139,11 +139,11 @@ class Terms:
         self._exact = frozenset(name.lower() for name in (*self._identity, *self._strip))
         self._folded = frozenset(map(fold, self._exact))
 
-    def objection(self, asked: Original) -> Reason | None:
+    def objection(self, request: Original) -> Reason | None:
         """The reason to refuse a request without asking the gate."""
-        return Reason.BAD_HEADER if self._disguised(asked.headers) else objection(asked)
+        return Reason.BAD_HEADER if self._disguised(request.headers) else objection(request)
 
-    def told(self, allow: Allow) -> Headers:
+    def identity_headers(self, allow: Allow) -> Headers:
         """Every identity header, empty if it has no value, so that one of the client's is overwritten."""
         known = {name.lower(): value for name, value in allow.headers}
         return tuple((name, known.get(name.lower(), b"")) for name in self._identity)

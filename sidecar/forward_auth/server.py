@@ -58,7 +58,7 @@ class DecisionServer:
         self._snapshot, self._observer, self._clock = snapshot, observer, clock
         self._strangers: set[str] = set()
         self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(snapshot.limits))
-        self._retiring = False
+        self._closing_when_idle = False
         self.address = Address()
         """The bound address, after `start`."""
 
@@ -68,7 +68,7 @@ class DecisionServer:
 
     def close_when_idle(self) -> None:
         """Close each connection after its next response."""
-        self._retiring = True
+        self._closing_when_idle = True
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
@@ -82,7 +82,7 @@ class DecisionServer:
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         response = to_aiohttp(await self._respond(request))
-        if self._retiring or not self.trusts(request.remote or ""):
+        if self._closing_when_idle or not self.trusts(request.remote or ""):
             response.force_close()
         return response
 
@@ -102,11 +102,11 @@ class DecisionServer:
         dialect = dialect_of(request.raw_path, terms.served)
         if dialect is None:
             return self.refuse(Reason.BAD_REQUEST)
-        asked = original(dialect, request.method, request.raw_path, request.raw_headers)
-        if isinstance(asked, Reason):
-            return refusing(dialect, self.refuse(asked))
-        head = RequestHead(method=asked.method, target=asked.target, headers=asked.headers, peer=peer)
-        return await self._observed(Question(head=head, dialect=dialect, objection=terms.objection(asked)), snapshot)
+        question = original(dialect, request.method, request.raw_path, request.raw_headers)
+        if isinstance(question, Reason):
+            return refusing(dialect, self.refuse(question))
+        head = RequestHead(method=question.method, target=question.target, headers=question.headers, peer=peer)
+        return await self._observed(Question(head=head, dialect=dialect, objection=terms.objection(question)), snapshot)
 
     async def _observed(self, question: Question, snapshot: Snapshot) -> Response:
         """The answer, whatever happens."""
@@ -142,7 +142,7 @@ class DecisionServer:
             return Reason.NO_ROUTE, responses.for_reason(Reason.NO_ROUTE)
         terms = snapshot.terms
         ours = responses.client_headers(decision.principal, decision.quota_states, now)
-        return None, allowing(dialect, terms.told(decision), ours, without=terms.not_forwarded(decision))
+        return None, allowing(dialect, terms.identity_headers(decision), ours, without=terms.not_forwarded(decision))
 
     def refuse(self, reason: Reason) -> Response:
         response = self._snapshot.responses.for_reason(reason)

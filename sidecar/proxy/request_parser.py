@@ -71,8 +71,8 @@ class RateLimitedLog:
             self._timer.cancel()
             self._timer = None
         for (noun, fate), (number, last) in seen.items():
-            told = counted(number, noun)
-            _log.warning("sidecar: %s %s in the last %g s, last from %s", told, fate, self._seconds, last)
+            amount = counted(number, noun)
+            _log.warning("sidecar: %s %s in the last %g s, last from %s", amount, fate, self._seconds, last)
 
 
 _AROUND_TARGET = len("GET  HTTP/1.1")

@@ -36,7 +36,7 @@ class Serving:
         self._snapshot = _snapshot_of(config, make_gate(config, self._cache), _upstream_of(config))
         self._certificates = _certificates_of(config)
         self._data: DataServer | None = None
-        self._foresee()
+        self._declare_series()
         metrics.watch(key_cache=self._cache_results)
 
     def data_server(self, observer: Observer, clock: Clock) -> DataServer:
@@ -75,7 +75,7 @@ class Serving:
         self._snapshot = _snapshot_of(config, gate, upstream)
         if self._data is not None:
             self._data.reconfigure(self._snapshot)
-        self._foresee()
+        self._declare_series()
         return kept
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class Serving:
         """TLS neither begins nor ends while the process runs, so that there are certificates if there were any."""
         return cast(ListenerCertificates, self._certificates).current()
 
-    def _foresee(self) -> None:
+    def _declare_series(self) -> None:
         self._metrics.declare_series(routes=(route.name for route in self.config.routes), quotas=self.config.quotas)
 
     def _cache_results(self) -> Mapping[str, int]:

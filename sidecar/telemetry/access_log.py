@@ -60,8 +60,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def with_client(access: Access, head: RequestHead) -> Access:
     """With what the client says of itself, cut so that what waits to be written stays small."""
-    told = {name.lower(): value for name, value in reversed(head.headers)}
-    referer, agent = (told.get(name, b"").decode("utf-8", "surrogateescape") for name in (b"referer", b"user-agent"))
+    values = {name.lower(): value for name, value in reversed(head.headers)}
+    referer, agent = (values.get(name, b"").decode("utf-8", "surrogateescape") for name in (b"referer", b"user-agent"))
     return replace(access, version=head.version, referer=referer[:_MAX_KEPT], agent=agent[:_MAX_KEPT])
 
 
@@ -186,8 +186,8 @@ def _apache_time(unix_seconds: int) -> bytes:
 
 
 def _encode_ascii(line: _Line) -> bytes:
-    told = msgspec.structs.asdict(line).items()
-    kept = ((name, value) for name, value in told if value is not None or name not in _OPTIONAL)
+    values = msgspec.structs.asdict(line).items()
+    kept = ((name, value) for name, value in values if value is not None or name not in _OPTIONAL)
     fields = {name: well_formed(value) if isinstance(value, str) else value for name, value in kept}
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
 

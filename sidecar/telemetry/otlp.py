@@ -69,12 +69,12 @@ class OtlpExport:
         """`span` as the SDK has it."""
         self._ids.trace_id, self._ids.span_id = int(span.trace_id, 16), int(span.span_id, 16)
         context = set_span_in_context(NonRecordingSpan(_parent(span))) if span.parent_id else None
-        told = self._tracer.start_span(
+        exported = self._tracer.start_span(
             span.name, context, _KINDS[span.kind], attributes=span.attributes, start_time=span.began
         )
         if span.failed:
-            told.set_status(Status(StatusCode.ERROR))
-        told.end(span.ended)
+            exported.set_status(Status(StatusCode.ERROR))
+        exported.end(span.ended)
 
     def _tell(self, *, failing: bool) -> None:
         """Once when it begins, and once when it is over."""

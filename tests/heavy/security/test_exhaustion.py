@@ -4,7 +4,7 @@ import asyncio
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -24,12 +24,14 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @pytest.fixture(autouse=True)
-def enough_files() -> None:
-    """For this process, and for those that it starts."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def enough_files() -> Iterator[None]:
+    """For this process, and for those that it starts, until the test is over."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < NEEDED_FILES:
         pytest.skip(f"needs {NEEDED_FILES} open files; the limit is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (NEEDED_FILES, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, NEEDED_FILES), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def response(peer: Peer) -> None:

@@ -50,6 +50,8 @@ class Terminal:
         self._blocks = 0
 
     def __enter__(self) -> Self:
+        # The doctor looks whether limits.connections fits what the shell may open.
+        self._send('ulimit -S -n "$(ulimit -H -n)"')
         self._send("set -meu -o pipefail\ntrap 'kill -INT $(jobs -p) 2>/dev/null; wait' EXIT")
         return self
 

@@ -219,7 +219,7 @@ async def test_requests_past_the_last_connection_wait_in_order_and_for_a_bounded
     waiting = [await bench.client(), await bench.client()]
     for number, client in enumerate(waiting):
         await client.send(get(f"/{number}"))
-    await eventually(lambda: bench.records.in_flight == 3)
+        await eventually(lambda number=number: bench.records.in_flight == 2 + number)
     release.set()
     assert [(await client.receive()).body for client in (slow, *waiting)] == [b"/slow", b"/0", b"/1"]
     assert bench.upstream.seen[0].index(b"GET /0") < bench.upstream.seen[0].index(b"GET /1")

@@ -1,5 +1,6 @@
 """Fixtures that start real processes: one upstream for the session, sidecars as tests ask for them."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,12 @@ from tests.harness.recording import Upstream, running_upstream
 from tests.harness.running import StartSidecar, starter
 
 pytest_plugins = ["tests.harness.requirements", "tests.harness.scheduling"]
+
+
+def pytest_configure() -> None:
+    """What a shell runs in the background (`pytest &`) ignores SIGINT, and so would all that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

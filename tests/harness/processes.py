@@ -10,6 +10,8 @@ from signal import SIGTERM
 from threading import Condition, Thread
 from typing import IO
 
+from tests.harness.forks import ForkedProcess
+
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -47,7 +49,9 @@ class Lines:
                 self._changed.wait(left)
 
     def join(self) -> None:
+        """Raises AssertionError where something that the process left behind still holds the pipe."""
         self._thread.join(STOP_SECONDS)
+        assert not self._thread.is_alive(), "what the process started is still running"
         self._pipe.close()
 
     def _gather(self) -> None:
@@ -60,22 +64,27 @@ class Lines:
             self._changed.notify_all()
 
 
-class Process:
-    """`python -m …` in the repository, its output gathered."""
+def python(arguments: Sequence[str], environ: Mapping[str, str]) -> "subprocess.Popen[str]":
+    """`python -m …` in the repository."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
 
-    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
-        assert self._process.stdout and self._process.stderr
-        self.stdout, self.stderr = Lines(self._process.stdout), Lines(self._process.stderr)
+
+class Process:
+    """A running process, its output gathered."""
+
+    def __init__(self, process: "subprocess.Popen[str] | ForkedProcess") -> None:
+        self._process = process
+        assert process.stdout and process.stderr
+        self.stdout, self.stderr = Lines(process.stdout), Lines(process.stderr)
 
     @property
     def pid(self) -> int:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.harness.processes import Process, clean_environ
+from tests.harness.processes import Process, clean_environ, python
 from tests.harness.wire import TIMEOUT_SECONDS
 
 
@@ -81,7 +81,7 @@ class Upstream:
 @contextmanager
 def running_upstream() -> Iterator[Upstream]:
     """An upstream process, ready; stopped at the end."""
-    process = Process(["tests.harness.upstream"], clean_environ())
+    process = Process(python(["tests.harness.upstream"], clean_environ()))
     line = process.stdout.wait_for(lambda line: line.startswith("{"))
     if line is None:
         raise process.failure()

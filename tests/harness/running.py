@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.harness.forks import ForkedProcess, must_start_anew
 from tests.harness.keys import IssuedKey, Keys
-from tests.harness.processes import ROOT, Process, clean_environ
+from tests.harness.processes import ROOT, Process, clean_environ, python
 from tests.harness.recording import Upstream
 from tests.harness.wire import Address, Connection, Fields, Response, exchange
 
@@ -113,7 +114,10 @@ def starter(stack: ExitStack, upstream: Upstream, make_folder: Callable[[], Path
 def start_sidecar(stack: ExitStack, keys: Keys, arguments: Sequence[str], environ: Mapping[str, str]) -> Sidecar:
     """The process, once both of its listeners are bound; raises with its standard error when it ends before."""
     anywhere = ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]
-    process = Process(["sidecar", "serve", *arguments, *anywhere], clean_environ(**environ))
+    command, whole = ["serve", *arguments, *anywhere], clean_environ(**environ)
+    process = Process(
+        python(["sidecar", *command], whole) if must_start_anew(environ) else ForkedProcess(command, whole)
+    )
     stack.callback(process.stop, signal.SIGINT)
     listeners = {}
     for name in ("data", "ops"):

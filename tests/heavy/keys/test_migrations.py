@@ -13,19 +13,32 @@ from tests.unit.keys.making import ANN, a_key, open_store, set_status
 
 _KILLED_AT_EACH_STEP = """
 import os, signal, sqlite3, sys
+from itertools import count
 from sidecar.store.sqlite.schema import migrate
 
 class Mortal(sqlite3.Connection):
-    left = int(sys.argv[2])
+    left = 0
     def execute(self, *arguments):
         if not self.left:
             os.kill(os.getpid(), signal.SIGKILL)
         self.left -= 1
         return super().execute(*arguments)
 
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, factory=Mortal)
-sqlite3.Connection.execute(connection, "PRAGMA journal_mode = WAL")
-migrate(connection, sys.argv[1])
+def make(path, steps):
+    Mortal.left = steps
+    connection = sqlite3.connect(path, isolation_level=None, factory=Mortal)
+    sqlite3.Connection.execute(connection, "PRAGMA journal_mode = WAL")
+    migrate(connection, path)
+    os._exit(0)
+
+for steps in count():
+    path = f"{sys.argv[1]}/{steps}.db"
+    child = os.fork()
+    if child == 0:
+        make(path, steps)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    print(path, flush=True)
 """
 
 
@@ -36,12 +49,9 @@ def changed(path: str, sql: str) -> None:
 
 @pytest.mark.timeout(600)
 async def test_a_migration_killed_at_any_step_is_completed_by_the_next_start(tmp_path: Path) -> None:
+    killing = [sys.executable, "-c", _KILLED_AT_EACH_STEP, str(tmp_path)]
     left: list[int] = []
-    while True:
-        path = str(tmp_path / f"{len(left)}.db")
-        step = [sys.executable, "-c", _KILLED_AT_EACH_STEP, path, str(len(left))]
-        if subprocess.run(step, check=False).returncode == 0:
-            break
+    for path in subprocess.run(killing, check=True, capture_output=True, text=True).stdout.splitlines():
         with closing(sqlite3.connect(path)) as connection:
             left.append(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
         store = await open_store(path)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.fields import Address
+from tests.harness.forks import ForkedProcess
 from tests.harness.keys import Keys
 from tests.harness.ports import free_port
 from tests.harness.processes import Process, clean_environ
@@ -71,7 +72,7 @@ class Instance:
     def start(self) -> Process:
         addresses = ["--listen", f"127.0.0.1:{self.data}", "--ops", f"127.0.0.1:{self.ops}"]
         arguments = ["-c", str(self.keys.config), "--store", self.keys.url, "--upstream", self.upstream, *addresses]
-        process = Process(["sidecar", "serve", *arguments], clean_environ())
+        process = Process(ForkedProcess(["serve", *arguments], clean_environ()))
         if process.stderr.wait_for(lambda line: line.startswith("sidecar: ops listener on ")) is None:
             raise process.failure()
         return process

@@ -10,7 +10,7 @@ import pytest
 from sidecar.config.fields import Address
 from tests.harness import ownhosts
 from tests.harness.keys import Keys
-from tests.harness.processes import Process, clean_environ
+from tests.harness.processes import Process, clean_environ, python
 from tests.wire.proxy.wire import RawClient, get
 from tests.wire.security.behind import configured
 
@@ -56,7 +56,7 @@ async def asking(hosts: Path, tmp_path: Path) -> AsyncIterator[Ask]:
         await asyncio.to_thread(keys.issue, "the key that makes the store")
         options = ["--store", keys.url, "--upstream", f"http://upstream.test:{port}", "--listen", "127.0.0.1:0"]
         arguments = ["sidecar", "serve", "-c", str(config), *options, "--ops", "127.0.0.1:0"]
-        process = Process(["tests.harness.ownhosts", str(hosts), *arguments], clean_environ())
+        process = Process(python(["tests.harness.ownhosts", str(hosts), *arguments], clean_environ()))
         processes.append(process)
         line = await asyncio.to_thread(process.stderr.wait_for, lambda line: LISTENER.fullmatch(line) is not None)
         found = LISTENER.fullmatch(line or "")

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,7 +60,8 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._shell.stdin
-        self._shell.stdin.close()
+        with suppress(BrokenPipeError):  # It ended early.
+            self._shell.stdin.close()
         try:
             self._shell.wait(BLOCK_SECONDS)
         finally:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.harness.headers import disguises
 from tests.harness.wire import Response, request_bytes
 from tests.wire.forward_auth.asking import CARRIERS, DIALECTS, IDENTITY, Decider, question, status_of
 
@@ -144,11 +145,13 @@ def test_a_question_in_no_dialect_is_refused(decider: Decider, path: str) -> Non
 
 @pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("name", ["X_Auth_Subject", "x.auth.key.id", "X--Auth-Scopes", "X_HTTP_Method_Override"])
+@pytest.mark.parametrize("name", ["X-Auth-Subject", "X-Auth-Key-Id", "X-Auth-Scopes", "X-HTTP-Method-Override"])
 def test_what_passes_itself_off_as_a_stripped_header_is_refused(decider: Decider, dialect: str, name: str) -> None:
-    response = decider.ask(dialect, "GET", "/public/x", [(name, "t-Ka")])
-    assert status_of(response) == 400
-    assert response.json()["code"] == "bad_header"
+    for form in disguises(name):
+        if form.lower() != name.lower():
+            response = decider.ask(dialect, "GET", "/public/x", [(form, "t-Ka")])
+            assert status_of(response) == 400, form
+            assert response.json()["code"] == "bad_header"
 
 
 def test_bytes_that_are_no_question_are_refused_without_a_word_of_them(decider: Decider) -> None:

@@ -4,43 +4,16 @@ import json
 
 import pytest
 
+from tests.harness.headers import BROKEN_LINES, FRAMING_DISGUISES
 from tests.harness.wire import request_bytes
 from tests.wire.security.site import IDENTITY, Site
 
 HEAD = b"GET /public/x HTTP/1.1\r\nHost: api.test\r\n"
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        b"X-A: 1\r\n X-Auth-Subject: me\r\n",
-        b"X-A: 1\r\n\tX-Auth-Subject: me\r\n",
-        b"X-A:\r\n folded\r\n",
-        b"Authorization: Bearer\r\n hv_live_x\r\n",
-        b"X-Auth-Subject : me\r\n",
-        b"X-Auth-Subject\t: me\r\n",
-        b"X-Auth Subject: me\r\n",
-        b"X-Auth-Subject\x00: me\r\n",
-        b"X-Auth-Subj\xe9ct: me\r\n",
-        b"X-Auth-Subject(x): me\r\n",
-        b": me\r\n",
-        b"X-Auth-Subject\r\n",
-        b"X-A: 1\rX-Auth-Subject: me\r\n",
-        b"X-A: 1\x00X-Auth-Subject: me\r\n",
-        b"X-A: 1\nX-Auth-Subject: me\r\n",
-        b"Transfer_Encoding: chunked\r\n",
-        b"Content.Length: 5\r\n",
-        b"Content~Length: 5\r\n",
-    ],
-)
+@pytest.mark.parametrize("lines", [*BROKEN_LINES, *[name.encode() + b": 5\r\n" for name in FRAMING_DISGUISES]])
 def test_lines_that_servers_disagree_about_are_400(site: Site, lines: bytes) -> None:
-    response = site.sidecar.exchange(HEAD + lines + b"\r\n")
-    seen = site.upstream.requests()
-    if seen and b"\n" in lines.replace(b"\r\n", b""):
-        # A bare LF may end a line (RFC 9112 section 2.2); what follows is then a field like any other.
-        assert "x-auth-subject" not in seen[0].names
-    else:
-        site.check_ours(response, 400, [])
+    site.refuses_bytes(400, HEAD + lines + b"\r\n")
 
 
 @pytest.mark.parametrize(

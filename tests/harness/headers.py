@@ -1,0 +1,97 @@
+"""Spellings of header names and lines that no listener may take for what they pretend to be."""
+
+HOP_BY_HOP = [
+    ("Keep-Alive", "timeout=5"),
+    ("Proxy-Connection", "keep-alive"),
+    ("TE", "trailers"),
+    ("Trailer", "X-Sum"),
+    ("Proxy-Authorization", "Basic eDp5"),
+    ("HTTP2-Settings", "AAMAAABkAAQAAP__"),
+    ("Upgrade", "h2c"),
+]
+FORWARDING = [
+    ("X-Forwarded-For", "6.6.6.6"),
+    ("X-Forwarded-Proto", "https"),
+    ("X-Forwarded-Host", "evil.test"),
+    ("X-Forwarded-Port", "444"),
+    ("X-Forwarded-Prefix", "/evil"),
+    ("X-Forwarded-Uri", "/evil"),
+    ("X-Forwarded-Whatever", "evil"),
+    ("Forwarded", "for=6.6.6.6;host=evil.test"),
+    ("X-Real-IP", "6.6.6.6"),
+    ("X-Original-URL", "/admin"),
+    ("X-Original-URI", "/admin"),
+    ("X-Rewrite-URL", "/admin"),
+]
+"""What a proxy in front may set, forged."""
+FRAMING_DISGUISES = [
+    "Transfer_Encoding",
+    "transfer.encoding",
+    "Transfer--Encoding",
+    "Content_Length",
+    "content--length",
+    "Content.Length",
+    "Content~Length",
+]
+"""Names that a careless server takes for the framing."""
+BROKEN_LINES = [
+    b"X-A: 1\r\n X-Auth-Subject: me\r\n",
+    b"X-A: 1\r\n\tX-Auth-Subject: me\r\n",
+    b"X-A:\r\n folded\r\n",
+    b" X-Auth-Subject: me\r\n",
+    b"Authorization: Bearer\r\n hv_live_x\r\n",
+    b"X-Auth-Subject : me\r\n",
+    b"X-Auth-Subject\t: me\r\n",
+    b"X-Auth Subject: me\r\n",
+    b"X-Auth-Subject\x00: me\r\n",
+    b"X-Auth-Subj\xe9ct: me\r\n",
+    b"X-Auth-Subject(x): me\r\n",
+    b": me\r\n",
+    b"X-Auth-Subject\r\n",
+    b"X-A: 1\rX-Auth-Subject: me\r\n",
+    b"X-A: 1\r\rX-Auth-Subject: me\r\n",
+    b"X-A: 1\nX-Auth-Subject: me\r\n",
+    b"X-A: 1\x00X-Auth-Subject: me\r\n",
+    b"X-A: 1\x0bX-Auth-Subject: me\r\n",
+    b"X-A: 1\x7f\r\n",
+]
+"""Lines that servers disagree about, after a Host (RFC 9112 §2.2, §5)."""
+HOSTS = [b"a", b"api.test:8080", b"[::1]:80", b"127.0.0.1", b"a_b-c.d"]
+BAD_HOSTS = [
+    b"",
+    b"a,b",
+    b"u@h",
+    b"h/p",
+    b"h/p?",
+    b"h?",
+    b"h#",
+    b"h:",
+    b"h:x",
+    b"h:80:80",
+    b"h:port",
+    b"h p",
+    b"h\tp",
+    b"h\xe9",
+    b"h%00",
+    b"h\x00",
+    b"\\h",
+    b"[::1",
+]
+
+
+def disguises(name: str) -> list[str]:
+    """Names that a server may take for `name`, because it does not tell case or separators apart (as CGI does)."""
+    return [
+        name,
+        name.upper(),
+        name.lower(),
+        name.swapcase(),
+        name.replace("-", "_"),
+        name.replace("-", "."),
+        name.replace("-", "--"),
+        name.replace("-", "__"),
+        name.replace("-", "-_."),
+        name.replace("-", "_", 1),
+        name.lower().replace("-", "_-.", 1),
+        *[name.replace("-", separator) for separator in "~!|'*+`^#$%&"],
+    ]

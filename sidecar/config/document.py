@@ -84,6 +84,8 @@ class Limits(Entry, frozen=True, kw_only=True):
     """Bytes per second that a body must arrive with, on average over any ten seconds."""
     answer_timeout: Timeout = seconds("60s")
     """How long a client may read nothing of its response."""
+    half_closed_timeout: Timeout = seconds("1s")
+    """How long the response may take to begin after the client has ended its side of the connection."""
     idle_timeout: Timeout = seconds("75s")
     connections: Positive = 16384
     connections_per_address: Positive = 16384

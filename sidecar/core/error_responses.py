@@ -40,6 +40,7 @@ _DETAIL: Mapping[Reason, str] = {
     Reason.BAD_HEADER: "A header field is malformed.",
     Reason.METHOD_NOT_ALLOWED: "The method is not allowed here.",
     Reason.REQUEST_TIMEOUT: "The request did not arrive in time.",
+    Reason.UNSUPPORTED_CODING: "The request body has a transfer coding other than chunked.",
     Reason.BODY_TOO_LARGE: "The request body is too large.",
     Reason.HEADERS_TOO_LARGE: "The header fields or the request line are too large.",
     Reason.MISSING_CREDENTIAL: "An API key is required.",

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     BAD_HEADER = "bad_header"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
+    UNSUPPORTED_CODING = "unsupported_coding"
     BODY_TOO_LARGE = "body_too_large"
     HEADERS_TOO_LARGE = "headers_too_large"
 
@@ -91,6 +92,8 @@ def status_of(reason: Reason) -> int:
             return 431
         case Reason.INTERNAL:
             return 500
+        case Reason.UNSUPPORTED_CODING:
+            return 501
         case Reason.UPSTREAM_UNREACHABLE | Reason.UPSTREAM_INVALID:
             return 502
         case Reason.STORE_UNAVAILABLE | Reason.LIMITER_UNAVAILABLE | Reason.UPSTREAM_BUSY:

@@ -1,28 +1,39 @@
-"""The requests of one connection: where each begins and ends, before aiohttp parses it.
+"""The requests of one connection: what the head of one is, where each begins and ends, and how its message is framed.
 
-The check of a head is stricter than aiohttp's parser, so that both agree where a request ends: lines end with CR LF, no
-line is folded or holds control characters, and there is one framing header at most (RFC 9112 §2.2, §5, §6.3).
+Stricter than other parsers, so that all agree where a request ends: lines end with CR LF, no line is folded or holds
+control characters, and there is one framing header at most (RFC 9112 §2.2, §5, §6.3).
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.core.errors import Reason
+from sidecar.core.model import Headers
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_HEAD: Final = re.compile(
-    rb"(%b++) [\x21-\x7e\x80-\xff]++ HTTP/1\.[01]\r\n" % _TOKEN
-    + rb"(?:%b++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_REQUEST_LINE: Final = re.compile(
+    rb"(%b++) ((?:/|\*(?= )|(?i:https?)://[^/?# ]|(?<=CONNECT )[^/ ])[!-~\x80-\xff]*+) HTTP/1\.([0-9])\r\n"
+    % _TOKEN
 )
-_BEGINNING: Final = re.compile(rb"%b{1,32}(?: |\Z)" % _TOKEN)
+"""A target has the origin, asterisk or absolute form (RFC 9112 §3.2); authorities alone are for CONNECT."""
+_HEADERS: Final = re.compile(rb"(?:%b++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
+_HEADER: Final = re.compile(rb"([^:\r\n]++):[ \t]*+((?:[^\r]*[^\r \t])?)[ \t]*+\r\n")
+_BEGINNING: Final = re.compile(rb"%b++(?: |\Z)" % _TOKEN)
 """Of an incomplete head: a method, and not a handshake of TLS or another protocol."""
 _BEGINNING_BYTES: Final = 64
 _BROKEN_LINE: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
-_FRAMING: Final = re.compile(rb"\n(content-length|transfer-encoding|upgrade):[ \t]*+([^\r]*+)", re.IGNORECASE)
+_CONNECTION: Final = re.compile(
+    rb"\n(content[-_]length|transfer[-_]encoding|connection|upgrade|expect|host):[ \t]*+([^\r]*+)", re.IGNORECASE
+)
+"""The headers that are for this connection and its messages. `_`: CGI and WSGI take it for `-`."""
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_OTHER_CODINGS: Final = re.compile(
+    rb"(?!chunked\b)%b++(?:[ \t]*,[ \t]*(?!chunked\b)%b++)*[ \t]*,[ \t]*chunked" % (_TOKEN, _TOKEN)
+)
 _END: Final = b"\r\n\r\n"
 
 
@@ -44,13 +55,112 @@ class HeadLimits:
     head_bytes: int = 65536
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Framing:
-    """How the message of a head ends. body_bytes: None for a chunked body."""
+class MessageHead(NamedTuple):
+    """The head of a request, and how its message ends."""
 
+    method: str
+    target: str
+    version: tuple[int, int]
+    """(1, 0) or (1, 1): a higher minor version is read as 1.1 (RFC 9110 §2.5)."""
+    headers: Headers
     body_bytes: int | None
-    is_last: bool
-    """Whether no further request may follow on the connection."""
+    """None for a chunked body."""
+    framing: bytes
+    """The framing header, as a line with CR LF; empty where there is none."""
+    keep_alive: bool
+    """Whether the client lets another request follow."""
+    upgrade: str
+    """The protocols that the client offers to switch to, as one value."""
+    expects_continue: bool
+
+
+def find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | None:
+    """The length of the head that `received` begins with, or None while it is incomplete.
+
+    searched: bytes that were in `received` at the last call. Raises MalformedHead as soon as it cannot become a head.
+    """
+    found = received.find(_END, max(0, searched - len(_END) + 1))
+    end = None if found < 0 else found + len(_END)
+    if (len(received) if end is None else end) > limits.head_bytes:
+        raise MalformedHead(Reason.HEADERS_TOO_LARGE)
+    if end is None:
+        begins = _REQUEST_LINE.match(received) if b"\r\n" in received else _BEGINNING.match(received[:_BEGINNING_BYTES])
+        if begins is None or _BROKEN_LINE.search(received, max(0, searched - 1)):
+            raise MalformedHead(Reason.BAD_REQUEST)
+        last = len(received) - received.rfind(b"\n") - 1
+        if last > (limits.header_bytes if last < len(received) else limits.request_line_bytes):
+            raise MalformedHead(Reason.HEADERS_TOO_LARGE)
+    return end
+
+
+def parse_head(head: bytes, limits: HeadLimits) -> MessageHead:
+    """head: all lines, with the empty one. Raises MalformedHead."""
+    line = _REQUEST_LINE.match(head)
+    if line is None or _HEADERS.fullmatch(head, line.end()) is None:
+        raise MalformedHead(Reason.BAD_REQUEST)
+    _check_sizes(head, limits)
+    values: dict[bytes, list[bytes]] = {}
+    framed_by = b""
+    for name, value in _CONNECTION.findall(head):
+        lower = name.lower()
+        values.setdefault(lower, []).append(value.rstrip(b" \t"))
+        framed_by = name if lower in _FRAMING else framed_by
+    version = (1, 0) if line[3] == b"0" else (1, 1)
+    hosts = len(values.get(b"host", ()))
+    if hosts > 1 or hosts < version[1]:  # RFC 9112 §3.2
+        raise MalformedHead(Reason.BAD_REQUEST)
+    body_bytes = _body_bytes(values, version)
+    options = {option.strip(b" \t").lower() for each in values.get(b"connection", ()) for option in each.split(b",")}
+    return MessageHead(
+        method=line[1].decode(),
+        target=line[2].decode("utf-8", "surrogateescape"),
+        version=version,
+        headers=tuple(_HEADER.findall(head, line.end())),
+        body_bytes=body_bytes,
+        framing=_framing(framed_by, body_bytes),
+        keep_alive=b"close" not in options and (version > (1, 0) or b"keep-alive" in options),
+        upgrade=b", ".join(values.get(b"upgrade", ())).decode("latin-1") if b"upgrade" in options else "",
+        expects_continue=version > (1, 0) and b"100-continue" in map(bytes.lower, values.get(b"expect", ())),
+    )
+
+
+def _check_sizes(head: bytes, limits: HeadLimits) -> None:
+    request_line, *headers = head[: -len(_END)].split(b"\r\n")
+    if (
+        len(request_line) > limits.request_line_bytes
+        or len(headers) > limits.headers
+        or any(len(header) > limits.header_bytes for header in headers)
+    ):
+        raise MalformedHead(Reason.HEADERS_TOO_LARGE)
+
+
+def _body_bytes(values: dict[bytes, list[bytes]], version: tuple[int, int]) -> int | None:
+    """RFC 9112 §6.3: with two framing headers a proxy in front may see another end than we do."""
+    lengths, codings = values.get(b"content-length", []), values.get(b"transfer-encoding", [])
+    if len(lengths) + len(codings) > 1 or b"content_length" in values or b"transfer_encoding" in values:
+        raise MalformedHead(Reason.BAD_REQUEST)
+    if codings:
+        coding = codings[0].lower()
+        if version == (1, 0) or (coding != b"chunked" and _OTHER_CODINGS.fullmatch(coding) is None):
+            raise MalformedHead(Reason.BAD_REQUEST)
+        if coding != b"chunked":
+            raise MalformedHead(Reason.UNSUPPORTED_CODING)
+        return None
+    if not lengths:
+        return 0
+    if _LENGTH.fullmatch(lengths[0]) is None:
+        raise MalformedHead(Reason.BAD_REQUEST)
+    return int(lengths[0])
+
+
+def _framing(name: bytes, body_bytes: int | None) -> bytes:
+    """With the length that was read: `0200` is 200 to us, and could be an octal number to the next."""
+    if body_bytes is None:
+        return name + b": chunked\r\n"
+    return b"%b: %d\r\n" % (name, body_bytes) if name else b""
+
+
+# The requests of one connection, before aiohttp parses them.
 
 
 class Phase(Enum):
@@ -135,17 +245,22 @@ class RequestSequence:
             del self._received[:2]  # RFC 9112 §2.2: empty lines before a request are ignored.
         if self._received[:2] in (bytearray(), bytearray(b"\r")):
             return 0
-        end = _find_end(self._received, self._searched, self._limits)
+        end = find_end(self._received, self._searched, self._limits)
         if end is None:
             self._searched = len(self._received)
             return 0
-        framing = _framing_of(bytes(self._received[:end]), self._limits)
-        self._searched, self.is_last = 0, framing.is_last
-        if framing.body_bytes is None:
+        head = parse_head(bytes(self._received[:end]), self._limits)
+        if _is_newer(self._received):
+            raise MalformedHead(Reason.BAD_REQUEST)
+        # What follows an upgrade or a CONNECT may be another protocol. And aiohttp's parser (3.14.5 and before) hands
+        # the last trailer of a chunked request to the next request as a header.
+        self.is_last = head.body_bytes is None or head.method == "CONNECT" or _offers_upgrade(head.headers)
+        self._searched = 0
+        if head.body_bytes is None:
             self.phase = Phase.CHUNKS
         else:
-            self._body_bytes = framing.body_bytes
-            self.phase = Phase.BODY if framing.body_bytes else Phase.RESPONSE
+            self._body_bytes = head.body_bytes
+            self.phase = Phase.BODY if head.body_bytes else Phase.RESPONSE
         return end
 
     def _continue_body(self) -> int:
@@ -161,58 +276,11 @@ class RequestSequence:
         self.phase = Phase.CLOSED if self.is_last else Phase.IDLE
 
 
-def _find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | None:
-    """The length of the head that `received` begins with, or None while it is incomplete.
-
-    searched: bytes that were in `received` at the last call. Raises MalformedHead as soon as it cannot become a head.
-    """
-    found = received.find(_END, max(0, searched - len(_END) + 1))
-    end = None if found < 0 else found + len(_END)
-    if (len(received) if end is None else end) > limits.head_bytes:
-        raise MalformedHead(Reason.HEADERS_TOO_LARGE)
-    if end is None and (
-        _BEGINNING.match(received[:_BEGINNING_BYTES]) is None or _BROKEN_LINE.search(received, max(0, searched - 1))
-    ):
-        raise MalformedHead(Reason.BAD_REQUEST)
-    return end
+def _offers_upgrade(headers: Headers) -> bool:
+    """Whatever Connection says."""
+    return any(name.lower() == b"upgrade" for name, _ in headers)
 
 
-def _framing_of(head: bytes, limits: HeadLimits) -> Framing:
-    """head: all lines, with the empty one. Raises MalformedHead."""
-    matched = _HEAD.fullmatch(head)
-    if matched is None:
-        raise MalformedHead(Reason.BAD_REQUEST)
-    _check_sizes(head, limits)
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in _FRAMING.findall(head):
-        values.setdefault(name.lower(), []).append(value.rstrip(b" \t"))
-    body_bytes = _body_bytes(values.get(b"content-length", []), values.get(b"transfer-encoding", []))
-    # What follows an upgrade or a CONNECT may be another protocol. And aiohttp's parser (3.14.5 and before) hands the
-    # last trailer of a chunked request to the next request as a header.
-    is_last = body_bytes is None or b"upgrade" in values or matched[1] == b"CONNECT"
-    return Framing(body_bytes=body_bytes, is_last=is_last)
-
-
-def _check_sizes(head: bytes, limits: HeadLimits) -> None:
-    request_line, *headers = head[: -len(_END)].split(b"\r\n")
-    if (
-        len(request_line) > limits.request_line_bytes
-        or len(headers) > limits.headers
-        or any(len(header) > limits.header_bytes for header in headers)
-    ):
-        raise MalformedHead(Reason.HEADERS_TOO_LARGE)
-
-
-def _body_bytes(lengths: list[bytes], codings: list[bytes]) -> int | None:
-    """RFC 9112 §6.3: with two framing headers a proxy in front may see another end than we do."""
-    if len(lengths) + len(codings) > 1:
-        raise MalformedHead(Reason.BAD_REQUEST)
-    if codings:
-        if codings[0].lower() != b"chunked":
-            raise MalformedHead(Reason.BAD_REQUEST)
-        return None
-    if not lengths:
-        return 0
-    if _LENGTH.fullmatch(lengths[0]) is None:
-        raise MalformedHead(Reason.BAD_REQUEST)
-    return int(lengths[0])
+def _is_newer(received: bytearray) -> bool:
+    """HTTP/1.2 or higher, which aiohttp does not parse."""
+    return received[received.index(b"\r\n") - 1] not in b"01"

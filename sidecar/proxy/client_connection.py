@@ -1,45 +1,41 @@
-"""A client's connection: aiohttp parses, we answer. One task a connection, one request after the other."""
+"""A client's connection: one request after the other, and the limits on what a client may take up."""
 
 import asyncio
-import socket
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, auto
-from typing import Literal, NoReturn, cast
-
-from aiohttp import StreamReader
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
-from aiohttp.web_request import BaseRequest
-from aiohttp.web_server import Server
+from typing import Literal, cast
 
 from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
-from sidecar.http.connection_limits import ConnectionLimits
+from sidecar.http.connection_limits import Places
+from sidecar.http.requests import HeadLimits, MalformedHead, MessageHead
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handler import Handler
-from sidecar.proxy.request_body import BadFraming, BodyRules, BrokenBody
-from sidecar.proxy.request_parser import RateLimitedLog, RequestParser, reason_of
+from sidecar.proxy.request_body import BodyRules, ClientBody
+from sidecar.proxy.request_parser import END, BrokenBody, Event, RequestParser
 from sidecar.proxy.response_parser import Flow
-from sidecar.proxy.transport import IllegalStep, WriteBatcher
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+from sidecar.proxy.transport import IllegalStep, WriteBatcher, reset
+from sidecar.proxy.tunnel import Tunnel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRules:
     """What a client may take up.
 
-    linger_seconds: how long it may still send after an answer that ends the connection.
+    linger_seconds: how long it may still send after a response that ends the connection. quiet_seconds: the same, while
+    nothing comes.
     """
 
     limits: Limits
+    head: HeadLimits
     bodies: BodyRules
     linger_seconds: float
+    quiet_seconds: float
 
 
 class State(IntEnum):
-    """Of a connection, as its handler sees it; the parser's own state is aiohttp's."""
+    """Of a connection."""
 
     NEW = auto()
     WAITING = auto()
@@ -56,65 +52,82 @@ STEPS: Mapping[State, frozenset[State]] = {
     State.NEW: frozenset({State.WAITING, State.CLOSED}),
     State.WAITING: frozenset({State.RESPONDING, State.LINGERING, State.CLOSED}),
     State.RESPONDING: frozenset({State.WAITING, State.READING_OUT, State.LINGERING, State.CLOSED}),
-    State.READING_OUT: frozenset({State.WAITING, State.CLOSED}),
+    State.READING_OUT: frozenset({State.WAITING, State.LINGERING, State.CLOSED}),
     State.LINGERING: frozenset({State.CLOSED}),
     State.CLOSED: frozenset({State.CLOSED}),
 }
 """The steps that a connection may take."""
 
 
-class ClientConnection(RequestParser):
-    """aiohttp's connection, with a loop of our own over its requests.
+class ClientConnection(asyncio.Protocol):
+    """The parser says what has come, and the handler responds, in a task for each request.
 
-    aiohttp's own (`start`) makes a task, a writer and a timer of each request, and answers errors by itself, with a
-    traceback in the log. Here the handler runs in the connection's task; it is cancelled when the client hangs up.
+    The task is cancelled when the client hangs up.
     """
 
     __slots__ = (
         "_admitted",
         "_batcher",
-        "_connections",
+        "_body",
         "_exchange",
+        "_half_closed_since",
         "_handler",
-        "_idle_since",
+        "_head_since",
+        "_loop",
+        "_on_closed",
+        "_parser",
+        "_places",
         "_producer",
+        "_reading_paused",
         "_rules",
+        "_sent_half_closed",
+        "_since",
+        "_spoke_at",
         "_state",
+        "_task",
+        "_transport",
+        "_tunnel",
         "_unsent",
         "_unsent_since",
-        "_wire",
         "peer",
         "scheme",
+        "untried",
+        "writing_paused",
     )  # fmt: skip
 
     def __init__(
-        self, connections: "Connections", handler: Handler, rules: ClientRules, *, admitted: bool = False
+        self,
+        places: Places,
+        batcher: WriteBatcher,
+        handler: Handler,
+        rules: ClientRules,
+        *,
+        on_closed: "Callable[[ClientConnection], None]",
+        admitted: bool,
     ) -> None:
-        super().__init__(connections, rules.limits, loop=connections._loop)
-        self._handler, self._rules, self._admitted = handler, rules, admitted
-        self._connections, self._batcher = connections, connections.batcher
-        self._wire: asyncio.Transport | None = None
-        self._producer: Flow | None = None
+        """admitted: `places` has admitted it already. on_closed: once, at its end."""
+        self._places, self._batcher, self._loop = places, batcher, asyncio.get_running_loop()
+        self._handler, self._rules, self._admitted, self._on_closed = handler, rules, admitted, on_closed
+        self._parser = RequestParser(rules.head)
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
+        self._body: ClientBody | None = None
+        self._producer: Flow | None = None
+        self._tunnel: Tunnel | None = None
         self._state = State.NEW
+        self._since = self._head_since = self._spoke_at = self._half_closed_since = 0.0
+        """When the state began; when the first byte of an incomplete head came, or 0; when bytes came while lingering;
+        and since when nothing has been sent to a client that ended its side, or 0."""
+        self._sent_half_closed = 0
         self._unsent = 0
-        self._idle_since = self._unsent_since = 0.0
+        self._unsent_since = 0.0
+        self._reading_paused = False
+        self.writing_paused = False
+        self.untried = True
+        """No request has come yet."""
         self.peer = ""
         self.scheme: Literal["http", "https"] = "http"
-
-    async def start(self) -> None:
-        """Respond to the requests in order, until one of them is the last. Cancelled when the client hangs up."""
-        try:
-            while await self._respond_to_next():
-                self._step(State.WAITING)
-                self._idle_since = self._loop.time()
-        except ConnectionError:
-            pass  # The client is gone.
-        finally:
-            self._step(State.CLOSED)
-            if self.transport is not None:
-                self._batcher.flush()
-                self.transport.close()
 
     @property
     def closing_when_idle(self) -> bool:
@@ -131,64 +144,96 @@ class ClientConnection(RequestParser):
         return self._head_since > 0
 
     @property
-    def untried(self) -> bool:
-        """Nothing of a request has come yet."""
-        return self._request_count == 0
+    def has_sent_more(self) -> bool:
+        return self._parser.holds_more
 
     @property
     def exchange(self) -> Exchange | None:
         """The one under way."""
         return self._exchange
 
+    @property
+    def task(self) -> "asyncio.Task[None] | None":
+        """What responds to the request under way."""
+        return self._task
+
     def close_when_idle(self) -> None:
         """Close now if no request is under way."""
-        if self._waiter is not None and not self._waiter.done():
-            self.close()
+        if self._state is State.WAITING:
+            self._close()
 
     def check(self, now: float) -> None:
         """End what has taken too long. Called about once a second, so that no request needs a timer."""
         limits = self._rules.limits
         if self._is_stuck(now, limits.answer_timeout):
             self.reset()
-        elif self._state is not State.WAITING or self._waiter is None:
-            if self._exchange is not None:
-                self._exchange.check(now, limits.idle_timeout)
-        elif self._head_since:
-            if now - max(self._head_since, self._idle_since) >= limits.head_timeout:
-                self.give_up_reading(Reason.REQUEST_TIMEOUT)
-        elif now - self._idle_since >= limits.idle_timeout:
-            self.close_when_idle()
+            return
+        match self._state:
+            case State.RESPONDING:
+                self._check_exchange(now)
+            case State.WAITING if self._head_since:
+                if now - max(self._head_since, self._since) >= limits.head_timeout:
+                    self._refuse(Reason.REQUEST_TIMEOUT)
+            case State.WAITING:
+                if now - self._since >= limits.idle_timeout:
+                    self._close()
+            case State.READING_OUT | State.LINGERING:
+                rules = self._rules
+                if now - self._since >= rules.linger_seconds or now - self._spoke_at >= rules.quiet_seconds:
+                    self._close()
 
     def write(self, data: bytes) -> None:
-        if self.transport is not None:
+        if self._transport is not None:
             self._batcher.flush()
-            self.transport.write(data)
+            self._transport.write(data)
 
     def write_soon(self, *pieces: bytes) -> None:
-        if self.transport is not None:
-            self._batcher.write_soon(self.transport, pieces)
+        if self._transport is not None:
+            self._batcher.write_soon(self._transport, pieces)
 
     def set_producer(self, producer: Flow | None) -> None:
         self._producer = producer
         if producer is None:
             return
-        if self._paused:
+        if self.writing_paused:
             producer.pause_reading()
         else:
             producer.resume_reading()
 
     def send_eof(self) -> bool:
-        if self.transport is None or not self.transport.can_write_eof():
+        if self._transport is None or not self._transport.can_write_eof():
             return False
         self._batcher.flush()
-        self.transport.write_eof()
+        self._transport.write_eof()
         return True
+
+    def switch(self, tunnel: Tunnel) -> bytes:
+        self._tunnel = tunnel
+        rest = self._parser.rest()
+        self.resume_reading()
+        return rest
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
 
     def reset(self) -> None:
         """By a reset, because the end of the stream could be taken for the end of the answer."""
-        if self._wire is not None:
+        if self._transport is not None:
             self._batcher.flush()
-            reset(self._wire)
+            reset(self._transport)
+
+    def cut(self) -> None:
+        """End what is under way, so that nobody takes it for finished."""
+        if self._task is not None:
+            self._task.cancel()
+        self.reset()
 
     # Callbacks of the transport.
 
@@ -196,174 +241,186 @@ class ClientConnection(RequestParser):
         name = transport.get_extra_info("peername")
         self.peer = name[0] if isinstance(name, tuple) else ""
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
-        self._idle_since = self._loop.time()
-        self._wire = cast(asyncio.Transport, transport)
-        self._admitted = self._admitted or self._connections.admit(self.peer)
+        self._transport = cast(asyncio.Transport, transport)
+        self._admitted = self._admitted or self._places.admit(self.peer)
         if self._admitted:
             self._step(State.WAITING)
-            super().connection_made(transport)
         else:
             self._step(State.CLOSED)
-            self._close = True
-            reset(self._wire)
+            reset(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.take(data)
+        elif self._state is State.LINGERING:
+            self._spoke_at = self._loop.time()
+        elif self._state is not State.CLOSED:
+            self._spoke_at = self._loop.time()
+            self._receive(self._parser.feed(data))
+
+    def eof_received(self) -> bool:
+        """True keeps the other direction open, which TLS cannot."""
+        plain = self._transport is not None and self._transport.can_write_eof()
+        if self._tunnel is not None:
+            return self._tunnel.end() and plain
+        body = self._exchange.body if self._exchange is not None else None
+        if self._state is not State.RESPONDING or (body is not None and not body.ended):
+            return False
+        self._half_closed_since = self._loop.time()
+        self._sent_half_closed = self._exchange.bytes_out if self._exchange is not None else 0
+        return plain
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._state is State.LINGERING:
+            self._places.lingering -= 1
         self._step(State.CLOSED)
+        self._tunnel = self._transport = None
+        self._parser.close()
+        if self._task is not None:
+            self._task.cancel()
         if self._admitted:
-            self._connections.release(self.peer)
-        super().connection_lost(exc)
+            self._places.release(self.peer)
+        self._on_closed(self)
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self.writing_paused = True
         if self._producer is not None:
             self._producer.pause_reading()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self.writing_paused = False
         if self._producer is not None:
             self._producer.resume_reading()
+        if self._state is State.RESPONDING and self._task is None:
+            self._receive_next()
 
     # Below: steps of the above.
 
+    def _receive(self, events: Iterable[Event]) -> None:
+        try:
+            for event in events:
+                self._take(event)
+        except MalformedHead as malformed:
+            self._refuse(malformed.reason)
+        except BrokenBody as broken:
+            self._break_body(broken.reason)
+        if self._state is State.WAITING:
+            self._head_since = (self._head_since or self._loop.time()) if self._parser.in_head else 0.0
+        elif self._parser.is_full:
+            self.pause_reading()
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, MessageHead):
+            self._begin(event)
+            return
+        body = self._body
+        if event is not END:
+            if body is not None:
+                body.feed(event)
+        elif body is not None:
+            body.end()
+            if self._state is State.READING_OUT:
+                self._loop.call_soon(self._receive_next)
+
+    def _begin(self, head: MessageHead) -> None:
+        self._step(State.RESPONDING)
+        self._head_since, self.untried = 0.0, False
+        self._exchange = exchange = Exchange(self, head, self._rules.bodies)
+        self._body = exchange.body
+        self._task = self._loop.create_task(self._respond(exchange))
+
+    async def _respond(self, exchange: Exchange) -> None:
+        try:
+            await self._handler.serve(exchange)
+        finally:
+            self._exchange = self._task = None
+        if self._state is State.RESPONDING:
+            self._end_response(exchange)
+
+    def _end_response(self, exchange: Exchange) -> None:
+        body = exchange.body
+        if body is not None and not body.ended:
+            body.drop()
+            if exchange.keep_alive:
+                self._step(State.READING_OUT)
+            else:
+                self._linger()
+        elif not exchange.keep_alive:
+            if self._parser.holds_more:
+                self._linger()
+            else:
+                self._close()
+        elif not self.writing_paused:  # Otherwise, once the client has read enough.
+            self._receive_next()
+
+    def _receive_next(self) -> None:
+        if self._state is State.CLOSED:
+            return
+        self._step(State.WAITING)
+        self._body = None
+        self._receive(self._parser.next_request())
+        self.resume_reading()
+        if self._half_closed_since and self._state is State.WAITING:
+            self._close()
+
+    def _refuse(self, reason: Reason) -> None:
+        """Respond to bytes that are not a request."""
+        self.write(self._handler.refuse(self.peer, reason))
+        self._linger()
+
+    def _break_body(self, reason: Reason) -> None:
+        """The rest of a body is malformed. A request that nobody has begun to respond to is forgotten."""
+        self._parser.close()
+        exchange = self._exchange
+        if exchange is None or self._task is None:
+            self._linger()
+        elif exchange.began:
+            if exchange.body is not None:
+                exchange.body.fail(reason)
+        else:
+            self._task.cancel()
+            self._exchange = self._task = None
+            self._refuse(reason)
+
+    def _linger(self) -> None:
+        """Give the client time to read the response: closing while it still sends would reset the connection."""
+        self._step(State.LINGERING)
+        self._parser.close()
+        if self._transport is None or self._transport.is_closing():
+            return
+        if not self._places.may_linger:
+            self._close()
+            return
+        self._places.lingering += 1
+        self.send_eof()
+        self.resume_reading()
+
+    def _close(self) -> None:
+        self._step(State.CLOSED)
+        if self._transport is not None:
+            self._batcher.flush()
+            self._transport.close()
+
+    def _check_exchange(self, now: float) -> None:
+        limits, exchange = self._rules.limits, self._exchange
+        if exchange is None:
+            return
+        if self._half_closed_since:
+            if exchange.bytes_out > self._sent_half_closed:
+                self._sent_half_closed, self._half_closed_since = exchange.bytes_out, now
+            elif now - self._half_closed_since >= limits.half_closed_timeout:
+                self.reset()
+                return
+        exchange.check(now, limits.idle_timeout)
+
     def _is_stuck(self, now: float, patience_seconds: float) -> bool:
         """Nothing of what waits to be sent has gone for that long."""
-        unsent = self._wire.get_write_buffer_size() if self._wire is not None else 0
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
         if unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
         return unsent > 0 and now - self._unsent_since >= patience_seconds
 
-    async def _respond_to_next(self) -> bool:
-        """Respond to a request. Returns whether another one can follow."""
-        message, payload = await self.next_message()
-        try:
-            if isinstance(message, _ErrInfo):
-                return await self._refuse(reason_of(message.exc))
-            exchange = self._exchange = Exchange(self, message, payload, self._rules.bodies)
-        except BadFraming:
-            return await self._refuse(Reason.BAD_REQUEST)
-        self._step(State.RESPONDING)
-        try:
-            await self._handler.serve(exchange)
-        finally:
-            self._exchange = None
-        if not payload.is_eof():
-            return await self._read_out(payload) if exchange.keep_alive else await self._lingering_close()
-        if self._paused:
-            await self._drain_helper()
-        return exchange.keep_alive
-
-    async def _refuse(self, reason: Reason) -> bool:
-        self.write(self._handler.refuse(self.peer, reason))
-        return await self._lingering_close()
-
-    async def _read_out(self, payload: StreamReader) -> bool:
-        """Read and drop the rest of a body. Returns whether it ended in time."""
-        self._step(State.READING_OUT)
-        try:
-            async with asyncio.timeout(self._rules.linger_seconds):
-                while await payload.readany():
-                    pass
-        except (TimeoutError, BrokenBody, RuntimeError):
-            return False
-        return True
-
-    async def _lingering_close(self) -> bool:
-        """Give the client time to read the response: closing while it still sends would reset the connection."""
-        self._step(State.LINGERING)
-        self._close = True
-        if self.transport is not None and not self.transport.is_closing():
-            self._batcher.flush()
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            self.transport.resume_reading()
-            await asyncio.sleep(self._rules.linger_seconds)
-        return False
-
     def _step(self, state: State) -> None:
         if state not in STEPS[self._state]:
             raise IllegalStep(f"{self._state.name} to {state.name}")
-        self._state = state
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Close at once, unsent bytes forgotten, so that the other end can tell it from an end."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    transport.abort()
-
-
-# Every client's connection: counted, made, and checked once a second.
-
-
-_CHECK_SECONDS = 1.0
-_CHECKS_IN_A_TIMEOUT = 5
-
-
-class Connections(Server):
-    """aiohttp's server, with connections of our own.
-
-    trusts: addresses that stand for many clients; the limit by address does not apply to them.
-    """
-
-    def __init__(
-        self, handler: Handler, rules: ClientRules, *, trusts: Callable[[str], bool], rate_limited: RateLimitedLog
-    ) -> None:
-        super().__init__(_never, handler_cancellation=True)
-        self._handler, self._rules, self._trusts = handler, rules, trusts
-        self._limits_held = ConnectionLimits()
-        self._timer: asyncio.TimerHandle | None = None
-        self._rate_limited = rate_limited
-        self.batcher = WriteBatcher(self._loop)
-
-    def __call__(self) -> RequestHandler:
-        return ClientConnection(self, self._handler, self._rules)
-
-    def reconfigure(self, rules: ClientRules, *, trusts: Callable[[str], bool]) -> None:
-        """Rules for connections from here on."""
-        self._rules, self._trusts = rules, trusts
-
-    def open(self) -> list[ClientConnection]:
-        return cast(list[ClientConnection], self.connections)
-
-    def admit(self, peer: str) -> bool:
-        """Whether one more may come; if so, `release` is to follow."""
-        limits = self._rules.limits
-        of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
-        exceeded = self._limits_held.acquire(peer, most=limits.connections, most_of_one=of_one)
-        if exceeded is not None:
-            self._rate_limited.count("connection", f"refused (limits.{exceeded})", peer)
-            self._handler.connection_refused(exceeded)
-            return False
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._check_seconds(), self._check)
-        return True
-
-    def release(self, peer: str) -> None:
-        self._limits_held.release(peer)
-
-    def make_admitted(self) -> ClientConnection:
-        """A connection that has been admitted already."""
-        return ClientConnection(self, self._handler, self._rules, admitted=True)
-
-    def close(self) -> None:
-        """Stop the checks."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._rate_limited.flush()
-
-    def _check_seconds(self) -> float:
-        limits = self._rules.limits
-        timeouts = (limits.head_timeout, limits.answer_timeout, limits.idle_timeout, self._rules.bodies.window_seconds)
-        return min(_CHECK_SECONDS, min(timeouts) / _CHECKS_IN_A_TIMEOUT)
-
-    def _check(self) -> None:
-        now, self._timer = self._loop.time(), None
-        for connection in self.open():
-            connection.check(now)
-        if self._limits_held:
-            self._timer = self._loop.call_later(self._check_seconds(), self._check)
-
-
-async def _never(request: BaseRequest) -> NoReturn:
-    raise NotImplementedError
+        self._state, self._since = state, self._loop.time()

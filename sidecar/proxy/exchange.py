@@ -5,14 +5,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 
-from aiohttp import StreamReader, hdrs
-from aiohttp.http_parser import RawRequestMessage
-
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
 from sidecar.core.observer import CLIENT_CLOSED_REQUEST, Forwarding
 from sidecar.core.upstream_request import propagate
-from sidecar.proxy.request_body import BodyRules, ClientBody, break_body, framing
+from sidecar.http.requests import MessageHead
+from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.tunnel import Client, Tunnel, among, offered
@@ -90,12 +88,11 @@ SHORT_BODY_BYTES = 65536
 
 
 class Exchange:
-    """What is known of it while it lasts. Raises BadFraming when made of a request without one clear end."""
+    """What is known of it while it lasts."""
 
     __slots__ = (
         "_client",
-        "_message",
-        "_payload",
+        "_offers_upgrade",
         "_tunnel",
         "began",
         "body",
@@ -112,23 +109,29 @@ class Exchange:
         "upstream_seconds",
     )  # fmt: skip
 
-    def __init__(self, client: Client, message: RawRequestMessage, payload: StreamReader, rules: BodyRules) -> None:
-        self._client, self._message, self._payload = client, message, payload
-        self.framing = framing(message)
+    def __init__(self, client: Client, message: MessageHead, rules: BodyRules) -> None:
+        self._client = client
+        self.framing = message.framing
         self.head = RequestHead(
             method=message.method,
-            target=message.path,
-            headers=message.raw_headers,
+            target=message.target,
+            headers=message.headers,
             peer=client.peer,
             scheme=client.scheme,
             version=message.version,
         )
-        self.body = self._body(rules) if self.framing else None
-        self.upgrade = offered(message) if message.upgrade else ""
-        """What the client offers to switch to."""
+        self.body: ClientBody | None = None
+        if message.body_bytes != 0:
+            go_ahead = self._go_ahead if message.expects_continue else None
+            self.body = ClientBody(client, rules, length=message.body_bytes, go_ahead=go_ahead)
+        self.upgrade = offered(message)
+        """What the client offers to switch to, if that can be passed on."""
+        self._offers_upgrade = message.upgrade != ""
+        upgrades_with_body = self.upgrade != "" and message.framing != b""
+        if upgrades_with_body:
+            self.upgrade = ""
         self._tunnel: Tunnel | None = None
-        # Bytes after an upgrade that did not take place are lost on the parser: no request can follow.
-        self.keep_alive = not message.should_close and not message.upgrade
+        self.keep_alive = message.keep_alive and not upgrades_with_body
         self.decision: Decision | None = None
         self.status = CLIENT_CLOSED_REQUEST
         self.reason: Reason | None = None
@@ -149,7 +152,7 @@ class Exchange:
     def check(self, now: float, patience_seconds: float) -> None:
         """End what has taken too long: a body that comes too slowly, a tunnel of which one side is gone."""
         if self.body is not None and self.body.overdue(now):
-            break_body(self._payload, Reason.REQUEST_TIMEOUT)
+            self.body.fail(Reason.REQUEST_TIMEOUT)
         elif self._tunnel is not None and self._tunnel.overdue(now, patience_seconds):
             self._client.reset()
 
@@ -241,25 +244,17 @@ class Exchange:
         self._client.write_soon(*pieces)
 
     def _persistence(self) -> bytes:
-        if self._client.closing_when_idle:
+        if self._client.closing_when_idle or (self._offers_upgrade and self._client.has_sent_more):
             self.keep_alive = False
         return persistence(self.keep_alive, self.head.version)
 
-    def _body(self, rules: BodyRules) -> ClientBody | None:
-        message = self._message
-        if self._payload.is_eof() and not message.chunked and self._payload.at_eof():
-            return None
-        waits = message.version >= (1, 1) and "100-continue" in message.headers.get(hdrs.EXPECT, "").lower()
-        length = None if message.chunked else int(message.headers[hdrs.CONTENT_LENGTH])
-        return ClientBody(self._payload, rules, length=length, go_ahead=self._go_ahead if waits else None)
-
     def _go_ahead(self) -> None:
-        if not self.responded and not self._payload.is_eof():
+        if not self.responded and self.body is not None and not self.body.ended:
             self._client.write(CONTINUE)
 
     def _settle_unread_body(self) -> None:
         """An unread body is read to its end if it is short and on its way; else the connection ends."""
-        if self.body is None or self._payload.is_eof():
+        if self.body is None or self.body.ended:
             return
         length = self.body.length
         if self.body.waited_for or length is None or length > SHORT_BODY_BYTES:

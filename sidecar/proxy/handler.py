@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from sidecar.config.document import Limits
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Allow, Deny
+from sidecar.core.model import Allow, Deny, Response
 from sidecar.core.observer import Observer
+from sidecar.core.routing import PARSED_METHODS
 from sidecar.core.units import Clock
 from sidecar.gate.gate import Gate
+from sidecar.http.connection_limits import RateLimitedLog
 from sidecar.proxy.exchange import Exchange, local_response_head, persistence
-from sidecar.proxy.request_body import BrokenBody
-from sidecar.proxy.request_parser import RateLimitedLog
+from sidecar.proxy.request_parser import BrokenBody
 from sidecar.proxy.upstream import Upstream
 
+_PONG = Response(status=204, headers=(), body=b"")
+"""To `OPTIONS *`, which asks whether the server is there (RFC 9110 section 9.3.7)."""
+_HARMLESS = PARSED_METHODS - {"CONNECT"}
+"""Methods whose requests end where everybody says. After any other that is refused, nothing more is served."""
 _log = logging.getLogger(__name__)
 
 
@@ -86,13 +91,14 @@ class Handler:
         self._rate_limited.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
         return local_response_head(response, persistence=persistence(False, (1, 1))) + response.body
 
-    def connection_refused(self, limit: str) -> None:
-        """One more connection would have exceeded `limit`."""
-        self._observer.connection_refused(limit)
-
     async def _respond(self, exchange: Exchange, snapshot: Snapshot) -> None:
+        if exchange.head.target == "*" and exchange.head.method == "OPTIONS":
+            exchange.respond(_PONG)
+            return
         decision = exchange.decision = await snapshot.gate.decide(exchange.head)
         if isinstance(decision, Deny):
+            if decision.reason is Reason.METHOD_NOT_ALLOWED and exchange.head.method not in _HARMLESS:
+                exchange.keep_alive = False
             exchange.respond(snapshot.responses.denied(decision, self._clock.seconds()), decision.reason)
         elif decision.route.policy.respond is not None:
             exchange.respond(snapshot.responses.static_response(decision, self._clock.seconds()))

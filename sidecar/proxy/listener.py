@@ -5,11 +5,88 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 
 from sidecar.config.fields import Address
-from sidecar.proxy.client_connection import Connections
+from sidecar.http.connection_limits import Places
+from sidecar.proxy.client_connection import ClientConnection, ClientRules
+from sidecar.proxy.handler import Handler
+from sidecar.proxy.transport import WriteBatcher
+
+# The open connections: made, checked once a second, and closed.
+
+
+_CHECK_SECONDS = 1.0
+_CHECKS_IN_A_TIMEOUT = 5
+
+
+class Connections:
+    """Called for each connection that is accepted; gives its protocol."""
+
+    def __init__(self, places: Places, handler: Handler, rules: ClientRules) -> None:
+        self.places = places
+        self._handler, self._rules, self._loop = handler, rules, asyncio.get_running_loop()
+        self._batcher = WriteBatcher(self._loop)
+        self._open: set[ClientConnection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._all_closed: asyncio.Future[None] | None = None
+
+    def __call__(self, *, admitted: bool = False) -> ClientConnection:
+        connection = ClientConnection(
+            self.places, self._batcher, self._handler, self._rules, on_closed=self.discard, admitted=admitted
+        )
+        self._open.add(connection)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+        return connection
+
+    def __iter__(self) -> Iterator[ClientConnection]:
+        return iter(list(self._open))
+
+    def reconfigure(self, rules: ClientRules) -> None:
+        """Rules for connections from here on."""
+        self._rules = rules
+
+    def discard(self, connection: ClientConnection) -> None:
+        """It has ended, or never began."""
+        self._open.discard(connection)
+        if not self._open and self._all_closed is not None and not self._all_closed.done():
+            self._all_closed.set_result(None)
+
+    async def wait_closed(self, within_seconds: float) -> None:
+        """Wait until none is open, but not longer than that."""
+        if self._open:
+            self._all_closed = self._loop.create_future()
+            await asyncio.wait([self._all_closed], timeout=within_seconds)
+
+    def close(self) -> None:
+        """Stop the checks."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _check_seconds(self) -> float:
+        limits = self._rules.limits
+        timeouts = (
+            limits.head_timeout,
+            limits.answer_timeout,
+            limits.idle_timeout,
+            limits.half_closed_timeout,
+            self._rules.bodies.window_seconds,
+            self._rules.quiet_seconds,
+        )
+        return min(_CHECK_SECONDS, min(timeouts) / _CHECKS_IN_A_TIMEOUT)
+
+    def _check(self) -> None:
+        now, self._timer = self._loop.time(), None
+        for connection in list(self._open):
+            connection.check(now)
+        if self._open:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+
+
+# Binding.
+
 
 _MOST_WAITING = 4096
 
@@ -117,13 +194,13 @@ class TlsListener:
     def _meet(self, accepted: socket.socket, name: object) -> None:
         accepted.setblocking(False)
         peer = name[0] if isinstance(name, tuple) else ""
-        if self._connections.admit(peer):
+        if self._connections.places.admit(peer):
             self._run(self._shake(accepted, peer))
         else:
             accepted.close()
 
     async def _shake(self, accepted: socket.socket, peer: str) -> None:
-        connection = self._connections.make_admitted()
+        connection = self._connections(admitted=True)
         try:
             await self._loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=self._context(), ssl_handshake_timeout=self.timeout_seconds
@@ -132,7 +209,8 @@ class TlsListener:
             accepted.close()
         finally:
             if not connection.entered:
-                self._connections.release(peer)
+                self._connections.places.release(peer)
+                self._connections.discard(connection)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(work)

@@ -1,53 +1,14 @@
-"""The client's body: how it is framed, and reading it."""
+"""The client's body, as it comes in: kept until it is read, and held back while nobody reads it."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aiohttp import StreamReader
-from aiohttp.http_parser import RawRequestMessage
-
 from sidecar.core.errors import Reason
+from sidecar.proxy.request_parser import BrokenBody
+from sidecar.proxy.response_parser import Flow
 
-_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content_length", b"transfer_encoding"})
-"""The framing fields, and the names that CGI and WSGI take for them."""
-
-_LENGTHS = frozenset(map(len, _FRAMING))
-
-_MAX_LENGTH_DIGITS = 19
-
-
-class BrokenBody(Exception):
-    """The client's body cannot be read to its end, or is not wanted: malformed, too large, too slow."""
-
-    def __init__(self, reason: Reason = Reason.BAD_REQUEST) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
-
-
-class BadFraming(Exception):
-    """Where the request ends can be read in more than one way, or is for another version of HTTP to say."""
-
-
-def framing(message: RawRequestMessage) -> bytes:
-    """The framing field of a request as the client sent it, as a header line with CRLF; empty where there is none.
-
-    Raises BadFraming (RFC 9112 section 6).
-    """
-    if message.version[0] != 1:
-        raise BadFraming
-    line = b""
-    for name, value in message.raw_headers:
-        if len(name) in _LENGTHS and (lower := name.lower()) in _FRAMING:
-            if line or not _delimits(lower, value, message.version):
-                raise BadFraming
-            line = b"%b: %b\r\n" % (name, value)
-    return line
-
-
-def _delimits(field: bytes, value: bytes, version: tuple[int, int]) -> bool:
-    if field == b"content-length":
-        return value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS
-    return field == b"transfer-encoding" and value.lower() == b"chunked" and version >= (1, 1)
+_MOST_UNREAD_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +26,31 @@ class BodyRules:
 
 
 class ClientBody:
-    """A body that aiohttp parses as it comes in.
+    """One request's body.
 
-    length: as announced; None where it is chunked. go_ahead: asks the client to send it (`100 Continue`), before the
-    first read; None where the client does not wait.
+    source: what is held back. length: as announced; None where it is chunked. go_ahead: asks the client to send it
+    (`100 Continue`), before the first read; None where the client does not wait.
     """
 
-    __slots__ = ("_credit_seconds", "_go_ahead", "_payload", "_rules", "_waiting_since", "length", "received")
+    __slots__ = (
+        "_credit_seconds", "_dropped", "_failure", "_go_ahead", "_paused", "_pieces", "_reader", "_rules", "_source",
+        "_unread", "_waiting_since", "ended", "length", "received",
+    )  # fmt: skip
 
     def __init__(
-        self, payload: StreamReader, rules: BodyRules, *, length: int | None, go_ahead: Callable[[], None] | None
+        self, source: Flow, rules: BodyRules, *, length: int | None, go_ahead: Callable[[], None] | None
     ) -> None:
-        self._payload, self._rules, self._go_ahead = payload, rules, go_ahead
+        self._source, self._rules, self._go_ahead = source, rules, go_ahead
         self.length = length
         self.received = 0
+        """Bytes that have been read."""
+        self.ended = False
+        """All of it has come."""
+        self._pieces: list[bytes] = []
+        self._unread = 0
+        self._paused = self._dropped = False
+        self._reader: asyncio.Future[None] | None = None
+        self._failure: BrokenBody | None = None
         self._credit_seconds = rules.window_seconds
         self._waiting_since: float | None = None
 
@@ -96,7 +68,7 @@ class ClientBody:
     def too_large(self) -> bool:
         """Past the limit by what is announced, or by what has come."""
         limit = self._rules.limit
-        return limit is not None and (self.length or self._payload.total_bytes) > limit
+        return limit is not None and (self.length or self.received + self._unread) > limit
 
     def overdue(self, now: float) -> bool:
         """The client is waited for, and has been too slow for too long."""
@@ -105,11 +77,7 @@ class ClientBody:
 
     def at_hand(self) -> bytes | None:
         """All of it, if all of it has arrived; may be called once."""
-        if not self._payload.is_eof() or self.too_large:
-            return None
-        data = self._payload.read_nowait()
-        self.received = len(data)
-        return data
+        return self._take() if self.ended and not self.too_large else None
 
     async def read(self) -> bytes:
         """The next piece, empty at the end. Raises BrokenBody."""
@@ -118,25 +86,67 @@ class ClientBody:
             self._go_ahead = None
         self._waiting_since = began = self._rules.loop_time()
         try:
-            data = await self._payload.readany()
-        except RuntimeError:  # aiohttp's way of saying that the client is gone
-            raise BrokenBody from None
+            await self._come()
         finally:
             self._waiting_since = None
+        if self._failure is not None:
+            raise self._failure
+        data = self._take()
         self._account(len(data), self._rules.loop_time() - began)
         if self._rules.limit is not None and self.received > self._rules.limit:
             raise BrokenBody(Reason.BODY_TOO_LARGE)
         return data
 
+    def drop(self) -> None:
+        """Nobody reads it any longer: what comes is forgotten."""
+        self._dropped = True
+        self._take()
+
+    # What the connection does.
+
+    def feed(self, data: bytes) -> None:
+        if self._dropped:
+            return
+        self._pieces.append(data)
+        self._unread += len(data)
+        if self._unread > _MOST_UNREAD_BYTES and not self._paused:
+            self._paused = True
+            self._source.pause_reading()
+        self._wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self._wake()
+
+    def fail(self, reason: Reason = Reason.BAD_REQUEST) -> None:
+        """Whoever reads it gets BrokenBody."""
+        self._failure = BrokenBody(reason)
+        self._wake()
+
+    # Below: steps of the above.
+
+    async def _come(self) -> None:
+        if not self._pieces and not self.ended and self._failure is None:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _take(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.received += len(data)
+        self._unread = 0
+        if self._paused:
+            self._paused = False
+            self._source.resume_reading()
+        return data
+
     def _account(self, size: int, waited_seconds: float) -> None:
         """Each byte buys time to wait, each wait spends it; a window's worth at most is kept."""
-        self.received += size
         rules = self._rules
         if rules.rate:
             credit = self._credit_seconds - waited_seconds + size / rules.rate
             self._credit_seconds = min(credit, rules.window_seconds)
-
-
-def break_body(payload: StreamReader, reason: Reason = Reason.BAD_REQUEST) -> None:
-    """Whoever reads `payload` gets BrokenBody."""
-    payload.set_exception(BrokenBody(reason))

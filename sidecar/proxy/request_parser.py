@@ -1,275 +1,255 @@
-"""The receiving half of a client's connection: aiohttp's parser, held to limits that it does not know."""
+"""The requests of a client's connection, one at a time, out of its bytes. No I/O.
 
-import asyncio
-import logging
+What follows a request waits until the response to it is sent, so a good request is served whatever follows it. A parser
+that reads ahead (llhttp's) refuses both.
+"""
+
 import re
+from collections.abc import Iterator
+from enum import Enum, auto
+from typing import Final
 
-from aiohttp import StreamReader, hdrs
-from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, LineTooLong
-from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
-from aiohttp.web_server import Server
-
-from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
-from sidecar.core.units import counted
-from sidecar.proxy.request_body import break_body
-from sidecar.proxy.tunnel import Tunnel
+from sidecar.http.requests import HeadLimits, MessageHead, find_end, parse_head
 
-# Bytes that are no request: why, and one quiet line for many of them.
-
-
-NOTICE_SECONDS = 10.0
-"""How often the log is told, at most."""
-
-_METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
-_log = logging.getLogger(__name__)
+# The chunked transfer coding (RFC 9112 §7.1). Strict: each line has one reading, so that nobody before or behind sees
+# another end of the body.
 
 
-class RequestTooLarge(Exception):
-    """What has come so far will not be waited for, or read, any further."""
+MOST_EXTRA_BYTES: Final = 16 * 1024
+"""Of extensions, and of trailers, that a message may have: they carry nothing, and are not counted as a body."""
+MOST_TRAILERS: Final = 100
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;%b(?:=(?:%b|%b))?)*+)\r\n" % (_TOKEN, _TOKEN, _QUOTED))
+_TRAILERS: Final = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
+_SIZE_BYTES: Final = 16
+_CRLF: Final = b"\r\n"
 
-    def __init__(self, reason: Reason) -> None:
+
+class BrokenBody(Exception):
+    """The client's body cannot be read to its end, or is not wanted: malformed, too large, too slow."""
+
+    def __init__(self, reason: Reason = Reason.BAD_REQUEST) -> None:
         super().__init__(reason.value)
         self.reason = reason
 
 
-def reason_of(exc: BaseException) -> Reason:
-    """Why aiohttp's parser, or we, refused."""
-    if isinstance(exc, RequestTooLarge):
-        return exc.reason
-    if isinstance(exc, LineTooLong) or (exc.args and exc.args[0] == "Too many headers received"):
-        return Reason.HEADERS_TOO_LARGE
-    return Reason.METHOD_NOT_ALLOWED if isinstance(exc, BadHttpMethod) else Reason.BAD_REQUEST
+class ChunkReader:
+    """Reads one body."""
+
+    __slots__ = ("_extra", "_in_trailers", "_left", "_line")
+
+    def __init__(self) -> None:
+        self._line = b""
+        """The beginning of a line, or of the trailers."""
+        self._left = 0
+        """Bytes that are still to come of a chunk, with its CR LF."""
+        self._extra = 0
+        self._in_trailers = False
+
+    def feed(self, data: bytes) -> tuple[bytes, int | None]:
+        """What `data` holds of the body, and how many of its bytes belong to the body if it ends in them.
+
+        Raises BrokenBody.
+        """
+        before, data = len(self._line), self._line + data
+        self._line = b""
+        pieces: list[bytes] = []
+        at = 0
+        while at < len(data) and not self._in_trailers:
+            at = self._read_chunk(data, at, pieces) if self._left else self._read_size(data, at)
+        end = self._read_trailers(data, at) if self._in_trailers else None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), None if end is None else end - before
+
+    def _read_chunk(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        end = min(at + self._left, len(data))
+        ending_left = min(self._left, len(_CRLF))
+        ending_at = min(at + self._left - ending_left, end)
+        if ending_at > at:
+            pieces.append(data[at:ending_at])
+        self._left -= end - at
+        if data[ending_at:end] != _CRLF[len(_CRLF) - ending_left : len(_CRLF) - min(self._left, len(_CRLF))]:
+            raise BrokenBody
+        return end
+
+    def _read_size(self, data: bytes, at: int) -> int:
+        end = data.find(b"\n", at) + 1
+        if not end:
+            self._keep(data, at)
+            return len(data)
+        size = _SIZE_LINE.fullmatch(data, at, end)
+        if size is None:
+            raise BrokenBody
+        self._count_extra(len(size[2]) + len(size[1]) - len(size[1].lstrip(b"0")))
+        number = int(size[1], 16)
+        self._left, self._in_trailers = (number + 2, False) if number else (0, True)
+        return end
+
+    def _read_trailers(self, data: bytes, at: int) -> int | None:
+        end = data.find(b"\r\n\r\n", at)
+        end = at + 2 if data.startswith(b"\r\n", at) else end + 4 if end >= 0 else -1
+        if end < 0:
+            self._keep(data, at)
+            return None
+        self._count_extra(end - at)
+        if data.count(b"\n", at, end) > MOST_TRAILERS or _TRAILERS.fullmatch(data, at, end) is None:
+            raise BrokenBody
+        return end
+
+    def _keep(self, data: bytes, at: int) -> None:
+        """An incomplete line."""
+        self._line = data[at:]
+        if len(self._line) > _SIZE_BYTES + MOST_EXTRA_BYTES - self._extra:
+            raise BrokenBody
+        if not self._in_trailers and b"\r" in self._line[:-1]:
+            raise BrokenBody
+
+    def _count_extra(self, size: int) -> None:
+        self._extra += size
+        if self._extra > MOST_EXTRA_BYTES:
+            raise BrokenBody
 
 
-def begins_with_unknown_method(data: bytes) -> bool:
-    method = _METHOD.match(data)
-    return method is not None and method[1].decode() not in hdrs.METH_ALL
+# Requests.
 
 
-class RateLimitedLog:
-    """Counts what strangers do, and logs a line for all of it now and then: nothing of their bytes, no tracebacks."""
+class End(Enum):
+    """The end of a request."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = NOTICE_SECONDS) -> None:
-        self._loop, self._seconds = loop, seconds
-        self._seen: dict[tuple[str, str], tuple[int, str]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def count(self, noun: str, fate: str, last: str) -> None:
-        """`fate` befell one more `noun` (of both there are few); `last` is where it came from."""
-        number, _ = self._seen.get((noun, fate), (0, ""))
-        self._seen[noun, fate] = (number + 1, last)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self.flush)
-
-    def flush(self) -> None:
-        """Log what has been counted."""
-        seen, self._seen = self._seen, {}
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for (noun, fate), (number, last) in seen.items():
-            amount = counted(number, noun)
-            _log.warning("sidecar: %s %s in the last %g s, last from %s", amount, fate, self._seconds, last)
+    END = auto()
 
 
-_AROUND_TARGET = len("GET  HTTP/1.1")
-_END_OF_HEAD = b"\r\n\r\n"
-_OTHER_PROTOCOLS = (b" RTSP/", b" ICE/")
-"""That aiohttp's parser takes for HTTP, and does not tell from it."""
-_OVERLAP = len(_END_OF_HEAD) - 1
+END: Final = End.END
+Event = MessageHead | bytes | End
+"""The head of a request, a piece of its body, or its end."""
 
 
-class RequestParser(RequestHandler):
-    """Requests and refusals, in order, out of bytes; after `switch`, the bytes.
+class Phase(Enum):
+    """What the parser waits for."""
 
-    aiohttp's parser (3.14.5 and before) hands the last trailer of a chunked request to the next request as a header
-    (RFC 9110 section 6.5.1 forbids it). So a parser that has read a chunked request reads nothing more; a fresh one
-    takes what follows. A chunked request ends with CRLF CRLF (RFC 9112 section 7.1), and the parser is fed in pieces
-    that end at every CRLF CRLF: nothing after a chunked request is ever in the piece that ends it.
-    """
-
-    __slots__ = (
-        "_before", "_broken", "_chunked", "_head", "_head_limit", "_head_since", "_held", "_receiving", "_tunnel",
-    )  # fmt: skip
-
-    def __init__(self, manager: Server, limits: Limits, *, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            manager,
-            loop=loop,
-            keepalive_timeout=0,  # Not aiohttp's, which is a timer for each connection.
-            access_log=None,  # type: ignore[arg-type]  # what aiohttp documents for none
-            max_line_size=max(limits.request_line - _AROUND_TARGET, 1),
-            max_field_size=limits.header,
-            max_headers=limits.headers,
-            read_bufsize=65536,
-            auto_decompress=False,
-        )
-        self._head_limit = limits.head
-        self._head = b""
-        """What has come of a head that is not complete."""
-        self._head_since = 0.0
-        """When the first byte came of a head that is not complete; 0 where there is none."""
-        self._receiving: StreamReader = EMPTY_PAYLOAD
-        self._chunked = False
-        """What is received is a chunked request."""
-        self._before = b""
-        """The last bytes that the parser was fed: a CRLF CRLF may have begun in them."""
-        self._held = b""
-        """What has come and waits until the parser takes more."""
-        self._broken = False
-        """What comes is not read as requests any longer."""
-        self._tunnel: Tunnel | None = None
-
-    def switch(self, tunnel: Tunnel) -> bytes:
-        self._tunnel = tunnel
-        tail, self._message_tail, self._held = self._message_tail + self._held, b"", b""
-        if self._buffer_paused:
-            self._resume_reading_for_buffer()
-        return tail
-
-    def give_up_reading(self, reason: Reason) -> None:
-        """Refuse what has come so far of a head."""
-        self._close = True
-        self._refuse_next(RequestTooLarge(reason))
-
-    async def next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
-        if not self._messages:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        received = self._messages.popleft()
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
-        return received
-
-    # Callbacks of the transport.
-
-    def data_received(self, data: bytes) -> None:
-        if self._tunnel is not None:
-            self._tunnel.take(data)
-        elif not data:  # aiohttp's way to go on with what its parser holds.
-            held, self._held = self._held, b""
-            self._feed(data)
-            self._feed_in_pieces(held)
-        elif self._held or self._is_full():
-            self._held += data
-        elif data.find(_END_OF_HEAD) == len(data) - len(_END_OF_HEAD) and data[0] not in b"\r\n" and not self._broken:
-            self._before = data[-_OVERLAP:]
-            self._feed(data)  # One piece, which is what most reads are.
-        else:
-            self._feed_in_pieces(data)
-
-    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp's returns nothing
-        """True keeps the other direction open, which TLS cannot."""
-        plain = self.transport is not None and self.transport.can_write_eof()
-        return self._tunnel is not None and self._tunnel.end() and plain
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._tunnel = None
-        super().connection_lost(exc)
-
-    # Below: steps of the above.
-
-    def _feed_in_pieces(self, data: bytes) -> None:
-        joined, start = self._before + data, len(self._before)
-        while start < len(joined) and not self._is_full() and not self._broken:
-            found = joined.find(_END_OF_HEAD, max(start - _OVERLAP, 0))
-            end = found + len(_END_OF_HEAD) if found >= 0 else len(joined)
-            self._feed(joined[start:end])
-            start = end
-        self._before = joined[max(start - _OVERLAP, 0) : start]
-        self._held = b"" if self._broken else joined[start:]
-
-    def _is_full(self) -> bool:
-        """The parser may hold bytes back: it has stopped in a body, or between requests."""
-        return self._reading_paused or len(self._messages) >= self._max_msg_queue_size
-
-    def _feed(self, piece: bytes) -> None:
-        within_body, requests = not self._receiving.is_eof(), self._request_count
-        try:
-            super().data_received(piece)
-        except Exception as exc:
-            self._refuse_next(exc)
-        if self._messages:
-            message, payload = self._messages[-1]
-            if isinstance(message, _ErrInfo):
-                self._parsing_failed(message, piece)
-            elif self._request_count > requests:
-                self._head_came(message, payload, self._head + piece)
-        if self._chunked and self._receiving.is_eof():
-            self._replace_parser()
-        if self._request_count == requests:
-            if piece and not within_body:
-                self._await_rest_of_head(piece)
-        elif within_body or self._head or len(piece) > self._head_limit:
-            self._measure_heads(self._request_count - requests)
-
-    def _head_came(self, message: RawRequestMessage, payload: StreamReader, raw: bytes) -> None:
-        self._receiving, self._chunked = payload, message.chunked
-        # What follows the head of a request to upgrade is kept for the other protocol.
-        self._upgraded = self._upgraded or (message.upgrade and payload.is_eof())
-        if b" RTSP/" in raw or b" ICE/" in raw:
-            line = f"{message.method} {message.path}".encode("utf-8", "surrogateescape")
-            if any(line + protocol in raw for protocol in _OTHER_PROTOCOLS):
-                self._messages.pop()
-                self._refuse_next(BadHttpMessage("not HTTP"))
-
-    def _replace_parser(self) -> None:
-        self._chunked = False
-        self._parser = HttpRequestParser(
-            self,
-            self._loop,
-            self._read_bufsize,
-            max_line_size=self.max_line_size,
-            max_field_size=self.max_field_size,
-            max_headers=self.max_headers,
-            payload_exception=RequestPayloadError,
-            auto_decompress=False,
-            max_msg_queue_size=self._max_msg_queue_size,
-        )
-
-    def _parsing_failed(self, error: _ErrInfo, data: bytes) -> None:
-        """Break the body that is being received, and forget its request if nobody has begun to answer it."""
-        self._broken = True
-        if not self._receiving.is_eof():
-            break_body(self._receiving)
-            if len(self._messages) > 1 and self._messages[-2][1] is self._receiving:
-                del self._messages[-2]
-        if isinstance(error.exc, BadHttpMethod) and not begins_with_unknown_method(data):
-            self._messages[-1] = (_ErrInfo(400, BadHttpMessage("not a request"), ""), EMPTY_PAYLOAD)
-
-    def _await_rest_of_head(self, data: bytes) -> None:
-        if self._upgraded or self._close or not (self._head or data.strip(b"\r\n")):
-            return  # Empty lines before a request are nothing yet (RFC 9112 section 2.2).
-        self._head += data
-        if not self._head_since:
-            self._head_since = self._loop.time()
-        if len(self._head) > self._head_limit:
-            self.give_up_reading(Reason.HEADERS_TOO_LARGE)
-
-    def _measure_heads(self, requests: int) -> None:
-        """Heads are complete, of which some may be too large together."""
-        self._head, self._head_since = b"", 0.0
-        for index in range(-min(requests, len(self._messages)), 0):
-            message = self._messages[index][0]
-            if not isinstance(message, _ErrInfo) and _size_of(message) > self._head_limit:
-                refusal = _ErrInfo(431, RequestTooLarge(Reason.HEADERS_TOO_LARGE), "")
-                self._messages[index] = (refusal, EMPTY_PAYLOAD)
-
-    def _refuse_next(self, exc: Exception) -> None:
-        self._broken = True
-        self._messages.append((_ErrInfo(400, exc, ""), EMPTY_PAYLOAD))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    HEAD = auto()
+    BODY = auto()
+    CHUNKS = auto()
+    RESPONSE = auto()
+    """`next_request`: bytes of further requests are kept until then."""
+    CLOSED = auto()
+    """Nothing: all bytes are dropped."""
 
 
-def _size_of(head: RawRequestMessage) -> int:
-    fields = sum(len(name) + len(value) + len(": \r\n") for name, value in head.raw_headers)
-    return len(head.method) + len(head.path) + len("  HTTP/1.1\r\n\r\n") + fields
+class RequestParser:
+    """`feed` gives the events of one request; after its END nothing more, until `next_request`."""
+
+    __slots__ = ("_body_bytes", "_chunks", "_limits", "_phase", "_received", "_searched")
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self._limits = limits
+        self._phase = Phase.HEAD
+        self._received = bytearray()
+        self._searched = 0
+        """How many bytes of `_received` have been searched for the end of a head."""
+        self._body_bytes = 0
+        """Bytes of the body that are still to come."""
+        self._chunks: ChunkReader | None = None
+
+    @property
+    def in_head(self) -> bool:
+        """The first byte of a head has come, and not its end."""
+        return self._phase is Phase.HEAD and bool(self._received.strip(b"\r\n"))
+
+    @property
+    def holds_more(self) -> bool:
+        """Bytes have come after the request."""
+        return bool(self._received)
+
+    @property
+    def is_full(self) -> bool:
+        """More bytes wait for the response than a head may have."""
+        return self._phase is Phase.RESPONSE and len(self._received) > self._limits.head_bytes
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Raises MalformedHead, and BrokenBody for a body that is malformed; nothing more may be fed after that."""
+        match self._phase:
+            case Phase.CLOSED:
+                return
+            case Phase.BODY if len(data) <= self._body_bytes:
+                yield from self._take(data)
+            case Phase.CHUNKS if self._chunks is not None:
+                yield from self._take_chunks(self._chunks, data)
+            case _:
+                self._received += data
+                yield from self._read()
+
+    def next_request(self) -> Iterator[Event]:
+        """The response is sent: the events of what has come meanwhile. Raises as `feed` does."""
+        self._phase = Phase.HEAD
+        return self._read()
+
+    def close(self) -> None:
+        """Drop all bytes from here on."""
+        self._phase = Phase.CLOSED
+        self._received.clear()
+        self._chunks = None
+
+    def rest(self) -> bytes:
+        """What came after the request: the beginning of another protocol. All that follows is dropped."""
+        rest = bytes(self._received)
+        self.close()
+        return rest
+
+    def _read(self) -> Iterator[Event]:
+        if self._phase is Phase.HEAD:
+            head = self._read_head()
+            if head is None:
+                return
+            yield head
+            if head.body_bytes == 0:
+                self._phase = Phase.RESPONSE
+                yield END
+                return
+            if self._received:
+                data = bytes(self._received)
+                self._received.clear()
+                yield from self._take(data) if self._chunks is None else self._take_chunks(self._chunks, data)
+        elif self._phase is Phase.BODY:
+            data = bytes(self._received)
+            self._received.clear()
+            yield from self._take(data)
+
+    def _read_head(self) -> MessageHead | None:
+        received = self._received
+        while self._searched == 0 and received.startswith(b"\r\n"):
+            del received[:2]  # RFC 9112 §2.2: empty lines before a request are ignored.
+        if not received or received == b"\r":
+            return None
+        end = find_end(received, self._searched, self._limits)
+        if end is None:
+            self._searched = len(received)
+            return None
+        head = parse_head(bytes(received[:end]), self._limits)
+        del received[:end]
+        self._searched = 0
+        if head.body_bytes is None:
+            self._phase, self._chunks = Phase.CHUNKS, ChunkReader()
+        elif head.body_bytes:
+            self._phase, self._body_bytes = Phase.BODY, head.body_bytes
+        return head
+
+    def _take(self, data: bytes) -> Iterator[Event]:
+        piece = data[: self._body_bytes]
+        self._body_bytes -= len(piece)
+        if piece:
+            yield piece
+        if not self._body_bytes:
+            self._received += data[len(piece) :]
+            self._phase = Phase.RESPONSE
+            yield END
+
+    def _take_chunks(self, chunks: ChunkReader, data: bytes) -> Iterator[Event]:
+        body, end = chunks.feed(data)
+        if body:
+            yield body
+        if end is not None:
+            self._received += data[end:]
+            self._phase, self._chunks = Phase.RESPONSE, None
+            yield END

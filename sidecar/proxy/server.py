@@ -5,16 +5,18 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from sidecar.config.document import Limits
 from sidecar.config.fields import Address
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow
 from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
-from sidecar.proxy.client_connection import ClientConnection, ClientRules, Connections
+from sidecar.http.connection_limits import Places, RateLimitedLog
+from sidecar.http.requests import HeadLimits
+from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler, Snapshot
-from sidecar.proxy.listener import PlainListener, TlsListener
+from sidecar.proxy.listener import Connections, PlainListener, TlsListener
 from sidecar.proxy.request_body import BodyRules
-from sidecar.proxy.request_parser import RateLimitedLog
 
 _BACKLOG = 4096
 _FIRST_REQUEST_SECONDS = 0.3
@@ -36,16 +38,26 @@ class DataServer:
         clock: Clock,
         tls: Callable[[], ssl.SSLContext] | None = None,
         body_window_seconds: float = 10.0,
-        linger_seconds: float = 2.0,
+        linger_seconds: float = 30.0,
+        quiet_seconds: float = 5.0,
     ) -> None:
         loop, limits, self._clock = asyncio.get_running_loop(), snapshot.limits, clock
-        rate_limited = RateLimitedLog(loop)
+        self._rate_limited = rate_limited = RateLimitedLog(loop)
         self._handler = Handler(snapshot, observer=observer, clock=clock, rate_limited=rate_limited)
         bodies = BodyRules(
             limit=limits.body, rate=limits.body_rate, window_seconds=body_window_seconds, loop_time=loop.time
         )
-        self._rules = ClientRules(limits=limits, bodies=bodies, linger_seconds=linger_seconds)
-        self._connections = Connections(self._handler, self._rules, trusts=snapshot.trusts, rate_limited=rate_limited)
+        self._rules = ClientRules(
+            limits=limits,
+            head=_head_limits(limits),
+            bodies=bodies,
+            linger_seconds=linger_seconds,
+            quiet_seconds=quiet_seconds,
+        )
+        places = Places(
+            limits, trusts=snapshot.trusts, rate_limited=rate_limited, on_refused=observer.connection_refused
+        )
+        self._connections = Connections(places, self._handler, self._rules)
         self._listener: PlainListener | TlsListener = (
             PlainListener(self._connections)
             if tls is None
@@ -65,8 +77,9 @@ class DataServer:
         if snapshot.upstream is not old:
             old.close_when_idle()
         bodies = replace(self._rules.bodies, limit=limits.body, rate=limits.body_rate)
-        self._rules = replace(self._rules, limits=limits, bodies=bodies)
-        self._connections.reconfigure(self._rules, trusts=snapshot.trusts)
+        self._rules = replace(self._rules, limits=limits, head=_head_limits(limits), bodies=bodies)
+        self._connections.reconfigure(self._rules)
+        self._connections.places.reconfigure(limits, trusts=snapshot.trusts)
         self._listener.timeout_seconds = limits.head_timeout
 
     def close_when_idle(self) -> None:
@@ -81,24 +94,22 @@ class DataServer:
         self.close_when_idle()
         first_seconds = min(_FIRST_REQUEST_SECONDS, grace_seconds)
         await self._listener.close(first_seconds)
-        connections = self._connections.open()
+        connections = self._connections
         _retire(connection for connection in connections if not connection.untried)
-        tasks = [connection._task_handler for connection in connections if connection._task_handler is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=first_seconds)
-            _retire(connections)
-            _, late = await asyncio.wait(tasks, timeout=grace_seconds - first_seconds)
-            for connection in self._connections.open():
-                connection.force_close()
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        self._connections.close()
+        await connections.wait_closed(first_seconds)
+        _retire(connections)
+        await connections.wait_closed(grace_seconds - first_seconds)
+        late = [connection.task for connection in connections if connection.task is not None]
+        for connection in connections:
+            connection.cut()
+        await asyncio.gather(*late, return_exceptions=True)
+        connections.close()
+        self._rate_limited.flush()
 
     async def revalidate_streams(self, *, older_than_seconds: float) -> None:
         """Reset exchanges that have run for so long, and whose key is no longer valid."""
         began_by, reasons = self._clock.monotonic() - older_than_seconds, dict[str, Reason | None]()
-        for connection in self._connections.open():
+        for connection in self._connections:
             exchange = connection.exchange
             if exchange is None or exchange.began > began_by or not isinstance(exchange.decision, Allow):
                 continue
@@ -116,3 +127,12 @@ def _retire(connections: Iterable[ClientConnection]) -> None:
     for connection in connections:
         if not connection.receives_head:
             connection.close_when_idle()
+
+
+def _head_limits(limits: Limits) -> HeadLimits:
+    return HeadLimits(
+        request_line_bytes=limits.request_line,
+        header_bytes=limits.header,
+        headers=limits.headers,
+        head_bytes=limits.head,
+    )

@@ -6,6 +6,8 @@ a stream are written at once, because that is what tells whether the reader keep
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Sequence
 
 # The chunked transfer coding, as we write it (RFC 9112 section 7.1). No extensions, no trailers.
@@ -60,3 +62,14 @@ def _together(transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> Non
 
 def _as_one(transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
     transport.write(b"".join(pieces))
+
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close at once, unsent bytes forgotten, so that the other end can tell it from an end."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()

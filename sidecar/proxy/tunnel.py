@@ -5,9 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from aiohttp import hdrs
-from aiohttp.http_parser import RawRequestMessage
-
+from sidecar.http.requests import MessageHead
 from sidecar.proxy.response_parser import Flow, UpstreamResponse
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
@@ -16,19 +14,18 @@ _UNDECIDED = frozenset({"h2c", "h2", "http", "https", "tls"})
 """What is upgraded to these is requests again, which no gate would see (h2c smuggling)."""
 
 
-def offered(message: RawRequestMessage) -> str:
+def offered(message: MessageHead) -> str:
     """The protocols that the client offers to switch to, as one field value; empty where none may be passed on.
 
-    HTTP/1.1 only, and only without a body (RFC 9110 section 7.8): what follows the head is the new protocol's.
+    HTTP/1.1 only (RFC 9110 section 7.8).
     """
-    if not message.upgrade or message.version != (1, 1) or message.chunked or hdrs.CONTENT_LENGTH in message.headers:
+    if not message.upgrade or message.version != (1, 1):
         return ""
-    value = ", ".join(message.headers.getall(hdrs.UPGRADE, ()))
-    for protocol in value.split(","):
+    for protocol in message.upgrade.split(","):
         token = protocol.strip(" \t")
         if not _TOKEN.fullmatch(token) or token.partition("/")[0].lower() in _UNDECIDED:
             return ""
-    return value
+    return message.upgrade
 
 
 def among(chosen: bytes | None, offer: str) -> bool:
@@ -49,6 +46,10 @@ class Client(Flow, Protocol):
 
     @property
     def writing_paused(self) -> bool: ...
+
+    @property
+    def has_sent_more(self) -> bool:
+        """Bytes have come after the request: of a protocol to switch to, or of another request."""
 
     def write(self, data: bytes) -> None: ...
 

@@ -7,7 +7,8 @@ from sidecar.config.document import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.observer import UpstreamName
 from sidecar.proxy.pool import Pool
-from sidecar.proxy.request_body import BrokenBody, ClientBody
+from sidecar.proxy.request_body import ClientBody
+from sidecar.proxy.request_parser import BrokenBody
 from sidecar.proxy.response_parser import Informational, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.upstream_connection import Stale, UpstreamConnection

@@ -33,8 +33,12 @@ BAD_CODINGS = [
     b'"chunked"',
     b"gzip",
     b"identity",
-    b"gzip, chunked",
+    b"gzip;q=1, chunked",
+    b"gzip, , chunked",
+    b"gzip chunked",
 ]
+UNSUPPORTED_CODINGS = [b"gzip, chunked", b"GZIP,Chunked", b"identity , chunked", b"a, b, chunked"]
+"""Legal, and not understood: 501 (RFC 9112 §6.1)."""
 AMBIGUOUS: list[tuple[bytes, ...]] = [
     (b"Content-Length: 1", CHUNKED),
     (CHUNKED, b"Content-Length: 1"),

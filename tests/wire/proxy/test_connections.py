@@ -23,7 +23,7 @@ async def test_connections_past_the_caps_are_closed_and_leave_room_when_others_g
     assert (await second.ask(get())).status == 200
     await first.close()
     await second.close()
-    await eventually(lambda: not bench.server._connections.connections)
+    await eventually(lambda: not list(bench.server._connections))
     assert (await bench.ask(get())).status == 200
     caplog.set_level(logging.WARNING)
     await bench.server.stop(grace_seconds=0)

@@ -187,7 +187,7 @@ class Route:
     name: str
     """As written: `GET /v1/streams/**`. Metric label and log field."""
     methods: frozenset[str]
-    """Upper-case methods, HEAD included where GET is; `{"*"}` is every method."""
+    """Any tokens, HEAD included where GET is; `{"*"}` is every method."""
     pattern: str
     policy: Policy
     where: str = ""

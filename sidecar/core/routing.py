@@ -7,11 +7,12 @@ finds the end of it.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import NamedTuple
 
+from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, Policy, Route
 
 # Path patterns: literal segments, `{name}` for one segment, `**` for the rest (also nothing).
@@ -101,19 +102,52 @@ def _check_segment(segment: str) -> None:
         )
 
 
+# Methods: any token may be one, and its case counts (RFC 9110 section 9.1). A service that does not mind the case takes
+# `get` for GET, and would serve under the policy of one method what another one guards. So another spelling of a known
+# method, or of one that a route names, is refused under every route.
+
+
 STANDARD_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE")
 """RFC 9110 section 9.3, and RFC 5789. Metrics and spans name no others."""
 
-PARSED_METHODS = frozenset(STANDARD_METHODS) | {
-    "QUERY",
-    "ACL", "BIND", "COPY", "LINK", "LOCK", "MKCALENDAR", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "REBIND",
-    "REPORT", "SEARCH", "UNBIND", "UNLINK", "UNLOCK",
-    "CHECKOUT", "MERGE", "MKACTIVITY", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "SOURCE",
+KNOWN_METHODS = frozenset(STANDARD_METHODS) | {
+    "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY", "LABEL", "LINK", "LOCK", "MERGE", "MKACTIVITY",
+    "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "ORDERPATCH", "PRI", "PROPFIND", "PROPPATCH",
+    "QUERY", "REBIND", "REPORT", "SEARCH", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+    "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE", "SOURCE",
 }  # fmt: skip
-"""What the data listener's parser (llhttp) accepts; any other is refused there."""
+"""IANA's registry of methods, then those of UPnP, of caches and of Icecast."""
 
 NEVER_ROUTED = frozenset({"CONNECT", "TRACE"})
 """Methods that are refused before any route is looked at."""
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_KNOWN_BY_FOLDED = {method.upper(): method for method in KNOWN_METHODS}
+
+
+def is_token(text: str) -> bool:
+    """RFC 9110 section 5.6.2."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def known_spelling(method: str) -> str | None:
+    """The known method that `method` is, or is but for its case; None where it is none."""
+    return _KNOWN_BY_FOLDED.get(method.upper())
+
+
+class MethodRules:
+    """named: the methods that routes name; no two of them differ in case only."""
+
+    def __init__(self, named: Iterable[str]) -> None:
+        self._by_folded = {method.upper(): method for method in named} | _KNOWN_BY_FOLDED
+        self._proper = frozenset(self._by_folded.values()) - NEVER_ROUTED
+
+    def check(self, method: str) -> None:
+        """Raises Denied for what is no token, for CONNECT and TRACE, and for another spelling of a method."""
+        if method not in self._proper and (not is_token(method) or method.upper() in self._by_folded):
+            raise Denied(Reason.METHOD_NOT_ALLOWED)
+
 
 NO_ROUTE = "(none)"
 """In metrics and usage: the route of a request that no route matches."""
@@ -171,7 +205,7 @@ class RouteTable:
         self._other = _tree(units, EVERY)
 
     def match(self, method: str, path: str) -> Match | None:
-        """The most specific route for `method` (upper case) and `path`, or None."""
+        """The most specific route for `method` and `path`, or None."""
         segments = path.split("/")
         del segments[0]
         compared = segments if self._case_sensitive else [segment.lower() for segment in segments]

@@ -13,9 +13,8 @@ from sidecar.core.client_address import TrustedProxies
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold
 from sidecar.core.model import Allow, Headers, Response
-from sidecar.core.routing import PARSED_METHODS
+from sidecar.core.routing import is_token
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNNORMALISED = re.compile(r"\\|//|/\.\.?(?=[/;]|\Z)")
 """A backslash, an empty segment, or a segment of dots alone (parameters after the dots do not count)."""
 
@@ -68,7 +67,7 @@ def original(dialect: Dialect, method: str, target: str, headers: Headers) -> Or
         methods, targets = _values(headers, dialect.method), _values(headers, dialect.target)
     else:
         methods, targets = [method], ["/" + target.removeprefix("/").partition("/")[2]]
-    if len(hosts) != 1 or len(methods) != 1 or not _TOKEN.fullmatch(methods[0]):
+    if len(hosts) != 1 or len(methods) != 1 or not is_token(methods[0]):
         return Reason.BAD_REQUEST
     if len(targets) != 1 or not targets[0].startswith("/"):
         return Reason.BAD_TARGET
@@ -83,8 +82,6 @@ def objection(request: Original) -> Reason | None:
     It is stricter than the gate with targets: what the proxy has not normalised yet, it may normalise after the
     decision, in its own way.
     """
-    if request.method not in PARSED_METHODS:
-        return Reason.METHOD_NOT_ALLOWED
     return None if _is_normalised(request.target.partition("?")[0]) else Reason.AMBIGUOUS_TARGET
 
 

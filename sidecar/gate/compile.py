@@ -8,8 +8,9 @@ from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import CredentialRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
-from sidecar.core.model import Policy, Route
+from sidecar.core.model import EVERY, Policy, Route
 from sidecar.core.rate_limit_headers import RateLimitFields
+from sidecar.core.routing import MethodRules
 from sidecar.core.upstream_request import ADMIN_COOKIE, Injection
 from sidecar.keys.validation import KeyRules
 
@@ -76,6 +77,10 @@ def responses(config: Config) -> ErrorResponses:
         sources=config.keys.sources,
         rate_limits=RateLimitFields(x=shown.x, reset=shown.reset, ietf=shown.ietf),
     )
+
+
+def method_rules(config: Config) -> MethodRules:
+    return MethodRules({method for route in config.routes for method in route.methods} - {EVERY})
 
 
 def unmatched_route(config: Config) -> Route:

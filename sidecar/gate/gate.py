@@ -22,7 +22,7 @@ from sidecar.core.model import (
     Taken,
 )
 from sidecar.core.policy import authorize_all_readings, check_status
-from sidecar.core.routing import NEVER_ROUTED, RouteTable
+from sidecar.core.routing import RouteTable
 from sidecar.core.target import parse_target, readings
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
@@ -83,6 +83,7 @@ class Gate:
         self.config = config
         self._keys, self._limiter, self._hasher = keys, limiter, hasher
         self._clock, self._new_request_id = clock, new_request_id
+        self._methods = compiled.method_rules(config)
         self._routes = RouteTable(config.routes, case_sensitive=config.case_sensitive)
         self._format = key_format(config)
         self._prefixes = tuple(config.keys.environments.values())
@@ -106,7 +107,7 @@ class Gate:
             received = self._rules.classify(head.headers)
             state.request_id = request_id(received.fields, self._id_field) or self._new_request_id()
             state.client_address = self._proxies.client_address(head.peer, received.fields)
-            _check_method(head)
+            self._check_method(head)
             host = check_host(received.fields.get(b"host"), head.version)
             target = parse_target(head.target, host.decode("ascii"))
             paths = (target.path,) if target.ordinary else readings(target.path)
@@ -140,6 +141,11 @@ class Gate:
         except StoreUnavailable:
             pass
         return None
+
+    def _check_method(self, head: RequestHead) -> None:
+        self._methods.check(head.method)
+        if head.target == "*":
+            raise Denied(Reason.METHOD_NOT_ALLOWED)
 
     def _authenticate(self, entry: CacheEntry | None) -> PrincipalContext | None:
         """Raises Denied where the key is not valid now."""
@@ -214,11 +220,6 @@ class Gate:
             [Bucket(quota=quota, subject=subject, limit=quota.limit)], self._clock.seconds()
         )
         return Taken(states=(), refused=taken.refused)
-
-
-def _check_method(head: RequestHead) -> None:
-    if head.method in NEVER_ROUTED or not head.method.isupper() or head.target == "*":
-        raise Denied(Reason.METHOD_NOT_ALLOWED)
 
 
 def _check_taken(taken: Taken) -> None:

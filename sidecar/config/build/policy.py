@@ -1,7 +1,7 @@
 """The sections that name each other: scopes, plans, routes, identity and errors."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec import UNSET
@@ -12,7 +12,7 @@ from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import fold
 from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
-from sidecar.core.routing import Pattern, overlaps, parse_pattern, unreachable
+from sidecar.core.routing import Pattern, is_token, known_spelling, overlaps, parse_pattern, unreachable
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.core.templates import (
     ERROR_PLACEHOLDERS,
@@ -154,7 +154,7 @@ def _folded(name: str) -> bytes:
     return fold(name.encode())
 
 
-_METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
+_MOST_METHOD_CHARS = 32
 _KEY = "must be `METHOD /pattern`, `METHOD|METHOD /pattern` or `* /pattern`"
 
 
@@ -180,9 +180,21 @@ def routes_of(entries: Sequence[Mapping[str, PolicyEntry]], words: Vocabulary, r
     for first, second in overlaps(made, case_sensitive=words.case_sensitive):
         message = f"overlaps with `{first.name}` ({first.where}), and neither is more specific"
         report.key_problem(routes[id(second)][0], f"`{second.name}` {message}")
+    _check_spellings(routes.values(), report)
     for route, why in unreachable(made):
         report.key_problem(routes[id(route)][0], f"`{route.name}` is never reached: {why}")
     return made
+
+
+def _check_spellings(routes: Iterable[tuple[Path, Route]], report: Report) -> None:
+    """A service that does not mind the case would serve `list` under the policy of another route's `LIST`."""
+    first: dict[str, tuple[str, Route]] = {}
+    for path, route in routes:
+        for method in sorted(route.methods):
+            spelling, other = first.setdefault(method.upper(), (method, route))
+            if spelling != method:
+                message = f"'{method}' and '{spelling}' (`{other.name}`, {other.where}) are one method but for the case"
+                report.key_problem(path, f"{message}: name one of them")
 
 
 def _route(key: str, entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Route | None:
@@ -213,9 +225,10 @@ def _methods(text: str) -> frozenset[str]:
     for method in methods:
         if method == EVERY:
             raise ValueError("'*' is every method already: it stands alone")
-        if not _METHOD.fullmatch(method):
-            upper = f" (did you mean '{method.upper()}'?)" if _METHOD.fullmatch(method.upper()) else ""
-            raise ValueError(f"'{method}' is not a method: methods are upper-case words{upper}")
+        if not is_token(method) or EVERY in method or len(method) > _MOST_METHOD_CHARS:
+            raise ValueError(f"'{method}' is not a method: a method is one word, as clients send it")
+        if (known := known_spelling(method) or method) != method:
+            raise ValueError(f"'{method}' is not a method: the case counts (did you mean '{known}'?)")
     return frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
 
 

@@ -6,7 +6,11 @@ WORDS = "scopes: {read: R, write: W}\nquotas: {general: {limit: 1, per: day}}\nr
 """Three lines: the first route of a test stands in line 7."""
 
 WRONG = {
-    "get /x: {}": "7:3: routes[0]: 'get' is not a method: methods are upper-case words (did you mean 'GET'?)",
+    "get /x: {}": "7:3: routes[0]: 'get' is not a method: the case counts (did you mean 'GET'?)",
+    "POST|m-Search /x: {}": "routes[0]: 'm-Search' is not a method: the case counts (did you mean 'M-SEARCH'?)",
+    "G* /x: {}": "7:3: routes[0]: 'G*' is not a method: a method is one word, as clients send it",
+    "GET,PUT /x: {}": "7:3: routes[0]: 'GET,PUT' is not a method",
+    "LIST|list /x: {}": "7:3: routes[0]: 'list' and 'LIST' (`LIST|list /x`, ",
     "GET|* /x: {}": "7:3: routes[0]: '*' is every method already",
     "/x: {}": "`METHOD|METHOD /pattern` or `* /pattern` (did you mean '* /x'?)",
     "GET: {}": "7:3: routes[0]: must be `METHOD /pattern`",
@@ -37,6 +41,17 @@ WRONG = {
 def test_a_wrong_route_is_told(problems: Complaining, route: str, expected: str) -> None:
     (line,) = problems(f"{MINIMAL}{WORDS}- {route}\n")
     assert expected in line
+
+
+def test_any_token_is_a_method_that_a_route_may_name(loading: Loading) -> None:
+    (route,) = loading(MINIMAL + 'routes:\n- "LIST|list-2|Sync|x.y~z /x": {}\n').routes
+    assert route.methods == {"LIST", "list-2", "Sync", "x.y~z"}
+
+
+def test_methods_of_two_routes_that_differ_in_case_only_are_told_with_both_places(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + WORDS + "- LIST /x: {}\n- POST|list /y: {}\n")
+    assert line.startswith("8:3: routes[1]: 'list' and 'LIST' (`LIST /x`, ")
+    assert "sidecar.yaml:7) are one method but for the case: name one of them" in line
 
 
 def test_a_policy_beside_its_route_is_told(problems: Complaining) -> None:

@@ -119,6 +119,18 @@ async def test_a_route_that_we_answer_ourselves_tells_of_the_key(world: World) -
     assert world.responses.static_response(allow, world.clock.seconds()).body == f'{{"id":"{key.id}"}}'.encode()
 
 
+async def test_any_token_is_decided_on_by_the_route_that_names_it_or_takes_every_method(world: World) -> None:
+    reader, _ = await world.issue("read")
+    writer, _ = await world.issue("write")
+    for method in ("LIST", "mirror"):
+        assert (await world.allows(method, "/named/x", key=writer)).route.name == "LIST|mirror /named/**"
+        assert (await world.denies(method, "/named/x", key=reader)).reason is Reason.INSUFFICIENT_SCOPE
+    for method in ("PROPFIND", "M-SEARCH", "BREW", "brew", "Sync"):
+        assert (await world.allows(method, "/named/x", key=reader)).route.name == "* /named/**"
+        assert (await world.denies(method, "/named/x")).reason is Reason.MISSING_CREDENTIAL
+        assert (await world.denies(method, "/items/x", key=writer)).reason is Reason.NO_ROUTE
+
+
 async def test_a_path_that_can_be_read_in_two_ways_is_refused(world: World) -> None:
     text, _ = await world.issue("read")
     for target in ("/public/../items/1", "/public/%2e%2e/items/1", "/public/a%2fb/%2e%2e/%2e%2e/items/1"):
@@ -133,6 +145,12 @@ async def test_a_path_that_can_be_read_in_two_ways_is_refused(world: World) -> N
         ("CONNECT", "api.test:80", Reason.METHOD_NOT_ALLOWED),
         ("TRACE", "/public/x", Reason.METHOD_NOT_ALLOWED),
         ("get", "/public/x", Reason.METHOD_NOT_ALLOWED),
+        ("get", "/named/x", Reason.METHOD_NOT_ALLOWED),
+        ("pRoPfInD", "/named/x", Reason.METHOD_NOT_ALLOWED),
+        ("list", "/named/x", Reason.METHOD_NOT_ALLOWED),
+        ("MIRROR", "/named/x", Reason.METHOD_NOT_ALLOWED),
+        ("trace", "/named/x", Reason.METHOD_NOT_ALLOWED),
+        ("LI ST", "/named/x", Reason.METHOD_NOT_ALLOWED),
         ("OPTIONS", "*", Reason.METHOD_NOT_ALLOWED),
         ("GET", "public", Reason.BAD_TARGET),
         ("GET", "http://evil.test/public/x", Reason.BAD_TARGET),

@@ -43,6 +43,8 @@ routes:
   - "* /o/{org}/e/{env}/**": {tenant: org, environment: env}
   - "* /live/**": {environments: [live], pass_through: false}
   - GET /me: {respond: {id: "{key.id}"}}
+  - LIST|mirror /named/**: {scopes: [write]}
+  - "* /named/**": {scopes: [read]}
 identity:
   headers: {X-Key: "{key.id}", X-Name: "{key.name}", X-Trace: "{request.id}"}
 """

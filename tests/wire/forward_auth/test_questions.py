@@ -119,7 +119,7 @@ def test_a_relative_or_unnormalised_target_is_refused(decider: Decider, dialect:
 
 @pytest.mark.requirement("S5.3")
 @pytest.mark.parametrize("dialect", CARRIERS)
-@pytest.mark.parametrize("method", ["get", "G ET", "BREW", "GET /public/x", "CONNECT", "TRACE", "\xc9"])
+@pytest.mark.parametrize("method", ["get", "pRoPfInD", "G ET", "GET /public/x", "CONNECT", "TRACE", "trace", "\xc9"])
 def test_a_method_that_no_route_can_name_is_refused(decider: Decider, dialect: str, method: str) -> None:
     refused(decider, question(dialect, method, "/public/x"), (400, 403, 405))
 

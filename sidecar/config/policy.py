@@ -314,9 +314,11 @@ class UnmatchedEntry(Entry, frozen=True, kw_only=True):
 
 
 class PathsEntry(Entry, frozen=True, kw_only=True):
-    """How paths are compared."""
+    """How paths are read and compared."""
 
     case_sensitive: bool = True
+    encoded_slash: Literal["split", "keep"] = "split"
+    """Whether the upstream may take %2F for a slash, or keeps it in its segment."""
 
 
 class Identity(Entry, frozen=True, kw_only=True):

@@ -92,6 +92,7 @@ _LIVE = frozenset(
         "routes",
         "unmatched_charges",
         "case_sensitive",
+        "encoded_slash",
         "identity",
         "trusted_proxies",
         "forwarded_header",

@@ -17,6 +17,8 @@ MAX_READINGS = 48
 """More readings than that are refused: no honest path has them, and each costs time."""
 MAX_CHARACTERS = 1 << 16
 """Of all readings together."""
+KEPT_SLASH = "\uffff"
+"""In readings: an encoded slash that splits nothing. A client can send this noncharacter, which splits nothing, too."""
 
 # Segments that are empty only at the end and never begin with a dot, of characters that nobody transforms.
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-_~!$&'()*+,=:@.]*)*/?")
@@ -24,9 +26,15 @@ _PATH = re.compile(r"/[!-\"$->@-~]*")
 _QUERY = re.compile(r"[!-\"$-~]*")
 _ORDINARY = re.compile(rf"({_PLAIN.pattern})(?:\?({_QUERY.pattern}))?")
 _ABSOLUTE = re.compile(r"https?://([^/?#]+)(/[^#]*)?", re.IGNORECASE)
-_ESCAPED_SLASH = re.compile(r"%(?=2[Ff])")
+_ENCODED_SLASH = re.compile(r"%(2[Ff])")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LINE_END = re.compile(r"[\r\n]")
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
+_SINCE_NUL = re.compile(r"\x00[^/]*")
+# RFC 3629 section 3: an overlong form writes a character, such as a dot, in more bytes than it takes. C0 and C1 begin
+# nothing else. The forms of five and six bytes are those of RFC 2279.
+_OVERLONG = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]")
 _PARAMS = re.compile(r";[^/]*")
 _SLASHES = re.compile(r"/{2,}")
 _DOT_SEGMENT = re.compile(r"/\.\.?(?=/|\Z)")
@@ -60,22 +68,35 @@ def parse_target(raw: str, host: str) -> Target:
     return Target(path=path, query=query if mark else None)
 
 
-def readings(path: str) -> tuple[str, ...]:
-    """Every plausible reading of `path`, the raw one first.
+def readings(path: str, *, keep_slash: bool = False) -> tuple[str, ...]:
+    """Every plausible reading of `path`, the raw one first; a byte that is not UTF-8 is a surrogate (PEP 383).
 
-    Raises Denied for an escape that is none, for controls and bytes that are not UTF-8 in any reading, and for
-    dots that climb above the root.
+    keep_slash: the upstream does not split at %2F, which is then KEPT_SLASH.
+    Raises Denied for an escape that is none, for controls and bytes that are not UTF-8 in what is decoded once, for
+    line ends and overlong forms in any reading, for dots that climb above the root, and, where slashes are kept, for
+    dots in a path with an encoded slash.
     """
     if _PLAIN.fullmatch(path):
         return (path,)
     if _BAD_ESCAPE.search(path):
         raise Denied(Reason.BAD_TARGET)
+    if not keep_slash or not _ENCODED_SLASH.search(path):
+        found = _all_readings(path, decodings=2)
+        if not keep_slash or not any(map(_ENCODED_SLASH.search, found)):
+            return found
+    # An upstream that keeps `a%2F..%2Fb` in one segment may decode it later, for a file or for another service.
+    if any(map(_DOT_SEGMENT.search, _all_readings(path, decodings=3))):
+        raise Denied(Reason.AMBIGUOUS_TARGET)
+    return _all_readings(_ENCODED_SLASH.sub(KEPT_SLASH, path), decodings=2)
+
+
+def _all_readings(path: str, *, decodings: int) -> tuple[str, ...]:
     seen = {(path, 0): None}
     pending = [(path, 0)]
     characters = len(path)
     while pending:
         text, decoded = pending.pop()
-        for reading in _next_readings(text, decoded):
+        for reading in _next_readings(text, decoded, decodings):
             if reading not in seen:
                 seen[reading] = None
                 pending.append(reading)
@@ -108,12 +129,13 @@ def _from_absolute(raw: str, host: str) -> str:
     return rest if rest.startswith("/") else f"/{rest}"
 
 
-def _next_readings(text: str, decoded: int) -> Iterator[tuple[str, int]]:
-    if decoded < 2 and "%" in text:
-        yield _decode(text), decoded + 1
+def _next_readings(text: str, decoded: int, decodings: int) -> Iterator[tuple[str, int]]:
+    if decoded < decodings and "%" in text:
+        decode = _decode_again if decoded else _decode
+        yield decode(text), decoded + 1
         # Go's ServeMux splits before it decodes, and a WHATWG URL takes %2e%2e for dots but leaves %2f alone.
-        yield _decode(_ESCAPED_SLASH.sub("%25", text)), decoded + 1
-    for transform in _TRANSFORMS:
+        yield decode(_ENCODED_SLASH.sub(r"%25\1", text)), decoded + 1
+    for transform in _TRANSFORMS if decoded < 2 else _TRANSFORMS_OF_BYTES:
         changed = transform(text)
         if changed != text:
             yield changed, decoded
@@ -127,6 +149,32 @@ def _decode(text: str) -> str:
     if _CONTROL.search(decoded):
         raise Denied(Reason.BAD_TARGET)
     return decoded
+
+
+def _decode_again(text: str) -> str:
+    """Of what is decoded already. A client may well call a file `50%cashback`, so that this need not be text."""
+    raw = unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
+    if _OVERLONG.search(raw):
+        raise Denied(Reason.BAD_TARGET)
+    decoded = raw.decode("utf-8", "surrogateescape")
+    if _LINE_END.search(decoded):
+        raise Denied(Reason.BAD_TARGET)
+    return decoded
+
+
+def _until_nul(text: str) -> str:
+    """C code takes a NUL for the end."""
+    return text.partition("\0")[0]
+
+
+def _segments_until_nul(text: str) -> str:
+    """As C code does that splits first."""
+    return _SINCE_NUL.sub("", text)
+
+
+def _without_bytes_that_are_no_text(text: str) -> str:
+    """Lenient decoders drop what is not UTF-8 (Python's `errors="ignore"`), filters drop controls."""
+    return _NO_TEXT.sub("", text)
 
 
 def _slashes_for_backslashes(text: str) -> str:
@@ -165,3 +213,4 @@ _TRANSFORMS: tuple[Callable[[str], str], ...] = (
     _merged_slashes,
     _resolved_dots,
 )
+_TRANSFORMS_OF_BYTES = (_until_nul, _segments_until_nul, _without_bytes_that_are_no_text, *_TRANSFORMS)

@@ -4,7 +4,7 @@ The path that the proxy requests (`/nginx`) selects the dialect; no client can c
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -15,8 +15,10 @@ from sidecar.core.headers import fold
 from sidecar.core.model import Allow, Headers, Response
 from sidecar.core.routing import is_token
 
-_UNNORMALISED = re.compile(r"\\|//|/\.\.?(?=[/;]|\Z)")
-"""A backslash, an empty segment, or a segment of dots alone (parameters after the dots do not count)."""
+_DOTS = re.compile(r"/\.\.?(?=[/;]|\Z)")
+"""A segment of dots alone; parameters after the dots do not count."""
+_UNNORMALISED = re.compile(rf"\\|//|{_DOTS.pattern}")
+_ENCODED_SLASH = re.compile(r"%2[Ff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,25 +78,28 @@ def original(dialect: Dialect, method: str, target: str, headers: Headers) -> Or
     return Original(method=methods[0], target=targets[0], headers=((b"Host", host), *others))
 
 
-def objection(request: Original) -> Reason | None:
+def objection(request: Original, *, keep_slash: bool = False) -> Reason | None:
     """The reason to refuse a request without asking the gate.
 
     It is stricter than the gate with targets: what the proxy has not normalised yet, it may normalise after the
-    decision, in its own way.
+    decision, in its own way. keep_slash: an encoded slash is none to the upstream, and so neither to the proxy.
     """
-    return None if _is_normalised(request.target.partition("?")[0]) else Reason.AMBIGUOUS_TARGET
+    path = request.target.partition("?")[0]
+    kept = _ENCODED_SLASH.sub("-", path) if keep_slash else path
+    if any(map(_DOTS.search, _decodings(path))) or any(map(_UNNORMALISED.search, _decodings(kept))):
+        return Reason.AMBIGUOUS_TARGET
+    return None
 
 
 def _values(headers: Headers, name: bytes) -> list[str]:
     return [value.decode("utf-8", "surrogateescape") for field, value in headers if field.lower() == name]
 
 
-def _is_normalised(path: str) -> bool:
+def _decodings(path: str) -> Iterator[str]:
+    """The path as it came, decoded once, and twice."""
     for _ in range(3):
-        if _UNNORMALISED.search(path):
-            return False
+        yield path
         path = unquote(path, errors="surrogateescape")
-    return True
 
 
 # The gate's decision, worded for a dialect.
@@ -133,12 +138,15 @@ class Terms:
         self._credential = tuple(
             source.name.lower().encode() for source in config.keys.sources if source.kind == "header"
         )
+        self._keep_slash = config.keep_slash
         self._exact = frozenset(name.lower() for name in (*self._identity, *self._strip))
         self._folded = frozenset(map(fold, self._exact))
 
     def objection(self, request: Original) -> Reason | None:
         """The reason to refuse a request without asking the gate."""
-        return Reason.BAD_HEADER if self._disguised(request.headers) else objection(request)
+        if self._disguised(request.headers):
+            return Reason.BAD_HEADER
+        return objection(request, keep_slash=self._keep_slash)
 
     def identity_headers(self, allow: Allow) -> Headers:
         """Every identity header, empty if it has no value, so that one of the client's is overwritten."""

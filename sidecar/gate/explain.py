@@ -23,7 +23,7 @@ from sidecar.core.model import (
     Taken,
 )
 from sidecar.core.policy import missing_scopes
-from sidecar.core.target import parse_target, readings
+from sidecar.core.target import KEPT_SLASH, parse_target, readings
 from sidecar.core.units import rfc3339
 from sidecar.gate.compile import key_format, responses
 from sidecar.gate.gate import Gate, KeyFinder
@@ -42,7 +42,10 @@ class Line(NamedTuple):
 
 def steps(config: Config, head: RequestHead, decision: Decision, status: int | None) -> list[Line]:
     """The way from the target to the decision, a line each."""
-    lines = [Line("request", f"{head.method} {head.target.partition('?')[0]}"), *_paths(head)]
+    lines = [
+        Line("request", f"{head.method} {head.target.partition('?')[0]}"),
+        *_paths(head, keep_slash=config.keep_slash),
+    ]
     lines += _route(decision.route)
     lines += _key(config, decision)
     if decision.route is not None and decision.principal is not None:
@@ -56,15 +59,25 @@ def steps(config: Config, head: RequestHead, decision: Decision, status: int | N
     return lines
 
 
-def _paths(head: RequestHead) -> Iterator[Line]:
+def _paths(head: RequestHead, *, keep_slash: bool) -> Iterator[Line]:
     try:
-        paths = readings(parse_target(head.target, "localhost").path)
+        path = parse_target(head.target, "localhost").path
+        others = readings(path, keep_slash=keep_slash)[1:]
     except Denied as denied:
         yield Line("path", f"refused: {denied.reason}")
         return
-    yield Line("path", paths[0])
-    for other in paths[1:]:
-        yield Line("or read as", other)
+    yield Line("path", path)
+    for other in others:
+        yield Line("or read as", _printable(other.replace(KEPT_SLASH, "%2F") if keep_slash else other))
+
+
+def _printable(path: str) -> str:
+    """A control, or a byte that is not UTF-8, as `\\x00`: a terminal obeys the one and cannot write the other."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in path)
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 def _route(route: Route | None) -> Iterator[Line]:

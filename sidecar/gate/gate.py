@@ -110,7 +110,7 @@ class Gate:
             self._check_method(head)
             host = check_host(received.fields.get(b"host"), head.version)
             target = parse_target(head.target, host.decode("ascii"))
-            paths = (target.path,) if target.ordinary else readings(target.path)
+            paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self.config.keep_slash)
             matches = [self._routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
             credential = self._credentials.find(received.fields, target.query)

@@ -70,6 +70,7 @@ class Config:
     routes: tuple[Route, ...] = ()
     unmatched_charges: tuple[Charge, ...] = ()
     case_sensitive: bool
+    encoded_slash: Literal["split", "keep"]
     identity: Identity
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"]
@@ -85,6 +86,11 @@ class Config:
     decision: DecisionSettings | None
     usage: UsageSettings
     tracing: Tracing | None
+
+    @property
+    def keep_slash(self) -> bool:
+        """Whether the upstream keeps an encoded slash within its segment."""
+        return self.encoded_slash == "keep"
 
 
 def config_of(path: str, document: Document, report: Report, environ: Mapping[str, str]) -> Config:
@@ -119,6 +125,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
 def _sections(path: str, document: Document) -> Config:
     """The sections that name nothing of another section. An empty section is one that is left out."""
     access_log = document.access_log or AccessLogSettings()
+    paths = document.paths or PathsEntry()
     return Config(
         path=path,
         listen=document.listen or Address(),
@@ -130,7 +137,8 @@ def _sections(path: str, document: Document) -> Config:
         limiter=document.limiter or "memory",
         keys=document.keys or KeySettings(),
         quotas=document.quotas or {},
-        case_sensitive=(document.paths or PathsEntry()).case_sensitive,
+        case_sensitive=paths.case_sensitive,
+        encoded_slash=paths.encoded_slash,
         identity=document.identity or Identity(),
         trusted_proxies=document.trusted_proxies or (),
         forwarded_header=document.forwarded_header or "X-Forwarded-For",

@@ -15,6 +15,10 @@ WRONG = {
     "a missing field": ("quotas: {q: {limit: 1}}", "4:13: quotas.q.per: missing"),
     "a merge key": ("<<: {realm: a}", "4:1: <<: merge keys are not supported"),
     "an address without a port": ("ops: localhost", "4:6: ops: must be host:port"),
+    "a fate of slashes": (
+        "paths: {encoded_slash: kepe}",
+        "paths.encoded_slash: must be keep or split (did you mean 'keep",
+    ),
     "a bare port": ("ops: 9090", "(did you mean '0.0.0.0:9090'?)"),
     "a port out of range": ("ops: h:70000", "4:6: ops: must have a port from 0 to 65535"),
     "one address twice": ("ops: h:1\nadmin: h:1", "5:8: admin: is the address of ops already"),

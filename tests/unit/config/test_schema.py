@@ -33,6 +33,7 @@ GOOD: dict[str, Any] = {
     "a truth from a variable": {"rate_limit_headers": {"x": "${X}"}},
     "failures off": {"keys": {"failures": "off"}},
     "errors left empty": {"errors": None},
+    "an encoded slash that is kept": {"paths": {"encoded_slash": "keep"}},
     "one subject or several": {"quotas": {"q": {"limit": 1, "per": "30s", "by": ["key", "route"]}}},
     "a cost": {"routes": [{"GET /x": {"quotas": ["a", {"quota": "b", "cost": 2}]}}]},
     "any body": {"errors": {"default": {"body": [1, {"a": None}]}}},

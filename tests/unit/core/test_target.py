@@ -1,15 +1,25 @@
 """Request-targets: which forms are taken, and how many ways a path can be read."""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.target import MAX_CHARACTERS, MAX_READINGS, Target, parse_target, readings, with_prefix
+from sidecar.core.target import (
+    KEPT_SLASH,
+    MAX_CHARACTERS,
+    MAX_READINGS,
+    Target,
+    parse_target,
+    readings,
+    with_prefix,
+)
+from tests.harness.targets import KEPT_SLASH_CLIMBS, PERCENT_NAMES, TWICE_DECODED
 
 HOST = "api.test"
 PIECES = [
@@ -28,6 +38,9 @@ PIECES = [
     "%3b",
     "%25",
     "%252e",
+    "%2500",
+    "%25ff",
+    "%252f",
     "%20",
     "%",
 ]
@@ -111,7 +124,6 @@ def test_an_absolute_form_without_a_host_is_refused_even_where_no_host_header_is
         "/%0a",
         "/%00",
         "/%7f",
-        "/%2500",
         "/%250d%250a",
         "/%ff",
         "/%c0%af",
@@ -122,6 +134,15 @@ def test_an_absolute_form_without_a_host_is_refused_even_where_no_host_header_is
         "/%ed%a0%80",
         "/%f8%88%80%80%af",
         "/%25c0%25af",
+        "/%25c0%25ae%25c0%25ae",
+        "/%25c0%252e",
+        "/%25e0%2580%25ae",
+        "/%25f0%2580%2580%25af",
+        "/%25f8%2580%2580%2580%25af",
+        "/%25fc%2580%2580%2580%2580%25af",
+        "/50%250d",
+        "/50%250acres",
+        "/%25ff%ff",
         "/..",
         "/a/../..",
         "/%2e%2e",
@@ -153,7 +174,9 @@ def test_readings_hold_whatever_any_reader_would_make_of_them(path: str) -> None
     except Denied:
         return
     once = unquote_to_bytes(path).decode()
-    assert {once, unquote_to_bytes(once).decode()} <= set(found)
+    twice = unquote_to_bytes(once).decode("utf-8", "surrogateescape")
+    ignoring = unquote_to_bytes(once).decode("utf-8", "ignore").replace("\0", "")
+    assert {once, twice, twice.partition("\0")[0], re.sub("\0[^/]*", "", twice), ignoring} <= set(found)
     for reading in found:
         assert reading.replace("\\", "/") in found
         assert re.sub("/+", "/", reading) in found
@@ -182,6 +205,83 @@ def dots_resolved(path: str) -> str:
 def test_nothing_but_denied_is_ever_raised(raw: str, host: str) -> None:
     with suppress(Denied):
         readings(parse_target(raw, host).path)
+
+
+@pytest.mark.parametrize("name", PERCENT_NAMES)
+def test_a_percent_sign_in_a_name_is_read_whatever_bytes_a_second_decoding_makes(name: str) -> None:
+    found = readings(f"/files/{name}")
+    assert found[0] == f"/files/{name}"
+    assert {reading.count("/") for reading in found} == {2}
+    assert all(reading.startswith("/files/") for reading in found)
+
+
+def test_bytes_of_a_second_decoding_that_are_not_utf_8_are_kept_apart() -> None:
+    assert set(readings("/f/50%25cab")) == {"/f/50%25cab", "/f/50%cab", "/f/50\udccab", "/f/50b"}
+    assert "/f/\udcff" in readings("/f/%25ff")
+    assert "/f/\udcff" not in readings("/f/%25fe")
+
+
+def test_a_reading_ends_at_a_nul_and_so_does_a_segment() -> None:
+    assert "/public/secret.txt" in readings("/public/secret.txt%2500.png")
+    assert {"/a", "/a/c", "/a\0b/c", "/ab/c"} <= set(readings("/a%2500b/c"))
+
+
+@pytest.mark.parametrize("path", TWICE_DECODED)
+def test_no_byte_of_a_second_decoding_hides_dots(path: str) -> None:
+    with suppress(Denied):
+        assert any(reading.startswith("/admin") for reading in readings(path))
+
+
+def test_an_encoded_slash_that_is_kept_is_a_character_of_its_segment() -> None:
+    for path in ("/p/group%2Fproject/issues", "/p/group%2fproject/issues"):
+        assert readings(path, keep_slash=True) == (f"/p/group{KEPT_SLASH}project/issues",)
+        assert "/p/group/project/issues" in readings(path)
+    assert readings("/queues/%2F/q", keep_slash=True) == (f"/queues/{KEPT_SLASH}/q",)
+    assert f"/p/a b{KEPT_SLASH}c" in readings("/p/a%20b%2Fc", keep_slash=True)
+    assert readings("/p/a%2F.b%2Fc..d%2F...", keep_slash=True)
+
+
+def test_what_is_no_encoded_slash_is_read_as_ever_where_slashes_are_kept() -> None:
+    for path in ("/a%252Fb", "/a%25%32%46b", "/a%5Cb", "/a%255Cb", "/a\\b", "/a//b", "/a%20b", "/a;x/%2e%2e/b", "/a"):
+        assert readings(path, keep_slash=True) == readings(path)
+    assert "/a/b" in readings("/a%252Fb", keep_slash=True)
+    assert f"/a{KEPT_SLASH}b/c" in readings("/a%2Fb%252Fc", keep_slash=True)
+
+
+@pytest.mark.parametrize("path", KEPT_SLASH_CLIMBS)
+def test_dots_beside_an_encoded_slash_are_never_part_of_a_name(path: str) -> None:
+    with suppress(Denied):
+        assert any(not reading.startswith("/public") for reading in readings(path, keep_slash=True))
+
+
+READERS: dict[str, Callable[[str], str]] = {
+    "decode": lambda text: unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape"),
+    "decode but slashes": lambda text: READERS["decode"](re.sub("(?i)%(?=2f)", "%25", text)),
+    "turn": lambda text: text.replace("\\", "/"),
+    "strip": lambda text: re.sub(";[^/]*", "", text),
+    "merge": lambda text: re.sub("/+", "/", text),
+    "end": lambda text: text.partition("\0")[0],
+    "drop": lambda text: re.sub("[\0-\x1f\udc80-\udcff]", "", text),
+    "resolve": lambda text: dots_resolved(text),
+}
+
+
+@settings(max_examples=1000)
+@given(TANGLED, st.lists(st.sampled_from(sorted(READERS)), max_size=8))
+def test_no_upstream_that_keeps_slashes_and_decodes_later_is_led_elsewhere(path: str, steps: list[str]) -> None:
+    """Up to three decodings in any order with all that readers do in between."""
+    path = f"/public{path}"
+    try:
+        found = readings(path, keep_slash=True)
+    except Denied:
+        return
+    if "%2f" in path.lower() and all(reading.startswith("/public/") for reading in found):
+        text, decodings = path, 0
+        for step in steps:
+            decodings += step.startswith("decode")
+            if decodings <= 3 or not step.startswith("decode"):
+                text = READERS[step](text)
+        assert text == "/public" or text.startswith(("/public/", "/public;", "/public\\")), (path, steps)
 
 
 def test_a_reader_that_splits_before_it_decodes_is_thought_of() -> None:

@@ -23,6 +23,7 @@ routes:
 - POST /items/**: {{scopes: [write]}}
 - "* /orgs/{{org}}/**": {{tenant: org}}
 - GET /open: {{public: true}}
+- GET /repos/{{repo}}: {{}}
 identity: {{headers: {{X-Key: "{{key.id}}"}}}}
 """
 
@@ -105,6 +106,27 @@ def test_every_reading_of_an_ambiguous_path_is_shown(asked: Asked) -> None:
     told = asked.explain("GET", "/open/..%2fitems", asked.issue("--scope", "read")["id"])
     assert "or read as  /items" in told
     assert "deny: ambiguous_target, answered with 400" in told
+
+
+def test_readings_that_are_no_text_are_shown_by_their_bytes(asked: Asked) -> None:
+    told = asked.explain("GET", "/items/50%25cab%251b%5B1m", asked.issue("--scope", "read")["id"])
+    assert "or read as  /items/50\\xcab\\x1b[1m" in told
+    assert "\x1b" not in told
+    assert told.splitlines()[-1].split() == ["decision", "allow"]
+
+
+def test_an_encoded_slash_splits_or_not_as_configured(asked: Asked) -> None:
+    key = asked.issue("--scope", "read")["id"]
+    told = asked.explain("GET", "/repos/a%2Fb%20c", key)
+    assert "or read as  /repos/a/b c" in told
+    assert "deny: ambiguous_target, answered with 400" in told
+    with asked.file.open("a", encoding="utf-8") as file:
+        file.write("paths: {encoded_slash: keep}\n")
+    told = asked.explain("GET", "/repos/a%2fb%20c", key)
+    assert "path          /repos/a%2fb%20c\n" in told
+    assert "or read as  /repos/a%2Fb c\n" in told
+    assert told.splitlines()[-1].split() == ["decision", "allow"]
+    assert "path          refused: ambiguous_target\n" in asked.explain("GET", "/repos/a%2F..%2Fb", key)
 
 
 def test_without_a_key_the_public_route_is_open(asked: Asked) -> None:

@@ -27,6 +27,7 @@ keys: {{environments: {{live: hv_live_}}}}
 scopes: {{read: Read}}
 routes:
 - GET /items/**: {{scopes: [read]}}
+- GET /repos/{{name}}: {{public: true}}
 limits: {{header: 8KiB}}
 realm: before
 access_log: {{query: redacted}}
@@ -39,6 +40,7 @@ AFTER = (
     .replace("header: 8KiB", "header: 1KiB")
     .replace("realm: before", "realm: after")
     .replace("127.0.0.1/32", "127.0.0.2/32, 127.0.0.1/32")
+    .replace("realm: after", "realm: after\npaths: {encoded_slash: keep}")
 )
 
 
@@ -60,6 +62,11 @@ class House:
 
     def gate(self) -> int:
         return self.ask("data", request_bytes("GET", "/new")).status
+
+    def encoded_slashes(self) -> tuple[int, int]:
+        target = "/repos/a%2Fb"
+        asked = self.ask("data", request_bytes("GET", target)), self.ask("decision", question("envoy", "GET", target))
+        return asked[0].status, asked[1].status
 
     def error_responses(self) -> bool:
         return "after" in self.ask("data", request_bytes("GET", "/items/1")).header("WWW-Authenticate")
@@ -92,6 +99,7 @@ class House:
     ("part", "before", "after"),
     [
         (House.gate, 401, 502),
+        (House.encoded_slashes, (400, 400), (502, 200)),
         (House.error_responses, False, True),
         (House.data_limits, 401, 431),
         (House.forward_auth, 401, 200),

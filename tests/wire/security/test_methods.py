@@ -98,7 +98,7 @@ def test_a_proxy_is_told_the_same_of_every_method(decider: Decider, dialect: str
 
 
 def has_method(method: str, line: dict[str, Any]) -> bool:
-    return line["method"] == method
+    return bool(line["method"] == method)
 
 
 def test_the_log_names_the_method_and_the_metrics_only_the_standard_ones(decider: Decider) -> None:

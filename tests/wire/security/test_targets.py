@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.harness.targets import CLIMBS, DISGUISES, MALFORMED
+from tests.harness.targets import CLIMBS, DISGUISES, MALFORMED, PERCENT_NAMES, TWICE_DECODED
 from tests.harness.wire import request_bytes
 from tests.wire.security.site import Site
 
@@ -133,6 +133,25 @@ def test_a_raw_control_in_the_target_is_400(site: Site) -> None:
 )
 def test_the_target_is_forwarded_byte_for_byte(site: Site, target: str) -> None:
     site.passes("GET", target, key="Kr")
+
+
+@pytest.mark.requirement("S1.8")
+@pytest.mark.parametrize("name", PERCENT_NAMES)
+def test_a_name_with_a_percent_sign_is_forwarded_where_one_route_takes_all_its_readings(site: Site, name: str) -> None:
+    site.passes("GET", f"/items/{name}", key="Kr")
+    site.passes("GET", f"/items/{name}/x?y", key="Kr")
+    site.refuses(401, "GET", f"/items/{name}")
+    site.refuses(403, "GET", f"/admin/{name}", key="Kr")
+
+
+@pytest.mark.requirement("S1.2")
+@pytest.mark.parametrize(
+    "target", [*TWICE_DECODED, "/admin%2500/x", "/admin%25ff/x", "/items%2500/1", "/%25ffitems/x", "/%2500admin"]
+)
+def test_a_second_decoding_opens_nothing(site: Site, target: str) -> None:
+    site.refuses({400, 401}, "GET", target)
+    for key in ("Kr", "Ka"):
+        site.refuses({400, 403}, "GET", target, key=key)
 
 
 @pytest.mark.requirement("S1.9")

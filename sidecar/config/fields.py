@@ -244,8 +244,8 @@ def _socket_path(text: str) -> str:
 CalendarUnit = Literal["minute", "hour", "day", "month"]
 
 _UNITS = ("minute", "hour", "day", "month")
-_FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_RESERVED_HEADERS = HOP_BY_HOP | {
+FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+RESERVED_HEADERS = HOP_BY_HOP | {
     b"host",
     b"content-length",
     b"proxy-authorization",
@@ -258,6 +258,7 @@ _RESERVED_HEADERS = HOP_BY_HOP | {
     b"x-forwarded-host",
     b"x-forwarded-proto",
 }
+"""What the sidecar itself handles; folded."""
 
 
 def matching(pattern: str, message: str) -> Callable[[str], str]:
@@ -296,7 +297,7 @@ def parse_timeout(text: str) -> float:
     return seconds
 
 
-_parse_token = matching(_FIELD_NAME, "must be a name of RFC 9110: letters, digits and !#$%&'*+-.^_`|~")
+parse_token = matching(FIELD_NAME, "must be a name of RFC 9110: letters, digits and !#$%&'*+-.^_`|~")
 _parse_scope = matching(r"[!#-\[\]-~]+", "must be printable ASCII without spaces, quotes and backslashes (RFC 6750)")
 _parse_host = matching(
     r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", "must be a host name or an address, without scheme, port and brackets"
@@ -308,7 +309,7 @@ _parse_token_hash = matching(
 
 def parse_own_header(text: str) -> str:
     """A header that the configuration may name: none that the sidecar itself handles."""
-    if fold(_parse_token(text).encode()) in _RESERVED_HEADERS:
+    if fold(parse_token(text).encode()) in RESERVED_HEADERS:
         raise ValueError("is a header that the sidecar itself handles: choose another name")
     return text
 
@@ -376,9 +377,9 @@ Network = Annotated[
     Any,
     leaf(parse_network, "an address or a network such as 10.0.0.0/8", "^[0-9A-Fa-f:.]+(%[^/]+)?(/[0-9.]+)?$"),
 ]
-Token = Annotated[str, leaf(_parse_token, "a name", f"^{_FIELD_NAME}$")]
-OptionalToken = Annotated[str | None, leaf(_parse_token, "a name", f"^{_FIELD_NAME}$")]
-OwnHeader = Annotated[str, leaf(parse_own_header, "the name of a header", f"^{_FIELD_NAME}$")]
+Token = Annotated[str, leaf(parse_token, "a name", f"^{FIELD_NAME}$")]
+OptionalToken = Annotated[str | None, leaf(parse_token, "a name", f"^{FIELD_NAME}$")]
+OwnHeader = Annotated[str, leaf(parse_own_header, "the name of a header", f"^{FIELD_NAME}$")]
 HeaderValue = Annotated[
     str, leaf(matching("[ -~]*", "must be one line of printable ASCII"), "the value of a header", "^[ -~]*$")
 ]

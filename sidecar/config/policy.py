@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, field
 
-from sidecar.config.decoder import made
+from sidecar.config.decoder import leaf, made
 from sidecar.config.errors import Path, Report
 from sidecar.config.fields import (
+    FIELD_NAME,
+    RESERVED_HEADERS,
     Duration,
     DurationOrOff,
     ForeignPrefix,
@@ -25,10 +27,13 @@ from sidecar.config.fields import (
     default,
     left_out,
     off,
+    parse_own_header,
+    parse_token,
     renamed,
     seconds,
 )
 from sidecar.core.apikey import ForeignHash, ForeignKeys
+from sidecar.core.headers import HeaderNames
 from sidecar.core.model import EVERY, Quota, Source, Subject, Window
 
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
@@ -321,13 +326,36 @@ class PathsEntry(Entry, frozen=True, kw_only=True):
     """Whether the upstream may take %2F for a slash, or keeps it in its segment."""
 
 
+def parse_header_pattern(text: str) -> str:
+    """A header that the configuration may name, or what several begin with, followed by one `*`."""
+    beginning, star, rest = text.partition("*")
+    if not star:
+        return parse_own_header(text)
+    if rest or not beginning.strip("-_."):
+        raise ValueError("is neither a name nor a pattern: a pattern has one '*', at its end, as in X-Envoy-*")
+    parse_token(beginning)
+    pattern = HeaderNames([text])
+    handled = [name.decode() for name in sorted(RESERVED_HEADERS) if name in pattern]
+    if handled:
+        raise ValueError(f"stands for {handled[0]}, too, which the sidecar itself handles: write a longer pattern")
+    return text
+
+
+HeaderPattern = Annotated[
+    str, leaf(parse_header_pattern, "the name of a header, or a pattern such as X-Envoy-*", f"^{FIELD_NAME}$")
+]
+
+
 class Identity(Entry, frozen=True, kw_only=True):
     """Headers that tell the upstream who calls."""
 
     headers: Mapping[OwnHeader, HeaderValue] = field(default_factory=dict)
     """Name to template, as written."""
     request_id: OwnHeader = "X-Request-Id"
-    strip: tuple[OwnHeader, ...] = ("X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method")
+    strip: tuple[HeaderPattern, ...] = ()
+    """Removed from every request, beside STRIPPED of core.headers."""
+    keep: tuple[HeaderPattern, ...] = ()
+    """What the trusted proxies set themselves; removed from everyone else's requests."""
 
 
 class ErrorEntry(Entry, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ Names are compared folded, because CGI, WSGI and PHP see `X_Auth` and `x.auth` a
 import re
 from collections.abc import Iterable
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Headers
@@ -25,11 +25,45 @@ HOP_BY_HOP = frozenset(
 )
 """RFC 9110 section 7.6.1."""
 
+STRIPPED: Final = (
+    # Frameworks serve the method and the path that these name, and not those that were decided on.
+    "X-HTTP-Method-Override",
+    "X-Method-Override",
+    "X-HTTP-Method",
+    "X-HTTP-Path-Override",
+    "X-Override-URL",
+    # So do Symfony, Zend and IIS with these. Four by name, because most proxies that ask for decisions cannot remove
+    # what a pattern stands for.
+    "X-Original-URL",
+    "X-Original-URI",
+    "X-Original-Method",
+    "X-Rewrite-URL",
+    "X-Original-*",
+    "X-Rewrite-*",
+    # CGI hands it on as HTTP_PROXY, through which a program's own requests then go (CVE-2016-5385, "httpoxy").
+    "Proxy",
+    # Content delivery networks and load balancers name the client's address so, and services believe it.
+    "True-Client-IP",
+    "CF-Connecting-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "Forwarded-For",
+    # Who has signed in, as Apache, oauth2-proxy, and proxies that end TLS with client certificates tell it.
+    "Remote-User",
+    "X-Remote-User",
+    "X-Auth-Request-*",
+    "X-SSL-Client-*",
+    # Orders to Envoy (retries, timeouts, another path) and to nginx (another file, no buffering) behind us.
+    "X-Envoy-*",
+    "X-Accel-*",
+)
+"""Removed from every client's requests, and from a trusted proxy's, which hands on what its own clients sent."""
+
 _NOT_FORWARDED = HOP_BY_HOP | {b"proxy-authorization", b"http2-settings", b"expect", b"content-length", b"host"}
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _UNNAMEABLE = _FRAMING | {b"host"}
 """What a Connection field cannot take away."""
-_REPLACED = frozenset({b"forwarded", b"x-real-ip", b"x-original-url", b"x-original-uri", b"x-rewrite-url"})
+_REPLACED = frozenset({b"forwarded", b"x-real-ip"})
 _READ = frozenset({b"host", b"connection", b"upgrade", b"expect"})
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -40,6 +74,38 @@ _MAX_LEARNT = 64
 """Longer names are classified each time: strangers choose them, and their memory is ours."""
 
 
+def fold(name: bytes) -> bytes:
+    """The form in which names are the same to the least careful reader: lower case, all but letters and digits `-`."""
+    return _SEPARATORS.sub(b"-", name.lower())
+
+
+class HeaderNames:
+    """Names, and patterns with `*` at the end, which stand for every name that begins so; compared folded."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        names = tuple(names)
+        self._names = frozenset(fold(name.encode()) for name in names if not name.endswith("*"))
+        self._beginnings = tuple(fold(name[:-1].encode()) for name in names if name.endswith("*"))
+
+    def __contains__(self, folded: bytes) -> bool:
+        return folded in self._names or folded.startswith(self._beginnings)
+
+
+class ExactHeaderNames:
+    """As HeaderNames, but of a disguise (`X_Auth_Request_User`) it holds none: only case does not count."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        written = tuple(name.lower().encode() for name in names)
+        self._names = frozenset(name for name in written if not name.endswith(b"*"))
+        self._beginnings = tuple((name[:-1], fold(name[:-1])) for name in written if name.endswith(b"*"))
+
+    def __contains__(self, lower: bytes) -> bool:
+        return lower in self._names or any(
+            lower.startswith(written) and fold(lower) == folded + lower[len(written) :]
+            for written, folded in self._beginnings
+        )
+
+
 class _Action(Enum):
     KEEP = auto()
     DROP = auto()
@@ -48,7 +114,7 @@ class _Action(Enum):
     READ_AND_KEEP = auto()
     CREDENTIAL = auto()
     """Looked at; passed on only where the credential is not ours."""
-    FORWARDING = auto()
+    FROM_PROXY = auto()
     """Looked at; passed on only from a trusted proxy."""
     REFUSE = auto()
 
@@ -65,15 +131,25 @@ class SortedHeaders(NamedTuple):
 class HeaderRules:
     """The names that concern us, compiled. Names are given in any case.
 
-    identity: injected headers. strip: removed beside them. credential: headers that may hold a key.
+    identity: injected headers. strip: removed beside them and STRIPPED. keep: passed on only from a trusted proxy.
+    credential: headers that may hold a key. Of strip and keep, names that end in `*` are patterns.
     """
 
     def __init__(
-        self, *, identity: Iterable[str], strip: Iterable[str], credential: Iterable[str], request_id: str
+        self,
+        *,
+        identity: Iterable[str],
+        strip: Iterable[str],
+        keep: Iterable[str],
+        credential: Iterable[str],
+        request_id: str,
     ) -> None:
-        self._stripped = frozenset(fold(name.encode()) for name in (*identity, *strip))
+        keep = tuple(keep)
         self._credential = frozenset(name.lower().encode() for name in credential)
-        self._credential_folded = frozenset(fold(name) for name in self._credential)
+        ours = (name.encode() for name in (*identity, request_id))
+        self._removed = _NOT_FORWARDED | {fold(name) for name in (*ours, *self._credential)}
+        self._stripped = HeaderNames((*STRIPPED, *strip, *keep))
+        self._kept = ExactHeaderNames(keep)
         self._request_id = request_id.lower().encode()
         self._actions: dict[bytes, tuple[_Action, bytes]] = {}
 
@@ -94,13 +170,13 @@ class HeaderRules:
                 fields.setdefault(lower, []).append(pair[1])
         return SortedHeaders(fields, kept)
 
-    def reclassify(self, headers: Headers, *, credential: bool, forwarding: bool) -> list[tuple[bytes, bytes]]:
+    def reclassify(self, headers: Headers, *, credential: bool, from_proxy: bool) -> list[tuple[bytes, bytes]]:
         """`kept`, in order, together with the credential's headers and those of a trusted proxy."""
         wanted = {_Action.KEEP, _Action.READ_AND_KEEP}
         if credential:
             wanted.add(_Action.CREDENTIAL)
-        if forwarding:
-            wanted.add(_Action.FORWARDING)
+        if from_proxy:
+            wanted.add(_Action.FROM_PROXY)
         return [pair for pair in headers if (self._actions.get(pair[0]) or self._learn(pair[0]))[0] in wanted]
 
     def _learn(self, name: bytes) -> tuple[_Action, bytes]:
@@ -119,20 +195,17 @@ class HeaderRules:
             return _Action.REFUSE
         if lower in self._credential:
             return _Action.CREDENTIAL
-        if folded in self._stripped or folded in self._credential_folded:
-            return _Action.READ if lower == self._request_id else _Action.DROP
         if lower in _READ or lower == self._request_id:
             return _Action.READ
-        if folded in _NOT_FORWARDED or folded == fold(self._request_id):
+        if folded in self._removed:
+            return _Action.DROP
+        if lower in self._kept:
+            return _Action.FROM_PROXY
+        if folded in self._stripped:
             return _Action.DROP
         if folded in _REPLACED or folded.startswith(b"x-forwarded"):
-            return _Action.FORWARDING if lower == folded else _Action.DROP
+            return _Action.FROM_PROXY if lower == folded else _Action.DROP
         return _Action.READ_AND_KEEP if lower == b"cookie" else _Action.KEEP
-
-
-def fold(name: bytes) -> bytes:
-    """The form in which names are the same to the least careful reader: lower case, all but letters and digits `-`."""
-    return _SEPARATORS.sub(b"-", name.lower())
 
 
 def drop_connection_options(kept: list[tuple[bytes, bytes]], connection: Iterable[bytes]) -> list[tuple[bytes, bytes]]:

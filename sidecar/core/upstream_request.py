@@ -90,7 +90,7 @@ class Injection:
         keep_credential = credential is not None and (credential.foreign or self.forward_credential)
         kept = received.kept
         if trusted or keep_credential:
-            kept = self.rules.reclassify(head.headers, credential=keep_credential, forwarding=trusted)
+            kept = self.rules.reclassify(head.headers, credential=keep_credential, from_proxy=trusted)
         if credential is not None and not keep_credential:
             kept = _without_cookies(kept, [source.name for source in credential.sources if source.kind == "cookie"])
         if self.withheld_cookies and b"cookie" in received.fields:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from sidecar.config.build.config import Config
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.errors import Reason
-from sidecar.core.headers import fold
+from sidecar.core.headers import STRIPPED, ExactHeaderNames, HeaderNames, fold
 from sidecar.core.model import Allow, Headers, Response
 from sidecar.core.routing import is_token
 
@@ -126,25 +126,32 @@ def refusing(dialect: Dialect, refusal: Response) -> Response:
 # What the configuration means for forward auth, computed once for each configuration.
 
 
+_FORWARDING = ("Forwarded", "X-Real-IP", "X-Forwarded*")
+"""What a proxy sets or removes by itself, or because its configuration says so."""
+
+
 class Terms:
     """served: names of the enabled dialects. trusts: whether a peer is a proxy that may ask."""
 
     def __init__(self, config: Config) -> None:
         identity = (*config.identity.headers, config.identity.request_id)
+        strip = (*STRIPPED, *config.identity.strip)
         self.served = frozenset(config.decision.dialects if config.decision else ())
         self.trusts = TrustedProxies(config.trusted_proxies, b"").trusts
         self._identity = tuple(name.encode() for name in identity)
-        self._strip = tuple(name.lower().encode() for name in config.identity.strip)
+        self._strip = tuple(dict.fromkeys(name.lower().encode() for name in strip if not name.endswith("*")))
         self._credential = tuple(
             source.name.lower().encode() for source in config.keys.sources if source.kind == "header"
         )
         self._keep_slash = config.keep_slash
-        self._exact = frozenset(name.lower() for name in (*self._identity, *self._strip))
-        self._folded = frozenset(map(fold, self._exact))
+        self._handled = frozenset(name.lower() for name in (*self._identity, *self._strip, *self._credential))
+        self._passing = ExactHeaderNames((*config.identity.keep, *_FORWARDING))
+        self._patterns = HeaderNames(name for name in strip if name.endswith("*"))
+        self._imitable = HeaderNames((*identity, *strip, *config.identity.keep, *_FORWARDING))
 
-    def objection(self, request: Original) -> Reason | None:
+    def objection(self, request: Original, dialect: Dialect) -> Reason | None:
         """The reason to refuse a request without asking the gate."""
-        if self._disguised(request.headers):
+        if any(self._is_unremovable(name.lower(), dialect) for name, _ in request.headers):
             return Reason.BAD_HEADER
         return objection(request, keep_slash=self._keep_slash)
 
@@ -153,14 +160,25 @@ class Terms:
         known = {name.lower(): value for name, value in allow.headers}
         return tuple((name, known.get(name.lower(), b"")) for name in self._identity)
 
-    def not_forwarded(self, allow: Allow) -> bytes:
-        """Comma-separated names of the headers that the upstream must not see: credentials, and the stripped ones."""
-        kept = {name.lower() for name, _ in allow.headers}
-        return b",".join(name for name in (*self._credential, *self._strip) if name not in kept)
+    def not_forwarded(self, request: Headers, allow: Allow) -> bytes:
+        """Comma-separated names of the headers that the upstream must not see: credentials, and the stripped ones.
 
-    def _disguised(self, headers: Headers) -> bool:
-        """Whether a header imitates one that the client may not send (`X_Auth_Subject`).
-
-        The data listener strips those. A proxy in front overwrites only the exact name, and passes on the imitations.
+        request: the client's headers, some of which patterns stand for.
         """
-        return any((lower := name.lower()) not in self._exact and fold(lower) in self._folded for name, _ in headers)
+        kept = {name.lower() for name, _ in allow.headers}
+        sent = (lower for name, _ in request if fold(lower := name.lower()) in self._patterns)
+        names = dict.fromkeys((*self._credential, *self._strip, *sent))
+        return b",".join(name for name in names if name not in kept)
+
+    def _is_unremovable(self, name: bytes, dialect: Dialect) -> bool:
+        """Whether the proxy cannot remove a header (lower-case name) that the data listener strips.
+
+        A proxy removes or overwrites the names that its configuration lists. It passes on what only imitates one
+        (`X_Auth_Subject`), and most have no way to name all that begin alike (`X-Envoy-`).
+        """
+        if name in self._handled or name in self._passing:
+            return False
+        folded = fold(name)
+        if dialect.removes_named and name == folded and folded in self._patterns:
+            return False
+        return folded in self._imitable

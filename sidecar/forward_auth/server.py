@@ -106,7 +106,8 @@ class DecisionServer:
         if isinstance(question, Reason):
             return refusing(dialect, self.refuse(question))
         head = RequestHead(method=question.method, target=question.target, headers=question.headers, peer=peer)
-        return await self._observed(Question(head=head, dialect=dialect, objection=terms.objection(question)), snapshot)
+        objection = terms.objection(question, dialect)
+        return await self._observed(Question(head=head, dialect=dialect, objection=objection), snapshot)
 
     async def _observed(self, question: Question, snapshot: Snapshot) -> Response:
         """The answer, whatever happens."""
@@ -116,7 +117,7 @@ class DecisionServer:
         try:
             if reason is None:
                 decision = await snapshot.gate.decide(question.head)
-                reason, response = self._worded(decision, snapshot, question.dialect)
+                reason, response = self._worded(decision, snapshot, question)
         except Exception as exc:
             reason = Reason.INTERNAL
             _log.error("internal error: %s", type(exc).__name__)
@@ -133,7 +134,7 @@ class DecisionServer:
             )
         return refusing(question.dialect, response) if reason else response
 
-    def _worded(self, decision: Decision, snapshot: Snapshot, dialect: Dialect) -> tuple[Reason | None, Response]:
+    def _worded(self, decision: Decision, snapshot: Snapshot, question: Question) -> tuple[Reason | None, Response]:
         """A route that the sidecar itself responds to is not the upstream's, where the proxy in front would send it."""
         responses, now = snapshot.responses, self._clock.seconds()
         if isinstance(decision, Deny):
@@ -142,7 +143,8 @@ class DecisionServer:
             return Reason.NO_ROUTE, responses.for_reason(Reason.NO_ROUTE)
         terms = snapshot.terms
         ours = responses.client_headers(decision.principal, decision.quota_states, now)
-        return None, allowing(dialect, terms.identity_headers(decision), ours, without=terms.not_forwarded(decision))
+        without = terms.not_forwarded(question.head.headers, decision)
+        return None, allowing(question.dialect, terms.identity_headers(decision), ours, without=without)
 
     def refuse(self, reason: Reason) -> Response:
         response = self._snapshot.responses.for_reason(reason)

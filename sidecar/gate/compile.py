@@ -48,6 +48,7 @@ def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
     return HeaderRules(
         identity=config.identity.headers,
         strip=config.identity.strip,
+        keep=config.identity.keep,
         credential=credentials.header_names,
         request_id=config.identity.request_id,
     )

@@ -19,11 +19,42 @@ FORWARDING = [
     ("X-Forwarded-Whatever", "evil"),
     ("Forwarded", "for=6.6.6.6;host=evil.test"),
     ("X-Real-IP", "6.6.6.6"),
-    ("X-Original-URL", "/admin"),
-    ("X-Original-URI", "/admin"),
-    ("X-Rewrite-URL", "/admin"),
 ]
 """What a proxy in front may set, forged."""
+STRIPPED = [
+    ("X-HTTP-Method-Override", "DELETE"),
+    ("X-Method-Override", "DELETE"),
+    ("X-HTTP-Method", "DELETE"),
+    ("X-HTTP-Path-Override", "/evil"),
+    ("X-Override-URL", "/evil"),
+    ("X-Original-URL", "/evil"),
+    ("X-Original-URI", "/evil"),
+    ("X-Original-Method", "DELETE"),
+    ("X-Rewrite-URL", "/evil"),
+    ("Proxy", "http://evil.test"),
+    ("True-Client-IP", "6.6.6.6"),
+    ("CF-Connecting-IP", "6.6.6.6"),
+    ("X-Client-IP", "6.6.6.6"),
+    ("X-Cluster-Client-IP", "6.6.6.6"),
+    ("Forwarded-For", "6.6.6.6"),
+    ("Remote-User", "evil"),
+    ("X-Remote-User", "evil"),
+]
+"""What nobody may send to the upstream, a trusted proxy neither, unless `identity.keep` names it."""
+STRIPPED_BY_PATTERN = [
+    ("X-Original-Host", "evil.test"),
+    ("X-Original-Forwarded-For", "6.6.6.6"),
+    ("X-Rewrite-Path", "/evil"),
+    ("X-Envoy-Original-Path", "/evil"),
+    ("X-Envoy-External-Address", "6.6.6.6"),
+    ("X-Accel-Redirect", "/evil"),
+    ("X-Accel-Mapping", "/=/evil"),
+    ("X-Auth-Request-User", "evil"),
+    ("X-Auth-Request-Preferred-Username", "evil"),
+    ("X-SSL-Client-Verify", "evil"),
+    ("X-SSL-Client-S-DN", "CN=evil"),
+]
+"""The same, of families that have no end (`X-Envoy-*`)."""
 FRAMING_DISGUISES = [
     "Transfer_Encoding",
     "transfer.encoding",

@@ -101,7 +101,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
     check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
-    check_identity(config.identity, config.keys, report)
+    check_identity(config.identity, config.keys, proxies=bool(config.trusted_proxies), report=report)
     words = Vocabulary(
         catalogue=catalogue,
         quotas=config.quotas,

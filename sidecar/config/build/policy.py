@@ -10,7 +10,7 @@ from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.policy import ChargeEntry, ErrorEntry, Identity, KeySettings, PolicyEntry, ScopeEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
-from sidecar.core.headers import fold
+from sidecar.core.headers import HeaderNames, fold
 from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
 from sidecar.core.routing import Pattern, is_token, known_spelling, overlaps, parse_pattern, unreachable
 from sidecar.core.scopes import Catalogue, Scope
@@ -93,7 +93,19 @@ _DEFAULT = "default"
 _NONE: frozenset[str] = frozenset()
 
 
-def check_identity(identity: Identity, keys: KeySettings, report: Report) -> None:
+def check_identity(identity: Identity, keys: KeySettings, *, proxies: bool, report: Report) -> None:
+    """proxies: whether any is trusted."""
+    _check_headers(identity, keys, report)
+    if identity.keep and not proxies and report.sound(("trusted_proxies",)):
+        report.key_problem(("identity", "keep"), "lets trusted proxies set these: name the proxies in trusted_proxies")
+    for path, pattern in report.numbered(("identity", "keep"), identity.keep):
+        for name, what in _never_kept(identity, keys):
+            if _folded(name) in HeaderNames([pattern]):
+                report.problem(path, f"lets '{name}' pass, which is {what}")
+                break
+
+
+def _check_headers(identity: Identity, keys: KeySettings, report: Report) -> None:
     """No two names are the same to a reader that folds them, and the client can set none of them."""
     passing = {_folded(source.name) for source in keys.pass_through if source.kind == "header"}
     known = {_folded(identity.request_id)}
@@ -105,6 +117,17 @@ def check_identity(identity: Identity, keys: KeySettings, report: Report) -> Non
         if _folded(name) in passing:
             report.key_problem(path, "is a header that keys.pass_through lets the client set")
         known.add(_folded(name))
+
+
+def _never_kept(identity: Identity, keys: KeySettings) -> Iterator[tuple[str, str]]:
+    """Names, and what each is."""
+    yield identity.request_id, "the header of identity.request_id"
+    for name in identity.headers:
+        yield name, "a header of identity.headers"
+    for option, sources in (("keys.from", keys.sources), ("keys.pass_through", keys.pass_through)):
+        for source in sources:
+            if source.kind != "query":
+                yield "Cookie" if source.kind == "cookie" else source.name, f"where {option} looks for a credential"
 
 
 def errors_of(

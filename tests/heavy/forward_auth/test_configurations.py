@@ -1,10 +1,13 @@
 """What the configuration of the sidecar, and the proxies' files beside it, say about forward-auth."""
 
+import re
 import signal
+from fnmatch import fnmatchcase
 
 import pytest
 import yaml
 
+from tests.harness.headers import STRIPPED
 from tests.harness.running import StartSidecar
 from tests.harness.wire import Connection, request_bytes
 from tests.wire.forward_auth.asking import FILES, IDENTITY, Decider, question, start_decider, status_of
@@ -60,7 +63,24 @@ def test_envoy_keeps_a_key_that_the_service_is_to_see(start_sidecar: StartSideca
         decider.ask("envoy", "GET", "/items/x", key="Kr").header("X-Envoy-Auth-Headers-To-Remove")
         for decider in (plain, forwarding)
     ]
-    assert removed == ["authorization,x-strip", "x-strip"]
+    assert [names.split(",")[0] for names in removed] == ["authorization", "x-http-method-override"]
+    assert all(names.endswith(",x-strip") for names in removed)
+
+
+def test_what_the_proxy_itself_sets_is_neither_refused_nor_removed(start_sidecar: StartSidecar) -> None:
+    identity = BASE.replace("strip: [X-Strip]", "strip: [X-Strip-*], keep: [X-Auth-Request-*, Remote-User]")
+    decider = decider_of(start_sidecar, identity)
+    kept = [("X-Auth-Request-User", "ada"), ("Remote-User", "ada")]
+    for dialect in ("nginx", "caddy", "envoy"):
+        assert decider.ask(dialect, "GET", "/public/x", kept).status == 200
+        for disguise in ("X_Auth_Request_User", "X-Auth-Request--User", "Remote_User"):
+            assert status_of(decider.ask(dialect, "GET", "/public/x", [(disguise, "ada")])) == 400
+        response = decider.ask(dialect, "GET", "/public/x", [("X-Strip-This", "1")])
+        assert status_of(response) == (200 if dialect == "envoy" else 400)
+    removed = decider.ask("envoy", "GET", "/public/x", [*kept, ("X-Strip-This", "1")])
+    names = removed.header("X-Envoy-Auth-Headers-To-Remove").split(",")
+    assert "x-strip-this" in names
+    assert {"x-auth-request-user", "remote-user"}.isdisjoint(names)
 
 
 def test_a_configured_refusal_reaches_the_client_through_nginx_too(start_sidecar: StartSidecar) -> None:
@@ -118,6 +138,15 @@ def test_every_proxy_s_file_takes_over_every_identity_header() -> None:
     for file in ("nginx.conf", "Caddyfile", "envoy.yaml", "traefik.yaml"):
         text = (FILES / file).read_text(encoding="utf-8").lower()
         assert [name for name in IDENTITY if name.lower() not in text] == [], file
+
+
+@pytest.mark.parametrize("file", ["nginx.conf", "Caddyfile", "traefik.yaml"])
+def test_every_proxy_s_file_removes_what_the_sidecar_leaves_to_it(file: str) -> None:
+    text = (FILES / file).read_text(encoding="utf-8")
+    removed = re.findall(r'proxy_set_header (\S+) ""|request_header -(\S+)|^ {10}(\S+): ""', text, re.MULTILINE)
+    patterns = ["".join(found) for found in removed]
+    left = [name for name, _ in STRIPPED if not any(fnmatchcase(name, pattern) for pattern in patterns)]
+    assert left == []
 
 
 def test_traefik_is_told_to_overwrite_and_to_hide() -> None:

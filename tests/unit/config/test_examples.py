@@ -104,7 +104,7 @@ def test_what_is_left_out_has_its_default(loading: Loading) -> None:
     assert (config.keys.length, config.keys.checksum_length) == (43, 6)
     assert config.routes == ()
     assert config.identity.request_id == "X-Request-Id"
-    assert "X-HTTP-Method-Override" in config.identity.strip
+    assert config.identity.strip == config.identity.keep == ()
     assert config.trusted_proxies == ()
     assert (config.realm, config.access_log) == ("api", AccessLogSettings())
     assert (config.reload, config.drain) == (Reload(watch=True, interval=2), Drain(delay=5, timeout=20))

@@ -54,6 +54,30 @@ WRONG = {
     "an identity placeholder": ("identity: {headers: {X: '{key.nam}'}}", "{key.nam}' (did you mean 'key.name'?)"),
     "a framing header": ("identity: {headers: {transfer_encoding: x}}", "is a header that the sidecar itself handles"),
     "a host header": ("identity: {strip: [Host]}", "identity.strip[0]: is a header that the sidecar itself handles"),
+    "a star inside": ("identity: {strip: [A, 'X-*-B']}", "4:23: identity.strip[1]: is neither a name nor a pattern"),
+    "two stars": ("identity: {strip: ['X-**']}", "4:20: identity.strip[0]: is neither a name nor a pattern: a pattern"),
+    "a star alone": ("identity: {strip: ['*']}", "4:20: identity.strip[0]: is neither a name nor a pattern"),
+    "a pattern over framing": ("identity: {strip: [Content-*]}", "strip[0]: stands for content-length, too, which the"),
+    "a pattern over forwarding": ("identity: {strip: [X-*]}", "4:20: identity.strip[0]: stands for x-forwarded-for, t"),
+    "something kept from nobody": ("identity: {keep: [X-A]}", "4:12: identity.keep: lets trusted proxies set these: n"),
+    "a kept identity": (
+        "trusted_proxies: [10.0.0.1]\nidentity: {keep: [x-u*], headers: {X-User: a}}",
+        "5:19: identity.keep[0]: lets 'X-User' pass, which is a header of identity.headers",
+    ),
+    "a kept request id": (
+        "trusted_proxies: [10.0.0.1]\nidentity: {keep: [x_request_id]}",
+        "identity.keep[0]: lets 'X-Request-Id' pass, which is the header of identity.request_id",
+    ),
+    "a kept credential": (
+        "trusted_proxies: [10.0.0.1]\nidentity: {keep: [Auth*]}",
+        "5:19: identity.keep[0]: lets 'Authorization' pass, which is where keys.from looks for a credential",
+    ),
+    "a kept cookie": (
+        "trusted_proxies: [10.0.0.1]\nkeys: {pass_through: [{cookie: s}]}\nidentity: {keep: [cookie]}",
+        "6:19: identity.keep[0]: lets 'Cookie' pass, which is where keys.pass_through looks for a credential",
+    ),
+    "a kept framing header": ("trusted_proxies: [10.0.0.1]\nidentity: {keep: [TE]}", "5:19: identity.keep[0]: is a h"),
+    "a kept hop-by-hop header": ("trusted_proxies: [10.0.0.1]\nidentity: {keep: [Tra*]}", "keep[0]: stands for traile"),
     "a header over two lines": ('identity: {headers: {X: "a\\r\\nb"}}', "X: must be one line of printable ASCII"),
     "one header twice": ("identity: {headers: {X-A: a, x_a: b}}", "4:30: identity.headers.x_a: is the same header"),
     "an identity that the client may set": (

@@ -1,20 +1,32 @@
 """Strip: which of the client's fields pass, and which pass themselves off as another."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.headers import HeaderRules, check_host, drop_connection_options, field_value, fold
-from tests.harness.headers import BAD_HOSTS, FORWARDING, FRAMING_DISGUISES, HOP_BY_HOP, HOSTS, disguises
+from tests.harness.headers import (
+    BAD_HOSTS,
+    FORWARDING,
+    FRAMING_DISGUISES,
+    HOP_BY_HOP,
+    HOSTS,
+    STRIPPED,
+    STRIPPED_BY_PATTERN,
+    disguises,
+)
 
 IDENTITY = ("X-Auth-Subject", "X-Auth-Scopes")
 
 
-def rules() -> HeaderRules:
+def rules(*, strip: Sequence[str] = (), keep: Sequence[str] = ()) -> HeaderRules:
     return HeaderRules(
         identity=IDENTITY,
-        strip=("X-HTTP-Method-Override",),
+        strip=strip,
+        keep=keep,
         credential=("Authorization", "X-Api-Key"),
         request_id="X-Request-Id",
     )
@@ -32,7 +44,7 @@ def test_folding_is_stable_and_blind_to_case_and_separators(name: str) -> None:
     assert fold(name.replace("-", "_").encode()) == folded
 
 
-@pytest.mark.parametrize("name", [*IDENTITY, "X-HTTP-Method-Override", "X-Api-Key", "X-Request-Id"])
+@pytest.mark.parametrize("name", [*IDENTITY, "X-Api-Key", "X-Request-Id"])
 def test_no_disguise_of_a_name_that_we_set_passes(name: str) -> None:
     assert [form for form in disguises(name) if kept((form.encode(), b"me"))] == []
 
@@ -57,6 +69,61 @@ def test_a_name_that_passes_itself_off_as_framing_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, _ in FORWARDING])
 def test_forwarding_fields_of_a_stranger_do_not_pass(name: str) -> None:
     assert [form for form in disguises(name) if kept((form.encode(), b"1"))] == []
+
+
+def passing(compiled: HeaderRules, names: Sequence[str], *, from_proxy: bool) -> list[str]:
+    """Those that reach the upstream."""
+    headers = tuple((name.encode(), b"1") for name in names)
+    kept = compiled.reclassify(headers, credential=False, from_proxy=from_proxy)
+    if not from_proxy:
+        assert kept == compiled.classify(headers).kept
+    return [name.decode() for name, _ in kept]
+
+
+@pytest.mark.parametrize("from_proxy", [False, True])
+@pytest.mark.parametrize("name", [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN]])
+def test_what_services_believe_of_proxies_passes_from_nobody(name: str, from_proxy: bool) -> None:
+    assert passing(rules(), disguises(name), from_proxy=from_proxy) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Origin", "X-Originals", "X-Envoy", "Proxy-Status", "X-Auth-Requests", "X-Accelerate", "Remote-Users"]
+)
+def test_a_name_that_only_begins_like_one_of_these_passes(name: str) -> None:
+    assert passing(rules(), [name], from_proxy=False) == [name]
+
+
+def test_a_pattern_strips_all_names_that_begin_so_in_any_disguise() -> None:
+    compiled = rules(strip=["X-Istio-*", "x_b3_*", "X-Foo*"])
+    stripped = [*disguises("X-Istio-Attributes"), *disguises("X-B3-TraceId"), "X-Foo", "x.foobar", "X-Istio-"]
+    assert passing(compiled, [*stripped, "X-Istio", "X-B3TraceId", "X-Fo-o"], from_proxy=True) == [
+        "X-Istio",
+        "X-B3TraceId",
+        "X-Fo-o",
+    ]
+
+
+@pytest.mark.parametrize("keep", ["X-Auth-Request-User", "X-Auth-Request-*", "x-auth-request-us*"])
+def test_what_a_trusted_proxy_sets_passes_from_it_by_its_exact_name_only(keep: str) -> None:
+    compiled, names = rules(keep=[keep]), disguises("X-Auth-Request-User")
+    exact = [name for name in names if name.lower() == "x-auth-request-user"]
+    assert passing(compiled, names, from_proxy=True) == exact
+    assert passing(compiled, names, from_proxy=False) == []
+
+
+def test_what_is_kept_from_proxies_is_stripped_from_others_though_nothing_else_names_it() -> None:
+    compiled = rules(keep=["X-Gateway-Account", "X_SSL_Verify"])
+    names = [*disguises("X-Gateway-Account"), "X_SSL_VERIFY", "X-SSL-Verify"]
+    assert passing(compiled, names, from_proxy=False) == []
+    assert passing(compiled, ["X-Gateway-Account", "X_SSL_VERIFY", "X-SSL-Verify"], from_proxy=True) == [
+        "X-Gateway-Account",
+        "X_SSL_VERIFY",
+    ]
+
+
+def test_what_we_set_or_read_is_not_kept_whatever_is_named() -> None:
+    compiled = rules(keep=["X-Auth-*", "X-Request-*", "T*", "X-Api-*"])
+    assert passing(compiled, [*IDENTITY, "X-Request-Id", "TE", "X-Api-Key"], from_proxy=True) == []
 
 
 def test_other_fields_pass_in_their_order_case_and_number() -> None:
@@ -94,9 +161,9 @@ def test_a_foreign_credential_and_a_trusted_proxys_fields_come_back_in_place() -
         (b"B", b"2"),
     )
     compiled = rules()
-    assert compiled.reclassify(headers, credential=False, forwarding=False) == compiled.classify(headers).kept
-    assert compiled.reclassify(headers, credential=True, forwarding=False) == [headers[0], headers[1], headers[5]]
-    assert compiled.reclassify(headers, credential=False, forwarding=True) == [headers[0], headers[2], headers[5]]
+    assert compiled.reclassify(headers, credential=False, from_proxy=False) == compiled.classify(headers).kept
+    assert compiled.reclassify(headers, credential=True, from_proxy=False) == [headers[0], headers[1], headers[5]]
+    assert compiled.reclassify(headers, credential=False, from_proxy=True) == [headers[0], headers[2], headers[5]]
 
 
 def test_what_the_connection_field_names_is_left_out_but_for_framing() -> None:

@@ -23,7 +23,7 @@ HOST = b"api.test"
 
 def injection(*, forwarded: bytes = b"x-forwarded-for", **changes: Any) -> Injection:
     rules = HeaderRules(
-        identity=("X-Auth-Subject",), strip=(), credential=("Authorization",), request_id="X-Request-Id"
+        identity=("X-Auth-Subject",), strip=(), keep=(), credential=("Authorization",), request_id="X-Request-Id"
     )
     proxies = TrustedProxies([ip_network("10.0.0.0/8")], forwarded)
     values = {"forward_credential": False, "strip_prefix": "", "add_prefix": "", **changes}

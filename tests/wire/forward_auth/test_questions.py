@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.harness.headers import disguises
+from tests.harness.headers import FORWARDING, STRIPPED, STRIPPED_BY_PATTERN, disguises
 from tests.harness.wire import Response, request_bytes
 from tests.wire.forward_auth.asking import CARRIERS, DIALECTS, IDENTITY, Decider, question, status_of
 
@@ -145,13 +145,40 @@ def test_a_question_in_no_dialect_is_refused(decider: Decider, path: str) -> Non
 
 @pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("name", ["X-Auth-Subject", "X-Auth-Key-Id", "X-Auth-Scopes", "X-HTTP-Method-Override"])
+@pytest.mark.parametrize("name", [*IDENTITY, *(name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN, *FORWARDING])])
 def test_what_passes_itself_off_as_a_stripped_header_is_refused(decider: Decider, dialect: str, name: str) -> None:
     for form in disguises(name):
         if form.lower() != name.lower():
             response = decider.ask(dialect, "GET", "/public/x", [(form, "t-Ka")])
             assert status_of(response) == 400, form
             assert response.json()["code"] == "bad_header"
+
+
+@pytest.mark.requirement("S5.2")
+@pytest.mark.parametrize("dialect", CARRIERS)
+@pytest.mark.parametrize("name", [name for name, _ in STRIPPED_BY_PATTERN])
+def test_what_a_proxy_cannot_name_in_advance_is_refused(decider: Decider, dialect: str, name: str) -> None:
+    for form in (name, name.lower()):
+        response = decider.ask(dialect, "GET", "/public/x", [(form, "evil")])
+        assert (status_of(response), response.json()["code"]) == (400, "bad_header")
+
+
+@pytest.mark.requirement("S5.2")
+@pytest.mark.parametrize("name", [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN]])
+def test_envoy_is_told_to_remove_what_services_believe_of_proxies(decider: Decider, name: str) -> None:
+    response = decider.ask("envoy", "GET", "/public/x", [(name.upper(), "evil"), ("X-Stay", "1")])
+    removed = response.header("X-Envoy-Auth-Headers-To-Remove").split(",")
+    assert response.status == 200
+    assert name.lower() in removed
+    assert "x-stay" not in removed
+
+
+@pytest.mark.requirement("S5.2")
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_a_proxy_removes_by_name_is_not_refused(decider: Decider, dialect: str) -> None:
+    carried = {name.lower() for pair in CARRIERS.values() for name in pair} | {"x-forwarded-host"}
+    sent = [(name, value) for name, value in [*STRIPPED, *FORWARDING] if name.lower() not in carried]
+    assert decider.ask(dialect, "GET", "/public/x", sent).status == 200
 
 
 def test_bytes_that_are_no_question_are_refused_without_a_word_of_them(decider: Decider) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.harness.headers import BAD_HOSTS, FORWARDING, HOP_BY_HOP, disguises
+from tests.harness.headers import BAD_HOSTS, FORWARDING, HOP_BY_HOP, STRIPPED, STRIPPED_BY_PATTERN, disguises
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.wire import request_bytes
 from tests.wire.security.site import BASE, IDENTITY, KEYS, Site
@@ -161,6 +161,44 @@ def test_a_peer_that_is_no_trusted_proxy_is_not_believed_even_next_to_one(behind
     response = behind_proxy.ask("GET", "/public/x", FORWARDING, source="127.0.0.2")
     assert response.status == 200
     assert site.upstream.last().header("X-Forwarded-For") == "127.0.0.2"
+
+
+BELIEVED = [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN]]
+
+
+@pytest.mark.requirement("S2.12")
+@pytest.mark.parametrize("name", BELIEVED)
+def test_what_services_believe_of_proxies_reaches_them_from_nobody(
+    site: Site, behind_proxy: Sidecar, name: str
+) -> None:
+    forged = [(form, "FORGED") for form in disguises(name)]
+    for sidecar, source in ((site.sidecar, "127.0.0.1"), (behind_proxy, "127.0.0.1"), (behind_proxy, "127.0.0.2")):
+        assert sidecar.ask("GET", "/public/x", forged, source=source).status == 200
+        assert b"FORGED" not in site.upstream.last().head
+        site.upstream.clear()
+
+
+@pytest.fixture(scope="module")
+def keeping(start_shared_sidecar: StartSidecar) -> Sidecar:
+    identity = BASE.rstrip("\n") + "\n  keep: [X-Auth-Request-*, True-Client-IP]\n  strip: [X-Istio-*]\n"
+    return start_shared_sidecar(f"{identity}trusted_proxies: [127.0.0.1]\n{KEYS}")
+
+
+@pytest.mark.requirement("S2.12")
+@pytest.mark.parametrize("name", ["X-Auth-Request-User", "True-Client-IP"])
+def test_what_is_kept_passes_from_a_trusted_proxy_by_its_exact_name(keeping: Sidecar, site: Site, name: str) -> None:
+    forms = disguises(name)
+    for source, passing in (("127.0.0.1", [form for form in forms if form.lower() == name.lower()]), ("127.0.0.2", [])):
+        assert keeping.ask("GET", "/public/x", [(form, "SET") for form in forms], source=source).status == 200
+        assert [field for field, value in site.upstream.last().headers if value == "SET"] == passing
+        site.upstream.clear()
+
+
+@pytest.mark.requirement("S2.12")
+def test_what_is_stripped_is_added_to_what_always_is(keeping: Sidecar, site: Site) -> None:
+    names = [*disguises("X-Istio-Attributes"), "X-HTTP-Method-Override", "X-Envoy-Retry-On"]
+    assert keeping.ask("GET", "/public/x", [(name, "FORGED") for name in names]).status == 200
+    assert b"FORGED" not in site.upstream.last().head
 
 
 @pytest.mark.requirement("S2.9")

@@ -25,10 +25,11 @@ from sidecar.core.model import (
 from sidecar.core.policy import missing_scopes
 from sidecar.core.target import KEPT_SLASH, parse_target, readings
 from sidecar.core.units import rfc3339
-from sidecar.gate.compile import key_format, responses
+from sidecar.gate.compile import key_format, key_prefixes, responses
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.limiter.port import Limiter
+from sidecar.telemetry.redaction import Redaction
 
 # A decision in words, for people.
 
@@ -150,6 +151,7 @@ def _joined(names: Iterable[str]) -> str:
 
 
 _HOST = (b"Host", b"localhost")
+_HOLDING_TARGET = frozenset({"request", "path", "or read as", "forwarded as"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +192,16 @@ async def explain(
     decision = await gate.decide(head)
     status = _status(responses(config), decision)
     lines = [_without(text, line) for line in steps(config, head, decision, status)]
-    return Explanation(decision=decision, status=status, lines=lines)
+    return Explanation(decision=decision, status=status, lines=[_redacted(config, line) for line in lines])
+
+
+def redacted(config: Config, target: str) -> str:
+    """A request-target without any key, for people to see."""
+    return Redaction(key_prefixes(config)).text(target, longest=len(target))
+
+
+def _redacted(config: Config, line: Line) -> Line:
+    return line._replace(text=redacted(config, line.text)) if line.label in _HOLDING_TARGET else line
 
 
 def _presented(question: Question, config: Config, randbelow: Callable[[int], int]) -> str:

@@ -16,7 +16,7 @@ from sidecar.admin.web.view_models import Explanation as View
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision
 from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS, is_param, parse_pattern
-from sidecar.gate.explain import Explanation, Line
+from sidecar.gate.explain import Explanation, Line, redacted
 
 _METHODS: Final = tuple(name for name in STANDARD_METHODS if name not in NEVER_ROUTED)
 _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "header"})
@@ -28,7 +28,7 @@ async def show_explain(request: web.Request) -> web.Response:
 
 
 async def explain(request: web.Request) -> web.Response:
-    """Explain the submitted request. A whole API key is never shown again."""
+    """Explain the submitted request. A whole API key is never shown again, in the path neither."""
     service, form = service_of(request), await form_of(request)
     method, target, key = (form.get(name, "").strip() for name in ("method", "target", "key"))
     shown = "" if looks_secret(key) else key
@@ -65,7 +65,7 @@ def _page(
 ) -> web.Response:
     view = View(
         methods=_methods(service, method),
-        target=target,
+        target=redacted(service.config, target),
         example=_example(service),
         key=key,
         problem=problem,

@@ -72,6 +72,14 @@ def test_a_search_is_shown_again_and_never_run(page: Page, site: Site) -> None:
         assert page.locator("img, script:not([src])").count() == 0
 
 
+@pytest.mark.parametrize("letter", ["h", "%68", "%2568"])
+def test_a_key_in_a_path_to_explain_is_not_shown(inside: Site, letter: str) -> None:
+    key = "aB3" * 14
+    response = inside.post("/explain", method="GET", target=f"/v1/streams/{letter}v_live_{key}")
+    assert response.status == 200 and "[redacted]" in response.text
+    assert key not in response.text
+
+
 def test_a_name_that_would_end_a_header_is_refused_in_words(inside: Site) -> None:
     response = inside.post("/keys/new", name="x\r\nSet-Cookie: a=b")
     assert response.status == 422 and "printable characters" in response.text

@@ -111,6 +111,14 @@ def test_what_a_trusted_proxy_sets_passes_from_it_by_its_exact_name_only(keep: s
     assert passing(compiled, names, from_proxy=False) == []
 
 
+@pytest.mark.parametrize(
+    "rest", ["Preferred_Username", "-User", "Preferred.Username", "User-_Name", "User--Name", "_User"]
+)
+def test_a_disguise_of_what_a_kept_pattern_stands_for_passes_from_nobody(rest: str) -> None:
+    compiled = rules(keep=["X-Auth-Request-*"])
+    assert passing(compiled, [f"X-Auth-Request-{rest}", "X-Auth_Request-User"], from_proxy=True) == []
+
+
 def test_what_is_kept_from_proxies_is_stripped_from_others_though_nothing_else_names_it() -> None:
     compiled = rules(keep=["X-Gateway-Account", "X_SSL_Verify"])
     names = [*disguises("X-Gateway-Account"), "X_SSL_VERIFY", "X-SSL-Verify"]

@@ -2,8 +2,11 @@
 
 import json
 import re
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.core.model import ApiKey, RequestHead
 from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, LineFormat, with_client
@@ -96,6 +99,85 @@ FORMATS = [JsonLines(REDACTION), JsonLines(REDACTION, with_query=True), Combined
 def test_a_key_is_not_written_wherever_it_stands(line: LineFormat, values: dict[str, object]) -> None:
     assert KEY[8:24].encode() not in line(access(**values))
     assert b"hv_live_aB3" not in line(access(**values))
+
+
+ENCODED = {
+    "a letter": KEY.replace("a", "%61"),
+    "one letter": KEY.replace("a", "%61", 1),
+    "a letter of the prefix": KEY.replace("h", "%68", 1),
+    "the underscore": KEY.replace("_", "%5F"),
+    "the underscore in lower case": KEY.replace("_", "%5f"),
+    "all of it": "".join(f"%{ord(char):02x}" for char in KEY),
+    "all of it in upper case": "".join(f"%{ord(char):02X}" for char in KEY),
+    "all of it twice": "".join(f"%25{ord(char):02x}" for char in KEY),
+    "all of it five times": "".join(f"%25252525{ord(char):02X}" for char in KEY),
+    "escapes of escapes": "".join(f"%25%{ord(f'{ord(char):02x}'[0]):x}{f'{ord(char):02x}'[1]}" for char in KEY),
+    "escapes of escapes of escapes": KEY.replace("a", "%25%32%35%25%33%36%25%33%31"),
+    "a letter of an escape": KEY.replace("l", "%6%63"),
+    "digits of escapes": KEY.replace("_", "%%35%46").replace("B", "%4%32"),
+}
+
+
+@pytest.mark.parametrize("line", FORMATS, ids=["json", "json with query", "combined"])
+@pytest.mark.parametrize("key", ENCODED.values(), ids=ENCODED)
+def test_a_key_is_not_written_however_it_is_percent_encoded(line: LineFormat, key: str) -> None:
+    for target in (
+        f"/items/{key}/x",
+        f"/{'a' * 2000}/{key}",
+        f"/items?{key}",
+        f"/items?api_key={key}&x",
+        f"/%3Fk={key}",
+    ):
+        for values in ({"target": target}, {"referer": f"http://h{target}"}, {"agent": f"curl{target}"}):
+            written = line(access(**values)).decode()
+            assert holds_no_key(written), written
+
+
+def holds_no_key(written: str) -> bool:
+    """Whether nothing of the key comes out, as often as it is decoded."""
+    for _ in range(8):
+        if "aB3aB3aB3aB3aB3a" in written:
+            return False
+        written = unquote(written)
+    return True
+
+
+def encoded(text: str, choices: st.DataObject, depth: int) -> str:
+    """`text` with any of its characters percent-encoded, and any of those of their escapes."""
+    if depth == 0:
+        return text
+    which = choices.draw(st.integers(0, 2 ** len(text) - 1))
+    spellings = [f"%{ord(char):02{choices.draw(st.sampled_from('xX'))}}" for char in text]
+    return "".join(
+        encoded(spelt, choices, depth - 1) if which >> at & 1 else text[at] for at, spelt in enumerate(spellings)
+    )
+
+
+@given(st.data(), st.integers(1, 3))
+def test_a_key_is_hidden_whatever_of_it_is_encoded_and_how_often(choices: st.DataObject, depth: int) -> None:
+    shown = REDACTION.path(f"/items/{encoded(KEY[:26], choices, depth)}/x", longest=2048)
+    assert holds_no_key(shown), shown
+    assert "[redacted]" in shown
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/caf%C3%A9/a%20b%2Fc",
+        "/%61dmin",
+        "/hv_live_%61b",
+        "/100%",
+        "/%zz%25%32%65%25%32%65/admin",
+        "/%68v_live_" + "a-" * 20,
+    ],
+)
+def test_a_path_that_holds_no_key_is_written_as_it_came(path: str) -> None:
+    assert REDACTION.path(path, longest=2048) == path
+
+
+def test_what_stands_beside_an_encoded_key_is_still_told() -> None:
+    assert REDACTION.path(f"/a%2Fb/{ENCODED['all of it']}/%C3%A9", longest=2048) == "/a%2Fb/[redacted]/%C3%A9"
+    assert REDACTION.path(f"/a/{ENCODED['escapes of escapes']}/b", longest=2048) == "[redacted]"
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,11 @@ def test_a_pepper_that_is_too_short_is_one_line(asked: Asked) -> None:
     assert done.exit_code == 2
     assert done.output.count("\n") == 1
     assert "SIDECAR_PEPPER must have at least" in done.output
+
+
+@pytest.mark.parametrize("letter", ["e", "%65", "%2565"])
+def test_a_key_in_the_path_is_not_shown(asked: Asked, letter: str) -> None:
+    key = asked.issue("--scope", "read")["key"]
+    told = asked.explain("GET", "/items/" + key.replace("ex_", f"{letter}x_"))
+    assert key[3:] not in told
+    assert "GET /items/" in told

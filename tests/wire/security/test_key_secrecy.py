@@ -178,8 +178,11 @@ def present(sidecar: Sidecar, key: str) -> None:
         sidecar.ask("GET", "/items/x", [("X-Api-Key", key + "a")]).status,
         sidecar.ask("GET", "/items/x", [("X-Api-Key", f"{key}, {key}")]).status,
         sidecar.ask("GET", f"/items/x?key={key}#", key=key).status,
+        sidecar.ask("GET", f"/items/{key}/x", key=key).status,
+        sidecar.ask("GET", f"/items/{percent_encoded(key)}/x", key=key).status,
+        sidecar.ask("GET", f"/items/x?api_key={percent_encoded(key)}").status,
     ]
-    assert statuses == [200, 200, 200, 200, 403, 401, 401, 400]
+    assert statuses == [200, 200, 200, 200, 403, 401, 401, 400, 200, 200, 200]
     for raw in (
         request_bytes("GET", "/items/x", [("X-Api-Key", key + "\x00")]),
         request_bytes("GET", "/items/x", [("X-Api-Key", key), (f"X-Bad Name{key}", "x")]),
@@ -193,7 +196,12 @@ def forms_of(key: str) -> list[bytes]:
     """The key, its random part, and both as they may be encoded."""
     random_part = key.removeprefix("hv_live_")[:20].encode()
     whole = key.encode()
-    return [random_part, random_part.hex().encode(), base64.b64encode(whole)[:20], random_part[::-1]]
+    in_base64, escapes = base64.b64encode(whole)[:20], percent_encoded(random_part.decode()).encode()
+    return [random_part, random_part.hex().encode(), in_base64, random_part[::-1], escapes]
+
+
+def percent_encoded(key: str) -> str:
+    return "".join(f"%{ord(char):02x}" for char in key)
 
 
 def label_sets(sidecar: Sidecar) -> set[str]:

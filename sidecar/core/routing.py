@@ -103,8 +103,8 @@ def _check_segment(segment: str) -> None:
 
 
 # Methods: any token may be one, and its case counts (RFC 9110 section 9.1). A service that does not mind the case takes
-# `get` for GET, and would serve under the policy of one method what another one guards. So another spelling of a known
-# method, or of one that a route names, is refused under every route.
+# `get` for GET, and would serve under the policy of one method what another one guards. So only known methods and those
+# that a route names are let through, in their own spelling; `*` stands for these.
 
 
 STANDARD_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE")
@@ -140,12 +140,12 @@ class MethodRules:
     """named: the methods that routes name; no two of them differ in case only."""
 
     def __init__(self, named: Iterable[str]) -> None:
-        self._by_folded = {method.upper(): method for method in named} | _KNOWN_BY_FOLDED
-        self._proper = frozenset(self._by_folded.values()) - NEVER_ROUTED
+        unknown = {method for method in named if known_spelling(method) is None}
+        self._proper = (KNOWN_METHODS | unknown) - NEVER_ROUTED
 
     def check(self, method: str) -> None:
-        """Raises Denied for what is no token, for CONNECT and TRACE, and for another spelling of a method."""
-        if method not in self._proper and (not is_token(method) or method.upper() in self._by_folded):
+        """Raises Denied for CONNECT, TRACE, and whatever is neither known nor named, as another spelling of one is."""
+        if method not in self._proper:
             raise Denied(Reason.METHOD_NOT_ALLOWED)
 
 

@@ -15,8 +15,7 @@ from sidecar.core.model import Headers
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _REQUEST_LINE: Final = re.compile(
-    rb"(%b++) ((?:/|\*(?= )|(?i:https?)://[^/?# ]|(?<=CONNECT )[^/ ])[!-~\x80-\xff]*+) HTTP/1\.([0-9])\r\n"
-    % _TOKEN
+    rb"(%b++) ((?:/|\*(?= )|(?i:https?)://[^/?# ]|(?<=CONNECT )[^/ ])[!-~\x80-\xff]*+) HTTP/1\.([0-9])\r\n" % _TOKEN
 )
 """A target has the origin, asterisk or absolute form (RFC 9112 §3.2); authorities alone are for CONNECT."""
 _HEADERS: Final = re.compile(rb"(?:%b++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)

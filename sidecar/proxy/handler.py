@@ -9,7 +9,7 @@ from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Deny, Response
 from sidecar.core.observer import Observer
-from sidecar.core.routing import PARSED_METHODS
+from sidecar.core.routing import KNOWN_METHODS
 from sidecar.core.units import Clock
 from sidecar.gate.gate import Gate
 from sidecar.http.connection_limits import RateLimitedLog
@@ -19,7 +19,7 @@ from sidecar.proxy.upstream import Upstream
 
 _PONG = Response(status=204, headers=(), body=b"")
 """To `OPTIONS *`, which asks whether the server is there (RFC 9110 section 9.3.7)."""
-_HARMLESS = PARSED_METHODS - {"CONNECT"}
+_HARMLESS = KNOWN_METHODS - {"CONNECT"}
 """Methods whose requests end where everybody says. After any other that is refused, nothing more is served."""
 _log = logging.getLogger(__name__)
 

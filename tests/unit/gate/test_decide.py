@@ -125,10 +125,12 @@ async def test_any_token_is_decided_on_by_the_route_that_names_it_or_takes_every
     for method in ("LIST", "mirror"):
         assert (await world.allows(method, "/named/x", key=writer)).route.name == "LIST|mirror /named/**"
         assert (await world.denies(method, "/named/x", key=reader)).reason is Reason.INSUFFICIENT_SCOPE
-    for method in ("PROPFIND", "M-SEARCH", "BREW", "brew", "Sync"):
+    for method in ("PROPFIND", "M-SEARCH", "PURGE"):
         assert (await world.allows(method, "/named/x", key=reader)).route.name == "* /named/**"
         assert (await world.denies(method, "/named/x")).reason is Reason.MISSING_CREDENTIAL
         assert (await world.denies(method, "/items/x", key=writer)).reason is Reason.NO_ROUTE
+    for method in ("BREW", "brew", "Sync", "list"):
+        assert (await world.denies(method, "/named/x", key=reader)).reason is Reason.METHOD_NOT_ALLOWED
 
 
 async def test_a_path_that_can_be_read_in_two_ways_is_refused(world: World) -> None:

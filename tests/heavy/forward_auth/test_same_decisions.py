@@ -37,7 +37,6 @@ STRICTER = re.compile(r"//|\\|/\.|%2e|%2f|%5c|%25", re.IGNORECASE)
 """Where the face may refuse what the data listener, which forwards the bytes itself, lets through."""
 
 
-
 def check_same(decider: Decider, method: str, target: str, key: str) -> None:
     credential = decider.credential(key)
     direct = decider.sidecar.ask(method, target, credential).status

@@ -40,6 +40,7 @@ from sidecar.usage.recorder import Usage
 REHASH_SECONDS = 2.0
 """How often keys in use that have an older kind of hash get the newest kind."""
 STREAM_CHECK_SECONDS = 3.0
+PROBE_SECONDS = 5
 """How often the keys of streams and tunnels older than this are checked: these end within 10 seconds."""
 
 CLOCK: Final = SystemClock()
@@ -209,6 +210,7 @@ async def _listen(parts: Parts) -> Address:
     parts.drainer.add(data)
     check = partial(data.revalidate_streams, older_than_seconds=STREAM_CHECK_SECONDS)
     parts.background.repeat(check, STREAM_CHECK_SECONDS)
+    parts.background.repeat(parts.serving.check, PROBE_SECONDS)
     return data.address
 
 
@@ -291,9 +293,10 @@ async def _check_peppers(store: SqliteStore, config: Config) -> None:
 
 async def _listen_for_ops(parts: Parts, address: Address, reloads: Reloads | None) -> Address:
     app = ops_app(
+        alive=parts.serving.answers,
         ready=partial(_problems, parts),
         exposition=parts.metrics.exposition,
-        checks=("store", "config"),
+        checks=("data", "store", "config"),
         remarks=lambda: reloads.remarks() if reloads is not None else (),
     )
     return await serve_app(app, address, "ops", stack=parts.stack)
@@ -303,6 +306,8 @@ async def _problems(parts: Parts) -> Sequence[str]:
     """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain."""
     if parts.drainer.begun:
         return ["drain: shutting down"]
+    if not await parts.serving.answers():
+        return ["data: the data listener does not answer"]
     try:
         parts.store.keys.generation()
         await parts.store.keys.find({b"": "none"})

@@ -18,6 +18,7 @@ from sidecar.core.units import rfc3339
 _NO_STORE = (b"Cache-Control", b"no-store")
 _JSON = (b"Content-Type", b"application/json")
 _PROBLEM = (b"Content-Type", b"application/problem+json")
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _ALLOW = (b"Allow", ", ".join(name for name in STANDARD_METHODS if name not in NEVER_ROUTED).encode())
 _RETRY_SOON = (b"Retry-After", b"1")
 _NO_POLICY = Policy()
@@ -216,7 +217,7 @@ def encode_json(value: object) -> bytes:
 
 def _problem(reason: Reason, status: int) -> dict[str, object]:
     said = Reason.INVALID_KEY if reason in _SAID_TO_BE_INVALID else reason
-    title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Refused"
+    title = _PHRASES.get(status, "Refused")
     return {"type": "about:blank", "title": title, "status": status, "code": str(said), "detail": _DETAIL[said]}
 
 

@@ -89,5 +89,8 @@ class Observer(Protocol):
         `begun` was not called for them.
         """
 
+    def internal_error(self) -> None:
+        """Code of ours raised what it should not."""
+
     def connection_refused(self, limit: str) -> None:
         """A connection was refused, because of one of `limits`: `connections` or `connections_per_address`."""

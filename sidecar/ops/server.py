@@ -8,6 +8,9 @@ from aiohttp import hdrs, web
 Ready = Callable[[], Awaitable[Sequence[str]]]
 """Returns the problems that keep the sidecar from deciding, a line each (`store: locked`). Without any it is ready."""
 
+Alive = Callable[[], Awaitable[bool]]
+"""Returns whether the data path answers."""
+
 Remarks = Callable[[], Sequence[str]]
 """Returns what an operator should know although the sidecar is ready, as lines of the same form."""
 
@@ -21,8 +24,17 @@ def _none() -> Sequence[str]:
     return ()
 
 
+async def _always() -> bool:
+    return True
+
+
 def ops_app(
-    *, ready: Ready, exposition: Exposition, checks: Sequence[str] = (), remarks: Remarks = _none
+    *,
+    ready: Ready,
+    exposition: Exposition,
+    alive: Alive = _always,
+    checks: Sequence[str] = (),
+    remarks: Remarks = _none,
 ) -> web.Application:
     """`/livez`, `/readyz`, `/metrics`, for GET and HEAD.
 
@@ -30,7 +42,9 @@ def ops_app(
     """
 
     async def livez(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        if await alive():
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="data: the data listener does not answer\n")
 
     async def readyz(request: web.Request) -> web.Response:
         problems = await _problems(ready)

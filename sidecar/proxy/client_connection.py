@@ -89,6 +89,7 @@ class ClientConnection(asyncio.Protocol):
         "_tunnel",
         "_unsent",
         "_unsent_since",
+        "is_probe",
         "peer",
         "scheme",
         "untried",
@@ -103,9 +104,10 @@ class ClientConnection(asyncio.Protocol):
         rules: ClientRules,
         *,
         on_closed: "Callable[[ClientConnection], None]",
-        admitted: bool,
+        admitted: bool = False,
+        is_probe: bool = False,
     ) -> None:
-        """admitted: `places` has admitted it already. on_closed: once, at its end."""
+        """on_closed: once, at its end. admitted: by `places`, already. is_probe: it is the sidecar's own."""
         self._places, self._batcher, self._loop = places, batcher, asyncio.get_running_loop()
         self._handler, self._rules, self._admitted, self._on_closed = handler, rules, admitted, on_closed
         self._parser = RequestParser(rules.head)
@@ -126,6 +128,7 @@ class ClientConnection(asyncio.Protocol):
         self.writing_paused = False
         self.untried = True
         """No request has come yet."""
+        self.is_probe = is_probe
         self.peer = ""
         self.scheme: Literal["http", "https"] = "http"
 
@@ -242,8 +245,8 @@ class ClientConnection(asyncio.Protocol):
         self.peer = name[0] if isinstance(name, tuple) else ""
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._transport = cast(asyncio.Transport, transport)
-        self._admitted = self._admitted or self._places.admit(self.peer)
-        if self._admitted:
+        self._admitted = self._admitted or (not self.is_probe and self._places.admit(self.peer))
+        if self._admitted or self.is_probe:
             self._step(State.WAITING)
         else:
             self._step(State.CLOSED)
@@ -252,10 +255,9 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
             self._tunnel.take(data)
-        elif self._state is State.LINGERING:
-            self._spoke_at = self._loop.time()
-        elif self._state is not State.CLOSED:
-            self._spoke_at = self._loop.time()
+            return
+        self._spoke_at = self._loop.time()
+        if self._state is not State.LINGERING and self._state is not State.CLOSED:
             self._receive(self._parser.feed(data))
 
     def eof_received(self) -> bool:
@@ -304,6 +306,8 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(malformed.reason)
         except BrokenBody as broken:
             self._break_body(broken.reason)
+        except Exception as exc:
+            self._fail(exc)
         if self._state is State.WAITING:
             self._head_since = (self._head_since or self._loop.time()) if self._parser.in_head else 0.0
         elif self._parser.is_full:
@@ -362,6 +366,14 @@ class ClientConnection(asyncio.Protocol):
         self.resume_reading()
         if self._half_closed_since and self._state is State.WAITING:
             self._close()
+
+    def _fail(self, exc: Exception) -> None:
+        """Code of ours raised: nothing is left without a word, neither the client nor the log."""
+        self._handler.failed(exc)
+        if self._state is State.WAITING:
+            self._refuse(Reason.INTERNAL)
+        else:
+            self.cut()
 
     def _refuse(self, reason: Reason) -> None:
         """Respond to bytes that are not a request."""

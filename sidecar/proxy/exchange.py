@@ -144,6 +144,11 @@ class Exchange:
         self.responded = False
 
     @property
+    def is_probe(self) -> bool:
+        """The sidecar asks itself whether it answers."""
+        return self._client.is_probe
+
+    @property
     def bytes_in(self) -> int:
         if self._tunnel is not None:
             return self._tunnel.received

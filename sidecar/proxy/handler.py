@@ -63,6 +63,9 @@ class Handler:
         """Respond to one request, whatever happens, and tell the observer. Raises nothing but CancelledError."""
         began = exchange.began = self._clock.monotonic()
         snapshot = self.snapshot
+        if exchange.is_probe:
+            exchange.respond(_PONG)
+            return
         self._observer.begun()
         try:
             await self._respond(exchange, snapshot)
@@ -70,7 +73,7 @@ class Handler:
             self._give_up(exchange, snapshot, broken.reason)
         except Exception as exc:
             self._give_up(exchange, snapshot, Reason.INTERNAL)
-            _log_failure(exc)
+            self.failed(exc)
         finally:
             self._observer.finished(
                 exchange.head,
@@ -90,6 +93,11 @@ class Handler:
         self._observer.bad_request(response.status, reason)
         self._rate_limited.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
         return local_response_head(response, persistence=persistence(False, (1, 1))) + response.body
+
+    def failed(self, exc: Exception) -> None:
+        """Something of ours raised what it should not."""
+        self._observer.internal_error()
+        _log_failure(exc)
 
     async def _respond(self, exchange: Exchange, snapshot: Snapshot) -> None:
         if exchange.head.target == "*" and exchange.head.method == "OPTIONS":

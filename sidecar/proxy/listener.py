@@ -32,9 +32,15 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
         self._all_closed: asyncio.Future[None] | None = None
 
-    def __call__(self, *, admitted: bool = False) -> ClientConnection:
+    def __call__(self, *, admitted: bool = False, is_probe: bool = False) -> ClientConnection:
         connection = ClientConnection(
-            self.places, self._batcher, self._handler, self._rules, on_closed=self.discard, admitted=admitted
+            self.places,
+            self._batcher,
+            self._handler,
+            self._rules,
+            on_closed=self.discard,
+            admitted=admitted,
+            is_probe=is_probe,
         )
         self._open.add(connection)
         if self._timer is None:

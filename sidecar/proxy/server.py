@@ -1,6 +1,7 @@
 """The data listener: starts, drains, and ends streams of keys that were revoked."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,6 +20,8 @@ from sidecar.proxy.listener import Connections, PlainListener, TlsListener
 from sidecar.proxy.request_body import BodyRules
 
 _BACKLOG = 4096
+_PROBE = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_PROBE_SECONDS = 1.0
 _FIRST_REQUEST_SECONDS = 0.3
 """How long, while draining, a new connection may take to send its first request."""
 
@@ -81,6 +84,22 @@ class DataServer:
         self._connections.reconfigure(self._rules)
         self._connections.places.reconfigure(limits, trusts=snapshot.trusts)
         self._listener.timeout_seconds = limits.head_timeout
+
+    async def answers(self) -> bool:
+        """Whether the data path answers a question of the sidecar's own, on a connection that no client can have."""
+        ours, its = socket.socketpair()
+        ours.setblocking(False)
+        its.setblocking(False)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await loop.connect_accepted_socket(lambda: self._connections(is_probe=True), its)
+                await loop.sock_sendall(ours, _PROBE)
+                return (await loop.sock_recv(ours, 1024)).startswith(b"HTTP/1.1 204 ")
+        except (TimeoutError, OSError):
+            return False
+        finally:
+            ours.close()
 
     def close_when_idle(self) -> None:
         """Every response is its connection's last from here on."""

@@ -38,6 +38,7 @@ class Client(Flow, Protocol):
     """A client's connection, which stands above its exchanges and tunnels (a Protocol, so that no import goes up)."""
 
     peer: str
+    is_probe: bool
     scheme: Literal["http", "https"]
 
     @property

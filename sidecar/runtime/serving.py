@@ -1,6 +1,7 @@
 """Makes the snapshot that requests are served by, of one configuration, and swaps it whole on a reload."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -22,6 +23,8 @@ from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.listeners import unusable_certificate
 from sidecar.telemetry.metrics import Metrics
+
+_log = logging.getLogger(__name__)
 
 MakeGate = Callable[[Config, KeyFinder], Gate]
 
@@ -48,6 +51,16 @@ class Serving:
             tls=None if self._certificates is None else self._context,
         )
         return self._data
+
+    async def answers(self) -> bool:
+        """Whether the data listener answers. Also where it is not made yet."""
+        return self._data is None or await self._data.answers()
+
+    async def check(self) -> None:
+        """Tell the log and the metrics if the data listener does not answer."""
+        if not await self.answers():
+            self._metrics.internal_errors += 1
+            _log.error("sidecar: the data listener does not answer; /livez is 503 until it does")
 
     def decisions(self) -> DecisionSnapshot:
         """The forward-auth listener's snapshot of the configuration in force."""

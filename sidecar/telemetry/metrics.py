@@ -127,6 +127,8 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.in_flight = 0
         """Requests begun and not yet finished. The data listener adds and subtracts."""
+        self.internal_errors = 0
+        """Whoever catches one adds it."""
         self._requests: dict[tuple[str, str, int], int] = {}
         self._denied: Counts = {}
         self._auth_failures: Counts = {(reason.value,): 0 for reason in _AUTH_FAILURES}
@@ -254,6 +256,9 @@ class Metrics(Collector):
         yield _counter("sidecar_quota_taken", "Takes that a quota let pass.", ("quota",), taken)
         yield _counter("sidecar_quota_refused", "Takes that a quota refused.", ("quota", "route"), self._refused)
         yield _counter("sidecar_connections_refused", "Connections past a limit.", ("limit",), self._turned_away)
+        yield CounterMetricFamily(
+            "sidecar_internal_errors", "Errors of the sidecar's own code.", value=self.internal_errors
+        )
         yield _counter("sidecar_key_cache", "Lookups in the cache of keys.", ("result",), cache)
         yield _counter(
             "sidecar_background_failures",

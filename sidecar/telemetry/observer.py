@@ -83,6 +83,9 @@ class Exchanges:
         if log is not None and log.wants(access):
             log.record(with_client(access, head) if log.tells_client else access)
 
+    def internal_error(self) -> None:
+        self._metrics.internal_errors += 1
+
     def connection_refused(self, limit: str) -> None:
         self._metrics.connection_refused(limit)
 

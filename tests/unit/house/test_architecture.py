@@ -120,6 +120,51 @@ def test_every_library_has_its_owners_and_the_core_is_pure() -> None:
     assert strays == [] and impure == []
 
 
+def test_no_private_name_of_a_library_is_used() -> None:
+    """Whatever is reached by `._name` is defined somewhere in the package itself."""
+    ours = {
+        name
+        for module in MODULES
+        for node in ast.walk(tree_of(module))
+        for name in defined_by(node)
+        if name.startswith("_") and not name.startswith("__")
+    }
+    strays = [
+        f"{name_of(module)}:{node.lineno} {name}"
+        for module in MODULES
+        for node in ast.walk(tree_of(module))
+        for name in private_names_of(node)
+        if name not in ours
+    ]
+    assert strays == []
+
+
+def defined_by(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            yield name
+        case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+            yield name
+        case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+            yield name
+        case ast.Constant(value=str(name)):
+            yield name  # In __slots__.
+
+
+def private_names_of(node: ast.AST) -> Iterator[str]:
+    names: list[str] = []
+    match node:
+        case ast.Attribute(attr=name):
+            names = [name]
+        case ast.ImportFrom(module=str(module), names=aliases) if not module.startswith("sidecar"):
+            names = [alias.name for alias in aliases] + module.split(".")
+        case ast.Import(names=aliases):
+            names = [part for alias in aliases for part in alias.name.split(".")]
+    for name in names:
+        if name.startswith("_") and not name.startswith("__") and name != "_replace":  # A named tuple's public name.
+            yield name
+
+
 def test_rooms_files_and_functions_have_a_readable_size() -> None:
     files = [module for module in MODULES if module.name != "__init__.py"]
     assert len(files) <= MOST_MODULES

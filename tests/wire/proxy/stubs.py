@@ -102,6 +102,7 @@ class Records:
     finished_ones: list[Record] = field(default_factory=list)
     malformed_ones: list[tuple[int, Reason]] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
+    internal_errors: int = 0
 
     def begun(self) -> None:
         self.in_flight += 1
@@ -136,6 +137,9 @@ class Records:
                     decision=decision,
                 )
             )
+
+    def internal_error(self) -> None:
+        self.internal_errors += 1
 
     def connection_refused(self, limit: str) -> None:
         self.turned.append(limit)

@@ -1,0 +1,96 @@
+"""Nothing ends without a word: good requests before bad ones, clients that end their side, errors of ours."""
+
+import asyncio
+import logging
+
+import pytest
+
+from sidecar.config.document import Limits
+from sidecar.core.errors import Reason
+from tests.upstreams.scripted import Peer, answering, plain
+from tests.wire.proxy.conftest import SetUp, eventually
+from tests.wire.proxy.wire import get
+
+
+@pytest.mark.requirement("S3.9")
+@pytest.mark.parametrize(
+    "bad", [b"GET /b HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"GET /b HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n"]
+)
+async def test_a_good_request_is_served_whatever_follows_it_in_the_same_read(set_up: SetUp, bad: bytes) -> None:
+    bench = await set_up(answering(plain(b"good")))
+    client = await bench.client()
+    await client.send(get("/a") + bad)
+    assert (await client.receive()).body == b"good"
+    assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+    assert len(bench.upstream.seen) == 1
+
+
+@pytest.mark.parametrize(("fields", "version"), [((b"Connection: close",), "1.1"), ((), "1.0")])
+async def test_what_follows_the_last_request_of_a_connection_is_not_read(
+    set_up: SetUp, fields: tuple[bytes, ...], version: str
+) -> None:
+    bench = await set_up(answering(plain(b"good"), plain(b"never")))
+    client = await bench.client()
+    await client.send(get("/a", *fields, version=version) + get("/never"))
+    response = await client.rest()
+    assert response.endswith(b"good") and response.count(b"HTTP/1.1 ") == 1
+    assert b"/never" not in b"".join(bench.upstream.seen)
+
+
+@pytest.mark.requirement("R1.3")
+async def test_a_client_that_has_ended_its_side_gets_its_response(set_up: SetUp) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(0)
+        await peer.send(plain(b"late"))
+
+    bench = await set_up(script)
+    client = await bench.client()
+    await client.send(get())
+    client.writer.write_eof()
+    assert (await client.rest()).endswith(b"late")
+    assert [record.status for record in bench.records.finished_ones] == [200]
+
+
+@pytest.mark.requirement("R1.3")
+async def test_the_upstream_is_not_waited_for_long_once_the_client_has_ended_its_side(set_up: SetUp) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        assert await peer.reader.read() == b""
+
+    bench = await set_up(script, listener={"limits": Limits(half_closed_timeout=0.1)})
+    client = await bench.client()
+    await client.send(get())
+    client.writer.write_eof()
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    await bench.upstream.peers[0].gone()
+    assert [record.status for record in bench.records.finished_ones] == [499]
+
+
+async def test_options_of_the_server_is_answered_without_the_gate_and_the_upstream(set_up: SetUp) -> None:
+    bench = await set_up(answering(plain()))
+    response = await bench.ask(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (response.status, response.body) == (204, b"")
+    assert bench.upstream.peers == []
+
+
+async def test_the_server_asks_itself_and_neither_counts_nor_logs_it(set_up: SetUp) -> None:
+    bench = await set_up(answering(plain()), listener={"limits": Limits(connections=1)})
+    client = await bench.client()
+    assert (await client.ask(get())).status == 200
+    for _ in range(3):
+        assert await bench.server.answers()
+    assert len(bench.records.finished_ones) == 1
+    await eventually(lambda: len(list(bench.server._connections)) == 1)
+
+
+async def test_an_error_of_ours_is_answered_logged_and_counted(set_up: SetUp, caplog: pytest.LogCaptureFixture) -> None:
+    bench = await set_up(answering(plain()))
+    bench.records.forwarding = lambda head, upstream: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    with caplog.at_level(logging.ERROR):
+        response = await bench.ask(get("/secret"))
+    assert response.status == 500
+    assert bench.records.internal_errors == 1
+    assert [record.reason for record in bench.records.finished_ones] == [Reason.INTERNAL]
+    assert "ZeroDivisionError" in caplog.text and "secret" not in caplog.text

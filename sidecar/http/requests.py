@@ -8,26 +8,39 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import Headers
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _REQUEST_LINE: Final = re.compile(
-    rb"(%b++) ((?:/|\*(?= )|(?i:https?)://[^/?# ]|(?<=CONNECT )[^/ ])[!-~\x80-\xff]*+) HTTP/1\.([0-9])\r\n" % _TOKEN
+    rb"(%b++) ((?:/|\*(?= )|(?i:https?)://[^/?# ]|(?<=CONNECT )[^/ ])[!-~\x80-\xff]*+) HTTP/1\.([0-9])" % _TOKEN
 )
 """A target has the origin, asterisk or absolute form (RFC 9112 §3.2); authorities alone are for CONNECT."""
-_HEADERS: Final = re.compile(rb"(?:%b++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
-_HEADER: Final = re.compile(rb"([^:\r\n]++):[ \t]*+((?:[^\r]*[^\r \t])?)[ \t]*+\r\n")
+_HEADER_LINE: Final = re.compile(rb"(%b++):[\t ]*+((?:[\t\x20-\x7e\x80-\xff]*[!-~\x80-\xff])?)[\t ]*+" % _TOKEN)
 _BEGINNING: Final = re.compile(rb"%b++(?: |\Z)" % _TOKEN)
 """Of an incomplete head: a method, and not a handshake of TLS or another protocol."""
 _BEGINNING_BYTES: Final = 64
 _BROKEN_LINE: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
-_CONNECTION: Final = re.compile(
-    rb"\n(content[-_]length|transfer[-_]encoding|connection|upgrade|expect|host):[ \t]*+([^\r]*+)", re.IGNORECASE
+_CONNECTION: Final = frozenset(
+    {
+        b"content-length",
+        b"transfer-encoding",
+        b"content_length",
+        b"transfer_encoding",
+        b"connection",
+        b"upgrade",
+        b"expect",
+        b"host",
+    }
 )
 """The headers that are for this connection and its messages. `_`: CGI and WSGI take it for `-`."""
+_LONGEST_KNOWN: Final = 256
+_MOST_KNOWN: Final = 4096
+"""Lines of one generation: with two of them, at most 4 MiB."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _OTHER_CODINGS: Final = re.compile(
@@ -54,7 +67,7 @@ class HeadLimits:
     head_bytes: int = 65536
 
 
-class MessageHead(NamedTuple):
+class MessageHead(Struct, frozen=True, gc=False):
     """The head of a request, and how its message ends."""
 
     method: str
@@ -83,7 +96,12 @@ def find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | No
     if (len(received) if end is None else end) > limits.head_bytes:
         raise MalformedHead(Reason.HEADERS_TOO_LARGE)
     if end is None:
-        begins = _REQUEST_LINE.match(received) if b"\r\n" in received else _BEGINNING.match(received[:_BEGINNING_BYTES])
+        line_end = received.find(b"\r\n")
+        begins = (
+            _REQUEST_LINE.fullmatch(received, 0, line_end)
+            if line_end >= 0
+            else _BEGINNING.match(received[:_BEGINNING_BYTES])
+        )
         if begins is None or _BROKEN_LINE.search(received, max(0, searched - 1)):
             raise MalformedHead(Reason.BAD_REQUEST)
         last = len(received) - received.rfind(b"\n") - 1
@@ -92,45 +110,90 @@ def find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | No
     return end
 
 
-def parse_head(head: bytes, limits: HeadLimits) -> MessageHead:
-    """head: all lines, with the empty one. Raises MalformedHead."""
-    line = _REQUEST_LINE.match(head)
-    if line is None or _HEADERS.fullmatch(head, line.end()) is None:
-        raise MalformedHead(Reason.BAD_REQUEST)
-    _check_sizes(head, limits)
+_Line = tuple[tuple[bytes, bytes], bytes]
+"""A header line: name and value, and the lower-case name if it is one of _CONNECTION, else empty."""
+
+
+class HeadReader:
+    """Reads heads. A header line that was read before is known by its bytes.
+
+    Clients send the same lines again and again. Two generations are kept: a line of the older one that comes again is
+    taken into the younger, so that a flood of lines that come once pushes out no others.
+
+    unlearned: lower-case names of headers that may hold a credential: their lines are read each time, so that none stays
+    in memory. None: no line is remembered.
+    """
+
+    __slots__ = ("_known", "_limits", "_older", "_unlearned")
+
+    def __init__(self, limits: HeadLimits, *, unlearned: frozenset[bytes] | None) -> None:
+        self._limits, self._unlearned = limits, unlearned
+        self._known: dict[bytes, _Line] = {}
+        self._older: dict[bytes, _Line] = {}
+
+    def read(self, head: bytes) -> MessageHead:
+        """head: all lines, with the empty one. Raises MalformedHead."""
+        request_line, *lines = head[: -len(_END)].split(b"\r\n")
+        if len(lines) > self._limits.headers or len(request_line) > self._limits.request_line_bytes:
+            raise MalformedHead(Reason.HEADERS_TOO_LARGE)
+        start = _REQUEST_LINE.fullmatch(request_line)
+        if start is None:
+            raise MalformedHead(Reason.BAD_REQUEST)
+        known, headers = self._known, list[tuple[bytes, bytes]]()
+        special: list[_Line] = []
+        for text in lines:
+            line = known.get(text) or self._read_line(text)
+            headers.append(line[0])
+            if line[1]:
+                special.append(line)
+        return _message_head(start, tuple(headers), special)
+
+    def _read_line(self, text: bytes) -> _Line:
+        line = self._older.get(text)
+        if line is None:
+            if len(text) > self._limits.header_bytes:
+                raise MalformedHead(Reason.HEADERS_TOO_LARGE)
+            found = _HEADER_LINE.fullmatch(text)
+            if found is None:
+                raise MalformedHead(Reason.BAD_REQUEST)
+            lower = found[1].lower()
+            line = ((found[1], found[2]), lower if lower in _CONNECTION else b"")
+            if self._unlearned is None or lower in self._unlearned or len(text) > _LONGEST_KNOWN:
+                return line
+        if len(self._known) >= _MOST_KNOWN:
+            self._older = self._known.copy()
+            self._known.clear()
+        self._known[text] = line
+        return line
+
+
+def _message_head(start: re.Match[bytes], headers: Headers, special: list[_Line]) -> MessageHead:
+    """Raises MalformedHead."""
+    version = (1, 0) if start[3] == b"0" else (1, 1)
+    if len(special) == 1 and special[0][1] == b"host":
+        method, target = start[1].decode(), start[2].decode("utf-8", "surrogateescape")
+        return MessageHead(method, target, version, headers, 0, b"", version == (1, 1), "", False)
     values: dict[bytes, list[bytes]] = {}
     framed_by = b""
-    for name, value in _CONNECTION.findall(head):
-        lower = name.lower()
-        values.setdefault(lower, []).append(value.rstrip(b" \t"))
+    for (name, value), lower in special:
+        values.setdefault(lower, []).append(value)
         framed_by = name if lower in _FRAMING else framed_by
-    version = (1, 0) if line[3] == b"0" else (1, 1)
     hosts = len(values.get(b"host", ()))
     if hosts > 1 or hosts < version[1]:  # RFC 9112 §3.2
         raise MalformedHead(Reason.BAD_REQUEST)
     body_bytes = _body_bytes(values, version)
     options = {option.strip(b" \t").lower() for each in values.get(b"connection", ()) for option in each.split(b",")}
     return MessageHead(
-        method=line[1].decode(),
-        target=line[2].decode("utf-8", "surrogateescape"),
+        method=start[1].decode(),
+        target=start[2].decode("utf-8", "surrogateescape"),
         version=version,
-        headers=tuple(_HEADER.findall(head, line.end())),
+        headers=headers,
         body_bytes=body_bytes,
         framing=_framing(framed_by, body_bytes),
         keep_alive=b"close" not in options and (version > (1, 0) or b"keep-alive" in options),
         upgrade=b", ".join(values.get(b"upgrade", ())).decode("latin-1") if b"upgrade" in options else "",
         expects_continue=version > (1, 0) and b"100-continue" in map(bytes.lower, values.get(b"expect", ())),
     )
-
-
-def _check_sizes(head: bytes, limits: HeadLimits) -> None:
-    request_line, *headers = head[: -len(_END)].split(b"\r\n")
-    if (
-        len(request_line) > limits.request_line_bytes
-        or len(headers) > limits.headers
-        or any(len(header) > limits.header_bytes for header in headers)
-    ):
-        raise MalformedHead(Reason.HEADERS_TOO_LARGE)
 
 
 def _body_bytes(values: dict[bytes, list[bytes]], version: tuple[int, int]) -> int | None:
@@ -186,6 +249,7 @@ class RequestSequence:
 
     def __init__(self, limits: HeadLimits) -> None:
         self._limits = limits
+        self._reader = HeadReader(limits, unlearned=None)
         self.phase = Phase.HEAD
         self.is_last = False
         """Whether the connection ends with the current request."""
@@ -248,7 +312,7 @@ class RequestSequence:
         if end is None:
             self._searched = len(self._received)
             return 0
-        head = parse_head(bytes(self._received[:end]), self._limits)
+        head = self._reader.read(bytes(self._received[:end]))
         if _is_newer(self._received):
             raise MalformedHead(Reason.BAD_REQUEST)
         # What follows an upgrade or a CONNECT may be another protocol. And aiohttp's parser (3.14.5 and before) hands

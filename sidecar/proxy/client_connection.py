@@ -9,7 +9,7 @@ from typing import Literal, cast
 from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
 from sidecar.http.connection_limits import Places
-from sidecar.http.requests import HeadLimits, MalformedHead, MessageHead
+from sidecar.http.requests import HeadLimits, HeadReader, MalformedHead, MessageHead
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_body import BodyRules, ClientBody
@@ -29,6 +29,7 @@ class ClientRules:
 
     limits: Limits
     head: HeadLimits
+    reader: HeadReader
     bodies: BodyRules
     linger_seconds: float
     quiet_seconds: float
@@ -110,7 +111,7 @@ class ClientConnection(asyncio.Protocol):
         """on_closed: once, at its end. admitted: by `places`, already. is_probe: it is the sidecar's own."""
         self._places, self._batcher, self._loop = places, batcher, asyncio.get_running_loop()
         self._handler, self._rules, self._admitted, self._on_closed = handler, rules, admitted, on_closed
-        self._parser = RequestParser(rules.head)
+        self._parser = RequestParser(rules.head, rules.reader)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
@@ -257,6 +258,8 @@ class ClientConnection(asyncio.Protocol):
             self._tunnel.take(data)
             return
         self._spoke_at = self._loop.time()
+        if self._state is State.WAITING and self._begin_whole(data):
+            return
         if self._state is not State.LINGERING and self._state is not State.CLOSED:
             self._receive(self._parser.feed(data))
 
@@ -312,6 +315,17 @@ class ClientConnection(asyncio.Protocol):
             self._head_since = (self._head_since or self._loop.time()) if self._parser.in_head else 0.0
         elif self._parser.is_full:
             self.pause_reading()
+
+    def _begin_whole(self, data: bytes) -> bool:
+        """Whether `data` was exactly one head. It is begun, or refused."""
+        try:
+            head = self._parser.read_whole(data)
+            if head is None:
+                return False
+            self._begin(head)
+        except MalformedHead as malformed:
+            self._refuse(malformed.reason)
+        return True
 
     def _take(self, event: Event) -> None:
         if isinstance(event, MessageHead):

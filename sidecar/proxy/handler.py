@@ -24,6 +24,10 @@ _HARMLESS = KNOWN_METHODS - {"CONNECT"}
 _log = logging.getLogger(__name__)
 
 
+ALWAYS_SECRET = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+"""Headers whose values may be credentials, whatever is configured."""
+
+
 def _nobody(peer: str) -> bool:
     return False
 
@@ -32,7 +36,7 @@ def _nobody(peer: str) -> bool:
 class Snapshot:
     """What decides, words and forwards one request, from its head to its end. A reload swaps it whole.
 
-    trusts: peers that stand for many clients.
+    trusts: peers that stand for many clients. credential_names: lower-case names of headers that may hold a credential.
     """
 
     gate: Gate
@@ -40,6 +44,7 @@ class Snapshot:
     upstream: Upstream
     limits: Limits
     trusts: Callable[[str], bool] = _nobody
+    credential_names: frozenset[bytes] = ALWAYS_SECRET
 
 
 class Handler:

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Final
 
 from sidecar.core.errors import Reason
-from sidecar.http.requests import HeadLimits, MessageHead, find_end, parse_head
+from sidecar.http.requests import HeadLimits, HeadReader, MessageHead, find_end
 
 # The chunked transfer coding (RFC 9112 §7.1). Strict: each line has one reading, so that nobody before or behind sees
 # another end of the body.
@@ -125,6 +125,9 @@ Event = MessageHead | bytes | End
 """The head of a request, a piece of its body, or its end."""
 
 
+_END: Final = b"\r\n\r\n"
+
+
 class Phase(Enum):
     """What the parser waits for."""
 
@@ -140,10 +143,11 @@ class Phase(Enum):
 class RequestParser:
     """`feed` gives the events of one request; after its END nothing more, until `next_request`."""
 
-    __slots__ = ("_body_bytes", "_chunks", "_limits", "_phase", "_received", "_searched")
+    __slots__ = ("_body_bytes", "_chunks", "_limits", "_phase", "_reader", "_received", "_searched")
 
-    def __init__(self, limits: HeadLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: HeadLimits, reader: HeadReader) -> None:
+        """reader: may be shared by connections."""
+        self._limits, self._reader = limits, reader
         self._phase = Phase.HEAD
         self._received = bytearray()
         self._searched = 0
@@ -180,6 +184,19 @@ class RequestParser:
                 self._received += data
                 yield from self._read()
 
+    def read_whole(self, data: bytes) -> MessageHead | None:
+        """The head, where `data` is exactly one and nothing came before it; its body follows. Raises MalformedHead.
+
+        It is what most reads are. None: to be fed.
+        """
+        if self._received or self._phase is not Phase.HEAD or data.find(_END) != len(data) - len(_END):
+            return None
+        if len(data) > self._limits.head_bytes or data[0] in b"\r\n":
+            return None
+        head = self._reader.read(data)
+        self._expect_body(head)
+        return head
+
     def next_request(self) -> Iterator[Event]:
         """The response is sent: the events of what has come meanwhile. Raises as `feed` does."""
         self._phase = Phase.HEAD
@@ -204,7 +221,6 @@ class RequestParser:
                 return
             yield head
             if head.body_bytes == 0:
-                self._phase = Phase.RESPONSE
                 yield END
                 return
             if self._received:
@@ -226,14 +242,19 @@ class RequestParser:
         if end is None:
             self._searched = len(received)
             return None
-        head = parse_head(bytes(received[:end]), self._limits)
+        head = self._reader.read(bytes(received[:end]))
         del received[:end]
         self._searched = 0
+        self._expect_body(head)
+        return head
+
+    def _expect_body(self, head: MessageHead) -> None:
         if head.body_bytes is None:
             self._phase, self._chunks = Phase.CHUNKS, ChunkReader()
         elif head.body_bytes:
             self._phase, self._body_bytes = Phase.BODY, head.body_bytes
-        return head
+        else:
+            self._phase = Phase.RESPONSE
 
     def _take(self, data: bytes) -> Iterator[Event]:
         piece = data[: self._body_bytes]

@@ -13,7 +13,7 @@ from sidecar.core.model import Allow
 from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
 from sidecar.http.connection_limits import Places, RateLimitedLog
-from sidecar.http.requests import HeadLimits
+from sidecar.http.requests import HeadLimits, HeadReader
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler, Snapshot
 from sidecar.proxy.listener import Connections, PlainListener, TlsListener
@@ -53,6 +53,7 @@ class DataServer:
         self._rules = ClientRules(
             limits=limits,
             head=_head_limits(limits),
+            reader=_reader_of(snapshot),
             bodies=bodies,
             linger_seconds=linger_seconds,
             quiet_seconds=quiet_seconds,
@@ -80,7 +81,9 @@ class DataServer:
         if snapshot.upstream is not old:
             old.close_when_idle()
         bodies = replace(self._rules.bodies, limit=limits.body, rate=limits.body_rate)
-        self._rules = replace(self._rules, limits=limits, head=_head_limits(limits), bodies=bodies)
+        self._rules = replace(
+            self._rules, limits=limits, head=_head_limits(limits), reader=_reader_of(snapshot), bodies=bodies
+        )
         self._connections.reconfigure(self._rules)
         self._connections.places.reconfigure(limits, trusts=snapshot.trusts)
         self._listener.timeout_seconds = limits.head_timeout
@@ -146,6 +149,10 @@ def _retire(connections: Iterable[ClientConnection]) -> None:
     for connection in connections:
         if not connection.receives_head:
             connection.close_when_idle()
+
+
+def _reader_of(snapshot: Snapshot) -> HeadReader:
+    return HeadReader(_head_limits(snapshot.limits), unlearned=snapshot.credential_names)
 
 
 def _head_limits(limits: Limits) -> HeadLimits:

@@ -13,11 +13,11 @@ from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
 from sidecar.forward_auth.dialects import Terms
 from sidecar.forward_auth.server import Snapshot as DecisionSnapshot
-from sidecar.gate.compile import responses
+from sidecar.gate.compile import credential_rules, responses
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyReader
-from sidecar.proxy.handler import Snapshot
+from sidecar.proxy.handler import ALWAYS_SECRET, Snapshot
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
@@ -124,6 +124,7 @@ def _snapshot_of(config: Config, gate: Gate, upstream: Upstream) -> Snapshot:
         upstream=upstream,
         limits=config.limits,
         trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
+        credential_names=ALWAYS_SECRET | credential_rules(config).header_names,
     )
 
 

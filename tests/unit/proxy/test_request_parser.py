@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.errors import Reason
-from sidecar.http.requests import HeadLimits, MalformedHead, MessageHead
+from sidecar.http.requests import HeadLimits, HeadReader, MalformedHead, MessageHead
 from sidecar.proxy.request_parser import END, MOST_EXTRA_BYTES, MOST_TRAILERS, BrokenBody, RequestParser
 from tests.harness.framing import AMBIGUOUS, BROKEN_CHUNKS, UNSUPPORTED_CODINGS, name_of
 from tests.harness.headers import BROKEN_LINES
@@ -15,13 +15,17 @@ CHUNKED = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 BODY = b'3;a;b=c;d="e\\";"\r\nabc\r\n0000a\r\n0123456789\r\n0;x\r\nX-T: 1\r\nHost: evil\r\n\r\n'
 
 
+def a_parser() -> RequestParser:
+    return RequestParser(HeadLimits(), HeadReader(HeadLimits(), unlearned=frozenset()))
+
+
 def head_of(*lines: bytes, start: bytes = b"POST /a HTTP/1.1") -> bytes:
     return b"\r\n".join([start, b"Host: a", *lines, b"", b""])
 
 
 def parsed(raw: bytes, *, sizes: list[int] | None = None) -> list[tuple[str, bytes]]:
     """The target and body of each whole request in `raw`, which comes in pieces of `sizes`, over and over."""
-    parser, found, at, turn = RequestParser(HeadLimits()), list[tuple[str, bytes]](), 0, 0
+    parser, found, at, turn = a_parser(), list[tuple[str, bytes]](), 0, 0
     target, body = "", b""
     while at < len(raw):
         size = sizes[turn % len(sizes)] if sizes else len(raw)
@@ -41,7 +45,7 @@ def parsed(raw: bytes, *, sizes: list[int] | None = None) -> list[tuple[str, byt
 
 
 def head(raw: bytes) -> MessageHead:
-    event = next(RequestParser(HeadLimits()).feed(raw))
+    event = next(a_parser().feed(raw))
     assert isinstance(event, MessageHead)
     return event
 

@@ -96,13 +96,7 @@ def find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | No
     if (len(received) if end is None else end) > limits.head_bytes:
         raise MalformedHead(Reason.HEADERS_TOO_LARGE)
     if end is None:
-        line_end = received.find(b"\r\n")
-        begins = (
-            _REQUEST_LINE.fullmatch(received, 0, line_end)
-            if line_end >= 0
-            else _BEGINNING.match(received[:_BEGINNING_BYTES])
-        )
-        if begins is None or _BROKEN_LINE.search(received, max(0, searched - 1)):
+        if not _begins_request(received) or _BROKEN_LINE.search(received, max(0, searched - 1)):
             raise MalformedHead(Reason.BAD_REQUEST)
         last = len(received) - received.rfind(b"\n") - 1
         if last > (limits.header_bytes if last < len(received) else limits.request_line_bytes):
@@ -114,14 +108,21 @@ _Line = tuple[tuple[bytes, bytes], bytes]
 """A header line: name and value, and the lower-case name if it is one of _CONNECTION, else empty."""
 
 
+def _begins_request(received: bytearray) -> bool:
+    end = received.find(b"\r\n")
+    if end >= 0:
+        return _REQUEST_LINE.fullmatch(received, 0, end) is not None
+    return _BEGINNING.match(received[:_BEGINNING_BYTES]) is not None
+
+
 class HeadReader:
     """Reads heads. A header line that was read before is known by its bytes.
 
     Clients send the same lines again and again. Two generations are kept: a line of the older one that comes again is
     taken into the younger, so that a flood of lines that come once pushes out no others.
 
-    unlearned: lower-case names of headers that may hold a credential: their lines are read each time, so that none stays
-    in memory. None: no line is remembered.
+    unlearned: lower-case names of headers that may hold a credential: their lines are read each time, so that none
+    stays in memory. None: no line is remembered.
     """
 
     __slots__ = ("_known", "_limits", "_older", "_unlearned")

@@ -81,9 +81,8 @@ class DataServer:
         if snapshot.upstream is not old:
             old.close_when_idle()
         bodies = replace(self._rules.bodies, limit=limits.body, rate=limits.body_rate)
-        self._rules = replace(
-            self._rules, limits=limits, head=_head_limits(limits), reader=_reader_of(snapshot), bodies=bodies
-        )
+        head, reader = _head_limits(limits), _reader_of(snapshot)
+        self._rules = replace(self._rules, limits=limits, head=head, reader=reader, bodies=bodies)
         self._connections.reconfigure(self._rules)
         self._connections.places.reconfigure(limits, trusts=snapshot.trusts)
         self._listener.timeout_seconds = limits.head_timeout

@@ -124,7 +124,7 @@ def _snapshot_of(config: Config, gate: Gate, upstream: Upstream) -> Snapshot:
         upstream=upstream,
         limits=config.limits,
         trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
-        credential_names=ALWAYS_SECRET | credential_rules(config).header_names,
+        credential_names=ALWAYS_SECRET.union(name.lower().encode() for name in credential_rules(config).header_names),
     )
 
 

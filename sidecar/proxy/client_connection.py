@@ -137,6 +137,9 @@ class ClientConnection(asyncio.Protocol):
     def closing_when_idle(self) -> bool:
         return self._handler.closing_when_idle
 
+    def date_line(self) -> bytes:
+        return self._handler.date_line()
+
     @property
     def entered(self) -> bool:
         """It has been connected, and releases its place by itself."""

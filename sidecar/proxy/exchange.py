@@ -24,9 +24,9 @@ _NO_BODY = frozenset({204, 304})
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-def local_response_head(response: Response, *, persistence: bytes) -> bytes:
+def local_response_head(response: Response, *, end: bytes) -> bytes:
     """The head of a response of the sidecar itself."""
-    return _local_head(response) + persistence
+    return _local_head(response) + end
 
 
 @lru_cache(maxsize=256)
@@ -43,7 +43,7 @@ def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
     return b"\r\n".join([_status_line(status, reason), *field_lines(headers)]) + b"\r\n\r\n"
 
 
-def upstream_head(response: UpstreamResponse, ours: Headers, *, chunked: bool, persistence: bytes) -> bytes:
+def upstream_head(response: UpstreamResponse, ours: Headers, *, chunked: bool, end: bytes) -> bytes:
     """The upstream's head as it sent it; fields of `ours` stand in place of its own of the same names."""
     headers = response.headers
     names = [name.lower() for name, _ in ours]
@@ -52,7 +52,7 @@ def upstream_head(response: UpstreamResponse, ours: Headers, *, chunked: bool, p
     lines = [_status_line(response.status, response.reason), *field_lines(headers), *field_lines(ours)]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked")
-    return b"\r\n".join(lines) + persistence
+    return b"\r\n".join(lines) + end
 
 
 def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
@@ -171,7 +171,7 @@ class Exchange:
         self._settle_unread_body()
         body = response.body if has_body(self.head.method, response.status) else b""
         self.status, self.reason, self.bytes_out = response.status, reason, len(body)
-        self._write_soon(local_response_head(response, persistence=self._persistence()), body)
+        self._write_soon(local_response_head(response, end=self._client.date_line() + self._persistence()), body)
 
     async def send_upstream_response(self, response: UpstreamResponse, ours: Headers) -> None:
         """Send the upstream's response, with `ours` added to its head. Raises Fault before any of it is sent."""
@@ -183,7 +183,8 @@ class Exchange:
         if response.early or (with_body and not chunked and not response.has_length):
             self.keep_alive = False
         self.status = response.status
-        head = upstream_head(response, ours, chunked=chunked, persistence=self._persistence())
+        date = b"" if b"date" in response.names else self._client.date_line()
+        head = upstream_head(response, ours, chunked=chunked, end=date + self._persistence())
         if response.complete:
             body = response.take()
             self.bytes_out = len(body)
@@ -213,7 +214,7 @@ class Exchange:
             raise Fault(Reason.UPSTREAM_INVALID)
         self.status, self.keep_alive = response.status, False
         self._tunnel = Tunnel(self._client, response, asyncio.get_running_loop())
-        self._write_soon(upstream_head(response, ours, chunked=False, persistence=switched(response.upgrade)))
+        self._write_soon(upstream_head(response, ours, chunked=False, end=switched(response.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:

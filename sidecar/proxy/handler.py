@@ -15,6 +15,7 @@ from sidecar.gate.gate import Gate
 from sidecar.http.connection_limits import RateLimitedLog
 from sidecar.proxy.exchange import Exchange, local_response_head, persistence
 from sidecar.proxy.request_parser import BrokenBody
+from sidecar.proxy.transport import DateLine
 from sidecar.proxy.upstream import Upstream
 
 _PONG = Response(status=204, headers=(), body=b"")
@@ -61,6 +62,7 @@ class Handler:
         self.snapshot = snapshot
         """For requests that begin now."""
         self._observer, self._clock, self._rate_limited = observer, clock, rate_limited
+        self.date_line = DateLine(clock)
         self.closing_when_idle = False
         """Every response is its connection's last."""
 
@@ -97,7 +99,8 @@ class Handler:
         response = self.snapshot.responses.for_reason(reason)
         self._observer.bad_request(response.status, reason)
         self._rate_limited.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
-        return local_response_head(response, persistence=persistence(False, (1, 1))) + response.body
+        end = self.date_line() + persistence(False, (1, 1))
+        return local_response_head(response, end=end) + response.body
 
     def failed(self, exc: Exception) -> None:
         """Something of ours raised what it should not."""

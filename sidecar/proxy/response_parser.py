@@ -343,7 +343,7 @@ class ResponseParser:
             return
         if lower == b"content-length":
             self._length = int(value)
-            self._headers.append((name, value))
+            self._headers.append((name, b"%d" % self._length))  # `0200` could be an octal number to the client.
         elif lower == b"transfer-encoding":
             # Another coding would have to be undone to be delimited anew; none is in use.
             if self._chunked or value.strip(b" \t").lower() != b"chunked":

@@ -9,6 +9,9 @@ import asyncio
 import socket
 import struct
 from collections.abc import Sequence
+from email.utils import formatdate
+
+from sidecar.core.units import Clock
 
 # The chunked transfer coding, as we write it (RFC 9112 section 7.1). No extensions, no trailers.
 
@@ -24,6 +27,22 @@ def framed(data: bytes) -> bytes:
 def framed_whole(data: bytes) -> bytes:
     """`data` as a whole body."""
     return (framed(data) if data else b"") + LAST_CHUNK
+
+
+class DateLine:
+    """The Date of a response (RFC 9110 section 6.6.1), as a line that begins with CR LF; made once a second."""
+
+    __slots__ = ("_clock", "_line", "_second")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._second, self._line = -1, b""
+
+    def __call__(self) -> bytes:
+        now = int(self._clock.seconds())
+        if now != self._second:
+            self._second, self._line = now, b"\r\nDate: " + formatdate(now, usegmt=True).encode()
+        return self._line
 
 
 class IllegalStep(Exception):

@@ -48,6 +48,9 @@ class Client(Flow, Protocol):
     @property
     def writing_paused(self) -> bool: ...
 
+    def date_line(self) -> bytes:
+        """The Date of a response that begins now, after CR LF."""
+
     @property
     def has_sent_more(self) -> bool:
         """Bytes have come after the request: of a protocol to switch to, or of another request."""

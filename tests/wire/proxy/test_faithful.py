@@ -22,7 +22,7 @@ async def test_request_headers_keep_bytes_order_case_and_duplicates(set_up: SetU
 
 async def test_answer_head_keeps_bytes_order_case_reason_and_duplicates(set_up: SetUp) -> None:
     head = (
-        b"HTTP/1.1 299 Nicely d\xf6ne\r\nset-COOKIE: a=1\r\nX-Raw: \xff\x80 x\r\nSet-Cookie: b=2; Path=/\r\n"
+        b"HTTP/1.1 299 Nicely d\xf6ne\r\nDATE: then\r\nset-COOKIE: a=1\r\nX-Raw: \xff\x80 x\r\nSet-Cookie: b=2; Path=/\r\n"
         b"Content-Length: 2\r\nX-Empty: \r\nProxy-Authenticate: Basic\r\n\r\n"
     )
     bench = await set_up(answering(head + b"hi"))
@@ -36,7 +36,7 @@ async def test_answer_without_reason_phrase_is_passed_on(set_up: SetUp) -> None:
     assert (await bench.ask(get())).status_line.rstrip() == b"HTTP/1.1 200"
 
 
-async def test_nothing_is_added_to_an_answer(set_up: SetUp) -> None:
+async def test_nothing_but_a_date_is_added_to_an_answer(set_up: SetUp) -> None:
     bench = await set_up(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"))
     assert (await bench.ask(get())).headers == [(b"Content-Length", b"1")]
 

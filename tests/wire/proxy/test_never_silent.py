@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -94,3 +96,13 @@ async def test_an_error_of_ours_is_answered_logged_and_counted(set_up: SetUp, ca
     assert bench.records.internal_errors == 1
     assert [record.reason for record in bench.records.finished_ones] == [Reason.INTERNAL]
     assert "ZeroDivisionError" in caplog.text and "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("date", [b"Date: Tue, 15 Nov 1994 08:12:31 GMT", b"date: whatever"])
+async def test_every_response_has_one_date_and_the_upstreams_own_stays(set_up: SetUp, date: bytes) -> None:
+    bench = await set_up(answering(plain(b"dated", date), plain(b"undated")))
+    client = await bench.client()
+    assert (await client.ask(get())).dates == [date.partition(b": ")[2]]
+    for response in (await client.ask(get()), await client.ask(get("/denied"))):
+        [made] = response.dates
+        assert abs(parsedate_to_datetime(made.decode()).timestamp() - time.time()) < 60

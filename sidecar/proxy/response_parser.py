@@ -277,6 +277,8 @@ class ResponseParser:
         self._check(status, parser)
         if self._head_bytes > MAX_HEAD_BYTES and self._header_bytes() > MAX_HEAD_BYTES:
             raise InvalidResponse
+        if status == 204 and self._length is not None:
+            self._named |= {b"content-length"}  # RFC 9110 section 8.6: a 204 has none; a 304 may.
         if self._named:
             self._headers = [pair for pair in self._headers if pair[0].lower() not in self._named]
         if self._interim:

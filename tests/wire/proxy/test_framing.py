@@ -206,3 +206,15 @@ async def test_interim_answers_are_passed_on(set_up: SetUp) -> None:
     first = await client.ask(get())
     assert (first.status, first.headers) == (103, [(b"Link", b"</a.css>")])
     assert (await client.receive()).body == b"done"
+
+
+async def test_a_204_loses_its_length_and_a_304_keeps_it_as_a_number(set_up: SetUp) -> None:
+    bench = await set_up(
+        answering(
+            b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 002\r\n\r\nok",
+            b"HTTP/1.1 304 Not Modified\r\nContent-Length: 0200\r\n\r\n",
+        )
+    )
+    client = await bench.client()
+    assert [(await client.ask(get())).all(b"Content-Length") for _ in range(3)] == [[], [b"2"], [b"200"]]

@@ -85,14 +85,18 @@ class App:
 
 
 @asynccontextmanager
-async def running(config: Config, *, read_again: Callable[[], Config] | None = None) -> AsyncIterator[App]:
+async def running(
+    config: Config, *, read_again: Callable[[], Config] | None = None, log_dropped: Callable[[], int] = int
+) -> AsyncIterator[App]:
     """A sidecar, from its start to its end. Raises StartError at the start, and then leaves nothing open.
 
     read_again: reads the configuration again, or raises ConfigError; None if it is never reloaded.
+    log_dropped: how many lines of the log on stderr were dropped.
     What is entered last is left first: listeners, then the loops that write, then the store.
     """
     async with AsyncExitStack() as stack:
         parts = await _parts_of(config, stack)
+        parts.metrics.watch(log_dropped=log_dropped)
         listeners = [("data", await _listen(parts))]
         forward_auth = await _listen_for_forward_auth(parts)
         if forward_auth is not None:

@@ -141,7 +141,7 @@ def demo_command(check: bool) -> None:
 
     With --check the demo sends the requests itself, and exits with 1 if a response is not as expected.
     """
-    run(_demo(check))
+    run(lambda _: _demo(check))
 
 
 async def _demo(check: bool) -> None:

@@ -1,7 +1,9 @@
 """The command `sidecar`. Each subcommand is a module that is imported only when it is called."""
 
 import importlib
-from typing import Final
+import os
+import sys
+from typing import Any, Final
 
 import click
 
@@ -21,8 +23,29 @@ _COMMANDS: Final = {
 }
 
 
+def open_standard_streams() -> None:
+    """Open /dev/null in place of those that are closed.
+
+    The next file would get such a number: what is written to stderr would end up in the store, and libuv aborts the
+    process when it closes a file of a number that low.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number, and so this one: those below it are open by now.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+
+
 class _Commands(click.Group):
     """A group that imports a subcommand only when it is called."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        open_standard_streams()
+        return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

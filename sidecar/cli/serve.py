@@ -13,6 +13,7 @@ from sidecar.app import running
 from sidecar.cli.options import config_option, load_or_exit, reader_of
 from sidecar.config.build.config import Config
 from sidecar.runtime.listeners import StartError
+from sidecar.telemetry.standard_error import QueuedText, queued_stderr
 
 # Settings of the C library and the interpreter.
 
@@ -66,20 +67,29 @@ def serve_command(config_path: str, **options: str | None) -> None:
     keep_freed_memory()
     let_requests_go_first()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Ignored until it can reload: the default action is to terminate.
-    run(_serve(load_or_exit(config_path, options), reader_of(config_path, options)))
+    config, read_again = load_or_exit(config_path, options), reader_of(config_path, options)
+    run(lambda stderr: _serve(config, read_again, stderr))
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main`, on uvloop if it is installed. A StartError becomes one line on stderr and exit status 1."""
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(main)
-    except StartError as error:
-        click.echo(f"sidecar: {error}", err=True)
-        sys.exit(1)
+def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
+    """Run `main`, on uvloop if it is installed. A StartError becomes one line on stderr and exit status 1.
+
+    main: takes standard error as it is from here on: no write to it blocks.
+    """
+    with queued_stderr() as stderr:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(main(stderr))
+        except StartError as error:
+            click.echo(f"sidecar: {error}", err=True)
+            sys.exit(1)
+        except Exception:
+            # Here, because after this nobody would wait for stderr for a limited time only.
+            sys.excepthook(*sys.exc_info())
+            sys.exit(1)
 
 
-async def _serve(config: Config, read_again: Callable[[], Config]) -> None:
+async def _serve(config: Config, read_again: Callable[[], Config], stderr: QueuedText) -> None:
     loop, stopping, interrupted = asyncio.get_running_loop(), stop_event(), asyncio.Event()
 
     def interrupt() -> None:
@@ -87,7 +97,7 @@ async def _serve(config: Config, read_again: Callable[[], Config]) -> None:
         stopping.set()
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
-    async with running(config, read_again=read_again) as app:
+    async with running(config, read_again=read_again, log_dropped=lambda: stderr.dropped) as app:
         loop.add_signal_handler(signal.SIGHUP, app.reload)
         for name, address in app.listeners:
             click.echo(f"sidecar: {name} listener on {address}", err=True)

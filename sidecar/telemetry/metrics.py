@@ -142,6 +142,7 @@ class Metrics(Collector):
         self._keys_due: Mapping[tuple[str, str], int] = {}
         self._background_failures: Counts = {(reason.value,): 0 for reason in _BACKGROUND_FAILURES}
         self._read_key_cache: Callable[[], Mapping[str, int]] = dict
+        self._read_access_log_dropped: Callable[[], int] = int
         self._read_log_dropped: Callable[[], int] = int
         self._registry = registry if registry is not None else CollectorRegistry()
         self._registry.register(self)
@@ -212,10 +213,12 @@ class Metrics(Collector):
         *,
         key_cache: Callable[[], Mapping[str, int]] | None = None,
         access_log_dropped: Callable[[], int] | None = None,
+        log_dropped: Callable[[], int] | None = None,
     ) -> None:
         """Counters that others keep, read when somebody looks: key cache lookups by result, log lines dropped."""
         self._read_key_cache = key_cache or self._read_key_cache
-        self._read_log_dropped = access_log_dropped or self._read_log_dropped
+        self._read_access_log_dropped = access_log_dropped or self._read_access_log_dropped
+        self._read_log_dropped = log_dropped or self._read_log_dropped
 
     def also(self, collector: Collector) -> None:
         """Show what `collector` counts, too."""
@@ -270,8 +273,9 @@ class Metrics(Collector):
             "sidecar_access_log_dropped",
             "Lines of the access log that were dropped.",
             (),
-            {(): self._read_log_dropped()},
+            {(): self._read_access_log_dropped()},
         )
+        yield _counter("sidecar_log_dropped", "Lines of stderr that were dropped.", (), {(): self._read_log_dropped()})
 
     def _gauges(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("sidecar_in_flight", "Requests begun and not yet finished.", value=self.in_flight)

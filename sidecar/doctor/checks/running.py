@@ -9,6 +9,7 @@ _FAULTS: Final = {
     "sidecar_background_failures_total": "failed attempts to write usage and quotas",
     "sidecar_usage_dropped_total": "dropped usage counts",
     "sidecar_access_log_dropped_total": "dropped access log lines",
+    "sidecar_log_dropped_total": "dropped lines of stderr",
 }
 _NEEDS_RESTART: Final = "needs a restart"
 

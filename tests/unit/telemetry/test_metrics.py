@@ -166,6 +166,7 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
         ("sidecar_key_cache_total", "result"),
         ("sidecar_background_failures_total", "reason"),
         ("sidecar_access_log_dropped_total",),
+        ("sidecar_log_dropped_total",),
         ("sidecar_request_seconds_count", "route"),
         ("sidecar_request_seconds_sum", "route"),
         ("sidecar_upstream_seconds_count", "route"),

@@ -1,0 +1,138 @@
+"""Standard error of a process that serves: written by a thread, because whoever reads it may be slow, or stuck.
+
+Everything in Python that writes to stderr goes through `sys.stderr`: log lines, warnings, tracebacks. So it is what is
+replaced, and not the handlers of logging.
+"""
+
+import io
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Condition, RLock, Thread
+from typing import Final, TextIO
+
+from sidecar.core.units import counted
+from sidecar.telemetry.access_log import descriptor_writer
+
+MAX_CHARS: Final = 256 * 1024
+"""That wait to be written, at most."""
+END_SECONDS: Final = 1.0
+"""How long the end of the process waits for what is not written yet."""
+
+
+class QueuedText(io.TextIOBase):
+    """A text stream whose `write` never blocks: a thread hands whole lines to `deliver`, which may.
+
+    Lines past `max_chars`, and those that `deliver` fails to deliver (OSError), are dropped and counted. Once there is
+    room again, a line says how many. Any thread may write. encoding, errors: as of `io.TextIOWrapper`.
+    """
+
+    def __init__(
+        self,
+        deliver: Callable[[bytes], None],
+        *,
+        encoding: str = "utf-8",
+        errors: str = "backslashreplace",
+        max_chars: int = MAX_CHARS,
+    ) -> None:
+        self.dropped = 0
+        """Lines."""
+        self._deliver, self._encoding, self._errors, self._max_chars = deliver, encoding, errors, max_chars
+        # Reentrant: a finalizer that runs while it is held may write a warning.
+        self._changed = Condition(RLock())
+        self._waiting: deque[str] = deque()
+        self._chars = 0
+        self._unfinished = ""
+        self._told = 0
+        self._ending = False
+        self._thread = Thread(target=self._work, name="stderr", daemon=True)  # A stuck one must not keep the process.
+        self._thread.start()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return self._errors
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        """Take it for later; raises TypeError for what is no text."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        with self._changed:
+            whole, newline, self._unfinished = (self._unfinished + text).rpartition("\n")
+            self._take(whole + newline)
+            if len(self._unfinished) > self._max_chars:
+                self._drop_unfinished()
+        return len(text)
+
+    def end(self, seconds: float) -> None:
+        """Write what waits, for at most `seconds`. What is written to the stream after that is lost."""
+        with self._changed:
+            self._take(self._unfinished)
+            self._unfinished, self._ending = "", True
+            self._changed.notify()
+        self._thread.join(seconds)
+
+    def _take(self, lines: str) -> None:
+        """One piece of it stays whole: a line is written or dropped, never cut."""
+        if not lines:
+            return
+        if self._chars + len(lines) > self._max_chars:
+            self.dropped += max(lines.count("\n"), 1)
+            self._changed.notify()
+            return
+        self._chars += len(lines)
+        self._waiting.append(lines)
+        self._changed.notify()
+
+    def _drop_unfinished(self) -> None:
+        self.dropped += 1
+        self._unfinished = ""
+
+    def _work(self) -> None:
+        while (lines := self._next()) is not None:
+            try:
+                self._deliver(lines.encode(self._encoding, self._errors))
+            except (OSError, ValueError):  # Nobody reads any more, or it is closed; there is nobody to tell.
+                self.dropped += lines.count("\n")
+                self._told = self.dropped
+
+    def _next(self) -> str | None:
+        """All that waits, as soon as there is something; None at the end."""
+        with self._changed:
+            while not self._waiting and not self._untold and not self._ending:
+                self._changed.wait()
+            lines, untold = "".join(self._waiting), self._untold
+            self._waiting.clear()
+            self._chars, self._told = 0, self.dropped
+        if untold:
+            lines += f"sidecar: {counted(untold, 'log line')} dropped: stderr was not read, or too slowly\n"
+        return lines or None
+
+    @property
+    def _untold(self) -> int:
+        return self.dropped - self._told
+
+
+@contextmanager
+def queued_stderr() -> Iterator[QueuedText]:
+    """Inside, `sys.stderr` never blocks. What was written to it is written before this ends, or given up."""
+    original: TextIO = sys.stderr
+    original.flush()
+    queued = QueuedText(
+        descriptor_writer(original.fileno()),
+        encoding=original.encoding or "utf-8",
+        errors=original.errors or "backslashreplace",
+    )
+    sys.stderr = queued
+    try:
+        yield queued
+    finally:
+        queued.end(END_SECONDS)
+        sys.stderr = original

@@ -1,0 +1,131 @@
+"""A sidecar process started by hand: with any standard streams, any limits, and listeners on Unix sockets."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.harness.processes import READY_SECONDS, ROOT, STOP_SECONDS, clean_environ
+
+CONFIG = """\
+listen: unix:FOLDER/data.sock
+ops: unix:FOLDER/ops.sock
+upstream: http://127.0.0.1:1
+store: sqlite://FOLDER/keys.db
+drain: {delay: 0s, timeout: 5s}
+reload: {watch: false}
+scopes: {read: Read}
+routes:
+- GET /items/**: {scopes: [read]}
+"""
+CLIENT_SECONDS = 20.0
+"""For a response that comes at once, or never."""
+
+
+def prepare(folder: Path) -> None:
+    """A configuration and a store of one key."""
+    (folder / "sidecar.yaml").write_text(CONFIG.replace("FOLDER", str(folder)), encoding="utf-8")
+    command = [sys.executable, "-m", "sidecar", "keys", "issue", "-c", "sidecar.yaml", "--name", "first"]
+    subprocess.run(command, cwd=folder, env=environ(), capture_output=True, check=True)
+
+
+def environ(**more: str) -> dict[str, str]:
+    return {**clean_environ(**more), "PYTHONPATH": str(ROOT)}
+
+
+class Served:
+    """`sidecar serve` in `folder`, where its sockets are. popen: of subprocess.Popen."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str] = (), command: Sequence[str] = (), **popen: Any) -> None:
+        command = command or [sys.executable, "-m", "sidecar", "serve", "-c", "sidecar.yaml", *arguments]
+        self.process = subprocess.Popen(command, **{"cwd": folder, "env": environ(), **popen})
+        self._folder = folder
+
+    def wait_until_ready(self) -> None:
+        """Until both listeners take connections."""
+        for name in ("data", "ops"):
+            until(lambda name=name: self.process.poll() is not None or self.listens(name))  # type: ignore[misc]
+        assert self.process.returncode is None, f"ended with {self.process.returncode}"
+
+    def listens(self, name: str) -> bool:
+        try:
+            self.connect(name).close()
+        except OSError:
+            return False
+        return True
+
+    def connect(self, name: str) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(CLIENT_SECONDS)
+        try:
+            client.connect(str(self._folder / f"{name}.sock"))
+        except OSError:
+            client.close()
+            raise
+        return client
+
+    def exchange(self, name: str, raw: bytes) -> bytes:
+        """What comes until the other end closes. Raises TimeoutError."""
+        with self.connect(name) as client:
+            client.sendall(raw)
+            return b"".join(iter(lambda: client.recv(65536), b""))
+
+    def get(self, target: str, *headers: str) -> bytes:
+        """Of the ops listener."""
+        lines = [f"GET {target} HTTP/1.1", "Host: localhost", "Connection: close", *headers, "", ""]
+        return self.exchange("ops", "\r\n".join(lines).encode())
+
+    def metrics(self) -> dict[str, float]:
+        """By sample, named with its labels as in the exposition."""
+        lines = [line.rpartition(" ") for line in self.get("/metrics").decode().splitlines()]
+        return {name: float(value) for name, _, value in lines if name.startswith(("sidecar_", "process_"))}
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(STOP_SECONDS)
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not done():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+class FullPipe:
+    """A pipe that nobody reads, and that takes no more byte."""
+
+    def __init__(self) -> None:
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.write_end, False)
+        self.filled = 0
+        for size in (4096, 1):
+            try:
+                while True:
+                    self.filled += os.write(self.write_end, b"-" * size)
+            except BlockingIOError:
+                continue
+        os.set_blocking(self.write_end, True)
+
+    def close_write_end(self) -> None:
+        """Ours; the process keeps its own."""
+        if self.write_end >= 0:
+            os.close(self.write_end)
+            self.write_end = -1
+
+    def close(self) -> None:
+        self.close_write_end()
+        os.close(self.read_end)

@@ -1,0 +1,118 @@
+"""Whoever reads stderr can be slow, stuck or gone: requests, probes and signals do not wait for it."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.wire.process.serving import FullPipe, Served, prepare, until
+
+GARBAGE = b"\x16\x03\x01 not a request\r\n\r\n"
+LONG = "x" * 200
+LEVELS = 15
+REFUSED = 'sidecar_config_reload_total{result="failure"}'
+DROPPED = "sidecar_log_dropped_total"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    prepare(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def pipe() -> Iterator[FullPipe]:
+    pipe = FullPipe()
+    yield pipe
+    pipe.close()
+
+
+def test_a_full_stderr_delays_no_request_no_probe_and_no_signal(folder: Path, pipe: FullPipe) -> None:
+    with Served(folder, stderr=pipe.write_end) as sidecar:
+        sidecar.wait_until_ready()
+        for _ in range(50):
+            assert b" 400 " in sidecar.exchange("data", GARBAGE)
+            assert sidecar.get("/livez").endswith(b"ok\n")
+            sidecar.process.send_signal(signal.SIGHUP)
+        until(lambda: sidecar.metrics()['sidecar_config_reload_total{result="success"}'] > 0)
+        began = time.monotonic()
+        assert sidecar.stop() == 0
+        assert time.monotonic() - began < 10
+
+
+def test_what_stderr_does_not_take_is_dropped_counted_and_told_once_there_is_room(folder: Path, pipe: FullPipe) -> None:
+    deep = folder / "/".join([LONG] * LEVELS)
+    deep.mkdir(parents=True)
+    (folder / "sidecar.yaml").rename(deep / "sidecar.yaml")
+    with Served(folder, ["-c", str(deep / "sidecar.yaml")], stderr=pipe.write_end) as sidecar:
+        sidecar.wait_until_ready()
+        (deep / "sidecar.yaml").unlink()
+        for number in count(1):
+            sidecar.process.send_signal(signal.SIGHUP)
+            until(lambda number=number: sidecar.metrics()[REFUSED] >= number)  # type: ignore[misc]
+            if number % 8 == 0 and sidecar.metrics()[DROPPED]:
+                break
+        pipe.close_write_end()
+        reading = _Reading(pipe)
+        until(lambda: "log line dropped" in reading.text or "log lines dropped" in reading.text)
+        assert sidecar.get("/livez").endswith(b"ok\n")
+        assert sidecar.stop() == 0
+    assert reading.finish().splitlines()[:2] == [
+        f"sidecar: data listener on unix:{folder}/data.sock",
+        f"sidecar: ops listener on unix:{folder}/ops.sock",
+    ]
+
+
+def test_what_was_logged_before_a_clean_end_is_written(folder: Path) -> None:
+    read_end, write_end = os.pipe()
+    with Served(folder, stderr=write_end) as sidecar:
+        os.close(write_end)
+        sidecar.wait_until_ready()
+        sidecar.exchange("data", GARBAGE)
+        assert sidecar.stop() == 0
+    with os.fdopen(read_end) as pipe:
+        lines = pipe.read().splitlines()
+    assert [line.split(" ")[1] for line in lines] == ["data", "ops", "1"]
+    assert "malformed request refused" in lines[-1]
+
+
+def test_a_reader_that_is_gone_changes_nothing(folder: Path) -> None:
+    read_end, write_end = os.pipe()
+    with Served(folder, stderr=write_end) as sidecar:
+        os.close(write_end)
+        os.close(read_end)
+        sidecar.wait_until_ready()
+        assert b" 400 " in sidecar.exchange("data", GARBAGE)
+        assert sidecar.stop() == 0
+
+
+def test_a_reason_not_to_start_that_nobody_reads_keeps_no_process(folder: Path, pipe: FullPipe) -> None:
+    (folder / "keys.db").unlink()
+    with Served(folder, stderr=pipe.write_end) as sidecar:
+        assert sidecar.process.wait(30) == 1
+
+
+class _Reading:
+    """Reads a pipe from here on."""
+
+    def __init__(self, pipe: FullPipe) -> None:
+        self._pipe, self._read = pipe, b""
+        self._thread = Thread(target=self._gather, daemon=True)
+        self._thread.start()
+
+    @property
+    def text(self) -> str:
+        return self._read[self._pipe.filled :].decode()
+
+    def finish(self) -> str:
+        self._thread.join(30)
+        return self.text
+
+    def _gather(self) -> None:
+        while read := os.read(self._pipe.read_end, 65536):
+            self._read += read

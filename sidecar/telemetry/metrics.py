@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -94,11 +94,13 @@ class UsageMetrics(Collector):
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histograms' buckets, in seconds; what is above them all has a bucket of its own."""
+OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
+"""Of the sidecar's own time, which is far less than a service takes."""
 
 _METHODS = frozenset(STANDARD_METHODS)
 _AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
 _BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
-_LABELS = (*(str(bound) for bound in BOUNDS), "+Inf")
+_SWITCHING_PROTOCOLS = 101
 
 Counts = dict[tuple[str, ...], int]
 
@@ -106,16 +108,17 @@ Counts = dict[tuple[str, ...], int]
 class _Histogram:
     """Durations, each counted in the one bucket that it falls into."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
-    def __init__(self) -> None:
-        self.counts = [0] * len(_LABELS)
+    def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def cumulative(self) -> list[tuple[str, float]]:
         reached = 0
         buckets: list[tuple[str, float]] = []
-        for label, count in zip(_LABELS, list(self.counts), strict=True):
+        for label, count in zip((*map(str, self.bounds), "+Inf"), list(self.counts), strict=True):
             reached += count
             buckets.append((label, reached))
         return buckets
@@ -137,6 +140,7 @@ class Metrics(Collector):
         self._turned_away: Counts = {("connections",): 0, ("connections_per_address",): 0}
         self._request_seconds: dict[str, _Histogram] = {}
         self._upstream_seconds: dict[str, _Histogram] = {}
+        self._overhead_seconds: dict[str, _Histogram] = {}
         self._store_seconds: dict[str, _Histogram] = {}
         self._keys: Mapping[tuple[str, str], int] = {}
         self._keys_due: Mapping[tuple[str, str], int] = {}
@@ -146,6 +150,8 @@ class Metrics(Collector):
         self._read_log_dropped: Callable[[], int] = int
         self._registry = registry if registry is not None else CollectorRegistry()
         self._registry.register(self)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
 
     def finished(
         self, route: str, method: str, status: int, *, seconds: float, upstream_seconds: float | None = None
@@ -154,8 +160,12 @@ class Metrics(Collector):
         key = (route, method if method in _METHODS else "other", status)
         self._requests[key] = self._requests.get(key, 0) + 1
         _time(self._request_seconds, route, seconds)
+        own_seconds = seconds
         if upstream_seconds is not None:
             _time(self._upstream_seconds, route, upstream_seconds)
+            own_seconds -= upstream_seconds
+        if status != _SWITCHING_PROTOCOLS:  # A tunnel lasts as long as both ends like.
+            _time(self._overhead_seconds, route, own_seconds, OVERHEAD_BOUNDS)
 
     def denied(self, route: str, reason: Reason) -> None:
         """A request was refused, or a fault kept it from being served."""
@@ -205,6 +215,7 @@ class Metrics(Collector):
         """Let the series of these routes and quotas begin at zero, so that an alert sees their first increase."""
         for route in routes:
             self._request_seconds.setdefault(route, _Histogram())
+            self._overhead_seconds.setdefault(route, _Histogram(OVERHEAD_BOUNDS))
         for quota in quotas:
             self._taken.setdefault(quota, 0)
 
@@ -239,6 +250,12 @@ class Metrics(Collector):
         )
         yield _histograms(
             "sidecar_upstream_seconds", "Seconds that the upstream took.", "route", self._upstream_seconds
+        )
+        yield _histograms(
+            "sidecar_overhead_seconds",
+            "Seconds of a request that the upstream did not take: the sidecar's own, and those of the bodies' way.",
+            "route",
+            self._overhead_seconds,
         )
         yield _histograms("sidecar_store_seconds", "Seconds that the key store took.", "operation", self._store_seconds)
         yield from self._gauges()
@@ -295,11 +312,11 @@ def _add(counts: Counts, labels: tuple[str, ...]) -> None:
     counts[labels] = counts.get(labels, 0) + 1
 
 
-def _time(histograms: dict[str, _Histogram], label: str, seconds: float) -> None:
+def _time(histograms: dict[str, _Histogram], label: str, seconds: float, bounds: Sequence[float] = BOUNDS) -> None:
     histogram = histograms.get(label)
     if histogram is None:
-        histogram = histograms[label] = _Histogram()
-    histogram.counts[bisect_left(BOUNDS, seconds)] += 1
+        histogram = histograms[label] = _Histogram(bounds)
+    histogram.counts[bisect_left(bounds, seconds)] += 1
     histogram.total += seconds
 
 

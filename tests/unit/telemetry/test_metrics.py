@@ -109,6 +109,20 @@ def test_foreseen_series_begin_at_zero_and_keep_what_they_count(metrics: Metrics
     assert value(metrics, "sidecar_quota_taken_total", quota="general") == 1
 
 
+def test_the_sidecars_own_time_is_a_requests_without_the_upstreams(metrics: Metrics) -> None:
+    metrics.finished(ROUTE, "GET", 200, seconds=0.50004, upstream_seconds=0.5)
+    metrics.finished(ROUTE, "GET", 401, seconds=0.0002)
+    metrics.finished(ROUTE, "GET", 101, seconds=7200.0, upstream_seconds=0.5)
+    for bound, count in {"5e-05": 1, "0.0001": 1, "0.00025": 2, "+Inf": 2}.items():
+        assert value(metrics, "sidecar_overhead_seconds_bucket", route=ROUTE, le=bound) == count
+
+
+def test_the_process_and_its_interpreter_are_measured(metrics: Metrics) -> None:
+    names = {name for name, _ in samples(metrics)}
+    assert {"process_open_fds", "process_max_fds", "process_resident_memory_bytes"} <= names
+    assert {"python_gc_collections_total", "python_info"} <= names
+
+
 def test_gauges_and_what_others_count_are_read_when_somebody_looks(metrics: Metrics) -> None:
     cache, dropped = {"hit": 3, "miss": 1}, [2]
     metrics.watch(key_cache=lambda: cache)
@@ -154,7 +168,9 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
     metrics.background_failed(Reason.STORE_UNAVAILABLE)
     metrics.watch(key_cache=lambda: {"hit": 1})
     shapes = {
-        (name, *sorted(key for key, _ in labels)) for name, labels in samples(metrics) if not name.endswith("_bucket")
+        (name, *sorted(key for key, _ in labels))
+        for name, labels in samples(metrics)
+        if not name.endswith("_bucket") and name.startswith("sidecar_")
     }
     assert shapes == {
         ("sidecar_requests_total", "code", "method", "route"),
@@ -171,6 +187,8 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
         ("sidecar_request_seconds_sum", "route"),
         ("sidecar_upstream_seconds_count", "route"),
         ("sidecar_upstream_seconds_sum", "route"),
+        ("sidecar_overhead_seconds_count", "route"),
+        ("sidecar_overhead_seconds_sum", "route"),
         ("sidecar_store_seconds_count", "operation"),
         ("sidecar_store_seconds_sum", "operation"),
         ("sidecar_in_flight",),

@@ -1,6 +1,8 @@
 """The ops listener over a real socket."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from threading import Event
 
 import pytest
 from aiohttp import ClientResponse
@@ -115,3 +117,36 @@ async def test_nothing_is_cached_and_no_version_is_told(client: TestClient, meth
     response = await client.request(method, path)
     assert response.headers["Cache-Control"] == "no-store"
     assert "Server" not in response.headers
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "deflate, GZip;q=0.5", "br, *", "gzip, *;q=0"])
+async def test_metrics_are_compressed_for_whoever_accepts_it(client: TestClient, accepted: str) -> None:
+    response = await client.get("/metrics", headers={"Accept-Encoding": accepted})
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert "Accept-Encoding" in response.headers["Vary"]
+    assert "sidecar_requests_total" in await response.text()
+
+
+@pytest.mark.parametrize("accepted", ["", "identity", "gzip;q=0", "gzip;q=0.000, *", "gzip;q=x", "br"])
+async def test_metrics_are_not_compressed_for_others(client: TestClient, accepted: str) -> None:
+    response = await client.get("/metrics", headers={"Accept-Encoding": accepted})
+    assert "Content-Encoding" not in response.headers
+    assert "sidecar_requests_total" in await response.text()
+
+
+async def test_who_scrapes_keeps_nobody_else_waiting() -> None:
+    async def ready() -> Sequence[str]:
+        return []
+
+    go_on = Event()
+
+    def slow(_: str) -> tuple[bytes, str]:
+        go_on.wait()
+        return b"written", "text/plain"
+
+    async with TestClient(TestServer(ops_app(ready=ready, exposition=slow))) as client:
+        scrape = asyncio.ensure_future(client.get("/metrics"))
+        assert await told(await client.get("/livez")) == (200, "ok\n")
+        assert not scrape.done()
+        go_on.set()
+        assert await told(await scrape) == (200, "written")

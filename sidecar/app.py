@@ -24,6 +24,7 @@ from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.descriptors import Descriptors, descriptors
 from sidecar.runtime.listeners import StartError, serve_app, taken_port
 from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
@@ -119,6 +120,7 @@ class Parts:
     stack: AsyncExitStack
     metrics: Metrics
     background: Background
+    descriptors: Descriptors
     limiter: MemoryLimiter
     store: SqliteStore
     keeper: UsageKeeper
@@ -144,11 +146,13 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     retirement = Retirement(store.keys, store.statistics, keeper, settings=config.keys, clock=CLOCK)
     background.repeat(retirement.round, RETIRE_SECONDS)
     observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK)
+    files = descriptors(config)
     serving = Serving(
         config,
         rehashing,
         make_gate=lambda config, keys: make_gate(config, keys, limiter, _hasher_of(config)),
         metrics=metrics,
+        descriptors=files,
     )
     stack.callback(serving.close)
     return Parts(
@@ -156,6 +160,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         stack=stack,
         metrics=metrics,
         background=background,
+        descriptors=files,
         limiter=limiter,
         store=store,
         keeper=keeper,
@@ -243,7 +248,8 @@ async def _listen_for_admin(parts: Parts, address: Address, *, clients: Address)
         clients=lambda: clients,
         clock=CLOCK,
     )
-    return await serve_app(administration(process), address, "admin", stack=parts.stack)
+    limits = parts.descriptors.operators()
+    return await serve_app(administration(process), address, "admin", limits=limits, stack=parts.stack)
 
 
 def _watch(
@@ -303,7 +309,7 @@ async def _listen_for_ops(parts: Parts, address: Address, reloads: Reloads | Non
         checks=("data", "store", "config"),
         remarks=lambda: reloads.remarks() if reloads is not None else (),
     )
-    return await serve_app(app, address, "ops", stack=parts.stack)
+    return await serve_app(app, address, "ops", limits=parts.descriptors.operators(), stack=parts.stack)
 
 
 async def _problems(parts: Parts) -> Sequence[str]:

@@ -12,6 +12,7 @@ import click
 from sidecar.app import running
 from sidecar.cli.options import config_option, load_or_exit, reader_of
 from sidecar.config.build.config import Config
+from sidecar.runtime.descriptors import raise_limit
 from sidecar.runtime.listeners import StartError
 from sidecar.telemetry.standard_error import QueuedText, queued_stderr
 
@@ -78,6 +79,7 @@ def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
     """
     with queued_stderr() as stderr:
         try:
+            raise_limit()
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(main(stderr))
         except StartError as error:

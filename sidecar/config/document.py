@@ -90,6 +90,10 @@ class Limits(Entry, frozen=True, kw_only=True):
     connections: Positive = 16384
     connections_per_address: Positive = 16384
 
+    def with_connections(self, most: int) -> "Limits":
+        """These, with at most `most` connections."""
+        return replace(self, connections=min(self.connections, most))
+
 
 def checked_limits(limits: Limits, path: Path, report: Report) -> Limits:
     if max(limits.request_line, limits.header) > limits.head:

@@ -93,4 +93,7 @@ class Observer(Protocol):
         """Code of ours raised what it should not."""
 
     def connection_refused(self, limit: str) -> None:
-        """A connection was refused, because of one of `limits`: `connections` or `connections_per_address`."""
+        """A connection was refused, because of one of `limits`: `connections` or `connections_per_address`.
+
+        `open_files`: it waits, because the process can open no more files.
+        """

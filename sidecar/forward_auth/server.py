@@ -64,7 +64,7 @@ class DecisionServer:
 
     async def start(self, address: Address) -> None:
         """Bind. Raises OSError."""
-        self.address = await self._server.bind(address)
+        self.address = self._server.bind(address)
 
     def close_when_idle(self) -> None:
         """Close each connection after its next response."""

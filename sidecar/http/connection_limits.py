@@ -10,8 +10,8 @@ from sidecar.core.client_address import address_subject
 from sidecar.core.units import counted
 
 _log = logging.getLogger(__name__)
-LimitName = Literal["connections", "connections_per_address"]
-"""The name of a limit below `limits` in the configuration."""
+LimitName = Literal["connections", "connections_per_address", "open_files"]
+"""The name of a limit below `limits` in the configuration; `open_files`: of the process."""
 
 
 class ConnectionLimits:

@@ -6,6 +6,7 @@ size of a head, idle time, and clients that do not read. Bytes that are not a re
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,10 +20,10 @@ from aiohttp.http_exceptions import BadHttpMethod
 from sidecar.config.fields import Address
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Response
+from sidecar.http.accepting import BACKLOG, Acceptor
 from sidecar.http.connection_limits import ConnectionLimits, LimitName
 from sidecar.http.requests import HeadLimits, MalformedHead, Phase, RequestSequence
 
-_BACKLOG = 4096
 _APP_SHUTDOWN_SECONDS = 60.0
 _NO_TIME_SECONDS = 0.01
 """aiohttp takes 0 for no limit."""
@@ -91,15 +92,12 @@ class HardenedServer:
         self._loop = asyncio.get_running_loop()
         self._connections: set[GuardedConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._bound: asyncio.Server | None = None
+        self._acceptor = Acceptor(self._meet, on_exhausted=self._no_more_files)
+        self._coming: set[asyncio.Task[None]] = set()
 
-    async def bind(self, address: Address) -> Address:
+    def bind(self, address: Address) -> Address:
         """Returns the bound address. Raises OSError."""
-        if address.path:
-            self._bound = await self._loop.create_unix_server(self._connection, address.path, backlog=_BACKLOG)
-            return address
-        self._bound = await self._loop.create_server(self._connection, address.host, address.port, backlog=_BACKLOG)
-        return Address(host=address.host, port=self._bound.sockets[0].getsockname()[1])
+        return self._acceptor.start(address, backlog=BACKLOG)
 
     def reconfigure(self, limits: ServerLimits) -> None:
         """Apply new limits to the connections that come from here on."""
@@ -107,31 +105,48 @@ class HardenedServer:
 
     async def close(self, grace_seconds: float) -> None:
         """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
-        if self._bound is not None:
-            self._bound.close()
+        for listening in self._acceptor.stop():
+            listening.close()
         # Requests that have just come are begun before idle connections are closed.
+        await asyncio.gather(*self._coming, return_exceptions=True)
         await asyncio.sleep(0)
         self.inner.pre_shutdown()
         await self.inner.shutdown(max(grace_seconds, _NO_TIME_SECONDS))
 
-    def admit(self, connection: "GuardedConnection", peer: str) -> bool:
-        """Whether the connection is within the limits; if so, `release` must follow."""
+    def enter(self, connection: "GuardedConnection") -> None:
+        """It is connected; `leave` must follow."""
+        self._connections.add(connection)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+
+    def leave(self, connection: "GuardedConnection") -> None:
+        self._connections.discard(connection)
+        self._limits_held.release(connection.peer)
+
+    def _meet(self, accepted: socket.socket, name: object) -> None:
+        """Refused before anything is made of it: a flood of connections costs little."""
+        peer = name[0] if isinstance(name, tuple) else ""
         most_of_one = None if self.host.trusts(peer) else self._limits.connections_per_address
         limit = self._limits_held.acquire(peer, most=self._limits.connections, most_of_one=most_of_one)
         if limit is not None:
             self.host.connection_refused(limit)
-            return False
-        self._connections.add(connection)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._check_seconds(), self._check)
-        return True
+            accepted.close()
+            return
+        task = self._loop.create_task(self._connect(accepted, GuardedConnection(self, self._limits, peer)))
+        self._coming.add(task)
+        task.add_done_callback(self._coming.discard)
 
-    def release(self, connection: "GuardedConnection", peer: str) -> None:
-        self._connections.discard(connection)
-        self._limits_held.release(peer)
+    async def _connect(self, accepted: socket.socket, connection: "GuardedConnection") -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted)
+        except OSError:
+            accepted.close()
+        finally:
+            if not connection.entered:
+                self._limits_held.release(connection.peer)
 
-    def _connection(self) -> "GuardedConnection":
-        return GuardedConnection(self, self._limits)
+    def _no_more_files(self) -> None:
+        self.host.connection_refused("open_files")
 
     def _check_seconds(self) -> float:
         limits = self._limits
@@ -142,20 +157,24 @@ class HardenedServer:
         now = self._loop.time()
         self._timer = self._loop.call_later(self._check_seconds(), self._check) if self._connections else None
         for connection in tuple(self._connections):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception as error:  # The others are to be checked, too.
+                connection.abort()
+                self._loop.call_exception_handler({"message": "a connection cannot be checked", "exception": error})
 
 
 class GuardedConnection(asyncio.Protocol):
     """A client's connection. aiohttp's own handler sits behind it, and sees one well-formed request at a time."""
 
-    def __init__(self, server: HardenedServer, limits: ServerLimits) -> None:
-        self._server, self._limits = server, limits
+    def __init__(self, server: HardenedServer, limits: ServerLimits, peer: str) -> None:
+        self._server, self._limits, self.peer = server, limits, peer
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        """None unless the connection is admitted and open."""
-        self._handler: _RequestHandler
-        """From admission on: a flood of refused connections costs little."""
-        self._peer = ""
+        """None unless the connection is open."""
+        self._handler = _RequestHandler(self, server, limits, self._loop)
+        self.entered = False
+        """Whether it was ever connected, and then leaves by itself."""
         self._requests = RequestSequence(limits.head)
         self._phase, self._since = self._requests.phase, self._loop.time()
         """The phase after the last event, and when it began."""
@@ -163,21 +182,13 @@ class GuardedConnection(asyncio.Protocol):
         """Bytes in the write buffer at the last check, and since when their number has not changed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        made = cast(asyncio.Transport, transport)
-        name = made.get_extra_info("peername")
-        self._peer = name[0] if isinstance(name, tuple) else ""
-        if not self._server.admit(self, self._peer):
-            self._requests.close()
-            made.abort()
-            return
-        self._transport = made
-        self._handler = _RequestHandler(self, self._server, self._limits, self._loop)
-        self._handler.connection_made(made)
+        self._transport = cast(asyncio.Transport, transport)
+        self.entered = True
+        self._server.enter(self)
+        self._handler.connection_made(self._transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._transport is None:
-            return
-        self._server.release(self, self._peer)
+        self._server.leave(self)
         self._transport = None
         self._requests.close()
         self._handler.connection_lost(exc)
@@ -221,6 +232,10 @@ class GuardedConnection(asyncio.Protocol):
             self._handler.force_close()
         self._note_phase()
         self._check_unread(now)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def _note_phase(self) -> None:
         """Take the time of a new phase, and read from the client unless enough waits already."""
@@ -354,7 +369,7 @@ async def serving_app(
         inner = cast(web.Server, runner.server)
         expecting = web.Server(_without_expectations(inner.request_handler), request_factory=inner.request_factory)
         server = HardenedServer(expecting, host=BareHost(), limits=limits or ServerLimits())
-        bound = await server.bind(address)
+        bound = server.bind(address)
         try:
             yield bound
         finally:

@@ -4,11 +4,10 @@ import asyncio
 import os
 import socket
 import ssl
-import stat
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
 
 from sidecar.config.fields import Address
+from sidecar.http.accepting import Acceptor, peer_of, waiting
 from sidecar.http.connection_limits import Places
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler
@@ -94,11 +93,8 @@ class Connections:
 # Binding.
 
 
-_MOST_WAITING = 4096
-
-
 class PlainListener:
-    """Clients without TLS."""
+    """Clients without TLS, accepted by the event loop: quickly, where descriptors are plenty."""
 
     timeout_seconds = 0.0
     """Of the handshake, which there is none of."""
@@ -130,87 +126,55 @@ class PlainListener:
         await asyncio.sleep(0)  # What the loop accepted in this very turn gets to know of it in the next.
 
 
-def waiting(listening: Iterable[socket.socket]) -> list[socket.socket]:
-    """Close `listening`, and give the connections that the kernel has made already, which closing alone would reset."""
-    accepted: list[socket.socket] = []
-    for each in listening:
-        each.setblocking(False)
-        with suppress(OSError):  # BlockingIOError, above all: nobody waits any longer.
-            while len(accepted) < _MOST_WAITING:
-                accepted.append(each.accept()[0])
-        each.close()
-    return accepted
+# Clients that are counted as soon as they are accepted: those that speak TLS, until their handshake is over, with the
+# certificate of the moment; and all, where there are few descriptors.
 
 
-# Clients that speak TLS, until their handshake is over: counted at once, given the certificate of the moment.
+class CountingListener:
+    """context: gives the one for the next handshake, where an event loop's listener has one for good. None: no TLS.
 
-
-_ACCEPTED_AT_ONCE = 100
-_OUT_OF_FILES_SECONDS = 0.2
-"""How long not to accept when there is no descriptor left, as the event loops do."""
-
-
-class TlsListener:
-    """context: gives the one to use for the next handshake. An event loop's own listener has one for good.
-
-    Handshakes that fail, or take longer than `timeout_seconds`, end without a word.
+    Handshakes that fail, or take longer than `timeout_seconds`, end without a word. on_exhausted: as of Acceptor.
     """
 
     def __init__(
-        self, connections: Connections, context: Callable[[], ssl.SSLContext], *, timeout_seconds: float
+        self,
+        connections: Connections,
+        context: Callable[[], ssl.SSLContext] | None,
+        *,
+        timeout_seconds: float,
+        on_exhausted: Callable[[], None],
     ) -> None:
         self._connections, self._context, self.timeout_seconds = connections, context, timeout_seconds
         self._loop = asyncio.get_running_loop()
-        self._sockets: list[socket.socket] = []
+        self._acceptor = Acceptor(self._meet, on_exhausted=on_exhausted)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, address: Address, *, backlog: int) -> Address:
         """Bind; gives where. Raises OSError."""
-        self._sockets = _bound(address, backlog)
-        for listening in self._sockets:
-            self._watch(listening)
-        return address if address.path else Address(host=address.host, port=self._sockets[0].getsockname()[1])
+        return self._acceptor.start(address, backlog=backlog)
 
     async def close(self, patience_seconds: float) -> None:
         """Take no more connections; handshakes that are not over in time are given up."""
-        sockets, self._sockets = self._sockets, []
-        for listening in sockets:
-            self._loop.remove_reader(listening)
-        for accepted in waiting(sockets):
-            self._meet(accepted, _peer_of(accepted))
+        for accepted in waiting(self._acceptor.stop()):
+            accepted.setblocking(False)
+            self._meet(accepted, peer_of(accepted))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience_seconds)
         for task in self._tasks:
             task.cancel()
 
-    def _watch(self, listening: socket.socket) -> None:
-        if listening in self._sockets:
-            self._loop.add_reader(listening, self._accept, listening)
-
-    def _accept(self, listening: socket.socket) -> None:
-        try:
-            for _ in range(_ACCEPTED_AT_ONCE):
-                self._meet(*listening.accept())
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError:
-            self._loop.remove_reader(listening)
-            self._loop.call_later(_OUT_OF_FILES_SECONDS, self._watch, listening)
-
     def _meet(self, accepted: socket.socket, name: object) -> None:
-        accepted.setblocking(False)
         peer = name[0] if isinstance(name, tuple) else ""
         if self._connections.places.admit(peer):
-            self._run(self._shake(accepted, peer))
+            self._run(self._connect(accepted, peer))
         else:
             accepted.close()
 
-    async def _shake(self, accepted: socket.socket, peer: str) -> None:
+    async def _connect(self, accepted: socket.socket, peer: str) -> None:
         connection = self._connections(admitted=True)
+        tls = {} if self._context is None else {"ssl": self._context(), "ssl_handshake_timeout": self.timeout_seconds}
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=self._context(), ssl_handshake_timeout=self.timeout_seconds
-            )
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, **tls)  # type: ignore[arg-type]
         except OSError:
             accepted.close()
         finally:
@@ -222,44 +186,3 @@ class TlsListener:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _peer_of(accepted: socket.socket) -> object:
-    with suppress(OSError):  # It may be gone already.
-        return accepted.getpeername()
-    return ""
-
-
-def _bound(address: Address, backlog: int) -> list[socket.socket]:
-    if address.path:
-        if os.path.exists(address.path) and stat.S_ISSOCK(os.stat(address.path).st_mode):
-            os.remove(address.path)
-        places: list[tuple[int, object]] = [(socket.AF_UNIX, address.path)]
-    else:
-        found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        places = list(dict.fromkeys((family, where) for family, _, _, _, where in found))
-    sockets: list[socket.socket] = []
-    try:
-        for family, where in places:
-            sockets.append(_listening(family, where, backlog))
-    except OSError:
-        for listening in sockets:
-            listening.close()
-        raise
-    return sockets
-
-
-def _listening(family: int, where: object, backlog: int) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family != socket.AF_UNIX:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(where)  # type: ignore[arg-type]  # as getaddrinfo gave it
-        listening.listen(backlog)
-        listening.setblocking(False)
-    except OSError:
-        listening.close()
-        raise
-    return listening

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections import deque
+from itertools import islice
 
 from sidecar.config.document import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
@@ -21,12 +22,19 @@ LEND_SECONDS = 0.1
 class Pool:
     """Connections that wait for their clients do not count while others are needed: the slow cannot take all places.
 
-    tls: the context of connections to a TLS upstream; by default what the settings say, which raises OSError."""
+    tls: the context of connections to a TLS upstream; by default what the settings say, which raises OSError.
+    most_lent: how many do not count, at most, because each is a descriptor of the process; None is no limit.
+    """
 
     def __init__(
-        self, settings: UpstreamSettings, *, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None = None
+        self,
+        settings: UpstreamSettings,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        tls: ssl.SSLContext | None = None,
+        most_lent: int | None = None,
     ) -> None:
-        self._settings, self._loop = settings, loop
+        self._settings, self._loop, self._most_lent = settings, loop, most_lent
         self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
         self._batcher = WriteBatcher(loop)
         self._all: set[UpstreamConnection] = set()
@@ -180,21 +188,23 @@ class Pool:
 
     def _lend(self) -> None:
         """Give the places of connections that were found waiting for their clients twice."""
+        self._lender = self._loop.call_later(LEND_SECONDS, self._lend)  # First: a round that fails is not the last.
         held = {connection for connection in self._all if connection.held_by_client}
-        self._lent, self._held, self._lender = held & self._held, held, None
+        self._lent, self._held = set(islice(held & self._held, self._most_lent)), held
         while self._queue and self._has_room():
             self._offer_room()
-        if self._queue:
-            self._lender = self._loop.call_later(LEND_SECONDS, self._lend)
-        else:
-            self._held = set()
+        if not self._queue:
+            self._lender.cancel()
+            self._lender, self._held = None, set()
 
     def _sweep(self) -> None:
         now, self._sweeper = self._loop.time(), None
-        while self._idle and self._idle[0].fresh_until <= now:
-            self._idle.popleft().abort()
-        if self._idle:
-            self._sweeper = self._loop.call_at(self._idle[0].fresh_until, self._sweep)
+        try:
+            while self._idle and self._idle[0].fresh_until <= now:
+                self._idle.popleft().abort()
+        finally:
+            if self._idle:
+                self._sweeper = self._loop.call_at(self._idle[0].fresh_until, self._sweep)
 
 
 def _give_up(turn: "asyncio.Future[UpstreamConnection | None]") -> None:

@@ -16,7 +16,7 @@ from sidecar.http.connection_limits import Places, RateLimitedLog
 from sidecar.http.requests import HeadLimits, HeadReader
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler, Snapshot
-from sidecar.proxy.listener import Connections, PlainListener, TlsListener
+from sidecar.proxy.listener import Connections, CountingListener, PlainListener
 from sidecar.proxy.request_body import BodyRules
 
 _BACKLOG = 4096
@@ -30,7 +30,8 @@ class DataServer:
     """To be made where its loop runs.
 
     snapshot: for requests that begin now. tls: the context of the
-    next handshake; None for none. body_window_seconds: what a body's speed is averaged over.
+    next handshake; None for none. body_window_seconds: what a body's speed is averaged over. few_files: a burst of
+    connections could take every descriptor.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class DataServer:
         body_window_seconds: float = 10.0,
         linger_seconds: float = 30.0,
         quiet_seconds: float = 5.0,
+        few_files: bool = False,
     ) -> None:
         loop, limits, self._clock = asyncio.get_running_loop(), snapshot.limits, clock
         self._rate_limited = rate_limited = RateLimitedLog(loop)
@@ -62,10 +64,13 @@ class DataServer:
             limits, trusts=snapshot.trusts, rate_limited=rate_limited, on_refused=observer.connection_refused
         )
         self._connections = Connections(places, self._handler, self._rules)
-        self._listener: PlainListener | TlsListener = (
+        self._observer = observer
+        self._listener: PlainListener | CountingListener = (
             PlainListener(self._connections)
-            if tls is None
-            else TlsListener(self._connections, tls, timeout_seconds=limits.head_timeout)
+            if tls is None and not few_files
+            else CountingListener(
+                self._connections, tls, timeout_seconds=limits.head_timeout, on_exhausted=self._no_more_files
+            )
         )
         self.address = Address()
         """Where it is bound, once it is started."""
@@ -102,6 +107,12 @@ class DataServer:
             return False
         finally:
             ours.close()
+
+    def _no_more_files(self) -> None:
+        self._observer.connection_refused("open_files")
+        self._rate_limited.count(
+            "connection", "made to wait: no more files can be opened (ulimit -n)", str(self.address)
+        )
 
     def close_when_idle(self) -> None:
         """Every response is its connection's last from here on."""

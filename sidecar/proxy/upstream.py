@@ -17,12 +17,17 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Upstream:
-    """The protected service, behind a pool of connections."""
+    """The protected service, behind a pool of connections. tls, most_lent: as of Pool."""
 
     def __init__(
-        self, settings: UpstreamSettings, *, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None = None
+        self,
+        settings: UpstreamSettings,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        tls: ssl.SSLContext | None = None,
+        most_lent: int | None = None,
     ) -> None:
-        self._pool = Pool(settings, loop=loop, tls=tls)
+        self._pool = Pool(settings, loop=loop, tls=tls, most_lent=most_lent)
         self._loop = loop
         fixed = {"keep": "", "upstream": settings.authority}
         self._host = fixed.get(settings.host, settings.host).encode()

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, contextmanager
 from aiohttp import web
 
 from sidecar.config.fields import Address
-from sidecar.http.hardened import serving_app
+from sidecar.http.hardened import ServerLimits, serving_app
 from sidecar.proxy.tls import describe
 
 
@@ -15,10 +15,12 @@ class StartError(Exception):
     """The configuration cannot be carried out. The message says what to do."""
 
 
-async def serve_app(app: web.Application, address: Address, option: str, *, stack: AsyncExitStack) -> Address:
+async def serve_app(
+    app: web.Application, address: Address, option: str, *, limits: ServerLimits, stack: AsyncExitStack
+) -> Address:
     """Serve `app` until `stack` is left; returns the bound address. Raises StartError, which names `option`."""
     with taken_port(address, option):
-        return await stack.enter_async_context(serving_app(app, address))
+        return await stack.enter_async_context(serving_app(app, address, limits=limits))
 
 
 @contextmanager

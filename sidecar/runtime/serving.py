@@ -21,6 +21,7 @@ from sidecar.proxy.handler import ALWAYS_SECRET, Snapshot
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
+from sidecar.runtime.descriptors import Descriptors, Room
 from sidecar.runtime.listeners import unusable_certificate
 from sidecar.telemetry.metrics import Metrics
 
@@ -32,11 +33,16 @@ MakeGate = Callable[[Config, KeyFinder], Gate]
 class Serving:
     """The configuration in force, and what was made of it. To be made where its loop runs. Raises StartError."""
 
-    def __init__(self, config: Config, reader: KeyReader, *, make_gate: MakeGate, metrics: Metrics) -> None:
-        self._reader, self._make_gate, self._metrics = reader, make_gate, metrics
+    def __init__(
+        self, config: Config, reader: KeyReader, *, make_gate: MakeGate, metrics: Metrics, descriptors: Descriptors
+    ) -> None:
+        self._reader, self._make_gate, self._metrics, self._descriptors = reader, make_gate, metrics, descriptors
         self.config = config
+        self._room = descriptors.room(config)
         self._cache = KeyCache(reader, size=config.keys.cache_size)
-        self._snapshot = _snapshot_of(config, make_gate(config, self._cache), _upstream_of(config))
+        self._snapshot = _snapshot_of(
+            config, make_gate(config, self._cache), _upstream_of(config, self._room), self._room
+        )
         self._certificates = _certificates_of(config)
         self._data: DataServer | None = None
         self._declare_series()
@@ -49,6 +55,7 @@ class Serving:
             observer=observer,
             clock=clock,
             tls=None if self._certificates is None else self._context,
+            few_files=self._descriptors.few,
         )
         return self._data
 
@@ -68,7 +75,7 @@ class Serving:
             gate=self._snapshot.gate,
             responses=self._snapshot.responses,
             terms=Terms(self.config),
-            limits=self.config.limits,
+            limits=self._room.limits,
         )
 
     async def reconfigure(self, wanted: Config) -> Sequence[str]:
@@ -80,12 +87,14 @@ class Serving:
         config, kept = without_restart(self.config, wanted)
         cache = self._cache_for(config)
         gate = await asyncio.to_thread(self._make_gate, config, cache)
-        upstream = self._snapshot.upstream if config.upstream == self.config.upstream else _upstream_of(config)
+        room = self._descriptors.room(config)
+        kept_upstream = config.upstream == self.config.upstream and room.lent == self._room.lent
+        upstream = self._snapshot.upstream if kept_upstream else _upstream_of(config, room)
         certificates = self._certificates if config.tls == self.config.tls else _certificates_of(config)
         # From here on nothing is awaited, so that no request sees a part of it.
         self._swap_cache(cache)
-        self.config, self._certificates = config, certificates
-        self._snapshot = _snapshot_of(config, gate, upstream)
+        self.config, self._certificates, self._room = config, certificates, room
+        self._snapshot = _snapshot_of(config, gate, upstream, room)
         if self._data is not None:
             self._data.reconfigure(self._snapshot)
         self._declare_series()
@@ -117,20 +126,20 @@ class Serving:
         return {"hit": cache.hits, "miss": cache.misses, "negative_hit": cache.negative_hits}
 
 
-def _snapshot_of(config: Config, gate: Gate, upstream: Upstream) -> Snapshot:
+def _snapshot_of(config: Config, gate: Gate, upstream: Upstream, room: Room) -> Snapshot:
     return Snapshot(
         gate=gate,
         responses=responses(config),
         upstream=upstream,
-        limits=config.limits,
+        limits=room.limits,
         trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
         credential_names=ALWAYS_SECRET.union(name.lower().encode() for name in credential_rules(config).header_names),
     )
 
 
-def _upstream_of(config: Config) -> Upstream:
+def _upstream_of(config: Config, room: Room) -> Upstream:
     with unusable_certificate("upstream.tls"):
-        return Upstream(config.upstream, loop=asyncio.get_running_loop())
+        return Upstream(config.upstream, loop=asyncio.get_running_loop(), most_lent=room.lent)
 
 
 def _certificates_of(config: Config) -> ListenerCertificates | None:

@@ -100,6 +100,7 @@ OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 _METHODS = frozenset(STANDARD_METHODS)
 _AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
 _BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
+_CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files")
 _SWITCHING_PROTOCOLS = 101
 
 Counts = dict[tuple[str, ...], int]
@@ -137,7 +138,7 @@ class Metrics(Collector):
         self._auth_failures: Counts = {(reason.value,): 0 for reason in _AUTH_FAILURES}
         self._taken: dict[str, int] = {}
         self._refused: Counts = {}
-        self._turned_away: Counts = {("connections",): 0, ("connections_per_address",): 0}
+        self._turned_away: Counts = {(limit,): 0 for limit in _CONNECTION_LIMITS}
         self._request_seconds: dict[str, _Histogram] = {}
         self._upstream_seconds: dict[str, _Histogram] = {}
         self._overhead_seconds: dict[str, _Histogram] = {}
@@ -189,7 +190,10 @@ class Metrics(Collector):
             counts[name] = counts.get(name, 0) + 1
 
     def connection_refused(self, limit: str) -> None:
-        """A connection was refused, because of `limits.connections` or `limits.connections_per_address`."""
+        """A connection was refused because of `limits.connections` or `limits.connections_per_address`.
+
+        Or it was made to wait: `open_files`.
+        """
         _add(self._turned_away, (limit,))
 
     def quota_refused(self, quota: str, route: str) -> None:

@@ -101,8 +101,8 @@ def clock(facts: Facts) -> Finding:
 # The listeners.
 
 _SOON_SECONDS: Final = 14 * 86_400
-_OTHER_FILES: Final = 64
-"""Open files of the store, the logs, the listeners and the event loop."""
+_OTHER_FILES: Final = 1344
+"""Of the store, the logs and the event loop, and of the connections to the ops and admin listeners."""
 
 
 def _is_local(address: Address) -> bool:
@@ -213,7 +213,8 @@ def _expiry(what: str, left: float) -> Finding:
 def open_files(facts: Facts) -> Finding:
     """Whether the process may open enough files: every connection needs one."""
     limits = facts.config.limits
-    needed = limits.connections + facts.config.upstream.max_connections + _OTHER_FILES
+    listeners = 1 if facts.config.decision is None else 2
+    needed = listeners * limits.connections + facts.config.upstream.max_connections + _OTHER_FILES
     running = not isinstance(facts.host.sidecar, Unknown)
     process = facts.host.own if isinstance(facts.host.sidecar, Unknown) else facts.host.sidecar
     whose = f"the sidecar (process {process.pid})" if running else "a process started from here"
@@ -224,8 +225,8 @@ def open_files(facts: Facts) -> Finding:
     result = problem if running else warning
     return result(
         f"{whose} may open {allowed:,} files; it needs up to {needed:,}",
-        why=f"The limit is reached before limits.connections ({limits.connections:,}): new connections hang, and the "
-        "store cannot open its files.",
+        why=f"The sidecar lowers limits.connections ({limits.connections:,}) to what there is room for, and refuses "
+        "connections above that.",
         do=f"Raise the limit (systemd: LimitNOFILE={needed}; ulimit -n {needed}), or lower limits.connections.",
     )
 

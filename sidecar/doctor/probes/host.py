@@ -269,6 +269,7 @@ def _process(pid: int) -> ProcessFacts:
 
 
 def _own_process() -> ProcessFacts:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = soft == resource.RLIM_INFINITY
-    return ProcessFacts(pid=os.getpid(), uid=os.geteuid(), open_files=None if unlimited else soft)
+    """As a sidecar: it raises the soft limit to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    return ProcessFacts(pid=os.getpid(), uid=os.geteuid(), open_files=None if unlimited else hard)

@@ -17,6 +17,7 @@ listen: unix:FOLDER/data.sock
 ops: unix:FOLDER/ops.sock
 upstream: http://127.0.0.1:1
 store: sqlite://FOLDER/keys.db
+access_log: off
 drain: {delay: 0s, timeout: 5s}
 reload: {watch: false}
 scopes: {read: Read}

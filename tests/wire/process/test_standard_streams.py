@@ -17,8 +17,8 @@ SOME = list(chain.from_iterable(combinations((0, 1, 2), number) for number in (1
 @pytest.mark.parametrize("closed", SOME, ids=lambda closed: "".join(map(str, closed)))
 def test_a_sidecar_without_some_standard_streams_serves_and_ends_well(tmp_path: Path, closed: tuple[int, ...]) -> None:
     prepare(tmp_path)
-    with (tmp_path / "sidecar.yaml").open("a", encoding="utf-8") as config:
-        config.write("access_log: json\n")
+    config = tmp_path / "sidecar.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("access_log: off", "access_log: json"), "utf-8")
     shell = "exec " + " ".join(f"{number}>&-" for number in closed)
     command = ["sh", "-c", f'{shell}; exec "$@"', "sh", sys.executable, "-m", "sidecar", "serve", "-c", "sidecar.yaml"]
     with Served(tmp_path, command=command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sidecar:

@@ -1,0 +1,114 @@
+"""How many connections there can be, by how many files the process may open: every connection is one."""
+
+import logging
+import os
+import resource
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.config.build.config import Config
+from sidecar.config.document import Limits
+from sidecar.http.accepting import BACKLOG
+from sidecar.http.hardened import ServerLimits
+
+_log = logging.getLogger(__name__)
+
+_RESERVED_SHARE: Final = 8
+_RESERVED_AT_LEAST: Final = 32
+_RESERVED_AT_MOST: Final = 1280
+"""For the store, reloads, name lookups, and the listeners of operators: two with 512 connections each, at most."""
+_WITHOUT_CONNECTIONS: Final = 16
+"""Of what is reserved, for everything but connections."""
+
+
+def raise_limit() -> None:
+    """Let the process open as many files as it may allow itself: the soft limit is for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            _log.warning("sidecar: the limit of open files stays %s, below the hard limit: %s", soft, error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What the data and forward-auth listeners may hold.
+
+    lent: connections to the upstream beyond `upstream.max_connections`, while clients are slow; None is no limit.
+    """
+
+    limits: Limits
+    lent: int | None
+
+
+class Descriptors:
+    """Shares out what the process may open, over what it holds already; see `raise_limit`.
+
+    few: a burst of connections could take all that is left before the first of them is refused.
+    """
+
+    def __init__(self, config: Config, *, limit: int | None, held: int) -> None:
+        """limit: files that the process may open; None is no limit."""
+        self._limit = limit
+        self._reserved = (
+            0 if limit is None else min(_RESERVED_AT_MOST, max(_RESERVED_AT_LEAST, limit // _RESERVED_SHARE))
+        )
+        self._free = None if limit is None else max(limit - held - self._reserved, 0)
+        self.few = self._free is not None and self._free - _wanted(config) < BACKLOG
+        if self._free is not None and not self.few:
+            self._free -= BACKLOG
+        self._told: tuple[int, int] | None = None
+
+    def room(self, config: Config) -> Room:
+        """With `limits.connections` lowered where there is no room for so many; that is logged."""
+        if self._free is None:
+            return Room(limits=config.limits, lent=None)
+        most = most_connections(config, self._free)
+        wanted = config.limits.connections
+        if most < wanted and self._told != (most, wanted):
+            self._told = (most, wanted)
+            _log.warning(
+                "sidecar: limits.connections is %d instead of %d: the process may open only %d files (ulimit -n)",
+                most, wanted, self._limit,
+            )  # fmt: skip
+        left = self._free - _wanted(config) if most >= wanted else 0
+        return Room(limits=config.limits.with_connections(most), lent=left)
+
+    def operators(self) -> ServerLimits:
+        """Of the ops listener, and of the admin listener."""
+        usual = ServerLimits()
+        if self._free is None:
+            return usual
+        most = min(usual.connections, (self._reserved - _WITHOUT_CONNECTIONS) // 2)
+        return ServerLimits(connections=most, connections_per_address=min(usual.connections_per_address, most))
+
+
+def descriptors(config: Config) -> Descriptors:
+    """Of this process, now that all is open but the listeners."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Descriptors(config, limit=None if soft == resource.RLIM_INFINITY else soft, held=_held())
+
+
+def most_connections(config: Config, free: int) -> int:
+    """How many connections each listener can have. A connection of a client may need one to the upstream."""
+    listeners, upstream = _listeners(config), config.upstream.max_connections
+    beside_a_full_upstream = (free - upstream) // listeners
+    return max(beside_a_full_upstream if beside_a_full_upstream >= upstream else free // (listeners + 1), 1)
+
+
+def _wanted(config: Config) -> int:
+    connections = config.limits.connections
+    return _listeners(config) * connections + min(connections, config.upstream.max_connections)
+
+
+def _listeners(config: Config) -> int:
+    """Those that `limits.connections` is for."""
+    return 1 if config.decision is None else 2
+
+
+def _held() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return _WITHOUT_CONNECTIONS

@@ -137,6 +137,7 @@ class Parts:
 async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     metrics, limiter, usage = Metrics(), MemoryLimiter(), Usage(clock=CLOCK)
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
+    background.count_failed_callbacks()
     store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
@@ -259,7 +260,7 @@ def _watch(
     parts.metrics.also(reloads)
     reconfigure = _reconfigure_of(parts, forward_auth)
     reloader = Reloader(read_again, reconfigure, lambda: serving.config, reloads=reloads, clock=CLOCK)
-    parts.background.run(reloader.run())
+    parts.background.run(reloader.run)
     if config.reload.watch and is_mounted_alone(config.path):
         _log.warning(
             "sidecar: config: %s is mounted by itself (subPath): changes are not seen. Mount its folder instead",

@@ -217,7 +217,8 @@ class Upkeep:
         background.repeat(self._usage.flush, FLUSH_SECONDS)
         background.repeat(self._usage.tidy, TIDY_SECONDS)
         background.repeat(self._save_quotas, QUOTA_SECONDS)
-        await self._count_keys()
+        with suppress(StoreUnavailable):
+            await self._count_keys()
         background.repeat(self._count_keys, COUNT_SECONDS)
 
     async def finish(self) -> None:
@@ -241,9 +242,8 @@ class Upkeep:
         return frozenset(rows), [row for row in rows if row not in self._saved]
 
     async def _count_keys(self) -> None:
-        with suppress(StoreUnavailable):
-            self._metrics.set_keys(await self._statistics.counts())
-            self._metrics.set_keys_due(await self._upcoming("expires") | await self._upcoming("retires"))
+        self._metrics.set_keys(await self._statistics.counts())
+        self._metrics.set_keys_due(await self._upcoming("expires") | await self._upcoming("retires"))
 
     async def _upcoming(self, date: Literal["expires", "retires"]) -> dict[tuple[str, str], int]:
         now = self._clock.micros()

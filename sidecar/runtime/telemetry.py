@@ -58,7 +58,7 @@ class Observing:
         )
         self._metrics.watch(access_log_dropped=lambda: log.dropped)
         self._stack.push_async_callback(log.flush)
-        self._background.run(log.run())
+        self._background.run(log.run)
         return log
 
     def _trace(self, settings: Tracing) -> Tracer:
@@ -83,7 +83,7 @@ class Observing:
         self._metrics.also(TraceMetrics(tracer))
         self._stack.callback(export.close)
         self._stack.push_async_callback(tracer.flush)
-        self._background.run(tracer.run())
+        self._background.run(tracer.run)
         return tracer
 
     def _believes(self, parent: str) -> Callable[[str], bool]:

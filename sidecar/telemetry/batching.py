@@ -16,7 +16,8 @@ class Batches(Generic[T, P]):
     """Items waiting for `deliver`, which may block: it is called in a thread of its own, one at a time.
 
     What is past `max_items`, or weighs more together than `max_weight`, is dropped and counted, and so is what
-    `deliver` fails (raises) to deliver. prepare: makes of a batch what is delivered, between two turns of the loop.
+    `deliver` or `prepare` fails (raises) to deliver. prepare: makes of a batch what is delivered, between two turns of
+    the loop.
     """
 
     def __init__(
@@ -49,7 +50,10 @@ class Batches(Generic[T, P]):
         self._waiting.append(item)
 
     async def run(self, interval: float = 0.2) -> None:
-        """Deliver what waits, every `interval` seconds, until cancelled; what then still waits is `flush`'s."""
+        """Deliver what waits, every `interval` seconds, until cancelled; what then still waits is `flush`'s.
+
+        Raises what `prepare` raises; the batch is dropped by then.
+        """
         while True:
             await asyncio.sleep(interval)
             await self._deliver_waiting()
@@ -58,7 +62,9 @@ class Batches(Generic[T, P]):
         """Deliver all that waits. Whoever takes it may be stuck: what is left after `timeout` seconds is dropped."""
         try:
             async with asyncio.timeout(timeout):
-                await self._deliver_waiting()
+                while self._waiting or self._delivering is not None:
+                    with suppress(Exception):  # Of `prepare`: each takes a batch with it.
+                        await self._deliver_waiting()
         except TimeoutError:
             self.dropped += len(self._waiting)
             self._waiting.clear()
@@ -79,7 +85,12 @@ class Batches(Generic[T, P]):
     def _hand_over(self) -> asyncio.Future[None]:
         """Done when a batch is delivered or lost."""
         batch = self._next_batch()
-        count, prepared = len(batch), self._prepare(batch)
+        count = len(batch)
+        try:
+            prepared = self._prepare(batch)
+        except Exception:
+            self.dropped += count
+            raise
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._delivering = done

@@ -212,7 +212,7 @@ class Metrics(Collector):
         self._keys_due = keys
 
     def background_failed(self, reason: Reason) -> None:
-        """A round of what goes on beside the requests (writing usage and quota states, counting keys) failed."""
+        """A round of what goes on beside the requests (writing, counting keys, reloading, timers) failed."""
         _add(self._background_failures, (reason.value,))
 
     def declare_series(self, *, routes: Iterable[str] = (), quotas: Iterable[str] = ()) -> None:
@@ -286,7 +286,7 @@ class Metrics(Collector):
         yield _counter("sidecar_key_cache", "Lookups in the cache of keys.", ("result",), cache)
         yield _counter(
             "sidecar_background_failures",
-            "Rounds of writing usage and quotas, and of counting keys, that failed.",
+            "Rounds of what goes on beside the requests that failed.",
             ("reason",),
             self._background_failures,
         )

@@ -210,6 +210,33 @@ async def test_lines_that_cannot_be_written_are_counted_and_the_next_ones_tried(
     assert log.dropped == 2
 
 
+class _OneBadLine:
+    """A format that cannot write one kind of request."""
+
+    tells_client = False
+
+    def __call__(self, access: Access) -> bytes:
+        if access.method == "BAD":
+            raise RuntimeError
+        return access.target.encode()
+
+
+async def test_a_line_that_cannot_be_made_is_counted_and_the_next_ones_are_written() -> None:
+    batches: list[bytes] = []
+    log = AccessLog(batches.append, line=_OneBadLine())
+    log.record(access(method="BAD"))
+    with pytest.raises(RuntimeError):
+        await log.run(interval=0)
+    assert log.dropped == 1
+    log.record(access(method="BAD"))
+    for _ in range(255):
+        log.record(access())
+    log.record(access(target="/last"))
+    await log.flush()
+    assert batches == [b"/last\n"]
+    assert log.dropped == 257
+
+
 async def test_a_pipe_whose_reader_left_is_survived() -> None:
     reader, writer = os.pipe()
     os.close(reader)

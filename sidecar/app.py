@@ -29,8 +29,7 @@ from sidecar.runtime.listeners import StartError, serve_app, taken_port
 from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
 from sidecar.runtime.serving import Serving
-from sidecar.runtime.shutdown import Drainer
-from sidecar.runtime.tasks import Background
+from sidecar.runtime.tasks import Background, Drainer
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.store import SqliteStore
 from sidecar.telemetry.metrics import Metrics, Reloads, UsageMetrics

@@ -16,7 +16,7 @@ _COMMANDS: Final = {
     "keys": ("sidecar.cli.keys", "keys_group"),
     "store": ("sidecar.cli.store", "store_group"),
     "admin": ("sidecar.cli.admin", "admin_group"),
-    "audit": ("sidecar.cli.audit", "audit_group"),
+    "audit": ("sidecar.cli.store", "audit_group"),
     "explain": ("sidecar.cli.explain", "explain_command"),
     "doctor": ("sidecar.cli.doctor", "doctor_command"),
     "demo": ("sidecar.cli.demo", "demo_command"),

@@ -14,7 +14,7 @@ from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
 from sidecar.forward_auth.dialects import Dialect, Terms, allowing, dialect_of, original, refusing
 from sidecar.gate.gate import Gate
-from sidecar.http.connection_limits import LimitName
+from sidecar.http.accepting import LimitName
 from sidecar.http.hardened import HardenedServer, ServerLimits, to_aiohttp
 from sidecar.http.requests import HeadLimits
 

@@ -20,8 +20,7 @@ from aiohttp.http_exceptions import BadHttpMethod
 from sidecar.config.fields import Address
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Response
-from sidecar.http.accepting import BACKLOG, Acceptor
-from sidecar.http.connection_limits import ConnectionLimits, LimitName
+from sidecar.http.accepting import BACKLOG, Acceptor, ConnectionLimits, LimitName
 from sidecar.http.requests import HeadLimits, MalformedHead, Phase, RequestSequence
 
 _APP_SHUTDOWN_SECONDS = 60.0

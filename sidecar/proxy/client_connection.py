@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
-from sidecar.http.connection_limits import Places
+from sidecar.http.accepting import Places
 from sidecar.http.requests import HeadLimits, HeadReader, MalformedHead, MessageHead
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handler import Handler

@@ -12,7 +12,7 @@ from sidecar.core.observer import Observer
 from sidecar.core.routing import KNOWN_METHODS
 from sidecar.core.units import Clock
 from sidecar.gate.gate import Gate
-from sidecar.http.connection_limits import RateLimitedLog
+from sidecar.http.accepting import RateLimitedLog
 from sidecar.proxy.exchange import Exchange, local_response_head, persistence
 from sidecar.proxy.request_parser import BrokenBody
 from sidecar.proxy.transport import DateLine

@@ -7,8 +7,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Iterator
 
 from sidecar.config.fields import Address
-from sidecar.http.accepting import Acceptor, peer_of, waiting
-from sidecar.http.connection_limits import Places
+from sidecar.http.accepting import Acceptor, Places, peer_of, waiting
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.transport import WriteBatcher

@@ -12,7 +12,7 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import Allow
 from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
-from sidecar.http.connection_limits import Places, RateLimitedLog
+from sidecar.http.accepting import Places, RateLimitedLog
 from sidecar.http.requests import HeadLimits, HeadReader
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler, Snapshot

@@ -22,8 +22,8 @@ async def test_request_headers_keep_bytes_order_case_and_duplicates(set_up: SetU
 
 async def test_answer_head_keeps_bytes_order_case_reason_and_duplicates(set_up: SetUp) -> None:
     head = (
-        b"HTTP/1.1 299 Nicely d\xf6ne\r\nDATE: then\r\nset-COOKIE: a=1\r\nX-Raw: \xff\x80 x\r\nSet-Cookie: b=2; Path=/\r\n"
-        b"Content-Length: 2\r\nX-Empty: \r\nProxy-Authenticate: Basic\r\n\r\n"
+        b"HTTP/1.1 299 Nicely d\xf6ne\r\nDATE: then\r\nset-COOKIE: a=1\r\nX-Raw: \xff\x80 x\r\n"
+        b"Set-Cookie: b=2; Path=/\r\nContent-Length: 2\r\nX-Empty: \r\nProxy-Authenticate: Basic\r\n\r\n"
     )
     bench = await set_up(answering(head + b"hi"))
     client = await bench.client()

@@ -38,6 +38,10 @@ _CONNECTION: Final = frozenset(
     }
 )
 """The headers that are for this connection and its messages. `_`: CGI and WSGI take it for `-`."""
+_ONCE: Final = frozenset(
+    {b"content-location", b"content-range", b"content-type", b"etag", b"max-forwards", b"server", b"user-agent"}
+)
+"""Headers of a single value: with two, one server takes the first and another the last (RFC 9110 §5.3)."""
 _LONGEST_KNOWN: Final = 256
 _MOST_KNOWN: Final = 4096
 """Lines of one generation: with two of them, at most 4 MiB."""
@@ -104,8 +108,8 @@ def find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | No
     return end
 
 
-_Line = tuple[tuple[bytes, bytes], bytes]
-"""A header line: name and value, and the lower-case name if it is one of _CONNECTION, else empty."""
+_Line = tuple[tuple[bytes, bytes], bytes, bytes]
+"""A header line: name and value, and the lower-case name if it is one of _CONNECTION, and if of _ONCE; else empty."""
 
 
 def _begins_request(received: bytearray) -> bool:
@@ -141,12 +145,16 @@ class HeadReader:
         if start is None:
             raise MalformedHead(Reason.BAD_REQUEST)
         known, headers = self._known, list[tuple[bytes, bytes]]()
-        special: list[_Line] = []
+        special, once = list[_Line](), list[bytes]()
         for text in lines:
             line = known.get(text) or self._read_line(text)
             headers.append(line[0])
             if line[1]:
                 special.append(line)
+            elif line[2]:
+                once.append(line[2])
+        if len(once) > 1 and len(once) > len(set(once)):
+            raise MalformedHead(Reason.BAD_REQUEST)
         return _message_head(start, tuple(headers), special)
 
     def _read_line(self, text: bytes) -> _Line:
@@ -158,7 +166,8 @@ class HeadReader:
             if found is None:
                 raise MalformedHead(Reason.BAD_REQUEST)
             lower = found[1].lower()
-            line = ((found[1], found[2]), lower if lower in _CONNECTION else b"")
+            pair = (found[1], found[2])
+            line = (pair, lower if lower in _CONNECTION else b"", lower if lower in _ONCE else b"")
             if self._unlearned is None or lower in self._unlearned or len(text) > _LONGEST_KNOWN:
                 return line
         if len(self._known) >= _MOST_KNOWN:
@@ -176,7 +185,7 @@ def _message_head(start: re.Match[bytes], headers: Headers, special: list[_Line]
         return MessageHead(method, target, version, headers, 0, b"", version == (1, 1), "", False)
     values: dict[bytes, list[bytes]] = {}
     framed_by = b""
-    for (name, value), lower in special:
+    for (name, value), lower, _ in special:
         values.setdefault(lower, []).append(value)
         framed_by = name if lower in _FRAMING else framed_by
     hosts = len(values.get(b"host", ()))

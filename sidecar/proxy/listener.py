@@ -82,11 +82,15 @@ class Connections:
         return min(_CHECK_SECONDS, min(timeouts) / _CHECKS_IN_A_TIMEOUT)
 
     def _check(self) -> None:
-        now, self._timer = self._loop.time(), None
+        """Goes on whatever one of the connections raises."""
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self._check_seconds(), self._check) if self._open else None
         for connection in list(self._open):
-            connection.check(now)
-        if self._open:
-            self._timer = self._loop.call_later(self._check_seconds(), self._check)
+            try:
+                connection.check(now)
+            except Exception as exc:
+                self._handler.failed(exc)
+                connection.cut()
 
 
 # Binding.

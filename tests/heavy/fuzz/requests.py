@@ -15,7 +15,8 @@ _ORDINARY = re.compile(r"[A-Za-z0-9]")
 _SPECIAL = re.compile(
     r"connection|keepalive|proxyconnection|proxyauthorization|te|trailer|transferencoding|upgrade|http2settings|expect"
     r"|contentlength|host|authorization|xapikey|forwarded|xforwarded.*|xrealip|xoriginalur[il]|xrewriteurl"
-    r"|xhttpmethod.*|xmethodoverride|xrequestid|xauth.*|"
+    r"|xhttpmethod.*|xmethodoverride|xrequestid|xauth.*|proxy|xoriginal.*|xrewrite.*|xenvoy.*|xaccel.*|xsslclient.*"
+    r"|xhttppathoverride|xoverrideurl|trueclientip|cfconnectingip|xclientip|xclusterclientip|forwardedfor|x?remoteuser|"
 )
 """Names, letters and digits only, that have a meaning to the sidecar."""
 

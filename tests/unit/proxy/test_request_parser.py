@@ -165,3 +165,10 @@ def test_values_lose_the_white_space_around_them_and_nothing_else() -> None:
         (b"B", b""),
         (b"C", b""),
     )
+
+
+@pytest.mark.parametrize("name", [b"Content-Type", b"User-Agent", b"Max-Forwards"])
+def test_a_header_of_a_single_value_stands_there_once(name: bytes) -> None:
+    assert head(head_of(name + b": a", b"X: b"))
+    with pytest.raises(MalformedHead):
+        head(head_of(name + b": a", name.lower() + b": b"))

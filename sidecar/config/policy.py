@@ -177,6 +177,8 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     default_scopes: tuple[str, ...] = ()
     pass_through: tuple[OneSource, ...] = ()
     forward_credential: bool = False
+    copies: Literal["remove", "refuse"] = "remove"
+    """What becomes of the key where it stands elsewhere in the request, too."""
     cache_size: Annotated[int, Meta(ge=1, le=10**8)] = 100_000
     failures: Annotated[Quota | None, made(failures_of, Literal["off"], Allowance)] = default(
         _FAILURES, _FAILURES.quota(FAILURES, (Subject.ADDRESS,))

@@ -1,9 +1,11 @@
 """Where a key may stand in a request, and how it is told from credentials that are not ours."""
 
 import re
+from binascii import Error, a2b_base64
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 from msgspec import Struct
 
@@ -21,6 +23,11 @@ class Credential(Struct, frozen=True, kw_only=True, gc=False):
     text: str
     foreign: bool = False
     sources: frozenset[Source] = frozenset()
+
+    @property
+    def cookies(self) -> list[str]:
+        """Names of the cookies that it stood in."""
+        return [source.name for source in self.sources if source.kind == "cookie"]
 
     def __repr__(self) -> str:
         return f"Credential(foreign={self.foreign}, sources={self.sources})"
@@ -177,3 +184,68 @@ def without_cookie(line: bytes, name: str) -> bytes:
     """A Cookie line without the cookie; empty where it was the only one."""
     kept = [pair for pair in line.split(b";") if pair.strip(b" \t").partition(b"=")[0] != name.encode("latin-1")]
     return b";".join(kept).strip()
+
+
+# Copies of a recognised credential elsewhere in the request, which would take it to the upstream by another door.
+
+
+_LEAST_WITHIN = 16
+"""Shorter credentials are looked for as whole values only: they may be words of a sentence."""
+_MOST_DECODED = 3
+
+
+class Copies:
+    """Finds a credential in what else a request holds: as it is, percent-encoded, or within Basic credentials."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text.encode("utf-8", "surrogatepass")
+
+    def are_in(self, value: bytes) -> bool:
+        return any(map(self._is_within, _readings(value)))
+
+    def removed_from(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Without the headers, and without the cookies, that hold it."""
+        if not self._may_be_in(b"\n".join([value for _, value in headers])):
+            return headers
+        left = [(name, self._cookies_without(value) if name.lower() == b"cookie" else value) for name, value in headers]
+        return [
+            (name, value) for name, value in left if (value if name.lower() == b"cookie" else not self.are_in(value))
+        ]
+
+    def removed_from_query(self, query: str) -> str:
+        """Without the parameters that hold it."""
+        raw = query.encode("utf-8", "surrogateescape")
+        if not self._may_be_in(raw) and b"+" not in raw:
+            return query
+        return "&".join(pair for pair in query.split("&") if not self._is_in_pair(pair))
+
+    def _may_be_in(self, values: bytes) -> bool:
+        return self._text in values or b"%" in values or b"asic " in values.lower()
+
+    def _is_within(self, value: bytes) -> bool:
+        return self._text in value if len(self._text) >= _LEAST_WITHIN else self._text == value.strip(b' \t"')
+
+    def _cookies_without(self, line: bytes) -> bytes:
+        kept = [pair for pair in line.split(b";") if not any(map(self.are_in, (pair, pair.partition(b"=")[2])))]
+        return b";".join(kept).strip()
+
+    def _is_in_pair(self, pair: str) -> bool:
+        name, _, value = pair.encode("utf-8", "surrogateescape").partition(b"=")
+        return any(map(self.are_in, (name, value, value.replace(b"+", b" "))))
+
+
+def _readings(value: bytes) -> Iterator[bytes]:
+    yield value
+    decoded = value
+    for _ in range(_MOST_DECODED):
+        if b"%" not in decoded:
+            break
+        decoded = unquote_to_bytes(decoded)
+        yield decoded
+    scheme, _, rest = value.partition(b" ")
+    if scheme.lower() == b"basic":
+        with suppress(Error):
+            user, _, password = a2b_base64(rest).partition(b":")
+            yield from (user, password)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.core.client_address import TrustedProxies
-from sidecar.core.credentials import Credential, without_cookie, without_parameter
+from sidecar.core.credentials import Copies, Credential, without_cookie, without_parameter
 from sidecar.core.error_responses import key_values
+from sidecar.core.errors import Denied, Reason
 from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
 from sidecar.core.model import ApiKey, Headers, RequestHead
 from sidecar.core.observer import Trace
@@ -61,20 +62,56 @@ ADMIN_COOKIE: Final = "sidecar_session"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Injection:
-    """The configured rules of strip and inject. withheld_cookies: their names; of the sidecar's own."""
+    """The configured rules of strip and inject.
+
+    remove_copies: of the credential, elsewhere in the request; otherwise the request is refused.
+    withheld_cookies: their names; of the sidecar's own.
+    """
 
     rules: HeaderRules
     proxies: TrustedProxies
     forward_credential: bool
     strip_prefix: str
     add_prefix: str
+    remove_copies: bool = True
     withheld_cookies: tuple[str, ...] = ()
 
     def target(self, target: Target, paths: tuple[str, ...], credential: Credential | None) -> str:
         """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely."""
         if target.query is not None and not self.forward_credential:
             target = _without_key(target, credential)
+            copies = self.copies(credential)
+            if copies is not None and target.query is not None:
+                query = copies.removed_from_query(target.query)
+                target = target if query == target.query else Target(path=target.path, query=query or None)
         return with_prefix(target, paths, self.strip_prefix, self.add_prefix)
+
+    def copies(self, credential: Credential | None) -> Copies | None:
+        """Of a credential that the upstream must not see."""
+        if credential is None or credential.foreign or self.forward_credential:
+            return None
+        return Copies(credential.text)
+
+    def check_copies(
+        self,
+        target: Target,
+        received: SortedHeaders,
+        credential: Credential | None,
+        *,
+        host: bytes,
+        remove: bool,
+    ) -> None:
+        """Raises Denied where the credential stands where it cannot, or may not, be removed."""
+        copies = self.copies(credential)
+        if credential is None or copies is None:
+            return
+        if copies.are_in(host) or copies.are_in(target.path.encode("utf-8", "surrogateescape")):
+            raise Denied(Reason.BAD_HEADER)
+        if remove and self.remove_copies:
+            return
+        query, kept = _without_key(target, credential).query or "", _without_cookies(received.kept, credential.cookies)
+        if copies.removed_from(kept) != kept or copies.removed_from_query(query) != query:
+            raise Denied(Reason.BAD_HEADER)
 
     def headers(
         self,
@@ -92,7 +129,10 @@ class Injection:
         if trusted or keep_credential:
             kept = self.rules.reclassify(head.headers, credential=keep_credential, from_proxy=trusted)
         if credential is not None and not keep_credential:
-            kept = _without_cookies(kept, [source.name for source in credential.sources if source.kind == "cookie"])
+            kept = _without_cookies(kept, credential.cookies)
+        copies = self.copies(credential)
+        if copies is not None:
+            kept = copies.removed_from(kept)
         if self.withheld_cookies and b"cookie" in received.fields:
             kept = _without_cookies(kept, self.withheld_cookies)
         if connection := received.fields.get(b"connection"):

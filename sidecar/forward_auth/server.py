@@ -116,7 +116,7 @@ class DecisionServer:
         response = snapshot.responses.for_reason(reason or Reason.INTERNAL)
         try:
             if reason is None:
-                decision = await snapshot.gate.decide(question.head)
+                decision = await snapshot.gate.decide(question.head, remove_copies=False)
                 reason, response = self._worded(decision, snapshot, question)
         except Exception as exc:
             reason = Reason.INTERNAL

@@ -63,6 +63,7 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
         rules=rules,
         proxies=proxies,
         forward_credential=config.keys.forward_credential,
+        remove_copies=config.keys.copies == "remove",
         strip_prefix=config.upstream.strip_prefix,
         add_prefix=config.upstream.add_prefix,
         withheld_cookies=() if config.admin is None else (ADMIN_COOKIE,),

@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Hasher
 from sidecar.core.client_address import address_subject
+from sidecar.core.credentials import Copies, Credential
 from sidecar.core.errors import Denied, Fault, Reason
-from sidecar.core.headers import check_host
+from sidecar.core.headers import SortedHeaders, check_host
 from sidecar.core.model import (
     Allow,
     Bucket,
@@ -23,7 +24,7 @@ from sidecar.core.model import (
 )
 from sidecar.core.policy import authorize_all_readings, check_status
 from sidecar.core.routing import RouteTable
-from sidecar.core.target import parse_target, readings
+from sidecar.core.target import Target, parse_target, readings
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
@@ -100,8 +101,11 @@ class Gate:
         )
         self._unmatched = compiled.unmatched_route(config)
 
-    async def decide(self, head: RequestHead) -> Decision:
-        """Allow, or Deny with the reason; raises nothing that a client could cause."""
+    async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
+        """Allow, or Deny with the reason; raises nothing that a client could cause.
+
+        remove_copies: whoever forwards the request sends what Allow says, and nothing else of the client's.
+        """
         state = _RequestState(client_address=head.peer)
         try:
             received = self._rules.classify(head.headers)
@@ -113,7 +117,7 @@ class Gate:
             paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self.config.keep_slash)
             matches = [self._routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
-            credential = self._credentials.find(received.fields, target.query)
+            credential = self._credential(received, target, host, state, remove_copies)
             foreign = credential is not None and credential.foreign
             state.entry = None if credential is None or foreign else await self._find(credential.text)
             state.context = self._authenticate(state.entry)
@@ -141,6 +145,17 @@ class Gate:
         except StoreUnavailable:
             pass
         return None
+
+    def _credential(
+        self, received: SortedHeaders, target: Target, host: bytes, state: _RequestState, remove_copies: bool
+    ) -> Credential | None:
+        """What the client presents. It stays out of the request id, which the upstream, the logs and the client see."""
+        credential = self._credentials.find(received.fields, target.query)
+        if credential is not None and not credential.foreign:
+            self._injection.check_copies(target, received, credential, host=host, remove=remove_copies)
+            if Copies(credential.text).are_in(state.request_id.encode()):
+                state.request_id = self._new_request_id()
+        return credential
 
     def _check_method(self, head: RequestHead) -> None:
         self._methods.check(head.method)

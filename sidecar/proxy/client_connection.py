@@ -67,34 +67,10 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_admitted",
-        "_batcher",
-        "_body",
-        "_exchange",
-        "_half_closed_since",
-        "_handler",
-        "_head_since",
-        "_loop",
-        "_on_closed",
-        "_parser",
-        "_places",
-        "_producer",
-        "_reading_paused",
-        "_rules",
-        "_sent_half_closed",
-        "_since",
-        "_spoke_at",
-        "_state",
-        "_task",
-        "_transport",
-        "_tunnel",
-        "_unsent",
-        "_unsent_since",
-        "is_probe",
-        "peer",
-        "scheme",
-        "untried",
-        "writing_paused",
+        "_admitted", "_batcher", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since", "_loop",
+        "_on_closed", "_parser", "_places", "_producer", "_reading_paused", "_rules", "_sent_half_closed", "_since",
+        "_spoke_at", "_state", "_task", "_transport", "_tunnel", "_unsent", "_unsent_since", "is_probe", "peer",
+        "scheme", "untried", "writing_paused",
     )  # fmt: skip
 
     def __init__(

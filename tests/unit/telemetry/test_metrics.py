@@ -180,6 +180,7 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
         ("sidecar_quota_refused_total", "quota", "route"),
         ("sidecar_connections_refused_total", "limit"),
         ("sidecar_key_cache_total", "result"),
+        ("sidecar_internal_errors_total",),
         ("sidecar_background_failures_total", "reason"),
         ("sidecar_access_log_dropped_total",),
         ("sidecar_log_dropped_total",),

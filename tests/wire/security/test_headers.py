@@ -166,7 +166,7 @@ def test_a_peer_that_is_no_trusted_proxy_is_not_believed_even_next_to_one(behind
 BELIEVED = [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN]]
 
 
-@pytest.mark.requirement("S2.12")
+@pytest.mark.requirement("S2.14")
 @pytest.mark.parametrize("name", BELIEVED)
 def test_what_services_believe_of_proxies_reaches_them_from_nobody(
     site: Site, behind_proxy: Sidecar, name: str
@@ -184,7 +184,7 @@ def keeping(start_shared_sidecar: StartSidecar) -> Sidecar:
     return start_shared_sidecar(f"{identity}trusted_proxies: [127.0.0.1]\n{KEYS}")
 
 
-@pytest.mark.requirement("S2.12")
+@pytest.mark.requirement("S2.14")
 @pytest.mark.parametrize("name", ["X-Auth-Request-User", "True-Client-IP"])
 def test_what_is_kept_passes_from_a_trusted_proxy_by_its_exact_name(keeping: Sidecar, site: Site, name: str) -> None:
     forms = disguises(name)
@@ -194,7 +194,7 @@ def test_what_is_kept_passes_from_a_trusted_proxy_by_its_exact_name(keeping: Sid
         site.upstream.clear()
 
 
-@pytest.mark.requirement("S2.12")
+@pytest.mark.requirement("S2.14")
 def test_what_is_stripped_is_added_to_what_always_is(keeping: Sidecar, site: Site) -> None:
     names = [*disguises("X-Istio-Attributes"), "X-HTTP-Method-Override", "X-Envoy-Retry-On"]
     assert keeping.ask("GET", "/public/x", [(name, "FORGED") for name in names]).status == 200

@@ -92,14 +92,16 @@ def test_a_proxy_is_told_the_same_of_every_method(decider: Decider, dialect: str
         assert {told(method, "/named/x", key) for key in ("Kw", "Kr", "")} == {405}
 
 
-def has_method(method: str, line: dict[str, Any]) -> bool:
-    return bool(line["method"] == method)
+def is_of(request_id: str, line: dict[str, Any]) -> bool:
+    return bool(line["request_id"] == request_id)
 
 
 def test_the_log_names_the_method_and_the_metrics_only_the_standard_ones(decider: Decider) -> None:
     series = 'sidecar_requests_total{code="200",method="other",route="* /named/**"}'
     before = decider.sidecar.metric(series)
     for method in OTHERS[::2]:
-        assert decider.ask("caddy", method, "/named/x", key="Kr").status == 200
-        assert decider.sidecar.logged(partial(has_method, method))["route"] == "* /named/**"
+        headers = [("X-Request-Id", f"logged-{method}")]
+        assert decider.ask("caddy", method, "/named/x", headers, key="Kr").status == 200
+        line = decider.sidecar.logged(partial(is_of, f"logged-{method}"))
+        assert (line["method"], line["route"]) == (method, "* /named/**")
     assert decider.sidecar.metric(series) == before + 2

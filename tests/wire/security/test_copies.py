@@ -1,0 +1,140 @@
+"""The key that let a request in reaches the upstream by no other door."""
+
+from base64 import b64encode
+from urllib.parse import quote
+
+import pytest
+
+from tests.harness.recording import Upstream
+from tests.harness.running import Sidecar, StartSidecar
+from tests.wire.forward_auth.asking import DIALECTS, Decider, start_decider, status_of
+from tests.wire.security.site import BASE, Site
+
+SOURCES = "keys:\n  environments: {live: hv_live_}\n  from: [{header: X-Api-Key}, {cookie: key}, {query: key}]\n"
+
+
+def hidden(key: str) -> list[tuple[str, str]]:
+    """Headers that hold `key`."""
+    every_byte = "".join(f"%{byte:02x}" for byte in key.encode())
+    return [
+        ("X-Copy", key),
+        ("Referer", f"https://a.test/?token={key}&x=1"),
+        ("User-Agent", f"agent/1 ({key})"),
+        ("Sec-WebSocket-Protocol", f"chat, bearer.{key}"),
+        ("X-Encoded", quote(key, safe="").replace("_", "%5F")),
+        ("X-Encoded-Whole", every_byte),
+        ("X-Encoded-Twice", every_byte.replace("%", "%25")),
+        ("X-Login", "Basic " + b64encode(f"{key}:".encode()).decode()),
+        ("X-Login", "basic " + b64encode(f"user:{key}".encode()).decode()),
+        ("traceparent", key),
+    ]
+
+
+def start(start_shared_sidecar: StartSidecar, more: str = "") -> tuple[Sidecar, str]:
+    sidecar = start_shared_sidecar(BASE + SOURCES + more)
+    return sidecar, sidecar.keys.issue(scopes=("read",), tenant="t").text
+
+
+@pytest.fixture(scope="module")
+def removing(start_shared_sidecar: StartSidecar) -> tuple[Sidecar, str]:
+    return start(start_shared_sidecar)
+
+
+@pytest.fixture(scope="module")
+def refusing(start_shared_sidecar: StartSidecar) -> tuple[Sidecar, str]:
+    return start(start_shared_sidecar, "  copies: refuse\n")
+
+
+@pytest.mark.requirement("S2.12")
+def test_headers_that_hold_the_key_are_removed_and_others_stay(
+    removing: tuple[Sidecar, str], upstream: Upstream
+) -> None:
+    sidecar, key = removing
+    others = [("Accept", "a%20b"), ("X-Basic", "Basic !!"), ("X-Near", key[:-1]), ("Accept", "x")]
+    response = sidecar.ask("GET", "/items/x", [*hidden(key), *others, ("X-Api-Key", key)])
+    assert response.status == 200
+    seen = upstream.last()
+    names = {name.lower() for name, _ in hidden(key)}
+    assert names.isdisjoint(seen.names) and key.encode() not in seen.head
+    assert [pair for pair in seen.headers if pair in others] == others
+
+
+@pytest.mark.requirement("S2.12")
+def test_cookies_and_parameters_that_hold_the_key_are_removed_and_others_stay(
+    removing: tuple[Sidecar, str], upstream: Upstream
+) -> None:
+    sidecar, key = removing
+    cookies = f"a=1; b={key}; c=%{ord(key[0]):x}{key[1:]}; {key}=d; e=2"
+    target = f"/items/x?one=1&two={key}&three=%{ord(key[0]):x}{key[1:]}&{key}=4&five"
+    response = sidecar.ask("GET", target, [("Cookie", cookies), ("X-Api-Key", key)])
+    assert response.status == 200
+    seen = upstream.last()
+    assert (seen.target, seen.all("Cookie")) == ("/items/x?one=1&five", ["a=1; e=2"])
+
+
+@pytest.mark.requirement("S2.12")
+@pytest.mark.parametrize("place", ["cookie", "query"])
+def test_a_copy_beside_a_key_in_a_cookie_or_in_the_query_is_removed(
+    removing: tuple[Sidecar, str], upstream: Upstream, place: str
+) -> None:
+    sidecar, key = removing
+    target, headers = (
+        ("/items/x", [("Cookie", f"key={key}; a=1")]) if place == "cookie" else (f"/items/x?key={key}", [])
+    )
+    assert sidecar.ask("GET", target, [*headers, ("X-Copy", key)]).status == 200
+    assert key.encode() not in upstream.last().head
+
+
+@pytest.mark.requirement("S2.12")
+def test_a_key_in_the_path_or_host_is_400(removing: tuple[Sidecar, str], upstream: Upstream) -> None:
+    sidecar, key = removing
+    raw = f"GET /items/x HTTP/1.1\r\nHost: {key}\r\nX-Api-Key: {key}\r\n\r\n".encode()
+    assert sidecar.exchange(raw).status == 400
+    for path in (f"/items/{key}", f"/items/%{ord(key[0]):x}{key[1:]}"):
+        assert sidecar.ask("GET", path, [("X-Api-Key", key)]).status == 400
+    assert upstream.requests() == []
+
+
+@pytest.mark.requirement("S2.12")
+def test_a_request_id_that_holds_the_key_is_replaced(removing: tuple[Sidecar, str], upstream: Upstream) -> None:
+    sidecar, key = removing
+    assert sidecar.ask("GET", "/items/x", [("X-Request-Id", f"a.{key}"), ("X-Api-Key", key)]).status == 200
+    seen = upstream.last()
+    assert key.encode() not in seen.head
+    made = seen.header("X-Request-Id")
+    sidecar.logged(lambda line: line["request_id"] == made)
+    assert not any(key in line for line in sidecar.process.stdout.all())
+
+
+@pytest.mark.requirement("S2.12")
+def test_where_copies_are_refused_each_of_them_is_400_and_no_quota_is_taken(
+    refusing: tuple[Sidecar, str], upstream: Upstream
+) -> None:
+    sidecar, key = refusing
+    for name, value in [*hidden(key), ("Cookie", f"b={key}")]:
+        response = sidecar.ask("GET", "/items/x", [(name, value), ("X-Api-Key", key)])
+        assert (response.status, response.json()["code"]) == (400, "bad_header"), name
+    assert sidecar.ask("GET", f"/items/x?two={key}", [("X-Api-Key", key)]).status == 400
+    assert upstream.requests() == []
+    assert sidecar.ask("GET", f"/items/x?key={key}").status == 200
+    assert sidecar.ask("GET", "/items/x", [("Cookie", f"key={key}")]).status == 200
+
+
+@pytest.mark.requirement("S2.12")
+def test_forward_auth_refuses_what_a_proxy_cannot_remove(
+    start_shared_sidecar: StartSidecar, upstream: Upstream
+) -> None:
+    config = f"{BASE}decision: 127.0.0.1:0\nops: 127.0.0.1:0\ntrusted_proxies: [127.0.0.1]\n"
+    config += "keys: {environments: {live: hv_live_}, from: [{header: X-Api-Key}]}\n"
+    decider: Decider = start_decider(start_shared_sidecar, config, {"Kr": "read"})
+    key = decider.keys["Kr"].text
+    for dialect in DIALECTS:
+        assert status_of(decider.ask(dialect, "GET", "/items/x", [("X-Api-Key", key)])) == 200
+        assert status_of(decider.ask(dialect, "GET", "/items/x", [("X-Api-Key", key), ("X-Copy", key)])) == 400
+
+
+@pytest.mark.requirement("S2.4")
+def test_where_the_upstream_receives_the_key_copies_stay(start_shared_sidecar: StartSidecar, site: Site) -> None:
+    sidecar, key = start(start_shared_sidecar, "  forward_credential: true\n")
+    assert sidecar.ask("GET", "/items/x", [("X-Api-Key", key), ("X-Copy", key)]).status == 200
+    assert site.upstream.last().header("X-Copy") == key

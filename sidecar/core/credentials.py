@@ -197,13 +197,18 @@ _MOST_DECODED = 3
 class Copies:
     """Finds a credential in what else a request holds: as it is, percent-encoded, or within Basic credentials."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_plain", "_text")
 
     def __init__(self, text: str) -> None:
-        self._text = text.encode("utf-8", "surrogatepass")
+        self._plain, self._text = text, text.encode("utf-8", "surrogatepass")
 
     def are_in(self, value: bytes) -> bool:
-        return any(map(self._is_within, _readings(value)))
+        return self._may_be_in(value) and any(map(self._is_within, _readings(value)))
+
+    def are_in_text(self, text: str) -> bool:
+        if self._plain not in text and "%" not in text:
+            return False
+        return self.are_in(text.encode("utf-8", "surrogateescape"))
 
     def removed_from(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Without the headers, and without the cookies, that hold it."""

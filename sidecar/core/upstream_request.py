@@ -76,11 +76,12 @@ class Injection:
     remove_copies: bool = True
     withheld_cookies: tuple[str, ...] = ()
 
-    def target(self, target: Target, paths: tuple[str, ...], credential: Credential | None) -> str:
+    def target(
+        self, target: Target, paths: tuple[str, ...], credential: Credential | None, copies: Copies | None = None
+    ) -> str:
         """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely."""
         if target.query is not None and not self.forward_credential:
             target = _without_key(target, credential)
-            copies = self.copies(credential)
             if copies is not None and target.query is not None:
                 query = copies.removed_from_query(target.query)
                 target = target if query == target.query else Target(path=target.path, query=query or None)
@@ -96,16 +97,14 @@ class Injection:
         self,
         target: Target,
         received: SortedHeaders,
-        credential: Credential | None,
+        credential: Credential,
+        copies: Copies,
         *,
         host: bytes,
         remove: bool,
     ) -> None:
         """Raises Denied where the credential stands where it cannot, or may not, be removed."""
-        copies = self.copies(credential)
-        if credential is None or copies is None:
-            return
-        if copies.are_in(host) or copies.are_in(target.path.encode("utf-8", "surrogateescape")):
+        if copies.are_in_text(target.path) or copies.are_in(host):
             raise Denied(Reason.BAD_HEADER)
         if remove and self.remove_copies:
             return
@@ -118,7 +117,7 @@ class Injection:
         head: RequestHead,
         received: SortedHeaders,
         credential: Credential | None,
-        *,
+        copies: Copies | None,
         host: bytes,
         identity: Headers,
     ) -> Headers:
@@ -130,7 +129,6 @@ class Injection:
             kept = self.rules.reclassify(head.headers, credential=keep_credential, from_proxy=trusted)
         if credential is not None and not keep_credential:
             kept = _without_cookies(kept, credential.cookies)
-        copies = self.copies(credential)
         if copies is not None:
             kept = copies.removed_from(kept)
         if self.withheld_cookies and b"cookie" in received.fields:

@@ -117,15 +117,15 @@ class Gate:
             paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self.config.keep_slash)
             matches = [self._routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
-            credential = self._credential(received, target, host, state, remove_copies)
+            credential, copies = self._credential(received, target, host, state, remove_copies)
             foreign = credential is not None and credential.foreign
             state.entry = None if credential is None or foreign else await self._find(credential.text)
             state.context = self._authenticate(state.entry)
             match = authorize_all_readings(matches, state.principal, foreign=foreign)
-            upstream_target = self._injection.target(target, paths, credential)
+            upstream_target = self._injection.target(target, paths, credential, copies)
             state.taken = await self._take(match.route, state)
             _check_taken(state.taken)
-            headers = self._injection.headers(head, received, credential, host=host, identity=self._identity_of(state))
+            headers = self._injection.headers(head, received, credential, copies, host, self._identity_of(state))
             return _allowed(match.route, state, target=upstream_target, host=host, headers=headers)
         except Denied as denied:
             return await self._deny(denied.reason, state)
@@ -148,14 +148,15 @@ class Gate:
 
     def _credential(
         self, received: SortedHeaders, target: Target, host: bytes, state: _RequestState, remove_copies: bool
-    ) -> Credential | None:
+    ) -> tuple[Credential | None, Copies | None]:
         """What the client presents. It stays out of the request id, which the upstream, the logs and the client see."""
         credential = self._credentials.find(received.fields, target.query)
-        if credential is not None and not credential.foreign:
-            self._injection.check_copies(target, received, credential, host=host, remove=remove_copies)
-            if Copies(credential.text).are_in(state.request_id.encode()):
+        copies = self._injection.copies(credential)
+        if credential is not None and copies is not None:
+            self._injection.check_copies(target, received, credential, copies, host=host, remove=remove_copies)
+            if copies.are_in_text(state.request_id):
                 state.request_id = self._new_request_id()
-        return credential
+        return credential, copies
 
     def _check_method(self, head: RequestHead) -> None:
         self._methods.check(head.method)

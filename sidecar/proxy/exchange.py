@@ -124,7 +124,7 @@ class Exchange:
         if message.body_bytes != 0:
             go_ahead = self._go_ahead if message.expects_continue else None
             self.body = ClientBody(client, rules, length=message.body_bytes, go_ahead=go_ahead)
-        self.upgrade = offered(message)
+        self.upgrade = offered(message) if message.upgrade else ""
         """What the client offers to switch to, if that can be passed on."""
         self._offers_upgrade = message.upgrade != ""
         upgrades_with_body = self.upgrade != "" and message.framing != b""

@@ -126,6 +126,7 @@ Event = MessageHead | bytes | End
 
 
 _END: Final = b"\r\n\r\n"
+_NOTHING: Final[Iterator[Event]] = iter(())
 
 
 class Phase(Enum):
@@ -200,7 +201,7 @@ class RequestParser:
     def next_request(self) -> Iterator[Event]:
         """The response is sent: the events of what has come meanwhile. Raises as `feed` does."""
         self._phase = Phase.HEAD
-        return self._read()
+        return self._read() if self._received else _NOTHING
 
     def close(self) -> None:
         """Drop all bytes from here on."""

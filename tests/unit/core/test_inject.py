@@ -38,7 +38,7 @@ def sent(
 ) -> list[tuple[bytes, bytes]]:
     by = by or injection()
     head = RequestHead(method="GET", target="/", headers=headers, peer=peer)
-    return list(by.headers(head, by.rules.classify(headers), credential, host=HOST, identity=IDENTITY))
+    return list(by.headers(head, by.rules.classify(headers), credential, None, host=HOST, identity=IDENTITY))
 
 
 def values(headers: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

@@ -103,7 +103,6 @@ def until(done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while not done():
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
 
 
 class FullPipe:

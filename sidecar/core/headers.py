@@ -66,7 +66,9 @@ _UNNAMEABLE = _FRAMING | {b"host"}
 _REPLACED = frozenset({b"forwarded", b"x-real-ip"})
 _READ = frozenset({b"host", b"connection", b"upgrade", b"expect"})
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+"""A registered name or an address, and a port that may be empty (RFC 3986 sections 3.2.2 and 3.2.3). No comma, which
+joins the Hosts of two lines, and no escape."""
 _SEPARATORS = re.compile(rb"[^a-z0-9]+")
 _UNSAFE = re.compile(r"[^ -$&-~]")
 _MAX_NAMES = 2048

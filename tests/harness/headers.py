@@ -87,7 +87,18 @@ BROKEN_LINES = [
     b"X-A: 1\x7f\r\n",
 ]
 """Lines that servers disagree about, after a Host (RFC 9112 §2.2, §5)."""
-HOSTS = [b"a", b"api.test:8080", b"[::1]:80", b"127.0.0.1", b"a_b-c.d"]
+HOSTS = [
+    b"a",
+    b"api.test:8080",
+    b"[::1]:80",
+    b"127.0.0.1",
+    b"a_b-c.d",
+    b"a:",
+    b"[::1]:",
+    b"a~b",
+    b"0.0.0.0=5000",
+    b"a!$&'()*+;=b",
+]
 BAD_HOSTS = [
     b"",
     b"a,b",
@@ -96,7 +107,6 @@ BAD_HOSTS = [
     b"h/p?",
     b"h?",
     b"h#",
-    b"h:",
     b"h:x",
     b"h:80:80",
     b"h:port",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.harness.headers import BAD_HOSTS, FORWARDING, HOP_BY_HOP, STRIPPED, STRIPPED_BY_PATTERN, disguises
+from tests.harness.headers import BAD_HOSTS, FORWARDING, HOP_BY_HOP, HOSTS, STRIPPED, STRIPPED_BY_PATTERN, disguises
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.wire import request_bytes
 from tests.wire.security.site import BASE, IDENTITY, KEYS, Site
@@ -256,6 +256,14 @@ def test_and_on_the_way_back_and_two_set_cookie_stay_two(site: Site) -> None:
 @pytest.mark.parametrize("target", [b"/public/x", b"http://api.test/public/x"])
 def test_a_request_needs_exactly_one_plain_host(site: Site, lines: bytes, target: bytes) -> None:
     site.refuses_bytes(400, b"GET " + target + b" HTTP/1.1\r\n" + lines + b"\r\n")
+
+
+@pytest.mark.requirement("S2.10")
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_legal_host_is_taken_and_passed_on(site: Site, host: bytes) -> None:
+    for start in (b"/public/x", b"http://" + host + b"/public/x"):
+        assert site.sidecar.exchange(b"GET " + start + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").status == 200
+        assert site.upstream.last().header("Host") == host.decode()
 
 
 @pytest.mark.requirement("S2.11")

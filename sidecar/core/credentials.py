@@ -214,10 +214,15 @@ class Copies:
         """Without the headers, and without the cookies, that hold it."""
         if not self._may_be_in(b"\n".join([value for _, value in headers])):
             return headers
-        left = [(name, self._cookies_without(value) if name.lower() == b"cookie" else value) for name, value in headers]
-        return [
-            (name, value) for name, value in left if (value if name.lower() == b"cookie" else not self.are_in(value))
-        ]
+        kept = []
+        for name, value in headers:
+            if name.lower() == b"cookie":
+                left = self._cookies_without(value)
+                if left or not value:
+                    kept.append((name, left))
+            elif not self.are_in(value):
+                kept.append((name, value))
+        return kept
 
     def removed_from_query(self, query: str) -> str:
         """Without the parameters that hold it."""
@@ -233,8 +238,9 @@ class Copies:
         return self._text in value if len(self._text) >= _LEAST_WITHIN else self._text == value.strip(b' \t"')
 
     def _cookies_without(self, line: bytes) -> bytes:
-        kept = [pair for pair in line.split(b";") if not any(map(self.are_in, (pair, pair.partition(b"=")[2])))]
-        return b";".join(kept).strip()
+        pairs = line.split(b";")
+        kept = [pair for pair in pairs if not any(map(self.are_in, (pair, pair.partition(b"=")[2])))]
+        return line if len(kept) == len(pairs) else b";".join(kept).strip()
 
     def _is_in_pair(self, pair: str) -> bool:
         name, _, value = pair.encode("utf-8", "surrogateescape").partition(b"=")

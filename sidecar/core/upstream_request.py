@@ -104,12 +104,16 @@ class Injection:
         remove: bool,
     ) -> None:
         """Raises Denied where the credential stands where it cannot, or may not, be removed."""
-        if copies.are_in_text(target.path) or copies.are_in(host):
+        if copies.are_in(host):
             raise Denied(Reason.BAD_HEADER)
         if remove and self.remove_copies:
             return
         query, kept = _without_key(target, credential).query or "", _without_cookies(received.kept, credential.cookies)
-        if copies.removed_from(kept) != kept or copies.removed_from_query(query) != query:
+        if (
+            copies.are_in_text(target.path)
+            or copies.removed_from(kept) != kept
+            or copies.removed_from_query(query) != query
+        ):
             raise Denied(Reason.BAD_HEADER)
 
     def headers(

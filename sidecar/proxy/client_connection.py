@@ -255,8 +255,6 @@ class ClientConnection(asyncio.Protocol):
         return plain
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._state is State.LINGERING:
-            self._places.lingering -= 1
         self._step(State.CLOSED)
         self._tunnel = self._transport = None
         self._parser.close()
@@ -304,6 +302,8 @@ class ClientConnection(asyncio.Protocol):
             self._begin(head)
         except MalformedHead as malformed:
             self._refuse(malformed.reason)
+        except Exception as exc:
+            self._fail(exc)
         return True
 
     def _take(self, event: Event) -> None:
@@ -389,14 +389,14 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Give the client time to read the response: closing while it still sends would reset the connection."""
+        has_room = self._places.may_linger
         self._step(State.LINGERING)
         self._parser.close()
         if self._transport is None or self._transport.is_closing():
             return
-        if not self._places.may_linger:
+        if not has_room:
             self._close()
             return
-        self._places.lingering += 1
         self.send_eof()
         self.resume_reading()
 
@@ -428,4 +428,5 @@ class ClientConnection(asyncio.Protocol):
     def _step(self, state: State) -> None:
         if state not in STEPS[self._state]:
             raise IllegalStep(f"{self._state.name} to {state.name}")
+        self._places.lingering += (state is State.LINGERING) - (self._state is State.LINGERING)
         self._state, self._since = state, self._loop.time()

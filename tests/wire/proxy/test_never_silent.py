@@ -106,3 +106,13 @@ async def test_every_response_has_one_date_and_the_upstreams_own_stays(set_up: S
     for response in (await client.ask(get()), await client.ask(get("/denied"))):
         [made] = response.dates
         assert abs(parsedate_to_datetime(made.decode()).timestamp() - time.time()) < 60
+
+
+async def test_places_of_those_who_were_refused_are_free_again_when_their_time_is_over(set_up: SetUp) -> None:
+    bench = await set_up(answering(plain()), listener={"limits": Limits(connections=8), "quiet_seconds": 0.05})
+    for _ in range(6):
+        client = await bench.client()
+        await client.send(b"no request\r\n\r\n")
+        assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+    await eventually(lambda: not list(bench.server._connections))
+    assert bench.server._connections.places.lingering == 0 and bench.server._connections.places.may_linger

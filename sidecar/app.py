@@ -44,6 +44,8 @@ PROBE_SECONDS = 5
 """How often the keys of streams and tunnels older than this are checked: these end within 10 seconds."""
 
 CLOCK: Final = SystemClock()
+REMEMBERS: Final = "SIDECAR_KNOWN_REQUESTS"
+"""Variable of the environment, for tests: with `off`, no request is known by its bytes."""
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +155,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         make_gate=lambda config, keys: make_gate(config, keys, limiter, _hasher_of(config)),
         metrics=metrics,
         descriptors=files,
+        remembers=os.environ.get(REMEMBERS) != "off",
     )
     stack.callback(serving.close)
     return Parts(

@@ -108,7 +108,9 @@ class ExactHeaderNames:
         )
 
 
-class _Action(Enum):
+class Action(Enum):
+    """What becomes of a header field."""
+
     KEEP = auto()
     DROP = auto()
     READ = auto()
@@ -153,7 +155,7 @@ class HeaderRules:
         self._stripped = HeaderNames((*STRIPPED, *strip, *keep))
         self._kept = ExactHeaderNames(keep)
         self._request_id = request_id.lower().encode()
-        self._actions: dict[bytes, tuple[_Action, bytes]] = {}
+        self._actions: dict[bytes, tuple[Action, bytes]] = {}
 
     def classify(self, headers: Headers) -> SortedHeaders:
         """Raises Denied where a name passes itself off as framing (`Transfer_Encoding`)."""
@@ -162,26 +164,30 @@ class HeaderRules:
         known = self._actions
         for pair in headers:
             action, lower = known.get(pair[0]) or self._learn(pair[0])
-            if action is _Action.KEEP:
+            if action is Action.KEEP:
                 kept.append(pair)
-            elif action is _Action.REFUSE:
+            elif action is Action.REFUSE:
                 raise Denied(Reason.BAD_HEADER)
-            elif action is not _Action.DROP:
-                if action is _Action.READ_AND_KEEP:
+            elif action is not Action.DROP:
+                if action is Action.READ_AND_KEEP:
                     kept.append(pair)
                 fields.setdefault(lower, []).append(pair[1])
         return SortedHeaders(fields, kept)
 
     def reclassify(self, headers: Headers, *, credential: bool, from_proxy: bool) -> list[tuple[bytes, bytes]]:
         """`kept`, in order, together with the credential's headers and those of a trusted proxy."""
-        wanted = {_Action.KEEP, _Action.READ_AND_KEEP}
+        wanted = {Action.KEEP, Action.READ_AND_KEEP}
         if credential:
-            wanted.add(_Action.CREDENTIAL)
+            wanted.add(Action.CREDENTIAL)
         if from_proxy:
-            wanted.add(_Action.FROM_PROXY)
+            wanted.add(Action.FROM_PROXY)
         return [pair for pair in headers if (self._actions.get(pair[0]) or self._learn(pair[0]))[0] in wanted]
 
-    def _learn(self, name: bytes) -> tuple[_Action, bytes]:
+    def action(self, name: bytes) -> tuple[Action, bytes]:
+        """What becomes of the fields of this name, and the name in lower case."""
+        return self._actions.get(name) or self._learn(name)
+
+    def _learn(self, name: bytes) -> tuple[Action, bytes]:
         lower = name.lower()
         entry = (self._classify(lower), lower)
         if len(name) > _MAX_LEARNT:
@@ -191,23 +197,23 @@ class HeaderRules:
         self._actions[name] = entry
         return entry
 
-    def _classify(self, lower: bytes) -> _Action:
+    def _classify(self, lower: bytes) -> Action:
         folded = fold(lower)
         if folded in _FRAMING and lower != folded:
-            return _Action.REFUSE
+            return Action.REFUSE
         if lower in self._credential:
-            return _Action.CREDENTIAL
+            return Action.CREDENTIAL
         if lower in _READ or lower == self._request_id:
-            return _Action.READ
+            return Action.READ
         if folded in self._removed:
-            return _Action.DROP
+            return Action.DROP
         if lower in self._kept:
-            return _Action.FROM_PROXY
+            return Action.FROM_PROXY
         if folded in self._stripped:
-            return _Action.DROP
+            return Action.DROP
         if folded in _REPLACED or folded.startswith(b"x-forwarded"):
-            return _Action.FROM_PROXY if lower == folded else _Action.DROP
-        return _Action.READ_AND_KEEP if lower == b"cookie" else _Action.KEEP
+            return Action.FROM_PROXY if lower == folded else Action.DROP
+        return Action.READ_AND_KEEP if lower == b"cookie" else Action.KEEP
 
 
 def drop_connection_options(kept: list[tuple[bytes, bytes]], connection: Iterable[bytes]) -> list[tuple[bytes, bytes]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from sidecar.core.client_address import TrustedProxies
@@ -36,6 +37,7 @@ class IdentityHeaders:
         return tuple((name, field_value(render_text(template, values))) for name, template in self._by_request)
 
 
+@lru_cache(maxsize=4096)
 def forwarding_headers(peer: str, scheme: str, host: bytes) -> Headers:
     """What the socket tells, for a client that no trusted proxy stands for."""
     address = ((b"X-Forwarded-For", peer.encode()),) if peer else ()
@@ -139,11 +141,12 @@ class Injection:
             kept = _without_cookies(kept, self.withheld_cookies)
         if connection := received.fields.get(b"connection"):
             kept = drop_connection_options(kept, connection)
-        return (*self._forwarded(head, kept, host, trusted), *identity)
+        return (*self.forwarded(head, kept, host, trusted), *identity)
 
-    def _forwarded(
+    def forwarded(
         self, head: RequestHead, kept: list[tuple[bytes, bytes]], host: bytes, trusted: bool
     ) -> list[tuple[bytes, bytes]]:
+        """`kept` with the way it came. trusted: the peer, who tells of the way before."""
         speaks_forwarded = self.proxies.header == b"forwarded"
         if not trusted:
             if speaks_forwarded:
@@ -188,9 +191,12 @@ def propagate(trace: Trace, headers: Headers) -> Headers:
 def request_id(values: Mapping[bytes, list[bytes]], header: bytes) -> str | None:
     """The client's request id, where it sent exactly one that is safe to write anywhere."""
     found = values.get(header)
-    if found is None or len(found) != 1 or not 0 < len(found[0]) <= 128:
-        return None
-    return found[0].decode("ascii") if found[0].translate(None, _ID_BYTES) == b"" else None
+    return found[0].decode("ascii") if found is not None and len(found) == 1 and is_request_id(found[0]) else None
+
+
+def is_request_id(value: bytes) -> bool:
+    """Whether it is safe to write anywhere."""
+    return 0 < len(value) <= 128 and value.translate(None, _ID_BYTES) == b""
 
 
 class RequestIds:

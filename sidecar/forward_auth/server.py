@@ -37,12 +37,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What decides a question and words the response. A reload swaps it whole."""
+    """What decides a question and words the response. A reload swaps it whole.
+
+    id_header: of refusals, for the id of the request.
+    """
 
     gate: Gate
     responses: ErrorResponses
     terms: Terms
     limits: Limits
+    id_header: bytes
 
 
 class DecisionServer:
@@ -138,7 +142,9 @@ class DecisionServer:
         """A route that the sidecar itself responds to is not the upstream's, where the proxy in front would send it."""
         responses, now = snapshot.responses, self._clock.seconds()
         if isinstance(decision, Deny):
-            return decision.reason, responses.denied(decision, now)
+            denied, id_field = responses.denied(decision, now), (snapshot.id_header, decision.request_id.encode())
+            response = Response(status=denied.status, headers=(*denied.headers, id_field), body=denied.body)
+            return decision.reason, response
         if decision.route.policy.respond is not None:
             return Reason.NO_ROUTE, responses.for_reason(Reason.NO_ROUTE)
         terms = snapshot.terms

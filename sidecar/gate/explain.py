@@ -267,6 +267,8 @@ class _OneKey:
 class _Peeking:
     """A limiter that is looked at and not taken from."""
 
+    immediate = False
+
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
 

@@ -1,9 +1,11 @@
 """The gate: a request head in, a decision out. Read `Gate.decide` first; it is the whole story."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+from msgspec import Struct
 
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Hasher
@@ -22,8 +24,8 @@ from sidecar.core.model import (
     Route,
     Taken,
 )
-from sidecar.core.policy import authorize_all_readings, check_status
-from sidecar.core.routing import RouteTable
+from sidecar.core.policy import authorize, authorize_all_readings, check_status
+from sidecar.core.routing import Match, RouteTable
 from sidecar.core.target import Target, parse_target, readings
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
@@ -39,6 +41,32 @@ WRONG_KEY = frozenset(
 )
 """Denials that count against the address they come from."""
 _NOTHING_TAKEN = Taken(states=())
+
+
+T = TypeVar("T")
+
+
+class KnownCredential(Struct, frozen=True, gc=False):
+    """What is remembered of a credential. digest: SHA-256 of its text. may_be_stored: it is well-formed."""
+
+    digest: bytes
+    may_be_stored: bool
+
+
+class Understood(Struct, frozen=True, gc=False):
+    """What a request asks for, where its path has one reading and no part of it is refused by itself.
+
+    target: for the upstream. kept: headers that pass on. way: the values of the header in which trusted proxies tell
+    the way that it came.
+    """
+
+    match: Match | None
+    target: str
+    kept: list[tuple[bytes, bytes]]
+    host: bytes
+    request_id: str = ""
+    credential: KnownCredential | None = None
+    way: Sequence[bytes] = ()
 
 
 class KeyFinder(Protocol):
@@ -84,18 +112,18 @@ class Gate:
         self.config = config
         self._keys, self._limiter, self._hasher = keys, limiter, hasher
         self._clock, self._new_request_id = clock, new_request_id
-        self._methods = compiled.method_rules(config)
-        self._routes = RouteTable(config.routes, case_sensitive=config.case_sensitive)
+        self.methods = compiled.method_rules(config)
+        self.routes = RouteTable(config.routes, case_sensitive=config.case_sensitive)
         self._format = key_format(config)
         self._prefixes = tuple(config.keys.environments.values())
         self._foreign = tuple(keys.prefix for keys in config.keys.imported)
-        self._credentials = compiled.credential_rules(config)
+        self.credentials = compiled.credential_rules(config)
         self._identity = IdentityHeaders(config.identity.headers)
-        self._proxies = compiled.trusted_proxies(config)
+        self.proxies = compiled.trusted_proxies(config)
         self._id_header = config.identity.request_id.encode()
         self._id_field = self._id_header.lower()
-        self._rules = compiled.header_rules(config, self._credentials)
-        self._injection = compiled.injection(config, self._rules, self._proxies)
+        self.rules = compiled.header_rules(config, self.credentials)
+        self.injection = compiled.injection(config, self.rules, self.proxies)
         self._principals = PrincipalCompiler(
             config.catalogue, self._identity, config.plans, size=config.keys.cache_size
         )
@@ -108,29 +136,59 @@ class Gate:
         """
         state = _RequestState(client_address=head.peer)
         try:
-            received = self._rules.classify(head.headers)
+            received = self.rules.classify(head.headers)
             state.request_id = request_id(received.fields, self._id_field) or self._new_request_id()
-            state.client_address = self._proxies.client_address(head.peer, received.fields)
+            state.client_address = self.proxies.client_address(head.peer, received.fields)
             self._check_method(head)
             host = check_host(received.fields.get(b"host"), head.version)
             target = parse_target(head.target, host.decode("ascii"))
             paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self.config.keep_slash)
-            matches = [self._routes.match(head.method, path) for path in paths]
+            matches = [self.routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
             credential, copies = self._credential(received, target, host, state, remove_copies)
             foreign = credential is not None and credential.foreign
             state.entry = None if credential is None or foreign else await self._find(credential.text)
             state.context = self._authenticate(state.entry)
             match = authorize_all_readings(matches, state.principal, foreign=foreign)
-            upstream_target = self._injection.target(target, paths, credential, copies)
+            upstream_target = self.injection.target(target, paths, credential, copies)
             state.taken = await self._take(match.route, state)
             _check_taken(state.taken)
-            headers = self._injection.headers(head, received, credential, copies, host, self._identity_of(state))
+            headers = self.injection.headers(head, received, credential, copies, host, self._identity_of(state))
             return _allowed(match.route, state, target=upstream_target, host=host, headers=headers)
         except Denied as denied:
             return await self._deny(denied.reason, state)
         except Fault as fault:
             return _refused(fault.reason, state)
+
+    def decide_now(self, head: RequestHead, understood: Understood) -> Decision | None:
+        """As `decide`, for a request that is understood. None where the decision has to wait; nothing is taken then."""
+        if not self._limiter.immediate:
+            return None
+        way, address = understood.way, head.peer
+        if way:
+            address = self.proxies.client_address(address, {self.proxies.header: way})
+        match = understood.match
+        state = _RequestState(address, understood.request_id or self._new_request_id(), match.route if match else None)
+        try:
+            if understood.credential is not None:
+                entry = self._keys.peek(understood.credential.digest)
+                if entry is MISS and understood.credential.may_be_stored:
+                    return None
+                state.entry = _known(entry)
+                state.context = self._authenticate(state.entry)
+            match = authorize(match, state.principal, foreign=False)
+            if match.route.policy.charges:
+                buckets = self._buckets(match.route, state)
+                state.taken = _now(self._limiter.take(buckets, self._clock.seconds()))
+            _check_taken(state.taken)
+        except (StoreUnavailable, Fault):
+            return None
+        except Denied as denied:
+            return _now(self._deny(denied.reason, state))
+        trusted = self.proxies.trusts(head.peer)
+        told = self.injection.forwarded(head, understood.kept, understood.host, trusted)
+        headers = (*told, *self._identity_of(state))
+        return _allowed(match.route, state, target=understood.target, host=understood.host, headers=headers)
 
     async def revalidate(self, principal: Principal) -> Reason | None:
         """Why the key is no longer valid; None where it is, and where the store cannot tell."""
@@ -150,16 +208,16 @@ class Gate:
         self, received: SortedHeaders, target: Target, host: bytes, state: _RequestState, remove_copies: bool
     ) -> tuple[Credential | None, Copies | None]:
         """What the client presents. It stays out of the request id, which the upstream, the logs and the client see."""
-        credential = self._credentials.find(received.fields, target.query)
-        copies = self._injection.copies(credential)
+        credential = self.credentials.find(received.fields, target.query)
+        copies = self.injection.copies(credential)
         if credential is not None and copies is not None:
-            self._injection.check_copies(target, received, credential, copies, host=host, remove=remove_copies)
+            self.injection.check_copies(target, received, credential, copies, host=host, remove=remove_copies)
             if copies.are_in_text(state.request_id):
                 state.request_id = self._new_request_id()
         return credential, copies
 
     def _check_method(self, head: RequestHead) -> None:
-        self._methods.check(head.method)
+        self.methods.check(head.method)
         if head.target == "*":
             raise Denied(Reason.METHOD_NOT_ALLOWED)
 
@@ -181,16 +239,14 @@ class Gate:
         try:
             entry = self._keys.peek(digest)
             if entry is MISS:
-                if not self._may_be_stored(text):
+                if not self.may_be_stored(text):
                     raise Denied(Reason.INVALID_KEY)
                 entry = await self._keys.find(digest, lambda: self._hasher.candidates(text))
         except StoreUnavailable:
             raise Fault(Reason.STORE_UNAVAILABLE) from None
-        if entry is None:
-            raise Denied(Reason.INVALID_KEY)
-        return entry
+        return _known(entry)
 
-    def _may_be_stored(self, text: str) -> bool:
+    def may_be_stored(self, text: str) -> bool:
         """Keys made elsewhere have no form to check; one that begins like ours must have ours."""
         if text.startswith(self._prefixes):
             return self._format.check(text, self._prefixes) is not None
@@ -236,6 +292,23 @@ class Gate:
             [Bucket(quota=quota, subject=subject, limit=quota.limit)], self._clock.seconds()
         )
         return Taken(states=(), refused=taken.refused)
+
+
+def _known(entry: CacheEntry | Literal[Miss.MISS] | None) -> CacheEntry:
+    """Raises Denied where there is none."""
+    if entry is None or entry is MISS:
+        raise Denied(Reason.INVALID_KEY)
+    return entry
+
+
+def _now(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
+    work.close()
+    raise RuntimeError("a limiter that is immediate has waited")
 
 
 def _check_taken(taken: Taken) -> None:

@@ -16,11 +16,11 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import Headers
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_REQUEST_LINE: Final = re.compile(
+REQUEST_LINE: Final = re.compile(
     rb"(%b++) ((?:/|\*(?= )|(?i:https?)://[^/?# ]|(?<=CONNECT )[^/ ])[!-~\x80-\xff]*+) HTTP/1\.([0-9])" % _TOKEN
 )
 """A target has the origin, asterisk or absolute form (RFC 9112 §3.2); authorities alone are for CONNECT."""
-_HEADER_LINE: Final = re.compile(rb"(%b++):[\t ]*+((?:[\t\x20-\x7e\x80-\xff]*[!-~\x80-\xff])?)[\t ]*+" % _TOKEN)
+HEADER_LINE: Final = re.compile(rb"(%b++):[\t ]*+((?:[\t\x20-\x7e\x80-\xff]*[!-~\x80-\xff])?)[\t ]*+" % _TOKEN)
 _BEGINNING: Final = re.compile(rb"%b++(?: |\Z)" % _TOKEN)
 """Of an incomplete head: a method, and not a handshake of TLS or another protocol."""
 _BEGINNING_BYTES: Final = 64
@@ -38,15 +38,12 @@ _CONNECTION: Final = frozenset(
     }
 )
 """The headers that are for this connection and its messages. `_`: CGI and WSGI take it for `-`."""
-_ONCE: Final = frozenset(
+ONCE: Final = frozenset(
     {b"content-location", b"content-range", b"content-type", b"etag", b"max-forwards", b"server", b"user-agent"}
 )
 """Headers of a single value: with two, one server takes the first and another the last (RFC 9110 §5.3)."""
-_LONGEST_KNOWN: Final = 256
-_MOST_KNOWN: Final = 4096
-"""Lines of one generation: with two of them, at most 4 MiB."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
-_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _OTHER_CODINGS: Final = re.compile(
     rb"(?!chunked\b)%b++(?:[ \t]*,[ \t]*(?!chunked\b)%b++)*[ \t]*,[ \t]*chunked" % (_TOKEN, _TOKEN)
 )
@@ -108,73 +105,45 @@ def find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | No
     return end
 
 
-_Line = tuple[tuple[bytes, bytes], bytes, bytes]
-"""A header line: name and value, and the lower-case name if it is one of _CONNECTION, and if of _ONCE; else empty."""
+_Line = tuple[tuple[bytes, bytes], bytes]
+"""A header line: name and value, and the name in lower case."""
 
 
 def _begins_request(received: bytearray) -> bool:
     end = received.find(b"\r\n")
     if end >= 0:
-        return _REQUEST_LINE.fullmatch(received, 0, end) is not None
+        return REQUEST_LINE.fullmatch(received, 0, end) is not None
     return _BEGINNING.match(received[:_BEGINNING_BYTES]) is not None
 
 
-class HeadReader:
-    """Reads heads. A header line that was read before is known by its bytes.
+def read_head(head: bytes, limits: HeadLimits) -> MessageHead:
+    """head: all lines, with the empty one. Raises MalformedHead."""
+    request_line, *lines = head[: -len(_END)].split(b"\r\n")
+    if len(lines) > limits.headers or len(request_line) > limits.request_line_bytes:
+        raise MalformedHead(Reason.HEADERS_TOO_LARGE)
+    start = REQUEST_LINE.fullmatch(request_line)
+    if start is None:
+        raise MalformedHead(Reason.BAD_REQUEST)
+    headers, special, once = list[tuple[bytes, bytes]](), list[_Line](), list[bytes]()
+    for text in lines:
+        pair, lower = _read_line(text, limits)
+        headers.append(pair)
+        if lower in _CONNECTION:
+            special.append((pair, lower))
+        elif lower in ONCE:
+            once.append(lower)
+    if len(once) > 1 and len(once) > len(set(once)):
+        raise MalformedHead(Reason.BAD_REQUEST)
+    return _message_head(start, tuple(headers), special)
 
-    Clients send the same lines again and again. Two generations are kept: a line of the older one that comes again is
-    taken into the younger, so that a flood of lines that come once pushes out no others.
 
-    unlearned: lower-case names of headers that may hold a credential: their lines are read each time, so that none
-    stays in memory. None: no line is remembered.
-    """
-
-    __slots__ = ("_known", "_limits", "_older", "_unlearned")
-
-    def __init__(self, limits: HeadLimits, *, unlearned: frozenset[bytes] | None) -> None:
-        self._limits, self._unlearned = limits, unlearned
-        self._known: dict[bytes, _Line] = {}
-        self._older: dict[bytes, _Line] = {}
-
-    def read(self, head: bytes) -> MessageHead:
-        """head: all lines, with the empty one. Raises MalformedHead."""
-        request_line, *lines = head[: -len(_END)].split(b"\r\n")
-        if len(lines) > self._limits.headers or len(request_line) > self._limits.request_line_bytes:
-            raise MalformedHead(Reason.HEADERS_TOO_LARGE)
-        start = _REQUEST_LINE.fullmatch(request_line)
-        if start is None:
-            raise MalformedHead(Reason.BAD_REQUEST)
-        known, headers = self._known, list[tuple[bytes, bytes]]()
-        special, once = list[_Line](), list[bytes]()
-        for text in lines:
-            line = known.get(text) or self._read_line(text)
-            headers.append(line[0])
-            if line[1]:
-                special.append(line)
-            elif line[2]:
-                once.append(line[2])
-        if len(once) > 1 and len(once) > len(set(once)):
-            raise MalformedHead(Reason.BAD_REQUEST)
-        return _message_head(start, tuple(headers), special)
-
-    def _read_line(self, text: bytes) -> _Line:
-        line = self._older.get(text)
-        if line is None:
-            if len(text) > self._limits.header_bytes:
-                raise MalformedHead(Reason.HEADERS_TOO_LARGE)
-            found = _HEADER_LINE.fullmatch(text)
-            if found is None:
-                raise MalformedHead(Reason.BAD_REQUEST)
-            lower = found[1].lower()
-            pair = (found[1], found[2])
-            line = (pair, lower if lower in _CONNECTION else b"", lower if lower in _ONCE else b"")
-            if self._unlearned is None or lower in self._unlearned or len(text) > _LONGEST_KNOWN:
-                return line
-        if len(self._known) >= _MOST_KNOWN:
-            self._older = self._known.copy()
-            self._known.clear()
-        self._known[text] = line
-        return line
+def _read_line(text: bytes, limits: HeadLimits) -> _Line:
+    if len(text) > limits.header_bytes:
+        raise MalformedHead(Reason.HEADERS_TOO_LARGE)
+    found = HEADER_LINE.fullmatch(text)
+    if found is None:
+        raise MalformedHead(Reason.BAD_REQUEST)
+    return (found[1], found[2]), found[1].lower()
 
 
 def _message_head(start: re.Match[bytes], headers: Headers, special: list[_Line]) -> MessageHead:
@@ -185,7 +154,7 @@ def _message_head(start: re.Match[bytes], headers: Headers, special: list[_Line]
         return MessageHead(method, target, version, headers, 0, b"", version == (1, 1), "", False)
     values: dict[bytes, list[bytes]] = {}
     framed_by = b""
-    for (name, value), lower, _ in special:
+    for (name, value), lower in special:
         values.setdefault(lower, []).append(value)
         framed_by = name if lower in _FRAMING else framed_by
     hosts = len(values.get(b"host", ()))
@@ -220,7 +189,7 @@ def _body_bytes(values: dict[bytes, list[bytes]], version: tuple[int, int]) -> i
         return None
     if not lengths:
         return 0
-    if _LENGTH.fullmatch(lengths[0]) is None:
+    if CONTENT_LENGTH.fullmatch(lengths[0]) is None:
         raise MalformedHead(Reason.BAD_REQUEST)
     return int(lengths[0])
 
@@ -259,7 +228,6 @@ class RequestSequence:
 
     def __init__(self, limits: HeadLimits) -> None:
         self._limits = limits
-        self._reader = HeadReader(limits, unlearned=None)
         self.phase = Phase.HEAD
         self.is_last = False
         """Whether the connection ends with the current request."""
@@ -322,7 +290,7 @@ class RequestSequence:
         if end is None:
             self._searched = len(self._received)
             return 0
-        head = self._reader.read(bytes(self._received[:end]))
+        head = read_head(bytes(self._received[:end]), self._limits)
         if _is_newer(self._received):
             raise MalformedHead(Reason.BAD_REQUEST)
         # What follows an upgrade or a CONNECT may be another protocol. And aiohttp's parser (3.14.5 and before) hands

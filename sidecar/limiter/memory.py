@@ -147,6 +147,8 @@ class MemoryLimiter:
     configuration as long as the quota's name, window, period and `by` stay; a changed limit counts at once.
     """
 
+    immediate = True
+
     def __init__(self, *, max_entries: int = 1_000_000) -> None:
         self._room = EntryBudget(max_entries)
         self._tables: dict[Shape, Table[Any]] = {}

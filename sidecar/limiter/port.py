@@ -12,6 +12,9 @@ from sidecar.core.model import Bucket, Taken
 class Limiter(Protocol):
     """Counts what was taken. All adapters pass one contract suite. Raises core.errors.Fault when it cannot tell."""
 
+    immediate: bool
+    """Its coroutines never wait, so that a decision can be had without a task."""
+
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Take every bucket's cost, or (one of them short) nothing at all; one atomic step. `now` in Unix seconds."""
 

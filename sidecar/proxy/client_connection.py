@@ -1,15 +1,16 @@
 """A client's connection: one request after the other, and the limits on what a client may take up."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, auto
+from functools import partial
 from typing import Literal, cast
 
 from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
 from sidecar.http.accepting import Places
-from sidecar.http.requests import HeadLimits, HeadReader, MalformedHead, MessageHead
+from sidecar.http.requests import HeadLimits, MalformedHead, MessageHead
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_body import BodyRules, ClientBody
@@ -29,7 +30,8 @@ class ClientRules:
 
     limits: Limits
     head: HeadLimits
-    reader: HeadReader
+    known_bytes: int
+    """A request that is not longer keeps every limit on bytes."""
     bodies: BodyRules
     linger_seconds: float
     quiet_seconds: float
@@ -67,10 +69,10 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_admitted", "_batcher", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since", "_loop",
-        "_on_closed", "_parser", "_places", "_producer", "_reading_paused", "_rules", "_sent_half_closed", "_since",
-        "_spoke_at", "_state", "_task", "_transport", "_tunnel", "_unsent", "_unsent_since", "is_probe", "peer",
-        "scheme", "untried", "writing_paused",
+        "_admitted", "_arrived", "_batcher", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since",
+        "_loop", "_on_closed", "_parser", "_places", "_producer", "_reading_paused", "_rules", "_sent_half_closed",
+        "_since", "_spoke_at", "_state", "_task", "_transport", "_tunnel", "_unsent", "_unsent_since", "is_probe",
+        "peer", "scheme", "untried", "writing_paused",
     )  # fmt: skip
 
     def __init__(
@@ -87,11 +89,13 @@ class ClientConnection(asyncio.Protocol):
         """on_closed: once, at its end. admitted: by `places`, already. is_probe: it is the sidecar's own."""
         self._places, self._batcher, self._loop = places, batcher, asyncio.get_running_loop()
         self._handler, self._rules, self._admitted, self._on_closed = handler, rules, admitted, on_closed
-        self._parser = RequestParser(rules.head, rules.reader)
+        self._parser = RequestParser(rules.head)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
         self._body: ClientBody | None = None
+        self._arrived = b""
+        """What may be a request that is known by its bytes, until the next turn of the loop."""
         self._producer: Flow | None = None
         self._tunnel: Tunnel | None = None
         self._state = State.NEW
@@ -124,7 +128,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def receives_head(self) -> bool:
         """The first byte of a request has come, and not yet all of its head."""
-        return self._head_since > 0
+        return self._head_since > 0 or self._arrived != b""
 
     @property
     def has_sent_more(self) -> bool:
@@ -142,7 +146,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         """Close now if no request is under way."""
-        if self._state is State.WAITING:
+        if self._state is State.WAITING and not self._arrived:
             self._close()
 
     def check(self, now: float) -> None:
@@ -212,6 +216,23 @@ class ClientConnection(asyncio.Protocol):
             self._batcher.flush()
             reset(self._transport)
 
+    # What the handler does with a request that needs no task.
+
+    def begin(self, exchange: Exchange) -> None:
+        self._parser.hold()
+        self._step(State.RESPONDING)
+        self._head_since, self.untried = 0.0, False
+        self._exchange, self._body = exchange, exchange.body
+
+    def carry_on(self, work: Callable[[], Coroutine[object, None, None]]) -> None:
+        if self._exchange is not None:
+            self._task = self._loop.create_task(self._respond(self._exchange, work))
+
+    def end(self, exchange: Exchange) -> None:
+        self._exchange = None
+        if self._state is State.RESPONDING:
+            self._end_response(exchange)
+
     def cut(self) -> None:
         """End what is under way, so that nobody takes it for finished."""
         if self._task is not None:
@@ -236,6 +257,27 @@ class ClientConnection(asyncio.Protocol):
         if self._tunnel is not None:
             self._tunnel.take(data)
             return
+        if self._arrived:
+            data, self._arrived = self._arrived + data, b""
+        elif self._state is State.WAITING and len(data) <= self._rules.known_bytes and self._parser.is_empty:
+            # Decided on in the next turn, so that the keys are as they were when all of it had come.
+            self._arrived = data
+            self._handler.arrived(self)
+            return
+        self._receive_longer(data)
+
+    def take_arrived(self) -> None:
+        data, self._arrived = self._arrived, b""
+        if data and self._state is State.WAITING:
+            try:
+                known = self._handler.respond_now(self, data, self._rules.head, self._rules.bodies)
+            except Exception as exc:
+                self._fail(exc)
+                return
+            if not known:
+                self._receive_longer(data)
+
+    def _receive_longer(self, data: bytes) -> None:
         self._spoke_at = self._loop.time()
         if self._state is State.WAITING and self._begin_whole(data):
             return
@@ -244,11 +286,13 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """True keeps the other direction open, which TLS cannot."""
+        self.take_arrived()
         plain = self._transport is not None and self._transport.can_write_eof()
         if self._tunnel is not None:
             return self._tunnel.end() and plain
         body = self._exchange.body if self._exchange is not None else None
         if self._state is not State.RESPONDING or (body is not None and not body.ended):
+            self._batcher.flush()
             return False
         self._half_closed_since = self._loop.time()
         self._sent_half_closed = self._exchange.bytes_out if self._exchange is not None else 0
@@ -256,10 +300,12 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._step(State.CLOSED)
-        self._tunnel = self._transport = None
+        self._tunnel, self._transport, self._arrived = None, None, b""
         self._parser.close()
         if self._task is not None:
             self._task.cancel()
+        if self._exchange is not None and self._exchange.pending is not None:
+            self._exchange.pending.cancel()
         if self._admitted:
             self._places.release(self.peer)
         self._on_closed(self)
@@ -273,7 +319,7 @@ class ClientConnection(asyncio.Protocol):
         self.writing_paused = False
         if self._producer is not None:
             self._producer.resume_reading()
-        if self._state is State.RESPONDING and self._task is None:
+        if self._state is State.RESPONDING and self._exchange is None:
             self._receive_next()
 
     # Below: steps of the above.
@@ -322,13 +368,13 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, head: MessageHead) -> None:
         self._step(State.RESPONDING)
         self._head_since, self.untried = 0.0, False
-        self._exchange = exchange = Exchange(self, head, self._rules.bodies)
+        self._exchange = exchange = Exchange.of_message(self, head, self._rules.bodies)
         self._body = exchange.body
-        self._task = self._loop.create_task(self._respond(exchange))
+        self.carry_on(partial(self._handler.serve, exchange))
 
-    async def _respond(self, exchange: Exchange) -> None:
+    async def _respond(self, exchange: Exchange, work: Callable[[], Coroutine[object, None, None]]) -> None:
         try:
-            await self._handler.serve(exchange)
+            await work()
         finally:
             self._exchange = self._task = None
         if self._state is State.RESPONDING:

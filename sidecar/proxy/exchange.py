@@ -1,6 +1,7 @@
 """One request of a client, and the response that it gets."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
@@ -87,32 +88,70 @@ SHORT_BODY_BYTES = 65536
 """An unread body is read to its end up to this length; the connection is closed if it is longer."""
 
 
+class Pending(ABC):
+    """Waits for the upstream's response to a request, in place of a task."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def withdraw(self) -> None:
+        """Wait no longer."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """The client is gone."""
+
+
 class Exchange:
     """What is known of it while it lasts."""
 
     __slots__ = (
-        "_client",
         "_offers_upgrade",
         "_tunnel",
         "began",
         "body",
         "bytes_out",
+        "client",
         "decision",
         "forwarding",
         "framing",
         "head",
         "keep_alive",
+        "pending",
         "reason",
         "responded",
+        "sent",
         "status",
         "upgrade",
         "upstream_seconds",
     )  # fmt: skip
 
-    def __init__(self, client: Client, message: MessageHead, rules: BodyRules) -> None:
-        self._client = client
-        self.framing = message.framing
-        self.head = RequestHead(
+    def __init__(self, client: Client, head: RequestHead, framing: bytes = b"") -> None:
+        """framing: the framing header, as a line with CR LF; empty where there is none."""
+        self.client, self.head, self.framing = client, head, framing
+        self.body: ClientBody | None = None
+        self.upgrade = ""
+        """What the client offers to switch to, if that can be passed on."""
+        self._offers_upgrade = False
+        self._tunnel: Tunnel | None = None
+        self.keep_alive = True
+        self.decision: Decision | None = None
+        self.status = CLIENT_CLOSED_REQUEST
+        self.reason: Reason | None = None
+        self.upstream_seconds: float | None = None
+        self.forwarding: Forwarding | None = None
+        """Where it was sent to the upstream, and is traced."""
+        self.began = self.sent = 0.0
+        """When, by the server's clock; and when to the upstream."""
+        self.pending: Pending | None = None
+        """What waits for the upstream's response where no task does."""
+        self.bytes_out = 0
+        self.responded = False
+
+    @classmethod
+    def of_message(cls, client: Client, message: MessageHead, rules: BodyRules) -> "Exchange":
+        """Of a request whose body is still to come."""
+        head = RequestHead(
             method=message.method,
             target=message.target,
             headers=message.headers,
@@ -120,33 +159,19 @@ class Exchange:
             scheme=client.scheme,
             version=message.version,
         )
-        self.body: ClientBody | None = None
+        exchange = cls(client, head, message.framing)
         if message.body_bytes != 0:
-            go_ahead = self._go_ahead if message.expects_continue else None
-            self.body = ClientBody(client, rules, length=message.body_bytes, go_ahead=go_ahead)
-        self.upgrade = offered(message) if message.upgrade else ""
-        """What the client offers to switch to, if that can be passed on."""
-        self._offers_upgrade = message.upgrade != ""
-        upgrades_with_body = self.upgrade != "" and message.framing != b""
-        if upgrades_with_body:
-            self.upgrade = ""
-        self._tunnel: Tunnel | None = None
-        self.keep_alive = message.keep_alive and not upgrades_with_body
-        self.decision: Decision | None = None
-        self.status = CLIENT_CLOSED_REQUEST
-        self.reason: Reason | None = None
-        self.upstream_seconds: float | None = None
-        self.forwarding: Forwarding | None = None
-        """Where it was sent to the upstream, and is traced."""
-        self.began = 0.0
-        """When, by the server's clock."""
-        self.bytes_out = 0
-        self.responded = False
+            go_ahead = exchange._go_ahead if message.expects_continue else None
+            exchange.body = ClientBody(client, rules, length=message.body_bytes, go_ahead=go_ahead)
+        exchange.keep_alive = message.keep_alive
+        if message.upgrade:
+            exchange._offer(message)
+        return exchange
 
     @property
     def is_probe(self) -> bool:
         """The sidecar asks itself whether it answers."""
-        return self._client.is_probe
+        return self.client.is_probe
 
     @property
     def bytes_in(self) -> int:
@@ -159,44 +184,56 @@ class Exchange:
         if self.body is not None and self.body.overdue(now):
             self.body.fail(Reason.REQUEST_TIMEOUT)
         elif self._tunnel is not None and self._tunnel.overdue(now, patience_seconds):
-            self._client.reset()
+            self.client.reset()
 
     def check_body(self) -> None:
         """Raises Fault where it is known to be too large."""
         if self.body is not None and self.body.too_large:
             raise Fault(Reason.BODY_TOO_LARGE)
 
-    def respond(self, response: Response, reason: Reason | None = None) -> None:
-        """Send a response of the sidecar itself. reason: of a denial or a fault."""
+    def respond(self, response: Response, reason: Reason | None = None, *, id_header: bytes = b"") -> None:
+        """Send a response of the sidecar itself. reason: of a denial or a fault. id_header: for the request's id."""
         self._settle_unread_body()
         body = response.body if has_body(self.head.method, response.status) else b""
         self.status, self.reason, self.bytes_out = response.status, reason, len(body)
-        self._write_soon(local_response_head(response, end=self._client.date_line() + self._persistence()), body)
+        end = self.client.date_line() + self._id_line(id_header) + self._persistence()
+        self._write_soon(local_response_head(response, end=end), body)
 
-    async def send_upstream_response(self, response: UpstreamResponse, ours: Headers) -> None:
-        """Send the upstream's response, with `ours` added to its head. Raises Fault before any of it is sent."""
+    async def send_upstream_response(self, response: UpstreamResponse, ours: Headers, *, id_header: bytes) -> None:
+        """Send the upstream's response, with `ours` added to its head. Raises Fault before any of it is sent.
+
+        id_header: for the request's id, where the upstream sent none.
+        """
         if response.status == SWITCHING_PROTOCOLS:
             await self._switch(response, ours)
             return
+        chunked = self.begin_upstream_response(response, ours, id_header)
+        if not response.complete:
+            await self._stream(response, chunked)
+
+    def begin_upstream_response(self, response: UpstreamResponse, ours: Headers, id_header: bytes) -> bool:
+        """Send its head, and its body where that is complete. Whether the body is chunked."""
         with_body = has_body(self.head.method, response.status)
         chunked = with_body and response.chunked and self.head.version >= (1, 1)
         if response.early or (with_body and not chunked and not response.has_length):
             self.keep_alive = False
         self.status = response.status
-        date = b"" if b"date" in response.names else self._client.date_line()
-        head = upstream_head(response, ours, chunked=chunked, end=date + self._persistence())
+        end = b"" if b"date" in response.names else self.client.date_line()
+        if id_header.lower() not in response.names:
+            end += self._id_line(id_header)
+        head = upstream_head(response, ours, chunked=chunked, end=end + self._persistence())
         if response.complete:
             body = response.take()
             self.bytes_out = len(body)
             self._write_soon(head, framed_whole(body) if chunked else body)
         else:
             self._write_soon(head)
-            await self._stream(response, chunked)
+        return chunked
 
     def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
         """Pass on an interim response, where the client can take one (RFC 9110 section 15.2)."""
-        if self.head.version >= (1, 1) and not self._client.writing_paused:
-            self._client.write(interim(status, reason, headers))
+        if self.head.version >= (1, 1) and not self.client.writing_paused:
+            self.client.write(interim(status, reason, headers))
 
     def request_head(self, allow: Allow, host: bytes) -> bytes:
         """What is sent to the upstream before the body."""
@@ -213,7 +250,7 @@ class Exchange:
         if response.upgrade is None or not among(response.upgrade, self.upgrade):
             raise Fault(Reason.UPSTREAM_INVALID)
         self.status, self.keep_alive = response.status, False
-        self._tunnel = Tunnel(self._client, response, asyncio.get_running_loop())
+        self._tunnel = Tunnel(self.client, response, asyncio.get_running_loop())
         self._write_soon(upstream_head(response, ours, chunked=False, end=switched(response.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
@@ -221,7 +258,7 @@ class Exchange:
             self.reset(fault.reason)
 
     async def _stream(self, response: UpstreamResponse, chunked: bool) -> None:
-        client = self._client
+        client = self.client
         client.set_producer(response)
         try:
             await response.stream_to(self._write_chunk if chunked else self._write_piece)
@@ -235,28 +272,40 @@ class Exchange:
     def reset(self, reason: Reason) -> None:
         """End a response that has begun and cannot be finished."""
         self.reason, self.keep_alive = reason, False
-        self._client.reset()
+        self.client.reset()
+
+    def _offer(self, message: MessageHead) -> None:
+        self._offers_upgrade = True
+        self.upgrade = offered(message)
+        if self.upgrade and self.framing:
+            self.upgrade, self.keep_alive = "", False
 
     def _write_piece(self, data: bytes) -> None:
         self.bytes_out += len(data)
-        self._client.write(data)
+        self.client.write(data)
 
     def _write_chunk(self, data: bytes) -> None:
         self.bytes_out += len(data)
-        self._client.write(framed(data))
+        self.client.write(framed(data))
 
     def _write_soon(self, *pieces: bytes) -> None:
         self.responded = True
-        self._client.write_soon(*pieces)
+        self.client.write_soon(*pieces)
+
+    def _id_line(self, header: bytes) -> bytes:
+        """Who was refused can say which request it was."""
+        if not header or self.decision is None:
+            return b""
+        return b"\r\n%b: %b" % (header, self.decision.request_id.encode())
 
     def _persistence(self) -> bytes:
-        if self._client.closing_when_idle or (self._offers_upgrade and self._client.has_sent_more):
+        if self.client.closing_when_idle or (self._offers_upgrade and self.client.has_sent_more):
             self.keep_alive = False
         return persistence(self.keep_alive, self.head.version)
 
     def _go_ahead(self) -> None:
         if not self.responded and self.body is not None and not self.body.ended:
-            self._client.write(CONTINUE)
+            self.client.write(CONTINUE)
 
     def _settle_unread_body(self) -> None:
         """An unread body is read to its end if it is short and on its way; else the connection ends."""

@@ -1,32 +1,41 @@
-"""The way of one request on the data listener. Read `Handler._respond` first."""
+"""The way of one request on the data listener. Read `Handler._respond` first.
 
+A request that is known by its bytes goes a shorter way, `respond_now`: no task, no future, one write to the upstream
+and one to the client. Where anything has to be waited for but the response, and where that does not come in one piece,
+a task takes over.
+"""
+
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 
 from sidecar.config.document import Limits
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Allow, Deny, Response
+from sidecar.core.model import Allow, Decision, Deny, Response
 from sidecar.core.observer import Observer
 from sidecar.core.routing import KNOWN_METHODS
 from sidecar.core.units import Clock
 from sidecar.gate.gate import Gate
 from sidecar.http.accepting import RateLimitedLog
-from sidecar.proxy.exchange import Exchange, local_response_head, persistence
+from sidecar.http.requests import HeadLimits
+from sidecar.proxy.exchange import SWITCHING_PROTOCOLS, Exchange, Pending, local_response_head, persistence
+from sidecar.proxy.known_requests import KnownRequests
+from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.request_parser import BrokenBody
+from sidecar.proxy.response_parser import UpstreamResponse
 from sidecar.proxy.transport import DateLine
-from sidecar.proxy.upstream import Upstream
+from sidecar.proxy.tunnel import Client
+from sidecar.proxy.upstream import Begun, Upstream
+from sidecar.proxy.upstream_connection import ResponseWaiter, UpstreamConnection
 
 _PONG = Response(status=204, headers=(), body=b"")
 """To `OPTIONS *`, which asks whether the server is there (RFC 9110 section 9.3.7)."""
 _HARMLESS = KNOWN_METHODS - {"CONNECT"}
 """Methods whose requests end where everybody says. After any other that is refused, nothing more is served."""
 _log = logging.getLogger(__name__)
-
-
-ALWAYS_SECRET = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
-"""Headers whose values may be credentials, whatever is configured."""
 
 
 def _nobody(peer: str) -> bool:
@@ -37,7 +46,8 @@ def _nobody(peer: str) -> bool:
 class Snapshot:
     """What decides, words and forwards one request, from its head to its end. A reload swaps it whole.
 
-    trusts: peers that stand for many clients. credential_names: lower-case names of headers that may hold a credential.
+    trusts: peers that stand for many clients. known: by which requests are known; None for none.
+    id_header: of responses, for the id of the request.
     """
 
     gate: Gate
@@ -45,7 +55,48 @@ class Snapshot:
     upstream: Upstream
     limits: Limits
     trusts: Callable[[str], bool] = _nobody
-    credential_names: frozenset[bytes] = ALWAYS_SECRET
+    known: KnownRequests | None = None
+    id_header: bytes = b""
+
+
+class PendingResponse(ResponseWaiter, Pending):
+    """The upstream's response to a request of the shorter way."""
+
+    __slots__ = ("_over", "allow", "connection", "exchange", "handler", "snapshot")
+
+    def __init__(
+        self,
+        handler: "Handler",
+        exchange: Exchange,
+        snapshot: Snapshot,
+        allow: Allow,
+        connection: UpstreamConnection | None,
+    ) -> None:
+        """connection: where it was sent; None where that is for a task to do."""
+        self.handler, self.exchange, self.snapshot, self.allow = handler, exchange, snapshot, allow
+        self.connection = connection
+        self._over = False
+
+    def done(self) -> bool:
+        return self._over
+
+    def set_result(self, response: UpstreamResponse, /) -> None:
+        self._over = True
+        self.handler.take_response(self, response)
+
+    def set_exception(self, failure: Exception, /) -> None:
+        self._over = True
+        self.handler.take_failure(self, failure)
+
+    def withdraw(self) -> None:
+        self._over = True
+        if self.connection is not None:
+            self.connection.abort()
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        self.withdraw()
+        self.handler.finish(self.exchange)
 
 
 class Handler:
@@ -65,34 +116,102 @@ class Handler:
         self.date_line = DateLine(clock)
         self.closing_when_idle = False
         """Every response is its connection's last."""
+        self._loop = asyncio.get_running_loop()
+        self._arrived: list[Client] = []
 
     async def serve(self, exchange: Exchange) -> None:
         """Respond to one request, whatever happens, and tell the observer. Raises nothing but CancelledError."""
-        began = exchange.began = self._clock.monotonic()
+        exchange.began = self._clock.monotonic()
         snapshot = self.snapshot
         if exchange.is_probe:
             exchange.respond(_PONG)
             return
         self._observer.begun()
+        await self._carry_out(exchange, snapshot, self._respond(exchange, snapshot))
+
+    def arrived(self, client: Client) -> None:
+        """It has what may be a request that is known by its bytes. `take_arrived` is called in the loop's next turn."""
+        if not self._arrived:
+            self._loop.call_soon(self._take_arrived)
+        self._arrived.append(client)
+
+    def _take_arrived(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        for client in arrived:
+            client.take_arrived()
+
+    def respond_now(self, client: Client, data: bytes, head: HeadLimits, bodies: BodyRules) -> bool:
+        """Begin to respond to the request in `data`. False where it has to go the longer way; nothing is begun then."""
+        snapshot, began = self.snapshot, self._clock.monotonic()
+        if snapshot.known is None or client.is_probe:
+            return False
+        known = snapshot.known.read(
+            data, client.peer, client.scheme, most_lines=head.headers, most_bytes=snapshot.limits.body
+        )
+        if known is None:
+            return False
+        exchange = Exchange(client, known.head, known.framing)
+        exchange.began = began
         try:
-            await self._respond(exchange, snapshot)
+            decision = exchange.decision = snapshot.gate.decide_now(known.head, known.understood)
+            if decision is None:
+                return False
+            if known.body:
+                exchange.body = ClientBody.whole(client, bodies, known.body)
+            self._begin(exchange)
+            self._respond_now(exchange, snapshot, decision)
+        except Exception as exc:
+            if exchange.decision is None:
+                self._begin(exchange)
+            self._break_off(exchange, snapshot, exc)
+        return True
+
+    def take_response(self, pending: PendingResponse, response: UpstreamResponse) -> None:
+        """Of the upstream, to a request of the shorter way. What does not come in one piece is a task's."""
+        exchange, snapshot = pending.exchange, pending.snapshot
+        if not response.complete or response.status == SWITCHING_PROTOCOLS:
+            begun = asyncio.get_running_loop().create_future()
+            begun.set_result(response)
+            self._hand_over(pending, begun)
+            return
+        exchange.upstream_seconds = self._clock.monotonic() - exchange.sent
+        try:
+            allow, now = pending.allow, self._clock.seconds()
+            fields = snapshot.responses.client_headers(allow.principal, allow.quota_states, now)
+            exchange.begin_upstream_response(response, fields, snapshot.id_header)
+            self._end(exchange)
+        except Exception as exc:
+            self._break_off(exchange, snapshot, exc)
+
+    def take_failure(self, pending: PendingResponse, failure: Exception) -> None:
+        begun = asyncio.get_running_loop().create_future()
+        begun.set_exception(failure)
+        self._hand_over(pending, begun)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Tell the observer."""
+        self._observer.finished(
+            exchange.head,
+            exchange.decision,
+            exchange.status,
+            seconds=self._clock.monotonic() - exchange.began,
+            upstream_seconds=exchange.upstream_seconds,
+            bytes_in=exchange.bytes_in,
+            bytes_out=exchange.bytes_out,
+            reason=exchange.reason,
+            forwarding=exchange.forwarding,
+        )
+
+    async def _carry_out(self, exchange: Exchange, snapshot: Snapshot, work: Coroutine[object, None, None]) -> None:
+        try:
+            await work
         except BrokenBody as broken:
             self._give_up(exchange, snapshot, broken.reason)
         except Exception as exc:
             self._give_up(exchange, snapshot, Reason.INTERNAL)
             self.failed(exc)
         finally:
-            self._observer.finished(
-                exchange.head,
-                exchange.decision,
-                exchange.status,
-                seconds=self._clock.monotonic() - began,
-                upstream_seconds=exchange.upstream_seconds,
-                bytes_in=exchange.bytes_in,
-                bytes_out=exchange.bytes_out,
-                reason=exchange.reason,
-                forwarding=exchange.forwarding,
-            )
+            self.finish(exchange)
 
     def refuse(self, peer: str, reason: Reason) -> bytes:
         """The whole response to bytes that are not a request."""
@@ -112,43 +231,102 @@ class Handler:
             exchange.respond(_PONG)
             return
         decision = exchange.decision = await snapshot.gate.decide(exchange.head)
+        if not self._respond_alone(exchange, snapshot, decision) and isinstance(decision, Allow):
+            await self._forward(exchange, snapshot, decision)
+
+    def _respond_alone(self, exchange: Exchange, snapshot: Snapshot, decision: Decision) -> bool:
+        """Respond where that takes no upstream."""
         if isinstance(decision, Deny):
             if decision.reason is Reason.METHOD_NOT_ALLOWED and exchange.head.method not in _HARMLESS:
                 exchange.keep_alive = False
-            exchange.respond(snapshot.responses.denied(decision, self._clock.seconds()), decision.reason)
-        elif decision.route.policy.respond is not None:
-            exchange.respond(snapshot.responses.static_response(decision, self._clock.seconds()))
-        else:
-            await self._forward(exchange, snapshot, decision)
+            response = snapshot.responses.denied(decision, self._clock.seconds())
+            exchange.respond(response, decision.reason, id_header=snapshot.id_header)
+            return True
+        if decision.route.policy.respond is not None:
+            response = snapshot.responses.static_response(decision, self._clock.seconds())
+            exchange.respond(response, id_header=snapshot.id_header)
+            return True
+        return False
 
-    async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow) -> None:
-        upstream, responses, sent = snapshot.upstream, snapshot.responses, self._clock.monotonic()
+    def _respond_now(self, exchange: Exchange, snapshot: Snapshot, decision: Decision) -> None:
+        if self._respond_alone(exchange, snapshot, decision) or not isinstance(decision, Allow):
+            self._end(exchange)
+            return
+        upstream = snapshot.upstream
+        connection = upstream.idle()
+        pending = exchange.pending = PendingResponse(self, exchange, snapshot, decision, connection)
+        if connection is None:
+            self._hand_over(pending, None)
+            return
+        body = b"" if exchange.body is None else exchange.body.at_hand() or b""
+        pieces = (self._upstream_head(exchange, upstream, decision), body)
+        connection.begin(pieces, exchange.head.method, waiter=pending, informational=exchange.interim)
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._observer.begun()
+        exchange.client.begin(exchange)
+
+    def _hand_over(self, pending: PendingResponse, begun: "asyncio.Future[UpstreamResponse] | None") -> None:
+        """To a task. begun: what gets the response, where the request has been sent."""
+        pending.exchange.client.carry_on(partial(self._carry_on, pending, begun))
+
+    async def _carry_on(self, pending: PendingResponse, begun: "asyncio.Future[UpstreamResponse] | None") -> None:
+        exchange, snapshot = pending.exchange, pending.snapshot
+        exchange.pending = None  # Not before: a task that is cancelled before its first step does nothing.
+        sent = None if pending.connection is None or begun is None else (pending.connection, begun)
+        await self._carry_out(exchange, snapshot, self._forward(exchange, snapshot, pending.allow, sent))
+
+    def _end(self, exchange: Exchange) -> None:
+        """Of the shorter way."""
+        exchange.pending = None
+        self.finish(exchange)
+        exchange.client.end(exchange)
+
+    def _break_off(self, exchange: Exchange, snapshot: Snapshot, exc: Exception) -> None:
+        """Code of ours raised on the shorter way."""
+        self._give_up(exchange, snapshot, Reason.INTERNAL)
+        self.failed(exc)
+        if exchange.pending is not None:
+            exchange.pending.withdraw()
+        self._end(exchange)
+
+    def _upstream_head(self, exchange: Exchange, upstream: Upstream, allow: Allow) -> bytes:
+        """Made once, but for a request that is sent again."""
+        if not exchange.sent:
+            exchange.sent = self._clock.monotonic()
+            exchange.forwarding = self._observer.forwarding(exchange.head, upstream.name)
+        return exchange.request_head(allow, upstream.host_for(allow.host))
+
+    async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, begun: Begun | None = None) -> None:
+        """begun: where the request has been sent."""
+        upstream, responses = snapshot.upstream, snapshot.responses
         try:
             exchange.check_body()
-            exchange.forwarding = self._observer.forwarding(exchange.head, upstream.name)
-            head = exchange.request_head(allow, upstream.host_for(allow.host))
+            head = self._upstream_head(exchange, upstream, allow)
             response = await upstream.send(
                 head,
                 method=exchange.head.method,
                 body=exchange.body,
                 upgrade=exchange.upgrade != "",
                 informational=exchange.interim,
+                begun=begun,
             )
-            exchange.upstream_seconds = self._clock.monotonic() - sent
+            exchange.upstream_seconds = self._clock.monotonic() - exchange.sent
             try:
                 fields = responses.client_headers(allow.principal, allow.quota_states, self._clock.seconds())
-                await exchange.send_upstream_response(response, fields)
+                await exchange.send_upstream_response(response, fields, id_header=snapshot.id_header)
             finally:
                 response.close()
         except Fault as fault:  # Only before any of the response is sent.
-            exchange.respond(responses.fault(fault.reason, allow, self._clock.seconds()), fault.reason)
+            error = responses.fault(fault.reason, allow, self._clock.seconds())
+            exchange.respond(error, fault.reason, id_header=snapshot.id_header)
 
     def _give_up(self, exchange: Exchange, snapshot: Snapshot, reason: Reason) -> None:
         if exchange.responded:
             exchange.reset(reason)
         else:
             exchange.keep_alive = False
-            exchange.respond(snapshot.responses.for_reason(reason), reason)
+            exchange.respond(snapshot.responses.for_reason(reason), reason, id_header=snapshot.id_header)
 
 
 def _log_failure(exc: Exception) -> None:

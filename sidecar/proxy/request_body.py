@@ -54,6 +54,14 @@ class ClientBody:
         self._credit_seconds = rules.window_seconds
         self._waiting_since: float | None = None
 
+    @classmethod
+    def whole(cls, source: Flow, rules: BodyRules, data: bytes) -> "ClientBody":
+        """One that has come already."""
+        body = cls(source, rules, length=len(data), go_ahead=None)
+        body.feed(data)
+        body.end()
+        return body
+
     @property
     def chunked(self) -> bool:
         """How it is framed; if not so, the head gives its length."""

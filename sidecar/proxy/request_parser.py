@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Final
 
 from sidecar.core.errors import Reason
-from sidecar.http.requests import HeadLimits, HeadReader, MessageHead, find_end
+from sidecar.http.requests import HeadLimits, MessageHead, find_end, read_head
 
 # The chunked transfer coding (RFC 9112 §7.1). Strict: each line has one reading, so that nobody before or behind sees
 # another end of the body.
@@ -144,11 +144,10 @@ class Phase(Enum):
 class RequestParser:
     """`feed` gives the events of one request; after its END nothing more, until `next_request`."""
 
-    __slots__ = ("_body_bytes", "_chunks", "_limits", "_phase", "_reader", "_received", "_searched")
+    __slots__ = ("_body_bytes", "_chunks", "_limits", "_phase", "_received", "_searched")
 
-    def __init__(self, limits: HeadLimits, reader: HeadReader) -> None:
-        """reader: may be shared by connections."""
-        self._limits, self._reader = limits, reader
+    def __init__(self, limits: HeadLimits) -> None:
+        self._limits = limits
         self._phase = Phase.HEAD
         self._received = bytearray()
         self._searched = 0
@@ -185,6 +184,15 @@ class RequestParser:
                 self._received += data
                 yield from self._read()
 
+    @property
+    def is_empty(self) -> bool:
+        """It waits for a head, and nothing of it has come."""
+        return self._phase is Phase.HEAD and not self._received
+
+    def hold(self) -> None:
+        """A request has come by another way: keep what follows until `next_request`."""
+        self._phase = Phase.RESPONSE
+
     def read_whole(self, data: bytes) -> MessageHead | None:
         """The head, where `data` is exactly one and nothing came before it; its body follows. Raises MalformedHead.
 
@@ -194,7 +202,7 @@ class RequestParser:
             return None
         if len(data) > self._limits.head_bytes or data[0] in b"\r\n":
             return None
-        head = self._reader.read(data)
+        head = read_head(data, self._limits)
         self._expect_body(head)
         return head
 
@@ -243,7 +251,7 @@ class RequestParser:
         if end is None:
             self._searched = len(received)
             return None
-        head = self._reader.read(bytes(received[:end]))
+        head = read_head(bytes(received[:end]), self._limits)
         del received[:end]
         self._searched = 0
         self._expect_body(head)

@@ -13,7 +13,7 @@ from sidecar.core.model import Allow
 from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
 from sidecar.http.accepting import Places, RateLimitedLog
-from sidecar.http.requests import HeadLimits, HeadReader
+from sidecar.http.requests import HeadLimits
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler, Snapshot
 from sidecar.proxy.listener import Connections, CountingListener, PlainListener
@@ -55,7 +55,7 @@ class DataServer:
         self._rules = ClientRules(
             limits=limits,
             head=_head_limits(limits),
-            reader=_reader_of(snapshot),
+            known_bytes=_known_bytes(limits),
             bodies=bodies,
             linger_seconds=linger_seconds,
             quiet_seconds=quiet_seconds,
@@ -86,8 +86,13 @@ class DataServer:
         if snapshot.upstream is not old:
             old.close_when_idle()
         bodies = replace(self._rules.bodies, limit=limits.body, rate=limits.body_rate)
-        head, reader = _head_limits(limits), _reader_of(snapshot)
-        self._rules = replace(self._rules, limits=limits, head=head, reader=reader, bodies=bodies)
+        self._rules = replace(
+            self._rules,
+            limits=limits,
+            head=_head_limits(limits),
+            known_bytes=_known_bytes(limits),
+            bodies=bodies,
+        )
         self._connections.reconfigure(self._rules)
         self._connections.places.reconfigure(limits, trusts=snapshot.trusts)
         self._listener.timeout_seconds = limits.head_timeout
@@ -161,8 +166,8 @@ def _retire(connections: Iterable[ClientConnection]) -> None:
             connection.close_when_idle()
 
 
-def _reader_of(snapshot: Snapshot) -> HeadReader:
-    return HeadReader(_head_limits(snapshot.limits), unlearned=snapshot.credential_names)
+def _known_bytes(limits: Limits) -> int:
+    return min(limits.request_line, limits.header, limits.head)
 
 
 def _head_limits(limits: Limits) -> HeadLimits:

@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, Protocol
 
 from sidecar.http.requests import MessageHead
 from sidecar.proxy.response_parser import Flow, UpstreamResponse
@@ -47,6 +47,18 @@ class Client(Flow, Protocol):
 
     @property
     def writing_paused(self) -> bool: ...
+
+    def take_arrived(self) -> None:
+        """Respond to what has come. Must not raise."""
+
+    def begin(self, exchange: Any) -> None:
+        """A request is responded to without a task. exchange: an Exchange, which stands above."""
+
+    def carry_on(self, work: Callable[[], Coroutine[object, None, None]]) -> None:
+        """A task is to do the rest of it."""
+
+    def end(self, exchange: Any) -> None:
+        """It is over, and there was no task."""
 
     def date_line(self) -> bytes:
         """The Date of a response that begins now, after CR LF."""

@@ -13,6 +13,9 @@ from sidecar.proxy.response_parser import Informational, UpstreamResponse
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.upstream_connection import Stale, UpstreamConnection
 
+Begun = tuple[UpstreamConnection, "asyncio.Future[UpstreamResponse]"]
+"""Where a request has been sent, and what gets the response."""
+
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -49,22 +52,22 @@ class Upstream:
         body: ClientBody | None = None,
         upgrade: bool = False,
         informational: Informational | None = None,
+        begun: Begun | None = None,
     ) -> UpstreamResponse:
         """Send a request and wait for its response to begin. The body is sent meanwhile, and goes on afterwards.
 
-        upgrade: a 101 is accepted. The response's body is then what comes, and its `send` goes the other way.
+        begun: where it has been sent. upgrade: a 101 is accepted. The response's body is then what comes, and its
+        `send` goes the other way.
 
         The caller closes the response. Raises Fault (UPSTREAM_UNREACHABLE, _INVALID, _TIMEOUT, _BUSY) and BrokenBody.
         Only an idempotent request without a body is sent again, and only where a kept connection ended before any byte
         of a response (RFC 9110 section 9.2.2).
         """
         pool = self._pool
-        connection = pool.idle() or await pool.acquire()
+        connection, response = begun or (await pool.acquire(), None)
         while True:
-            if body is None:
-                response = connection.begin((head,), method, upgrade=upgrade, informational=informational)
-            else:
-                response = self._begin_with_body(connection, head, method, body, informational)
+            if response is None:
+                response = self._begin(connection, head, method, body, upgrade, informational)
             try:
                 return await response
             except Stale:
@@ -73,7 +76,11 @@ class Upstream:
             except asyncio.CancelledError:
                 connection.withdraw(response)
                 raise
-            connection = await pool.fresh()
+            connection, response = await pool.fresh(), None
+
+    def idle(self) -> UpstreamConnection | None:
+        """A kept connection, if one waits to be used."""
+        return self._pool.idle()
 
     def close_when_idle(self) -> None:
         """Finish what has begun, and keep no connection for more."""
@@ -82,19 +89,25 @@ class Upstream:
     def close(self) -> None:
         self._pool.close()
 
-    def _begin_with_body(
+    def _begin(
         self,
         connection: UpstreamConnection,
         head: bytes,
         method: str,
-        body: ClientBody,
+        body: ClientBody | None,
+        upgrade: bool,
         informational: Informational | None,
     ) -> "asyncio.Future[UpstreamResponse]":
+        response: asyncio.Future[UpstreamResponse] = self._loop.create_future()
+        if body is None:
+            connection.begin((head,), method, waiter=response, upgrade=upgrade, informational=informational)
+            return response
         whole = body.at_hand()
         if whole is not None:
             pieces = (head, framed_whole(whole) if body.chunked else whole)
-            return connection.begin(pieces, method, informational=informational)
-        response = connection.begin((head,), method, whole=False, informational=informational)
+            connection.begin(pieces, method, waiter=response, informational=informational)
+            return response
+        connection.begin((head,), method, waiter=response, whole=False, informational=informational)
         connection.upload = self._loop.create_task(_upload(connection, body))
         return response
 

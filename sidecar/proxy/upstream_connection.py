@@ -1,6 +1,7 @@
 """One connection to the upstream: exchanges one after the other, flow control both ways, and the end of it."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, auto
 from typing import cast
@@ -59,8 +60,23 @@ class Stale(Exception):
     """A reused connection ended before any byte of a response: the upstream may never have seen the request."""
 
 
+class ResponseWaiter(ABC):
+    """Waits for a response as a future does, but is called at once, in the turn of the loop that the response came."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def done(self) -> bool: ...
+
+    @abstractmethod
+    def set_result(self, response: UpstreamResponse, /) -> None: ...
+
+    @abstractmethod
+    def set_exception(self, failure: Exception, /) -> None: ...
+
+
 class UpstreamConnection(asyncio.Protocol):
-    """`begin`, then await what it returns; `finish_request` where the body was sent after the head.
+    """`begin`, then wait for the response; `finish_request` where the body was sent after the head.
 
     The pool gets it back by itself when request and response are both over and it can carry another exchange.
     """
@@ -102,7 +118,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_idle, self._on_closed = on_idle, on_closed
         self._reader = ResponseParser(loop)
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[UpstreamResponse] | None = None
+        self._waiter: asyncio.Future[UpstreamResponse] | ResponseWaiter | None = None
         self._response: UpstreamResponse | None = None
         self._drained: asyncio.Future[None] | None = None
         self._producer: Flow | None = None
@@ -132,28 +148,27 @@ class UpstreamConnection(asyncio.Protocol):
         pieces: Sequence[bytes],
         method: str,
         *,
+        waiter: "asyncio.Future[UpstreamResponse] | ResponseWaiter",
         whole: bool = True,
         upgrade: bool = False,
         informational: Informational | None = None,
-    ) -> asyncio.Future[UpstreamResponse]:
-        """Send the head of a request (`whole`: with all of its body), in pieces, and get a future of its response.
-
-        It raises Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
+    ) -> None:
+        """Send the head of a request (`whole`: with all of its body), in pieces. `waiter` gets the response,
+        or Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
         """
-        waiter, self._spoken = self._loop.create_future(), False
+        self._spoken = False
         if self._transport is None or self._transport.is_closing():
             waiter.set_exception(self._lost())
             self.abort()
-            return waiter
+            return
         self._step(State.AWAITING if whole else State.SENDING)
         self._waiter = waiter
         self._reader.expect(method, upgrade=upgrade, informational=informational)
         self.expect_response()
         self._batcher.write_soon(self._transport, pieces)
-        return waiter
 
     def withdraw(self, waiter: "asyncio.Future[UpstreamResponse]") -> None:
-        """The future that `begin` gave is no longer awaited."""
+        """The future that `begin` was given is no longer awaited."""
         if self._waiter is waiter:
             self.abort()
         elif not waiter.cancelled() and waiter.exception() is None:

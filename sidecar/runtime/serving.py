@@ -13,11 +13,12 @@ from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
 from sidecar.forward_auth.dialects import Terms
 from sidecar.forward_auth.server import Snapshot as DecisionSnapshot
-from sidecar.gate.compile import credential_rules, responses
+from sidecar.gate.compile import responses
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyReader
-from sidecar.proxy.handler import ALWAYS_SECRET, Snapshot
+from sidecar.proxy.handler import Snapshot
+from sidecar.proxy.known_requests import KnownRequests
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.tls import ListenerCertificates
 from sidecar.proxy.upstream import Upstream
@@ -34,15 +35,22 @@ class Serving:
     """The configuration in force, and what was made of it. To be made where its loop runs. Raises StartError."""
 
     def __init__(
-        self, config: Config, reader: KeyReader, *, make_gate: MakeGate, metrics: Metrics, descriptors: Descriptors
+        self,
+        config: Config,
+        reader: KeyReader,
+        *,
+        make_gate: MakeGate,
+        metrics: Metrics,
+        descriptors: Descriptors,
+        remembers: bool = True,
     ) -> None:
+        """remembers: whether requests are known by their bytes."""
         self._reader, self._make_gate, self._metrics, self._descriptors = reader, make_gate, metrics, descriptors
+        self._remembers = remembers
         self.config = config
         self._room = descriptors.room(config)
         self._cache = KeyCache(reader, size=config.keys.cache_size)
-        self._snapshot = _snapshot_of(
-            config, make_gate(config, self._cache), _upstream_of(config, self._room), self._room
-        )
+        self._snapshot = self._snapshot_of(config, make_gate(config, self._cache), _upstream_of(config, self._room))
         self._certificates = _certificates_of(config)
         self._data: DataServer | None = None
         self._declare_series()
@@ -76,6 +84,7 @@ class Serving:
             responses=self._snapshot.responses,
             terms=Terms(self.config),
             limits=self._room.limits,
+            id_header=self._snapshot.id_header,
         )
 
     async def reconfigure(self, wanted: Config) -> Sequence[str]:
@@ -94,7 +103,7 @@ class Serving:
         # From here on nothing is awaited, so that no request sees a part of it.
         self._swap_cache(cache)
         self.config, self._certificates, self._room = config, certificates, room
-        self._snapshot = _snapshot_of(config, gate, upstream, room)
+        self._snapshot = self._snapshot_of(config, gate, upstream)
         if self._data is not None:
             self._data.reconfigure(self._snapshot)
         self._declare_series()
@@ -114,6 +123,17 @@ class Serving:
         old, self._cache = self._cache, new
         new.hits, new.misses, new.negative_hits = old.hits, old.misses, old.negative_hits
 
+    def _snapshot_of(self, config: Config, gate: Gate, upstream: Upstream) -> Snapshot:
+        return Snapshot(
+            gate=gate,
+            responses=responses(config),
+            upstream=upstream,
+            limits=self._room.limits,
+            trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
+            known=KnownRequests(gate) if self._remembers else None,
+            id_header=config.identity.request_id.encode(),
+        )
+
     def _context(self) -> ssl.SSLContext:
         """TLS neither begins nor ends while the process runs, so that there are certificates if there were any."""
         return cast(ListenerCertificates, self._certificates).current()
@@ -124,17 +144,6 @@ class Serving:
     def _cache_results(self) -> Mapping[str, int]:
         cache = self._cache
         return {"hit": cache.hits, "miss": cache.misses, "negative_hit": cache.negative_hits}
-
-
-def _snapshot_of(config: Config, gate: Gate, upstream: Upstream, room: Room) -> Snapshot:
-    return Snapshot(
-        gate=gate,
-        responses=responses(config),
-        upstream=upstream,
-        limits=room.limits,
-        trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
-        credential_names=ALWAYS_SECRET.union(name.lower().encode() for name in credential_rules(config).header_names),
-    )
 
 
 def _upstream_of(config: Config, room: Room) -> Upstream:

@@ -34,7 +34,7 @@ FLOORS = {
 
 OWNERS = {
     "yaml": {"config"},
-    "msgspec": {"config", "core", "http", "keys", "limiter", "telemetry", "usage", "store", "admin"},
+    "msgspec": {"config", "core", "gate", "http", "keys", "limiter", "telemetry", "usage", "proxy", "store", "admin"},
     "aiosqlite": {"store"},
     "sqlite3": {"store"},
     "prometheus_client": {"telemetry", "usage", "runtime"},

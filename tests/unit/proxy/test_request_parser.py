@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.errors import Reason
-from sidecar.http.requests import HeadLimits, HeadReader, MalformedHead, MessageHead
+from sidecar.http.requests import HeadLimits, MalformedHead, MessageHead
 from sidecar.proxy.request_parser import END, MOST_EXTRA_BYTES, MOST_TRAILERS, BrokenBody, RequestParser
 from tests.harness.framing import AMBIGUOUS, BROKEN_CHUNKS, UNSUPPORTED_CODINGS, name_of
 from tests.harness.headers import BROKEN_LINES
@@ -16,7 +16,7 @@ BODY = b'3;a;b=c;d="e\\";"\r\nabc\r\n0000a\r\n0123456789\r\n0;x\r\nX-T: 1\r\nHos
 
 
 def a_parser() -> RequestParser:
-    return RequestParser(HeadLimits(), HeadReader(HeadLimits(), unlearned=frozenset()))
+    return RequestParser(HeadLimits())
 
 
 def head_of(*lines: bytes, start: bytes = b"POST /a HTTP/1.1") -> bytes:

@@ -78,4 +78,4 @@ def received(connection: Connection, case: Case, *, head_only: bool) -> list[Res
 def untroubled(sidecar: Sidecar) -> None:
     """Nothing went wrong inside: no traceback, no 500."""
     lines = sidecar.process.stderr.all()
-    assert [line for line in lines if any(word in line for word in _TROUBLE)] == []
+    assert [line for line in lines if any(word in line for word in _TROUBLE)] == [], lines[-30:]

@@ -1,6 +1,7 @@
 """A data listener before a scripted upstream, on both event loops that it runs on."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 import uvloop
 
+from sidecar.app import REMEMBERS
 from sidecar.config.document import Limits, UpstreamSettings
 from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.core.model import Headers
 from sidecar.proxy.handler import Snapshot
+from sidecar.proxy.known_requests import KnownRequests
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.clock import SystemClock
@@ -95,6 +98,7 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
                 upstream=upstream,
                 limits=options.pop("limits", Limits()),
                 trusts=options.pop("trusts", lambda peer: False),
+                known=None if os.environ.get(REMEMBERS) == "off" else KnownRequests(gate),
             )
             server = DataServer(snapshot, observer=records, clock=SystemClock(), **options)
             await server.start(Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1"))

@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from sidecar.config.load import load
+from sidecar.core.apikey import Hasher
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.headers import HOP_BY_HOP
 from sidecar.core.model import (
@@ -19,6 +23,9 @@ from sidecar.core.model import (
     Route,
 )
 from sidecar.core.observer import Forwarding, UpstreamName
+from sidecar.gate.gate import Gate, Understood
+from sidecar.limiter.memory import MemoryLimiter
+from sidecar.runtime.clock import SystemClock
 
 _STRIPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _ROUTE = Route(name="* /**", methods=frozenset({"*"}), pattern="/**", policy=Policy(public=True))
@@ -28,17 +35,48 @@ _RESPOND = Route(name="GET /me", methods=frozenset({"GET"}), pattern="/me", poli
 _KEY = ApiKey(id="k", name="k", prefix="k", digest=b"k", algorithm="sha256", created_at=0, created_by="t")
 
 
-@dataclass
-class OpenGate:
-    """Allows everything; but refuses what lies under /denied, answers /me itself, and breaks down at /broken."""
+CONFIG = """\
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:unused.db
+ops: 127.0.0.1:0
+keys: {from: [{header: X-Unused}], environments: {live: hv_live_}}
+routes:
+  - "* /**": {public: true}
+"""
 
-    fallen_for: Reason | None = None
-    """Why the one key there is, is not good any longer."""
+
+class OpenGate(Gate):
+    """Allows everything; but refuses what lies under /denied, answers /me itself, and breaks down at /broken.
+
+    What it says of a request that is known by its bytes is the same.
+    """
+
+    def __init__(self) -> None:
+        with TemporaryDirectory() as folder:
+            (file := Path(folder, "sidecar.yaml")).write_text(CONFIG, encoding="utf-8")
+            config = load(str(file), environ={})
+        super().__init__(
+            config,
+            _NoKeys(),
+            MemoryLimiter(),
+            hasher=Hasher([]),
+            clock=SystemClock(),
+            new_request_id=lambda: "r",
+        )
+        self.fallen_for: Reason | None = None
+        """Why the one key there is, is not good any longer."""
 
     async def revalidate(self, principal: Principal) -> Reason | None:
         return self.fallen_for
 
-    async def decide(self, head: RequestHead) -> Decision:
+    async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
+        return self._decision(head)
+
+    def decide_now(self, head: RequestHead, understood: Understood) -> Decision:
+        return self._decision(head)
+
+    def _decision(self, head: RequestHead) -> Decision:
         if head.target.startswith("/denied"):
             return Deny(reason=Reason.MISSING_CREDENTIAL, request_id="r", client_address=head.peer)
         if head.target == "/broken":
@@ -54,6 +92,14 @@ class OpenGate:
             request_id="r",
             client_address=head.peer,
         )
+
+
+class _NoKeys:
+    def peek(self, secret_digest: bytes) -> None:
+        """No key is known."""
+
+    async def find(self, secret_digest: bytes, candidates: object) -> None:
+        """No key is stored."""
 
 
 @dataclass

@@ -36,12 +36,14 @@ async def test_an_upstream_connection_carries_one_exchange_at_a_time(set_up: Set
         bench.upstream.address.host,
         bench.upstream.address.port,
     )
-    first = connection.begin((get("/x"),), "GET")
+    first, second = loop.create_future(), loop.create_future()
+    connection.begin((get("/x"),), "GET", waiter=first)
     with pytest.raises(IllegalStep):
-        connection.begin((get("/x"),), "GET")
+        connection.begin((get("/x"),), "GET", waiter=second)
     assert (await first).status == 200
     assert released == [connection]
     connection.abort()
     assert connection.held_by_client
     with pytest.raises(upstream_connection.Stale):
-        await connection.begin((get("/x"),), "GET")
+        connection.begin((get("/x"),), "GET", waiter=second)
+        await second

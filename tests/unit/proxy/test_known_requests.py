@@ -1,0 +1,314 @@
+"""Requests that are known by their bytes: the same decisions as on the longer way, and nothing kept that is secret."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FunctionType, ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.core.errors import Reason
+from sidecar.core.model import Allow, ApiKey, Deny, KeyStatus, RequestHead
+from sidecar.gate.gate import Gate
+from sidecar.http.requests import HeadLimits, MalformedHead, read_head
+from sidecar.keys.cache import KeyCache
+from sidecar.limiter.memory import MemoryLimiter
+from sidecar.proxy.known_requests import KnownRequest, KnownRequests, Memory
+from tests.harness.framing import AMBIGUOUS
+from tests.harness.headers import BROKEN_LINES, FORWARDING, HOP_BY_HOP, STRIPPED
+from tests.harness.targets import CLIMBS, DISGUISES
+from tests.unit.gate.world import CONFIG, World, make_world
+from tests.unit.keys.making import ANN
+
+PEER, PROXY = "198.51.100.7", "10.0.0.1"
+TRUSTING = CONFIG + "trusted_proxies: [10.0.0.0/8]\n"
+CONFIGS = [
+    TRUSTING,
+    TRUSTING.replace("  failures:", "  copies: refuse\n  failures:"),
+    TRUSTING.replace("  failures:", "  forward_credential: true\n  failures:"),
+    TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: key}, {cookie: key}]"),
+]
+METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]
+TARGETS = [
+    "/items/7", "/items/7?a=b", "/items/7?a=%20b", "/items/7?a=<key>", "/items/7?key=<key>", "/items/<key>", "/items/",
+    "/public/x", "/counted/x", "/o/acme/e/live/x", "/o/other/e/live/x", "/live/x", "/me", "/named/x", "/nowhere", "*",
+    "http://api.test/items/7", "/items/%37", "/items/a%20b", "/items/%zz", *CLIMBS[:4], *DISGUISES[:4],
+]  # fmt: skip
+LINES = [
+    "Host: api.test", "Host: other.test:80", "host: api.test", "Host: a b", "Accept: */*", "User-Agent: test/1.0",
+    "User-Agent: 100%25", "Content-Type: text/plain", "Connection: keep-alive", "Connection: close, X-A", "X-A: 1",
+    "Cookie: session=1", "Cookie: a=b", "Cookie: a=<key>", "Cookie: key=<key>", "Referer: https://a.test/?k=<key>",
+    "Referer: https://a.test/%20", "X-Request-Id: abc", "X-Request-Id: <key>", "X-Request-Id: a b",
+    "Expect: 100-continue",
+    "Authorization: Basic eDp5", "Authorization: Bearer jwt.of.another", "Authorization: Bearer <key>",
+    "X-Api-Key: <key>", "x-api-key: <key>", "X-Api-Key: hv_live_nope", "X-Api-Key:   <key>  ", "X-Api-Key: <other>",
+    "X-Key: forged", "x_key: forged", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 203.0.113.9, 10.0.0.2", "Forwarded: for=6.6.6.6",
+    *[f"{name}: {value}" for name, value in (*HOP_BY_HOP, *FORWARDING, *STRIPPED[:4])],
+]  # fmt: skip
+HOSTILE = [line.removesuffix(b"\r\n").decode("latin-1") for line in BROKEN_LINES] + [
+    line.decode("latin-1") for lines in AMBIGUOUS[:9] for line in lines
+]
+EVENTS = ["revoke", "disable", "enable", "a minute", "an hour", "expiry"]
+
+
+def raw_of(method: str, target: str, lines: Sequence[str], body: str) -> bytes:
+    framing = [f"Content-Length: {len(body)}"] if body else []
+    return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, *framing, "", body]).encode("latin-1")
+
+
+USUAL = st.builds(
+    raw_of,
+    st.sampled_from(["GET", "POST"]),
+    st.sampled_from(TARGETS[:16]),
+    st.lists(st.sampled_from(LINES[4:14]), max_size=3, unique=True).map(
+        lambda lines: ["Host: api.test", "Authorization: Bearer <key>", *lines]
+    ),
+    st.sampled_from(["", "", "body"]),
+)
+ODD = st.builds(
+    raw_of,
+    st.sampled_from(METHODS),
+    st.sampled_from(TARGETS),
+    st.lists(st.sampled_from([*LINES, *HOSTILE]), max_size=6),
+    st.sampled_from(["", "body"]),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.one_of(USUAL, USUAL, ODD), st.sampled_from([PEER, PEER, PROXY])),
+        st.sampled_from(EVENTS),
+    ),
+    max_size=12,
+)
+ALWAYS = HeadLimits()
+
+
+class Ways:
+    """Two gates over one store: one is asked the longer way only, the other the shorter one where it can be."""
+
+    def __init__(self, world: World, key: str, other: str, record: ApiKey) -> None:
+        self.world, self.key, self.other, self.record = world, key, other, record
+        self.longer, self.shorter = _gate(world), _gate(world)
+        self.known = KnownRequests(self.shorter)
+        self.taken = 0
+        """Requests that went the shorter way."""
+
+    def written(self, raw: bytes) -> bytes:
+        return raw.replace(b"<key>", self.key.encode()).replace(b"<other>", self.other.encode())
+
+    async def both(self, raw: bytes, peer: str) -> tuple[object, object]:
+        return await self._longer(self.longer, raw, peer), await self._shorter(raw, peer)
+
+    async def _longer(self, gate: Gate, raw: bytes, peer: str) -> object:
+        head, _, _ = raw.partition(b"\r\n\r\n")
+        try:
+            message = read_head(head + b"\r\n\r\n", ALWAYS)
+        except MalformedHead as malformed:
+            return malformed.reason
+        if message.target == "*":
+            return Reason.METHOD_NOT_ALLOWED
+        request = RequestHead(
+            method=message.method,
+            target=message.target,
+            headers=message.headers,
+            peer=peer,
+            version=message.version,
+        )
+        return (await gate.decide(request), message.framing)
+
+    async def _shorter(self, raw: bytes, peer: str) -> object:
+        known = read(self.known, raw, peer)
+        decision = None if known is None else self.shorter.decide_now(known.head, known.understood)
+        if known is None or decision is None:
+            return await self._longer(self.shorter, raw, peer)
+        self.taken += 1
+        return (decision, known.framing)
+
+    async def happen(self, event: str) -> None:
+        keys, clock = self.world.store.keys, self.world.clock
+        statuses = {"revoke": KeyStatus.REVOKED, "disable": KeyStatus.DISABLED, "enable": KeyStatus.ACTIVE}
+        if event in statuses:
+            await keys.change(
+                self.record.id,
+                lambda key: replace(key, status=statuses[event]),
+                action=event,
+                at=clock.micros(),
+                actor=ANN,
+            )
+        else:
+            clock.now += {"a minute": 61, "an hour": 3601, "expiry": 86_400 * 40}[event]
+
+
+def read(known: KnownRequests, raw: bytes, peer: str = PEER) -> KnownRequest | None:
+    return known.read(raw, peer, "http", most_lines=128, most_bytes=1000) if b"\r\n\r\n" in raw else None
+
+
+def _gate(world: World) -> Gate:
+    return Gate(
+        world.gate.config,
+        KeyCache(world.store.keys, size=100),
+        MemoryLimiter(),
+        hasher=world.hasher,
+        clock=world.clock,
+        new_request_id=lambda: "made",
+    )
+
+
+async def ways_of(world: World) -> Ways:
+    expires_at = world.clock.micros() + 30 * 86_400 * 1_000_000
+    key, record = await world.issue("read", "write", tenant="acme", expires_at=expires_at)
+    other, _ = await world.issue("read")
+    return Ways(world, key, other, record)
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=st.sampled_from(CONFIGS), steps=STEPS)
+def test_both_ways_decide_alike_whatever_is_sent_and_happens(config: str, steps: list[Any]) -> None:
+    async def compare() -> None:
+        with TemporaryDirectory() as folder:
+            world = await make_world(Path(folder), config)
+            try:
+                ways = await ways_of(world)
+                for step in steps:
+                    if isinstance(step, str):
+                        await ways.happen(step)
+                        continue
+                    raw, peer = ways.written(step[0]), step[1]
+                    for _ in range(2):  # The second time, its lines are known.
+                        longer, shorter = await ways.both(raw, peer)
+                        assert shorter == longer, raw
+            finally:
+                await world.store.close()
+
+    asyncio.run(compare())
+
+
+@pytest.fixture
+async def ways(tmp_path: Path) -> AsyncIterator[Ways]:
+    world = await make_world(tmp_path, TRUSTING)
+    yield await ways_of(world)
+    await world.store.close()
+
+
+USUAL_KINDS = {
+    "a GET": ["GET /items/7 HTTP/1.1", "Host: api.test", "Authorization: Bearer <key>"],
+    "a query": ["GET /items/7?a=b&c=%20d HTTP/1.1", "Host: api.test", "X-Api-Key: <key>"],
+    "several quotas": ["GET /counted/x HTTP/1.1", "Host: api.test", "X-Api-Key: <key>"],
+    "a tenant's route": ["GET /o/acme/e/live/x HTTP/1.1", "Host: api.test", "X-Api-Key: <key>"],
+    "a public route": ["GET /public/x HTTP/1.1", "Host: api.test"],
+    "a request id": ["GET /items/7 HTTP/1.1", "Host: api.test", "X-Api-Key: <key>", "X-Request-Id: abc"],
+    "a trace": [
+        "GET /items/7 HTTP/1.1", "Host: api.test", "X-Api-Key: <key>",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ],
+    "a kept connection": ["GET /items/7 HTTP/1.1", "Host: api.test", "X-Api-Key: <key>", "Connection: keep-alive"],
+    "an escape in a header": ["GET /items/7 HTTP/1.1", "Host: a", "X-Api-Key: <key>", "Referer: https://a.test/%20"],
+    "forged forwarding": ["GET /items/7 HTTP/1.1", "Host: a", "X-Api-Key: <key>", "X-Forwarded-For: 6.6.6.6"],
+    "no route": ["GET /nowhere HTTP/1.1", "Host: api.test", "X-Api-Key: <key>"],
+    "no key": ["GET /items/7 HTTP/1.1", "Host: api.test"],
+    "a mistyped key": ["GET /items/7 HTTP/1.1", "Host: api.test", "X-Api-Key: hv_live_nope"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", USUAL_KINDS.values(), ids=USUAL_KINDS)
+async def test_requests_of_the_usual_kinds_go_the_shorter_way(ways: Ways, lines: list[str]) -> None:
+    raw = ways.written("\r\n".join([*lines, "", ""]).encode())
+    for _ in range(2):  # The first time, the key itself is read from the store.
+        longer, shorter = await ways.both(raw, PEER)
+        assert shorter == longer
+    assert ways.taken > 0
+
+
+async def test_a_small_body_that_came_with_the_head_goes_the_shorter_way(ways: Ways) -> None:
+    raw = ways.written(raw_of("POST", "/items/7", ["Host: a", "X-Api-Key: <key>", "Content-Type: text/plain"], "body"))
+    known = read(ways.known, raw)
+    assert known is not None
+    assert (known.body, known.framing) == (b"body", b"Content-Length: 4\r\n")
+    assert read(ways.known, raw[:-1]) is None
+    assert read(ways.known, raw + b"G") is None
+
+
+async def test_a_proxy_that_is_trusted_tells_the_way_on_the_shorter_way_too(ways: Ways) -> None:
+    raw = ways.written(b"GET /items/7 HTTP/1.1\r\nHost: a\r\nX-Api-Key: <key>\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
+    await ways.both(raw, PROXY)
+    longer, shorter = await ways.both(raw, PROXY)
+    assert (shorter, ways.taken) == (longer, 1)
+    allow = shorter[0]  # type: ignore[index]
+    assert isinstance(allow, Allow)
+    assert allow.client_address == "203.0.113.9"
+
+
+async def test_a_copy_of_the_key_is_found_among_lines_that_are_known(ways: Ways) -> None:
+    clean = ["Host: api.test", "X-Api-Key: <key>", "X-Note: words"]
+    await ways.both(ways.written(raw_of("GET", "/items/7", clean, "")), PEER)
+    for door in ("X-Note: <key>", "X-Note: %68v_live", "X-Note: Basic <key>", "Cookie: a=<key>"):
+        raw = ways.written(raw_of("GET", "/items/7", [*clean[:2], door], ""))
+        longer, shorter = await ways.both(raw, PEER)
+        assert shorter == longer, door
+
+
+def reachable(root: object) -> list[object]:
+    """All that `root` holds, but not the code, which holds whatever the tests do."""
+    found: dict[int, object] = {}
+    waiting = [root]
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in found and not isinstance(each, (type, FunctionType, ModuleType)):
+            found[id(each)] = each
+            waiting += gc.get_referents(each)
+    return list(found.values())
+
+
+@pytest.mark.requirement("S4.6")
+async def test_nothing_of_a_key_stays_in_memory(ways: Ways) -> None:
+    hidden = "".join(f"%{ord(letter):02x}" for letter in ways.key)
+    doors = [
+        "Authorization: Bearer <key>", "X-Api-Key: <key>", "Cookie: a=<key>", "X-Note: <key>", f"X-Note: {hidden}",
+        "Proxy-Authorization: Basic <key>", "Referer: https://a.test/?<key>",
+    ]  # fmt: skip
+    for door in doors:
+        for target in ("/items/7", "/items/<key>", "/items/7?a=<key>", f"/items/7?a={hidden}"):
+            read(ways.known, ways.written(raw_of("GET", target, ["Host: api.test", door], "")))
+    kept = [each for each in reachable(ways.known) if isinstance(each, (bytes, str))]
+    assert any(each == b"Host: api.test" for each in kept)
+    secret = ways.key.removeprefix("hv_live_")
+    assert [each for each in kept if (secret if isinstance(each, str) else secret.encode()) in each] == []
+    assert [each for each in kept if (hidden if isinstance(each, str) else hidden.encode()) in each] == []
+
+
+def test_a_flood_of_entries_that_come_once_pushes_out_no_other() -> None:
+    memory: Memory[str] = Memory(100)
+    for number in range(10_000):
+        if not (memory.young.get(b"good") or memory.recall(b"good")):
+            assert number == 0
+            memory.learn(b"good", "good")
+        memory.learn(b"once %d" % number, "once")
+    assert len(memory) <= 200
+
+
+async def test_lines_that_come_once_are_bounded(ways: Ways) -> None:
+    for number in range(20_000):
+        raw = b"GET /items/%d HTTP/1.1\r\nHost: a\r\nX-Once: %d\r\n\r\n" % (number, number)
+        assert read(ways.known, raw) is not None
+    assert len(ways.known) <= 2 * 2 * 4096
+
+
+async def test_a_revoked_key_is_refused_on_the_next_request(ways: Ways) -> None:
+    raw = ways.written(raw_of("GET", "/items/7", ["Host: a", "X-Api-Key: <key>"], ""))
+    for _ in range(2):
+        await ways.both(raw, PEER)
+    assert ways.taken == 1
+    await ways.happen("revoke")
+    await asyncio.sleep(0)
+    await ways.both(raw, PEER)  # Reads the key again.
+    longer, shorter = await ways.both(raw, PEER)
+    assert shorter == longer
+    deny = shorter[0]  # type: ignore[index]
+    assert isinstance(deny, Deny)
+    assert deny.reason in (Reason.REVOKED_KEY, Reason.TOO_MANY_FAILURES)

@@ -3,20 +3,38 @@
 import asyncio
 import random
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sidecar.core.apikey import KeyFormat
-from sidecar.core.model import ApiKey
+from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.records import COLUMNS, row_of
 from sidecar.runtime.clock import SystemClock
 from sidecar.store.store import SqliteStore
 
+Kind = Literal["good", "none", "mistyped", "unknown", "revoked"]
+"""`unknown` is well-formed but nobody's."""
 PREFIX = "hv_live_"
+_CREATED = 1_700_000_000_000_000
 SCOPES = ("items:read", "items:write")
+_TEMPLATE = ApiKey(
+    id="",
+    name="",
+    prefix="",
+    digest=bytes(32),
+    algorithm="sha256",
+    tenant="tenant-1",
+    environment="live",
+    scopes=SCOPES,
+    created_at=_CREATED,
+    created_by="bench",
+)
+_REVOKED = replace(_TEMPLATE, status=KeyStatus.REVOKED, revoked_at=_CREATED + 1)
 _INSERT = f"INSERT INTO api_key ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - no input
 
 
@@ -26,20 +44,39 @@ def make_keys(count: int, *, seed: int = 1) -> list[str]:
     return [shape.make(PREFIX, source.randrange) for _ in range(count)]
 
 
-def mistyped(keys: Iterable[str]) -> list[str]:
-    """Each key with its last character changed, so that the checksum fails."""
+@cache
+def keys_of(kind: Kind, count: int) -> Sequence[str]:
+    """`count` keys of a kind; `none` is one empty text."""
+    match kind:
+        case "none":
+            return [""]
+        case "good":
+            return make_keys(count)
+        case "mistyped":
+            return [_mistyped(key) for key in make_keys(count)]
+        case "unknown":
+            return make_keys(count, seed=2)
+        case "revoked":
+            return make_keys(count, seed=3)
+
+
+def _mistyped(key: str) -> str:
+    """With its last character changed, so that the checksum fails."""
     # To a digit: nginx's `map` takes no notice of case, and would let `a` through for `A`.
-    return [key[:-1] + ("0" if key[-1] != "0" else "1") for key in keys]
+    return key[:-1] + ("0" if key[-1] != "0" else "1")
 
 
 def write_keys(path: Path, keys: Sequence[str]) -> Path:
-    """One key a line, for the load generator."""
+    """One key a line, for the plain proxy."""
     path.write_text("\n".join(keys) + "\n")
     return path
 
 
-def fill_store(path: Path, keys: Sequence[str]) -> None:
-    """A new SQLite store of `keys`, filled past the triggers and indexes, which are put back in the end."""
+def fill_store(path: Path, keys: Sequence[str], *, revoked: Sequence[str] = ()) -> None:
+    """A new SQLite store of `keys`, filled past the triggers and indexes, which are put back in the end.
+
+    revoked: keys that are stored, too, and were revoked.
+    """
     asyncio.run(_create(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
@@ -50,7 +87,8 @@ def fill_store(path: Path, keys: Sequence[str]) -> None:
         connection.execute("BEGIN")
         for kind, name, _ in put_back:
             connection.execute(f"DROP {kind} {name}")
-        connection.executemany(_INSERT, _rows(keys))
+        connection.executemany(_INSERT, _rows(_TEMPLATE, keys, first=0))
+        connection.executemany(_INSERT, _rows(_REVOKED, revoked, first=len(keys)))
         for _, _, sql in put_back:
             connection.execute(sql)
         connection.execute("UPDATE generation SET value = random()")
@@ -63,22 +101,10 @@ async def _create(path: Path) -> None:
     await store.close()
 
 
-def _rows(keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    template = ApiKey(
-        id="",
-        name="",
-        prefix="",
-        digest=bytes(32),
-        algorithm="sha256",
-        tenant="tenant-1",
-        environment="live",
-        scopes=SCOPES,
-        created_at=1_700_000_000_000_000,
-        created_by="bench",
-    )
+def _rows(template: ApiKey, keys: Sequence[str], *, first: int) -> Iterator[tuple[Any, ...]]:
     row = list(row_of(template))
     places = [COLUMNS.index(name) for name in ("id", "name", "prefix", "digest")]
-    for number, key in enumerate(keys):
+    for number, key in enumerate(keys, first):
         values = (f"key_{number:020}", f"Key {number}", key[:12], sha256(key.encode()).digest())
         for place, value in zip(places, values, strict=True):
             row[place] = value

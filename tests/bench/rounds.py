@@ -1,4 +1,4 @@
-"""Rounds of a scenario: every contestant in turn, again and again, so that a slow minute is everybody's."""
+"""Rounds of a scenario: every contestant in turn, there and back again, so that a slow minute is everybody's."""
 
 import contextlib
 import sys
@@ -44,7 +44,8 @@ def run(scenario: Scenario, site: Site, *, rounds: int, seconds: float, only: Co
         for contestant in taking_part:
             apply(contestant.load, servers[contestant.peer], site, scenario.warmup_seconds)
         for number in range(rounds):
-            for contestant in taking_part:
+            # What gets slower while a round runs falls on the last ones, so they are the first of the next round.
+            for contestant in taking_part if number % 2 == 0 else reversed(taking_part):
                 outcome = apply(contestant.load, servers[contestant.peer], site, seconds)
                 outcomes.setdefault(contestant.label, []).append(outcome)
                 say(f"{scenario.name} {number + 1}/{rounds} {contestant.label}: {_short(outcome)}")
@@ -72,5 +73,5 @@ def _start(
 def _short(outcome: Outcome) -> str:
     return (
         f"{outcome.requests_per_second:,.0f}/s p50 {outcome.p50} p99 {outcome.p99} us, "
-        f"{outcome.cpu_microseconds:.1f} us CPU, {outcome.unexpected} unexpected"
+        f"{outcome.cpu_microseconds:.1f} us CPU, {outcome.busy:.0%} busy, {outcome.unexpected} unexpected"
     )

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import sidecar
-from tests.bench.keys import fill_store, make_keys, mistyped, write_keys
+from tests.bench.keys import fill_store, keys_of, make_keys, write_keys
 from tests.bench.processes import LOAD_CORE, Process, Unavailable, running
 from tests.harness.ports import free_port
 
@@ -57,7 +57,10 @@ class Site:
     """A folder with a copy of the package, so that one version is measured even while someone works on it."""
 
     def store(self, count: int, owner: str) -> Path:
-        """A SQLite store of the first `count` keys, as new; `owner` has it to itself, unless it is a very large one."""
+        """A SQLite store of the first `count` keys, as new; the usual one has revoked keys, too.
+
+        `owner` has it to itself, unless it is a very large one.
+        """
         filled = _store(self.folder, count)
         if count > USUAL_KEYS:
             return filled
@@ -67,9 +70,9 @@ class Site:
         shutil.copy(filled, own)
         return own
 
-    def keys_file(self, kind: str, count: int) -> Path:
-        """`count` keys, one a line: `good`, `unknown` (well-formed) or `mistyped`."""
-        return _keys_file(self.folder, kind, count)
+    def keys_file(self) -> Path:
+        """`keys`, one a line."""
+        return write_keys(self.folder / "keys.txt", self.keys)
 
 
 @contextlib.contextmanager
@@ -85,19 +88,14 @@ def site(folder: Path, *, python: str = sys.executable) -> Iterator[Site]:
     shutil.copytree(Path(sidecar.__file__).parent, code / "sidecar", ignore=shutil.ignore_patterns("__pycache__"))
     port = free_port()
     conf = folder / "upstream.conf"
-    conf.write_text(UPSTREAM.format(folder=folder, port=port, response=SMALL_ANSWER))
+    conf.write_text(UPSTREAM.format(folder=folder, port=port, answer=SMALL_ANSWER))
     with running([nginx, "-c", str(conf)], port=port, core=LOAD_CORE, output=folder / "upstream.out") as upstream:
-        yield Site(folder=folder, upstream=upstream, keys=make_keys(USUAL_KEYS), python=python, code=code)
+        yield Site(folder=folder, upstream=upstream, keys=keys_of("good", USUAL_KEYS), python=python, code=code)
 
 
 @cache
 def _store(folder: Path, count: int) -> Path:
     path = folder / f"keys-{count}.db"
-    fill_store(path, make_keys(count))
+    # Stores of another size are compared with each other, and have exactly the keys that they are named for.
+    fill_store(path, make_keys(count), revoked=keys_of("revoked", USUAL_KEYS) if count == USUAL_KEYS else ())
     return path
-
-
-@cache
-def _keys_file(folder: Path, kind: str, count: int) -> Path:
-    keys = make_keys(count, seed=2 if kind == "unknown" else 1)
-    return write_keys(folder / f"{kind}-{count}.txt", mistyped(keys) if kind == "mistyped" else keys)

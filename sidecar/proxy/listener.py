@@ -4,10 +4,10 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 from sidecar.config.fields import Address
-from sidecar.http.accepting import Acceptor, Places, peer_of, waiting
+from sidecar.http.accepting import Acceptor, Places, bound, peer_of, waiting
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.transport import WriteBatcher
@@ -105,25 +105,23 @@ class PlainListener:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._loop = asyncio.get_running_loop()
-        self._bound: asyncio.Server | None = None
+        self._bound: list[asyncio.Server] = []
 
-    async def start(self, address: Address, *, backlog: int) -> Address:
-        """Bind; gives where. Raises OSError."""
-        if address.path:
-            self._bound = await self._loop.create_unix_server(self._connections, address.path, backlog=backlog)
-            return address
-        self._bound = bound = await self._loop.create_server(
-            self._connections, address.host, address.port, backlog=backlog
-        )
-        return Address(host=address.host, port=bound.sockets[0].getsockname()[1])
+    async def start(self, addresses: Sequence[Address], *, backlog: int) -> tuple[Address, ...]:
+        """Bind; gives where. Raises BindError."""
+        sockets, places = bound(addresses, backlog)
+        for listening in sockets:
+            serve = self._loop.create_unix_server if listening.family == socket.AF_UNIX else self._loop.create_server
+            self._bound.append(await serve(self._connections, sock=listening, backlog=backlog))
+        return places
 
     async def close(self, patience_seconds: float) -> None:
         """Take no more connections; those that have been made by then are there when this returns."""
-        if self._bound is None:
-            return
-        held = [socket.socket(fileno=os.dup(listening.fileno())) for listening in self._bound.sockets]
-        self._bound.close()
-        self._bound = None
+        servers, self._bound = self._bound, []
+        listening = [each for server in servers for each in server.sockets]
+        held = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
+        for server in servers:
+            server.close()
         coming = [self._loop.connect_accepted_socket(self._connections, accepted) for accepted in waiting(held)]
         await asyncio.gather(*coming, return_exceptions=True)
         await asyncio.sleep(0)  # What the loop accepted in this very turn gets to know of it in the next.
@@ -152,9 +150,9 @@ class CountingListener:
         self._acceptor = Acceptor(self._meet, on_exhausted=on_exhausted)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, address: Address, *, backlog: int) -> Address:
-        """Bind; gives where. Raises OSError."""
-        return self._acceptor.start(address, backlog=backlog)
+    async def start(self, addresses: Sequence[Address], *, backlog: int) -> tuple[Address, ...]:
+        """Bind; gives where. Raises BindError."""
+        return self._acceptor.start(addresses, backlog=backlog)
 
     async def close(self, patience_seconds: float) -> None:
         """Take no more connections; handshakes that are not over in time are given up."""

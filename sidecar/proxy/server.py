@@ -72,12 +72,12 @@ class DataServer:
                 self._connections, tls, timeout_seconds=limits.head_timeout, on_exhausted=self._no_more_files
             )
         )
-        self.address = Address()
+        self.addresses: tuple[Address, ...] = ()
         """Where it is bound, once it is started."""
 
-    async def start(self, address: Address) -> None:
-        """Bind. Raises OSError."""
-        self.address = await self._listener.start(address, backlog=_BACKLOG)
+    async def start(self, *addresses: Address) -> None:
+        """Bind. Raises BindError."""
+        self.addresses = await self._listener.start(addresses, backlog=_BACKLOG)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
         """Serve requests that begin from here on by `snapshot`. Open connections keep their limits."""
@@ -111,7 +111,7 @@ class DataServer:
     def _no_more_files(self) -> None:
         self._observer.connection_refused("open_files")
         self._rate_limited.count(
-            "connection", "made to wait: no more files can be opened (ulimit -n)", str(self.address)
+            "connection", "made to wait: no more files can be opened (ulimit -n)", str(self.addresses[0])
         )
 
     def close_when_idle(self) -> None:

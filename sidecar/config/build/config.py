@@ -52,10 +52,10 @@ class Config:
     path: str
     sha256: str = field(default="", compare=False)
     """Of the file, hexadecimal."""
-    listen: Address
+    listen: tuple[Address, ...]
     tls: ListenerTls | None
     limits: Limits
-    ops: Address | None
+    ops: tuple[Address, ...] | None
     admin: AdminSettings | None = None
     """None where nobody could use it: without a token."""
     upstream: UpstreamSettings
@@ -128,7 +128,7 @@ def _sections(path: str, document: Document) -> Config:
     paths = document.paths or PathsEntry()
     return Config(
         path=path,
-        listen=document.listen or Address(),
+        listen=document.listen or (),
         tls=document.tls,
         limits=document.limits or Limits(),
         ops=document.ops,
@@ -163,14 +163,17 @@ def _check_addresses(document: Document, report: Report) -> None:
     if document.decision is not None and not document.trusted_proxies:
         report.problem(("decision",), "answers trusted proxies only: name the one in front in trusted_proxies")
     used: dict[Address, str] = {}
-    addresses = {
+    listeners = {
         "listen": document.listen,
         "ops": document.ops,
         "admin": document.admin.listen if document.admin else None,
         "decision": document.decision.listen if document.decision else None,
     }
-    for name, address in addresses.items():
-        if address in used:
-            report.problem((name,), f"is the address of {used[address]} already")
-        if address and (address.port or address.path):
-            used[address] = name
+    for name, addresses in listeners.items():
+        path = (name, "listen") if "listen" in report.names((name,)) else (name,)
+        for at, address in report.one_or_numbered(path, addresses or ()):
+            if address in used:
+                taken = "in the list" if used[address] == name else f"the address of {used[address]}"
+                report.problem(at, f"is {taken} already")
+            elif address.port or address.path:
+                used[address] = name

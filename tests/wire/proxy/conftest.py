@@ -1,7 +1,7 @@
 """A data listener before a scripted upstream, on both event loops that it runs on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class Bench:
     stack: AsyncExitStack
 
     async def client(self) -> RawClient:
-        client = await RawClient.connect(self.server.address)
+        client = await RawClient.connect(self.server.addresses[0])
         self.stack.push_async_callback(client.close)
         return client
 
@@ -65,9 +65,9 @@ SetUp = Callable[..., Awaitable[Bench]]
 
 @pytest.fixture
 async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
-    """`await set_up(script, told=, unix=, address=, authority=, listener={…}, **…)`
+    """`await set_up(script, told=, unix=, address=, authority=, at=[…], listener={…}, **…)`
 
-    listener: options of DataServer; `**`: fields of UpstreamSettings.
+    at: addresses of the listener. listener: options of DataServer; `**`: fields of UpstreamSettings.
     """
     async with AsyncExitStack() as stack:
 
@@ -78,6 +78,7 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             unix: bool = False,
             address: Address | None = None,
             authority: str = "",
+            at: Sequence[Address] = (),
             listener: Mapping[str, Any] | None = None,
             **settings: Any,
         ) -> Bench:
@@ -97,7 +98,8 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
                 trusts=options.pop("trusts", lambda peer: False),
             )
             server = DataServer(snapshot, observer=records, clock=SystemClock(), **options)
-            await server.start(Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1"))
+            usual = Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1")
+            await server.start(*(at or [usual]))
             stack.push_async_callback(lambda: server.stop(grace_seconds=0))
             return Bench(server, snapshot, scripted, records, gate, stack)
 

@@ -349,6 +349,7 @@ class Document(Entry, frozen=True, kw_only=True):
 
     listen: Listen | None = None
     tls: ListenerTls | None = None
+    proxy_protocol: bool | None = None
     limits: Annotated[Limits, made(checked_limits, Limits)] | None = None
     ops: Listen | None = None
     admin: Annotated[AdminSettings, made(admin_of, BindAddress, BindAddresses, AdminSettings)] | None = None

@@ -92,9 +92,12 @@ def _hosts(config: Config) -> Sequence[str]:
 
 
 def _url(config: Config, addresses: Sequence[Address]) -> str:
-    """Of the data listener, as someone on this machine can write it; empty where it has Unix sockets only."""
+    """Of the data listener, as someone on this machine can write it.
+
+    Empty where no client of this machine can use it: Unix sockets only, or a PROXY header needed.
+    """
     address = next((each for each in addresses if not each.path), None)
-    if address is None:
+    if address is None or config.proxy_protocol:
         return ""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
     return f"{'https' if config.tls is not None else 'http'}://{Address(host=host, port=address.port)}"

@@ -54,6 +54,8 @@ class Config:
     """Of the file, hexadecimal."""
     listen: tuple[Address, ...]
     tls: ListenerTls | None
+    proxy_protocol: bool
+    """Whether connections to the data listener begin with a PROXY header, from one of `trusted_proxies`."""
     limits: Limits
     ops: tuple[Address, ...] | None
     admin: AdminSettings | None = None
@@ -130,6 +132,7 @@ def _sections(path: str, document: Document) -> Config:
         path=path,
         listen=document.listen or (),
         tls=document.tls,
+        proxy_protocol=bool(document.proxy_protocol),
         limits=document.limits or Limits(),
         ops=document.ops,
         upstream=document.upstream or UpstreamSettings(url=UpstreamUrl(address=Address())),
@@ -162,6 +165,8 @@ def _check_needed(document: Document, report: Report) -> None:
 def _check_addresses(document: Document, report: Report) -> None:
     if document.decision is not None and not document.trusted_proxies:
         report.problem(("decision",), "answers trusted proxies only: name the one in front in trusted_proxies")
+    if document.proxy_protocol and not document.trusted_proxies and not all(at.path for at in document.listen or ()):
+        report.problem(("proxy_protocol",), "is for trusted proxies only: name the one in front in trusted_proxies")
     used: dict[Address, str] = {}
     listeners = {
         "listen": document.listen,

@@ -3,6 +3,7 @@ import pytest
 from sidecar.config.build.config import Config
 from sidecar.config.document import Limits, ListenerTls, UpstreamTls
 from sidecar.config.fields import Address
+from sidecar.config.reload import without_restart
 from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 
@@ -119,3 +120,21 @@ def test_forward_auth_has_no_unix_socket_in_a_list_either(problems: Complaining)
 def test_several_addresses_in_one_text_are_a_mistake_that_is_explained(problems: Complaining) -> None:
     (line,) = problems(written("listen", '"h:1,[::1]:1"'))
     assert "listen: must be host:port, [ipv6]:port or unix:/path; write several as a list: [a, b]" in line
+
+
+def test_a_proxy_header_is_taken_from_trusted_proxies_only(loading: Loading, problems: Complaining) -> None:
+    assert not loading(MINIMAL).proxy_protocol
+    assert loading(MINIMAL + "proxy_protocol: true\ntrusted_proxies: [10.0.0.0/8]\n").proxy_protocol
+    (line,) = problems(MINIMAL + "proxy_protocol: true\n")
+    assert line == ("4:17: proxy_protocol: is for trusted proxies only: name the one in front in trusted_proxies")
+    unix = MINIMAL.replace("127.0.0.1:0", "unix:/run/in.sock")
+    assert loading(unix + "proxy_protocol: true\n").proxy_protocol
+
+
+@pytest.mark.parametrize("change", [("127.0.0.1:0", "[127.0.0.1:0, 'h:1']"), ("false", "true")])
+def test_addresses_and_the_proxy_protocol_wait_for_a_restart(loading: Loading, change: tuple[str, str]) -> None:
+    text = MINIMAL + "proxy_protocol: false\ntrusted_proxies: [10.0.0.0/8]\n"
+    running, wanted = loading(text), loading(text.replace(*change))
+    config, kept = without_restart(running, wanted)
+    assert kept == (("listen",) if "h:1" in change[1] else ("proxy_protocol",))
+    assert (config.listen, config.proxy_protocol) == (running.listen, running.proxy_protocol)

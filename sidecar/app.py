@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -67,8 +67,8 @@ def _hasher_of(config: Config) -> Hasher:
 class App:
     """A running sidecar; see `running`."""
 
-    listeners: Sequence[tuple[str, Address]]
-    """Name and bound address of each."""
+    listeners: Mapping[str, Sequence[Address]]
+    """The bound addresses of each, by its name."""
     _parts: "Parts"
     _reloader: Reloader | None
 
@@ -99,16 +99,17 @@ async def running(
     async with AsyncExitStack() as stack:
         parts = await _parts_of(config, stack)
         parts.metrics.watch(log_dropped=log_dropped)
-        listeners = [("data", await _listen(parts))]
+        clients = await _listen(parts)
+        listeners = {"data": clients}
         forward_auth = await _listen_for_forward_auth(parts)
         if forward_auth is not None:
-            listeners.append(("decision", forward_auth.address))
+            listeners["decision"] = forward_auth.addresses
         if config.admin is not None:
-            listeners.append(("admin", await _listen_for_admin(parts, config.admin.listen, clients=listeners[0][1])))
+            listeners["admin"] = await _listen_for_admin(parts, config.admin.listen, clients=clients)
         reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
         reloader = None if read_again is None or reloads is None else _watch(parts, forward_auth, read_again, reloads)
         if config.ops is not None:
-            listeners.append(("ops", await _listen_for_ops(parts, config.ops, reloads)))
+            listeners["ops"] = await _listen_for_ops(parts, config.ops, reloads)
         yield App(listeners=listeners, _parts=parts, _reloader=reloader)
 
 
@@ -214,30 +215,32 @@ async def _keep_usage(config: Config, store: SqliteStore, usage: Usage, metrics:
     return keeper
 
 
-async def _listen(parts: Parts) -> Address:
+async def _listen(parts: Parts) -> Sequence[Address]:
     data = parts.serving.data_server(parts.exchanges, CLOCK)
-    with taken_port(parts.config.listen, "listen"):
-        await data.start(parts.config.listen)
+    with taken_port("listen"):
+        await data.start(*parts.config.listen)
     parts.stack.push_async_callback(partial(parts.drain, at_once=True))
     parts.drainer.add(data)
     check = partial(data.revalidate_streams, older_than_seconds=STREAM_CHECK_SECONDS)
     parts.background.repeat(check, STREAM_CHECK_SECONDS)
     parts.background.repeat(parts.serving.check, PROBE_SECONDS)
-    return data.address
+    return data.addresses
 
 
 async def _listen_for_forward_auth(parts: Parts) -> DecisionServer | None:
     if parts.config.decision is None:
         return None
     server = DecisionServer(parts.serving.decisions(), observer=parts.exchanges, clock=CLOCK)
-    with taken_port(parts.config.decision.listen, "decision"):
-        await server.start(parts.config.decision.listen)
+    with taken_port("decision"):
+        await server.start(*parts.config.decision.listen)
     parts.drainer.add(server)
     return server
 
 
-async def _listen_for_admin(parts: Parts, address: Address, *, clients: Address) -> Address:
-    """clients: the address of the data listener."""
+async def _listen_for_admin(
+    parts: Parts, addresses: Sequence[Address], *, clients: Sequence[Address]
+) -> Sequence[Address]:
+    """clients: the addresses of the data listener."""
     # Its libraries are for those who use it.
     from sidecar.runtime.admin import Process, administration
 
@@ -252,7 +255,7 @@ async def _listen_for_admin(parts: Parts, address: Address, *, clients: Address)
         clock=CLOCK,
     )
     limits = parts.descriptors.operators()
-    return await serve_app(administration(process), address, "admin", limits=limits, stack=parts.stack)
+    return await serve_app(administration(process), addresses, "admin", limits=limits, stack=parts.stack)
 
 
 def _watch(
@@ -304,7 +307,7 @@ async def _check_peppers(store: SqliteStore, config: Config) -> None:
         raise StartError(str(error)) from error
 
 
-async def _listen_for_ops(parts: Parts, address: Address, reloads: Reloads | None) -> Address:
+async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: Reloads | None) -> Sequence[Address]:
     app = ops_app(
         alive=parts.serving.answers,
         ready=partial(_problems, parts),
@@ -312,7 +315,7 @@ async def _listen_for_ops(parts: Parts, address: Address, reloads: Reloads | Non
         checks=("data", "store", "config"),
         remarks=lambda: reloads.remarks() if reloads is not None else (),
     )
-    return await serve_app(app, address, "ops", limits=parts.descriptors.operators(), stack=parts.stack)
+    return await serve_app(app, addresses, "ops", limits=parts.descriptors.operators(), stack=parts.stack)
 
 
 async def _problems(parts: Parts) -> Sequence[str]:

@@ -151,7 +151,7 @@ async def _demo(check: bool) -> None:
             token = new_token()
             config, keys = await _prepared(Path(folder), upstream, token)
             async with running(config) as app:
-                addresses = dict(app.listeners)
+                addresses = {name: bound[0] for name, bound in app.listeners.items()}
                 if check:
                     sys.exit(await asyncio.to_thread(_send_all, addresses["data"], keys))
                 _print_introduction(addresses, keys, token)

@@ -47,7 +47,9 @@ def let_requests_go_first() -> None:
 
 @click.command("serve")
 @config_option
-@click.option("--listen", metavar="ADDRESS", help="Data listener: host:port or unix:/path.")
+@click.option(
+    "--listen", metavar="ADDRESS", help="Data listener: host:port or unix:/path; several with commas between."
+)
 @click.option("--ops", metavar="ADDRESS", help="Ops listener: /livez /readyz /metrics.")
 @click.option("--admin", metavar="ADDRESS", help="Admin listener: the page and the API.")
 @click.option("--upstream", metavar="URL", help="The protected service: http://…, https://… or unix:/path.")
@@ -101,8 +103,9 @@ async def _serve(config: Config, read_again: Callable[[], Config], stderr: Queue
     loop.add_signal_handler(signal.SIGINT, interrupt)
     async with running(config, read_again=read_again, log_dropped=lambda: stderr.dropped) as app:
         loop.add_signal_handler(signal.SIGHUP, app.reload)
-        for name, address in app.listeners:
-            click.echo(f"sidecar: {name} listener on {address}", err=True)
+        for name, addresses in app.listeners.items():
+            for address in addresses:
+                click.echo(f"sidecar: {name} listener on {address}", err=True)
         await stopping.wait()
         _on_stop(app.hurry)
         await app.drain(at_once=interrupted.is_set())

@@ -70,6 +70,19 @@ class ListenerTls(Entry, frozen=True, kw_only=True):
     """Authority whose certificates clients must show; empty for none."""
 
 
+BindAddresses = Annotated[tuple[BindAddress, ...], Meta(min_length=1)]
+
+
+def addresses_of(
+    written: Address | tuple[Address, ...], path: Path = (), report: Report | None = None
+) -> tuple[Address, ...]:
+    """One address is a list of one."""
+    return (written,) if isinstance(written, Address) else written
+
+
+Listen = Annotated[tuple[Address, ...], made(addresses_of, BindAddress, BindAddresses)]
+
+
 class Limits(Entry, frozen=True, kw_only=True):
     """What a client may take up, in bytes and seconds."""
 
@@ -179,14 +192,14 @@ class AdminToken(Entry, frozen=True, kw_only=True):
 class AdminSettings(Entry, frozen=True, kw_only=True):
     """The admin listener, and its tokens."""
 
-    listen: BindAddress = default("127.0.0.1:9091", parse_address("127.0.0.1:9091"))
+    listen: Listen = default("127.0.0.1:9091", (parse_address("127.0.0.1:9091"),))
     hosts: tuple[HostName, ...] = ()
     """Names that a request may be sent to, beside localhost and the bound address; in lower case."""
     tokens: tuple[AdminToken, ...] = ()
 
 
-def admin_of(written: Address | AdminSettings, path: Path, report: Report) -> AdminSettings:
-    return AdminSettings(listen=written) if isinstance(written, Address) else written
+def admin_of(written: Address | tuple[Address, ...] | AdminSettings, path: Path, report: Report) -> AdminSettings:
+    return written if isinstance(written, AdminSettings) else AdminSettings(listen=addresses_of(written))
 
 
 DialectName = Literal["nginx", "caddy", "traefik", "envoy"]
@@ -195,17 +208,19 @@ DialectName = Literal["nginx", "caddy", "traefik", "envoy"]
 class DecisionSettings(Entry, frozen=True, kw_only=True):
     """The forward auth listener, and the proxies whose protocols it speaks."""
 
-    listen: BindAddress
+    listen: Listen
     dialects: Annotated[tuple[DialectName, ...], Meta(min_length=1)] = ("nginx", "caddy", "traefik", "envoy")
 
 
-def decision_of(written: Address | DecisionSettings, path: Path, report: Report) -> DecisionSettings:
-    """An address alone is the address with every dialect."""
-    alone = isinstance(written, Address)
-    settings = DecisionSettings(listen=written) if isinstance(written, Address) else written
-    if settings.listen.path:
-        where = path if alone else (*path, "listen")
-        report.problem(where, "must be host:port: the peer of a Unix socket has no address to trust")
+def decision_of(
+    written: Address | tuple[Address, ...] | DecisionSettings, path: Path, report: Report
+) -> DecisionSettings:
+    """Addresses alone are these with every dialect."""
+    whole = isinstance(written, DecisionSettings)
+    settings = written if isinstance(written, DecisionSettings) else DecisionSettings(listen=addresses_of(written))
+    for at, address in report.one_or_numbered((*path, "listen") if whole else path, settings.listen):
+        if address.path:
+            report.problem(at, "must be host:port: the peer of a Unix socket has no address to trust")
     return settings
 
 
@@ -332,12 +347,13 @@ class RateLimitHeaders(Entry, frozen=True, kw_only=True):
 class Document(Entry, frozen=True, kw_only=True):
     """The whole file. `listen`, `upstream` and `store` are needed, here or from the command line or environment."""
 
-    listen: BindAddress | None = None
+    listen: Listen | None = None
     tls: ListenerTls | None = None
+    proxy_protocol: bool | None = None
     limits: Annotated[Limits, made(checked_limits, Limits)] | None = None
-    ops: BindAddress | None = None
-    admin: Annotated[AdminSettings, made(admin_of, BindAddress, AdminSettings)] | None = None
-    decision: Annotated[DecisionSettings, made(decision_of, BindAddress, DecisionSettings)] | None = None
+    ops: Listen | None = None
+    admin: Annotated[AdminSettings, made(admin_of, BindAddress, BindAddresses, AdminSettings)] | None = None
+    decision: Annotated[DecisionSettings, made(decision_of, BindAddress, BindAddresses, DecisionSettings)] | None = None
     upstream: Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSettings)] | None = None
     store: Store | None = None
     limiter: LimiterUrl | None = None

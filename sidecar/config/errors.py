@@ -72,6 +72,10 @@ class Report:
         positions = self._kept.get(path, range(len(items)))
         return (((*path, position), item) for position, item in zip(positions, items, strict=True))
 
+    def one_or_numbered(self, path: Path, items: Sequence[T]) -> Iterator[tuple[Path, T]]:
+        """As `numbered`; the one item that the file writes without a list stands at `path` itself."""
+        return self.numbered(path, items) if path in self._kept else ((path, item) for item in items)
+
     def problem(self, path: Path, message: str) -> None:
         """Reports the value at `path`; a missing one at the mapping that should hold it."""
         self._found.append((self._nearest(path)[1], path, message))

@@ -89,6 +89,8 @@ def parse_address(text: str) -> Address:
         return Address(path=_socket_path(text))
     if re.fullmatch(r"(\*?:)?[0-9]+", text):
         raise ValueError(f"{_ADDRESS} (did you mean '0.0.0.0:{text.rpartition(':')[2]}'?)")
+    if "," in text:
+        raise ValueError(f"{_ADDRESS}; write several as a list: [a, b]")
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError(_ADDRESS)

@@ -1,6 +1,7 @@
 """Loads a configuration file: one `Config`, or one error with everything that is wrong."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -10,7 +11,7 @@ from sidecar.config.build.config import Config, config_of
 from sidecar.config.decoder import decode
 from sidecar.config.document import Document
 from sidecar.config.errors import Place, Report, unreadable
-from sidecar.config.yaml_tree import MAX_BYTES, Entries, Node, Scalar, read_nodes
+from sidecar.config.yaml_tree import MAX_BYTES, Entries, Items, Node, Scalar, read_nodes
 
 # Overrides: addresses and URLs from the command line or the environment replace those of the file.
 
@@ -20,6 +21,9 @@ NAMES = ("listen", "ops", "admin", "upstream", "store", "limiter")
 
 _SETTINGS = {"upstream": "url", "admin": "listen"}
 """Sections that may be a mapping: the key of the address in it."""
+_LISTENERS = frozenset({"listen", "ops", "admin"})
+_BETWEEN_ADDRESSES = re.compile(r",\s*(?=unix:|[^,/]*:[0-9]+(?:,|$))")
+"""A comma, but none within the path of a Unix socket."""
 
 
 class Override(str):
@@ -49,11 +53,19 @@ def apply_overrides(root: Node, overrides: Mapping[str, str]) -> Node:
         return root
     entries = list(root.entries)
     for name, value in overrides.items():
-        _set(entries, name, Scalar(value, "str", Place(getattr(value, "source", f"--{name}")), literal=True))
+        _set(entries, name, _node(name, value))
     return Entries(tuple(entries), root.place)
 
 
-def _set(entries: list[tuple[Scalar, Node]], name: str, new: Scalar) -> None:
+def _node(name: str, value: str) -> Node:
+    """The addresses of a listener are a list if there are several, with commas between."""
+    place = Place(getattr(value, "source", f"--{name}"))
+    texts = _BETWEEN_ADDRESSES.split(value) if name in _LISTENERS else [value]
+    items = tuple(Scalar(text, "str", place, literal=True) for text in texts)
+    return items[0] if len(items) == 1 else Items(items, place)
+
+
+def _set(entries: list[tuple[Scalar, Node]], name: str, new: Node) -> None:
     at = next((index for index, (key, _) in enumerate(entries) if key.text == name), None)
     if at is None:
         entries.append((Scalar(name, "str", new.place), new))

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
 _MAX_KNOWN = 4096
+_MAPPED_BITS = 96
+"""Before an IPv4 address in an IPv6 one (RFC 4291 section 2.5.5.2)."""
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
 """Without a zone, which may hold anything and means nothing beyond a link."""
 
@@ -18,7 +20,7 @@ class TrustedProxies:
     """
 
     def __init__(self, networks: Sequence[Network], header: bytes) -> None:
-        self._networks = tuple(networks)
+        self._networks = tuple(map(_unmapped_network, networks))
         self.header = header
         self._known: dict[str, bool] = {}
 
@@ -59,6 +61,19 @@ class TrustedProxies:
         return parsed is not None and any(ip_address(parsed) in network for network in self._networks)
 
 
+def unmapped(address: IPv4Address | IPv6Address) -> str:
+    """The text of an address; an IPv4-mapped one (`::ffff:192.0.2.1`) is the IPv4 address that it holds."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
+def _unmapped_network(network: Network) -> Network:
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+
+
 def address_subject(address: str) -> str:
     """What a quota by address counts: an IPv6 client by its /64, because it has all of that."""
     if ":" not in address:
@@ -87,5 +102,4 @@ def _parse_node(text: str) -> str | None:
         parsed = ip_address(found[1] or found[2] or found[3])
     except ValueError:
         return None
-    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
-    return str(mapped or parsed)
+    return unmapped(parsed)

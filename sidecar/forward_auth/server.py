@@ -63,12 +63,12 @@ class DecisionServer:
         self._strangers: set[str] = set()
         self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(snapshot.limits))
         self._closing_when_idle = False
-        self.address = Address()
-        """The bound address, after `start`."""
+        self.addresses: tuple[Address, ...] = ()
+        """Where it is bound, after `start`."""
 
-    async def start(self, address: Address) -> None:
-        """Bind. Raises OSError."""
-        self.address = self._server.bind(address)
+    async def start(self, *addresses: Address) -> None:
+        """Bind. Raises BindError."""
+        self.addresses = self._server.bind(addresses)
 
     def close_when_idle(self) -> None:
         """Close each connection after its next response."""

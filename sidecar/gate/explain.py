@@ -1,4 +1,7 @@
-"""A question put to the gate as the request that it is about. Nothing is taken from any quota."""
+"""A question put to the gate as the request that it is about. Nothing is taken from any quota.
+
+Below: which routes a key may use, before there is a request.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from sidecar.core.model import (
     Decision,
     Deny,
     Headers,
+    Policy,
     Principal,
     RequestHead,
     Route,
@@ -277,3 +281,66 @@ class _Peeking:
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
         return await self._limiter.peek(buckets, now)
+
+
+# Which routes a key may use, and why, before there is a request.
+
+
+def allowed_routes(config: Config, key: ApiKey) -> list[Route]:
+    """Return the routes that `key` allows, in the configuration's order."""
+    scopes = config.catalogue.expand(key.scopes)
+    return [route for route in config.routes if _opens(route.policy, key, scopes)]
+
+
+def routes_for_scope(config: Config, scope: str) -> list[Route]:
+    """Return the routes that require scopes, and none beyond `scope` and the scopes it includes."""
+    scopes = config.catalogue.expand([scope])
+    return [
+        route
+        for route in config.routes
+        if (route.policy.any_scopes or route.policy.all_scopes) and not missing_scopes(route.policy, scopes)
+    ]
+
+
+def requirements(policy: Policy) -> str:
+    """Describe what a policy requires."""
+    return ", ".join(_requirements(policy)) or "any valid key"
+
+
+def charges(policy: Policy) -> str:
+    """Return the names of the quotas that a policy counts, with the cost of a request if it is not one."""
+    return ", ".join(
+        charge.quota.name if charge.cost == 1 else f"{charge.quota.name} ({charge.cost} each)"
+        for charge in policy.charges
+    )
+
+
+def _opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
+    if policy.public:
+        return True
+    if missing_scopes(policy, scopes):
+        return False
+    if policy.tenant_param and key.tenant is None:
+        return False
+    if policy.environment_param and key.environment is None:
+        return False
+    return not policy.environments or key.environment == EVERY or key.environment in policy.environments
+
+
+def _requirements(policy: Policy) -> Iterator[str]:
+    if policy.public:
+        yield "public"
+    if policy.any_scopes:
+        yield _in_words(policy.any_scopes, " or ")
+    if policy.all_scopes:
+        yield _in_words(policy.all_scopes, " and ")
+    if policy.tenant_param:
+        yield f"{{{policy.tenant_param}}} is the key's tenant"
+    if policy.environment_param:
+        yield f"{{{policy.environment_param}}} is the key's environment"
+    if policy.environments:
+        yield f"keys of {_in_words(policy.environments, ' or ')}"
+
+
+def _in_words(names: Iterable[str], conjunction: str) -> str:
+    return conjunction.join(sorted(names))

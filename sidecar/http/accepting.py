@@ -6,9 +6,9 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, Final, Literal
 
 from sidecar.config.document import Limits
 from sidecar.config.fields import Address
@@ -36,12 +36,12 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
 
-    def start(self, address: Address, *, backlog: int = BACKLOG) -> Address:
-        """Bind; gives where. Raises OSError."""
-        self._sockets = bound(address, backlog)
+    def start(self, addresses: Sequence[Address], *, backlog: int = BACKLOG) -> tuple[Address, ...]:
+        """Bind; gives where. Raises BindError."""
+        self._sockets, places = bound(addresses, backlog)
         for listening in self._sockets:
             self._watch(listening)
-        return address if address.path else Address(host=address.host, port=self._sockets[0].getsockname()[1])
+        return places
 
     def stop(self) -> list[socket.socket]:
         """Accept no more; gives the listening sockets, which are the caller's to close."""
@@ -87,24 +87,61 @@ def peer_of(accepted: socket.socket) -> object:
     return ""
 
 
-def bound(address: Address, backlog: int) -> list[socket.socket]:
-    """Listening sockets, not blocking, one for each address that the host's name has. Raises OSError."""
+# Binding.
+
+
+class BindError(Exception):
+    """`address` cannot be listened on. reason: what the system says."""
+
+    def __init__(self, address: Address, error: OSError) -> None:
+        number = error.errno or 0  # Below 0: of getaddrinfo.
+        self.address, self.reason = address, os.strerror(number) if number > 0 else error.strerror or str(error)
+        super().__init__(f"cannot listen on {address}: {self.reason}")
+
+
+def bound(addresses: Sequence[Address], backlog: int) -> tuple[list[socket.socket], tuple[Address, ...]]:
+    """Listening sockets, not blocking, and where each address is bound. Raises BindError, and then none is open."""
+    sockets, where = list[socket.socket](), list[Address]()
+    with ExitStack() as opened:
+        for address in addresses:
+            try:
+                port = _bind(address, addresses, backlog, sockets, opened)
+            except OSError as error:
+                raise BindError(address, error) from error
+            where.append(address if address.path else Address(host=address.host, port=port))
+        opened.pop_all()
+    return sockets, tuple(where)
+
+
+def _bind(
+    address: Address, listed: Sequence[Address], backlog: int, sockets: list[socket.socket], opened: ExitStack
+) -> int:
+    """Add a socket for each place of `address`, all on one port; gives the port."""
+    port = address.port
+    for family, where in _places(address, listed):
+        listening = _listening(family, where if isinstance(where, str) else (where[0], port, *where[2:]), backlog)
+        sockets.append(opened.enter_context(listening))
+        port = port or (0 if address.path else listening.getsockname()[1])
+    return port
+
+
+def _places(address: Address, listed: Sequence[Address]) -> Iterator[tuple[int, str | tuple[Any, ...]]]:
+    """Families and socket addresses: one for each address of the host's name, IPv4 beside `[::]`."""
     if address.path:
         if os.path.exists(address.path) and stat.S_ISSOCK(os.stat(address.path).st_mode):
             os.remove(address.path)
-        places: list[tuple[int, object]] = [(socket.AF_UNIX, address.path)]
-    else:
-        found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        places = list(dict.fromkeys((family, where) for family, _, _, _, where in found))
-    sockets: list[socket.socket] = []
-    try:
-        for family, where in places:
-            sockets.append(_listening(family, where, backlog))
-    except OSError:
-        for listening in sockets:
-            listening.close()
-        raise
-    return sockets
+        yield socket.AF_UNIX, address.path
+        return
+    found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    yield from dict.fromkeys((family, where) for family, _, _, _, where in found)
+    if address.host == "::" and not any(0 < other.port == address.port and _is_ipv4(other) for other in listed):
+        # A socket of its own, and not IPv4-mapped addresses on the one for IPv6: nothing then meets `::ffff:192.0.2.1`.
+        yield socket.AF_INET, ("0.0.0.0", address.port)  # noqa: S104 - this is what the operator wrote
+
+
+def _is_ipv4(address: Address) -> bool:
+    """Also of a name, which may have such an address."""
+    return not address.path and ":" not in address.host
 
 
 def _listening(family: int, where: object, backlog: int) -> socket.socket:

@@ -7,7 +7,7 @@ size of a head, idle time, and clients that do not read. Bytes that are not a re
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -82,7 +82,7 @@ class BareHost:
 
 
 class HardenedServer:
-    """Serves the handler of `inner` on one address. To be made while its loop runs."""
+    """Serves the handler of `inner`. To be made while its loop runs."""
 
     def __init__(self, inner: web.Server, *, host: Host, limits: ServerLimits) -> None:
         self.host = host
@@ -94,9 +94,9 @@ class HardenedServer:
         self._acceptor = Acceptor(self._meet, on_exhausted=self._no_more_files)
         self._coming: set[asyncio.Task[None]] = set()
 
-    def bind(self, address: Address) -> Address:
-        """Returns the bound address. Raises OSError."""
-        return self._acceptor.start(address, backlog=BACKLOG)
+    def bind(self, addresses: Sequence[Address]) -> tuple[Address, ...]:
+        """Returns the bound addresses. Raises BindError."""
+        return self._acceptor.start(addresses, backlog=BACKLOG)
 
     def reconfigure(self, limits: ServerLimits) -> None:
         """Apply new limits to the connections that come from here on."""
@@ -359,16 +359,16 @@ def _message(response: Response) -> bytes:
 
 @asynccontextmanager
 async def serving_app(
-    app: web.Application, address: Address, *, limits: ServerLimits | None = None
-) -> AsyncIterator[Address]:
-    """Serve `app` inside the context; gives the bound address. Raises OSError."""
+    app: web.Application, addresses: Sequence[Address], *, limits: ServerLimits | None = None
+) -> AsyncIterator[tuple[Address, ...]]:
+    """Serve `app` inside the context; gives the bound addresses. Raises BindError."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
         inner = cast(web.Server, runner.server)
         expecting = web.Server(_without_expectations(inner.request_handler), request_factory=inner.request_factory)
         server = HardenedServer(expecting, host=BareHost(), limits=limits or ServerLimits())
-        bound = server.bind(address)
+        bound = server.bind(addresses)
         try:
             yield bound
         finally:

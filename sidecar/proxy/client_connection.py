@@ -85,8 +85,12 @@ class ClientConnection(asyncio.Protocol):
         on_closed: "Callable[[ClientConnection], None]",
         admitted: bool = False,
         is_probe: bool = False,
+        peer: str = "",
     ) -> None:
-        """on_closed: once, at its end. admitted: by `places`, already. is_probe: it is the sidecar's own."""
+        """on_closed: once, at its end. admitted: by `places`, already. is_probe: it is the sidecar's own.
+
+        peer: the client's address where a proxy has told it; empty for the socket's own.
+        """
         self._places, self._batcher, self._loop = places, batcher, asyncio.get_running_loop()
         self._handler, self._rules, self._admitted, self._on_closed = handler, rules, admitted, on_closed
         self._parser = RequestParser(rules.head)
@@ -110,7 +114,7 @@ class ClientConnection(asyncio.Protocol):
         self.untried = True
         """No request has come yet."""
         self.is_probe = is_probe
-        self.peer = ""
+        self.peer = peer
         self.scheme: Literal["http", "https"] = "http"
 
     @property
@@ -243,7 +247,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         name = transport.get_extra_info("peername")
-        self.peer = name[0] if isinstance(name, tuple) else ""
+        self.peer = self.peer or (name[0] if isinstance(name, tuple) else "")
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._transport = cast(asyncio.Transport, transport)
         self._admitted = self._admitted or (not self.is_probe and self._places.admit(self.peer))

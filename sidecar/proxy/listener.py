@@ -4,13 +4,15 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 
 from sidecar.config.fields import Address
-from sidecar.http.accepting import Acceptor, Places, peer_of, waiting
+from sidecar.http.accepting import Acceptor, Places, bound, peer_of, waiting
+from sidecar.http.proxy_protocol import MalformedProxyHeader, ProxyHeader, parse_proxy_header
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler
-from sidecar.proxy.transport import WriteBatcher
+from sidecar.proxy.transport import WriteBatcher, reset_socket
 
 # The open connections: made, checked once a second, and closed.
 
@@ -30,7 +32,7 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
         self._all_closed: asyncio.Future[None] | None = None
 
-    def __call__(self, *, admitted: bool = False, is_probe: bool = False) -> ClientConnection:
+    def __call__(self, *, admitted: bool = False, is_probe: bool = False, peer: str = "") -> ClientConnection:
         connection = ClientConnection(
             self.places,
             self._batcher,
@@ -39,6 +41,7 @@ class Connections:
             on_closed=self.discard,
             admitted=admitted,
             is_probe=is_probe,
+            peer=peer,
         )
         self._open.add(connection)
         if self._timer is None:
@@ -105,38 +108,111 @@ class PlainListener:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._loop = asyncio.get_running_loop()
-        self._bound: asyncio.Server | None = None
+        self._bound: list[asyncio.Server] = []
 
-    async def start(self, address: Address, *, backlog: int) -> Address:
-        """Bind; gives where. Raises OSError."""
-        if address.path:
-            self._bound = await self._loop.create_unix_server(self._connections, address.path, backlog=backlog)
-            return address
-        self._bound = bound = await self._loop.create_server(
-            self._connections, address.host, address.port, backlog=backlog
-        )
-        return Address(host=address.host, port=bound.sockets[0].getsockname()[1])
+    async def start(self, addresses: Sequence[Address], *, backlog: int) -> tuple[Address, ...]:
+        """Bind; gives where. Raises BindError."""
+        sockets, places = bound(addresses, backlog)
+        for listening in sockets:
+            serve = self._loop.create_unix_server if listening.family == socket.AF_UNIX else self._loop.create_server
+            self._bound.append(await serve(self._connections, sock=listening, backlog=backlog))
+        return places
 
     async def close(self, patience_seconds: float) -> None:
         """Take no more connections; those that have been made by then are there when this returns."""
-        if self._bound is None:
-            return
-        held = [socket.socket(fileno=os.dup(listening.fileno())) for listening in self._bound.sockets]
-        self._bound.close()
-        self._bound = None
+        servers, self._bound = self._bound, []
+        listening = [each for server in servers for each in server.sockets]
+        held = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
+        for server in servers:
+            server.close()
         coming = [self._loop.connect_accepted_socket(self._connections, accepted) for accepted in waiting(held)]
         await asyncio.gather(*coming, return_exceptions=True)
         await asyncio.sleep(0)  # What the loop accepted in this very turn gets to know of it in the next.
 
 
+# The header of the PROXY protocol.
+
+
+_MOST_AT_ONCE = 4096
+
+
+class ProxyHeaders:
+    """Reads from a new connection the header that a proxy sends ahead of its client's bytes, and nothing after it.
+
+    trusts: whether a peer is a proxy that is to send one. on_refused: gets the peer of a connection that is reset, and
+    why; also without a header in time.
+    """
+
+    def __init__(self, *, trusts: Callable[[str], bool], on_refused: Callable[[str, str], None]) -> None:
+        self._trusts, self._on_refused, self._loop = trusts, on_refused, asyncio.get_running_loop()
+
+    def expects(self, accepted: socket.socket, peer: str) -> bool:
+        """Whether `accepted` is to begin with a header; else it is reset. A Unix socket guards itself, by its mode."""
+        if accepted.family == socket.AF_UNIX or self._trusts(peer):
+            return True
+        self._refuse(accepted, peer, "the peer is not in trusted_proxies")
+        return False
+
+    async def client_of(self, accepted: socket.socket, peer: str, *, within_seconds: float) -> str | None:
+        """The client's address, or `peer` where the header tells none. None: the connection has been ended."""
+        try:
+            async with asyncio.timeout(within_seconds):
+                header = await self._read(accepted)
+        except MalformedProxyHeader:
+            self._refuse(accepted, peer, "malformed header")
+        except TimeoutError:
+            self._refuse(accepted, peer, "no header within limits.head_timeout")
+        except OSError:
+            accepted.close()
+        except BaseException:
+            accepted.close()
+            raise
+        else:
+            if header is not None:
+                return header.client or peer
+            accepted.close()
+        return None
+
+    async def _read(self, accepted: socket.socket) -> ProxyHeader | None:
+        """What follows the header is left to the kernel: it may be the beginning of a TLS handshake.
+
+        None: the peer has closed without a byte, as a health check does.
+        """
+        received, header = b"", None
+        while header is None or len(received) < header.size:
+            await self._readable(accepted)
+            with suppress(BlockingIOError, InterruptedError):
+                seen = accepted.recv(_MOST_AT_ONCE, socket.MSG_PEEK)
+                if not seen and not received:
+                    return None
+                if not seen:
+                    raise MalformedProxyHeader
+                header = parse_proxy_header(received + seen)
+                received += accepted.recv(len(seen) if header is None else header.size - len(received))
+        return header
+
+    async def _readable(self, accepted: socket.socket) -> None:
+        ready = asyncio.Event()
+        self._loop.add_reader(accepted, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_reader(accepted)
+
+    def _refuse(self, accepted: socket.socket, peer: str, why: str) -> None:
+        reset_socket(accepted)
+        self._on_refused(peer, why)
+
+
 # Clients that are counted as soon as they are accepted: those that speak TLS, until their handshake is over, with the
-# certificate of the moment; and all, where there are few descriptors.
+# certificate of the moment; those behind a proxy that tells their addresses; and all, where there are few descriptors.
 
 
 class CountingListener:
     """context: gives the one for the next handshake, where an event loop's listener has one for good. None: no TLS.
 
     Handshakes that fail, or take longer than `timeout_seconds`, end without a word. on_exhausted: as of Acceptor.
+    headers: None where no proxy sends any.
     """
 
     def __init__(
@@ -146,15 +222,17 @@ class CountingListener:
         *,
         timeout_seconds: float,
         on_exhausted: Callable[[], None],
+        headers: ProxyHeaders | None = None,
     ) -> None:
         self._connections, self._context, self.timeout_seconds = connections, context, timeout_seconds
+        self._headers = headers
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor(self._meet, on_exhausted=on_exhausted)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, address: Address, *, backlog: int) -> Address:
-        """Bind; gives where. Raises OSError."""
-        return self._acceptor.start(address, backlog=backlog)
+    async def start(self, addresses: Sequence[Address], *, backlog: int) -> tuple[Address, ...]:
+        """Bind; gives where. Raises BindError."""
+        return self._acceptor.start(addresses, backlog=backlog)
 
     async def close(self, patience_seconds: float) -> None:
         """Take no more connections; handshakes that are not over in time are given up."""
@@ -168,13 +246,30 @@ class CountingListener:
 
     def _meet(self, accepted: socket.socket, name: object) -> None:
         peer = name[0] if isinstance(name, tuple) else ""
-        if self._connections.places.admit(peer):
+        if self._headers is not None and not self._headers.expects(accepted, peer):
+            return
+        if not self._connections.places.admit(peer):
+            accepted.close()
+        elif self._headers is None:
             self._run(self._connect(accepted, peer))
         else:
-            accepted.close()
+            self._run(self._introduce(self._headers, accepted, peer))
+
+    async def _introduce(self, headers: ProxyHeaders, accepted: socket.socket, peer: str) -> None:
+        """Until the header has come, the place is the proxy's; then it is the client's."""
+        try:
+            client = await headers.client_of(accepted, peer, within_seconds=self.timeout_seconds)
+        finally:
+            self._connections.places.release(peer)
+        if client is None:
+            return
+        if self._connections.places.admit(client):
+            await self._connect(accepted, client)
+        else:
+            reset_socket(accepted)
 
     async def _connect(self, accepted: socket.socket, peer: str) -> None:
-        connection = self._connections(admitted=True)
+        connection = self._connections(admitted=True, peer=peer)
         tls = {} if self._context is None else {"ssl": self._context(), "ssl_handshake_timeout": self.timeout_seconds}
         try:
             await self._loop.connect_accepted_socket(lambda: connection, accepted, **tls)  # type: ignore[arg-type]

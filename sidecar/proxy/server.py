@@ -16,7 +16,7 @@ from sidecar.http.accepting import Places, RateLimitedLog
 from sidecar.http.requests import HeadLimits
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler, Snapshot
-from sidecar.proxy.listener import Connections, CountingListener, PlainListener
+from sidecar.proxy.listener import Connections, CountingListener, PlainListener, ProxyHeaders
 from sidecar.proxy.request_body import BodyRules
 
 _BACKLOG = 4096
@@ -30,7 +30,8 @@ class DataServer:
     """To be made where its loop runs.
 
     snapshot: for requests that begin now. tls: the context of the
-    next handshake; None for none. body_window_seconds: what a body's speed is averaged over. few_files: a burst of
+    next handshake; None for none. proxy_protocol: connections begin with a header of it, and come from proxies that
+    `snapshot` trusts. body_window_seconds: what a body's speed is averaged over. few_files: a burst of
     connections could take every descriptor.
     """
 
@@ -45,6 +46,7 @@ class DataServer:
         linger_seconds: float = 30.0,
         quiet_seconds: float = 5.0,
         few_files: bool = False,
+        proxy_protocol: bool = False,
     ) -> None:
         loop, limits, self._clock = asyncio.get_running_loop(), snapshot.limits, clock
         self._rate_limited = rate_limited = RateLimitedLog(loop)
@@ -65,19 +67,17 @@ class DataServer:
         )
         self._connections = Connections(places, self._handler, self._rules)
         self._observer = observer
-        self._listener: PlainListener | CountingListener = (
+        self._listener = (
             PlainListener(self._connections)
-            if tls is None and not few_files
-            else CountingListener(
-                self._connections, tls, timeout_seconds=limits.head_timeout, on_exhausted=self._no_more_files
-            )
+            if tls is None and not few_files and not proxy_protocol
+            else self._counting_listener(tls, self._proxy_headers() if proxy_protocol else None)
         )
-        self.address = Address()
+        self.addresses: tuple[Address, ...] = ()
         """Where it is bound, once it is started."""
 
-    async def start(self, address: Address) -> None:
-        """Bind. Raises OSError."""
-        self.address = await self._listener.start(address, backlog=_BACKLOG)
+    async def start(self, *addresses: Address) -> None:
+        """Bind. Raises BindError."""
+        self.addresses = await self._listener.start(addresses, backlog=_BACKLOG)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
         """Serve requests that begin from here on by `snapshot`. Open connections keep their limits."""
@@ -113,10 +113,28 @@ class DataServer:
         finally:
             ours.close()
 
+    def _counting_listener(
+        self, tls: Callable[[], ssl.SSLContext] | None, headers: ProxyHeaders | None
+    ) -> CountingListener:
+        return CountingListener(
+            self._connections,
+            tls,
+            timeout_seconds=self._rules.limits.head_timeout,
+            on_exhausted=self._no_more_files,
+            headers=headers,
+        )
+
+    def _proxy_headers(self) -> ProxyHeaders:
+        return ProxyHeaders(trusts=lambda peer: self._handler.snapshot.trusts(peer), on_refused=self._no_proxy_header)
+
+    def _no_proxy_header(self, peer: str, why: str) -> None:
+        self._observer.connection_refused("proxy_protocol")
+        self._rate_limited.count("connection", f"refused (proxy_protocol: {why})", peer or "a Unix socket")
+
     def _no_more_files(self) -> None:
         self._observer.connection_refused("open_files")
         self._rate_limited.count(
-            "connection", "made to wait: no more files can be opened (ulimit -n)", str(self.address)
+            "connection", "made to wait: no more files can be opened (ulimit -n)", str(self.addresses[0])
         )
 
     def close_when_idle(self) -> None:

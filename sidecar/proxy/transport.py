@@ -9,6 +9,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from email.utils import formatdate
 
 from sidecar.core.units import Clock
@@ -89,6 +90,17 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 def reset(transport: asyncio.Transport) -> None:
     """Close at once, unsent bytes forgotten, so that the other end can tell it from an end."""
     sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    if sock is not None:
+        _reset_on_close(sock)
     transport.abort()
+
+
+def reset_socket(sock: socket.socket) -> None:
+    """The same, where there is no transport yet."""
+    with sock, suppress(OSError):  # It may be gone already.
+        _reset_on_close(sock)
+
+
+def _reset_on_close(sock: socket.socket) -> None:
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

@@ -40,7 +40,7 @@ class Process:
     make_gate: MakeGate
     refusals: Callable[[], Mapping[str, int]]
     """Since the start, by reason."""
-    clients: Callable[[], Address]
+    clients: Callable[[], Sequence[Address]]
     clock: Clock
 
 
@@ -91,9 +91,13 @@ def _hosts(config: Config) -> Sequence[str]:
     return config.admin.hosts if config.admin is not None else ()
 
 
-def _url(config: Config, address: Address) -> str:
-    """Of the data listener, as someone on this machine can write it; empty for a Unix socket."""
-    if address.path:
+def _url(config: Config, addresses: Sequence[Address]) -> str:
+    """Of the data listener, as someone on this machine can write it.
+
+    Empty where no client of this machine can use it: Unix sockets only, or a PROXY header needed.
+    """
+    address = next((each for each in addresses if not each.path), None)
+    if address is None or config.proxy_protocol:
         return ""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
     return f"{'https' if config.tls is not None else 'http'}://{Address(host=host, port=address.port)}"

@@ -1,12 +1,12 @@
 """Binds listeners to addresses; a failure becomes one line that says why."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from aiohttp import web
 
 from sidecar.config.fields import Address
+from sidecar.http.accepting import BindError
 from sidecar.http.hardened import ServerLimits, serving_app
 from sidecar.proxy.tls import describe
 
@@ -16,11 +16,11 @@ class StartError(Exception):
 
 
 async def serve_app(
-    app: web.Application, address: Address, option: str, *, limits: ServerLimits, stack: AsyncExitStack
-) -> Address:
-    """Serve `app` until `stack` is left; returns the bound address. Raises StartError, which names `option`."""
-    with taken_port(address, option):
-        return await stack.enter_async_context(serving_app(app, address, limits=limits))
+    app: web.Application, addresses: Sequence[Address], option: str, *, limits: ServerLimits, stack: AsyncExitStack
+) -> tuple[Address, ...]:
+    """Serve `app` until `stack` is left; returns the bound addresses. Raises StartError, which names `option`."""
+    with taken_port(option):
+        return await stack.enter_async_context(serving_app(app, addresses, limits=limits))
 
 
 @contextmanager
@@ -33,12 +33,9 @@ def unusable_certificate(option: str) -> Iterator[None]:
 
 
 @contextmanager
-def taken_port(address: Address, option: str) -> Iterator[None]:
-    """An OSError inside becomes a StartError."""
+def taken_port(option: str) -> Iterator[None]:
+    """A BindError inside becomes a StartError."""
     try:
         yield
-    except OSError as error:
-        # Of a bind, asyncio's own text repeats the address.
-        number = error.errno or 0
-        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
-        raise StartError(f"cannot listen on {address} ({option}): {reason}") from error
+    except BindError as error:
+        raise StartError(f"cannot listen on {error.address} ({option}): {error.reason}") from error

@@ -64,6 +64,7 @@ class Serving:
             clock=clock,
             tls=None if self._certificates is None else self._context,
             few_files=self._descriptors.few,
+            proxy_protocol=self.config.proxy_protocol,
         )
         return self._data
 

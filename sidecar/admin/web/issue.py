@@ -23,11 +23,11 @@ from sidecar.admin.web.key_form import (
     values_of,
 )
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.route_access import allowed_routes
 from sidecar.admin.web.stats import INSTRUMENTS
 from sidecar.admin.web.view_models import NewSecret
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
+from sidecar.gate.explain import allowed_routes
 from sidecar.keys.lifecycle import Issued
 from sidecar.keys.ports import AlreadyProcessed, IdempotencyKey, IdempotencyKeyReused, KeyConflict
 from sidecar.keys.records import etag_of

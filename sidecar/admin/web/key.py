@@ -28,7 +28,6 @@ from sidecar.admin.web.issue import (
 )
 from sidecar.admin.web.key_form import Form, form_of
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.route_access import allowed_routes, charges, requirements
 from sidecar.admin.web.stats import (
     INSTRUMENTS,
     QuotaUsage,
@@ -42,6 +41,7 @@ from sidecar.admin.web.stats import (
 from sidecar.admin.web.view_models import AuditEntry, Confirm, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
 from sidecar.core.model import ApiKey, KeyStatus, Route
 from sidecar.core.units import counted
+from sidecar.gate.explain import allowed_routes, charges, requirements
 from sidecar.keys.ports import AlreadyProcessed, AuditFilter, IdempotencyKeyReused, KeyChanged, KeyConflict
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import Rotation

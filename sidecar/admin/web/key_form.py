@@ -14,11 +14,11 @@ from sidecar.admin.problems import FieldError, Problem, forbidden
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.formatting import limit_text, moment, sentence
 from sidecar.admin.web.rendering import SESSION
-from sidecar.admin.web.route_access import routes_for_scope
 from sidecar.admin.web.view_models import KeyForm, Option, QuotaField, ScopeChoice
 from sidecar.config.build.config import Config
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.units import parse_duration
+from sidecar.gate.explain import routes_for_scope
 from sidecar.keys.validation import InvalidKey, Violation
 
 # Submitted forms: checked against cross-site requests, and read into fields.

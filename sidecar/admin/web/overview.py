@@ -13,11 +13,11 @@ from sidecar.admin.web.charts import CLASSES
 from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, percent, share_text, span_of
 from sidecar.admin.web.key import quota_row, usage_chart
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.route_access import allowed_routes
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments, class_of, last_day, quota_usage_of
 from sidecar.admin.web.view_models import CountRow, DueRow, Event, Overview, QuotaRow, Tile
 from sidecar.core.model import ApiKey
 from sidecar.core.units import counted
+from sidecar.gate.explain import allowed_routes
 from sidecar.keys.ports import KeyFilter
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
 from sidecar.usage.ports import UsageRow

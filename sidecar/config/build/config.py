@@ -52,10 +52,12 @@ class Config:
     path: str
     sha256: str = field(default="", compare=False)
     """Of the file, hexadecimal."""
-    listen: Address
+    listen: tuple[Address, ...]
     tls: ListenerTls | None
+    proxy_protocol: bool
+    """Whether connections to the data listener begin with a PROXY header, from one of `trusted_proxies`."""
     limits: Limits
-    ops: Address | None
+    ops: tuple[Address, ...] | None
     admin: AdminSettings | None = None
     """None where nobody could use it: without a token."""
     upstream: UpstreamSettings
@@ -128,8 +130,9 @@ def _sections(path: str, document: Document) -> Config:
     paths = document.paths or PathsEntry()
     return Config(
         path=path,
-        listen=document.listen or Address(),
+        listen=document.listen or (),
         tls=document.tls,
+        proxy_protocol=bool(document.proxy_protocol),
         limits=document.limits or Limits(),
         ops=document.ops,
         upstream=document.upstream or UpstreamSettings(url=UpstreamUrl(address=Address())),
@@ -162,15 +165,20 @@ def _check_needed(document: Document, report: Report) -> None:
 def _check_addresses(document: Document, report: Report) -> None:
     if document.decision is not None and not document.trusted_proxies:
         report.problem(("decision",), "answers trusted proxies only: name the one in front in trusted_proxies")
+    if document.proxy_protocol and not document.trusted_proxies and not all(at.path for at in document.listen or ()):
+        report.problem(("proxy_protocol",), "is for trusted proxies only: name the one in front in trusted_proxies")
     used: dict[Address, str] = {}
-    addresses = {
+    listeners = {
         "listen": document.listen,
         "ops": document.ops,
         "admin": document.admin.listen if document.admin else None,
         "decision": document.decision.listen if document.decision else None,
     }
-    for name, address in addresses.items():
-        if address in used:
-            report.problem((name,), f"is the address of {used[address]} already")
-        if address and (address.port or address.path):
-            used[address] = name
+    for name, addresses in listeners.items():
+        path = (name, "listen") if "listen" in report.names((name,)) else (name,)
+        for at, address in report.one_or_numbered(path, addresses or ()):
+            if address in used:
+                taken = "in the list" if used[address] == name else f"the address of {used[address]}"
+                report.problem(at, f"is {taken} already")
+            elif address.port or address.path:
+                used[address] = name

@@ -1,5 +1,6 @@
 """Checks of the upstream and of the listeners."""
 
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import Final
 
@@ -105,8 +106,16 @@ _OTHER_FILES: Final = 1344
 """Of the store, the logs and the event loop, and of the connections to the ops and admin listeners."""
 
 
+def _open_to_network(addresses: Sequence[Address]) -> str:
+    """The addresses that other hosts can reach, with commas between."""
+    return _named(address for address in addresses if not _is_local(address))
+
+
+def _named(addresses: Iterable[Address]) -> str:
+    return ", ".join(map(str, addresses))
+
+
 def _is_local(address: Address) -> bool:
-    """Return whether only this host can reach the address."""
     if address.path or address.host == "localhost":
         return True
     try:
@@ -118,14 +127,15 @@ def _is_local(address: Address) -> bool:
 def data(facts: Facts) -> Finding:
     """Whether keys cross a network in plain text."""
     config = facts.config
+    named, reachable = _named(config.listen), _open_to_network(config.listen)
     if config.tls is not None:
-        return ok(f"{config.listen}, with TLS")
-    if _is_local(config.listen):
-        return ok(f"{config.listen}, reachable from this host only")
+        return ok(f"{named}, with TLS")
+    if not reachable:
+        return ok(f"{named}, reachable from this host only")
     if config.trusted_proxies:
-        return ok(f"{config.listen}, without TLS, behind the trusted proxies")
+        return ok(f"{named}, without TLS, behind the trusted proxies")
     return warning(
-        f"{config.listen} is open to the network, without TLS",
+        f"{reachable}: open to the network, without TLS",
         why="Keys cross the network in plain text, unless a proxy or a mesh in front adds TLS.",
         do="Set `tls`, or put a proxy in front and list it in trusted_proxies.",
     )
@@ -133,15 +143,15 @@ def data(facts: Facts) -> Finding:
 
 def ops(facts: Facts) -> Finding:
     """Whether strangers can read the metrics."""
-    address = facts.config.ops
-    if address is None:
+    if facts.config.ops is None:
         return ok("not configured")
-    if _is_local(address):
-        return ok(f"{address}, reachable from this host only")
+    reachable = _open_to_network(facts.config.ops)
+    if not reachable:
+        return ok(f"{_named(facts.config.ops)}, reachable from this host only")
     if facts.host.in_kubernetes:
-        return ok(f"{address}: in Kubernetes, probes and Prometheus connect from outside the pod; keep clients away")
+        return ok(f"{reachable}: in Kubernetes, probes and Prometheus connect from outside the pod; keep clients away")
     return warning(
-        f"{address} is open to the network",
+        f"{reachable}: open to the network",
         why="Anyone there can read the metrics: routes, numbers of keys and refusals (never a key).",
         do="Bind it to an address that only the platform can reach, or filter its port.",
     )
@@ -152,17 +162,18 @@ def admin(facts: Facts) -> Finding | None:
     settings = facts.config.admin
     if settings is None:
         return ok("off: no admin token is configured")
-    if _is_local(settings.listen):
-        return ok(f"{settings.listen}, reachable from this host only")
+    reachable = _open_to_network(settings.listen)
+    if not reachable:
+        return ok(f"{_named(settings.listen)}, reachable from this host only")
     why = "It has no TLS: whoever reads an admin token on the network can issue any key."
     if settings.hosts:
         return warning(
-            f"{settings.listen} is open to the network, under the name {', '.join(settings.hosts)}",
+            f"{reachable}: open to the network, under the name {', '.join(settings.hosts)}",
             why=f"{why} Doctor cannot see whether a proxy in front adds TLS.",
             do="Make sure that only a proxy with TLS reaches this port.",
         )
     return problem(
-        f"{settings.listen} is open to the network",
+        f"{reachable}: open to the network",
         why=why,
         do="Bind it to 127.0.0.1, or put a proxy with TLS in front and list its host in admin.hosts.",
     )

@@ -9,7 +9,7 @@ import socket
 import ssl
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -192,7 +192,7 @@ _SIOCGIFADDR: Final = 0x8915
 _LISTENING: Final = "0A"
 
 
-def host_facts(listen: Address, environ: Mapping[str, str]) -> HostFacts:
+def host_facts(listen: Sequence[Address], environ: Mapping[str, str]) -> HostFacts:
     return HostFacts(
         in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
         addresses=own_addresses(),
@@ -224,17 +224,18 @@ def _ipv6_addresses() -> Iterator[str]:
             yield str(IPv6Address(bytes.fromhex(line.split()[0])))
 
 
-def listening_process(address: Address) -> ProcessFacts | Unknown:
-    """Find the process that listens on the address. Processes of other users are visible only to root."""
-    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(address)}
+def listening_process(addresses: Sequence[Address]) -> ProcessFacts | Unknown:
+    """Find the process that listens on one of them. Processes of other users are visible only to root."""
+    named = ", ".join(map(str, addresses))
+    sockets = {f"socket:[{inode}]" for address in addresses for inode in _listening_inodes(address)}
     if not sockets:
-        return Unknown(reason=f"no process listens on {address}")
+        return Unknown(reason=f"no process listens on {named}")
     for pid in _pids():
         with suppress(OSError):
             descriptors = f"/proc/{pid}/fd"
             if any(os.readlink(f"{descriptors}/{name}") in sockets for name in os.listdir(descriptors)):
                 return _process(pid)
-    return Unknown(reason=f"the process that listens on {address} belongs to another user")
+    return Unknown(reason=f"the process that listens on {named} belongs to another user")
 
 
 def _listening_inodes(address: Address) -> Iterator[str]:

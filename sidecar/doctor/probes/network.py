@@ -4,7 +4,7 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -199,7 +199,7 @@ def _location(found: Iterable[str], own: Iterable[str]) -> Location:
 
 def _listeners(config: Config) -> list[Address]:
     extra = (config.ops, config.admin and config.admin.listen, config.decision and config.decision.listen)
-    return [config.listen, *(address for address in extra if address)]
+    return [*config.listen, *(address for addresses in extra for address in addresses or ())]
 
 
 async def _accepts(address: Address) -> bool:
@@ -210,10 +210,11 @@ async def _accepts(address: Address) -> bool:
     return True
 
 
-async def running_facts(ops: Address | None) -> RunningFacts | Unknown:
-    """Query the ops listener."""
-    if ops is None:
+async def running_facts(addresses: Sequence[Address] | None) -> RunningFacts | Unknown:
+    """Query the ops listener, at the first of its addresses."""
+    if addresses is None:
         return Unknown(reason="no ops listener is configured (`ops`)")
+    ops = addresses[0]
     if not ops.path and not ops.port:
         return Unknown(reason="the ops listener has no fixed port")
     try:

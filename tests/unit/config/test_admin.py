@@ -43,7 +43,7 @@ def test_a_token_in_the_environment_may_do_everything_and_is_kept_as_its_hash(tm
         None,
         sha256(text.encode()).digest(),
     )
-    assert config.admin.listen == Address(host="127.0.0.1", port=9091)
+    assert config.admin.listen == (Address(host="127.0.0.1", port=9091),)
     assert text not in repr(config)
 
 
@@ -57,7 +57,7 @@ def test_an_option_replaces_the_address_and_keeps_the_tokens(tmp_path: Path) -> 
     admin = f"admin: {{listen: h:1, tokens: [{{name: a, hash: '{HASH}'}}]}}\n"
     config = loaded(tmp_path, admin, {"admin": "127.0.0.1:7"})
     assert config.admin is not None
-    assert (config.admin.listen.port, len(config.admin.tokens)) == (7, 1)
+    assert (config.admin.listen[0].port, len(config.admin.tokens)) == (7, 1)
 
 
 WRONG = {

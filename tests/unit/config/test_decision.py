@@ -11,13 +11,13 @@ def test_without_the_option_there_is_no_decision_listener(loading: Loading) -> N
 
 def test_an_address_alone_is_every_dialect(loading: Loading) -> None:
     assert loading(TRUSTED + "decision: 127.0.0.1:8081\n").decision == DecisionSettings(
-        listen=Address(host="127.0.0.1", port=8081), dialects=("nginx", "caddy", "traefik", "envoy")
+        listen=(Address(host="127.0.0.1", port=8081),), dialects=("nginx", "caddy", "traefik", "envoy")
     )
 
 
 def test_the_dialects_can_be_named(loading: Loading) -> None:
     decision = loading(TRUSTED + "decision: {listen: '[::1]:8081', dialects: [envoy]}\n").decision
-    assert decision == DecisionSettings(listen=Address(host="::1", port=8081), dialects=("envoy",))
+    assert decision == DecisionSettings(listen=(Address(host="::1", port=8081),), dialects=("envoy",))
 
 
 def test_a_dialect_that_there_is_not_is_named(problems: Complaining) -> None:

@@ -48,7 +48,7 @@ errors:      # body and status by reason; the default is application/problem+jso
 
 def test_the_design_s_yaml_loads_as_written(loading: Loading) -> None:
     config = loading(DESIGN)
-    assert config.listen == Address(host="0.0.0.0", port=8080)  # noqa: S104  # what the file says
+    assert config.listen == (Address(host="0.0.0.0", port=8080),)  # noqa: S104  # what the file says
     assert config.admin is None  # Without a token, nobody could use it.
     assert config.upstream.address == Address(host="127.0.0.1", port=8000)
     assert (config.store, config.limiter) == ("sqlite:///var/lib/sidecar/keys.db", "memory")
@@ -128,7 +128,7 @@ def test_off_is_the_word_and_not_false(loading: Loading) -> None:
 def test_networks_and_unix_sockets_are_read(loading: Loading) -> None:
     addresses = "listen: unix:/run/in.sock\nupstream: unix:/run/app.sock\nstore: sqlite:/k.db\n"
     config = loading(addresses + 'trusted_proxies: [10.0.0.0/8, "::1"]\n')
-    assert config.listen == Address(path="/run/in.sock")
+    assert config.listen == (Address(path="/run/in.sock"),)
     assert config.upstream.address == Address(path="/run/app.sock")
     assert config.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("::1"))
 

@@ -54,8 +54,8 @@ def test_overrides_win_and_an_upstream_keeps_its_settings(loading: Loading) -> N
     text = MINIMAL.replace("http://127.0.0.1:8000", "{url: 'http://h', connect_timeout: 3s}")
     overrides = {"listen": "[::1]:81", "ops": "h:9", "upstream": "https://u:8443", "store": "sqlite:///o.db"}
     config = loading(text, overrides=overrides)
-    assert config.listen == Address(host="::1", port=81)
-    assert config.ops == Address(host="h", port=9)
+    assert config.listen == (Address(host="::1", port=81),)
+    assert config.ops == (Address(host="h", port=9),)
     assert config.upstream.address == Address(host="u", port=8443)
     assert config.upstream.connect_timeout == 3.0
     assert config.store == "sqlite:///o.db"
@@ -81,3 +81,14 @@ def test_an_override_is_taken_literally(loading: Loading) -> None:
 def test_only_variables_that_are_set_override() -> None:
     found = overrides_from({"SIDECAR_LISTEN": "h:1", "SIDECAR_ADMIN": "", "SIDECAR_PEPPER": "x"})
     assert found == {"listen": "h:1"}
+
+
+@pytest.mark.parametrize("between", [",", ", "])
+def test_an_override_lists_addresses_with_commas_between(loading: Loading, between: str) -> None:
+    config = loading(MINIMAL, overrides={"listen": between.join(["[::1]:81", "unix:/run/a,b.sock", "h:82"])})
+    assert config.listen == (Address(host="::1", port=81), Address(path="/run/a,b.sock"), Address(host="h", port=82))
+
+
+def test_a_wrong_address_among_several_of_an_override_is_named(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL, overrides={"ops": "h:1,h:2,h:1"})
+    assert line == "--ops: is in the list already"

@@ -122,3 +122,16 @@ def test_peers_in_any_spelling_are_the_network_that_they_are_in() -> None:
 )
 def test_a_quota_by_address_counts_a_whole_64(address: str, subject: str) -> None:
     assert address_subject(address) == subject
+
+
+@pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "10.0.0.0/8"])
+@pytest.mark.parametrize("peer", ["10.1.2.3", "::ffff:10.1.2.3"])
+def test_an_ipv4_mapped_address_is_the_ipv4_address_in_networks_too(network: str, peer: str) -> None:
+    assert proxies(network).trusts(peer)
+    assert not proxies(network).trusts(peer.replace("10.", "11.", 1))
+
+
+def test_a_network_that_holds_more_than_mapped_addresses_stays_one_of_ipv6() -> None:
+    everyone = proxies("::/0")
+    assert everyone.trusts("2001:db8::1")
+    assert not everyone.trusts("10.1.2.3")

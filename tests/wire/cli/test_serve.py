@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from tests.harness.processes import ROOT, clean_environ
 from tests.harness.running import StartSidecar
+from tests.harness.wire import exchange, request_bytes
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -114,3 +116,35 @@ def test_a_unix_socket_can_be_listened_on(folder: Path, start_sidecar: StartSide
         finally:
             process.send_signal(signal.SIGINT)
     assert process.returncode == 0
+
+
+def test_every_listener_serves_each_address_of_its_list_and_says_so(folder: Path) -> None:
+    text = CONFIG.replace("listen: 127.0.0.1:0\nops: 127.0.0.1:0\n", 'listen: ["[::]:0", "unix:data.sock"]\n')
+    text = text.replace("unix:data.sock", f"unix:{folder}/data.sock")
+    text += 'ops: ["[::]:0", "127.0.0.1:0"]\nadmin: {listen: ["[::]:0"]}\ndecision: "[::]:0"\n'
+    (folder / "sidecar.yaml").write_text(text + "trusted_proxies: [127.0.0.1]\n", encoding="utf-8")
+    environ = {**clean_environ(), "PYTHONPATH": str(ROOT), "SIDECAR_ADMIN_TOKEN": "0123456789abcdef0123"}
+    command = [sys.executable, "-m", "sidecar", "serve", "-c", "sidecar.yaml"]
+    with subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            told = (line.removeprefix("sidecar: ").strip().partition(" listener on ") for line in process.stderr)
+            found = list(islice(((name, where) for name, _, where in told if where), 6))
+            assert [name for name, _ in found] == ["data", "data", "decision", "admin", "ops", "ops"]
+            assert found[1][1] == f"unix:{folder}/data.sock"
+            ports = {name: int(where.rpartition(":")[2]) for name, where in found if where.startswith("[::]:")}
+            assert {name: statuses(port) for name, port in ports.items()} == {
+                "data": [401, 401],
+                "decision": [400, 403],  # Only the proxy in trusted_proxies may ask.
+                "admin": [401, 401],
+                "ops": [404, 404],
+            }
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+
+
+def statuses(port: int) -> list[int]:
+    """Over IPv4 and over IPv6."""
+    request = request_bytes("GET", "/items/1", [], b"", host="localhost")
+    return [exchange((host, port), request).status for host in ("127.0.0.1", "::1")]

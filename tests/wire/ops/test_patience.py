@@ -32,7 +32,7 @@ async def listening(limits: ServerLimits) -> AsyncIterator[Connect]:
     app.router.add_get("/small", _small)
     app.router.add_get("/large", _large)
     opened: list[asyncio.StreamWriter] = []
-    async with serving_app(app, Address(host="127.0.0.1", port=0), limits=limits) as address:
+    async with serving_app(app, [Address(host="127.0.0.1", port=0)], limits=limits) as (address,):
 
         async def connect() -> Streams:
             reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ class Bench:
     stack: AsyncExitStack
 
     async def client(self) -> RawClient:
-        client = await RawClient.connect(self.server.address)
+        client = await RawClient.connect(self.server.addresses[0])
         self.stack.push_async_callback(client.close)
         return client
 
@@ -68,9 +68,9 @@ SetUp = Callable[..., Awaitable[Bench]]
 
 @pytest.fixture
 async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
-    """`await set_up(script, told=, unix=, address=, authority=, listener={…}, **…)`
+    """`await set_up(script, told=, unix=, address=, authority=, at=[…], listener={…}, **…)`
 
-    listener: options of DataServer; `**`: fields of UpstreamSettings.
+    at: addresses of the listener. listener: options of DataServer; `**`: fields of UpstreamSettings.
     """
     async with AsyncExitStack() as stack:
 
@@ -81,6 +81,7 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             unix: bool = False,
             address: Address | None = None,
             authority: str = "",
+            at: Sequence[Address] = (),
             listener: Mapping[str, Any] | None = None,
             **settings: Any,
         ) -> Bench:
@@ -101,7 +102,8 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
                 known=None if os.environ.get(REMEMBERS) == "off" else KnownRequests(gate),
             )
             server = DataServer(snapshot, observer=records, clock=SystemClock(), **options)
-            await server.start(Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1"))
+            usual = Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1")
+            await server.start(*(at or [usual]))
             stack.push_async_callback(lambda: server.stop(grace_seconds=0))
             return Bench(server, snapshot, scripted, records, gate, stack)
 

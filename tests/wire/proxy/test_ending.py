@@ -26,7 +26,7 @@ def authority(tmp_path: Path) -> Authority:
 
 def connected(bench: Bench) -> list[socket.socket]:
     """Connections of which only the kernel knows: the loop does not turn meanwhile."""
-    address = bench.server.address
+    address = bench.server.addresses[0]
     sockets = [socket.socket(socket.AF_UNIX if address.path else socket.AF_INET) for _ in range(CLIENTS)]
     for opened in sockets:
         opened.connect(address.path or (address.host, address.port))

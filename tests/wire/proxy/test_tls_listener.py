@@ -40,7 +40,7 @@ def put(files: ListenerTls, certificate: Path, key: Path) -> None:
 
 
 async def connect(bench: Bench, context: ssl.SSLContext) -> RawClient:
-    address = bench.server.address
+    address = bench.server.addresses[0]
     client = RawClient(
         *await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname="localhost")
     )

@@ -69,7 +69,7 @@ def replaced(keys: Keys, *, hours_ago: int) -> tuple[IssuedKey, str]:
 
 
 async def status(app: App, key: str) -> int:
-    address: Address = dict(app.listeners)["data"]
+    address: Address = app.listeners["data"][0]
 
     def ask() -> int:
         with Connection((address.host, address.port)) as connection:

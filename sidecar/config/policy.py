@@ -192,6 +192,11 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     retire_unused_seconds: DurationOrOff = off(name="retire_unused")
     """A replaced key that is unused for so long retires before its overlap ends; None is never."""
 
+    @property
+    def passing_headers(self) -> tuple[str, ...]:
+        """Names of headers that may hold a credential which is not ours."""
+        return tuple(source.name for source in self.pass_through if source.kind == "header")
+
 
 _LEAST_RANDOM = 22
 """Base62 characters that hold at least 128 bits."""
@@ -265,7 +270,7 @@ def _check_imported(keys: KeySettings, path: Path, report: Report) -> None:
 
 def _check_imported_prefix(prefix: str, keys: KeySettings, path: Path, report: Report) -> None:
     if not prefix:
-        if _headers(keys.sources) & _headers(keys.pass_through):
+        if _places(keys.sources) & _places(keys.pass_through):
             report.problem(
                 path, "is empty, which takes every credential that keys.pass_through should let pass: name a prefix"
             )
@@ -275,9 +280,12 @@ def _check_imported_prefix(prefix: str, keys: KeySettings, path: Path, report: R
             report.problem(path, f"overlaps the prefix of keys of the environment '{environment}'")
 
 
-def _headers(sources: Sequence[Source]) -> set[tuple[str, str]]:
-    """Folded names and schemes."""
-    return {(source.name.lower(), (source.scheme or "").lower()) for source in sources if source.kind == "header"}
+def _places(sources: Sequence[Source]) -> set[tuple[str, str, str]]:
+    """Kinds, names and schemes, those of headers in lower case."""
+    return {
+        (source.kind, source.name.lower() if source.kind == "header" else source.name, (source.scheme or "").lower())
+        for source in sources
+    }
 
 
 # Scopes, routes, identity and errors.

@@ -135,11 +135,24 @@ class Injection:
             kept = _without_cookies(kept, credential.cookies)
         if copies is not None:
             kept = copies.removed_from(kept)
+        kept = self._end_to_end(kept, received)
+        return (*self._forwarded(head, kept, host, trusted), *identity)
+
+    def reaching(self, head: RequestHead, received: SortedHeaders, *, from_proxy: bool) -> Headers:
+        """The client's fields that reach the upstream where no key of ours is among them.
+
+        from_proxy: those that a trusted proxy alone may set are its own, and not what its client sent.
+        """
+        trusted = from_proxy and self.proxies.trusts(head.peer)
+        kept = self.rules.reclassify(head.headers, credential=True, from_proxy=trusted)
+        return tuple(self._end_to_end(kept, received))
+
+    def _end_to_end(self, kept: list[tuple[bytes, bytes]], received: SortedHeaders) -> list[tuple[bytes, bytes]]:
         if self.withheld_cookies and b"cookie" in received.fields:
             kept = _without_cookies(kept, self.withheld_cookies)
         if connection := received.fields.get(b"connection"):
             kept = drop_connection_options(kept, connection)
-        return (*self._forwarded(head, kept, host, trusted), *identity)
+        return kept
 
     def _forwarded(
         self, head: RequestHead, kept: list[tuple[bytes, bytes]], host: bytes, trusted: bool

@@ -50,6 +50,7 @@ def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
         strip=config.identity.strip,
         keep=config.identity.keep,
         credential=credentials.header_names,
+        passing=credentials.passing_names,
         request_id=config.identity.request_id,
     )
 

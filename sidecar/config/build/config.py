@@ -12,6 +12,7 @@ from sidecar.config.build.policy import (
     charges_of,
     check_granted,
     check_identity,
+    check_passing,
     errors_of,
     plans_of,
     routes_of,
@@ -101,7 +102,10 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
     check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
-    check_identity(config.identity, config.keys, proxies=bool(config.trusted_proxies), report=report)
+    admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
+    proxies = bool(config.trusted_proxies)
+    check_identity(config.identity, config.keys, proxies=proxies, report=report)
+    check_passing(config.identity, config.keys, proxies=proxies, admin=admin is not None, report=report)
     words = Vocabulary(
         catalogue=catalogue,
         quotas=config.quotas,
@@ -112,7 +116,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     unmatched = (document.unmatched or UnmatchedEntry()).quotas
     return replace(
         config,
-        admin=admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans),
+        admin=admin,
         catalogue=catalogue,
         plans=plans,
         routes=routes_of(document.routes or (), words, report),

@@ -130,10 +130,64 @@ def test_a_key_of_ours_in_another_form_does_not_pass_as_something_foreign(value:
         assert other.foreign
 
 
-def test_a_session_cookie_passes_where_configured() -> None:
-    assert rules(passing=(SESSION,)).find(fields(cookie=b"a=b; session=1"), None) == Credential(text="", foreign=True)
-    assert rules(passing=(SESSION,)).find(fields(cookie=b"sessions=1"), None) is None
-    assert rules().find(fields(cookie=b"session=1"), None) is None
+SECRET_HEADER = Source(kind="header", name="X-Session")
+DIGEST = Source(kind="header", name="Authorization", scheme="Digest")
+
+
+@pytest.mark.parametrize(
+    ("passing", "sent", "passes"),
+    [
+        (SESSION, [(b"Cookie", b"a=b; session=1")], True),
+        (SESSION, [(b"cookie", b"a=b"), (b"Cookie", b"session=1")], True),
+        (SESSION, [(b"Cookie", b"sessions=1")], False),
+        (SESSION, [(b"Cookie", b"session")], False),
+        (SESSION, [(b"Cookie", b"session=")], False),
+        (SESSION, [(b"Cookie", b'session=""')], False),
+        (SESSION, [(b"Cookie", b"session=1; session=2")], False),
+        (SESSION, [(b"Cookie", b"session=1"), (b"Cookie", b"session=1")], False),
+        (SESSION, [(b"Cookie", b"session=hv_live_abc")], False),
+        (SECRET_HEADER, [(b"x-SESSION", b"1")], True),
+        (SECRET_HEADER, [(b"X-Session", b"")], False),
+        (SECRET_HEADER, [(b"X-Session", b" ")], False),
+        (SECRET_HEADER, [(b"X-Session", b"1"), (b"x-session", b"1")], False),
+        (SECRET_HEADER, [(b"X_Session", b"1")], False),
+        (SECRET_HEADER, [(b"X-Session", b"hv_live_abc")], False),
+        (SECRET_HEADER, [(b"X-Session", b"Token  hv_live_abc")], False),
+        (DIGEST, [(b"Authorization", b'digest username="a", nonce="b"')], True),
+        (DIGEST, [(b"Authorization", b"Digest   a")], True),
+        (DIGEST, [(b"Authorization", b"Digest")], False),
+        (DIGEST, [(b"Authorization", b"Digest  ")], False),
+        (DIGEST, [(b"Authorization", b"Digest hv_live_abc")], False),
+        (DIGEST, [(b"Authorization", b"Basic eDp5")], False),
+    ],
+)
+def test_one_credential_that_is_not_ours_passes_where_its_place_is_named(
+    passing: Source, sent: list[tuple[bytes, bytes]], passes: bool
+) -> None:
+    assert (rules(API_KEY, passing=(passing,)).foreign(tuple(sent)) is not None) is passes
+    assert rules(API_KEY).foreign(tuple(sent)) is None
+
+
+def test_a_cookie_may_hold_a_key_or_else_a_session() -> None:
+    either = rules(SESSION, passing=(SESSION,))
+    ours = either.find(fields(cookie=b"session=hv_live_abc"), None)
+    assert ours == Credential(text=KEY, sources=frozenset({SESSION}))
+    other = either.find(fields(cookie=b"session=browser"), None)
+    assert other is not None
+    assert other.foreign
+    for line in (b"session=", b"session=1; session=2"):
+        assert refusal(either, fields(cookie=line)) is Reason.MALFORMED_CREDENTIAL
+    assert refusal(rules(SESSION), fields(cookie=b"session=browser")) is Reason.INVALID_KEY
+
+
+def test_keys_without_a_scheme_leave_room_for_one_that_is_not_ours() -> None:
+    bare = rules(Source(kind="header", name="Authorization"), passing=(BEARER,))
+    assert bare.find(fields(authorization=b"hv_live_abc"), None) is not None
+    found = bare.find(fields(authorization=b"Bearer a.b-c"), None)
+    assert found is not None
+    assert found.foreign
+    assert refusal(bare, fields(authorization=b"Bearer hv_live_abc")) is Reason.INVALID_KEY
+    assert refusal(bare, fields(authorization=b"other")) is Reason.INVALID_KEY
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,8 @@ class KeySettings(Entry, frozen=True, kw_only=True):
         (Source(kind="header", name="Authorization", scheme="Bearer"),),
         name="from",
     )
+    spaces_after_scheme: Literal["any", "one"] = "any"
+    """How many may separate a scheme from the credential; of `any`, at least one."""
     environments: Annotated[Mapping[Name, KeyPrefix], Meta(min_length=1)] = left_out(MappingProxyType({"live": "key_"}))
     """Environment to prefix. A key that is issued without an environment gets the first one."""
     length: Annotated[int, Meta(ge=22, le=200)] = 43

@@ -49,10 +49,19 @@ class _Expected(NamedTuple):
 class CredentialRules:
     """The configured sources and pass-through, compiled.
 
-    prefixes: what keys begin with; an empty one takes every text for a key.
+    prefixes: what keys begin with; an empty one takes every text for a key. one_space: more than one after a scheme is
+    part of what follows, although RFC 9110 section 11.4 lets any number separate them.
     """
 
-    def __init__(self, sources: Sequence[Source], pass_through: Sequence[Source], prefixes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        pass_through: Sequence[Source],
+        prefixes: Sequence[str],
+        *,
+        one_space: bool = False,
+    ) -> None:
+        self._one_space = one_space
         self._prefixes = tuple(filter(None, prefixes))
         self._any_text = "" in prefixes
         self._queries = [source for source in sources if source.kind == "query"]
@@ -125,6 +134,8 @@ class CredentialRules:
     def _in_header(self, name: bytes, value: str, expected: Sequence["_Expected"]) -> Credential:
         scheme, _, rest = value.partition(" ")
         scheme = scheme.lower()
+        if rest.startswith(" ") and not self._one_space:
+            rest = rest.lstrip(" ")
         for wanted, sources in expected:
             if wanted is not None and wanted != scheme:
                 continue
@@ -147,11 +158,11 @@ class CredentialRules:
         """What of a header's value may pass, without its scheme; empty where nothing may, or a key of ours stands."""
         schemes: Collection[str] = self._passing.get(name, ())
         scheme, _, rest = value.partition(" ")
-        rest = rest.strip(" ")
-        if value.startswith(self._prefixes) or rest.startswith(self._prefixes):
+        part = rest.strip(" ")
+        if value.startswith(self._prefixes) or part.startswith(self._prefixes):
             return ""
         if scheme.lower() in schemes:
-            return rest
+            return rest if self._one_space and part else part
         return value.strip() if "" in schemes else ""
 
     def _in_cookies(self, fields: Fields) -> Iterator[Credential]:

@@ -41,7 +41,9 @@ def key_prefixes(config: Config) -> Sequence[str]:
 
 
 def credential_rules(config: Config) -> CredentialRules:
-    return CredentialRules(config.keys.sources, config.keys.pass_through, key_prefixes(config))
+    keys = config.keys
+    one_space = keys.spaces_after_scheme == "one"
+    return CredentialRules(keys.sources, keys.pass_through, key_prefixes(config), one_space=one_space)
 
 
 def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:

@@ -67,6 +67,7 @@ REWRITTEN: Final = frozenset(
         b"x-forwarded-proto",
         b"traceparent",
         b"tracestate",
+        b"via",
     }
 )
 """Folded names of fields that the sidecar writes or adds to, so that they do not reach the upstream as they came."""

@@ -1,13 +1,13 @@
 """What is sent to the upstream in place of the client's own target and header fields."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import Copies, Credential, without_cookie, without_parameter
 from sidecar.core.error_responses import key_values
-from sidecar.core.errors import Denied, Reason
+from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
 from sidecar.core.model import ApiKey, Headers, RequestHead
 from sidecar.core.observer import Trace
@@ -54,6 +54,24 @@ def appended(headers: Sequence[tuple[bytes, bytes]], name: bytes, value: bytes) 
     before = [line for field, line in headers if field.lower() == name.lower()]
     others = [pair for pair in headers if pair[0].lower() != name.lower()]
     return [*others, (name, b", ".join([*before, value]))]
+
+
+VIA: Final = b"Via"
+
+
+def via(headers: Iterable[tuple[bytes, bytes]], version: str, name: bytes) -> bytes:
+    """The Via of a message that came by HTTP `version`, with `name` as its last hop (RFC 9110 section 7.6.3)."""
+    before = [value for field, value in headers if field.lower() == b"via"]
+    return b", ".join([*before, b"%b %b" % (version.encode(), name)])
+
+
+def with_via(headers: Headers, version: str, name: bytes) -> Headers:
+    """The request's `headers` with `name` in Via. Raises Fault (LOOP_DETECTED) where it came by `name` before."""
+    here = via(headers, version, name)
+    hops = [hop.split(None, 2)[1:2] for hop in here.lower().split(b",")]
+    if hops.count([name.lower()]) > 1:
+        raise Fault(Reason.LOOP_DETECTED)
+    return (*[pair for pair in headers if pair[0].lower() != b"via"], (VIA, here))
 
 
 ADMIN_COOKIE: Final = "sidecar_session"

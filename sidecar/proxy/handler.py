@@ -11,6 +11,7 @@ from sidecar.core.model import Allow, Deny, Response
 from sidecar.core.observer import Observer
 from sidecar.core.routing import KNOWN_METHODS
 from sidecar.core.units import Clock
+from sidecar.core.upstream_request import VIA, via
 from sidecar.gate.gate import Gate
 from sidecar.http.accepting import RateLimitedLog
 from sidecar.proxy.exchange import Exchange, local_response_head, persistence
@@ -126,7 +127,7 @@ class Handler:
         try:
             exchange.check_body()
             exchange.forwarding = self._observer.forwarding(exchange.head, upstream.name)
-            head = exchange.request_head(allow, upstream.host_for(allow.host))
+            head = exchange.request_head(allow, upstream.host_for(allow.host), upstream.via)
             response = await upstream.send(
                 head,
                 method=exchange.head.method,
@@ -137,6 +138,8 @@ class Handler:
             exchange.upstream_seconds = self._clock.monotonic() - sent
             try:
                 fields = responses.client_headers(allow.principal, allow.quota_states, self._clock.seconds())
+                if upstream.via:
+                    fields = (*fields, (VIA, via(response.headers, response.version, upstream.via)))
                 await exchange.send_upstream_response(response, fields)
             finally:
                 response.close()

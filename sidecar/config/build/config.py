@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Literal
 
 from sidecar.config.build.admin import admin_of
@@ -178,3 +178,37 @@ def _check_addresses(document: Document, report: Report) -> None:
             report.problem((name,), f"is the address of {used[address]} already")
         if address and (address.port or address.path):
             used[address] = name
+    for address, name in used.items():
+        if document.upstream is not None and reaches(document.upstream.address, address):
+            report.problem(("upstream",), f"is the sidecar itself, at the address of {name}: name the service's own")
+            break
+
+
+# Whether the upstream is the sidecar itself, so that a request would go round in circles.
+
+
+_EVERY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - where others bind
+_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+def reaches(upstream: Address, listener: Address, *, here: bool = False) -> bool:
+    """Whether the upstream's address leads to a listener. here: its host is known to be this one."""
+    if upstream.path or listener.path:
+        return upstream.path == listener.path
+    if upstream.port != listener.port:
+        return False
+    bound = set(_LOOPBACK.values()) if listener.host == "localhost" else {listener.host.lower()}
+    return not bound.isdisjoint(_reached(upstream.host.lower(), here=here))
+
+
+def _reached(host: str, *, here: bool) -> set[str]:
+    """Hosts whose listeners a connection to `host` may reach."""
+    if host == "localhost":
+        return {*_EVERY.values(), *_LOOPBACK.values()}
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return {host, *(_EVERY.values() if here else ())}
+    if address.is_unspecified:
+        return {host, _LOOPBACK[address.version]}
+    return {host, _EVERY[address.version]} if here or address.is_loopback else {host}

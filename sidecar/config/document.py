@@ -139,6 +139,8 @@ class UpstreamSettings(Entry, frozen=True, kw_only=True):
     queue_timeout: Duration = seconds("5s")
     host: UpstreamHost = "keep"
     """`keep`, `upstream`, or the Host to send."""
+    via: Token | None = left_out()
+    """The sidecar's name in Via, of requests and responses (RFC 9110 section 7.6.3); None adds none."""
     strip_prefix: PathPrefix = ""
     add_prefix: PathPrefix = ""
     """The URL's path, where there is one."""

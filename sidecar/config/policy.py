@@ -169,6 +169,8 @@ class KeySettings(Entry, frozen=True, kw_only=True):
         (Source(kind="header", name="Authorization", scheme="Bearer"),),
         name="from",
     )
+    spaces_after_scheme: Literal["any", "one"] = "any"
+    """How many may separate a scheme from the credential; of `any`, at least one."""
     environments: Annotated[Mapping[Name, KeyPrefix], Meta(min_length=1)] = left_out(MappingProxyType({"live": "key_"}))
     """Environment to prefix. A key that is issued without an environment gets the first one."""
     length: Annotated[int, Meta(ge=22, le=200)] = 43
@@ -191,6 +193,11 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     rotation_overlap_seconds: Duration = seconds("24h", name="rotation_overlap")
     retire_unused_seconds: DurationOrOff = off(name="retire_unused")
     """A replaced key that is unused for so long retires before its overlap ends; None is never."""
+
+    @property
+    def passing_headers(self) -> tuple[str, ...]:
+        """Names of headers that may hold a credential which is not ours."""
+        return tuple(source.name for source in self.pass_through if source.kind == "header")
 
 
 _LEAST_RANDOM = 22
@@ -265,7 +272,7 @@ def _check_imported(keys: KeySettings, path: Path, report: Report) -> None:
 
 def _check_imported_prefix(prefix: str, keys: KeySettings, path: Path, report: Report) -> None:
     if not prefix:
-        if _headers(keys.sources) & _headers(keys.pass_through):
+        if _places(keys.sources) & _places(keys.pass_through):
             report.problem(
                 path, "is empty, which takes every credential that keys.pass_through should let pass: name a prefix"
             )
@@ -275,9 +282,12 @@ def _check_imported_prefix(prefix: str, keys: KeySettings, path: Path, report: R
             report.problem(path, f"overlaps the prefix of keys of the environment '{environment}'")
 
 
-def _headers(sources: Sequence[Source]) -> set[tuple[str, str]]:
-    """Folded names and schemes."""
-    return {(source.name.lower(), (source.scheme or "").lower()) for source in sources if source.kind == "header"}
+def _places(sources: Sequence[Source]) -> set[tuple[str, str, str]]:
+    """Kinds, names and schemes, those of headers in lower case."""
+    return {
+        (source.kind, source.name.lower() if source.kind == "header" else source.name, (source.scheme or "").lower())
+        for source in sources
+    }
 
 
 # Scopes, routes, identity and errors.

@@ -2,7 +2,7 @@
 
 import re
 from binascii import Error, a2b_base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import unquote_plus, unquote_to_bytes
@@ -10,7 +10,7 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 from msgspec import Struct
 
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import Source
+from sidecar.core.model import Headers, Source
 
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 """RFC 7235: what a Bearer credential may consist of."""
@@ -49,10 +49,19 @@ class _Expected(NamedTuple):
 class CredentialRules:
     """The configured sources and pass-through, compiled.
 
-    prefixes: what keys begin with; an empty one takes every text for a key.
+    prefixes: what keys begin with; an empty one takes every text for a key. one_space: more than one after a scheme is
+    part of what follows, although RFC 9110 section 11.4 lets any number separate them.
     """
 
-    def __init__(self, sources: Sequence[Source], pass_through: Sequence[Source], prefixes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        pass_through: Sequence[Source],
+        prefixes: Sequence[str],
+        *,
+        one_space: bool = False,
+    ) -> None:
+        self._one_space = one_space
         self._prefixes = tuple(filter(None, prefixes))
         self._any_text = "" in prefixes
         self._queries = [source for source in sources if source.kind == "query"]
@@ -62,16 +71,18 @@ class CredentialRules:
             if source.kind == "header":
                 expected = _Expected(source.scheme and source.scheme.lower(), frozenset((source,)))
                 self._headers.setdefault(source.name.lower().encode(), []).append(expected)
-        self._passing = [
-            (source.name.lower().encode(), (source.scheme or "").lower())
-            for source in pass_through
-            if source.kind == "header"
-        ]
-        self._passing_cookies = [source.name for source in pass_through if source.kind == "cookie"]
+        self._passing: dict[bytes, set[str]] = {}
+        for source in pass_through:
+            if source.kind == "header":
+                self._passing.setdefault(source.name.lower().encode(), set()).add((source.scheme or "").lower())
+        self._passing_cookies = frozenset(source.name for source in pass_through if source.kind == "cookie")
         self.header_names = frozenset(name.decode() for name in self._headers)
+        self.passing_names = frozenset(name.decode() for name in self._passing)
+        self.may_pass = bool(pass_through)
+        """Whether any credential may pass that is not ours."""
 
     def find(self, fields: Fields, query: str | None) -> Credential | None:
-        """The credential of a request, or None where there is none.
+        """The credential that stands where keys do, or None where there is none.
 
         Raises Denied where one is malformed, doubled, or contradicted by another.
         """
@@ -81,7 +92,7 @@ class CredentialRules:
         if query:
             found += self._in_query(query)
         if not found:
-            return _FOREIGN if self._passes_elsewhere(fields) else None
+            return None
         first = found[0]
         if len(found) == 1:
             return first
@@ -92,6 +103,23 @@ class CredentialRules:
             foreign=first.foreign,
             sources=frozenset().union(*(other.sources for other in found)),
         )
+
+    def foreign(self, reaching: Headers) -> Credential | None:
+        """A credential that is not ours, where the upstream gets one to verify.
+
+        reaching: the header fields that reach it as they came. One that the sidecar takes away, or believes of proxies
+        only, is nothing that the upstream could refuse, and so lets nobody pass.
+        """
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in reaching:
+            values.setdefault(name.lower(), []).append(value)
+        for name in self._passing:
+            lines = values.get(name, ())
+            if len(lines) == 1 and self._passing_part(name, lines[0].decode("latin-1")):
+                return _FOREIGN
+        if self._passing_cookies and self._passes_in_cookie(values):
+            return _FOREIGN
+        return None
 
     def _in_headers(self, fields: Fields) -> list[Credential]:
         found = []
@@ -106,6 +134,8 @@ class CredentialRules:
     def _in_header(self, name: bytes, value: str, expected: Sequence["_Expected"]) -> Credential:
         scheme, _, rest = value.partition(" ")
         scheme = scheme.lower()
+        if rest.startswith(" ") and not self._one_space:
+            rest = rest.lstrip(" ")
         for wanted, sources in expected:
             if wanted is not None and wanted != scheme:
                 continue
@@ -114,16 +144,26 @@ class CredentialRules:
                 return Credential(text=text, sources=sources)
             if self._any_text and text.strip():
                 return Credential(text=text, sources=sources)
-            return self._not_ours(name, wanted or "", text)
-        passing = (name, scheme) in self._passing or (value and (name, "") in self._passing)
-        if passing and not value.startswith(self._prefixes) and not rest.startswith(self._prefixes):
+            return self._not_ours(name, value, text)
+        if self._passing_part(name, value):
             return Credential(text=value, foreign=True)
         raise Denied(Reason.MALFORMED_CREDENTIAL)
 
-    def _not_ours(self, name: bytes, scheme: str, text: str) -> Credential:
-        if (name, scheme) in self._passing and _TOKEN68.fullmatch(text):
+    def _not_ours(self, name: bytes, value: str, text: str) -> Credential:
+        if _TOKEN68.fullmatch(self._passing_part(name, value)):
             return Credential(text=text, foreign=True)
         raise Denied(Reason.INVALID_KEY if text.strip() else Reason.MALFORMED_CREDENTIAL)
+
+    def _passing_part(self, name: bytes, value: str) -> str:
+        """What of a header's value may pass, without its scheme; empty where nothing may, or a key of ours stands."""
+        schemes: Collection[str] = self._passing.get(name, ())
+        scheme, _, rest = value.partition(" ")
+        part = rest.strip(" ")
+        if value.startswith(self._prefixes) or part.startswith(self._prefixes):
+            return ""
+        if scheme.lower() in schemes:
+            return rest if self._one_space and part else part
+        return value.strip() if "" in schemes else ""
 
     def _in_cookies(self, fields: Fields) -> Iterator[Credential]:
         for source in self._cookies:
@@ -142,9 +182,12 @@ class CredentialRules:
     def _one_of(self, values: Sequence[str], source: Source) -> Credential:
         if len(values) > 1:
             raise Denied(Reason.MALFORMED_CREDENTIAL)
-        if not values[0].startswith(self._prefixes) and not (self._any_text and values[0].strip()):
-            raise Denied(Reason.INVALID_KEY if values[0] else Reason.MALFORMED_CREDENTIAL)
-        return Credential(text=values[0], sources=frozenset((source,)))
+        text = values[0]
+        if text.startswith(self._prefixes) or (self._any_text and text.strip()):
+            return Credential(text=text, sources=frozenset((source,)))
+        if text and source.kind == "cookie" and source.name in self._passing_cookies:
+            return Credential(text=text, foreign=True)
+        raise Denied(Reason.INVALID_KEY if text else Reason.MALFORMED_CREDENTIAL)
 
     def _refuse_key_in_query(self, query: str) -> None:
         """A key in the query ends in logs and histories; it is refused even where none is needed."""
@@ -153,10 +196,12 @@ class CredentialRules:
                 if value.startswith(self._prefixes) and _TOKEN68.fullmatch(value):
                     raise Denied(Reason.MALFORMED_CREDENTIAL)
 
-    def _passes_elsewhere(self, fields: Fields) -> bool:
-        if any(name in fields and name not in self._headers and not scheme for name, scheme in self._passing):
-            return True
-        return bool(self._passing_cookies) and any(name in self._passing_cookies for name, _ in cookies(fields))
+    def _passes_in_cookie(self, fields: Fields) -> bool:
+        values: dict[str, list[str]] = {}
+        for name, value in cookies(fields):
+            values.setdefault(name, []).append(value.strip('"'))
+        found = (values.get(name, ()) for name in self._passing_cookies)
+        return any(len(given) == 1 and given[0] and not given[0].startswith(self._prefixes) for given in found)
 
 
 def cookies(fields: Fields) -> list[tuple[str, str]]:

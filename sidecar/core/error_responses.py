@@ -58,6 +58,7 @@ _DETAIL: Mapping[Reason, str] = {
     Reason.UPSTREAM_INVALID: "The service gave an invalid response.",
     Reason.UPSTREAM_TIMEOUT: "The service did not respond in time.",
     Reason.UPSTREAM_BUSY: "The service has no room for the request at the moment.",
+    Reason.LOOP_DETECTED: "The request has come this way before.",
     Reason.INTERNAL: "Something went wrong here.",
 }
 

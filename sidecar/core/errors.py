@@ -41,6 +41,7 @@ class Reason(StrEnum):
     UPSTREAM_INVALID = "upstream_invalid"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_BUSY = "upstream_busy"
+    LOOP_DETECTED = "loop_detected"
     INTERNAL = "internal"
 
     # Enum's own is written in Python, and reasons are looked up several times for each refusal.
@@ -68,15 +69,9 @@ def status_of(reason: Reason) -> int:
     match reason:
         case Reason.BAD_REQUEST | Reason.BAD_TARGET | Reason.AMBIGUOUS_TARGET | Reason.BAD_HEADER:
             return 400
-        case (
-            Reason.MISSING_CREDENTIAL
-            | Reason.MALFORMED_CREDENTIAL
-            | Reason.INVALID_KEY
-            | Reason.EXPIRED_KEY
-            | Reason.DISABLED_KEY
-            | Reason.REVOKED_KEY
-            | Reason.RETIRED_KEY
-        ):
+        case Reason.MISSING_CREDENTIAL | Reason.MALFORMED_CREDENTIAL | Reason.INVALID_KEY:
+            return 401
+        case Reason.EXPIRED_KEY | Reason.DISABLED_KEY | Reason.REVOKED_KEY | Reason.RETIRED_KEY:
             return 401
         case Reason.NO_ROUTE | Reason.INSUFFICIENT_SCOPE | Reason.WRONG_TENANT | Reason.WRONG_ENVIRONMENT:
             return 403
@@ -100,5 +95,7 @@ def status_of(reason: Reason) -> int:
             return 503
         case Reason.UPSTREAM_TIMEOUT:
             return 504
+        case Reason.LOOP_DETECTED:
+            return 508
         case _:
             assert_never(reason)

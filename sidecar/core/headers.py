@@ -59,6 +59,19 @@ STRIPPED: Final = (
 )
 """Removed from every client's requests, and from a trusted proxy's, which hands on what its own clients sent."""
 
+REWRITTEN: Final = frozenset(
+    {
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"traceparent",
+        b"tracestate",
+        b"via",
+    }
+)
+"""Folded names of fields that the sidecar writes or adds to, so that they do not reach the upstream as they came."""
+
 _NOT_FORWARDED = HOP_BY_HOP | {b"proxy-authorization", b"http2-settings", b"expect", b"content-length", b"host"}
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _UNNAMEABLE = _FRAMING | {b"host"}
@@ -136,7 +149,8 @@ class HeaderRules:
     """The names that concern us, compiled. Names are given in any case.
 
     identity: injected headers. strip: removed beside them and STRIPPED. keep: passed on only from a trusted proxy.
-    credential: headers that may hold a key. Of strip and keep, names that end in `*` are patterns.
+    credential: headers that may hold a key. passing: those that may hold a credential that is not ours; what imitates
+    one is removed. Of strip and keep, names that end in `*` are patterns.
     """
 
     def __init__(
@@ -147,8 +161,10 @@ class HeaderRules:
         keep: Iterable[str],
         credential: Iterable[str],
         request_id: str,
+        passing: Iterable[str] = (),
     ) -> None:
         keep = tuple(keep)
+        self._passing = {fold(name.encode()): name.lower().encode() for name in passing}
         self._credential = frozenset(name.lower().encode() for name in credential)
         ours = (name.encode() for name in (*identity, request_id))
         self._removed = _NOT_FORWARDED | {fold(name) for name in (*ours, *self._credential)}
@@ -213,6 +229,8 @@ class HeaderRules:
             return Action.DROP
         if folded in _REPLACED or folded.startswith(b"x-forwarded"):
             return Action.FROM_PROXY if lower == folded else Action.DROP
+        if self._passing.get(folded, lower) != lower:
+            return Action.DROP
         return Action.READ_AND_KEEP if lower == b"cookie" else Action.KEEP
 
 

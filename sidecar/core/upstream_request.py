@@ -1,6 +1,6 @@
 """What is sent to the upstream in place of the client's own target and header fields."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -8,7 +8,7 @@ from typing import Final
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import Copies, Credential, without_cookie, without_parameter
 from sidecar.core.error_responses import key_values
-from sidecar.core.errors import Denied, Reason
+from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
 from sidecar.core.model import ApiKey, Headers, RequestHead
 from sidecar.core.observer import Trace
@@ -56,6 +56,24 @@ def appended(headers: Sequence[tuple[bytes, bytes]], name: bytes, value: bytes) 
     before = [line for field, line in headers if field.lower() == name.lower()]
     others = [pair for pair in headers if pair[0].lower() != name.lower()]
     return [*others, (name, b", ".join([*before, value]))]
+
+
+VIA: Final = b"Via"
+
+
+def via(headers: Iterable[tuple[bytes, bytes]], version: str, name: bytes) -> bytes:
+    """The Via of a message that came by HTTP `version`, with `name` as its last hop (RFC 9110 section 7.6.3)."""
+    before = [value for field, value in headers if field.lower() == b"via"]
+    return b", ".join([*before, b"%b %b" % (version.encode(), name)])
+
+
+def with_via(headers: Headers, version: str, name: bytes) -> Headers:
+    """The request's `headers` with `name` in Via. Raises Fault (LOOP_DETECTED) where it came by `name` before."""
+    here = via(headers, version, name)
+    hops = [hop.split(None, 2)[1:2] for hop in here.lower().split(b",")]
+    if hops.count([name.lower()]) > 1:
+        raise Fault(Reason.LOOP_DETECTED)
+    return (*[pair for pair in headers if pair[0].lower() != b"via"], (VIA, here))
 
 
 ADMIN_COOKIE: Final = "sidecar_session"
@@ -137,11 +155,24 @@ class Injection:
             kept = _without_cookies(kept, credential.cookies)
         if copies is not None:
             kept = copies.removed_from(kept)
+        kept = self._end_to_end(kept, received)
+        return (*self.forwarded(head, kept, host, trusted), *identity)
+
+    def reaching(self, head: RequestHead, received: SortedHeaders, *, from_proxy: bool) -> Headers:
+        """The client's fields that reach the upstream where no key of ours is among them.
+
+        from_proxy: those that a trusted proxy alone may set are its own, and not what its client sent.
+        """
+        trusted = from_proxy and self.proxies.trusts(head.peer)
+        kept = self.rules.reclassify(head.headers, credential=True, from_proxy=trusted)
+        return tuple(self._end_to_end(kept, received))
+
+    def _end_to_end(self, kept: list[tuple[bytes, bytes]], received: SortedHeaders) -> list[tuple[bytes, bytes]]:
         if self.withheld_cookies and b"cookie" in received.fields:
             kept = _without_cookies(kept, self.withheld_cookies)
         if connection := received.fields.get(b"connection"):
             kept = drop_connection_options(kept, connection)
-        return (*self.forwarded(head, kept, host, trusted), *identity)
+        return kept
 
     def forwarded(
         self, head: RequestHead, kept: list[tuple[bytes, bytes]], host: bytes, trusted: bool

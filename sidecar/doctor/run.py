@@ -68,6 +68,7 @@ class Check(NamedTuple):
 
 CHECKS: Final = (
     Check("Upstream", "ways around", listener_checks.bypass),
+    Check("Upstream", "loop", listener_checks.itself),
     Check("Upstream", "connection", listener_checks.connection),
     Check("Upstream", "certificate", listener_checks.certificate),
     Check("Upstream", "clock", listener_checks.clock),

@@ -128,6 +128,14 @@ def refusing(dialect: Dialect, refusal: Response) -> Response:
 
 _FORWARDING = ("Forwarded", "X-Real-IP", "X-Forwarded*")
 """What a proxy sets or removes by itself, or because its configuration says so."""
+_SIGNED_IN = (
+    "X-Forwarded-User",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-Preferred-Username",
+    "X-Forwarded-Access-Token",
+)
+"""But not these, by which oauth2-proxy tells who has signed in: proxies pass them on as any client wrote them."""
 
 
 class Terms:
@@ -145,9 +153,12 @@ class Terms:
         )
         self._keep_slash = config.keep_slash
         self._handled = frozenset(name.lower() for name in (*self._identity, *self._strip, *self._credential))
-        self._passing = ExactHeaderNames((*config.identity.keep, *_FORWARDING))
-        self._patterns = HeaderNames(name for name in strip if name.endswith("*"))
-        self._imitable = HeaderNames((*identity, *strip, *config.identity.keep, *_FORWARDING))
+        self._kept = ExactHeaderNames(config.identity.keep)
+        self._passing = ExactHeaderNames((*config.keys.passing_headers, *_FORWARDING))
+        self._unlisted = HeaderNames((*(name for name in strip if name.endswith("*")), *_SIGNED_IN))
+        self._imitable = HeaderNames(
+            (*identity, *strip, *config.identity.keep, *config.keys.passing_headers, *_FORWARDING)
+        )
 
     def objection(self, request: Original, dialect: Dialect) -> Reason | None:
         """The reason to refuse a request without asking the gate."""
@@ -165,8 +176,8 @@ class Terms:
 
         request: the client's headers, some of which patterns stand for.
         """
-        kept = {name.lower() for name, _ in allow.headers}
-        sent = (lower for name, _ in request if fold(lower := name.lower()) in self._patterns)
+        kept = {name.lower() for name, _ in allow.headers if not self._is_unlisted(name.lower())}
+        sent = (lower for name, _ in request if fold(lower := name.lower()) in self._unlisted)
         names = dict.fromkeys((*self._credential, *self._strip, *sent))
         return b",".join(name for name in names if name not in kept)
 
@@ -176,9 +187,12 @@ class Terms:
         A proxy removes or overwrites the names that its configuration lists. It passes on what only imitates one
         (`X_Auth_Subject`), and most have no way to name all that begin alike (`X-Envoy-`).
         """
-        if name in self._handled or name in self._passing:
+        if name in self._handled or name in self._kept:
             return False
-        folded = fold(name)
-        if dialect.removes_named and name == folded and folded in self._patterns:
-            return False
-        return folded in self._imitable
+        if self._is_unlisted(name):
+            return not (dialect.removes_named and name == fold(name))
+        return name not in self._passing and fold(name) in self._imitable
+
+    def _is_unlisted(self, name: bytes) -> bool:
+        """Whether a header must not reach the upstream, and no proxy's configuration need list it."""
+        return name not in self._kept and fold(name) in self._unlisted

@@ -41,7 +41,9 @@ def key_prefixes(config: Config) -> Sequence[str]:
 
 
 def credential_rules(config: Config) -> CredentialRules:
-    return CredentialRules(config.keys.sources, config.keys.pass_through, key_prefixes(config))
+    keys = config.keys
+    one_space = keys.spaces_after_scheme == "one"
+    return CredentialRules(keys.sources, keys.pass_through, key_prefixes(config), one_space=one_space)
 
 
 def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
@@ -50,6 +52,7 @@ def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
         strip=config.identity.strip,
         keep=config.identity.keep,
         credential=credentials.header_names,
+        passing=credentials.passing_names,
         request_id=config.identity.request_id,
     )
 

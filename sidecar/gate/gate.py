@@ -145,7 +145,7 @@ class Gate:
             paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self.config.keep_slash)
             matches = [self.routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
-            credential, copies = self._credential(received, target, host, state, remove_copies)
+            credential, copies = self._credential(head, received, target, host, state, remove_copies)
             foreign = credential is not None and credential.foreign
             state.entry = None if credential is None or foreign else await self._find(credential.text)
             state.context = self._authenticate(state.entry)
@@ -205,10 +205,20 @@ class Gate:
         return None
 
     def _credential(
-        self, received: SortedHeaders, target: Target, host: bytes, state: _RequestState, remove_copies: bool
+        self,
+        head: RequestHead,
+        received: SortedHeaders,
+        target: Target,
+        host: bytes,
+        state: _RequestState,
+        remove_copies: bool,
     ) -> tuple[Credential | None, Copies | None]:
         """What the client presents. It stays out of the request id, which the upstream, the logs and the client see."""
         credential = self.credentials.find(received.fields, target.query)
+        if self.credentials.may_pass and (credential is None or credential.foreign):
+            # A proxy that forwards by itself hands on its client's fields, forwarding fields included.
+            reaching = self.injection.reaching(head, received, from_proxy=remove_copies)
+            credential = self.credentials.foreign(reaching)
         copies = self.injection.copies(credential)
         if credential is not None and copies is not None:
             self.injection.check_copies(target, received, credential, copies, host=host, remove=remove_copies)

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
 from sidecar.core.observer import CLIENT_CLOSED_REQUEST, Forwarding
-from sidecar.core.upstream_request import propagate
+from sidecar.core.upstream_request import propagate, with_via
 from sidecar.http.requests import MessageHead
 from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
@@ -235,11 +235,13 @@ class Exchange:
         if self.head.version >= (1, 1) and not self.client.writing_paused:
             self.client.write(interim(status, reason, headers))
 
-    def request_head(self, allow: Allow, host: bytes) -> bytes:
-        """What is sent to the upstream before the body."""
+    def request_head(self, allow: Allow, host: bytes, via: bytes = b"") -> bytes:
+        """What is sent to the upstream before the body. via: our name there. Raises Fault (LOOP_DETECTED)."""
         target = allow.target.encode("utf-8", "surrogateescape")
         start = b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)
         headers = allow.headers if self.forwarding is None else propagate(self.forwarding.trace, allow.headers)
+        if via:
+            headers = with_via(headers, "{}.{}".format(*self.head.version), via)
         lines = [start, *field_lines(headers)]
         if self.upgrade:
             lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())

@@ -14,10 +14,11 @@ from functools import partial
 from sidecar.config.document import Limits
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Allow, Decision, Deny, Response
+from sidecar.core.model import Allow, Decision, Deny, Headers, Response
 from sidecar.core.observer import Observer
 from sidecar.core.routing import KNOWN_METHODS
 from sidecar.core.units import Clock
+from sidecar.core.upstream_request import VIA, via
 from sidecar.gate.gate import Gate
 from sidecar.http.accepting import RateLimitedLog
 from sidecar.http.requests import HeadLimits
@@ -176,8 +177,7 @@ class Handler:
             return
         exchange.upstream_seconds = self._clock.monotonic() - exchange.sent
         try:
-            allow, now = pending.allow, self._clock.seconds()
-            fields = snapshot.responses.client_headers(allow.principal, allow.quota_states, now)
+            fields = self._client_headers(snapshot, pending.allow, response)
             exchange.begin_upstream_response(response, fields, snapshot.id_header)
             self._end(exchange)
         except Exception as exc:
@@ -252,14 +252,18 @@ class Handler:
         if self._respond_alone(exchange, snapshot, decision) or not isinstance(decision, Allow):
             self._end(exchange)
             return
-        upstream = snapshot.upstream
-        connection = upstream.idle()
+        try:
+            head = self._upstream_head(exchange, snapshot.upstream, decision)
+        except Fault as fault:
+            self._respond_fault(exchange, snapshot, decision, fault.reason)
+            self._end(exchange)
+            return
+        connection = snapshot.upstream.idle()
         pending = exchange.pending = PendingResponse(self, exchange, snapshot, decision, connection)
         if connection is None:
             self._hand_over(pending, None)
             return
-        body = b"" if exchange.body is None else exchange.body.at_hand() or b""
-        pieces = (self._upstream_head(exchange, upstream, decision), body)
+        pieces = (head, b"" if exchange.body is None else exchange.body.at_hand() or b"")
         connection.begin(pieces, exchange.head.method, waiter=pending, informational=exchange.interim)
 
     def _begin(self, exchange: Exchange) -> None:
@@ -290,16 +294,23 @@ class Handler:
             exchange.pending.withdraw()
         self._end(exchange)
 
+    def _client_headers(self, snapshot: Snapshot, allow: Allow, response: UpstreamResponse) -> Headers:
+        """What the client is told beside the upstream's own headers."""
+        fields = snapshot.responses.client_headers(allow.principal, allow.quota_states, self._clock.seconds())
+        if name := snapshot.upstream.via:
+            fields = (*fields, (VIA, via(response.headers, response.version, name)))
+        return fields
+
     def _upstream_head(self, exchange: Exchange, upstream: Upstream, allow: Allow) -> bytes:
         """Made once, but for a request that is sent again."""
         if not exchange.sent:
             exchange.sent = self._clock.monotonic()
             exchange.forwarding = self._observer.forwarding(exchange.head, upstream.name)
-        return exchange.request_head(allow, upstream.host_for(allow.host))
+        return exchange.request_head(allow, upstream.host_for(allow.host), upstream.via)
 
     async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, begun: Begun | None = None) -> None:
         """begun: where the request has been sent."""
-        upstream, responses = snapshot.upstream, snapshot.responses
+        upstream = snapshot.upstream
         try:
             exchange.check_body()
             head = self._upstream_head(exchange, upstream, allow)
@@ -313,13 +324,16 @@ class Handler:
             )
             exchange.upstream_seconds = self._clock.monotonic() - exchange.sent
             try:
-                fields = responses.client_headers(allow.principal, allow.quota_states, self._clock.seconds())
+                fields = self._client_headers(snapshot, allow, response)
                 await exchange.send_upstream_response(response, fields, id_header=snapshot.id_header)
             finally:
                 response.close()
         except Fault as fault:  # Only before any of the response is sent.
-            error = responses.fault(fault.reason, allow, self._clock.seconds())
-            exchange.respond(error, fault.reason, id_header=snapshot.id_header)
+            self._respond_fault(exchange, snapshot, allow, fault.reason)
+
+    def _respond_fault(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, reason: Reason) -> None:
+        response = snapshot.responses.fault(reason, allow, self._clock.seconds())
+        exchange.respond(response, reason, id_header=snapshot.id_header)
 
     def _give_up(self, exchange: Exchange, snapshot: Snapshot, reason: Reason) -> None:
         if exchange.responded:

@@ -62,6 +62,7 @@ class UpstreamResponse:
         "source",
         "status",
         "upgrade",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +70,8 @@ class UpstreamResponse:
     ) -> None:
         self.status, self.reason, self.headers, self.names = status, reason, headers, names
         self.chunked = self.has_length = self.complete = self.early = False
+        self.version = "1.1"
+        """Of HTTP, as the upstream speaks it."""
         self.upgrade: bytes | None = None
         """Of a 101: the protocol that the upstream has switched to."""
         self.source: Source | None = None
@@ -274,7 +277,7 @@ class ResponseParser:
             return
         status = parser.get_status_code()
         self._interim = status < 200 and status != 101
-        self._check(status, parser)
+        version = self._check(status, parser)
         if self._head_bytes > MAX_HEAD_BYTES and self._header_bytes() > MAX_HEAD_BYTES:
             raise InvalidResponse
         if status == 204 and self._length is not None:
@@ -287,6 +290,7 @@ class ResponseParser:
             return
         self.response = response = UpstreamResponse(status, self._reason, self._headers, self._names, self._loop)
         response.chunked, response.has_length = self._chunked, self._length is not None
+        response.version = version
         self._left = self._length or 0
         if status == 101:
             response.upgrade = self._upgrade
@@ -356,17 +360,19 @@ class ResponseParser:
         elif lower == b"upgrade":
             self._upgrade = value
 
-    def _check(self, status: int, parser: HttpResponseParser) -> None:
+    def _check(self, status: int, parser: HttpResponseParser) -> str:
+        """The version. HTTP/1.0 has no chunks, and only with a Connection field does it keep the connection."""
         self.keep_alive = parser.should_keep_alive()
         if status < 100 or (status == 101 and not self._may_switch(parser)):
             raise InvalidResponse
-        version_matters = self._chunked or not self.keep_alive
+        version_matters = self._chunked or not self.keep_alive or bool(self._named)
         version = parser.get_http_version() if version_matters else "1.1"
         if version not in ("1.0", "1.1") or (self._chunked and version == "1.0"):
             raise InvalidResponse
         if self._method == "HEAD":
-            self.keep_alive = version == "1.1" and b"close" not in self._named
+            self.keep_alive = (version == "1.1" or self.keep_alive) and b"close" not in self._named
         self._named -= _UNNAMEABLE
+        return version
 
     def _may_switch(self, parser: HttpResponseParser) -> bool:
         framed = self._chunked or self._length is not None

@@ -35,6 +35,8 @@ class Upstream:
         fixed = {"keep": "", "upstream": settings.authority}
         self._host = fixed.get(settings.host, settings.host).encode()
         self._authority = settings.authority.encode()
+        self.via = (settings.via or "").encode()
+        """Our name in Via; empty for none."""
         address = settings.address
         self.name = UpstreamName(
             scheme="http" if settings.tls is None else "https", host=address.host or address.path, port=address.port

@@ -23,6 +23,13 @@ _LIKE_A_KEY: Final = r"[0-9A-Za-z]{22,}"
 _AFTER_A_PREFIX: Final = r"[^\s;,()\"']{16,}"
 """Also of keys made elsewhere, which may hold any characters."""
 
+_ENCODED: Final = re.compile(r"[^\s;,()\"']*%[^\s;,()\"']*")
+"""A word with an escape in it."""
+_ESCAPE: Final = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
+"""Of a character, encoded once or more often: `%61`, `%2561`."""
+_MOST_ROUNDS: Final = 4
+"""Of decoding escapes of escapes (`%%36%31`). No client needs more."""
+
 
 class UserAgents:
     """prefixes: what keys begin with."""
@@ -38,7 +45,19 @@ class UserAgents:
 
     def text(self, agent: bytes) -> str:
         """Printable ASCII, cut, and with what may be a key removed."""
-        return self._keys.sub(HIDDEN, agent_text(agent))
+        text = self._keys.sub(HIDDEN, agent_text(agent))
+        return _ENCODED.sub(self._encoded, text) if "%" in text else text
+
+    def _encoded(self, word: re.Match[str]) -> str:
+        """The word, unless what comes out when its escapes are decoded, again and again, holds a key."""
+        decoded = word[0]
+        for _ in range(_MOST_ROUNDS):
+            decoded = _ESCAPE.sub(_character, decoded)
+        return HIDDEN if self._keys.search(decoded) else word[0]
+
+
+def _character(escape: re.Match[str]) -> str:
+    return chr(int(escape[1], 16))
 
 
 _BATCH: Final = 1_000

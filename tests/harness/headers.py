@@ -21,6 +21,14 @@ FORWARDING = [
     ("X-Real-IP", "6.6.6.6"),
 ]
 """What a proxy in front may set, forged."""
+SIGNED_IN = [
+    ("X-Forwarded-User", "evil"),
+    ("X-Forwarded-Email", "evil@evil.test"),
+    ("X-Forwarded-Groups", "admins"),
+    ("X-Forwarded-Preferred-Username", "evil"),
+    ("X-Forwarded-Access-Token", "evil"),
+]
+"""The same, of who has signed in, as oauth2-proxy tells it."""
 STRIPPED = [
     ("X-HTTP-Method-Override", "DELETE"),
     ("X-Method-Override", "DELETE"),

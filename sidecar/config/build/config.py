@@ -1,8 +1,8 @@
 """The configuration in force: what the document says, with every name resolved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Literal
 
 from sidecar.config.build.admin import admin_of
@@ -12,6 +12,7 @@ from sidecar.config.build.policy import (
     charges_of,
     check_granted,
     check_identity,
+    check_passing,
     errors_of,
     plans_of,
     routes_of,
@@ -103,7 +104,10 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
     check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
-    check_identity(config.identity, config.keys, proxies=bool(config.trusted_proxies), report=report)
+    admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
+    proxies = bool(config.trusted_proxies)
+    check_identity(config.identity, config.keys, proxies=proxies, report=report)
+    check_passing(config.identity, config.keys, proxies=proxies, admin=admin is not None, report=report)
     words = Vocabulary(
         catalogue=catalogue,
         quotas=config.quotas,
@@ -114,7 +118,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     unmatched = (document.unmatched or UnmatchedEntry()).quotas
     return replace(
         config,
-        admin=admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans),
+        admin=admin,
         catalogue=catalogue,
         plans=plans,
         routes=routes_of(document.routes or (), words, report),
@@ -182,3 +186,45 @@ def _check_addresses(document: Document, report: Report) -> None:
                 report.problem(at, f"is {taken} already")
             elif address.port or address.path:
                 used[address] = name
+    for name, addresses in listeners.items():
+        own = any(document.upstream and reaches(document.upstream.address, at) for at in bound(addresses or ()))
+        if own and report.sound(("upstream",)):
+            report.problem(("upstream",), f"is the sidecar itself, at the address of {name}: name the service's own")
+            break
+
+
+# Whether the upstream is the sidecar itself, so that a request would go round in circles.
+
+
+_EVERY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - where others bind
+_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+def bound(addresses: Sequence[Address]) -> Sequence[Address]:
+    """`addresses`, and that of IPv4 where `[::]` stands for both families."""
+    ipv4 = {address.port for address in addresses if address.host and ":" not in address.host}
+    both = [at for at in addresses if at.host == "::" and at.port not in ipv4]
+    return [*addresses, *(Address(host=_EVERY[4], port=at.port) for at in both)]
+
+
+def reaches(upstream: Address, listener: Address, *, here: bool = False) -> bool:
+    """Whether the upstream's address leads to a listener. here: its host is known to be this one."""
+    if upstream.path or listener.path:
+        return upstream.path == listener.path
+    if upstream.port != listener.port:
+        return False
+    bound = set(_LOOPBACK.values()) if listener.host == "localhost" else {listener.host.lower()}
+    return not bound.isdisjoint(_reached(upstream.host.lower(), here=here))
+
+
+def _reached(host: str, *, here: bool) -> set[str]:
+    """Hosts whose listeners a connection to `host` may reach."""
+    if host == "localhost":
+        return {*_EVERY.values(), *_LOOPBACK.values()}
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return {host, *(_EVERY.values() if here else ())}
+    if address.is_unspecified:
+        return {host, _LOOPBACK[address.version]}
+    return {host, _EVERY[address.version]} if here or address.is_loopback else {host}

@@ -10,7 +10,7 @@ from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.policy import ChargeEntry, ErrorEntry, Identity, KeySettings, PolicyEntry, ScopeEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
-from sidecar.core.headers import HeaderNames, fold
+from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
 from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
 from sidecar.core.routing import Pattern, is_token, known_spelling, overlaps, parse_pattern, unreachable
 from sidecar.core.scopes import Catalogue, Scope
@@ -20,6 +20,7 @@ from sidecar.core.templates import (
     RESPOND_PLACEHOLDERS,
     unknown_placeholders,
 )
+from sidecar.core.upstream_request import ADMIN_COOKIE
 
 # The `scopes` section, and the scopes that other sections name.
 
@@ -105,6 +106,40 @@ def check_identity(identity: Identity, keys: KeySettings, *, proxies: bool, repo
                 break
 
 
+def check_passing(identity: Identity, keys: KeySettings, *, proxies: bool, admin: bool, report: Report) -> None:
+    """What passes must reach the upstream as it came, because the upstream alone can refuse it.
+
+    proxies: whether any is trusted. admin: whether people sign in to the sidecar itself.
+    """
+    keys_in = [source.name for source in keys.sources if source.kind == "header"]
+    rules = HeaderRules(
+        identity=(), strip=identity.strip, keep=identity.keep, credential=keys_in, request_id=identity.request_id
+    )
+    known: dict[bytes, str] = {}
+    for path, source in report.numbered(("keys", "pass_through"), keys.pass_through):
+        name = source.name.lower()
+        if source.kind == "header" and known.setdefault(_folded(name), name) != name:
+            report.problem((*path, "header"), "is the same header as another one here")
+        elif source.kind == "cookie" and admin and source.name == ADMIN_COOKIE:
+            report.problem((*path, "cookie"), "is the sidecar's own, which never reaches the upstream: name another")
+        elif source.kind == "header" and (objection := _not_passing(source.name, identity, rules, proxies=proxies)):
+            report.problem((*path, "header"), objection)
+
+
+def _not_passing(name: str, identity: Identity, rules: HeaderRules, *, proxies: bool) -> str:
+    """Why a header cannot hold a credential for the upstream; empty where it can."""
+    line, folded = ((name.encode(), b""),), _folded(name)
+    if folded == b"cookie":
+        return "holds every cookie: name the one that counts, as {cookie: NAME}"
+    if rules.reclassify(line, credential=True, from_proxy=False) and folded not in REWRITTEN:
+        return ""
+    if folded in REWRITTEN or not rules.reclassify(line, credential=True, from_proxy=True):
+        if folded in HeaderNames((*STRIPPED, *identity.strip)):
+            return "is removed from every request: name it in identity.keep, too, and who sets it in trusted_proxies"
+        return "never reaches the upstream as it came, because the sidecar removes or writes it: name another"
+    return "" if proxies else "is passed on from trusted proxies only: name them in trusted_proxies"
+
+
 def _check_headers(identity: Identity, keys: KeySettings, report: Report) -> None:
     """No two names are the same to a reader that folds them, and the client can set none of them."""
     passing = {_folded(source.name) for source in keys.pass_through if source.kind == "header"}
@@ -124,10 +159,11 @@ def _never_kept(identity: Identity, keys: KeySettings) -> Iterator[tuple[str, st
     yield identity.request_id, "the header of identity.request_id"
     for name in identity.headers:
         yield name, "a header of identity.headers"
-    for option, sources in (("keys.from", keys.sources), ("keys.pass_through", keys.pass_through)):
-        for source in sources:
-            if source.kind != "query":
-                yield "Cookie" if source.kind == "cookie" else source.name, f"where {option} looks for a credential"
+    for source in keys.sources:
+        if source.kind != "query":
+            yield "Cookie" if source.kind == "cookie" else source.name, "where keys.from looks for a credential"
+    if any(source.kind == "cookie" for source in keys.pass_through):
+        yield "Cookie", "where keys.pass_through looks for a credential"
 
 
 def errors_of(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import Final
 
+from sidecar.config.build.config import bound, reaches
 from sidecar.config.fields import Address
 from sidecar.doctor.facts import BypassProbe, CertificateFacts, Facts, Unknown
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
@@ -38,6 +39,23 @@ def bypass(facts: Facts) -> Finding:
                 why=f"{_BYPASS} Doctor cannot see from here who can reach it.",
                 do="Allow only the sidecar to reach it (NetworkPolicy, firewall), or run the sidecar beside it.",
             )
+
+
+def itself(facts: Facts) -> Finding:
+    """Whether the upstream is the sidecar, under another name than the configuration shows."""
+    found, config = facts.bypass, facts.config
+    if isinstance(found, Unknown):
+        return unchecked(found.reason)
+    listeners = {"listen": config.listen, "ops": config.ops}
+    here = found.location in ("loopback", "this host")
+    for name, addresses in listeners.items():
+        if any(reaches(config.upstream.address, address, here=here) for address in bound(addresses or ())):
+            return problem(
+                f"the upstream, {config.upstream.address}, is the sidecar itself, at the address of {name}",
+                why="Each request that is let through comes back to the sidecar, again and again.",
+                do="Set `upstream` to the address of the service.",
+            )
+    return ok("another server than the sidecar")
 
 
 def _loopback(found: BypassProbe, port: int) -> Finding:

@@ -29,6 +29,46 @@ WRONG = {
     "a header of two words": ("keys: {from: [{header: A B}]}", "keys.from[0].header: must be a name of RFC 9110"),
     "one source twice": ("keys: {from: [{header: X}, {header: x}]}", "keys.from[1]: is listed twice"),
     "no source": ("keys: {from: []}", "keys.from: must not be empty"),
+    "a passing header that is stripped": (
+        "keys: {pass_through: [{header: remote_user}]}",
+        "4:32: keys.pass_through[0].header: is removed from every request: name it in identity.keep, too, and who sets",
+    ),
+    "a passing header of a family that is stripped": (
+        "keys: {pass_through: [{header: X-Auth-Request-User}]}",
+        "keys.pass_through[0].header: is removed from every request: name it in identity.keep, too, and who sets it in",
+    ),
+    "a passing header that the configuration strips": (
+        "identity: {strip: [X-Mine]}\nkeys: {pass_through: [{header: X-Mine, scheme: A}]}",
+        "5:32: keys.pass_through[0].header: is removed from every request: name it in identity.keep, too",
+    ),
+    "a passing header from nobody": (
+        "keys: {pass_through: [{cookie: a}, {header: X-Forwarded-User}]}",
+        "4:45: keys.pass_through[1].header: is passed on from trusted proxies only: name them in trusted_proxies",
+    ),
+    "a passing header that is not end-to-end": (
+        "keys: {pass_through: [{header: Proxy-Authorization}]}",
+        "keys.pass_through[0].header: never reaches the upstream as it came, because the sidecar removes or writes it",
+    ),
+    "a passing header that tells of the way": (
+        "trusted_proxies: [10.0.0.1]\nkeys: {pass_through: [{header: X-Forwarded-For}]}",
+        "keys.pass_through[0].header: never reaches the upstream as it came, because the sidecar removes or writes it",
+    ),
+    "a passing trace": ("keys: {pass_through: [{header: traceparent}]}", "never reaches the upstream as it came"),
+    "a passing request id": ("keys: {pass_through: [{header: X_Request_Id}]}", "never reaches the upstream as it came"),
+    "every cookie": ("keys: {pass_through: [{header: Cookie}]}", "holds every cookie: name the one that counts, as {c"),
+    "the sidecar's own cookie": (
+        "keys: {pass_through: [{cookie: sidecar_session}]}\n"
+        f"admin: {{tokens: [{{name: a, hash: 'sha256:{'ab' * 32}'}}]}}",
+        "keys.pass_through[0].cookie: is the sidecar's own, which never reaches the upstream: name another",
+    ),
+    "one passing header in two spellings": (
+        "keys: {pass_through: [{header: X-A}, {header: x_a}]}",
+        "4:47: keys.pass_through[1].header: is the same header as another one here",
+    ),
+    "a cookie where any text is a key": (
+        'keys: {from: [{cookie: s}], pass_through: [{cookie: s}], imported: [{prefix: ""}]}',
+        "is empty, which takes every credential that keys.pass_through should let pass: name a prefix",
+    ),
     "a passing query": ("keys: {pass_through: [{query: q}]}", "keys.pass_through[0].query: query parameters are"),
     "an empty prefix": ('keys: {environments: {live: ""}}', "keys.environments.live: must be 1 to 64 of"),
     "a prefix of a prefix": ("keys: {environments: {a: k_, b: k_b_}}", "keys.environments.b: the prefix begins with"),

@@ -48,6 +48,21 @@ def test_a_bearer_key_is_found_whatever_the_case_of_the_scheme(scheme: bytes) ->
     assert found == Credential(text=KEY, sources=frozenset({BEARER}))
 
 
+@pytest.mark.parametrize("spaces", [2, 3, 80])
+def test_any_number_of_spaces_separates_the_scheme_from_the_key_unless_it_must_be_one(spaces: int) -> None:
+    value = b"Bearer" + b" " * spaces + b"hv_live_abc"
+    found = rules().find(fields(authorization=value), None)
+    assert found == Credential(text=KEY, sources=frozenset({BEARER}))
+    strict = CredentialRules((BEARER,), (BEARER,), ("hv_live_",), one_space=True)
+    assert refusal(strict, fields(authorization=value)) is Reason.INVALID_KEY
+    assert strict.find(fields(authorization=b"Bearer hv_live_abc"), None) == found
+    token = b"Bearer" + b" " * spaces + b"a.jwt"
+    assert refusal(strict, fields(authorization=token)) is Reason.INVALID_KEY
+    other = rules(passing=(BEARER,)).find(fields(authorization=token), None)
+    assert other is not None
+    assert other.foreign
+
+
 def test_a_key_in_a_header_without_scheme_is_the_whole_value() -> None:
     assert rules().find(fields(x_api_key=b"hv_test_x y"), None) == Credential(
         text="hv_test_x y", sources=frozenset({API_KEY})
@@ -74,9 +89,7 @@ def test_an_authorization_header_of_another_form_is_malformed(value: bytes) -> N
     assert refusal(rules(), fields(authorization=value)) is Reason.MALFORMED_CREDENTIAL
 
 
-@pytest.mark.parametrize(
-    "value", [b"Bearer  hv_live_abc", b'Bearer "hv_live_abc"', b"Bearer Bearer hv_live_abc", b"Bearer other"]
-)
+@pytest.mark.parametrize("value", [b'Bearer "hv_live_abc"', b"Bearer Bearer hv_live_abc", b"Bearer other"])
 def test_what_does_not_begin_as_our_keys_do_is_not_valid(value: bytes) -> None:
     assert refusal(rules(), fields(authorization=value)) is Reason.INVALID_KEY
 
@@ -130,10 +143,64 @@ def test_a_key_of_ours_in_another_form_does_not_pass_as_something_foreign(value:
         assert other.foreign
 
 
-def test_a_session_cookie_passes_where_configured() -> None:
-    assert rules(passing=(SESSION,)).find(fields(cookie=b"a=b; session=1"), None) == Credential(text="", foreign=True)
-    assert rules(passing=(SESSION,)).find(fields(cookie=b"sessions=1"), None) is None
-    assert rules().find(fields(cookie=b"session=1"), None) is None
+SECRET_HEADER = Source(kind="header", name="X-Session")
+DIGEST = Source(kind="header", name="Authorization", scheme="Digest")
+
+
+@pytest.mark.parametrize(
+    ("passing", "sent", "passes"),
+    [
+        (SESSION, [(b"Cookie", b"a=b; session=1")], True),
+        (SESSION, [(b"cookie", b"a=b"), (b"Cookie", b"session=1")], True),
+        (SESSION, [(b"Cookie", b"sessions=1")], False),
+        (SESSION, [(b"Cookie", b"session")], False),
+        (SESSION, [(b"Cookie", b"session=")], False),
+        (SESSION, [(b"Cookie", b'session=""')], False),
+        (SESSION, [(b"Cookie", b"session=1; session=2")], False),
+        (SESSION, [(b"Cookie", b"session=1"), (b"Cookie", b"session=1")], False),
+        (SESSION, [(b"Cookie", b"session=hv_live_abc")], False),
+        (SECRET_HEADER, [(b"x-SESSION", b"1")], True),
+        (SECRET_HEADER, [(b"X-Session", b"")], False),
+        (SECRET_HEADER, [(b"X-Session", b" ")], False),
+        (SECRET_HEADER, [(b"X-Session", b"1"), (b"x-session", b"1")], False),
+        (SECRET_HEADER, [(b"X_Session", b"1")], False),
+        (SECRET_HEADER, [(b"X-Session", b"hv_live_abc")], False),
+        (SECRET_HEADER, [(b"X-Session", b"Token  hv_live_abc")], False),
+        (DIGEST, [(b"Authorization", b'digest username="a", nonce="b"')], True),
+        (DIGEST, [(b"Authorization", b"Digest   a")], True),
+        (DIGEST, [(b"Authorization", b"Digest")], False),
+        (DIGEST, [(b"Authorization", b"Digest  ")], False),
+        (DIGEST, [(b"Authorization", b"Digest hv_live_abc")], False),
+        (DIGEST, [(b"Authorization", b"Basic eDp5")], False),
+    ],
+)
+def test_one_credential_that_is_not_ours_passes_where_its_place_is_named(
+    passing: Source, sent: list[tuple[bytes, bytes]], passes: bool
+) -> None:
+    assert (rules(API_KEY, passing=(passing,)).foreign(tuple(sent)) is not None) is passes
+    assert rules(API_KEY).foreign(tuple(sent)) is None
+
+
+def test_a_cookie_may_hold_a_key_or_else_a_session() -> None:
+    either = rules(SESSION, passing=(SESSION,))
+    ours = either.find(fields(cookie=b"session=hv_live_abc"), None)
+    assert ours == Credential(text=KEY, sources=frozenset({SESSION}))
+    other = either.find(fields(cookie=b"session=browser"), None)
+    assert other is not None
+    assert other.foreign
+    for line in (b"session=", b"session=1; session=2"):
+        assert refusal(either, fields(cookie=line)) is Reason.MALFORMED_CREDENTIAL
+    assert refusal(rules(SESSION), fields(cookie=b"session=browser")) is Reason.INVALID_KEY
+
+
+def test_keys_without_a_scheme_leave_room_for_one_that_is_not_ours() -> None:
+    bare = rules(Source(kind="header", name="Authorization"), passing=(BEARER,))
+    assert bare.find(fields(authorization=b"hv_live_abc"), None) is not None
+    found = bare.find(fields(authorization=b"Bearer a.b-c"), None)
+    assert found is not None
+    assert found.foreign
+    assert refusal(bare, fields(authorization=b"Bearer hv_live_abc")) is Reason.INVALID_KEY
+    assert refusal(bare, fields(authorization=b"other")) is Reason.INVALID_KEY
 
 
 @pytest.mark.parametrize(

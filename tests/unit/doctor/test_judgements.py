@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from sidecar.config.fields import Address
+from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.doctor.facts import (
     BypassProbe,
     CertificateFacts,
@@ -14,6 +15,7 @@ from sidecar.doctor.facts import (
     Facts,
     FileFacts,
     Latency,
+    Location,
     ProcessFacts,
     StoreFacts,
     Unknown,
@@ -126,6 +128,27 @@ def upstream(**changes: object) -> Spoil:
 
 def bypass(found: BypassProbe | Unknown) -> Spoil:
     return lambda facts: replace(facts, bypass=found)
+
+
+@pytest.mark.parametrize(
+    ("listen", "location", "severity"),
+    [
+        ("0.0.0.0:8000", "this host", PROBLEM),
+        ("0.0.0.0:8000", "loopback", PROBLEM),
+        ("0.0.0.0:8000", "elsewhere", OK),
+        ("0.0.0.0:8001", "this host", OK),
+        ("127.0.0.1:8000", "this host", OK),
+        ("service:8000", "elsewhere", PROBLEM),
+    ],
+)
+def test_an_upstream_that_is_the_sidecar_under_another_name_is_a_problem(
+    tmp_path: Path, listen: str, location: Location, severity: Severity
+) -> None:
+    facts = bypass(BypassProbe(location=location))(installation(tmp_path))
+    host, _, port = listen.rpartition(":")
+    itself = structs.replace(facts.config.upstream, url=UpstreamUrl(address=Address(host="service", port=8000)))
+    facts = replace(facts, config=replace(facts.config, listen=Address(host=host, port=int(port)), upstream=itself))
+    assert finding(facts, "Upstream: loop").severity is severity
 
 
 def files(**changes: object) -> Spoil:

@@ -42,3 +42,37 @@ def test_a_key_made_elsewhere_is_told_by_its_prefix() -> None:
 )
 def test_the_names_of_programs_stay(agent: str) -> None:
     assert UserAgents(["hv_live_", "hv_test_"]).text(agent.encode()) == agent
+
+
+def every_byte(text: str) -> str:
+    return "".join(f"%{byte:02x}" for byte in text.encode())
+
+
+SHORT = "hv_live_0123456789abcdef"
+WHOLLY = every_byte(SHORT)
+ENCODED = {
+    "all of it": WHOLLY,
+    "in capitals": WHOLLY.upper(),
+    "its prefix": every_byte("hv_live_") + SHORT.removeprefix("hv_live_"),
+    "an underscore": SHORT.replace("_", "%5F"),
+    "twice": every_byte(SHORT[:4]).replace("%", "%25") + SHORT[4:],
+    "four times": SHORT.replace("h", "%25252568"),
+    "escapes of escapes": SHORT.replace("h", "%%36%38"),
+    "without a known prefix": every_byte("0123456789abcdefghijklmn"),
+}
+
+
+@pytest.mark.parametrize("encoded", ENCODED.values(), ids=ENCODED)
+@pytest.mark.parametrize("around", ["{}", "app/1 (key={}; x)", "token%20{}/1"])
+def test_a_key_is_hidden_however_it_is_percent_encoded(encoded: str, around: str) -> None:
+    told = UserAgents(["hv_live_"]).text(around.replace("{}", encoded).encode())
+    assert HIDDEN in told
+    assert encoded not in told
+    assert told.startswith("app/1") == around.startswith("app/1")
+
+
+@pytest.mark.parametrize(
+    "agent", ["WeChat%20App/1.0 (%E5%BE%AE%E4%BF%A1; 100%)", "%", "%%", "%zz hv_live", "50%25 off"]
+)
+def test_other_escapes_stay_as_they_came(agent: str) -> None:
+    assert UserAgents(["hv_live_"]).text(agent.encode()) == agent

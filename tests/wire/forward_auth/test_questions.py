@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.harness.headers import FORWARDING, STRIPPED, STRIPPED_BY_PATTERN, disguises
+from tests.harness.headers import FORWARDING, SIGNED_IN, STRIPPED, STRIPPED_BY_PATTERN, disguises
 from tests.harness.wire import Response, request_bytes
 from tests.wire.forward_auth.asking import CARRIERS, DIALECTS, IDENTITY, Decider, question, status_of
 
@@ -156,7 +156,7 @@ def test_what_passes_itself_off_as_a_stripped_header_is_refused(decider: Decider
 
 @pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("dialect", CARRIERS)
-@pytest.mark.parametrize("name", [name for name, _ in STRIPPED_BY_PATTERN])
+@pytest.mark.parametrize("name", [name for name, _ in [*STRIPPED_BY_PATTERN, *SIGNED_IN]])
 def test_what_a_proxy_cannot_name_in_advance_is_refused(decider: Decider, dialect: str, name: str) -> None:
     for form in (name, name.lower()):
         response = decider.ask(dialect, "GET", "/public/x", [(form, "evil")])
@@ -164,7 +164,7 @@ def test_what_a_proxy_cannot_name_in_advance_is_refused(decider: Decider, dialec
 
 
 @pytest.mark.requirement("S5.2")
-@pytest.mark.parametrize("name", [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN]])
+@pytest.mark.parametrize("name", [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN, *SIGNED_IN]])
 def test_envoy_is_told_to_remove_what_services_believe_of_proxies(decider: Decider, name: str) -> None:
     response = decider.ask("envoy", "GET", "/public/x", [(name.upper(), "evil"), ("X-Stay", "1")])
     removed = response.header("X-Envoy-Auth-Headers-To-Remove").split(",")

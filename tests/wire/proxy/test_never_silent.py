@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import pytest
 
@@ -96,6 +98,55 @@ async def test_an_error_of_ours_is_answered_logged_and_counted(set_up: SetUp, ca
     assert bench.records.internal_errors == 1
     assert [record.reason for record in bench.records.finished_ones] == [Reason.INTERNAL]
     assert "ZeroDivisionError" in caplog.text and "secret" not in caplog.text
+
+
+class BrokenNames(frozenset[bytes]):
+    def __contains__(self, name: object) -> bool:
+        raise LookupError(f"secret {name!r}")
+
+
+async def test_an_error_while_a_head_is_read_is_answered_logged_and_counted(
+    set_up: SetUp, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = await set_up(answering(plain(b"well")))
+    bench.server.reconfigure(replace(bench.snapshot, credential_names=BrokenNames()))
+    whole, halves = await bench.client(), await bench.client()
+    request = get("/secret", b"X-Secret: secret")
+    with caplog.at_level(logging.ERROR):
+        await whole.send(request)
+        assert (await whole.rest()).startswith(b"HTTP/1.1 500 ")
+        await halves.send(request[:9])
+        await eventually(lambda: any(connection.receives_head for connection in bench.server._connections))
+        await halves.send(request[9:])
+        assert (await halves.rest()).startswith(b"HTTP/1.1 500 ")
+    assert bench.records.internal_errors == 2
+    assert bench.records.malformed_ones == [(500, Reason.INTERNAL)] * 2
+    assert caplog.text.count("internal error: LookupError at ") == 2 and "test_never_silent.py:" in caplog.text
+    assert "secret" not in caplog.text
+    assert bench.upstream.peers == []
+    bench.server.reconfigure(bench.snapshot)
+    assert (await bench.ask(request)).body == b"well"
+
+
+async def test_where_nothing_can_respond_to_a_request_its_connection_is_reset_and_others_go_on(
+    set_up: SetUp, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = await set_up(answering(plain(b"well")))
+    client, loop = await bench.client(), asyncio.get_running_loop()
+
+    def no_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> Any:
+        loop.set_task_factory(None)
+        coroutine.close()
+        raise MemoryError("secret")
+
+    with caplog.at_level(logging.ERROR):
+        loop.set_task_factory(no_task)
+        await client.send(get("/secret"))
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+    assert bench.records.internal_errors == 1
+    assert "internal error: MemoryError at " in caplog.text and "secret" not in caplog.text
+    assert (await bench.ask(get())).body == b"well"
 
 
 @pytest.mark.parametrize("date", [b"Date: Tue, 15 Nov 1994 08:12:31 GMT", b"date: whatever"])

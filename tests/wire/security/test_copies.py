@@ -26,6 +26,7 @@ def hidden(key: str) -> list[tuple[str, str]]:
         ("X-Encoded-Twice", every_byte.replace("%", "%25")),
         ("X-Login", "Basic " + b64encode(f"{key}:".encode()).decode()),
         ("X-Login", "basic " + b64encode(f"user:{key}".encode()).decode()),
+        ("X-Login", "Basic   " + b64encode(f"user:{key}".encode()).decode()),
         ("X-Unpadded", "Basic " + b64encode(f"u:{key}".encode()).decode().rstrip("=")),
         ("traceparent", key),
     ]

@@ -11,7 +11,13 @@ from tests.wire.security.site import BASE, KEYS, Site
 QUERY_AND_COOKIE = BASE + KEYS.replace(
     "{header: X-Api-Key}]", "{header: X-Api-Key}, {query: api_key}, {cookie: api_key}]"
 )
-PRESENTED = [("Authorization", "Bearer {}"), ("authorization", "bearer {}"), ("X-Api-Key", "{}"), ("X-API-KEY", "{}")]
+PRESENTED = [
+    ("Authorization", "Bearer {}"),
+    ("Authorization", "Bearer   {}"),
+    ("authorization", "bearer {}"),
+    ("X-Api-Key", "{}"),
+    ("X-API-KEY", "{}"),
+]
 
 
 @pytest.fixture(scope="module")

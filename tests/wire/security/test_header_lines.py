@@ -122,7 +122,6 @@ def test_connection_cannot_name_away_what_routes_or_frames(site: Site) -> None:
 @pytest.mark.parametrize(
     "credential",
     [
-        "Bearer  {}",
         "Bearer\t{}",
         "Bearer: {}",
         "Bearer={}",

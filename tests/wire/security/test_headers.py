@@ -2,7 +2,16 @@
 
 import pytest
 
-from tests.harness.headers import BAD_HOSTS, FORWARDING, HOP_BY_HOP, HOSTS, STRIPPED, STRIPPED_BY_PATTERN, disguises
+from tests.harness.headers import (
+    BAD_HOSTS,
+    FORWARDING,
+    HOP_BY_HOP,
+    HOSTS,
+    SIGNED_IN,
+    STRIPPED,
+    STRIPPED_BY_PATTERN,
+    disguises,
+)
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.wire import request_bytes
 from tests.wire.security.site import BASE, IDENTITY, KEYS, Site
@@ -118,7 +127,7 @@ def test_nor_in_answers_with_what_the_answers_own_connection_names(site: Site) -
 @pytest.mark.requirement("S2.8")
 def test_forwarding_headers_of_a_stranger_are_replaced_by_what_the_socket_tells(site: Site) -> None:
     disguised = [(name.replace("-", "_"), value) for name, value in FORWARDING]
-    seen = site.passes("GET", "/public/x", [*FORWARDING, *disguised])
+    seen = site.passes("GET", "/public/x", [*FORWARDING, *SIGNED_IN, *disguised])
     assert seen.header("X-Forwarded-For") == "127.0.0.1"
     assert seen.header("X-Forwarded-Proto") == "http"
     assert seen.header("X-Forwarded-Host") == "api.test"

@@ -1,0 +1,121 @@
+"""A credential that is not ours lets a caller pass only where the upstream gets it, as it came, to verify."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sidecar.core.errors import Reason
+from sidecar.core.model import Allow, Deny, RequestHead
+from tests.unit.gate.world import CONFIG, World, make_world
+
+PASSING = """\
+  from: [{header: X-Api-Key}]
+  pass_through:
+    - {header: Authorization, scheme: Basic}
+    - {header: X-Session}
+    - {header: X-Forwarded-User}
+    - {header: X-Auth-Request-User}
+    - {header: X-Real-IP}
+    - {cookie: session}
+"""
+PROXY, STRANGER = "10.0.0.1", "198.51.100.7"
+FROM_ANYONE = [("Authorization", "Basic eDp5"), ("X-Session", "s3"), ("Cookie", "a=b; session=1")]
+FROM_PROXIES = [("X-Forwarded-User", "ann"), ("X-Auth-Request-User", "ann"), ("X-Real-IP", "192.0.2.1")]
+
+
+def configured() -> str:
+    lines = [
+        line for line in CONFIG.splitlines(keepends=True) if "from: [" not in line and "pass_through: [" not in line
+    ]
+    text = "".join(lines).replace("keys:\n", f"keys:\n{PASSING}")
+    return f"trusted_proxies: [{PROXY}]\n{text}".replace("identity:\n", "identity:\n  keep: [X-Auth-Request-User]\n")
+
+
+@pytest.fixture
+async def passing(tmp_path: Path) -> AsyncIterator[World]:
+    made = await make_world(tmp_path, configured())
+    yield made
+    await made.store.close()
+
+
+async def decided(
+    world: World, *fields: tuple[str, str], peer: str = STRANGER, target: str = "/items/1", forwards: bool = True
+) -> Allow | Deny:
+    """forwards: the sidecar itself sends the request on, and no proxy that only asks."""
+    headers = tuple((name.encode(), value.encode()) for name, value in (("Host", "api.test"), *fields))
+    head = RequestHead(method="GET", target=target, headers=headers, peer=peer)
+    return await world.gate.decide(head, remove_copies=forwards)
+
+
+@pytest.mark.parametrize("peer", [PROXY, STRANGER])
+@pytest.mark.parametrize("forwards", [True, False], ids=["data", "forward auth"])
+@pytest.mark.parametrize("field", FROM_ANYONE)
+async def test_anyone_may_bring_one_that_is_passed_on(
+    passing: World, field: tuple[str, str], peer: str, forwards: bool
+) -> None:
+    decision = await decided(passing, field, peer=peer, forwards=forwards)
+    assert isinstance(decision, Allow)
+    assert decision.principal is None
+    assert tuple(text.encode() for text in field) in decision.headers
+
+
+@pytest.mark.parametrize("field", FROM_PROXIES)
+async def test_what_only_a_trusted_proxy_may_set_counts_from_it_alone(passing: World, field: tuple[str, str]) -> None:
+    decision = await decided(passing, field, peer=PROXY)
+    assert isinstance(decision, Allow)
+    assert tuple(text.encode() for text in field) in decision.headers
+    refused = await decided(passing, field)
+    assert isinstance(refused, Deny)
+    assert refused.reason is Reason.MISSING_CREDENTIAL
+    public = await decided(passing, field, target="/public/1")
+    assert isinstance(public, Allow)
+    assert field[0].encode() not in dict(public.headers)
+
+
+@pytest.mark.parametrize("field", FROM_PROXIES)
+async def test_a_proxy_that_only_asks_hands_on_what_its_client_sent(passing: World, field: tuple[str, str]) -> None:
+    refused = await decided(passing, field, peer=PROXY, forwards=False)
+    assert isinstance(refused, Deny)
+    assert refused.reason is Reason.MISSING_CREDENTIAL
+
+
+@pytest.mark.parametrize("field", [*FROM_ANYONE, *FROM_PROXIES])
+async def test_one_that_a_connection_field_takes_away_does_not_count(passing: World, field: tuple[str, str]) -> None:
+    for options in (field[0], f"close, {field[0].lower()}"):
+        decision = await decided(passing, field, ("Connection", options), peer=PROXY)
+        assert isinstance(decision, Deny)
+
+
+@pytest.mark.parametrize("field", [*FROM_ANYONE, *FROM_PROXIES])
+async def test_of_two_the_upstream_might_read_another(passing: World, field: tuple[str, str]) -> None:
+    assert isinstance(await decided(passing, field, field, peer=PROXY), Deny)
+    assert isinstance(await decided(passing, field, field, peer=PROXY, target="/public/1"), Allow)
+
+
+@pytest.mark.parametrize("name", ["X_Session", "x.session", "X--Session", "X_Forwarded_User", "X_Auth_Request_User"])
+async def test_a_name_that_only_looks_like_one_neither_counts_nor_passes(passing: World, name: str) -> None:
+    assert isinstance(await decided(passing, (name, "s"), peer=PROXY), Deny)
+    beside = await decided(passing, (name, "s"), ("X-Session", "s3"), peer=PROXY)
+    assert isinstance(beside, Allow)
+    assert name.encode() not in dict(beside.headers)
+
+
+async def test_a_key_counts_beside_any_of_them(passing: World) -> None:
+    text, key = await passing.issue("read")
+    for field in [*FROM_ANYONE, *FROM_PROXIES]:
+        for fields in ((field,), (field, field)):
+            decision = await decided(passing, ("X-Api-Key", text), *fields)
+            assert isinstance(decision, Allow)
+            assert decision.principal is not None
+            assert decision.principal.key.id == key.id
+
+
+async def test_the_header_of_keys_counts_only_where_it_stays(world: World) -> None:
+    token = ("Authorization", "Bearer a.b-c")
+    assert isinstance(await decided(world, token), Allow)
+    refused = await decided(world, token, ("Connection", "authorization"))
+    assert isinstance(refused, Deny)
+    beside = await decided(world, token, ("Connection", "authorization"), ("Cookie", "session=1"))
+    assert isinstance(beside, Allow)
+    assert b"Authorization" not in dict(beside.headers)

@@ -6,8 +6,11 @@ one that is alone; the other is the way in, so that one that waits to be alone i
 """
 
 import fcntl
+import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,36 @@ _LONGEST = (
 """Files that take 20 seconds or more."""
 _WAY_IN = Path(__file__)
 _ROOM = Path(__file__).with_name("__init__.py")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """What is collected stays to the end, so that no garbage is looked for in it: meanwhile, or later."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is not None:
+        number, many = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+        _compile(_modules(session.config)[number::many])
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def _modules(config: pytest.Config) -> list[str]:
+    """Those of the tests in the folders that were asked for."""
+    folders = [folder for folder in map(config.invocation_params.dir.joinpath, config.args) if folder.is_dir()]
+    files = sorted({file for folder in folders for file in folder.resolve().rglob("test_*.py")})
+    return [".".join(file.relative_to(config.rootpath).with_suffix("").parts) for file in files]
+
+
+def _compile(modules: Sequence[str]) -> None:
+    """All workers collect all files at once. Where each begins with others, they find what the others compiled."""
+    for module in modules:
+        # What is wrong with it is told when it is collected.
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(module)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,14 +1,15 @@
 """Sidecars that start quickly: forked from a process that has imported everything, which is most of what a start costs.
 
 Run as `python -m tests.harness.forks FD`, where FD is a socket. Each message asks for one process: `{"arguments": …,
-"environ": …}` with the descriptors of its stdout, of its stderr, and of a socket that is told its pid and, at its end,
-its exit status.
+"environ": …, "folder": …, "files": [soft, hard]}` with the descriptors of its stdin, of its stdout, of its stderr, and
+of a socket that is told its pid and, at its end, its exit status. forked.py beside this asks from a shell.
 """
 
 import atexit
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_BYTES = 1 << 20
@@ -36,11 +37,13 @@ def must_start_anew(environ: Mapping[str, str]) -> bool:
 class ForkedProcess:
     """As much of `subprocess.Popen` as a Process needs."""
 
-    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], *, folder: Path = _ROOT) -> None:
         """arguments: of `sidecar`."""
         out, err, (ours, its) = os.pipe(), os.pipe(), socket.socketpair()
-        message = json.dumps({"arguments": list(arguments), "environ": dict(environ)}).encode()
-        socket.send_fds(_server(), [message], [out[1], err[1], its.fileno()])
+        asked = {"arguments": list(arguments), "environ": dict(environ), "folder": str(folder), "files": None}
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        socket.send_fds(server(), [json.dumps(asked).encode()], [nothing, out[1], err[1], its.fileno()])
+        os.close(nothing)
         os.close(out[1])
         os.close(err[1])
         its.close()
@@ -69,17 +72,18 @@ class ForkedProcess:
 
 
 @cache
-def _server() -> socket.socket:
+def server() -> socket.socket:
+    """What takes messages, for as long as this process lives."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for each in (ours, its):
         each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
     arguments = [sys.executable, "-m", "tests.harness.forks", str(its.fileno())]
-    server = subprocess.Popen(arguments, cwd=_ROOT, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(arguments, cwd=_ROOT, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL)
     its.close()
 
     def stop() -> None:
         ours.close()
-        server.wait()
+        process.wait()
 
     atexit.register(stop)
     return ours
@@ -90,7 +94,7 @@ def _serve(asked: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(asked, _MOST_BYTES, 3)
+        message, descriptors, _, _ = socket.recv_fds(asked, _MOST_BYTES, 4)
         if not message:
             return
         if os.fork() == 0:
@@ -111,32 +115,34 @@ def _import_everything() -> None:
     gc.freeze()
 
 
-def _watch(asked: dict[str, object], descriptors: list[int]) -> NoReturn:
+def _watch(asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
     """Fork again, and tell what becomes of the child; as its parent, which it must not outlive in silence."""
-    out, err, teller = descriptors
+    *streams, teller = descriptors
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         os.close(teller)
-        _become_sidecar(asked, out, err)
-    os.close(out)
-    os.close(err)
+        _become_sidecar(asked, streams)
+    for stream in streams:
+        os.close(stream)
     os.write(teller, pid.to_bytes(8, "big"))
     _, status = os.waitpid(pid, 0)
     os.write(teller, os.waitstatus_to_exitcode(status).to_bytes(8, "big", signed=True))
     os._exit(0)
 
 
-def _become_sidecar(asked: dict[str, object], out: int, err: int) -> NoReturn:
+def _become_sidecar(asked: dict[str, Any], streams: list[int]) -> NoReturn:
     from sidecar.cli.main import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    os.close(out)
-    os.close(err)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(asked["folder"])
+    if asked["files"]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, tuple(asked["files"]))
     os.environ.clear()
-    os.environ.update(asked["environ"])  # type: ignore[call-overload]
+    os.environ.update(asked["environ"])
     status: object = 1
     try:
         main(args=asked["arguments"], prog_name="sidecar")

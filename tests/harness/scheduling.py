@@ -6,39 +6,78 @@ one that is alone; the other is the way in, so that one that waits to be alone i
 """
 
 import fcntl
+import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 _MOST_WORKERS = 8
 _LONGEST = (
-    "deploy/test_container",
-    "docs/test_commands",
-    "pages/test_use",
-    "pages/test_life",
     "security/test_large_bodies",
+    "deploy/test_container",
+    "pages/test_use",
     "reload/test_under_load",
-    "cli/test_serve",
+    "pages/test_life",
     "http/test_attacks",
     "deploy/test_rules",
     "admin/test_openapi",
     "telemetry/test_tracing",
     "fuzz/test_mutated_requests",
-    "security/test_upstream_names",
     "keys/test_many_keys",
     "pages/test_safety",
+    "docs/test_commands",
 )
 """Files that take 20 seconds or more."""
 _WAY_IN = Path(__file__)
 _ROOM = Path(__file__).with_name("__init__.py")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """What is collected stays to the end, so that no garbage is looked for in it: meanwhile, or later."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is not None:
+        number, many = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+        _compile(_modules(session.config)[number::many])
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def _modules(config: pytest.Config) -> list[str]:
+    """Those of the tests in the folders that were asked for."""
+    folders = [folder for folder in map(config.invocation_params.dir.joinpath, config.args) if folder.is_dir()]
+    files = sorted({file for folder in folders for file in folder.resolve().rglob("test_*.py")})
+    return [".".join(file.relative_to(config.rootpath).with_suffix("").parts) for file in files]
+
+
+def _compile(modules: Sequence[str]) -> None:
+    """All workers collect all files at once. Where each begins with others, they find what the others compiled."""
+    for module in modules:
+        # What is wrong with it is told when it is collected.
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(module)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no worker is left with one at the end while the others have nothing to do."""
+    """The longest files first, so that no worker is left with one at the end while the others have nothing to do.
+
+    Last, those with tests that run alone: by then nothing takes long, and so nobody waits long for the room.
+    """
     ranks = {name: rank for rank, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: ranks.get(f"{item.path.parent.name}/{item.path.stem}", len(ranks)))
+    alone = {item.path for item in items if item.get_closest_marker("alone")}
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        return item.path in alone, ranks.get(f"{item.path.parent.name}/{item.path.stem}", len(ranks))
+
+    items.sort(key=rank)
 
 
 def pytest_xdist_auto_num_workers() -> int:

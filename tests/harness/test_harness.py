@@ -1,10 +1,14 @@
 """The harness tells the truth: what it sends is what the upstream records."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.harness import forked, forks
+from tests.harness.processes import clean_environ
 from tests.harness.recording import Upstream
 from tests.harness.running import EXAMPLES, StartSidecar
 from tests.harness.wire import Connection, exchange
@@ -67,3 +71,21 @@ def test_a_sidecar_serves_on_both_listeners_and_ends_with_its_log_written(
     assert (sidecar.stop(), sidecar.stop()) == (0, 0)
     assert [json.loads(line)["key_id"] for line in sidecar.process.stdout.all()] == [key.id]
     assert upstream.last().target == "/api/links"
+
+
+def test_a_shells_sidecar_has_its_folder_and_streams_and_ends_by_its_signals_with_its_status(tmp_path: Path) -> None:
+    (tmp_path / "sidecar.yaml").write_text("listen: nowhere\n", encoding="utf-8")
+    takes_messages = forks.server().fileno()
+    sidecar = f"{sys.executable} -IS {forked.__file__} {takes_messages}"
+    serve = f"{sidecar} serve -c {EXAMPLES / 'hoko.yaml'} --store $0 --listen 127.0.0.1:0 --ops 127.0.0.1:0"
+    typed = f"""
+        {sidecar} check sidecar.yaml; echo "status $?"
+        echo 'listen: nobody' | {sidecar} check /dev/stdin; echo "status $?"
+        set -m; {sidecar} store make --store $0 >made; {serve} 2>told &
+        until grep -q ops told; do :; done; kill -TERM %1; wait %1; echo "status $?" """
+    command = ["bash", "-c", typed, f"sqlite://{tmp_path}/keys.db"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=clean_environ(), capture_output=True, text=True, pass_fds=[takes_messages]
+    )
+    assert done.stdout.splitlines() == ["status 2", "status 2", "status 0"], done
+    assert "sidecar.yaml:1:9: " in done.stderr and "/dev/stdin:1:9: " in done.stderr

@@ -18,7 +18,6 @@ def test_no_two_of_a_million_keys_are_alike() -> None:
     assert len(keys) == 1_000_000
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(600)
 async def test_the_sum_over_all_keys_costs_as_little_as_its_rows(store: SqliteStore) -> None:
     hours, keys = range(24), [f"key_{number}" for number in range(4_000)]

@@ -32,7 +32,7 @@ store: sqlite:///nowhere
 scopes: {read: Read}
 routes:
 - GET /items/**: {scopes: [read]}
-drain: {delay: 3s, timeout: 30s}
+drain: {delay: 1500ms, timeout: 30s}
 """
 HAPROXY = """\
 global

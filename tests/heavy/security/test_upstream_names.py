@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -66,7 +67,7 @@ async def asking(hosts: Path, tmp_path: Path) -> AsyncIterator[Ask]:
 
     yield start
     for process in processes:
-        await asyncio.to_thread(process.stop)
+        await asyncio.to_thread(process.stop, signal.SIGINT)
 
 
 async def responses(client: RawClient) -> bytes:

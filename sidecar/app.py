@@ -25,10 +25,9 @@ from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.clock import SystemClock
 from sidecar.runtime.descriptors import Descriptors, descriptors
-from sidecar.runtime.listeners import StartError, serve_app, taken_port
 from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
-from sidecar.runtime.serving import Serving
+from sidecar.runtime.serving import Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.store import SqliteStore

@@ -13,7 +13,7 @@ from sidecar.app import running
 from sidecar.cli.options import config_option, load_or_exit, reader_of
 from sidecar.config.build.config import Config
 from sidecar.runtime.descriptors import raise_limit
-from sidecar.runtime.listeners import StartError
+from sidecar.runtime.serving import StartError
 from sidecar.telemetry.standard_error import QueuedText, queued_stderr
 
 # Settings of the C library and the interpreter.

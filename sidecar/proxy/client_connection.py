@@ -2,39 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum, auto
 from functools import partial
 from typing import Literal, cast
 
-from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
 from sidecar.http.accepting import Places
-from sidecar.http.requests import HeadLimits, MalformedHead, MessageHead
+from sidecar.http.requests import MalformedHead, MessageHead
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handler import Handler
-from sidecar.proxy.request_body import BodyRules, ClientBody
+from sidecar.proxy.request_body import ClientBody, ClientRules
 from sidecar.proxy.request_parser import END, BrokenBody, Event, RequestParser
 from sidecar.proxy.response_parser import Flow
-from sidecar.proxy.transport import IllegalStep, WriteBatcher, reset
+from sidecar.proxy.transport import FlowControlled, IllegalStep, WriteBatcher, reset
 from sidecar.proxy.tunnel import Tunnel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientRules:
-    """What a client may take up.
-
-    linger_seconds: how long it may still send after a response that ends the connection. quiet_seconds: the same, while
-    nothing comes.
-    """
-
-    limits: Limits
-    head: HeadLimits
-    known_bytes: int
-    """A request that is not longer keeps every limit on bytes."""
-    bodies: BodyRules
-    linger_seconds: float
-    quiet_seconds: float
 
 
 class State(IntEnum):
@@ -62,17 +43,16 @@ STEPS: Mapping[State, frozenset[State]] = {
 """The steps that a connection may take."""
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(FlowControlled):
     """The parser says what has come, and the handler responds, in a task for each request.
 
     The task is cancelled when the client hangs up.
     """
 
     __slots__ = (
-        "_admitted", "_arrived", "_batcher", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since",
-        "_loop", "_on_closed", "_parser", "_places", "_producer", "_reading_paused", "_rules", "_sent_half_closed",
-        "_since", "_spoke_at", "_state", "_task", "_transport", "_tunnel", "_unsent", "_unsent_since", "is_probe",
-        "peer", "scheme", "untried", "writing_paused",
+        "_admitted", "_arrived", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since", "_loop",
+        "_on_closed", "_parser", "_places", "_producer", "_rules", "_sent_half_closed", "_since", "_spoke_at", "_state",
+        "_task", "_tunnel", "_unsent", "_unsent_since", "is_probe", "peer", "scheme", "untried", "writing_paused",
     )  # fmt: skip
 
     def __init__(
@@ -91,10 +71,10 @@ class ClientConnection(asyncio.Protocol):
 
         peer: the client's address where a proxy has told it; empty for the socket's own.
         """
-        self._places, self._batcher, self._loop = places, batcher, asyncio.get_running_loop()
+        super().__init__(batcher)
+        self._places, self._loop = places, asyncio.get_running_loop()
         self._handler, self._rules, self._admitted, self._on_closed = handler, rules, admitted, on_closed
         self._parser = RequestParser(rules.head)
-        self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
         self._body: ClientBody | None = None
@@ -109,7 +89,6 @@ class ClientConnection(asyncio.Protocol):
         self._sent_half_closed = 0
         self._unsent = 0
         self._unsent_since = 0.0
-        self._reading_paused = False
         self.writing_paused = False
         self.untried = True
         """No request has come yet."""
@@ -191,28 +170,11 @@ class ClientConnection(asyncio.Protocol):
         else:
             producer.resume_reading()
 
-    def send_eof(self) -> bool:
-        if self._transport is None or not self._transport.can_write_eof():
-            return False
-        self._batcher.flush()
-        self._transport.write_eof()
-        return True
-
     def switch(self, tunnel: Tunnel) -> bytes:
         self._tunnel = tunnel
         rest = self._parser.rest()
         self.resume_reading()
         return rest
-
-    def pause_reading(self) -> None:
-        if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = True
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._transport is not None and self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = False
-            self._transport.resume_reading()
 
     def reset(self) -> None:
         """By a reset, because the end of the stream could be taken for the end of the answer."""

@@ -10,8 +10,9 @@ from contextlib import suppress
 from sidecar.config.fields import Address
 from sidecar.http.accepting import Acceptor, Places, bound, peer_of, waiting
 from sidecar.http.proxy_protocol import MalformedProxyHeader, ProxyHeader, parse_proxy_header
-from sidecar.proxy.client_connection import ClientConnection, ClientRules
+from sidecar.proxy.client_connection import ClientConnection
 from sidecar.proxy.handler import Handler
+from sidecar.proxy.request_body import ClientRules
 from sidecar.proxy.transport import WriteBatcher, reset_socket
 
 # The open connections: made, checked once a second, and closed.

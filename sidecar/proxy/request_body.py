@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
+from sidecar.http.requests import HeadLimits
 from sidecar.proxy.request_parser import BrokenBody
 from sidecar.proxy.response_parser import Flow
 
@@ -23,6 +25,23 @@ class BodyRules:
     rate: int
     window_seconds: float
     loop_time: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientRules:
+    """What a client may take up.
+
+    linger_seconds: how long it may still send after a response that ends the connection. quiet_seconds: the same, while
+    nothing comes.
+    """
+
+    limits: Limits
+    head: HeadLimits
+    known_bytes: int
+    """A request that is not longer keeps every limit on bytes."""
+    bodies: BodyRules
+    linger_seconds: float
+    quiet_seconds: float
 
 
 class ClientBody:

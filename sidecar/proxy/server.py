@@ -14,10 +14,10 @@ from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
 from sidecar.http.accepting import Places, RateLimitedLog
 from sidecar.http.requests import HeadLimits
-from sidecar.proxy.client_connection import ClientConnection, ClientRules
+from sidecar.proxy.client_connection import ClientConnection
 from sidecar.proxy.handler import Handler, Snapshot
 from sidecar.proxy.listener import Connections, CountingListener, PlainListener, ProxyHeaders
-from sidecar.proxy.request_body import BodyRules
+from sidecar.proxy.request_body import BodyRules, ClientRules
 
 _BACKLOG = 4096
 _PROBE = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"

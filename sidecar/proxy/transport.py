@@ -84,6 +84,35 @@ def _as_one(transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
     transport.write(b"".join(pieces))
 
 
+class FlowControlled(asyncio.Protocol):
+    """A connection, to a client or to the upstream, whose reading can be held back."""
+
+    __slots__ = ("_batcher", "_reading_paused", "_transport")
+
+    def __init__(self, batcher: WriteBatcher) -> None:
+        self._batcher = batcher
+        self._transport: asyncio.Transport | None = None
+        self._reading_paused = False
+
+    def send_eof(self) -> bool:
+        """Nothing more is sent. False where that cannot be told without closing."""
+        if self._transport is None or self._transport.is_closing() or not self._transport.can_write_eof():
+            return False
+        self._batcher.flush()
+        self._transport.write_eof()
+        return True
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 

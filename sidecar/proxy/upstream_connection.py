@@ -8,7 +8,7 @@ from typing import cast
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
-from sidecar.proxy.transport import IllegalStep, WriteBatcher
+from sidecar.proxy.transport import FlowControlled, IllegalStep, WriteBatcher
 
 _SUSPECT_SECONDS = 0.02
 """How long nothing may come after a response that announces a body and must not have one (HEAD, 204, 304). Some servers
@@ -75,14 +75,13 @@ class ResponseWaiter(ABC):
     def set_exception(self, failure: Exception, /) -> None: ...
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(FlowControlled):
     """`begin`, then wait for the response; `finish_request` where the body was sent after the head.
 
     The pool gets it back by itself when request and response are both over and it can carry another exchange.
     """
 
     __slots__ = (
-        "_batcher",
         "_deadline",
         "_drained",
         "_loop",
@@ -91,12 +90,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_patience",
         "_producer",
         "_reader",
-        "_reading_paused",
         "_response",
         "_spoken",
         "_state",
         "_timer",
-        "_transport",
         "_used",
         "_waiter",
         "_writing_paused",
@@ -114,17 +111,17 @@ class UpstreamConnection(asyncio.Protocol):
         on_closed: "Callable[[UpstreamConnection], None]",
     ) -> None:
         """on_idle: an exchange is over, and it can carry another. on_closed: once, at its end."""
-        self._loop, self._batcher, self._patience = loop, batcher, answer_timeout
+        super().__init__(batcher)
+        self._loop, self._patience = loop, answer_timeout
         self._on_idle, self._on_closed = on_idle, on_closed
         self._reader = ResponseParser(loop)
-        self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[UpstreamResponse] | ResponseWaiter | None = None
         self._response: UpstreamResponse | None = None
         self._drained: asyncio.Future[None] | None = None
         self._producer: Flow | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._reading_paused = self._writing_paused = self._spoken = self._used = False
+        self._writing_paused = self._spoken = self._used = False
         self._state = State.NEW
         self.fresh_until = 0.0
         """Until when the pool may keep it idle."""
@@ -208,13 +205,6 @@ class UpstreamConnection(asyncio.Protocol):
             if self._reader.complete:
                 self._conclude()
 
-    def send_eof(self) -> bool:
-        if not self.usable or self._transport is None or not self._transport.can_write_eof():
-            return False
-        self._batcher.flush()
-        self._transport.write_eof()
-        return True
-
     def set_producer(self, producer: Flow | None) -> None:
         self._producer = producer
         if producer is not None and self._writing_paused:
@@ -254,16 +244,6 @@ class UpstreamConnection(asyncio.Protocol):
             waiter.set_exception(failure)
         elif response is not None:
             response.fail(reason)
-
-    def pause_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing() and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing() and self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
 
     # Callbacks of the transport.
 

@@ -8,7 +8,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.reload import FileIdentity, identity_of
 from sidecar.core.units import Clock
-from sidecar.runtime.listeners import StartError
+from sidecar.runtime.serving import StartError
 from sidecar.telemetry.metrics import Reloads
 
 SETTLE_SECONDS = 0.1

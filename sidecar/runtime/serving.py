@@ -3,10 +3,14 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from typing import cast
 
+from aiohttp import web
+
 from sidecar.config.build.config import Config
+from sidecar.config.fields import Address
 from sidecar.config.reload import without_restart
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.observer import Observer
@@ -15,18 +19,55 @@ from sidecar.forward_auth.dialects import Terms
 from sidecar.forward_auth.server import Snapshot as DecisionSnapshot
 from sidecar.gate.compile import responses
 from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.http.accepting import BindError
+from sidecar.http.hardened import ServerLimits, serving_app
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyReader
 from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.known_requests import KnownRequests
 from sidecar.proxy.server import DataServer
-from sidecar.proxy.tls import ListenerCertificates
+from sidecar.proxy.tls import ListenerCertificates, describe
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.descriptors import Descriptors, Room
-from sidecar.runtime.listeners import unusable_certificate
 from sidecar.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+
+# Binding; a failure becomes one line that says why.
+
+
+class StartError(Exception):
+    """The configuration cannot be carried out. The message says what to do."""
+
+
+async def serve_app(
+    app: web.Application, addresses: Sequence[Address], option: str, *, limits: ServerLimits, stack: AsyncExitStack
+) -> tuple[Address, ...]:
+    """Serve `app` until `stack` is left; returns the bound addresses. Raises StartError, which names `option`."""
+    with taken_port(option):
+        return await stack.enter_async_context(serving_app(app, addresses, limits=limits))
+
+
+@contextmanager
+def unusable_certificate(option: str) -> Iterator[None]:
+    """An OSError inside becomes a StartError."""
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"cannot use the certificates of {option}: {describe(error)}") from error
+
+
+@contextmanager
+def taken_port(option: str) -> Iterator[None]:
+    """A BindError inside becomes a StartError."""
+    try:
+        yield
+    except BindError as error:
+        raise StartError(f"cannot listen on {error.address} ({option}): {error.reason}") from error
+
+
+# What requests are served by.
+
 
 MakeGate = Callable[[Config, KeyFinder], Gate]
 

@@ -10,7 +10,7 @@ from sidecar.config.document import AccessLogSettings, Tracing
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.units import Clock
 from sidecar.gate.compile import key_prefixes
-from sidecar.runtime.listeners import StartError
+from sidecar.runtime.serving import StartError
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer
 from sidecar.telemetry.metrics import Metrics

@@ -1,5 +1,7 @@
 """An upstream that is the sidecar itself is found before any request goes round."""
 
+import json
+
 import pytest
 
 from tests.unit.config.conftest import Complaining, Loading
@@ -14,18 +16,19 @@ LOOPS = [
     ("0.0.0.0:8080", "http://localhost:8080"),
     ("0.0.0.0:80", "http://127.0.0.2"),
     ("[::]:8080", "http://[::1]:8080"),
+    ("[::]:8080", "http://127.0.0.1:8080"),
     ("[::1]:443", "https://localhost"),
     ("API.test:8080", "http://api.TEST:8080"),
     ("10.0.0.5:8080", "http://10.0.0.5:8080"),
     ("unix:/run/s.sock", "unix:/run/s.sock"),
 ]
 APART = [
+    (["[::]:8080", "10.0.0.5:8080"], "http://127.0.0.1:8080"),
     ("127.0.0.1:8080", "http://127.0.0.1:8000"),
     ("127.0.0.1:8080", "http://127.0.0.2:8080"),
     ("127.0.0.1:8080", "http://10.0.0.5:8080"),
     ("127.0.0.1:8080", "http://[::1]:8080"),
     ("0.0.0.0:8080", "http://[::1]:8080"),
-    ("[::]:8080", "http://127.0.0.1:8080"),
     ("0.0.0.0:8080", "http://10.0.0.5:8080"),
     ("0.0.0.0:8080", "http://service:8080"),
     ("127.0.0.1:0", "http://127.0.0.1:1"),
@@ -57,8 +60,8 @@ def test_an_address_that_comes_from_outside_the_file_counts_too(problems: Compla
 
 
 @pytest.mark.parametrize(("listen", "upstream"), APART)
-def test_any_other_is_none(loading: Loading, listen: str, upstream: str) -> None:
-    assert loading(f"listen: '{listen}'\n{STORE}upstream: '{upstream}'\n")
+def test_any_other_is_none(loading: Loading, listen: str | list[str], upstream: str) -> None:
+    assert loading(f"listen: {json.dumps(listen)}\n{STORE}upstream: '{upstream}'\n")
 
 
 def test_a_name_in_via_is_one_word(problems: Complaining, loading: Loading) -> None:

@@ -147,7 +147,7 @@ def test_an_upstream_that_is_the_sidecar_under_another_name_is_a_problem(
     facts = bypass(BypassProbe(location=location))(installation(tmp_path))
     host, _, port = listen.rpartition(":")
     itself = structs.replace(facts.config.upstream, url=UpstreamUrl(address=Address(host="service", port=8000)))
-    facts = replace(facts, config=replace(facts.config, listen=Address(host=host, port=int(port)), upstream=itself))
+    facts = replace(facts, config=replace(facts.config, listen=(Address(host=host, port=int(port)),), upstream=itself))
     assert finding(facts, "Upstream: loop").severity is severity
 
 

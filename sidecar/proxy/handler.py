@@ -23,7 +23,7 @@ from sidecar.gate.gate import Gate
 from sidecar.http.accepting import RateLimitedLog
 from sidecar.http.requests import HeadLimits
 from sidecar.proxy.exchange import SWITCHING_PROTOCOLS, Exchange, Pending, local_response_head, persistence
-from sidecar.proxy.known_requests import KnownRequests
+from sidecar.proxy.known_heads import KnownRequests
 from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.request_parser import BrokenBody
 from sidecar.proxy.response_parser import UpstreamResponse

@@ -7,6 +7,7 @@ from itertools import islice
 
 from sidecar.config.document import UpstreamSettings
 from sidecar.core.errors import Fault, Reason
+from sidecar.proxy.known_heads import KnownResponses
 from sidecar.proxy.tls import upstream_context
 from sidecar.proxy.transport import WriteBatcher
 from sidecar.proxy.upstream_connection import UpstreamConnection
@@ -36,7 +37,7 @@ class Pool:
     ) -> None:
         self._settings, self._loop, self._most_lent = settings, loop, most_lent
         self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
-        self._batcher = WriteBatcher(loop)
+        self._batcher, self._known = WriteBatcher(loop), KnownResponses(loop)
         self._all: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting = 0
@@ -139,6 +140,7 @@ class Pool:
             self._loop,
             self._batcher,
             self._settings.answer_timeout,
+            known=self._known,
             on_idle=self.release,
             on_closed=self.forget,
         )

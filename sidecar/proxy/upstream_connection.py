@@ -7,6 +7,7 @@ from enum import IntEnum, auto
 from typing import cast
 
 from sidecar.core.errors import Fault, Reason
+from sidecar.proxy.known_heads import KnownResponses
 from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
 from sidecar.proxy.transport import FlowControlled, IllegalStep, WriteBatcher
 
@@ -84,6 +85,7 @@ class UpstreamConnection(FlowControlled):
     __slots__ = (
         "_deadline",
         "_drained",
+        "_known",
         "_loop",
         "_on_closed",
         "_on_idle",
@@ -94,6 +96,7 @@ class UpstreamConnection(FlowControlled):
         "_spoken",
         "_state",
         "_timer",
+        "_unexpected",
         "_used",
         "_waiter",
         "_writing_paused",
@@ -107,14 +110,19 @@ class UpstreamConnection(FlowControlled):
         batcher: WriteBatcher,
         answer_timeout: float,
         *,
+        known: KnownResponses | None = None,
         on_idle: "Callable[[UpstreamConnection], None]",
         on_closed: "Callable[[UpstreamConnection], None]",
     ) -> None:
-        """on_idle: an exchange is over, and it can carry another. on_closed: once, at its end."""
+        """known: for responses that a ResponseWaiter waits for. on_idle: an exchange is over, and it can carry another.
+        on_closed: once, at its end.
+        """
         super().__init__(batcher)
         self._loop, self._patience = loop, answer_timeout
         self._on_idle, self._on_closed = on_idle, on_closed
-        self._reader = ResponseParser(loop)
+        self._reader, self._known = ResponseParser(loop), known
+        self._unexpected: tuple[str, Informational | None] | None = None
+        """What the reader is still to be told to expect, where the response may be known by its bytes."""
         self._waiter: asyncio.Future[UpstreamResponse] | ResponseWaiter | None = None
         self._response: UpstreamResponse | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -160,7 +168,10 @@ class UpstreamConnection(FlowControlled):
             return
         self._step(State.AWAITING if whole else State.SENDING)
         self._waiter = waiter
-        self._reader.expect(method, upgrade=upgrade, informational=informational)
+        if self._known is not None and isinstance(waiter, ResponseWaiter):
+            self._unexpected = method, informational
+        else:
+            self._reader.expect(method, upgrade=upgrade, informational=informational)
         self.expect_response()
         self._batcher.write_soon(self._transport, pieces)
 
@@ -257,6 +268,8 @@ class UpstreamConnection(FlowControlled):
             self.abort()
             return
         self._spoken = True
+        if self._unexpected is not None and self._take_known(data):
+            return
         try:
             reader.feed(data)
         except InvalidResponse:
@@ -271,6 +284,7 @@ class UpstreamConnection(FlowControlled):
 
     def eof_received(self) -> bool:
         """True keeps the other direction open."""
+        self._expect()
         if not self._reader.end_of_input() or self._state in _UPLOADING:
             return False
         if self._state is State.UPGRADED and self._transport is not None and self._transport.can_write_eof():
@@ -310,6 +324,34 @@ class UpstreamConnection(FlowControlled):
 
     # Below: steps of the above.
 
+    def _expect(self) -> None:
+        if self._unexpected is not None:
+            method, informational = self._unexpected
+            self._unexpected = None
+            self._reader.expect(method, informational=informational)
+
+    def _take_known(self, data: bytes) -> bool:
+        """Whether `data` is a whole response that is known by its bytes; it is then delivered."""
+        waiter, unexpected = self._waiter, self._unexpected
+        readable = self._known is not None and unexpected is not None and unexpected[0] != "HEAD"
+        response = self._known.read(data) if self._known is not None and readable else None
+        if response is None or waiter is None:
+            self._expect()
+            return False
+        self._waiter = self._unexpected = self._deadline = None
+        self._step(State.RECEIVING)
+        waiter.set_result(response)
+        self._used = True
+        if self.usable:
+            self._become_idle()
+        else:
+            self.abort()
+        return True
+
+    def _become_idle(self) -> None:
+        self._step(State.IDLE)
+        self._on_idle(self)
+
     def _deliver(self, response: UpstreamResponse) -> None:
         waiter, self._waiter = self._waiter, None
         self._deadline = None
@@ -337,13 +379,11 @@ class UpstreamConnection(FlowControlled):
             self._step(State.SUSPECT)
             self._loop.call_later(_SUSPECT_SECONDS, self._hand_back)
         else:
-            self._step(State.IDLE)
-            self._on_idle(self)
+            self._become_idle()
 
     def _hand_back(self) -> None:
         if self._state is State.SUSPECT and self.usable:
-            self._step(State.IDLE)
-            self._on_idle(self)
+            self._become_idle()
 
     def _step(self, state: State) -> None:
         if state not in STEPS[self._state]:

@@ -24,7 +24,7 @@ from sidecar.http.hardened import ServerLimits, serving_app
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyReader
 from sidecar.proxy.handler import Snapshot
-from sidecar.proxy.known_requests import KnownRequests
+from sidecar.proxy.known_heads import KnownRequests
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.tls import ListenerCertificates, describe
 from sidecar.proxy.upstream import Upstream

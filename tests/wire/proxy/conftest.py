@@ -16,7 +16,7 @@ from sidecar.config.document import Limits, UpstreamSettings
 from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.core.model import Headers
 from sidecar.proxy.handler import Snapshot
-from sidecar.proxy.known_requests import KnownRequests
+from sidecar.proxy.known_heads import KnownRequests
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.clock import SystemClock

@@ -1,15 +1,16 @@
-"""Requests that are known by their bytes: what a line of a head means is worked out once, and looked up from then on.
+"""Heads that are known by their bytes: what a line of one means is worked out once, and looked up from then on.
 
-Clients send the same lines again and again. This is a shorter way to what the parser and the gate find out. It takes
-requests of the usual kinds only, and leaves all others to them, above all what is malformed or ambiguous: they alone
-say what is right, and the same requests on both ways give the same decisions and the same bytes.
+Clients and services send the same lines again and again. This is a shorter way to what the parsers and the gate find
+out. It takes requests and responses of the usual kinds only, and leaves all others to them, above all what is malformed
+or ambiguous: they alone say what is right, and the same bytes on both ways give the same decisions and the same bytes.
 
-A memory belongs to one gate, so that a reload forgets everything. No line is learnt that may hold a key: a credential
-is known by a digest of its line, which is keyed anew for each memory.
+A memory of requests belongs to one gate, so that a reload forgets everything. No line is learnt that may hold a key: a
+credential is known by a digest of its line, which is keyed anew for each memory.
 """
 
 import re
 import secrets
+from asyncio import AbstractEventLoop
 from hashlib import sha256
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 from sidecar.core.credentials import Copies
 from sidecar.core.errors import Denied
-from sidecar.core.headers import Action, check_host
+from sidecar.core.headers import HOP_BY_HOP, Action, check_host
 from sidecar.core.model import RequestHead
 from sidecar.core.routing import Match
 from sidecar.core.target import parse_target
@@ -25,6 +26,7 @@ from sidecar.core.upstream_request import is_request_id
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate, KnownCredential, Understood
 from sidecar.http.requests import CONTENT_LENGTH, HEADER_LINE, ONCE, REQUEST_LINE
+from sidecar.proxy.response_parser import MAX_HEAD_BYTES, UpstreamResponse
 
 T = TypeVar("T")
 
@@ -327,3 +329,103 @@ def _signs_of_key(gate: Gate) -> re.Pattern[bytes]:
     """What a line that is learnt must not hold, because it stays in memory. An escape may hide a key."""
     prefixes = [re.escape(prefix.encode()) for prefix in key_prefixes(gate.config) if prefix]
     return re.compile(b"|".join([b"%", *prefixes]))
+
+
+# Responses.
+
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*)")
+_UNUSUAL_STATUSES: Final = frozenset({204, 304})
+"""Those without a body (RFC 9110 section 6.4.1)."""
+_MOST_RESPONSE_LINES: Final = 1024
+_HARMLESS: Final = frozenset(
+    {
+        b"accept-ranges", b"access-control-allow-origin", b"cache-control", b"connection", b"content-encoding",
+        b"content-language", b"content-length", b"content-security-policy", b"content-type", b"date", b"expires",
+        b"keep-alive", b"pragma", b"referrer-policy", b"server", b"strict-transport-security", b"vary",
+        b"x-content-type-options", b"x-frame-options", b"x-powered-by",
+    }
+)  # fmt: skip
+"""Headers that hold no secret, and so may stay in memory."""
+
+
+class _ResponseLine(Struct, frozen=True, gc=False):
+    """length: of a Content-Length, else -1."""
+
+    pair: tuple[bytes, bytes]
+    lower: bytes
+    passes: bool
+    length: int = -1
+
+
+class KnownResponses:
+    """The memory of one upstream."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._status_lines: Memory[tuple[int, bytes]] = Memory(_MOST_RESPONSE_LINES)
+        self._lines: Memory[_ResponseLine] = Memory(_MOST_RESPONSE_LINES)
+
+    def read(self, data: bytes) -> UpstreamResponse | None:
+        """The response to another method than HEAD, where `data` is exactly one that is whole, of a told length."""
+        end = data.find(b"\r\n\r\n")
+        if not 0 <= end <= MAX_HEAD_BYTES - 4:
+            return None
+        first, *texts = data[:end].split(b"\r\n")
+        status = self._status_lines.young.get(first) or self._status(first)
+        if status is None:
+            return None
+        known, length, names = self._lines.young, -1, set[bytes]()
+        headers: list[tuple[bytes, bytes]] = []
+        for text in texts:
+            line = known.get(text) or self._line(text)
+            if line is None:
+                return None
+            if line.length >= 0:
+                if length >= 0:
+                    return None
+                length = line.length
+            if line.passes:
+                headers.append(line.pair)
+                names.add(line.lower)
+        body = data[end + 4 :]
+        if len(body) != length:
+            return None
+        response = UpstreamResponse(status[0], status[1], headers, names, self._loop)
+        response.has_length = response.complete = True
+        response.version = "1.1"
+        response.feed(body)
+        return response
+
+    def _status(self, text: bytes) -> tuple[int, bytes] | None:
+        known = self._status_lines.recall(text)
+        if known is None:
+            found = _STATUS_LINE.fullmatch(text)
+            if found is None or int(found[1]) in _UNUSUAL_STATUSES:
+                return None
+            known = (int(found[1]), found[2])
+            if len(text) <= _LONGEST:
+                self._status_lines.learn(text, known)
+        return known
+
+    def _line(self, text: bytes) -> _ResponseLine | None:
+        known = self._lines.recall(text)
+        if known is None:
+            found = HEADER_LINE.fullmatch(text)
+            known = None if found is None else _response_line(found[1], found[2])
+            if known is not None and known.lower in _HARMLESS and len(text) <= _LONGEST:
+                self._lines.learn(text, known)
+        return known
+
+
+def _response_line(name: bytes, value: bytes) -> _ResponseLine | None:
+    lower = name.lower()
+    if lower == b"content-length":
+        if CONTENT_LENGTH.fullmatch(value) is None:
+            return None
+        return _ResponseLine((name, b"%d" % int(value)), lower, True, int(value))
+    if lower == b"connection":
+        return _ResponseLine((name, value), lower, False) if value.lower() == b"keep-alive" else None
+    if lower in HOP_BY_HOP:
+        return _ResponseLine((name, value), lower, False) if lower == b"keep-alive" else None
+    return _ResponseLine((name, value), lower, True)

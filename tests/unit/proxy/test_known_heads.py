@@ -1,4 +1,4 @@
-"""Requests that are known by their bytes: the same decisions as on the longer way, and nothing kept that is secret."""
+"""Heads that are known by their bytes: the same outcome as on the longer way, and nothing kept that is secret."""
 
 import asyncio
 import gc
@@ -19,7 +19,8 @@ from sidecar.gate.gate import Gate
 from sidecar.http.requests import HeadLimits, MalformedHead, read_head
 from sidecar.keys.cache import KeyCache
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.proxy.known_requests import KnownRequest, KnownRequests, Memory
+from sidecar.proxy.known_heads import KnownRequest, KnownRequests, KnownResponses, Memory
+from sidecar.proxy.response_parser import ResponseParser
 from tests.harness.framing import AMBIGUOUS
 from tests.harness.headers import BROKEN_LINES, FORWARDING, HOP_BY_HOP, STRIPPED
 from tests.harness.targets import CLIMBS, DISGUISES
@@ -312,3 +313,79 @@ async def test_a_revoked_key_is_refused_on_the_next_request(ways: Ways) -> None:
     deny = shorter[0]  # type: ignore[index]
     assert isinstance(deny, Deny)
     assert deny.reason in (Reason.REVOKED_KEY, Reason.TOO_MANY_FAILURES)
+
+
+RESPONSE_LINES = [
+    b"Content-Length: 2", b"Content-Length: 2", b"content-length: 02", b"Content-Length: 3", b"Content-Length: 2, 2",
+    b"Content-Type: application/json", b"Date: Thu, 01 Jan 1970 00:00:00 GMT", b"Set-Cookie: session=1",
+    b"Set-Cookie: other=2", b"Connection: keep-alive", b"Connection: close", b"Connection: X-A",
+    b"Keep-Alive: timeout=5",
+    b"Transfer-Encoding: chunked", b"Upgrade: h2c", b"TE: trailers", b"X-A:1", b"X-A:  1\t", b"X-A: \xe9", b"X-A: \x00",
+    b"X-A : 1", b" X-A: 1", b"X A: 1", b": 1", b"X-A", b"X-A: 1\r", b"Trailer: X-A", b"Proxy-Connection: keep-alive",
+]  # fmt: skip
+STATUS_LINES = [
+    b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK", b"HTTP/1.1 404 Not Found", b"HTTP/1.1 500 ", b"HTTP/1.1 500",
+    b"HTTP/1.0 200 OK",
+    b"HTTP/1.1 204 No Content", b"HTTP/1.1 304 Not Modified", b"HTTP/1.1 100 Continue", b"HTTP/1.1 101 Switching",
+    b"HTTP/1.1 99 Low", b"HTTP/1.1 600 High", b"HTTP/1.2 200 OK", b"HTTP/1.1  200 OK", b"http/1.1 200 OK",
+    b"HTTP/1.1 2x0 OK",
+]  # fmt: skip
+RESPONSES = st.builds(
+    lambda first, lines, body: b"\r\n".join([first, *lines, b"", body]),
+    st.sampled_from(STATUS_LINES),
+    st.lists(st.sampled_from(RESPONSE_LINES), max_size=4).map(lambda lines: [RESPONSE_LINES[0], *lines]),
+    st.sampled_from([b"ok", b"ok", b"o", b"okay", b""]),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(raw=RESPONSES, learnt=st.lists(RESPONSES, max_size=2))
+def test_a_response_that_is_known_is_what_the_parser_reads(raw: bytes, learnt: list[bytes]) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        known = KnownResponses(loop)
+        for each in (*learnt, raw):
+            found = known.read(each)
+        if found is None:
+            return
+        parser = ResponseParser(loop)
+        parser.expect("GET")
+        parser.feed(raw)
+    finally:
+        loop.close()
+    read_by_parser = parser.response
+    assert read_by_parser is not None
+    assert (parser.complete, parser.keep_alive, parser.excess_data, parser.unexpected_body) == (
+        True,
+        True,
+        False,
+        False,
+    )
+    for name in ("status", "reason", "headers", "chunked", "has_length", "complete", "version"):
+        assert getattr(found, name) == getattr(read_by_parser, name), name
+    assert found.take() == read_by_parser.take()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok",
+        b"HTTP/1.1 404 Not Found\r\nServer: x\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_a_whole_response_of_a_told_length_is_known(raw: bytes) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        assert KnownResponses(loop).read(raw) is not None
+    finally:
+        loop.close()
+
+
+def test_no_secret_of_a_response_stays_in_memory() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        known = KnownResponses(loop)
+        known.read(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: s=s3cret\r\nX-Token: s3cret\r\n\r\nok")
+    finally:
+        loop.close()
+    assert not any(isinstance(each, bytes) and b"s3cret" in each for each in reachable(known))

@@ -126,6 +126,8 @@ class KnownRequests:
     ) -> KnownRequest | None:
         """The request, where `data` is exactly one of a usual kind. most_bytes: of its body."""
         end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return None
         request_line, *texts = data[:end].split(b"\r\n")
         lines = self._lines_of_proxies if self._gate.proxies.trusts(peer) else self._lines
         fresh: _Fresh = []
@@ -412,7 +414,8 @@ class KnownResponses:
         known = self._lines.recall(text)
         if known is None:
             found = HEADER_LINE.fullmatch(text)
-            known = None if found is None else _response_line(found[1], found[2])
+            # Of white space at a line's end the parser keeps tabs.
+            known = None if found is None or text.endswith(b"\t") else _response_line(found[1], found[2])
             if known is not None and known.lower in _HARMLESS and len(text) <= _LONGEST:
                 self._lines.learn(text, known)
         return known

@@ -28,9 +28,10 @@ class Response:
     interim: tuple[int, ...] = ()
     """Statuses of the 1xx answers before it."""
 
-    def undated(self) -> "Response":
-        """Without its Date, to be compared with one of another second."""
-        return replace(self, headers=tuple(pair for pair in self.headers if pair[0].lower() != "date"))
+    def comparable(self) -> "Response":
+        """Without its Date and the id of its request, to be compared with others."""
+        own = ("date", "x-request-id")
+        return replace(self, headers=tuple(pair for pair in self.headers if pair[0].lower() not in own))
 
     def all(self, name: str) -> list[str]:
         """Every value of a field, by its name in any case."""

@@ -226,6 +226,28 @@ async def test_requests_of_the_usual_kinds_go_the_shorter_way(ways: Ways, lines:
     assert ways.taken > 0
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Host: api.test",
+        "User-Agent: a",
+        "Content-Type: a/b",
+        "X-Api-Key: <key>",
+        "X-Request-Id: a",
+        "Content-Length: 4",
+    ],
+)
+async def test_a_line_that_may_come_once_goes_the_longer_way_where_it_comes_twice(ways: Ways, line: str) -> None:
+    once = {"Host: api.test", "X-Api-Key: <key>", line}
+    for lines in (sorted(once), [*sorted(once), line]):
+        raw = ways.written(raw_of("POST", "/items/7", [each for each in lines if "Length" not in each], "body"))
+        if lines.count(line) == 2 and "Length" in line:
+            raw = raw.replace(b"Content-Length: 4", b"Content-Length: 4\r\nContent-Length: 4")
+        longer, shorter = await ways.both(raw, PEER)
+        assert shorter == longer
+        assert (read(ways.known, raw) is None) == (lines.count(line) == 2)
+
+
 async def test_a_small_body_that_came_with_the_head_goes_the_shorter_way(ways: Ways) -> None:
     raw = ways.written(raw_of("POST", "/items/7", ["Host: a", "X-Api-Key: <key>", "Content-Type: text/plain"], "body"))
     known = read(ways.known, raw)

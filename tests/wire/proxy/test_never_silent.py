@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
@@ -100,16 +101,19 @@ async def test_an_error_of_ours_is_answered_logged_and_counted(set_up: SetUp, ca
     assert "ZeroDivisionError" in caplog.text and "secret" not in caplog.text
 
 
-class BrokenNames(frozenset[bytes]):
-    def __contains__(self, name: object) -> bool:
-        raise LookupError(f"secret {name!r}")
+class BrokenNumber(int):
+    def __lt__(self, other: object) -> bool:
+        raise LookupError(f"secret {other!r}")
+
+    __ge__ = __lt__
 
 
 async def test_an_error_while_a_head_is_read_is_answered_logged_and_counted(
     set_up: SetUp, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = await set_up(answering(plain(b"well")))
-    bench.server.reconfigure(replace(bench.snapshot, credential_names=BrokenNames()))
+    limits = structs.replace(bench.snapshot.limits, headers=BrokenNumber(100))
+    bench.server.reconfigure(replace(bench.snapshot, limits=limits))
     whole, halves = await bench.client(), await bench.client()
     request = get("/secret", b"X-Secret: secret")
     with caplog.at_level(logging.ERROR):
@@ -141,7 +145,7 @@ async def test_where_nothing_can_respond_to_a_request_its_connection_is_reset_an
 
     with caplog.at_level(logging.ERROR):
         loop.set_task_factory(no_task)
-        await client.send(get("/secret"))
+        await client.send(get("/secret", b"Connection: close"))
         with pytest.raises(ConnectionResetError):
             await client.rest()
     assert bench.records.internal_errors == 1

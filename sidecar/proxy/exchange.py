@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 
-from sidecar.core.errors import Fault, Reason
+from sidecar.core.errors import Fault, Reason, UpstreamCause, upstream_fault
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
 from sidecar.core.observer import CLIENT_CLOSED_REQUEST, Forwarding
 from sidecar.core.upstream_request import propagate
@@ -97,6 +97,7 @@ class Exchange:
         "began",
         "body",
         "bytes_out",
+        "cause",
         "decision",
         "forwarding",
         "framing",
@@ -135,6 +136,7 @@ class Exchange:
         self.decision: Decision | None = None
         self.status = CLIENT_CLOSED_REQUEST
         self.reason: Reason | None = None
+        self.cause: UpstreamCause | None = None
         self.upstream_seconds: float | None = None
         self.forwarding: Forwarding | None = None
         """Where it was sent to the upstream, and is traced."""
@@ -211,14 +213,14 @@ class Exchange:
     async def _switch(self, response: UpstreamResponse, ours: Headers) -> None:
         """Become a tunnel, to the protocol that the client offered."""
         if response.upgrade is None or not among(response.upgrade, self.upgrade):
-            raise Fault(Reason.UPSTREAM_INVALID)
+            raise upstream_fault(UpstreamCause.UNEXPECTED_UPGRADE)
         self.status, self.keep_alive = response.status, False
         self._tunnel = Tunnel(self._client, response, asyncio.get_running_loop())
         self._write_soon(upstream_head(response, ours, chunked=False, end=switched(response.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:
-            self.reset(fault.reason)
+            self.reset(fault.reason, fault.cause)
 
     async def _stream(self, response: UpstreamResponse, chunked: bool) -> None:
         client = self._client
@@ -228,13 +230,13 @@ class Exchange:
             if chunked:
                 client.write(LAST_CHUNK)
         except Fault as fault:
-            self.reset(fault.reason)
+            self.reset(fault.reason, fault.cause)
         finally:
             client.set_producer(None)
 
-    def reset(self, reason: Reason) -> None:
+    def reset(self, reason: Reason, cause: UpstreamCause | None = None) -> None:
         """End a response that has begun and cannot be finished."""
-        self.reason, self.keep_alive = reason, False
+        self.reason, self.cause, self.keep_alive = reason, cause, False
         self._client.reset()
 
     def _write_piece(self, data: bytes) -> None:

@@ -91,6 +91,7 @@ class Handler:
                 bytes_in=exchange.bytes_in,
                 bytes_out=exchange.bytes_out,
                 reason=exchange.reason,
+                cause=exchange.cause,
                 forwarding=exchange.forwarding,
             )
 
@@ -141,6 +142,7 @@ class Handler:
             finally:
                 response.close()
         except Fault as fault:  # Only before any of the response is sent.
+            exchange.cause = fault.cause
             exchange.respond(responses.fault(fault.reason, allow, self._clock.seconds()), fault.reason)
 
     def _give_up(self, exchange: Exchange, snapshot: Snapshot, reason: Reason) -> None:

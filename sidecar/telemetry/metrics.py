@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sidecar.core.errors import Reason, status_of
+from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
 
@@ -136,6 +136,7 @@ class Metrics(Collector):
         self._requests: dict[tuple[str, str, int], int] = {}
         self._denied: Counts = {}
         self._auth_failures: Counts = {(reason.value,): 0 for reason in _AUTH_FAILURES}
+        self._upstream_failures: Counts = {_failure(cause): 0 for cause in UpstreamCause}
         self._taken: dict[str, int] = {}
         self._refused: Counts = {}
         self._turned_away: Counts = {(limit,): 0 for limit in _CONNECTION_LIMITS}
@@ -174,6 +175,10 @@ class Metrics(Collector):
         failure = (reason.value,)
         if failure in self._auth_failures:
             self._auth_failures[failure] += 1
+
+    def upstream_failed(self, cause: UpstreamCause) -> None:
+        """A response could not be had, or broke off, because of the upstream; `denied` counts it, too."""
+        _add(self._upstream_failures, _failure(cause))
 
     def refusals(self) -> Mapping[str, int]:
         """Requests that were denied, by reason, since the start."""
@@ -277,6 +282,12 @@ class Metrics(Collector):
         yield _counter(
             "sidecar_auth_failures", "Requests whose credential was refused (401).", ("reason",), self._auth_failures
         )
+        yield _counter(
+            "sidecar_upstream_failures",
+            "Requests that the upstream failed, by what was wrong with it.",
+            ("reason", "cause"),
+            self._upstream_failures,
+        )
         yield _counter("sidecar_quota_taken", "Takes that a quota let pass.", ("quota",), taken)
         yield _counter("sidecar_quota_refused", "Takes that a quota refused.", ("quota", "route"), self._refused)
         yield _counter("sidecar_connections_refused", "Connections past a limit.", ("limit",), self._turned_away)
@@ -310,6 +321,10 @@ class Metrics(Collector):
         yield due
         build = {"version": version("sidecar"), "python": platform.python_version()}
         yield InfoMetricFamily("sidecar_build", "What is running.", value=build)
+
+
+def _failure(cause: UpstreamCause) -> tuple[str, ...]:
+    return (reason_of(cause).value, cause.value)
 
 
 def _add(counts: Counts, labels: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.core.errors import Reason, status_of
+from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import Quota, QuotaState
 from sidecar.core.routing import NO_ROUTE
 from sidecar.telemetry.metrics import Metrics
@@ -74,6 +74,15 @@ def test_a_denial_is_an_auth_failure_where_it_is_a_401(metrics: Metrics, reason:
     assert value(metrics, "sidecar_denied_total", route=ROUTE, reason=reason.value) == 1
     failures = value(metrics, "sidecar_auth_failures_total", reason=reason.value)
     assert failures == (1 if status_of(reason) == 401 else None)
+
+
+@pytest.mark.parametrize("cause", list(UpstreamCause))
+def test_what_was_wrong_with_the_upstream_is_counted_from_zero(metrics: Metrics, cause: UpstreamCause) -> None:
+    labels = {"reason": reason_of(cause).value, "cause": cause.value}
+    assert value(metrics, "sidecar_upstream_failures_total", **labels) == 0
+    metrics.upstream_failed(cause)
+    assert value(metrics, "sidecar_upstream_failures_total", **labels) == 1
+    assert status_of(reason_of(cause)) in (502, 504)
 
 
 def test_failed_rounds_in_the_background_are_counted_from_zero(metrics: Metrics) -> None:
@@ -192,6 +201,7 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
         ("sidecar_overhead_seconds_sum", "route"),
         ("sidecar_store_seconds_count", "operation"),
         ("sidecar_store_seconds_sum", "operation"),
+        ("sidecar_upstream_failures_total", "cause", "reason"),
         ("sidecar_in_flight",),
         ("sidecar_keys", "environment", "status"),
         ("sidecar_keys_due", "turn", "within"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sidecar.core.errors import Reason, status_of
+from sidecar.core.errors import Reason, UpstreamCause, status_of
 from sidecar.core.headers import HOP_BY_HOP
 from sidecar.core.model import (
     Allow,
@@ -86,6 +86,7 @@ class Record:
     target: str
     status: int
     reason: Reason | None
+    cause: UpstreamCause | None
     bytes_in: int
     bytes_out: int
     seconds: float
@@ -121,6 +122,7 @@ class Records:
         bytes_in: int,
         bytes_out: int,
         reason: Reason | None,
+        cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
     ) -> None:
         self.in_flight -= 1
@@ -130,6 +132,7 @@ class Records:
                     target=head.target,
                     status=status,
                     reason=reason,
+                    cause=cause,
                     bytes_in=bytes_in,
                     bytes_out=bytes_out,
                     seconds=seconds,

@@ -199,8 +199,10 @@ def test_an_upstream_that_cannot_be_reached_is_an_error_of_both_spans(
     for span in (server, client):
         assert span.failed
         assert span.attributes["error.type"] == "upstream_unreachable"
+        assert span.attributes["sidecar.cause"] == "refused"
     assert server.attributes["http.response.status_code"] == 502
     assert "http.response.status_code" not in client.attributes
+    assert sidecar.logged(lambda line: line["request_id"] == "unreachable")["cause"] == "refused"
 
 
 def test_an_upstreams_failure_is_an_error_by_its_status(

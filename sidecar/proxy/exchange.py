@@ -1,7 +1,7 @@
 """One request of a client, and the response that it gets."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -9,6 +9,7 @@ from sidecar.core.errors import Fault, Reason, UpstreamCause, upstream_fault
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
 from sidecar.core.observer import CLIENT_CLOSED_REQUEST, Forwarding
 from sidecar.core.upstream_request import propagate
+from sidecar.gate.gate import Gate
 from sidecar.http.requests import MessageHead
 from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
@@ -81,6 +82,38 @@ def _status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b" % (status, reason)
 
 
+_EVENT_ENDS = (b"\n\n", b"\r\r", b"\n\r\n", b"\r\r\n", b"\n\r")
+"""Empty lines, whatever ends the line before them."""
+
+
+class EventStream:
+    """Passes an event stream on, and can end it after an event (HTML, section 9.2.6)."""
+
+    __slots__ = ("_response", "_tail", "_write")
+
+    def __init__(self, response: UpstreamResponse, write: Callable[[bytes], None]) -> None:
+        self._response, self._write, self._tail = response, write, b""
+
+    def write(self, data: bytes) -> None:
+        self._tail = (self._tail + data[-4:])[-4:]
+        self._write(data)
+
+    def end(self) -> bool:
+        """False within an event."""
+        if self._tail and not self._tail.endswith(_EVENT_ENDS):
+            return False
+        self._response.stop()
+        return True
+
+
+def is_event_stream(response: UpstreamResponse) -> bool:
+    """One that can be seen into, and whose length has not been told."""
+    if response.has_length or b"content-encoding" in response.names:
+        return False
+    types = [value for name, value in response.headers if name.lower() == b"content-type"]
+    return len(types) == 1 and types[0].partition(b";")[0].strip(b" \t").lower() == b"text/event-stream"
+
+
 SWITCHING_PROTOCOLS = 101
 
 SHORT_BODY_BYTES = 65536
@@ -92,6 +125,7 @@ class Exchange:
 
     __slots__ = (
         "_client",
+        "_events",
         "_offers_upgrade",
         "_tunnel",
         "began",
@@ -101,6 +135,7 @@ class Exchange:
         "decision",
         "forwarding",
         "framing",
+        "gate",
         "head",
         "keep_alive",
         "reason",
@@ -132,8 +167,11 @@ class Exchange:
         if upgrades_with_body:
             self.upgrade = ""
         self._tunnel: Tunnel | None = None
+        self._events: EventStream | None = None
         self.keep_alive = message.keep_alive and not upgrades_with_body
         self.decision: Decision | None = None
+        self.gate: Gate | None = None
+        """What decided, where it is forwarded."""
         self.status = CLIENT_CLOSED_REQUEST
         self.reason: Reason | None = None
         self.cause: UpstreamCause | None = None
@@ -223,10 +261,13 @@ class Exchange:
             self.reset(fault.reason, fault.cause)
 
     async def _stream(self, response: UpstreamResponse, chunked: bool) -> None:
-        client = self._client
+        client, write = self._client, self._write_chunk if chunked else self._write_piece
         client.set_producer(response)
+        if is_event_stream(response):
+            self._events = EventStream(response, write)
+            write = self._events.write
         try:
-            await response.stream_to(self._write_chunk if chunked else self._write_piece)
+            await response.stream_to(write)
             if chunked:
                 client.write(LAST_CHUNK)
         except Fault as fault:
@@ -238,6 +279,18 @@ class Exchange:
         """End a response that has begun and cannot be finished."""
         self.reason, self.cause, self.keep_alive = reason, cause, False
         self._client.reset()
+
+    def end(self, reason: Reason) -> None:
+        """End what its key may not have any longer: in order where that can be told to the client, and only once."""
+        if self.reason is None and self._end_in_order():
+            self.reason = reason
+        else:
+            self.reset(reason)
+
+    def _end_in_order(self) -> bool:
+        if self._tunnel is not None:
+            return self._tunnel.close(self._write_piece)
+        return self._events is not None and self._events.end()
 
     def _write_piece(self, data: bytes) -> None:
         self.bytes_out += len(data)

@@ -124,6 +124,7 @@ class Handler:
 
     async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow) -> None:
         upstream, responses, sent = snapshot.upstream, snapshot.responses, self._clock.monotonic()
+        exchange.gate = snapshot.gate
         try:
             exchange.check_body()
             exchange.forwarding = self._observer.forwarding(exchange.head, upstream.name)

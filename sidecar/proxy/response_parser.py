@@ -110,6 +110,11 @@ class UpstreamResponse:
             self._done = self._loop.create_future()
             await self._done
 
+    def stop(self) -> None:
+        """Nobody takes the rest: `stream_to` returns, as if this were all."""
+        self._write = _drop
+        self.end()
+
     def close(self) -> None:
         """The answer is not wanted any longer. What is still under way is broken off."""
         if self.source is not None:
@@ -147,6 +152,10 @@ class UpstreamResponse:
         self._failure = fault
         if self._done is not None and not self._done.done():
             self._done.set_exception(self._failure)
+
+
+def _drop(_: bytes) -> None:
+    pass
 
 
 MAX_HEAD_BYTES = 65536

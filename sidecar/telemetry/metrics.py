@@ -99,6 +99,18 @@ OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 
 _METHODS = frozenset(STANDARD_METHODS)
 _AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
+_STREAM_ENDS = (
+    Reason.INVALID_KEY,
+    Reason.EXPIRED_KEY,
+    Reason.DISABLED_KEY,
+    Reason.REVOKED_KEY,
+    Reason.RETIRED_KEY,
+    Reason.INSUFFICIENT_SCOPE,
+    Reason.WRONG_TENANT,
+    Reason.WRONG_ENVIRONMENT,
+    Reason.AMBIGUOUS_TARGET,
+)
+"""Refusals of what had been allowed: only a key that has changed meanwhile leads to them."""
 _BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
 _CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files")
 _SWITCHING_PROTOCOLS = 101
@@ -137,6 +149,7 @@ class Metrics(Collector):
         self._denied: Counts = {}
         self._auth_failures: Counts = {(reason.value,): 0 for reason in _AUTH_FAILURES}
         self._upstream_failures: Counts = {_failure(cause): 0 for cause in UpstreamCause}
+        self._streams_ended: Counts = {(reason.value,): 0 for reason in _STREAM_ENDS}
         self._taken: dict[str, int] = {}
         self._refused: Counts = {}
         self._turned_away: Counts = {(limit,): 0 for limit in _CONNECTION_LIMITS}
@@ -179,6 +192,11 @@ class Metrics(Collector):
     def upstream_failed(self, cause: UpstreamCause) -> None:
         """A response could not be had, or broke off, because of the upstream; `denied` counts it, too."""
         _add(self._upstream_failures, _failure(cause))
+
+    def stream_ended(self, reason: Reason) -> None:
+        """What had been allowed ended for `reason`; counted where the key is the reason."""
+        if (reason.value,) in self._streams_ended:
+            _add(self._streams_ended, (reason.value,))
 
     def refusals(self) -> Mapping[str, int]:
         """Requests that were denied, by reason, since the start."""
@@ -282,12 +300,7 @@ class Metrics(Collector):
         yield _counter(
             "sidecar_auth_failures", "Requests whose credential was refused (401).", ("reason",), self._auth_failures
         )
-        yield _counter(
-            "sidecar_upstream_failures",
-            "Requests that the upstream failed, by what was wrong with it.",
-            ("reason", "cause"),
-            self._upstream_failures,
-        )
+        yield from self._failures()
         yield _counter("sidecar_quota_taken", "Takes that a quota let pass.", ("quota",), taken)
         yield _counter("sidecar_quota_refused", "Takes that a quota refused.", ("quota", "route"), self._refused)
         yield _counter("sidecar_connections_refused", "Connections past a limit.", ("limit",), self._turned_away)
@@ -308,6 +321,21 @@ class Metrics(Collector):
             {(): self._read_access_log_dropped()},
         )
         yield _counter("sidecar_log_dropped", "Lines of stderr that were dropped.", (), {(): self._read_log_dropped()})
+
+    def _failures(self) -> Iterator[Metric]:
+        """Requests that did not end well although they had been allowed."""
+        yield _counter(
+            "sidecar_upstream_failures",
+            "Requests that the upstream failed, by what was wrong with it.",
+            ("reason", "cause"),
+            self._upstream_failures,
+        )
+        yield _counter(
+            "sidecar_streams_ended",
+            "Streams, tunnels and uploads that were ended because of their key.",
+            ("reason",),
+            self._streams_ended,
+        )
 
     def _gauges(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("sidecar_in_flight", "Requests begun and not yet finished.", value=self.in_flight)

@@ -51,7 +51,7 @@ class Exchanges:
         route = decision.route.name if decision is not None and decision.route is not None else NO_ROUTE
         metrics.finished(route, head.method, status, seconds=seconds, upstream_seconds=upstream_seconds)
         if reason is not None:
-            self._failed(route, reason, cause)
+            self._failed(route, reason, cause, decision)
         if isinstance(decision, Allow):
             self._allowed(decision, head, status, now)
         elif decision is not None:
@@ -94,8 +94,10 @@ class Exchanges:
         self._metrics.finished(NO_ROUTE, "", status, seconds=0.0)
         self._metrics.denied(NO_ROUTE, reason)
 
-    def _failed(self, route: str, reason: Reason, cause: UpstreamCause | None) -> None:
+    def _failed(self, route: str, reason: Reason, cause: UpstreamCause | None, decision: Decision | None) -> None:
         self._metrics.denied(route, reason)
+        if isinstance(decision, Allow):
+            self._metrics.stream_ended(reason)
         if cause is not None:
             self._metrics.upstream_failed(cause)
 

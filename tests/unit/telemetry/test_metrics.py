@@ -201,6 +201,7 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
         ("sidecar_overhead_seconds_sum", "route"),
         ("sidecar_store_seconds_count", "operation"),
         ("sidecar_store_seconds_sum", "operation"),
+        ("sidecar_streams_ended_total", "reason"),
         ("sidecar_upstream_failures_total", "cause", "reason"),
         ("sidecar_in_flight",),
         ("sidecar_keys", "environment", "status"),

@@ -1,7 +1,7 @@
 """Ports of the data path, filled for its tests: a gate that lets everything through, and a record of what is told."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sidecar.core.errors import Reason, UpstreamCause, status_of
 from sidecar.core.headers import HOP_BY_HOP
@@ -35,8 +35,15 @@ class OpenGate:
     fallen_for: Reason | None = None
     """Why the one key there is, is not good any longer."""
 
-    async def revalidate(self, principal: Principal) -> Reason | None:
-        return self.fallen_for
+    narrowed_for: Reason | None = None
+    """Why it may not do any longer what it could, although it is good."""
+
+    async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
+        return self.fallen_for or replace(key, scopes=("others",))
+
+    def reauthorize(self, head: RequestHead, allow: Allow, key: ApiKey) -> Reason | None:
+        assert key.scopes == ("others",)
+        return self.narrowed_for
 
     async def decide(self, head: RequestHead) -> Decision:
         if head.target.startswith("/denied"):

@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
@@ -116,24 +117,27 @@ _CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files")
 _SWITCHING_PROTOCOLS = 101
 
 Counts = dict[tuple[str, ...], int]
+_Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class _Histogram:
-    """Durations, each counted in the one bucket that it falls into."""
+    """Durations, each counted in the one bucket that it falls into. exemplars: the newest of each bucket, if any."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
+        self.exemplars: dict[int, Exemplar] = {}
         self.total = 0.0
 
-    def cumulative(self) -> list[tuple[str, float]]:
+    def cumulative(self) -> list[_Bucket]:
         reached = 0
-        buckets: list[tuple[str, float]] = []
-        for label, count in zip((*map(str, self.bounds), "+Inf"), list(self.counts), strict=True):
+        buckets: list[_Bucket] = []
+        for at, (label, count) in enumerate(zip((*map(str, self.bounds), "+Inf"), list(self.counts), strict=True)):
             reached += count
-            buckets.append((label, reached))
+            exemplar = self.exemplars.get(at)
+            buckets.append((label, reached) if exemplar is None else (label, reached, exemplar))
         return buckets
 
 
@@ -181,6 +185,12 @@ class Metrics(Collector):
             own_seconds -= upstream_seconds
         if status != _SWITCHING_PROTOCOLS:  # A tunnel lasts as long as both ends like.
             _time(self._overhead_seconds, route, own_seconds, OVERHEAD_BOUNDS)
+
+    def traced(self, route: str, trace_id: str, *, seconds: float, at: float) -> None:
+        """The trace of a request that `finished` has counted, which ended `at` (Unix seconds), was sampled."""
+        histogram = self._request_seconds[route]
+        exemplar = Exemplar({"trace_id": trace_id}, seconds, at)
+        histogram.exemplars[bisect_left(histogram.bounds, seconds)] = exemplar
 
     def denied(self, route: str, reason: Reason) -> None:
         """A request was refused, or a fault kept it from being served."""

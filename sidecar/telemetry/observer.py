@@ -80,6 +80,9 @@ class Exchanges:
             trace = tracer.begin(head) if forwarding is None else forwarding.trace
             access = with_trace(access, trace.trace_id)
             if trace.sampled:
+                self._metrics.traced(
+                    access.route or NO_ROUTE, trace.trace_id, seconds=access.seconds, at=access.at + access.seconds
+                )
                 tracer.finished(trace, access, head, decision, forwarding)
         if log is not None and log.wants(access):
             log.record(with_client(access, head) if log.tells_client else access)

@@ -63,6 +63,32 @@ def test_durations_fall_into_cumulative_buckets(metrics: Metrics) -> None:
     assert value(metrics, "sidecar_upstream_seconds_sum", route=ROUTE) == pytest.approx(1810.20105)
 
 
+def exemplars(metrics: Metrics) -> dict[str, tuple[dict[str, str], float, float]]:
+    """By bucket, as OpenMetrics has them."""
+    body, _ = metrics.exposition("application/openmetrics-text")
+    found = [one for family in open_metrics(body.decode()) for one in family.samples if one.exemplar is not None]
+    assert {one.name for one in found} <= {"sidecar_request_seconds_bucket"}
+    return {
+        one.labels["le"]: (one.exemplar.labels, one.exemplar.value, float(one.exemplar.timestamp or 0))
+        for one in found
+        if one.exemplar is not None
+    }
+
+
+def test_the_newest_trace_of_each_bucket_is_an_exemplar_for_who_asks_for_open_metrics(metrics: Metrics) -> None:
+    metrics.finished(ROUTE, "GET", 200, seconds=0.003)
+    assert exemplars(metrics) == {}
+    for trace_id, seconds in (("a" * 32, 0.003), ("b" * 32, 0.0045), ("c" * 32, 100.0)):
+        metrics.finished(ROUTE, "GET", 200, seconds=seconds)
+        metrics.traced(ROUTE, trace_id, seconds=seconds, at=1700000000.5)
+    assert exemplars(metrics) == {
+        "0.005": ({"trace_id": "b" * 32}, 0.0045, 1700000000.5),
+        "+Inf": ({"trace_id": "c" * 32}, 100.0, 1700000000.5),
+    }
+    assert value(metrics, "sidecar_request_seconds_bucket", route=ROUTE, le="0.005") == 3
+    assert b"trace_id" not in metrics.exposition("text/plain")[0]
+
+
 def test_a_request_that_the_upstream_did_not_see_is_not_timed_as_its(metrics: Metrics) -> None:
     metrics.finished(ROUTE, "GET", 401, seconds=0.1)
     assert value(metrics, "sidecar_upstream_seconds_count", route=ROUTE) is None

@@ -48,6 +48,49 @@ class Reason(StrEnum):
     __hash__ = str.__hash__
 
 
+class UpstreamCause(StrEnum):
+    """Closed set of what was wrong with the upstream, for the operator only: log field, metric label, trace attribute.
+
+    The groups are those of `reason_of`: it could not be reached, what it sent is no response, it took too long.
+    """
+
+    DNS = "dns"
+    REFUSED = "refused"
+    NO_ROUTE = "no_route"
+    NO_SOCKET = "no_socket"
+    PERMISSION_DENIED = "permission_denied"
+    NO_LOCAL_PORT = "no_local_port"
+    OPEN_FILES = "open_files"
+    TLS_EXPIRED = "tls_expired"
+    TLS_NOT_YET_VALID = "tls_not_yet_valid"
+    TLS_HOSTNAME_MISMATCH = "tls_hostname_mismatch"
+    TLS_UNKNOWN_ISSUER = "tls_unknown_issuer"
+    TLS_CERTIFICATE = "tls_certificate"
+    TLS_CLIENT_CERTIFICATE = "tls_client_certificate"
+    TLS_PROTOCOL = "tls_protocol"
+    RESET = "reset"
+    CLOSED = "closed"
+    IDLE_CLOSED = "idle_closed"
+    BODY_CUT = "body_cut"
+    OTHER = "other"
+
+    NOT_HTTP = "not_http"
+    HTTP_VERSION = "http_version"
+    BAD_STATUS = "bad_status"
+    BAD_HEADER = "bad_header"
+    HEAD_CUT = "head_cut"
+    HEAD_TOO_LARGE = "head_too_large"
+    BAD_LENGTH = "bad_length"
+    TWO_LENGTHS = "two_lengths"
+    TRANSFER_CODING = "transfer_coding"
+    BAD_CHUNK = "bad_chunk"
+    UNEXPECTED_UPGRADE = "unexpected_upgrade"
+
+    CONNECT = "connect"
+    REQUEST_BODY = "request_body"
+    RESPONSE_HEAD = "response_head"
+
+
 class Denied(Exception):
     """A rule refuses the request. Only the gate catches it."""
 
@@ -59,9 +102,39 @@ class Denied(Exception):
 class Fault(Exception):
     """We could not find out (store, limiter or upstream failed). Never the same as a refusal."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason, cause: UpstreamCause | None = None) -> None:
+        """cause: where it was the upstream's; see `upstream_fault`."""
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.cause = reason, cause
+
+
+_INVALID = frozenset(
+    {
+        UpstreamCause.NOT_HTTP,
+        UpstreamCause.HTTP_VERSION,
+        UpstreamCause.BAD_STATUS,
+        UpstreamCause.BAD_HEADER,
+        UpstreamCause.HEAD_CUT,
+        UpstreamCause.HEAD_TOO_LARGE,
+        UpstreamCause.BAD_LENGTH,
+        UpstreamCause.TWO_LENGTHS,
+        UpstreamCause.TRANSFER_CODING,
+        UpstreamCause.BAD_CHUNK,
+        UpstreamCause.UNEXPECTED_UPGRADE,
+    }
+)
+_TIMEOUTS = frozenset({UpstreamCause.CONNECT, UpstreamCause.REQUEST_BODY, UpstreamCause.RESPONSE_HEAD})
+
+
+def reason_of(cause: UpstreamCause) -> Reason:
+    """What the client is told where `cause` was wrong with the upstream."""
+    if cause in _INVALID:
+        return Reason.UPSTREAM_INVALID
+    return Reason.UPSTREAM_TIMEOUT if cause in _TIMEOUTS else Reason.UPSTREAM_UNREACHABLE
+
+
+def upstream_fault(cause: UpstreamCause) -> Fault:
+    return Fault(reason_of(cause), cause)
 
 
 def status_of(reason: Reason) -> int:

@@ -4,7 +4,7 @@ from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
-from sidecar.core.errors import Reason
+from sidecar.core.errors import Reason, UpstreamCause
 from sidecar.core.model import Decision, RequestHead
 
 # A traced request on its way to the upstream.
@@ -72,13 +72,15 @@ class Observer(Protocol):
         bytes_in: int,
         bytes_out: int,
         reason: Reason | None,
+        cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
     ) -> None:
         """status: what the client was sent; CLIENT_CLOSED_REQUEST where it hung up first. bytes: of the bodies.
 
         decision: None where there was none (hung up, malformed framing, a failure of ours).
         upstream_seconds: from sending the request to the head of the response, where there was one.
-        reason: of a denial or a fault; with the upstream's status, the response broke off.
+        reason: of a denial or a fault; with the upstream's status, the response broke off. cause: where the fault was
+        the upstream's.
         forwarding: what `forwarding` gave, where the request was sent to the upstream.
         Of a question to the forward-auth listener: the gate's status, whatever the dialect makes of it.
         """

@@ -27,6 +27,11 @@ def valid_until(key: ApiKey) -> float:
     return min((at for at in (key.expires_at, key.retires_at) if at is not None), default=inf)
 
 
+def same_rights(key: ApiKey, other: ApiKey) -> bool:
+    """Whether every policy judges both alike; their status and times aside."""
+    return (key.scopes, key.tenant, key.environment) == (other.scopes, other.tenant, other.environment)
+
+
 def authorize(match: Match | None, principal: Principal | None, *, foreign: bool) -> Match:
     """The match, where the policy lets the caller pass. Raises Denied.
 

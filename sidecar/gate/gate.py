@@ -15,6 +15,7 @@ from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import SortedHeaders, check_host
 from sidecar.core.model import (
     Allow,
+    ApiKey,
     Bucket,
     Decision,
     Deny,
@@ -190,18 +191,29 @@ class Gate:
         headers = (*told, *self._identity_of(state))
         return _allowed(match.route, state, target=understood.target, host=understood.host, headers=headers)
 
-    async def revalidate(self, principal: Principal) -> Reason | None:
-        """Why the key is no longer valid; None where it is, and where the store cannot tell."""
-        stored = principal.key
+    async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
+        """The key as it is stored now, or why it is no longer valid; as it was where the store cannot tell."""
         try:
-            entry = await self._keys.find(stored.digest, lambda: {stored.digest: stored.algorithm})
+            entry = await self._keys.find(key.digest, lambda: {key.digest: key.algorithm})
             if entry is None:
                 return Reason.INVALID_KEY
             check_status(entry.key, self._clock.micros())
         except Denied as denied:
             return denied.reason
         except StoreUnavailable:
-            pass
+            return key
+        return entry.key
+
+    def reauthorize(self, head: RequestHead, allow: Allow, key: ApiKey) -> Reason | None:
+        """Why `key`, as it is now, may not do what `allow` let it do; None where it may."""
+        try:
+            target = parse_target(head.target, allow.host.decode("ascii"))
+            paths = readings(target.path, keep_slash=self.config.keep_slash)
+            matches = [self.routes.match(head.method, path) for path in paths]
+            principal = Principal(key=key, scopes=self.config.catalogue.expand(key.scopes))
+            authorize_all_readings(matches, principal, foreign=False)
+        except Denied as denied:
+            return denied.reason
         return None
 
     def _credential(

@@ -29,6 +29,7 @@ _NO_TIME_SECONDS = 0.01
 _CHECK_SECONDS = 1.0
 _CHECKS_IN_A_TIMEOUT = 5
 _LINGERING_SECONDS = 10.0
+_RESPONDING: Final = frozenset({Phase.RESPONSE, Phase.CHUNKS})
 _NO_STORE: Final = ((b"Cache-Control", b"no-store"),)
 _log = logging.getLogger(__name__)
 
@@ -177,6 +178,8 @@ class GuardedConnection(asyncio.Protocol):
         self._requests = RequestSequence(limits.head)
         self._phase, self._since = self._requests.phase, self._loop.time()
         """The phase after the last event, and when it began."""
+        self._half_closed = False
+        """Whether the client has ended its side, and a response is under way."""
         self._unread, self._unread_since = 0, 0.0
         """Bytes in the write buffer at the last check, and since when their number has not changed."""
 
@@ -198,9 +201,10 @@ class GuardedConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._handler.resume_writing()
 
-    def eof_received(self) -> None:
-        """The transport closes, as aiohttp has it."""
-        self._handler.eof_received()
+    def eof_received(self) -> bool:
+        """The client sends no more. True, where it still gets a response, keeps the other direction open."""
+        self._half_closed = self._requests.phase in _RESPONDING
+        return self._half_closed
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -212,9 +216,12 @@ class GuardedConnection(asyncio.Protocol):
 
     def end_response(self, *, keep_alive: bool) -> None:
         """aiohttp has written the whole response."""
+        was_last = self.is_last or not keep_alive
         self._requests.end_response(keep_alive=keep_alive)
         self._note_phase()
         self.data_received(b"")
+        if self._half_closed and (was_last or self._requests.phase not in _RESPONDING):
+            self._end()
 
     @property
     def is_last(self) -> bool:
@@ -227,8 +234,9 @@ class GuardedConnection(asyncio.Protocol):
         if self._phase is Phase.HEAD and waited >= self._limits.head_seconds:
             self._refuse(Reason.REQUEST_TIMEOUT)
         elif self._phase is Phase.IDLE and waited >= self._limits.idle_seconds:
-            self._requests.close()
-            self._handler.force_close()
+            self._end()
+        elif self._half_closed and self._phase is Phase.CHUNKS and waited >= self._limits.head_seconds:
+            self.abort()  # The end of its body may be missing, and never comes.
         self._note_phase()
         self._check_unread(now)
 
@@ -236,11 +244,16 @@ class GuardedConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _end(self) -> None:
+        """Close, once all that was written is sent."""
+        self._requests.close()
+        self._handler.force_close()
+
     def _note_phase(self) -> None:
         """Take the time of a new phase, and read from the client unless enough waits already."""
         if self._requests.phase is not self._phase:
             self._phase, self._since = self._requests.phase, self._loop.time()
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing() or self._half_closed:
             return
         if self._requests.is_full:
             self._transport.pause_reading()

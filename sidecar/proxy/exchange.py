@@ -2,14 +2,15 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from http import HTTPStatus
 
-from sidecar.core.errors import Fault, Reason
+from sidecar.core.errors import Fault, Reason, UpstreamCause, upstream_fault
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
 from sidecar.core.observer import CLIENT_CLOSED_REQUEST, Forwarding
 from sidecar.core.upstream_request import propagate, with_via
+from sidecar.gate.gate import Gate
 from sidecar.http.requests import MessageHead
 from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
@@ -82,6 +83,38 @@ def _status_line(status: int, reason: bytes) -> bytes:
     return b"HTTP/1.1 %d %b" % (status, reason)
 
 
+_EVENT_ENDS = (b"\n\n", b"\r\r", b"\n\r\n", b"\r\r\n", b"\n\r")
+"""Empty lines, whatever ends the line before them."""
+
+
+class EventStream:
+    """Passes an event stream on, and can end it after an event (HTML, section 9.2.6)."""
+
+    __slots__ = ("_response", "_tail", "_write")
+
+    def __init__(self, response: UpstreamResponse, write: Callable[[bytes], None]) -> None:
+        self._response, self._write, self._tail = response, write, b""
+
+    def write(self, data: bytes) -> None:
+        self._tail = (self._tail + data[-4:])[-4:]
+        self._write(data)
+
+    def end(self) -> bool:
+        """False within an event."""
+        if self._tail and not self._tail.endswith(_EVENT_ENDS):
+            return False
+        self._response.stop()
+        return True
+
+
+def is_event_stream(response: UpstreamResponse) -> bool:
+    """One that can be seen into, and whose length has not been told."""
+    if response.has_length or b"content-encoding" in response.names:
+        return False
+    types = [value for name, value in response.headers if name.lower() == b"content-type"]
+    return len(types) == 1 and types[0].partition(b";")[0].strip(b" \t").lower() == b"text/event-stream"
+
+
 SWITCHING_PROTOCOLS = 101
 
 SHORT_BODY_BYTES = 65536
@@ -106,15 +139,18 @@ class Exchange:
     """What is known of it while it lasts."""
 
     __slots__ = (
+        "_events",
         "_offers_upgrade",
         "_tunnel",
         "began",
         "body",
         "bytes_out",
+        "cause",
         "client",
         "decision",
         "forwarding",
         "framing",
+        "gate",
         "head",
         "keep_alive",
         "pending",
@@ -134,10 +170,14 @@ class Exchange:
         """What the client offers to switch to, if that can be passed on."""
         self._offers_upgrade = False
         self._tunnel: Tunnel | None = None
+        self._events: EventStream | None = None
         self.keep_alive = True
         self.decision: Decision | None = None
         self.status = CLIENT_CLOSED_REQUEST
         self.reason: Reason | None = None
+        self.cause: UpstreamCause | None = None
+        self.gate: Gate | None = None
+        """What decided, where it is forwarded."""
         self.upstream_seconds: float | None = None
         self.forwarding: Forwarding | None = None
         """Where it was sent to the upstream, and is traced."""
@@ -250,37 +290,52 @@ class Exchange:
     async def _switch(self, response: UpstreamResponse, ours: Headers) -> None:
         """Become a tunnel, to the protocol that the client offered."""
         if response.upgrade is None or not among(response.upgrade, self.upgrade):
-            raise Fault(Reason.UPSTREAM_INVALID)
+            raise upstream_fault(UpstreamCause.UNEXPECTED_UPGRADE)
         self.status, self.keep_alive = response.status, False
         self._tunnel = Tunnel(self.client, response, asyncio.get_running_loop())
         self._write_soon(upstream_head(response, ours, chunked=False, end=switched(response.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:
-            self.reset(fault.reason)
+            self.reset(fault.reason, fault.cause)
 
     async def _stream(self, response: UpstreamResponse, chunked: bool) -> None:
-        client = self.client
+        client, write = self.client, self._write_chunk if chunked else self._write_piece
         client.set_producer(response)
+        if is_event_stream(response):
+            self._events = EventStream(response, write)
+            write = self._events.write
         try:
-            await response.stream_to(self._write_chunk if chunked else self._write_piece)
+            await response.stream_to(write)
             if chunked:
                 client.write(LAST_CHUNK)
         except Fault as fault:
-            self.reset(fault.reason)
+            self.reset(fault.reason, fault.cause)
         finally:
             client.set_producer(None)
 
-    def reset(self, reason: Reason) -> None:
+    def reset(self, reason: Reason, cause: UpstreamCause | None = None) -> None:
         """End a response that has begun and cannot be finished."""
-        self.reason, self.keep_alive = reason, False
+        self.reason, self.cause, self.keep_alive = reason, cause, False
         self.client.reset()
+
+    def end(self, reason: Reason) -> None:
+        """End what its key may not have any longer: in order where that can be told to the client, and only once."""
+        if self.reason is None and self._end_in_order():
+            self.reason = reason
+        else:
+            self.reset(reason)
 
     def _offer(self, message: MessageHead) -> None:
         self._offers_upgrade = True
         self.upgrade = offered(message)
         if self.upgrade and self.framing:
             self.upgrade, self.keep_alive = "", False
+
+    def _end_in_order(self) -> bool:
+        if self._tunnel is not None:
+            return self._tunnel.close(self._write_piece)
+        return self._events is not None and self._events.end()
 
     def _write_piece(self, data: bytes) -> None:
         self.bytes_out += len(data)

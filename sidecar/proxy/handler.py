@@ -199,6 +199,7 @@ class Handler:
             bytes_in=exchange.bytes_in,
             bytes_out=exchange.bytes_out,
             reason=exchange.reason,
+            cause=exchange.cause,
             forwarding=exchange.forwarding,
         )
 
@@ -255,7 +256,7 @@ class Handler:
         try:
             head = self._upstream_head(exchange, snapshot.upstream, decision)
         except Fault as fault:
-            self._respond_fault(exchange, snapshot, decision, fault.reason)
+            self._respond_fault(exchange, snapshot, decision, fault)
             self._end(exchange)
             return
         connection = snapshot.upstream.idle()
@@ -311,6 +312,7 @@ class Handler:
     async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, begun: Begun | None = None) -> None:
         """begun: where the request has been sent."""
         upstream = snapshot.upstream
+        exchange.gate = snapshot.gate
         try:
             exchange.check_body()
             head = self._upstream_head(exchange, upstream, allow)
@@ -329,11 +331,12 @@ class Handler:
             finally:
                 response.close()
         except Fault as fault:  # Only before any of the response is sent.
-            self._respond_fault(exchange, snapshot, allow, fault.reason)
+            self._respond_fault(exchange, snapshot, allow, fault)
 
-    def _respond_fault(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, reason: Reason) -> None:
-        response = snapshot.responses.fault(reason, allow, self._clock.seconds())
-        exchange.respond(response, reason, id_header=snapshot.id_header)
+    def _respond_fault(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, fault: Fault) -> None:
+        exchange.cause = fault.cause
+        response = snapshot.responses.fault(fault.reason, allow, self._clock.seconds())
+        exchange.respond(response, fault.reason, id_header=snapshot.id_header)
 
     def _give_up(self, exchange: Exchange, snapshot: Snapshot, reason: Reason) -> None:
         if exchange.responded:

@@ -6,10 +6,10 @@ from collections import deque
 from itertools import islice
 
 from sidecar.config.document import UpstreamSettings
-from sidecar.core.errors import Fault, Reason
+from sidecar.core.errors import Fault, Reason, UpstreamCause, upstream_fault
 from sidecar.proxy.known_heads import KnownResponses
 from sidecar.proxy.tls import upstream_context
-from sidecar.proxy.transport import WriteBatcher
+from sidecar.proxy.transport import WriteBatcher, cause_of
 from sidecar.proxy.upstream_connection import UpstreamConnection
 
 MAX_QUEUE = 10_000
@@ -116,11 +116,11 @@ class Pool:
             async with asyncio.timeout(settings.connect_timeout):
                 connection = await self._open()
         except TimeoutError:
-            raise Fault(Reason.UPSTREAM_TIMEOUT) from None
-        except (OSError, UnicodeError):
-            raise Fault(Reason.UPSTREAM_UNREACHABLE) from None
+            raise upstream_fault(UpstreamCause.CONNECT) from None
+        except (OSError, UnicodeError) as error:
+            raise upstream_fault(cause_of(error)) from None
         if not connection.usable:
-            raise Fault(Reason.UPSTREAM_UNREACHABLE)
+            raise upstream_fault(UpstreamCause.CLOSED)
         self._all.add(connection)
         return connection
 

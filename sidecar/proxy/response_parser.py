@@ -4,9 +4,9 @@ from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable
 from typing import Protocol
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserError, HttpParserInvalidStatusError, HttpParserUpgrade, HttpResponseParser
 
-from sidecar.core.errors import Fault, Reason
+from sidecar.core.errors import Fault, UpstreamCause
 from sidecar.core.headers import HOP_BY_HOP
 
 # An upstream's answer: its head, and its body as it comes in.
@@ -113,6 +113,11 @@ class UpstreamResponse:
             self._done = self._loop.create_future()
             await self._done
 
+    def stop(self) -> None:
+        """Nobody takes the rest: `stream_to` returns, as if this were all."""
+        self._write = _drop
+        self.end()
+
     def close(self) -> None:
         """The answer is not wanted any longer. What is still under way is broken off."""
         if self.source is not None:
@@ -146,10 +151,14 @@ class UpstreamResponse:
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
 
-    def fail(self, reason: Reason) -> None:
-        self._failure = Fault(reason)
+    def fail(self, fault: Fault) -> None:
+        self._failure = fault
         if self._done is not None and not self._done.done():
             self._done.set_exception(self._failure)
+
+
+def _drop(_: bytes) -> None:
+    pass
 
 
 MAX_HEAD_BYTES = 65536
@@ -164,6 +173,10 @@ _UNNAMEABLE = frozenset({b"content-length", b"close", b"keep-alive"})
 class InvalidResponse(Exception):
     """What the upstream sent is no answer to what it was asked."""
 
+    def __init__(self, cause: UpstreamCause) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
 
 class ResponseParser:
     """Reads the answers of one connection, strictly (RFC 9112); `expect` before each.
@@ -174,6 +187,7 @@ class ResponseParser:
     """
 
     __slots__ = (
+        "_cause",
         "_chunked",
         "_head_bytes",
         "_headers",
@@ -210,6 +224,8 @@ class ResponseParser:
         self._left = 0
         """Bytes to come of a body whose length was told."""
         self._upgrade: bytes | None = None
+        self._cause: UpstreamCause | None = None
+        """Of what a callback raised: the parser tells only that one did."""
 
     def expect(self, method: str, *, upgrade: bool = False, informational: Informational | None = None) -> None:
         """An answer to a request with `method` comes next; `upgrade`: a 101 is welcome."""
@@ -236,12 +252,12 @@ class ResponseParser:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgraded:
             self._switch(data[upgraded.args[0] :])
-        except HttpParserError:
+        except HttpParserError as error:
             if not self.complete:
-                raise InvalidResponse from None
+                raise InvalidResponse(self._cause or self._cause_of(error)) from None
             self.excess_data = True
         if self.response is None and self._head_bytes > MAX_HEAD_BYTES:
-            raise InvalidResponse
+            raise InvalidResponse(UpstreamCause.HEAD_TOO_LARGE)
 
     def end_of_input(self) -> bool:
         """The upstream sends no more. Whether that completes the answer; only one that nothing else delimits."""
@@ -279,7 +295,7 @@ class ResponseParser:
         self._interim = status < 200 and status != 101
         version = self._check(status, parser)
         if self._head_bytes > MAX_HEAD_BYTES and self._header_bytes() > MAX_HEAD_BYTES:
-            raise InvalidResponse
+            raise self._invalid(UpstreamCause.HEAD_TOO_LARGE)
         if status == 204 and self._length is not None:
             self._named |= {b"content-length"}  # RFC 9110 section 8.6: a 204 has none; a 304 may.
         if self._named:
@@ -353,7 +369,7 @@ class ResponseParser:
         elif lower == b"transfer-encoding":
             # Another coding would have to be undone to be delimited anew; none is in use.
             if self._chunked or value.strip(b" \t").lower() != b"chunked":
-                raise InvalidResponse
+                raise self._invalid(UpstreamCause.TRANSFER_CODING)
             self._chunked = True
         elif lower == b"connection":
             self._named |= {option.strip(b" \t").lower() for option in value.split(b",")}
@@ -363,12 +379,16 @@ class ResponseParser:
     def _check(self, status: int, parser: HttpResponseParser) -> str:
         """The version. HTTP/1.0 has no chunks, and only with a Connection field does it keep the connection."""
         self.keep_alive = parser.should_keep_alive()
-        if status < 100 or (status == 101 and not self._may_switch(parser)):
-            raise InvalidResponse
+        if status < 100:
+            raise self._invalid(UpstreamCause.BAD_STATUS)
+        if status == 101 and not self._may_switch(parser):
+            raise self._invalid(UpstreamCause.UNEXPECTED_UPGRADE)
         version_matters = self._chunked or not self.keep_alive or bool(self._named)
         version = parser.get_http_version() if version_matters else "1.1"
-        if version not in ("1.0", "1.1") or (self._chunked and version == "1.0"):
-            raise InvalidResponse
+        if version not in ("1.0", "1.1"):
+            raise self._invalid(UpstreamCause.HTTP_VERSION)
+        if self._chunked and version == "1.0":
+            raise self._invalid(UpstreamCause.TRANSFER_CODING)
         if self._method == "HEAD":
             self.keep_alive = (version == "1.1" or self.keep_alive) and b"close" not in self._named
         self._named -= _UNNAMEABLE
@@ -386,7 +406,25 @@ class ResponseParser:
 
     def _switch(self, rest: bytes) -> None:
         if self.response is None or self.response.status != 101:
-            raise InvalidResponse
+            raise InvalidResponse(UpstreamCause.UNEXPECTED_UPGRADE)
         self.upgraded = True
         if rest:
             self.response.feed(rest)
+
+    def _invalid(self, cause: UpstreamCause) -> InvalidResponse:
+        self._cause = cause
+        return InvalidResponse(cause)
+
+    def _cause_of(self, error: HttpParserError) -> UpstreamCause:
+        """By what was read before it; llhttp names the field or the part that it stumbled over."""
+        words = str(error)
+        if self.response is not None:
+            return UpstreamCause.BAD_CHUNK
+        if isinstance(error, HttpParserInvalidStatusError):
+            return UpstreamCause.BAD_STATUS
+        if "Content-Length" in words or "Transfer-Encoding" in words:
+            framed = self._chunked or self._length is not None
+            return UpstreamCause.TWO_LENGTHS if framed else UpstreamCause.BAD_LENGTH
+        if "HTTP/" in words:
+            return UpstreamCause.NOT_HTTP
+        return UpstreamCause.HTTP_VERSION if "version" in words or "dot" in words else UpstreamCause.BAD_HEADER

@@ -1,4 +1,4 @@
-"""The data listener: starts, drains, and ends streams of keys that were revoked."""
+"""The data listener: starts, drains, and ends streams whose keys may not have them any longer."""
 
 import asyncio
 import socket
@@ -9,12 +9,14 @@ from dataclasses import replace
 from sidecar.config.document import Limits
 from sidecar.config.fields import Address
 from sidecar.core.errors import Reason
-from sidecar.core.model import Allow
+from sidecar.core.model import Allow, ApiKey
 from sidecar.core.observer import Observer
+from sidecar.core.policy import same_rights
 from sidecar.core.units import Clock
 from sidecar.http.accepting import Places, RateLimitedLog
 from sidecar.http.requests import HeadLimits
 from sidecar.proxy.client_connection import ClientConnection
+from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handler import Handler, Snapshot
 from sidecar.proxy.listener import Connections, CountingListener, PlainListener, ProxyHeaders
 from sidecar.proxy.request_body import BodyRules, ClientRules
@@ -162,20 +164,34 @@ class DataServer:
         self._rate_limited.flush()
 
     async def revalidate_streams(self, *, older_than_seconds: float) -> None:
-        """Reset exchanges that have run for so long, and whose key is no longer valid."""
-        began_by, reasons = self._clock.monotonic() - older_than_seconds, dict[str, Reason | None]()
+        """End exchanges that have run for so long, and whose key may not do any longer what they do.
+
+        The key is judged as it is stored now, under the configuration that the exchange began with: a reload ends
+        nothing that has begun, and a key that has not changed needs no second judgement.
+        """
+        began_by, found = self._clock.monotonic() - older_than_seconds, dict[str, ApiKey | Reason]()
         for connection in self._connections:
             exchange = connection.exchange
             if exchange is None or exchange.began > began_by or not isinstance(exchange.decision, Allow):
                 continue
-            principal = exchange.decision.principal
-            if principal is None:
+            allow = exchange.decision
+            if allow.principal is None:
                 continue
-            if principal.key.id not in reasons:
-                reasons[principal.key.id] = await self._handler.snapshot.gate.revalidate(principal)
-            reason = reasons[principal.key.id]
+            key = allow.principal.key
+            if key.id not in found:
+                found[key.id] = await self._handler.snapshot.gate.revalidate(key)
+            reason = _refusal(exchange, allow, found[key.id])
             if reason is not None and connection.exchange is exchange:
-                exchange.reset(reason)
+                exchange.end(reason)
+                await asyncio.sleep(0)  # Thousands of streams may end with one key.
+
+
+def _refusal(exchange: Exchange, allow: Allow, key: ApiKey | Reason) -> Reason | None:
+    if isinstance(key, Reason):
+        return key
+    if exchange.gate is None or allow.principal is None or same_rights(key, allow.principal.key):
+        return None
+    return exchange.gate.reauthorize(exchange.head, allow, key)
 
 
 def _retire(connections: Iterable[ClientConnection]) -> None:

@@ -2,13 +2,28 @@
 
 import logging
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 
 from sidecar.config.document import ListenerTls, UpstreamTls
 from sidecar.config.reload import FileIdentity, identity_of
+from sidecar.core.errors import UpstreamCause
 
 _PROTOCOLS = ["http/1.1"]
 _log = logging.getLogger(__name__)
+
+_VERIFY_CAUSES: Mapping[int, UpstreamCause] = {
+    2: UpstreamCause.TLS_UNKNOWN_ISSUER,
+    9: UpstreamCause.TLS_NOT_YET_VALID,
+    10: UpstreamCause.TLS_EXPIRED,
+    18: UpstreamCause.TLS_UNKNOWN_ISSUER,
+    19: UpstreamCause.TLS_UNKNOWN_ISSUER,
+    20: UpstreamCause.TLS_UNKNOWN_ISSUER,
+    21: UpstreamCause.TLS_UNKNOWN_ISSUER,
+    62: UpstreamCause.TLS_HOSTNAME_MISMATCH,
+    64: UpstreamCause.TLS_HOSTNAME_MISMATCH,
+}
+"""By OpenSSL's X509_V_ERR_* (openssl-verification-options(1)): no issuer, times, self-signed, host name, IP address."""
 
 
 class ListenerCertificates:
@@ -62,6 +77,16 @@ def upstream_context(settings: UpstreamTls) -> ssl.SSLContext:
 def describe(error: OSError) -> str:
     """One line, with the file's name where the error knows it."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
+def tls_cause(error: ssl.SSLError) -> UpstreamCause:
+    """Which check of a handshake with the upstream failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _VERIFY_CAUSES.get(error.verify_code, UpstreamCause.TLS_CERTIFICATE)
+    reason = error.reason or ""
+    # An alert of the upstream about a certificate is about ours, or that it wants one (RFC 8446 section 6.2).
+    about_ours = "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
+    return UpstreamCause.TLS_CLIENT_CERTIFICATE if about_ours else UpstreamCause.TLS_PROTOCOL
 
 
 def _restrained(context: ssl.SSLContext) -> ssl.SSLContext:

@@ -6,13 +6,18 @@ a stream are written at once, because that is what tells whether the reader keep
 """
 
 import asyncio
+import errno
+import re
 import socket
+import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 
+from sidecar.core.errors import UpstreamCause
 from sidecar.core.units import Clock
+from sidecar.proxy.tls import tls_cause
 
 # The chunked transfer coding, as we write it (RFC 9112 section 7.1). No extensions, no trailers.
 
@@ -133,3 +138,39 @@ def reset_socket(sock: socket.socket) -> None:
 def _reset_on_close(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+
+# Why a connection to the upstream failed.
+
+
+_CAUSES: Mapping[int, UpstreamCause] = {
+    errno.ECONNREFUSED: UpstreamCause.REFUSED,
+    errno.ECONNRESET: UpstreamCause.RESET,
+    errno.EHOSTUNREACH: UpstreamCause.NO_ROUTE,
+    errno.ENETUNREACH: UpstreamCause.NO_ROUTE,
+    errno.ENOENT: UpstreamCause.NO_SOCKET,
+    errno.EACCES: UpstreamCause.PERMISSION_DENIED,
+    errno.EPERM: UpstreamCause.PERMISSION_DENIED,
+    errno.EADDRNOTAVAIL: UpstreamCause.NO_LOCAL_PORT,
+    errno.EMFILE: UpstreamCause.OPEN_FILES,
+    errno.ENFILE: UpstreamCause.OPEN_FILES,
+    errno.EPIPE: UpstreamCause.CLOSED,
+    errno.ETIMEDOUT: UpstreamCause.NO_ROUTE,
+}
+_NUMBERED = re.compile(r"\[Errno (\d+)\]")
+
+
+def cause_of(error: BaseException | None) -> UpstreamCause:
+    """error: what connecting raised, or a transport was lost with; None where the upstream closed it."""
+    if error is None:
+        return UpstreamCause.CLOSED
+    if isinstance(error, ssl.SSLError):
+        return tls_cause(error)
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return UpstreamCause.DNS
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and isinstance(error, ConnectionError):  # asyncio's own, of a handshake that broke off.
+        return UpstreamCause.RESET
+    if number is None and (numbered := _NUMBERED.search(str(error))) is not None:
+        number = int(numbered[1])  # asyncio joins the errors of several addresses into one text.
+    return _CAUSES.get(number or 0, UpstreamCause.OTHER)

@@ -34,6 +34,64 @@ def among(chosen: bytes | None, offer: str) -> bool:
     return chosen is not None and chosen.strip(b" \t").decode("latin-1").lower() in wanted
 
 
+POLICY_VIOLATION = b"\x88\x0e\x03\xf0access ended"
+"""A close frame of a server, with the code 1008 (RFC 6455 section 7.4.1)."""
+_CLOSE = 8
+_MOST_FRAMES = 4096
+"""In one piece, which take about a millisecond."""
+
+
+class Frames:
+    """Follows what one end of a WebSocket sends, to know where its frames end (RFC 6455 section 5.2)."""
+
+    __slots__ = ("_head", "_left", "_over")
+
+    def __init__(self) -> None:
+        self._head = b""
+        """The first bytes of a frame, without which its length is not known."""
+        self._left = 0
+        """Bytes of the frame that are still to come."""
+        self._over = False
+        """A close frame has come, which nothing follows; or too many frames at once to be followed."""
+
+    @property
+    def may_close(self) -> bool:
+        """A close frame may be sent: nothing is under way."""
+        return not (self._over or self._left or self._head)
+
+    def follow(self, data: bytes) -> None:
+        """data: the next piece of what it sends."""
+        if self._over or len(data) < self._left:
+            self._left -= len(data)
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        at, size = self._left, len(data)
+        for _ in range(_MOST_FRAMES):
+            if at >= size:
+                self._left = at - size
+                return
+            length = _frame_bytes(data, at)
+            if not length:
+                self._head, self._left = data[at:], 0
+                return
+            self._over = self._over or data[at] & 0x0F == _CLOSE
+            at += length
+        self._over = True
+
+
+def _frame_bytes(data: bytes, at: int) -> int:
+    """The length of the frame that begins at `at`; 0 where its head is not wholly here."""
+    if at + 2 > len(data):
+        return 0
+    length = data[at + 1] & 0x7F
+    extended = 0 if length < 126 else 2 if length == 126 else 8
+    head = 2 + extended + (4 if data[at + 1] & 0x80 else 0)
+    if at + head > len(data):
+        return 0
+    return head + (int.from_bytes(data[at + 2 : at + 2 + extended]) if extended else length)
+
+
 class Client(Flow, Protocol):
     """A client's connection, which stands above its exchanges and tunnels (a Protocol, so that no import goes up)."""
 
@@ -87,10 +145,14 @@ class Client(Flow, Protocol):
 class Tunnel:
     """Bytes both ways. A side that has finished sending may go on receiving."""
 
-    __slots__ = ("_client", "_client_ended", "_moved", "_moved_at", "_over", "_response", "_sent", "received")
+    __slots__ = (
+        "_client", "_client_ended", "_frames", "_moved", "_moved_at", "_over", "_response", "_sent", "received"
+    )  # fmt: skip
 
     def __init__(self, client: Client, response: UpstreamResponse, loop: asyncio.AbstractEventLoop) -> None:
         self._client, self._response = client, response
+        is_websocket = response.upgrade is not None and response.upgrade.strip(b" \t").lower() == b"websocket"
+        self._frames = Frames() if is_websocket else None
         self._over: asyncio.Future[None] = loop.create_future()
         self._client_ended = False
         self._sent = self._moved = 0
@@ -125,6 +187,15 @@ class Tunnel:
         self._finish()
         return self._response.send_eof()
 
+    def close(self, write: Callable[[bytes], None]) -> bool:
+        """End a WebSocket with a close frame, for which the client gets time. False where no such frame can be sent."""
+        if self._client_ended or self._frames is None or not self._frames.may_close:
+            return False
+        write(POLICY_VIOLATION)
+        self._response.stop()
+        self._response.close()  # What the client sends from here on goes nowhere.
+        return True
+
     def overdue(self, now: float, patience_seconds: float) -> bool:
         """One side has finished, and nothing has moved for that long."""
         if not self._client_ended and not self._response.complete:
@@ -136,6 +207,8 @@ class Tunnel:
 
     def _give(self, write: Callable[[bytes], None], data: bytes) -> None:
         self._sent += len(data)
+        if self._frames is not None:
+            self._frames.follow(data)
         write(data)
 
     def _finish(self) -> None:

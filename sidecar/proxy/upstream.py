@@ -4,7 +4,7 @@ import asyncio
 import ssl
 
 from sidecar.config.document import UpstreamSettings
-from sidecar.core.errors import Fault, Reason
+from sidecar.core.errors import Fault, UpstreamCause, upstream_fault
 from sidecar.core.observer import UpstreamName
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.request_body import ClientBody
@@ -74,7 +74,7 @@ class Upstream:
                 return await response
             except Stale:
                 if body is not None or method not in _IDEMPOTENT:
-                    raise Fault(Reason.UPSTREAM_UNREACHABLE) from None
+                    raise upstream_fault(UpstreamCause.IDLE_CLOSED) from None
             except asyncio.CancelledError:
                 connection.withdraw(response)
                 raise
@@ -126,6 +126,6 @@ async def _upload(connection: UpstreamConnection, body: ClientBody) -> None:
             connection.send(LAST_CHUNK)
         connection.finish_request()
     except BrokenBody as broken:
-        connection.fail(broken, broken.reason)
+        connection.fail(broken, Fault(broken.reason))
     except ConnectionError:
         return  # The connection has failed the future of its response.

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, auto
 from typing import cast
 
-from sidecar.core.errors import Fault, Reason
+from sidecar.core.errors import Fault, UpstreamCause, upstream_fault
 from sidecar.proxy.known_heads import KnownResponses
 from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
-from sidecar.proxy.transport import FlowControlled, IllegalStep, WriteBatcher
+from sidecar.proxy.transport import FlowControlled, IllegalStep, WriteBatcher, cause_of
 
 _SUSPECT_SECONDS = 0.02
 """How long nothing may come after a response that announces a body and must not have one (HEAD, 204, 304). Some servers
@@ -163,7 +163,7 @@ class UpstreamConnection(FlowControlled):
         """
         self._spoken = False
         if self._transport is None or self._transport.is_closing():
-            waiter.set_exception(self._lost())
+            waiter.set_exception(self._lost(None))
             self.abort()
             return
         self._step(State.AWAITING if whole else State.SENDING)
@@ -245,8 +245,8 @@ class UpstreamConnection(FlowControlled):
         if self._transport is not None:
             self._transport.abort()
 
-    def fail(self, failure: Exception, reason: Reason) -> None:
-        """Break off. Who awaits the response's head gets `failure`; who reads its body gets a Fault of `reason`."""
+    def fail(self, failure: Exception, fault: Fault) -> None:
+        """Break off. Who awaits the response's head gets `failure`; who reads its body gets `fault`."""
         waiter, self._waiter = self._waiter, None
         response = self._response
         self._deadline = None
@@ -254,7 +254,7 @@ class UpstreamConnection(FlowControlled):
         if waiter is not None and not waiter.done():
             waiter.set_exception(failure)
         elif response is not None:
-            response.fail(reason)
+            response.fail(fault)
 
     # Callbacks of the transport.
 
@@ -272,8 +272,8 @@ class UpstreamConnection(FlowControlled):
             return
         try:
             reader.feed(data)
-        except InvalidResponse:
-            self.fail(Fault(Reason.UPSTREAM_INVALID), Reason.UPSTREAM_INVALID)
+        except InvalidResponse as invalid:
+            self._fail(invalid.cause)
             return
         if self._waiter is None:
             self._hold_back(reader)
@@ -303,9 +303,9 @@ class UpstreamConnection(FlowControlled):
             self._drained.set_exception(ConnectionResetError())
         response = self._response
         if self._waiter is not None:
-            self.fail(self._lost(), Reason.UPSTREAM_UNREACHABLE)
+            self.fail(self._lost(exc), upstream_fault(UpstreamCause.BODY_CUT))
         elif response is not None and not response.complete:
-            self.fail(Fault(Reason.UPSTREAM_UNREACHABLE), Reason.UPSTREAM_UNREACHABLE)
+            self._fail(UpstreamCause.BODY_CUT)
         elif response is not None and response.on_gone is not None:
             response.on_gone()
         self._reader.close()
@@ -390,10 +390,14 @@ class UpstreamConnection(FlowControlled):
             raise IllegalStep(f"{self._state.name} to {state.name}")
         self._state = state
 
-    def _lost(self) -> Exception:
+    def _lost(self, exc: Exception | None) -> Exception:
         if self._spoken:
-            return Fault(Reason.UPSTREAM_INVALID)
-        return Stale() if self._used else Fault(Reason.UPSTREAM_UNREACHABLE)
+            return upstream_fault(UpstreamCause.HEAD_CUT)
+        return Stale() if self._used else upstream_fault(cause_of(exc))
+
+    def _fail(self, cause: UpstreamCause) -> None:
+        fault = upstream_fault(cause)
+        self.fail(fault, fault)
 
     def _check_deadline(self) -> None:
         self._timer = None
@@ -402,4 +406,4 @@ class UpstreamConnection(FlowControlled):
         if self._loop.time() < self._deadline:
             self._timer = self._loop.call_at(self._deadline, self._check_deadline)
         else:
-            self.fail(Fault(Reason.UPSTREAM_TIMEOUT), Reason.UPSTREAM_TIMEOUT)
+            self._fail(UpstreamCause.REQUEST_BODY if self._state in _UPLOADING else UpstreamCause.RESPONSE_HEAD)

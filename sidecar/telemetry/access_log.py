@@ -25,7 +25,7 @@ MAX_CHARS: Final = 2048
 MAX_CLIENT_CHARS: Final = 512
 """Of what a client says of itself."""
 _MAX_KEPT: Final = 2 * MAX_CLIENT_CHARS
-_OPTIONAL: Final = frozenset({"query", "trace_id"})
+_OPTIONAL: Final = frozenset({"cause", "query", "trace_id"})
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNQUOTED = re.compile(rb'[^!#-\[\]-~]|"|\\')
 _QUOTED = re.compile(rb'[^ !#-\[\]-~]|"|\\')
@@ -45,6 +45,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Raw target or canonical path; of its query no value is ever written."""
     status: int
     reason: str | None = None
+    cause: str | None = None
+    """What was wrong with the upstream."""
     seconds: float
     upstream_seconds: float | None = None
     bytes_in: int = 0
@@ -93,6 +95,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     query: str | None = None
     status: int
     reason: str | None
+    cause: str | None = None
     seconds: float
     upstream_seconds: float | None
     bytes_in: int
@@ -134,6 +137,7 @@ class JsonLines:
             query=query_names(access.target, longest=MAX_CHARS) if self._with_query else None,
             status=access.status,
             reason=access.reason,
+            cause=access.cause,
             seconds=_to_the_microsecond(access.seconds),
             upstream_seconds=None if access.upstream_seconds is None else _to_the_microsecond(access.upstream_seconds),
             bytes_in=access.bytes_in,

@@ -16,8 +16,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
-from sidecar.core.errors import Reason, status_of
+from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
 
@@ -99,29 +100,44 @@ OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 
 _METHODS = frozenset(STANDARD_METHODS)
 _AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
+_STREAM_ENDS = (
+    Reason.INVALID_KEY,
+    Reason.EXPIRED_KEY,
+    Reason.DISABLED_KEY,
+    Reason.REVOKED_KEY,
+    Reason.RETIRED_KEY,
+    Reason.INSUFFICIENT_SCOPE,
+    Reason.WRONG_TENANT,
+    Reason.WRONG_ENVIRONMENT,
+    Reason.AMBIGUOUS_TARGET,
+)
+"""Refusals of what had been allowed: only a key that has changed meanwhile leads to them."""
 _BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
 _CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files", "proxy_protocol")
 _SWITCHING_PROTOCOLS = 101
 
 Counts = dict[tuple[str, ...], int]
+_Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class _Histogram:
-    """Durations, each counted in the one bucket that it falls into."""
+    """Durations, each counted in the one bucket that it falls into. exemplars: the newest of each bucket, if any."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
+        self.exemplars: dict[int, Exemplar] = {}
         self.total = 0.0
 
-    def cumulative(self) -> list[tuple[str, float]]:
+    def cumulative(self) -> list[_Bucket]:
         reached = 0
-        buckets: list[tuple[str, float]] = []
-        for label, count in zip((*map(str, self.bounds), "+Inf"), list(self.counts), strict=True):
+        buckets: list[_Bucket] = []
+        for at, (label, count) in enumerate(zip((*map(str, self.bounds), "+Inf"), list(self.counts), strict=True)):
             reached += count
-            buckets.append((label, reached))
+            exemplar = self.exemplars.get(at)
+            buckets.append((label, reached) if exemplar is None else (label, reached, exemplar))
         return buckets
 
 
@@ -136,6 +152,8 @@ class Metrics(Collector):
         self._requests: dict[tuple[str, str, int], int] = {}
         self._denied: Counts = {}
         self._auth_failures: Counts = {(reason.value,): 0 for reason in _AUTH_FAILURES}
+        self._upstream_failures: Counts = {_failure(cause): 0 for cause in UpstreamCause}
+        self._streams_ended: Counts = {(reason.value,): 0 for reason in _STREAM_ENDS}
         self._taken: dict[str, int] = {}
         self._refused: Counts = {}
         self._turned_away: Counts = {(limit,): 0 for limit in _CONNECTION_LIMITS}
@@ -168,12 +186,27 @@ class Metrics(Collector):
         if status != _SWITCHING_PROTOCOLS:  # A tunnel lasts as long as both ends like.
             _time(self._overhead_seconds, route, own_seconds, OVERHEAD_BOUNDS)
 
+    def traced(self, route: str, trace_id: str, *, seconds: float, at: float) -> None:
+        """The trace of a request that `finished` has counted, which ended `at` (Unix seconds), was sampled."""
+        histogram = self._request_seconds[route]
+        exemplar = Exemplar({"trace_id": trace_id}, seconds, at)
+        histogram.exemplars[bisect_left(histogram.bounds, seconds)] = exemplar
+
     def denied(self, route: str, reason: Reason) -> None:
         """A request was refused, or a fault kept it from being served."""
         _add(self._denied, (route, reason.value))
         failure = (reason.value,)
         if failure in self._auth_failures:
             self._auth_failures[failure] += 1
+
+    def upstream_failed(self, cause: UpstreamCause) -> None:
+        """A response could not be had, or broke off, because of the upstream; `denied` counts it, too."""
+        _add(self._upstream_failures, _failure(cause))
+
+    def stream_ended(self, reason: Reason) -> None:
+        """What had been allowed ended for `reason`; counted where the key is the reason."""
+        if (reason.value,) in self._streams_ended:
+            _add(self._streams_ended, (reason.value,))
 
     def refusals(self) -> Mapping[str, int]:
         """Requests that were denied, by reason, since the start."""
@@ -277,6 +310,7 @@ class Metrics(Collector):
         yield _counter(
             "sidecar_auth_failures", "Requests whose credential was refused (401).", ("reason",), self._auth_failures
         )
+        yield from self._failures()
         yield _counter("sidecar_quota_taken", "Takes that a quota let pass.", ("quota",), taken)
         yield _counter("sidecar_quota_refused", "Takes that a quota refused.", ("quota", "route"), self._refused)
         yield _counter("sidecar_connections_refused", "Connections past a limit.", ("limit",), self._turned_away)
@@ -298,6 +332,21 @@ class Metrics(Collector):
         )
         yield _counter("sidecar_log_dropped", "Lines of stderr that were dropped.", (), {(): self._read_log_dropped()})
 
+    def _failures(self) -> Iterator[Metric]:
+        """Requests that did not end well although they had been allowed."""
+        yield _counter(
+            "sidecar_upstream_failures",
+            "Requests that the upstream failed, by what was wrong with it.",
+            ("reason", "cause"),
+            self._upstream_failures,
+        )
+        yield _counter(
+            "sidecar_streams_ended",
+            "Streams, tunnels and uploads that were ended because of their key.",
+            ("reason",),
+            self._streams_ended,
+        )
+
     def _gauges(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("sidecar_in_flight", "Requests begun and not yet finished.", value=self.in_flight)
         keys = GaugeMetricFamily("sidecar_keys", "Keys stored.", labels=("status", "environment"))
@@ -310,6 +359,10 @@ class Metrics(Collector):
         yield due
         build = {"version": version("sidecar"), "python": platform.python_version()}
         yield InfoMetricFamily("sidecar_build", "What is running.", value=build)
+
+
+def _failure(cause: UpstreamCause) -> tuple[str, ...]:
+    return (reason_of(cause).value, cause.value)
 
 
 def _add(counts: Counts, labels: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """Reports every finished request to the metrics, the access log, tracing and the usage counts."""
 
-from sidecar.core.errors import Reason
+from sidecar.core.errors import Reason, UpstreamCause
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.core.observer import Forwarding, UpstreamName
 from sidecar.core.routing import NO_ROUTE
@@ -43,6 +43,7 @@ class Exchanges:
         bytes_in: int,
         bytes_out: int,
         reason: Reason | None,
+        cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
     ) -> None:
         metrics, now = self._metrics, self._clock.seconds()
@@ -50,7 +51,7 @@ class Exchanges:
         route = decision.route.name if decision is not None and decision.route is not None else NO_ROUTE
         metrics.finished(route, head.method, status, seconds=seconds, upstream_seconds=upstream_seconds)
         if reason is not None:
-            metrics.denied(route, reason)
+            self._failed(route, reason, cause, decision)
         if isinstance(decision, Allow):
             self._allowed(decision, head, status, now)
         elif decision is not None:
@@ -64,7 +65,7 @@ class Exchanges:
             route=None if route is NO_ROUTE else route,
             method=head.method,
             target=head.target,
-            status=status, reason=reason,
+            status=status, reason=reason, cause=cause,
             seconds=seconds, upstream_seconds=upstream_seconds,
             bytes_in=bytes_in, bytes_out=bytes_out,
             client_address=head.peer if decision is None else decision.client_address,
@@ -79,6 +80,9 @@ class Exchanges:
             trace = tracer.begin(head) if forwarding is None else forwarding.trace
             access = with_trace(access, trace.trace_id)
             if trace.sampled:
+                self._metrics.traced(
+                    access.route or NO_ROUTE, trace.trace_id, seconds=access.seconds, at=access.at + access.seconds
+                )
                 tracer.finished(trace, access, head, decision, forwarding)
         if log is not None and log.wants(access):
             log.record(with_client(access, head) if log.tells_client else access)
@@ -92,6 +96,13 @@ class Exchanges:
     def bad_request(self, status: int, reason: Reason) -> None:
         self._metrics.finished(NO_ROUTE, "", status, seconds=0.0)
         self._metrics.denied(NO_ROUTE, reason)
+
+    def _failed(self, route: str, reason: Reason, cause: UpstreamCause | None, decision: Decision | None) -> None:
+        self._metrics.denied(route, reason)
+        if isinstance(decision, Allow):
+            self._metrics.stream_ended(reason)
+        if cause is not None:
+            self._metrics.upstream_failed(cause)
 
     def _allowed(self, allow: Allow, head: RequestHead, status: int, now: float) -> None:
         if allow.quota_states:

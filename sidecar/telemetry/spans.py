@@ -67,6 +67,7 @@ class Spans:
             **_optional("network.peer.address", head.peer),
             **_optional("user_agent.original", self._agent(head)),
             **_optional("sidecar.reason", access.reason or ""),
+            **_optional("sidecar.cause", access.cause or ""),
             **_optional("sidecar.key.id", access.key.id if access.key else ""),
             **_optional("sidecar.key.tenant", (access.key.tenant or "") if access.key else ""),
         }
@@ -113,7 +114,11 @@ class Spans:
             state=self._redaction.text(trace.state, longest=_MAX_STATE),
             began=_ns(sent),
             ended=max(_ns(sent), _ns(access.at + access.seconds)),
-            attributes={**attributes, **_optional("error.type", error)},
+            attributes={
+                **attributes,
+                **_optional("error.type", error),
+                **_optional("sidecar.cause", access.cause or ""),
+            },
             failed=error != "" and error != _CLIENT_GONE,
         )
 

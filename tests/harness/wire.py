@@ -68,6 +68,10 @@ class Connection:
     def send(self, raw: bytes) -> None:
         self._socket.sendall(raw)
 
+    def end(self) -> None:
+        """Send no more, and go on receiving."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def lose_patience(self, seconds: float) -> None:
         """Wait no longer than this from here on, for any one thing."""
         self._socket.settimeout(seconds)

@@ -15,6 +15,7 @@ from typing import Final
 from sidecar.config.build.config import Config
 from sidecar.config.document import UpstreamSettings
 from sidecar.config.fields import Address
+from sidecar.core.errors import UpstreamCause
 from sidecar.core.units import Clock
 from sidecar.doctor.facts import (
     BypassProbe,
@@ -26,6 +27,7 @@ from sidecar.doctor.facts import (
 )
 from sidecar.doctor.probes.host import file_facts, validity_of
 from sidecar.proxy.tls import describe, upstream_context
+from sidecar.proxy.transport import cause_of
 
 # A minimal HTTP/1.1 client: one request per connection.
 
@@ -63,8 +65,8 @@ async def connect(address: Address, *, seconds: float, tls: ssl.SSLContext | Non
         raise ProbeFailed(f"its certificate is not trusted: {error.verify_message}") from error
     except ssl.SSLError as error:
         raise ProbeFailed(f"TLS failed: {error.reason or 'the handshake did not complete'}") from error
-    except UnicodeError:
-        raise ProbeFailed("its host name is invalid") from None
+    except UnicodeError as error:
+        raise ProbeFailed("its host name is invalid") from error
     except OSError as error:
         raise ProbeFailed(_plain(error)) from error
 
@@ -135,7 +137,8 @@ async def upstream_facts(settings: UpstreamSettings, clock: Clock) -> UpstreamFa
         name = settings.tls.server_name if settings.tls else ""
         streams = await connect(settings.address, seconds=settings.connect_timeout, tls=tls, name=name)
     except ProbeFailed as error:
-        return Unknown(reason=str(error))
+        cause = cause_of(error.__cause__) if error.__cause__ is not None else UpstreamCause.CONNECT
+        return Unknown(reason=f"{error} (cause: {cause})")
     except OSError as error:
         return Unknown(reason=describe(error))
     seconds = perf_counter() - started

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.core.errors import Reason, status_of
+from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import Quota, QuotaState
 from sidecar.core.routing import NO_ROUTE
 from sidecar.telemetry.metrics import Metrics
@@ -63,6 +63,32 @@ def test_durations_fall_into_cumulative_buckets(metrics: Metrics) -> None:
     assert value(metrics, "sidecar_upstream_seconds_sum", route=ROUTE) == pytest.approx(1810.20105)
 
 
+def exemplars(metrics: Metrics) -> dict[str, tuple[dict[str, str], float, float]]:
+    """By bucket, as OpenMetrics has them."""
+    body, _ = metrics.exposition("application/openmetrics-text")
+    found = [one for family in open_metrics(body.decode()) for one in family.samples if one.exemplar is not None]
+    assert {one.name for one in found} <= {"sidecar_request_seconds_bucket"}
+    return {
+        one.labels["le"]: (one.exemplar.labels, one.exemplar.value, float(one.exemplar.timestamp or 0))
+        for one in found
+        if one.exemplar is not None
+    }
+
+
+def test_the_newest_trace_of_each_bucket_is_an_exemplar_for_who_asks_for_open_metrics(metrics: Metrics) -> None:
+    metrics.finished(ROUTE, "GET", 200, seconds=0.003)
+    assert exemplars(metrics) == {}
+    for trace_id, seconds in (("a" * 32, 0.003), ("b" * 32, 0.0045), ("c" * 32, 100.0)):
+        metrics.finished(ROUTE, "GET", 200, seconds=seconds)
+        metrics.traced(ROUTE, trace_id, seconds=seconds, at=1700000000.5)
+    assert exemplars(metrics) == {
+        "0.005": ({"trace_id": "b" * 32}, 0.0045, 1700000000.5),
+        "+Inf": ({"trace_id": "c" * 32}, 100.0, 1700000000.5),
+    }
+    assert value(metrics, "sidecar_request_seconds_bucket", route=ROUTE, le="0.005") == 3
+    assert b"trace_id" not in metrics.exposition("text/plain")[0]
+
+
 def test_a_request_that_the_upstream_did_not_see_is_not_timed_as_its(metrics: Metrics) -> None:
     metrics.finished(ROUTE, "GET", 401, seconds=0.1)
     assert value(metrics, "sidecar_upstream_seconds_count", route=ROUTE) is None
@@ -74,6 +100,15 @@ def test_a_denial_is_an_auth_failure_where_it_is_a_401(metrics: Metrics, reason:
     assert value(metrics, "sidecar_denied_total", route=ROUTE, reason=reason.value) == 1
     failures = value(metrics, "sidecar_auth_failures_total", reason=reason.value)
     assert failures == (1 if status_of(reason) == 401 else None)
+
+
+@pytest.mark.parametrize("cause", list(UpstreamCause))
+def test_what_was_wrong_with_the_upstream_is_counted_from_zero(metrics: Metrics, cause: UpstreamCause) -> None:
+    labels = {"reason": reason_of(cause).value, "cause": cause.value}
+    assert value(metrics, "sidecar_upstream_failures_total", **labels) == 0
+    metrics.upstream_failed(cause)
+    assert value(metrics, "sidecar_upstream_failures_total", **labels) == 1
+    assert status_of(reason_of(cause)) in (502, 504)
 
 
 def test_failed_rounds_in_the_background_are_counted_from_zero(metrics: Metrics) -> None:
@@ -192,6 +227,8 @@ def test_every_metric_has_the_name_and_labels_that_dashboards_know(metrics: Metr
         ("sidecar_overhead_seconds_sum", "route"),
         ("sidecar_store_seconds_count", "operation"),
         ("sidecar_store_seconds_sum", "operation"),
+        ("sidecar_streams_ended_total", "reason"),
+        ("sidecar_upstream_failures_total", "cause", "reason"),
         ("sidecar_in_flight",),
         ("sidecar_keys", "environment", "status"),
         ("sidecar_keys_due", "turn", "within"),

@@ -67,7 +67,10 @@ def test_an_upstream_socket_that_everybody_may_use_is_told(place: Place, tmp_pat
 
 def test_an_upstream_that_nobody_runs_is_a_problem(place: Place) -> None:
     report = examined(place.config)
-    assert report["Upstream: connection"] == ("problem", "127.0.0.1:1: nothing listens there (connection refused)")
+    assert report["Upstream: connection"] == (
+        "problem",
+        "127.0.0.1:1: nothing listens there (connection refused) (cause: refused)",
+    )
     assert report["Upstream: clock"][0] == "unchecked"
 
 

@@ -36,7 +36,7 @@ routes:
 - GET /items/**: {{scopes: [read], quotas: [few]}}
 """
 _PROSE = frozenset({"description", "summary", "title", "help", "short_help", "epilog", "message", "examples", "about"})
-_CLOSED = frozenset({"kind", "limit", "result", "turn"})
+_CLOSED = frozenset({"cause", "kind", "limit", "result", "turn"})
 """Labels of few values, which are a contract as well."""
 _PROCESS = ("python_", "process_")
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidecar.cli.main import main
+from tests.harness.recording import Upstream
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.wire import request_bytes
 from tests.wire.contracts.outside import (
@@ -38,12 +39,14 @@ def holds(request: pytest.FixtureRequest, name: str, found: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def used(start_shared_sidecar: StartSidecar) -> Iterator[Sidecar]:
-    """A sidecar that has let requests pass, refused some, and been asked by a proxy."""
+def used(start_shared_sidecar: StartSidecar, upstream_process: Upstream) -> Iterator[Sidecar]:
+    """A sidecar that has let requests pass, refused some, been failed by its upstream, and been asked by a proxy."""
     sidecar = start_shared_sidecar(CONFIG)
     key = sidecar.keys.issue(scopes=("read",))
     for target, credential in (("/items/1?a=1", key), ("/items/1", key), ("/items/1", None), ("/public/1", None)):
         sidecar.ask("GET", target, key=credential)
+    upstream_process.plan(b"GARBAGE\r\n\r\n")
+    sidecar.ask("GET", "/public/1")
     sidecar.ask("GET", "/items/1", key="hv_live_wrong")
     sidecar.exchange(b"GARBAGE\r\n\r\n")
     with listener(sidecar, "decision") as proxy:
@@ -77,7 +80,8 @@ def test_the_metrics(request: pytest.FixtureRequest, used: Sidecar) -> None:
 def test_the_fields_of_a_log_line(request: pytest.FixtureRequest, used: Sidecar) -> None:
     line = used.logged(lambda line: "query" in line)
     refused = used.logged(lambda line: line["reason"] == "missing_credential")
-    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in (line, refused)]
+    failed = used.logged(lambda line: line["reason"] == "upstream_invalid")
+    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in (line, refused, failed)]
     holds(request, "log_line", shapes)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.core.errors import UpstreamCause
 from tests.harness.wire import Connection, ConnectionClosed, Response
 from tests.wire.corpus.case import Case, load
 from tests.wire.corpus.stage import HANG_SECONDS, Stage, untroubled
@@ -26,21 +27,23 @@ def test_a_hostile_answer_reaches_nobody_else(stage: Stage, case: Case) -> None:
     method = case.fields.get("method", "GET")
     with stage.sidecar.connect() as client, stage.sidecar.connect() as other:
         client.lose_patience(HANG_SECONDS)
-        response = asked(client, method)
+        response = asked(client, method, case.name)
         own(other, "/public/other")
         own(other, "/public/another")
     if response is None:
         assert "broken" in case.fields.get("body", ""), "broken off"
     else:
         check(case, response)
+    if response is not None and response.status == 502:
+        check_cause(stage, case, response)
     check_upstream(stage, case, refused=response is not None and response.status == 502)
     untroubled(stage.sidecar)
 
 
-def asked(client: Connection, method: str) -> Response | None:
+def asked(client: Connection, method: str, request_id: str) -> Response | None:
     """The answer; None where it was broken off. A client that may go on, gets its own answer next."""
     try:
-        response = client.ask(method, "/public/hostile")
+        response = client.ask(method, "/public/hostile", [("X-Request-Id", request_id)])
     except ConnectionClosed:
         return None
     if "close" not in [option.lower() for option in response.all("Connection")]:
@@ -62,6 +65,13 @@ def check(case: Case, response: Response) -> None:
     elif b"upstream" not in response.body:
         wanted = case.fields.get("body", "").removeprefix("broken or ").encode()
         assert response.body == wanted, response
+
+
+def check_cause(stage: Stage, case: Case, response: Response) -> None:
+    """The operator is told what was wrong with it, and the client is not."""
+    line = stage.sidecar.logged(lambda line: line["request_id"] == case.name)
+    assert line["cause"] in set(UpstreamCause) - {UpstreamCause.OTHER}
+    assert line["cause"] not in str(response)
 
 
 def check_upstream(stage: Stage, case: Case, *, refused: bool) -> None:

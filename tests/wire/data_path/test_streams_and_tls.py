@@ -14,24 +14,31 @@ from tests.wire.security.site import CONFIG
 
 BOUND_SECONDS = 10.0
 """Within which README promises that streams of a revoked key end."""
+CLOSED = b"\x88\x0e\x03\xf0access ended"
+"""A WebSocket's close frame with the code 1008."""
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
 @pytest.mark.requirement("R1.6")
-def test_streams_of_a_revoked_key_end_within_the_stated_bound(start_sidecar: StartSidecar, upstream: Upstream) -> None:
+def test_streams_of_a_revoked_or_narrowed_key_end_within_the_stated_bound(
+    start_sidecar: StartSidecar, upstream: Upstream
+) -> None:
     sidecar = start_sidecar(CONFIG)
-    kept, revoked = [sidecar.keys.issue(name, scopes=("read",)) for name in ("kept", "revoked")]
-    with sidecar.connect() as lasting, sidecar.connect() as ending:
-        for stream, key in ((lasting, kept), (ending, revoked)):
+    kept, revoked, narrowed = [sidecar.keys.issue(name, scopes=("read",)) for name in ("kept", "revoked", "narrowed")]
+    with sidecar.connect() as lasting, sidecar.connect() as ending, sidecar.connect() as losing:
+        for stream, key in ((lasting, kept), (ending, revoked), (losing, narrowed)):
             asking = [("Authorization", f"Bearer {key.text}"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
             upstream.plan(SWITCHED)
             assert stream.exchange(request_bytes("GET", "/items/chat", asking)).status == 101
         sidecar.keys.told("revoke", revoked.id)
+        sidecar.keys.told("change", narrowed.id, "--scope", "write")
+        sidecar.keys.told("change", kept.id, "--scope", "read", "--scope", "write")
         began = time.monotonic()
-        assert ending.rest() == b""
+        assert ending.rest() == losing.rest() == CLOSED
         assert time.monotonic() - began < BOUND_SECONDS
-        line = sidecar.logged(lambda line: line["status"] == 101)
-        assert (line["reason"], line["key_id"]) == ("revoked_key", revoked.id)
+        for key, reason in ((revoked, "revoked_key"), (narrowed, "insufficient_scope")):
+            assert sidecar.logged(lambda line, id=key.id: line["key_id"] == id)["reason"] == reason
+            assert sidecar.metric(f'sidecar_streams_ended_total{{reason="{reason}"}}') == 1
         lasting.send(b"still open\r\n\r\n")
         assert lasting.receive().status == 400
     assert upstream.requests()[-1].head == b"still open\r\n\r\n"

@@ -231,6 +231,17 @@ def test_no_request_follows_an_upgrade(target: Target) -> None:
         assert connection.rest() == b""
 
 
+def test_a_client_that_ends_its_side_after_its_requests_gets_whole_responses_and_the_end(target: Target) -> None:
+    whole = target.request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    for sent in (target.request, target.request * 3, whole):
+        with Connection(target.address) as connection:
+            connection.send(sent)
+            connection.end()
+            for _ in range(sent.count(b" HTTP/1.1\r\n")):
+                assert connection.receive().status == STATUS[target.name]
+            assert connection.rest() == b""
+
+
 def test_half_a_request_and_its_end_leave_nothing_behind(target: Target) -> None:
     for half in (target.request[:-4], b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc"):
         # Each leaves its place to the next one.

@@ -1,6 +1,8 @@
 """What the listeners for operators put up with from clients that are slow, or many."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -26,9 +28,19 @@ async def _large(_: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def listening(limits: ServerLimits) -> AsyncIterator[Connect]:
-    """A listener of two answers, and how to connect to it."""
+async def listening(
+    limits: ServerLimits, before_slow: Callable[[], Awaitable[object]] | None = None
+) -> AsyncIterator[Connect]:
+    """A listener of three answers, and how to connect to it."""
+
+    async def slow(request: web.Request) -> web.Response:
+        await request.read()
+        if before_slow is not None:
+            await before_slow()
+        return web.Response(text="slow")
+
     app = web.Application()
+    app.router.add_route("*", "/slow", slow)
     app.router.add_get("/small", _small)
     app.router.add_get("/large", _large)
     opened: list[asyncio.StreamWriter] = []
@@ -111,6 +123,62 @@ async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
             await steady[0].readuntil(b"small")
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert len(await response(reader)) < LARGE
+
+
+GET_SLOW = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST_CHUNKS = b"POST /slow HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (GET_SLOW, 1),
+        (GET_SLOW * 3, 3),
+        (GET_SLOW + GET_SLOW[:20], 1),
+        (POST_CHUNKS + b"0\r\n\r\n", 1),
+        (GET_SLOW + POST_CHUNKS + b"0\r\n\r\n", 2),
+        (GET_SLOW[:20], 0),
+        (b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nabc", 0),
+        (b"", 0),
+    ],
+    ids=repr,
+)
+async def test_a_client_that_has_ended_its_side_gets_every_response_and_then_the_end(sent: bytes, answers: int) -> None:
+    gone = asyncio.Semaphore(0)
+    async with listening(ServerLimits(head_seconds=600), before_slow=gone.acquire) as connect:
+        reader, writer = await connect()
+        writer.write(sent)
+        writer.write_eof()
+        for _ in range(100):  # Turns of the loop, in which the end comes while the response waits.
+            await asyncio.sleep(0)
+        for _ in range(answers):
+            gone.release()
+        assert (await response(reader)).count(b"slow") == answers
+
+
+async def test_a_client_that_has_ended_its_side_within_a_body_is_not_waited_for() -> None:
+    async with listening(ServerLimits(head_seconds=0.2)) as connect:
+        reader, writer = await connect()
+        writer.write(POST_CHUNKS)
+        writer.write_eof()
+        assert await response(reader) == b""
+
+
+async def test_a_client_that_resets_gives_its_place_back_while_its_request_goes_on() -> None:
+    never = asyncio.Event()
+    async with listening(ServerLimits(connections=1), before_slow=never.wait) as connect:
+        _, writer = await connect()
+        writer.write(GET_SLOW)
+        await writer.drain()
+        reset_on_close(writer)
+        writer.transport.abort()
+        while await _turned_away(await connect()):
+            await asyncio.sleep(0)
+        never.set()
+
+
+def reset_on_close(writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def test_connections_are_bounded_in_all_and_by_address_and_places_become_free() -> None:

@@ -24,7 +24,7 @@ from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
 from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 from tests.wire.proxy.wire import RawClient, Received
 
-ON_ONE_LOOP = {"test_bad_client", "test_faithful", "test_fallen_keys", "test_framing", "test_keep_alive", "test_via"}
+ON_ONE_LOOP = {"test_bad_client", "test_faithful", "test_framing", "test_keep_alive", "test_via"}
 """Which bytes mean what is the same on each loop; flow control, TLS, timeouts and ends of connections may differ."""
 
 

@@ -1,13 +1,13 @@
 """Ports of the data path, filled for its tests: a gate that lets everything through, and a record of what is told."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sidecar.config.load import load
 from sidecar.core.apikey import Hasher
-from sidecar.core.errors import Reason, status_of
+from sidecar.core.errors import Reason, UpstreamCause, status_of
 from sidecar.core.headers import HOP_BY_HOP
 from sidecar.core.model import (
     Allow,
@@ -67,8 +67,15 @@ class OpenGate(Gate):
         self.fallen_for: Reason | None = None
         """Why the one key there is, is not good any longer."""
 
-    async def revalidate(self, principal: Principal) -> Reason | None:
-        return self.fallen_for
+    narrowed_for: Reason | None = None
+    """Why it may not do any longer what it could, although it is good."""
+
+    async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
+        return self.fallen_for or replace(key, scopes=("others",))
+
+    def reauthorize(self, head: RequestHead, allow: Allow, key: ApiKey) -> Reason | None:
+        assert key.scopes == ("others",)
+        return self.narrowed_for
 
     async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
         return self._decision(head)
@@ -132,6 +139,7 @@ class Record:
     target: str
     status: int
     reason: Reason | None
+    cause: UpstreamCause | None
     bytes_in: int
     bytes_out: int
     seconds: float
@@ -167,6 +175,7 @@ class Records:
         bytes_in: int,
         bytes_out: int,
         reason: Reason | None,
+        cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
     ) -> None:
         self.in_flight -= 1
@@ -176,6 +185,7 @@ class Records:
                     target=head.target,
                     status=status,
                     reason=reason,
+                    cause=cause,
                     bytes_in=bytes_in,
                     bytes_out=bytes_out,
                     seconds=seconds,

@@ -3,11 +3,13 @@
 import asyncio
 import socket
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from sidecar.config.fields import Address
-from sidecar.core.errors import Reason
+from sidecar.core.errors import Reason, UpstreamCause
 from tests.upstreams.scripted import Peer, answering, closing_after, plain
 from tests.wire.proxy.conftest import Bench, SetUp, eventually
 from tests.wire.proxy.wire import get, post
@@ -41,43 +43,103 @@ async def test_a_refused_connection_is_a_502_within_a_second(set_up: SetUp) -> N
         response = await bench.ask(get())
         assert (response.status, response.body) == (502, b"upstream_unreachable")
         assert await quickest(bench, 502) < 1
-    assert bench.records.finished_ones[0].reason is Reason.UPSTREAM_UNREACHABLE
+    record = bench.records.finished_ones[0]
+    assert (record.reason, record.cause) == (Reason.UPSTREAM_UNREACHABLE, UpstreamCause.REFUSED)
 
 
 async def test_an_unknown_name_is_a_502(set_up: SetUp) -> None:
     bench = await set_up(silent, address=Address(host="no-such-host.invalid", port=80), connect_timeout=2.0)
-    assert (await bench.ask(get())).status in (502, 504)
+    status = (await bench.ask(get())).status
+    causes = {
+        502: UpstreamCause.DNS,
+        504: UpstreamCause.CONNECT,
+    }  # Without a name server, nobody says that there is no such name.
+    assert bench.records.finished_ones[0].cause is causes[status]
+
+
+async def test_an_upstream_that_takes_no_more_of_a_body_is_told_from_one_that_does_not_respond(set_up: SetUp) -> None:
+    async def deaf(peer: Peer) -> None:
+        await peer.head()
+        await peer.ended.wait()
+
+    bench = await set_up(deaf, answer_timeout=0.2)
+    client = await bench.client()
+    with suppress(ConnectionError):
+        await client.send(get("/x", b"Content-Length: 1000000000", method="POST"))
+        while not bench.records.finished_ones:
+            client.writer.write(b"x" * 65536)
+            await asyncio.sleep(0)
+    assert bench.records.finished_ones[0].cause is UpstreamCause.REQUEST_BODY
 
 
 @pytest.mark.requirement("R1.1")
 async def test_a_reset_before_the_answer_is_a_502_within_a_second(set_up: SetUp) -> None:
-    assert await quickest(await set_up(resetting), 502) < 1
+    bench = await set_up(resetting)
+    assert await quickest(bench, 502) < 1
+    assert {record.cause for record in bench.records.finished_ones} <= {UpstreamCause.RESET, UpstreamCause.CLOSED}
+
+
+@pytest.mark.requirement("R1.1")
+async def test_a_kept_connection_that_ends_with_the_next_post_is_told_from_one_that_is_new(set_up: SetUp) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(plain())
+        await peer.head()
+
+    bench = await set_up(script)
+    client = await bench.client()
+    assert [(await client.ask(post(b"x"))).status for _ in range(2)] == [200, 502]
+    assert bench.records.finished_ones[1].cause is UpstreamCause.IDLE_CLOSED
+
+
+@pytest.mark.requirement("R1.1")
+async def test_a_unix_socket_that_is_not_there_is_a_502(set_up: SetUp, tmp_path: Path) -> None:
+    bench = await set_up(silent, address=Address(path=str(tmp_path / "nowhere.sock")))
+    assert (await bench.ask(get())).status == 502
+    assert bench.records.finished_ones[0].cause is UpstreamCause.NO_SOCKET
+
+
+NONSENSE = [
+    (b"HTTP/1.1 200 OK\r\nContent-Le", UpstreamCause.HEAD_CUT),
+    (b"garbage\r\n\r\n", UpstreamCause.NOT_HTTP),
+    (b"\x16\x03\x01\x00\xa5\x01\x00", UpstreamCause.NOT_HTTP),
+    (b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", UpstreamCause.HTTP_VERSION),
+    (b"HTTP/1.9 200 OK\r\nContent-Length: 2\r\n\r\nhi", UpstreamCause.HTTP_VERSION),
+    (b"HTTP/1.1 2xx OK\r\nContent-Length: 2\r\n\r\nhi", UpstreamCause.BAD_STATUS),
+    (b"HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n", UpstreamCause.BAD_STATUS),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", UpstreamCause.TWO_LENGTHS),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi", UpstreamCause.TWO_LENGTHS),
+    (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        UpstreamCause.TWO_LENGTHS,
+    ),
+    (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        UpstreamCause.TWO_LENGTHS,
+    ),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nhi", UpstreamCause.BAD_LENGTH),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc", UpstreamCause.TRANSFER_CODING),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", UpstreamCause.TRANSFER_CODING),
+    (b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", UpstreamCause.TRANSFER_CODING),
+    (b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 2\r\n\r\nhi", UpstreamCause.BAD_HEADER),
+    (b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\nhi", UpstreamCause.BAD_HEADER),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", UpstreamCause.BAD_CHUNK),
+    (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00",
+        UpstreamCause.UNEXPECTED_UPGRADE,
+    ),
+    (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", UpstreamCause.UNEXPECTED_UPGRADE),
+    (b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000, UpstreamCause.HEAD_TOO_LARGE),
+    (b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 10_000 + b"\r\n", UpstreamCause.HEAD_TOO_LARGE),
+]
+"""What is no response, and the cause that the operator is told."""
 
 
 @pytest.mark.requirement("S3.5")
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        b"HTTP/1.1 200 OK\r\nContent-Le",
-        b"garbage\r\n\r\n",
-        b"\x16\x03\x01\x00\xa5\x01\x00",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 2\r\n\r\nhi",
-        b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\nhi",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nhi",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00",
-        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        b"HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000,
-        b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 10_000 + b"\r\n",
-    ],
-)
-async def test_nonsense_is_a_502_and_that_connection_is_closed(set_up: SetUp, nonsense: bytes) -> None:
+@pytest.mark.parametrize(("nonsense", "cause"), NONSENSE)
+async def test_nonsense_is_a_502_and_that_connection_is_closed(
+    set_up: SetUp, nonsense: bytes, cause: UpstreamCause
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(nonsense if peer.number == 1 else plain(b"good"))
@@ -89,6 +151,7 @@ async def test_nonsense_is_a_502_and_that_connection_is_closed(set_up: SetUp, no
     client = await bench.client()
     response = await client.ask(get())
     assert (response.status, response.body) == (502, b"upstream_invalid")
+    assert bench.records.finished_ones[0].cause is cause
     await bench.upstream.peers[0].gone()
     assert (await client.ask(get())).body == b"good"
 
@@ -129,6 +192,7 @@ async def test_an_answer_that_does_not_come_is_a_504_at_the_set_time(set_up: Set
     bench = await set_up(silent, answer_timeout=0.2)
     response = await bench.ask(get())
     assert (response.status, response.body) == (504, b"upstream_timeout")
+    assert bench.records.finished_ones[0].cause is UpstreamCause.RESPONSE_HEAD
     assert 0.19 <= await quickest(bench, 504) < 0.6
     await bench.upstream.peers[0].gone()
 
@@ -155,6 +219,7 @@ async def test_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(se
         bench = await set_up(silent, address=address, connect_timeout=0.2)
         response = await bench.ask(get())
         assert (response.status, response.body) == (504, b"upstream_timeout")
+        assert bench.records.finished_ones[0].cause is UpstreamCause.CONNECT
         assert 0.19 <= await quickest(bench, 504) < 0.6
         for filler in fillers:
             filler.close()
@@ -180,6 +245,7 @@ async def test_an_answer_killed_midway_is_seen_to_be_broken_and_counted(set_up: 
     await eventually(lambda: bench.records.finished_ones)
     record = bench.records.finished_ones[0]
     assert (record.status, record.reason) == (200, Reason.UPSTREAM_UNREACHABLE)
+    assert record.cause is UpstreamCause.BODY_CUT
 
 
 @pytest.mark.requirement("R1.2")

@@ -10,6 +10,7 @@ from tests.harness.keys import IssuedKey
 from tests.harness.ports import free_port
 from tests.harness.recording import Upstream
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.wire import Connection
 from tests.wire.telemetry.collector import Collector, Told
 
 CONFIG = """\
@@ -199,8 +200,10 @@ def test_an_upstream_that_cannot_be_reached_is_an_error_of_both_spans(
     for span in (server, client):
         assert span.failed
         assert span.attributes["error.type"] == "upstream_unreachable"
+        assert span.attributes["sidecar.cause"] == "refused"
     assert server.attributes["http.response.status_code"] == 502
     assert "http.response.status_code" not in client.attributes
+    assert sidecar.logged(lambda line: line["request_id"] == "unreachable")["cause"] == "refused"
 
 
 def test_an_upstreams_failure_is_an_error_by_its_status(
@@ -221,6 +224,19 @@ def test_a_method_that_is_not_common_is_told_as_other(sidecar: Sidecar, key: Iss
     span = server_span(collector, "method")
     assert (span.name, span.attributes["http.request.method"]) == ("HTTP", "_OTHER")
     assert "PROPFIND" not in str(span.attributes)
+
+
+def test_the_histogram_names_sampled_traces_for_who_asks_for_open_metrics(
+    sidecar: Sidecar, key: IssuedKey, collector: Collector
+) -> None:
+    sidecar.ask("GET", "/items/7", identified("exemplary", ("traceparent", SAMPLED.replace(TRACE, "1" * 32))), key=key)
+    sidecar.ask("GET", "/items/7", identified("unseen", ("traceparent", UNSAMPLED.replace(TRACE, "2" * 32))), key=key)
+    server_span(collector, "exemplary")
+    with Connection(sidecar.ops) as ops:
+        found = ops.ask("GET", "/metrics", [("Accept", "application/openmetrics-text;version=1.0.0")]).body.decode()
+    assert f'trace_id="{"1" * 32}"' in found
+    assert f'trace_id="{"2" * 32}"' not in found
+    assert "trace_id" not in sidecar.metrics()
 
 
 def test_the_log_names_the_trace(sidecar: Sidecar, key: IssuedKey, collector: Collector) -> None:

@@ -12,6 +12,8 @@ from typing import IO
 
 from tests.harness.forks import ForkedProcess
 
+REMEMBERS = "SIDECAR_KNOWN_REQUESTS"
+"""With `off`, no request is known by its bytes: for the whole run of the tests."""
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -121,5 +123,5 @@ class Process:
 
 def clean_environ(**more: str) -> dict[str, str]:
     """The environment without anything that configures a sidecar, and with `more`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_") or name == REMEMBERS}
     return {**kept, "PYTHONUNBUFFERED": "1", **more}

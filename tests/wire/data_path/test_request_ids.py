@@ -1,0 +1,96 @@
+"""Who was refused can say which request it was: each response carries the id that the log has."""
+
+import re
+
+import pytest
+
+from tests.harness.keys import IssuedKey
+from tests.harness.recording import Upstream
+from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.wire import Fields
+
+CONFIG = """\
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:unused.db
+ops: 127.0.0.1:0
+access_log: {format: json}
+keys: {environments: {live: hv_live_}}
+scopes: {read: Read}
+routes:
+  - GET|POST|OPTIONS /items/**: {scopes: [read]}
+  - GET /me: {respond: {id: "{key.id}"}}
+identity: {request_id: X-Correlation-Id}
+limits: {body: 1KiB}
+"""
+MADE = re.compile(r"[0-9a-f]{32}")
+
+
+@pytest.fixture(scope="module")
+def sidecar(start_shared_sidecar: StartSidecar) -> Sidecar:
+    return start_shared_sidecar(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def key(sidecar: Sidecar) -> IssuedKey:
+    return sidecar.keys.issue(scopes=("read",))
+
+
+OUTCOMES = {
+    "allowed": (200, "GET", "/items/7", True, b""),
+    "allowed, a second time": (200, "GET", "/items/7", True, b""),
+    "a large upload": (413, "POST", "/items/7", True, bytes(2000)),
+    "our own": (200, "GET", "/me", True, b""),
+    "no key": (401, "GET", "/items/7", False, b""),
+    "no route": (403, "GET", "/nowhere", True, b""),
+    "no method": (405, "FROB", "/items/7", True, b""),
+    "a bad target": (400, "GET", "/items/%zz", True, b""),
+}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("of_client", [False, True])
+def test_each_response_carries_the_id_that_is_logged(
+    sidecar: Sidecar, key: IssuedKey, outcome: str, of_client: bool
+) -> None:
+    status, method, target, with_key, body = OUTCOMES[outcome]
+    sent = outcome.replace(" ", "-").replace(",", "") if of_client else ""
+    fields = [("X-Correlation-Id", sent)] if sent else []
+    response = sidecar.ask(method, target, fields, key=key if with_key else None, body=body)
+    assert response.status == status
+    told = response.header("X-Correlation-Id")
+    assert told == sent if sent else MADE.fullmatch(told)
+    assert sidecar.logged(lambda line: line["request_id"] == told)["status"] == status
+
+
+def test_what_the_service_sets_stays(sidecar: Sidecar, key: IssuedKey, upstream: Upstream) -> None:
+    upstream.plan(b"HTTP/1.1 200 OK\r\nx-correlation-id: its-own\r\nContent-Length: 0\r\n\r\n")
+    response = sidecar.ask("GET", "/items/7", [("X-Correlation-Id", "mine")], key=key)
+    assert response.all("X-Correlation-Id") == ["its-own"]
+    assert upstream.last().header("X-Correlation-Id") == "mine"
+
+
+def test_an_upstream_that_is_out_of_order_is_told_of_with_the_id(
+    sidecar: Sidecar, key: IssuedKey, upstream: Upstream
+) -> None:
+    upstream.plan(b"nonsense\r\n\r\n", close=True)
+    response = sidecar.ask("GET", "/items/7", [("X-Correlation-Id", "mine")], key=key)
+    assert (response.status, response.header("X-Correlation-Id")) == (502, "mine")
+
+
+UNSAFE = ["a b", "a\tb", 'a"b', "é", "x" * 129, "<script>", ""]
+
+
+@pytest.mark.parametrize("unsafe", UNSAFE)
+def test_an_id_that_is_not_safe_is_replaced(sidecar: Sidecar, key: IssuedKey, unsafe: str) -> None:
+    for credential in (key, None):
+        response = sidecar.ask("GET", "/items/7", [("X-Correlation-Id", unsafe)], key=credential)
+        assert MADE.fullmatch(response.header("X-Correlation-Id"))
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_an_id_that_holds_the_key_is_replaced(sidecar: Sidecar, key: IssuedKey, again: int) -> None:
+    fields: Fields = [("X-Correlation-Id", f"id-{key.text}")]
+    response = sidecar.ask("GET", "/items/7", fields, key=key)
+    assert response.status == 200
+    assert MADE.fullmatch(response.header("X-Correlation-Id"))

@@ -40,7 +40,7 @@ class TrustedProxies:
         A malformed entry ends the walk: what stands left of it is hearsay.
         """
         address = peer
-        if not self.trusts(peer):
+        if not self._networks or not self.trusts(peer):
             return address
         for entry in reversed(list(self._entries(fields.get(self.header, ())))):
             parsed = _parse_node(entry)

@@ -7,7 +7,7 @@ Names are compared folded, because CGI, WSGI and PHP see `X_Auth` and `x.auth` a
 import re
 from collections.abc import Iterable
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Headers
@@ -119,6 +119,40 @@ class ExactHeaderNames:
             lower.startswith(written) and fold(lower) == folded + lower[len(written) :]
             for written, folded in self._beginnings
         )
+
+
+T = TypeVar("T")
+
+
+class Memory(Generic[T]):
+    """A dict of two generations, each of `most` entries.
+
+    What of the older one is asked for again moves into the younger, so that a flood of entries that come once pushes
+    out no others.
+    """
+
+    __slots__ = ("_most", "_older", "young")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.young: dict[bytes, T] = {}
+        """To be looked at first."""
+        self._older: dict[bytes, T] = {}
+
+    def __len__(self) -> int:
+        return len(self.young) + len(self._older)
+
+    def recall(self, key: bytes) -> T | None:
+        """From the older generation."""
+        found = self._older.get(key)
+        if found is not None:
+            self.learn(key, found)
+        return found
+
+    def learn(self, key: bytes, value: T) -> None:
+        if len(self.young) >= self._most:
+            self._older, self.young = self.young, {}
+        self.young[key] = value
 
 
 class Action(Enum):

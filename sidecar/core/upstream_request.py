@@ -156,7 +156,7 @@ class Injection:
         if copies is not None:
             kept = copies.removed_from(kept)
         kept = self._end_to_end(kept, received)
-        return (*self.forwarded(head, kept, host, trusted), *identity)
+        return (*self.forwarded(head, kept, host), *identity)
 
     def reaching(self, head: RequestHead, received: SortedHeaders, *, from_proxy: bool) -> Headers:
         """The client's fields that reach the upstream where no key of ours is among them.
@@ -174,12 +174,10 @@ class Injection:
             kept = drop_connection_options(kept, connection)
         return kept
 
-    def forwarded(
-        self, head: RequestHead, kept: list[tuple[bytes, bytes]], host: bytes, trusted: bool
-    ) -> list[tuple[bytes, bytes]]:
-        """`kept` with the way it came. trusted: the peer, who tells of the way before."""
+    def forwarded(self, head: RequestHead, kept: list[tuple[bytes, bytes]], host: bytes) -> list[tuple[bytes, bytes]]:
+        """`kept` with the way it came; a trusted proxy tells of the way before."""
         speaks_forwarded = self.proxies.header == b"forwarded"
-        if not trusted:
+        if not self.proxies.trusts(head.peer):
             if speaks_forwarded:
                 return [*kept, (b"Forwarded", forwarded_header(head.peer, head.scheme, host))]
             return [*kept, *forwarding_headers(head.peer, head.scheme, host)]

@@ -154,7 +154,8 @@ class Gate:
             upstream_target = self.injection.target(target, paths, credential, copies)
             state.taken = await self._take(match.route, state)
             _check_taken(state.taken)
-            headers = self.injection.headers(head, received, credential, copies, host, self._identity_of(state))
+            identity = self._identity_of(state.context, state.request_id)
+            headers = self.injection.headers(head, received, credential, copies, host, identity)
             return _allowed(match.route, state, target=upstream_target, host=host, headers=headers)
         except Denied as denied:
             return await self._deny(denied.reason, state)
@@ -165,31 +166,39 @@ class Gate:
         """As `decide`, for a request that is understood. None where the decision has to wait; nothing is taken then."""
         if not self._limiter.immediate:
             return None
-        way, address = understood.way, head.peer
-        if way:
-            address = self.proxies.client_address(address, {self.proxies.header: way})
-        match = understood.match
-        state = _RequestState(address, understood.request_id or self._new_request_id(), match.route if match else None)
+        address = self.proxies.client_address(head.peer, {self.proxies.header: understood.way})
+        match, request_id = understood.match, understood.request_id or self._new_request_id()
+        known: CacheEntry | None = None
+        context: PrincipalContext | None = None
+        taken = _NOTHING_TAKEN
         try:
             if understood.credential is not None:
                 entry = self._keys.peek(understood.credential.digest)
                 if entry is MISS and understood.credential.may_be_stored:
                     return None
-                state.entry = _known(entry)
-                state.context = self._authenticate(state.entry)
-            match = authorize(match, state.principal, foreign=False)
+                known = _known(entry)
+                context = self._authenticate(known)
+            match = authorize(match, context.principal if context else None, foreign=False)
             if match.route.policy.charges:
-                buckets = self._buckets(match.route, state)
-                state.taken = _now(self._limiter.take(buckets, self._clock.seconds()))
-            _check_taken(state.taken)
+                buckets = self._principals.buckets(match.route, context, address)
+                taken = _now(self._limiter.take(buckets, self._clock.seconds()))
+                _check_taken(taken)
         except (StoreUnavailable, Fault):
             return None
         except Denied as denied:
-            return _now(self._deny(denied.reason, state))
-        trusted = self.proxies.trusts(head.peer)
-        told = self.injection.forwarded(head, understood.kept, understood.host, trusted)
-        headers = (*told, *self._identity_of(state))
-        return _allowed(match.route, state, target=understood.target, host=understood.host, headers=headers)
+            route = match.route if match else None
+            return _now(self._deny(denied.reason, _RequestState(address, request_id, route, known, context, taken)))
+        identity = self._identity_of(context, request_id)
+        return Allow(
+            route=match.route,
+            principal=context.principal if context else None,
+            target=understood.target,
+            headers=(*self.injection.forwarded(head, understood.kept, understood.host), *identity),
+            host=understood.host,
+            request_id=request_id,
+            client_address=address,
+            quota_states=taken.states,
+        )
 
     async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
         """The key as it is stored now, or why it is no longer valid; as it was where the store cannot tell."""
@@ -282,12 +291,11 @@ class Gate:
     def _buckets(self, route: Route, state: _RequestState) -> Sequence[Bucket]:
         return self._principals.buckets(route, state.context, state.client_address)
 
-    def _identity_of(self, state: _RequestState) -> Headers:
-        id_header = (self._id_header, state.request_id.encode())
-        if state.context is None:
+    def _identity_of(self, context: PrincipalContext | None, request_id: str) -> Headers:
+        id_header = (self._id_header, request_id.encode())
+        if context is None:
             return (id_header,)
-        by_request = self._identity.of_request(state.context.principal.key, state.request_id)
-        return (id_header, *state.context.identity, *by_request)
+        return (id_header, *context.identity, *self._identity.of_request(context.principal.key, request_id))
 
     async def _deny(self, reason: Reason, state: _RequestState) -> Deny:
         """The denial. Wrong keys are counted; a valid key's quotas are reported, but nothing is taken from them."""

@@ -12,55 +12,21 @@ import re
 import secrets
 from asyncio import AbstractEventLoop
 from hashlib import sha256
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
 from sidecar.core.credentials import Copies
 from sidecar.core.errors import Denied
-from sidecar.core.headers import HOP_BY_HOP, Action, check_host
+from sidecar.core.headers import HOP_BY_HOP, Action, Memory, check_host
 from sidecar.core.model import RequestHead
 from sidecar.core.routing import Match
 from sidecar.core.target import parse_target
-from sidecar.core.upstream_request import is_request_id
+from sidecar.core.upstream_request import ADMIN_COOKIE, is_request_id
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate, KnownCredential, Understood
 from sidecar.http.requests import CONTENT_LENGTH, HEADER_LINE, ONCE, REQUEST_LINE
 from sidecar.proxy.response_parser import MAX_HEAD_BYTES, UpstreamResponse
-
-T = TypeVar("T")
-
-
-class Memory(Generic[T]):
-    """A dict of two generations, each of `most` entries.
-
-    What of the older one is asked for again moves into the younger, so that a flood of entries that come once pushes
-    out no others.
-    """
-
-    __slots__ = ("_most", "_older", "young")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.young: dict[bytes, T] = {}
-        """To be looked at first."""
-        self._older: dict[bytes, T] = {}
-
-    def __len__(self) -> int:
-        return len(self.young) + len(self._older)
-
-    def recall(self, key: bytes) -> T | None:
-        """From the older generation."""
-        found = self._older.get(key)
-        if found is not None:
-            self.learn(key, found)
-        return found
-
-    def learn(self, key: bytes, value: T) -> None:
-        if len(self.young) >= self._most:
-            self._older, self.young = self.young, {}
-        self.young[key] = value
-
 
 _Pairs = list[tuple[bytes, bytes]]
 _Fresh = list[tuple[Memory[Any], bytes, Any]]
@@ -114,7 +80,7 @@ class KnownRequests:
         self._targets: Memory[_Target] = Memory(_MOST)
         self._lines = _Lines(gate, trusted=False)
         self._lines_of_proxies = _Lines(gate, trusted=True)
-        self._signs_of_key = _signs_of_key(gate)
+        self._signs_of_key = re.compile(_signs_of_key(gate))
         self._judges_queries = any(source.kind == "query" for source in gate.config.keys.sources)
 
     def __len__(self) -> int:
@@ -181,9 +147,11 @@ class KnownRequests:
             target = parse_target(raw, "")
             if not target.ordinary or (target.query and self._judges_queries):
                 return None
-            if gate.credentials.find({}, target.query) is not None:
+            if target.query is not None and gate.credentials.find({}, target.query) is not None:
                 return None
-            upstream = gate.injection.target(target, (target.path,), None)
+            upstream = raw
+            if gate.injection.strip_prefix or gate.injection.add_prefix:
+                upstream = gate.injection.target(target, (target.path,), None)
         except Denied:
             return None
         match = gate.routes.match(method, target.path)
@@ -211,7 +179,9 @@ class _Lines:
         self._credentials: Memory[tuple[KnownCredential, int]] = Memory(_MOST)
         """With the number of bytes before the credential in its line."""
         self._salt = secrets.token_bytes(16)
-        self._signs_of_key = _signs_of_key(gate)
+        self._signs = re.compile(_signs_of_key(gate) + rb"|(?i:asic )|" + ADMIN_COOKIE.encode())
+        """Of a key, of a copy of one that is not written as it is, of a cookie that is withheld."""
+        self._names: Memory[tuple[bytes, int]] = Memory(_MOST_NAMES)
         self._id_field = gate.config.identity.request_id.lower().encode()
         self._sources = frozenset(name.encode() for name in gate.credentials.header_names)
         self._passing = frozenset(each.name.lower().encode() for each in keys.pass_through if each.kind == "header")
@@ -248,17 +218,31 @@ class _Lines:
         line = self._memory.recall(text)
         if line is not None:
             return line
-        lower = text[: text.find(b":")].lower()
-        if lower in self._sources:
+        name = text[: text.find(b":")]
+        lower, role = self._names.young.get(name) or self._names.recall(name) or self._name(name)
+        if role == _CREDENTIAL:
             return self._credential_line(text)
         found = HEADER_LINE.fullmatch(text)
         if found is None:
             return None
-        line = self._classify(lower, (found[1], found[2]))
-        secret = lower in _SECRET_NAMES or lower in self._passing
-        if line is not None and not secret and len(text) <= _LONGEST and not self._signs_of_key.search(text):
+        suspect = self._signs.search(text) is not None
+        pair = (name, found[2])
+        line = _Line(pair, role, role != _DROPPED) if role >= 0 and not suspect else self._classify(lower, pair)
+        if line is not None and not suspect and lower not in _NOT_LEARNT and len(text) <= _LONGEST:
             fresh.append((self._memory, text, line))
         return line
+
+    def _name(self, name: bytes) -> tuple[bytes, int]:
+        """The name in lower case, and the role of its lines; -1 where that depends on their values, too."""
+        lower = name.lower()
+        role = _CREDENTIAL if lower in self._sources else -1
+        if role < 0 and lower not in self._passing and lower not in _VALUED and lower != self._id_field:
+            action, _ = self._gate.rules.action(name)
+            dropped = -1 if lower in _ONCE_ROLES else _DROPPED
+            role = {Action.KEEP: _ONCE_ROLES.get(lower, _PLAIN), Action.DROP: dropped}.get(action, -1)
+        if len(name) <= _LONGEST_NAME:
+            self._names.learn(name, (lower, role))
+        return lower, role
 
     def _credential_line(self, text: bytes) -> _Line | None:
         digest = sha256(self._salt + text).digest()
@@ -316,7 +300,18 @@ class _Lines:
 
 
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content_length", b"transfer_encoding"})
-_SECRET_NAMES: Final = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+_VALUED: Final = _UNUSUAL | {b"content-length", b"connection", b"host"}
+"""Headers whose values decide."""
+_NOT_LEARNT: Final = frozenset(
+    {
+        b"authorization", b"cookie", b"proxy-authorization",
+        b"traceparent", b"tracestate", b"baggage", b"b3", b"sentry-trace", b"x-amzn-trace-id", b"x-b3-spanid",
+        b"x-b3-traceid", b"x-cloud-trace-context", b"x-correlation-id", b"x-request-id", b"idempotency-key",
+    }
+)  # fmt: skip
+"""Headers that may hold a secret, and those that are another one each time."""
+_LONGEST_NAME: Final = 64
+_MOST_NAMES: Final = 1024
 
 
 def _host(pair: tuple[bytes, bytes]) -> _Line | None:
@@ -327,10 +322,9 @@ def _host(pair: tuple[bytes, bytes]) -> _Line | None:
     return _Line(pair, _HOST, False)
 
 
-def _signs_of_key(gate: Gate) -> re.Pattern[bytes]:
+def _signs_of_key(gate: Gate) -> bytes:
     """What a line that is learnt must not hold, because it stays in memory. An escape may hide a key."""
-    prefixes = [re.escape(prefix.encode()) for prefix in key_prefixes(gate.config) if prefix]
-    return re.compile(b"|".join([b"%", *prefixes]))
+    return b"|".join([b"%", *(re.escape(prefix.encode()) for prefix in key_prefixes(gate.config) if prefix)])
 
 
 # Responses.

@@ -32,7 +32,7 @@ from sidecar.core.apikey import KeyFormat
 from tests.harness.keys import run_cli
 
 CONFIG = """\
-listen: 127.0.0.1:18080
+listen: 127.0.0.1:0
 upstream: http://127.0.0.1:18081
 scopes: {read: Read}
 keys: {environments: {live: hv_live_}}
@@ -134,9 +134,8 @@ class Loop(asyncio.SelectorEventLoop):
         return transport, protocol
 
     async def create_server(self, factory: Any, host: Any = None, port: Any = None, **more: Any) -> Any:  # type: ignore[override]
-        if port == 18080:
-            self.make = factory
-            port = 0
+        """The data listener is the first."""
+        self.__dict__.setdefault("make", factory)
         return await super().create_server(factory, host, port, **more)
 
 

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.errors import Reason
+from sidecar.core.headers import Memory
 from sidecar.core.model import Allow, ApiKey, Deny, KeyStatus, RequestHead
 from sidecar.gate.gate import Gate
 from sidecar.http.requests import HeadLimits, MalformedHead, read_head
 from sidecar.keys.cache import KeyCache
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.proxy.known_heads import KnownRequest, KnownRequests, KnownResponses, Memory
+from sidecar.proxy.known_heads import KnownRequest, KnownRequests, KnownResponses
 from sidecar.proxy.response_parser import ResponseParser
 from tests.harness.framing import AMBIGUOUS
 from tests.harness.headers import BROKEN_LINES, FORWARDING, HOP_BY_HOP, STRIPPED

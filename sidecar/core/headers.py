@@ -85,8 +85,8 @@ joins the Hosts of two lines, and no escape."""
 _SEPARATORS = re.compile(rb"[^a-z0-9]+")
 _UNSAFE = re.compile(r"[^ -$&-~]")
 _MAX_NAMES = 2048
-_MAX_LEARNT = 64
-"""Longer names are classified each time: strangers choose them, and their memory is ours."""
+_MAX_LEARNT = 48
+"""Longer names are classified each time: strangers choose them, and their memory is ours. Keys are longer, too."""
 
 
 def fold(name: bytes) -> bytes:

@@ -34,8 +34,8 @@ _Fresh = list[tuple[Memory[Any], bytes, Any]]
 
 _LONGEST: Final = 256
 """Bytes of a line that is learnt."""
-_MOST: Final = 4096
-"""Lines of a generation: at most 4 MiB in both."""
+_MOST: Final = 2048
+"""Lines of a generation. With the longest lines, all memories of a gate together take 11 MiB."""
 
 # What a line is to the request. From _HOST on there may be one of each.
 _PLAIN, _DROPPED, _HIDING, _WAY, _HOST, _CREDENTIAL, _LENGTH, _REQUEST_ID, _ONCE = range(9)
@@ -310,7 +310,8 @@ _NOT_LEARNT: Final = frozenset(
     }
 )  # fmt: skip
 """Headers that may hold a secret, and those that are another one each time."""
-_LONGEST_NAME: Final = 64
+_LONGEST_NAME: Final = 48
+"""Shorter than a key is, which a client may take for a header's name."""
 _MOST_NAMES: Final = 1024
 
 

@@ -154,8 +154,7 @@ class Gate:
             upstream_target = self.injection.target(target, paths, credential, copies)
             state.taken = await self._take(match.route, state)
             _check_taken(state.taken)
-            identity = self._identity_of(state.context, state.request_id)
-            headers = self.injection.headers(head, received, credential, copies, host, identity)
+            headers = self.injection.headers(head, received, credential, copies, host, self._identity_of(state))
             return _allowed(match.route, state, target=upstream_target, host=host, headers=headers)
         except Denied as denied:
             return await self._deny(denied.reason, state)
@@ -188,7 +187,7 @@ class Gate:
         except Denied as denied:
             route = match.route if match else None
             return _now(self._deny(denied.reason, _RequestState(address, request_id, route, known, context, taken)))
-        identity = self._identity_of(context, request_id)
+        identity = self._identity_headers(context, request_id)
         return Allow(
             route=match.route,
             principal=context.principal if context else None,
@@ -291,7 +290,10 @@ class Gate:
     def _buckets(self, route: Route, state: _RequestState) -> Sequence[Bucket]:
         return self._principals.buckets(route, state.context, state.client_address)
 
-    def _identity_of(self, context: PrincipalContext | None, request_id: str) -> Headers:
+    def _identity_of(self, state: _RequestState) -> Headers:
+        return self._identity_headers(state.context, state.request_id)
+
+    def _identity_headers(self, context: PrincipalContext | None, request_id: str) -> Headers:
         id_header = (self._id_header, request_id.encode())
         if context is None:
             return (id_header,)

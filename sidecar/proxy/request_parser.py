@@ -198,7 +198,10 @@ class RequestParser:
 
         It is what most reads are. None: to be fed.
         """
-        if self._received or self._phase is not Phase.HEAD or data.find(_END) != len(data) - len(_END):
+        if self._received or self._phase is not Phase.HEAD:
+            return None
+        end = data.find(_END)
+        if end < 0 or end + len(_END) < len(data):
             return None
         if len(data) > self._limits.head_bytes or data[0] in b"\r\n":
             return None

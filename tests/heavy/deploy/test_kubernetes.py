@@ -161,7 +161,7 @@ def test_the_service_is_reached_by_way_of_the_sidecar_only(folder: str, tmp_path
     file = tmp_path / "sidecar.yaml"
     file.write_text(one(folder, "ConfigMap", "sidecar-config")["data"]["sidecar.yaml"])
     config = load(str(file), environ={})
-    open_ports = {config.listen.port, config.ops.port if config.ops else 0}
+    open_ports = {address.port for address in (*config.listen, *(config.ops or ()))} or {0}
     assert {
         port["targetPort"] for doc in stored(folder) if doc["kind"] == "Service" for port in doc["spec"]["ports"]
     } == (open_ports)

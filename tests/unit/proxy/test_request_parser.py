@@ -172,3 +172,11 @@ def test_a_header_of_a_single_value_stands_there_once(name: bytes) -> None:
     assert head(head_of(name + b": a", b"X: b"))
     with pytest.raises(MalformedHead):
         head(head_of(name + b": a", name.lower() + b": b"))
+
+
+def test_no_part_of_a_head_passes_for_a_whole_one() -> None:
+    for size in range(1, len(GET)):
+        assert a_parser().read_whole(GET[:size]) is None
+        assert a_parser().read_whole(GET + GET[:size]) is None
+    whole = a_parser().read_whole(GET)
+    assert whole is not None and whole.target == "/a"

@@ -218,3 +218,13 @@ async def test_a_204_loses_its_length_and_a_304_keeps_it_as_a_number(set_up: Set
     )
     client = await bench.client()
     assert [(await client.ask(get())).all(b"Content-Length") for _ in range(3)] == [[], [b"2"], [b"200"]]
+
+
+async def test_a_request_may_come_in_two_parts_wherever_it_is_cut(set_up: SetUp) -> None:
+    request = get("/x", b"X-A: 1")
+    bench = await set_up(answering(*[plain() for _ in request]))
+    client = await bench.client()
+    for cut in range(1, len(request)):
+        await client.send(request[:cut])
+        await eventually(lambda: any(connection.receives_head for connection in bench.server._connections))
+        assert (await client.ask(request[cut:])).status == 200

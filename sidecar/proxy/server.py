@@ -24,17 +24,15 @@ from sidecar.proxy.request_body import BodyRules, ClientRules
 _BACKLOG = 4096
 _PROBE = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _PROBE_SECONDS = 1.0
-_FIRST_REQUEST_SECONDS = 0.3
-"""How long, while draining, a new connection may take to send its first request."""
 
 
 class DataServer:
     """To be made where its loop runs.
 
-    snapshot: for requests that begin now. tls: the context of the
-    next handshake; None for none. proxy_protocol: connections begin with a header of it, and come from proxies that
-    `snapshot` trusts. body_window_seconds: what a body's speed is averaged over. few_files: a burst of
-    connections could take every descriptor.
+    snapshot: for requests that begin now. tls: the context of the next handshake; None for none. proxy_protocol:
+    connections begin with a header of it, and come from proxies that `snapshot` trusts. body_window_seconds: what a
+    body's speed is averaged over. first_request_seconds: how long, while draining, a new connection may take to send
+    its first request. few_files: a burst of connections could take every descriptor.
     """
 
     def __init__(
@@ -47,10 +45,12 @@ class DataServer:
         body_window_seconds: float = 10.0,
         linger_seconds: float = 30.0,
         quiet_seconds: float = 5.0,
+        first_request_seconds: float = 0.3,
         few_files: bool = False,
         proxy_protocol: bool = False,
     ) -> None:
         loop, limits, self._clock = asyncio.get_running_loop(), snapshot.limits, clock
+        self._first_request_seconds = first_request_seconds
         self._rate_limited = rate_limited = RateLimitedLog(loop)
         self._handler = Handler(snapshot, observer=observer, clock=clock, rate_limited=rate_limited)
         bodies = BodyRules(
@@ -149,7 +149,7 @@ class DataServer:
         A request has begun with the first byte of its head. That of a new connection may still be on its way.
         """
         self.close_when_idle()
-        first_seconds = min(_FIRST_REQUEST_SECONDS, grace_seconds)
+        first_seconds = min(self._first_request_seconds, grace_seconds)
         await self._listener.close(first_seconds)
         connections = self._connections
         _retire(connection for connection in connections if not connection.untried)

@@ -50,6 +50,7 @@ RELOADED = CONFIG.replace("scopes: [read], quotas: [general]", "scopes: [write]"
 _OF_TIME = re.compile(
     r"_(seconds_(bucket|sum)|created|timestamp_seconds)\b|^(process|python|sidecar_store)_|_in_flight|last_reload"
 )
+_LOOKUPS = 'sidecar_store_seconds_count{operation="find"}'
 _SECONDS = re.compile(r"\bt=\d+")
 """Of RateLimit: until it resets."""
 _IDS = re.compile(rb"(?im)^(x-request-id|x-trace): [^\r]*\r\n")
@@ -137,7 +138,7 @@ def twins(
 
 def counted(sidecar: Sidecar) -> dict[str, float]:
     samples = [line.rpartition(" ") for line in sidecar.metrics().splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in samples if not _OF_TIME.search(name) or "find" in name}
+    return {name: float(value) for name, _, value in samples if not _OF_TIME.search(name) or name == _LOOKUPS}
 
 
 def logged(sidecar: Sidecar) -> list[dict[str, Any]]:

@@ -50,7 +50,8 @@ async def test_connections_that_wait_to_be_accepted_are_answered(set_up: SetUp, 
 
 
 async def test_clients_that_have_yet_to_shake_hands_are_answered(set_up: SetUp, authority: Authority) -> None:
-    bench = await set_up(answering(plain()), listener=speaking_tls(authority))
+    listener = {**speaking_tls(authority), "first_request_seconds": 5.0}
+    bench = await set_up(answering(plain()), listener=listener)
     sockets = connected(bench)
     stopping = asyncio.create_task(bench.server.stop(grace_seconds=5))
     asking = (ask(opened, authority.trusting()) for opened in sockets)

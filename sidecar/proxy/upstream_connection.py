@@ -168,7 +168,7 @@ class UpstreamConnection(FlowControlled):
             return
         self._step(State.AWAITING if whole else State.SENDING)
         self._waiter = waiter
-        if self._known is not None and isinstance(waiter, ResponseWaiter):
+        if self._known is not None and not isinstance(waiter, asyncio.Future):
             self._unexpected = method, informational
         else:
             self._reader.expect(method, upgrade=upgrade, informational=informational)

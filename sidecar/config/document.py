@@ -122,6 +122,8 @@ class UpstreamSettings(Entry, frozen=True, kw_only=True):
     connect_timeout: Timeout = seconds("2s")
     answer_timeout: Timeout = seconds("60s")
     idle_timeout: Duration = seconds("4s")
+    max_connection_age: DurationOrOff = default("60s", 60.0)
+    """After this, a connection takes no more requests, so that a changed DNS record is followed; None is no limit."""
     max_connections: Annotated[int, Meta(ge=1, le=65535)] = 256
     queue_timeout: Duration = seconds("5s")
     host: UpstreamHost = "keep"

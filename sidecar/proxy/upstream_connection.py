@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, auto
+from math import inf
 from typing import cast
 
 from sidecar.core.errors import Fault, Reason
@@ -85,6 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_waiter",
         "_writing_paused",
         "fresh_until",
+        "retires_at",
         "upload",
     )  # fmt: skip
 
@@ -112,6 +114,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = State.NEW
         self.fresh_until = 0.0
         """Until when the pool may keep it idle."""
+        self.retires_at = inf
+        """When it is too old for another exchange."""
         self.upload: asyncio.Task[None] | None = None
         """Sends the rest of the request; ended with the exchange."""
 

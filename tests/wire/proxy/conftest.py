@@ -25,7 +25,14 @@ ON_ONE_LOOP = {"test_bad_client", "test_faithful", "test_fallen_keys", "test_fra
 """Which bytes mean what is the same on each loop; flow control, TLS, timeouts and ends of connections may differ."""
 
 
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> LoopFactories:
+    """A module that needs loops of its own names them in `LOOPS`."""
+    own: LoopFactories | None = getattr(getattr(item, "module", None), "LOOPS", None)
+    if own is not None:
+        return own
     others = {} if item.path.stem in ON_ONE_LOOP else {"asyncio": asyncio.new_event_loop}
     return {**others, "uvloop": uvloop.new_event_loop}
 

@@ -70,6 +70,9 @@ class ListenerTls(Entry, frozen=True, kw_only=True):
     """Authority whose certificates clients must show; empty for none."""
 
 
+_LEAST_HELD_BYTES = 1 << 20
+
+
 class Limits(Entry, frozen=True, kw_only=True):
     """What a client may take up, in bytes and seconds."""
 
@@ -87,6 +90,8 @@ class Limits(Entry, frozen=True, kw_only=True):
     half_closed_timeout: Timeout = seconds("1s")
     """How long the response may take to begin after the client has ended its side of the connection."""
     idle_timeout: Timeout = seconds("75s")
+    held_bytes: Size = size("32MiB")
+    """In memory for all clients that are behind; past it, the slowest are disconnected."""
     connections: Positive = 16384
     connections_per_address: Positive = 16384
 
@@ -98,6 +103,8 @@ class Limits(Entry, frozen=True, kw_only=True):
 def checked_limits(limits: Limits, path: Path, report: Report) -> Limits:
     if max(limits.request_line, limits.header) > limits.head:
         report.problem((*path, "head"), "is less than one request line or header may have")
+    if limits.held_bytes < _LEAST_HELD_BYTES:
+        report.problem((*path, "held_bytes"), "must be at least 1MiB: a few clients that are behind take as much")
     return limits
 
 

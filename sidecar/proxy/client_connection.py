@@ -15,7 +15,7 @@ from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.request_parser import END, BrokenBody, Event, RequestParser
 from sidecar.proxy.response_parser import Flow
-from sidecar.proxy.transport import IllegalStep, WriteBatcher, reset
+from sidecar.proxy.transport import HeldBytes, IllegalStep, WriteBatcher, reset, was_reset
 from sidecar.proxy.tunnel import Tunnel
 
 
@@ -60,17 +60,17 @@ STEPS: Mapping[State, frozenset[State]] = {
 """The steps that a connection may take."""
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """The parser says what has come, and the handler responds, in a task for each request.
 
     The task is cancelled when the client hangs up.
     """
 
     __slots__ = (
-        "_admitted", "_batcher", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since", "_loop",
-        "_on_closed", "_parser", "_places", "_producer", "_reading_paused", "_rules", "_sent_half_closed", "_since",
-        "_spoke_at", "_state", "_task", "_transport", "_tunnel", "_unsent", "_unsent_since", "is_probe", "peer",
-        "scheme", "untried", "writing_paused",
+        "_admitted", "_batcher", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since", "_held",
+        "_loop", "_on_closed", "_parser", "_places", "_producer", "_reading_paused", "_rules", "_sent_half_closed",
+        "_since", "_spoke_at", "_state", "_task", "_transport", "_tunnel", "_unsent", "_unsent_since", "is_probe",
+        "peer", "scheme", "untried", "writing_paused",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,7 @@ class ClientConnection(asyncio.Protocol):
         batcher: WriteBatcher,
         handler: Handler,
         rules: ClientRules,
+        held: HeldBytes,
         *,
         on_closed: "Callable[[ClientConnection], None]",
         admitted: bool = False,
@@ -87,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         """on_closed: once, at its end. admitted: by `places`, already. is_probe: it is the sidecar's own."""
         self._places, self._batcher, self._loop = places, batcher, asyncio.get_running_loop()
         self._handler, self._rules, self._admitted, self._on_closed = handler, rules, admitted, on_closed
+        self._held = held
         self._parser = RequestParser(rules.head, rules.reader)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
@@ -148,7 +150,7 @@ class ClientConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End what has taken too long. Called about once a second, so that no request needs a timer."""
         limits = self._rules.limits
-        if self._is_stuck(now, limits.answer_timeout):
+        if self._is_stuck(now, limits.answer_timeout) or (self._reading_paused and was_reset(self._transport)):
             self.reset()
             return
         match self._state:
@@ -200,11 +202,13 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
             self._transport.pause_reading()
+            self._tell_held()
 
     def resume_reading(self) -> None:
         if self._transport is not None and self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
+            self._tell_held()
 
     def reset(self) -> None:
         """By a reset, because the end of the stream could be taken for the end of the answer."""
@@ -225,12 +229,19 @@ class ClientConnection(asyncio.Protocol):
         self.peer = name[0] if isinstance(name, tuple) else ""
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1)  # Hold no more than one piece.
         self._admitted = self._admitted or (not self.is_probe and self._places.admit(self.peer))
         if self._admitted or self.is_probe:
             self._step(State.WAITING)
         else:
             self._step(State.CLOSED)
             reset(self._transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._held.buffer if self._body is None else self._held.stream_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._held.read(nbytes))
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
@@ -256,6 +267,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._step(State.CLOSED)
+        self._held.give_back(self._transport)
         self._tunnel = self._transport = None
         self._parser.close()
         if self._task is not None:
@@ -266,11 +278,13 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writing_paused = True
+        self._tell_held()
         if self._producer is not None:
             self._producer.pause_reading()
 
     def resume_writing(self) -> None:
         self.writing_paused = False
+        self._tell_held()
         if self._producer is not None:
             self._producer.resume_reading()
         if self._state is State.RESPONDING and self._task is None:
@@ -423,7 +437,11 @@ class ClientConnection(asyncio.Protocol):
         unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
         if unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
+            self._held.moved(self._transport)
         return unsent > 0 and now - self._unsent_since >= patience_seconds
+
+    def _tell_held(self) -> None:
+        self._held.tell(self._transport, writing_paused=self.writing_paused, reading_paused=self._reading_paused)
 
     def _step(self, state: State) -> None:
         if state not in STEPS[self._state]:

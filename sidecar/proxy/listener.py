@@ -10,7 +10,7 @@ from sidecar.config.fields import Address
 from sidecar.http.accepting import Acceptor, Places, peer_of, waiting
 from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler
-from sidecar.proxy.transport import WriteBatcher
+from sidecar.proxy.transport import HeldBytes, WriteBatcher
 
 # The open connections: made, checked once a second, and closed.
 
@@ -22,8 +22,9 @@ _CHECKS_IN_A_TIMEOUT = 5
 class Connections:
     """Called for each connection that is accepted; gives its protocol."""
 
-    def __init__(self, places: Places, handler: Handler, rules: ClientRules) -> None:
-        self.places = places
+    def __init__(self, places: Places, handler: Handler, rules: ClientRules, held: HeldBytes) -> None:
+        self.places, self.held = places, held
+        held.on_reset = places.tell_reset
         self._handler, self._rules, self._loop = handler, rules, asyncio.get_running_loop()
         self._batcher = WriteBatcher(self._loop)
         self._open: set[ClientConnection] = set()
@@ -36,6 +37,7 @@ class Connections:
             self._batcher,
             self._handler,
             self._rules,
+            self.held,
             on_closed=self.discard,
             admitted=admitted,
             is_probe=is_probe,

@@ -6,10 +6,10 @@ from collections import deque
 from itertools import islice
 from math import inf
 
-from sidecar.config.document import UpstreamSettings
+from sidecar.config.document import Limits, UpstreamSettings
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.tls import upstream_context
-from sidecar.proxy.transport import WriteBatcher
+from sidecar.proxy.transport import HeldBytes, WriteBatcher
 from sidecar.proxy.upstream_connection import UpstreamConnection
 
 MAX_QUEUE = 10_000
@@ -30,6 +30,7 @@ class Pool:
 
     tls: the context of connections to a TLS upstream; by default what the settings say, which raises OSError.
     most_lent: how many do not count, at most, because each is a descriptor of the process; None is no limit.
+    held: shared with the listener, where there is one.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         tls: ssl.SSLContext | None = None,
         most_lent: int | None = None,
+        held: HeldBytes | None = None,
     ) -> None:
         self._settings, self._loop, self._most_lent = settings, loop, most_lent
         self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
         self._batcher = WriteBatcher(loop)
+        self._held_bytes = held or HeldBytes(Limits().held_bytes)
         self._all: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting = 0
@@ -156,6 +159,7 @@ class Pool:
             self._loop,
             self._batcher,
             self._settings.answer_timeout,
+            self._held_bytes,
             on_idle=self.release,
             on_closed=self.forget,
         )

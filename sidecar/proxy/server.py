@@ -18,6 +18,7 @@ from sidecar.proxy.client_connection import ClientConnection, ClientRules
 from sidecar.proxy.handler import Handler, Snapshot
 from sidecar.proxy.listener import Connections, CountingListener, PlainListener
 from sidecar.proxy.request_body import BodyRules
+from sidecar.proxy.transport import HeldBytes
 
 _BACKLOG = 4096
 _PROBE = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -29,9 +30,9 @@ _FIRST_REQUEST_SECONDS = 0.3
 class DataServer:
     """To be made where its loop runs.
 
-    snapshot: for requests that begin now. tls: the context of the
-    next handshake; None for none. body_window_seconds: what a body's speed is averaged over. few_files: a burst of
-    connections could take every descriptor.
+    snapshot: for requests that begin now. tls: the context of the next handshake; None for none.
+    body_window_seconds: what a body's speed is averaged over. few_files: a burst of connections could take every
+    descriptor. held: shared with the upstream.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class DataServer:
         linger_seconds: float = 30.0,
         quiet_seconds: float = 5.0,
         few_files: bool = False,
+        held: HeldBytes | None = None,
     ) -> None:
-        loop, limits, self._clock = asyncio.get_running_loop(), snapshot.limits, clock
+        loop, limits, self._clock, self._observer = asyncio.get_running_loop(), snapshot.limits, clock, observer
         self._rate_limited = rate_limited = RateLimitedLog(loop)
         self._handler = Handler(snapshot, observer=observer, clock=clock, rate_limited=rate_limited)
         bodies = BodyRules(
@@ -63,8 +65,7 @@ class DataServer:
         places = Places(
             limits, trusts=snapshot.trusts, rate_limited=rate_limited, on_refused=observer.connection_refused
         )
-        self._connections = Connections(places, self._handler, self._rules)
-        self._observer = observer
+        self._connections = Connections(places, self._handler, self._rules, held or HeldBytes(limits.held_bytes))
         self._listener: PlainListener | CountingListener = (
             PlainListener(self._connections)
             if tls is None and not few_files
@@ -89,6 +90,7 @@ class DataServer:
         head, reader = _head_limits(limits), _reader_of(snapshot)
         self._rules = replace(self._rules, limits=limits, head=head, reader=reader, bodies=bodies)
         self._connections.reconfigure(self._rules)
+        self._connections.held.limit = limits.held_bytes
         self._connections.places.reconfigure(limits, trusts=snapshot.trusts)
         self._listener.timeout_seconds = limits.head_timeout
 

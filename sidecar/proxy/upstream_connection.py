@@ -8,7 +8,7 @@ from typing import cast
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
-from sidecar.proxy.transport import IllegalStep, WriteBatcher
+from sidecar.proxy.transport import HeldBytes, IllegalStep, WriteBatcher
 
 _SUSPECT_SECONDS = 0.02
 """How long nothing may come after a response that announces a body and must not have one (HEAD, 204, 304). Some servers
@@ -60,7 +60,7 @@ class Stale(Exception):
     """A reused connection ended before any byte of a response: the upstream may never have seen the request."""
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(asyncio.BufferedProtocol):
     """`begin`, then await what it returns; `finish_request` where the body was sent after the head.
 
     The pool gets it back by itself when request and response are both over and it can carry another exchange.
@@ -70,6 +70,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_batcher",
         "_deadline",
         "_drained",
+        "_held",
         "_loop",
         "_on_closed",
         "_on_idle",
@@ -95,12 +96,13 @@ class UpstreamConnection(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         batcher: WriteBatcher,
         answer_timeout: float,
+        held: HeldBytes,
         *,
         on_idle: "Callable[[UpstreamConnection], None]",
         on_closed: "Callable[[UpstreamConnection], None]",
     ) -> None:
         """on_idle: an exchange is over, and it can carry another. on_closed: once, at its end."""
-        self._loop, self._batcher, self._patience = loop, batcher, answer_timeout
+        self._loop, self._batcher, self._patience, self._held = loop, batcher, answer_timeout, held
         self._on_idle, self._on_closed = on_idle, on_closed
         self._reader = ResponseParser(loop)
         self._transport: asyncio.Transport | None = None
@@ -258,7 +260,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1)  # Hold no more than one piece.
         self._step(State.IDLE)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        flows = self._response is not None and self._response.flowing
+        return self._held.stream_buffer if flows else self._held.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._held.read(nbytes))
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
@@ -275,6 +285,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._hold_back(reader)
         elif reader.response is not None:
             self._deliver(reader.response)
+            if len(data) == len(self._held.buffer):  # More has come already, and is read in this turn of the loop.
+                self._hold_back(reader)
         if reader.complete and self._state is State.RECEIVING:
             self._conclude()
 

@@ -100,7 +100,7 @@ OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 _METHODS = frozenset(STANDARD_METHODS)
 _AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
 _BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
-_CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files")
+_CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files", "held_bytes")
 _SWITCHING_PROTOCOLS = 101
 
 Counts = dict[tuple[str, ...], int]
@@ -192,7 +192,7 @@ class Metrics(Collector):
     def connection_refused(self, limit: str) -> None:
         """A connection was refused because of `limits.connections` or `limits.connections_per_address`.
 
-        Or it was made to wait: `open_files`.
+        Or it was made to wait: `open_files`. Or it was reset because its client was behind: `held_bytes`.
         """
         _add(self._turned_away, (limit,))
 

@@ -15,6 +15,7 @@ from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.core.model import Headers
 from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.server import DataServer
+from sidecar.proxy.transport import HeldBytes
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.clock import SystemClock
 from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
@@ -55,6 +56,7 @@ class Bench:
     upstream: ScriptedUpstream
     records: Records
     gate: OpenGate
+    held: HeldBytes
     stack: AsyncExitStack
 
     async def client(self) -> RawClient:
@@ -92,21 +94,24 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             await scripted.start(str(tmp_path / "upstream.sock") if unix else "")
             stack.push_async_callback(scripted.stop)
             url = UpstreamUrl(address=address or scripted.address, authority=authority)
-            upstream = Upstream(UpstreamSettings(url=url, **{**PATIENT, **settings}), loop=asyncio.get_running_loop())
+            gate, options = OpenGate(), dict(listener or {})
+            limits = options.pop("limits", Limits())
+            held = HeldBytes(limits.held_bytes)
+            target = UpstreamSettings(url=url, **{**PATIENT, **settings})
+            upstream = Upstream(target, loop=asyncio.get_running_loop(), held=held)
             stack.callback(upstream.close)
             records = Records()
-            gate, options = OpenGate(), dict(listener or {})
             snapshot = Snapshot(
                 gate=gate,
                 responses=OpenResponses(told),
                 upstream=upstream,
-                limits=options.pop("limits", Limits()),
+                limits=limits,
                 trusts=options.pop("trusts", lambda peer: False),
             )
-            server = DataServer(snapshot, observer=records, clock=SystemClock(), **options)
+            server = DataServer(snapshot, observer=records, clock=SystemClock(), held=held, **options)
             await server.start(Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1"))
             stack.push_async_callback(lambda: server.stop(grace_seconds=0))
-            return Bench(server, snapshot, scripted, records, gate, stack)
+            return Bench(server, snapshot, scripted, records, gate, held, stack)
 
         yield start
 

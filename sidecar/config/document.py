@@ -83,6 +83,9 @@ def addresses_of(
 Listen = Annotated[tuple[Address, ...], made(addresses_of, BindAddress, BindAddresses)]
 
 
+_LEAST_HELD_BYTES = 1 << 20
+
+
 class Limits(Entry, frozen=True, kw_only=True):
     """What a client may take up, in bytes and seconds."""
 
@@ -100,6 +103,8 @@ class Limits(Entry, frozen=True, kw_only=True):
     half_closed_timeout: Timeout = seconds("1s")
     """How long the response may take to begin after the client has ended its side of the connection."""
     idle_timeout: Timeout = seconds("75s")
+    held_bytes: Size = size("32MiB")
+    """In memory for all clients that are behind; past it, the slowest are disconnected."""
     connections: Positive = 16384
     connections_per_address: Positive = 16384
 
@@ -111,6 +116,8 @@ class Limits(Entry, frozen=True, kw_only=True):
 def checked_limits(limits: Limits, path: Path, report: Report) -> Limits:
     if max(limits.request_line, limits.header) > limits.head:
         report.problem((*path, "head"), "is less than one request line or header may have")
+    if limits.held_bytes < _LEAST_HELD_BYTES:
+        report.problem((*path, "held_bytes"), "must be at least 1MiB: a few clients that are behind take as much")
     return limits
 
 
@@ -135,6 +142,8 @@ class UpstreamSettings(Entry, frozen=True, kw_only=True):
     connect_timeout: Timeout = seconds("2s")
     answer_timeout: Timeout = seconds("60s")
     idle_timeout: Duration = seconds("4s")
+    max_connection_age: DurationOrOff = default("60s", 60.0)
+    """After this, a connection takes no more requests, so that a changed DNS record is followed; None is no limit."""
     max_connections: Annotated[int, Meta(ge=1, le=65535)] = 256
     queue_timeout: Duration = seconds("5s")
     host: UpstreamHost = "keep"

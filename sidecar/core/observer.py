@@ -97,5 +97,5 @@ class Observer(Protocol):
     def connection_refused(self, limit: str) -> None:
         """A connection was refused, because of one of `limits`: `connections` or `connections_per_address`.
 
-        `open_files`: it waits, because the process can open no more files.
+        `open_files`: it waits, because the process can open no more files. `held_bytes`: it was open, and is reset.
         """

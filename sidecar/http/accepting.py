@@ -281,3 +281,8 @@ class Places:
 
     def release(self, peer: str) -> None:
         self._held.release(peer)
+
+    def tell_reset(self, peer: str) -> None:
+        """A connection that had a place was reset, because of `limits.held_bytes`."""
+        self._rate_limited.count("connection", "reset (limits.held_bytes)", peer)
+        self._on_refused("held_bytes")

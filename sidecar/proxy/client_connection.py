@@ -14,7 +14,7 @@ from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_body import ClientBody, ClientRules
 from sidecar.proxy.request_parser import END, BrokenBody, Event, RequestParser
 from sidecar.proxy.response_parser import Flow
-from sidecar.proxy.transport import FlowControlled, IllegalStep, WriteBatcher, reset
+from sidecar.proxy.transport import FlowControlled, HeldBytes, IllegalStep, WriteBatcher, reset, was_reset
 from sidecar.proxy.tunnel import Tunnel
 
 
@@ -61,6 +61,7 @@ class ClientConnection(FlowControlled):
         batcher: WriteBatcher,
         handler: Handler,
         rules: ClientRules,
+        held: HeldBytes,
         *,
         on_closed: "Callable[[ClientConnection], None]",
         admitted: bool = False,
@@ -71,7 +72,7 @@ class ClientConnection(FlowControlled):
 
         peer: the client's address where a proxy has told it; empty for the socket's own.
         """
-        super().__init__(batcher)
+        super().__init__(batcher, held)
         self._places, self._loop = places, asyncio.get_running_loop()
         self._handler, self._rules, self._admitted, self._on_closed = handler, rules, admitted, on_closed
         self._parser = RequestParser(rules.head)
@@ -86,8 +87,7 @@ class ClientConnection(FlowControlled):
         self._since = self._head_since = self._spoke_at = self._half_closed_since = 0.0
         """When the state began; when the first byte of an incomplete head came, or 0; when bytes came while lingering;
         and since when nothing has been sent to a client that ended its side, or 0."""
-        self._sent_half_closed = 0
-        self._unsent = 0
+        self._sent_half_closed = self._unsent = 0
         self._unsent_since = 0.0
         self.writing_paused = False
         self.untried = True
@@ -135,7 +135,7 @@ class ClientConnection(FlowControlled):
     def check(self, now: float) -> None:
         """End what has taken too long. Called about once a second, so that no request needs a timer."""
         limits = self._rules.limits
-        if self._is_stuck(now, limits.answer_timeout):
+        if self._is_stuck(now, limits.answer_timeout) or (self._reading_paused and was_reset(self._transport)):
             self.reset()
             return
         match self._state:
@@ -151,15 +151,6 @@ class ClientConnection(FlowControlled):
                 rules = self._rules
                 if now - self._since >= rules.linger_seconds or now - self._spoke_at >= rules.quiet_seconds:
                     self._close()
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._batcher.flush()
-            self._transport.write(data)
-
-    def write_soon(self, *pieces: bytes) -> None:
-        if self._transport is not None:
-            self._batcher.write_soon(self._transport, pieces)
 
     def set_producer(self, producer: Flow | None) -> None:
         self._producer = producer
@@ -212,12 +203,16 @@ class ClientConnection(FlowControlled):
         self.peer = self.peer or (name[0] if isinstance(name, tuple) else "")
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1)  # Hold no more than one piece.
         self._admitted = self._admitted or (not self.is_probe and self._places.admit(self.peer))
         if self._admitted or self.is_probe:
             self._step(State.WAITING)
         else:
             self._step(State.CLOSED)
             reset(self._transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._held.buffer if self._body is None else self._held.stream_buffer
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
@@ -266,6 +261,7 @@ class ClientConnection(FlowControlled):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._step(State.CLOSED)
+        self._held.give_back(self._transport)
         self._tunnel, self._transport, self._arrived = None, None, b""
         self._parser.close()
         if self._task is not None:
@@ -278,11 +274,13 @@ class ClientConnection(FlowControlled):
 
     def pause_writing(self) -> None:
         self.writing_paused = True
+        self._tell_held()
         if self._producer is not None:
             self._producer.pause_reading()
 
     def resume_writing(self) -> None:
         self.writing_paused = False
+        self._tell_held()
         if self._producer is not None:
             self._producer.resume_reading()
         if self._state is State.RESPONDING and self._exchange is None:
@@ -435,7 +433,11 @@ class ClientConnection(FlowControlled):
         unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
         if unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
+            self._held.moved(self._transport)
         return unsent > 0 and now - self._unsent_since >= patience_seconds
+
+    def _tell_held(self) -> None:
+        self._held.tell(self._transport, writing_paused=self.writing_paused, reading_paused=self._reading_paused)
 
     def _step(self, state: State) -> None:
         if state not in STEPS[self._state]:

@@ -13,7 +13,7 @@ from sidecar.http.proxy_protocol import MalformedProxyHeader, ProxyHeader, parse
 from sidecar.proxy.client_connection import ClientConnection
 from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_body import ClientRules
-from sidecar.proxy.transport import WriteBatcher, reset_socket
+from sidecar.proxy.transport import HeldBytes, WriteBatcher, reset_socket
 
 # The open connections: made, checked once a second, and closed.
 
@@ -25,8 +25,9 @@ _CHECKS_IN_A_TIMEOUT = 5
 class Connections:
     """Called for each connection that is accepted; gives its protocol."""
 
-    def __init__(self, places: Places, handler: Handler, rules: ClientRules) -> None:
-        self.places = places
+    def __init__(self, places: Places, handler: Handler, rules: ClientRules, held: HeldBytes) -> None:
+        self.places, self.held = places, held
+        held.on_reset = places.tell_reset
         self._handler, self._rules, self._loop = handler, rules, asyncio.get_running_loop()
         self._batcher = WriteBatcher(self._loop)
         self._open: set[ClientConnection] = set()
@@ -39,6 +40,7 @@ class Connections:
             self._batcher,
             self._handler,
             self._rules,
+            self.held,
             on_closed=self.discard,
             admitted=admitted,
             is_probe=is_probe,

@@ -4,12 +4,13 @@ import asyncio
 import ssl
 from collections import deque
 from itertools import islice
+from math import inf
 
-from sidecar.config.document import UpstreamSettings
+from sidecar.config.document import Limits, UpstreamSettings
 from sidecar.core.errors import Fault, Reason, UpstreamCause, upstream_fault
 from sidecar.proxy.known_heads import KnownResponses
 from sidecar.proxy.tls import upstream_context
-from sidecar.proxy.transport import WriteBatcher, cause_of
+from sidecar.proxy.transport import HeldBytes, WriteBatcher, cause_of
 from sidecar.proxy.upstream_connection import UpstreamConnection
 
 MAX_QUEUE = 10_000
@@ -19,12 +20,18 @@ MAX_QUEUE = 10_000
 LEND_SECONDS = 0.1
 """How often, while requests wait, it is seen which connections wait for nothing but their clients."""
 
+_AGE_SPREAD = 0.2
+"""Connections that were opened together retire one after the other, within this share of their greatest age."""
+_GOLDEN_RATIO = 0.618034
+"""Its multiples, modulo 1, lie evenly between 0 and 1 however many there are."""
+
 
 class Pool:
     """Connections that wait for their clients do not count while others are needed: the slow cannot take all places.
 
     tls: the context of connections to a TLS upstream; by default what the settings say, which raises OSError.
     most_lent: how many do not count, at most, because each is a descriptor of the process; None is no limit.
+    held: shared with the listener, where there is one.
     """
 
     def __init__(
@@ -34,10 +41,12 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         tls: ssl.SSLContext | None = None,
         most_lent: int | None = None,
+        held: HeldBytes | None = None,
     ) -> None:
         self._settings, self._loop, self._most_lent = settings, loop, most_lent
         self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
         self._batcher, self._known = WriteBatcher(loop), KnownResponses(loop)
+        self._held_bytes = held or HeldBytes(Limits().held_bytes)
         self._all: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting = 0
@@ -46,6 +55,8 @@ class Pool:
         self._lent: set[UpstreamConnection] = set()
         self._lender: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweeps_at = inf
+        self._opened = 0
         self._closed = False
 
     def idle(self) -> UpstreamConnection | None:
@@ -77,13 +88,15 @@ class Pool:
     def release(self, connection: UpstreamConnection) -> None:
         """An exchange is over and the connection can carry another."""
         self._lent.discard(connection)
-        if self._closed or len(self._all) - len(self._lent) > self._settings.max_connections:
+        now = self._loop.time()
+        too_many = len(self._all) - len(self._lent) > self._settings.max_connections
+        if self._closed or too_many or now >= connection.retires_at:
             connection.abort()
         elif not self._hand_on(connection):
-            connection.fresh_until = self._loop.time() + self._settings.idle_timeout
+            connection.fresh_until = min(now + self._settings.idle_timeout, connection.retires_at)
             self._idle.append(connection)
-            if self._sweeper is None:
-                self._sweeper = self._loop.call_at(connection.fresh_until, self._sweep)
+            if connection.fresh_until < self._sweeps_at:
+                self._sweep_at(connection.fresh_until)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """A connection has ended."""
@@ -121,8 +134,15 @@ class Pool:
             raise upstream_fault(cause_of(error)) from None
         if not connection.usable:
             raise upstream_fault(UpstreamCause.CLOSED)
+        connection.retires_at = self._loop.time() + self._next_age()
         self._all.add(connection)
         return connection
+
+    def _next_age(self) -> float:
+        """Seconds that the next connection takes requests for. A name is looked up for its successor only."""
+        self._opened += 1
+        most = self._settings.max_connection_age
+        return inf if most is None else most * (1 - _AGE_SPREAD * (self._opened * _GOLDEN_RATIO % 1))
 
     async def _open(self) -> UpstreamConnection:
         address, tls = self._settings.address, self._settings.tls
@@ -140,6 +160,7 @@ class Pool:
             self._loop,
             self._batcher,
             self._settings.answer_timeout,
+            self._held_bytes,
             known=self._known,
             on_idle=self.release,
             on_closed=self.forget,
@@ -199,14 +220,20 @@ class Pool:
             self._lender.cancel()
             self._lender, self._held = None, set()
 
+    def _sweep_at(self, when: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper, self._sweeps_at = self._loop.call_at(when, self._sweep), when
+
     def _sweep(self) -> None:
-        now, self._sweeper = self._loop.time(), None
-        try:
-            while self._idle and self._idle[0].fresh_until <= now:
-                self._idle.popleft().abort()
-        finally:
-            if self._idle:
-                self._sweeper = self._loop.call_at(self._idle[0].fresh_until, self._sweep)
+        now, idle = self._loop.time(), self._idle
+        self._sweeper, self._sweeps_at = None, inf
+        self._idle = deque(connection for connection in idle if connection.fresh_until > now)
+        if self._idle:
+            self._sweep_at(min(connection.fresh_until for connection in self._idle))
+        for connection in idle:
+            if connection.fresh_until <= now:
+                connection.abort()
 
 
 def _give_up(turn: "asyncio.Future[UpstreamConnection | None]") -> None:

@@ -9,8 +9,7 @@ from sidecar.core.errors import Reason
 from sidecar.http.requests import HeadLimits
 from sidecar.proxy.request_parser import BrokenBody
 from sidecar.proxy.response_parser import Flow
-
-_MOST_UNREAD_BYTES = 128 * 1024
+from sidecar.proxy.transport import UNREAD_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +135,7 @@ class ClientBody:
             return
         self._pieces.append(data)
         self._unread += len(data)
-        if self._unread > _MOST_UNREAD_BYTES and not self._paused:
+        if self._unread > UNREAD_BYTES and not self._paused:
             self._paused = True
             self._source.pause_reading()
         self._wake()

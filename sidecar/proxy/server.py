@@ -20,6 +20,7 @@ from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.handler import Handler, Snapshot
 from sidecar.proxy.listener import Connections, CountingListener, PlainListener, ProxyHeaders
 from sidecar.proxy.request_body import BodyRules, ClientRules
+from sidecar.proxy.transport import HeldBytes
 
 _BACKLOG = 4096
 _PROBE = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -27,12 +28,13 @@ _PROBE_SECONDS = 1.0
 
 
 class DataServer:
-    """To be made where its loop runs.
+    """To be made where its loop runs. `addresses` are those that it is bound to.
 
     snapshot: for requests that begin now. tls: the context of the next handshake; None for none. proxy_protocol:
     connections begin with a header of it, and come from proxies that `snapshot` trusts. body_window_seconds: what a
     body's speed is averaged over. first_request_seconds: how long, while draining, a new connection may take to send
-    its first request. few_files: a burst of connections could take every descriptor.
+    its first request. few_files: a burst of connections could take every descriptor. held: shared with
+    the upstream.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class DataServer:
         first_request_seconds: float = 0.3,
         few_files: bool = False,
         proxy_protocol: bool = False,
+        held: HeldBytes | None = None,
     ) -> None:
-        loop, limits, self._clock = asyncio.get_running_loop(), snapshot.limits, clock
-        self._first_request_seconds = first_request_seconds
+        loop, limits = asyncio.get_running_loop(), snapshot.limits
+        self._clock, self._observer, self._first_request_seconds = clock, observer, first_request_seconds
         self._rate_limited = rate_limited = RateLimitedLog(loop)
         self._handler = Handler(snapshot, observer=observer, clock=clock, rate_limited=rate_limited)
         bodies = BodyRules(
@@ -67,15 +70,13 @@ class DataServer:
         places = Places(
             limits, trusts=snapshot.trusts, rate_limited=rate_limited, on_refused=observer.connection_refused
         )
-        self._connections = Connections(places, self._handler, self._rules)
-        self._observer = observer
+        self._connections = Connections(places, self._handler, self._rules, held or HeldBytes(limits.held_bytes))
         self._listener = (
             PlainListener(self._connections)
             if tls is None and not few_files and not proxy_protocol
             else self._counting_listener(tls, self._proxy_headers() if proxy_protocol else None)
         )
         self.addresses: tuple[Address, ...] = ()
-        """Where it is bound, once it is started."""
 
     async def start(self, *addresses: Address) -> None:
         """Bind. Raises BindError."""
@@ -96,6 +97,7 @@ class DataServer:
             bodies=bodies,
         )
         self._connections.reconfigure(self._rules)
+        self._connections.held.limit = limits.held_bytes
         self._connections.places.reconfigure(limits, trusts=snapshot.trusts)
         self._listener.timeout_seconds = limits.head_timeout
 

@@ -11,9 +11,10 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
+from typing import Final
 
 from sidecar.core.errors import UpstreamCause
 from sidecar.core.units import Clock
@@ -89,15 +90,134 @@ def _as_one(transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
     transport.write(b"".join(pieces))
 
 
-class FlowControlled(asyncio.Protocol):
+STREAM_READ_BYTES: Final = 256 * 1024
+"""Read at a time of a body that is passed on as it comes. A piece is what is held for a client that stops reading."""
+READ_BYTES: Final = 16 * 1024
+"""Read at a time of everything else; and of such a body, too, while a sixteenth of the limit is held."""
+SHORT_READ_BYTES: Final = 4 * 1024
+"""Read at a time of anything, while a quarter of the limit is held: this costs CPU, and leaves room for thousands."""
+UNREAD_BYTES: Final = 8 * 1024
+"""More of a body that nobody reads is held back. A read can add one piece."""
+_TLS_BYTES: Final = 128 * 1024
+"""What the transport below TLS may hold before it says so: asyncio's limit, and about as much again."""
+
+
+_ZEROES = memoryview(bytes(READ_BYTES))
+
+
+class HeldBytes:
+    """The bytes in memory for clients that are behind, or whose upstream is, and the buffers that are read into.
+
+    A connection tells of them when it is held back, so that those that keep up cost nothing. Past `limit`, those
+    clients are reset that have been behind for longest without any progress.
+    """
+
+    __slots__ = (
+        "_behind",
+        "_limit",
+        "_longest",
+        "_was_much",
+        "buffer",
+        "on_relieved",
+        "on_reset",
+        "stream_buffer",
+        "total",
+    )
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._behind: dict[asyncio.Transport, int] = {}
+        self._longest = memoryview(bytearray(STREAM_READ_BYTES))
+        self.buffer = self.stream_buffer = self._longest
+        """What the next read of any connection may fill; the other, where a body is passed on as it comes. It is the
+        same memory: what was read is copied before anything else is read."""
+        self.total = 0
+        self.on_reset: Callable[[str], None] | None = None
+        """Gets the address of each client that is reset."""
+        self.on_relieved: Callable[[], None] | None = None
+        """Told when next to nothing is held any longer, and much was."""
+        self._was_much = False
+        self._settle()
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+        self._settle()
+
+    def read(self, size: int) -> bytes:
+        """What was read into `buffer`. A head may hold a key, which must not stay there."""
+        data = self._longest[:size].tobytes()
+        if size <= READ_BYTES:
+            self._longest[:size] = _ZEROES[:size]
+        return data
+
+    def tell(self, transport: asyncio.Transport | None, *, writing_paused: bool, reading_paused: bool) -> None:
+        """A client's connection is held back, or goes on.
+
+        Counted is what may be held for it, in whole pieces: one of a response; of a body one here, and one on its way
+        to the upstream.
+        """
+        if transport is None or not (writing_paused or reading_paused):
+            self.give_back(transport)
+        elif not transport.is_closing():
+            piece = len(self.stream_buffer)
+            size = 2 * (piece + UNREAD_BYTES) if reading_paused else 0
+            if writing_paused:
+                size += max(transport.get_write_buffer_size(), piece)
+                size += 0 if transport.get_extra_info("sslcontext") is None else _TLS_BYTES
+            self.total += size - self._behind.get(transport, 0)
+            self._behind[transport] = size
+            self._settle()
+
+    def moved(self, transport: asyncio.Transport | None) -> None:
+        """Some of it was sent: others have been behind for longer."""
+        if transport in self._behind:
+            self._behind[transport] = self._behind.pop(transport)
+
+    def give_back(self, transport: asyncio.Transport | None) -> None:
+        """Nothing is held for this client."""
+        if transport in self._behind:
+            self.total -= self._behind.pop(transport)
+            self._settle()
+
+    def _settle(self) -> None:
+        while self.total > self._limit:
+            slowest = next(iter(self._behind))
+            self.total -= self._behind.pop(slowest)
+            reset(slowest)
+            if self.on_reset is not None:
+                name = slowest.get_extra_info("peername")
+                self.on_reset(name[0] if isinstance(name, tuple) else "")
+        little, much = self.total <= self._limit // 16, self.total > self._limit // 4
+        self.buffer = self._longest[: SHORT_READ_BYTES if much else READ_BYTES]
+        self.stream_buffer = self._longest if little else self.buffer
+        if little and self._was_much and self.on_relieved is not None:
+            self.on_relieved()
+        self._was_much = much or (self._was_much and not little)
+
+
+class FlowControlled(asyncio.BufferedProtocol):
     """A connection, to a client or to the upstream, whose reading can be held back."""
 
-    __slots__ = ("_batcher", "_reading_paused", "_transport")
+    __slots__ = ("_batcher", "_held", "_reading_paused", "_transport")
 
-    def __init__(self, batcher: WriteBatcher) -> None:
-        self._batcher = batcher
+    def __init__(self, batcher: WriteBatcher, held: HeldBytes) -> None:
+        self._batcher, self._held = batcher, held
         self._transport: asyncio.Transport | None = None
         self._reading_paused = False
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._batcher.flush()
+            self._transport.write(data)
+
+    def write_soon(self, *pieces: bytes) -> None:
+        if self._transport is not None:
+            self._batcher.write_soon(self._transport, pieces)
 
     def send_eof(self) -> bool:
         """Nothing more is sent. False where that cannot be told without closing."""
@@ -111,11 +231,22 @@ class FlowControlled(asyncio.Protocol):
         if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
             self._transport.pause_reading()
+            self._tell_held()
 
     def resume_reading(self) -> None:
         if self._transport is not None and self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
+            self._tell_held()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._held.read(nbytes))
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _tell_held(self) -> None:
+        """It is held back, or goes on."""
 
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -127,6 +258,12 @@ def reset(transport: asyncio.Transport) -> None:
     if sock is not None:
         _reset_on_close(sock)
     transport.abort()
+
+
+def was_reset(transport: asyncio.Transport | None) -> bool:
+    """Whether the other end has reset the connection; what is not read from does not tell of it by itself."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
 def reset_socket(sock: socket.socket) -> None:

@@ -39,6 +39,8 @@ POLICY_VIOLATION = b"\x88\x0e\x03\xf0access ended"
 _CLOSE = 8
 _MOST_FRAMES = 4096
 """In one piece, which take about a millisecond."""
+_LEAST_FRAMES, _FRAME_BYTES = 64, 8
+"""So many may be in any piece, and one more for so many bytes: frames that hold nothing would cost too much."""
 
 
 class Frames:
@@ -67,7 +69,7 @@ class Frames:
         if self._head:
             data, self._head = self._head + data, b""
         at, size = self._left, len(data)
-        for _ in range(_MOST_FRAMES):
+        for _ in range(min(_MOST_FRAMES, _LEAST_FRAMES + size // _FRAME_BYTES)):
             if at >= size:
                 self._left = at - size
                 return

@@ -10,7 +10,7 @@ from sidecar.proxy.pool import Pool
 from sidecar.proxy.request_body import ClientBody
 from sidecar.proxy.request_parser import BrokenBody
 from sidecar.proxy.response_parser import Informational, UpstreamResponse
-from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
+from sidecar.proxy.transport import LAST_CHUNK, HeldBytes, framed, framed_whole
 from sidecar.proxy.upstream_connection import Stale, UpstreamConnection
 
 Begun = tuple[UpstreamConnection, "asyncio.Future[UpstreamResponse]"]
@@ -20,7 +20,7 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Upstream:
-    """The protected service, behind a pool of connections. tls, most_lent: as of Pool."""
+    """The protected service, behind a pool of connections. tls, most_lent, held: as of Pool."""
 
     def __init__(
         self,
@@ -29,8 +29,9 @@ class Upstream:
         loop: asyncio.AbstractEventLoop,
         tls: ssl.SSLContext | None = None,
         most_lent: int | None = None,
+        held: HeldBytes | None = None,
     ) -> None:
-        self._pool = Pool(settings, loop=loop, tls=tls, most_lent=most_lent)
+        self._pool = Pool(settings, loop=loop, tls=tls, most_lent=most_lent, held=held)
         self._loop = loop
         fixed = {"keep": "", "upstream": settings.authority}
         self._host = fixed.get(settings.host, settings.host).encode()

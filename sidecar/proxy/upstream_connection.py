@@ -4,12 +4,13 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, auto
+from math import inf
 from typing import cast
 
 from sidecar.core.errors import Fault, UpstreamCause, upstream_fault
 from sidecar.proxy.known_heads import KnownResponses
 from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
-from sidecar.proxy.transport import FlowControlled, IllegalStep, WriteBatcher, cause_of
+from sidecar.proxy.transport import FlowControlled, HeldBytes, IllegalStep, WriteBatcher, cause_of
 
 _SUSPECT_SECONDS = 0.02
 """How long nothing may come after a response that announces a body and must not have one (HEAD, 204, 304). Some servers
@@ -101,6 +102,7 @@ class UpstreamConnection(FlowControlled):
         "_waiter",
         "_writing_paused",
         "fresh_until",
+        "retires_at",
         "upload",
     )  # fmt: skip
 
@@ -109,6 +111,7 @@ class UpstreamConnection(FlowControlled):
         loop: asyncio.AbstractEventLoop,
         batcher: WriteBatcher,
         answer_timeout: float,
+        held: HeldBytes,
         *,
         known: KnownResponses | None = None,
         on_idle: "Callable[[UpstreamConnection], None]",
@@ -117,7 +120,7 @@ class UpstreamConnection(FlowControlled):
         """known: for responses that a ResponseWaiter waits for. on_idle: an exchange is over, and it can carry another.
         on_closed: once, at its end.
         """
-        super().__init__(batcher)
+        super().__init__(batcher, held)
         self._loop, self._patience = loop, answer_timeout
         self._on_idle, self._on_closed = on_idle, on_closed
         self._reader, self._known = ResponseParser(loop), known
@@ -133,6 +136,8 @@ class UpstreamConnection(FlowControlled):
         self._state = State.NEW
         self.fresh_until = 0.0
         """Until when the pool may keep it idle."""
+        self.retires_at = inf
+        """When it is too old for another exchange."""
         self.upload: asyncio.Task[None] | None = None
         """Sends the rest of the request; ended with the exchange."""
 
@@ -183,9 +188,7 @@ class UpstreamConnection(FlowControlled):
             self.release(waiter.result())
 
     def send(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._batcher.flush()
-            self._transport.write(data)
+        self.write(data)
 
     async def drained(self) -> None:
         """Wait until the upstream takes more. Raises ConnectionError when it never will."""
@@ -260,7 +263,12 @@ class UpstreamConnection(FlowControlled):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1)  # Hold no more than one piece.
         self._step(State.IDLE)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        flows = self._response is not None and self._response.flowing
+        return self._held.stream_buffer if flows else self._held.buffer
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
@@ -279,6 +287,8 @@ class UpstreamConnection(FlowControlled):
             self._hold_back(reader)
         elif reader.response is not None:
             self._deliver(reader.response)
+            if len(data) == len(self._held.buffer):  # More has come already, and is read in this turn of the loop.
+                self._hold_back(reader)
         if reader.complete and self._state is State.RECEIVING:
             self._conclude()
 

@@ -1,6 +1,7 @@
 """Makes the snapshot that requests are served by, of one configuration, and swaps it whole on a reload."""
 
 import asyncio
+import ctypes
 import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,10 +28,12 @@ from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.known_heads import KnownRequests
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.tls import ListenerCertificates, describe
+from sidecar.proxy.transport import HeldBytes
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.descriptors import Descriptors, Room
 from sidecar.telemetry.metrics import Metrics
 
+_CLOSED_BY_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 # Binding; a failure becomes one line that says why.
@@ -91,7 +94,11 @@ class Serving:
         self.config = config
         self._room = descriptors.room(config)
         self._cache = KeyCache(reader, size=config.keys.cache_size)
-        self._snapshot = self._snapshot_of(config, make_gate(config, self._cache), _upstream_of(config, self._room))
+        self._held = HeldBytes(config.limits.held_bytes)
+        self._held.on_relieved = _return_memory_soon
+        self._snapshot = self._snapshot_of(
+            config, make_gate(config, self._cache), self._upstream_of(config, self._room)
+        )
         self._certificates = _certificates_of(config)
         self._data: DataServer | None = None
         self._declare_series()
@@ -106,6 +113,7 @@ class Serving:
             tls=None if self._certificates is None else self._context,
             few_files=self._descriptors.few,
             proxy_protocol=self.config.proxy_protocol,
+            held=self._held,
         )
         return self._data
 
@@ -140,7 +148,7 @@ class Serving:
         gate = await asyncio.to_thread(self._make_gate, config, cache)
         room = self._descriptors.room(config)
         kept_upstream = config.upstream == self.config.upstream and room.lent == self._room.lent
-        upstream = self._snapshot.upstream if kept_upstream else _upstream_of(config, room)
+        upstream = self._snapshot.upstream if kept_upstream else self._upstream_of(config, room)
         certificates = self._certificates if config.tls == self.config.tls else _certificates_of(config)
         # From here on nothing is awaited, so that no request sees a part of it.
         self._swap_cache(cache)
@@ -176,6 +184,11 @@ class Serving:
             id_header=config.identity.request_id.encode(),
         )
 
+    def _upstream_of(self, config: Config, room: Room) -> Upstream:
+        with unusable_certificate("upstream.tls"):
+            loop = asyncio.get_running_loop()
+            return Upstream(config.upstream, loop=loop, most_lent=room.lent, held=self._held)
+
     def _context(self) -> ssl.SSLContext:
         """TLS neither begins nor ends while the process runs, so that there are certificates if there were any."""
         return cast(ListenerCertificates, self._certificates).current()
@@ -188,9 +201,17 @@ class Serving:
         return {"hit": cache.hits, "miss": cache.misses, "negative_hit": cache.negative_hits}
 
 
-def _upstream_of(config: Config, room: Room) -> Upstream:
-    with unusable_certificate("upstream.tls"):
-        return Upstream(config.upstream, loop=asyncio.get_running_loop(), most_lent=room.lent)
+def _return_memory_soon() -> None:
+    """Once the connections are closed that something was held for. In a thread, because it can take 40 ms."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(_CLOSED_BY_SECONDS, loop.run_in_executor, None, _return_memory)
+
+
+def _return_memory() -> None:
+    """What was freed, to the system; glibc keeps it otherwise, and has `malloc_trim` for that. Others need not."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _certificates_of(config: Config) -> ListenerCertificates | None:

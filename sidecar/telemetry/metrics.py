@@ -113,7 +113,7 @@ _STREAM_ENDS = (
 )
 """Refusals of what had been allowed: only a key that has changed meanwhile leads to them."""
 _BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
-_CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files", "proxy_protocol")
+_CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files", "proxy_protocol", "held_bytes")
 _SWITCHING_PROTOCOLS = 101
 
 Counts = dict[tuple[str, ...], int]

@@ -116,6 +116,9 @@ class Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Everything is taken."""
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -76,14 +76,14 @@ class ScriptedUpstream:
         self.peers: list[Peer] = []
         self.address = Address()
 
-    async def start(self, path: str = "") -> None:
+    async def start(self, path: str = "", *, host: str = "127.0.0.1", port: int = 0) -> None:
         # A limit of the stream's own must not fail a large body.
         if path:
             self._server = await asyncio.start_unix_server(self._accept, path, limit=1 << 20)
             self.address = Address(path=path)
             return
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1 << 20)
-        self.address = Address(host="127.0.0.1", port=self._server.sockets[0].getsockname()[1])
+        self._server = await asyncio.start_server(self._accept, host, port, limit=1 << 20)
+        self.address = Address(host=host, port=self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -18,6 +18,7 @@ from sidecar.core.model import Headers
 from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.known_heads import KnownRequests
 from sidecar.proxy.server import DataServer
+from sidecar.proxy.transport import HeldBytes
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.clock import SystemClock
 from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
@@ -28,7 +29,14 @@ ON_ONE_LOOP = {"test_bad_client", "test_faithful", "test_framing", "test_keep_al
 """Which bytes mean what is the same on each loop; flow control, TLS, timeouts and ends of connections may differ."""
 
 
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> LoopFactories:
+    """A module that needs loops of its own names them in `LOOPS`."""
+    own: LoopFactories | None = getattr(getattr(item, "module", None), "LOOPS", None)
+    if own is not None:
+        return own
     others = {} if item.path.stem in ON_ONE_LOOP else {"asyncio": asyncio.new_event_loop}
     return {**others, "uvloop": uvloop.new_event_loop}
 
@@ -51,6 +59,7 @@ class Bench:
     upstream: ScriptedUpstream
     records: Records
     gate: OpenGate
+    held: HeldBytes
     stack: AsyncExitStack
 
     async def client(self) -> RawClient:
@@ -89,23 +98,26 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             await scripted.start(str(tmp_path / "upstream.sock") if unix else "")
             stack.push_async_callback(scripted.stop)
             url = UpstreamUrl(address=address or scripted.address, authority=authority)
-            upstream = Upstream(UpstreamSettings(url=url, **{**PATIENT, **settings}), loop=asyncio.get_running_loop())
+            gate, options = OpenGate(), dict(listener or {})
+            limits = options.pop("limits", Limits())
+            held = HeldBytes(limits.held_bytes)
+            target = UpstreamSettings(url=url, **{**PATIENT, **settings})
+            upstream = Upstream(target, loop=asyncio.get_running_loop(), held=held)
             stack.callback(upstream.close)
             records = Records()
-            gate, options = OpenGate(), dict(listener or {})
             snapshot = Snapshot(
                 gate=gate,
                 responses=OpenResponses(told),
                 upstream=upstream,
-                limits=options.pop("limits", Limits()),
+                limits=limits,
                 trusts=options.pop("trusts", lambda peer: False),
                 known=None if os.environ.get(REMEMBERS) == "off" else KnownRequests(gate),
             )
-            server = DataServer(snapshot, observer=records, clock=SystemClock(), **options)
+            server = DataServer(snapshot, observer=records, clock=SystemClock(), held=held, **options)
             usual = Address(path=str(tmp_path / "data.sock")) if unix else Address(host="127.0.0.1")
             await server.start(*(at or [usual]))
             stack.push_async_callback(lambda: server.stop(grace_seconds=0))
-            return Bench(server, snapshot, scripted, records, gate, stack)
+            return Bench(server, snapshot, scripted, records, gate, held, stack)
 
         yield start
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 import pytest
 
 from sidecar.proxy import client_connection, upstream_connection
-from sidecar.proxy.transport import IllegalStep, WriteBatcher
+from sidecar.proxy.transport import HeldBytes, IllegalStep, WriteBatcher
 from sidecar.proxy.upstream_connection import UpstreamConnection
 from tests.upstreams.scripted import answering, plain
 from tests.wire.proxy.conftest import SetUp
@@ -31,7 +31,12 @@ async def test_an_upstream_connection_carries_one_exchange_at_a_time(set_up: Set
     loop, released = asyncio.get_running_loop(), list[UpstreamConnection]()
     _, connection = await loop.create_connection(
         lambda: UpstreamConnection(
-            loop, WriteBatcher(loop), 60.0, on_idle=released.append, on_closed=lambda connection: None
+            loop,
+            WriteBatcher(loop),
+            60.0,
+            HeldBytes(1 << 20),
+            on_idle=released.append,
+            on_closed=lambda connection: None,
         ),
         bench.upstream.address.host,
         bench.upstream.address.port,

@@ -44,6 +44,7 @@ from sidecar.config.fields import (
     size,
 )
 from sidecar.config.policy import (
+    CorsEntry,
     Entry,
     ErrorEntry,
     Identity,
@@ -55,7 +56,9 @@ from sidecar.config.policy import (
     ScopeEntry,
     UnmatchedEntry,
     checked_keys,
+    cors_of,
 )
+from sidecar.core.model import Cors
 from sidecar.usage.anomalies import Unusual
 
 # The data listener, and what a client may take up.
@@ -374,6 +377,7 @@ class Document(Entry, frozen=True, kw_only=True):
     plans: Mapping[Name, Mapping[str, Positive]] | None = None
     rate_limit_headers: RateLimitHeaders | None = None
     routes: tuple[RouteEntry, ...] | None = None
+    cors: Annotated[Cors, made(cors_of, CorsEntry)] | None = None
     unmatched: UnmatchedEntry | None = None
     paths: PathsEntry | None = None
     identity: Identity | None = None

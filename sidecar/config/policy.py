@@ -24,6 +24,7 @@ from sidecar.config.fields import (
     OptionalToken,
     OwnHeader,
     Period,
+    Token,
     default,
     left_out,
     off,
@@ -33,8 +34,9 @@ from sidecar.config.fields import (
     seconds,
 )
 from sidecar.core.apikey import ForeignHash, ForeignKeys
+from sidecar.core.cors import parse_origin
 from sidecar.core.headers import HeaderNames
-from sidecar.core.model import EVERY, Quota, Source, Subject, Window
+from sidecar.core.model import EVERY, Cors, Quota, Source, Subject, Window
 
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
 ScopeList = Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -307,6 +309,45 @@ class ChargeEntry(Entry, frozen=True, kw_only=True):
     cost: Positive = 1
 
 
+Origin = Annotated[str, leaf(parse_origin, "an origin such as https://app.example.com, or *", r"^(\*|[a-z].*://.+)$")]
+
+
+class CorsEntry(Entry, frozen=True, kw_only=True):
+    """What browsers let scripts of other origins send and read."""
+
+    origins: Annotated[tuple[Origin, ...], Meta(min_length=1)]
+    headers: tuple[Token, ...] = ("Content-Type",)
+    expose: tuple[Token, ...] = ()
+    credentials: bool = False
+    max_age: Duration = seconds("10m")
+
+
+def cors_of(entry: CorsEntry, path: Path, report: Report) -> Cors:
+    for name in ("origins", "headers", "expose"):
+        for at, text in report.numbered((*path, name), getattr(entry, name)):
+            if text == EVERY and entry.credentials:
+                why = "browsers take no '*' from who lets them send cookies (credentials: true)"
+                report.problem(at, f"{why}: list each one")
+            elif name != "origins" and "*" in text and text != EVERY:
+                report.problem(at, 'is no pattern: list each name, or write "*" for every one')
+    return Cors(
+        origins=frozenset(entry.origins),
+        headers=entry.headers,
+        expose=entry.expose,
+        credentials=entry.credentials,
+        max_age_seconds=int(entry.max_age),
+    )
+
+
+def route_cors_of(written: CorsEntry | bool, path: Path, report: Report) -> Cors | Literal["off"]:
+    """`off` is false to YAML."""
+    if isinstance(written, CorsEntry):
+        return cors_of(written, path, report)
+    if written:
+        report.problem(path, "must be off, or a mapping with `origins`; left out, it is the file's own `cors`")
+    return "off"
+
+
 class PolicyEntry(Entry, frozen=True, kw_only=True):
     """What a route demands. An empty mapping demands a valid key and nothing else."""
 
@@ -319,6 +360,9 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     quotas: tuple[str | ChargeEntry, ...] = ()
     pass_through: bool = True
     respond: Any = UNSET
+    cors: Annotated[Cors | Literal["off"] | None, made(route_cors_of, bool, CorsEntry)] = left_out()
+    """None is the file's own section."""
+    cache: Literal["private", "shared"] = "private"
 
 
 RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=1)]

@@ -161,6 +161,21 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cors:
+    """What scripts of other origins may send and read (Fetch, section 3.2)."""
+
+    origins: frozenset[str]
+    """As browsers write them (`https://app.example.com`); `{"*"}` is every one."""
+    headers: tuple[str, ...] = ()
+    """Request headers, beside those that hold a key; `*` is every one."""
+    expose: tuple[str, ...] = ()
+    """Response headers, beside those that the sidecar adds; `*` is every one."""
+    credentials: bool = False
+    """Whether browsers may send cookies, and client certificates."""
+    max_age_seconds: int = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a route demands."""
 
@@ -178,6 +193,10 @@ class Policy:
     """Whether credentials that are not ours may pass (where `keys.pass_through` names them)."""
     respond: object = None
     """JSON template answered in place of the upstream (introspection), or None."""
+    cors: Cors | None = None
+    """None is no other origin."""
+    shared_cache: bool = False
+    """Whether a cache may give the responses to one key to everybody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +237,8 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
     request_id: str
     client_address: str
     quota_states: tuple[QuotaState, ...] = ()
+    key_in_query: bool = False
+    """Whether the target, as it came, holds a credential."""
 
 
 class Deny(Struct, frozen=True, kw_only=True, gc=False):

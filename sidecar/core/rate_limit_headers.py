@@ -19,6 +19,8 @@ def ending_fields(key: ApiKey) -> Headers:
     return ((b"Deprecation", b"@%d" % (key.replaced_at // 1_000_000)), (b"Sunset", sunset.encode()))
 
 
+ENDING_NAMES = ("Deprecation", "Sunset")
+
 _MAX_POLICIES = 4096
 
 
@@ -32,6 +34,12 @@ class RateLimitFields:
     def __init__(self, *, x: bool, reset: Literal["unix", "delta"], ietf: bool) -> None:
         self._x, self._reset, self._ietf = x, reset, ietf
         self._policies: dict[tuple[str, int], tuple[bytes, bytes]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the fields that may come."""
+        x = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset") if self._x else ()
+        return (*x, *(("RateLimit-Policy", "RateLimit") if self._ietf else ()), "Retry-After")
 
     def __call__(self, states: Sequence[QuotaState], *, now: float) -> Headers:
         """None for no states. With a refused one among them comes `Retry-After` (RFC 9110 §10.2.3), always."""

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from sidecar.config.document import Limits
 from sidecar.config.fields import Address
+from sidecar.core.cors import SharingRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Reason
 from sidecar.core.model import Decision, Deny, RequestHead, Response
@@ -39,7 +40,8 @@ class Question:
 class Snapshot:
     """What decides a question and words the response. A reload swaps it whole.
 
-    id_header: of refusals, for the id of the request.
+    id_header: of refusals, for the id of the request. sharing: which scripts may read refusals; what is allowed is
+    between them, the upstream and the proxy in front.
     """
 
     gate: Gate
@@ -47,6 +49,7 @@ class Snapshot:
     terms: Terms
     limits: Limits
     id_header: bytes
+    sharing: SharingRules
 
 
 class DecisionServer:
@@ -136,7 +139,12 @@ class DecisionServer:
                 bytes_out=len(response.body),
                 reason=reason,
             )
-        return refusing(question.dialect, response) if reason else response
+        if reason is None:
+            return response
+        if snapshot.sharing.tells_browsers:
+            route = decision.route if decision is not None else None
+            response = snapshot.sharing.decorated(response, route, question.head.headers)
+        return refusing(question.dialect, response)
 
     def _worded(self, decision: Decision, snapshot: Snapshot, question: Question) -> tuple[Reason | None, Response]:
         """A route that the sidecar itself responds to is not the upstream's, where the proxy in front would send it."""

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.client_address import TrustedProxies
+from sidecar.core.cors import SharingRules
 from sidecar.core.credentials import CredentialRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
 from sidecar.core.model import EVERY, Policy, Route
-from sidecar.core.rate_limit_headers import RateLimitFields
+from sidecar.core.rate_limit_headers import ENDING_NAMES, RateLimitFields
 from sidecar.core.routing import MethodRules
 from sidecar.core.upstream_request import ADMIN_COOKIE, Injection
 from sidecar.keys.validation import KeyRules
@@ -73,14 +74,28 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
     )
 
 
-def responses(config: Config) -> ErrorResponses:
+def rate_limit_fields(config: Config) -> RateLimitFields:
     shown = config.rate_limit_headers
+    return RateLimitFields(x=shown.x, reset=shown.reset, ietf=shown.ietf)
+
+
+def sharing(config: Config) -> SharingRules:
+    """Which responses other origins and caches may have."""
+    templates = (*config.errors.values(), *([config.default_error] if config.default_error else []))
+    own = [name for template in templates for name in template.headers or ()]
+    names = (*rate_limit_fields(config).names, *ENDING_NAMES, "WWW-Authenticate", config.identity.request_id, *own)
+    return SharingRules(
+        config.routes, config.cors, sources=config.keys.sources, passing=config.keys.pass_through, added=names
+    )
+
+
+def responses(config: Config) -> ErrorResponses:
     return ErrorResponses(
         config.errors,
         config.default_error,
         realm=config.realm,
         sources=config.keys.sources,
-        rate_limits=RateLimitFields(x=shown.x, reset=shown.reset, ietf=shown.ietf),
+        rate_limits=rate_limit_fields(config),
     )
 
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Hasher
 from sidecar.core.client_address import address_subject
+from sidecar.core.cors import requested_method
 from sidecar.core.credentials import Copies, Credential
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import SortedHeaders, check_host
@@ -88,6 +89,7 @@ class _RequestState:
     entry: CacheEntry | None = None
     context: PrincipalContext | None = None
     taken: Taken = _NOTHING_TAKEN
+    key_in_query: bool = False
 
     @property
     def principal(self) -> Principal | None:
@@ -129,6 +131,7 @@ class Gate:
             config.catalogue, self._identity, config.plans, size=config.keys.cache_size
         )
         self._unmatched = compiled.unmatched_route(config)
+        self.answers_preflights = any(route.policy.cors is not None for route in config.routes)
 
     async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
         """Allow, or Deny with the reason; raises nothing that a client could cause.
@@ -143,7 +146,7 @@ class Gate:
             self._check_method(head)
             host = check_host(received.fields.get(b"host"), head.version)
             target = parse_target(head.target, host.decode("ascii"))
-            paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self.config.keep_slash)
+            paths = self._readings(target)
             matches = [self.routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
             credential, copies = self._credential(head, received, target, host, state, remove_copies)
@@ -199,6 +202,27 @@ class Gate:
             quota_states=taken.states,
         )
 
+    def preflight(self, head: RequestHead) -> Allow | None:
+        """The route that a browser asks for before it sends a request there (Fetch, section 3.2.2), without a key.
+
+        None where no such route takes requests from other origins: `decide` then, as on any other request.
+        """
+        method = requested_method(head) if self.answers_preflights else None
+        if method is None:
+            return None
+        try:
+            received = self.rules.classify(head.headers)
+            self.methods.check(method)
+            target = parse_target(head.target, check_host(received.fields.get(b"host"), head.version).decode("ascii"))
+            first, *others = [self.routes.match(method, path) for path in self._readings(target)]
+        except Denied:
+            return None
+        if first is None or first.route.policy.cors is None or any(match != first for match in others):
+            return None
+        address = self.proxies.client_address(head.peer, received.fields)
+        state = _RequestState(client_address=address, request_id=self._new_request_id())
+        return _allowed(first.route, state, target=head.target, host=b"", headers=())
+
     async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
         """The key as it is stored now, or why it is no longer valid; as it was where the store cannot tell."""
         try:
@@ -216,13 +240,15 @@ class Gate:
         """Why `key`, as it is now, may not do what `allow` let it do; None where it may."""
         try:
             target = parse_target(head.target, allow.host.decode("ascii"))
-            paths = readings(target.path, keep_slash=self.config.keep_slash)
-            matches = [self.routes.match(head.method, path) for path in paths]
+            matches = [self.routes.match(head.method, path) for path in self._readings(target)]
             principal = Principal(key=key, scopes=self.config.catalogue.expand(key.scopes))
             authorize_all_readings(matches, principal, foreign=False)
         except Denied as denied:
             return denied.reason
         return None
+
+    def _readings(self, target: Target) -> tuple[str, ...]:
+        return (target.path,) if target.ordinary else readings(target.path, keep_slash=self.config.keep_slash)
 
     def _credential(
         self,
@@ -240,6 +266,7 @@ class Gate:
             reaching = self.injection.reaching(head, received, from_proxy=remove_copies)
             credential = self.credentials.foreign(reaching)
         copies = self.injection.copies(credential)
+        state.key_in_query = credential is not None and any(source.kind == "query" for source in credential.sources)
         if credential is not None and copies is not None:
             self.injection.check_copies(target, received, credential, copies, host=host, remove=remove_copies)
             if copies.are_in_text(state.request_id):
@@ -358,6 +385,7 @@ def _allowed(route: Route, state: _RequestState, *, target: str, host: bytes, he
         request_id=state.request_id,
         client_address=state.client_address,
         quota_states=state.taken.states,
+        key_in_query=state.key_in_query,
     )
 
 

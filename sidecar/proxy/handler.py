@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from sidecar.config.document import Limits
+from sidecar.core.cors import SharingRules, tells_browsers, without_cors
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Decision, Deny, Headers, Response
@@ -36,6 +37,7 @@ _PONG = Response(status=204, headers=(), body=b"")
 """To `OPTIONS *`, which asks whether the server is there (RFC 9110 section 9.3.7)."""
 _HARMLESS = KNOWN_METHODS - {"CONNECT"}
 """Methods whose requests end where everybody says. After any other that is refused, nothing more is served."""
+_SHARES_NOTHING = SharingRules()
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ class Snapshot:
     """What decides, words and forwards one request, from its head to its end. A reload swaps it whole.
 
     trusts: peers that stand for many clients. known: by which requests are known; None for none.
-    id_header: of responses, for the id of the request.
+    id_header: of responses, for the id of the request. sharing: with which origins and caches responses are shared.
     """
 
     gate: Gate
@@ -58,6 +60,7 @@ class Snapshot:
     trusts: Callable[[str], bool] = _nobody
     known: KnownRequests | None = None
     id_header: bytes = b""
+    sharing: SharingRules = _SHARES_NOTHING
 
 
 class PendingResponse(ResponseWaiter, Pending):
@@ -177,7 +180,7 @@ class Handler:
             return
         exchange.upstream_seconds = self._clock.monotonic() - exchange.sent
         try:
-            fields = self._client_headers(snapshot, pending.allow, response)
+            fields = self._client_headers(exchange, snapshot, pending.allow, response)
             exchange.begin_upstream_response(response, fields, snapshot.id_header)
             self._end(exchange)
         except Exception as exc:
@@ -228,12 +231,23 @@ class Handler:
         _log_failure(exc)
 
     async def _respond(self, exchange: Exchange, snapshot: Snapshot) -> None:
-        if exchange.head.target == "*" and exchange.head.method == "OPTIONS":
-            exchange.respond(_PONG)
+        if exchange.head.method == "OPTIONS" and self._respond_to_options(exchange, snapshot):
             return
         decision = exchange.decision = await snapshot.gate.decide(exchange.head)
         if not self._respond_alone(exchange, snapshot, decision) and isinstance(decision, Allow):
             await self._forward(exchange, snapshot, decision)
+
+    def _respond_to_options(self, exchange: Exchange, snapshot: Snapshot) -> bool:
+        """Respond where it is none that the gate decides on: a ping, and a browser that asks before its request."""
+        if exchange.head.target == "*":
+            exchange.respond(_PONG)
+            return True
+        allow = snapshot.gate.preflight(exchange.head) if snapshot.sharing.tells_browsers else None
+        if allow is None:
+            return False
+        exchange.decision = allow
+        exchange.respond(snapshot.sharing.preflight(exchange.head, allow.route), id_header=snapshot.id_header)
+        return True
 
     def _respond_alone(self, exchange: Exchange, snapshot: Snapshot, decision: Decision) -> bool:
         """Respond where that takes no upstream."""
@@ -241,13 +255,20 @@ class Handler:
             if decision.reason is Reason.METHOD_NOT_ALLOWED and exchange.head.method not in _HARMLESS:
                 exchange.keep_alive = False
             response = snapshot.responses.denied(decision, self._clock.seconds())
-            exchange.respond(response, decision.reason, id_header=snapshot.id_header)
+            self._send(exchange, snapshot, response, decision.reason)
             return True
         if decision.route.policy.respond is not None:
             response = snapshot.responses.static_response(decision, self._clock.seconds())
-            exchange.respond(response, id_header=snapshot.id_header)
+            self._send(exchange, snapshot, response)
             return True
         return False
+
+    def _send(self, exchange: Exchange, snapshot: Snapshot, response: Response, reason: Reason | None = None) -> None:
+        """A response of the sidecar itself, which scripts of other origins may read where the upstream's may be."""
+        if snapshot.sharing.tells_browsers:
+            route = exchange.decision.route if exchange.decision is not None else None
+            response = snapshot.sharing.decorated(response, route, exchange.head.headers)
+        exchange.respond(response, reason, id_header=snapshot.id_header)
 
     def _respond_now(self, exchange: Exchange, snapshot: Snapshot, decision: Decision) -> None:
         if self._respond_alone(exchange, snapshot, decision) or not isinstance(decision, Allow):
@@ -295,12 +316,20 @@ class Handler:
             exchange.pending.withdraw()
         self._end(exchange)
 
-    def _client_headers(self, snapshot: Snapshot, allow: Allow, response: UpstreamResponse) -> Headers:
-        """What the client is told beside the upstream's own headers."""
+    def _client_headers(
+        self, exchange: Exchange, snapshot: Snapshot, allow: Allow, response: UpstreamResponse
+    ) -> Headers:
+        """What the client is told beside the upstream's own headers, or in place of some of them."""
         fields = snapshot.responses.client_headers(allow.principal, allow.quota_states, self._clock.seconds())
         if name := snapshot.upstream.via:
             fields = (*fields, (VIA, via(response.headers, response.version, name)))
-        return fields
+        sharing = snapshot.sharing.of(allow.route)
+        if sharing is None:
+            return fields
+        if sharing.cors is not None and tells_browsers(response.names):
+            response.headers = without_cors(response.headers)
+        request, in_query = exchange.head.headers, allow.key_in_query
+        return (*fields, *sharing.fields(request, response.names, response.headers, key_in_query=in_query))
 
     def _upstream_head(self, exchange: Exchange, upstream: Upstream, allow: Allow) -> bytes:
         """Made once, but for a request that is sent again."""
@@ -326,7 +355,7 @@ class Handler:
             )
             exchange.upstream_seconds = self._clock.monotonic() - exchange.sent
             try:
-                fields = self._client_headers(snapshot, allow, response)
+                fields = self._client_headers(exchange, snapshot, allow, response)
                 await exchange.send_upstream_response(response, fields, id_header=snapshot.id_header)
             finally:
                 response.close()
@@ -336,14 +365,14 @@ class Handler:
     def _respond_fault(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, fault: Fault) -> None:
         exchange.cause = fault.cause
         response = snapshot.responses.fault(fault.reason, allow, self._clock.seconds())
-        exchange.respond(response, fault.reason, id_header=snapshot.id_header)
+        self._send(exchange, snapshot, response, fault.reason)
 
     def _give_up(self, exchange: Exchange, snapshot: Snapshot, reason: Reason) -> None:
         if exchange.responded:
             exchange.reset(reason)
         else:
             exchange.keep_alive = False
-            exchange.respond(snapshot.responses.for_reason(reason), reason, id_header=snapshot.id_header)
+            self._send(exchange, snapshot, snapshot.responses.for_reason(reason), reason)
 
 
 def _log_failure(exc: Exception) -> None:

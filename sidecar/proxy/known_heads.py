@@ -144,6 +144,8 @@ class KnownRequests:
         method, raw = found[1].decode(), found[2].decode()
         try:
             gate.methods.check(method)
+            if method == "OPTIONS" and gate.answers_preflights:
+                return None
             target = parse_target(raw, "")
             if not target.ordinary or (target.query and self._judges_queries):
                 return None

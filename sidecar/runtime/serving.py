@@ -18,7 +18,7 @@ from sidecar.core.observer import Observer
 from sidecar.core.units import Clock
 from sidecar.forward_auth.dialects import Terms
 from sidecar.forward_auth.server import Snapshot as DecisionSnapshot
-from sidecar.gate.compile import responses
+from sidecar.gate.compile import responses, sharing
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.http.accepting import BindError
 from sidecar.http.hardened import ServerLimits, serving_app
@@ -135,6 +135,7 @@ class Serving:
             terms=Terms(self.config),
             limits=self._room.limits,
             id_header=self._snapshot.id_header,
+            sharing=self._snapshot.sharing,
         )
 
     async def reconfigure(self, wanted: Config) -> Sequence[str]:
@@ -182,6 +183,7 @@ class Serving:
             trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
             known=KnownRequests(gate) if self._remembers else None,
             id_header=config.identity.request_id.encode(),
+            sharing=sharing(config),
         )
 
     def _upstream_of(self, config: Config, room: Room) -> Upstream:

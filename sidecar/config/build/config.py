@@ -36,7 +36,7 @@ from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.config.policy import Identity, KeySettings, PathsEntry, UnmatchedEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
-from sidecar.core.model import Charge, Quota, Route
+from sidecar.core.model import Charge, Cors, Quota, Route
 from sidecar.core.scopes import Catalogue
 
 _NEEDED = {
@@ -72,6 +72,8 @@ class Config:
     """Plan to quota name to limit."""
     routes: tuple[Route, ...] = ()
     unmatched_charges: tuple[Charge, ...] = ()
+    cors: Cors | None = None
+    """Where no route is known, and of the routes that have no section of their own."""
     case_sensitive: bool
     encoded_slash: Literal["split", "keep"]
     identity: Identity
@@ -113,6 +115,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
         quotas=config.quotas,
         environments=report.names(("keys", "environments")) or tuple(config.keys.environments),
         case_sensitive=config.case_sensitive,
+        cors=config.cors,
     )
     errors, default_error = errors_of(document.errors or {}, report)
     unmatched = (document.unmatched or UnmatchedEntry()).quotas
@@ -144,6 +147,7 @@ def _sections(path: str, document: Document) -> Config:
         limiter=document.limiter or "memory",
         keys=document.keys or KeySettings(),
         quotas=document.quotas or {},
+        cors=document.cors,
         case_sensitive=paths.case_sensitive,
         encoded_slash=paths.encoded_slash,
         identity=document.identity or Identity(),

@@ -11,7 +11,7 @@ from sidecar.config.policy import ChargeEntry, ErrorEntry, Identity, KeySettings
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
-from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
+from sidecar.core.model import EVERY, Charge, Cors, Policy, Quota, Route
 from sidecar.core.routing import Pattern, is_token, known_spelling, overlaps, parse_pattern, unreachable
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.core.templates import (
@@ -225,6 +225,7 @@ class Vocabulary:
     quotas: Mapping[str, Quota]
     environments: Sequence[str]
     case_sensitive: bool
+    cors: Cors | None
 
 
 def routes_of(entries: Sequence[Mapping[str, PolicyEntry]], words: Vocabulary, report: Report) -> tuple[Route, ...]:
@@ -314,6 +315,8 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
         charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
         pass_through=entry.pass_through,
         respond=respond,
+        cors=words.cors if entry.cors is None else None if entry.cors == "off" else entry.cors,
+        shared_cache=entry.cache == "shared",
     )
 
 

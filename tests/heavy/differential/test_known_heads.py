@@ -41,6 +41,7 @@ routes:
   - GET /counted/**: {quotas: [general, {quota: video, cost: 2}]}
   - "* /o/{org}/e/{env}/**": {tenant: org, environment: env}
   - GET /me: {respond: {id: "{key.id}"}}
+cors: {origins: ["https://app.test"]}
 identity:
   headers: {X-Key: "{key.id}", X-Trace: "{request.id}"}
 """

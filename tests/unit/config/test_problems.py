@@ -27,6 +27,35 @@ WRONG = {
     "a source of two": ("keys: {from: [{header: X, query: y}]}", "keys.from[0]: must have exactly one of"),
     "a cookie's scheme": ("keys: {from: [{cookie: c, scheme: B}]}", "keys.from[0].scheme: only a header has"),
     "a header of two words": ("keys: {from: [{header: A B}]}", "keys.from[0].header: must be a name of RFC 9110"),
+    "the origin of nobody": ('cors: {origins: ["null"]}', "4:18: cors.origins[0]: 'null' is the origin of any sandbox"),
+    "an origin of nothing": ("cors: {origins: [null]}", "4:18: cors.origins[0]: must be"),
+    "an origin with a path": (
+        "cors: {origins: [https://A.test/]}",
+        "cors.origins[0]: must be scheme://host or scheme://host:port, in lower case, without a path (did you mean "
+        "'https://a.test'?)",
+    ),
+    "an origin with its usual port": ("cors: {origins: ['https://a.test:443']}", "write 'https://a.test'"),
+    "origins that begin alike": ("cors: {origins: ['https://*.a.test']}", "cors.origins[0]: has a '*' in it"),
+    "no origin": ("cors: {origins: []}", "4:17: cors.origins: must not be empty"),
+    "origins that nobody named": ("cors: {headers: [X-A]}", "4:7: cors.origins: missing"),
+    "cookies for every origin": (
+        'cors: {origins: ["*"], credentials: true}',
+        "4:18: cors.origins[0]: browsers take no '*' from who lets them send cookies (credentials: true)",
+    ),
+    "cookies and every header": (
+        'cors: {origins: ["https://a.test"], expose: [X-A, "*"], credentials: true}',
+        "4:51: cors.expose[1]: browsers take no '*'",
+    ),
+    "headers that begin alike": (
+        'cors: {origins: ["*"], headers: [X-*]}',
+        "4:34: cors.headers[0]: is no pattern: list each name, or write",
+    ),
+    "cookies for every origin of a route": (
+        'routes: [{GET /a: {cors: {origins: ["*"], credentials: true}}}]',
+        "routes[0].cors.origins[0]: browsers take no '*'",
+    ),
+    "a section that is only on": ("routes: [{GET /a: {cors: on}}]", "routes[0].cors: must be off, or a mapping with"),
+    "a cache of nobody": ("routes: [{GET /a: {cache: public}}]", "routes[0].cache: must be private or shared"),
     "one source twice": ("keys: {from: [{header: X}, {header: x}]}", "keys.from[1]: is listed twice"),
     "no source": ("keys: {from: []}", "keys.from: must not be empty"),
     "a passing header that is stripped": (

@@ -35,6 +35,7 @@ CONFIGS = [
     TRUSTING.replace("  failures:", "  copies: refuse\n  failures:"),
     TRUSTING.replace("  failures:", "  forward_credential: true\n  failures:"),
     TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: key}, {cookie: key}]"),
+    TRUSTING + "cors: {origins: [https://app.test]}\n",
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]
 TARGETS = [
@@ -51,6 +52,7 @@ LINES = [
     "Authorization: Basic eDp5", "Authorization: Bearer jwt.of.another", "Authorization: Bearer <key>",
     "X-Api-Key: <key>", "x-api-key: <key>", "X-Api-Key: hv_live_nope", "X-Api-Key:   <key>  ", "X-Api-Key: <other>",
     "X-Key: forged", "x_key: forged", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "Origin: https://app.test", "Origin: https://evil.test", "Access-Control-Request-Method: GET",
     "X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 203.0.113.9, 10.0.0.2", "Forwarded: for=6.6.6.6",
     *[f"{name}: {value}" for name, value in (*HOP_BY_HOP, *FORWARDING, *STRIPPED[:4])],
 ]  # fmt: skip
@@ -122,7 +124,7 @@ class Ways:
             peer=peer,
             version=message.version,
         )
-        return (await gate.decide(request), message.framing)
+        return (gate.preflight(request) or await gate.decide(request), message.framing)
 
     async def _shorter(self, raw: bytes, peer: str) -> object:
         known = read(self.known, raw, peer)
@@ -322,6 +324,19 @@ async def test_lines_that_come_once_are_bounded(ways: Ways) -> None:
         raw = b"GET /items/%d HTTP/1.1\r\nHost: a\r\nX-Once: %d\r\n\r\n" % (number, number)
         assert read(ways.known, raw) is not None
     assert len(ways.known) <= 2 * 2 * 2048
+
+
+async def test_a_preflight_goes_the_longer_way(tmp_path: Path) -> None:
+    world = await make_world(tmp_path, CONFIGS[-1])
+    asked = ["Host: api.test", "Origin: https://app.test", "Access-Control-Request-Method: GET"]
+    try:
+        ways = await ways_of(world)
+        for method, target in (("OPTIONS", "/items/7"), ("OPTIONS", "/o/acme/e/live/x"), ("GET", "/items/7")):
+            longer, shorter = await ways.both(raw_of(method, target, asked, ""), PEER)
+            assert shorter == longer
+            assert isinstance(shorter[0], Allow) == (method == "OPTIONS")  # type: ignore[index]
+    finally:
+        await world.store.close()
 
 
 async def test_a_revoked_key_is_refused_on_the_next_request(ways: Ways) -> None:

@@ -119,12 +119,14 @@ async def _find(lifecycle: Lifecycle, name: str) -> ApiKey:
     return found
 
 
-async def pages(url: str, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
-    """Yield the keys that match the filter, in pages that are never empty."""
-    async with open_store(url) as store:
-        while page := await store.keys.list(replace(wanted, limit=_PAGE)):
-            yield page
-            wanted = replace(wanted, after=page[-1].id)
+async def pages(store: SqliteStore, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
+    """Yield the keys that match the filter, in pages that are never empty.
+
+    The store is the caller's to close: a generator that is left early could not wait for that.
+    """
+    while page := await store.keys.list(replace(wanted, limit=_PAGE)):
+        yield page
+        wanted = replace(wanted, after=page[-1].id)
 
 
 def now() -> int:

@@ -397,11 +397,12 @@ def _on_key(config: str | None, store: str | None, as_json: bool, task: tuple[st
 async def _print_table(url: str, wanted: KeyFilter) -> None:
     at = key_service.now()
     table = None
-    async for page in key_service.pages(url, wanted):
-        if table is None:
-            table = Table(page, at)
-            click.echo(table.heading())
-        click.echo("\n".join(map(table.line, page)))
+    async with open_store(url) as store:
+        async for page in key_service.pages(store, wanted):
+            if table is None:
+                table = Table(page, at)
+                click.echo(table.heading())
+            click.echo("\n".join(map(table.line, page)))
     if table is None and wanted != KeyFilter():
         click.echo(f"No key in {url} matches these filters; run sidecar keys list without them to see all.")
     elif table is None:
@@ -410,7 +411,8 @@ async def _print_table(url: str, wanted: KeyFilter) -> None:
 
 async def _print_array(url: str, wanted: KeyFilter) -> None:
     at = key_service.now()
-    keys = [key_as_json(key, at) async for page in key_service.pages(url, wanted) for key in page]
+    async with open_store(url) as store:
+        keys = [key_as_json(key, at) async for page in key_service.pages(store, wanted) for key in page]
     _print_json(keys)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from sidecar.app import running
+from sidecar.cli.main import output_failed
 from sidecar.cli.options import config_option, load_or_exit, reader_of
 from sidecar.config.build.config import Config
 from sidecar.runtime.descriptors import raise_limit
@@ -87,7 +88,9 @@ def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
         except StartError as error:
             click.echo(f"sidecar: {error}", err=True)
             sys.exit(1)
-        except Exception:
+        except Exception as error:
+            if output_failed(error):  # What the demo prints.
+                raise
             # Here, because after this nobody would wait for stderr for a limited time only.
             sys.excepthook(*sys.exc_info())
             sys.exit(1)

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from sidecar.cli.options import Failure, Misuse, load_or_exit
+from sidecar.cli.options import Failure, Misuse, load_or_exit, shortened
 from sidecar.config.build.config import Config
 from sidecar.config.fields import parse_store, sqlite_path
-from sidecar.core.apikey import Hasher, looks_secret, peppers_from
+from sidecar.core.apikey import Hasher, pasted, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
 from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_peppers
@@ -110,13 +110,20 @@ async def rotate(config: Config, name: str, rotation: Rotation) -> Rotated:
 
 
 async def _find(lifecycle: Lifecycle, name: str) -> ApiKey:
-    if looks_secret(name):
-        raise Misuse("every process can read a command line: pass - instead of the key, and send the key on stdin")
-    found = await (lifecycle.find_by_secret(_from_stdin()) if name == _STDIN else lifecycle.find_by(name))
-    if found is None:
-        which = "key matches the one on stdin" if name == _STDIN else f"key {name!r}"
-        raise Failure(f"no {which}; see sidecar keys list")
-    return found
+    text = line_of_stdin() if name == _STDIN else ""
+    found = await (_find_by_secret(lifecycle, text) if name == _STDIN else lifecycle.find_by(name))
+    if found is not None:
+        return found
+    if name == _STDIN and not text.strip():
+        raise Failure("stdin is empty: send the key there, or name its id; see sidecar keys list")
+    which = "key matches the one on stdin" if name == _STDIN else f"key {shortened(name)}"
+    raise Failure(f"no {which}; see sidecar keys list")
+
+
+async def _find_by_secret(lifecycle: Lifecycle, text: str) -> ApiKey | None:
+    """Find a key by its plaintext, as it is or without what was copied along with it."""
+    found = await lifecycle.find_by_secret(text)
+    return found if found is not None or pasted(text) == text else await lifecycle.find_by_secret(pasted(text))
 
 
 async def pages(store: SqliteStore, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
@@ -146,7 +153,7 @@ def hasher_of_environ(config: Config | None = None) -> Hasher:
         raise Misuse(str(error)) from error
 
 
-def _from_stdin() -> str:
+def line_of_stdin() -> str:
     """Read one line. Invalid UTF-8 is replaced, so that such a key matches none."""
     return sys.stdin.buffer.readline().decode("utf-8", "replace").rstrip("\r\n")
 

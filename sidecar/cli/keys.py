@@ -9,7 +9,18 @@ import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import Misuse, from_store, limits, moment, pairs, printable, reported, seconds
+from sidecar.cli.options import (
+    Misuse,
+    from_store,
+    key_name,
+    limits,
+    moment,
+    pairs,
+    printable,
+    reported,
+    search_text,
+    seconds,
+)
 from sidecar.cli.output import Table, described, due_as_json, due_as_text, key_as_json, plaintext
 from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.cli.usage import usage
@@ -70,7 +81,7 @@ class ChangeOptions(TypedDict):
     "--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="The key's own limit; repeatable."
 )
 @click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Remove its own limit; repeatable.")
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Unpack[ChangeOptions]) -> None:
     """Change a key: its name, scopes, plan, limits, metadata or expiry.
 
@@ -127,7 +138,7 @@ def _merged(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[
 @from_store
 @_expires
 @click.option("--overlap", callback=seconds, metavar="TIME", help="How long KEY keeps working; 0s: not at all.")
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def rotate(
     config: str | None,
     store: str | None,
@@ -303,7 +314,10 @@ class ListOptions(TypedDict):
 @click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
 @click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
 @click.option(
-    "--search", callback=printable, metavar="TEXT", help="Start of a word in the name or tenant, of an id or a prefix."
+    "--search",
+    callback=search_text,
+    metavar="TEXT",
+    help="Start of a word in the name or tenant, of an id or a prefix.",
 )
 @click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
 def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
@@ -326,7 +340,7 @@ def list_keys(config: str | None, store: str | None, as_json: bool, **options: U
 
 @keys_group.command()
 @from_store
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def show(config: str | None, store: str | None, as_json: bool, key: str) -> None:
     """Show a key.
 
@@ -341,7 +355,7 @@ def show(config: str | None, store: str | None, as_json: bool, key: str) -> None
 
 @keys_group.command()
 @from_store
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def disable(config: str | None, store: str | None, as_json: bool, key: str) -> None:
     """Disable a key: it is refused until you enable it again.
 
@@ -356,7 +370,7 @@ def disable(config: str | None, store: str | None, as_json: bool, key: str) -> N
 
 @keys_group.command()
 @from_store
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def enable(config: str | None, store: str | None, as_json: bool, key: str) -> None:
     """Re-enable a disabled key.
 
@@ -371,7 +385,7 @@ def enable(config: str | None, store: str | None, as_json: bool, key: str) -> No
 
 @keys_group.command()
 @from_store
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def revoke(config: str | None, store: str | None, as_json: bool, key: str) -> None:
     """Revoke a key permanently.
 

@@ -85,6 +85,15 @@ class _Commands(click.Group):
         with output_may_fail():
             return super().main(*args, **extra)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            # It repeats what was typed, and a key may be typed where none belongs.
+            from sidecar.cli.options import without_keys
+
+            raise click.UsageError(without_keys(error.format_message()), error.ctx) from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 

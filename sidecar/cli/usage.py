@@ -10,7 +10,7 @@ import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import from_store, reported
+from sidecar.cli.options import from_store, key_name, reported
 from sidecar.cli.output import count_as_json, harmless
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
@@ -26,7 +26,7 @@ _HOURLY_DAYS: Final = 2
 @click.command()
 @from_store
 @click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How far to look back.")
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def usage(config: str | None, store: str | None, as_json: bool, days: int, key: str) -> None:
     """Show a key's requests by route, status class and time.
 

@@ -15,6 +15,9 @@ _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 MIN_RANDOM_BITS = 128
 BITS_PER_CHARACTER = math.log2(len(ALPHABET))
 _LONG_TAIL = re.compile(rf"[{ALPHABET}]{{{math.ceil(MIN_RANDOM_BITS / BITS_PER_CHARACTER)},}}\s*\Z")
+QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019"
+"""Straight, back and typographic ones."""
+_COPIED = re.compile(rf"\A(?:[\s{QUOTES}]|[A-Za-z][A-Za-z-]*:?\s+(?=\S))+|[\s{QUOTES}]+\Z")
 PLAIN: Final = "sha256"
 ForeignHash = Literal["sha256", "hmac-sha256", "sha256-pepper-first", "sha256-pepper-last"]
 """How keys made elsewhere may be hashed: all but the first with a pepper, as a key, before or after the text."""
@@ -89,6 +92,11 @@ class KeyFormat:
 def looks_secret(text: str) -> bool:
     """Whether `text` may be a plaintext, well-formed or not, of any configuration; an id or a stored prefix is not."""
     return _LONG_TAIL.search(text) is not None
+
+
+def pasted(text: str) -> str:
+    """Return the key, id or prefix in `text` without what is copied along: quotes, spaces, `Bearer `, …"""
+    return _COPIED.sub("", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Final, TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import click
 
@@ -11,6 +12,7 @@ from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import (
     Misuse,
+    changing,
     from_store,
     key_name,
     limits,
@@ -21,23 +23,19 @@ from sidecar.cli.options import (
     search_text,
     seconds,
 )
-from sidecar.cli.output import Table, described, due_as_json, due_as_text, key_as_json, plaintext
+from sidecar.cli.output import StatusAction, Table, change_told, described, key_as_json, plaintext, spoken, status_told
 from sidecar.cli.transfer import export_command, import_command, issue_offline
-from sidecar.cli.usage import usage
-from sidecar.config.policy import KeySettings
-from sidecar.core.model import ApiKey
+from sidecar.cli.usage import due, usage
+from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
-from sidecar.keys.lifecycle import Due, Lifecycle, Rotated, upcoming_keys
+from sidecar.keys.lifecycle import Lifecycle, Rotated
 from sidecar.keys.ports import KeyFilter, Standing
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import UNSET, KeyChange, Rotation, UnsetType
 from sidecar.keys.validation import NewKey
-from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 
 V = TypeVar("V")
 
-_USAGE_KEYS: Final = 500
-"""`due` shows the usage of at most this many keys."""
 _STATUSES = ("active", "disabled", "revoked", "expired", "retired")
 
 
@@ -68,7 +66,7 @@ class ChangeOptions(TypedDict):
 
 
 @click.command()
-@from_store
+@changing
 @_expires
 @click.option("--name", help="What the key is for.")
 @click.option("--scope", "scopes", multiple=True, metavar="S", help="Replaces all its scopes; repeatable.")
@@ -82,7 +80,9 @@ class ChangeOptions(TypedDict):
 )
 @click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Remove its own limit; repeatable.")
 @click.argument("key", callback=key_name)
-def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Unpack[ChangeOptions]) -> None:
+def change(
+    config: str | None, store: str | None, as_json: bool, verbose: bool, key: str, **options: Unpack[ChangeOptions]
+) -> None:
     """Change a key: its name, scopes, plan, limits, metadata or expiry.
 
     KEY is an id, a prefix, or - to read the key from stdin.
@@ -95,14 +95,14 @@ def change(config: str | None, store: str | None, as_json: bool, key: str, **opt
         settings = key_service.settings_of(config, store)
         rules = key_service.rules_of(settings)
 
-        async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
+        async def verb(lifecycle: Lifecycle, found: ApiKey) -> tuple[ApiKey, ApiKey]:
             # Entries are merged into the key as it was read: the etag refuses to overwrite a concurrent change.
             wanted, etag = _change_of(found, options), etag_of(found)
-            return await lifecycle.change(found.id, wanted, rules, actor=key_service.actor(), expected_etag=etag)
+            actor = key_service.actor()
+            return found, await lifecycle.change(found.id, wanted, rules, actor=actor, expected_etag=etag)
 
-        changed = asyncio.run(key_service.change(settings.store, key, verb, settings))
-    now = key_service.now()
-    click.echo(json.dumps(key_as_json(changed, now), indent=2) if as_json else described(changed, now))
+        before, after = asyncio.run(key_service.change(settings.store, key, verb, settings))
+    _print_changed(change_told(before, after), after, as_json=as_json, verbose=verbose)
 
 
 def _change_of(key: ApiKey, options: ChangeOptions) -> KeyChange:
@@ -181,46 +181,6 @@ def _rotated_as_text(rotated: Rotated, sooner: str) -> str:
             f"The old key works until {rfc3339(old.retires_at)}{sooner}. To see its usage: sidecar keys due.",
         )
     )
-
-
-@click.command()
-@from_store
-@click.option(
-    "--within", callback=seconds, default="14d", show_default=True, metavar="TIME", help="How far to look ahead."
-)
-@click.option("--tenant", metavar="T", help="Only keys of this tenant.")
-def due(config: str | None, store: str | None, as_json: bool, within: float, tenant: str | None) -> None:
-    """List keys that need replacing, and what they are still used for.
-
-    A key is due if it is older than keys.max_age of the configuration, or if it expires or retires soon. Usage is that
-    of the last day. Without a configuration, no key counts as too old.
-
-    \b
-    Example:
-      sidecar keys due -c sidecar.yaml --within 30d
-    """
-    with reported():
-        limits = key_service.settings_of(config, store).keys if config is not None else None
-        found, used = asyncio.run(_due(key_service.url_of(config, store), limits, within, tenant))
-    now = key_service.now()
-    click.echo(json.dumps(due_as_json(found, used), indent=2) if as_json else due_as_text(found, used, now))
-
-
-async def _due(
-    url: str, limits: KeySettings | None, within_seconds: float, tenant: str | None
-) -> tuple[Sequence[Due], Sequence[UsageRow]]:
-    now = key_service.now()
-    async with open_store(url) as store:
-        found = await upcoming_keys(
-            store.statistics,
-            now,
-            max_age_seconds=limits.max_age_seconds if limits else None,
-            within_seconds=within_seconds,
-            retire_unused_seconds=limits.retire_unused_seconds if limits else None,
-            tenant=tenant,
-        )
-        ids = tuple({one.key.id for one in found})[:_USAGE_KEYS]
-        return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
 
 
 @click.group(name="keys")
@@ -350,13 +310,24 @@ def show(config: str | None, store: str | None, as_json: bool, key: str) -> None
     Example:
       sidecar keys show -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_service.keep))
+    found, now = _on_key(config, store, (key, key_service.keep)), key_service.now()
+    click.echo(json.dumps(key_as_json(found, now), indent=2) if as_json else described(found, now))
+
+
+class StatusOptions(TypedDict):
+    """The options of `sidecar keys disable`, `enable` and `revoke`."""
+
+    config: str | None
+    store: str | None
+    as_json: bool
+    verbose: bool
+    key: str
 
 
 @keys_group.command()
-@from_store
+@changing
 @click.argument("key", callback=key_name)
-def disable(config: str | None, store: str | None, as_json: bool, key: str) -> None:
+def disable(**options: Unpack[StatusOptions]) -> None:
     """Disable a key: it is refused until you enable it again.
 
     KEY is an id, a prefix, or - to read the key from stdin.
@@ -365,13 +336,13 @@ def disable(config: str | None, store: str | None, as_json: bool, key: str) -> N
     Example:
       sidecar keys disable -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_service.disable))
+    _set_status("disable", key_service.disable, options)
 
 
 @keys_group.command()
-@from_store
+@changing
 @click.argument("key", callback=key_name)
-def enable(config: str | None, store: str | None, as_json: bool, key: str) -> None:
+def enable(**options: Unpack[StatusOptions]) -> None:
     """Re-enable a disabled key.
 
     KEY is an id, a prefix, or - to read the key from stdin.
@@ -380,14 +351,15 @@ def enable(config: str | None, store: str | None, as_json: bool, key: str) -> No
     Example:
       sidecar keys enable -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_service.enable))
+    _set_status("enable", key_service.enable, options)
 
 
 @keys_group.command()
-@from_store
+@changing
+@click.option("--yes", is_flag=True, help="Do not ask. Without a terminal, nothing is asked either.")
 @click.argument("key", callback=key_name)
-def revoke(config: str | None, store: str | None, as_json: bool, key: str) -> None:
-    """Revoke a key permanently.
+def revoke(yes: bool, **options: Unpack[StatusOptions]) -> None:
+    """Revoke a key permanently. In a terminal, it asks before.
 
     KEY is an id, a prefix, or - to read the key from stdin.
 
@@ -395,17 +367,43 @@ def revoke(config: str | None, store: str | None, as_json: bool, key: str) -> No
     Example:
       printf %s "$KEY" | sidecar keys revoke -c sidecar.yaml -
     """
-    _on_key(config, store, as_json, (key, key_service.revoke))
+
+    async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
+        if not yes and found.status is not KeyStatus.REVOKED and _in_terminal():
+            # It may wait: nothing else runs on this loop, and no transaction is open.
+            click.confirm(f"Revoke {spoken(found, key_service.now())}? It cannot be undone", abort=True, err=True)
+        return await key_service.revoke(lifecycle, found)
+
+    _set_status("revoke", verb, options)
 
 
-def _on_key(config: str | None, store: str | None, as_json: bool, task: tuple[str, key_service.Verb[ApiKey]]) -> None:
+def _in_terminal() -> bool:
+    """Whether a person sees what is asked, and can answer."""
+    return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+
+def _set_status(action: StatusAction, verb: key_service.Verb[ApiKey], options: StatusOptions) -> None:
+    async def both(lifecycle: Lifecycle, found: ApiKey) -> tuple[ApiKey, ApiKey]:
+        return found, await verb(lifecycle, found)
+
+    before, after = _on_key(options["config"], options["store"], (options["key"], both))
+    told = status_told(action, before, key_service.now())
+    _print_changed(told, after, as_json=options["as_json"], verbose=options["verbose"])
+
+
+def _on_key(config: str | None, store: str | None, task: tuple[str, key_service.Verb[V]]) -> V:
     with reported():
         settings = key_service.settings_of(config, store) if task[0] == "-" and config is not None else None
-        key = asyncio.run(key_service.change(key_service.url_of(config, store), *task, settings))
+        return asyncio.run(key_service.change(key_service.url_of(config, store), *task, settings))
+
+
+def _print_changed(told: str, key: ApiKey, *, as_json: bool, verbose: bool) -> None:
     if as_json:
         _print_json(key_as_json(key, key_service.now()))
-    else:
-        click.echo(described(key, key_service.now()))
+        return
+    click.echo(told)
+    if verbose:
+        click.echo(f"\n{described(key, key_service.now())}")
 
 
 async def _print_table(url: str, wanted: KeyFilter) -> None:

@@ -118,6 +118,11 @@ def from_store(command: Command) -> Command:
     return store_options(click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command))
 
 
+def changing(command: Command) -> Command:
+    """Add the options of a command that changes a key."""
+    return from_store(click.option("-v", "--verbose", is_flag=True, help="Print the key's record as well.")(command))
+
+
 # Option values.
 
 

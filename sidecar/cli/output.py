@@ -5,12 +5,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 
 from sidecar.core.apikey import Secret
-from sidecar.core.model import ApiKey
+from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import counted, rfc3339
 from sidecar.doctor.report import Named, Severity
 from sidecar.keys.lifecycle import Due, Why
@@ -110,6 +110,49 @@ def span(microseconds: int) -> str:
     """Return a duration such as `3d`, or `0s` if it is not positive."""
     seconds = microseconds // 1_000_000
     return next((f"{seconds // size}{unit}" for size, unit in _UNITS if seconds >= size), "0s")
+
+
+StatusAction = Literal["disable", "enable", "revoke"]
+_DONE: Final[Mapping[StatusAction, str]] = {"disable": "disabled", "enable": "enabled", "revoke": "revoked"}
+_TIMES: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+def status_told(action: StatusAction, before: ApiKey, now: int) -> str:
+    """Return what has become of the key, as one sentence. before: the key as it was found."""
+    done = _DONE[action]
+    if (
+        before.status
+        is {"disable": KeyStatus.DISABLED, "enable": KeyStatus.ACTIVE, "revoke": KeyStatus.REVOKED}[action]
+    ):
+        at = before.revoked_at if action == "revoke" else before.disabled_at
+        return f"{_who(before)} was {done} already{'' if at is None else ', ' + ago(now - at)}: nothing changed."
+    return f"{done.capitalize()} {spoken(before, now)}."
+
+
+def change_told(before: ApiKey, after: ApiKey) -> str:
+    """Return what has changed, as one sentence."""
+    old, new = public_fields(before), public_fields(after)
+    changes = [f"{name} {_as_text(old[name])} -> {_as_text(new[name])}" for name in new if old[name] != new[name]]
+    return (
+        f"Changed {_who(before)}: {', '.join(changes)}."
+        if changes
+        else f"{_who(before)} has these values already: nothing changed."
+    )
+
+
+def spoken(key: ApiKey, now: int) -> str:
+    """`ID (NAME) of TENANT; last used 3 minutes ago`."""
+    return f"{_who(key)}; {'never used' if key.last_used_at is None else 'last used ' + ago(now - key.last_used_at)}"
+
+
+def _who(key: ApiKey) -> str:
+    return f"{key.id} ({harmless(key.name)}){' of ' + harmless(key.tenant) if key.tenant else ''}"
+
+
+def ago(microseconds: int) -> str:
+    """Return `3 minutes ago`, or `just now`."""
+    seconds = microseconds // 1_000_000
+    return next((f"{counted(seconds // size, unit)} ago" for size, unit in _TIMES if seconds >= size), "just now")
 
 
 def harmless(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`sidecar keys usage`: what a key is used for."""
+"""`sidecar keys usage` and `due`: what a key is used for, and which keys need replacing."""
 
 import asyncio
 import json
@@ -10,15 +10,19 @@ import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import from_store, key_name, reported
-from sidecar.cli.output import count_as_json, harmless
+from sidecar.cli.options import from_store, key_name, reported, seconds
+from sidecar.cli.output import count_as_json, due_as_json, due_as_text, harmless
+from sidecar.config.policy import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
+from sidecar.keys.lifecycle import Due, upcoming_keys
 from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 
 _BAR: Final = 40
 _ROUTE_CHARS: Final = 60
 _CLASSES: Final = (1, 2, 3, 4, 5)
+_USAGE_KEYS: Final = 500
+"""`due` shows the usage of at most this many keys."""
 _HOURLY_DAYS: Final = 2
 """Up to this many days are shown by hour, more by day."""
 
@@ -115,3 +119,43 @@ def _bars(totals: Mapping[int, int], chars: int) -> Sequence[str]:
         f"{rfc3339(at)[:chars].replace('T', ' ')} {count:>11,} {'#' * max(1, count * _BAR // most)}"
         for at, count in sorted(totals.items())
     ]
+
+
+@click.command()
+@from_store
+@click.option(
+    "--within", callback=seconds, default="14d", show_default=True, metavar="TIME", help="How far to look ahead."
+)
+@click.option("--tenant", metavar="T", help="Only keys of this tenant.")
+def due(config: str | None, store: str | None, as_json: bool, within: float, tenant: str | None) -> None:
+    """List keys that need replacing, and what they are still used for.
+
+    A key is due if it is older than keys.max_age of the configuration, or if it expires or retires soon. Usage is that
+    of the last day. Without a configuration, no key counts as too old.
+
+    \b
+    Example:
+      sidecar keys due -c sidecar.yaml --within 30d
+    """
+    with reported():
+        limits = key_service.settings_of(config, store).keys if config is not None else None
+        found, used = asyncio.run(_due(key_service.url_of(config, store), limits, within, tenant))
+    now = key_service.now()
+    click.echo(json.dumps(due_as_json(found, used), indent=2) if as_json else due_as_text(found, used, now))
+
+
+async def _due(
+    url: str, limits: KeySettings | None, within_seconds: float, tenant: str | None
+) -> tuple[Sequence[Due], Sequence[UsageRow]]:
+    now = key_service.now()
+    async with open_store(url) as store:
+        found = await upcoming_keys(
+            store.statistics,
+            now,
+            max_age_seconds=limits.max_age_seconds if limits else None,
+            within_seconds=within_seconds,
+            retire_unused_seconds=limits.retire_unused_seconds if limits else None,
+            tenant=tenant,
+        )
+        ids = tuple({one.key.id for one in found})[:_USAGE_KEYS]
+        return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))

@@ -329,4 +329,7 @@ def _counts(found: Sequence[Named]) -> dict[str, int]:
 def _summary(counts: dict[str, int]) -> str:
     nouns = {"problem": ("problem", "problems"), "warning": ("warning", "warnings"), "ok": ("ok", "ok")}
     totals = [f"{counts[name]} {nouns[name][counts[name] != 1]}" for name in nouns]
-    return f"{', '.join(totals)}, {counts['unchecked']} could not be checked."
+    unchecked = counts["unchecked"]
+    if not unchecked:
+        return f"{', '.join(totals)}; everything was checked."
+    return f"{', '.join(totals)}. {counted(unchecked, 'check')} could not run: whether these are in order is not known."

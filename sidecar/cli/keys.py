@@ -9,7 +9,6 @@ from typing import TypedDict, TypeVar, Unpack
 import click
 
 from sidecar.cli import key_service
-from sidecar.cli.key_service import open_store
 from sidecar.cli.options import (
     Misuse,
     changing,
@@ -18,25 +17,20 @@ from sidecar.cli.options import (
     limits,
     moment,
     pairs,
-    printable,
     reported,
-    search_text,
     seconds,
 )
-from sidecar.cli.output import StatusAction, Table, change_told, described, key_as_json, plaintext, spoken, status_told
+from sidecar.cli.output import StatusAction, change_told, described, key_as_json, plaintext, spoken, status_told
+from sidecar.cli.reports import due, list_keys, usage
 from sidecar.cli.transfer import export_command, import_command, issue_offline
-from sidecar.cli.usage import due, usage
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Lifecycle, Rotated
-from sidecar.keys.ports import KeyFilter, Standing
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import UNSET, KeyChange, Rotation, UnsetType
 from sidecar.keys.validation import NewKey
 
 V = TypeVar("V")
-
-_STATUSES = ("active", "disabled", "revoked", "expired", "retired")
 
 
 def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | UnsetType | None:
@@ -197,6 +191,7 @@ keys_group.add_command(change)
 keys_group.add_command(rotate)
 keys_group.add_command(due)
 keys_group.add_command(usage)
+keys_group.add_command(list_keys)
 keys_group.add_command(import_command)
 keys_group.add_command(export_command)
 
@@ -258,44 +253,6 @@ def issue(config: str | None, store: str | None, as_json: bool, offline: bool, *
     scopes = ", ".join(key.scopes) or "none"
     click.echo(f"Issued {key.id} ({key.name}): scopes {scopes}; expires {rfc3339(key.expires_at) or 'never'}.")
     click.echo(plaintext(issued.secret))
-
-
-class ListOptions(TypedDict):
-    """The options of `sidecar keys list`."""
-
-    tenant: str | None
-    environment: str | None
-    search: str | None
-    status: Standing | None
-
-
-@keys_group.command(name="list")
-@from_store
-@click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
-@click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
-@click.option(
-    "--search",
-    callback=search_text,
-    metavar="TEXT",
-    help="Start of a word in the name or tenant, of an id or a prefix.",
-)
-@click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
-def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
-    """List keys, newest first.
-
-    \b
-    Example:
-      sidecar keys list -c sidecar.yaml --tenant acme --status active
-    """
-    with reported():
-        url = key_service.url_of(config, store)
-        wanted = KeyFilter(
-            tenant=options["tenant"],
-            environment=options["environment"],
-            search=options["search"],
-            effective_status=options["status"],
-        )
-        asyncio.run(_print_array(url, wanted) if as_json else _print_table(url, wanted))
 
 
 @keys_group.command()
@@ -404,28 +361,6 @@ def _print_changed(told: str, key: ApiKey, *, as_json: bool, verbose: bool) -> N
     click.echo(told)
     if verbose:
         click.echo(f"\n{described(key, key_service.now())}")
-
-
-async def _print_table(url: str, wanted: KeyFilter) -> None:
-    at = key_service.now()
-    table = None
-    async with open_store(url) as store:
-        async for page in key_service.pages(store, wanted):
-            if table is None:
-                table = Table(page, at)
-                click.echo(table.heading())
-            click.echo("\n".join(map(table.line, page)))
-    if table is None and wanted != KeyFilter():
-        click.echo(f"No key in {url} matches these filters; run sidecar keys list without them to see all.")
-    elif table is None:
-        click.echo(f"No keys in {url} yet; issue one: sidecar keys issue -c FILE --name NAME")
-
-
-async def _print_array(url: str, wanted: KeyFilter) -> None:
-    at = key_service.now()
-    async with open_store(url) as store:
-        keys = [key_as_json(key, at) async for page in key_service.pages(store, wanted) for key in page]
-    _print_json(keys)
 
 
 def _print_json(value: object) -> None:

@@ -14,7 +14,7 @@ from sidecar.core.units import counted
 from sidecar.keys.audit import head_from
 from sidecar.keys.ports import AuditFilter, AuditState
 
-_ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "revoke", "import")
+_ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "revoke", "import", "rehash")
 
 
 @click.group(name="audit", invoke_without_command=True)

@@ -1,21 +1,26 @@
-"""`sidecar keys usage` and `due`: what a key is used for, and which keys need replacing."""
+"""`sidecar keys list`, `due` and `usage`: which keys there are, which need replacing, and what they are used for."""
 
 import asyncio
 import json
+import shutil
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from heapq import nsmallest
+from typing import Any, Final, TypedDict, Unpack
 
 import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import from_store, key_name, reported, seconds
-from sidecar.cli.output import count_as_json, due_as_json, due_as_text, harmless
+from sidecar.cli.options import from_store, key_name, printable, reported, search_text, seconds, shortened
+from sidecar.cli.output import COLUMNS, Table, count_as_json, due_as_json, due_as_text, ends_at, harmless, key_as_json
 from sidecar.config.policy import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, upcoming_keys
+from sidecar.keys.ports import KeyFilter, Standing
+from sidecar.store.store import SqliteStore
 from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 
 _BAR: Final = 40
@@ -159,3 +164,115 @@ async def _due(
         )
         ids = tuple({one.key.id for one in found})[:_USAGE_KEYS]
         return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
+
+
+_STATUSES: Final = ("active", "disabled", "revoked", "expired", "retired")
+_SHOWN: Final = ("id", "prefix", "name", "tenant", "env", "scopes", "status", "used", "ends")
+_NEVER: Final = 2**63
+_SORTS: Final[Mapping[str, Callable[[ApiKey], Any]]] = {
+    "created": lambda key: -key.created_at,
+    "name": lambda key: key.name.casefold(),
+    "tenant": lambda key: (key.tenant or "", key.name.casefold()),
+    "used": lambda key: -(key.last_used_at or 0),
+    "unused": lambda key: key.last_used_at or 0,
+    "ends": lambda key: ends_at(key) or _NEVER,
+}
+
+
+def _columns(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse `id,name,ends`."""
+    names = _SHOWN if value is None else tuple(name.strip().lower() for name in value.split(","))
+    for name in names:
+        if name not in COLUMNS:
+            raise click.BadParameter(f"there is no column {shortened(name)}; there are {', '.join(COLUMNS)}")
+    return names
+
+
+class ListOptions(TypedDict):
+    """The options of `sidecar keys list`."""
+
+    tenant: str | None
+    environment: str | None
+    search: str | None
+    status: Standing | None
+    sort: str | None
+    limit: int | None
+    columns: tuple[str, ...]
+
+
+@click.command(name="list")
+@from_store
+@click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
+@click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
+@click.option(
+    "--search",
+    callback=search_text,
+    metavar="TEXT",
+    help="Start of a word in the name or tenant, of an id or a prefix.",
+)
+@click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
+@click.option(
+    "--sort",
+    type=click.Choice(tuple(_SORTS)),
+    help="Newest, name, tenant, latest use, longest without use, or soonest end first. Default: newest.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show at most this many.")
+@click.option("--columns", callback=_columns, metavar="A,B", help=f"Some of {','.join(COLUMNS)}.")
+def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
+    """List keys, newest first.
+
+    ENDS is when a key expires or, after it was replaced (retiring), retires. In a terminal, long cells are cut to its
+    width; in a pipe they are whole.
+
+    \b
+    Example:
+      sidecar keys list -c sidecar.yaml --tenant acme --status active
+      sidecar keys list -c sidecar.yaml --sort ends --limit 20 --columns id,name,ends
+    """
+    with reported():
+        url = key_service.url_of(config, store)
+        asyncio.run(_print_array(url, options) if as_json else _print_table(url, options))
+
+
+async def _pages(store: SqliteStore, options: ListOptions) -> AsyncIterator[Sequence[ApiKey]]:
+    """Yield the keys that the options select, in their order. Only another order than the store's needs them all."""
+    wanted = KeyFilter(
+        tenant=options["tenant"],
+        environment=options["environment"],
+        search=options["search"],
+        effective_status=options["status"],
+    )
+    left, pages = options["limit"], key_service.pages(store, wanted)
+    if options["sort"] is not None:
+        order = _SORTS[options["sort"]]
+        keys = [key async for page in pages for key in page]
+        if keys:
+            yield sorted(keys, key=order) if left is None else nsmallest(left, keys, key=order)
+        return
+    async for page in pages:
+        yield page if left is None else page[:left]
+        left = None if left is None else left - len(page)
+        if left is not None and left <= 0:
+            return
+
+
+async def _print_table(url: str, options: ListOptions) -> None:
+    at, table = key_service.now(), None
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    async with open_store(url) as store:
+        async for page in _pages(store, options):
+            if table is None:
+                table = Table(page, at, options["columns"], width)
+                click.echo(table.heading())
+            click.echo("\n".join(map(table.line, page)))
+    if table is None and any(options[name] for name in ("tenant", "environment", "search", "status")):
+        click.echo(f"No key in {url} matches these filters; run sidecar keys list without them to see all.")
+    elif table is None:
+        click.echo(f"No keys in {url} yet; issue one: sidecar keys issue -c FILE --name NAME")
+
+
+async def _print_array(url: str, options: ListOptions) -> None:
+    at = key_service.now()
+    async with open_store(url) as store:
+        keys = [key_as_json(key, at) async for page in _pages(store, options) for key in page]
+    click.echo(json.dumps(keys, indent=2))

@@ -11,6 +11,7 @@ from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address, sqlite_path
+from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.upstream_request import RequestIds
@@ -57,7 +58,7 @@ def make_gate(config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher)
 def _hasher_of(config: Config) -> Hasher:
     """Raises StartError."""
     try:
-        return Hasher(peppers_from(os.environ), config.keys.imported)
+        return Hasher(peppers_from(Environment(os.environ)), config.keys.imported)
     except ValueError as error:
         raise StartError(str(error)) from error
 

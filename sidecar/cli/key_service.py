@@ -14,6 +14,7 @@ from typing import TypeVar
 from sidecar.cli.options import Failure, Misuse, load_or_exit, shortened
 from sidecar.config.build.config import Config
 from sidecar.config.fields import parse_store, sqlite_path
+from sidecar.config.load import Environment
 from sidecar.core.apikey import Hasher, pasted, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
@@ -148,7 +149,7 @@ def _lifecycle(keys: KeyRegistry, hasher: Hasher) -> Lifecycle:
 def hasher_of_environ(config: Config | None = None) -> Hasher:
     """Return a hasher with the environment's peppers and the hashes of `keys.imported`. Raises Misuse."""
     try:
-        return Hasher(peppers_from(os.environ), () if config is None else config.keys.imported)
+        return Hasher(peppers_from(Environment(os.environ)), () if config is None else config.keys.imported)
     except ValueError as error:
         raise Misuse(str(error)) from error
 

@@ -99,6 +99,13 @@ def pasted(text: str) -> str:
     return _COPIED.sub("", text)
 
 
+def wrapped(secret: str) -> str:
+    """Return what was set along with a secret by mistake, `quotes` or `spaces`; empty where nothing was."""
+    if secret != secret.strip():
+        return "spaces"
+    return "quotes" if len(secret) > 1 and secret[0] == secret[-1] and secret[0] in QUOTES else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pepper:
     """A secret that digests are keyed with, kept outside the store."""
@@ -181,7 +188,8 @@ def pepper_id(algorithm: str) -> str | None:
 def peppers_from(environ: Mapping[str, str]) -> tuple[Pepper, ...]:
     """Peppers of SIDECAR_PEPPER (that of new keys) and SIDECAR_PEPPER_PREVIOUS (during a rotation).
 
-    Raises ValueError, without the value, for one that is too short and for a previous one alone.
+    Raises ValueError, without the value, for one that is too short or in quotes, and for a previous one alone. A
+    previous one may have quotes: keys may have been hashed with them.
     """
     names = [name for name in ("SIDECAR_PEPPER", "SIDECAR_PEPPER_PREVIOUS") if name in environ]
     if names == ["SIDECAR_PEPPER_PREVIOUS"]:
@@ -196,5 +204,10 @@ def _pepper_secret(name: str, value: str) -> bytes:
         raise ValueError(
             f"{name} must have at least {_MIN_PEPPER_CHARACTERS} characters: "
             "make one with `openssl rand -base64 32`, or unset the variable to use no pepper"
+        )
+    if name == "SIDECAR_PEPPER" and (wrapping := wrapped(value)):
+        raise ValueError(
+            f"{name} has {wrapping} around it: set it without them; if keys were hashed with it as it is, "
+            "set it as SIDECAR_PEPPER_PREVIOUS as well, as it is"
         )
     return value.encode("utf-8", "surrogateescape")

@@ -293,14 +293,23 @@ def test_a_wrong_configuration_is_told_in_one_line_a_problem(run: Run, config: P
     assert result.stderr.count(f"{config}:") == 2
 
 
-def test_a_pepper_that_is_missing_or_unfit_stops_issue(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pepper_that_is_missing_or_unfit_stops_issue(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("SIDECAR_PEPPER", "a pepper that is long")
     text = json.loads(run("issue", "--name", "CI", "--json").stdout)["key"]
     assert run("show", "-", stdin=text).exit_code == 0
     monkeypatch.setenv("SIDECAR_PEPPER", "short")
     unfit = run("issue", "--name", "CI")
     assert (unfit.exit_code, "short" in unfit.stderr) == (2, False)
+    monkeypatch.setenv("SIDECAR_PEPPER", "'a pepper that is long'")
+    quoted = run("issue", "--name", "CI")
+    assert (quoted.exit_code, "has quotes around it" in quoted.stderr, "long" in quoted.stderr) == (2, True, False)
     monkeypatch.delenv("SIDECAR_PEPPER")
+    (tmp_path / "pepper").write_text("a pepper that is long\n")
+    monkeypatch.setenv("SIDECAR_PEPPER_FILE", str(tmp_path / "pepper"))
+    assert run("show", "-", stdin=text).exit_code == 0
+    monkeypatch.delenv("SIDECAR_PEPPER_FILE")
     missing = run("issue", "--name", "CI")
     assert missing.exit_code == 1
     assert "SIDECAR_PEPPER_PREVIOUS" in missing.stderr

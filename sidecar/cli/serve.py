@@ -4,7 +4,7 @@ import asyncio
 import ctypes
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,6 +13,7 @@ from sidecar.app import running
 from sidecar.cli.main import output_failed
 from sidecar.cli.options import config_option, load_or_exit, reader_of
 from sidecar.config.build.config import Config
+from sidecar.config.fields import Address
 from sidecar.runtime.descriptors import raise_limit
 from sidecar.runtime.serving import StartError
 from sidecar.telemetry.standard_error import QueuedText, queued_stderr
@@ -109,9 +110,15 @@ async def _serve(config: Config, read_again: Callable[[], Config], stderr: Queue
         for name, addresses in app.listeners.items():
             for address in addresses:
                 click.echo(f"sidecar: {name} listener on {address}", err=True)
+        click.echo(f"sidecar: {await app.summary()}; {_listening(app.listeners)}", err=True)
         await stopping.wait()
         _on_stop(app.hurry)
+        click.echo(f"sidecar: draining: {app.draining(at_once=interrupted.is_set())}", err=True)
         await app.drain(at_once=interrupted.is_set())
+
+
+def _listening(listeners: Mapping[str, Sequence[Address]]) -> str:
+    return ", ".join(f"{name} listener on {' and '.join(map(str, addresses))}" for name, addresses in listeners.items())
 
 
 def stop_event() -> asyncio.Event:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from sidecar import __version__
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address, sqlite_path
+from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
+from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
 from sidecar.forward_auth.server import DecisionServer
 from sidecar.gate.compile import key_prefixes
@@ -57,7 +60,7 @@ def make_gate(config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher)
 def _hasher_of(config: Config) -> Hasher:
     """Raises StartError."""
     try:
-        return Hasher(peppers_from(os.environ), config.keys.imported)
+        return Hasher(peppers_from(Environment(os.environ)), config.keys.imported)
     except ValueError as error:
         raise StartError(str(error)) from error
 
@@ -75,6 +78,22 @@ class App:
         """Read the configuration again, soon."""
         if self._reloader is not None:
             self._reloader.ask()
+
+    async def summary(self) -> str:
+        """`0.1.0 with 12 active keys, 7 routes, configuration 3f2a91c0bd12`: what runs."""
+        config = self._parts.serving.config
+        try:
+            counts = await self._parts.store.statistics.counts()
+            keys = counted(sum(count for (status, _), count in counts.items() if status == "active"), "active key")
+        except StoreUnavailable:
+            keys = "a store that cannot be read now"
+        return f"{__version__} with {keys}, {counted(len(config.routes), 'route')}, configuration {config.sha256[:12]}"
+
+    def draining(self, *, at_once: bool = False) -> str:
+        """What `drain` is about to do, in words."""
+        rules = self._parts.serving.config.drain
+        told = "" if at_once else f"not ready from now on, new connections for {rules.delay:g} s, "
+        return f"{told}requests that have begun for up to {rules.timeout:g} s"
 
     async def drain(self, *, at_once: bool = False) -> None:
         """Shut down in order: tell balancers first (unless `at_once`), then finish the requests that have begun."""

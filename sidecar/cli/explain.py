@@ -2,15 +2,14 @@
 
 import asyncio
 import secrets
-import sys
 import time
 from dataclasses import replace
 
 import click
 
 from sidecar.app import make_gate
-from sidecar.cli.key_service import hasher_of_environ, open_store
-from sidecar.cli.options import Failure, config_option, load_or_exit, reported
+from sidecar.cli.key_service import hasher_of_environ, line_of_stdin, open_store
+from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reported, shortened
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret
 from sidecar.gate.explain import Question, explain
@@ -29,12 +28,15 @@ _DETAILS = {"or read as", "scopes held", "missing", "used up", "header"}
 @config_option
 @click.argument("method")
 @click.argument("target")
-@click.option("--key", "name", metavar="ID", help="Key id or prefix, or - to read the API key from stdin.")
+@click.option(
+    "--key", "name", callback=key_name, metavar="ID", help="Key id or prefix, or - to read the API key from stdin."
+)
 @click.option("--store", metavar="URL", help="Use this key store instead of the configured one.")
 def explain_command(config_path: str, method: str, target: str, name: str | None, store: str | None) -> None:
     """Show what the sidecar would do with a request, and why. Uses up no quota.
 
-    TARGET is the path and query as a client sends them, such as /v1/streams/7?page=2. It is not a whole URL.
+    TARGET is the path and query as a client sends them, such as /v1/streams/7?page=2. It is not a whole URL. What stdin
+    holds is presented as it is, quotes around a key included, so that the cause of a refusal can be named.
 
     \b
     Example:
@@ -63,13 +65,13 @@ async def _explain(config: Config, method: str, target: str, name: str | None) -
 
 async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, name: str) -> Question:
     """Return the question with the key that `name` identifies: by id, by prefix, or `-` for the API key on stdin."""
-    presented = sys.stdin.readline().strip() if name == "-" else None
+    presented = line_of_stdin().strip() if name == "-" else None
     async with open_store(config.store) as store:
         limiter.restore(await store.quotas.load(), time.time())
         keys = Lifecycle(store.keys, hasher_of_environ(config), clock=SystemClock(), randbelow=secrets.randbelow)
         key = await (keys.find_by(name) if presented is None else keys.find_by_secret(presented))
     if presented is None and key is None:
-        raise Failure(f"no key {name!r}; see `sidecar keys list`")
+        raise Failure(f"no key {shortened(name)}; see `sidecar keys list`")
     secret = None if presented is None else Secret(text=presented)
     return replace(question, key=key, secret=secret)
 

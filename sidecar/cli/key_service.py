@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from sidecar.cli.options import Failure, Misuse, load_or_exit
+from sidecar.cli.options import Failure, Misuse, load_or_exit, shortened
 from sidecar.config.build.config import Config
 from sidecar.config.fields import parse_store, sqlite_path
-from sidecar.core.apikey import Hasher, looks_secret, peppers_from
+from sidecar.config.load import Environment
+from sidecar.core.apikey import Hasher, pasted, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
 from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_peppers
@@ -110,21 +111,30 @@ async def rotate(config: Config, name: str, rotation: Rotation) -> Rotated:
 
 
 async def _find(lifecycle: Lifecycle, name: str) -> ApiKey:
-    if looks_secret(name):
-        raise Misuse("every process can read a command line: pass - instead of the key, and send the key on stdin")
-    found = await (lifecycle.find_by_secret(_from_stdin()) if name == _STDIN else lifecycle.find_by(name))
-    if found is None:
-        which = "key matches the one on stdin" if name == _STDIN else f"key {name!r}"
-        raise Failure(f"no {which}; see sidecar keys list")
-    return found
+    text = line_of_stdin() if name == _STDIN else ""
+    found = await (_find_by_secret(lifecycle, text) if name == _STDIN else lifecycle.find_by(name))
+    if found is not None:
+        return found
+    if name == _STDIN and not text.strip():
+        raise Failure("stdin is empty: send the key there, or name its id; see sidecar keys list")
+    which = "key matches the one on stdin" if name == _STDIN else f"key {shortened(name)}"
+    raise Failure(f"no {which}; see sidecar keys list")
 
 
-async def pages(url: str, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
-    """Yield the keys that match the filter, in pages that are never empty."""
-    async with open_store(url) as store:
-        while page := await store.keys.list(replace(wanted, limit=_PAGE)):
-            yield page
-            wanted = replace(wanted, after=page[-1].id)
+async def _find_by_secret(lifecycle: Lifecycle, text: str) -> ApiKey | None:
+    """Find a key by its plaintext, as it is or without what was copied along with it."""
+    found = await lifecycle.find_by_secret(text)
+    return found if found is not None or pasted(text) == text else await lifecycle.find_by_secret(pasted(text))
+
+
+async def pages(store: SqliteStore, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
+    """Yield the keys that match the filter, in pages that are never empty.
+
+    The store is the caller's to close: a generator that is left early could not wait for that.
+    """
+    while page := await store.keys.list(replace(wanted, limit=_PAGE)):
+        yield page
+        wanted = replace(wanted, after=page[-1].id)
 
 
 def now() -> int:
@@ -139,12 +149,12 @@ def _lifecycle(keys: KeyRegistry, hasher: Hasher) -> Lifecycle:
 def hasher_of_environ(config: Config | None = None) -> Hasher:
     """Return a hasher with the environment's peppers and the hashes of `keys.imported`. Raises Misuse."""
     try:
-        return Hasher(peppers_from(os.environ), () if config is None else config.keys.imported)
+        return Hasher(peppers_from(Environment(os.environ)), () if config is None else config.keys.imported)
     except ValueError as error:
         raise Misuse(str(error)) from error
 
 
-def _from_stdin() -> str:
+def line_of_stdin() -> str:
     """Read one line. Invalid UTF-8 is replaced, so that such a key matches none."""
     return sys.stdin.buffer.readline().decode("utf-8", "replace").rstrip("\r\n")
 

@@ -2,32 +2,35 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Final, TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import click
 
 from sidecar.cli import key_service
-from sidecar.cli.key_service import open_store
-from sidecar.cli.options import Misuse, from_store, limits, moment, pairs, printable, reported, seconds
-from sidecar.cli.output import Table, described, due_as_json, due_as_text, key_as_json, plaintext
+from sidecar.cli.options import (
+    Misuse,
+    changing,
+    from_store,
+    key_name,
+    limits,
+    moment,
+    pairs,
+    reported,
+    seconds,
+)
+from sidecar.cli.output import StatusAction, change_told, described, key_as_json, plaintext, spoken, status_told
+from sidecar.cli.reports import due, list_keys, usage
 from sidecar.cli.transfer import export_command, import_command, issue_offline
-from sidecar.cli.usage import usage
-from sidecar.config.policy import KeySettings
-from sidecar.core.model import ApiKey
+from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
-from sidecar.keys.lifecycle import Due, Lifecycle, Rotated, upcoming_keys
-from sidecar.keys.ports import KeyFilter, Standing
+from sidecar.keys.lifecycle import Lifecycle, Rotated
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import UNSET, KeyChange, Rotation, UnsetType
 from sidecar.keys.validation import NewKey
-from sidecar.usage.ports import DAY, UsageFilter, UsageRow
 
 V = TypeVar("V")
-
-_USAGE_KEYS: Final = 500
-"""`due` shows the usage of at most this many keys."""
-_STATUSES = ("active", "disabled", "revoked", "expired", "retired")
 
 
 def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | UnsetType | None:
@@ -57,7 +60,7 @@ class ChangeOptions(TypedDict):
 
 
 @click.command()
-@from_store
+@changing
 @_expires
 @click.option("--name", help="What the key is for.")
 @click.option("--scope", "scopes", multiple=True, metavar="S", help="Replaces all its scopes; repeatable.")
@@ -70,8 +73,10 @@ class ChangeOptions(TypedDict):
     "--quota", "quotas", multiple=True, callback=limits, metavar="NAME=LIMIT", help="The key's own limit; repeatable."
 )
 @click.option("--no-quota", "no_quotas", multiple=True, metavar="NAME", help="Remove its own limit; repeatable.")
-@click.argument("key")
-def change(config: str | None, store: str | None, as_json: bool, key: str, **options: Unpack[ChangeOptions]) -> None:
+@click.argument("key", callback=key_name)
+def change(
+    config: str | None, store: str | None, as_json: bool, verbose: bool, key: str, **options: Unpack[ChangeOptions]
+) -> None:
     """Change a key: its name, scopes, plan, limits, metadata or expiry.
 
     KEY is an id, a prefix, or - to read the key from stdin.
@@ -84,14 +89,14 @@ def change(config: str | None, store: str | None, as_json: bool, key: str, **opt
         settings = key_service.settings_of(config, store)
         rules = key_service.rules_of(settings)
 
-        async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
+        async def verb(lifecycle: Lifecycle, found: ApiKey) -> tuple[ApiKey, ApiKey]:
             # Entries are merged into the key as it was read: the etag refuses to overwrite a concurrent change.
             wanted, etag = _change_of(found, options), etag_of(found)
-            return await lifecycle.change(found.id, wanted, rules, actor=key_service.actor(), expected_etag=etag)
+            actor = key_service.actor()
+            return found, await lifecycle.change(found.id, wanted, rules, actor=actor, expected_etag=etag)
 
-        changed = asyncio.run(key_service.change(settings.store, key, verb, settings))
-    now = key_service.now()
-    click.echo(json.dumps(key_as_json(changed, now), indent=2) if as_json else described(changed, now))
+        before, after = asyncio.run(key_service.change(settings.store, key, verb, settings))
+    _print_changed(change_told(before, after), after, as_json=as_json, verbose=verbose)
 
 
 def _change_of(key: ApiKey, options: ChangeOptions) -> KeyChange:
@@ -127,7 +132,7 @@ def _merged(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[
 @from_store
 @_expires
 @click.option("--overlap", callback=seconds, metavar="TIME", help="How long KEY keeps working; 0s: not at all.")
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def rotate(
     config: str | None,
     store: str | None,
@@ -172,46 +177,6 @@ def _rotated_as_text(rotated: Rotated, sooner: str) -> str:
     )
 
 
-@click.command()
-@from_store
-@click.option(
-    "--within", callback=seconds, default="14d", show_default=True, metavar="TIME", help="How far to look ahead."
-)
-@click.option("--tenant", metavar="T", help="Only keys of this tenant.")
-def due(config: str | None, store: str | None, as_json: bool, within: float, tenant: str | None) -> None:
-    """List keys that need replacing, and what they are still used for.
-
-    A key is due if it is older than keys.max_age of the configuration, or if it expires or retires soon. Usage is that
-    of the last day. Without a configuration, no key counts as too old.
-
-    \b
-    Example:
-      sidecar keys due -c sidecar.yaml --within 30d
-    """
-    with reported():
-        limits = key_service.settings_of(config, store).keys if config is not None else None
-        found, used = asyncio.run(_due(key_service.url_of(config, store), limits, within, tenant))
-    now = key_service.now()
-    click.echo(json.dumps(due_as_json(found, used), indent=2) if as_json else due_as_text(found, used, now))
-
-
-async def _due(
-    url: str, limits: KeySettings | None, within_seconds: float, tenant: str | None
-) -> tuple[Sequence[Due], Sequence[UsageRow]]:
-    now = key_service.now()
-    async with open_store(url) as store:
-        found = await upcoming_keys(
-            store.statistics,
-            now,
-            max_age_seconds=limits.max_age_seconds if limits else None,
-            within_seconds=within_seconds,
-            retire_unused_seconds=limits.retire_unused_seconds if limits else None,
-            tenant=tenant,
-        )
-        ids = tuple({one.key.id for one in found})[:_USAGE_KEYS]
-        return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
-
-
 @click.group(name="keys")
 def keys_group() -> None:
     """Issue and manage API keys.
@@ -226,6 +191,7 @@ keys_group.add_command(change)
 keys_group.add_command(rotate)
 keys_group.add_command(due)
 keys_group.add_command(usage)
+keys_group.add_command(list_keys)
 keys_group.add_command(import_command)
 keys_group.add_command(export_command)
 
@@ -289,44 +255,9 @@ def issue(config: str | None, store: str | None, as_json: bool, offline: bool, *
     click.echo(plaintext(issued.secret))
 
 
-class ListOptions(TypedDict):
-    """The options of `sidecar keys list`."""
-
-    tenant: str | None
-    environment: str | None
-    search: str | None
-    status: Standing | None
-
-
-@keys_group.command(name="list")
-@from_store
-@click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
-@click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
-@click.option(
-    "--search", callback=printable, metavar="TEXT", help="Start of a word in the name or tenant, of an id or a prefix."
-)
-@click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
-def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
-    """List keys, newest first.
-
-    \b
-    Example:
-      sidecar keys list -c sidecar.yaml --tenant acme --status active
-    """
-    with reported():
-        url = key_service.url_of(config, store)
-        wanted = KeyFilter(
-            tenant=options["tenant"],
-            environment=options["environment"],
-            search=options["search"],
-            effective_status=options["status"],
-        )
-        asyncio.run(_print_array(url, wanted) if as_json else _print_table(url, wanted))
-
-
 @keys_group.command()
 @from_store
-@click.argument("key")
+@click.argument("key", callback=key_name)
 def show(config: str | None, store: str | None, as_json: bool, key: str) -> None:
     """Show a key.
 
@@ -336,13 +267,24 @@ def show(config: str | None, store: str | None, as_json: bool, key: str) -> None
     Example:
       sidecar keys show -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_service.keep))
+    found, now = _on_key(config, store, (key, key_service.keep)), key_service.now()
+    click.echo(json.dumps(key_as_json(found, now), indent=2) if as_json else described(found, now))
+
+
+class StatusOptions(TypedDict):
+    """The options of `sidecar keys disable`, `enable` and `revoke`."""
+
+    config: str | None
+    store: str | None
+    as_json: bool
+    verbose: bool
+    key: str
 
 
 @keys_group.command()
-@from_store
-@click.argument("key")
-def disable(config: str | None, store: str | None, as_json: bool, key: str) -> None:
+@changing
+@click.argument("key", callback=key_name)
+def disable(**options: Unpack[StatusOptions]) -> None:
     """Disable a key: it is refused until you enable it again.
 
     KEY is an id, a prefix, or - to read the key from stdin.
@@ -351,13 +293,13 @@ def disable(config: str | None, store: str | None, as_json: bool, key: str) -> N
     Example:
       sidecar keys disable -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_service.disable))
+    _set_status("disable", key_service.disable, options)
 
 
 @keys_group.command()
-@from_store
-@click.argument("key")
-def enable(config: str | None, store: str | None, as_json: bool, key: str) -> None:
+@changing
+@click.argument("key", callback=key_name)
+def enable(**options: Unpack[StatusOptions]) -> None:
     """Re-enable a disabled key.
 
     KEY is an id, a prefix, or - to read the key from stdin.
@@ -366,14 +308,15 @@ def enable(config: str | None, store: str | None, as_json: bool, key: str) -> No
     Example:
       sidecar keys enable -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
     """
-    _on_key(config, store, as_json, (key, key_service.enable))
+    _set_status("enable", key_service.enable, options)
 
 
 @keys_group.command()
-@from_store
-@click.argument("key")
-def revoke(config: str | None, store: str | None, as_json: bool, key: str) -> None:
-    """Revoke a key permanently.
+@changing
+@click.option("--yes", is_flag=True, help="Do not ask. Without a terminal, nothing is asked either.")
+@click.argument("key", callback=key_name)
+def revoke(yes: bool, **options: Unpack[StatusOptions]) -> None:
+    """Revoke a key permanently. In a terminal, it asks before.
 
     KEY is an id, a prefix, or - to read the key from stdin.
 
@@ -381,37 +324,43 @@ def revoke(config: str | None, store: str | None, as_json: bool, key: str) -> No
     Example:
       printf %s "$KEY" | sidecar keys revoke -c sidecar.yaml -
     """
-    _on_key(config, store, as_json, (key, key_service.revoke))
+
+    async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
+        if not yes and found.status is not KeyStatus.REVOKED and _in_terminal():
+            # It may wait: nothing else runs on this loop, and no transaction is open.
+            click.confirm(f"Revoke {spoken(found, key_service.now())}? It cannot be undone", abort=True, err=True)
+        return await key_service.revoke(lifecycle, found)
+
+    _set_status("revoke", verb, options)
 
 
-def _on_key(config: str | None, store: str | None, as_json: bool, task: tuple[str, key_service.Verb[ApiKey]]) -> None:
+def _in_terminal() -> bool:
+    """Whether a person sees what is asked, and can answer."""
+    return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+
+def _set_status(action: StatusAction, verb: key_service.Verb[ApiKey], options: StatusOptions) -> None:
+    async def both(lifecycle: Lifecycle, found: ApiKey) -> tuple[ApiKey, ApiKey]:
+        return found, await verb(lifecycle, found)
+
+    before, after = _on_key(options["config"], options["store"], (options["key"], both))
+    told = status_told(action, before, key_service.now())
+    _print_changed(told, after, as_json=options["as_json"], verbose=options["verbose"])
+
+
+def _on_key(config: str | None, store: str | None, task: tuple[str, key_service.Verb[V]]) -> V:
     with reported():
         settings = key_service.settings_of(config, store) if task[0] == "-" and config is not None else None
-        key = asyncio.run(key_service.change(key_service.url_of(config, store), *task, settings))
+        return asyncio.run(key_service.change(key_service.url_of(config, store), *task, settings))
+
+
+def _print_changed(told: str, key: ApiKey, *, as_json: bool, verbose: bool) -> None:
     if as_json:
         _print_json(key_as_json(key, key_service.now()))
-    else:
-        click.echo(described(key, key_service.now()))
-
-
-async def _print_table(url: str, wanted: KeyFilter) -> None:
-    at = key_service.now()
-    table = None
-    async for page in key_service.pages(url, wanted):
-        if table is None:
-            table = Table(page, at)
-            click.echo(table.heading())
-        click.echo("\n".join(map(table.line, page)))
-    if table is None and wanted != KeyFilter():
-        click.echo(f"No key in {url} matches these filters; run sidecar keys list without them to see all.")
-    elif table is None:
-        click.echo(f"No keys in {url} yet; issue one: sidecar keys issue -c FILE --name NAME")
-
-
-async def _print_array(url: str, wanted: KeyFilter) -> None:
-    at = key_service.now()
-    keys = [key_as_json(key, at) async for page in key_service.pages(url, wanted) for key in page]
-    _print_json(keys)
+        return
+    click.echo(told)
+    if verbose:
+        click.echo(f"\n{described(key, key_service.now())}")
 
 
 def _print_json(value: object) -> None:

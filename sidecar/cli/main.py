@@ -1,8 +1,11 @@
 """The command `sidecar`. Each subcommand is a module that is imported only when it is called."""
 
+import errno
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import click
@@ -40,12 +43,56 @@ def open_standard_streams() -> None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
+_NOT_WRITTEN: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def output_failed(error: BaseException) -> bool:
+    """Whether `error` comes of writing to a stream. Errors that are about a file name it."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in {errno.EPIPE, *_NOT_WRITTEN}
+
+
+@contextmanager
+def output_may_fail() -> Iterator[None]:
+    """End the command quietly where nobody reads its output any more, and with one line where the disk is full.
+
+    Exits with 1 in both cases: some of the output is missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not output_failed(error):
+            raise
+        _discard_output()
+        if error.errno != errno.EPIPE:
+            with suppress(OSError):
+                click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+        sys.exit(1)
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go to /dev/null: the interpreter flushes it at its end, and would complain again."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 class _Commands(click.Group):
     """A group that imports a subcommand only when it is called."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         open_standard_streams()
-        return super().main(*args, **extra)
+        with output_may_fail():
+            return super().main(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            # It repeats what was typed, and a key may be typed where none belongs.
+            from sidecar.cli.options import without_keys
+
+            raise click.UsageError(without_keys(error.format_message()), error.ctx) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

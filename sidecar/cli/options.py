@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, Final
 
 import click
 
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load, overrides_from
+from sidecar.core.apikey import looks_secret, pasted
 from sidecar.core.units import microseconds, parse_duration
 from sidecar.keys.lifecycle import MissingPepper
 from sidecar.keys.ports import KeyConflict, StoreUnavailable
@@ -39,6 +40,9 @@ class Misuse(Failure):
     """The arguments, the configuration or the environment are wrong. Exit status 2."""
 
     exit_code: ClassVar[int] = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*map(without_keys, problems))
 
 
 @contextmanager
@@ -114,7 +118,44 @@ def from_store(command: Command) -> Command:
     return store_options(click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command))
 
 
+def changing(command: Command) -> Command:
+    """Add the options of a command that changes a key."""
+    return from_store(click.option("-v", "--verbose", is_flag=True, help="Print the key's record as well.")(command))
+
+
 # Option values.
+
+
+_SHOWN: Final = 12
+"""How much of an argument an error repeats: as much as the prefix of a key, which is no secret."""
+_SECRET: Final = re.compile(r"[\w-]*[0-9A-Za-z]{22,}[\w-]*")
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of an argument in quotes, for an error message: it may be a key, or a part of one."""
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+
+
+def without_keys(message: str) -> str:
+    """Shorten what may be a key in an error message that repeats arguments."""
+    return _SECRET.sub(lambda found: found[0][:_SHOWN] + "…", message)
+
+
+def key_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Take an id, a stored prefix, or `-`, without quotes around it. Raises Misuse for what may be a plaintext."""
+    if value is None or value == "-":
+        return value
+    name = pasted(value)
+    if looks_secret(name) or looks_secret(value):
+        raise Misuse("every process can read a command line: pass - instead of the key, and send the key on stdin")
+    return name
+
+
+def search_text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Take printable text that is not a plaintext."""
+    if value is not None and looks_secret(pasted(value)):
+        raise Misuse("every process can read a command line: to find a key, send it to sidecar keys show -")
+    return printable(context, parameter, value)
 
 
 def pairs(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -124,7 +165,7 @@ def pairs(context: click.Context, parameter: click.Parameter, values: Sequence[s
         name, equals, text = value.partition("=")
         if not equals or name in found:
             what = "is given twice" if name in found else "has no =: write NAME=VALUE"
-            raise click.BadParameter(f"{name!r} {what}", context, parameter)
+            raise click.BadParameter(f"{shortened(name)} {what}", context, parameter)
         found[name] = text
     return found
 
@@ -134,7 +175,7 @@ def limits(context: click.Context, parameter: click.Parameter, values: Sequence[
     found = pairs(context, parameter, values)
     for name, limit in found.items():
         if not re.fullmatch("[0-9]{1,18}", limit):
-            raise click.BadParameter(f"the limit of {name!r} must be a whole number", context, parameter)
+            raise click.BadParameter(f"the limit of {shortened(name)} must be a whole number", context, parameter)
     return {name: int(limit) for name, limit in found.items()}
 
 
@@ -147,7 +188,7 @@ def moment(context: click.Context, parameter: click.Parameter, value: str | None
             return microseconds(value)
         return int((time.time() + parse_duration(value)) * 1_000_000)
     except ValueError as error:
-        message = f"{value!r} is neither a duration such as 90d nor a date such as 2027-01-31"
+        message = f"{shortened(value)} is neither a duration such as 90d nor a date such as 2027-01-31"
         raise click.BadParameter(message, context, parameter) from error
 
 
@@ -160,10 +201,12 @@ def printable(context: click.Context, parameter: click.Parameter, value: str | N
 
 def seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     """Parse a duration such as `90d` into seconds."""
+    if value is None:
+        return None
     try:
-        return None if value is None else parse_duration(value)
+        return parse_duration(value)
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} {error}", context, parameter) from error
+        raise click.BadParameter(f"{shortened(value)} {error}", context, parameter) from error
 
 
 def since(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:

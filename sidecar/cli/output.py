@@ -3,14 +3,14 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 
 from sidecar.core.apikey import Secret
-from sidecar.core.model import ApiKey
+from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import counted, rfc3339
 from sidecar.doctor.report import Named, Severity
 from sidecar.keys.lifecycle import Due, Why
@@ -18,43 +18,83 @@ from sidecar.keys.ports import AuditRow
 from sidecar.keys.records import effective_status, public_fields
 from sidecar.usage.ports import UsageRow
 
-_WIDTH = 100
-_HEADINGS = ("ID", "PREFIX", "NAME", "TENANT", "ENV", "SCOPES", "STATUS", "USED", "EXPIRES")
-_FIXED = {"ID": 24, "PREFIX": 13, "STATUS": 8, "USED": 5, "EXPIRES": 7}
-_MIN_WIDTHS = {"NAME": 9, "TENANT": 7, "ENV": 4, "SCOPES": 8}
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
-class Table:
-    """Keys as lines of at most 100 characters. The first keys decide the width of each column."""
+def ends(key: ApiKey, now: int) -> str:
+    """Return how long the key still works: `3d`, `never` where it does not end, `-` where it has ended."""
+    if effective_status(key, now) not in ("active", "disabled"):
+        return "-"
+    found = ends_at(key)
+    return "never" if found is None else span(found - now)
 
-    def __init__(self, keys: Sequence[ApiKey], now: int) -> None:
-        self._now = now
+
+def ends_at(key: ApiKey) -> int | None:
+    """Return when the key ends by itself (microseconds): it expires, or retires after it was replaced."""
+    return min((at for at in (key.expires_at, key.retires_at) if at is not None), default=None)
+
+
+def status(key: ApiKey, now: int) -> str:
+    """Return the status for people: `retiring` is a key that was replaced and still works."""
+    found = effective_status(key, now)
+    return "retiring" if found == "active" and key.retires_at is not None else found
+
+
+Column = Callable[[ApiKey, int], str]
+COLUMNS: Final[Mapping[str, Column]] = {
+    "id": lambda key, now: key.id,
+    "prefix": lambda key, now: key.prefix + "…",
+    "name": lambda key, now: key.name,
+    "tenant": lambda key, now: key.tenant or "-",
+    "env": lambda key, now: key.environment or "-",
+    "scopes": lambda key, now: ",".join(key.scopes) or "-",
+    "status": status,
+    "used": lambda key, now: "never" if key.last_used_at is None else span(now - key.last_used_at),
+    "ends": ends,
+    "plan": lambda key, now: key.plan or "-",
+    "created": lambda key, now: rfc3339(key.created_at)[:10],
+    "by": lambda key, now: key.created_by,
+}
+"""What `sidecar keys list` can show, by name; `now` in microseconds."""
+_MIN_WIDTHS: Final = {"name": 9, "tenant": 7, "env": 4, "scopes": 8, "by": 8}
+"""The columns that may be cut where a terminal is too narrow, and the least that is left of each."""
+
+
+class Table:
+    """Keys as lines. The first keys decide the width of each column.
+
+    width: of the terminal; longer cells are cut. None: nothing is cut.
+    """
+
+    def __init__(self, keys: Sequence[ApiKey], now: int, columns: Sequence[str], width: int | None) -> None:
+        self._now, self._columns, self._cut = now, columns, width is not None
         rows = [self._cells(key) for key in keys]
-        wanted = {
-            heading: max(len(heading), *(len(row[place]) for row in rows))
-            for place, heading in enumerate(_HEADINGS)
-            if heading not in _FIXED
-        }
-        self._widths = {**_FIXED, **_shrunk(wanted)}
+        self._widths = [max(len(name), *(len(row[place]) for row in rows)) for place, name in enumerate(columns)]
+        if width is not None:
+            self._shrink(width)
 
     def heading(self) -> str:
-        return self._line(_HEADINGS)
+        return self._line([name.upper() for name in self._columns])
 
     def line(self, key: ApiKey) -> str:
         return self._line(self._cells(key))
 
+    def _shrink(self, width: int) -> None:
+        """Narrow the widest column first, each down to its minimum."""
+        while sum(self._widths) + len(self._columns) - 1 > width:
+            places = [at for at, name in enumerate(self._columns) if self._widths[at] > _MIN_WIDTHS.get(name, 1000)]
+            if not places:
+                return
+            self._widths[max(places, key=lambda at: self._widths[at])] -= 1
+
     def _line(self, cells: Sequence[str]) -> str:
-        fitted = (_fit(cell, self._widths[heading]) for heading, cell in zip(_HEADINGS, cells, strict=True))
-        return " ".join(fitted).rstrip()
+        return " ".join(map(self._fitted, self._columns, cells, self._widths)).rstrip()
+
+    def _fitted(self, column: str, text: str, width: int) -> str:
+        return _fit(text, width) if self._cut and column in _MIN_WIDTHS else text.ljust(width)
 
     def _cells(self, key: ApiKey) -> tuple[str, ...]:
-        used = "never" if key.last_used_at is None else span(self._now - key.last_used_at)
-        expires = "never" if key.expires_at is None else span(key.expires_at - self._now)
-        scopes = ",".join(key.scopes) or "-"
-        status = effective_status(key, self._now)
-        cells = (key.prefix + "…", key.name, key.tenant or "-", key.environment or "-", scopes, status, used, expires)
-        return (key.id, *map(harmless, cells))
+        return tuple(harmless(COLUMNS[name](key, self._now)) for name in self._columns)
 
 
 def key_as_json(key: ApiKey, now: int | None = None) -> dict[str, Any]:
@@ -92,16 +132,6 @@ def _as_text(value: object) -> str:
     return "-" if value is None else harmless(str(value))
 
 
-def _shrunk(wanted: dict[str, int]) -> dict[str, int]:
-    """Narrow the widest column first, each down to its minimum."""
-    available = _WIDTH - sum(_FIXED.values()) - len(_HEADINGS) + 1
-    widths = dict(wanted)
-    while sum(widths.values()) > available:
-        shrinkable = [name for name, width in widths.items() if width > _MIN_WIDTHS[name]]
-        widths[max(shrinkable, key=lambda name: widths[name])] -= 1
-    return widths
-
-
 def _fit(text: str, width: int) -> str:
     return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
 
@@ -110,6 +140,49 @@ def span(microseconds: int) -> str:
     """Return a duration such as `3d`, or `0s` if it is not positive."""
     seconds = microseconds // 1_000_000
     return next((f"{seconds // size}{unit}" for size, unit in _UNITS if seconds >= size), "0s")
+
+
+StatusAction = Literal["disable", "enable", "revoke"]
+_DONE: Final[Mapping[StatusAction, str]] = {"disable": "disabled", "enable": "enabled", "revoke": "revoked"}
+_TIMES: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+def status_told(action: StatusAction, before: ApiKey, now: int) -> str:
+    """Return what has become of the key, as one sentence. before: the key as it was found."""
+    done = _DONE[action]
+    if (
+        before.status
+        is {"disable": KeyStatus.DISABLED, "enable": KeyStatus.ACTIVE, "revoke": KeyStatus.REVOKED}[action]
+    ):
+        at = before.revoked_at if action == "revoke" else before.disabled_at
+        return f"{_who(before)} was {done} already{'' if at is None else ', ' + ago(now - at)}: nothing changed."
+    return f"{done.capitalize()} {spoken(before, now)}."
+
+
+def change_told(before: ApiKey, after: ApiKey) -> str:
+    """Return what has changed, as one sentence."""
+    old, new = public_fields(before), public_fields(after)
+    changes = [f"{name} {_as_text(old[name])} -> {_as_text(new[name])}" for name in new if old[name] != new[name]]
+    return (
+        f"Changed {_who(before)}: {', '.join(changes)}."
+        if changes
+        else f"{_who(before)} has these values already: nothing changed."
+    )
+
+
+def spoken(key: ApiKey, now: int) -> str:
+    """`ID (NAME) of TENANT; last used 3 minutes ago`."""
+    return f"{_who(key)}; {'never used' if key.last_used_at is None else 'last used ' + ago(now - key.last_used_at)}"
+
+
+def _who(key: ApiKey) -> str:
+    return f"{key.id} ({harmless(key.name)}){' of ' + harmless(key.tenant) if key.tenant else ''}"
+
+
+def ago(microseconds: int) -> str:
+    """Return `3 minutes ago`, or `just now`."""
+    seconds = microseconds // 1_000_000
+    return next((f"{counted(seconds // size, unit)} ago" for size, unit in _TIMES if seconds >= size), "just now")
 
 
 def harmless(text: str) -> str:
@@ -187,10 +260,12 @@ def audit_as_json(row: AuditRow) -> dict[str, Any]:
 
 
 def audit_line(row: AuditRow) -> str:
-    """`TIME ACTOR@SOURCE ACTION KEY: field before -> after, …`, without control characters."""
+    """`TIME ACTOR@SOURCE ACTION KEY (NAME): field before -> after, …`, without control characters."""
     place = f"@{row.source}" if row.source else ""
     what = ", ".join(_changes(row.before, row.after))
-    line = f"{rfc3339(row.at)} {row.actor}{place} {row.action} {row.key_id}{': ' if what else ''}{what}"
+    name = (row.after or row.before or {}).get("name")
+    named = f" ({name})" if name else ""
+    line = f"{rfc3339(row.at)} {row.actor}{place} {row.action} {row.key_id}{named}{': ' if what else ''}{what}"
     return harmless(line)
 
 
@@ -286,4 +361,7 @@ def _counts(found: Sequence[Named]) -> dict[str, int]:
 def _summary(counts: dict[str, int]) -> str:
     nouns = {"problem": ("problem", "problems"), "warning": ("warning", "warnings"), "ok": ("ok", "ok")}
     totals = [f"{counts[name]} {nouns[name][counts[name] != 1]}" for name in nouns]
-    return f"{', '.join(totals)}, {counts['unchecked']} could not be checked."
+    unchecked = counts["unchecked"]
+    if not unchecked:
+        return f"{', '.join(totals)}; everything was checked."
+    return f"{', '.join(totals)}. {counted(unchecked, 'check')} could not run: whether these are in order is not known."

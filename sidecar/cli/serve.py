@@ -4,14 +4,16 @@ import asyncio
 import ctypes
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import click
 
 from sidecar.app import running
+from sidecar.cli.main import output_failed
 from sidecar.cli.options import config_option, load_or_exit, reader_of
 from sidecar.config.build.config import Config
+from sidecar.config.fields import Address
 from sidecar.runtime.descriptors import raise_limit
 from sidecar.runtime.serving import StartError
 from sidecar.telemetry.standard_error import QueuedText, queued_stderr
@@ -87,7 +89,9 @@ def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
         except StartError as error:
             click.echo(f"sidecar: {error}", err=True)
             sys.exit(1)
-        except Exception:
+        except Exception as error:
+            if output_failed(error):  # What the demo prints.
+                raise
             # Here, because after this nobody would wait for stderr for a limited time only.
             sys.excepthook(*sys.exc_info())
             sys.exit(1)
@@ -106,9 +110,15 @@ async def _serve(config: Config, read_again: Callable[[], Config], stderr: Queue
         for name, addresses in app.listeners.items():
             for address in addresses:
                 click.echo(f"sidecar: {name} listener on {address}", err=True)
+        click.echo(f"sidecar: {await app.summary()}; {_listening(app.listeners)}", err=True)
         await stopping.wait()
         _on_stop(app.hurry)
+        click.echo(f"sidecar: draining: {app.draining(at_once=interrupted.is_set())}", err=True)
         await app.drain(at_once=interrupted.is_set())
+
+
+def _listening(listeners: Mapping[str, Sequence[Address]]) -> str:
+    return ", ".join(f"{name} listener on {' and '.join(map(str, addresses))}" for name, addresses in listeners.items())
 
 
 def stop_event() -> asyncio.Event:

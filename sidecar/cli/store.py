@@ -8,18 +8,18 @@ import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import Failure, Misuse, from_store, printable, reported, since, store_options
+from sidecar.cli.options import Failure, Misuse, from_store, key_name, printable, reported, since, store_options
 from sidecar.cli.output import audit_as_json, audit_line
 from sidecar.core.units import counted
 from sidecar.keys.audit import head_from
 from sidecar.keys.ports import AuditFilter, AuditState
 
-_ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "revoke", "import")
+_ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "revoke", "import", "rehash")
 
 
 @click.group(name="audit", invoke_without_command=True)
 @from_store
-@click.option("--key", "key_id", callback=printable, metavar="ID", help="Only changes of this key.")
+@click.option("--key", "key_id", callback=key_name, metavar="ID", help="Only changes of this key.")
 @click.option("--tenant", callback=printable, metavar="T", help="Only changes of this tenant's keys.")
 @click.option("--actor", callback=printable, metavar="WHO", help="Only changes by this actor, such as cli:ann.")
 @click.option("--action", type=click.Choice(_ACTIONS), metavar="A", help=f"One of {', '.join(_ACTIONS)}.")

@@ -1,11 +1,14 @@
 """`sidecar keys import` and `export`, and `issue --offline`, which prints a record to import."""
 
 import asyncio
+import errno
 import gc
 import io
 import json
 import os
+import stat
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -29,6 +32,7 @@ from sidecar.keys.transfer.importer import Intake, InvalidFile, NoIntake, import
 from sidecar.keys.validation import NewKey
 
 _STDIN: Final = "-"
+_STDOUT: Final = "-"
 _GC_THRESHOLD: Final = 100_000
 """New objects between two garbage collections."""
 _SWITCH_SECONDS: Final = 0.0005
@@ -159,7 +163,7 @@ def _progress(file: BinaryIO) -> Iterator[Callable[[int], None]]:
 )
 @click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
 @click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file (mode 0600) instead of stdout.")
+@click.option("-o", "--output", metavar="FILE", help="Write to this file (mode 0600); - is stdout.")
 def export_command(
     config: str | None,
     store: str | None,
@@ -180,44 +184,81 @@ def export_command(
     with reported():
         url = key_service.url_of(config, store)
         count = asyncio.run(_export(url, KeyFilter(tenant=tenant, environment=environment), form, output))
-    if output is not None:
+    if output is not None and not is_stdout(output):
         click.echo(f"Exported {counted(count, 'key')} to {output}.")
 
 
 async def _export(url: str, wanted: KeyFilter, form: str, output: str | None) -> int:
     line, now, count = csv_line if form == "csv" else json_line, key_service.now(), 0
-    with _output_file(output) as file:
-        if form == "csv":
-            file.write(csv_header())
-        async for page in key_service.pages(url, wanted):
-            file.writelines(line(key, now) for key in page)
-            count += len(page)
+    async with open_store(url) as store:
+        with written_to(output) as file:
+            if form == "csv":
+                file.write(csv_header())
+            async for page in key_service.pages(store, wanted):
+                file.writelines(line(key, now) for key in page)
+                count += len(page)
     return count
 
 
 @contextmanager
-def _output_file(output: str | None) -> Iterator[TextIO]:
-    """Open the output. A file appears complete or not at all."""
-    if output is None:
-        out = io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="", write_through=False)
-        try:
-            yield out
-        finally:
-            out.flush()
-            out.detach()
-        return
-    part = f"{output}.part"
+def written_to(output: str | None) -> Iterator[TextIO]:
+    """Open the output for text in UTF-8; None and `-` are stdout.
+
+    Links are followed. Only a regular file is replaced, and only once everything is written; whatever else has that
+    name (a device, a FIFO) is written to. Raises Misuse where it cannot be opened, Failure where it cannot be written.
+    """
+    with _stdout() if output is None or is_stdout(output) else _named(output) as file:
+        yield file
+
+
+def is_stdout(output: str) -> bool:
+    """Whether `output` is `-`, or another name of what stdout is, such as /dev/stdout."""
+    if output == _STDOUT:
+        return True
+    with suppress(OSError, ValueError):
+        return os.path.samestat(os.stat(output), os.fstat(sys.stdout.fileno()))
+    return False
+
+
+@contextmanager
+def _stdout() -> Iterator[TextIO]:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="")
+    yield sys.stdout
+    sys.stdout.flush()
+
+
+@contextmanager
+def _named(output: str) -> Iterator[TextIO]:
+    target = os.path.realpath(output)
     try:
-        with open(
-            os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8", newline=""
-        ) as file:
-            yield file
-        os.replace(part, output)
+        descriptor, part = _output_file(output, target)
     except OSError as error:
         raise Misuse(f"{output}: {error.strerror}") from error
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+            yield file
+        if part is not None:
+            os.replace(part, target)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # A FIFO that nobody reads any more: as with stdout.
+            raise
+        raise Failure(f"{output}: {error.strerror}") from error
     finally:
-        with suppress(OSError):
-            os.unlink(part)
+        if part is not None:
+            with suppress(OSError):
+                os.unlink(part)
+
+
+def _output_file(output: str, target: str) -> tuple[int, str | None]:
+    """Return a descriptor, and the file (mode 0600) to put in the place of `target` in the end. Raises OSError."""
+    try:
+        in_place = not stat.S_ISREG(os.stat(output).st_mode)
+    except FileNotFoundError:
+        in_place = False
+    if in_place:
+        return os.open(output, os.O_WRONLY | os.O_NOCTTY), None
+    return tempfile.mkstemp(dir=os.path.dirname(target), prefix=".sidecar-", suffix=".part")
 
 
 def issue_offline(settings: Config, wanted: NewKey, as_json: bool) -> None:

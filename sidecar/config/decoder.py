@@ -363,14 +363,21 @@ class _Decoder:
         return self._converted(node, path, read)
 
     def _converted(self, node: Scalar, path: Path, read: Callable[[str, str], object]) -> object:
-        text, tag = node.text, node.tag
+        text, tag, blamed = node.text, node.tag, ""
         try:
             if tag == "str" and not node.literal and "$" in text:
                 text, tag = replace_variables(text, self._environ), "var"
+                blamed = _blamed(node.text)
             return read(text, tag)
         except ValueError as error:
-            self._report.problem(path, str(error))
+            self._report.problem(path, f"{error}{blamed}")
             return _INVALID
+
+
+def _blamed(text: str) -> str:
+    """Where a value came from that is wrong: the line of the file is right."""
+    names = sorted({name for _, name, _ in _DOLLAR.findall(text) if name})
+    return f" (the value is that of {', '.join(names)})" if names else ""
 
 
 def _choose(node: Node, kind: inspect.Type) -> inspect.Type:

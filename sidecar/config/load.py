@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from types import MappingProxyType
@@ -12,6 +12,52 @@ from sidecar.config.decoder import decode
 from sidecar.config.document import Document
 from sidecar.config.errors import Place, Report, unreadable
 from sidecar.config.yaml_tree import MAX_BYTES, Entries, Items, Node, Scalar, read_nodes
+
+# Secrets as files, as Docker and Kubernetes mount them.
+
+
+_OURS = "SIDECAR_"
+_MOST_SECRET_BYTES = 65_536
+
+
+class Environment(Mapping[str, str]):
+    """Environment variables, where NAME_FILE gives NAME the content of a file, without the newline at its end.
+
+    A file is read whenever its variable is asked for, so that a reload finds a new one. Reading a variable raises
+    ValueError, without any value, where its file cannot be read, or where a variable of ours is given in both ways.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def __getitem__(self, name: str) -> str:
+        file = self._environ.get(f"{name}_FILE")
+        if not file:
+            return self._environ[name]
+        if not name.startswith(_OURS) and name in self._environ:
+            return self._environ[name]  # NAME_FILE may be of another program, such as SSL_CERT_FILE.
+        if self._environ.get(name):
+            raise ValueError(f"{name} and {name}_FILE are both set: unset one of them")
+        return _content(f"{name}_FILE", file)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environ)
+
+    def __len__(self) -> int:
+        return len(self._environ)
+
+
+def _content(variable: str, file: str) -> str:
+    try:
+        with open(file, "rb", opener=_without_waiting) as opened:
+            found = opened.read(_MOST_SECRET_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "not a path"
+        raise ValueError(f"the file that {variable} names cannot be read: {reason}") from None
+    if len(found) > _MOST_SECRET_BYTES:
+        raise ValueError(f"the file that {variable} names is larger than any secret")
+    return found.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+
 
 # Overrides: addresses and URLs from the command line or the environment replace those of the file.
 
@@ -86,9 +132,9 @@ def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[st
     """Loads the file at `path`. Raises ConfigError with every problem. Blocks: it reads the file.
 
     overrides: values of NAMES in place of the file's; a `${VAR}` in them is text.
-    environ: the values of `${VAR}` in the file, and SIDECAR_ADMIN_TOKEN.
+    environ: the values of `${VAR}` in the file, and SIDECAR_ADMIN_TOKEN; each may be in a file (`Environment`).
     """
-    text = _read(path)
+    text, environ = _read(path), Environment(environ)
     root = apply_overrides(read_nodes(text, path), overrides)
     report = Report(root.place)
     document = decode(root, Document, report, environ)

@@ -15,6 +15,9 @@ _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 MIN_RANDOM_BITS = 128
 BITS_PER_CHARACTER = math.log2(len(ALPHABET))
 _LONG_TAIL = re.compile(rf"[{ALPHABET}]{{{math.ceil(MIN_RANDOM_BITS / BITS_PER_CHARACTER)},}}\s*\Z")
+QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019"
+"""Straight, back and typographic ones."""
+_COPIED = re.compile(rf"\A(?:[\s{QUOTES}]|[A-Za-z][A-Za-z-]*:?\s+(?=\S))+|[\s{QUOTES}]+\Z")
 PLAIN: Final = "sha256"
 ForeignHash = Literal["sha256", "hmac-sha256", "sha256-pepper-first", "sha256-pepper-last"]
 """How keys made elsewhere may be hashed: all but the first with a pepper, as a key, before or after the text."""
@@ -89,6 +92,18 @@ class KeyFormat:
 def looks_secret(text: str) -> bool:
     """Whether `text` may be a plaintext, well-formed or not, of any configuration; an id or a stored prefix is not."""
     return _LONG_TAIL.search(text) is not None
+
+
+def pasted(text: str) -> str:
+    """Return the key, id or prefix in `text` without what is copied along: quotes, spaces, `Bearer `, …"""
+    return _COPIED.sub("", text)
+
+
+def wrapped(secret: str) -> str:
+    """Return what was set along with a secret by mistake, `quotes` or `spaces`; empty where nothing was."""
+    if secret != secret.strip():
+        return "spaces"
+    return "quotes" if len(secret) > 1 and secret[0] == secret[-1] and secret[0] in QUOTES else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +188,8 @@ def pepper_id(algorithm: str) -> str | None:
 def peppers_from(environ: Mapping[str, str]) -> tuple[Pepper, ...]:
     """Peppers of SIDECAR_PEPPER (that of new keys) and SIDECAR_PEPPER_PREVIOUS (during a rotation).
 
-    Raises ValueError, without the value, for one that is too short and for a previous one alone.
+    Raises ValueError, without the value, for one that is too short or in quotes, and for a previous one alone. A
+    previous one may have quotes: keys may have been hashed with them.
     """
     names = [name for name in ("SIDECAR_PEPPER", "SIDECAR_PEPPER_PREVIOUS") if name in environ]
     if names == ["SIDECAR_PEPPER_PREVIOUS"]:
@@ -188,5 +204,10 @@ def _pepper_secret(name: str, value: str) -> bytes:
         raise ValueError(
             f"{name} must have at least {_MIN_PEPPER_CHARACTERS} characters: "
             "make one with `openssl rand -base64 32`, or unset the variable to use no pepper"
+        )
+    if name == "SIDECAR_PEPPER" and (wrapping := wrapped(value)):
+        raise ValueError(
+            f"{name} has {wrapping} around it: set it without them; if keys were hashed with it as it is, "
+            "set it as SIDECAR_PEPPER_PREVIOUS as well, as it is"
         )
     return value.encode("utf-8", "surrogateescape")

@@ -29,6 +29,7 @@ from sidecar.core.model import (
 from sidecar.core.policy import missing_scopes
 from sidecar.core.target import KEPT_SLASH, parse_target, readings
 from sidecar.core.units import rfc3339
+from sidecar.gate.causes import causes
 from sidecar.gate.compile import key_format, key_prefixes, responses
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.cache import MISS, CacheEntry, Miss
@@ -196,7 +197,17 @@ async def explain(
     decision = await gate.decide(head)
     status = _status(responses(config), decision)
     lines = [_without(text, line) for line in steps(config, head, decision, status)]
+    if isinstance(decision, Deny):
+        lines += _causes(question, config, decision)
     return Explanation(decision=decision, status=status, lines=[_redacted(config, line) for line in lines])
+
+
+def _causes(question: Question, config: Config, deny: Deny) -> Iterator[Line]:
+    """The head of the question is looked at, which has no key in its query."""
+    head = RequestHead(method=question.method, target=question.target, headers=(), peer="127.0.0.1")
+    presented = None if question.secret is None else question.secret.text
+    for place, cause in enumerate(causes(config, head, presented, deny)):
+        yield Line("" if place else "cause", cause)
 
 
 def redacted(config: Config, target: str) -> str:

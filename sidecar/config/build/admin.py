@@ -12,6 +12,7 @@ from sidecar.config.decoder import decode
 from sidecar.config.document import AdminSettings, AdminToken
 from sidecar.config.errors import ConfigError, Path, Place, Report, did_you_mean
 from sidecar.config.yaml_tree import read_nodes
+from sidecar.core.apikey import wrapped
 from sidecar.core.model import EVERY
 from sidecar.core.scopes import Catalogue
 
@@ -37,12 +38,19 @@ def admin_of(
 
 
 def _from_environ(environ: Mapping[str, str], report: Report) -> Iterator[AdminToken]:
-    text = environ.get(VARIABLE, "")
+    try:
+        text = environ.get(VARIABLE, "")
+    except ValueError as error:
+        report.key_problem(("admin",), str(error), Place(VARIABLE))
+        return
     if not text:
+        return
+    if wrapping := wrapped(text):
+        report.key_problem(("admin",), f"has {wrapping} around it: set it without them", Place(VARIABLE))
         return
     if len(text) < _LEAST_CHARACTERS or not all("!" <= char <= "~" for char in text):
         wanted = f"must have at least {_LEAST_CHARACTERS} printable ASCII characters without spaces"
-        report.problem(("admin",), f"{VARIABLE} {wanted}: make one with `sidecar admin token`")
+        report.key_problem(("admin",), f"{wanted}: make one with `sidecar admin token`", Place(VARIABLE))
         return
     yield AdminToken(name=_NAME_OF_VARIABLE, digest=sha256(text.encode()).digest(), rights="write")
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from sidecar.config.build.admin import VARIABLE
 from sidecar.core.units import counted
-from sidecar.doctor.facts import DiskFacts, Facts, FileFacts, Latency, StoreFacts, Unknown
+from sidecar.doctor.facts import DiskFacts, Facts, FileFacts, Latency, ProcessFacts, StoreFacts, Unknown
 from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
 
 # Secrets.
@@ -153,12 +153,16 @@ def schema(facts: Facts) -> Finding:
 def _unopened(facts: Facts, store: Unknown) -> Finding:
     if not facts.config.store.startswith("sqlite:"):
         return unchecked(store.reason)
-    user = facts.host.own.uid
+    user, process = facts.host.own.uid, facts.host.sidecar
     if user != 0 and any(file.uid != user for file in facts.files.store):
         owner = facts.files.store[0].uid
-        return unchecked(
-            f"the store belongs to user {owner}, and doctor runs as user {user}: {store.reason}",
-            do=f"Run doctor as user {owner}.",
+        saw = f"the store belongs to user {owner}, and doctor runs as user {user}: {store.reason}"
+        if isinstance(process, ProcessFacts) and process.uid == owner:
+            return unchecked(saw, do=f"Run doctor as user {owner}, as the sidecar runs.")
+        return problem(
+            saw,
+            why=f"As user {user}, the sidecar does not start.",
+            do=f"Run the sidecar, and doctor, as user {owner}; or chown the store and its folder to user {user}.",
         )
     return problem(
         store.reason,

@@ -20,6 +20,7 @@ from typing import Final
 from sidecar.config.build.admin import VARIABLE
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address, sqlite_path
+from sidecar.config.load import Environment
 from sidecar.config.reload import MOUNTS, is_mounted_alone, mounts_of
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.doctor.facts import (
@@ -164,13 +165,14 @@ _PEPPER = "SIDECAR_PEPPER"
 
 def secrets_facts(config: Config, environ: Mapping[str, str]) -> SecretsFacts:
     try:
-        peppers, problem = peppers_from(environ), ""
+        found = Environment(environ)
+        peppers, problem, pepper = peppers_from(found), "", found.get(_PEPPER, "")
     except ValueError as error:
-        peppers, problem = (), str(error)
+        peppers, problem, pepper = (), str(error), ""
     previous = peppers[1:]
     return SecretsFacts(
         admin_token_bits=_bits_or_none(environ.get(VARIABLE, "")),
-        pepper_bits=_bits_or_none(environ.get(_PEPPER, "")),
+        pepper_bits=_bits_or_none(pepper),
         pepper_problem=problem,
         previous_algorithm=Hasher(previous).newest if previous else None,
         algorithms=Hasher(peppers, config.keys.imported).algorithms,

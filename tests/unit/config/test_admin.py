@@ -89,7 +89,7 @@ def test_two_tokens_are_told_apart(tmp_path: Path) -> None:
 def test_a_guessable_token_in_the_environment_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, "", SIDECAR_ADMIN_TOKEN=text)
-    assert "SIDECAR_ADMIN_TOKEN must have at least 20" in str(caught.value)
+    assert "SIDECAR_ADMIN_TOKEN: must have at least 20" in str(caught.value)
     assert text not in str(caught.value)
 
 

@@ -49,7 +49,7 @@ def test_an_upstream_s_tls_is_read(loading: Loading) -> None:
 def test_an_empty_authority_is_refused_and_does_not_let_every_client_in(problems: Complaining) -> None:
     text = MINIMAL + 'tls: {certificate: /c.pem, key: /k.pem, client_ca: "${CLIENT_CA}"}\n'
     (line,) = problems(text, environ={"CLIENT_CA": ""})
-    assert line == "4:52: tls.client_ca: must not be empty: leave it out for none"
+    assert line == "4:52: tls.client_ca: must not be empty: leave it out for none (the value is that of CLIENT_CA)"
 
 
 LISTENERS = ("listen", "ops", "admin", "decision", "admin.listen", "decision.listen")

@@ -1,3 +1,6 @@
+from hashlib import sha256
+from pathlib import Path
+
 import pytest
 
 from sidecar.config.fields import Address
@@ -13,6 +16,43 @@ def test_a_variable_is_replaced_and_two_dollars_are_one(loading: Loading) -> Non
 def test_an_empty_variable_takes_its_default_and_what_it_holds_is_not_replaced_again(loading: Loading) -> None:
     config = loading(MINIMAL + "realm: ${A:-x}${B}\n", environ={"A": "", "B": "${A}"})
     assert config.realm == "x${A}"
+
+
+def test_a_secret_may_stand_in_a_file_that_a_variable_names(loading: Loading, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of the file\n")
+    named = {"NAME_FILE": str(tmp_path / "secret")}
+    assert loading(MINIMAL + "realm: ${NAME}\n", environ=named).realm == "of the file"
+    assert loading(MINIMAL + "realm: ${NAME}\n", environ={**named, "NAME": "itself"}).realm == "itself"
+    assert loading(MINIMAL + "realm: ${NAME:-default}\n", environ={"NAME_FILE": ""}).realm == "default"
+
+
+def test_the_token_of_the_environment_may_stand_in_a_file(loading: Loading, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef0123\r\n")
+    admin = loading(MINIMAL, environ={"SIDECAR_ADMIN_TOKEN_FILE": str(tmp_path / "token")}).admin
+    assert admin is not None
+    assert admin.tokens[0].digest == sha256(b"0123456789abcdef0123").digest()
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        (
+            {"SIDECAR_ADMIN_TOKEN_FILE": "/nowhere"},
+            "the file that SIDECAR_ADMIN_TOKEN_FILE names cannot be read: No such",
+        ),
+        ({"SIDECAR_ADMIN_TOKEN_FILE": "/dev/zero"}, "the file that SIDECAR_ADMIN_TOKEN_FILE names is larger than any"),
+        ({"SIDECAR_ADMIN_TOKEN_FILE": "/x", "SIDECAR_ADMIN_TOKEN": "y"}, "SIDECAR_ADMIN_TOKEN_FILE are both set"),
+        ({"SIDECAR_ADMIN_TOKEN": '"0123456789abcdef0123"'}, "has quotes around it: set it without them"),
+        ({"SIDECAR_ADMIN_TOKEN": " 0123456789abcdef0123"}, "has spaces around it: set it without them"),
+    ],
+)
+def test_a_secret_that_cannot_be_right_is_blamed_on_its_variable(
+    problems: Complaining, environ: dict[str, str], told: str
+) -> None:
+    (line,) = problems(MINIMAL, environ=environ)
+    assert line.startswith("SIDECAR_ADMIN_TOKEN: ")
+    assert told in line
+    assert "0123456789" not in line
 
 
 def test_a_number_and_a_truth_can_come_from_a_variable(loading: Loading) -> None:
@@ -42,7 +82,7 @@ def test_what_only_begins_like_a_variable_is_told(problems: Complaining, text: s
 
 def test_a_wrong_value_out_of_a_variable_is_told_in_its_place_without_the_value(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + 'keys: {cache_size: "${SIZE}"}\n', environ={"SIZE": "hunter2"})
-    assert line == "4:20: keys.cache_size: must be a whole number in plain decimal digits"
+    assert line == "4:20: keys.cache_size: must be a whole number in plain decimal digits (the value is that of SIZE)"
 
 
 def test_keys_are_not_replaced(problems: Complaining) -> None:

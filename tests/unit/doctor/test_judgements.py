@@ -234,7 +234,16 @@ SPOILT: list[tuple[str, Spoil, Severity]] = [
     ("Secrets: TLS keys", files(tls_keys=(file(0o640),)), OK),
     ("Secrets: TLS keys", files(tls_keys=(NOBODY,)), UNCHECKED),
     ("Key store: schema", lambda facts: replace(facts, store=NOBODY), PROBLEM),
-    ("Key store: schema", lambda facts: replace(files(store=(file(0o600, uid=7),))(facts), store=NOBODY), UNCHECKED),
+    ("Key store: schema", lambda facts: replace(files(store=(file(0o600, uid=7),))(facts), store=NOBODY), PROBLEM),
+    (
+        "Key store: schema",
+        lambda facts: replace(
+            files(store=(file(0o600, uid=7),))(facts),
+            store=NOBODY,
+            host=replace(facts.host, sidecar=ProcessFacts(pid=9, uid=7, open_files=None)),
+        ),
+        UNCHECKED,
+    ),
     ("Key store: schema", report(version=0), PROBLEM),
     ("Key store: schema", report(version=1), WARNING),
     ("Key store: schema", report(version=3), PROBLEM),

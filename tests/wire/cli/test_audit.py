@@ -36,9 +36,9 @@ def test_each_change_is_a_line_the_newest_first_with_what_was_before_and_after(k
     keys.told("change", key.id, "--name", "CD", "--quota", "general=5")
     keys.told("revoke", key.id)
     revoke, change, issue = audit(keys).stdout.splitlines()
-    assert f' issue {key.id}: name "CI", tenant "acme"' in issue
-    assert f' change {key.id}: name "CI" -> "CD", quotas {{}} -> {{"general": 5}}' in change
-    assert f' revoke {key.id}: status "active" -> "revoked", revoked_at null -> "2' in revoke
+    assert f' issue {key.id} (CI): name "CI", tenant "acme"' in issue
+    assert f' change {key.id} (CD): name "CI" -> "CD", quotas {{}} -> {{"general": 5}}' in change
+    assert f' revoke {key.id} (CD): status "active" -> "revoked", revoked_at null -> "2' in revoke
     assert " cli:" in issue
     assert "@" in issue
 
@@ -48,6 +48,13 @@ def test_an_action_that_there_is_not_is_refused_with_those_that_there_are(keys: 
     told = audit(keys, "--action", "delete")
     assert (told.exit_code, told.stdout) == (2, "")
     assert "'revoke', 'import'" in told.stderr
+
+
+def test_every_action_that_rows_have_is_one_to_filter_by(keys: Keys) -> None:
+    key = keys.issue("CI")
+    with closing(sqlite3.connect(keys.store)) as store, store:
+        store.execute("UPDATE audit SET action = 'rehash'")
+    assert [row["key_id"] for row in rows(keys, "--action", "rehash")] == [key.id]
 
 
 def test_rows_are_filtered_and_limited(keys: Keys) -> None:

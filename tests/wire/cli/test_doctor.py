@@ -106,6 +106,13 @@ def test_text_is_grouped_aligned_at_most_100_columns_and_coloured_on_a_terminal_
     assert "\x1b[31mproblem" in coloured.stdout
 
 
+def test_what_could_not_be_checked_does_not_read_as_health(place: Place) -> None:
+    unchecked = examined(place.config).printed["counts"]["unchecked"]
+    last = run_cli("doctor", "-c", str(place.config)).stdout.splitlines()[-1]
+    assert unchecked > 0
+    assert f"{unchecked} check{'s' * (unchecked > 1)} could not run: whether these are in order is not known." in last
+
+
 def test_json_counts_what_it_lists(place: Place) -> None:
     report = examined(place.config).printed
     listed = [one["severity"] for one in report["findings"]]

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidecar.cli.main import main
+from sidecar.core.apikey import KeyFormat
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -157,3 +158,94 @@ def test_a_key_in_the_path_is_not_shown(asked: Asked, letter: str) -> None:
     told = asked.explain("GET", "/items/" + key.replace("ex_", f"{letter}x_"))
     assert key[3:] not in told
     assert "GET /items/" in told
+
+
+def cause(told: str) -> str:
+    return told.partition("\ncause ")[2].strip()
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ('"{key}"', "quotes stand around it"),
+        ("\u201c{key}\u201d", "quotes stand around it"),
+        ("Bearer {key}", "it begins with 'Bearer'"),
+        ("Authorization: Bearer {key}", "it begins with 'Authorization'"),
+        ("{key}a", "something was added to it: it has 47 characters"),
+        ("{cut}", "it is cut: it has 44 characters, and keys that begin with ex_ have 46"),
+        ("{swapped}", "its checksum does not fit"),
+        ("ex_" + "-" * 43, "its character 4 is none that keys have"),
+        ("EX_1", "upper and lower case count: keys begin with ex_"),
+        ("sk_1", "it begins with none of the prefixes of this configuration: ex_"),
+        (KeyFormat().make("ex_", lambda _: 7), "it is well-formed, but the store has no such key"),
+        ("", "the key that was read is empty: it goes in `Authorization: Bearer KEY`"),
+    ],
+)
+def test_the_cause_of_a_refused_key_is_named_and_no_part_of_it(asked: Asked, sent: str, told: str) -> None:
+    key = asked.issue("--scope", "read")["key"]
+    swapped = key[:-1] + ("a" if key[-1] != "a" else "b")
+    found = asked.explain("GET", "/items", "-", stdin=sent.format(key=key, cut=key[:-2], swapped=swapped) + "\n")
+    assert cause(found).startswith(told)
+    assert key[12:30] not in found
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("disable", "the key was disabled 20"),
+        ("revoke", "the key was revoked 20"),
+    ],
+)
+def test_the_cause_of_an_ended_key_is_when_it_ended(asked: Asked, change: str, told: str) -> None:
+    key = asked.issue("--scope", "read")
+    asked.run("keys", change, key["id"], "-c", str(asked.file))
+    assert cause(asked.explain("GET", "/items", key["id"])).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "told"),
+    [
+        ("PATCH", "/items/1", "routes for this path take GET, HEAD, POST, not PATCH"),
+        ("GET", "/itms/1", "GET /items/** ({file}:11): 'items' is expected in place 1 of the path"),
+        ("GET", "/repos", "GET /repos/{{repo}} ({file}:15): the path ends before '{{repo}}'"),
+        ("GET", "/repos/a/b", "GET /repos/{{repo}} ({file}:15): the path goes on after it ends"),
+        ("GET", "/repos/a/", "GET /repos/{{repo}} ({file}:15): the path has a / more at its end"),
+        ("get", "/items", "the case of a method counts: write GET"),
+        ("FETCH", "/items", "no route names this method"),
+        ("POST", "/items", "the key lacks what the route asks for: sidecar keys change {id} --scope write"),
+        ("GET", "/orgs/b/x", "the path names another tenant than that of the key, a"),
+        ("GET", "/open/..%2fitems", "the path can be read in ways that lead to different routes"),
+    ],
+)
+def test_the_cause_of_a_refused_request_is_named(asked: Asked, method: str, target: str, told: str) -> None:
+    key = asked.issue("--scope", "read", "--tenant", "a")["id"]
+    assert told.format(file=asked.file, id=key) in cause(asked.explain(method, target, key))
+
+
+def test_without_a_key_the_cause_is_where_it_goes(asked: Asked) -> None:
+    assert cause(asked.explain("GET", "/items")) == "no key was sent: it goes in `Authorization: Bearer KEY`"
+
+
+def test_a_plaintext_as_an_argument_is_refused_without_being_repeated(asked: Asked) -> None:
+    key = asked.issue("--scope", "read")["key"]
+    for text in (key, f"'{key}'", f"Bearer {key}", f"{key}\n"):
+        for words in (
+            ["explain", "GET", "/items", "--key", text],
+            ["audit", "--key", text],
+            ["keys", "list", "--search", text],
+            ["keys", "usage", text],
+            ["keys", "show", "x", text],
+            ["keys", text],
+            [text],
+        ):
+            done = CliRunner().invoke(main, words, env={"SIDECAR_CONFIG": str(asked.file)})
+            assert done.exit_code == 2
+            assert key[12:20] not in done.output
+
+
+def test_what_was_copied_along_with_a_key_or_id_does_not_hide_it(asked: Asked) -> None:
+    key = asked.issue("--scope", "read")
+    for text in (f'"{key["key"]}"', f"Bearer {key['key']}", f"  authorization: bearer '{key['key']}' "):
+        assert key["id"] in asked.run("keys", "show", "-", "-c", str(asked.file), stdin=text + "\n")
+    assert key["id"] in asked.run("keys", "show", f'"{key["id"]}" ', "-c", str(asked.file))
+    assert "decision      allow" in asked.explain("GET", "/items", f"'{key['prefix']}'")

@@ -1,5 +1,6 @@
 import json
 import os
+import pty
 import sqlite3
 import stat
 import subprocess
@@ -129,17 +130,63 @@ def test_issue_refuses_what_does_not_fit_and_makes_nothing(
     assert not store.exists()
 
 
-def test_list_shows_each_key_on_a_line_of_100_columns(run: Run) -> None:
+HEADINGS = ["ID", "PREFIX", "NAME", "TENANT", "ENV", "SCOPES", "STATUS", "USED", "ENDS"]
+
+
+def test_list_cuts_nothing_in_a_pipe(run: Run) -> None:
     long = ["--name", "n" * 99, "--tenant", "t" * 99, "--scope", "streams:read", "--scope", "streams:write"]
     told = json.loads(run("issue", *long, "--expires", "90d", "--json").stdout)
     run("issue", "--name", "short")
     heading, *lines = run("list").stdout.splitlines()
-    assert heading.split() == ["ID", "PREFIX", "NAME", "TENANT", "ENV", "SCOPES", "STATUS", "USED", "EXPIRES"]
-    assert len(lines) == 2
-    assert all(len(line) <= 100 for line in (heading, *lines))
+    assert heading.split() == HEADINGS
     [line] = [line for line in lines if told["id"] in line]
-    assert told["prefix"] in line
-    assert line.split()[-3:] == ["active", "never", "89d"]
+    expected = [told["id"], told["prefix"] + "…", "n" * 99, "t" * 99, "live", "streams:read,streams:write"]
+    assert line.split() == [*expected, "active", "never", "89d"]
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_list_fits_the_terminal(run: Run, config: Path, width: int) -> None:
+    run("issue", "--name", "n" * 99, "--tenant", "t" * 99)
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "sidecar", "keys", "list", "-c", str(config)]
+    process = subprocess.Popen(line, stdout=theirs, env={**os.environ, "COLUMNS": str(width)})
+    shown = b""
+    while shown.count(b"\n") < 2:
+        shown += os.read(ours, 10_000)
+    assert process.wait(60) == 0
+    os.close(ours)
+    os.close(theirs)
+    assert [len(line) <= width for line in shown.decode().splitlines()] == [True, True]
+    assert "nnnnnnnn…" in shown.decode()
+
+
+def test_list_tells_when_a_replaced_key_ends(run: Run) -> None:
+    old = json.loads(run("issue", "--name", "CI", "--expires", "90d", "--json").stdout)["id"]
+    run("rotate", old, "--overlap", "48h")
+    [line] = [line for line in run("list", "--columns", "id,status,ends").stdout.splitlines() if old in line]
+    assert line.split() == [old, "retiring", "1d"]
+    assert json.loads(run("show", old, "--json").stdout)["status"] == "active"
+
+
+def test_list_sorts_limits_and_chooses_columns(run: Run) -> None:
+    for name, expires in (("b", "3d"), ("A", "never"), ("c", "1d")):
+        run("issue", "--name", name, *([] if expires == "never" else ["--expires", expires]))
+
+    def names(*options: str) -> list[str]:
+        lines = [line.split() for line in run("list", "--columns", "name", *options).stdout.splitlines()]
+        assert lines[0] == ["NAME"]
+        assert [key["name"] for key in json.loads(run("list", "--json", *options).stdout)] == [
+            one[0] for one in lines[1:]
+        ]
+        return [line[0] for line in lines[1:]]
+
+    assert names() == ["c", "A", "b"]
+    assert names("--limit", "2") == ["c", "A"]
+    assert names("--sort", "name") == ["A", "b", "c"]
+    assert names("--sort", "ends", "--limit", "2") == ["c", "b"]
+    wrong = run("list", "--columns", "name,expires")
+    assert wrong.exit_code == 2
+    assert "there is no column 'expires'; there are id, prefix, name" in wrong.stderr
 
 
 def test_list_filters_by_tenant_environment_and_status(run: Run, store: Path) -> None:
@@ -246,14 +293,23 @@ def test_a_wrong_configuration_is_told_in_one_line_a_problem(run: Run, config: P
     assert result.stderr.count(f"{config}:") == 2
 
 
-def test_a_pepper_that_is_missing_or_unfit_stops_issue(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pepper_that_is_missing_or_unfit_stops_issue(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("SIDECAR_PEPPER", "a pepper that is long")
     text = json.loads(run("issue", "--name", "CI", "--json").stdout)["key"]
     assert run("show", "-", stdin=text).exit_code == 0
     monkeypatch.setenv("SIDECAR_PEPPER", "short")
     unfit = run("issue", "--name", "CI")
     assert (unfit.exit_code, "short" in unfit.stderr) == (2, False)
+    monkeypatch.setenv("SIDECAR_PEPPER", "'a pepper that is long'")
+    quoted = run("issue", "--name", "CI")
+    assert (quoted.exit_code, "has quotes around it" in quoted.stderr, "long" in quoted.stderr) == (2, True, False)
     monkeypatch.delenv("SIDECAR_PEPPER")
+    (tmp_path / "pepper").write_text("a pepper that is long\n")
+    monkeypatch.setenv("SIDECAR_PEPPER_FILE", str(tmp_path / "pepper"))
+    assert run("show", "-", stdin=text).exit_code == 0
+    monkeypatch.delenv("SIDECAR_PEPPER_FILE")
     missing = run("issue", "--name", "CI")
     assert missing.exit_code == 1
     assert "SIDECAR_PEPPER_PREVIOUS" in missing.stderr

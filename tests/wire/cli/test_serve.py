@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar import __version__
 from tests.harness.forks import ForkedProcess
 from tests.harness.processes import ROOT, Process, clean_environ
 from tests.harness.running import StartSidecar
@@ -55,9 +57,27 @@ def refused(folder: Path, *words: str, **variables: str) -> tuple[int, list[str]
 
 def test_a_ready_sidecar_says_where_each_listener_is(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(ROOT / "deploy" / "examples" / "hoko.yaml")
-    lines = sidecar.process.stderr.all()
-    assert [line.split(" on ")[0] for line in lines] == ["sidecar: data listener", "sidecar: ops listener"]
+    assert sidecar.process.stderr.wait_for(lambda line: "route" in line)
+    *listeners, summary = sidecar.process.stderr.all()
+    assert [line.split(" on ")[0] for line in listeners] == ["sidecar: data listener", "sidecar: ops listener"]
+    data, ops = (re.escape(line.removeprefix("sidecar: ")) for line in listeners)
+    runs = rf"{re.escape(__version__)} with 1 active key, [0-9]+ routes, configuration [0-9a-f]{{12}}"
+    told = f"sidecar: {runs}; {data}, {ops}"
+    assert re.fullmatch(told, summary)
     assert sidecar.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGTERM, "not ready from now on, new connections for 0 s, requests that have begun for up to 7 s"),
+        (signal.SIGINT, "requests that have begun for up to 7 s"),
+    ],
+)
+def test_a_sidecar_that_is_told_to_end_says_that_it_drains(start_sidecar: StartSidecar, number: int, told: str) -> None:
+    sidecar = start_sidecar(CONFIG + "drain: {delay: 0s, timeout: 7s}\n")
+    assert sidecar.process.stop(number) == 0
+    assert f"sidecar: draining: {told}" in sidecar.process.stderr.all()
 
 
 def test_a_taken_port_is_one_line_and_exit_1(folder: Path) -> None:

@@ -1,0 +1,216 @@
+"""Why the gate refuses a request, for the operator: what exactly does not fit, and what to do about it.
+
+Clients are told less. No sentence holds any part of a key.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
+from typing import Final
+
+from sidecar.config.build.config import Config
+from sidecar.core.apikey import ALPHABET, QUOTES, pasted
+from sidecar.core.errors import Denied, Reason
+from sidecar.core.model import EVERY, ApiKey, Deny, RequestHead, Route, Source
+from sidecar.core.policy import missing_scopes
+from sidecar.core.routing import NEVER_ROUTED, RouteTable, is_param, known_spelling, parse_pattern
+from sidecar.core.target import parse_target
+from sidecar.core.units import rfc3339
+from sidecar.gate.compile import key_format
+
+_NEAREST: Final = 3
+_LIKE: Final = 0.5
+"""How alike a segment of the path and one of a route must be for a slip of the pen."""
+_SCHEME: Final = re.compile(r"([A-Za-z]{1,20}):?\s")
+_PLAIN: Final = {
+    Reason.BAD_REQUEST: "the request does not follow RFC 9112",
+    Reason.BAD_TARGET: "the path has a character or an encoding that no path may have: write others as %XX, in UTF-8",
+    Reason.AMBIGUOUS_TARGET: "the path can be read in ways that lead to different routes: send its plain form",
+    Reason.BAD_HEADER: "a header field is malformed, or the key stands where it would reach the service",
+    Reason.TOO_MANY_FAILURES: "too many wrong keys came from this address: keys.failures of the configuration",
+    Reason.STORE_UNAVAILABLE: "the store cannot be read now: see sidecar doctor",
+    Reason.LIMITER_UNAVAILABLE: "quotas cannot be counted now: see sidecar doctor",
+}
+
+
+def causes(config: Config, head: RequestHead, presented: str | None, deny: Deny) -> Iterator[str]:
+    """Yield what refused the request. presented: the text sent as the key; None where none was to be sent."""
+    match deny.reason:
+        case Reason.MISSING_CREDENTIAL:
+            yield _missing(config, presented)
+            if deny.route is None:
+                yield from _no_route(config, head)
+        case Reason.INVALID_KEY | Reason.MALFORMED_CREDENTIAL:
+            yield key_fault(config, presented or "")
+        case Reason.EXPIRED_KEY | Reason.DISABLED_KEY | Reason.REVOKED_KEY | Reason.RETIRED_KEY:
+            yield _ended(deny)
+        case Reason.NO_ROUTE:
+            yield from _no_route(config, head)
+        case Reason.METHOD_NOT_ALLOWED:
+            yield _method(head.method)
+        case Reason.INSUFFICIENT_SCOPE | Reason.WRONG_TENANT | Reason.WRONG_ENVIRONMENT:
+            yield _not_granted(deny)
+        case Reason.QUOTA_EXCEEDED if deny.refused_quota is not None:
+            refused = deny.refused_quota
+            yield f"the quota {refused.quota.name} of {refused.limit} is used up until {_time(refused.resets_at)}"
+        case reason:
+            yield _PLAIN.get(reason, "see the troubleshooting page of the guide")
+
+
+def _time(seconds: float) -> str:
+    return rfc3339(int(seconds) * 1_000_000)
+
+
+# The key.
+
+
+def _missing(config: Config, presented: str | None) -> str:
+    places = " or ".join(map(_place, config.keys.sources))
+    return f"{'no key was sent' if presented is None else 'the key that was read is empty'}: it goes in {places}"
+
+
+def _place(source: Source) -> str:
+    match source.kind:
+        case "header":
+            return f"`{source.name}: {source.scheme + ' ' if source.scheme else ''}KEY`"
+        case "cookie":
+            return f"the cookie {source.name}"
+        case "query":
+            return f"the query, as {source.name}=KEY"
+
+
+def key_fault(config: Config, text: str) -> str:
+    """Return what is wrong with a text that no key here is."""
+    if pasted(text) != text:
+        return _wrapping(text)
+    prefixes = config.keys.environments
+    own = max((prefix for prefix in prefixes.values() if text.startswith(prefix)), key=len, default=None)
+    if own is not None:
+        return _form_fault(config, text, own)
+    if any(text.startswith(keys.prefix) for keys in config.keys.imported):
+        return "it begins like an imported key, but the store has no such key: mistyped, cut, or never imported"
+    expected = ", ".join(sorted(prefixes.values()))
+    if any(text.lower().startswith(prefix.lower()) for prefix in prefixes.values()):
+        return f"upper and lower case count: keys begin with {expected}"
+    return f"it begins with none of the prefixes of this configuration: {expected}"
+
+
+def _wrapping(text: str) -> str:
+    scheme = _SCHEME.match(text)
+    if scheme is not None:
+        return f"it begins with {scheme[1]!r}, which stands before the key already: send the key alone"
+    if text[0] in QUOTES or text[-1] in QUOTES:
+        return "quotes stand around it: send the key without them"
+    return "it has spaces or other characters around it: send the key alone"
+
+
+def _form_fault(config: Config, text: str, prefix: str) -> str:
+    form = key_format(config)
+    tail, length = text[len(prefix) :], len(prefix) + form.length
+    strange = next((place for place, char in enumerate(tail, len(prefix) + 1) if char not in ALPHABET), None)
+    if strange is not None:
+        return f"its character {strange} is none that keys have: they have letters and digits after {prefix}"
+    if len(text) != length:
+        what = "it is cut" if len(text) < length else "something was added to it"
+        return f"{what}: it has {len(text)} characters, and keys that begin with {prefix} have {length}"
+    if form.check(text, [prefix]) is None:
+        return "its checksum does not fit: mistyped, or cut and put together again"
+    return "it is well-formed, but the store has no such key: is it of another installation, or is its pepper missing?"
+
+
+def _ended(deny: Deny) -> str:
+    key = deny.key
+    if key is None:
+        return "the key is no longer valid"
+    match deny.reason:
+        case Reason.EXPIRED_KEY:
+            return f"the key expired {rfc3339(key.expires_at)}: sidecar keys change {key.id} --expires 90d"
+        case Reason.RETIRED_KEY:
+            return f"the key was replaced, and retired {rfc3339(key.retires_at)}: use the one that was issued for it"
+        case Reason.DISABLED_KEY:
+            return f"the key was disabled {rfc3339(key.disabled_at)}: sidecar keys enable {key.id}"
+        case _:
+            return f"the key was revoked {rfc3339(key.revoked_at)}, which is final: issue another one"
+
+
+def _not_granted(deny: Deny) -> str:
+    if deny.principal is None or deny.route is None:
+        return "the key does not hold for this resource"
+    key, policy = deny.principal.key, deny.route.policy
+    match deny.reason:
+        case Reason.WRONG_TENANT:
+            return f"the path names another tenant than that of the key, {key.tenant or 'which has none'}"
+        case Reason.WRONG_ENVIRONMENT if policy.environments and key.environment not in policy.environments:
+            wanted = ", ".join(sorted(policy.environments))
+            return f"the key is of environment {_environment(key)}, and the route takes keys of {wanted} only"
+        case Reason.WRONG_ENVIRONMENT:
+            return f"the path names another environment than that of the key, {_environment(key)}"
+        case _:
+            missing = " ".join(f"--scope {scope}" for scope in sorted(missing_scopes(policy, deny.principal.scopes)))
+            return f"the key lacks what the route asks for: sidecar keys change {key.id} {missing}, and those it has"
+
+
+def _environment(key: ApiKey) -> str:
+    return key.environment or "none"
+
+
+# The route.
+
+
+def _method(method: str) -> str:
+    if method in NEVER_ROUTED:
+        return f"{method} is never let through"
+    spelling = known_spelling(method)
+    if spelling is not None and spelling != method:
+        return f"the case of a method counts: write {spelling}"
+    return "no route names this method, and it is no registered one"
+
+
+def _no_route(config: Config, head: RequestHead) -> Iterator[str]:
+    try:
+        path = parse_target(head.target, "localhost").path
+    except Denied:
+        return
+    methods = _methods_at(config, path)
+    if methods:
+        yield f"routes for this path take {', '.join(methods)}, not {head.method}"
+    else:
+        yield "no route names this path"
+    fitting = [route for route in config.routes if not methods or route.methods & {head.method, EVERY}]
+    for route, why in _nearest(fitting, path, config.case_sensitive):
+        yield f"{route.name} ({route.where}): {why}"
+
+
+def _methods_at(config: Config, path: str) -> Sequence[str]:
+    table = RouteTable(config.routes, case_sensitive=config.case_sensitive)
+    named = {method for route in config.routes for method in route.methods} - {EVERY}
+    return sorted(method for method in named if table.match(method, path) is not None)
+
+
+def _nearest(routes: Iterable[Route], path: str, case_sensitive: bool) -> Sequence[tuple[Route, str]]:
+    """Return the routes that come closest, and what does not match."""
+    segments = path[1:].split("/")
+    rated = []
+    for place, route in enumerate(routes):
+        matched, why = _compared(route, segments, case_sensitive)
+        if matched > 0:
+            rated.append((-matched, place, route, why))
+    return [(route, why) for _, _, route, why in sorted(rated, key=lambda one: one[:2])[:_NEAREST]]
+
+
+def _compared(route: Route, segments: Sequence[str], case_sensitive: bool) -> tuple[float, str]:
+    """Return how many segments match until the first that does not, and why that one does not."""
+    pattern = parse_pattern(route.pattern)
+    for place, wanted in enumerate(pattern.segments):
+        if place == len(segments):
+            return place, f"the path ends before {wanted or 'its trailing /'!r}"
+        found = segments[place]
+        if (found if case_sensitive else found.lower()) == (wanted if case_sensitive else wanted.lower()):
+            continue
+        if is_param(wanted) and found:
+            continue
+        likeness = SequenceMatcher(None, found.lower(), wanted.lower()).ratio()
+        close = likeness if likeness >= _LIKE and not is_param(wanted) else 0.0
+        return place + close, f"{wanted!r} is expected in place {place + 1} of the path"
+    more = "/".join(segments[len(pattern.segments) :])
+    return len(pattern.segments), "the path has a / more at its end" if not more else "the path goes on after it ends"

@@ -1,0 +1,125 @@
+"""What becomes of a command's output: a reader that leaves, a full disk, and what `-o` names."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.processes import clean_environ
+from tests.wire.cli.doctoring import Place
+
+READ = [
+    ["keys", "list"],
+    ["keys", "list", "--json"],
+    ["keys", "export"],
+    ["keys", "export", "--format", "csv"],
+    ["keys", "due", "--within", "60d"],
+    ["audit"],
+    ["audit", "verify"],
+    ["doctor"],
+    ["explain", "GET", "/v1/x"],
+]
+
+
+def started(place: Place, words: list[str], stdout: int) -> "subprocess.Popen[str]":
+    config = ["-c", str(place.keys.config)]
+    line = [sys.executable, "-m", "sidecar", *words, *config]
+    environ = clean_environ(SIDECAR_STORE=place.keys.url)
+    return subprocess.Popen(line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environ)
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    try:
+        _, stderr = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        raise
+    return process.returncode, stderr
+
+
+@pytest.mark.parametrize("words", READ, ids=" ".join)
+def test_a_command_whose_reader_is_gone_ends_at_once_and_quietly(place: Place, words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = started(place, words, write)
+    os.close(write)
+    assert ended(process) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", [READ[0], READ[2], READ[7]], ids=" ".join)
+def test_a_command_on_a_full_disk_says_so_in_one_line(place: Place, words: list[str]) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = started(place, words, full)
+    os.close(full)
+    assert ended(process) == (1, "Error: cannot write the output: No space left on device\n")
+
+
+@pytest.fixture
+def exported(place: Place) -> Callable[[str], None]:
+    def export(output: str) -> None:
+        result = place.keys.run("export", "-o", output)
+        assert (result.exit_code, result.stderr) == (0, "")
+
+    return export
+
+
+def test_export_replaces_what_a_link_leads_to_and_keeps_the_link(
+    exported: Callable[[str], None], tmp_path: Path
+) -> None:
+    target, link, dangling = (tmp_path / name for name in ("real.jsonl", "link.jsonl", "dangling.jsonl"))
+    target.write_text("old")
+    link.symlink_to(target)
+    dangling.symlink_to("new.jsonl")
+    exported(str(link))
+    exported(str(dangling))
+    assert link.is_symlink()
+    assert dangling.is_symlink()
+    assert '"id"' in target.read_text()
+    assert '"id"' in (tmp_path / "new.jsonl").read_text()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_export_leaves_other_files_alone(exported: Callable[[str], None], tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl.part").write_text("mine")
+    exported(str(tmp_path / "out.jsonl"))
+    assert (tmp_path / "out.jsonl.part").read_text() == "mine"
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".sidecar-")]
+
+
+def test_export_writes_to_a_fifo_and_leaves_it_one(place: Place, tmp_path: Path) -> None:
+    fifo, read = tmp_path / "fifo", list[str]()
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: read.append(fifo.read_text()))
+    reader.start()
+    assert place.keys.run("export", "-o", str(fifo)).exit_code == 0
+    reader.join()
+    assert '"id"' in read[0]
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+def test_export_to_a_device_does_not_replace_it(exported: Callable[[str], None], tmp_path: Path) -> None:
+    link = tmp_path / "null"
+    link.symlink_to("/dev/null")
+    exported(str(link))
+    assert stat.S_ISCHR(link.stat().st_mode)
+
+
+def test_a_dash_is_stdout(place: Place) -> None:
+    assert place.keys.run("export", "-o", "-").stdout == place.keys.run("export").stdout != ""
+
+
+def test_export_says_that_its_disk_is_full(place: Place) -> None:
+    result = place.keys.run("export", "-o", "/dev/full")
+    assert (result.exit_code, result.stderr) == (1, "Error: /dev/full: No space left on device\n")
+
+
+def test_export_into_a_folder_that_is_not_there_is_one_line(place: Place) -> None:
+    result = place.keys.run("export", "-o", "/nowhere/keys.csv")
+    assert (result.exit_code, result.stderr) == (2, "Error: /nowhere/keys.csv: No such file or directory\n")

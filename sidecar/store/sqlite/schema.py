@@ -11,6 +11,7 @@ from typing import Final
 from sidecar.keys.audit import CHAINED, Head, linked
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import Connection
+from sidecar.store.sqlite.files import RESTORE
 
 # From the first schema to the second: pages and search over a million keys, a chained audit, usage by day.
 
@@ -267,7 +268,7 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
         raise StoreUnavailable(f"the SQLite database {path} is not a key store: name another file")
     versions = [int(version) for (version,) in connection.execute("SELECT version FROM schema_version")]
     if len(versions) != 1:
-        raise StoreUnavailable(f"the schema version of the key store {path} is damaged: restore it from a backup")
+        raise StoreUnavailable(f"the schema version of the key store {path} is damaged: {RESTORE}")
     return versions[0]
 
 

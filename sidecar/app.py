@@ -34,7 +34,7 @@ from sidecar.runtime.serving import Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.store import SqliteStore
-from sidecar.telemetry.metrics import Metrics, Reloads, UsageMetrics
+from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
@@ -155,7 +155,9 @@ class Parts:
 
 
 async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
-    metrics, limiter, usage = Metrics(), MemoryLimiter(), Usage(clock=CLOCK)
+    metrics, usage = Metrics(), Usage(clock=CLOCK)
+    limiter = MemoryLimiter(max_entries=config.limiter.entries)
+    metrics.also(LimiterMetrics(limiter))
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
@@ -202,7 +204,7 @@ async def _open_store(
         store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
         await check_peppers(store.statistics, hasher)
-        limiter.restore(await store.quotas.load(), CLOCK.seconds())
+        limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
     return store

@@ -86,7 +86,7 @@ class WrongToken(Exception):
 
 
 class TooManyFailures(Exception):
-    """Too many wrong tokens came from this address. Until the time is over, no token from it is checked."""
+    """Too many wrong tokens came from this address. Until the time is over, wrong ones are refused like this."""
 
     def __init__(self, retry_after_seconds: int) -> None:
         super().__init__(retry_after_seconds)
@@ -105,19 +105,19 @@ class Tokens:
         self._clock = clock
 
     async def check(self, text: str, address: str) -> Admin:
-        """Raises WrongToken, or TooManyFailures after too many wrong tokens from the address, whatever it presents now.
+        """Raises WrongToken, or TooManyFailures after too many wrong tokens from the address.
 
-        The time that this takes does not depend on how much of a token was guessed.
+        A right token always passes: others behind the same proxy must not be able to lock administrators out, and
+        tokens are too long to be guessed. The time that this takes does not depend on how much of a token was guessed.
         """
-        bucket = Bucket(quota=_FAILURES, subject=(address_subject(address),), limit=_FAILURES.limit)
-        before = await self._limiter.peek([bucket], self._clock.seconds())
-        if before.refused is not None:
-            raise TooManyFailures(before.refused.retry_after_seconds)
         admin = self.by_digest(digest_of(text))
-        if admin is None:
-            await self._limiter.take([bucket], self._clock.seconds())
-            raise WrongToken
-        return admin
+        if admin is not None:
+            return admin
+        bucket = Bucket(quota=_FAILURES, subject=(address_subject(address),), limit=_FAILURES.limit)
+        taken = await self._limiter.take([bucket], self._clock.seconds())
+        if taken.refused is not None:
+            raise TooManyFailures(taken.refused.retry_after_seconds)
+        raise WrongToken
 
     def by_digest(self, digest: bytes) -> Admin | None:
         """The administrator whose token has this digest, if the token is still in force."""

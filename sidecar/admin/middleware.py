@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 
 from sidecar.admin.auth import Admin, Tokens, TooManyFailures, WrongToken
 from sidecar.admin.problems import Problem, forbidden, problem_response, store_unavailable, unauthorized
+from sidecar.core.client_address import TrustedProxies
 from sidecar.keys.ports import StoreUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -45,6 +46,15 @@ class LoginPolicy:
 
 
 LOGIN: Final = web.AppKey("login", LoginPolicy)
+PROXIES: Final = web.AppKey[Callable[[], TrustedProxies]]("proxies")
+"""Those whose forwarding header is believed, in the configuration in force."""
+
+
+def client_address(request: web.Request) -> str:
+    """The client's, which a trusted proxy tells; the peer's otherwise. Empty on a Unix socket."""
+    proxies = request.app[PROXIES]()
+    values = [value.encode("utf-8", "surrogateescape") for value in request.headers.getall(proxies.header.decode(), [])]
+    return proxies.client_address(request.remote or "", {proxies.header: values})
 
 
 def is_api(request: web.Request) -> bool:
@@ -150,7 +160,7 @@ async def _admin_of(request: web.Request, login: LoginPolicy, tokens: Tokens) ->
 async def sign_in(tokens: Tokens, text: str, request: web.Request) -> Admin:
     """Raises Problem: 401, or 429 after too many wrong tokens from the address."""
     try:
-        return await tokens.check(text, request.remote or "")
+        return await tokens.check(text, client_address(request))
     except WrongToken:
         raise unauthorized("unknown admin token") from None
     except TooManyFailures as limited:

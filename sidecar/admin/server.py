@@ -10,8 +10,9 @@ from sidecar import __version__
 from sidecar.admin.api.openapi import document, page
 from sidecar.admin.api.routes import OPERATIONS, ROOT, handler_of
 from sidecar.admin.auth import Tokens
-from sidecar.admin.middleware import ADMIN, JSON, middlewares
+from sidecar.admin.middleware import ADMIN, JSON, PROXIES, client_address, middlewares
 from sidecar.admin.service import AdminDependencies, AdminService
+from sidecar.core.client_address import TrustedProxies
 
 BODY_LIMIT: Final = 1024 * 1024
 DEPENDENCIES: Final = web.AppKey("dependencies", AdminDependencies)
@@ -31,15 +32,21 @@ _HEADERS = {
 
 
 def admin_app(
-    dependencies: AdminDependencies, tokens: Tokens, *, hosts: Callable[[], Sequence[str]]
+    dependencies: AdminDependencies,
+    tokens: Tokens,
+    *,
+    hosts: Callable[[], Sequence[str]],
+    proxies: Callable[[], TrustedProxies],
 ) -> web.Application:
     """The API. `add_pages` adds the web pages to it.
 
     hosts: names that a request may name beside localhost and the bound address.
+    proxies: whose forwarding header is believed.
     """
     app = web.Application(middlewares=middlewares(tokens, hosts), client_max_size=BODY_LIMIT)
     app[DEPENDENCIES] = dependencies
     app[TOKENS] = tokens
+    app[PROXIES] = proxies
     for operation in OPERATIONS:
         for method in ("GET", "HEAD") if operation.method == "GET" else (operation.method,):
             app.router.add_route(method, ROOT + operation.path, handler_of(operation, service_of))
@@ -64,7 +71,7 @@ def _add_documents(app: web.Application) -> None:
 
 def service_of(request: web.Request) -> AdminService:
     """The service, limited to what the administrator who sent the request may see and do."""
-    return AdminService(request.app[DEPENDENCIES], request[ADMIN], address=request.remote or "")
+    return AdminService(request.app[DEPENDENCIES], request[ADMIN], address=client_address(request))
 
 
 async def _finish_head(_: web.Request, response: web.StreamResponse) -> None:

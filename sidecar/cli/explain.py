@@ -50,7 +50,7 @@ def explain_command(config_path: str, method: str, target: str, name: str | None
 
 
 async def _explain(config: Config, method: str, target: str, name: str | None) -> list[str]:
-    limiter = MemoryLimiter()
+    limiter = MemoryLimiter(max_entries=config.limiter.entries)
     question = Question(method=method, target=target)
     if name is not None:
         question = await _with_key(question, config, limiter, name)
@@ -67,7 +67,7 @@ async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, 
     """Return the question with the key that `name` identifies: by id, by prefix, or `-` for the API key on stdin."""
     presented = line_of_stdin().strip() if name == "-" else None
     async with open_store(config.store) as store:
-        limiter.restore(await store.quotas.load(), time.time())
+        limiter.restore(await store.quotas.load(most=limiter.max_entries), time.time())
         keys = Lifecycle(store.keys, hasher_of_environ(config), clock=SystemClock(), randbelow=secrets.randbelow)
         key = await (keys.find_by(name) if presented is None else keys.find_by_secret(presented))
     if presented is None and key is None:

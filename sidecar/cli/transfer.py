@@ -36,8 +36,6 @@ _STDOUT: Final = "-"
 _GC_THRESHOLD: Final = 100_000
 """New objects between two garbage collections."""
 _SWITCH_SECONDS: Final = 0.0005
-_LINE_BYTES: Final = 150
-"""Size of a short line, to estimate how many keys a file has."""
 _FORMATS: Final = get_args(FileFormat)
 
 
@@ -91,15 +89,15 @@ async def _import(
         own=settings.keys.environments, foreign=settings.keys.imported, algorithms=hasher.algorithms, hash=hash_name
     )
     lines = LineRules(rules, origin, now=at, actor=key_service.actor(), new_id=partial(next, new_ids(os.urandom)))
-    async with _dry_intake(settings) if dry_run else _intake(settings, at, keys.size) as intake:
+    async with _dry_intake(settings) if dry_run else _intake(settings, at) as intake:
         return await import_keys(keys, lines, intake, lambda: progress(keys.read_bytes))
 
 
 @asynccontextmanager
-async def _intake(settings: Config, at: int, size: int) -> AsyncIterator[Intake]:
+async def _intake(settings: Config, at: int) -> AsyncIterator[Intake]:
     async with open_store(settings.store, create=True) as store:
         await check_peppers(store.statistics, key_service.hasher_of_environ(settings))
-        async with store.imports.intake(at=at, actor=key_service.actor(), expected=size // _LINE_BYTES) as intake:
+        async with store.imports.intake(at=at, actor=key_service.actor()) as intake:
             yield intake
 
 

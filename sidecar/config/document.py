@@ -59,6 +59,7 @@ from sidecar.config.policy import (
     cors_of,
 )
 from sidecar.core.model import Cors
+from sidecar.limiter.tables import DEFAULT_ENTRIES
 from sidecar.usage.anomalies import Unusual
 
 # The data listener, and what a client may take up.
@@ -180,6 +181,21 @@ def upstream_of(written: UpstreamUrl | UpstreamSettings, path: Path, report: Rep
     return replace(
         settings, tls=tls or UpstreamTls() if url.tls else None, add_prefix=settings.add_prefix or url.prefix
     )
+
+
+# Where quotas are counted.
+
+
+class LimiterSettings(Entry, frozen=True, kw_only=True):
+    """Where quotas are counted, and how many counts (one for each quota and subject) are kept."""
+
+    url: LimiterUrl = "memory"
+    entries: Annotated[int, Meta(ge=1000, le=10**8)] = DEFAULT_ENTRIES
+
+
+def limiter_of(written: str | LimiterSettings, path: Path, report: Report) -> LimiterSettings:
+    """A URL alone is the URL with every default."""
+    return LimiterSettings(url=written) if isinstance(written, str) else written
 
 
 # The other listeners.
@@ -370,7 +386,7 @@ class Document(Entry, frozen=True, kw_only=True):
     decision: Annotated[DecisionSettings, made(decision_of, BindAddress, BindAddresses, DecisionSettings)] | None = None
     upstream: Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSettings)] | None = None
     store: Store | None = None
-    limiter: LimiterUrl | None = None
+    limiter: Annotated[LimiterSettings, made(limiter_of, LimiterUrl, LimiterSettings)] | None = None
     keys: Annotated[KeySettings, made(checked_keys, KeySettings)] | None = None
     scopes: Mapping[ScopeName, str | ScopeEntry | None] | None = None
     quotas: Mapping[Name, NamedQuota] | None = None

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken, Window
 from sidecar.core.quotas import micros, period_seconds, window_of_count
-from sidecar.limiter.tables import EntryBudget, FixedTable, SubjectId, Table, table_for
+from sidecar.limiter.tables import DEFAULT_ENTRIES, EntryBudget, FixedTable, SubjectId, Table, table_for, used_of
 
 # Counts as rows that a store can keep over a restart.
 
@@ -119,20 +119,10 @@ def top_keys(tables: Iterable[Table[Any]], *, most: int) -> list[str]:
         quota = table.quota
         if quota.by != (Subject.KEY,):
             continue
-        used = ((_used(quota, counted), subject[0]) for subject, counted in table.all_held().items())
+        used = ((used_of(quota, counted), subject[0]) for subject, counted in table.all_held().items())
         full = ((count, key_id) for count, key_id in used if count >= _WORTH_TELLING * quota.limit)
         found.update(dict.fromkeys(key_id for _, key_id in nlargest(most, full)))
     return list(found)
-
-
-def _used(quota: Quota, counted: Any) -> float:
-    match quota.window:
-        case Window.FIXED:
-            return float(counted)
-        case Window.SLIDING:
-            return float(sum(counted[1::2]))
-        case Window.BUCKET:
-            return float(counted[0] / micros(period_seconds(quota)))
 
 
 _DRAINS_ON_EXPIRE = 1000
@@ -142,14 +132,15 @@ _DRAINS_ON_EXPIRE = 1000
 class MemoryLimiter:
     """Counts in dicts. Each take is one section without `await`, so it is atomic among the tasks of one loop.
 
-    Subjects past `max_entries` push out others that were not touched lately, which then start anew: a stranger's
-    flood costs memory up to that bound and no more. What a count is worth is kept across a reload of the
-    configuration as long as the quota's name, window, period and `by` stay; a changed limit counts at once.
+    Subjects past `max_entries` push out others that were not touched lately and have used little, which then start
+    anew; addresses push out addresses only (see EntryBudget): a stranger's flood costs memory up to that bound and no
+    more. What a count is worth is kept across a reload of the configuration as long as the quota's name, window, period
+    and `by` stay; a changed limit counts at once.
     """
 
     immediate = True
 
-    def __init__(self, *, max_entries: int = 1_000_000) -> None:
+    def __init__(self, *, max_entries: int = DEFAULT_ENTRIES) -> None:
         self._room = EntryBudget(max_entries)
         self._tables: dict[Shape, Table[Any]] = {}
         self._latest: dict[str, Table[Any]] = {}
@@ -158,6 +149,15 @@ class MemoryLimiter:
     def __len__(self) -> int:
         """Entries in memory, those that are past but not yet freed included."""
         return self._room.held()
+
+    @property
+    def max_entries(self) -> int:
+        return self._room.max_entries
+
+    @property
+    def evicted(self) -> int:
+        """Entries that still counted, and went to make room for others, since the start."""
+        return self._room.evicted
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Take every bucket's cost or nothing. Where several are short, `refused` is the one with the longest wait."""
@@ -189,12 +189,17 @@ class MemoryLimiter:
             self._room.drain()
 
     def snapshot(self, now: float) -> list[Row]:
-        """Rows from which `restore` takes up counting: of quotas of a minute and longer, what still counts at `now`.
+        """Rows from which `restore` takes up counting, see `rows`."""
+        return list(self.rows(now))
+
+    def rows(self, now: float) -> Iterator[Row]:
+        """Of quotas of a minute and longer, what still counts at `now`; made as they are asked for.
 
         At most one row for a quota and subject. Takes some microseconds a row, and may run in another thread; a count
         that is taken from meanwhile may then be missing.
         """
-        return [row for table in list(self._latest.values()) for row in rows_of(table, now)]
+        for table in list(self._latest.values()):
+            yield from rows_of(table, now)
 
     def top_keys(self, *, most: int) -> list[str]:
         """Ids of the keys that have used most of a quota, see limiter/heaviest.py. May run in another thread."""

@@ -1,9 +1,9 @@
 """Counts of one quota by subject, as the memory limiter holds them, and the room that all of them share."""
 
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from sidecar.core.model import Bucket, Quota, QuotaState, Window
+from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Window
 from sidecar.core.quotas import (
     NO_DEBT,
     Debt,
@@ -13,6 +13,7 @@ from sidecar.core.quotas import (
     bucket_state,
     capacity,
     fixed_state,
+    micros,
     period_seconds,
     settle_debt,
     settle_stamps,
@@ -25,37 +26,77 @@ SubjectId = tuple[str, ...]
 
 Counted = TypeVar("Counted")
 
+DEFAULT_ENTRIES: Final = 100_000
+"""Up to 600 bytes each, while they are saved: 60 MB, which fit beside 20,000 keys into the manifests' 256 MiB."""
+
 _DRAINED_AT_ONCE = 4
 """More than one take can add, so that what was dropped is gone before as much again can be."""
+_KEPT_FOR_STRANGERS = 10
+"""A tenth of all entries is never taken up by keys and tenants, whose number would leave addresses uncounted."""
+_SPARED_AT_ONCE = 8
+"""Entries that are passed over because much of their quota is used, before one of them goes all the same."""
+_MUCH = 0.5
+"""Of the quota's limit."""
+
+
+def is_of_strangers(quota: Quota) -> bool:
+    """Whether its subjects are as many as clients like: addresses, but of nobody that holds a key."""
+    return Subject.KEY not in quota.by and Subject.TENANT not in quota.by
+
+
+def used_of(quota: Quota, counted: Any) -> float:
+    """Units of `quota` that a count stands for; those of a bucket as they were when it was last touched."""
+    match quota.window:
+        case Window.FIXED:
+            return float(counted)
+        case Window.SLIDING:
+            return float(sum(counted[1::2]))
+        case Window.BUCKET:
+            return float(counted[0] / micros(period_seconds(quota)))
 
 
 class EntryBudget:
     """Entries that all tables may hold together, what they dropped included.
 
     A dropped dict of a million entries takes a tenth of a second to free; it is emptied a few entries a take instead.
+    Where all is full, counts by address go first: whoever holds a /46 of IPv6 can make more of them than fit into any
+    memory, and must not make others' keys start anew.
     """
 
     def __init__(self, max_entries: int) -> None:
         self.tables: list[Table[Any]] = []
         self.dropped: list[dict[SubjectId, Any]] = []
-        self._max_entries = max_entries
+        self.max_entries = max_entries
+        self.evicted = 0
+        """Entries that still counted, and went to make room."""
+        self._of_keys = max_entries - max(1, max_entries // _KEPT_FOR_STRANGERS)
         self._spare = 0
-        """At least so many are free; counted anew when used up."""
+        """At least so many are free, for whomever; counted anew when used up."""
 
     def held(self) -> int:
         return sum([len(table) for table in self.tables]) + sum([len(entries) for entries in self.dropped])
 
-    def enter(self) -> None:
-        """Make room for one new entry. Where all is full another entry goes: dropped ones first, then of the largest
-        table one that was not touched lately."""
+    def enter(self, table: "Table[Any]") -> None:
+        """Make room for one new entry of `table`."""
         if self._spare <= 0:
-            self._spare = self._max_entries - self.held()
+            self._spare = min(self.max_entries - self.held(), self._of_keys - self._held_of_keys())
         if self._spare > 0:
             self._spare -= 1
-        elif self.dropped:
-            self.drain()
         else:
-            max(self.tables, key=len).evict()
+            self._make_room(strangers=table.of_strangers)
+
+    def _make_room(self, *, strangers: bool) -> None:
+        keys_are_full = not strangers and self._held_of_keys() >= self._of_keys
+        if self.held() < self.max_entries and not keys_are_full:
+            return
+        if self.dropped and not keys_are_full:
+            self.drain()
+            return
+        self.evicted += 1
+        max([table for table in self.tables if table.of_strangers is not keys_are_full], key=len).evict()
+
+    def _held_of_keys(self) -> int:
+        return sum([len(table) for table in self.tables if not table.of_strangers])
 
     def drop(self, entries: dict[SubjectId, Any]) -> None:
         if entries:
@@ -77,6 +118,7 @@ class Table(Generic[Counted]):
 
     def __init__(self, quota: Quota, room: EntryBudget) -> None:
         self.quota = quota
+        self.of_strangers = is_of_strangers(quota)
         self._room = room
         self._young: dict[SubjectId, Counted] = {}
         self._old: dict[SubjectId, Counted] = {}
@@ -116,7 +158,7 @@ class Table(Generic[Counted]):
     def hold(self, subject: SubjectId, counted: Counted | None) -> None:
         """Set what is counted for one subject; None is nothing."""
         if subject not in self._young and self._old.pop(subject, None) is None and counted is not None:
-            self._room.enter()
+            self._room.enter(self)
         if counted is None:
             self._young.pop(subject, None)
         else:
@@ -130,10 +172,15 @@ class Table(Generic[Counted]):
         return entries
 
     def evict(self) -> None:
-        if not self._old:
-            self._old = self._young
-            self._young = {}
-        self._old.popitem()
+        """Let go of an entry that was not touched lately, rather of one that counts little: who is refused stays so."""
+        for left in reversed(range(_SPARED_AT_ONCE)):
+            if not self._old:
+                self._old = self._young
+                self._young = {}
+            subject, counted = self._old.popitem()
+            if not left or used_of(self.quota, counted) < _MUCH * self.quota.limit:
+                return
+            self._young[subject] = counted
 
     def clear(self) -> None:
         self._room.drop(self._young)

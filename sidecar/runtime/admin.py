@@ -17,7 +17,7 @@ from sidecar.config.document import AdminToken
 from sidecar.config.fields import Address
 from sidecar.core.apikey import Hasher
 from sidecar.core.units import Clock
-from sidecar.gate.compile import key_rules
+from sidecar.gate.compile import key_rules, trusted_proxies
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
@@ -47,7 +47,12 @@ class Process:
 def administration(process: Process) -> web.Application:
     """API and page, with the real clock and real randomness."""
     tokens = Tokens(lambda: _tokens(process.config()), MemoryLimiter(max_entries=100_000), clock=process.clock)
-    app = admin_app(_ports(process), tokens, hosts=lambda: _hosts(process.config()))
+    app = admin_app(
+        _ports(process),
+        tokens,
+        hosts=lambda: _hosts(process.config()),
+        proxies=lambda: trusted_proxies(process.config()),
+    )
     add_pages(app, _instruments(process), clock=process.clock)
     return app
 

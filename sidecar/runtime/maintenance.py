@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, Literal
 
@@ -187,6 +187,7 @@ TIDY_SECONDS = 900.0
 """How often old counts of use are summed up or forgotten."""
 QUOTA_SECONDS = 5.0
 """How often quota states are written; a crash forgets at most what was taken since."""
+_TELL_SECONDS: Final = 3600.0
 COUNT_SECONDS = 60.0
 """How often keys are counted for the metric."""
 DUE_AT_MOST = 1000
@@ -211,7 +212,9 @@ class Upkeep:
     ) -> None:
         self._statistics, self._quotas, self._limiter, self._usage = statistics, quotas, limiter, usage
         self._metrics, self._clock = metrics, clock
-        self._saved: frozenset[QuotaRow] = frozenset()
+        self._saved: set[int] = set()
+        self._evicted = 0
+        self._told_at = float("-inf")
 
     async def start(self, background: Background) -> None:
         background.repeat(self._usage.flush, FLUSH_SECONDS)
@@ -228,18 +231,41 @@ class Upkeep:
             await self._save_quotas()
 
     async def _save_quotas(self) -> None:
-        """Write only states that changed, from another thread: a snapshot takes microseconds a subject."""
+        """Write only states that changed, in batches that another thread makes: a row takes some microseconds."""
         now = self._clock.seconds()
         self._limiter.expire(now)
-        states, changed = await asyncio.to_thread(self._changed, now)
-        if changed:
+        rows, seen = self._limiter.rows(now), set[int]()
+        while changed := await asyncio.to_thread(self._changed, rows, seen):
             await self._quotas.save(changed)
-            self._saved = states
+        self._saved = seen
+        await self._tell_evicted(now)
 
-    def _changed(self, now: float) -> tuple[frozenset[QuotaRow], Sequence[QuotaRow]]:
-        """Every state that still counts, and those of them that are not written yet."""
-        rows = self._limiter.snapshot(now)
-        return frozenset(rows), [row for row in rows if row not in self._saved]
+    def _changed(self, rows: Iterator[QuotaRow], seen: set[int]) -> Sequence[QuotaRow]:
+        """The next rows that are not written yet. Adds the hash of each row to `seen`; a row itself takes 400 bytes."""
+        changed: list[QuotaRow] = []
+        for row in rows:
+            known = hash(row)
+            seen.add(known)
+            if known not in self._saved:
+                changed.append(row)
+                if len(changed) == _ROWS:
+                    break
+        return changed
+
+    async def _tell_evicted(self, now: float) -> None:
+        """Where counts made room for others: say so, at most once an hour, and keep the store as small as memory."""
+        limiter = self._limiter
+        if limiter.evicted == self._evicted:
+            return
+        self._evicted = limiter.evicted
+        await self._quotas.trim(most=limiter.max_entries)
+        if not 0 <= now - self._told_at < _TELL_SECONDS:
+            self._told_at = now
+            _log.warning(
+                "sidecar: limiter: its %d entries are full: the least used counts by address start anew. Raise "
+                "limiter.entries (600 bytes each), or look for a flood of addresses",
+                limiter.max_entries,
+            )
 
     async def _count_keys(self) -> None:
         self._metrics.set_keys(await self._statistics.counts())

@@ -251,11 +251,8 @@ class StoredStatistics:
 _INSERT_NEW: Final = f"INSERT INTO api_key ({', '.join(NEW_COLUMNS)})"
 _LAST_SERIAL: Final = "SELECT coalesce(max(serial), 0) FROM api_key"
 
-InBulk = Callable[[Connection, int], AbstractAsyncContextManager[Callable[[int], Awaitable[None]]]]
-"""What an engine does around the insertion of about so many keys, so that it costs less.
-
-It yields what is called with the number of rows before each insertion.
-"""
+InBulk = Callable[[Connection], AbstractAsyncContextManager[None]]
+"""What an engine does around the insertion of many keys, so that it costs less."""
 _Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
 
 
@@ -266,13 +263,13 @@ class KeyImports:
         self._database, self._bulk = database, bulk
 
     @asynccontextmanager
-    async def intake(self, *, at: int, actor: Actor, expected: int = 0) -> AsyncIterator[Intake]:
-        """One transaction for all keys. `expected`: about how many will come, where that is known."""
+    async def intake(self, *, at: int, actor: Actor) -> AsyncIterator[Intake]:
+        """One transaction for all keys."""
         async with self._database.transaction("import") as connection:
             [(last,)] = await connection.fetch(_LAST_SERIAL)
-            async with self._bulk(connection, expected) as expect:
+            async with self._bulk(connection):
                 head, who = await head_of(connection), (at, actor.name, actor.source)
-                yield _TransactionIntake(connection, last, expect, head=head, who=who)
+                yield _TransactionIntake(connection, last, head=head, who=who)
 
     @asynccontextmanager
     async def dry_intake(self) -> AsyncIterator[Intake]:
@@ -305,17 +302,9 @@ class _DryIntake:
 
 
 class _TransactionIntake(_DryIntake):
-    def __init__(
-        self,
-        connection: Connection,
-        before: int,
-        expect: Callable[[int], Awaitable[None]],
-        *,
-        head: Head,
-        who: tuple[int, str, str],
-    ) -> None:
+    def __init__(self, connection: Connection, before: int, *, head: Head, who: tuple[int, str, str]) -> None:
         super().__init__(connection.fetch, before)
-        self._connection, self._expect, self._head, self._who = connection, expect, head, who
+        self._connection, self._head, self._who = connection, head, who
 
     def batch(self, rows: Sequence[NewRow]) -> Batch:
         entries = [(*self._who, "import", row.id, row.tenant, None, row.after) for row in rows]
@@ -325,7 +314,6 @@ class _TransactionIntake(_DryIntake):
         return Batch(rows=rows, audit_rows=audit_rows)
 
     async def add(self, batch: Batch) -> None:
-        await self._expect(len(batch.rows))
         try:
             await self._connection.insert(_INSERT_NEW, [row.values for row in batch.rows])
         except DuplicateRow as error:

@@ -209,21 +209,32 @@ class StoredAnomalies:
 
 _SAVE_QUOTA: Final = """INSERT INTO quota_state (quota, subject, state, expires_at) VALUES (?, ?, ?, ?)
     ON CONFLICT (quota, subject) DO UPDATE SET state = excluded.state, expires_at = excluded.expires_at"""
+_OF_STRANGERS: Final = """state LIKE '%"address"%' AND state NOT LIKE '%"key"%' AND state NOT LIKE '%"tenant"%'"""
+_TRIM_QUOTAS: Final = f"""DELETE FROM quota_state WHERE (quota, subject) IN (
+    SELECT quota, subject FROM quota_state ORDER BY {_OF_STRANGERS} DESC, expires_at LIMIT ?)"""  # noqa: S608 - text of our own
 
 
 class StoredQuotas:
-    """The rows are the limiter's; nothing here looks into them. Both methods raise StoreUnavailable."""
+    """The rows are the limiter's; here is only known which count by address. Every method raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> Sequence[QuotaRow]:
-        """Every row that has not expired."""
-        sql = "SELECT quota, subject, state, expires_at FROM quota_state WHERE expires_at > ?"
-        return await self._database.read("load_quota_states", sql, (self._database.now(),))
+    async def load(self, *, most: int) -> Sequence[QuotaRow]:
+        """Rows that have not expired, at most so many: those by address come last, and what ends soon."""
+        sql = f"""SELECT quota, subject, state, expires_at FROM quota_state WHERE expires_at > ?
+            ORDER BY {_OF_STRANGERS}, expires_at DESC LIMIT ?"""  # noqa: S608 - text of our own
+        return await self._database.read("load_quota_states", sql, (self._database.now(), most))
 
     async def save(self, rows: Sequence[QuotaRow]) -> None:
         """Replace rows of the same quota and subject, and forget those that expired, in one transaction."""
         async with self._database.transaction("save_quota_states") as connection:
             await connection.execute("DELETE FROM quota_state WHERE expires_at <= ?", (self._database.now(),))
             await connection.execute_many(_SAVE_QUOTA, rows)
+
+    async def trim(self, *, most: int) -> None:
+        """Keep at most so many rows, as `load` would."""
+        async with self._database.transaction("trim_quota_states") as connection:
+            [(rows,)] = await connection.fetch("SELECT count(*) FROM quota_state")
+            if rows > most:
+                await connection.execute(_TRIM_QUOTAS, (rows - most,))

@@ -21,6 +21,7 @@ from prometheus_client.samples import Exemplar
 from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
+from sidecar.limiter.memory import MemoryLimiter
 
 # What the operator is told of the configuration in force: metrics, log lines, and a remark for readiness.
 
@@ -90,6 +91,23 @@ class UsageMetrics(Collector):
         yield unusual
         yield CounterMetricFamily(
             "sidecar_usage_dropped", "Requests of a key that were not counted as its use.", value=self._dropped()
+        )
+
+
+class LimiterMetrics(Collector):
+    """How full the memory of quotas is."""
+
+    def __init__(self, limiter: MemoryLimiter) -> None:
+        self._limiter = limiter
+
+    def collect(self) -> Iterator[Metric]:
+        limiter = self._limiter
+        yield GaugeMetricFamily("sidecar_quota_entries", "Counts of quotas in memory.", value=len(limiter))
+        yield GaugeMetricFamily(
+            "sidecar_quota_entries_limit", "Most counts of quotas in memory.", value=limiter.max_entries
+        )
+        yield CounterMetricFamily(
+            "sidecar_quota_entries_evicted", "Counts that made room for others and start anew.", value=limiter.evicted
         )
 
 

@@ -23,6 +23,7 @@ from sidecar.config.document import (
     DecisionSettings,
     Document,
     Drain,
+    LimiterSettings,
     Limits,
     ListenerTls,
     RateLimitHeaders,
@@ -64,7 +65,7 @@ class Config:
     upstream: UpstreamSettings
     store: str
     """`sqlite:///path`."""
-    limiter: str
+    limiter: LimiterSettings
     keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
     quotas: Mapping[str, Quota]
@@ -144,7 +145,7 @@ def _sections(path: str, document: Document) -> Config:
         ops=document.ops,
         upstream=document.upstream or UpstreamSettings(url=UpstreamUrl(address=Address())),
         store=document.store or "",
-        limiter=document.limiter or "memory",
+        limiter=document.limiter or LimiterSettings(),
         keys=document.keys or KeySettings(),
         quotas=document.quotas or {},
         cors=document.cors,

@@ -175,9 +175,10 @@ def drain(facts: Facts) -> Finding:
 
 def limiter(facts: Facts) -> Finding:
     """Where quotas are counted."""
-    if facts.config.limiter != "memory":
+    entries = facts.config.limiter.entries
+    if facts.config.limiter.url != "memory":
         return unchecked("only the memory limiter can be checked")
-    counting = "counted in this process's memory: each replica counts separately"
+    counting = f"up to {entries:,} counts in this process's memory: each replica counts separately"
     return ok(counting if facts.config.quotas else "no quota is configured")
 
 

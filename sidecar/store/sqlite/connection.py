@@ -6,7 +6,6 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from errno import ENOENT
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ import aiosqlite
 from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import DuplicateRow
+from sidecar.store.sqlite.files import RESTORE, OpenedFiles, make, refuse_strays, refuse_unwritable
 from sidecar.store.sqlite.schema import migrate, version_of
 
 # SQLite's exceptions are translated into what happened and what to do about it.
@@ -30,8 +30,8 @@ _ADVICE: Final = {
     sqlite3.SQLITE_READONLY: "is read-only: give this user write permission to the file and its folder",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: check that this user may read and write the file and its folder",
     sqlite3.SQLITE_PERM: "cannot be opened: check that this user may read and write the file and its folder",
-    sqlite3.SQLITE_CORRUPT: "is damaged: stop the sidecar and restore the file from a backup",
-    sqlite3.SQLITE_NOTADB: "is not a SQLite database: name another file, or restore it from a backup",
+    sqlite3.SQLITE_CORRUPT: f"is damaged: {RESTORE}",
+    sqlite3.SQLITE_NOTADB: f"is not a SQLite database: name another file, or {RESTORE}",
     sqlite3.SQLITE_FULL: "cannot be written, the disk is full: free some space",
     sqlite3.SQLITE_IOERR: "cannot be read or written (I/O error): check the disk, its free space and file size limits",
 }
@@ -65,7 +65,7 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
 
 
-# The store's file is created for its owner only, checked before it is used, and watched for being replaced.
+# The store's file is created for its owner only, and checked before it is used.
 
 
 WRITE_LOCK_SECONDS = 5.0
@@ -79,13 +79,14 @@ def prepare(path: str, *, create: bool) -> None:
     would refuse every key.
     """
     if create:
-        _make(path)
+        make(path)
     elif not os.path.exists(path):
         raise StoreUnavailable(f"there is no key store at {path}: {_ISSUE}, or check the path")
-    _refuse_unwritable(path)
+    refuse_unwritable(path)
+    refuse_strays(path)
     with translated(path), closing(connect(path, timeout=WRITE_LOCK_SECONDS)) as connection:
         if version_of(connection, path) == 0 and not create:
-            raise StoreUnavailable(f"the key store {path} is empty: {_ISSUE}, or restore it from a backup")
+            raise StoreUnavailable(f"the key store {path} is empty: {_ISSUE}, or {RESTORE}")
         [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
         if mode != "wal":
             raise StoreUnavailable(f"the key store {path} cannot use a write-ahead log: put it on a local disk")
@@ -101,54 +102,12 @@ def uri_of(path: str, mode: str) -> str:
     return f"{Path(path).absolute().as_uri()}?mode={mode}"
 
 
-class FileIdentity:
-    """The file that was opened. A file moved into its place holds other keys, and its revocations would be missed."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._opened = self._identity()
-
-    def check(self) -> None:
-        """Raises StoreUnavailable when the path no longer leads to the file that was opened. About a microsecond."""
-        if self._identity() != self._opened:
-            raise StoreUnavailable(f"the key store {self._path} was replaced while in use: restart the sidecar")
-
-    def _identity(self) -> tuple[int, int]:
-        try:
-            found = os.stat(self._path)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"the key store {self._path} is gone or out of reach ({error.strerror}): restore it and restart"
-            ) from error
-        return found.st_dev, found.st_ino
-
-
-def _make(path: str) -> None:
-    try:
-        # SQLite gives the -wal and -shm files the mode of the database.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except FileExistsError:
-        return
-    except OSError as error:
-        folder_missing = f"there is no folder {os.path.dirname(os.path.abspath(path))}"
-        reason = folder_missing if error.errno == ENOENT else error.strerror
-        raise StoreUnavailable(f"the key store {path} cannot be made: {reason}") from error
-
-
-def _refuse_unwritable(path: str) -> None:
-    if os.path.isdir(path):
-        raise StoreUnavailable(f"the key store {path} is a folder: name a file in it")
-    for place in (path, os.path.dirname(os.path.abspath(path))):
-        if not os.access(place, os.R_OK | os.W_OK):
-            raise StoreUnavailable(f"the key store {path} cannot be used: this user may not read and write {place}")
-
-
 # Whether any process has changed a key, which SQLite can say in microseconds.
+
+
+_COMPANIONS_MICROS: Final = 20_000
+"""How long a -wal or -shm file that is gone may stay unseen by requests: two more calls of the system for each would
+cost a tenth of a request. Writes look at each."""
 
 
 class GenerationWatch:
@@ -158,21 +117,27 @@ class GenerationWatch:
     states, so only the `generation` row, which triggers change with every change of a key, says that keys changed.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: Clock) -> None:
         """Raises StoreUnavailable."""
-        self._path = path
-        self._file = FileIdentity(path)
+        self._path, self._clock = path, clock
+        self._checked_at = clock.micros()
         self._version = -1
         self._generation = 0
         with translated(path), ExitStack() as stack:
             self._connection = stack.enter_context(closing(connect(path, timeout=0, mode="ro")))
             self._execute = self._connection.execute
             self._refresh()
+            self.files = OpenedFiles(path)
             stack.pop_all()
 
     def current(self) -> int:
         """Raises StoreUnavailable. The last known number while the database is locked: nobody could learn more."""
-        self._file.check()
+        now = self._clock.micros()
+        if 0 <= now - self._checked_at < _COMPANIONS_MICROS:
+            self.files.check_database()
+        else:
+            self.files.check()
+            self._checked_at = now
         try:
             self._refresh()
         except sqlite3.Error as error:
@@ -298,8 +263,8 @@ class SqliteDatabase:
         self.connections = connections
         self._lookup, self._read, self._write = connections
         self._path, self._clock, self._timings = path, clock, timings
-        self._file = FileIdentity(path)
-        self._watch = GenerationWatch(path)
+        self._watch = GenerationWatch(path, clock)
+        self._files = self._watch.files
         self.generation = self._watch.current
         self._open = True
 
@@ -323,8 +288,14 @@ class SqliteDatabase:
 
     async def close(self) -> None:
         self._open = False
-        self._watch.close()
-        await _close(self.connections)
+        if self._files.replaced():
+            # The last connection to end writes its log into the database and removes the files in the log's place: not
+            # where another process has begun a log of its own. A connection that only reads cannot.
+            await _close(self.connections)
+            self._watch.close()
+        else:
+            self._watch.close()
+            await _close(self.connections)
 
     def now(self) -> int:
         return self._clock.micros()
@@ -347,11 +318,12 @@ class SqliteDatabase:
         with self._operation(operation):
             async with connection.lock:
                 # A write into a file that was taken away would be acknowledged and lost.
-                self._file.check()
+                self._files.check()
                 try:
                     await connection.execute("BEGIN IMMEDIATE")
                     yield connection
                     await connection.commit()
+                    self._files.check()
                 except BaseException:
                     # A cancelled statement still runs on its thread; the rollback queues behind it.
                     await connection.rollback()

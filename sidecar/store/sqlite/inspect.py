@@ -10,6 +10,7 @@ from typing import Final
 
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.sqlite.connection import connect, translated
+from sidecar.store.sqlite.files import refuse_strays
 from sidecar.store.sqlite.schema import MIGRATIONS, version_of
 
 _LOCK_SECONDS: Final = 1.0
@@ -46,6 +47,7 @@ def inspect(path: str, *, now: int, max_age_seconds: float | None) -> StoreRepor
     """now: microseconds. Blocks. Raises StoreUnavailable."""
     if not os.path.exists(path):
         raise StoreUnavailable(f"there is no key store at {path}")
+    refuse_strays(path)
     oldest = 0 if max_age_seconds is None else now - int(max_age_seconds * 1_000_000)
     with translated(path), closing(connect(path, timeout=_LOCK_SECONDS, mode="ro")) as connection:
         version = version_of(connection, path)

@@ -1,16 +1,17 @@
-"""The schema of the SQLite store, its migrations, and what of it is dropped and made again around a bulk import.
+"""The schema of the SQLite store, its migrations, and what makes a bulk import cheap.
 
 Migrations only go forward; each is one transaction.
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
 from sidecar.keys.audit import CHAINED, Head, linked
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import Connection
+from sidecar.store.sqlite.files import RESTORE
 
 # From the first schema to the second: pages and search over a million keys, a chained audit, usage by day.
 
@@ -43,9 +44,6 @@ def _text_of(row: str) -> str:
 
 _ADD_TEXT = "INSERT INTO key_text (rowid, words)"
 _DROP_TEXT = "INSERT INTO key_text (key_text, rowid, words) SELECT 'delete',"
-
-ADD_TEXT_AFTER = f"{_ADD_TEXT} SELECT {_text_of('api_key')} FROM api_key WHERE serial > ?"  # noqa: S608 - text of our own
-"""The text of all keys after a serial, at once: a quarter of the time that it takes one by one."""
 
 # Rebuilt rather than altered: pages and search need `serial`, and only a declared column survives a VACUUM.
 _KEYS = (
@@ -267,7 +265,7 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
         raise StoreUnavailable(f"the SQLite database {path} is not a key store: name another file")
     versions = [int(version) for (version,) in connection.execute("SELECT version FROM schema_version")]
     if len(versions) != 1:
-        raise StoreUnavailable(f"the schema version of the key store {path} is damaged: restore it from a backup")
+        raise StoreUnavailable(f"the schema version of the key store {path} is damaged: {RESTORE}")
     return versions[0]
 
 
@@ -306,65 +304,21 @@ def _apply(connection: sqlite3.Connection, version: int) -> None:
     connection.execute("UPDATE schema_version SET version = ?", (version + 1,))
 
 
-# What makes the import of many keys cheap: work that is usually done for each row is done once for all.
+# What makes the import of many keys cheap.
 
 
 _CACHE_KIB: Final = 256 * 1024
-_INDEXES: Final = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL"
-_TRIGGERS: Final = "SELECT name, sql FROM sqlite_schema WHERE name IN ('api_key_added', 'key_text_added')"
-_DIGEST: Final = "api_key_digest"
-"""Says which keys are stored already, if there are any."""
-
-
-class _Indexes:
-    """Indexes of keys and audit, dropped where no fewer rows are added than were there, and then built again.
-
-    An index that grows row by row costs three times as much; where fewer rows are added, most of it is there already.
-    """
-
-    def __init__(self, connection: Connection, before: dict[str, int], expected: int) -> None:
-        self._connection = connection
-        self._before = before
-        """Rows of the tables that still have their indexes."""
-        self._expected, self._added = expected, 0
-        self._dropped: list[str] = []
-
-    async def expect(self, rows: int) -> None:
-        """So many keys, each with its audit row, will be added next."""
-        self._added += rows
-        added = max(self._expected, self._added)
-        for table, before in [(table, before) for table, before in self._before.items() if before <= added]:
-            del self._before[table]
-            for name, sql in await self._connection.fetch(_INDEXES, (table,)):
-                if name != _DIGEST or not before:
-                    await self._connection.execute(f"DROP INDEX {name}")
-                    self._dropped.append(sql)
-
-    async def restore(self) -> None:
-        for sql in self._dropped:
-            await self._connection.execute(sql)
 
 
 @asynccontextmanager
-async def in_bulk(connection: Connection, expected: int) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
-    """As InBulk, inside the connection's transaction, whose rollback restores what was dropped.
+async def in_bulk(connection: Connection) -> AsyncIterator[None]:
+    """As InBulk, inside the connection's transaction: B-trees stay in memory meanwhile.
 
-    B-trees stay in memory meanwhile.
+    Triggers and indexes stay as they are: a schema that changes makes statements of other processes fail.
     """
-    [(last,)] = await connection.fetch("SELECT coalesce(max(serial), 0) FROM api_key")
-    [(audit_rows,)] = await connection.fetch("SELECT id FROM audit_head")
     [(cached,)] = await connection.fetch("PRAGMA cache_size")
-    triggers = await connection.fetch(_TRIGGERS)
     await connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
     try:
-        for name, _ in triggers:
-            await connection.execute(f"DROP TRIGGER {name}")
-        indexes = _Indexes(connection, {"api_key": last, "audit": audit_rows}, expected)
-        yield indexes.expect
-        await indexes.restore()
-        await connection.execute(ADD_TEXT_AFTER, (last,))
-        await connection.execute("UPDATE generation SET value = random()")
-        for _, sql in triggers:
-            await connection.execute(sql)
+        yield
     finally:
         await connection.execute(f"PRAGMA cache_size = {cached}")

@@ -51,7 +51,7 @@ def test_the_design_s_yaml_loads_as_written(loading: Loading) -> None:
     assert config.listen == (Address(host="0.0.0.0", port=8080),)  # noqa: S104  # what the file says
     assert config.admin is None  # Without a token, nobody could use it.
     assert config.upstream.address == Address(host="127.0.0.1", port=8000)
-    assert (config.store, config.limiter) == ("sqlite:///var/lib/sidecar/keys.db", "memory")
+    assert (config.store, config.limiter.url) == ("sqlite:///var/lib/sidecar/keys.db", "memory")
     assert config.keys.environments == {"live": "hv_live_", "test": "hv_test_"}
     assert config.keys.sources == (
         Source(kind="header", name="Authorization", scheme="Bearer"),
@@ -99,7 +99,7 @@ def test_what_is_left_out_has_its_default(loading: Loading) -> None:
     config = loading(MINIMAL)
     assert config.ops is None
     assert config.admin is None
-    assert config.limiter == "memory"
+    assert config.limiter.url == "memory"
     assert config.keys.sources == (Source(kind="header", name="Authorization", scheme="Bearer"),)
     assert (config.keys.length, config.keys.checksum_length) == (43, 6)
     assert config.routes == ()

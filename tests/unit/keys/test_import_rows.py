@@ -157,6 +157,19 @@ def schema(path: str) -> set[tuple[str, str]]:
         return set(connection.execute("SELECT name, sql FROM sqlite_schema"))
 
 
+async def test_an_import_changes_no_schema_so_that_other_processes_go_on(store: SqliteStore, path: str) -> None:
+    """Each statement of another process is prepared anew once the schema has changed, and may fail meanwhile."""
+
+    def version() -> object:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute("PRAGMA schema_version").fetchone()
+
+    before = version()
+    file = a_file(*(a_line(f"sk_live_{number}", id=f"key_{number:020}") for number in range(900_000, 900_010)))
+    await taken_in(store, file, line_rules())
+    assert version() == before
+
+
 @pytest.mark.parametrize("stored", [0, 3, 30])
 async def test_the_store_has_its_indexes_and_triggers_after_an_import(
     store: SqliteStore, path: str, stored: int
@@ -177,7 +190,7 @@ async def test_a_key_stored_before_is_told_however_late_it_comes(store: SqliteSt
     lines = [a_line(f"sk_live_{number}", id=f"key_{number:020}") for number in range(1_000_000, 1_004_000)]
     file = a_file(*lines, a_line("sk_live_4500"))
     with pytest.raises(InvalidFile) as caught:
-        async with store.imports.intake(at=NOW_US, actor=ANN, expected=5_000) as intake:
+        async with store.imports.intake(at=NOW_US, actor=ANN) as intake:
             await import_keys(file, line_rules(), intake, lambda: None)
     assert [problem.line for problem in caught.value.problems] == [4_001]
     assert schema(path) == before

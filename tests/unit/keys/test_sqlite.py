@@ -122,6 +122,24 @@ async def test_keys_are_counted_by_standing_and_environment(store: SqliteStore, 
     assert (await store.statistics.counts())["expired", "live"] == 1
 
 
+def quota_row(subject: str, *by: str, seconds: int = 60) -> tuple[str, str, str, int]:
+    state = json.dumps({"by": ["fixed", "hour", by], "count": [0, 1, 2]})
+    return "general", json.dumps([subject]), state, NOW_US + seconds * 1_000_000
+
+
+async def test_quota_states_past_a_bound_are_not_loaded_nor_kept_and_addresses_go_first(
+    path: str, clock: Clock
+) -> None:
+    strangers = [quota_row(f"192.0.2.{last}", "address", seconds=last + 1) for last in range(5)]
+    kept = [quota_row("key_1", "key", seconds=1), quota_row("key_2", "key", "address", seconds=1), strangers[4]]
+    store = await open_store(path, clock=clock)
+    await store.quotas.save([*strangers, *kept])
+    assert await store.quotas.load(most=3) == kept
+    await store.quotas.trim(most=3)
+    assert sorted(await store.quotas.load(most=100)) == sorted(kept)
+    await store.close()
+
+
 async def test_quota_states_outlive_the_process_until_they_expire(path: str, clock: Clock) -> None:
     first = await open_store(path, clock=clock)
     await first.quotas.save([("general", '["k1"]', "{}", NOW_US + 5), ("general", '["k2"]', "{}", NOW_US + 9)])
@@ -129,7 +147,7 @@ async def test_quota_states_outlive_the_process_until_they_expire(path: str, clo
     await first.close()
     clock.now += 1
     second = await open_store(path, clock=clock)
-    assert await second.quotas.load() == [("general", '["k1"]', '{"n":2}', NOW_US + 5_000_000)]
+    assert await second.quotas.load(most=10) == [("general", '["k1"]', '{"n":2}', NOW_US + 5_000_000)]
     await second.quotas.save([])
     await second.close()
     assert asked(path, "SELECT count(*) FROM quota_state") == [(1,)]

@@ -44,6 +44,58 @@ async def test_strangers_do_not_push_out_the_counts_of_smaller_quotas() -> None:
     assert (await limiter.take([bucket(3)], NOON)).refused is not None
 
 
+def from_address(number: int, *, limit: int = 5, window: Window = Window.FIXED) -> Bucket:
+    return bucket(limit, subject=f"2001:db8::{number:x}", window=window, name="by_address", by=(Subject.ADDRESS,))
+
+
+@pytest.mark.requirement("S7.7")
+@pytest.mark.parametrize("window", list(Window))
+@pytest.mark.parametrize("by", [(Subject.KEY,), (Subject.TENANT,), (Subject.KEY, Subject.ADDRESS)])
+async def test_a_flood_of_addresses_never_makes_a_key_or_a_tenant_start_anew(
+    window: Window, by: tuple[Subject, ...]
+) -> None:
+    limiter = MemoryLimiter(max_entries=100)
+    spent = [bucket(3, subject=f"key-{number}", by=by, window=window) for number in range(80)]
+    assert [await passed(limiter, one, NOON, tries=3) for one in spent] == [3] * 80
+    for number in range(1000):
+        await limiter.take([from_address(number, window=window)], NOON)
+    assert len(limiter) <= 100
+    assert limiter.evicted == 980
+    assert all([(await limiter.take([one], NOON)).refused is not None for one in spent])
+
+
+async def test_keys_leave_a_tenth_to_addresses_which_are_counted_however_many_keys_there_are() -> None:
+    limiter = MemoryLimiter(max_entries=100)
+    for number in range(1000):
+        await limiter.take([bucket(subject=f"key-{number}")], NOON)
+    assert len(limiter) == 90
+    assert await passed(limiter, from_address(1), NOON, tries=9) == 5
+    for number in range(1000, 2000):
+        await limiter.take([bucket(subject=f"key-{number}")], NOON)
+    assert (await limiter.take([from_address(1)], NOON)).refused is not None
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_an_address_that_has_used_its_quota_is_not_let_off_by_a_flood_of_others(window: Window) -> None:
+    limiter = MemoryLimiter(max_entries=100)
+    blocked = from_address(10**6, window=window)
+    assert await passed(limiter, blocked, NOON, tries=9) == 5
+    for number in range(5000):
+        await limiter.take([from_address(number, window=window)], NOON)
+    assert (await limiter.take([blocked], NOON)).refused is not None
+
+
+async def test_nothing_is_restored_past_the_bound_and_keys_come_before_addresses() -> None:
+    before, after = MemoryLimiter(max_entries=1000), MemoryLimiter(max_entries=100)
+    for number in range(50):
+        await passed(before, bucket(subject=f"key-{number}"), NOON, tries=3)
+    for number in range(500):
+        await before.take([from_address(number)], NOON)
+    after.restore(before.snapshot(NOON), NOON)
+    assert len(after) == 100
+    assert (await after.take([bucket(subject="key-7")], NOON)).refused is not None
+
+
 @pytest.mark.parametrize("window", list(Window))
 async def test_past_counts_leave_as_others_are_taken(window: Window) -> None:
     limiter = MemoryLimiter()
@@ -169,4 +221,4 @@ async def test_what_is_restored_obeys_the_cap() -> None:
     for number in range(50):
         await full.take([stranger(number, Window.FIXED)], NOON)
     small.restore(full.snapshot(NOON), NOON)
-    assert len(small) == 10
+    assert len(small) == 9

@@ -18,7 +18,7 @@ from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyFilter, StoreUnavailable
 from sidecar.store.sqlite.connection import FIND_SECONDS
 from sidecar.store.store import SqliteStore
-from tests.unit.keys.making import ANN, NOW_US, a_key, digest_of, open_store, set_status
+from tests.unit.keys.making import ANN, NOW_US, Clock, a_key, digest_of, open_store, set_status
 
 # As in SQLite's recovery of the log: the index is blank, its locks to write, checkpoint and recover (120 to 122) held.
 _LOCKER = """
@@ -107,6 +107,128 @@ async def test_a_store_taken_away_is_noticed_and_never_written_to(
             store.keys.generation()
     with pytest.raises(StoreUnavailable, match="restart"):
         await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US)
+
+
+COMPANIONS = ("-wal", "-shm")
+
+
+def lose(path: str, how: str, suffix: str) -> None:
+    """A companion of the store is removed, or another file stands in its place."""
+    os.replace(path + suffix, path + suffix + ".lost")
+    if how == "replaced":
+        Path(path + suffix).write_bytes(b"")
+
+
+@pytest.mark.parametrize("suffix", COMPANIONS)
+@pytest.mark.parametrize(("how", "said"), [("gone", "is gone"), ("replaced", "was replaced")])
+async def test_a_companion_of_the_store_that_is_lost_is_noticed_and_no_write_is_acknowledged(
+    path: str, clock: Clock, suffix: str, how: str, said: str
+) -> None:
+    store = await open_store(path, clock=clock)
+    key = a_key("s1")
+    await store.keys.add([key], actor=ANN)
+    lose(path, how, suffix)
+    with pytest.raises(StoreUnavailable, match=rf"{suffix} {said} .*stop all .* restart"):
+        await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US)
+    clock.now += 20_000
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=said):
+            store.keys.generation()
+    await store.close()
+
+
+async def test_a_write_whose_log_is_lost_before_its_end_is_not_acknowledged(store: SqliteStore, path: str) -> None:
+    with pytest.raises(StoreUnavailable, match="is gone"):
+        async with store.database.transaction("write") as connection:
+            await connection.execute("DELETE FROM usage")
+            lose(path, "gone", "-wal")
+
+
+_USER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM api_key").fetchone(), flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_no_process_opens_a_store_whose_log_was_taken_from_another_that_uses_it(path: str) -> None:
+    await (await open_store(path)).close()
+    command = [sys.executable, "-c", _USER, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None and user.stdout.readline()
+        for suffix in COMPANIONS:
+            os.unlink(path + suffix)
+        with pytest.raises(StoreUnavailable, match=r"gone while another process uses it: stop all .* restart"):
+            await open_store(path)
+        user.communicate()
+    await (await open_store(path)).close()
+
+
+async def test_what_only_a_lost_log_has_is_saved_by_the_process_that_ends(path: str) -> None:
+    store = await open_store(path)
+    await store.keys.add([a_key("s1")], actor=ANN)
+    for suffix in COMPANIONS:
+        os.unlink(path + suffix)
+    await store.close()
+    again = await open_store(path)
+    assert await again.keys.find({digest_of("s1"): "sha256"}) is not None
+    await again.close()
+
+
+async def test_a_process_that_ends_leaves_the_log_that_another_has_begun(path: str, clock: Clock) -> None:
+    store = await open_store(path, clock=clock)
+    await store.keys.add([a_key("s1")], actor=ANN)
+    lose(path, "replaced", "-wal")
+    Path(path + "-wal").write_bytes(b"what another process has written")
+    await store.close()
+    assert Path(path + "-wal").read_bytes() == b"what another process has written"
+
+
+_CRASH = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("UPDATE api_key SET name = name || 'x'")
+connection.execute("UPDATE generation SET value = value + 1")
+if len(sys.argv) > 2:
+    connection.execute("PRAGMA wal_checkpoint")
+os._exit(0)
+"""
+
+
+async def crashed(path: str, *more: str) -> bytes:
+    """A store whose log a crash has left; gives a backup from before."""
+    store = await open_store(path)
+    await store.keys.add([a_key("s1"), a_key("s2")], actor=ANN)
+    await store.close()
+    backup = Path(path).read_bytes()
+    subprocess.run([sys.executable, "-c", _CRASH, path, *more], check=True)
+    assert os.path.getsize(path + "-wal") > 0
+    return backup
+
+
+async def test_a_backup_copied_over_a_store_with_an_old_log_is_refused_with_the_way_out(path: str) -> None:
+    Path(path).write_bytes(await crashed(path))
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"does not belong to .*-wal.*move .* away"):
+            await open_store(path)
+    for suffix in COMPANIONS:
+        os.rename(path + suffix, path + suffix + ".old")
+    store = await open_store(path)
+    assert await store.keys.find({digest_of("s1"): "sha256"}) is not None
+    await store.close()
+
+
+@pytest.mark.parametrize("more", [(), ("checkpoint",)], ids=["log only", "after a checkpoint"])
+async def test_a_store_that_a_crash_has_left_opens_with_its_log(path: str, more: tuple[str, ...]) -> None:
+    await crashed(path, *more)
+    if more:
+        after = os.stat(path + "-wal").st_mtime_ns + 1
+        os.utime(path, ns=(after, after))
+    store = await open_store(path)
+    key = await store.keys.find({digest_of("s1"): "sha256"})
+    assert key is not None and key.name.endswith("x")
+    await store.close()
 
 
 async def test_a_damaged_store_is_unavailable_and_says_what_to_do(path: str) -> None:

@@ -111,7 +111,8 @@ def test_the_form_to_sign_in_is_a_401_too_and_what_it_looks_well_with_tells_noth
 
 
 @pytest.mark.requirement("S6.2")
-def test_wrong_tokens_are_slowed_whatever_comes_after(start_sidecar: StartSidecar) -> None:
+@pytest.mark.requirement("S6.6")
+def test_wrong_tokens_are_slowed_and_never_lock_out_a_right_one(start_sidecar: StartSidecar) -> None:
     address = admin_address(start_sidecar(CONFIG))
     guesses = (Admin(address=address, token=f"guess-{n}").call("GET", "whoami") for n in range(100))
     assert [told.status for told in islice(guesses, 20)] == [401] * 20
@@ -119,8 +120,30 @@ def test_wrong_tokens_are_slowed_whatever_comes_after(start_sidecar: StartSideca
     refused = next(told for told in guesses if told.status != 401)
     assert refused.status == 429
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
-    # A guesser must not learn from a 200 in between that a guess was right.
-    assert Admin(address=address).call("GET", "whoami").status == 429
+    assert Admin(address=address).call("GET", "whoami").status == 200
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
+    browser = Admin(address=address, token=None, headers=form)
+    assert browser.call("POST", "/sign-in", b"token=" + OPS.encode()).status == 303
+
+
+@pytest.mark.requirement("S6.2")
+def test_behind_a_trusted_proxy_wrong_tokens_slow_the_client_that_sent_them(start_sidecar: StartSidecar) -> None:
+    address = admin_address(start_sidecar(CONFIG + "trusted_proxies: [127.0.0.1]\n"))
+
+    def guess(client: str) -> int:
+        stranger = Admin(address=address, token="guess", headers={"X-Forwarded-For": f"198.51.100.7, {client}"})
+        return stranger.call("GET", "whoami").status
+
+    assert 429 in {guess("192.0.2.1") for _ in range(40)}
+    assert guess("192.0.2.2") == 401
+
+
+def test_the_audit_names_the_client_only_as_a_trusted_proxy_tells_it(start_sidecar: StartSidecar) -> None:
+    told = {"X-Forwarded-For": "192.0.2.1"}
+    for config, source in ((CONFIG, "127.0.0.1"), (CONFIG + "trusted_proxies: [127.0.0.1]\n", "192.0.2.1")):
+        ops = Admin(address=admin_address(start_sidecar(config)), headers=told)
+        ops.issue()
+        assert ops.call("GET", "audit").json["rows"][0]["source"] == source
 
 
 @pytest.mark.requirement("S6.2")

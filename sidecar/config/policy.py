@@ -178,6 +178,8 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     prefix_length: Annotated[int, Meta(ge=1, le=100)] = 12
     default_scopes: tuple[str, ...] = ()
     pass_through: tuple[OneSource, ...] = ()
+    beside_key: Literal["remove", "keep"] = renamed("pass_through_with_key", "remove")
+    """What becomes of credentials that are not ours beside a key."""
     forward_credential: bool = False
     copies: Literal["remove", "refuse"] = "remove"
     """What becomes of the key where it stands elsewhere in the request, too."""
@@ -317,9 +319,13 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     environment: str | None = left_out()
     environments: EnvironmentList | None = left_out()
     quotas: tuple[str | ChargeEntry, ...] = ()
-    pass_through: bool = True
+    pass_through: bool | Literal["only"] = True
+    """`only`: these alone pass, and no key of ours."""
     respond: Any = UNSET
 
+
+ONLY = "only"
+"""As `pass_through`."""
 
 RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=1)]
 
@@ -327,6 +333,9 @@ RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=
 class UnmatchedEntry(Entry, frozen=True, kw_only=True):
     """What holds where no route matches."""
 
+    public: bool = False
+    pass_through: Literal["only"] | None = left_out()
+    """Where it is left out, nothing passes."""
     quotas: tuple[str | ChargeEntry, ...] = ()
 
 

@@ -152,6 +152,9 @@ class MethodRules:
 NO_ROUTE = "(none)"
 """In metrics and usage: the route of a request that no route matches."""
 
+EVERYTHING = "/**"
+"""The pattern of every path."""
+
 
 _MOST_OVERLAPS = 100
 """There can be as many pairs as routes squared, and nobody reads them all."""

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from sidecar.config.build.config import Config
+from sidecar.config.policy import KeySettings
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import CredentialRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
-from sidecar.core.model import EVERY, Policy, Route
+from sidecar.core.model import EVERY
 from sidecar.core.rate_limit_headers import RateLimitFields
-from sidecar.core.routing import MethodRules
+from sidecar.core.routing import MethodRules, RouteTable
 from sidecar.core.upstream_request import ADMIN_COOKIE, Injection
 from sidecar.keys.validation import KeyRules
 
@@ -70,6 +71,21 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
         strip_prefix=config.upstream.strip_prefix,
         add_prefix=config.upstream.add_prefix,
         withheld_cookies=() if config.admin is None else (ADMIN_COOKIE,),
+        not_beside_key=_not_beside_key(config.keys),
+    )
+
+
+def _not_beside_key(keys: KeySettings) -> tuple[frozenset[bytes], tuple[str, ...]]:
+    """Headers and cookies that hold credentials which are not ours. Where keys stand, there is no other beside one."""
+    if keys.beside_key == "keep":
+        return frozenset(), ()
+    own = {(source.kind, source.name.lower()) for source in keys.sources if source.kind == "header"}
+    own |= {(source.kind, source.name) for source in keys.sources if source.kind == "cookie"}
+    headers = {source.name.lower() for source in keys.pass_through if source.kind == "header"}
+    cookies = {source.name for source in keys.pass_through if source.kind == "cookie"}
+    return (
+        frozenset(name.encode() for name in headers if ("header", name) not in own),
+        tuple(sorted(name for name in cookies if ("cookie", name) not in own)),
     )
 
 
@@ -88,6 +104,7 @@ def method_rules(config: Config) -> MethodRules:
     return MethodRules({method for route in config.routes for method in route.methods} - {EVERY})
 
 
-def unmatched_route(config: Config) -> Route:
-    """The route that a request which no route matches is charged by."""
-    return Route(name="", methods=frozenset(), pattern="", policy=Policy(charges=config.unmatched_charges))
+def route_table(config: Config) -> RouteTable:
+    """`unmatched` is the least specific route of all, where it lets anything pass."""
+    routes = (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes
+    return RouteTable(routes, case_sensitive=config.case_sensitive)

@@ -26,7 +26,7 @@ from sidecar.core.model import (
     Taken,
 )
 from sidecar.core.policy import authorize, authorize_all_readings, check_status
-from sidecar.core.routing import Match, RouteTable
+from sidecar.core.routing import Match
 from sidecar.core.target import Target, parse_target, readings
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
@@ -114,7 +114,7 @@ class Gate:
         self._keys, self._limiter, self._hasher = keys, limiter, hasher
         self._clock, self._new_request_id = clock, new_request_id
         self.methods = compiled.method_rules(config)
-        self.routes = RouteTable(config.routes, case_sensitive=config.case_sensitive)
+        self.routes = compiled.route_table(config)
         self._format = key_format(config)
         self._prefixes = tuple(config.keys.environments.values())
         self._foreign = tuple(keys.prefix for keys in config.keys.imported)
@@ -128,7 +128,7 @@ class Gate:
         self._principals = PrincipalCompiler(
             config.catalogue, self._identity, config.plans, size=config.keys.cache_size
         )
-        self._unmatched = compiled.unmatched_route(config)
+        self._unmatched = config.unmatched
 
     async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
         """Allow, or Deny with the reason; raises nothing that a client could cause.
@@ -240,6 +240,8 @@ class Gate:
             # A proxy that forwards by itself hands on its client's fields, forwarding fields included.
             reaching = self.injection.reaching(head, received, from_proxy=remove_copies)
             credential = self.credentials.foreign(reaching)
+        if credential is not None and not credential.foreign and not remove_copies:
+            self.injection.check_beside_key(received)
         copies = self.injection.copies(credential)
         if credential is not None and copies is not None:
             self.injection.check_copies(target, received, credential, copies, host=host, remove=remove_copies)

@@ -9,13 +9,13 @@ from sidecar.config.build.admin import admin_of
 from sidecar.config.build.policy import (
     Vocabulary,
     catalogue_of,
-    charges_of,
     check_granted,
     check_identity,
     check_passing,
     errors_of,
     plans_of,
     routes_of,
+    unmatched_of,
 )
 from sidecar.config.document import (
     AccessLogSettings,
@@ -36,7 +36,8 @@ from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.config.policy import Identity, KeySettings, PathsEntry, UnmatchedEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
-from sidecar.core.model import Charge, Quota, Route
+from sidecar.core.model import EVERY, Policy, Quota, Route
+from sidecar.core.routing import EVERYTHING, NO_ROUTE
 from sidecar.core.scopes import Catalogue
 
 _NEEDED = {
@@ -44,6 +45,9 @@ _NEEDED = {
     "upstream": "`upstream: http://host:port`",
     "store": "`store: sqlite:///path`",
 }
+
+
+_UNMATCHED = Route(name=NO_ROUTE, methods=frozenset({EVERY}), pattern=EVERYTHING, policy=Policy(pass_through=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,8 @@ class Config:
     plans: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Plan to quota name to limit."""
     routes: tuple[Route, ...] = ()
-    unmatched_charges: tuple[Charge, ...] = ()
+    unmatched: Route = _UNMATCHED
+    """Matches no request where it lets nothing pass; its quotas are shown to keys then."""
     case_sensitive: bool
     encoded_slash: Literal["split", "keep"]
     identity: Identity
@@ -112,17 +117,18 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
         catalogue=catalogue,
         quotas=config.quotas,
         environments=report.names(("keys", "environments")) or tuple(config.keys.environments),
+        keys=config.keys,
         case_sensitive=config.case_sensitive,
     )
     errors, default_error = errors_of(document.errors or {}, report)
-    unmatched = (document.unmatched or UnmatchedEntry()).quotas
+    routes = routes_of(document.routes or (), words, report)
     return replace(
         config,
         admin=admin,
         catalogue=catalogue,
         plans=plans,
-        routes=routes_of(document.routes or (), words, report),
-        unmatched_charges=charges_of(unmatched, ("unmatched", "quotas"), config.quotas, report),
+        routes=routes,
+        unmatched=unmatched_of(document.unmatched or UnmatchedEntry(), routes, words, report),
         errors=errors,
         default_error=default_error,
     )

@@ -7,12 +7,30 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.policy import ChargeEntry, ErrorEntry, Identity, KeySettings, PolicyEntry, ScopeEntry
+from sidecar.config.policy import (
+    ONLY,
+    ChargeEntry,
+    ErrorEntry,
+    Identity,
+    KeySettings,
+    PolicyEntry,
+    ScopeEntry,
+    UnmatchedEntry,
+)
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
 from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
-from sidecar.core.routing import Pattern, is_token, known_spelling, overlaps, parse_pattern, unreachable
+from sidecar.core.routing import (
+    EVERYTHING,
+    NO_ROUTE,
+    Pattern,
+    is_token,
+    known_spelling,
+    overlaps,
+    parse_pattern,
+    unreachable,
+)
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.core.templates import (
     ERROR_PLACEHOLDERS,
@@ -224,6 +242,7 @@ class Vocabulary:
     catalogue: Catalogue
     quotas: Mapping[str, Quota]
     environments: Sequence[str]
+    keys: KeySettings
     case_sensitive: bool
 
 
@@ -292,9 +311,13 @@ def _methods(text: str) -> frozenset[str]:
 
 
 def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
-    for name in _contradictions(entry):
+    for name, why in _contradictions(entry):
+        report.problem((*path, name), f"{why}: it cannot require anything of a key")
+    if entry.pass_through == ONLY:
+        _check_only(entry.public, words.keys, path, report)
+    if entry.pass_through == ONLY and entry.respond is not UNSET:
         report.problem(
-            (*path, name), "a public route accepts requests without a key: it cannot require anything of a key"
+            (*path, "respond"), "a route with `pass_through: only` is the upstream's: it has no response of ours"
         )
     respond = None if entry.respond is UNSET else entry.respond
     if entry.respond is None:
@@ -312,16 +335,44 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
         environment_param=entry.environment,
         environments=frozenset(environments),
         charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
-        pass_through=entry.pass_through,
+        pass_through=bool(entry.pass_through),
+        refuses_keys=Reason.KEY_NOT_ACCEPTED if entry.pass_through == ONLY else None,
         respond=respond,
     )
 
 
-def _contradictions(entry: PolicyEntry) -> Iterator[str]:
-    if entry.public:
+def _contradictions(entry: PolicyEntry) -> Iterator[tuple[str, str]]:
+    """Names of what is demanded of a key, and why none can be asked for it."""
+    if entry.public or entry.pass_through == ONLY:
+        why = "a public route accepts requests without a key" if entry.public else "`pass_through: only` takes no key"
         for name in ("scopes", "all_scopes", "tenant", "environment", "environments"):
             if getattr(entry, name) is not None:
-                yield name
+                yield name, why
+
+
+def unmatched_of(entry: UnmatchedEntry, routes: Sequence[Route], words: Vocabulary, report: Report) -> Route:
+    """What holds where none of `routes` matches. A route only where credentials pass that are not ours."""
+    path: Path = ("unmatched",)
+    passes = entry.pass_through == ONLY
+    if entry.public and not passes and report.sound((*path, "pass_through")):
+        report.problem((*path, "public"), "would open every path: name the public ones in routes")
+    if passes:
+        _check_only(entry.public, words.keys, path, report)
+    if passes and any(route.pattern == EVERYTHING and EVERY in route.methods for route in routes):
+        report.problem((*path, "pass_through"), f"is never reached: `* {EVERYTHING}` matches every request")
+    policy = Policy(
+        public=entry.public,
+        charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
+        pass_through=passes,
+        refuses_keys=Reason.NO_ROUTE,
+    )
+    where = report.where(path) if passes else ""
+    return Route(name=NO_ROUTE, methods=frozenset({EVERY}), pattern=EVERYTHING, policy=policy, where=where)
+
+
+def _check_only(public: bool, keys: KeySettings, path: Path, report: Report) -> None:
+    if not public and not keys.pass_through and report.sound(("keys", "pass_through")):
+        report.problem((*path, "pass_through"), "nothing could pass: name the credentials in keys.pass_through")
 
 
 def _check_params(entry: PolicyEntry, pattern: Pattern, path: Path, report: Report) -> None:

@@ -9,7 +9,7 @@ from sidecar.core.client_address import TrustedProxies
 from sidecar.core.credentials import CredentialRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
-from sidecar.core.model import EVERY
+from sidecar.core.model import EVERY, Source
 from sidecar.core.rate_limit_headers import RateLimitFields
 from sidecar.core.routing import MethodRules, RouteTable
 from sidecar.core.upstream_request import ADMIN_COOKIE, Injection
@@ -33,6 +33,8 @@ def key_rules(config: Config) -> KeyRules:
         catalogue=config.catalogue,
         plans=config.plans,
         quotas=config.quotas,
+        required=config.keys.require,
+        scopes_per_key=config.keys.scopes_per_key,
     )
 
 
@@ -79,14 +81,13 @@ def _not_beside_key(keys: KeySettings) -> tuple[frozenset[bytes], tuple[str, ...
     """Headers and cookies that hold credentials which are not ours. Where keys stand, there is no other beside one."""
     if keys.beside_key == "keep":
         return frozenset(), ()
-    own = {(source.kind, source.name.lower()) for source in keys.sources if source.kind == "header"}
-    own |= {(source.kind, source.name) for source in keys.sources if source.kind == "cookie"}
-    headers = {source.name.lower() for source in keys.pass_through if source.kind == "header"}
-    cookies = {source.name for source in keys.pass_through if source.kind == "cookie"}
-    return (
-        frozenset(name.encode() for name in headers if ("header", name) not in own),
-        tuple(sorted(name for name in cookies if ("cookie", name) not in own)),
-    )
+    headers, cookies = _names(keys.pass_through, "header"), _names(keys.pass_through, "cookie")
+    others = {name.lower() for name in headers} - {name.lower() for name in _names(keys.sources, "header")}
+    return frozenset(name.encode() for name in others), tuple(sorted(cookies - _names(keys.sources, "cookie")))
+
+
+def _names(sources: Sequence[Source], kind: str) -> set[str]:
+    return {source.name for source in sources if source.kind == kind}
 
 
 def responses(config: Config) -> ErrorResponses:
@@ -107,4 +108,5 @@ def method_rules(config: Config) -> MethodRules:
 def route_table(config: Config) -> RouteTable:
     """`unmatched` is the least specific route of all, where it lets anything pass."""
     routes = (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes
-    return RouteTable(routes, case_sensitive=config.case_sensitive)
+    aliases = config.keys.environment_aliases
+    return RouteTable(routes, case_sensitive=config.case_sensitive, environments=aliases)

@@ -11,6 +11,7 @@ from sidecar.config.build.policy import (
     catalogue_of,
     check_granted,
     check_identity,
+    check_number,
     check_passing,
     errors_of,
     plans_of,
@@ -109,6 +110,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
     check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
+    check_number(config.keys, catalogue, report)
     admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
     proxies = bool(config.trusted_proxies)
     check_identity(config.identity, config.keys, proxies=proxies, report=report)

@@ -66,6 +66,18 @@ def check_granted(names: Sequence[str], path: Path, catalogue: Catalogue, report
             report.problem(at, f"unknown scope '{name}'{did_you_mean(name, catalogue.scopes)}")
 
 
+def check_number(keys: KeySettings, catalogue: Catalogue, report: Report) -> None:
+    """Whether a key can have so many scopes, and those that it gets by default."""
+    number, default = keys.scopes_per_key, keys.default_scopes
+    if number is None:
+        return
+    if number > len(catalogue.scopes):
+        report.problem(("keys", "scopes_per_key"), f"is more than there are: scopes has {len(catalogue.scopes)}")
+    elif default and (len(default) != number or not catalogue.scopes.keys() >= set(default)):
+        why = f"must be {number}, without wildcards, because of keys.scopes_per_key; leave it out to have them named"
+        report.problem(("keys", "default_scopes"), why)
+
+
 def required(names: Sequence[str], path: Path, catalogue: Catalogue, report: Report) -> frozenset[str]:
     """The scopes that a route names. A wildcard is an error: it could mean any of its scopes or all of them."""
     for at, name in report.numbered(path, names):

@@ -67,9 +67,9 @@ def test_a_key_acts_on_its_own_project_only(
 
 
 @pytest.mark.requirement("K1")
-def test_a_key_without_a_project_acts_on_none(sidecar: Sidecar, upstream: Upstream) -> None:
-    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=sidecar.keys.issue()).status == 403
-    assert upstream.requests() == []
+def test_a_key_without_a_project_is_not_issued(sidecar: Sidecar) -> None:
+    refused = sidecar.keys.run("issue", "--name", "Nobody's")
+    assert refused.exit_code != 0 and "each key must have tenant" in refused.output
 
 
 @pytest.mark.requirement("K1")

@@ -41,6 +41,8 @@ WRONG_KEY = frozenset(
     {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}
 )
 """Denials that count against the address they come from."""
+_KNOWN_KEY = frozenset({Reason.DISABLED_KEY, Reason.EXPIRED_KEY})
+"""Those of a key that may be good again; where the configuration says so, they tell what is left of its quotas."""
 _NOTHING_TAKEN = Taken(states=())
 
 
@@ -306,13 +308,19 @@ class Gate:
             if reason in WRONG_KEY:
                 state.taken = await self._count_failure(state)
                 reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
+                if reason in _KNOWN_KEY and state.entry and self.config.rate_limit_headers.on_refused_keys:
+                    state.taken = await self._left(state, self._principals.of(state.entry))
             elif state.context and not state.taken.states:
-                buckets = self._buckets(state.route or self._unmatched, state)
-                peeked = await self._limiter.peek(buckets, self._clock.seconds())
-                state.taken = Taken(states=peeked.states, refused=state.taken.refused)
+                state.taken = await self._left(state, state.context)
         except Fault:
             pass
         return _refused(reason, state)
+
+    async def _left(self, state: _RequestState, context: PrincipalContext) -> Taken:
+        """What the key has left of the route's quotas."""
+        buckets = self._principals.buckets(state.route or self._unmatched, context, state.client_address)
+        peeked = await self._limiter.peek(buckets, self._clock.seconds())
+        return Taken(states=peeked.states, refused=state.taken.refused)
 
     async def _count_failure(self, state: _RequestState) -> Taken:
         """What the client's address has left of its failures is not reported; that nothing is left, is."""

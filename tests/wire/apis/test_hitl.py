@@ -317,3 +317,21 @@ def test_the_endpoints_are_those_of_the_document(sidecar: Sidecar, upstream: Ups
         assert sidecar.ask("GET", target, key=key).status == 200
         assert upstream.last().target == target
     assert [sidecar.ask("GET", target, key=key).status for target in ("/v1/loops", "/v1/requests")] == [403, 403]
+
+
+@pytest.mark.requirement("T4")
+def test_an_inactive_and_an_expired_key_have_their_limits_told_too(sidecar: Sidecar, key: IssuedKey) -> None:
+    assert sidecar.ask("GET", "/v1/api/loops", key=key).status == 200
+    sidecar.keys.told("disable", key.id)
+    expired = sidecar.keys.issue(metadata=OWNER, expires="1s")
+    deadline = time.monotonic() + 60
+    while sidecar.ask("GET", "/v1/nowhere", key=expired).status == 403:
+        assert time.monotonic() < deadline, "a key of one second still works after a minute"
+    before = time.time()
+    for who, left in [(key, 99), (expired, 100)]:
+        response = sidecar.ask("GET", "/v1/api/loops", key=who)
+        assert response.status == 401
+        limit, remaining, reset = (int(response.header(name)) for name in RATE_LIMIT_FIELDS)
+        assert limit == 100 and remaining == left and reset in next_hours(before)
+    unknown = sidecar.ask("GET", "/v1/api/loops", key="hitl_nonsense")
+    assert (unknown.status, unknown.all("X-RateLimit-Limit")) == (401, [])

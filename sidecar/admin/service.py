@@ -200,7 +200,7 @@ class AdminService(AdminReader):
         if self.admin.tenant is not None and wanted.tenant is None:
             wanted = replace(wanted, tenant=self.admin.tenant)
         rules = self._dependencies.rules()
-        rules.check(wanted, self.now)
+        rules.check_new(wanted, self.now)
         scopes = rules.default_scopes if wanted.scopes is None else wanted.scopes
         _forbid(
             *tenant_errors(self.admin, wanted.tenant),

@@ -79,7 +79,7 @@ def rules_of(config: Config) -> KeyRules:
 async def issue(config: Config, wanted: NewKey) -> Issued:
     """Issue a key. An invalid key creates no store. Raises InvalidKey, MissingPepper and StoreUnavailable."""
     rules, hasher = rules_of(config), hasher_of_environ(config)
-    rules.check(wanted, now())
+    rules.check_new(wanted, now())
     async with open_store(config.store, create=True) as store:
         await check_peppers(store.statistics, hasher)
         return await _lifecycle(store.keys, hasher).issue(wanted, rules, actor=actor())

@@ -385,12 +385,14 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
     if not isinstance(kind, inspect.UnionType):
         return kind
     null = isinstance(node, Scalar) and node.tag == "null"
-    for member in kind.types:
+    for member in sorted(kind.types, key=lambda member: not _holds_word(node, member)):
         found = declared(member)
         if null:
             fits = isinstance(found.kind, inspect.NoneType)
         elif found.make is not None:
             fits = True
+        elif isinstance(found.kind, inspect.BoolType):
+            fits = isinstance(node, Scalar) and (node.text.lower() in _TRUTH or "$" in node.text)
         elif isinstance(node, Scalar):
             fits = found.is_leaf
         elif isinstance(node, Entries):
@@ -400,6 +402,11 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
         if fits:
             return member
     return kind
+
+
+def _holds_word(node: Node, member: inspect.Type) -> bool:
+    """Whether the node is one of the words that `member` lists: `only`, where a truth value may stand, too."""
+    return isinstance(member, inspect.LiteralType) and isinstance(node, Scalar) and node.text in member.values
 
 
 def _describe(kind: inspect.Type) -> str:

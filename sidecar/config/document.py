@@ -372,6 +372,8 @@ class RateLimitHeaders(Entry, frozen=True, kw_only=True):
     x: bool = True
     reset: Literal["unix", "delta"] = "unix"
     ietf: bool = True
+    on_refused_keys: bool = False
+    """Also on the 401 of a disabled or an expired key, which tells whoever has it that it was one."""
 
 
 class Document(Entry, frozen=True, kw_only=True):

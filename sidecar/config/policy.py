@@ -27,6 +27,7 @@ from sidecar.config.fields import (
     Token,
     default,
     left_out,
+    matching,
     off,
     parse_own_header,
     parse_token,
@@ -163,6 +164,43 @@ def foreign_keys_of(entry: ImportedEntry, path: Path, report: Report) -> Foreign
 _FAILURES = Allowance(limit=300, per="minute")
 
 
+class EnvironmentEntry(Entry, frozen=True, kw_only=True):
+    """An environment: what its keys begin with, and what else it is called in paths."""
+
+    prefix: KeyPrefix
+    aliases: tuple[Name, ...] = ()
+
+
+class Prefix(str):
+    """What the keys of an environment begin with, and what else the environment is called in paths."""
+
+    __slots__ = ("aliases",)
+
+    aliases: tuple[str, ...]
+
+
+def prefix_of(written: str | EnvironmentEntry, _path: Path, _report: Report) -> Prefix:
+    prefix = Prefix(written if isinstance(written, str) else written.prefix)
+    prefix.aliases = () if isinstance(written, str) else written.aliases
+    return prefix
+
+
+OnePrefix = Annotated[str, made(prefix_of, KeyPrefix, EnvironmentEntry)]
+
+_REQUIRABLE = "tenant|environment|scopes|plan|expires_at"
+Requirement = Annotated[
+    str,
+    leaf(
+        matching(
+            rf"(?:{_REQUIRABLE}|metadata\.[A-Za-z0-9_.-]{{1,64}})",
+            f"must be {_REQUIRABLE.replace('|', ', ')} or metadata.NAME",
+        ),
+        "what a key must be issued with",
+        rf"^(?:{_REQUIRABLE}|metadata\.[A-Za-z0-9_.-]{{1,64}})$",
+    ),
+]
+
+
 class KeySettings(Entry, frozen=True, kw_only=True):
     """Where keys stand in a request, what they look like, and which credentials are not ours."""
 
@@ -173,13 +211,19 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     )
     spaces_after_scheme: Literal["any", "one"] = "any"
     """How many may separate a scheme from the credential; of `any`, at least one."""
-    environments: Annotated[Mapping[Name, KeyPrefix], Meta(min_length=1)] = left_out(MappingProxyType({"live": "key_"}))
+    environments: Annotated[Mapping[Name, OnePrefix], Meta(min_length=1)] = left_out(MappingProxyType({"live": "key_"}))
     """Environment to prefix. A key that is issued without an environment gets the first one."""
     length: Annotated[int, Meta(ge=22, le=200)] = 43
     checksum_length: Annotated[int, Meta(ge=0, le=8)] = renamed("checksum", 6)
     prefix_length: Annotated[int, Meta(ge=1, le=100)] = 12
     default_scopes: tuple[str, ...] = ()
+    require: tuple[Requirement, ...] = ()
+    """What a key must be issued with."""
+    scopes_per_key: Annotated[int, Meta(ge=1, le=1000)] | None = left_out()
+    """How many; None is any number, none included."""
     pass_through: tuple[OneSource, ...] = ()
+    beside_key: Literal["remove", "keep"] = renamed("pass_through_with_key", "remove")
+    """What becomes of credentials that are not ours beside a key."""
     forward_credential: bool = False
     copies: Literal["remove", "refuse"] = "remove"
     """What becomes of the key where it stands elsewhere in the request, too."""
@@ -195,6 +239,12 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     rotation_overlap_seconds: Duration = seconds("24h", name="rotation_overlap")
     retire_unused_seconds: DurationOrOff = off(name="retire_unused")
     """A replaced key that is unused for so long retires before its overlap ends; None is never."""
+
+    @property
+    def environment_aliases(self) -> Mapping[str, str]:
+        """Other names of environments in paths, to their own."""
+        prefixes = self.environments.items()
+        return {alias: name for name, prefix in prefixes if isinstance(prefix, Prefix) for alias in prefix.aliases}
 
     @property
     def passing_headers(self) -> tuple[str, ...]:
@@ -213,6 +263,7 @@ _LEAST_UNUSED_SECONDS = 3600
 def checked_keys(keys: KeySettings, path: Path, report: Report) -> KeySettings:
     _check_sources(keys.sources, (*path, "from"), report)
     _check_environments(keys.environments, (*path, "environments"), report)
+    _check_aliases(keys, (*path, "environments"), report)
     _check_lengths(keys, path, report)
     _check_sources(keys.pass_through, (*path, "pass_through"), report)
     for at, source in report.numbered((*path, "pass_through"), keys.pass_through):
@@ -246,6 +297,17 @@ def _check_environments(environments: Mapping[str, str], path: Path, report: Rep
             if other != name and prefix.startswith(others) and (prefix != others or other < name):
                 message = "is that of" if prefix == others else "begins with that of"
                 report.problem(at, f"the prefix {message} '{other}', so that a key could belong to both")
+
+
+def _check_aliases(keys: KeySettings, path: Path, report: Report) -> None:
+    taken = set(keys.environments)
+    for name, prefix in keys.environments.items():
+        for at, alias in report.numbered(
+            (*path, name, "aliases"), prefix.aliases if isinstance(prefix, Prefix) else ()
+        ):
+            if alias in taken:
+                report.problem(at, f"'{alias}' is the name of an environment already")
+            taken.add(alias)
 
 
 def _check_lengths(keys: KeySettings, path: Path, report: Report) -> None:
@@ -358,12 +420,16 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     environment: str | None = left_out()
     environments: EnvironmentList | None = left_out()
     quotas: tuple[str | ChargeEntry, ...] = ()
-    pass_through: bool = True
+    pass_through: bool | Literal["only"] = True
+    """`only`: these alone pass, and no key of ours."""
     respond: Any = UNSET
     cors: Annotated[Cors | Literal["off"] | None, made(route_cors_of, bool, CorsEntry)] = left_out()
     """None is the file's own section."""
     cache: Literal["private", "shared"] = "private"
 
+
+ONLY = "only"
+"""As `pass_through`."""
 
 RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=1)]
 
@@ -371,6 +437,9 @@ RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=
 class UnmatchedEntry(Entry, frozen=True, kw_only=True):
     """What holds where no route matches."""
 
+    public: bool = False
+    pass_through: Literal["only"] | None = left_out()
+    """Where it is left out, nothing passes."""
     quotas: tuple[str | ChargeEntry, ...] = ()
 
 

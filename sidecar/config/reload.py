@@ -90,7 +90,7 @@ _LIVE = frozenset(
         "quotas",
         "plans",
         "routes",
-        "unmatched_charges",
+        "unmatched",
         "case_sensitive",
         "encoded_slash",
         "identity",

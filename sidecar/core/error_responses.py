@@ -50,6 +50,7 @@ _DETAIL: Mapping[Reason, str] = {
     Reason.INSUFFICIENT_SCOPE: "The API key lacks a scope that this operation requires.",
     Reason.WRONG_TENANT: "The API key gives no access to this resource.",
     Reason.WRONG_ENVIRONMENT: "The API key belongs to another environment.",
+    Reason.KEY_NOT_ACCEPTED: "API keys are not accepted here.",
     Reason.QUOTA_EXCEEDED: "The quota is used up.",
     Reason.TOO_MANY_FAILURES: "Too many requests with wrong API keys.",
     Reason.STORE_UNAVAILABLE: "API keys cannot be verified at the moment.",

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     INSUFFICIENT_SCOPE = "insufficient_scope"
     WRONG_TENANT = "wrong_tenant"
     WRONG_ENVIRONMENT = "wrong_environment"
+    KEY_NOT_ACCEPTED = "key_not_accepted"
     QUOTA_EXCEEDED = "quota_exceeded"
     TOO_MANY_FAILURES = "too_many_failures"
 
@@ -147,6 +148,8 @@ def status_of(reason: Reason) -> int:
         case Reason.EXPIRED_KEY | Reason.DISABLED_KEY | Reason.REVOKED_KEY | Reason.RETIRED_KEY:
             return 401
         case Reason.NO_ROUTE | Reason.INSUFFICIENT_SCOPE | Reason.WRONG_TENANT | Reason.WRONG_ENVIRONMENT:
+            return 403
+        case Reason.KEY_NOT_ACCEPTED:
             return 403
         case Reason.METHOD_NOT_ALLOWED:
             return 405

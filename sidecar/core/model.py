@@ -191,6 +191,8 @@ class Policy:
     charges: tuple[Charge, ...] = ()
     pass_through: bool = True
     """Whether credentials that are not ours may pass (where `keys.pass_through` names them)."""
+    refuses_keys: Reason | None = None
+    """Why no key of ours may pass, whatever its scopes; None where one may."""
     respond: object = None
     """JSON template answered in place of the upstream (introspection), or None."""
     cors: Cors | None = None

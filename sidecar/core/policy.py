@@ -42,6 +42,8 @@ def authorize(match: Match | None, principal: Principal | None, *, foreign: bool
     if match.unslashed is not None:
         authorize(match.unslashed, principal, foreign=foreign)
     policy = match.route.policy
+    if principal is not None and policy.refuses_keys is not None:
+        raise Denied(policy.refuses_keys)
     if policy.public:
         return match
     if principal is None:

@@ -7,9 +7,10 @@ finds the end of it.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sidecar.core.errors import Denied, Reason
@@ -152,6 +153,9 @@ class MethodRules:
 NO_ROUTE = "(none)"
 """In metrics and usage: the route of a request that no route matches."""
 
+EVERYTHING = "/**"
+"""The pattern of every path."""
+
 
 _MOST_OVERLAPS = 100
 """There can be as many pairs as routes squared, and nobody reads them all."""
@@ -177,12 +181,16 @@ class _Leaf:
     """The match itself, where nothing of the path is bound."""
     tenant_at: int
     environment_at: int
+    environments: Mapping[str, str]
+    """Other names of environments in paths, to their own."""
 
     def match(self, segments: Sequence[str]) -> Match:
         if self.plain is not None:
             return self.plain
         tenant = segments[self.tenant_at] if self.tenant_at >= 0 else None
         environment = segments[self.environment_at] if self.environment_at >= 0 else None
+        if environment is not None:
+            environment = self.environments.get(environment, environment)
         return Match(self.route, tenant, environment)
 
 
@@ -195,14 +203,23 @@ class _Node:
 
 
 class RouteTable:
-    """Answers in time that does not depend on the number of routes."""
+    """Answers in time that does not depend on the number of routes.
 
-    def __init__(self, routes: Sequence[Route], *, case_sensitive: bool = True) -> None:
+    environments: other names of environments in paths, to their own.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        *,
+        case_sensitive: bool = True,
+        environments: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._case_sensitive = case_sensitive
         units = list(_units(routes, case_sensitive))
         named = {method for unit in units for method in unit.methods if method != EVERY}
-        self._trees = {method: _tree(units, method) for method in named}
-        self._other = _tree(units, EVERY)
+        self._trees = {method: _tree(units, method, environments) for method in named}
+        self._other = _tree(units, EVERY, environments)
 
     def match(self, method: str, path: str) -> Match | None:
         """The most specific route for `method` and `path`, or None."""
@@ -307,16 +324,16 @@ def _units(routes: Sequence[Route], case_sensitive: bool) -> Iterator[_Unit]:
             yield _Unit(route=route, methods=methods, pattern=pattern)
 
 
-def _tree(units: Sequence[_Unit], method: str) -> _Node:
+def _tree(units: Sequence[_Unit], method: str, environments: Mapping[str, str]) -> _Node:
     """Everything that may answer `method`; where one pattern stands for several, the narrowest set of methods wins."""
     fitting = [unit for unit in units if method in unit.methods or EVERY in unit.methods]
     root = _Node()
     for unit in sorted(fitting, key=lambda unit: (EVERY in unit.methods, len(unit.methods))):
-        _insert(root, unit)
+        _insert(root, unit, environments)
     return root
 
 
-def _insert(root: _Node, unit: _Unit) -> None:
+def _insert(root: _Node, unit: _Unit, environments: Mapping[str, str]) -> None:
     node = root
     for segment in unit.pattern.segments:
         if is_param(segment):
@@ -325,17 +342,17 @@ def _insert(root: _Node, unit: _Unit) -> None:
         else:
             node = node.literals.setdefault(segment, _Node())
     if unit.pattern.rest:
-        node.rest = node.rest or _leaf(unit)
+        node.rest = node.rest or _leaf(unit, environments)
     else:
-        node.leaf = node.leaf or _leaf(unit)
+        node.leaf = node.leaf or _leaf(unit, environments)
 
 
-def _leaf(unit: _Unit) -> _Leaf:
+def _leaf(unit: _Unit, environments: Mapping[str, str]) -> _Leaf:
     policy, names = unit.route.policy, list(unit.pattern.segments)
     tenant_at = names.index(f"{{{policy.tenant_param}}}") if policy.tenant_param else -1
     environment_at = names.index(f"{{{policy.environment_param}}}") if policy.environment_param else -1
     plain = Match(unit.route) if tenant_at < 0 and environment_at < 0 else None
-    return _Leaf(unit.route, plain, tenant_at, environment_at)
+    return _Leaf(unit.route, plain, tenant_at, environment_at, environments)
 
 
 def _find(node: _Node, segments: Sequence[str], depth: int) -> _Leaf | None:

@@ -85,7 +85,8 @@ class Injection:
     """The configured rules of strip and inject.
 
     remove_copies: of the credential, elsewhere in the request; otherwise the request is refused.
-    withheld_cookies: their names; of the sidecar's own.
+    withheld_cookies: their names; of the sidecar's own. not_beside_key: names of headers, in lower case, and of cookies
+    with credentials that are not ours, which are removed where a key is used.
     """
 
     rules: HeaderRules
@@ -95,6 +96,7 @@ class Injection:
     add_prefix: str
     remove_copies: bool = True
     withheld_cookies: tuple[str, ...] = ()
+    not_beside_key: tuple[frozenset[bytes], tuple[str, ...]] = (frozenset(), ())
 
     def target(
         self, target: Target, paths: tuple[str, ...], credential: Credential | None, copies: Copies | None = None
@@ -136,6 +138,11 @@ class Injection:
         ):
             raise Denied(Reason.BAD_HEADER)
 
+    def check_beside_key(self, received: SortedHeaders) -> None:
+        """For whoever forwards the request by itself: raises Denied where another credential would go with the key."""
+        if self._of_key(received.kept) != received.kept:
+            raise Denied(Reason.BAD_HEADER)
+
     def headers(
         self,
         head: RequestHead,
@@ -153,6 +160,8 @@ class Injection:
             kept = self.rules.reclassify(head.headers, credential=keep_credential, from_proxy=trusted)
         if credential is not None and not keep_credential:
             kept = _without_cookies(kept, credential.cookies)
+        if credential is not None and not credential.foreign:
+            kept = self._of_key(kept)
         if copies is not None:
             kept = copies.removed_from(kept)
         kept = self._end_to_end(kept, received)
@@ -166,6 +175,13 @@ class Injection:
         trusted = from_proxy and self.proxies.trusts(head.peer)
         kept = self.rules.reclassify(head.headers, credential=True, from_proxy=trusted)
         return tuple(self._end_to_end(kept, received))
+
+    def _of_key(self, kept: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """A session of somebody else beside the key would leave to the upstream which of the two it believes."""
+        headers, cookies = self.not_beside_key
+        if headers:
+            kept = [pair for pair in kept if pair[0].lower() not in headers]
+        return _without_cookies(kept, cookies)
 
     def _end_to_end(self, kept: list[tuple[bytes, bytes]], received: SortedHeaders) -> list[tuple[bytes, bytes]]:
         if self.withheld_cookies and b"cookie" in received.fields:

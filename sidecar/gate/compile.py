@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 from sidecar.config.build.config import Config
+from sidecar.config.policy import KeySettings
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.cors import SharingRules
 from sidecar.core.credentials import CredentialRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
-from sidecar.core.model import EVERY, Policy, Route
+from sidecar.core.model import EVERY, Source
 from sidecar.core.rate_limit_headers import ENDING_NAMES, RateLimitFields
-from sidecar.core.routing import MethodRules
+from sidecar.core.routing import MethodRules, RouteTable
 from sidecar.core.upstream_request import ADMIN_COOKIE, Injection
 from sidecar.keys.validation import KeyRules
 
@@ -33,6 +34,8 @@ def key_rules(config: Config) -> KeyRules:
         catalogue=config.catalogue,
         plans=config.plans,
         quotas=config.quotas,
+        required=config.keys.require,
+        scopes_per_key=config.keys.scopes_per_key,
     )
 
 
@@ -71,7 +74,21 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
         strip_prefix=config.upstream.strip_prefix,
         add_prefix=config.upstream.add_prefix,
         withheld_cookies=() if config.admin is None else (ADMIN_COOKIE,),
+        not_beside_key=_not_beside_key(config.keys),
     )
+
+
+def _not_beside_key(keys: KeySettings) -> tuple[frozenset[bytes], tuple[str, ...]]:
+    """Headers and cookies that hold credentials which are not ours. Where keys stand, there is no other beside one."""
+    if keys.beside_key == "keep":
+        return frozenset(), ()
+    headers, cookies = _names(keys.pass_through, "header"), _names(keys.pass_through, "cookie")
+    others = {name.lower() for name in headers} - {name.lower() for name in _names(keys.sources, "header")}
+    return frozenset(name.encode() for name in others), tuple(sorted(cookies - _names(keys.sources, "cookie")))
+
+
+def _names(sources: Sequence[Source], kind: str) -> set[str]:
+    return {source.name for source in sources if source.kind == kind}
 
 
 def rate_limit_fields(config: Config) -> RateLimitFields:
@@ -103,6 +120,8 @@ def method_rules(config: Config) -> MethodRules:
     return MethodRules({method for route in config.routes for method in route.methods} - {EVERY})
 
 
-def unmatched_route(config: Config) -> Route:
-    """The route that a request which no route matches is charged by."""
-    return Route(name="", methods=frozenset(), pattern="", policy=Policy(charges=config.unmatched_charges))
+def route_table(config: Config) -> RouteTable:
+    """`unmatched` is the least specific route of all, where it lets anything pass."""
+    routes = (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes
+    aliases = config.keys.environment_aliases
+    return RouteTable(routes, case_sensitive=config.case_sensitive, environments=aliases)

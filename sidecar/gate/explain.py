@@ -27,6 +27,7 @@ from sidecar.core.model import (
     Taken,
 )
 from sidecar.core.policy import missing_scopes
+from sidecar.core.routing import NO_ROUTE
 from sidecar.core.target import KEPT_SLASH, parse_target, readings
 from sidecar.core.units import rfc3339
 from sidecar.gate.causes import causes
@@ -90,8 +91,13 @@ def _route(route: Route | None) -> Iterator[Line]:
     if route is None:
         yield Line("route", "none: what no route names is denied")
         return
+    if route.name == NO_ROUTE:
+        yield Line("route", f"none: `unmatched` lets only credentials pass that are not keys  ({route.where})")
+        return
     yield Line("route", f"{route.name}  ({route.where})")
     policy = route.policy
+    if policy.refuses_keys is not None:
+        yield Line("", "pass_through: only: for credentials that are not keys, and for no key")
     if policy.public:
         yield Line("", "public: no key is needed")
     if policy.respond is not None:
@@ -327,6 +333,8 @@ def charges(policy: Policy) -> str:
 
 
 def _opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
+    if policy.refuses_keys is not None:
+        return False
     if policy.public:
         return True
     if missing_scopes(policy, scopes):
@@ -341,6 +349,8 @@ def _opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
 def _requirements(policy: Policy) -> Iterator[str]:
     if policy.public:
         yield "public"
+    if policy.refuses_keys is not None:
+        yield "no key: pass_through: only"
     if policy.any_scopes:
         yield _in_words(policy.any_scopes, " or ")
     if policy.all_scopes:

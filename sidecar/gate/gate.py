@@ -27,7 +27,7 @@ from sidecar.core.model import (
     Taken,
 )
 from sidecar.core.policy import authorize, authorize_all_readings, check_status
-from sidecar.core.routing import Match, RouteTable
+from sidecar.core.routing import Match
 from sidecar.core.target import Target, parse_target, readings
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
@@ -42,6 +42,8 @@ WRONG_KEY = frozenset(
     {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}
 )
 """Denials that count against the address they come from."""
+_KNOWN_KEY = frozenset({Reason.DISABLED_KEY, Reason.EXPIRED_KEY})
+"""Those of a key that may be good again; where the configuration says so, they tell what is left of its quotas."""
 _NOTHING_TAKEN = Taken(states=())
 
 
@@ -116,7 +118,7 @@ class Gate:
         self._keys, self._limiter, self._hasher = keys, limiter, hasher
         self._clock, self._new_request_id = clock, new_request_id
         self.methods = compiled.method_rules(config)
-        self.routes = RouteTable(config.routes, case_sensitive=config.case_sensitive)
+        self.routes = compiled.route_table(config)
         self._format = key_format(config)
         self._prefixes = tuple(config.keys.environments.values())
         self._foreign = tuple(keys.prefix for keys in config.keys.imported)
@@ -130,7 +132,7 @@ class Gate:
         self._principals = PrincipalCompiler(
             config.catalogue, self._identity, config.plans, size=config.keys.cache_size
         )
-        self._unmatched = compiled.unmatched_route(config)
+        self._unmatched = config.unmatched
         self.answers_preflights = any(route.policy.cors is not None for route in config.routes)
 
     async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
@@ -265,6 +267,8 @@ class Gate:
             # A proxy that forwards by itself hands on its client's fields, forwarding fields included.
             reaching = self.injection.reaching(head, received, from_proxy=remove_copies)
             credential = self.credentials.foreign(reaching)
+        if credential is not None and not credential.foreign and not remove_copies:
+            self.injection.check_beside_key(received)
         copies = self.injection.copies(credential)
         state.key_in_query = credential is not None and any(source.kind == "query" for source in credential.sources)
         if credential is not None and copies is not None:
@@ -333,13 +337,19 @@ class Gate:
             if reason in WRONG_KEY:
                 state.taken = await self._count_failure(state)
                 reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
+                if reason in _KNOWN_KEY and state.entry and self.config.rate_limit_headers.on_refused_keys:
+                    state.taken = await self._left(state, self._principals.of(state.entry))
             elif state.context and not state.taken.states:
-                buckets = self._buckets(state.route or self._unmatched, state)
-                peeked = await self._limiter.peek(buckets, self._clock.seconds())
-                state.taken = Taken(states=peeked.states, refused=state.taken.refused)
+                state.taken = await self._left(state, state.context)
         except Fault:
             pass
         return _refused(reason, state)
+
+    async def _left(self, state: _RequestState, context: PrincipalContext) -> Taken:
+        """What the key has left of the route's quotas."""
+        buckets = self._principals.buckets(state.route or self._unmatched, context, state.client_address)
+        peeked = await self._limiter.peek(buckets, self._clock.seconds())
+        return Taken(states=peeked.states, refused=state.taken.refused)
 
     async def _count_failure(self, state: _RequestState) -> Taken:
         """What the client's address has left of its failures is not reported; that nothing is left, is."""

@@ -116,7 +116,7 @@ class KeyMaker:
     def prepare(self, wanted: NewKey, rules: KeyRules, *, actor: Actor) -> Issued:
         """Make a key, and store it nowhere. Raises InvalidKey with every problem of `wanted`."""
         now = self._now()
-        rules.check(wanted, now)
+        rules.check_new(wanted, now)
         environment = rules.environment_of(wanted)
         scopes = rules.default_scopes if wanted.scopes is None else wanted.scopes
         generated = self._generate(environment, rules, now, actor)

@@ -1,6 +1,6 @@
 """The changes of a key as pure functions, which say what each state allows. Times in microseconds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar, assert_never
 
@@ -129,7 +129,31 @@ def with_change(key: ApiKey, change: KeyChange, rules: KeyRules, now: int) -> Ap
         expires_at=_value_after(change.expires_at, key.expires_at),
     )
     rules.check(_changed_values(key, changed), now)
+    _check_lacking(key, changed, rules)
     return changed
+
+
+def _check_lacking(old: ApiKey, new: ApiKey, rules: KeyRules) -> None:
+    """A change must not take away what a key must be issued with. A key without it may change otherwise."""
+    problems = [
+        problem for problem in _lacking(new, rules) if getattr(old, problem.path[0]) != getattr(new, problem.path[0])
+    ]
+    if problems:
+        raise InvalidKey(problems)
+
+
+def _lacking(key: ApiKey, rules: KeyRules) -> Iterator[Violation]:
+    return rules.lacking(
+        NewKey(
+            name=key.name,
+            scopes=key.scopes,
+            tenant=key.tenant,
+            environment=key.environment,
+            plan=key.plan,
+            metadata=key.metadata,
+            expires_at=key.expires_at,
+        )
+    )
 
 
 def _value_after(new: T | UnsetType, old: T) -> T:

@@ -10,6 +10,7 @@ from typing import Final
 from sidecar.core.apikey import BITS_PER_CHARACTER, KeyFormat
 from sidecar.core.model import EVERY
 from sidecar.core.scopes import Catalogue
+from sidecar.core.units import counted
 
 _HIDDEN_BITS: Final = 96
 """Random bits of a key that its stored prefix must not contain."""
@@ -21,6 +22,7 @@ _METADATA_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_METADATA: Final = 64
 _MAX_METADATA_VALUE: Final = 1_024
 _MAX_NAME: Final = 200
+_LACKING: Final = "each key must have {} (keys.require)"
 _MAX_UNKNOWN_NAMES: Final = 50
 """Unknown names that are reported: to find a similar name costs far more than to send an unknown one."""
 
@@ -72,6 +74,10 @@ class KeyRules:
     catalogue: Catalogue
     plans: Collection[str] = ()
     quotas: Collection[str] = ()
+    required: Collection[str] = ()
+    """What a key must be issued with: fields of NewKey, and `metadata.NAME`."""
+    scopes_per_key: int | None = None
+    """How many scopes each key has, none of them a wildcard; None is any number."""
 
     def __post_init__(self) -> None:
         if not self.environments:
@@ -99,6 +105,31 @@ class KeyRules:
             problems.append(Violation("the expiry is after the year 9999", "expires_at"))
         if problems:
             raise InvalidKey(problems)
+
+    def check_new(self, wanted: NewKey, now: int) -> None:
+        """As `check`, and for what each key must be issued with."""
+        lacking: tuple[str, ...] = tuple(self.lacking(wanted))
+        try:
+            self.check(wanted, now)
+        except InvalidKey as invalid:
+            lacking = (*invalid.problems, *lacking)
+        if lacking:
+            raise InvalidKey(lacking)
+
+    def lacking(self, wanted: NewKey) -> Iterator[Violation]:
+        """What a key must have and `wanted` has not, defaults included."""
+        scopes = tuple(dict.fromkeys(self.default_scopes if wanted.scopes is None else wanted.scopes))
+        for name in self.required:
+            kind, _, entry = name.partition(".")
+            given = wanted.metadata.get(entry) if entry else scopes if name == "scopes" else getattr(wanted, name)
+            if not given:
+                yield Violation(_LACKING.format(name.replace(".", " ")), *((kind, entry) if entry else (kind,)))
+        if self.scopes_per_key is not None and not self._has_number(scopes, self.scopes_per_key):
+            number, known = counted(self.scopes_per_key, "scope"), ", ".join(self.catalogue.scopes)
+            yield Violation(f"each key has exactly {number}, of: {known}", "scopes")
+
+    def _has_number(self, scopes: tuple[str, ...], number: int) -> bool:
+        return len(scopes) == number and all(scope in self.catalogue.scopes for scope in scopes)
 
     def _names(self, wanted: NewKey) -> Iterator[Violation]:
         known_scopes = [*self.catalogue.scopes, EVERY]

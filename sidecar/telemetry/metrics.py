@@ -127,6 +127,7 @@ _STREAM_ENDS = (
     Reason.INSUFFICIENT_SCOPE,
     Reason.WRONG_TENANT,
     Reason.WRONG_ENVIRONMENT,
+    Reason.KEY_NOT_ACCEPTED,
     Reason.AMBIGUOUS_TARGET,
 )
 """Refusals of what had been allowed: only a key that has changed meanwhile leads to them."""

@@ -53,6 +53,14 @@ class Keys:
         told = self.told("issue", "--name", name, *arguments)
         return IssuedKey(id=told["id"], text=told["key"], told=told)
 
+    def make_store(self, name: str) -> None:
+        """With a key of this name in it, unless `keys.require` demands more of one."""
+        if self.run("issue", "--name", name).exit_code == 0:
+            return
+        line = ["store", "make", "-c", str(self.config)]
+        made = run_cli(*line, environ={"SIDECAR_STORE": self.url, **self._environ})
+        assert made.exit_code == 0, made.output
+
     def told(self, verb: str, *arguments: str) -> Any:
         """What `sidecar keys VERB … --json` prints; the command must succeed."""
         result = self.run(verb, *arguments, "--json")

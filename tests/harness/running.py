@@ -104,7 +104,7 @@ def starter(stack: ExitStack, upstream: Upstream, make_folder: Callable[[], Path
             config.write_text(written, encoding="utf-8")
         keys = Keys(config, store or folder / "keys.db", dict(environ or {}))
         if not keys.store.exists():
-            keys.issue("the key that makes the store")
+            keys.make_store("the key that makes the store")
         arguments = ["-c", str(config), "--store", keys.url, "--upstream", upstream_url or upstream.url]
         return start_sidecar(stack, keys, [*arguments, *options], environ or {})
 

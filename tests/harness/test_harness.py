@@ -64,7 +64,7 @@ def test_a_sidecar_serves_on_both_listeners_and_ends_with_its_log_written(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     sidecar = start_sidecar(EXAMPLES / "hoko.yaml")
-    key = sidecar.keys.issue(scopes=("linksRead",))
+    key = sidecar.keys.issue(scopes=("linksRead",), tenant="ws_1")
     assert sidecar.ask("GET", "/api/links", key=key).status == 200
     with Connection(sidecar.ops) as connection:
         assert connection.ask("GET", "/readyz").status == 200

@@ -134,6 +134,8 @@ class RouteOut(Struct, frozen=True, kw_only=True):
     environments: tuple[str, ...]
     quotas: dict[str, int]
     pass_through: bool
+    takes_keys: bool
+    """False: only credentials pass that are not keys (`pass_through: only`)."""
     answered: bool
     """Whether the sidecar responds itself, without the upstream."""
 

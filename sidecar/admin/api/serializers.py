@@ -172,6 +172,7 @@ def route_out(route: Route) -> RouteOut:
         environments=tuple(sorted(policy.environments)),
         quotas={charge.quota.name: charge.cost for charge in policy.charges},
         pass_through=policy.pass_through,
+        takes_keys=policy.refuses_keys is None,
         answered=policy.respond is not None,
     )
 

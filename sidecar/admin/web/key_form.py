@@ -173,8 +173,10 @@ class FormValues:
 
 
 def empty_values(service: AdminService) -> FormValues:
-    """Return the values of an empty form, with the default scopes."""
-    return FormValues(scopes=service.config.keys.default_scopes)
+    """Return the values of an empty form, with those of the default scopes that the administrator may grant."""
+    default = service.config.keys.default_scopes
+    forbidden = service.admin.ungrantable(default, service.config.catalogue)
+    return FormValues(scopes=[scope for scope in default if scope not in forbidden])
 
 
 def submitted_values(form: Form) -> FormValues:

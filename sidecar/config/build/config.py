@@ -9,13 +9,14 @@ from sidecar.config.build.admin import admin_of
 from sidecar.config.build.policy import (
     Vocabulary,
     catalogue_of,
-    charges_of,
     check_granted,
     check_identity,
+    check_number,
     check_passing,
     errors_of,
     plans_of,
     routes_of,
+    unmatched_of,
 )
 from sidecar.config.document import (
     AccessLogSettings,
@@ -37,7 +38,8 @@ from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.config.policy import Identity, KeySettings, PathsEntry, UnmatchedEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
-from sidecar.core.model import Charge, Cors, Quota, Route
+from sidecar.core.model import EVERY, Cors, Policy, Quota, Route
+from sidecar.core.routing import EVERYTHING, NO_ROUTE
 from sidecar.core.scopes import Catalogue
 
 _NEEDED = {
@@ -45,6 +47,9 @@ _NEEDED = {
     "upstream": "`upstream: http://host:port`",
     "store": "`store: sqlite:///path`",
 }
+
+
+_UNMATCHED = Route(name=NO_ROUTE, methods=frozenset({EVERY}), pattern=EVERYTHING, policy=Policy(pass_through=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +77,10 @@ class Config:
     plans: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Plan to quota name to limit."""
     routes: tuple[Route, ...] = ()
-    unmatched_charges: tuple[Charge, ...] = ()
     cors: Cors | None = None
     """Where no route is known, and of the routes that have no section of their own."""
+    unmatched: Route = _UNMATCHED
+    """Matches no request where it lets nothing pass; its quotas are shown to keys then."""
     case_sensitive: bool
     encoded_slash: Literal["split", "keep"]
     identity: Identity
@@ -107,6 +113,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
     check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
+    check_number(config.keys, catalogue, report)
     admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
     proxies = bool(config.trusted_proxies)
     check_identity(config.identity, config.keys, proxies=proxies, report=report)
@@ -115,18 +122,19 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
         catalogue=catalogue,
         quotas=config.quotas,
         environments=report.names(("keys", "environments")) or tuple(config.keys.environments),
+        keys=config.keys,
         case_sensitive=config.case_sensitive,
         cors=config.cors,
     )
     errors, default_error = errors_of(document.errors or {}, report)
-    unmatched = (document.unmatched or UnmatchedEntry()).quotas
+    routes = routes_of(document.routes or (), words, report)
     return replace(
         config,
         admin=admin,
         catalogue=catalogue,
         plans=plans,
-        routes=routes_of(document.routes or (), words, report),
-        unmatched_charges=charges_of(unmatched, ("unmatched", "quotas"), config.quotas, report),
+        routes=routes,
+        unmatched=unmatched_of(document.unmatched or UnmatchedEntry(), routes, words, report),
         errors=errors,
         default_error=default_error,
     )

@@ -7,12 +7,30 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.policy import ChargeEntry, ErrorEntry, Identity, KeySettings, PolicyEntry, ScopeEntry
+from sidecar.config.policy import (
+    ONLY,
+    ChargeEntry,
+    ErrorEntry,
+    Identity,
+    KeySettings,
+    PolicyEntry,
+    ScopeEntry,
+    UnmatchedEntry,
+)
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
 from sidecar.core.model import EVERY, Charge, Cors, Policy, Quota, Route
-from sidecar.core.routing import Pattern, is_token, known_spelling, overlaps, parse_pattern, unreachable
+from sidecar.core.routing import (
+    EVERYTHING,
+    NO_ROUTE,
+    Pattern,
+    is_token,
+    known_spelling,
+    overlaps,
+    parse_pattern,
+    unreachable,
+)
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.core.templates import (
     ERROR_PLACEHOLDERS,
@@ -46,6 +64,18 @@ def check_granted(names: Sequence[str], path: Path, catalogue: Catalogue, report
     for at, name in report.numbered(path, names):
         if catalogue.unknown([name]):
             report.problem(at, f"unknown scope '{name}'{did_you_mean(name, catalogue.scopes)}")
+
+
+def check_number(keys: KeySettings, catalogue: Catalogue, report: Report) -> None:
+    """Whether a key can have so many scopes, and those that it gets by default."""
+    number, default = keys.scopes_per_key, keys.default_scopes
+    if number is None:
+        return
+    if number > len(catalogue.scopes):
+        report.problem(("keys", "scopes_per_key"), f"is more than there are: scopes has {len(catalogue.scopes)}")
+    elif default and (len(default) != number or not catalogue.scopes.keys() >= set(default)):
+        why = f"must be {number}, without wildcards, because of keys.scopes_per_key; leave it out to have them named"
+        report.problem(("keys", "default_scopes"), why)
 
 
 def required(names: Sequence[str], path: Path, catalogue: Catalogue, report: Report) -> frozenset[str]:
@@ -224,6 +254,7 @@ class Vocabulary:
     catalogue: Catalogue
     quotas: Mapping[str, Quota]
     environments: Sequence[str]
+    keys: KeySettings
     case_sensitive: bool
     cors: Cors | None
 
@@ -293,9 +324,13 @@ def _methods(text: str) -> frozenset[str]:
 
 
 def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
-    for name in _contradictions(entry):
+    for name, why in _contradictions(entry):
+        report.problem((*path, name), f"{why}: it cannot require anything of a key")
+    if entry.pass_through == ONLY:
+        _check_only(entry.public, words.keys, path, report)
+    if entry.pass_through == ONLY and entry.respond is not UNSET:
         report.problem(
-            (*path, name), "a public route accepts requests without a key: it cannot require anything of a key"
+            (*path, "respond"), "a route with `pass_through: only` is the upstream's: it has no response of ours"
         )
     respond = None if entry.respond is UNSET else entry.respond
     if entry.respond is None:
@@ -313,18 +348,46 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
         environment_param=entry.environment,
         environments=frozenset(environments),
         charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
-        pass_through=entry.pass_through,
+        pass_through=bool(entry.pass_through),
+        refuses_keys=Reason.KEY_NOT_ACCEPTED if entry.pass_through == ONLY else None,
         respond=respond,
         cors=words.cors if entry.cors is None else None if entry.cors == "off" else entry.cors,
         shared_cache=entry.cache == "shared",
     )
 
 
-def _contradictions(entry: PolicyEntry) -> Iterator[str]:
-    if entry.public:
+def _contradictions(entry: PolicyEntry) -> Iterator[tuple[str, str]]:
+    """Names of what is demanded of a key, and why none can be asked for it."""
+    if entry.public or entry.pass_through == ONLY:
+        why = "a public route accepts requests without a key" if entry.public else "`pass_through: only` takes no key"
         for name in ("scopes", "all_scopes", "tenant", "environment", "environments"):
             if getattr(entry, name) is not None:
-                yield name
+                yield name, why
+
+
+def unmatched_of(entry: UnmatchedEntry, routes: Sequence[Route], words: Vocabulary, report: Report) -> Route:
+    """What holds where none of `routes` matches. A route only where credentials pass that are not ours."""
+    path: Path = ("unmatched",)
+    passes = entry.pass_through == ONLY
+    if entry.public and not passes and report.sound((*path, "pass_through")):
+        report.problem((*path, "public"), "would open every path: name the public ones in routes")
+    if passes:
+        _check_only(entry.public, words.keys, path, report)
+    if passes and any(route.pattern == EVERYTHING and EVERY in route.methods for route in routes):
+        report.problem((*path, "pass_through"), f"is never reached: `* {EVERYTHING}` matches every request")
+    policy = Policy(
+        public=entry.public,
+        charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
+        pass_through=passes,
+        refuses_keys=Reason.NO_ROUTE,
+    )
+    where = report.where(path) if passes else ""
+    return Route(name=NO_ROUTE, methods=frozenset({EVERY}), pattern=EVERYTHING, policy=policy, where=where)
+
+
+def _check_only(public: bool, keys: KeySettings, path: Path, report: Report) -> None:
+    if not public and not keys.pass_through and report.sound(("keys", "pass_through")):
+        report.problem((*path, "pass_through"), "nothing could pass: name the credentials in keys.pass_through")
 
 
 def _check_params(entry: PolicyEntry, pattern: Pattern, path: Path, report: Report) -> None:

@@ -61,7 +61,8 @@ def config_mode(facts: Facts) -> Finding:
 
 def public_routes(facts: Facts) -> Finding:
     """Which routes need no key, and whether they are too wide."""
-    routes = [route for route in facts.config.routes if route.policy.public]
+    every = (*facts.config.routes, facts.config.unmatched)
+    routes = [route for route in every if route.policy.public]
     if not routes:
         return ok("none: every request needs a key")
     wide = [route.name for route in routes if route.pattern.strip("/*") == ""]

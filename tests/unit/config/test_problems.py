@@ -153,6 +153,45 @@ WRONG = {
         "keys: {pass_through: [{header: X-User}]}\nidentity: {headers: {x-user: a}}",
         "5:22: identity.headers.x-user: is a header that keys.pass_through lets the client set",
     ),
+    "a demand that no key can meet": ("keys: {require: [tennant]}", "4:18: keys.require[0]: must be tenant, environ"),
+    "more scopes than there are": ("keys: {scopes_per_key: 1}", "4:24: keys.scopes_per_key: is more than there are: s"),
+    "default scopes that are too many": (
+        "scopes: {a: A, b: B}\nkeys: {scopes_per_key: 1, default_scopes: [a, b]}",
+        "5:43: keys.default_scopes: must be 1, without wildcards, because of keys.scopes_per_key",
+    ),
+    "an alias that is an environment": (
+        "keys: {environments: {live: {prefix: l_, aliases: [test]}, test: t_}}",
+        "4:52: keys.environments.live.aliases[0]: 'test' is the name of an environment already",
+    ),
+    "an alias twice": (
+        "keys: {environments: {live: {prefix: l_, aliases: [a]}, test: {prefix: t_, aliases: [a]}}}",
+        "4:86: keys.environments.test.aliases[0]: 'a' is the name of an environment already",
+    ),
+    "scopes on a route for sessions only": (
+        "keys: {pass_through: [{cookie: s}]}\nscopes: {a: A}\nroutes: [{GET /x: {pass_through: only, scopes: [a]}}]",
+        "routes[0].scopes: `pass_through: only` takes no key: it cannot require anything of a key",
+    ),
+    "a response on a route for sessions only": (
+        "keys: {pass_through: [{cookie: s}]}\nroutes: [{GET /x: {pass_through: only, respond: {a: b}}}]",
+        "routes[0].respond: a route with `pass_through: only` is the upstream's",
+    ),
+    "sessions only without sessions": (
+        "routes: [{GET /x: {pass_through: only}}]",
+        "4:34: routes[0].pass_through: nothing could pass: name the credentials in keys.pass_through",
+    ),
+    "a mistyped only": (
+        "routes: [{GET /x: {pass_through: onyl}}]",
+        "4:34: routes[0].pass_through: must be only (did you mean 'only'?)",
+    ),
+    "unmatched without sessions": ("unmatched: {pass_through: only}", "4:27: unmatched.pass_through: nothing could p"),
+    "a session where nothing is unmatched": (
+        'keys: {pass_through: [{cookie: s}]}\nroutes: [{"* /**": {}}]\nunmatched: {pass_through: only}',
+        "6:27: unmatched.pass_through: is never reached: `* /**` matches every request",
+    ),
+    "everything public": (
+        "unmatched: {public: true}",
+        "4:21: unmatched.public: would open every path: name the public",
+    ),
     "an unknown reason": (
         "errors: {quota_exceded: {}}",
         "unknown reason 'quota_exceded' (did you mean 'quota_exceeded'",

@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import KeyStatus, Principal
+from sidecar.core.model import EVERY, KeyStatus, Principal
 from sidecar.core.policy import authorize, authorize_all_readings, check_status, missing_scopes
 from sidecar.core.routing import Match
 from tests.unit.core.samples import api_key, match, principal
@@ -65,6 +65,16 @@ def test_what_is_not_ours_passes_only_where_the_route_lets_it() -> None:
     assert refusal(match(all_scopes=frozenset({"a"})), None, foreign=True) is None
     assert refusal(match(pass_through=False), None, foreign=True) is Reason.INVALID_KEY
     assert refusal(match(respond={}), None, foreign=True) is Reason.INVALID_KEY
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_a_route_for_sessions_only_refuses_every_key(public: bool) -> None:
+    sessions = match(public=public, refuses_keys=Reason.KEY_NOT_ACCEPTED)
+    assert refusal(sessions, principal(EVERY, "everything")) is Reason.KEY_NOT_ACCEPTED
+    assert refusal(sessions, None, foreign=True) is None
+    assert refusal(sessions, None) is (None if public else Reason.MISSING_CREDENTIAL)
+    unslashed = match(name="slashed", public=True)._replace(unslashed=sessions)
+    assert refusal(unslashed, principal("everything")) is Reason.KEY_NOT_ACCEPTED
 
 
 @pytest.mark.parametrize(

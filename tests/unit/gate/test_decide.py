@@ -1,12 +1,14 @@
 """Gate.decide: who gets through to what, and with what."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Deny, KeyStatus, RequestHead
-from tests.unit.gate.world import World
+from tests.unit.gate.world import CONFIG, World, make_world
 from tests.unit.keys.making import set_status
 
 HEADER_NAMES = st.sampled_from(
@@ -189,3 +191,17 @@ async def test_nothing_that_a_client_sends_raises(
 
 def _bearer(headers: list[tuple[bytes, bytes]]) -> bool:
     return any(name == b"Authorization" for name, _ in headers)
+
+
+async def test_a_path_may_call_an_environment_by_another_name(tmp_path: Path) -> None:
+    aliases = "{live: {prefix: hv_live_, aliases: [production, prod]}, test: hv_test_}"
+    world = await make_world(tmp_path, CONFIG.replace("{live: hv_live_, test: hv_test_}", aliases))
+    try:
+        (live, _), (test, _) = await world.issue(tenant="acme"), await world.issue(tenant="acme", prefix="hv_test_")
+        for name in ("live", "production", "prod"):
+            await world.allows("GET", f"/o/acme/e/{name}/x", key=live)
+            denied = await world.denies("GET", f"/o/acme/e/{name}/x", key=test)
+            assert denied.reason is Reason.WRONG_ENVIRONMENT
+        assert (await world.denies("GET", "/o/acme/e/Production/x", key=live)).reason is Reason.WRONG_ENVIRONMENT
+    finally:
+        await world.store.close()

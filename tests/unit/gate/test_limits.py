@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from sidecar.core.errors import Reason
-from tests.unit.gate.world import World, make_world
+from sidecar.core.model import KeyStatus
+from tests.unit.gate.world import CONFIG, World, make_world
+from tests.unit.keys.making import set_status
 
 
 def unknown(text: str) -> str:
@@ -86,3 +90,23 @@ async def test_a_store_that_cannot_be_asked_is_503_and_never_401_or_200(tmp_path
         assert denied.reason is Reason.STORE_UNAVAILABLE
         assert dict(world.responses.denied(denied, world.clock.seconds()).headers)[b"Retry-After"] == b"1"
     await world.allows("GET", "/public/x")
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_limits_of_a_refused_key_are_told_where_the_configuration_says_so(tmp_path: Path, told: bool) -> None:
+    world = await make_world(tmp_path, CONFIG + ("rate_limit_headers: {on_refused_keys: true}\n" if told else ""))
+    try:
+        (text, key), (late, _) = await world.issue(), await world.issue(expires_at=1)
+        await world.allows("GET", "/counted/x", key=text)
+        await set_status(world.store.keys, key.id, KeyStatus.DISABLED)
+        denied = await world.denies("GET", "/counted/x", key=text)
+        assert [(state.quota.name, state.remaining) for state in denied.quota_states] == (
+            [("general", 2), ("video", 6)] if told else []
+        )
+        assert denied.principal is None
+        assert bool((await world.denies("GET", "/counted/x", key=late)).quota_states) is told
+        await set_status(world.store.keys, key.id, KeyStatus.REVOKED)
+        assert (await world.denies("GET", "/counted/x", key=text)).quota_states == ()
+        assert (await world.denies("GET", "/counted/x", key=text)).reason is Reason.TOO_MANY_FAILURES
+    finally:
+        await world.store.close()

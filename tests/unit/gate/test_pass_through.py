@@ -1,6 +1,7 @@
 """A credential that is not ours lets a caller pass only where the upstream gets it, as it came, to verify."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ async def passing(tmp_path: Path) -> AsyncIterator[World]:
     made = await make_world(tmp_path, configured())
     yield made
     await made.store.close()
+
+
+@asynccontextmanager
+async def opened(folder: Path, config: str) -> AsyncIterator[World]:
+    made = await make_world(folder, config)
+    try:
+        yield made
+    finally:
+        await made.store.close()
 
 
 async def decided(
@@ -109,6 +119,67 @@ async def test_a_key_counts_beside_any_of_them(passing: World) -> None:
             assert isinstance(decision, Allow)
             assert decision.principal is not None
             assert decision.principal.key.id == key.id
+
+
+@pytest.mark.parametrize("field", FROM_ANYONE)
+async def test_beside_a_key_none_reaches_the_upstream(passing: World, field: tuple[str, str]) -> None:
+    text, _ = await passing.issue("read")
+    decision = await decided(passing, ("X-Api-Key", text), ("X-Other", "o"), field)
+    assert isinstance(decision, Allow)
+    sent = dict(decision.headers)
+    assert sent.get(field[0].encode()) == (b"a=b" if field[0] == "Cookie" else None)
+    assert sent[b"X-Other"] == b"o"
+    asked = await decided(passing, ("X-Api-Key", text), ("X-Other", "o"), field, forwards=False)
+    assert isinstance(asked, Deny)
+    assert asked.reason is Reason.BAD_HEADER
+
+
+@pytest.mark.parametrize("field", [*FROM_ANYONE, *FROM_PROXIES])
+async def test_where_the_configuration_keeps_them_they_do(tmp_path: Path, field: tuple[str, str]) -> None:
+    text = configured().replace("keys:\n", "keys:\n  pass_through_with_key: keep\n")
+    async with opened(tmp_path, text) as keeping:
+        key, _ = await keeping.issue("read")
+        decision = await decided(keeping, ("X-Api-Key", key), field, peer=PROXY)
+        assert isinstance(decision, Allow)
+        assert tuple(part.encode() for part in field) in decision.headers
+        assert isinstance(await decided(keeping, ("X-Api-Key", key), field, forwards=False), Allow)
+
+
+@pytest.mark.parametrize("scope", ["read", "*"])
+async def test_a_route_for_sessions_only_takes_no_key(world: World, scope: str) -> None:
+    text, _ = await world.issue(scope)
+    for method, target in [("GET", "/sessions/1"), ("DELETE", "/sessions"), ("POST", "/signin")]:
+        refused = await world.denies(method, target, key=text)
+        assert (refused.reason, refused.route and refused.route.pattern[:3]) == (
+            Reason.KEY_NOT_ACCEPTED,
+            target[:3],
+        )
+        assert (await world.denies(method, target, key="hv_live_nope")).reason is Reason.INVALID_KEY
+        assert (await world.denies(method, target, key=text, Cookie="session=1")).reason is Reason.KEY_NOT_ACCEPTED
+        assert (await world.allows(method, target, Cookie="session=1")).principal is None
+        assert (await world.allows(method, target, key="a.b.c")).principal is None
+
+
+async def test_only_where_it_is_public_a_request_without_a_credential_passes(world: World) -> None:
+    assert (await world.denies("GET", "/sessions/1")).reason is Reason.MISSING_CREDENTIAL
+    assert (await world.allows("POST", "/signin")).principal is None
+
+
+@pytest.mark.parametrize("public", [True, False])
+async def test_sessions_may_pass_where_no_route_matches(tmp_path: Path, public: bool) -> None:
+    text = CONFIG + f"unmatched: {{pass_through: only{', public: true' if public else ''}}}\n"
+    async with opened(tmp_path, text) as world:
+        key, _ = await world.issue("*")
+        for target in ("/", "/nowhere", "/a/b/", "/signin"):
+            assert (await world.denies("GET", target, key=key)).reason is Reason.NO_ROUTE
+            assert (await world.allows("GET", target, Cookie="session=1")).principal is None
+            decision = await world.decide("GET", target)
+            assert isinstance(decision, Allow) or decision.reason is Reason.MISSING_CREDENTIAL
+            assert isinstance(decision, Allow) == public
+        for target in ("/live/1/", "/live/"):
+            assert (await world.denies("GET", target, Cookie="session=1")).reason is Reason.INVALID_KEY
+        climbing = await world.denies("GET", "/x/..%2flive/1", Cookie="session=1")
+        assert climbing.reason is Reason.AMBIGUOUS_TARGET
 
 
 async def test_the_header_of_keys_counts_only_where_it_stays(world: World) -> None:

@@ -42,6 +42,8 @@ routes:
   - GET /counted/**: {quotas: [general, {quota: video, cost: 4}]}
   - "* /o/{org}/e/{env}/**": {tenant: org, environment: env}
   - "* /live/**": {environments: [live], pass_through: false}
+  - "* /sessions/**": {pass_through: only}
+  - POST /signin: {public: true, pass_through: only}
   - GET /me: {respond: {id: "{key.id}"}}
   - LIST|mirror /named/**: {scopes: [write]}
   - "* /named/**": {scopes: [read]}

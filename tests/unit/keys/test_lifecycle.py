@@ -10,7 +10,8 @@ from sidecar.core.model import KeyStatus
 from sidecar.core.scopes import Catalogue
 from sidecar.keys.lifecycle import Lifecycle, MissingPepper, check_peppers
 from sidecar.keys.ports import KeyConflict, KeyFilter
-from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
+from sidecar.keys.transitions import KeyChange
+from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, NOW_US, Clock, a_key
 
@@ -97,6 +98,60 @@ def test_every_problem_is_told_at_once(rules: KeyRules) -> None:
     with pytest.raises(InvalidKey) as refused:
         rules.check(NewKey(name="", plan="x", environment="y", scopes=("z",)), NOW_US)
     assert len(refused.value.problems) == 4
+
+
+REQUIRED = ("tenant", "plan", "expires_at", "environment", "metadata.user_id")
+COMPLETE = NewKey(
+    name="CI",
+    tenant="acme",
+    plan="pro",
+    environment="test",
+    scopes=("streams:read",),
+    metadata={"user_id": "usr_1"},
+    expires_at=NOW_US + 1,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"tenant": None}, ("tenant",)),
+        ({"plan": None}, ("plan",)),
+        ({"expires_at": None}, ("expires_at",)),
+        ({"environment": None}, ("environment",)),
+        ({"metadata": {"user_id": "", "x": "y"}}, ("metadata", "user_id")),
+        ({"scopes": ()}, ("scopes",)),
+        ({"scopes": ("streams:read", "streams:write")}, ("scopes",)),
+        ({"scopes": ("*",)}, ("scopes",)),
+        ({"scopes": ("streams:*",)}, ("scopes",)),
+    ],
+)
+async def test_a_key_is_issued_with_all_that_is_required(
+    lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, change: dict[str, Any], path: tuple[str, ...]
+) -> None:
+    strict = replace(rules, required=REQUIRED, scopes_per_key=1)
+    with pytest.raises(InvalidKey) as refused:
+        await lifecycle.issue(replace(COMPLETE, **change), strict, actor=ANN)
+    assert [problem.path for problem in refused.value.problems if isinstance(problem, Violation)] == [path]
+    assert await store.keys.list(KeyFilter()) == []
+    await lifecycle.issue(replace(COMPLETE, scopes=("streams:read",) * 2), strict, actor=ANN)
+    await lifecycle.issue(replace(COMPLETE, scopes=None), strict, actor=ANN)
+
+
+async def test_a_change_takes_nothing_away_that_is_required(lifecycle: Lifecycle, rules: KeyRules) -> None:
+    strict = replace(rules, required=REQUIRED, scopes_per_key=1)
+    key = (await lifecycle.issue(COMPLETE, strict, actor=ANN)).key
+    for change in (
+        KeyChange(plan=None),
+        KeyChange(expires_at=None),
+        KeyChange(metadata={}),
+        KeyChange(scopes=("streams:read", "streams:write")),
+    ):
+        with pytest.raises(InvalidKey):
+            await lifecycle.change(key.id, change, strict, actor=ANN)
+    assert (await lifecycle.change(key.id, KeyChange(scopes=("streams:write",)), strict, actor=ANN)).plan == "pro"
+    older = (await lifecycle.issue(NewKey(name="Older"), rules, actor=ANN)).key
+    assert (await lifecycle.change(older.id, KeyChange(name="Old"), strict, actor=ANN)).name == "Old"
 
 
 @pytest.mark.parametrize("prefix_length", [40, 33])

@@ -36,11 +36,15 @@ CONFIGS = [
     TRUSTING.replace("  failures:", "  forward_credential: true\n  failures:"),
     TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: key}, {cookie: key}]"),
     TRUSTING + "cors: {origins: [https://app.test]}\n",
+    TRUSTING.replace(", {cookie: session}]", ", {header: X-A}]") + "unmatched: {pass_through: only}\n",
+    TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  failures:")
+    + "unmatched: {pass_through: only, public: true, quotas: [anonymous]}\n",
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]
 TARGETS = [
     "/items/7", "/items/7?a=b", "/items/7?a=%20b", "/items/7?a=<key>", "/items/7?key=<key>", "/items/<key>", "/items/",
-    "/public/x", "/counted/x", "/o/acme/e/live/x", "/o/other/e/live/x", "/live/x", "/me", "/named/x", "/nowhere", "*",
+    "/public/x", "/counted/x", "/o/acme/e/live/x", "/o/other/e/live/x", "/live/x", "/sessions/x", "/me",
+    "/named/x", "/nowhere", "/signin", "*",
     "http://api.test/items/7", "/items/%37", "/items/a%20b", "/items/%zz", *CLIMBS[:4], *DISGUISES[:4],
 ]  # fmt: skip
 LINES = [
@@ -70,7 +74,7 @@ def raw_of(method: str, target: str, lines: Sequence[str], body: str) -> bytes:
 USUAL = st.builds(
     raw_of,
     st.sampled_from(["GET", "POST"]),
-    st.sampled_from(TARGETS[:16]),
+    st.sampled_from(TARGETS[:17]),
     st.lists(st.sampled_from(LINES[4:14]), max_size=3, unique=True).map(
         lambda lines: ["Host: api.test", "Authorization: Bearer <key>", *lines]
     ),

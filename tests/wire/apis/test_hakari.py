@@ -67,9 +67,19 @@ def test_a_key_acts_on_its_own_project_only(
 
 
 @pytest.mark.requirement("K1")
-def test_a_key_without_a_project_acts_on_none(sidecar: Sidecar, upstream: Upstream) -> None:
-    assert sidecar.ask("GET", "/v1/projects/prj_1/streams", key=sidecar.keys.issue()).status == 403
-    assert upstream.requests() == []
+def test_a_key_without_a_project_is_not_issued(sidecar: Sidecar) -> None:
+    refused = sidecar.keys.run("issue", "--name", "Nobody's")
+    assert refused.exit_code != 0 and "each key must have tenant" in refused.output
+
+
+@pytest.mark.requirement("K1")
+@pytest.mark.parametrize(
+    ("method", "path"), [("PATCH", ""), ("GET", "/members"), ("POST", "/webhooks"), ("PUT", "/a/b")]
+)
+def test_what_asks_for_no_scope_is_open_to_every_key_of_the_project(sidecar: Sidecar, method: str, path: str) -> None:
+    key = sidecar.keys.issue(scopes=("vod:read",), tenant="prj_1")
+    assert sidecar.ask(method, f"/v1/projects/prj_1{path}", key=key).status == 200
+    assert sidecar.ask(method, f"/v1/projects/prj_2{path}", key=key).status == 403
 
 
 @pytest.mark.requirement("K2")
@@ -221,6 +231,38 @@ def test_a_key_of_ours_is_replaced_by_its_identity(sidecar: Sidecar, upstream: U
 
 
 @pytest.mark.requirement("K8")
+def test_with_a_key_a_session_beside_it_stays_behind(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+    for sent, kept in [("session=s3", None), ("theme=dark; session=s3; a=b", "theme=dark; a=b"), ("a=b", "a=b")]:
+        assert sidecar.ask("GET", "/v1/projects/prj_1/streams", [("Cookie", sent)], key=key).status == 200
+        seen = upstream.last()
+        assert [value for name, value in seen.headers if name.lower() == "cookie"] == ([kept] if kept else [])
+
+
+@pytest.mark.requirement("K8")
+@pytest.mark.parametrize("target", ["/v1/me", "/v1/projects", "/v1/auth/sign-in", "/"])
+def test_what_is_no_project_s_is_for_sessions_and_for_no_key(
+    sidecar: Sidecar, upstream: Upstream, key: IssuedKey, target: str
+) -> None:
+    for method in ("GET", "POST"):
+        assert sidecar.ask(method, target, key=key).status == 403
+        assert sidecar.ask(method, target, [("Cookie", "session=abc")], key=key).status == 403
+        assert sidecar.ask(method, target, key="hkr_nonsense").status == 401
+        assert upstream.requests() == []
+        assert sidecar.ask(method, target, FORGED, key=JWT).status == 200
+        seen = upstream.last()
+        assert (seen.target, seen.header("Authorization")) == (target, f"Bearer {JWT}")
+        assert not any(b"forged" in part for part in (seen.head, seen.body))
+
+
+@pytest.mark.requirement("K8")
+def test_signing_in_needs_no_session_and_all_else_does(sidecar: Sidecar, upstream: Upstream) -> None:
+    assert sidecar.ask("POST", "/v1/auth/sign-in").status == 200
+    upstream.clear()
+    assert sidecar.ask("GET", "/v1/me").status == 401
+    assert upstream.requests() == []
+
+
+@pytest.mark.requirement("K8")
 def test_a_bad_key_of_ours_is_no_session(sidecar: Sidecar, upstream: Upstream) -> None:
     target = "/v1/projects/prj_1/streams"
     session = [("Cookie", "session=abc")]
@@ -228,5 +270,5 @@ def test_a_bad_key_of_ours_is_no_session(sidecar: Sidecar, upstream: Upstream) -
     assert sidecar.ask("GET", target, session, key="hkr_nonsense").status == 401
     assert sidecar.ask("GET", target).status == 401
     assert sidecar.ask("GET", target, [("Cookie", "theme=dark")]).status == 401
-    assert sidecar.ask("GET", "/v1/elsewhere", key=JWT).status == 401
+    assert sidecar.ask("GET", "/v1/elsewhere", key="hkr_nonsense").status == 401
     assert upstream.requests() == []

@@ -6,19 +6,19 @@ from tests.harness.keys import run_cli
 from tests.harness.running import EXAMPLES, Sidecar, StartSidecar
 from tests.wire.admin.calls import Admin, admin_address
 
-PROJECTS = ("prj_1", "prj_2")
 
-
-def made(project: str) -> tuple[str, str]:
+def made(project: str, *scopes: str) -> tuple[str, str]:
     """A token, and its entry in the configuration, as the command line tells them."""
-    told = run_cli("admin", "token", "--name", project, "--tenant", project).stdout
+    line = ["admin", "token", "--name", project, "--tenant", project]
+    told = run_cli(*line, *(f"--scope={scope}" for scope in scopes)).stdout
     token = next(line.strip() for line in told.splitlines() if line.startswith("    "))
     return token, told[told.index("    - name:") :]
 
 
 @pytest.fixture(scope="module")
 def tokens() -> dict[str, tuple[str, str]]:
-    return {project: made(project) for project in PROJECTS}
+    """As the example has them for the first project; for the second without the line that lets it grant `*`."""
+    return {"prj_1": made("prj_1", "*"), "prj_2": made("prj_2")}
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,21 @@ def test_and_no_others(sidecar: Sidecar, admins: dict[str, Admin]) -> None:
     assert mine.call("POST", "keys", {"name": "Theirs", "tenant": "prj_2"}).status in (400, 403)
     assert sidecar.ask("GET", "/v1/projects/prj_2/streams", key=theirs).status == 200
     assert [told["id"] for told in admins["prj_2"].call("GET", "keys").json["keys"]] == [theirs.id]
+
+
+@pytest.mark.requirement("K3")
+def test_what_an_administrator_creates_without_scopes_holds_every_one(
+    sidecar: Sidecar, admins: dict[str, Admin]
+) -> None:
+    issued = admins["prj_1"].call("POST", "keys", {"name": "Everything"})
+    key = issued.json["key"]
+    assert (issued.status, key["scopes"], key["tenant"]) == (201, ["*"], "prj_1")
+    assert sidecar.ask("POST", "/v1/projects/prj_1/vods", key=issued.json["secret"]).status == 200
+    assert sidecar.ask("POST", "/v1/projects/prj_2/vods", key=issued.json["secret"]).status == 403
+
+
+@pytest.mark.requirement("K3")
+@pytest.mark.parametrize("scopes", [{}, {"scopes": ["*"]}, {"scopes": ["vod:*"]}])
+def test_a_token_that_may_not_grant_a_wildcard_grants_none(admins: dict[str, Admin], scopes: dict[str, object]) -> None:
+    refused = admins["prj_2"].call("POST", "keys", {"name": "Everything", **scopes})
+    assert (refused.status, refused.json["errors"][0]["pointer"]) == (403, "/scopes/0")

@@ -113,6 +113,15 @@ def test_another_environment_is_403(sidecar: Sidecar, upstream: Upstream, live_k
     assert ask(sidecar, f"{TEST}{rest}", test_key).status == 200
 
 
+@pytest.mark.requirement("V2")
+@pytest.mark.parametrize(("own", "names"), [("live", ("live", "production")), ("test", ("test", "development"))])
+def test_in_paths_the_environment_has_two_names(sidecar: Sidecar, own: str, names: tuple[str, ...]) -> None:
+    key = sidecar.keys.issue(tenant="org_1", environment=own)
+    for name in ("live", "production", "test", "development"):
+        found = [ask(sidecar, f"{ORG}/environments/{name}{rest}", key).status for rest in ("", "/assets", "/videos/1")]
+        assert found == [200 if name in names else 403] * 3
+
+
 @pytest.mark.requirement("V4")
 def test_no_key_an_invalid_one_and_an_expired_one_are_401(
     sidecar: Sidecar, upstream: Upstream, live_key: IssuedKey

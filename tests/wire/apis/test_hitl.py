@@ -45,7 +45,7 @@ def next_hours(before: float) -> set[int]:
     return {int(at // HOUR + 1) * HOUR for at in (before, time.time())}
 
 
-def responses(sidecar: Sidecar, key: IssuedKey, target: str = "/v1/loops") -> Iterator[Response]:
+def responses(sidecar: Sidecar, key: IssuedKey, target: str = "/v1/api/loops") -> Iterator[Response]:
     """One answer after another on one connection."""
     with sidecar.connect() as connection:
         while True:
@@ -66,10 +66,10 @@ def used_up(sidecar: Sidecar, key: IssuedKey, limit: int = 100) -> tuple[list[Re
 
 @pytest.mark.requirement("T1")
 def test_the_key_travels_as_bearer(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
-    assert sidecar.ask("GET", "/v1/loops", [("Authorization", f"Bearer {key.text}")]).status == 200
+    assert sidecar.ask("GET", "/v1/api/loops", [("Authorization", f"Bearer {key.text}")]).status == 200
     seen = upstream.last()
     assert "authorization" not in seen.names and key.text.encode() not in seen.head
-    assert sidecar.ask("GET", "/v1/loops", [("X-Api-Key", key.text)]).status == 401
+    assert sidecar.ask("GET", "/v1/api/loops", [("X-Api-Key", key.text)]).status == 401
     assert upstream.requests() == []
 
 
@@ -90,7 +90,7 @@ def test_the_key_travels_as_bearer(sidecar: Sidecar, upstream: Upstream, key: Is
 def test_each_failure_has_its_own_body(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, value: str | None, body: bytes
 ) -> None:
-    response = sidecar.ask("GET", "/v1/loops", [("Authorization", value.format(key=key.text))] if value else [])
+    response = sidecar.ask("GET", "/v1/api/loops", [("Authorization", value.format(key=key.text))] if value else [])
     assert (response.status, response.body, response.header("Content-Type")) == (401, body, "application/json")
     assert upstream.requests() == []
 
@@ -98,7 +98,7 @@ def test_each_failure_has_its_own_body(
 @pytest.mark.requirement("T2")
 def test_a_revoked_key_is_an_invalid_one(sidecar: Sidecar, key: IssuedKey) -> None:
     sidecar.keys.told("revoke", key.id)
-    response = sidecar.ask("GET", "/v1/loops", key=key)
+    response = sidecar.ask("GET", "/v1/api/loops", key=key)
     assert (response.status, response.body) == (401, INVALID)
 
 
@@ -106,10 +106,10 @@ def test_a_revoked_key_is_an_invalid_one(sidecar: Sidecar, key: IssuedKey) -> No
 @pytest.mark.parametrize(
     ("scopes", "method", "target"),
     [
-        (("loops:read",), "POST", "/v1/loops"),
-        (("loops:read", "loops:write"), "GET", "/v1/requests"),
-        (("loops:read", "loops:write"), "GET", "/v1/loops/1/requests"),
-        (("loops:read", "loops:write"), "POST", "/v1/loops/1/requests"),
+        (("loops:read",), "POST", "/v1/api/loops"),
+        (("loops:read", "loops:write"), "GET", "/v1/api/requests"),
+        (("loops:read", "loops:write"), "GET", "/v1/api/loops/1/requests"),
+        (("loops:read", "loops:write"), "POST", "/v1/api/loops/1/requests"),
         ((), "GET", "/v1/admin"),
         ((), "POST", "/v1/test"),
     ],
@@ -126,12 +126,12 @@ def test_without_access_to_the_resource(
 @pytest.mark.requirement("T3")
 def test_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     for _ in range(2):
-        assert sidecar.ask("GET", "/v1/loops", key=key).status == 200
+        assert sidecar.ask("GET", "/v1/api/loops", key=key).status == 200
         sidecar.keys.told("disable", key.id)
-        response = sidecar.ask("GET", "/v1/loops", key=key)
+        response = sidecar.ask("GET", "/v1/api/loops", key=key)
         assert (response.status, response.body) == (401, INACTIVE)
         sidecar.keys.told("enable", key.id)
-    assert sidecar.ask("GET", "/v1/loops", key=key).status == 200
+    assert sidecar.ask("GET", "/v1/api/loops", key=key).status == 200
     assert len(upstream.requests()) == 3
 
 
@@ -151,8 +151,8 @@ def test_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidecar, key
 def test_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     reader = sidecar.keys.issue(scopes=("loops:read",), metadata=OWNER)
     upstream.plan(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
-    asked = [(key, "GET", "/v1/loops", 500), (key, "GET", "/v1/test", 200), (key, "GET", "/nowhere", 403)]
-    for who, method, target, status in [*asked, (reader, "POST", "/v1/loops", 403)]:
+    asked = [(key, "GET", "/v1/api/loops", 500), (key, "GET", "/v1/test", 200), (key, "GET", "/nowhere", 403)]
+    for who, method, target, status in [*asked, (reader, "POST", "/v1/api/loops", 403)]:
         before = time.time()
         response = sidecar.ask(method, target, key=who)
         assert response.status == status
@@ -166,10 +166,14 @@ def test_past_the_limit_the_body_tells_the_usage_in_numbers(
 ) -> None:
     _, refused = used_up(sidecar, key)
     passed = len(upstream.requests())
-    for response in (refused, sidecar.ask("POST", "/v1/requests", key=key), sidecar.ask("GET", "/v1/test", key=key)):
+    for response in (
+        refused,
+        sidecar.ask("POST", "/v1/api/requests", key=key),
+        sidecar.ask("GET", "/v1/test", key=key),
+    ):
         assert (response.status, response.body) == (429, EXCEEDED)
     assert len(upstream.requests()) == passed
-    assert sidecar.ask("GET", "/v1/loops", key=sidecar.keys.issue()).status == 200
+    assert sidecar.ask("GET", "/v1/api/loops", key=sidecar.keys.issue(metadata=OWNER)).status == 200
 
 
 @pytest.mark.requirement("T6")
@@ -207,7 +211,9 @@ def test_an_invalid_key_gets_the_401_of_its_failure(sidecar: Sidecar, key: Issue
 
 
 @pytest.mark.requirement("T7")
-@pytest.mark.parametrize("target", ["/v1/loops", "/v1/loops/1", "/v1/loops/1/requests/2", "/v1/requests/2"])
+@pytest.mark.parametrize(
+    "target", ["/v1/api/loops", "/v1/api/loops/1", "/v1/api/loops/1/requests/2", "/v1/api/requests"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_the_users_id_and_email_reach_the_upstream(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, method: str, target: str
@@ -238,15 +244,15 @@ def test_a_new_key_works_while_the_old_one_does_and_the_old_one_stops_when_its_o
 ) -> None:
     key = sidecar.keys.issue("Old", plan="enterprise", metadata=OWNER)
     new = sidecar.keys.told("rotate", key.id, "--overlap", "2s")
-    assert sidecar.ask("GET", "/v1/loops", key=new["key"]).status == 200
-    last = sidecar.ask("GET", "/v1/loops", key=key)
+    assert sidecar.ask("GET", "/v1/api/loops", key=new["key"]).status == 200
+    last = sidecar.ask("GET", "/v1/api/loops", key=key)
     deadline = time.monotonic() + 60
-    while (response := sidecar.ask("GET", "/v1/loops", key=key)).status == 200 and time.monotonic() < deadline:
+    while (response := sidecar.ask("GET", "/v1/api/loops", key=key)).status == 200 and time.monotonic() < deadline:
         last = response
     assert (response.status, response.body) == (401, INVALID)
     assert int(last.header("Deprecation").removeprefix("@")) == pytest.approx(time.time(), abs=60)
     assert parsedate_to_datetime(last.header("Sunset")).timestamp() == pytest.approx(time.time(), abs=60)
-    response = sidecar.ask("GET", "/v1/loops", key=new["key"])
+    response = sidecar.ask("GET", "/v1/api/loops", key=new["key"])
     assert (response.status, response.all("Deprecation")) == (200, [])
     assert {seen.header("X-User-Id") for seen in upstream.requests()} == {"usr_1"}
 
@@ -259,20 +265,20 @@ def test_a_plan_on_the_key_raises_its_limit(sidecar: Sidecar, key: IssuedKey, pl
     assert told.json()["data"]["rate_limit"]["limit"] == int(told.header("X-RateLimit-Limit")) == limit
     passed = list(islice(responses(sidecar, higher), 101))
     assert {response.status for response in passed} == {200}
-    assert int(sidecar.ask("GET", "/v1/loops", key=key).header("X-RateLimit-Limit")) == 100
+    assert int(sidecar.ask("GET", "/v1/api/loops", key=key).header("X-RateLimit-Limit")) == 100
 
 
 @pytest.mark.requirement("T10")
 def test_access_logs_name_the_key_and_usage_by_key_can_be_looked_at(sidecar: Sidecar, key: IssuedKey) -> None:
-    targets = ["/v1/loops", "/v1/loops/1?secret=x", "/v1/nowhere"]
+    targets = ["/v1/api/loops", "/v1/api/loops/1?secret=x", "/v1/nowhere"]
     for target in targets:
         sidecar.ask("GET", target, key=key)
     sidecar.logged(lambda line: line["key_id"] == key.id and line["path"] == "/v1/nowhere")
     lines = [line for line in map(json.loads, sidecar.process.stdout.all()) if line["key_id"] == key.id]
     told = [(line["method"], line["path"], line["status"], line["reason"], line["route"]) for line in lines]
     assert told == [
-        ("GET", "/v1/loops", 200, None, "GET /v1/loops/**"),
-        ("GET", "/v1/loops/1", 200, None, "GET /v1/loops/**"),
+        ("GET", "/v1/api/loops", 200, None, "GET /v1/api/loops/**"),
+        ("GET", "/v1/api/loops/1", 200, None, "GET /v1/api/loops/**"),
         ("GET", "/v1/nowhere", 403, "no_route", None),
     ]
     assert {line["key_prefix"] for line in lines} == {key.told["prefix"]}
@@ -281,18 +287,51 @@ def test_access_logs_name_the_key_and_usage_by_key_can_be_looked_at(sidecar: Sid
 @pytest.mark.requirement("T10")
 def test_metrics_count_requests_and_unusual_activity(sidecar: Sidecar, key: IssuedKey) -> None:
     samples = {
-        'sidecar_requests_total{code="200",method="GET",route="GET /v1/loops/**"}': 100,
-        'sidecar_requests_total{code="429",method="GET",route="GET /v1/loops/**"}': 1,
-        'sidecar_denied_total{reason="quota_exceeded",route="GET /v1/loops/**"}': 1,
-        'sidecar_quota_refused_total{quota="hourly",route="GET /v1/loops/**"}': 1,
+        'sidecar_requests_total{code="200",method="GET",route="GET /v1/api/loops/**"}': 100,
+        'sidecar_requests_total{code="429",method="GET",route="GET /v1/api/loops/**"}': 1,
+        'sidecar_denied_total{reason="quota_exceeded",route="GET /v1/api/loops/**"}': 1,
+        'sidecar_quota_refused_total{quota="hourly",route="GET /v1/api/loops/**"}': 1,
         'sidecar_auth_failures_total{reason="invalid_key"}': 2,
         'sidecar_auth_failures_total{reason="disabled_key"}': 1,
     }
     before = {sample: sidecar.metric(sample) for sample in samples}
     used_up(sidecar, key)
     for wrong in ("nonsense", "hitl_nonsense"):
-        sidecar.ask("GET", "/v1/loops", key=wrong)
+        sidecar.ask("GET", "/v1/api/loops", key=wrong)
     sidecar.keys.told("disable", key.id)
-    sidecar.ask("GET", "/v1/loops", key=key)
+    sidecar.ask("GET", "/v1/api/loops", key=key)
     risen = {sample: sidecar.metric(sample) - before[sample] for sample in samples}
     assert all(risen[sample] >= least for sample, least in samples.items()), risen
+
+
+@pytest.mark.requirement("T7")
+@pytest.mark.parametrize("metadata", [(), ("--metadata", "user_id=usr_1"), ("--metadata", "email=ana@example.com")])
+def test_a_key_of_nobody_is_not_issued(sidecar: Sidecar, metadata: tuple[str, ...]) -> None:
+    refused = sidecar.keys.run("issue", "--name", "Nobody's", *metadata)
+    assert refused.exit_code != 0 and "each key must have metadata" in refused.output
+
+
+@pytest.mark.requirement("T1")
+def test_the_endpoints_are_those_of_the_document(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+    for target in ("/v1/api/loops", "/v1/api/loops/1/requests", "/v1/api/requests", "/v1/api/requests/1"):
+        assert sidecar.ask("GET", target, key=key).status == 200
+        assert upstream.last().target == target
+    assert [sidecar.ask("GET", target, key=key).status for target in ("/v1/loops", "/v1/requests")] == [403, 403]
+
+
+@pytest.mark.requirement("T4")
+def test_an_inactive_and_an_expired_key_have_their_limits_told_too(sidecar: Sidecar, key: IssuedKey) -> None:
+    assert sidecar.ask("GET", "/v1/api/loops", key=key).status == 200
+    sidecar.keys.told("disable", key.id)
+    expired = sidecar.keys.issue(metadata=OWNER, expires="1s")
+    deadline = time.monotonic() + 60
+    while sidecar.ask("GET", "/v1/nowhere", key=expired).status == 403:
+        assert time.monotonic() < deadline, "a key of one second still works after a minute"
+    before = time.time()
+    for who, left in [(key, 99), (expired, 100)]:
+        response = sidecar.ask("GET", "/v1/api/loops", key=who)
+        assert response.status == 401
+        limit, remaining, reset = (int(response.header(name)) for name in RATE_LIMIT_FIELDS)
+        assert limit == 100 and remaining == left and reset in next_hours(before)
+    unknown = sidecar.ask("GET", "/v1/api/loops", key="hitl_nonsense")
+    assert (unknown.status, unknown.all("X-RateLimit-Limit")) == (401, [])

@@ -336,6 +336,8 @@ class PathsEntry(Entry, frozen=True, kw_only=True):
     case_sensitive: bool = True
     encoded_slash: Literal["split", "keep"] = "split"
     """Whether the upstream may take %2F for a slash, or keeps it in its segment."""
+    colon: Literal["verb", "plain"] = "verb"
+    """Whether `{id}` takes no colon where another route has `{id}:cancel`, or a colon is like any other character."""
 
 
 def parse_header_pattern(text: str) -> str:

@@ -114,7 +114,9 @@ class Gate:
         self._keys, self._limiter, self._hasher = keys, limiter, hasher
         self._clock, self._new_request_id = clock, new_request_id
         self.methods = compiled.method_rules(config)
-        self.routes = RouteTable(config.routes, case_sensitive=config.case_sensitive)
+        self.routes = RouteTable(
+            config.routes, case_sensitive=config.case_sensitive, colon_verbs=config.colon == "verb"
+        )
         self._format = key_format(config)
         self._prefixes = tuple(config.keys.environments.values())
         self._foreign = tuple(keys.prefix for keys in config.keys.imported)

@@ -74,6 +74,7 @@ class Config:
     unmatched_charges: tuple[Charge, ...] = ()
     case_sensitive: bool
     encoded_slash: Literal["split", "keep"]
+    colon: Literal["verb", "plain"] = "verb"
     identity: Identity
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"]
@@ -146,6 +147,7 @@ def _sections(path: str, document: Document) -> Config:
         quotas=document.quotas or {},
         case_sensitive=paths.case_sensitive,
         encoded_slash=paths.encoded_slash,
+        colon=paths.colon,
         identity=document.identity or Identity(),
         trusted_proxies=document.trusted_proxies or (),
         forwarded_header=document.forwarded_header or "X-Forwarded-For",

@@ -12,7 +12,8 @@ from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
 from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
-from sidecar.core.routing import Pattern, is_token, known_spelling, overlaps, parse_pattern, unreachable
+from sidecar.core.patterns import Pattern, parse_pattern
+from sidecar.core.routing import Overlap, is_token, known_spelling, overlaps, unreachable
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.core.templates import (
     ERROR_PLACEHOLDERS,
@@ -236,13 +237,22 @@ def routes_of(entries: Sequence[Mapping[str, PolicyEntry]], words: Vocabulary, r
             if route is not None:
                 routes[id(route)] = (path, route)
     made = tuple(route for _, route in routes.values())
-    for first, second in overlaps(made, case_sensitive=words.case_sensitive):
-        message = f"overlaps with `{first.name}` ({first.where}), and neither is more specific"
-        report.key_problem(routes[id(second)][0], f"`{second.name}` {message}")
+    for overlap in overlaps(made, case_sensitive=words.case_sensitive):
+        report.key_problem(routes[id(overlap.other)][0], _told(overlap))
     _check_spellings(routes.values(), report)
     for route, why in unreachable(made):
         report.key_problem(routes[id(route)][0], f"`{route.name}` is never reached: {why}")
     return made
+
+
+def _told(overlap: Overlap) -> str:
+    first, second = overlap.route, overlap.other
+    if not overlap.missing:
+        also = "" if first.name == second.name else f", first as `{first.name}`"
+        return f"`{second.name}` is defined twice{also} ({first.where})"
+    missing = " and ".join(f"`{name}`" for name in overlap.missing)
+    message = f"overlaps with `{first.name}` ({first.where}), and neither is more specific"
+    return f"`{second.name}` {message}: add a route for what both match, {missing}"
 
 
 def _check_spellings(routes: Iterable[tuple[Path, Route]], report: Report) -> None:

@@ -388,11 +388,22 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
             fits = found.is_leaf
         elif isinstance(node, Entries):
             fits = isinstance(found.kind, inspect.StructType | inspect.DictType) and not found.is_leaf
+            fits = fits and _may_be(node, found.kind, kind)
         else:
             fits = isinstance(found.kind, inspect.VarTupleType)
         if fits:
             return member
     return kind
+
+
+def _may_be(node: Entries, member: inspect.Type, union: inspect.UnionType) -> bool:
+    """Where a struct and a mapping of free keys may both stand: what has a key that the struct needs is the struct."""
+    kinds = [declared(other).kind for other in union.types]
+    structs = [kind for kind in kinds if isinstance(kind, inspect.StructType)]
+    if not structs or not any(isinstance(kind, inspect.DictType) for kind in kinds):
+        return True
+    needed = {field.encode_name for struct in structs for field in struct.fields if field.required}
+    return isinstance(member, inspect.StructType) == any(key.text in needed for key, _ in node.entries)
 
 
 def _describe(kind: inspect.Type) -> str:
@@ -402,7 +413,8 @@ def _describe(kind: inspect.Type) -> str:
         case inspect.Metadata(type=bare, extra_json_schema=schema):
             return str((schema or {}).get("description") or _describe(bare))
         case inspect.UnionType(types=types):
-            return " or ".join(_describe(member) for member in types if not isinstance(member, inspect.NoneType))
+            members = (_describe(member) for member in types if not isinstance(member, inspect.NoneType))
+            return " or ".join(dict.fromkeys(members))
         case inspect.StructType() | inspect.DictType():
             return "a mapping"
         case inspect.VarTupleType():

@@ -44,6 +44,7 @@ from sidecar.config.fields import (
     size,
 )
 from sidecar.config.policy import (
+    DefaultsEntry,
     Entry,
     ErrorEntry,
     Identity,
@@ -51,7 +52,7 @@ from sidecar.config.policy import (
     NamedQuota,
     PathsEntry,
     Positive,
-    RouteEntry,
+    RouteOrGroup,
     ScopeEntry,
     UnmatchedEntry,
     checked_keys,
@@ -364,7 +365,8 @@ class Document(Entry, frozen=True, kw_only=True):
     quotas: Mapping[Name, NamedQuota] | None = None
     plans: Mapping[Name, Mapping[str, Positive]] | None = None
     rate_limit_headers: RateLimitHeaders | None = None
-    routes: tuple[RouteEntry, ...] | None = None
+    defaults: DefaultsEntry | None = None
+    routes: tuple[RouteOrGroup, ...] | None = None
     unmatched: UnmatchedEntry | None = None
     paths: PathsEntry | None = None
     identity: Identity | None = None

@@ -324,6 +324,38 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
 RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=1)]
 
 
+class GroupEntry(Entry, frozen=True, kw_only=True):
+    """Routes below one path, and what they demand where they say nothing else. `METHOD` alone is the path itself."""
+
+    path: str
+    scopes: ScopeList | None = left_out()
+    all_scopes: ScopeList | None = left_out()
+    tenant: str | None = left_out()
+    environment: str | None = left_out()
+    environments: EnvironmentList | None = left_out()
+    quotas: tuple[str | ChargeEntry, ...] | None = left_out()
+    pass_through: bool | None = left_out()
+    routes: Annotated[tuple[RouteEntry, ...], Meta(min_length=1)]
+
+
+def group_of(written: GroupEntry | Mapping[str, PolicyEntry], path: Path, report: Report) -> GroupEntry:
+    """A route alone is a group of it without a path; a group has one."""
+    if not isinstance(written, GroupEntry):
+        return GroupEntry(path="", routes=(written,))
+    if not written.path:
+        report.problem((*path, "path"), "is empty: write what the paths of its routes begin with, such as /v1/billing")
+    return written
+
+
+RouteOrGroup = Annotated[GroupEntry, made(group_of, RouteEntry, GroupEntry)]
+
+
+class DefaultsEntry(Entry, frozen=True, kw_only=True):
+    """What holds for every route that says nothing else."""
+
+    quotas: tuple[str | ChargeEntry, ...] = ()
+
+
 class UnmatchedEntry(Entry, frozen=True, kw_only=True):
     """What holds where no route matches."""
 

@@ -33,10 +33,10 @@ from sidecar.config.document import (
 )
 from sidecar.config.errors import Report
 from sidecar.config.fields import Address, UpstreamUrl
-from sidecar.config.policy import Identity, KeySettings, PathsEntry, UnmatchedEntry
+from sidecar.config.policy import DefaultsEntry, Identity, KeySettings, PathsEntry, UnmatchedEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
-from sidecar.core.model import Charge, Quota, Route
+from sidecar.core.model import Charge, Policy, Quota, Route
 from sidecar.core.scopes import Catalogue
 
 _NEEDED = {
@@ -117,12 +117,14 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     )
     errors, default_error = errors_of(document.errors or {}, report)
     unmatched = (document.unmatched or UnmatchedEntry()).quotas
+    common = (document.defaults or DefaultsEntry()).quotas
+    defaults = Policy(charges=charges_of(common, ("defaults", "quotas"), config.quotas, report))
     return replace(
         config,
         admin=admin,
         catalogue=catalogue,
         plans=plans,
-        routes=routes_of(document.routes or (), words, report),
+        routes=routes_of(document.routes or (), defaults, words, report),
         unmatched_charges=charges_of(unmatched, ("unmatched", "quotas"), config.quotas, report),
         errors=errors,
         default_error=default_error,

@@ -1,13 +1,21 @@
 """The sections that name each other: scopes, plans, routes, identity and errors."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from msgspec import UNSET
 
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.policy import ChargeEntry, ErrorEntry, Identity, KeySettings, PolicyEntry, ScopeEntry
+from sidecar.config.policy import (
+    ChargeEntry,
+    ErrorEntry,
+    GroupEntry,
+    Identity,
+    KeySettings,
+    PolicyEntry,
+    ScopeEntry,
+)
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
@@ -228,14 +236,15 @@ class Vocabulary:
     case_sensitive: bool
 
 
-def routes_of(entries: Sequence[Mapping[str, PolicyEntry]], words: Vocabulary, report: Report) -> tuple[Route, ...]:
-    """The routes in the order of the file. Reports what is wrong with a route, and overlaps between two."""
+def routes_of(groups: Sequence[GroupEntry], defaults: Policy, words: Vocabulary, report: Report) -> tuple[Route, ...]:
+    """The routes in the order of the file. Reports what is wrong with a route, and overlaps between two.
+
+    defaults: what routes and groups demand where they say nothing else.
+    """
     routes: dict[int, tuple[Path, Route]] = {}
-    for path, entry in report.numbered(("routes",), entries):
-        for key, policy in entry.items():
-            route = _route(key, policy, path, words, report)
-            if route is not None:
-                routes[id(route)] = (path, route)
+    for path, group in report.numbered(("routes",), groups):
+        for at, route in _routes_of_group(group, path, defaults, words, report):
+            routes[id(route)] = (at, route)
     made = tuple(route for _, route in routes.values())
     for overlap in overlaps(made, case_sensitive=words.case_sensitive):
         report.key_problem(routes[id(overlap.other)][0], _told(overlap))
@@ -243,6 +252,67 @@ def routes_of(entries: Sequence[Mapping[str, PolicyEntry]], words: Vocabulary, r
     for route, why in unreachable(made):
         report.key_problem(routes[id(route)][0], f"`{route.name}` is never reached: {why}")
     return made
+
+
+def _routes_of_group(
+    group: GroupEntry, path: Path, defaults: Policy, words: Vocabulary, report: Report
+) -> Iterator[tuple[Path, Route]]:
+    if not group.path:
+        for route in group.routes:
+            yield from _routes_below("", route, path, defaults, words, report)
+        return
+    try:
+        pattern = parse_pattern(group.path)
+        if pattern.rest or not pattern.segments[-1]:
+            raise ValueError("is what the patterns of its routes begin with: write it without '**' and '/' at its end")
+    except ValueError as error:
+        report.problem((*path, "path"), str(error))
+        return
+    _check_params(group, pattern, path, report)
+    inherited = _joined(_demands(group, path, words, report), defaults, report.names(path))
+    for at, entry in report.numbered((*path, "routes"), group.routes):
+        yield from _routes_below(group.path, entry, at, inherited, words, report)
+
+
+def _routes_below(
+    prefix: str, entry: Mapping[str, PolicyEntry], path: Path, inherited: Policy, words: Vocabulary, report: Report
+) -> Iterator[tuple[Path, Route]]:
+    for key, policy in entry.items():
+        route = _route(key, policy, path, prefix, inherited, words, report)
+        if route is not None:
+            yield path, route
+
+
+def _joined(own: Policy, inherited: Policy, given: Container[str]) -> Policy:
+    """given: the options that the route, or group, has itself."""
+    scoped = "scopes" in given or "all_scopes" in given
+    both = own.environments & inherited.environments
+    return replace(
+        own,
+        any_scopes=own.any_scopes if scoped else inherited.any_scopes,
+        all_scopes=own.all_scopes if scoped else inherited.all_scopes,
+        tenant_param=own.tenant_param or inherited.tenant_param,
+        environment_param=own.environment_param or inherited.environment_param,
+        environments=both or own.environments or inherited.environments,
+        charges=own.charges if "quotas" in given else inherited.charges,
+        pass_through=own.pass_through if "pass_through" in given else inherited.pass_through,
+    )
+
+
+def _check_inherited(entry: PolicyEntry, own: Policy, inherited: Policy, path: Path, report: Report) -> None:
+    """Reports what cannot hold together with what the group demands."""
+    if entry.public and replace(inherited, charges=(), pass_through=True) != Policy():
+        report.problem(
+            (*path, "public"), "its group requires something of a key: write this route outside of the group"
+        )
+    for key, mine, theirs in (
+        ("tenant", own.tenant_param, inherited.tenant_param),
+        ("environment", own.environment_param, inherited.environment_param),
+    ):
+        if mine and theirs and mine != theirs:
+            report.problem((*path, key), f"its group binds it to {{{theirs}}} already: it cannot be both")
+    if own.environments and inherited.environments and not own.environments & inherited.environments:
+        report.problem((*path, "environments"), "its group takes none of these: no key could pass")
 
 
 def _told(overlap: Overlap) -> str:
@@ -266,25 +336,37 @@ def _check_spellings(routes: Iterable[tuple[Path, Route]], report: Report) -> No
                 report.key_problem(path, f"{message}: name one of them")
 
 
-def _route(key: str, entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Route | None:
-    name = re.sub(r"\s*\|\s*", "|", " ".join(key.split()))
+def _route(
+    key: str, entry: PolicyEntry, path: Path, prefix: str, inherited: Policy, words: Vocabulary, report: Report
+) -> Route | None:
     policy = _policy(entry, path, words, report)
     try:
-        methods, pattern = _parse(name)
+        methods, pattern = _parse(re.sub(r"\s*\|\s*", "|", " ".join(key.split())), prefix)
     except ValueError as error:
         report.key_problem(path, str(error))
         return None
     _check_params(entry, pattern, path, report)
-    return Route(name=name, methods=methods, pattern=name.partition(" ")[2], policy=policy, where=report.where(path))
+    _check_inherited(entry, policy, inherited, path, report)
+    return Route(
+        name=f"{methods} {pattern}",
+        methods=_methods(methods),
+        pattern=str(pattern),
+        policy=_joined(policy, inherited, report.names(path)),
+        where=report.where(path),
+    )
 
 
-def _parse(name: str) -> tuple[frozenset[str], Pattern]:
-    methods, space, pattern = name.partition(" ")
+def _parse(key: str, prefix: str) -> tuple[str, Pattern]:
+    """Methods and pattern. prefix: the path of the group, to which a method alone stands for the path itself."""
+    methods, space, pattern = key.partition(" ")
     if not space and methods.startswith("/"):
         raise ValueError(f"{_KEY} (did you mean '* {methods}'?)")
-    if not space or " " in pattern:
+    if " " in pattern or not (space or prefix):
         raise ValueError(_KEY)
-    return _methods(methods), parse_pattern(pattern)
+    if prefix and pattern and not pattern.startswith("/"):
+        raise ValueError(f"a pattern begins with '/': write '/{pattern}'")
+    _methods(methods)
+    return methods, parse_pattern(prefix + pattern)
 
 
 def _methods(text: str) -> frozenset[str]:
@@ -310,20 +392,22 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
     if entry.respond is None:
         report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
     check_template(respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
+    return replace(_demands(entry, path, words, report), public=entry.public, respond=respond)
+
+
+def _demands(entry: PolicyEntry | GroupEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
     environments = entry.environments or ()
     for at, name in report.numbered((*path, "environments"), environments):
         if name not in words.environments:
             report.problem(at, f"unknown environment '{name}'{did_you_mean(name, words.environments)}")
     return Policy(
-        public=entry.public,
         any_scopes=required(entry.scopes or (), (*path, "scopes"), words.catalogue, report),
         all_scopes=required(entry.all_scopes or (), (*path, "all_scopes"), words.catalogue, report),
         tenant_param=entry.tenant,
         environment_param=entry.environment,
         environments=frozenset(environments),
-        charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
-        pass_through=entry.pass_through,
-        respond=respond,
+        charges=charges_of(entry.quotas or (), (*path, "quotas"), words.quotas, report),
+        pass_through=entry.pass_through is not False,
     )
 
 
@@ -334,7 +418,7 @@ def _contradictions(entry: PolicyEntry) -> Iterator[str]:
                 yield name
 
 
-def _check_params(entry: PolicyEntry, pattern: Pattern, path: Path, report: Report) -> None:
+def _check_params(entry: PolicyEntry | GroupEntry, pattern: Pattern, path: Path, report: Report) -> None:
     for key, name in (("tenant", entry.tenant), ("environment", entry.environment)):
         if name is not None and name not in pattern.params:
             hint = did_you_mean(name, pattern.params)

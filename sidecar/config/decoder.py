@@ -7,7 +7,7 @@ mapping of at most one entry leaves its key out of the path, so that a list of t
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -182,6 +182,9 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
 T = TypeVar("T")
 
 
+_MOST_NAMES = 12
+
+
 class _Invalid(Enum):
     """Stands for a value that could not be decoded; its problem is reported already."""
 
@@ -279,7 +282,8 @@ class _Decoder:
         for key, child in self._entries(node, path):
             at = (*path, key.text)
             if key.text not in fields:
-                self._report.key_problem(at, f"unknown key{did_you_mean(key.text, fields)}", key.place)
+                close = did_you_mean(key.text, fields) or _known(fields)
+                self._report.key_problem(at, f"unknown key{close}", key.place)
                 continue
             self._report.place(at, key.place, child.place)
             values[key.text] = self.value(child, type_in_file(fields[key.text]), at)
@@ -373,11 +377,20 @@ class _Decoder:
             return _INVALID
 
 
+def _known(names: Collection[str]) -> str:
+    """The names, where they are few enough for one line."""
+    return f" (known are {', '.join(sorted(names))})" if len(names) <= _MOST_NAMES else ""
+
+
 def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
     """The member of a union that fits the shape of the node; the union itself where none does."""
     if not isinstance(kind, inspect.UnionType):
         return kind
     null = isinstance(node, Scalar) and node.tag == "null"
+    text = node.text if isinstance(node, Scalar) else None
+    for member in kind.types:
+        if isinstance(words := declared(member).kind, inspect.LiteralType) and text in words.values:
+            return member
     for member in kind.types:
         found = declared(member)
         if null:

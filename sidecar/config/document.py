@@ -49,6 +49,7 @@ from sidecar.config.policy import (
     ErrorEntry,
     Identity,
     KeySettings,
+    Limit,
     NamedQuota,
     PathsEntry,
     Positive,
@@ -363,7 +364,7 @@ class Document(Entry, frozen=True, kw_only=True):
     keys: Annotated[KeySettings, made(checked_keys, KeySettings)] | None = None
     scopes: Mapping[ScopeName, str | ScopeEntry | None] | None = None
     quotas: Mapping[Name, NamedQuota] | None = None
-    plans: Mapping[Name, Mapping[str, Positive]] | None = None
+    plans: Mapping[Name, Mapping[str, Limit]] | None = None
     rate_limit_headers: RateLimitHeaders | None = None
     defaults: DefaultsEntry | None = None
     routes: tuple[RouteOrGroup, ...] | None = None

@@ -35,8 +35,10 @@ from sidecar.config.fields import (
 from sidecar.core.apikey import ForeignHash, ForeignKeys
 from sidecar.core.headers import HeaderNames
 from sidecar.core.model import EVERY, Quota, Source, Subject, Window
+from sidecar.core.quotas import OF_A_KEY
 
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
+Limit = Positive | Literal["unlimited"]
 ScopeList = Annotated[tuple[str, ...], Meta(min_length=1)]
 EnvironmentList = Annotated[tuple[str, ...], Meta(min_length=1)]
 
@@ -111,8 +113,9 @@ def quota_of(entry: QuotaEntry, path: Path, report: Report) -> Quota:
     by = (entry.by,) if isinstance(entry.by, Subject) else entry.by
     if len(set(by)) < len(by):
         report.problem((*path, "by"), "names something twice")
-    if entry.only == "anonymous" and {Subject.KEY, Subject.TENANT} & set(by):
-        report.problem((*path, "only"), "an anonymous request has no key and no tenant to count by: use by: address")
+    if entry.only == "anonymous" and not OF_A_KEY.isdisjoint(by):
+        message = "an anonymous request has no key, tenant or environment to count by: use by: address"
+        report.problem((*path, "only"), message)
     _check_window(entry, path, report)
     return entry.quota(name, by, entry.only)
 
@@ -177,6 +180,8 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     checksum_length: Annotated[int, Meta(ge=0, le=8)] = renamed("checksum", 6)
     prefix_length: Annotated[int, Meta(ge=1, le=100)] = 12
     default_scopes: tuple[str, ...] = ()
+    default_plan: Name | None = left_out()
+    """For keys that are issued without a plan."""
     pass_through: tuple[OneSource, ...] = ()
     forward_credential: bool = False
     copies: Literal["remove", "refuse"] = "remove"

@@ -102,6 +102,7 @@ class Subject(StrEnum):
     TENANT = "tenant"
     ADDRESS = "address"
     ROUTE = "route"
+    ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,7 @@ class Quota:
 
     name: str
     limit: int
-    period: Literal["minute", "hour", "day", "month"] | int
+    period: Literal["minute", "hour", "day", "week", "month"] | int
     """A calendar unit of the UTC clock, or seconds."""
     window: Window = Window.FIXED
     burst: int | None = None

@@ -29,6 +29,7 @@ def key_rules(config: Config) -> KeyRules:
         environments=config.keys.environments,
         prefix_length=config.keys.prefix_length,
         default_scopes=config.keys.default_scopes,
+        default_plan=config.keys.default_plan,
         catalogue=config.catalogue,
         plans=config.plans,
         quotas=config.quotas,

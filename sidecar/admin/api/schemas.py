@@ -105,10 +105,10 @@ class QuotaOut(Struct, frozen=True, kw_only=True):
 
 
 class PlanOut(Struct, frozen=True, kw_only=True):
-    """A plan and its limit for each quota."""
+    """A plan and its limit for each quota; null is unlimited."""
 
     name: str
-    limits: dict[str, int]
+    limits: dict[str, int | None]
     grantable: bool
 
 

@@ -173,8 +173,9 @@ class FormValues:
 
 
 def empty_values(service: AdminService) -> FormValues:
-    """Return the values of an empty form, with the default scopes."""
-    return FormValues(scopes=service.config.keys.default_scopes)
+    """Return the values of an empty form, with the default scopes and the default plan."""
+    keys = service.config.keys
+    return FormValues(scopes=keys.default_scopes, plan=keys.default_plan or "")
 
 
 def submitted_values(form: Form) -> FormValues:
@@ -217,6 +218,8 @@ def form_view(
 ) -> KeyForm:
     """Return the view of the form. key: the key to change, if any. problems: field to its problem."""
     config, admin = service.config, service.admin
+    # A key that is issued without a plan gets the default one.
+    no_plan = admin.may_plan(None) and (key is not None or config.keys.default_plan is None)
     grantable = admin.grantable(config.catalogue)
     return KeyForm(
         name=values.name,
@@ -225,7 +228,7 @@ def form_view(
         environments=_environments(config, values.environment),
         scopes=tuple(_scope(config, name, name in values.scopes) for name in grantable),
         other_scopes=tuple(scope for scope in values.scopes if scope not in grantable),
-        plans=_plans(admin.plans_of(config.plans), values.plan, no_plan=admin.may_plan(None)),
+        plans=_plans(admin.plans_of(config.plans), values.plan, no_plan=no_plan),
         quotas=tuple(_quotas(config, values.quotas)),
         metadata=values.metadata,
         expiry=_expiry(values.expiry, key, service.now),

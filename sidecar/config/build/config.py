@@ -31,12 +31,13 @@ from sidecar.config.document import (
     UpstreamSettings,
     UsageSettings,
 )
-from sidecar.config.errors import Report
+from sidecar.config.errors import Report, did_you_mean
 from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.config.policy import DefaultsEntry, Identity, KeySettings, PathsEntry, UnmatchedEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.model import Charge, Policy, Quota, Route
+from sidecar.core.quotas import Plans
 from sidecar.core.scopes import Catalogue
 
 _NEEDED = {
@@ -68,8 +69,7 @@ class Config:
     keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
     quotas: Mapping[str, Quota]
-    plans: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Plan to quota name to limit."""
+    plans: Plans = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     unmatched_charges: tuple[Charge, ...] = ()
     case_sensitive: bool
@@ -105,6 +105,10 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
     check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
+    plan = config.keys.default_plan
+    if plan is not None and plan not in report.names(("plans",)):
+        message = f"unknown plan '{plan}'{did_you_mean(plan, plans)}"
+        report.problem(("keys", "default_plan"), message)
     admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
     proxies = bool(config.trusted_proxies)
     check_identity(config.identity, config.keys, proxies=proxies, report=report)

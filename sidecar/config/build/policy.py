@@ -13,6 +13,7 @@ from sidecar.config.policy import (
     GroupEntry,
     Identity,
     KeySettings,
+    Limit,
     PolicyEntry,
     ScopeEntry,
 )
@@ -21,6 +22,7 @@ from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
 from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
 from sidecar.core.patterns import Pattern, parse_pattern
+from sidecar.core.quotas import Plans
 from sidecar.core.routing import Overlap, is_token, known_spelling, overlaps, unreachable
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.core.templates import (
@@ -70,13 +72,16 @@ def required(names: Sequence[str], path: Path, catalogue: Catalogue, report: Rep
 # The `plans` section, and the quotas that other sections name.
 
 
-def plans_of(plans: Mapping[str, Mapping[str, int]], report: Report) -> Mapping[str, Mapping[str, int]]:
+def plans_of(plans: Mapping[str, Mapping[str, Limit]], report: Report) -> Plans:
     known = report.names(("quotas",))
     for plan, limits in plans.items():
         for name in limits:
             if name not in known:
                 report.key_problem(("plans", plan, name), f"unknown quota '{name}'{did_you_mean(name, known)}")
-    return plans
+    return {
+        plan: {name: None if isinstance(limit, str) else limit for name, limit in limits.items()}
+        for plan, limits in plans.items()
+    }
 
 
 def charges_of(

@@ -1,4 +1,4 @@
-"""Quotas for every route, and groups of routes that share a path and what they demand."""
+"""Quotas for every route, plans, and groups of routes that share a path and what they demand."""
 
 import pytest
 
@@ -124,3 +124,32 @@ def test_quotas_of_defaults_must_exist(problems: Complaining) -> None:
         MINIMAL + "quotas: {general: {limit: 1, per: day}}\ndefaults: {quotas: [genral]}\nroutes: [GET /: {}]\n"
     )
     assert "defaults.quotas[0]: unknown quota 'genral' (did you mean 'general'?)" in line
+
+
+def test_a_plan_may_be_unlimited_and_the_one_of_keys_without_a_plan(loading: Loading) -> None:
+    config = loading(WORDS.replace("keys: {", "keys: {default_plan: free, ").replace("routes:\n", PLANS))
+    assert config.plans == {"free": {"general": 5, "other": None}}
+    assert config.keys.default_plan == "free"
+
+
+PLANS = "plans: {free: {general: 5, other: unlimited}}\n"
+
+
+def test_a_week_is_a_period_and_an_environment_a_subject(loading: Loading) -> None:
+    quota = "quotas: {weekly: {limit: 5, per: week, by: [tenant, environment]}}\n"
+    found = loading(MINIMAL + quota).quotas["weekly"]
+    assert (found.period, found.by) == ("week", ("tenant", "environment"))
+
+
+WRONG_PLAN = {
+    "keys: {default_plan: pro}": "keys.default_plan: unknown plan 'pro'",
+    "quotas: {g: {limit: 5, per: day}}\nplans: {p: {g: unlimitd}}": "plans.p.g: must be a whole number",
+    "quotas: {g: {limit: 5, per: day, by: environment, only: anonymous}}": "has no key, tenant or environment",
+    "routes: [GET /x: {rate: 5}]": "routes[0].rate: unknown key (known are all_scopes, environment, ",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG_PLAN.items())
+def test_a_wrong_plan_quota_or_key_is_told(problems: Complaining, text: str, expected: str) -> None:
+    (line,) = problems(f"{MINIMAL}{text}\n")
+    assert expected in line

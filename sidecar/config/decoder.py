@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import Meta, inspect
 
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.yaml_tree import Entries, Items, Node, Scalar
+from sidecar.config.yaml_tree import Entries, Items, Node, Scalar, replace_variables
 
 Parse = Callable[[str], object]
 Make = Callable[[Any, Path, Report], object]
@@ -145,38 +145,6 @@ def _one_of(text: str, words: list[str]) -> str:
         choice = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
         raise ValueError(f"must be {choice}{did_you_mean(text, words)}")
     return text
-
-
-# Variables: `${VAR}` and `${VAR:-default}` in the text of a value; `$$` is a plain `$`.
-
-
-_DOLLAR = re.compile(r"\$(?:(\$)|\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?)")
-
-
-def replace_variables(text: str, environ: Mapping[str, str]) -> str:
-    """Replaces each variable once; a `${VAR}` in a variable's value is plain text.
-
-    As in a shell, the default replaces a variable that is unset or empty. Raises ValueError, which echoes no value.
-    """
-    return _DOLLAR.sub(lambda found: _value(found, environ), text)
-
-
-def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
-    escaped, name, default = found.groups()
-    if escaped:
-        return "$"
-    if name is None:
-        raise ValueError(
-            "'${' does not start a variable: write ${NAME} or ${NAME:-default}, or $${ for the characters themselves"
-        )
-    value = environ.get(name)
-    if not value and default is not None:
-        return default
-    if value is None:
-        raise ValueError(f"the variable {name} is not set (write ${{{name}:-default}} to allow that)")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError(f"the variable {name} is not UTF-8")
-    return value
 
 
 T = TypeVar("T")

@@ -241,8 +241,10 @@ class Vocabulary:
     case_sensitive: bool
 
 
-def routes_of(groups: Sequence[GroupEntry], defaults: Policy, words: Vocabulary, report: Report) -> tuple[Route, ...]:
-    """The routes in the order of the file. Reports what is wrong with a route, and overlaps between two.
+def routes_of(
+    groups: Sequence[GroupEntry], defaults: Policy, words: Vocabulary, report: Report
+) -> Sequence[tuple[Path, Route]]:
+    """The routes with their places, in the order of the file. Reports what is wrong with one, and overlaps of two.
 
     defaults: what routes and groups demand where they say nothing else.
     """
@@ -256,7 +258,7 @@ def routes_of(groups: Sequence[GroupEntry], defaults: Policy, words: Vocabulary,
     _check_spellings(routes.values(), report)
     for route, why in unreachable(made):
         report.key_problem(routes[id(route)][0], f"`{route.name}` is never reached: {why}")
-    return made
+    return tuple(routes.values())
 
 
 def _routes_of_group(

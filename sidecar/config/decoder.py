@@ -150,7 +150,7 @@ def _one_of(text: str, words: list[str]) -> str:
 T = TypeVar("T")
 
 
-_MOST_NAMES = 12
+_MOST_NAMES = 20
 
 
 class _Invalid(Enum):

@@ -324,6 +324,8 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     quotas: tuple[str | ChargeEntry, ...] = ()
     pass_through: bool = True
     respond: Any = UNSET
+    deny: bool = False
+    """Refuses every request, as if no route named it: a hole in a wider route."""
 
 
 RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=1)]

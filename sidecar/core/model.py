@@ -166,6 +166,8 @@ class Policy:
     """What a route demands."""
 
     public: bool = False
+    deny: bool = False
+    """Whether nobody may pass; then `all_scopes` holds one that no key has."""
     any_scopes: frozenset[str] = frozenset()
     all_scopes: frozenset[str] = frozenset()
     tenant_param: str | None = None

@@ -93,6 +93,8 @@ def _route(route: Route | None) -> Iterator[Line]:
     policy = route.policy
     if policy.public:
         yield Line("", "public: no key is needed")
+    if policy.deny:
+        yield Line("", "denies every request")
     if policy.respond is not None:
         yield Line("", "answered by the sidecar itself")
 
@@ -111,6 +113,8 @@ def _key(config: Config, decision: Decision) -> Iterator[Line]:
 
 def _demands(route: Route, principal: Principal) -> Iterator[Line]:
     policy, key = route.policy, principal.key
+    if policy.deny:
+        return
     if policy.any_scopes:
         yield Line("scopes", f"any of: {_joined(policy.any_scopes)}")
     if policy.all_scopes:
@@ -328,6 +332,9 @@ def _opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
 
 
 def _requirements(policy: Policy) -> Iterator[str]:
+    if policy.deny:
+        yield "nobody may pass"
+        return
     if policy.public:
         yield "public"
     if policy.any_scopes:

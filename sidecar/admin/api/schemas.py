@@ -136,6 +136,8 @@ class RouteOut(Struct, frozen=True, kw_only=True):
     pass_through: bool
     answered: bool
     """Whether the sidecar responds itself, without the upstream."""
+    deny: bool = False
+    """Whether every request is refused."""
 
 
 class RouteList(Struct, frozen=True, kw_only=True):

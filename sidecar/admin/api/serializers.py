@@ -166,13 +166,14 @@ def route_out(route: Route) -> RouteOut:
         where=route.where,
         public=policy.public,
         any_scopes=tuple(sorted(policy.any_scopes)),
-        all_scopes=tuple(sorted(policy.all_scopes)),
+        all_scopes=() if policy.deny else tuple(sorted(policy.all_scopes)),
         tenant_param=policy.tenant_param,
         environment_param=policy.environment_param,
         environments=tuple(sorted(policy.environments)),
         quotas={charge.quota.name: charge.cost for charge in policy.charges},
         pass_through=policy.pass_through,
         answered=policy.respond is not None,
+        deny=policy.deny,
     )
 
 

@@ -84,7 +84,8 @@ def _methods(service: AdminService, chosen: str) -> tuple[Option, ...]:
 
 def _example(service: AdminService) -> str:
     """Return a path that matches a route."""
-    pattern = next((route.pattern for route in service.config.routes if not route.policy.public), "/")
+    routes = (route for route in service.config.routes if not route.policy.public and not route.policy.deny)
+    pattern = next((route.pattern for route in routes), "/")
     return "/" + "/".join(parse_pattern(pattern).example("1"))
 
 

@@ -338,12 +338,13 @@ def _uncounted(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
         return
     for path, route in routes:
         said = "quotas" in report.names(path) or "quotas" in report.names(path[:2])
-        if not route.policy.charges and not said:
+        if not route.policy.charges and not route.policy.deny and not said:
             yield path, f"`{route.name}` has no quota, and other routes do: write `quotas: []` if that is meant"
 
 
 def _open_below_closed(routes: Sequence[tuple[Path, Route]]) -> Doubts:
-    closed = RouteTable([route for _, route in routes if not route.policy.public and route.pattern.endswith("/**")])
+    wide = [route for _, route in routes if route.pattern.endswith("/**")]
+    closed = RouteTable([route for route in wide if not route.policy.public and not route.policy.deny])
     for path, route in routes:
         if route.policy.public:
             stem = "/" + "/".join(parse_pattern(route.pattern).example(_ANYTHING))

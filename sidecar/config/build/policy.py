@@ -22,6 +22,7 @@ from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
 from sidecar.core.model import EVERY, Charge, Policy, Quota, Route
 from sidecar.core.patterns import Pattern, parse_pattern
+from sidecar.core.policy import DENIED
 from sidecar.core.quotas import Plans
 from sidecar.core.routing import Overlap, is_token, known_spelling, overlaps, unreachable
 from sidecar.core.scopes import Catalogue, Scope
@@ -292,6 +293,8 @@ def _routes_below(
 
 def _joined(own: Policy, inherited: Policy, given: Container[str]) -> Policy:
     """given: the options that the route, or group, has itself."""
+    if own.deny:
+        return own
     scoped = "scopes" in given or "all_scopes" in given
     both = own.environments & inherited.environments
     return replace(
@@ -391,6 +394,10 @@ def _methods(text: str) -> frozenset[str]:
 
 
 def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
+    if entry.deny:
+        if others := [name for name in report.names(path) if name in PolicyEntry.__struct_fields__ and name != "deny"]:
+            report.problem((*path, others[0]), "a route that denies refuses every request: leave all other options out")
+        return DENIED
     for name in _contradictions(entry):
         report.problem(
             (*path, name), "a public route accepts requests without a key: it cannot require anything of a key"

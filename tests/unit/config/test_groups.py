@@ -145,7 +145,7 @@ WRONG_PLAN = {
     "keys: {default_plan: pro}": "keys.default_plan: unknown plan 'pro'",
     "quotas: {g: {limit: 5, per: day}}\nplans: {p: {g: unlimitd}}": "plans.p.g: must be a whole number",
     "quotas: {g: {limit: 5, per: day, by: environment, only: anonymous}}": "has no key, tenant or environment",
-    "routes: [GET /x: {rate: 5}]": "routes[0].rate: unknown key (known are all_scopes, environment, ",
+    "routes: [GET /x: {rate: 5}]": "4:19: routes[0].rate: unknown key (known are all_scopes, deny, environment, ",
 }
 
 
@@ -153,3 +153,15 @@ WRONG_PLAN = {
 def test_a_wrong_plan_quota_or_key_is_told(problems: Complaining, text: str, expected: str) -> None:
     (line,) = problems(f"{MINIMAL}{text}\n")
     assert expected in line
+
+
+def test_a_route_may_deny_within_what_another_opens(loading: Loading) -> None:
+    (group, hole) = loading(WORDS + GROUP + "  - GET /**: {}\n  - GET /x: {deny: true}\n").routes
+    assert hole.policy.deny
+    assert not group.policy.deny
+    assert hole.policy.charges == ()
+
+
+def test_a_route_that_denies_has_no_other_option(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + "routes: [GET /a: {deny: true, public: true}]\n")
+    assert "routes[0].public: a route that denies refuses every request" in line

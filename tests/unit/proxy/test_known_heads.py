@@ -35,11 +35,24 @@ CONFIGS = [
     TRUSTING.replace("  failures:", "  copies: refuse\n  failures:"),
     TRUSTING.replace("  failures:", "  forward_credential: true\n  failures:"),
     TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: key}, {cookie: key}]"),
+    TRUSTING.replace(
+        "  - GET /me",
+        """  - GET /items/{id}:stop: {scopes: [write]}
+  - GET /items/a-{id}: {}
+  - "* /items/hidden/**": {deny: true}
+  - GET /items/{id}: {public: true}
+  - GET /items/a-{id}:stop: {}
+  - GET /items/a-:stop: {}
+  - GET /items/hidden: {deny: true}
+  - GET /me""",
+    ),
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]
 TARGETS = [
     "/items/7", "/items/7?a=b", "/items/7?a=%20b", "/items/7?a=<key>", "/items/7?key=<key>", "/items/<key>", "/items/",
-    "/public/x", "/counted/x", "/o/acme/e/live/x", "/o/other/e/live/x", "/live/x", "/me", "/named/x", "/nowhere", "*",
+    "/public/x", "/counted/x", "/items/7:stop",
+    "/items/7:go", "/items/a-7", "/items/hidden", "/items/hidden/7", "/items/7%3Ago",
+    "/o/acme/e/live/x", "/o/other/e/live/x", "/live/x", "/me", "/named/x", "/nowhere", "*",
     "http://api.test/items/7", "/items/%37", "/items/a%20b", "/items/%zz", *CLIMBS[:4], *DISGUISES[:4],
 ]  # fmt: skip
 LINES = [

@@ -232,6 +232,7 @@ def quota_errors(admin: Admin, quotas: Mapping[str, int], plan: str | None, conf
         return
     planned = config.plans.get(plan or "", {})
     for name, limit in quotas.items():
-        if name in config.quotas and limit > (most := planned.get(name, config.quotas[name].limit)):
+        most = planned.get(name, config.quotas[name].limit) if name in config.quotas else None
+        if most is not None and limit > most:
             detail = f"this admin token may give at most {most}, the limit of the plan"
             yield FieldError(pointer=pointer_of(("quotas", name)), detail=detail)

@@ -202,11 +202,12 @@ class AdminService(AdminReader):
         rules = self._dependencies.rules()
         rules.check_new(wanted, self.now)
         scopes = rules.default_scopes if wanted.scopes is None else wanted.scopes
+        plan = rules.plan_of(wanted)
         _forbid(
             *tenant_errors(self.admin, wanted.tenant),
             *scope_errors(self.admin, scopes, self.config),
-            *plan_errors(self.admin, wanted.plan),
-            *quota_errors(self.admin, wanted.quotas, wanted.plan, self.config),
+            *plan_errors(self.admin, plan),
+            *quota_errors(self.admin, wanted.quotas, plan, self.config),
         )
         return await self._dependencies.lifecycle().issue(
             wanted, rules, actor=self._actor, idempotency_key=idempotency_key

@@ -13,21 +13,25 @@ from sidecar.config.schema import json_schema
 from sidecar.core.units import counted
 
 _CONFIG_STATUS = 2
+_WARNED_STATUS = 1
 
 
 @click.command("check")
 @click.argument("file", type=click.Path())
+@click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
 @click.pass_context
-def check_command(context: click.Context, file: str) -> None:
+def check_command(context: click.Context, file: str, strict: bool) -> None:
     """Check a configuration file and print every problem at once.
 
     SIDECAR_* variables (SIDECAR_LISTEN, …) override the file, as they do for `sidecar serve`. Exits with 0 if the
     configuration is valid. Otherwise exits with 2 and prints a line for each problem:
-    FILE:LINE:COLUMN: path.of.value: what is wrong.
+    FILE:LINE:COLUMN: path.of.value: what is wrong. Prints a warning for what is valid but hardly meant, such as a scope
+    that no route requires.
 
     \b
     Example:
       sidecar check config.example.yaml
+      sidecar check --strict sidecar.yaml
     """
     try:
         config = load(file, overrides=overrides_from(os.environ), environ=os.environ)
@@ -35,7 +39,11 @@ def check_command(context: click.Context, file: str) -> None:
         for problem in error.problems:
             click.echo(str(problem), err=True)
         context.exit(_CONFIG_STATUS)
+    for warning in config.warnings:
+        click.echo(str(warning), err=True)
     click.echo(f"{file}: ok ({_summary(config)})")
+    if strict and config.warnings:
+        context.exit(_WARNED_STATUS)
 
 
 @click.command("schema")

@@ -7,7 +7,7 @@ mapping of at most one entry leaves its key out of the path, so that a list of t
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import Meta, inspect
 
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.yaml_tree import Entries, Items, Node, Scalar
+from sidecar.config.yaml_tree import VARIABLE, Entries, Items, Node, Scalar, replace_variables
 
 Parse = Callable[[str], object]
 Make = Callable[[Any, Path, Report], object]
@@ -147,39 +147,10 @@ def _one_of(text: str, words: list[str]) -> str:
     return text
 
 
-# Variables: `${VAR}` and `${VAR:-default}` in the text of a value; `$$` is a plain `$`.
-
-
-_DOLLAR = re.compile(r"\$(?:(\$)|\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?)")
-
-
-def replace_variables(text: str, environ: Mapping[str, str]) -> str:
-    """Replaces each variable once; a `${VAR}` in a variable's value is plain text.
-
-    As in a shell, the default replaces a variable that is unset or empty. Raises ValueError, which echoes no value.
-    """
-    return _DOLLAR.sub(lambda found: _value(found, environ), text)
-
-
-def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
-    escaped, name, default = found.groups()
-    if escaped:
-        return "$"
-    if name is None:
-        raise ValueError(
-            "'${' does not start a variable: write ${NAME} or ${NAME:-default}, or $${ for the characters themselves"
-        )
-    value = environ.get(name)
-    if not value and default is not None:
-        return default
-    if value is None:
-        raise ValueError(f"the variable {name} is not set (write ${{{name}:-default}} to allow that)")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError(f"the variable {name} is not UTF-8")
-    return value
-
-
 T = TypeVar("T")
+
+
+_MOST_NAMES = 20
 
 
 class _Invalid(Enum):
@@ -279,7 +250,8 @@ class _Decoder:
         for key, child in self._entries(node, path):
             at = (*path, key.text)
             if key.text not in fields:
-                self._report.key_problem(at, f"unknown key{did_you_mean(key.text, fields)}", key.place)
+                close = did_you_mean(key.text, fields) or _known(fields)
+                self._report.key_problem(at, f"unknown key{close}", key.place)
                 continue
             self._report.place(at, key.place, child.place)
             values[key.text] = self.value(child, type_in_file(fields[key.text]), at)
@@ -376,8 +348,13 @@ class _Decoder:
 
 def _blamed(text: str) -> str:
     """Where a value came from that is wrong: the line of the file is right."""
-    names = sorted({name for _, name, _ in _DOLLAR.findall(text) if name})
+    names = sorted({name for _, name, _ in VARIABLE.findall(text) if name})
     return f" (the value is that of {', '.join(names)})" if names else ""
+
+
+def _known(names: Collection[str]) -> str:
+    """The names, where they are few enough for one line."""
+    return f" (known are {', '.join(sorted(names))})" if len(names) <= _MOST_NAMES else ""
 
 
 def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
@@ -397,6 +374,7 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
             fits = found.is_leaf
         elif isinstance(node, Entries):
             fits = isinstance(found.kind, inspect.StructType | inspect.DictType) and not found.is_leaf
+            fits = fits and _may_be(node, found.kind, kind)
         else:
             fits = isinstance(found.kind, inspect.VarTupleType)
         if fits:
@@ -409,6 +387,16 @@ def _holds_word(node: Node, member: inspect.Type) -> bool:
     return isinstance(member, inspect.LiteralType) and isinstance(node, Scalar) and node.text in member.values
 
 
+def _may_be(node: Entries, member: inspect.Type, union: inspect.UnionType) -> bool:
+    """Where a struct and a mapping of free keys may both stand: what has a key that the struct needs is the struct."""
+    kinds = [declared(other).kind for other in union.types]
+    structs = [kind for kind in kinds if isinstance(kind, inspect.StructType)]
+    if not structs or not any(isinstance(kind, inspect.DictType) for kind in kinds):
+        return True
+    needed = {field.encode_name for struct in structs for field in struct.fields if field.required}
+    return isinstance(member, inspect.StructType) == any(key.text in needed for key, _ in node.entries)
+
+
 def _describe(kind: inspect.Type) -> str:
     match kind:
         case inspect.Metadata(extra={"entry": entry}):
@@ -416,7 +404,8 @@ def _describe(kind: inspect.Type) -> str:
         case inspect.Metadata(type=bare, extra_json_schema=schema):
             return str((schema or {}).get("description") or _describe(bare))
         case inspect.UnionType(types=types):
-            return " or ".join(_describe(member) for member in types if not isinstance(member, inspect.NoneType))
+            members = (_describe(member) for member in types if not isinstance(member, inspect.NoneType))
+            return " or ".join(dict.fromkeys(members))
         case inspect.StructType() | inspect.DictType():
             return "a mapping"
         case inspect.VarTupleType():

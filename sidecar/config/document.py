@@ -44,20 +44,18 @@ from sidecar.config.fields import (
     size,
 )
 from sidecar.config.policy import (
-    CorsEntry,
     Entry,
     ErrorEntry,
     Identity,
     KeySettings,
+    Limit,
     NamedQuota,
     PathsEntry,
     Positive,
-    RouteEntry,
     ScopeEntry,
-    UnmatchedEntry,
     checked_keys,
-    cors_of,
 )
+from sidecar.config.routes import CorsEntry, DefaultsEntry, RouteOrGroup, UnmatchedEntry, cors_of
 from sidecar.core.model import Cors
 from sidecar.limiter.tables import DEFAULT_ENTRIES
 from sidecar.usage.anomalies import Unusual
@@ -392,9 +390,10 @@ class Document(Entry, frozen=True, kw_only=True):
     keys: Annotated[KeySettings, made(checked_keys, KeySettings)] | None = None
     scopes: Mapping[ScopeName, str | ScopeEntry | None] | None = None
     quotas: Mapping[Name, NamedQuota] | None = None
-    plans: Mapping[Name, Mapping[str, Positive]] | None = None
+    plans: Mapping[Name, Mapping[str, Limit]] | None = None
     rate_limit_headers: RateLimitHeaders | None = None
-    routes: tuple[RouteEntry, ...] | None = None
+    defaults: DefaultsEntry | None = None
+    routes: tuple[RouteOrGroup, ...] | None = None
     cors: Annotated[Cors, made(cors_of, CorsEntry)] | None = None
     unmatched: UnmatchedEntry | None = None
     paths: PathsEntry | None = None

@@ -57,6 +57,7 @@ class Report:
         self._names: dict[Path, dict[str, None]] = {}
         self._kept: dict[Path, tuple[int, ...]] = {}
         self._found: list[tuple[Place, Path, str]] = []
+        self._doubts: list[tuple[Place, Path, str]] = []
 
     def place(self, path: Path, key: Place, value: Place) -> None:
         """Notes where the key and the value at `path` stand (an item of a list has no key: its own place twice)."""
@@ -84,6 +85,15 @@ class Report:
         """Reports the key at `path`. place: where another key than the noted one of `path` is wrong."""
         self._found.append((place or self._nearest(path)[0], path, message))
 
+    def doubt(self, path: Path, message: str) -> None:
+        """Warns of the key at `path`: it can be used, but is hardly meant."""
+        self._doubts.append((self._nearest(path)[0], path, f"warning: {message}"))
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """In the order of the file."""
+        return tuple(_in_order(self._doubts))
+
     def names(self, path: Path) -> tuple[str, ...]:
         """The keys of the mapping at `path`, including those with a wrong value."""
         return tuple(self._names.get(path, ()))
@@ -100,15 +110,17 @@ class Report:
     def close(self) -> None:
         """Raises ConfigError if there was any problem."""
         if self._found:
-            raise ConfigError(
-                Problem(file=place.file, line=place.line, column=place.column, path=render(path), message=message)
-                for place, path, message in sorted(self._found, key=lambda found: found[0][1:])
-            )
+            raise ConfigError(_in_order(self._found))
 
     def _nearest(self, path: Path) -> tuple[Place, Place]:
         while path not in self._places:
             path = path[:-1]
         return self._places[path]
+
+
+def _in_order(found: Iterable[tuple[Place, Path, str]]) -> Iterator[Problem]:
+    for place, path, message in sorted(found, key=lambda each: each[0][1:]):
+        yield Problem(file=place.file, line=place.line, column=place.column, path=render(path), message=message)
 
 
 def unreadable(place: Place, message: str) -> ConfigError:

@@ -243,9 +243,9 @@ def _socket_path(text: str) -> str:
 # Names, header fields, durations and sizes.
 
 
-CalendarUnit = Literal["minute", "hour", "day", "month"]
+CalendarUnit = Literal["minute", "hour", "day", "week", "month"]
 
-_UNITS = ("minute", "hour", "day", "month")
+_UNITS = ("minute", "hour", "day", "week", "month")
 FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 RESERVED_HEADERS = HOP_BY_HOP | {
     b"host",
@@ -282,7 +282,7 @@ def parse_period(text: str) -> CalendarUnit | int:
     try:
         seconds = parse_duration(text)
     except ValueError:
-        raise ValueError("must be minute, hour, day, month, or a duration such as 30s") from None
+        raise ValueError("must be minute, hour, day, week, month, or a duration such as 30s") from None
     if seconds < 1 or seconds != int(seconds):
         raise ValueError("must be whole seconds, at least 1s")
     return int(seconds)
@@ -347,8 +347,8 @@ Period = Annotated[
     CalendarUnit | int,
     leaf(
         parse_period,
-        "minute, hour, day, month, or a duration such as 30s",
-        f"^(minute|hour|day|month)$|{DURATION_PATTERN}",
+        "minute, hour, day, week, month, or a duration such as 30s",
+        f"^(minute|hour|day|week|month)$|{DURATION_PATTERN}",
     ),
 ]
 BindAddress = Annotated[

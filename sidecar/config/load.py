@@ -142,7 +142,7 @@ def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[st
         report.close()
     config = config_of(path, document or Document(), report, environ)
     report.close()
-    return replace(config, sha256=sha256(text).hexdigest())
+    return replace(config, sha256=sha256(text).hexdigest(), warnings=report.warnings)
 
 
 def _read(path: str) -> bytes:

@@ -24,7 +24,6 @@ from sidecar.config.fields import (
     OptionalToken,
     OwnHeader,
     Period,
-    Token,
     default,
     left_out,
     matching,
@@ -35,11 +34,12 @@ from sidecar.config.fields import (
     seconds,
 )
 from sidecar.core.apikey import ForeignHash, ForeignKeys
-from sidecar.core.cors import parse_origin
 from sidecar.core.headers import HeaderNames
-from sidecar.core.model import EVERY, Cors, Quota, Source, Subject, Window
+from sidecar.core.model import EVERY, Quota, Source, Subject, Window
+from sidecar.core.quotas import OF_A_KEY
 
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
+Limit = Positive | Literal["unlimited"]
 ScopeList = Annotated[tuple[str, ...], Meta(min_length=1)]
 EnvironmentList = Annotated[tuple[str, ...], Meta(min_length=1)]
 
@@ -114,8 +114,9 @@ def quota_of(entry: QuotaEntry, path: Path, report: Report) -> Quota:
     by = (entry.by,) if isinstance(entry.by, Subject) else entry.by
     if len(set(by)) < len(by):
         report.problem((*path, "by"), "names something twice")
-    if entry.only == "anonymous" and {Subject.KEY, Subject.TENANT} & set(by):
-        report.problem((*path, "only"), "an anonymous request has no key and no tenant to count by: use by: address")
+    if entry.only == "anonymous" and not OF_A_KEY.isdisjoint(by):
+        message = "an anonymous request has no key, tenant or environment to count by: use by: address"
+        report.problem((*path, "only"), message)
     _check_window(entry, path, report)
     return entry.quota(name, by, entry.only)
 
@@ -221,6 +222,8 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     """What a key must be issued with."""
     scopes_per_key: Annotated[int, Meta(ge=1, le=1000)] | None = left_out()
     """How many; None is any number, none included."""
+    default_plan: Name | None = left_out()
+    """For keys that are issued without a plan."""
     pass_through: tuple[OneSource, ...] = ()
     beside_key: Literal["remove", "keep"] = renamed("pass_through_with_key", "remove")
     """What becomes of credentials that are not ours beside a key."""
@@ -364,91 +367,14 @@ class ScopeEntry(Entry, frozen=True, kw_only=True):
     includes: tuple[str, ...] = ()
 
 
-class ChargeEntry(Entry, frozen=True, kw_only=True):
-    """A quota, and how much of it one request costs."""
-
-    quota: str
-    cost: Positive = 1
-
-
-Origin = Annotated[str, leaf(parse_origin, "an origin such as https://app.example.com, or *", r"^(\*|[a-z].*://.+)$")]
-
-
-class CorsEntry(Entry, frozen=True, kw_only=True):
-    """What browsers let scripts of other origins send and read."""
-
-    origins: Annotated[tuple[Origin, ...], Meta(min_length=1)]
-    headers: tuple[Token, ...] = ("Content-Type",)
-    expose: tuple[Token, ...] = ()
-    credentials: bool = False
-    max_age: Duration = seconds("10m")
-
-
-def cors_of(entry: CorsEntry, path: Path, report: Report) -> Cors:
-    for name in ("origins", "headers", "expose"):
-        for at, text in report.numbered((*path, name), getattr(entry, name)):
-            if text == EVERY and entry.credentials:
-                why = "browsers take no '*' from who lets them send cookies (credentials: true)"
-                report.problem(at, f"{why}: list each one")
-            elif name != "origins" and "*" in text and text != EVERY:
-                report.problem(at, 'is no pattern: list each name, or write "*" for every one')
-    return Cors(
-        origins=frozenset(entry.origins),
-        headers=entry.headers,
-        expose=entry.expose,
-        credentials=entry.credentials,
-        max_age_seconds=int(entry.max_age),
-    )
-
-
-def route_cors_of(written: CorsEntry | bool, path: Path, report: Report) -> Cors | Literal["off"]:
-    """`off` is false to YAML."""
-    if isinstance(written, CorsEntry):
-        return cors_of(written, path, report)
-    if written:
-        report.problem(path, "must be off, or a mapping with `origins`; left out, it is the file's own `cors`")
-    return "off"
-
-
-class PolicyEntry(Entry, frozen=True, kw_only=True):
-    """What a route demands. An empty mapping demands a valid key and nothing else."""
-
-    public: bool = False
-    scopes: ScopeList | None = left_out()
-    all_scopes: ScopeList | None = left_out()
-    tenant: str | None = left_out()
-    environment: str | None = left_out()
-    environments: EnvironmentList | None = left_out()
-    quotas: tuple[str | ChargeEntry, ...] = ()
-    pass_through: bool | Literal["only"] = True
-    """`only`: these alone pass, and no key of ours."""
-    respond: Any = UNSET
-    cors: Annotated[Cors | Literal["off"] | None, made(route_cors_of, bool, CorsEntry)] = left_out()
-    """None is the file's own section."""
-    cache: Literal["private", "shared"] = "private"
-
-
-ONLY = "only"
-"""As `pass_through`."""
-
-RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=1)]
-
-
-class UnmatchedEntry(Entry, frozen=True, kw_only=True):
-    """What holds where no route matches."""
-
-    public: bool = False
-    pass_through: Literal["only"] | None = left_out()
-    """Where it is left out, nothing passes."""
-    quotas: tuple[str | ChargeEntry, ...] = ()
-
-
 class PathsEntry(Entry, frozen=True, kw_only=True):
     """How paths are read and compared."""
 
     case_sensitive: bool = True
     encoded_slash: Literal["split", "keep"] = "split"
     """Whether the upstream may take %2F for a slash, or keeps it in its segment."""
+    colon: Literal["verb", "plain"] = "verb"
+    """Whether `{id}` takes no colon where another route has `{id}:cancel`, or a colon is like any other character."""
 
 
 def parse_header_pattern(text: str) -> str:

@@ -1,5 +1,7 @@
 """YAML text to a small tree of nodes, each with its place. Tags construct nothing, and the tree's size is bounded."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,3 +147,35 @@ class _Expansion:
 
 def _place(mark: Any, file: str) -> Place:
     return Place(file, mark.line + 1, mark.column + 1) if mark is not None else Place(file, 1, 1)
+
+
+# Variables: `${VAR}` and `${VAR:-default}` in the text of a value; `$$` is a plain `$`.
+
+
+VARIABLE = re.compile(r"\$(?:(\$)|\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?)")
+
+
+def replace_variables(text: str, environ: Mapping[str, str]) -> str:
+    """Replaces each variable once; a `${VAR}` in a variable's value is plain text.
+
+    As in a shell, the default replaces a variable that is unset or empty. Raises ValueError, which echoes no value.
+    """
+    return VARIABLE.sub(lambda found: _value(found, environ), text)
+
+
+def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
+    escaped, name, default = found.groups()
+    if escaped:
+        return "$"
+    if name is None:
+        raise ValueError(
+            "'${' does not start a variable: write ${NAME} or ${NAME:-default}, or $${ for the characters themselves"
+        )
+    value = environ.get(name)
+    if not value and default is not None:
+        return default
+    if value is None:
+        raise ValueError(f"the variable {name} is not set (write ${{{name}:-default}} to allow that)")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError(f"the variable {name} is not UTF-8")
+    return value

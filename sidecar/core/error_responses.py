@@ -101,8 +101,9 @@ class ErrorResponses:
         if fixed := self._fixed.get(deny.reason):
             return _extended(fixed, extra)
         policy = deny.route.policy if deny.route else _NO_POLICY
+        required = () if policy.deny else policy.any_scopes | policy.all_scopes
         quota = deny.refused_quota or tightest(deny.quota_states)
-        return self.for_reason(deny.reason, required=policy.any_scopes | policy.all_scopes, quota=quota, extra=extra)
+        return self.for_reason(deny.reason, required=required, quota=quota, extra=extra)
 
     def fault(self, reason: Reason, allow: Allow, now: float) -> Response:
         """For an allowed request that could not be forwarded, or whose response did not come."""

@@ -102,6 +102,7 @@ class Subject(StrEnum):
     TENANT = "tenant"
     ADDRESS = "address"
     ROUTE = "route"
+    ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,7 @@ class Quota:
 
     name: str
     limit: int
-    period: Literal["minute", "hour", "day", "month"] | int
+    period: Literal["minute", "hour", "day", "week", "month"] | int
     """A calendar unit of the UTC clock, or seconds."""
     window: Window = Window.FIXED
     burst: int | None = None
@@ -180,6 +181,8 @@ class Policy:
     """What a route demands."""
 
     public: bool = False
+    deny: bool = False
+    """Whether nobody may pass; then `all_scopes` holds one that no key has."""
     any_scopes: frozenset[str] = frozenset()
     all_scopes: frozenset[str] = frozenset()
     tenant_param: str | None = None

@@ -10,6 +10,10 @@ from sidecar.core.routing import Match
 _REASONS = {KeyStatus.REVOKED: Reason.REVOKED_KEY, KeyStatus.DISABLED: Reason.DISABLED_KEY}
 
 
+DENIED = Policy(deny=True, all_scopes=frozenset({""}), pass_through=False)
+"""A hole in a wider route: its requests are refused like those that no route names."""
+
+
 def check_status(key: ApiKey, now_us: int) -> None:
     """Raises Denied unless the key is active at `now_us` (microseconds)."""
     if key.status is not KeyStatus.ACTIVE:
@@ -49,9 +53,9 @@ def authorize(match: Match | None, principal: Principal | None, *, foreign: bool
     if principal is None:
         if foreign and policy.pass_through and policy.respond is None:
             return match
-        raise Denied(Reason.INVALID_KEY if foreign else Reason.MISSING_CREDENTIAL)
+        raise Denied(Reason.INVALID_KEY if foreign and not policy.deny else Reason.MISSING_CREDENTIAL)
     if missing_scopes(policy, principal.scopes):
-        raise Denied(Reason.INSUFFICIENT_SCOPE)
+        raise Denied(Reason.NO_ROUTE if policy.deny else Reason.INSUFFICIENT_SCOPE)
     _check_bindings(match, principal.key)
     return match
 

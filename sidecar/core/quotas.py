@@ -27,27 +27,31 @@ from sidecar.core.model import ApiKey, Bucket, Charge, Quota, QuotaState, Subjec
 # Which buckets a request takes from.
 
 
-Plans = Mapping[str, Mapping[str, int]]
+Plans = Mapping[str, Mapping[str, int | None]]
+"""Plan to quota name to limit; None is unlimited."""
+
+OF_A_KEY = frozenset({Subject.KEY, Subject.TENANT, Subject.ENVIRONMENT})
+"""What only a request with a key has."""
 
 
 def buckets_for(
     charges: Sequence[Charge], *, key: ApiKey | None, address: str, route: str, plans: Plans
 ) -> list[Bucket]:
-    """One bucket for each charge that applies: by key and by tenant only with a key, `only` as it says."""
+    """One bucket for each charge that applies and has a limit: by key, tenant and environment only with a key."""
     return [
         Bucket(
             quota=charge.quota,
             subject=_subject(charge.quota, key, address, route),
-            limit=limit_of(charge.quota, key, plans),
+            limit=limit,
             cost=charge.cost,
         )
         for charge in charges
-        if _applies(charge.quota, key)
+        if _applies(charge.quota, key) and (limit := limit_of(charge.quota, key, plans)) is not None
     ]
 
 
-def limit_of(quota: Quota, key: ApiKey | None, plans: Plans) -> int:
-    """The key's own limit, else its plan's, else the quota's."""
+def limit_of(quota: Quota, key: ApiKey | None, plans: Plans) -> int | None:
+    """The key's own limit, else its plan's, else the quota's; None is unlimited."""
     if key is None:
         return quota.limit
     planned = plans.get(key.plan, {}) if key.plan else {}
@@ -60,7 +64,7 @@ def depends_on_address(charges: Sequence[Charge]) -> bool:
 
 def _applies(quota: Quota, key: ApiKey | None) -> bool:
     if key is None:
-        return quota.only != "key" and not {Subject.KEY, Subject.TENANT} & set(quota.by)
+        return quota.only != "key" and OF_A_KEY.isdisjoint(quota.by)
     return quota.only != "anonymous"
 
 
@@ -77,6 +81,8 @@ def _part(subject: Subject, key: ApiKey | None, address: str, route: str) -> str
         case Subject.TENANT:
             # A key without a tenant is counted alone (no tenant begins with a space).
             return "" if key is None else key.tenant or f" {key.id}"
+        case Subject.ENVIRONMENT:
+            return "" if key is None else key.environment or f" {key.id}"
         case Subject.KEY:
             return "" if key is None else key.id
 
@@ -94,7 +100,11 @@ SETBACK_SECONDS = 60
 disciplined around a window's end must not open that window twice."""
 
 _SECOND = 1_000_000
-_CALENDAR = {"minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400}
+_CALENDAR = {"minute": 60, "hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400}
+
+
+_FIRST_MONDAY = 4 * 86_400
+"""1970-01-05 in Unix seconds."""
 
 
 def micros(now: float) -> int:
@@ -110,15 +120,17 @@ def period_seconds(quota: Quota) -> int:
 def window_at(quota: Quota, now: float) -> tuple[int, int]:
     """First second of the fixed window that holds `now`, and first second after it.
 
-    Months are those of the UTC calendar; all else begins at multiples of the period since 1970, which is the clock's
-    full minute, hour or day, and for seconds that divide a day the same times every day.
+    Weeks (from Monday, ISO 8601) and months are those of the UTC calendar; all else begins at multiples of the period
+    since 1970, which is the clock's full minute, hour or day, and for seconds that divide a day the same times every
+    day.
     """
     if quota.period == "month":
         first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
         return int(first.timestamp()), int(after.timestamp())
     length = period_seconds(quota)
-    start = int(now // length) * length
+    offset = _FIRST_MONDAY if quota.period == "week" else 0
+    start = int((now - offset) // length) * length + offset
     return start, start + length
 
 

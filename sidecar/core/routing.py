@@ -1,9 +1,9 @@
 """The compiled route table: method and path to route, most specific first, whatever the order.
 
-Specificity as in Go 1.22's ServeMux: of two routes that match a request, the one whose requests are all the
-other's as well is the more specific. Two that overlap with neither more specific are refused at load, so
-the routes that match one request form a chain, and a walk that prefers literals over parameters over `**`
-finds the end of it.
+Of two routes that match a request, the one whose paths are all the other's as well is the more specific; of two with
+the same paths, the one with fewer methods. Two that overlap with neither more specific need a third route for just
+what they share, or are refused at load. So one of the routes that match a request is more specific than all others,
+and a walk that prefers literals over parameters with more fixed text over those with less over `**` finds it first.
 """
 
 import re
@@ -15,93 +15,7 @@ from typing import NamedTuple
 
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, Policy, Route
-
-# Path patterns: literal segments, `{name}` for one segment, `**` for the rest (also nothing).
-
-
-_LITERAL = re.compile(r"[A-Za-z0-9\-._~!$&'()+,=:@]+")
-_PARAM = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pattern:
-    """Segments in order; a parameter is `{name}`. `rest` is whether `**` follows."""
-
-    segments: tuple[str, ...]
-    rest: bool
-
-    @property
-    def params(self) -> tuple[str, ...]:
-        return tuple(segment[1:-1] for segment in self.segments if is_param(segment))
-
-    def lower(self) -> "Pattern":
-        """The pattern with its literals in lower case, for paths whose case does not matter."""
-        folded = tuple(segment if is_param(segment) else segment.lower() for segment in self.segments)
-        return Pattern(segments=folded, rest=self.rest)
-
-    def within(self, other: "Pattern") -> bool:
-        """Whether every path of this pattern is one of `other`'s."""
-        if len(self.segments) < len(other.segments):
-            return False
-        pairs = zip(self.segments, other.segments, strict=False)
-        if not all(mine == theirs or (is_param(theirs) and _fills(mine)) for mine, theirs in pairs):
-            return False
-        return other.rest or (len(self.segments) == len(other.segments) and not self.rest)
-
-    def meets(self, other: "Pattern") -> bool:
-        """Whether some path is one of both."""
-        pairs = zip(self.segments, other.segments, strict=False)
-        if not all(
-            mine == theirs or (is_param(mine) and _fills(theirs)) or (is_param(theirs) and _fills(mine))
-            for mine, theirs in pairs
-        ):
-            return False
-        if len(self.segments) == len(other.segments):
-            return True
-        return self.rest if len(self.segments) < len(other.segments) else other.rest
-
-
-def is_param(segment: str) -> bool:
-    return segment.startswith("{")
-
-
-def _fills(segment: str) -> bool:
-    return segment != ""
-
-
-def parse_pattern(text: str) -> Pattern:
-    """Raises ValueError with what is wrong and what to write instead."""
-    if not text.startswith("/"):
-        raise ValueError(f"a pattern begins with '/': write '/{text}'")
-    segments = text[1:].split("/")
-    rest = segments[-1] == "**"
-    if rest:
-        segments.pop()
-    for position, segment in enumerate(segments):
-        if segment or position < len(segments) - 1 or rest:
-            _check_segment(segment)
-    pattern = Pattern(segments=tuple(segments), rest=rest)
-    if len(set(pattern.params)) < len(pattern.params):
-        raise ValueError("a parameter stands twice in one pattern")
-    return pattern
-
-
-def _check_segment(segment: str) -> None:
-    if segment == "":
-        raise ValueError("'//' can never match: merge the slashes")
-    if segment == "**":
-        raise ValueError("'**' stands for the rest of the path: nothing may follow it")
-    if "*" in segment:
-        raise ValueError(f"'{segment}': '*' cannot be part of a segment; use {{name}} for one segment, ** for the rest")
-    if "{" in segment or "}" in segment:
-        if not _PARAM.fullmatch(segment):
-            raise ValueError(f"'{segment}': a parameter is a whole segment such as {{name}}")
-        return
-    if segment in (".", "..") or not _LITERAL.fullmatch(segment):
-        raise ValueError(
-            f"'{segment}' can never match: write the segment as clients send it, without % ; ? # or dots alone"
-        )
-
+from sidecar.core.patterns import Parts, Pattern, parse_pattern, parts_of
 
 # Methods: any token may be one, and its case counts (RFC 9110 section 9.1). A service that does not mind the case takes
 # `get` for GET, and would serve under the policy of one method what another one guards. So only known methods and those
@@ -162,6 +76,7 @@ _MOST_OVERLAPS = 100
 
 _ANYTHING = "\0"
 """A segment and a method that no route names."""
+_NOWHERE: frozenset[int] = frozenset()
 
 
 class Match(NamedTuple):
@@ -174,21 +89,31 @@ class Match(NamedTuple):
     """Another match, for the path without its trailing slash: many frameworks take the two for one resource."""
 
 
+class _Binding(NamedTuple):
+    """Where a path holds the value of a parameter."""
+
+    position: int
+    parts: Parts
+
+    def value(self, segments: Sequence[str]) -> str:
+        return self.parts.value(segments[self.position])
+
+
 @dataclass(slots=True)
 class _Leaf:
     route: Route
     plain: Match | None
     """The match itself, where nothing of the path is bound."""
-    tenant_at: int
-    environment_at: int
+    tenant: _Binding | None
+    environment: _Binding | None
     environments: Mapping[str, str]
     """Other names of environments in paths, to their own."""
 
     def match(self, segments: Sequence[str]) -> Match:
         if self.plain is not None:
             return self.plain
-        tenant = segments[self.tenant_at] if self.tenant_at >= 0 else None
-        environment = segments[self.environment_at] if self.environment_at >= 0 else None
+        tenant = self.tenant.value(segments) if self.tenant else None
+        environment = self.environment.value(segments) if self.environment else None
         if environment is not None:
             environment = self.environments.get(environment, environment)
         return Match(self.route, tenant, environment)
@@ -197,15 +122,43 @@ class _Leaf:
 @dataclass(slots=True)
 class _Node:
     literals: dict[str, "_Node"] = field(default_factory=dict)
+    fixed: dict[tuple[str, str], tuple[Parts, "_Node"]] = field(default_factory=dict)
+    """Parameters with fixed text before or after them, by both."""
+    lengths: tuple[tuple[int, int], ...] = ()
+    """Of the texts in `fixed`, each pair once, the longest first. Few, however many texts there are."""
     param: "_Node | None" = None
     leaf: _Leaf | None = None
     rest: _Leaf | None = None
+    verbs: bool = False
+    """Whether a verb may follow a parameter here, under any method: `{id}:cancel`."""
+
+    def child(self, segment: str) -> "_Node":
+        """The node below for a segment of a pattern, made where it is missing."""
+        parts = parts_of(segment)
+        if parts is None:
+            return self.literals.setdefault(segment, _Node())
+        key = (parts.prefix, parts.suffix)
+        if key == ("", ""):
+            self.param = self.param or _Node()
+            return self.param
+        pairs = {*self.lengths, (len(parts.prefix), len(parts.suffix))}
+        self.lengths = tuple(sorted(pairs, key=lambda pair: (-sum(pair), pair)))
+        return self.fixed.setdefault(key, (parts, _Node()))[1]
+
+    def fitting(self, segment: str) -> Iterator[tuple[Parts, "_Node"]]:
+        """Those of `fixed` that take a segment, the one with most fixed text first."""
+        for before, after in self.lengths:
+            end = len(segment) - after
+            if before < end and (found := self.fixed.get((segment[:before], segment[end:]))):
+                yield found
 
 
 class RouteTable:
     """Answers in time that does not depend on the number of routes.
 
     environments: other names of environments in paths, to their own.
+    colon_verbs: where a route has `{id}:cancel`, a parameter in the same place takes no colon. Otherwise a route for
+    `/jobs/{id}` would open `/jobs/5:purge` as well, which to the service is something else than job 5.
     """
 
     def __init__(
@@ -214,12 +167,14 @@ class RouteTable:
         *,
         case_sensitive: bool = True,
         environments: Mapping[str, str] = MappingProxyType({}),
+        colon_verbs: bool = True,
     ) -> None:
         self._case_sensitive = case_sensitive
         units = list(_units(routes, case_sensitive))
         named = {method for unit in units for method in unit.methods if method != EVERY}
         self._trees = {method: _tree(units, method, environments) for method in named}
         self._other = _tree(units, EVERY, environments)
+        self._verbs = _verbs(units) if colon_verbs else None
 
     def match(self, method: str, path: str) -> Match | None:
         """The most specific route for `method` and `path`, or None."""
@@ -227,35 +182,45 @@ class RouteTable:
         del segments[0]
         compared = segments if self._case_sensitive else [segment.lower() for segment in segments]
         tree = self._trees.get(method, self._other)
-        leaf = _find(tree, compared, 0)
+        plain = _NOWHERE if self._verbs is None or ":" not in path else _without_colon(self._verbs, compared)
+        leaf = _find(tree, compared, 0, plain)
         if leaf is None:
             return None
         match = leaf.match(segments)
         if segments[-1] or len(segments) == 1:
             return match
-        other = _find(tree, compared[:-1], 0)
+        other = _find(tree, compared[:-1], 0, plain)
         return match if other is None or other is leaf else match._replace(unslashed=other.match(segments))
 
 
-def overlaps(routes: Sequence[Route], *, case_sensitive: bool = True) -> list[tuple[Route, Route]]:
-    """Pairs that match some request both, neither the more specific one; the first hundred or so of them."""
-    found: dict[tuple[int, int], tuple[Route, Route]] = {}
-    # Two patterns can meet only where the literals that one begins with begin the other, too.
-    at: dict[tuple[str, ...], list[_Unit]] = {}
-    below: dict[tuple[str, ...], list[_Unit]] = {}
-    for unit in _units(routes, case_sensitive):
-        literals = unit.first_literals
-        above = [literals[:depth] for depth in range(len(literals) + 1)]
+class Overlap(NamedTuple):
+    """Two routes that match some request both, neither the more specific one.
+
+    missing: the routes that would resolve it; none where the two are the same.
+    """
+
+    route: Route
+    other: Route
+    missing: tuple[str, ...]
+
+
+def overlaps(routes: Sequence[Route], *, case_sensitive: bool = True) -> list[Overlap]:
+    """The first hundred or so of them."""
+    units = list(_units(routes, case_sensitive))
+    named = _by_shape(units)
+    found: dict[tuple[int, int], tuple[_Unit, _Unit, dict[str, list[str]]]] = {}
+    for one, other in _rivals(units):
+        missing = one.unresolved(other, named)
+        if missing is not None:
+            _, _, methods = found.setdefault((id(one.route), id(other.route)), (one, other, {}))
+            for pattern in missing:
+                methods.setdefault(str(pattern), []).append(one.shared_methods(other))
         if len(found) >= _MOST_OVERLAPS:
             break
-        rivals = [rival for prefix in above for rival in at.get(prefix, ())] + below.get(literals, [])
-        for rival in rivals:
-            if rival.route is not unit.route and rival.conflicts(unit):
-                found[id(rival.route), id(unit.route)] = (rival.route, unit.route)
-        at.setdefault(literals, []).append(unit)
-        for prefix in above[:-1]:
-            below.setdefault(prefix, []).append(unit)
-    return list(found.values())
+    return [
+        Overlap(one.route, other.route, tuple(f"{'|'.join(names)} {pattern}" for pattern, names in methods.items()))
+        for one, other, methods in found.values()
+    ]
 
 
 def unreachable(routes: Sequence[Route]) -> list[tuple[Route, str]]:
@@ -274,7 +239,7 @@ def unreachable(routes: Sequence[Route]) -> list[tuple[Route, str]]:
 def _reached(route: Route, table: RouteTable, depth: int) -> bool:
     """Whether some request that stands for all of its kind, made of segments that nobody writes, comes to `route`."""
     pattern = parse_pattern(route.pattern)
-    stem = [_ANYTHING if is_param(segment) else segment for segment in pattern.segments]
+    stem = pattern.example(_ANYTHING)
     tails = [[*[_ANYTHING] * more, *end] for more in range(depth + 1) for end in ([], [""])] if pattern.rest else [[]]
     matches = [
         table.match(_ANYTHING if method == EVERY else method, "/" + "/".join([*stem, *tail]))
@@ -283,10 +248,6 @@ def _reached(route: Route, table: RouteTable, depth: int) -> bool:
     ]
     # Where the very same pattern stands twice, that is the mistake to tell.
     return any(match is not None and pattern.within(parse_pattern(match.route.pattern)) for match in matches)
-
-
-def _covers(methods: frozenset[str], others: frozenset[str]) -> bool:
-    return EVERY in methods or others <= methods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,17 +260,61 @@ class _Unit:
 
     @property
     def first_literals(self) -> tuple[str, ...]:
-        return tuple(takewhile(lambda segment: not is_param(segment), self.pattern.segments))
+        return tuple(takewhile(lambda segment: parts_of(segment) is None, self.pattern.segments))
 
-    def conflicts(self, other: "_Unit") -> bool:
-        if not self._shares_method(other) or not self.pattern.meets(other.pattern):
-            return False
-        forward = _covers(other.methods, self.methods) and self.pattern.within(other.pattern)
-        backward = _covers(self.methods, other.methods) and other.pattern.within(self.pattern)
-        return forward == backward
+    def unresolved(self, other: "_Unit", named: "_Shapes") -> tuple[Pattern, ...] | None:
+        """None where one of the two is more specific, or they match no request both, or another route resolves them.
 
-    def _shares_method(self, other: "_Unit") -> bool:
-        return EVERY in self.methods or EVERY in other.methods or bool(self.methods & other.methods)
+        Otherwise the patterns that a route must have to resolve them; none where the two are the same.
+        """
+        if self.pattern.shape == other.pattern.shape:
+            return () if self.methods == other.methods else None
+        if not self.shared_methods(other) or self.pattern.within(other.pattern) or other.pattern.within(self.pattern):
+            return None
+        both = self.methods if EVERY in other.methods else other.methods if EVERY in self.methods else None
+        methods = self.methods & other.methods if both is None else both
+        shared = self.pattern.shared(other.pattern)
+        missing = [
+            pattern
+            for pattern in shared
+            if not any(EVERY in unit.methods or methods <= unit.methods for unit in named.get(pattern.shape, ()))
+        ]
+        return tuple(missing) or None
+
+    def shared_methods(self, other: "_Unit") -> str:
+        """As a route names them; empty where there are none."""
+        if EVERY in self.methods or EVERY in other.methods:
+            methods = other.methods if EVERY in self.methods else self.methods
+        else:
+            methods = self.methods & other.methods
+        return "GET" if methods == _READ else "|".join(methods)
+
+
+_Shapes = dict[Pattern, list[_Unit]]
+
+
+def _by_shape(units: Iterable[_Unit]) -> _Shapes:
+    shapes: _Shapes = {}
+    for unit in units:
+        shapes.setdefault(unit.pattern.shape, []).append(unit)
+    return shapes
+
+
+def _rivals(units: Iterable[_Unit]) -> Iterator[tuple[_Unit, _Unit]]:
+    """Pairs of units of two routes that may meet: the literals that one begins with begin the other, too."""
+    at: dict[tuple[str, ...], list[_Unit]] = {}
+    below: dict[tuple[str, ...], list[_Unit]] = {}
+    for unit in units:
+        literals = unit.first_literals
+        above = [literals[:depth] for depth in range(len(literals) + 1)]
+        rivals = [rival for prefix in above for rival in at.get(prefix, ())] + below.get(literals, [])
+        yield from ((rival, unit) for rival in rivals if rival.route is not unit.route)
+        at.setdefault(literals, []).append(unit)
+        for prefix in above[:-1]:
+            below.setdefault(prefix, []).append(unit)
+
+
+_READ = frozenset({"GET", "HEAD"})
 
 
 def _units(routes: Sequence[Route], case_sensitive: bool) -> Iterator[_Unit]:
@@ -317,9 +322,8 @@ def _units(routes: Sequence[Route], case_sensitive: bool) -> Iterator[_Unit]:
         pattern = parse_pattern(route.pattern)
         if not case_sensitive:
             pattern = pattern.lower()
-        read = frozenset({"GET", "HEAD"})
-        groups = [read] if read <= route.methods else []
-        groups += [frozenset({method}) for method in sorted(route.methods) if groups == [] or method not in read]
+        groups = [_READ] if route.methods >= _READ else []
+        groups += [frozenset({method}) for method in sorted(route.methods) if groups == [] or method not in _READ]
         for methods in groups:
             yield _Unit(route=route, methods=methods, pattern=pattern)
 
@@ -336,11 +340,7 @@ def _tree(units: Sequence[_Unit], method: str, environments: Mapping[str, str]) 
 def _insert(root: _Node, unit: _Unit, environments: Mapping[str, str]) -> None:
     node = root
     for segment in unit.pattern.segments:
-        if is_param(segment):
-            node.param = node.param or _Node()
-            node = node.param
-        else:
-            node = node.literals.setdefault(segment, _Node())
+        node = node.child(segment)
     if unit.pattern.rest:
         node.rest = node.rest or _leaf(unit, environments)
     else:
@@ -348,20 +348,65 @@ def _insert(root: _Node, unit: _Unit, environments: Mapping[str, str]) -> None:
 
 
 def _leaf(unit: _Unit, environments: Mapping[str, str]) -> _Leaf:
-    policy, names = unit.route.policy, list(unit.pattern.segments)
-    tenant_at = names.index(f"{{{policy.tenant_param}}}") if policy.tenant_param else -1
-    environment_at = names.index(f"{{{policy.environment_param}}}") if policy.environment_param else -1
-    plain = Match(unit.route) if tenant_at < 0 and environment_at < 0 else None
-    return _Leaf(unit.route, plain, tenant_at, environment_at, environments)
+    policy = unit.route.policy
+    tenant, environment = _binding(unit.pattern, policy.tenant_param), _binding(unit.pattern, policy.environment_param)
+    plain = Match(unit.route) if tenant is None and environment is None else None
+    return _Leaf(unit.route, plain, tenant, environment, environments)
 
 
-def _find(node: _Node, segments: Sequence[str], depth: int) -> _Leaf | None:
+def _binding(pattern: Pattern, name: str | None) -> _Binding | None:
+    if not name:
+        return None
+    found = ((position, parts_of(segment)) for position, segment in enumerate(pattern.segments))
+    return next(_Binding(position, parts) for position, parts in found if parts and parts.name == name)
+
+
+def _find(node: _Node, segments: Sequence[str], depth: int, plain: frozenset[int]) -> _Leaf | None:
+    """plain: positions at which no parameter takes a colon."""
     if depth == len(segments):
         return node.leaf or node.rest
     segment = segments[depth]
     child = node.literals.get(segment)
-    if child is not None and (found := _find(child, segments, depth + 1)):
+    if child is not None and (found := _find(child, segments, depth + 1, plain)):
         return found
-    if node.param is not None and segment and (found := _find(node.param, segments, depth + 1)):
+    if node.fixed:
+        for parts, child in node.fitting(segment):
+            if depth in plain and ":" in parts.value(segment):
+                continue
+            if found := _find(child, segments, depth + 1, plain):
+                return found
+    param = node.param
+    if param is not None and segment and depth not in plain and (found := _find(param, segments, depth + 1, plain)):
         return found
     return node.rest
+
+
+def _verbs(units: Sequence[_Unit]) -> _Node | None:
+    """The places where a verb may follow a parameter; None where there are none."""
+    root, found = _Node(), False
+    for unit in units:
+        node = root
+        for segment in unit.pattern.segments:
+            parts = parts_of(segment)
+            if parts is not None and parts.has_verb:
+                node.verbs = found = True
+            node = node.child(segment)
+    return root if found else None
+
+
+def _without_colon(root: _Node, segments: Sequence[str]) -> frozenset[int]:
+    """Positions whose segment has a colon, where a verb may follow a parameter."""
+    found, nodes = set(), [root]
+    for depth, segment in enumerate(segments):
+        if ":" in segment and any(node.verbs for node in nodes):
+            found.add(depth)
+        nodes = [below for node in nodes for below in _taking(node, segment)]
+    return frozenset(found)
+
+
+def _taking(node: _Node, segment: str) -> Iterator[_Node]:
+    if segment in node.literals:
+        yield node.literals[segment]
+    yield from (below for _, below in node.fitting(segment))
+    if node.param is not None and segment:
+        yield node.param

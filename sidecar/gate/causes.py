@@ -12,8 +12,9 @@ from sidecar.config.build.config import Config
 from sidecar.core.apikey import ALPHABET, QUOTES, pasted
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, ApiKey, Deny, RequestHead, Route, Source
+from sidecar.core.patterns import parse_pattern, parts_of
 from sidecar.core.policy import missing_scopes
-from sidecar.core.routing import NEVER_ROUTED, RouteTable, is_param, known_spelling, parse_pattern
+from sidecar.core.routing import NEVER_ROUTED, RouteTable, known_spelling
 from sidecar.core.target import parse_target
 from sidecar.core.units import rfc3339
 from sidecar.gate.compile import key_format
@@ -207,10 +208,14 @@ def _compared(route: Route, segments: Sequence[str], case_sensitive: bool) -> tu
         found = segments[place]
         if (found if case_sensitive else found.lower()) == (wanted if case_sensitive else wanted.lower()):
             continue
-        if is_param(wanted) and found:
+        if _is_param(wanted) and found:
             continue
         likeness = SequenceMatcher(None, found.lower(), wanted.lower()).ratio()
-        close = likeness if likeness >= _LIKE and not is_param(wanted) else 0.0
+        close = likeness if likeness >= _LIKE and not _is_param(wanted) else 0.0
         return place + close, f"{wanted!r} is expected in place {place + 1} of the path"
     more = "/".join(segments[len(pattern.segments) :])
     return len(pattern.segments), "the path has a / more at its end" if not more else "the path goes on after it ends"
+
+
+def _is_param(segment: str) -> bool:
+    return parts_of(segment) is not None

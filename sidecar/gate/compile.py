@@ -31,6 +31,7 @@ def key_rules(config: Config) -> KeyRules:
         environments=config.keys.environments,
         prefix_length=config.keys.prefix_length,
         default_scopes=config.keys.default_scopes,
+        default_plan=config.keys.default_plan,
         catalogue=config.catalogue,
         plans=config.plans,
         quotas=config.quotas,
@@ -124,4 +125,6 @@ def route_table(config: Config) -> RouteTable:
     """`unmatched` is the least specific route of all, where it lets anything pass."""
     routes = (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes
     aliases = config.keys.environment_aliases
-    return RouteTable(routes, case_sensitive=config.case_sensitive, environments=aliases)
+    return RouteTable(
+        routes, case_sensitive=config.case_sensitive, environments=aliases, colon_verbs=config.colon == "verb"
+    )

@@ -100,6 +100,8 @@ def _route(route: Route | None) -> Iterator[Line]:
         yield Line("", "pass_through: only: for credentials that are not keys, and for no key")
     if policy.public:
         yield Line("", "public: no key is needed")
+    if policy.deny:
+        yield Line("", "denies every request")
     if policy.respond is not None:
         yield Line("", "answered by the sidecar itself")
 
@@ -118,6 +120,8 @@ def _key(config: Config, decision: Decision) -> Iterator[Line]:
 
 def _demands(route: Route, principal: Principal) -> Iterator[Line]:
     policy, key = route.policy, principal.key
+    if policy.deny:
+        return
     if policy.any_scopes:
         yield Line("scopes", f"any of: {_joined(policy.any_scopes)}")
     if policy.all_scopes:
@@ -347,6 +351,9 @@ def _opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
 
 
 def _requirements(policy: Policy) -> Iterator[str]:
+    if policy.deny:
+        yield "nobody may pass"
+        return
     if policy.public:
         yield "public"
     if policy.refuses_keys is not None:

@@ -131,7 +131,7 @@ class KeyMaker:
             tenant=wanted.tenant,
             environment=environment,
             scopes=tuple(dict.fromkeys(scopes)),
-            plan=wanted.plan,
+            plan=rules.plan_of(wanted),
             quotas=dict(wanted.quotas),
             metadata=dict(wanted.metadata),
             expires_at=wanted.expires_at,

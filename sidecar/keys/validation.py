@@ -71,6 +71,7 @@ class KeyRules:
     """Environment to prefix. The first is for keys without an environment, and for keys of every environment."""
     prefix_length: int
     default_scopes: tuple[str, ...] = ()
+    default_plan: str | None = None
     catalogue: Catalogue
     plans: Collection[str] = ()
     quotas: Collection[str] = ()
@@ -91,6 +92,9 @@ class KeyRules:
 
     def environment_of(self, wanted: NewKey) -> str:
         return next(iter(self.environments)) if wanted.environment is None else wanted.environment
+
+    def plan_of(self, wanted: NewKey) -> str | None:
+        return self.default_plan if wanted.plan is None else wanted.plan
 
     def prefix_of(self, environment: str) -> str:
         first = next(iter(self.environments.values()))

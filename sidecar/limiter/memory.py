@@ -25,7 +25,7 @@ Counted = Any
 """int (fixed), Stamps (sliding) or Debt (bucket)."""
 
 _KEPT_FROM_SECONDS = 60
-_UNITS = ("minute", "hour", "day", "month")
+_UNITS = ("minute", "hour", "day", "week", "month")
 _SECOND = 1_000_000
 
 

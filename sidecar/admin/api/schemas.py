@@ -105,10 +105,10 @@ class QuotaOut(Struct, frozen=True, kw_only=True):
 
 
 class PlanOut(Struct, frozen=True, kw_only=True):
-    """A plan and its limit for each quota."""
+    """A plan and its limit for each quota; null is unlimited."""
 
     name: str
-    limits: dict[str, int]
+    limits: dict[str, int | None]
     grantable: bool
 
 
@@ -138,6 +138,8 @@ class RouteOut(Struct, frozen=True, kw_only=True):
     """False: only credentials pass that are not keys (`pass_through: only`)."""
     answered: bool
     """Whether the sidecar responds itself, without the upstream."""
+    deny: bool = False
+    """Whether every request is refused."""
 
 
 class RouteList(Struct, frozen=True, kw_only=True):

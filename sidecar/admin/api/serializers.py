@@ -166,7 +166,7 @@ def route_out(route: Route) -> RouteOut:
         where=route.where,
         public=policy.public,
         any_scopes=tuple(sorted(policy.any_scopes)),
-        all_scopes=tuple(sorted(policy.all_scopes)),
+        all_scopes=() if policy.deny else tuple(sorted(policy.all_scopes)),
         tenant_param=policy.tenant_param,
         environment_param=policy.environment_param,
         environments=tuple(sorted(policy.environments)),
@@ -174,6 +174,7 @@ def route_out(route: Route) -> RouteOut:
         pass_through=policy.pass_through,
         takes_keys=policy.refuses_keys is None,
         answered=policy.respond is not None,
+        deny=policy.deny,
     )
 
 

@@ -15,7 +15,8 @@ from sidecar.admin.web.view_models import ExplainResult, Fact, Option
 from sidecar.admin.web.view_models import Explanation as View
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision
-from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS, is_param, parse_pattern
+from sidecar.core.patterns import parse_pattern
+from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS
 from sidecar.gate.explain import Explanation, Line, redacted
 
 _METHODS: Final = tuple(name for name in STANDARD_METHODS if name not in NEVER_ROUTED)
@@ -83,9 +84,9 @@ def _methods(service: AdminService, chosen: str) -> tuple[Option, ...]:
 
 def _example(service: AdminService) -> str:
     """Return a path that matches a route."""
-    pattern = next((route.pattern for route in service.config.routes if not route.policy.public), "/")
-    segments = ["1" if is_param(segment) else segment for segment in parse_pattern(pattern).segments]
-    return "/" + "/".join(segments)
+    routes = (route for route in service.config.routes if not route.policy.public and not route.policy.deny)
+    pattern = next((route.pattern for route in routes), "/")
+    return "/" + "/".join(parse_pattern(pattern).example("1"))
 
 
 def _result(explanation: Explanation) -> ExplainResult:

@@ -8,7 +8,7 @@ from typing import Final
 from sidecar.admin.web.view_models import Moment, StatusBadge
 from sidecar.config.build.config import Config
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Quota, Route, Source
-from sidecar.core.routing import is_param, parse_pattern
+from sidecar.core.patterns import parse_pattern, parts_of
 from sidecar.core.units import counted
 
 # The curl command of a new key.
@@ -54,9 +54,10 @@ def _path(route: Route, key: ApiKey) -> str:
     """Return a path that matches the route's pattern and that this key may request."""
     policy, segments = route.policy, list[str]()
     for segment in parse_pattern(route.pattern).segments:
-        bound = {f"{{{policy.tenant_param}}}": key.tenant, f"{{{policy.environment_param}}}": key.environment}
-        value = bound.get(segment, "1") if is_param(segment) else segment
-        segments.append("1" if value in (None, EVERY) else str(value))
+        parts = parts_of(segment)
+        bound = {policy.tenant_param: key.tenant, policy.environment_param: key.environment}
+        value = bound.get(parts.name, "1") if parts else None
+        segments.append(parts.fill("1" if value in (None, EVERY) else str(value)) if parts else segment)
     return "/" + "/".join(segments)
 
 

@@ -173,10 +173,11 @@ class FormValues:
 
 
 def empty_values(service: AdminService) -> FormValues:
-    """Return the values of an empty form, with those of the default scopes that the administrator may grant."""
-    default = service.config.keys.default_scopes
+    """Return the values of an empty form, with the default scopes that the administrator may grant, and the plan."""
+    keys = service.config.keys
+    default = keys.default_scopes
     forbidden = service.admin.ungrantable(default, service.config.catalogue)
-    return FormValues(scopes=[scope for scope in default if scope not in forbidden])
+    return FormValues(scopes=[scope for scope in default if scope not in forbidden], plan=keys.default_plan or "")
 
 
 def submitted_values(form: Form) -> FormValues:
@@ -219,6 +220,8 @@ def form_view(
 ) -> KeyForm:
     """Return the view of the form. key: the key to change, if any. problems: field to its problem."""
     config, admin = service.config, service.admin
+    # A key that is issued without a plan gets the default one.
+    no_plan = admin.may_plan(None) and (key is not None or config.keys.default_plan is None)
     grantable = admin.grantable(config.catalogue)
     return KeyForm(
         name=values.name,
@@ -227,7 +230,7 @@ def form_view(
         environments=_environments(config, values.environment),
         scopes=tuple(_scope(config, name, name in values.scopes) for name in grantable),
         other_scopes=tuple(scope for scope in values.scopes if scope not in grantable),
-        plans=_plans(admin.plans_of(config.plans), values.plan, no_plan=admin.may_plan(None)),
+        plans=_plans(admin.plans_of(config.plans), values.plan, no_plan=no_plan),
         quotas=tuple(_quotas(config, values.quotas)),
         metadata=values.metadata,
         expiry=_expiry(values.expiry, key, service.now),

@@ -111,5 +111,6 @@ async def _usage_of(limiter: Limiter, bucket: Bucket, now: float) -> QuotaUsage:
         [state] = (await limiter.peek([one], now)).states
     except Fault:
         return QuotaUsage(quota=bucket.quota, limit=bucket.limit, state=None, note="currently not available")
-    note = "shared by all keys of the tenant" if Subject.TENANT in by else ""
+    shared = " and ".join(f"the {part.value}" for part in bucket.quota.by)
+    note = "" if Subject.KEY in by else f"shared by all keys of {shared}"
     return QuotaUsage(quota=bucket.quota, limit=bucket.limit, state=state, note=note)

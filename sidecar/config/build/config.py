@@ -1,23 +1,23 @@
 """The configuration in force: what the document says, with every name resolved."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Literal
 
 from sidecar.config.build.admin import admin_of
 from sidecar.config.build.policy import (
-    Vocabulary,
     catalogue_of,
+    charges_of,
     check_granted,
     check_identity,
     check_number,
     check_passing,
     errors_of,
     plans_of,
-    routes_of,
-    unmatched_of,
 )
+from sidecar.config.build.routes import Vocabulary, routes_of, unmatched_of
 from sidecar.config.document import (
     AccessLogSettings,
     AdminSettings,
@@ -33,13 +33,16 @@ from sidecar.config.document import (
     UpstreamSettings,
     UsageSettings,
 )
-from sidecar.config.errors import Report
+from sidecar.config.errors import Path, Problem, Report, did_you_mean
 from sidecar.config.fields import Address, UpstreamUrl
-from sidecar.config.policy import Identity, KeySettings, PathsEntry, UnmatchedEntry
+from sidecar.config.policy import Identity, KeySettings, PathsEntry
+from sidecar.config.routes import DefaultsEntry, UnmatchedEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.model import EVERY, Cors, Policy, Quota, Route
-from sidecar.core.routing import EVERYTHING, NO_ROUTE
+from sidecar.core.patterns import parse_pattern
+from sidecar.core.quotas import Plans
+from sidecar.core.routing import EVERYTHING, NO_ROUTE, RouteTable
 from sidecar.core.scopes import Catalogue
 
 _NEEDED = {
@@ -59,6 +62,8 @@ class Config:
     path: str
     sha256: str = field(default="", compare=False)
     """Of the file, hexadecimal."""
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)
+    """What can be used, but is hardly meant."""
     listen: tuple[Address, ...]
     tls: ListenerTls | None
     proxy_protocol: bool
@@ -74,8 +79,7 @@ class Config:
     keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
     quotas: Mapping[str, Quota]
-    plans: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Plan to quota name to limit."""
+    plans: Plans = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     cors: Cors | None = None
     """Where no route is known, and of the routes that have no section of their own."""
@@ -83,6 +87,7 @@ class Config:
     """Matches no request where it lets nothing pass; its quotas are shown to keys then."""
     case_sensitive: bool
     encoded_slash: Literal["split", "keep"]
+    colon: Literal["verb", "plain"] = "verb"
     identity: Identity
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"]
@@ -114,6 +119,10 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     plans = plans_of(document.plans or {}, report)
     check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
     check_number(config.keys, catalogue, report)
+    plan = config.keys.default_plan
+    if plan is not None and plan not in report.names(("plans",)):
+        message = f"unknown plan '{plan}'{did_you_mean(plan, plans)}"
+        report.problem(("keys", "default_plan"), message)
     admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
     proxies = bool(config.trusted_proxies)
     check_identity(config.identity, config.keys, proxies=proxies, report=report)
@@ -127,17 +136,24 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
         cors=config.cors,
     )
     errors, default_error = errors_of(document.errors or {}, report)
-    routes = routes_of(document.routes or (), words, report)
-    return replace(
+    common = (document.defaults or DefaultsEntry()).quotas
+    defaults = Policy(charges=charges_of(common, ("defaults", "quotas"), config.quotas, report))
+    routes = routes_of(document.routes or (), defaults, words, report)
+    config = replace(
         config,
         admin=admin,
         catalogue=catalogue,
         plans=plans,
-        routes=routes,
-        unmatched=unmatched_of(document.unmatched or UnmatchedEntry(), routes, words, report),
+        routes=tuple(route for _, route in routes),
+        unmatched=unmatched_of(
+            document.unmatched or UnmatchedEntry(), tuple(route for _, route in routes), words, report
+        ),
         errors=errors,
         default_error=default_error,
     )
+    for place, message in _doubts(config, routes, report):
+        report.doubt(place, message)
+    return config
 
 
 def _sections(path: str, document: Document) -> Config:
@@ -159,6 +175,7 @@ def _sections(path: str, document: Document) -> Config:
         cors=document.cors,
         case_sensitive=paths.case_sensitive,
         encoded_slash=paths.encoded_slash,
+        colon=paths.colon,
         identity=document.identity or Identity(),
         trusted_proxies=document.trusted_proxies or (),
         forwarded_header=document.forwarded_header or "X-Forwarded-For",
@@ -241,3 +258,109 @@ def _reached(host: str, *, here: bool) -> set[str]:
     if address.is_unspecified:
         return {host, _LOOPBACK[address.version]}
     return {host, _EVERY[address.version]} if here or address.is_loopback else {host}
+
+
+# What can be used, but is hardly meant: pairs of a place and what is odd there.
+
+
+Doubts = Iterator[tuple[Path, str]]
+
+_EXPRESS = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
+_OF_A_RESPONSE = ("status", "headers", "location", "body")
+_ANYTHING = "\0"
+
+
+def _doubts(config: Config, routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
+    yield from _doubtful_sources(config.keys)
+    yield from _doubtful_includes(config.catalogue)
+    if routes:
+        yield from _unused(config)
+        yield from _doubtful_routes(routes)
+        yield from _uncounted(routes, report)
+        yield from _open_below_closed(routes)
+
+
+def _doubtful_sources(keys: KeySettings) -> Doubts:
+    for position, source in enumerate(keys.sources):
+        path = ("keys", "from", position)
+        if source.kind == "header" and source.name.lower() == "sec-websocket-protocol":
+            yield (
+                path,
+                "clients send a list of protocols here, and want one of it back: no key is found in that",
+            )
+        elif (source.scheme or "").lower() == "basic":
+            yield path, "clients send `user:password` in base64 with Basic (RFC 7617): no key is found in that"
+
+
+def _doubtful_includes(catalogue: Catalogue) -> Doubts:
+    for name in catalogue.scopes:
+        way = _way_back(name, catalogue)
+        if way and min(way) == name:
+            yield ("scopes", name), f"scopes include each other, and so are the same: {' → '.join([*way, name])}"
+
+
+def _way_back(name: str, catalogue: Catalogue) -> Sequence[str]:
+    """The scopes by which one includes itself by name, from it on; empty where it does not."""
+    pending: list[tuple[str, ...]] = [(name,)]
+    seen = set[str]()
+    while pending:
+        way = pending.pop()
+        for included in catalogue.scopes[way[-1]].includes:
+            if included == name:
+                return way
+            if included in catalogue.scopes and included not in seen:
+                seen.add(included)
+                pending.append((*way, included))
+    return ()
+
+
+def _unused(config: Config) -> Doubts:
+    policies = [route.policy for route in config.routes]
+    required = {scope for policy in policies for scope in policy.any_scopes | policy.all_scopes}
+    for name in config.catalogue.scopes:
+        if required.isdisjoint(config.catalogue.expand([name])):
+            yield ("scopes", name), "no route requires this scope, or one that it includes"
+    counted = {charge.quota.name for policy in policies for charge in policy.charges}
+    counted |= {charge.quota.name for charge in config.unmatched.policy.charges}
+    for name in config.quotas:
+        if name not in counted:
+            yield ("quotas", name), "no route counts this quota"
+    for name, limits in config.plans.items():
+        if counted.isdisjoint(limits):
+            yield ("plans", name), "no route counts a quota of this plan"
+
+
+def _doubtful_routes(routes: Sequence[tuple[Path, Route]]) -> Doubts:
+    for path, route in routes:
+        for segment in parse_pattern(route.pattern).segments:
+            if _EXPRESS.fullmatch(segment):
+                yield path, f"'{segment}' matches these characters only: write {{{segment[1:]}}} for a parameter"
+        respond = route.policy.respond
+        if isinstance(respond, dict) and (odd := [key for key in respond if _of_a_response(key, respond[key])]):
+            at = (*path, "respond", odd[0])
+            yield at, f"`respond` is the JSON body of a 200, where '{odd[0]}' is a member like any other"
+
+
+def _of_a_response(key: str, value: object) -> bool:
+    """Whether it is written as if the response had it: `status` as a number, the others whatever they are."""
+    return key.lower() in _OF_A_RESPONSE and (key.lower() != "status" or isinstance(value, int))
+
+
+def _uncounted(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
+    if not any(route.policy.charges for _, route in routes):
+        return
+    for path, route in routes:
+        said = "quotas" in report.names(path) or "quotas" in report.names(path[:2])
+        if not route.policy.charges and not route.policy.deny and not said:
+            yield path, f"`{route.name}` has no quota, and other routes do: write `quotas: []` if that is meant"
+
+
+def _open_below_closed(routes: Sequence[tuple[Path, Route]]) -> Doubts:
+    wide = [route for _, route in routes if route.pattern.endswith("/**")]
+    closed = RouteTable([route for route in wide if not route.policy.public and not route.policy.deny])
+    for path, route in routes:
+        if route.policy.public:
+            stem = "/" + "/".join(parse_pattern(route.pattern).example(_ANYTHING))
+            matches = [closed.match(_ANYTHING if method == EVERY else method, stem) for method in sorted(route.methods)]
+            if around := next((match.route for match in matches if match), None):
+                yield (*path, "public"), f"`{route.name}` needs no key, though `{around.name}` around it does"

@@ -1,41 +1,21 @@
 """The sections that name each other: scopes, plans, routes, identity and errors."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import UNSET
 
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.policy import (
-    ONLY,
-    ChargeEntry,
-    ErrorEntry,
-    Identity,
-    KeySettings,
-    PolicyEntry,
-    ScopeEntry,
-    UnmatchedEntry,
-)
+from sidecar.config.policy import ErrorEntry, Identity, KeySettings, Limit, ScopeEntry
+from sidecar.config.routes import ChargeEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
-from sidecar.core.model import EVERY, Charge, Cors, Policy, Quota, Route
-from sidecar.core.routing import (
-    EVERYTHING,
-    NO_ROUTE,
-    Pattern,
-    is_token,
-    known_spelling,
-    overlaps,
-    parse_pattern,
-    unreachable,
-)
+from sidecar.core.model import EVERY, Charge, Quota
+from sidecar.core.quotas import Plans
 from sidecar.core.scopes import Catalogue, Scope
 from sidecar.core.templates import (
     ERROR_PLACEHOLDERS,
     IDENTITY_PLACEHOLDERS,
-    RESPOND_PLACEHOLDERS,
     unknown_placeholders,
 )
 from sidecar.core.upstream_request import ADMIN_COOKIE
@@ -91,13 +71,16 @@ def required(names: Sequence[str], path: Path, catalogue: Catalogue, report: Rep
 # The `plans` section, and the quotas that other sections name.
 
 
-def plans_of(plans: Mapping[str, Mapping[str, int]], report: Report) -> Mapping[str, Mapping[str, int]]:
+def plans_of(plans: Mapping[str, Mapping[str, Limit]], report: Report) -> Plans:
     known = report.names(("quotas",))
     for plan, limits in plans.items():
         for name in limits:
             if name not in known:
                 report.key_problem(("plans", plan, name), f"unknown quota '{name}'{did_you_mean(name, known)}")
-    return plans
+    return {
+        plan: {name: None if isinstance(limit, str) else limit for name, limit in limits.items()}
+        for plan, limits in plans.items()
+    }
 
 
 def charges_of(
@@ -241,157 +224,3 @@ def _error_template(entry: ErrorEntry, path: Path, report: Report) -> ErrorTempl
 
 def _folded(name: str) -> bytes:
     return fold(name.encode())
-
-
-_MOST_METHOD_CHARS = 32
-_KEY = "must be `METHOD /pattern`, `METHOD|METHOD /pattern` or `* /pattern`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
-    """The names that a route may use."""
-
-    catalogue: Catalogue
-    quotas: Mapping[str, Quota]
-    environments: Sequence[str]
-    keys: KeySettings
-    case_sensitive: bool
-    cors: Cors | None
-
-
-def routes_of(entries: Sequence[Mapping[str, PolicyEntry]], words: Vocabulary, report: Report) -> tuple[Route, ...]:
-    """The routes in the order of the file. Reports what is wrong with a route, and overlaps between two."""
-    routes: dict[int, tuple[Path, Route]] = {}
-    for path, entry in report.numbered(("routes",), entries):
-        for key, policy in entry.items():
-            route = _route(key, policy, path, words, report)
-            if route is not None:
-                routes[id(route)] = (path, route)
-    made = tuple(route for _, route in routes.values())
-    for first, second in overlaps(made, case_sensitive=words.case_sensitive):
-        message = f"overlaps with `{first.name}` ({first.where}), and neither is more specific"
-        report.key_problem(routes[id(second)][0], f"`{second.name}` {message}")
-    _check_spellings(routes.values(), report)
-    for route, why in unreachable(made):
-        report.key_problem(routes[id(route)][0], f"`{route.name}` is never reached: {why}")
-    return made
-
-
-def _check_spellings(routes: Iterable[tuple[Path, Route]], report: Report) -> None:
-    """A service that does not mind the case would serve `list` under the policy of another route's `LIST`."""
-    first: dict[str, tuple[str, Route]] = {}
-    for path, route in routes:
-        for method in sorted(route.methods):
-            spelling, other = first.setdefault(method.upper(), (method, route))
-            if spelling != method:
-                message = f"'{method}' and '{spelling}' (`{other.name}`, {other.where}) are one method but for the case"
-                report.key_problem(path, f"{message}: name one of them")
-
-
-def _route(key: str, entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Route | None:
-    name = re.sub(r"\s*\|\s*", "|", " ".join(key.split()))
-    policy = _policy(entry, path, words, report)
-    try:
-        methods, pattern = _parse(name)
-    except ValueError as error:
-        report.key_problem(path, str(error))
-        return None
-    _check_params(entry, pattern, path, report)
-    return Route(name=name, methods=methods, pattern=name.partition(" ")[2], policy=policy, where=report.where(path))
-
-
-def _parse(name: str) -> tuple[frozenset[str], Pattern]:
-    methods, space, pattern = name.partition(" ")
-    if not space and methods.startswith("/"):
-        raise ValueError(f"{_KEY} (did you mean '* {methods}'?)")
-    if not space or " " in pattern:
-        raise ValueError(_KEY)
-    return _methods(methods), parse_pattern(pattern)
-
-
-def _methods(text: str) -> frozenset[str]:
-    methods = text.split("|")
-    if methods == [EVERY]:
-        return frozenset({EVERY})
-    for method in methods:
-        if method == EVERY:
-            raise ValueError("'*' is every method already: it stands alone")
-        if not is_token(method) or EVERY in method or len(method) > _MOST_METHOD_CHARS:
-            raise ValueError(f"'{method}' is not a method: a method is one word, as clients send it")
-        if (known := known_spelling(method) or method) != method:
-            raise ValueError(f"'{method}' is not a method: the case counts (did you mean '{known}'?)")
-    return frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
-
-
-def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
-    for name, why in _contradictions(entry):
-        report.problem((*path, name), f"{why}: it cannot require anything of a key")
-    if entry.pass_through == ONLY:
-        _check_only(entry.public, words.keys, path, report)
-    if entry.pass_through == ONLY and entry.respond is not UNSET:
-        report.problem(
-            (*path, "respond"), "a route with `pass_through: only` is the upstream's: it has no response of ours"
-        )
-    respond = None if entry.respond is UNSET else entry.respond
-    if entry.respond is None:
-        report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
-    check_template(respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
-    environments = entry.environments or ()
-    for at, name in report.numbered((*path, "environments"), environments):
-        if name not in words.environments:
-            report.problem(at, f"unknown environment '{name}'{did_you_mean(name, words.environments)}")
-    return Policy(
-        public=entry.public,
-        any_scopes=required(entry.scopes or (), (*path, "scopes"), words.catalogue, report),
-        all_scopes=required(entry.all_scopes or (), (*path, "all_scopes"), words.catalogue, report),
-        tenant_param=entry.tenant,
-        environment_param=entry.environment,
-        environments=frozenset(environments),
-        charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
-        pass_through=bool(entry.pass_through),
-        refuses_keys=Reason.KEY_NOT_ACCEPTED if entry.pass_through == ONLY else None,
-        respond=respond,
-        cors=words.cors if entry.cors is None else None if entry.cors == "off" else entry.cors,
-        shared_cache=entry.cache == "shared",
-    )
-
-
-def _contradictions(entry: PolicyEntry) -> Iterator[tuple[str, str]]:
-    """Names of what is demanded of a key, and why none can be asked for it."""
-    if entry.public or entry.pass_through == ONLY:
-        why = "a public route accepts requests without a key" if entry.public else "`pass_through: only` takes no key"
-        for name in ("scopes", "all_scopes", "tenant", "environment", "environments"):
-            if getattr(entry, name) is not None:
-                yield name, why
-
-
-def unmatched_of(entry: UnmatchedEntry, routes: Sequence[Route], words: Vocabulary, report: Report) -> Route:
-    """What holds where none of `routes` matches. A route only where credentials pass that are not ours."""
-    path: Path = ("unmatched",)
-    passes = entry.pass_through == ONLY
-    if entry.public and not passes and report.sound((*path, "pass_through")):
-        report.problem((*path, "public"), "would open every path: name the public ones in routes")
-    if passes:
-        _check_only(entry.public, words.keys, path, report)
-    if passes and any(route.pattern == EVERYTHING and EVERY in route.methods for route in routes):
-        report.problem((*path, "pass_through"), f"is never reached: `* {EVERYTHING}` matches every request")
-    policy = Policy(
-        public=entry.public,
-        charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
-        pass_through=passes,
-        refuses_keys=Reason.NO_ROUTE,
-    )
-    where = report.where(path) if passes else ""
-    return Route(name=NO_ROUTE, methods=frozenset({EVERY}), pattern=EVERYTHING, policy=policy, where=where)
-
-
-def _check_only(public: bool, keys: KeySettings, path: Path, report: Report) -> None:
-    if not public and not keys.pass_through and report.sound(("keys", "pass_through")):
-        report.problem((*path, "pass_through"), "nothing could pass: name the credentials in keys.pass_through")
-
-
-def _check_params(entry: PolicyEntry, pattern: Pattern, path: Path, report: Report) -> None:
-    for key, name in (("tenant", entry.tenant), ("environment", entry.environment)):
-        if name is not None and name not in pattern.params:
-            hint = did_you_mean(name, pattern.params)
-            report.problem((*path, key), f"the pattern has no {{{name}}}{hint}")

@@ -20,7 +20,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 def test_check_of_a_good_file_is_one_line(runner: CliRunner) -> None:
     result = runner.invoke(check_command, [str(EXAMPLE)])
     assert result.exit_code == 0
-    assert result.stdout == f"{EXAMPLE}: ok (8 routes, 3 scopes, 4 quotas, 1 plan)\n"
+    assert result.stdout == f"{EXAMPLE}: ok (9 routes, 3 scopes, 4 quotas, 2 plans)\n"
     assert result.stderr == ""
 
 
@@ -61,3 +61,17 @@ def test_schema_prints_json(runner: CliRunner) -> None:
 def test_help_shows_an_example(runner: CliRunner, command: object) -> None:
     result = runner.invoke(command, ["--help"])  # type: ignore[arg-type]  # both are commands
     assert f"Example:\n    sidecar {command.name}" in result.stdout  # type: ignore[attr-defined]
+
+
+def test_warnings_are_told_and_count_only_where_check_is_strict(runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(MINIMAL + "routes:\n- GET /v1/:id: {}\n")
+    warning = f"{file}:5:3: routes[0]: warning: ':id' matches these characters only: write {{id}} for a parameter\n"
+    for options, status in (([], 0), (["--strict"], 1)):
+        result = runner.invoke(check_command, [*options, str(file)])
+        assert (result.exit_code, result.stderr) == (status, warning)
+        assert result.stdout == f"{file}: ok (1 route, 0 scopes, 0 quotas, 0 plans)\n"
+
+
+def test_strict_is_content_with_a_file_without_warnings(runner: CliRunner) -> None:
+    assert runner.invoke(check_command, ["--strict", str(EXAMPLE)]).exit_code == 0

@@ -83,7 +83,8 @@ def test_the_example_loads_with_every_option() -> None:
     assert [(charge.quota.name, charge.cost) for charge in analytics] == [("general", 1), ("analytics", 5)]
     assert config.routes[6].policy.environments == {"live"}
     assert not config.routes[6].policy.pass_through
-    assert config.routes[7].policy.respond == {
+    assert config.routes[7].policy.deny
+    assert config.routes[8].policy.respond == {
         "key": "{key.id}",
         "scopes": "{key.scopes}",
         "expires_at": "{key.expires_at}",

@@ -110,7 +110,7 @@ WRONG = {
     "a scope named like a wildcard": ("scopes: {'a:*': x}", "4:10: scopes.a:*: is a wildcard"),
     "a scope of two words": ("scopes: {a b: x}", "4:10: scopes.a b: must be printable ASCII without spaces"),
     "a quota of nothing": ("quotas: {q: {limit: 0, per: day}}", "quotas.q.limit: must be at least 1"),
-    "an unknown period": ("quotas: {q: {limit: 1, per: week}}", "quotas.q.per: must be minute, hour, day, month"),
+    "an unknown period": ("quotas: {q: {limit: 1, per: year}}", "quotas.q.per: must be minute, hour, day, week, month"),
     "a short period": ("quotas: {q: {limit: 1, per: 500ms}}", "quotas.q.per: must be whole seconds, at least 1s"),
     "a window that drifts": ("quotas: {q: {limit: 1, per: 7s}}", "quotas.q.per: a fixed window must divide a day"),
     "a burst of no bucket": ("quotas: {q: {limit: 1, per: day, burst: 2}}", "quotas.q.burst: only a bucket has"),

@@ -62,19 +62,20 @@ def test_a_policy_beside_its_route_is_told(problems: Complaining) -> None:
 def test_overlapping_routes_are_told_with_both_places(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- GET /{a}/x: {}\n- GET /y/{b}: {}\n")
     assert line.startswith("8:3: routes[1]: `GET /y/{b}` overlaps with `GET /{a}/x` (")
-    assert "sidecar.yaml:7), and neither is more specific" in line
+    assert "sidecar.yaml:7), and neither is more specific: add a route for what both match, `GET /y/x`" in line
 
 
 def test_the_same_route_twice_is_told(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- GET /x: {}\n- POST /x: {}\n- GET /x: {public: true}\n")
-    assert "9:3: routes[2]: `GET /x` overlaps with `GET /x`" in line
+    assert line.startswith("9:3: routes[2]: `GET /x` is defined twice (")
+    assert line.endswith("sidecar.yaml:7)")
 
 
 def test_routes_that_differ_in_case_overlap_where_case_does_not_count(problems: Complaining, loading: Loading) -> None:
     routes = MINIMAL + WORDS + "- GET /x: {}\n- GET /X: {}\n"
     assert len(loading(routes).routes) == 2
     (line,) = problems(routes + "paths: {case_sensitive: false}\n")
-    assert "overlaps" in line
+    assert "`GET /X` is defined twice, first as `GET /x` (" in line
 
 
 def test_an_unreachable_route_is_told(problems: Complaining) -> None:

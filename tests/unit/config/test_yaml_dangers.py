@@ -63,7 +63,7 @@ def test_an_alias_is_the_value_itself(loading: Loading) -> None:
 def test_a_problem_in_a_duplicate_section_does_not_hide_the_first(problems: Complaining) -> None:
     lines = problems(MINIMAL + "paths: {x: 1}\npaths: {y: 1}\n")
     assert [line.partition(": ")[2] for line in lines] == [
-        "paths.x: unknown key",
+        "paths.x: unknown key (known are case_sensitive, colon, encoded_slash)",
         "paths: duplicate key, first in line 4",
     ]
 

@@ -24,10 +24,20 @@ def routes(*texts: str) -> list[Route]:
 
 
 SEGMENTS = ("a", "b", "", "z")
-PATHS = tuple("/" + "/".join(parts) for length in range(1, 5) for parts in product(SEGMENTS, repeat=length))
+FIXED = (*SEGMENTS, "ab", "az", "zb", "azb", "a:b", "z:b")
+"""Segments that tell `a{x}`, `{x}b` and `{x}:b` from one another."""
+PATHS = tuple(
+    "/" + "/".join(parts)
+    for segments, most in ((SEGMENTS, 4), (FIXED, 3))
+    for length in range(1, most + 1)
+    for parts in product(segments, repeat=length)
+    if segments is SEGMENTS or not set(parts) <= set(SEGMENTS)
+)
 METHODS = ("GET", "HEAD", "POST", "DELETE", "PURGE")
 UNIVERSE = frozenset((method, path) for method in METHODS for path in PATHS)
 """Every request over a small alphabet: a literal that no pattern has among it, and paths longer than any pattern."""
+
+_READ = frozenset({"GET", "HEAD"})
 
 
 def requests_of(one: Route) -> frozenset[tuple[str, str]]:
@@ -36,13 +46,9 @@ def requests_of(one: Route) -> frozenset[tuple[str, str]]:
     return frozenset(product(methods, paths_of(one.pattern)))
 
 
-def matches(one: Route, method: str, path: str) -> bool:
-    return (method in one.methods or "*" in one.methods) and matches_path(one.pattern, path)
-
-
 @cache
-def paths_of(pattern: str) -> tuple[str, ...]:
-    return tuple(path for path in PATHS if matches_path(pattern, path))
+def paths_of(pattern: str) -> frozenset[str]:
+    return frozenset(path for path in PATHS if matches_path(pattern, path))
 
 
 def matches_path(pattern: str, path: str) -> bool:
@@ -52,20 +58,63 @@ def matches_path(pattern: str, path: str) -> bool:
         if len(given) < len(wanted):
             return False
         given = given[: len(wanted)]
-    return len(wanted) == len(given) and all(
-        want == have or (want.startswith("{") and have != "") for want, have in zip(wanted, given, strict=True)
-    )
+    return len(wanted) == len(given) and all(takes(want, have) for want, have in zip(wanted, given, strict=True))
+
+
+def takes(want: str, have: str) -> bool:
+    return value(want, have) != "" if "{" in want else want == have
+
+
+def value(want: str, have: str) -> str:
+    """What a segment's parameter stands for; empty where the segment does not take it."""
+    before, _, rest = want.partition("{")
+    after = rest.partition("}")[2]
+    fits = have.startswith(before) and have[len(before) :].endswith(after)
+    return have[len(before) :].removesuffix(after) if fits else ""
+
+
+def opens_a_verb(pattern: str, path: str, table: Sequence[Route]) -> bool:
+    """Whether a parameter stands for text with a colon, where a route of the table has a verb."""
+    given = path.split("/")[1:]
+    for depth, (want, have) in enumerate(zip(pattern.split("/")[1:], given, strict=False)):
+        if "{" in want and ":" in value(want, have):
+            for other in table:
+                above, at = other.pattern.split("/")[1:][:depth], other.pattern.split("/")[1:][depth : depth + 1]
+                if at and "}:" in at[0] and all(map(takes, above, given)):
+                    return True
+    return False
+
+
+def methods_as_one(one: Route, method: str) -> frozenset[str]:
+    """The methods that a route treats like this one; empty where it does not have it."""
+    if "*" in one.methods:
+        return frozenset(METHODS)
+    if method in _READ and one.methods >= _READ:
+        return _READ
+    return one.methods & {method}
 
 
 def conflict(one: Route, other: Route) -> bool:
-    """Go 1.22: some request matches both, and neither route's requests are all the other's."""
-    mine, theirs = requests_of(one), requests_of(other)
-    return bool(mine & theirs) and (mine == theirs or not (mine < theirs or theirs < mine))
+    """Some request matches both, and neither has the narrower paths nor, for the same paths, fewer methods."""
+    mine, theirs = paths_of(one.pattern), paths_of(other.pattern)
+    shared = [m for m in METHODS if methods_as_one(one, m) and methods_as_one(other, m)]
+    if mine == theirs:
+        return any(methods_as_one(one, m) == methods_as_one(other, m) for m in shared)
+    return bool(shared and mine & theirs) and not (mine < theirs or theirs < mine)
 
 
 def most_specific(table: Sequence[Route], method: str, path: str) -> Route | None:
-    fitting = [one for one in table if matches(one, method, path)]
-    return min(fitting, key=lambda one: len(requests_of(one)), default=None)
+    """Tries every route."""
+    fitting = [
+        one
+        for one in table
+        if methods_as_one(one, method)
+        and matches_path(one.pattern, path)
+        and not opens_a_verb(one.pattern, path, table)
+    ]
+    found = min(fitting, key=lambda one: (len(paths_of(one.pattern)), len(methods_as_one(one, method))), default=None)
+    assert all(found and paths_of(found.pattern) <= paths_of(one.pattern) for one in fitting)
+    return found
 
 
 def without_conflicts(table: Iterable[Route]) -> list[Route]:

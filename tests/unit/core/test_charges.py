@@ -6,7 +6,7 @@ from sidecar.core.model import ApiKey, Bucket, Charge, Subject
 from sidecar.core.quotas import buckets_for, depends_on_address, limit_of
 from tests.unit.core.samples import api_key, quota
 
-PLANS = {"pro": {"general": 100}}
+PLANS = {"pro": {"general": 100}, "enterprise": {"general": None}}
 
 
 def buckets(*charges: Charge, key: ApiKey | None, address: str = "198.51.100.7") -> list[Bucket]:
@@ -24,7 +24,19 @@ def test_a_quota_is_counted_by_what_it_says() -> None:
     assert subject(key, Subject.TENANT) == ("acme",)
     assert subject(key, Subject.ADDRESS) == ("198.51.100.7",)
     assert subject(key, Subject.ROUTE) == ("GET /a",)
+    assert subject(api_key(environment="test"), Subject.ENVIRONMENT) == ("test",)
     assert subject(key, Subject.TENANT, Subject.ROUTE) == ("acme", "GET /a")
+
+
+def test_a_plan_without_a_limit_is_not_counted_unless_the_key_has_one() -> None:
+    charge = Charge(quota=quota())
+    assert buckets(charge, key=api_key(plan="enterprise")) == []
+    (bucket,) = buckets(charge, key=api_key(plan="enterprise", quotas={"general": 5}))
+    assert bucket.limit == 5
+
+
+def test_a_request_without_a_key_has_no_environment() -> None:
+    assert buckets(Charge(quota=quota(by=(Subject.ENVIRONMENT,))), key=None) == []
 
 
 def test_neighbours_in_an_ipv6_64_share_a_bucket() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.core.routing import parse_pattern
+from sidecar.core.patterns import parse_pattern
 
 
 def test_a_pattern_is_literals_parameters_and_a_rest() -> None:
@@ -31,7 +31,12 @@ def test_a_last_slash_is_an_empty_segment() -> None:
         "/a*",
         "/*",
         "/{}",
-        "/{a}b",
+        "/{a}{b}",
+        "/{a}-{b}",
+        "/{a}%20",
+        "/;{a}",
+        "/{a}}",
+        "/a*{b}",
         "/{a",
         "/a}",
         "/{1a}",
@@ -90,5 +95,43 @@ def test_patterns_may_meet_without_either_being_within_the_other(one: str, other
     assert not parse_pattern(other).within(parse_pattern(one))
 
 
+FIXED = {
+    ("/{id}:cancel", "/{id}"): "/{id}:cancel",
+    ("/a-{x}", "/{y}"): "/a-{x}",
+    ("/a-b-{x}", "/a-{x}"): "/a-b-{x}",
+    ("/a.json", "/{name}.json"): "/a.json",
+    ("/{a}/x", "/y/{b}"): "/y/x",
+    ("/{n}", "/p/**"): "/p",
+    ("/p-{x}/**", "/{y}/z/{w}"): "/p-{x}/z/{w}",
+    ("/{x}/**", "/a/{x}/b"): "/a/{x}/b",
+    ("/p{y}/{x}", "/{x}/q{y}"): "/p{y}/q{y2}",
+}
+
+
+@pytest.mark.parametrize(("pair", "expected"), FIXED.items())
+def test_what_two_patterns_share_is_a_pattern(pair: tuple[str, str], expected: str) -> None:
+    one, other = map(parse_pattern, pair)
+    assert [str(shared) for shared in one.shared(other)] == [expected]
+    assert one.meets(other)
+    assert [shared.shape for shared in other.shared(one)] == [parse_pattern(expected).shape]
+
+
+def test_texts_around_a_parameter_may_touch_in_what_two_patterns_share() -> None:
+    shared = parse_pattern("/a{x}").shared(parse_pattern("/{x}.b"))
+    assert [str(pattern) for pattern in shared] == ["/a{x}.b", "/a.b"]
+    shared = parse_pattern("/aba{x}").shared(parse_pattern("/{x}aba"))
+    assert [str(pattern) for pattern in shared] == ["/aba{x}aba", "/abaaba", "/ababa"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("/{id}:cancel", "/{id}:pause"), ("/a-{x}", "/b-{x}"), ("/a-{x}", "/a-"), ("/{x}.json", "/.json")],
+)
+def test_patterns_with_other_fixed_text_do_not_meet(one: str, other: str) -> None:
+    assert not parse_pattern(one).meets(parse_pattern(other))
+    assert parse_pattern(one).shared(parse_pattern(other)) == ()
+
+
 def test_lower_case_leaves_the_names_of_parameters() -> None:
     assert parse_pattern("/Admin/{orgID}/**").lower() == parse_pattern("/admin/{orgID}/**")
+    assert parse_pattern("/Job-{jobID}:Stop").lower() == parse_pattern("/job-{jobID}:stop")

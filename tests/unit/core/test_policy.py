@@ -1,10 +1,12 @@
 """Whether a principal may do what a route names, and what readings that disagree come to."""
 
+from dataclasses import replace
+
 import pytest
 
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, KeyStatus, Principal
-from sidecar.core.policy import authorize, authorize_all_readings, check_status, missing_scopes
+from sidecar.core.policy import DENIED, authorize, authorize_all_readings, check_status, missing_scopes
 from sidecar.core.routing import Match
 from tests.unit.core.samples import api_key, match, principal
 
@@ -49,6 +51,13 @@ def test_what_no_route_names_is_401_without_a_key_and_403_with_one() -> None:
     assert refusal(None, None) is Reason.MISSING_CREDENTIAL
     assert refusal(None, None, foreign=True) is Reason.MISSING_CREDENTIAL
     assert refusal(None, principal("everything")) is Reason.NO_ROUTE
+
+
+def test_a_route_that_denies_refuses_as_if_no_route_named_it() -> None:
+    hole = replace(match().route, policy=DENIED)
+    assert refusal(Match(hole), None) is Reason.MISSING_CREDENTIAL
+    assert refusal(Match(hole), None, foreign=True) is Reason.MISSING_CREDENTIAL
+    assert refusal(Match(hole), principal("everything", tenant=EVERY, environment=EVERY)) is Reason.NO_ROUTE
 
 
 def test_a_public_route_asks_for_nothing() -> None:

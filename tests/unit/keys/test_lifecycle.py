@@ -51,6 +51,13 @@ async def test_what_is_not_asked_for_has_the_configured_defaults(lifecycle: Life
     assert (key.environment, key.scopes, key.tenant, key.expires_at) == ("live", ("streams:read",), None, None)
 
 
+async def test_a_key_without_a_plan_has_the_default_one(lifecycle: Lifecycle, rules: KeyRules) -> None:
+    rules = replace(rules, plans={"free", "pro"}, default_plan="free")
+    issued = await lifecycle.issue(NewKey(name="CI"), rules, actor=ANN)
+    assert issued.key.plan == "free"
+    assert (await lifecycle.issue(NewKey(name="CI", plan="pro"), rules, actor=ANN)).key.plan == "pro"
+
+
 async def test_a_key_for_every_environment_has_the_first_one_s_prefix(lifecycle: Lifecycle, rules: KeyRules) -> None:
     issued = await lifecycle.issue(NewKey(name="CI", environment="*", tenant="*"), rules, actor=ANN)
     assert issued.key.environment == "*"

@@ -221,3 +221,18 @@ def test_a_bucket_lets_its_burst_pass_and_then_its_rate() -> None:
     assert passed[0] == 100
     assert sum(passed[1:101]) == 50
     assert sum(passed[1:]) == 149
+
+
+@pytest.mark.parametrize(
+    ("now", "start"),
+    [
+        ("2026-03-01T23:59:59", "2026-02-23T00:00:00"),  # a Sunday
+        ("2026-03-02T00:00:00", "2026-03-02T00:00:00"),
+        ("2026-03-08T12:00:00", "2026-03-02T00:00:00"),
+        ("1970-01-01T00:00:00", "1969-12-29T00:00:00"),
+    ],
+)
+def test_a_week_begins_on_monday(now: str, start: str) -> None:
+    week = bucket(Window.FIXED, 1, period="week").quota
+    assert window_at(week, at(now)) == (at(start), at(start) + 7 * 86_400)
+    assert policy_seconds(week, at(now)) == 7 * 86_400

@@ -35,6 +35,17 @@ CONFIGS = [
     TRUSTING.replace("  failures:", "  copies: refuse\n  failures:"),
     TRUSTING.replace("  failures:", "  forward_credential: true\n  failures:"),
     TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: key}, {cookie: key}]"),
+    TRUSTING.replace(
+        "  - GET /me",
+        """  - GET /items/{id}:stop: {scopes: [write]}
+  - GET /items/a-{id}: {}
+  - "* /items/hidden/**": {deny: true}
+  - GET /items/{id}: {public: true}
+  - GET /items/a-{id}:stop: {}
+  - GET /items/a-:stop: {}
+  - GET /items/hidden: {deny: true}
+  - GET /me""",
+    ),
     TRUSTING + "cors: {origins: [https://app.test]}\n",
     TRUSTING.replace(", {cookie: session}]", ", {header: X-A}]") + "unmatched: {pass_through: only}\n",
     TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  failures:")
@@ -43,7 +54,9 @@ CONFIGS = [
 METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]
 TARGETS = [
     "/items/7", "/items/7?a=b", "/items/7?a=%20b", "/items/7?a=<key>", "/items/7?key=<key>", "/items/<key>", "/items/",
-    "/public/x", "/counted/x", "/o/acme/e/live/x", "/o/other/e/live/x", "/live/x", "/sessions/x", "/me",
+    "/public/x", "/counted/x", "/items/7:stop",
+    "/items/7:go", "/items/a-7", "/items/hidden", "/items/hidden/7", "/items/7%3Ago",
+    "/o/acme/e/live/x", "/o/other/e/live/x", "/live/x", "/sessions/x", "/me",
     "/named/x", "/nowhere", "/signin", "*",
     "http://api.test/items/7", "/items/%37", "/items/a%20b", "/items/%zz", *CLIMBS[:4], *DISGUISES[:4],
 ]  # fmt: skip

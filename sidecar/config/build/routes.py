@@ -1,0 +1,271 @@
+"""The `routes` section: groups, routes and what they demand, in the words of the other sections."""
+
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from msgspec import UNSET
+
+from sidecar.config.build.policy import charges_of, check_template, required
+from sidecar.config.errors import Path, Report, did_you_mean
+from sidecar.config.policy import KeySettings
+from sidecar.config.routes import ONLY, GroupEntry, PolicyEntry, UnmatchedEntry
+from sidecar.core.errors import Reason
+from sidecar.core.model import EVERY, Cors, Policy, Quota, Route
+from sidecar.core.patterns import Pattern, parse_pattern
+from sidecar.core.policy import DENIED
+from sidecar.core.routing import EVERYTHING, NO_ROUTE, Overlap, is_token, known_spelling, overlaps, unreachable
+from sidecar.core.scopes import Catalogue
+from sidecar.core.templates import (
+    RESPOND_PLACEHOLDERS,
+)
+
+_MOST_METHOD_CHARS = 32
+_KEY = "must be `METHOD /pattern`, `METHOD|METHOD /pattern` or `* /pattern`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The names that a route may use."""
+
+    catalogue: Catalogue
+    quotas: Mapping[str, Quota]
+    environments: Sequence[str]
+    keys: KeySettings
+    case_sensitive: bool
+    cors: Cors | None
+
+
+def routes_of(
+    groups: Sequence[GroupEntry], defaults: Policy, words: Vocabulary, report: Report
+) -> Sequence[tuple[Path, Route]]:
+    """The routes with their places, in the order of the file. Reports what is wrong with one, and overlaps of two.
+
+    defaults: what routes and groups demand where they say nothing else.
+    """
+    routes: dict[int, tuple[Path, Route]] = {}
+    for path, group in report.numbered(("routes",), groups):
+        for at, route in _routes_of_group(group, path, defaults, words, report):
+            routes[id(route)] = (at, route)
+    made = tuple(route for _, route in routes.values())
+    for overlap in overlaps(made, case_sensitive=words.case_sensitive):
+        report.key_problem(routes[id(overlap.other)][0], _told(overlap))
+    _check_spellings(routes.values(), report)
+    for route, why in unreachable(made):
+        report.key_problem(routes[id(route)][0], f"`{route.name}` is never reached: {why}")
+    return tuple(routes.values())
+
+
+def _routes_of_group(
+    group: GroupEntry, path: Path, defaults: Policy, words: Vocabulary, report: Report
+) -> Iterator[tuple[Path, Route]]:
+    if not group.path:
+        for route in group.routes:
+            yield from _routes_below("", route, path, defaults, words, report)
+        return
+    try:
+        pattern = parse_pattern(group.path)
+        if pattern.rest or not pattern.segments[-1]:
+            raise ValueError("is what the patterns of its routes begin with: write it without '**' and '/' at its end")
+    except ValueError as error:
+        report.problem((*path, "path"), str(error))
+        return
+    _check_params(group, pattern, path, report)
+    inherited = _joined(_demands(group, path, words, report), defaults, report.names(path))
+    for at, entry in report.numbered((*path, "routes"), group.routes):
+        yield from _routes_below(group.path, entry, at, inherited, words, report)
+
+
+def _routes_below(
+    prefix: str, entry: Mapping[str, PolicyEntry], path: Path, inherited: Policy, words: Vocabulary, report: Report
+) -> Iterator[tuple[Path, Route]]:
+    for key, policy in entry.items():
+        route = _route(key, policy, path, prefix, inherited, words, report)
+        if route is not None:
+            yield path, route
+
+
+def _joined(own: Policy, inherited: Policy, given: Container[str]) -> Policy:
+    """given: the options that the route, or group, has itself."""
+    if own.deny:
+        return own
+    scoped = "scopes" in given or "all_scopes" in given
+    both = own.environments & inherited.environments
+    return replace(
+        own,
+        any_scopes=own.any_scopes if scoped else inherited.any_scopes,
+        all_scopes=own.all_scopes if scoped else inherited.all_scopes,
+        tenant_param=own.tenant_param or inherited.tenant_param,
+        environment_param=own.environment_param or inherited.environment_param,
+        environments=both or own.environments or inherited.environments,
+        charges=own.charges if "quotas" in given else inherited.charges,
+        pass_through=own.pass_through if "pass_through" in given else inherited.pass_through,
+    )
+
+
+def _check_inherited(entry: PolicyEntry, own: Policy, inherited: Policy, path: Path, report: Report) -> None:
+    """Reports what cannot hold together with what the group demands."""
+    if entry.public and replace(inherited, charges=(), pass_through=True) != Policy():
+        report.problem(
+            (*path, "public"), "its group requires something of a key: write this route outside of the group"
+        )
+    for key, mine, theirs in (
+        ("tenant", own.tenant_param, inherited.tenant_param),
+        ("environment", own.environment_param, inherited.environment_param),
+    ):
+        if mine and theirs and mine != theirs:
+            report.problem((*path, key), f"its group binds it to {{{theirs}}} already: it cannot be both")
+    if own.environments and inherited.environments and not own.environments & inherited.environments:
+        report.problem((*path, "environments"), "its group takes none of these: no key could pass")
+
+
+def _told(overlap: Overlap) -> str:
+    first, second = overlap.route, overlap.other
+    if not overlap.missing:
+        also = "" if first.name == second.name else f", first as `{first.name}`"
+        return f"`{second.name}` is defined twice{also} ({first.where})"
+    missing = " and ".join(f"`{name}`" for name in overlap.missing)
+    message = f"overlaps with `{first.name}` ({first.where}), and neither is more specific"
+    return f"`{second.name}` {message}: add a route for what both match, {missing}"
+
+
+def _check_spellings(routes: Iterable[tuple[Path, Route]], report: Report) -> None:
+    """A service that does not mind the case would serve `list` under the policy of another route's `LIST`."""
+    first: dict[str, tuple[str, Route]] = {}
+    for path, route in routes:
+        for method in sorted(route.methods):
+            spelling, other = first.setdefault(method.upper(), (method, route))
+            if spelling != method:
+                message = f"'{method}' and '{spelling}' (`{other.name}`, {other.where}) are one method but for the case"
+                report.key_problem(path, f"{message}: name one of them")
+
+
+def _route(
+    key: str, entry: PolicyEntry, path: Path, prefix: str, inherited: Policy, words: Vocabulary, report: Report
+) -> Route | None:
+    policy = _policy(entry, path, words, report)
+    try:
+        methods, pattern = _parse(re.sub(r"\s*\|\s*", "|", " ".join(key.split())), prefix)
+    except ValueError as error:
+        report.key_problem(path, str(error))
+        return None
+    _check_params(entry, pattern, path, report)
+    _check_inherited(entry, policy, inherited, path, report)
+    return Route(
+        name=f"{methods} {pattern}",
+        methods=_methods(methods),
+        pattern=str(pattern),
+        policy=_joined(policy, inherited, report.names(path)),
+        where=report.where(path),
+    )
+
+
+def _parse(key: str, prefix: str) -> tuple[str, Pattern]:
+    """Methods and pattern. prefix: the path of the group, to which a method alone stands for the path itself."""
+    methods, space, pattern = key.partition(" ")
+    if not space and methods.startswith("/"):
+        raise ValueError(f"{_KEY} (did you mean '* {methods}'?)")
+    if " " in pattern or not (space or prefix):
+        raise ValueError(_KEY)
+    if prefix and pattern and not pattern.startswith("/"):
+        raise ValueError(f"a pattern begins with '/': write '/{pattern}'")
+    _methods(methods)
+    return methods, parse_pattern(prefix + pattern)
+
+
+def _methods(text: str) -> frozenset[str]:
+    methods = text.split("|")
+    if methods == [EVERY]:
+        return frozenset({EVERY})
+    for method in methods:
+        if method == EVERY:
+            raise ValueError("'*' is every method already: it stands alone")
+        if not is_token(method) or EVERY in method or len(method) > _MOST_METHOD_CHARS:
+            raise ValueError(f"'{method}' is not a method: a method is one word, as clients send it")
+        if (known := known_spelling(method) or method) != method:
+            raise ValueError(f"'{method}' is not a method: the case counts (did you mean '{known}'?)")
+    return frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
+
+
+def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
+    if entry.deny:
+        if others := [name for name in report.names(path) if name in PolicyEntry.__struct_fields__ and name != "deny"]:
+            report.problem((*path, others[0]), "a route that denies refuses every request: leave all other options out")
+        return DENIED
+    for name, why in _contradictions(entry):
+        report.problem((*path, name), f"{why}: it cannot require anything of a key")
+    if entry.pass_through == ONLY:
+        _check_only(entry.public, words.keys, path, report)
+    if entry.pass_through == ONLY and entry.respond is not UNSET:
+        report.problem(
+            (*path, "respond"), "a route with `pass_through: only` is the upstream's: it has no response of ours"
+        )
+    respond = None if entry.respond is UNSET else entry.respond
+    if entry.respond is None:
+        report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
+    check_template(respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
+    return replace(
+        _demands(entry, path, words, report),
+        public=entry.public,
+        refuses_keys=Reason.KEY_NOT_ACCEPTED if entry.pass_through == ONLY else None,
+        respond=respond,
+        cors=words.cors if entry.cors is None else None if entry.cors == "off" else entry.cors,
+        shared_cache=entry.cache == "shared",
+    )
+
+
+def _demands(entry: PolicyEntry | GroupEntry, path: Path, words: Vocabulary, report: Report) -> Policy:
+    environments = entry.environments or ()
+    for at, name in report.numbered((*path, "environments"), environments):
+        if name not in words.environments:
+            report.problem(at, f"unknown environment '{name}'{did_you_mean(name, words.environments)}")
+    return Policy(
+        any_scopes=required(entry.scopes or (), (*path, "scopes"), words.catalogue, report),
+        all_scopes=required(entry.all_scopes or (), (*path, "all_scopes"), words.catalogue, report),
+        tenant_param=entry.tenant,
+        environment_param=entry.environment,
+        environments=frozenset(environments),
+        charges=charges_of(entry.quotas or (), (*path, "quotas"), words.quotas, report),
+        pass_through=entry.pass_through is not False,
+    )
+
+
+def _contradictions(entry: PolicyEntry) -> Iterator[tuple[str, str]]:
+    """Names of what is demanded of a key, and why none can be asked for it."""
+    if entry.public or entry.pass_through == ONLY:
+        why = "a public route accepts requests without a key" if entry.public else "`pass_through: only` takes no key"
+        for name in ("scopes", "all_scopes", "tenant", "environment", "environments"):
+            if getattr(entry, name) is not None:
+                yield name, why
+
+
+def unmatched_of(entry: UnmatchedEntry, routes: Sequence[Route], words: Vocabulary, report: Report) -> Route:
+    """What holds where none of `routes` matches. A route only where credentials pass that are not ours."""
+    path: Path = ("unmatched",)
+    passes = entry.pass_through == ONLY
+    if entry.public and not passes and report.sound((*path, "pass_through")):
+        report.problem((*path, "public"), "would open every path: name the public ones in routes")
+    if passes:
+        _check_only(entry.public, words.keys, path, report)
+    if passes and any(route.pattern == EVERYTHING and EVERY in route.methods for route in routes):
+        report.problem((*path, "pass_through"), f"is never reached: `* {EVERYTHING}` matches every request")
+    policy = Policy(
+        public=entry.public,
+        charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
+        pass_through=passes,
+        refuses_keys=Reason.NO_ROUTE,
+    )
+    where = report.where(path) if passes else ""
+    return Route(name=NO_ROUTE, methods=frozenset({EVERY}), pattern=EVERYTHING, policy=policy, where=where)
+
+
+def _check_only(public: bool, keys: KeySettings, path: Path, report: Report) -> None:
+    if not public and not keys.pass_through and report.sound(("keys", "pass_through")):
+        report.problem((*path, "pass_through"), "nothing could pass: name the credentials in keys.pass_through")
+
+
+def _check_params(entry: PolicyEntry | GroupEntry, pattern: Pattern, path: Path, report: Report) -> None:
+    for key, name in (("tenant", entry.tenant), ("environment", entry.environment)):
+        if name is not None and name not in pattern.params:
+            hint = did_you_mean(name, pattern.params)
+            report.problem((*path, key), f"the pattern has no {{{name}}}{hint}")

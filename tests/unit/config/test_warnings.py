@@ -1,0 +1,80 @@
+"""What is valid but hardly meant is a warning; what is meant is none."""
+
+import pytest
+
+from tests.unit.config.conftest import MINIMAL, Loading
+
+QUOTAS = "quotas: {general: {limit: 1, per: day}}\n"
+SCOPES = "scopes: {read: R, write: {includes: [read]}, admin: {includes: [write]}}\n"
+
+ODD = {
+    "an Express parameter": ("routes: [GET /a/:id: {}]", "routes[0]: warning: ':id' matches these characters only"),
+    "a status in respond": (
+        "routes: [GET /a: {respond: {status: 301, x: 1}}]",
+        "4:37: routes[0].respond.status: warning: `respond` is the JSON body of a 200, where 'status' is a member",
+    ),
+    "a location in respond": ("routes: [GET /a: {respond: {Location: /b}}]", "routes[0].respond.Location: warning: "),
+    "an unused scope": (
+        "scopes: {read: R, write: W}\nroutes: [GET /a: {scopes: [read]}]",
+        "4:19: scopes.write: warning: no route requires this scope",
+    ),
+    "an unused quota": (
+        QUOTAS.replace("{general", "{x: {limit: 2, per: day}, general") + "routes: [GET /a: {quotas: [general]}]",
+        "4:10: quotas.x: warning: no route counts this quota",
+    ),
+    "a plan of nothing": (
+        QUOTAS + "plans: {pro: {}}\nroutes: [GET /a: {quotas: [general]}]",
+        "5:9: plans.pro: warning: no route counts a quota of this plan",
+    ),
+    "scopes that include each other": (
+        "scopes: {a: {includes: [b]}, b: {includes: [c]}, c: {includes: [b, a]}}\nroutes: [GET /a: {scopes: [a]}]",
+        "scopes.a: warning: scopes include each other, and so are the same: a → b → c → a",
+    ),
+    "a route without quotas": (
+        QUOTAS + "routes: [GET /a: {quotas: [general]}, GET /b: {}]",
+        "5:39: routes[1]: warning: `GET /b` has no quota, and other routes do",
+    ),
+    "a route of a group without quotas": (
+        QUOTAS + "routes: [GET /a: {quotas: [general]}, {path: /b, routes: [GET: {}]}]",
+        "routes[1].routes[0]: warning: `GET /b` has no quota, and other routes do",
+    ),
+    "a public route below a closed one": (
+        "routes: [GET /a/**: {}, 'GET /a/{id}': {public: true}]",
+        "routes[1].public: warning: `GET /a/{id}` needs no key, though `GET /a/**` around it does",
+    ),
+    "a key in a list of protocols": (
+        "keys: {from: [{header: Sec-WebSocket-Protocol}]}\nroutes: [GET /a: {}]",
+        "4:15: keys.from[0]: warning: clients send a list",
+    ),
+    "a key as Basic": (
+        "keys: {from: [{header: Authorization, scheme: basic}]}\nroutes: [GET /a: {}]",
+        "keys.from[0]: warning: clients send `user:password`",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), ODD.values(), ids=ODD)
+def test_what_is_hardly_meant_is_warned_of(loading: Loading, text: str, expected: str) -> None:
+    warnings = [str(warning) for warning in loading(f"{MINIMAL}{text}\n").warnings]
+    assert len([warning for warning in warnings if expected in warning]) == 1, warnings
+
+
+MEANT = {
+    "a verb": "routes: ['POST /a/{id}:stop': {}, GET /a:b: {}]",
+    "a status of a key": "routes: [GET /a: {respond: {status: active}}]",
+    "a scope that includes one in use": SCOPES + "routes: [GET /a: {scopes: [read]}]",
+    "a scope that its wildcard includes": "scopes: {a:all: {includes: ['a:*']}}\nroutes: [GET /a: {scopes: [a:all]}]",
+    "no quotas on purpose": QUOTAS + "routes: [GET /a: {quotas: [general]}, GET /b: {quotas: []}]",
+    "no quotas of a group on purpose": (
+        QUOTAS + "routes: [GET /a: {quotas: [general]}, {path: /b, quotas: [], routes: [GET: {}]}]"
+    ),
+    "quotas of defaults": QUOTAS + "defaults: {quotas: [general]}\nroutes: [GET /a: {}]",
+    "a quota of what has no route": QUOTAS + "unmatched: {quotas: [general]}\nroutes: [GET /a: {}]",
+    "a public route beside a closed one": "routes: [POST /a/**: {}, GET /a/b: {public: true}, GET /c/**: {}]",
+    "nothing yet": QUOTAS + SCOPES,
+}
+
+
+@pytest.mark.parametrize("text", MEANT.values(), ids=MEANT)
+def test_what_may_well_be_meant_is_not(loading: Loading, text: str) -> None:
+    assert [str(warning) for warning in loading(f"{MINIMAL}{text}\n").warnings] == []

@@ -345,8 +345,8 @@ def _check_imported_prefix(prefix: str, keys: KeySettings, path: Path, report: R
             )
         return
     for environment, own in keys.environments.items():
-        if prefix.startswith(own) or own.startswith(prefix):
-            report.problem(path, f"overlaps the prefix of keys of the environment '{environment}'")
+        if own.startswith(prefix) and own != prefix:
+            report.problem(path, f"begins the prefix of keys of the environment '{environment}': write it out, '{own}'")
 
 
 def _places(sources: Sequence[Source]) -> set[tuple[str, str, str]]:

@@ -122,6 +122,7 @@ class Gate:
         self._format = key_format(config)
         self._prefixes = tuple(config.keys.environments.values())
         self._foreign = tuple(keys.prefix for keys in config.keys.imported)
+        self._foreign_like_ours = tuple(prefix for prefix in self._foreign if prefix.startswith(self._prefixes))
         self.credentials = compiled.credential_rules(config)
         self._identity = IdentityHeaders(config.identity.headers)
         self.proxies = compiled.trusted_proxies(config)
@@ -308,9 +309,9 @@ class Gate:
         return _known(entry)
 
     def may_be_stored(self, text: str) -> bool:
-        """Keys made elsewhere have no form to check; one that begins like ours must have ours."""
+        """Keys made elsewhere have no form to check; one that begins like ours must have ours, or be listed."""
         if text.startswith(self._prefixes):
-            return self._format.check(text, self._prefixes) is not None
+            return self._format.check(text, self._prefixes) is not None or text.startswith(self._foreign_like_ours)
         return text.startswith(self._foreign)
 
     async def _take(self, route: Route, state: _RequestState) -> Taken:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-ID = re.compile(r"([A-Z])(\d+)(?:\.(\d+))?")
-"""A letter and a number, such as `H4`, or with a second number, such as `S5.3`."""
+ID = re.compile(r"([A-Z])(\d+)(?:[a-z]|\.(\d+))?")
+"""A letter and a number, such as `H4`, or with a second number or letter, such as `S5.3` and `K2a`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -26,6 +26,10 @@ _NO_HASH: Final = (
     "hash: is not a SHA-256 in hex (64 digits) or base64 (44 characters); if it is the key itself, it does not belong "
     "in a file: write its hash"
 )
+_NOT_OURS: Final = (
+    "prefix: is that of keys issued here, which need their `algorithm`, as `sidecar keys export` writes it; for keys "
+    "made elsewhere, add {{prefix: {}}} to keys.imported in the configuration"
+)
 _SECRET: Final = re.compile(r"[0-9A-Za-z]{22,}")
 _NO_TEXTS: Final[Fields] = dict.fromkeys(FIELDS)
 
@@ -53,6 +57,15 @@ class Origin:
     def environment(self, prefix: str) -> str | None:
         """The environment whose keys have this prefix; None for a foreign key."""
         return next((name for name, own in self.own.items() if prefix.startswith(own)), None)
+
+    def made_here(self, prefix: str, algorithm: str | None) -> bool:
+        """Whether a key with our prefix can be one that a sidecar issued, which tells its algorithm in an export.
+
+        Only keys.imported lets others pass at all: they have neither our length nor our checksum.
+        """
+        own = max((own for own in self.own.values() if prefix.startswith(own)), key=len)
+        rest = prefix[len(own) :]
+        return algorithm is not None and (rest == "" or (rest.isascii() and rest.isalnum()))
 
     def algorithm(self, prefix: str | None) -> tuple[str, str]:
         """Prefix and algorithm of a foreign key. Raises ValueError if no entry or several entries match."""
@@ -178,10 +191,12 @@ class LineRules:
         own = None if prefix is None else self.origin.environment(prefix)
         if own is not None and environment not in (None, own, EVERY):
             problems.append(f"prefix: belongs to the environment {own!r}, not to {environment!r}")
+            return "", "", environment
         try:
-            begins, expected = ("", PLAIN) if own is not None else self.origin.algorithm(prefix)
+            ours = prefix is not None and own is not None and self.origin.made_here(prefix, algorithm)
+            begins, expected = ("", PLAIN) if ours else self.origin.algorithm(prefix)
         except ValueError as error:
-            problems.append(f"prefix: {error}")
+            problems.append(f"prefix: {error}" if own is None else _NOT_OURS.format(self.origin.own[own]))
             return "", "", environment
         if algorithm is not None and algorithm not in self.origin.algorithms:
             problems.append(_unknown_algorithm(algorithm))

@@ -54,9 +54,11 @@ class Rows:
             return None
         try:
             key_prefix = None if prefix is None else self._key_prefix.match(prefix)[0]  # type: ignore[index]
+            rest = "" if key_prefix is None else prefix[len(key_prefix) :]
+            is_ours = rest == "" or (rest.isascii() and rest.isalnum())
             granted = None if scopes is None else tuple(scopes)
             limits = tuple(quotas.items()) if quotas else None
-            kind = key_prefix, granted, limits, get("environment"), get("plan"), get("algorithm")
+            kind = key_prefix, is_ours, granted, limits, get("environment"), get("plan"), get("algorithm")
             hash(kind)
         except TypeError:
             return None

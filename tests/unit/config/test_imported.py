@@ -7,12 +7,10 @@ from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 OURS = "keys:\n  environments: {live: hv_live_}\n  imported: "
 WRONG = {
-    "our own prefix": (
-        "[{prefix: hv_live_}]",
-        "keys.imported[0].prefix: overlaps the prefix of keys of the environment",
+    "the beginning of ours": (
+        "[{prefix: hv_}]",
+        "keys.imported[0].prefix: begins the prefix of keys of the environment 'live': write it out, 'hv_live_'",
     ),
-    "the beginning of ours": ("[{prefix: hv_}]", "keys.imported[0].prefix: overlaps the prefix"),
-    "more than ours": ("[{prefix: hv_live_old_}]", "keys.imported[0].prefix: overlaps the prefix"),
     "a pepper for nothing": ("[{prefix: k, pepper: p}]", "keys.imported[0].pepper: sha256 takes no pepper"),
     "no pepper": ("[{prefix: k, hash: hmac-sha256}]", "keys.imported[0].pepper: hmac-sha256 needs one"),
     "an empty pepper": (
@@ -36,6 +34,12 @@ def test_they_are_read(loading: Loading) -> None:
         ForeignKeys(prefix="sk_"),
         ForeignKeys(prefix="", hash="sha256-pepper-last", pepper=b"salt"),
     )
+
+
+@pytest.mark.parametrize("prefix", ["hv_live_", "hv_live_old_"])
+def test_keys_that_exist_already_may_keep_our_prefix(loading: Loading, prefix: str) -> None:
+    config = loading(MINIMAL + OURS + f"[{{prefix: {prefix}}}]")
+    assert config.keys.imported == (ForeignKeys(prefix=prefix),)
 
 
 def test_an_empty_prefix_goes_with_what_passes_elsewhere(loading: Loading) -> None:

@@ -77,3 +77,35 @@ async def test_with_any_text_an_empty_credential_stays_malformed_and_others_pass
 
 def test_the_digest_of_our_own_scheme_is_not_doubled() -> None:
     assert ForeignKeys(prefix="").algorithm == "sha256"
+
+
+LIKE_OURS = CONFIG.replace("  failures:", "  imported: [{prefix: hv_live_}, {prefix: hv_test_old_}]\n  failures:")
+
+
+async def test_a_key_made_elsewhere_may_begin_like_ours_where_it_is_listed(tmp_path: Path) -> None:
+    world = await make_world(tmp_path, LIKE_OURS)
+    try:
+        ours, _ = await world.issue("read")
+        for text in ("hv_live_" + "aB-_" * 11, "hv_test_old_1"):
+            await stored(world, text)
+            for _ in range(2):
+                await world.allows("GET", "/items/1", key=text)
+        await stored(world, "hv_test_1")
+        await world.allows("GET", "/items/1", key=ours)
+        for wrong in ("hv_test_1", ours[:-1], "hv_live_" + "aB-_" * 10):
+            assert (await world.denies("GET", "/items/1", key=wrong)).reason is Reason.INVALID_KEY
+        assert (await world.denies("GET", "/items/1", key="hv_live_nope")).reason is Reason.TOO_MANY_FAILURES
+    finally:
+        await world.store.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "looked_up"),
+    [("hv_live_", True), ("hv_live_x", True), ("hv_test_old_1", True), ("hv_test_1", False), ("sk_1", False)],
+)
+async def test_only_what_begins_as_is_listed_is_looked_up(tmp_path: Path, text: str, looked_up: bool) -> None:
+    world = await make_world(tmp_path, LIKE_OURS)
+    try:
+        assert world.gate.may_be_stored(text) is looked_up
+    finally:
+        await world.store.close()

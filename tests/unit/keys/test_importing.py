@@ -161,6 +161,15 @@ WRONG = {
         a_line(prefix="pk_"),
         "1: prefix: no entry of keys.imported in the configuration matches it",
     ),
+    "ours, without an algorithm": (
+        a_line(prefix="hv_live_1"),
+        "1: prefix: is that of keys issued here, which need their `algorithm`, as `sidecar keys export` writes it; for "
+        "keys made elsewhere, add {prefix: hv_live_} to keys.imported",
+    ),
+    "ours, in letters that we do not use": (
+        a_line(prefix="hv_live_a-b", algorithm="sha256"),
+        "1: prefix: is that of keys issued here",
+    ),
     "a prefix of another environment": (
         a_line(prefix="hv_test_1", environment="live"),
         "1: prefix: belongs to the env",

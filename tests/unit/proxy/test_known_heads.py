@@ -48,7 +48,7 @@ CONFIGS = [
     ),
     TRUSTING + "cors: {origins: [https://app.test]}\n",
     TRUSTING.replace(", {cookie: session}]", ", {header: X-A}]") + "unmatched: {pass_through: only}\n",
-    TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  failures:")
+    TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  imported: [{prefix: hv_live_}]\n  failures:")
     + "unmatched: {pass_through: only, public: true, quotas: [anonymous]}\n",
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]

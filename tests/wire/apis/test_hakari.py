@@ -1,5 +1,6 @@
 """Hakari, as deploy/examples/hakari.yaml has it."""
 
+import json
 import sqlite3
 from base64 import b64encode, urlsafe_b64encode
 from hashlib import sha256
@@ -109,6 +110,19 @@ def written(value: object) -> list[str]:
     if isinstance(value, bytes):
         return [value.hex(), b64encode(value).decode(), urlsafe_b64encode(value).decode()]
     return [str(value)] if str(value).isascii() else []
+
+
+@pytest.mark.requirement("K2a")
+def test_a_key_that_existed_before_is_imported_and_works_beside_new_ones(sidecar: Sidecar, key: IssuedKey) -> None:
+    old = "hkr_" + "Zm9v-YmFy_" * 4 + "Zm9v"
+    line = {"hash": sha256(old.encode()).hexdigest(), "name": "Old encoder", "tenant": "prj_1", "prefix": old[:12]}
+    imported = sidecar.keys.run("import", "-", stdin=json.dumps(line) + "\n")
+    assert imported.exit_code == 0, imported.output
+    target = "/v1/projects/prj_1/streams"
+    for known in (old, key.text, old):
+        assert sidecar.ask("POST", target, key=known).status == 200
+    for wrong in (old[:-1], old + "v", key.text[:-1]):
+        assert sidecar.ask("POST", target, key=wrong).status == 401
 
 
 @pytest.mark.requirement("K3")

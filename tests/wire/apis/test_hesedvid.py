@@ -1,7 +1,9 @@
 """HesedVid, as deploy/examples/hesedvid.yaml has it."""
 
+import json
 import re
 import time
+from hashlib import sha256
 
 import pytest
 
@@ -111,6 +113,18 @@ def test_another_environment_is_403(sidecar: Sidecar, upstream: Upstream, live_k
     assert ask(sidecar, f"{LIVE}{rest}", test_key).status == 403
     assert upstream.requests() == []
     assert ask(sidecar, f"{TEST}{rest}", test_key).status == 200
+
+
+@pytest.mark.requirement("V2")
+def test_a_key_that_existed_before_is_imported_and_works(sidecar: Sidecar) -> None:
+    old = "hv_live_" + "9f86d081884c7d659a2feaa0c55"
+    assert len(old) == 35
+    line = {"hash": sha256(old.encode()).hexdigest(), "name": "Old", "tenant": "org_1", "prefix": old[:12]}
+    imported = sidecar.keys.run("import", "-", stdin=json.dumps(line) + "\n")
+    assert imported.exit_code == 0, imported.output
+    assert ask(sidecar, LIVE, old).status == 200
+    assert ask(sidecar, TEST, old).status == 403
+    assert ask(sidecar, LIVE, old[:-1]).status == 401
 
 
 @pytest.mark.requirement("V2")

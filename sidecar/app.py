@@ -31,7 +31,7 @@ from sidecar.runtime.serving import Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.store import SqliteStore
-from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, UsageMetrics
+from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
@@ -142,6 +142,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
+    metrics.also(StoreMetrics(lambda: store.database.write_problem))
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
     upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
@@ -314,9 +315,15 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
         ready=partial(_problems, parts),
         exposition=parts.metrics.exposition,
         checks=("data", "store", "config"),
-        remarks=lambda: reloads.remarks() if reloads is not None else (),
+        remarks=lambda: [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)],
     )
     return await serve_app(app, addresses, "ops", limits=parts.descriptors.operators(), stack=parts.stack)
+
+
+def _unwritten(store: SqliteStore) -> Sequence[str]:
+    """No reason to be unready: requests are decided on all the same."""
+    problem = store.database.write_problem
+    return [f"store: the last change was not written: {problem}"] if problem else []
 
 
 async def _problems(parts: Parts) -> Sequence[str]:

@@ -138,11 +138,9 @@ class Parts:
 async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     metrics, usage = Metrics(), Usage(clock=CLOCK)
     limiter = MemoryLimiter(max_entries=config.limiter.entries)
-    metrics.also(LimiterMetrics(limiter))
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
-    metrics.also(StoreMetrics(lambda: store.database.write_problem))
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
     upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
@@ -186,6 +184,8 @@ async def _open_store(
         store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
         await check_peppers(store.statistics, hasher)
+        metrics.also(StoreMetrics(lambda: store.database.write_problem))
+        metrics.also(LimiterMetrics(limiter))
         limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error

@@ -34,7 +34,7 @@ from sidecar.runtime.serving import Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.store import SqliteStore
-from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, UsageMetrics
+from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
@@ -157,7 +157,6 @@ class Parts:
 async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     metrics, usage = Metrics(), Usage(clock=CLOCK)
     limiter = MemoryLimiter(max_entries=config.limiter.entries)
-    metrics.also(LimiterMetrics(limiter))
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
@@ -204,6 +203,8 @@ async def _open_store(
         store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
         await check_peppers(store.statistics, hasher)
+        metrics.also(StoreMetrics(lambda: store.database.write_problem))
+        metrics.also(LimiterMetrics(limiter))
         limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
@@ -333,9 +334,15 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
         ready=partial(_problems, parts),
         exposition=parts.metrics.exposition,
         checks=("data", "store", "config"),
-        remarks=lambda: reloads.remarks() if reloads is not None else (),
+        remarks=lambda: [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)],
     )
     return await serve_app(app, addresses, "ops", limits=parts.descriptors.operators(), stack=parts.stack)
+
+
+def _unwritten(store: SqliteStore) -> Sequence[str]:
+    """No reason to be unready: requests are decided on all the same."""
+    problem = store.database.write_problem
+    return [f"store: the last change was not written: {problem}"] if problem else []
 
 
 async def _problems(parts: Parts) -> Sequence[str]:

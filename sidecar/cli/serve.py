@@ -2,9 +2,11 @@
 
 import asyncio
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -47,6 +49,15 @@ def let_requests_go_first() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
+def reap_adopted() -> None:
+    """Let the kernel reap children. Those of others come to process 1 (of a container); the sidecar starts none."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # Those that have ended before.
+                pass
+
+
 @click.command("serve")
 @config_option
 @click.option(
@@ -71,6 +82,7 @@ def serve_command(config_path: str, **options: str | None) -> None:
     """
     keep_freed_memory()
     let_requests_go_first()
+    reap_adopted()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Ignored until it can reload: the default action is to terminate.
     config, read_again = load_or_exit(config_path, options), reader_of(config_path, options)
     run(lambda stderr: _serve(config, read_again, stderr))

@@ -13,7 +13,6 @@ from sidecar.telemetry.metrics import Reloads
 
 SETTLE_SECONDS = 0.1
 """A file that has changed is read when it has stood still for this long: it may be written in several steps."""
-_MOST_LOOKS = 20
 
 
 class Reloader:
@@ -58,22 +57,41 @@ class Reloader:
         identity = await self._identity()
         if identity == self._seen:
             return False
-        for _ in range(_MOST_LOOKS):
+        await self._settled(identity)
+        return True
+
+    async def _settled(self, identity: FileIdentity) -> FileIdentity:
+        """The file as it is once it has stopped changing: half of it may be valid, and say something else."""
+        while True:
             await asyncio.sleep(SETTLE_SECONDS)
             before, identity = identity, await self._identity()
             if identity == before:
-                break
-        return True
+                return identity
 
     async def _identity(self) -> FileIdentity:
         return await asyncio.to_thread(identity_of, self._running().path)
 
+    async def _read(self) -> Config:
+        """Read the file, and again where it changed meanwhile."""
+        while True:
+            # Taken before reading: what changes meanwhile is then seen to be other than what was read.
+            self._seen = await self._identity()
+            failed: ConfigError | None = None
+            try:
+                wanted = await asyncio.to_thread(self._load)
+            except ConfigError as error:
+                failed = error
+            if (identity := await self._identity()) != self._seen:
+                await self._settled(identity)
+            elif failed is not None:
+                raise failed
+            else:
+                return wanted
+
     async def _reload(self) -> None:
         self._asked.clear()
-        # Taken before reading: what changes meanwhile is then seen to be other than what was read.
-        self._seen = await self._identity()
         try:
-            wanted = await asyncio.to_thread(self._load)
+            wanted = await self._read()
             kept = await self._adopt(wanted)
         except ConfigError as error:
             first, *more = error.problems

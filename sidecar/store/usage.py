@@ -16,7 +16,8 @@ MOST_NETWORKS: Final = 64
 """Remembered of one key; a key with so many is at home everywhere."""
 
 _TOUCH: Final = """UPDATE api_key SET last_used_at = ?, last_used_address = ?, last_used_agent = ?
-    WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)"""
+    WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ? OR last_used_at > ?)"""
+"""A time in the future is one from before the clock was put back."""
 _REMEMBER_NETWORK: Final = """INSERT INTO key_network (key_id, network, seen_at) VALUES (?, ?, ?)
     ON CONFLICT (key_id, network) DO UPDATE SET seen_at = excluded.seen_at"""
 
@@ -91,8 +92,11 @@ class StoredUsage:
         async with self._database.transaction("touch") as connection:
             stored = await connection.fetch(sql, tuple(last_uses))
             known = await _known_networks(connection, last_uses)
+            now = self._database.now()
+            times = [min(use.at, now) for use in last_uses.values()]
             rows = [
-                (use.at, use.address or None, use.agent or None, key_id, use.at) for key_id, use in last_uses.items()
+                (at, use.address or None, use.agent or None, key_id, at, now)
+                for at, (key_id, use) in zip(times, last_uses.items(), strict=True)
             ]
             await connection.execute_many(_TOUCH, rows)
             networks = [

@@ -94,6 +94,18 @@ class UsageMetrics(Collector):
         )
 
 
+class StoreMetrics(Collector):
+    """Whether the store takes changes. write_problem: why not; empty where it does."""
+
+    def __init__(self, write_problem: Callable[[], str]) -> None:
+        self._write_problem = write_problem
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "sidecar_store_writable", "0 after a change that the store did not take.", value=not self._write_problem()
+        )
+
+
 class LimiterMetrics(Collector):
     """How full the memory of quotas is."""
 

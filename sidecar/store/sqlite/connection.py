@@ -267,6 +267,8 @@ class SqliteDatabase:
         self._files = self._watch.files
         self.generation = self._watch.current
         self._open = True
+        self.write_problem = ""
+        """Why the last change was not written; empty where it was."""
 
     @classmethod
     async def open(
@@ -315,7 +317,7 @@ class SqliteDatabase:
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator[SqliteConnection]:
         connection = self._write
-        with self._operation(operation):
+        with self._operation(operation), self._write_noted():
             async with connection.lock:
                 # A write into a file that was taken away would be acknowledged and lost.
                 self._files.check()
@@ -328,6 +330,17 @@ class SqliteDatabase:
                     # A cancelled statement still runs on its thread; the rollback queues behind it.
                     await connection.rollback()
                     raise
+
+    @contextmanager
+    def _write_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except DuplicateRow:
+            raise
+        except StoreUnavailable as error:
+            self.write_problem = str(error)
+            raise
+        self.write_problem = ""
 
     @contextmanager
     def _operation(self, operation: str) -> Iterator[None]:

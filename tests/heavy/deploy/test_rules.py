@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, UsageMetrics
+from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
 from tests.harness.processes import ROOT
 from tests.harness.tools import needed
 
@@ -61,7 +61,13 @@ def test_each_alert_says_what_is_so_and_what_to_do_and_has_a_story(alert: dict[s
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
 def test_rules_read_metrics_that_there_are(rule: dict[str, Any]) -> None:
-    collectors = (Metrics(), Reloads("", at=0), UsageMetrics({}, dropped=int), LimiterMetrics(MemoryLimiter()))
+    collectors = (
+        Metrics(),
+        Reloads("", at=0),
+        UsageMetrics({}, dropped=int),
+        LimiterMetrics(MemoryLimiter()),
+        StoreMetrics(str),
+    )
     families = {family.name: family.type for collector in collectors for family in collector.collect()}
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",), "info": ("_info",)}
     known = {f"{name}{suffix}" for name, kind in families.items() for suffix in suffixes[kind]}

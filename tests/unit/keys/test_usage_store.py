@@ -8,7 +8,7 @@ from sidecar.store.store import SqliteStore
 from sidecar.store.usage import MOST_NETWORKS
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
 from sidecar.usage.ports import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
-from tests.unit.keys.making import ANN, NOW_US, a_key
+from tests.unit.keys.making import ANN, NOW_US, Clock, a_key
 
 TODAY = NOW_US - NOW_US % DAY
 ALL = {"since": 0, "until": TODAY + 10 * DAY}
@@ -167,3 +167,16 @@ async def test_a_tenants_unusual_events_are_found_behind_any_number_of_others(st
     assert await store.anomalies.newest(limit=3, tenant="acme") == [events[0]]
     assert await store.anomalies.newest(limit=3, tenant="nobody") == []
     assert [event.detail for event in await store.anomalies.newest(limit=3)] == ["100", "99", "98"]
+
+
+async def test_a_last_use_never_lies_in_the_future_once_the_clock_was_put_back(
+    store: SqliteStore, clock: Clock
+) -> None:
+    key = a_key()
+    await store.keys.add([key], actor=ANN)
+    await store.usage.touch({key.id: LastUse(at=NOW_US, address="192.0.2.1")})
+    clock.now -= HOUR / 1_000_000
+    for at, stored in ((NOW_US, NOW_US - HOUR), (NOW_US - HOUR - 5, NOW_US - HOUR)):
+        await store.usage.touch({key.id: LastUse(at=at, address="192.0.2.2")})
+        found = await store.keys.get(key.id)
+        assert (found.last_used_at, found.last_used_address) == (stored, "192.0.2.2")

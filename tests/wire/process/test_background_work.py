@@ -3,6 +3,8 @@
 import resource
 
 from tests.harness.running import StartSidecar
+from tests.harness.wire import request_bytes
+from tests.wire.contracts.outside import listener
 from tests.wire.process.serving import until
 
 CONFIG = """\
@@ -25,7 +27,13 @@ def test_use_is_written_as_soon_as_the_disk_takes_it_again(start_sidecar: StartS
     resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, (0, hard))
     assert sidecar.ask("GET", "/items/1", key=key).status == 200
     until(lambda: sidecar.metric(FAILURES) >= 2)
+    assert sidecar.metric("sidecar_store_writable") == 0
+    with listener(sidecar, "ops") as ops:
+        ready = ops.exchange(request_bytes("GET", "/readyz?verbose"))
+    assert ready.status == 200
+    assert b"store: the last change was not written" in ready.body
     assert sidecar.keys.told("show", key.id)[SHOWN] is None
     resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
     until(lambda: sidecar.keys.told("show", key.id)[SHOWN] is not None)
+    assert sidecar.metric("sidecar_store_writable") == 1
     assert sidecar.stop() == 0

@@ -54,6 +54,8 @@ def test_import_takes_a_file_and_export_gives_everything_but_the_hash(keys: Keys
     file.write_text(record() + "\n")
     result = keys.run("import", str(file))
     assert (result.exit_code, result.stderr) == (0, "")
+    told = json.loads(keys.run("import", "-", "--dry-run", "--json", stdin=record("sk_live_other")).stdout)
+    assert (told["keys"], told["imported"]) == (1, False)
     assert result.stdout.startswith("Imported 1 key in ")
     exported = keys.run("export").stdout
     assert json.loads(exported)["name"] == "Old"

@@ -84,6 +84,8 @@ def import_command(
             name = "stdin" if file == _STDIN else file
             problems = [f"{name}:{problem}" for problem in error.problems]
             raise Failure(*problems, f"nothing was imported: {counted(len(problems), 'problem')}") from error
+    if not count:
+        raise Failure(f"{'stdin' if file == _STDIN else file} holds no key: nothing was imported")
     seconds = max(time.monotonic() - started, 0.001)
     if as_json:
         click.echo(json.dumps({"keys": count, "imported": not dry_run, "seconds": round(seconds, 3)}, indent=2))

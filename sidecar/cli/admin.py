@@ -1,5 +1,6 @@
 """`sidecar admin`: admin tokens."""
 
+import json
 import secrets
 from textwrap import indent
 from typing import Final, Literal
@@ -32,7 +33,7 @@ def admin_group() -> None:
 @admin_group.command()
 @click.option("--name", required=True, help="Name of the token; the audit trail shows it as token:NAME.")
 @click.option(
-    "--rights", type=click.Choice(["read", "write"]), default="write", show_default=True, help="What the token may do."
+    "--rights", type=click.Choice(["read", "write"]), default="read", show_default=True, help="What the token may do."
 )
 @click.option("--tenant", metavar="T", help="Limit the token to the keys of this tenant.")
 @click.option(
@@ -45,8 +46,14 @@ def admin_group() -> None:
 @click.option(
     "--plan", "plans", multiple=True, metavar="P", help="With --tenant: a plan that the token may assign. Default: all."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def token(
-    name: str, rights: Literal["read", "write"], tenant: str | None, scopes: tuple[str, ...], plans: tuple[str, ...]
+    name: str,
+    rights: Literal["read", "write"],
+    tenant: str | None,
+    scopes: tuple[str, ...],
+    plans: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Create an admin token and its entry for the configuration.
 
@@ -54,8 +61,8 @@ def token(
 
     \b
     Example:
-      sidecar admin token --name ops
-      sidecar admin token --name acme-portal --tenant acme --scope streams:read
+      sidecar admin token --name ops --rights write
+      sidecar admin token --name acme-portal --rights write --tenant acme --scope streams:read
     """
     if (scopes or plans) and tenant is None:
         raise Misuse("--scope and --plan limit a token of one tenant: add --tenant")
@@ -66,6 +73,10 @@ def token(
         entry = token_entry(text, name=name, rights=rights, tenant=tenant, scopes=scopes, plans=plans)
     except ValueError as error:
         raise Misuse(str(error)) from error
+    if as_json:
+        named = {"name": name, "rights": rights, "tenant": tenant, "scopes": scopes, "plans": plans}
+        click.echo(json.dumps({**named, "token": text, "entry": entry}, indent=2))
+        return
     click.echo(f"\n    {text}\n")
     click.echo("This is the admin token. It is shown only once. Add its entry to the configuration:\n")
     click.echo(f"admin:\n  tokens:\n{indent(entry, '    ')}")

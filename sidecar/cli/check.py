@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import Sized
+from dataclasses import asdict
 
 import click
 
+from sidecar.cli.options import config_or_exit
 from sidecar.config.build.config import Config
-from sidecar.config.errors import ConfigError
+from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
 from sidecar.config.schema import json_schema
 from sidecar.core.units import counted
@@ -17,33 +19,41 @@ _WARNED_STATUS = 1
 
 
 @click.command("check")
-@click.argument("file", type=click.Path())
 @click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help="The same as FILE (SIDECAR_CONFIG).")
+@click.argument("file", type=click.Path(), required=False)
 @click.pass_context
-def check_command(context: click.Context, file: str, strict: bool) -> None:
+def check_command(context: click.Context, file: str | None, config: str | None, as_json: bool, strict: bool) -> None:
     """Check a configuration file and print every problem at once.
 
-    SIDECAR_* variables (SIDECAR_LISTEN, …) override the file, as they do for `sidecar serve`. Exits with 0 if the
-    configuration is valid. Otherwise exits with 2 and prints a line for each problem:
-    FILE:LINE:COLUMN: path.of.value: what is wrong. Prints a warning for what is valid but hardly meant, such as a scope
-    that no route requires.
+    Without FILE it is that of -c, of SIDECAR_CONFIG, or ./sidecar.yaml. SIDECAR_* variables (SIDECAR_LISTEN, …)
+    override the file, as they do for `sidecar serve`. Exits with 0 if the configuration is valid. Otherwise exits with
+    2 and prints a line for each problem: FILE:LINE:COLUMN: path.of.value: what is wrong. Prints a warning for what is
+    valid but hardly meant, such as a scope that no route requires.
 
     \b
     Example:
       sidecar check config.example.yaml
       sidecar check --strict sidecar.yaml
     """
+    path, problems, warnings, summary = config_or_exit(file or config), tuple[Problem, ...](), tuple[Problem, ...](), ""
     try:
-        config = load(file, overrides=overrides_from(os.environ), environ=os.environ)
+        loaded = load(path, overrides=overrides_from(os.environ), environ=os.environ)
+        warnings, summary = tuple(loaded.warnings), _summary(loaded)
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
-        context.exit(_CONFIG_STATUS)
-    for warning in config.warnings:
-        click.echo(str(warning), err=True)
-    click.echo(f"{file}: ok ({_summary(config)})")
-    if strict and config.warnings:
-        context.exit(_WARNED_STATUS)
+        problems = error.problems
+    if as_json:
+        told = {"config": path, "ok": not problems, "problems": [asdict(problem) for problem in problems]}
+        told["warnings"] = [asdict(warning) for warning in warnings]
+        click.echo(json.dumps(told, indent=2))
+    else:
+        for each in (*problems, *warnings):
+            click.echo(str(each), err=True)
+        if not problems:
+            click.echo(f"{path}: ok ({summary})")
+    if problems or (strict and warnings):
+        context.exit(_CONFIG_STATUS if problems else _WARNED_STATUS)
 
 
 @click.command("schema")

@@ -1,18 +1,20 @@
 """`sidecar explain`: what the gate decides about one request, and why."""
 
 import asyncio
+import json
 import secrets
 import time
 from dataclasses import replace
 
 import click
 
+from sidecar.admin.api.serializers import explanation_as_json
 from sidecar.app import make_gate
 from sidecar.cli.key_service import hasher_of_environ, line_of_stdin, open_store
 from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reported, shortened
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret
-from sidecar.gate.explain import Question, explain
+from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
@@ -31,8 +33,11 @@ _DETAILS = {"or read as", "scopes held", "missing", "used up", "header"}
 @click.option(
     "--key", "name", callback=key_name, metavar="ID", help="Key id or prefix, or - to read the API key from stdin."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as the admin API does.")
 @click.option("--store", metavar="URL", help="Use this key store instead of the configured one.")
-def explain_command(config_path: str, method: str, target: str, name: str | None, store: str | None) -> None:
+def explain_command(
+    config_path: str, method: str, target: str, name: str | None, as_json: bool, store: str | None
+) -> None:
     """Show what the sidecar would do with a request, and why. Uses up no quota.
 
     TARGET is the path and query as a client sends them, such as /v1/streams/7?page=2. It is not a whole URL. What stdin
@@ -45,11 +50,14 @@ def explain_command(config_path: str, method: str, target: str, name: str | None
     """
     config = load_or_exit(config_path, {"store": store})
     with reported():
-        lines = asyncio.run(_explain(config, method, target, name))
-    click.echo("\n".join(lines))
+        explanation = asyncio.run(_explain(config, method, target, name))
+    if as_json:
+        click.echo(json.dumps(explanation_as_json(explanation), indent=2))
+    else:
+        click.echo("\n".join(_line(*line) for line in explanation.lines))
 
 
-async def _explain(config: Config, method: str, target: str, name: str | None) -> list[str]:
+async def _explain(config: Config, method: str, target: str, name: str | None) -> Explanation:
     limiter = MemoryLimiter(max_entries=config.limiter.entries)
     question = Question(method=method, target=target)
     if name is not None:
@@ -59,8 +67,7 @@ async def _explain(config: Config, method: str, target: str, name: str | None) -
     def gate_of(keys: KeyFinder, limiter: Limiter) -> Gate:
         return make_gate(config, keys, limiter, hasher)
 
-    explanation = await explain(question, config, gate_of, limiter, randbelow=secrets.randbelow)
-    return [_line(*line) for line in explanation.lines]
+    return await explain(question, config, gate_of, limiter, randbelow=secrets.randbelow)
 
 
 async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, name: str) -> Question:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from sidecar.cli.options import Failure, Misuse, load_or_exit, shortened
+from sidecar.cli.options import Failure, Misuse, config_here, config_or_exit, load_or_exit, shortened
 from sidecar.config.build.config import Config
 from sidecar.config.fields import parse_store, sqlite_path
 from sidecar.config.load import Environment
@@ -56,14 +56,12 @@ def _unobserved(operation: str, seconds: float) -> None:
 
 def settings_of(config: str | None, store: str | None) -> Config:
     """Load the configuration; `store` overrides its own. Exits if it is wrong. Raises Misuse if none is named."""
-    if config is None:
-        raise Misuse("no configuration is named: give -c FILE, or set SIDECAR_CONFIG")
-    return load_or_exit(config, {"store": store})
+    return load_or_exit(config_or_exit(config), {"store": store})
 
 
 def url_of(config: str | None, store: str | None) -> str:
     """Return the store's URL. The configuration is read only if no option names the store."""
-    if store is None and config is None:
+    if store is None and config_here(config) is None:
         raise Misuse("no store is named: give -c FILE (or set SIDECAR_CONFIG), or give --store URL")
     return settings_of(config, None).store if store is None else store
 

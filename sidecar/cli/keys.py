@@ -12,6 +12,7 @@ from sidecar.cli import key_service
 from sidecar.cli.options import (
     Misuse,
     changing,
+    config_here,
     from_store,
     key_name,
     limits,
@@ -350,7 +351,7 @@ def _set_status(action: StatusAction, verb: key_service.Verb[ApiKey], options: S
 
 def _on_key(config: str | None, store: str | None, task: tuple[str, key_service.Verb[V]]) -> V:
     with reported():
-        settings = key_service.settings_of(config, store) if task[0] == "-" and config is not None else None
+        settings = key_service.settings_of(config, store) if task[0] == "-" and config_here(config) else None
         return asyncio.run(key_service.change(key_service.url_of(config, store), *task, settings))
 
 

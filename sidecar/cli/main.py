@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from typing import Any, Final
 
 import click
@@ -94,6 +95,14 @@ class _Commands(click.Group):
 
             raise click.UsageError(without_keys(error.format_message()), error.ctx) from error
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS:
+            near = "".join(f" Did you mean {name!r}?" for name in get_close_matches(args[0], _COMMANDS, 1))
+            ctx.fail(f"No such command {args[0]!r}.{near}")
+        return super().resolve_command(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -105,9 +114,10 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands)
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sidecar")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """API-key auth sidecar: verifies API keys in front of a service that you do not want to change.
 
     \b
@@ -116,3 +126,5 @@ def main() -> None:
       sidecar check sidecar.yaml       find every mistake in a configuration
       sidecar serve -c sidecar.yaml    run it
     """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        context.color = False

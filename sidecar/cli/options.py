@@ -59,14 +59,31 @@ def reported() -> Iterator[None]:
 # The configuration of a command.
 
 
+_HERE: Final = "sidecar.yaml"
+_CONFIG_HELP: Final = "Configuration file (SIDECAR_CONFIG). Default: ./sidecar.yaml."
+
+
+def config_here(config: str | None) -> str | None:
+    """Return the configuration that an option or variable names, or that of this folder, or None."""
+    return _HERE if config is None and os.path.exists(_HERE) else config
+
+
+def config_or_exit(config: str | None) -> str:
+    """As `config_here`. Raises Misuse where there is none."""
+    found = config_here(config)
+    if found is None:
+        raise Misuse("no configuration is named: give -c FILE, set SIDECAR_CONFIG, or run where a sidecar.yaml is")
+    return found
+
+
 config_option = click.option(
     "-c",
     "--config",
     "config_path",
     metavar="FILE",
-    required=True,
     envvar="SIDECAR_CONFIG",
-    help="Configuration file (SIDECAR_CONFIG).",
+    callback=lambda context, parameter, value: config_or_exit(value),
+    help=_CONFIG_HELP,
 )
 
 
@@ -104,9 +121,7 @@ def store_options(command: Command) -> Command:
             metavar="URL",
             help="Key store, as sqlite:///path; overrides the configuration.",
         ),
-        click.option(
-            "-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help="Configuration file (SIDECAR_CONFIG)."
-        ),
+        click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help=_CONFIG_HELP),
     )
     for option in options:
         command = option(command)

@@ -13,7 +13,7 @@ import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import from_store, key_name, printable, reported, search_text, seconds, shortened
+from sidecar.cli.options import config_here, from_store, key_name, printable, reported, search_text, seconds, shortened
 from sidecar.cli.output import COLUMNS, Table, count_as_json, due_as_json, due_as_text, ends_at, harmless, key_as_json
 from sidecar.config.policy import KeySettings
 from sidecar.core.model import ApiKey
@@ -143,7 +143,7 @@ def due(config: str | None, store: str | None, as_json: bool, within: float, ten
       sidecar keys due -c sidecar.yaml --within 30d
     """
     with reported():
-        limits = key_service.settings_of(config, store).keys if config is not None else None
+        limits = key_service.settings_of(config, store).keys if config_here(config) else None
         found, used = asyncio.run(_due(key_service.url_of(config, store), limits, within, tenant))
     now = key_service.now()
     click.echo(json.dumps(due_as_json(found, used), indent=2) if as_json else due_as_text(found, used, now))

@@ -49,9 +49,16 @@ _FORMATS: Final = get_args(FileFormat)
     help="Hash of the keys, if keys.imported has several entries for their prefix.",
 )
 @click.option("--dry-run", is_flag=True, help="Check every line, but import nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("file")
 def import_command(
-    config: str | None, store: str | None, form: str | None, hash_name: str | None, dry_run: bool, file: str
+    config: str | None,
+    store: str | None,
+    form: str | None,
+    hash_name: str | None,
+    dry_run: bool,
+    as_json: bool,
+    file: str,
 ) -> None:
     """Import hashes of keys issued elsewhere: all of them, or none.
 
@@ -75,7 +82,12 @@ def import_command(
             name = "stdin" if file == _STDIN else file
             problems = [f"{name}:{problem}" for problem in error.problems]
             raise Failure(*problems, f"nothing was imported: {counted(len(problems), 'problem')}") from error
+    if not count:
+        raise Failure(f"{'stdin' if file == _STDIN else file} holds no key: nothing was imported")
     seconds = max(time.monotonic() - started, 0.001)
+    if as_json:
+        click.echo(json.dumps({"keys": count, "imported": not dry_run, "seconds": round(seconds, 3)}, indent=2))
+        return
     done, result = ("Checked", ": no problems found") if dry_run else ("Imported", "")
     click.echo(f"{done} {counted(count, 'key')} in {seconds:.1f} s ({count / seconds:,.0f} per second){result}.")
 

@@ -194,6 +194,12 @@ def explanation_out(explanation: Explanation) -> ExplanationOut:
     )
 
 
+def explanation_as_json(explanation: Explanation) -> dict[str, Any]:
+    """The same, ready for JSON outside the API."""
+    found: dict[str, Any] = msgspec.to_builtins(explanation_out(explanation))
+    return found
+
+
 def _quota_state_out(state: QuotaState) -> QuotaStateOut:
     resets_at = rfc3339(int(state.resets_at) * 1_000_000)
     return QuotaStateOut(name=state.quota.name, limit=state.limit, remaining=state.remaining, resets_at=resets_at)

@@ -20,6 +20,8 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
 _ID: Final = re.compile(r"key_[0-9A-Za-z]{20}")
 _PREFIX: Final = re.compile(r"[!-~]{1,32}")
 _FROM_URL: Final = str.maketrans("-_", "+/")
+_SECONDS_DIGITS: Final = 10
+_EPOCH: Final = re.compile(r"[0-9]{10}|[0-9]{13}")
 _MIN_PREFIX: Final = 6
 """Characters of a prefix: no hash in base64 begins with so many of them by chance."""
 _NO_HASH: Final = (
@@ -234,9 +236,11 @@ def is_public_prefix(prefix: str) -> bool:
 
 
 def moment(text: str | None, name: str, problems: list[str]) -> int | None:
-    """The time in microseconds; None without one."""
+    """The time in microseconds; None without one. Digits alone are Unix seconds (10 of them) or milliseconds (13)."""
     if text is None:
         return None
+    if _EPOCH.fullmatch(text):
+        return int(text) * (1_000_000 if len(text) == _SECONDS_DIGITS else 1_000)
     try:
         return microseconds(text)
     except ValueError:

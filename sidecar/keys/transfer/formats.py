@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
@@ -58,8 +59,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class KeyFile:
     """The entries and bad lines of `file`, in order. `read_bytes` counts the bytes read so far.
 
-    JSON lines: one object on each line. CSV: a header row of field names; scopes and quotas (`name=limit`) are
-    separated by spaces, metadata is a JSON object, and an empty cell is a field that is not given.
+    JSON lines: one object on each line. CSV, with `,` or `;` between cells: a header row of field names; scopes and
+    quotas (`name=limit`) are separated by spaces, metadata is a JSON object, and an empty cell is a field that is not
+    given.
     """
 
     def __init__(self, file: BinaryIO, form: FileFormat, *, size: int = 0) -> None:
@@ -187,9 +189,11 @@ def _safe_name(name: str) -> str:
     return repr(name) if _NAME.fullmatch(name) else "(not shown: not a name)"
 
 
-def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | BadLine]]:
-    """Rows of CSV with the lines on which they begin."""
-    rows = csv.reader(lines, strict=True)
+def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, list[str] | BadLine]]:
+    """Rows of CSV with the lines on which they begin. The first line tells whether `,` or `;` separates cells."""
+    first = next(lines, "")
+    separator = ";" if ";" in first and "," not in first else ","
+    rows = csv.reader(chain([first], lines), strict=True, delimiter=separator)
     while True:
         line = rows.line_num + 1
         try:

@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidecar.cli.check import check_command, schema_command
+from sidecar.cli.main import main
 from sidecar.config.load import NAMES
 from tests.unit.config.conftest import MINIMAL
 from tests.unit.config.test_examples import EXAMPLE
@@ -34,6 +35,39 @@ def test_check_of_a_wrong_file_prints_every_problem_and_exits_2(runner: CliRunne
         f"{file}:4:1: lisen: unknown key (did you mean 'listen'?)",
         f"{file}:5:8: paths: must be a mapping, not a single value",
     ]
+
+
+def test_check_takes_the_file_as_every_command_does(
+    runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nothing = runner.invoke(main, ["check"])
+    assert (nothing.exit_code, "SIDECAR_CONFIG" in nothing.stderr) == (2, True)
+    for name in ("sidecar.yaml", "other.yaml"):
+        (tmp_path / name).write_text(MINIMAL)
+    assert runner.invoke(main, ["check"]).stdout.startswith("sidecar.yaml: ok")
+    assert runner.invoke(main, ["check", "-c", "other.yaml"]).stdout.startswith("other.yaml: ok")
+    told = runner.invoke(main, ["check"], env={"SIDECAR_CONFIG": "other.yaml"})
+    assert told.stdout.startswith("other.yaml: ok")
+
+
+def test_check_tells_problems_as_json(runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("listen: nonsense\n")
+    told = runner.invoke(main, ["check", "--json", str(file)])
+    found = json.loads(told.stdout)
+    assert (told.exit_code, told.stderr, found["ok"]) == (2, "", False)
+    assert {(one["line"], one["path"]) for one in found["problems"]} >= {(1, "listen")}
+
+
+def test_a_mistyped_command_is_told_the_nearest_one(runner: CliRunner) -> None:
+    assert "Did you mean 'check'?" in runner.invoke(main, ["chek"]).stderr
+    assert "Did you mean 'list'?" in runner.invoke(main, ["keys", "lst"]).stderr
+
+
+@pytest.mark.parametrize("words", [[], ["keys"], ["keys", "list"], ["serve"]], ids=" ".join)
+def test_h_is_help(runner: CliRunner, words: list[str]) -> None:
+    assert runner.invoke(main, [*words, "-h"]).stdout == runner.invoke(main, [*words, "--help"]).stdout != ""
 
 
 def test_check_of_a_file_that_is_not_there_exits_2(runner: CliRunner, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`sidecar admin token`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ def test_what_is_printed_can_stand_in_the_configuration_as_it_is(tmp_path: Path)
     config.write_text(CONFIG + told[told.index("admin:\n") :])
     checked = run_cli("check", str(config))
     assert (checked.exit_code, checked.stderr) == (0, "")
+
+
+def test_a_token_reads_only_unless_it_is_made_to_write() -> None:
+    told = json.loads(run_cli("admin", "token", "--name", "ops", "--json").stdout)
+    assert told["rights"] == "read"
+    assert told["token"].startswith("sidecar_admin_")
+    assert "rights: read" in told["entry"]
+    assert "rights: write" in run_cli("admin", "token", "--name", "ops", "--rights", "write").stdout
 
 
 @pytest.mark.parametrize("tenant", ["", "*"])

@@ -66,6 +66,14 @@ def test_an_allowed_request_is_told_with_its_route_scopes_quota_and_headers(aske
     assert told.splitlines()[-1].split() == ["decision", "allow"]
 
 
+def test_the_same_is_told_as_json(asked: Asked) -> None:
+    key = asked.issue("--scope", "read")
+    words = ["explain", "-c", str(asked.file), "GET", "/items/7", "--key", key["id"], "--json"]
+    told = json.loads(asked.run(*words))
+    assert (told["decision"], told["route"], told["key_id"]) == ("allow", "GET /items/**", key["id"])
+    assert told["quotas"][0]["remaining"] == 3
+
+
 def test_asking_takes_nothing_from_a_quota(asked: Asked) -> None:
     key = asked.issue("--scope", "read")
     for _ in range(5):

@@ -54,6 +54,8 @@ def test_import_takes_a_file_and_export_gives_everything_but_the_hash(keys: Keys
     file.write_text(record() + "\n")
     result = keys.run("import", str(file))
     assert (result.exit_code, result.stderr) == (0, "")
+    told = json.loads(keys.run("import", "-", "--dry-run", "--json", stdin=record("sk_live_other")).stdout)
+    assert (told["keys"], told["imported"]) == (1, False)
     assert result.stdout.startswith("Imported 1 key in ")
     exported = keys.run("export").stdout
     assert json.loads(exported)["name"] == "Old"
@@ -96,6 +98,23 @@ def test_a_raw_key_is_refused_and_not_repeated(keys: Keys) -> None:
     assert result.exit_code == 1
     assert "if it is the key itself, it does not belong in a file" in result.stderr
     assert LEGACY not in result.output
+
+
+@pytest.mark.parametrize("text", ["", "\n", "hash,name\n"])
+def test_a_file_without_a_key_is_an_error(keys: Keys, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text(text)
+    result = keys.run("import", str(file))
+    assert (result.exit_code, result.stderr) == (1, f"Error: {file} holds no key: nothing was imported\n")
+
+
+def test_what_a_spreadsheet_or_a_database_writes_is_read(keys: Keys) -> None:
+    digest = sha256(LEGACY.encode()).hexdigest()
+    heading = "hash;name;prefix;expires_at;created_at\n"
+    line = f"{digest};Old;sk_live_51;4102444800;1700000000123\n"
+    assert keys.run("import", "-", "--format", "csv", stdin=heading + line).exit_code == 0
+    [key] = keys.told("list")
+    assert (key["expires_at"], key["created_at"]) == ("2100-01-01T00:00:00Z", "2023-11-14T22:13:20.123000Z")
 
 
 def test_a_file_that_is_not_there_is_one_line(keys: Keys) -> None:

@@ -119,10 +119,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     plans = plans_of(document.plans or {}, report)
     check_granted(config.keys.default_scopes, ("keys", "default_scopes"), catalogue, report)
     check_number(config.keys, catalogue, report)
-    plan = config.keys.default_plan
-    if plan is not None and plan not in report.names(("plans",)):
-        message = f"unknown plan '{plan}'{did_you_mean(plan, plans)}"
-        report.problem(("keys", "default_plan"), message)
+    _check_default_plan(config.keys.default_plan, plans, report)
     admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
     proxies = bool(config.trusted_proxies)
     check_identity(config.identity, config.keys, proxies=proxies, report=report)
@@ -139,21 +136,25 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     common = (document.defaults or DefaultsEntry()).quotas
     defaults = Policy(charges=charges_of(common, ("defaults", "quotas"), config.quotas, report))
     routes = routes_of(document.routes or (), defaults, words, report)
+    table = tuple(route for _, route in routes)
     config = replace(
         config,
         admin=admin,
         catalogue=catalogue,
         plans=plans,
-        routes=tuple(route for _, route in routes),
-        unmatched=unmatched_of(
-            document.unmatched or UnmatchedEntry(), tuple(route for _, route in routes), words, report
-        ),
+        routes=table,
+        unmatched=unmatched_of(document.unmatched or UnmatchedEntry(), table, words, report),
         errors=errors,
         default_error=default_error,
     )
     for place, message in _doubts(config, routes, report):
         report.doubt(place, message)
     return config
+
+
+def _check_default_plan(plan: str | None, plans: Plans, report: Report) -> None:
+    if plan is not None and plan not in report.names(("plans",)):
+        report.problem(("keys", "default_plan"), f"unknown plan '{plan}'{did_you_mean(plan, plans)}")
 
 
 def _sections(path: str, document: Document) -> Config:

@@ -120,7 +120,7 @@ COMPLETE = NewKey(
 
 
 @pytest.mark.parametrize(
-    ("change", "path"),
+    ("change", "where"),
     [
         ({"tenant": None}, ("tenant",)),
         ({"plan": None}, ("plan",)),
@@ -134,12 +134,12 @@ COMPLETE = NewKey(
     ],
 )
 async def test_a_key_is_issued_with_all_that_is_required(
-    lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, change: dict[str, Any], path: tuple[str, ...]
+    lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, change: dict[str, Any], where: tuple[str, ...]
 ) -> None:
     strict = replace(rules, required=REQUIRED, scopes_per_key=1)
     with pytest.raises(InvalidKey) as refused:
         await lifecycle.issue(replace(COMPLETE, **change), strict, actor=ANN)
-    assert [problem.path for problem in refused.value.problems if isinstance(problem, Violation)] == [path]
+    assert [problem.path for problem in refused.value.problems if isinstance(problem, Violation)] == [where]
     assert await store.keys.list(KeyFilter()) == []
     await lifecycle.issue(replace(COMPLETE, scopes=("streams:read",) * 2), strict, actor=ANN)
     await lifecycle.issue(replace(COMPLETE, scopes=None), strict, actor=ANN)

@@ -30,6 +30,7 @@ from tests.unit.keys.making import ANN
 
 PEER, PROXY = "198.51.100.7", "10.0.0.1"
 TRUSTING = CONFIG + "trusted_proxies: [10.0.0.0/8]\n"
+SHARED = TRUSTING + "cors: {origins: [https://app.test]}\n"
 CONFIGS = [
     TRUSTING,
     TRUSTING.replace("  failures:", "  copies: refuse\n  failures:"),
@@ -46,7 +47,7 @@ CONFIGS = [
   - GET /items/hidden: {deny: true}
   - GET /me""",
     ),
-    TRUSTING + "cors: {origins: [https://app.test]}\n",
+    SHARED,
     TRUSTING.replace(", {cookie: session}]", ", {header: X-A}]") + "unmatched: {pass_through: only}\n",
     TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  imported: [{prefix: hv_live_}]\n  failures:")
     + "unmatched: {pass_through: only, public: true, quotas: [anonymous]}\n",
@@ -344,7 +345,7 @@ async def test_lines_that_come_once_are_bounded(ways: Ways) -> None:
 
 
 async def test_a_preflight_goes_the_longer_way(tmp_path: Path) -> None:
-    world = await make_world(tmp_path, CONFIGS[-1])
+    world = await make_world(tmp_path, SHARED)
     asked = ["Host: api.test", "Origin: https://app.test", "Access-Control-Request-Method: GET"]
     try:
         ways = await ways_of(world)

@@ -66,12 +66,12 @@ def test_an_unused_key_says_so(keys: Keys) -> None:
 def test_usage_is_shown_by_route_and_by_day(keys: Keys) -> None:
     key, now = keys.issue("CI"), int(time.time() * 1_000_000)
     yesterday = now - DAY
-    use = LastUse(at=1_800_000_000_000_000, address="203.0.113.9", agent="\x1b[31mcurl")
+    use = LastUse(at=1_700_000_000_000_000, address="203.0.113.9", agent="\x1b[31mcurl")
     rows = [row(key, now, 1200), row(key, yesterday, 300), row(key, now, 5, route="POST /v1/b", status_class=4)]
     write(keys, [*rows, row(key, now - 8 * DAY, 7)], {key.id: use})
     lines = keys.run("usage", key.id).stdout.splitlines()
     assert lines[0] == f"{key.id} (CI): 1,505 requests in the last 7 days."
-    assert lines[1] == "Last used 2027-01-15T08:00:00Z from 203.0.113.9 by ?[31mcurl."
+    assert lines[1] == "Last used 2023-11-14T22:13:20Z from 203.0.113.9 by ?[31mcurl."
     assert [line.split() for line in lines[3:6]] == [
         ["ROUTE", "2XX", "4XX"],
         ["GET", "/v1/a", "1,500", "0"],

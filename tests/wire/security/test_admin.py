@@ -323,7 +323,7 @@ def test_admin_token_prints_a_token_once_with_an_entry_that_holds_its_hash(start
     told = admin.call("GET", "whoami").json
     assert (told["name"], told["rights"], told["tenant"], told["scopes"]) == (
         "portal",
-        "write",
+        "read",
         "acme",
         ["streams:read"],
     )

@@ -105,12 +105,34 @@ def bound(addresses: Sequence[Address], backlog: int) -> tuple[list[socket.socke
     with ExitStack() as opened:
         for address in addresses:
             try:
-                port = _bind(address, addresses, backlog, sockets, opened)
+                port = _bind_on_one_port(address, addresses, backlog, sockets, opened)
             except OSError as error:
                 raise BindError(address, error) from error
             where.append(address if address.path else Address(host=address.host, port=port))
         opened.pop_all()
     return sockets, tuple(where)
+
+
+_TRIES = 8
+
+
+def _bind_on_one_port(
+    address: Address, listed: Sequence[Address], backlog: int, sockets: list[socket.socket], opened: ExitStack
+) -> int:
+    """As `_bind`; again where the kernel chose a port that another family has in use."""
+    for left in reversed(range(_TRIES)):
+        found = list[socket.socket]()
+        with ExitStack() as tried:
+            try:
+                port = _bind(address, listed, backlog, found, tried)
+            except OSError as error:
+                if address.port or error.errno != errno.EADDRINUSE or not left:
+                    raise
+                continue
+            opened.push(tried.pop_all())
+        sockets += found
+        return port
+    raise AssertionError
 
 
 def _bind(

@@ -239,12 +239,12 @@ async def test_an_upstream_that_does_not_read_is_not_the_clients_fault(set_up: S
         await peer.exactly(64 << 20)
         await peer.send(plain(b"all of it"))
 
-    listener = {"limits": Limits(body_rate=1000), "body_window_seconds": 0.2}
+    listener = {"limits": Limits(body_rate=1000), "body_window_seconds": 0.8}
     bench = await set_up(script, listener=listener)
     client = await bench.client()
     client.writer.write(get("/x", b"Content-Length: %d" % (64 << 20), method="POST") + bytes(64 << 20))
     response = asyncio.get_running_loop().create_task(client.receive())
-    await asyncio.wait([response], timeout=0.8)
+    await asyncio.wait([response], timeout=1.6)
     go_on.set()
     assert (await response).body == b"all of it"
 

@@ -135,21 +135,21 @@ class Memory(Generic[T]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.young: dict[bytes, T] = {}
+        self.young: dict[bytes | int, T] = {}
         """To be looked at first."""
-        self._older: dict[bytes, T] = {}
+        self._older: dict[bytes | int, T] = {}
 
     def __len__(self) -> int:
         return len(self.young) + len(self._older)
 
-    def recall(self, key: bytes) -> T | None:
+    def recall(self, key: bytes | int) -> T | None:
         """From the older generation."""
         found = self._older.get(key)
         if found is not None:
             self.learn(key, found)
         return found
 
-    def learn(self, key: bytes, value: T) -> None:
+    def learn(self, key: bytes | int, value: T) -> None:
         if len(self.young) >= self._most:
             self._older, self.young = self.young, {}
         self.young[key] = value

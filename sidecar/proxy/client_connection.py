@@ -442,5 +442,6 @@ class ClientConnection(FlowControlled):
     def _step(self, state: State) -> None:
         if state not in STEPS[self._state]:
             raise IllegalStep(f"{self._state.name} to {state.name}")
-        self._places.lingering += (state is State.LINGERING) - (self._state is State.LINGERING)
+        if state is State.LINGERING or self._state is State.LINGERING:
+            self._places.lingering += (state is State.LINGERING) - (self._state is State.LINGERING)
         self._state, self._since = state, self._loop.time()

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from http import HTTPStatus
+from operator import itemgetter
 
 from sidecar.core.errors import Fault, Reason, UpstreamCause, upstream_fault
 from sidecar.core.model import Allow, Decision, Headers, RequestHead, Response
@@ -23,6 +24,7 @@ from sidecar.proxy.tunnel import Client, Tunnel, among, offered
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _NO_BODY = frozenset({204, 304})
+_NAME = itemgetter(0)
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
@@ -48,8 +50,8 @@ def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
 def upstream_head(response: UpstreamResponse, ours: Headers, *, chunked: bool, end: bytes) -> bytes:
     """The upstream's head as it sent it; fields of `ours` stand in place of its own of the same names."""
     headers = response.headers
-    names = [name.lower() for name, _ in ours]
-    if not response.names.isdisjoint(names):
+    if not response.names.isdisjoint(map(bytes.lower, map(_NAME, ours))):
+        names = [name.lower() for name, _ in ours]
         headers = [field for field in headers if field[0].lower() not in names]
     lines = [_status_line(response.status, response.reason), *field_lines(headers), *field_lines(ours)]
     if chunked:

@@ -1,8 +1,9 @@
 """Heads that are known by their bytes: what a line of one means is worked out once, and looked up from then on.
 
-Clients and services send the same lines again and again. This is a shorter way to what the parsers and the gate find
-out. It takes requests and responses of the usual kinds only, and leaves all others to them, above all what is malformed
-or ambiguous: they alone say what is right, and the same bytes on both ways give the same decisions and the same bytes.
+Clients send the same lines again and again, most of them all lines but the first. This is a shorter way to what the
+parser and the gate find out. It takes requests of the usual kinds only, and leaves all others to them, above all what
+is malformed or ambiguous: they alone say what is right, and the same bytes on both ways give the same decisions and the
+same bytes.
 
 A memory of requests belongs to one gate, so that a reload forgets everything. No line is learnt that may hold a key: a
 credential is known by a digest of its line, which is keyed anew for each memory.
@@ -10,7 +11,6 @@ credential is known by a digest of its line, which is keyed anew for each memory
 
 import re
 import secrets
-from asyncio import AbstractEventLoop
 from hashlib import sha256
 from typing import Any, Final, Literal
 
@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from sidecar.core.credentials import Copies
 from sidecar.core.errors import Denied
-from sidecar.core.headers import HOP_BY_HOP, Action, Memory, check_host
+from sidecar.core.headers import Action, Memory, check_host
 from sidecar.core.model import RequestHead
 from sidecar.core.routing import Match
 from sidecar.core.target import parse_target
@@ -26,16 +26,17 @@ from sidecar.core.upstream_request import ADMIN_COOKIE, is_request_id
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate, KnownCredential, Understood
 from sidecar.http.requests import CONTENT_LENGTH, HEADER_LINE, ONCE, REQUEST_LINE
-from sidecar.proxy.response_parser import MAX_HEAD_BYTES, UpstreamResponse
 
 _Pairs = list[tuple[bytes, bytes]]
-_Fresh = list[tuple[Memory[Any], bytes, Any]]
+_Fresh = list[tuple[Memory[Any], bytes | int, Any]]
 """What is to be learnt once the whole request has proved to be of a usual kind."""
 
 _LONGEST: Final = 256
 """Bytes of a line that is learnt."""
 _MOST: Final = 2048
 """Lines of a generation. With the longest lines, all memories of a gate together take 11 MiB."""
+
+_MOST_BLOCKS: Final = 1024
 
 # What a line is to the request. From _HOST on there may be one of each.
 _PLAIN, _DROPPED, _HIDING, _WAY, _HOST, _CREDENTIAL, _LENGTH, _REQUEST_ID, _ONCE = range(9)
@@ -50,6 +51,27 @@ class _Line(Struct, frozen=True, gc=False):
     passes: bool
     credential: KnownCredential | None = None
     secret: bytes = b""
+
+
+class _Block(Struct, frozen=True, gc=False):
+    """All header lines of a head together.
+
+    digest: of their bytes, keyed. count: of the lines. pairs: of all lines but the credential's. kept: those that pass
+    on. ways: values in which trusted proxies tell the way that it came. length: of the body, in bytes. framing: the
+    framing header. secret: where the credential stands among the bytes.
+    """
+
+    digest: bytes
+    count: int
+    pairs: tuple[tuple[bytes, bytes], ...]
+    kept: _Pairs
+    ways: list[bytes]
+    host: bytes
+    request_id: str
+    length: int
+    framing: bytes
+    credential: KnownCredential | None
+    secret: slice | None
 
 
 class _Target(Struct, frozen=True, gc=False):
@@ -91,40 +113,34 @@ class KnownRequests:
         self, data: bytes, peer: str, scheme: Literal["http", "https"], *, most_lines: int, most_bytes: int | None
     ) -> KnownRequest | None:
         """The request, where `data` is exactly one of a usual kind. most_bytes: of its body."""
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
+        start, end = data.find(b"\r\n"), data.find(b"\r\n\r\n")
+        if not 0 <= start < end:
             return None
-        request_line, *texts = data[:end].split(b"\r\n")
-        lines = self._lines_of_proxies if self._gate.proxies.trusts(peer) else self._lines
         fresh: _Fresh = []
-        found = lines.read(texts, fresh) if len(texts) <= most_lines else None
-        if found is None:
-            return None
-        pairs, kept, roles, hiding = found
-        host, length, target = roles.get(_HOST), roles.get(_LENGTH), self._target(request_line, fresh)
+        lines = self._lines_of_proxies if self._gate.proxies.trusts(peer) else self._lines
+        block = lines.block(data[start + 2 : end], fresh, most_lines)
+        target = self._target(data[:start], fresh) if block is not None else None
         body = data[end + 4 :]
-        if target is None or host is None or len(body) != (int(length.pair[1]) if length is not None else 0):
+        if block is None or target is None or len(body) != block.length:
             return None
         if most_bytes is not None and len(body) > most_bytes:
             return None
-        line = roles.get(_CREDENTIAL)
-        if line is not None and line.secret and _is_copied(line.secret, data, end, hiding, target):
+        if block.secret is not None and _is_in_request_line(data[start + 2 : end][block.secret], data[:start], target):
             return None
         for memory, text, value in fresh:
             memory.learn(text, value)
-        request_id = roles.get(_REQUEST_ID)
         return KnownRequest(
-            RequestHead(method=target.method, target=target.raw, headers=tuple(pairs), peer=peer, scheme=scheme),
+            RequestHead(method=target.method, target=target.raw, headers=block.pairs, peer=peer, scheme=scheme),
             Understood(
                 target.match,
                 target.upstream,
-                kept,
-                host.pair[1],
-                "" if request_id is None else request_id.pair[1].decode(),
-                None if line is None else line.credential,
-                [way.pair[1] for way in hiding if way.role == _WAY],
+                block.kept,
+                block.host,
+                block.request_id,
+                block.credential,
+                block.ways,
             ),
-            b"" if length is None else b"%b: %d\r\n" % (length.pair[0], len(body)),
+            block.framing,
             body,
         )
 
@@ -161,14 +177,19 @@ class KnownRequests:
         return _Target(method, raw, upstream, match, query if "%" in query or "+" in query else "")
 
 
-def _is_copied(secret: bytes, data: bytes, end: int, hiding: list[_Line], target: _Target) -> bool:
-    """Whether the credential stands elsewhere in the head, too."""
-    if data.count(secret, 0, end) != 1:
+def _is_in_request_line(secret: bytes, line: bytes, target: _Target) -> bool:
+    """Whether the credential stands there, too."""
+    if secret in line:
         return True
-    if not hiding and not target.hiding:
-        return False
-    copies, pairs = Copies(secret.decode()), [line.pair for line in hiding]
-    return copies.removed_from(pairs) != pairs or copies.removed_from_query(target.hiding) != target.hiding
+    return target.hiding != "" and Copies(secret.decode()).removed_from_query(target.hiding) != target.hiding
+
+
+def _is_copied(secret: bytes, block: bytes, hiding: list[_Line]) -> bool:
+    """Whether the credential stands elsewhere in these header lines, too."""
+    if block.count(secret) != 1:
+        return True
+    pairs = [line.pair for line in hiding]
+    return pairs != [] and Copies(secret.decode()).removed_from(pairs) != pairs
 
 
 class _Lines:
@@ -180,6 +201,9 @@ class _Lines:
         self._memory: Memory[_Line] = Memory(_MOST)
         self._credentials: Memory[tuple[KnownCredential, int]] = Memory(_MOST)
         """With the number of bytes before the credential in its line."""
+        self._blocks: Memory[_Block] = Memory(_MOST_BLOCKS)
+        self._unlearnt = False
+        """Whether a line of the block that is read is never learnt."""
         self._salt = secrets.token_bytes(16)
         self._signs = re.compile(_signs_of_key(gate) + rb"|(?i:asic )|" + ADMIN_COOKIE.encode())
         """Of a key, of a copy of one that is not written as it is, of a cookie that is withheld."""
@@ -190,9 +214,48 @@ class _Lines:
         self._judges_cookies = any(source.kind == "cookie" for source in (*keys.sources, *keys.pass_through))
 
     def __len__(self) -> int:
-        return len(self._memory) + len(self._credentials)
+        return len(self._memory) + len(self._credentials) + len(self._blocks)
 
-    def read(self, texts: list[bytes], fresh: _Fresh) -> tuple[_Pairs, _Pairs, dict[int, _Line], list[_Line]] | None:
+    def block(self, text: bytes, fresh: _Fresh, most_lines: int) -> _Block | None:
+        """What these lines are together, if they are at most so many and all of a usual kind."""
+        key = hash(text)
+        block = self._blocks.young.get(key) or self._blocks.recall(key)
+        if block is not None and block.count <= most_lines and block.digest == sha256(self._salt + text).digest():
+            return block
+        self._unlearnt = False
+        block = self._read_block(text, fresh, most_lines)
+        # Of lines that are known each by itself, so that no flood of others gets here.
+        if block is not None and not fresh and not self._unlearnt:
+            fresh.append((self._blocks, key, block))
+        return block
+
+    def _read_block(self, text: bytes, fresh: _Fresh, most_lines: int) -> _Block | None:
+        texts = text.split(b"\r\n")
+        found = self._read(texts, fresh) if len(texts) <= most_lines else None
+        if found is None:
+            return None
+        pairs, kept, roles, several = found
+        host, length, line = roles.get(_HOST), roles.get(_LENGTH), roles.get(_CREDENTIAL)
+        secret = b"" if line is None else line.secret
+        if host is None or (secret and _is_copied(secret, text, several)):
+            return None
+        request_id = roles.get(_REQUEST_ID)
+        at = text.find(secret)
+        return _Block(
+            digest=b"" if self._unlearnt or fresh else sha256(self._salt + text).digest(),
+            count=len(texts),
+            pairs=tuple(pairs),
+            kept=kept,
+            ways=[way.pair[1] for way in several if way.role == _WAY],
+            host=host.pair[1],
+            request_id="" if request_id is None else request_id.pair[1].decode(),
+            length=0 if length is None else int(length.pair[1]),
+            framing=b"" if length is None else b"%b: %d\r\n" % (length.pair[0], int(length.pair[1])),
+            credential=None if line is None else line.credential,
+            secret=slice(at, at + len(secret)) if secret else None,
+        )
+
+    def _read(self, texts: list[bytes], fresh: _Fresh) -> tuple[_Pairs, _Pairs, dict[int, _Line], list[_Line]] | None:
         """All but credentials, what passes on, the lines that there is one of, and those to be searched or believed."""
         known = self._memory.young
         pairs: _Pairs = []
@@ -232,6 +295,8 @@ class _Lines:
         line = _Line(pair, role, role != _DROPPED) if role >= 0 and not suspect else self._classify(lower, pair)
         if line is not None and not suspect and lower not in _NOT_LEARNT and len(text) <= _LONGEST:
             fresh.append((self._memory, text, line))
+        else:
+            self._unlearnt = True
         return line
 
     def _name(self, name: bytes) -> tuple[bytes, int]:
@@ -253,6 +318,7 @@ class _Lines:
             return None
         credential, at = known
         forwarded = self._gate.injection.forward_credential
+        self._unlearnt = self._unlearnt or forwarded
         name, _, value = text.partition(b":") if forwarded else (b"", b"", b"")
         secret = b"" if forwarded else text[at:]
         return _Line((name, value.strip(b" \t")), _CREDENTIAL, forwarded, credential, secret)
@@ -328,104 +394,3 @@ def _host(pair: tuple[bytes, bytes]) -> _Line | None:
 def _signs_of_key(gate: Gate) -> bytes:
     """What a line that is learnt must not hold, because it stays in memory. An escape may hide a key."""
     return b"|".join([b"%", *(re.escape(prefix.encode()) for prefix in key_prefixes(gate.config) if prefix)])
-
-
-# Responses.
-
-
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*)")
-_UNUSUAL_STATUSES: Final = frozenset({204, 304})
-"""Those without a body (RFC 9110 section 6.4.1)."""
-_MOST_RESPONSE_LINES: Final = 1024
-_HARMLESS: Final = frozenset(
-    {
-        b"accept-ranges", b"access-control-allow-origin", b"cache-control", b"connection", b"content-encoding",
-        b"content-language", b"content-length", b"content-security-policy", b"content-type", b"date", b"expires",
-        b"keep-alive", b"pragma", b"referrer-policy", b"server", b"strict-transport-security", b"vary",
-        b"x-content-type-options", b"x-frame-options", b"x-powered-by",
-    }
-)  # fmt: skip
-"""Headers that hold no secret, and so may stay in memory."""
-
-
-class _ResponseLine(Struct, frozen=True, gc=False):
-    """length: of a Content-Length, else -1."""
-
-    pair: tuple[bytes, bytes]
-    lower: bytes
-    passes: bool
-    length: int = -1
-
-
-class KnownResponses:
-    """The memory of one upstream."""
-
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        self._loop = loop
-        self._status_lines: Memory[tuple[int, bytes]] = Memory(_MOST_RESPONSE_LINES)
-        self._lines: Memory[_ResponseLine] = Memory(_MOST_RESPONSE_LINES)
-
-    def read(self, data: bytes) -> UpstreamResponse | None:
-        """The response to another method than HEAD, where `data` is exactly one that is whole, of a told length."""
-        end = data.find(b"\r\n\r\n")
-        if not 0 <= end <= MAX_HEAD_BYTES - 4:
-            return None
-        first, *texts = data[:end].split(b"\r\n")
-        status = self._status_lines.young.get(first) or self._status(first)
-        if status is None:
-            return None
-        known, length, names = self._lines.young, -1, set[bytes]()
-        headers: list[tuple[bytes, bytes]] = []
-        for text in texts:
-            line = known.get(text) or self._line(text)
-            if line is None:
-                return None
-            if line.length >= 0:
-                if length >= 0:
-                    return None
-                length = line.length
-            if line.passes:
-                headers.append(line.pair)
-                names.add(line.lower)
-        body = data[end + 4 :]
-        if len(body) != length:
-            return None
-        response = UpstreamResponse(status[0], status[1], headers, names, self._loop)
-        response.has_length = response.complete = True
-        response.version = "1.1"
-        response.feed(body)
-        return response
-
-    def _status(self, text: bytes) -> tuple[int, bytes] | None:
-        known = self._status_lines.recall(text)
-        if known is None:
-            found = _STATUS_LINE.fullmatch(text)
-            if found is None or int(found[1]) in _UNUSUAL_STATUSES:
-                return None
-            known = (int(found[1]), found[2])
-            if len(text) <= _LONGEST:
-                self._status_lines.learn(text, known)
-        return known
-
-    def _line(self, text: bytes) -> _ResponseLine | None:
-        known = self._lines.recall(text)
-        if known is None:
-            found = HEADER_LINE.fullmatch(text)
-            # Of white space at a line's end the parser keeps tabs.
-            known = None if found is None or text.endswith(b"\t") else _response_line(found[1], found[2])
-            if known is not None and known.lower in _HARMLESS and len(text) <= _LONGEST:
-                self._lines.learn(text, known)
-        return known
-
-
-def _response_line(name: bytes, value: bytes) -> _ResponseLine | None:
-    lower = name.lower()
-    if lower == b"content-length":
-        if CONTENT_LENGTH.fullmatch(value) is None:
-            return None
-        return _ResponseLine((name, b"%d" % int(value)), lower, True, int(value))
-    if lower == b"connection":
-        return _ResponseLine((name, value), lower, False) if value.lower() == b"keep-alive" else None
-    if lower in HOP_BY_HOP:
-        return _ResponseLine((name, value), lower, False) if lower == b"keep-alive" else None
-    return _ResponseLine((name, value), lower, True)

@@ -8,7 +8,7 @@ from math import inf
 
 from sidecar.config.document import Limits, UpstreamSettings
 from sidecar.core.errors import Fault, Reason, UpstreamCause, upstream_fault
-from sidecar.proxy.known_heads import KnownResponses
+from sidecar.proxy.known_responses import KnownResponses
 from sidecar.proxy.tls import upstream_context
 from sidecar.proxy.transport import HeldBytes, WriteBatcher, cause_of
 from sidecar.proxy.upstream_connection import UpstreamConnection

@@ -8,7 +8,7 @@ from math import inf
 from typing import cast
 
 from sidecar.core.errors import Fault, UpstreamCause, upstream_fault
-from sidecar.proxy.known_heads import KnownResponses
+from sidecar.proxy.known_responses import KnownResponses
 from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, ResponseParser, UpstreamResponse
 from sidecar.proxy.transport import FlowControlled, HeldBytes, IllegalStep, WriteBatcher, cause_of
 

@@ -225,8 +225,8 @@ class Metrics(Collector):
 
     def denied(self, route: str, reason: Reason) -> None:
         """A request was refused, or a fault kept it from being served."""
-        _add(self._denied, (route, reason.value))
-        failure = (reason.value,)
+        _add(self._denied, (route, reason))
+        failure = (reason,)
         if failure in self._auth_failures:
             self._auth_failures[failure] += 1
 

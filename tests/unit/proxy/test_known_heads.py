@@ -20,7 +20,8 @@ from sidecar.gate.gate import Gate
 from sidecar.http.requests import HeadLimits, MalformedHead, read_head
 from sidecar.keys.cache import KeyCache
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.proxy.known_heads import KnownRequest, KnownRequests, KnownResponses
+from sidecar.proxy.known_heads import KnownRequest, KnownRequests
+from sidecar.proxy.known_responses import KnownResponses
 from sidecar.proxy.response_parser import ResponseParser
 from tests.harness.framing import AMBIGUOUS
 from tests.harness.headers import BROKEN_LINES, FORWARDING, HOP_BY_HOP, STRIPPED
@@ -103,7 +104,7 @@ ODD = st.builds(
 )
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.one_of(USUAL, USUAL, ODD), st.sampled_from([PEER, PEER, PROXY])),
+        st.tuples(st.one_of(USUAL, USUAL, ODD), st.sampled_from([PEER, PEER, PROXY]), st.sampled_from([1, 3])),
         st.sampled_from(EVENTS),
     ),
     max_size=12,
@@ -202,7 +203,7 @@ def test_both_ways_decide_alike_whatever_is_sent_and_happens(config: str, steps:
                         await ways.happen(step)
                         continue
                     raw, peer = ways.written(step[0]), step[1]
-                    for _ in range(2):  # The second time, its lines are known.
+                    for _ in range(step[2]):  # The second time, its lines are known, and then all together.
                         longer, shorter = await ways.both(raw, peer)
                         assert shorter == longer, raw
             finally:
@@ -241,7 +242,7 @@ USUAL_KINDS = {
 @pytest.mark.parametrize("lines", USUAL_KINDS.values(), ids=USUAL_KINDS)
 async def test_requests_of_the_usual_kinds_go_the_shorter_way(ways: Ways, lines: list[str]) -> None:
     raw = ways.written("\r\n".join([*lines, "", ""]).encode())
-    for _ in range(2):  # The first time, the key itself is read from the store.
+    for _ in range(4):  # The key itself is read from the store, then lines are learnt, then all of them together.
         longer, shorter = await ways.both(raw, PEER)
         assert shorter == longer
     assert ways.taken > 0
@@ -290,7 +291,11 @@ async def test_a_proxy_that_is_trusted_tells_the_way_on_the_shorter_way_too(ways
 
 async def test_a_copy_of_the_key_is_found_among_lines_that_are_known(ways: Ways) -> None:
     clean = ["Host: api.test", "X-Api-Key: <key>", "X-Note: words"]
-    await ways.both(ways.written(raw_of("GET", "/items/7", clean, "")), PEER)
+    for _ in range(4):
+        await ways.both(ways.written(raw_of("GET", "/items/7", clean, "")), PEER)
+    for target in ("/items/<key>", "/items/7?a=<key>", "/items/7?a=%68v_live", "/items/7?<key>"):
+        longer, shorter = await ways.both(ways.written(raw_of("GET", target, clean, "")), PEER)
+        assert shorter == longer, target
     for door in ("X-Note: <key>", "X-Note: %68v_live", "X-Note: Basic <key>", "Cookie: a=<key>"):
         raw = ways.written(raw_of("GET", "/items/7", [*clean[:2], door], ""))
         longer, shorter = await ways.both(raw, PEER)
@@ -319,7 +324,8 @@ async def test_nothing_of_a_key_stays_in_memory(ways: Ways) -> None:
     ]  # fmt: skip
     for door in doors:
         for target in ("/items/7", "/items/<key>", "/items/7?a=<key>", f"/items/7?a={hidden}"):
-            read(ways.known, ways.written(raw_of("GET", target, ["Host: api.test", door], "")))
+            for _ in range(3):
+                read(ways.known, ways.written(raw_of("GET", target, ["Host: api.test", door], "")))
     kept = [each for each in reachable(ways.known) if isinstance(each, (bytes, str))]
     assert any(each == b"Host: api.test" for each in kept)
     secret = ways.key.removeprefix("hv_live_")
@@ -342,6 +348,13 @@ async def test_lines_that_come_once_are_bounded(ways: Ways) -> None:
         raw = b"GET /items/%d HTTP/1.1\r\nHost: a\r\nX-Once: %d\r\n\r\n" % (number, number)
         assert read(ways.known, raw) is not None
     assert len(ways.known) <= 2 * 2 * 2048
+
+
+async def test_header_lines_of_many_clients_are_bounded(ways: Ways) -> None:
+    for number in range(64 * 64):
+        lines = f"Host: a\r\nX-One: {number % 64}\r\nX-Two: {number // 64}\r\n"
+        assert read(ways.known, f"GET /items HTTP/1.1\r\n{lines}\r\n".encode()) is not None
+    assert 64 * 64 // 4 < len(ways.known) <= 2 * 1024 + 200
 
 
 async def test_a_preflight_goes_the_longer_way(tmp_path: Path) -> None:
@@ -401,7 +414,7 @@ def test_a_response_that_is_known_is_what_the_parser_reads(raw: bytes, learnt: l
     loop = asyncio.new_event_loop()
     try:
         known = KnownResponses(loop)
-        for each in (*learnt, raw):
+        for each in (*learnt, *learnt, raw, raw, raw):
             found = known.read(each)
         if found is None:
             return
@@ -442,7 +455,8 @@ def test_no_secret_of_a_response_stays_in_memory() -> None:
     loop = asyncio.new_event_loop()
     try:
         known = KnownResponses(loop)
-        known.read(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: s=s3cret\r\nX-Token: s3cret\r\n\r\nok")
+        for _ in range(3):
+            known.read(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: s=s3cret\r\nX-Token: s3cret\r\n\r\nok")
     finally:
         loop.close()
     assert not any(isinstance(each, bytes) and b"s3cret" in each for each in reachable(known))

@@ -83,9 +83,11 @@ def serve_command(config_path: str, **options: str | None) -> None:
     keep_freed_memory()
     let_requests_go_first()
     reap_adopted()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Ignored until it can reload: the default action is to terminate.
+    # Kept until it can reload: the default action is to terminate, and to ignore it would lose a change of the file.
+    early: list[int] = []
+    signal.signal(signal.SIGHUP, lambda signum, _: early.append(signum))
     config, read_again = load_or_exit(config_path, options), reader_of(config_path, options)
-    run(lambda stderr: _serve(config, read_again, stderr))
+    run(lambda stderr: _serve(config, read_again, stderr, early))
 
 
 def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
@@ -109,7 +111,8 @@ def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
             sys.exit(1)
 
 
-async def _serve(config: Config, read_again: Callable[[], Config], stderr: QueuedText) -> None:
+async def _serve(config: Config, read_again: Callable[[], Config], stderr: QueuedText, early: Sequence[int]) -> None:
+    """early: the SIGHUPs that came before it could reload."""
     loop, stopping, interrupted = asyncio.get_running_loop(), stop_event(), asyncio.Event()
 
     def interrupt() -> None:
@@ -119,6 +122,8 @@ async def _serve(config: Config, read_again: Callable[[], Config], stderr: Queue
     loop.add_signal_handler(signal.SIGINT, interrupt)
     async with running(config, read_again=read_again, log_dropped=lambda: stderr.dropped) as app:
         loop.add_signal_handler(signal.SIGHUP, app.reload)
+        if early:
+            app.reload()
         for name, addresses in app.listeners.items():
             for address in addresses:
                 click.echo(f"sidecar: {name} listener on {address}", err=True)

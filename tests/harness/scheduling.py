@@ -17,19 +17,24 @@ import pytest
 
 _MOST_WORKERS = 8
 _LONGEST = (
-    "security/test_large_bodies",
+    "reload/test_under_load",
     "deploy/test_container",
     "pages/test_use",
-    "reload/test_under_load",
-    "pages/test_life",
-    "http/test_attacks",
     "deploy/test_rules",
+    "differential/test_known_heads",
+    "http/test_attacks",
+    "pages/test_life",
+    "security/test_large_bodies",
+    "differential/test_nginx",
     "admin/test_openapi",
     "telemetry/test_tracing",
-    "fuzz/test_mutated_requests",
+    "process/test_standard_streams",
+    "proxy/test_held_bytes",
+    "process/test_unread_stderr",
     "keys/test_many_keys",
-    "pages/test_safety",
+    "config/test_yaml_dangers",
     "docs/test_commands",
+    "pages/test_safety",
 )
 """Files that take 20 seconds or more."""
 _WAY_IN = Path(__file__)

@@ -5,15 +5,7 @@ import os
 from tests.harness.keys import run_cli
 from tests.harness.running import Sidecar, StartSidecar
 from tests.wire.process.serving import until
-
-CONFIG = """\
-listen: 127.0.0.1:0
-upstream: http://127.0.0.1:1
-store: sqlite:unused.db
-scopes: {read: Read}
-routes:
-- GET /items/**: {scopes: [read]}
-"""
+from tests.wire.process.test_background_work import CONFIG
 
 
 def lose_log(sidecar: Sidecar) -> None:

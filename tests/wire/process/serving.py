@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.harness.keys import Keys
 from tests.harness.processes import READY_SECONDS, ROOT, STOP_SECONDS, clean_environ
 
 CONFIG = """\
@@ -31,8 +32,7 @@ CLIENT_SECONDS = 20.0
 def prepare(folder: Path) -> None:
     """A configuration and a store of one key."""
     (folder / "sidecar.yaml").write_text(CONFIG.replace("FOLDER", str(folder)), encoding="utf-8")
-    command = [sys.executable, "-m", "sidecar", "keys", "issue", "-c", "sidecar.yaml", "--name", "first"]
-    subprocess.run(command, cwd=folder, env=environ(), capture_output=True, check=True)
+    Keys(folder / "sidecar.yaml", folder / "keys.db").make_store("first")
 
 
 def environ(**more: str) -> dict[str, str]:

@@ -1,0 +1,25 @@
+"""Signals that come while the sidecar starts."""
+
+import signal
+from pathlib import Path
+
+from tests.wire.process.serving import Served, prepare, until
+
+RELOADED = 'sidecar_config_reload_total{result="success"}'
+
+
+def minds(pid: int, number: signal.Signals) -> bool:
+    """Whether the process ignores or catches it, as proc(5) tells; else it ends the process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigIgn:", "SigCgt:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def test_a_reload_that_is_asked_for_before_it_listens_is_done_once_it_does(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    with Served(tmp_path) as served:
+        until(lambda: minds(served.process.pid, signal.SIGHUP))
+        served.process.send_signal(signal.SIGHUP)
+        served.wait_until_ready()
+        until(lambda: served.metrics()[RELOADED] == 1)
+        assert served.stop() == 0

@@ -156,7 +156,7 @@ def _json(value: Mapping[str, object] | Sequence[str]) -> str:
 # Rows of many new keys: values that they share are encoded only once.
 
 
-_LAST: Final = COLUMNS.index("expires_at")
+_LAST: Final = COLUMNS.index("disabled_at")
 _SHARED: Final = slice(COLUMNS.index("environment"), COLUMNS.index("metadata"))
 NEW_COLUMNS: Final = COLUMNS[: _LAST + 1]
 """Columns that a new key fills; the others are null."""
@@ -221,12 +221,12 @@ class RowTemplate:
             f'{{"id":"{own.id}","name":{encode_basestring(own.name)},"prefix":{encode_basestring(own.prefix)},'
             f'{algorithm},"tenant":{tenant},{shared},"metadata":{metadata},"status":"{self._status}",'
             f'"created_at":{own.created_at},{by},'
-            f'"expires_at":{"null" if own.expires_at is None else own.expires_at}}}'
+            f'"expires_at":{"null" if own.expires_at is None else own.expires_at},"disabled_at":null}}'
         )
         return NewRow(
             id=own.id,
             digest=own.digest,
             tenant=own.tenant,
-            values=(*values, self._status, own.created_at, self._by, own.expires_at),
+            values=(*values, self._status, own.created_at, self._by, own.expires_at, None),
             after=after,
         )

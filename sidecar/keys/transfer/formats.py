@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final, Literal
 import msgspec
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.records import PUBLIC_FIELDS, public_fields
+from sidecar.keys.records import PUBLIC_FIELDS, public_fields, public_key
 
 FileFormat = Literal["jsonl", "csv"]
 
@@ -284,7 +284,7 @@ def neutral(cell: str) -> str:
 
 def json_line(key: ApiKey, now: int) -> str:
     """A JSON object and a line feed, with the status at `now` (microseconds)."""
-    return json.dumps(public_fields(key, now), ensure_ascii=False) + "\n"
+    return msgspec.json.encode(public_key(key, now)).decode() + "\n"
 
 
 def csv_line(key: ApiKey, now: int) -> str:

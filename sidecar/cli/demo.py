@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import secrets
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -61,6 +62,10 @@ identity:
 
 access_log: "off"
 """
+_UNLOGGED = 'access_log: "off"'
+
+PORTS = {"listen": 8080, "ops": 9090, "admin": 9091}
+"""Where each listener is, unless something else has the port."""
 
 KEYS = {
     "reader": ("acme", ("streams:read",)),
@@ -149,7 +154,7 @@ async def _demo(check: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="sidecar-demo-") as folder:
         async with _upstream() as upstream:
             token = new_token()
-            config, keys = await _prepared(Path(folder), upstream, token)
+            config, keys = await _prepared(Path(folder), upstream, token, check=check)
             async with running(config) as app:
                 addresses = {name: bound[0] for name, bound in app.listeners.items()}
                 if check:
@@ -175,10 +180,10 @@ async def _echo(request: web.BaseRequest) -> web.StreamResponse:
     return web.json_response({"request": f"{request.method} {request.path}", "identity headers": identity})
 
 
-async def _prepared(folder: Path, upstream: str, token: str) -> tuple[Config, dict[str, str]]:
+async def _prepared(folder: Path, upstream: str, token: str, *, check: bool) -> tuple[Config, dict[str, str]]:
     file, database = folder / "demo.yaml", folder / "keys.db"
-    file.write_text(CONFIG, encoding="utf-8")
-    overrides = {"upstream": upstream, "store": f"sqlite://{database}"}
+    file.write_text(CONFIG if check else CONFIG.replace(_UNLOGGED, "access_log: json"), encoding="utf-8")
+    overrides = {"upstream": upstream, "store": f"sqlite://{database}", **({} if check else _ports())}
     config = load(str(file), overrides=overrides, environ={VARIABLE: token})
     rules, actor = rules_of(config), Actor(name="demo")
     store = await SqliteStore.open(str(database), create=True, clock=SystemClock(), timings=lambda *_: None)
@@ -193,27 +198,42 @@ async def _prepared(folder: Path, upstream: str, token: str) -> tuple[Config, di
     return config, {name: key.secret.text for name, key in issued.items()}
 
 
+def _ports() -> Mapping[str, str]:
+    """The fixed port of each listener where it is free, so that addresses stay the same from one start to the next."""
+    return {name: f"127.0.0.1:{port if _is_free(port) else 0}" for name, port in PORTS.items()}
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def _print_introduction(addresses: Mapping[str, Address], keys: Mapping[str, str], token: str) -> None:
     click.echo("The sidecar runs in front of a small upstream. Three keys were issued:\n")
-    for name, text in keys.items():
-        click.echo(f"  {name:<8} {text}   {', '.join(KEYS[name][1])}")
-    click.echo("\nTry:\n")
+    for name, text in {**keys, "mistyped": mistyped(keys["reader"])}.items():
+        meaning = ", ".join(KEYS[name][1]) if name in KEYS else "the reader's, with two characters swapped"
+        click.echo(f"export {name.upper()}={text}   # {meaning}")
+    click.echo("\nIn another terminal, paste these lines, and try:\n")
     for step in STEPS:
-        click.echo(f"  {_curl(step, addresses['data'], keys)}")
+        click.echo(f"  {_curl(step, addresses['data'])}")
         click.echo(f"      {step.status}{f' {step.reason}' if step.reason else ''}: {step.why}\n")
     click.echo(f"Admin page (keys, usage, audit): http://{addresses['admin']}/  (API: /api/docs)")
     click.echo(f"  Sign in with this admin token: {token}\n")
+    click.echo("Below stands its access log: a line for each decision, as it happens.")
     click.echo(f"Metrics: curl http://{addresses['ops']}/metrics   Stop: Ctrl-C")
 
 
-def _curl(step: Step, address: Address, keys: Mapping[str, str]) -> str:
+def _curl(step: Step, address: Address) -> str:
     arguments = ["curl -i"]
     if step.method != "GET":
         arguments.append(f"-X {step.method}")
     if ".." in step.path:
         arguments.append("--path-as-is")
     if step.key:
-        arguments.append(f"-H 'Authorization: Bearer {_presented(step, keys)}'")
+        arguments.append(f'-H "Authorization: Bearer ${step.key.upper()}"')
     return " ".join([*arguments, f"http://{address}{step.path}"])
 
 

@@ -1,9 +1,12 @@
 """How commands print keys, audit rows and findings: as text for a terminal, or as JSON."""
 
 import json
+import sys
 import textwrap
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, Final, Literal
 
@@ -188,6 +191,37 @@ def ago(microseconds: int) -> str:
 def harmless(text: str) -> str:
     """Replace unprintable characters: stored text must not send control sequences to the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+# How far a command is that takes more than a second.
+
+
+_QUIET_SECONDS: Final = 1.0
+_BETWEEN_SECONDS: Final = 0.2
+
+
+@contextmanager
+def progress(done: str, noun: str = "key") -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes the number of keys so far and writes `Imported 20000 keys …`, wiped at the end.
+
+    Only in a terminal, on stderr, and only after a second.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    next_at, shown = time.monotonic() + _QUIET_SECONDS, False
+
+    def tell(count: int) -> None:
+        nonlocal next_at, shown
+        if time.monotonic() >= next_at:
+            next_at, shown = time.monotonic() + _BETWEEN_SECONDS, True
+            click.echo(f"\r{done} {counted(count, noun)} …", err=True, nl=False)
+
+    try:
+        yield tell
+    finally:
+        if shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
 
 
 # Due keys.

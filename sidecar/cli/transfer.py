@@ -10,8 +10,9 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, Final, TextIO, cast, get_args
 
@@ -20,15 +21,25 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store, path_of
 from sidecar.cli.options import Failure, Misuse, printable, reported, store_options
-from sidecar.cli.output import plaintext
+from sidecar.cli.output import plaintext, progress
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.units import counted
 from sidecar.keys.lifecycle import check_peppers, new_ids
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.transfer.fields import LineRules, Origin
-from sidecar.keys.transfer.formats import FileFormat, KeyFile, csv_header, csv_line, import_record, json_line
+from sidecar.keys.transfer.formats import (
+    BadLine,
+    Entry,
+    FileFormat,
+    KeyFile,
+    csv_header,
+    csv_line,
+    import_record,
+    json_line,
+)
 from sidecar.keys.transfer.importer import Intake, InvalidFile, NoIntake, import_keys
+from sidecar.keys.transfer.products import PRODUCTS, Plaintexts, Product, hashed, product_entries
 from sidecar.keys.validation import NewKey
 
 _STDIN: Final = "-"
@@ -41,12 +52,22 @@ _FORMATS: Final = get_args(FileFormat)
 
 @click.command("import")
 @store_options
-@click.option("--format", "form", type=click.Choice(_FORMATS), help="Format of the file. Default: by its extension.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice((*_FORMATS, *PRODUCTS)),
+    help="Format of the file, or the product whose list it is. Default: by its extension, csv or jsonl.",
+)
 @click.option(
     "--hash",
     "hash_name",
     type=click.Choice(get_args(ForeignHash)),
     help="Hash of the keys, if keys.imported has several entries for their prefix.",
+)
+@click.option(
+    "--hash-plaintext",
+    is_flag=True,
+    help="Take keys themselves (the field key) and hash each as it is read. None is stored or printed.",
 )
 @click.option("--dry-run", is_flag=True, help="Check every line, but import nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -56,6 +77,7 @@ def import_command(
     store: str | None,
     form: str | None,
     hash_name: str | None,
+    hash_plaintext: bool,
     dry_run: bool,
     as_json: bool,
     file: str,
@@ -64,45 +86,69 @@ def import_command(
 
     If any line is wrong, every wrong line is reported and nothing is imported. FILE (- for stdin) holds JSON lines or
     CSV. Each line needs the fields hash (SHA-256 in hex or base64) and name. It may have prefix (the key's first
-    characters), tenant, environment, scopes, plan, quotas, metadata, expires_at, created_at, id and algorithm.
+    characters), tenant, environment, scopes, plan, quotas, metadata, expires_at, created_at, enabled, id and algorithm.
+    --format kong, aws, apisix, tyk or unkey reads a list as these products give it.
     Set the prefix of the keys, and the pepper that they are hashed with, in keys.imported of the configuration.
 
     \b
     Example:
       sidecar keys import -c sidecar.yaml --dry-run keys.csv
+      sidecar keys import --format kong --hash-plaintext key-auths.json
     """
     settings = key_service.settings_of(config, store)
-    read_as = cast(FileFormat, form or ("csv" if file.lower().endswith(".csv") else "jsonl"))
+    read_as = cast(FileFormat | Product, form or ("csv" if file.lower().endswith(".csv") else "jsonl"))
+    how = _How(hash=cast(ForeignHash | None, hash_name), hash_plaintext=hash_plaintext, dry_run=dry_run)
     started = time.monotonic()
-    with reported(), _tuned_for_bulk(), _opened(file) as lines, _progress(lines) as progress:
-        keys = KeyFile(lines, read_as, size=_size_of(lines))
-        try:
-            count = asyncio.run(_import(settings, keys, cast(ForeignHash | None, hash_name), (dry_run, progress)))
-        except InvalidFile as error:
-            name = "stdin" if file == _STDIN else file
-            problems = [f"{name}:{problem}" for problem in error.problems]
-            raise Failure(*problems, f"nothing was imported: {counted(len(problems), 'problem')}") from error
+    with reported(), _tuned_for_bulk(), _opened(file) as lines, progress("Imported") as done:
+        keys = _entries(lines, read_as)
+        with _problems_told(_name_of(file)):
+            count = asyncio.run(_import(settings, keys, how, done))
     if not count:
-        raise Failure(f"{'stdin' if file == _STDIN else file} holds no key: nothing was imported")
+        raise Failure(f"{_name_of(file)} holds no key: nothing was imported")
     seconds = max(time.monotonic() - started, 0.001)
     if as_json:
         click.echo(json.dumps({"keys": count, "imported": not dry_run, "seconds": round(seconds, 3)}, indent=2))
         return
-    done, result = ("Checked", ": no problems found") if dry_run else ("Imported", "")
-    click.echo(f"{done} {counted(count, 'key')} in {seconds:.1f} s ({count / seconds:,.0f} per second){result}.")
+    verb, result = ("Checked", ": no problems found") if dry_run else ("Imported", "")
+    click.echo(f"{verb} {counted(count, 'key')} in {seconds:.1f} s ({count / seconds:,.0f} per second){result}.")
 
 
-async def _import(
-    settings: Config, keys: KeyFile, hash_name: ForeignHash | None, how: tuple[bool, Callable[[int], None]]
-) -> int:
-    dry_run, progress = how
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """What the options of an import say."""
+
+    hash: ForeignHash | None
+    hash_plaintext: bool
+    dry_run: bool
+
+
+def _name_of(file: str) -> str:
+    return "stdin" if file == _STDIN else file
+
+
+@contextmanager
+def _problems_told(name: str) -> Iterator[None]:
+    """Turn InvalidFile into a Failure that names the file and each line."""
+    try:
+        yield
+    except InvalidFile as error:
+        problems = [f"{name}:{problem}" for problem in error.problems]
+        raise Failure(*problems, f"nothing was imported: {counted(len(problems), 'problem')}") from error
+
+
+def _entries(file: BinaryIO, form: FileFormat | Product) -> Iterable[Entry | BadLine]:
+    return product_entries(file, form) if form in PRODUCTS else KeyFile(file, cast(FileFormat, form))
+
+
+async def _import(settings: Config, keys: Iterable[Entry | BadLine], how: _How, done: Callable[[int], None]) -> int:
     rules, hasher, at = key_service.rules_of(settings), key_service.hasher_of_environ(settings), key_service.now()
     origin = Origin(
-        own=settings.keys.environments, foreign=settings.keys.imported, algorithms=hasher.algorithms, hash=hash_name
+        own=settings.keys.environments, foreign=settings.keys.imported, algorithms=hasher.algorithms, hash=how.hash
     )
     lines = LineRules(rules, origin, now=at, actor=key_service.actor(), new_id=partial(next, new_ids(os.urandom)))
-    async with _dry_intake(settings) if dry_run else _intake(settings, at) as intake:
-        return await import_keys(keys, lines, intake, lambda: progress(keys.read_bytes))
+    plaintexts = Plaintexts(rules, origin, hasher) if how.hash_plaintext else None
+    async with _dry_intake(settings) if how.dry_run else _intake(settings, at) as intake:
+        return await import_keys(hashed(keys, plaintexts), lines, intake, done)
 
 
 @asynccontextmanager
@@ -135,13 +181,6 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         raise Misuse(f"{name}: {error.strerror}") from error
 
 
-def _size_of(file: BinaryIO) -> int:
-    """Return the size in bytes, or 0 if it is not known."""
-    with suppress(OSError, ValueError, AttributeError):
-        return os.fstat(file.fileno()).st_size
-    return 0
-
-
 @contextmanager
 def _tuned_for_bulk() -> Iterator[None]:
     """Collect garbage rarely, as rows form no cycles, and switch threads often: each saves a tenth of the time."""
@@ -153,17 +192,6 @@ def _tuned_for_bulk() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         sys.setswitchinterval(interval)
-
-
-@contextmanager
-def _progress(file: BinaryIO) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of bytes read. On a terminal it draws a bar, if the size is known."""
-    size = _size_of(file)
-    if not (size and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    with click.progressbar(length=size, label="Importing", file=sys.stderr) as bar:
-        yield lambda read: bar.update(read - bar.pos)
 
 
 @click.command("export")
@@ -201,12 +229,13 @@ def export_command(
 async def _export(url: str, wanted: KeyFilter, form: str, output: str | None) -> int:
     line, now, count = csv_line if form == "csv" else json_line, key_service.now(), 0
     async with open_store(url) as store:
-        with written_to(output) as file:
+        with progress("Exported") as done, written_to(output) as file:
             if form == "csv":
                 file.write(csv_header())
             async for page in key_service.pages(store, wanted):
                 file.writelines(line(key, now) for key in page)
                 count += len(page)
+                done(count)
     return count
 
 

@@ -17,6 +17,10 @@ from sidecar.keys.ports import Standing, StoreUnavailable
 
 COLUMNS = tuple(field.name for field in fields(ApiKey))
 _VALUES = attrgetter(*COLUMNS)
+# A third of the time of json.loads, which an export of many keys spent most of its time in.
+_SCOPES: Final = msgspec.json.Decoder(tuple[str, ...])
+_QUOTAS: Final = msgspec.json.Decoder(dict[str, int])
+_METADATA: Final = msgspec.json.Decoder(dict[str, str])
 # One encoder for all: an import encodes a million times.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -31,10 +35,10 @@ def key_of(row: Sequence[Any]) -> ApiKey:
     values = dict(zip(COLUMNS, row, strict=True))
     try:
         values["status"] = KeyStatus(values["status"])
-        values["scopes"] = tuple(json.loads(values["scopes"]))
-        for name in ("quotas", "metadata"):
-            values[name] = MappingProxyType(dict(json.loads(values[name])))
-    except (ValueError, TypeError) as error:
+        values["scopes"] = _SCOPES.decode(values["scopes"])
+        values["quotas"] = MappingProxyType(_QUOTAS.decode(values["quotas"]))
+        values["metadata"] = MappingProxyType(_METADATA.decode(values["metadata"]))
+    except (ValueError, TypeError, msgspec.DecodeError) as error:
         raise StoreUnavailable(
             f"the row of key {values['id']!r} is damaged: restore the store from a backup"
         ) from error
@@ -156,7 +160,7 @@ def _json(value: Mapping[str, object] | Sequence[str]) -> str:
 # Rows of many new keys: values that they share are encoded only once.
 
 
-_LAST: Final = COLUMNS.index("expires_at")
+_LAST: Final = COLUMNS.index("disabled_at")
 _SHARED: Final = slice(COLUMNS.index("environment"), COLUMNS.index("metadata"))
 NEW_COLUMNS: Final = COLUMNS[: _LAST + 1]
 """Columns that a new key fills; the others are null."""
@@ -221,12 +225,12 @@ class RowTemplate:
             f'{{"id":"{own.id}","name":{encode_basestring(own.name)},"prefix":{encode_basestring(own.prefix)},'
             f'{algorithm},"tenant":{tenant},{shared},"metadata":{metadata},"status":"{self._status}",'
             f'"created_at":{own.created_at},{by},'
-            f'"expires_at":{"null" if own.expires_at is None else own.expires_at}}}'
+            f'"expires_at":{"null" if own.expires_at is None else own.expires_at},"disabled_at":null}}'
         )
         return NewRow(
             id=own.id,
             digest=own.digest,
             tenant=own.tenant,
-            values=(*values, self._status, own.created_at, self._by, own.expires_at),
+            values=(*values, self._status, own.created_at, self._by, own.expires_at, None),
             after=after,
         )

@@ -2,12 +2,12 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
 from sidecar.core.apikey import PLAIN, ForeignHash, ForeignKeys, looks_secret, pepper_id
-from sidecar.core.model import EVERY, ApiKey
+from sidecar.core.model import EVERY, ApiKey, KeyStatus
 from sidecar.core.units import microseconds
 from sidecar.keys.ports import Actor
 from sidecar.keys.transfer.formats import FIELDS, NEEDED
@@ -106,15 +106,10 @@ class LineRules:
 
     def key_of(self, fields: Fields) -> ApiKey:
         """Raises InvalidLine with every problem. No problem repeats a hash, or text that may be a key."""
-        problems = [
-            f"{name}: {problem}"
-            for name, value in fields.items()
-            if value is not None and (problem := _type_problem(name, value))
-        ]
-        problems += [f"{name}: is required" for name in NEEDED if fields.get(name) is None]
-        if problems:
+        if problems := list(_field_problems(fields)):
             raise InvalidLine(problems)
         texts = cast(Mapping[str, str | None], {**_NO_TEXTS, **fields})
+        enabled = fields.get("enabled") is not False
         digest = self.digest(texts["hash"] or "", texts["prefix"], problems)
         prefix, algorithm, environment = self._origin_of(texts, problems)
         expires_at = moment(texts["expires_at"], "expires_at", problems)
@@ -142,6 +137,8 @@ class LineRules:
             created_at=created_at,
             created_by=self._actor.name,
             expires_at=expires_at,
+            status=KeyStatus.ACTIVE if enabled else KeyStatus.DISABLED,
+            disabled_at=None if enabled else self.now,
         )
 
     def id_of(self, text: str | None, problems: list[str]) -> str:
@@ -205,6 +202,15 @@ class LineRules:
         return begins if prefix is None else prefix, algorithm or expected, environment or own
 
 
+def _field_problems(fields: Fields) -> Iterator[str]:
+    for name, value in fields.items():
+        if value is not None and (problem := _type_problem(name, value)):
+            yield f"{name}: {problem}"
+    for name in NEEDED:
+        if fields.get(name) is None:
+            yield f"{name}: is required"
+
+
 def _type_problem(name: str, value: object) -> str | None:
     """What is wrong with the type of a value, if anything."""
     match name:
@@ -217,6 +223,10 @@ def _type_problem(name: str, value: object) -> str | None:
         case "metadata":
             fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
             return None if fits else "must map names to strings"
+        case "enabled":
+            return None if isinstance(value, bool) else "must be true or false"
+        case "created_at" | "expires_at" if type(value) is int:
+            return None
         case _:
             return None if isinstance(value, str) else "must be a string"
 
@@ -235,10 +245,11 @@ def is_public_prefix(prefix: str) -> bool:
     return _PREFIX.fullmatch(prefix) is not None and not looks_secret(prefix)
 
 
-def moment(text: str | None, name: str, problems: list[str]) -> int | None:
+def moment(text: str | int | None, name: str, problems: list[str]) -> int | None:
     """The time in microseconds; None without one. Digits alone are Unix seconds (10 of them) or milliseconds (13)."""
     if text is None:
         return None
+    text = str(text)
     if _EPOCH.fullmatch(text):
         return int(text) * (1_000_000 if len(text) == _SECONDS_DIGITS else 1_000)
     try:

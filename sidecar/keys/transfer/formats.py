@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final, Literal
 import msgspec
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.records import PUBLIC_FIELDS, public_fields
+from sidecar.keys.records import PUBLIC_FIELDS, public_fields, public_key
 
 FileFormat = Literal["jsonl", "csv"]
 
@@ -30,6 +30,7 @@ FIELDS: Final = (
     "metadata",
     "expires_at",
     "created_at",
+    "enabled",
 )
 NEEDED: Final = ("hash", "name")
 MAX_LINE_BYTES: Final = 65_536
@@ -61,13 +62,12 @@ class KeyFile:
 
     JSON lines: one object on each line. CSV, with `,` or `;` between cells: a header row of field names; scopes and
     quotas (`name=limit`) are separated by spaces, metadata is a JSON object, and an empty cell is a field that is not
-    given.
+    given. any_columns: columns of any name, as AWS takes them; `name` and `key` must be there.
     """
 
-    def __init__(self, file: BinaryIO, form: FileFormat, *, size: int = 0) -> None:
+    def __init__(self, file: BinaryIO, form: FileFormat, *, any_columns: bool = False) -> None:
         self._file = file
-        self.size = size
-        """Bytes; 0 if unknown."""
+        self._any_columns = any_columns
         self._form = form
         self._number = 0
         self._overlong: list[int] = []
@@ -109,7 +109,7 @@ class KeyFile:
                 yield _row_of(row, header, line)
             elif row:
                 header = [cell.strip().lower() for cell in row]
-                if problems := list(_header_problems(header)):
+                if problems := list(_header_problems(header, any_columns=self._any_columns)):
                     yield from (BadLine(line=line, problem=problem) for problem in problems)
                     return
         yield from map(_too_long, self._overlong)
@@ -205,15 +205,16 @@ def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, list[str] | BadLine]]
             yield line, BadLine(line=line, problem=problem)
 
 
-def _header_problems(header: Sequence[str]) -> Iterator[str]:
-    if unknown := [str(place) for place, name in enumerate(header, 1) if name not in _KNOWN]:
+def _header_problems(header: Sequence[str], *, any_columns: bool) -> Iterator[str]:
+    unknown = [] if any_columns else [str(place) for place, name in enumerate(header, 1) if name not in _KNOWN]
+    if unknown:
         what = f"column {unknown[0]}" if len(unknown) == 1 else f"columns {', '.join(unknown)}"
         yield f"unknown name in the header row: {what} (known: {', '.join(FIELDS)})"
     for place, name in enumerate(header, 1):
         if name in _KNOWN and name in header[: place - 1]:
             yield f"column {place} of the header row, {name!r}, occurs twice"
-    for name in NEEDED:
-        if name not in header:
+    for name in ("key", "name") if any_columns else NEEDED:
+        if name not in header and not (name == "hash" and _PLAINTEXT in header):
             yield f"the header row has no column {name!r}"
 
 
@@ -225,7 +226,7 @@ def _row_of(row: Sequence[str], header: Sequence[str], line: int) -> Entry | Bad
         for name, read in _CELLS.items():
             if name in fields:
                 fields[name] = read(str(fields[name]))
-    except (ValueError, RecursionError):
+    except (ValueError, KeyError, RecursionError):
         return BadLine(line=line, problem=f"{name}: {_CELL_FORMATS[name]}")
     except _DuplicateError as error:
         return BadLine(line=line, problem=f"{name}: {_safe_name(error.name)} occurs twice")
@@ -248,13 +249,25 @@ def _metadata(cell: str) -> object:
     return json.loads(cell, object_pairs_hook=_object) if found is None else found
 
 
-_KNOWN: Final = frozenset(FIELDS)
+def _truth(cell: str) -> bool:
+    return {"true": True, "false": False, "1": True, "0": False}[cell.strip().lower()]
+
+
+_PLAINTEXT: Final = "key"
+"""The field of a key itself, in place of its hash."""
+_KNOWN: Final = frozenset({*FIELDS, _PLAINTEXT})
 _QUICK: Final = msgspec.json.Decoder(dict[str, Any])
-_CELLS: Final[Mapping[str, Callable[[str], object]]] = {"scopes": str.split, "quotas": _quotas, "metadata": _metadata}
+_CELLS: Final[Mapping[str, Callable[[str], object]]] = {
+    "scopes": str.split,
+    "quotas": _quotas,
+    "metadata": _metadata,
+    "enabled": _truth,
+}
 _CELL_FORMATS: Final = {
     "scopes": "separate them by spaces",
     "quotas": "write name=limit, separated by spaces",
     "metadata": "write a JSON object of strings",
+    "enabled": "write TRUE or FALSE",
 }
 
 
@@ -271,7 +284,7 @@ def neutral(cell: str) -> str:
 
 def json_line(key: ApiKey, now: int) -> str:
     """A JSON object and a line feed, with the status at `now` (microseconds)."""
-    return json.dumps(public_fields(key, now), ensure_ascii=False) + "\n"
+    return msgspec.json.encode(public_key(key, now)).decode() + "\n"
 
 
 def csv_line(key: ApiKey, now: int) -> str:
@@ -286,7 +299,7 @@ def csv_header() -> str:
 def import_record(key: ApiKey) -> Mapping[str, Any]:
     """The fields of a key for `sidecar keys import`, with its hash."""
     fields = {**public_fields(key), "hash": key.digest.hex(), "algorithm": key.algorithm}
-    return {name: fields[name] for name in FIELDS if fields[name]}
+    return {name: fields[name] for name in FIELDS if fields.get(name)}
 
 
 def _row(cells: Sequence[str]) -> str:

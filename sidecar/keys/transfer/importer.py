@@ -50,6 +50,8 @@ class Rows:
         """Everything that decides on the values that keys share; None if LineRules must check the line."""
         get: Any = fields.get
         prefix, scopes, quotas = get("prefix"), get("scopes"), get("quotas")
+        if get("enabled", True) is not True:
+            return None
         if not (scopes is None or scopes.__class__ is list) or not _are_limits(quotas):
             return None
         try:
@@ -151,11 +153,11 @@ class _State:
 
 
 async def import_keys(
-    entries: Iterable[Entry | BadLine], rules: LineRules, intake: Intake, progress: Callable[[], None]
+    entries: Iterable[Entry | BadLine], rules: LineRules, intake: Intake, progress: Callable[[int], None]
 ) -> int:
     """The number of imported keys. Raises InvalidFile after the last line; the caller must then undo what was added.
 
-    `progress` is called from time to time.
+    `progress` is called from time to time, with the number of keys so far.
     """
     state, rows = _State(), Rows(rules)
     rest = iter(entries)
@@ -171,7 +173,7 @@ async def import_keys(
         following, _ = await asyncio.gather(asyncio.to_thread(read), _add_batch(*found, intake, state))
         state.keys += len(found[0])
         found = following
-        progress()
+        progress(state.keys)
     if state.problems:
         raise InvalidFile(sorted(state.problems, key=lambda bad: bad.line))
     return state.keys

@@ -58,6 +58,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "created_at": ("2024-05-01T12:00:00+02:00", "2999-01-01", "1969-01-01"),
     "id": ("key_" + "7" * 20, "key_7"),
     "algorithm": ("sha256", "md5"),
+    "enabled": (True, False, "TRUE"),
 }
 LINES = some.fixed_dictionaries({}, optional={name: some.sampled_from(values + ODD) for name, values in FIELDS.items()})
 MOSTLY_FIT = some.fixed_dictionaries(
@@ -191,7 +192,7 @@ async def test_a_key_stored_before_is_told_however_late_it_comes(store: SqliteSt
     file = a_file(*lines, a_line("sk_live_4500"))
     with pytest.raises(InvalidFile) as caught:
         async with store.imports.intake(at=NOW_US, actor=ANN) as intake:
-            await import_keys(file, line_rules(), intake, lambda: None)
+            await import_keys(file, line_rules(), intake, lambda _: None)
     assert [problem.line for problem in caught.value.problems] == [4_001]
     assert schema(path) == before
     assert len(await store.keys.list(KeyFilter())) == 1

@@ -46,12 +46,12 @@ def a_file(*lines: dict[str, Any] | str, form: FileFormat = "jsonl") -> KeyFile:
 
 async def taken_in(store: SqliteStore, file: KeyFile, rules: LineRules) -> int:
     async with store.imports.intake(at=NOW_US, actor=ANN) as intake:
-        return await import_keys(file, rules, intake, lambda: None)
+        return await import_keys(file, rules, intake, lambda _: None)
 
 
 async def problems_in(file: KeyFile, rules: LineRules) -> list[str]:
     with pytest.raises(InvalidFile) as caught:
-        await import_keys(file, rules, NoIntake(), lambda: None)
+        await import_keys(file, rules, NoIntake(), lambda _: None)
     return [str(problem) for problem in caught.value.problems]
 
 

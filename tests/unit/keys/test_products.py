@@ -1,0 +1,205 @@
+"""Lists of other products become keys, and the keys in such lists are hashed before anything else."""
+
+import io
+import json
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from sidecar.core.apikey import ForeignKeys, Hasher, Pepper
+from sidecar.keys.transfer.fields import InvalidLine, LineRules, Origin
+from sidecar.keys.transfer.formats import BadLine, Entry, KeyFile
+from sidecar.keys.transfer.products import Plaintexts, Product, hashed, product_entries
+from sidecar.keys.validation import KeyRules
+from tests.unit.keys.making import NOW_US
+from tests.unit.keys.test_importing import ANN
+
+KEY = "k3pzXq81LmVtR0sWcYb5NdHe"
+SHA = sha256(KEY.encode()).hexdigest()
+LISTS: tuple[tuple[Product, Any, dict[str, Any]], ...] = (
+    (
+        "kong",
+        {"data": [{"key": KEY, "consumer": {"id": "c-1"}, "created_at": 1704067200, "ttl": None}], "next": None},
+        {"name": "c-1", "created_at": 1704067200, "metadata": {"consumer": "c-1"}},
+    ),
+    (
+        "kong",
+        {
+            "consumers": [
+                {"username": "ann", "custom_id": "7", "keyauth_credentials": [{"key": KEY, "tags": ["a", "b"]}]}
+            ]
+        },
+        {"name": "ann", "metadata": {"custom_id": "7", "tags": "a,b"}},
+    ),
+    (
+        "aws",
+        f"Name,key,description,Enabled,usageplanIds,Other\nMobile,{KEY},A key,FALSE,c7y23b,x\n",
+        {"name": "Mobile", "enabled": False, "metadata": {"description": "A key", "usage_plans": "c7y23b"}},
+    ),
+    (
+        "aws",
+        {"items": [{"id": "a1", "value": KEY, "name": "Mobile", "enabled": True, "createdDate": 1704067200}]},
+        {"name": "Mobile", "enabled": True, "created_at": 1704067200, "metadata": {"aws_id": "a1"}},
+    ),
+    (
+        "apisix",
+        {
+            "total": 2,
+            "list": [
+                {"key": "/apisix/consumers/bob", "value": {"username": "bob", "plugins": {"basic-auth": {}}}},
+                {
+                    "key": "/apisix/consumers/jack/credentials/one",
+                    "value": {"id": "one", "plugins": {"key-auth": {"key": KEY}}, "create_time": 1704067200},
+                },
+            ],
+        },
+        {"name": "jack one", "created_at": 1704067200, "metadata": {"consumer": "jack"}},
+    ),
+    (
+        "tyk",
+        {"key": KEY, "alias": "Mobile", "expires": 0, "is_inactive": True, "org_id": "o1"},
+        {"name": "Mobile", "enabled": False, "metadata": {"org_id": "o1"}},
+    ),
+    (
+        "unkey",
+        {
+            "data": [
+                {
+                    "keyId": "key_1",
+                    "start": "k3p",
+                    "plaintext": KEY,
+                    "name": "Mobile",
+                    "enabled": True,
+                    "createdAt": 1704067200000,
+                    "expires": 4070908800000,
+                    "meta": {"seats": 3},
+                    "identity": {"externalId": "acme"},
+                    "permissions": ["streams:read"],
+                }
+            ]
+        },
+        {
+            "name": "Mobile",
+            "enabled": True,
+            "created_at": 1704067200000,
+            "expires_at": 4070908800000,
+            "scopes": ["streams:read"],
+            "metadata": {"seats": "3", "unkey_id": "key_1", "external_id": "acme"},
+        },
+    ),
+)
+
+
+def the_list(document: Any) -> io.BytesIO:
+    return io.BytesIO((document if isinstance(document, str) else json.dumps(document)).encode())
+
+
+def plaintexts(rules: KeyRules, *foreign: ForeignKeys, pepper: bytes | None = None) -> tuple[Plaintexts, LineRules]:
+    hasher = Hasher((Pepper.of(pepper),) if pepper else (), foreign)
+    origin = Origin(own=rules.environments, foreign=foreign, algorithms=hasher.algorithms)
+    lines = LineRules(rules, origin, now=NOW_US, actor=ANN, new_id=lambda: "key_" + "0" * 20)
+    return Plaintexts(rules, origin, hasher), lines
+
+
+@pytest.mark.parametrize(
+    ("product", "document", "told"), LISTS, ids=[f"{one[0]}-{place}" for place, one in enumerate(LISTS)]
+)
+def test_a_list_of_another_product_becomes_keys_that_the_gate_finds(
+    rules: KeyRules, product: Product, document: Any, told: dict[str, Any]
+) -> None:
+    plain, lines = plaintexts(rules, ForeignKeys(prefix=""))
+    [raw] = product_entries(the_list(document), product)
+    assert isinstance(raw, Entry)
+    assert {**told, "key": KEY} == raw.fields
+    [entry] = hashed([raw], plain)
+    assert isinstance(entry, Entry)
+    assert KEY not in repr(entry)
+    key = lines.key_of(entry.fields)
+    assert (key.digest.hex(), key.prefix, key.status) == (
+        SHA,
+        "k3pz",
+        "disabled" if told.get("enabled") is False else "active",
+    )
+
+
+REFUSED: tuple[tuple[Product, Any, str], ...] = (
+    ("kong", {"data": [{"key": KEY, "ttl": 60}]}, "1: ttl: when this key ends cannot be told"),
+    ("kong", "{", "1: from here on, the file is not JSON"),
+    ("aws", f"name,value\nMobile,{KEY}\n", "1: the header row has no column 'key'"),
+    ("aws", f"name,key,enabled\nMobile,{KEY},maybe\n", "2: enabled: write TRUE or FALSE"),
+    ("aws", {"items": [{"name": "Mobile"}]}, "1: value: is not there: list keys with --include-values"),
+    ("apisix", {"value": {"plugins": {"key-auth": {"key": "$secret://vault/1/a"}}}}, "1: key: is a reference"),
+    ("tyk", {"alias": "Mobile"}, "1: add the key to each session object"),
+    ("tyk", {"hash": "5ffb3f1d", "alias": "Mobile"}, "1: hash: is a Murmur hash"),
+    ("unkey", {"data": [{"keyId": "key_1", "name": "Mobile"}]}, "1: plaintext: is not there"),
+)
+
+
+@pytest.mark.parametrize(
+    ("product", "document", "problem"), REFUSED, ids=[f"{one[0]}-{place}" for place, one in enumerate(REFUSED)]
+)
+def test_what_cannot_be_taken_over_is_named(product: Product, document: Any, problem: str) -> None:
+    [found] = product_entries(the_list(document), product)
+    assert str(found).startswith(problem)
+    assert KEY not in str(found)
+
+
+def test_pages_that_follow_each_other_are_one_list() -> None:
+    pages = "\n".join(json.dumps({"data": [{"key": KEY + str(page), "consumer": None}]}) for page in range(3))
+    assert [entry.line for entry in product_entries(the_list(pages), "kong")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "key: must be"),
+        (f'"{KEY}"', "key: must be"),
+        (f"Bearer {KEY}", "key: must be"),
+        (KEY + "\n", "key: must be"),
+        ("ключ" * 8, "key: must be"),
+        ("k" * 501, "key: must be"),
+    ],
+)
+def test_text_that_no_client_can_send_as_a_key_is_refused_and_not_repeated(
+    rules: KeyRules, text: str, problem: str
+) -> None:
+    plain, _ = plaintexts(rules, ForeignKeys(prefix=""))
+    [found] = hashed([Entry(line=7, fields={"key": text, "name": "Old"})], plain)
+    assert isinstance(found, BadLine)
+    assert found.line == 7
+    assert found.problem.startswith(problem)
+    assert not text or text not in found.problem
+
+
+def test_a_key_is_never_taken_without_the_option(rules: KeyRules) -> None:
+    file = KeyFile(io.BytesIO(f"name,key\nA,{KEY}\nB,{KEY}2\n".encode()), "csv")
+    [found] = hashed(file, None)
+    assert isinstance(found, BadLine)
+    assert "--hash-plaintext" in found.problem
+    assert KEY not in found.problem
+
+
+def test_a_key_beside_a_hash_is_refused(rules: KeyRules) -> None:
+    plain, _ = plaintexts(rules, ForeignKeys(prefix=""))
+    [found] = hashed([Entry(line=1, fields={"key": KEY, "hash": SHA, "name": "Old"})], plain)
+    assert str(found) == "1: key: stands beside hash: give the key, or its hash"
+
+
+def test_a_key_is_hashed_with_our_pepper_and_one_that_begins_as_ours_do_as_its_entry_says(rules: KeyRules) -> None:
+    own = next(iter(rules.environments.values()))
+    foreign = (ForeignKeys(prefix="sk_live_"), ForeignKeys(prefix=own, hash="hmac-sha256", pepper=b"old"))
+    plain, lines = plaintexts(rules, *foreign, pepper=b"p" * 16)
+    hasher = Hasher((Pepper.of(b"p" * 16),), foreign)
+    for text in ("sk_live_" + KEY, own + "short-one"):
+        key = lines.key_of(plain.hashed({"key": text, "name": "Old"}))
+        assert hasher.candidates(text)[key.digest] == key.algorithm
+        assert (key.algorithm == hasher.newest) == text.startswith("sk_live_")
+
+
+def test_a_key_without_an_entry_of_keys_imported_is_refused(rules: KeyRules) -> None:
+    plain, lines = plaintexts(rules, ForeignKeys(prefix="sk_live_"))
+    with pytest.raises(InvalidLine) as caught:
+        lines.key_of(plain.hashed({"key": KEY, "name": "Old"}))
+    assert "keys.imported" in str(caught.value)
+    assert KEY[:5] not in str(caught.value)

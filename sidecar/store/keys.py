@@ -83,7 +83,7 @@ class StoredKeys:
 
     def __init__(self, database: Database, *, pages: PageStatements) -> None:
         self._database, self._pages = database, pages
-        self.generation = database.generation
+        self.generation, self.read_generation = database.generation, database.read_generation
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
         """As KeyReader.find."""

@@ -166,7 +166,7 @@ async def test_a_closed_store_is_unavailable(path: str) -> None:
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.keys.find({digest_of("s1"): "sha256"})
     with pytest.raises(StoreUnavailable):
-        store.keys.generation()
+        await store.keys.read_generation()
 
 
 async def test_an_existing_store_keeps_the_mode_that_its_owner_chose(path: str) -> None:

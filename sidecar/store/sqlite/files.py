@@ -22,6 +22,7 @@ RESTART: Final = "stop all that use the store, then restart"
 _OPENING_SECONDS: Final = 1.0
 """Another process that opens or closes the store holds a lock before its log is there, for some milliseconds."""
 _POLL_SECONDS: Final = 0.02
+_TOGETHER_NS: Final = 10_000_000_000
 _HEADER, _FRAME = 32, 24
 """Bytes of the log's header, and of each frame's before its page (sqlite.org/fileformat2.html, section 4)."""
 
@@ -152,7 +153,7 @@ def _refuse_foreign_log(path: str) -> None:
     """
     log = f"{path}-wal"
     try:
-        if os.stat(path).st_mtime_ns <= os.stat(log).st_mtime_ns or _is_used(path):
+        if not _came_later(os.stat(path), os.stat(log)) or _is_used(path):
             return
         with open(path, "rb") as database, open(log, "rb") as frames:
             belongs = _holds_lowest_page(database, frames)
@@ -162,8 +163,18 @@ def _refuse_foreign_log(path: str) -> None:
         raise StoreUnavailable(
             f"the key store {path} does not belong to {log}, which has the last changes of the store that was there "
             f"before. To use what was copied there, move {log} and {path}-shm away and restart; to use the one before, "
-            f"put it back first. If all were copied together, `touch {log}` says so"
+            f"put it back first. If nothing was copied, or all together, `touch {log}` says so"
         )
+
+
+def _came_later(database: os.stat_result, log: os.stat_result) -> bool:
+    """Whether the database was written, or put in its place, after the log.
+
+    By the time of the change of status, which `cp -p`, `mv` and `tar` cannot set. A new owner or place sets it, too:
+    where the log got one after its last write, the database may have got it just afterwards.
+    """
+    moved = log.st_ctime_ns != log.st_mtime_ns
+    return database.st_ctime_ns - log.st_ctime_ns > (_TOGETHER_NS if moved else 0)
 
 
 def _holds_lowest_page(database: BinaryIO, log: BinaryIO) -> bool:

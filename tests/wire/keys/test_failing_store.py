@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -225,8 +225,29 @@ async def crashed(path: str, *more: str) -> bytes:
     return backup
 
 
-async def test_a_backup_copied_over_a_store_with_an_old_log_is_refused_with_the_way_out(path: str) -> None:
-    Path(path).write_bytes(await crashed(path))
+def copy_into(path: str, backup: bytes) -> None:
+    """As `cp`: the file stays, and its content is another."""
+    Path(path).write_bytes(backup)
+
+
+def copy_with_time(path: str, backup: bytes) -> None:
+    """As `cp -p`: the file seems older than the log."""
+    copy_into(path, backup)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+def move(path: str, backup: bytes) -> None:
+    """As `mv`, `rsync -t`, `tar` and `kubectl cp`: another file, made before the log was written."""
+    copy_with_time(path + ".backup", backup)
+    os.rename(path + ".backup", path)
+
+
+@pytest.mark.parametrize("more", [(), ("checkpoint",)], ids=["log only", "after a checkpoint"])
+@pytest.mark.parametrize("restore", [copy_into, copy_with_time, move])
+async def test_a_backup_put_back_over_a_store_with_an_old_log_is_refused_with_the_way_out(
+    path: str, restore: Callable[[str, bytes], None], more: tuple[str, ...]
+) -> None:
+    restore(path, await crashed(path, *more))
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match=r"does not belong to .*-wal.*move .* away"):
             await open_store(path)
@@ -247,6 +268,25 @@ async def test_a_store_that_a_crash_has_left_opens_with_its_log(path: str, more:
     key = await store.keys.find({digest_of("s1"): "sha256"})
     assert key is not None and key.name.endswith("x")
     await store.close()
+
+
+async def test_a_store_that_a_crash_has_left_opens_after_all_its_files_got_another_owner(path: str) -> None:
+    await crashed(path)
+    for suffix in ("-wal", "-shm", ""):
+        os.chmod(path + suffix, 0o640)
+    store = await open_store(path)
+    key = await store.keys.find({digest_of("s1"): "sha256"})
+    assert key is not None and key.name.endswith("x")
+    await store.close()
+
+
+async def test_a_database_that_alone_got_another_owner_opens_once_that_is_said(path: str) -> None:
+    await crashed(path)
+    os.chmod(path, 0o640)
+    with pytest.raises(StoreUnavailable, match=r"If nothing was copied, .*`touch .*-wal` says so"):
+        await open_store(path)
+    os.utime(path + "-wal")
+    await (await open_store(path)).close()
 
 
 async def test_a_damaged_store_is_unavailable_and_says_what_to_do(path: str) -> None:

@@ -352,7 +352,7 @@ async def _problems(parts: Parts) -> Sequence[str]:
     if not await parts.serving.answers():
         return ["data: the data listener does not answer"]
     try:
-        parts.store.keys.generation()
+        await parts.store.keys.read_generation()
         await parts.store.keys.find({b"": "none"})
     except StoreUnavailable as error:
         return [f"store: {error}"]

@@ -58,14 +58,17 @@ class KeyCache:
         return len(self._known) + len(self._unknown)
 
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None:
-        """The key, None for a secret known to be unknown, or MISS. Raises StoreUnavailable.
+        """The key, None for a secret known to be unknown, or MISS, also where only `find` can tell the generation.
 
         The store's generation is read once in a turn of the loop. Every request of the turn was received before the
-        turn began, so it sees each change that was acknowledged before the request was sent.
+        turn began, so it sees each change that was acknowledged before the request was sent. Raises StoreUnavailable.
         """
         generation = self._turn
         if generation is None:
-            generation = self._turn = self._reader.generation()
+            generation = self._reader.generation()
+            if generation is None:
+                return MISS
+            self._turn = generation
             self._call_soon(self._end_turn)
         return self._look(secret_digest, generation)
 
@@ -77,6 +80,8 @@ class KeyCache:
         while True:
             # Read before the key: after a change in between, the entry is out of date at once.
             generation = self._reader.generation()
+            if generation is None:
+                generation = await self._reader.read_generation()
             outcome: _Outcome = self._look(secret_digest, generation)
             if outcome is MISS:
                 self.misses += 1

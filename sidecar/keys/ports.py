@@ -81,7 +81,7 @@ class KeyFilter:
 
 
 class KeyReader(Protocol):
-    """What a request needs of the store. Both methods raise StoreUnavailable."""
+    """What a request needs of the store. Every method raises StoreUnavailable."""
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
         """The key stored under one of `digests` (digest to algorithm, both must fit), or None.
@@ -89,11 +89,14 @@ class KeyReader(Protocol):
         The cost does not grow with the number of keys.
         """
 
-    def generation(self) -> int:
+    def generation(self) -> int | None:
         """A number that changes whenever any process has changed a key (the use of a key is no change).
 
-        Synchronous and cheap (microseconds).
+        Takes microseconds and never waits. None where the number is not known without waiting.
         """
+
+    async def read_generation(self) -> int:
+        """The same number, as of the call or later; waits for the store, but not long."""
 
 
 Edit = Callable[[ApiKey], ApiKey]

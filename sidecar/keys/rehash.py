@@ -48,7 +48,7 @@ class Rehashing:
         self._size = size
         self._waiting: dict[bytes, NewHash] = {}
         self._tried: dict[str, None] = {}
-        self.generation = reader.generation
+        self.generation, self.read_generation = reader.generation, reader.read_generation
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
         """As KeyReader.find."""

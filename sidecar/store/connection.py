@@ -38,8 +38,11 @@ class Connection(Protocol):
 class Database(Protocol):
     """An open database. `operation` names a step in the metrics. Every method raises StoreUnavailable."""
 
-    def generation(self) -> int:
+    def generation(self) -> int | None:
         """As KeyReader.generation."""
+
+    async def read_generation(self) -> int:
+        """As KeyReader.read_generation."""
 
     def now(self) -> int:
         """Microseconds of UTC."""

@@ -1,5 +1,7 @@
 """Keys as rows: found by requests; listed, changed, counted and imported by management."""
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -19,6 +21,7 @@ from sidecar.keys.ports import (
     KeyDate,
     KeyFilter,
     Replacement,
+    StoreUnavailable,
     UnknownKey,
 )
 from sidecar.keys.records import COLUMNS, NEW_COLUMNS, Batch, NewRow, key_of, row_of
@@ -78,17 +81,88 @@ def find_statement(digests: int) -> str:
     return f"{SELECT_KEY} WHERE digest IN ({', '.join('?' * digests)})"
 
 
+_DIGEST: Final = COLUMNS.index("digest")
+_AT_ONCE: Final = 16
+"""Digests of one statement. More would cost little less, and all that wait for it go on in one turn of the loop."""
+_MOST_WAITING: Final = 4_096
+
+
+class Lookups:
+    """Finds keys for requests. Those that come while the store is asked wait, and are then asked for together.
+
+    So strangers with keys that nobody issued cost little, and nobody waits long behind them.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: deque[tuple[Mapping[bytes, str], asyncio.Future[ApiKey | None]]] = deque()
+        self._asking: asyncio.Task[None] | None = None
+
+    async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
+        """As KeyReader.find."""
+        if len(self._waiting) >= _MOST_WAITING:
+            raise StoreUnavailable(f"{_MOST_WAITING:,} keys wait to be looked up: try again")
+        found: asyncio.Future[ApiKey | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((digests, found))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return await found
+
+    async def _ask(self) -> None:
+        try:
+            while self._waiting:
+                some = [self._waiting.popleft()]
+                count = len(some[0][0])
+                while self._waiting and (count := count + len(self._waiting[0][0])) <= _AT_ONCE:
+                    some.append(self._waiting.popleft())
+                try:
+                    rows = await self._rows([digest for digests, _ in some for digest in digests])
+                except StoreUnavailable as error:
+                    # Those that came meanwhile have waited, too.
+                    self._fail([*some, *self._waiting], error)
+                    self._waiting.clear()
+                else:
+                    for digests, found in some:
+                        _settle(found, digests, rows)
+        finally:
+            self._asking = None
+            self._fail(self._waiting, StoreUnavailable("the key store was closed"))
+
+    async def _rows(self, digests: Sequence[bytes]) -> Mapping[bytes, Sequence[Any]]:
+        # Few lengths, so that the statements stay prepared: the last digest stands there again.
+        length = 1 << (len(digests) - 1).bit_length()
+        values = (*digests, *[digests[-1]] * (length - len(digests)))
+        rows = await self._database.lookup("find", find_statement(length), values)
+        return {row[_DIGEST]: row for row in rows}
+
+    @staticmethod
+    def _fail(
+        waiting: Iterable[tuple[Mapping[bytes, str], asyncio.Future[ApiKey | None]]], error: StoreUnavailable
+    ) -> None:
+        for _, found in waiting:
+            if not found.done():
+                found.set_exception(StoreUnavailable(str(error)))
+
+
+def _settle(
+    found: asyncio.Future[ApiKey | None], digests: Mapping[bytes, str], rows: Mapping[bytes, Sequence[Any]]
+) -> None:
+    if found.done():
+        return
+    try:
+        keys = map(key_of, [rows[digest] for digest in digests if digest in rows])
+        found.set_result(next((key for key in keys if digests[key.digest] == key.algorithm), None))
+    except StoreUnavailable as error:  # A damaged row concerns only those who ask for it.
+        found.set_exception(error)
+
+
 class StoredKeys:
     """KeyReader, KeyRegistry, and pages of keys."""
 
     def __init__(self, database: Database, *, pages: PageStatements) -> None:
         self._database, self._pages = database, pages
-        self.generation = database.generation
-
-    async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
-        """As KeyReader.find."""
-        rows = await self._database.lookup("find", find_statement(len(digests)), tuple(digests))
-        return next((key for key in map(key_of, rows) if digests[key.digest] == key.algorithm), None)
+        self.generation, self.read_generation = database.generation, database.read_generation
+        self.find = Lookups(database).find
 
     async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: IdempotencyKey | None = None) -> None:
         """As KeyRegistry.add."""

@@ -1,11 +1,11 @@
-"""SQLite's connections: one for requests, one for management, one for writes, each with its thread."""
+"""SQLite's connections: for requests, for management, for writes, and for the generation, each with its thread."""
 
 import asyncio
 import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import DuplicateRow
 from sidecar.store.sqlite.files import RESTORE, OpenedFiles, make, refuse_strays, refuse_unwritable
+from sidecar.store.sqlite.generation import GENERATION, GenerationWatch, answers_within
 from sidecar.store.sqlite.schema import migrate, version_of
 
 # SQLite's exceptions are translated into what happened and what to do about it.
@@ -102,63 +103,9 @@ def uri_of(path: str, mode: str) -> str:
     return f"{Path(path).absolute().as_uri()}?mode={mode}"
 
 
-# Whether any process has changed a key, which SQLite can say in microseconds.
-
-
-_COMPANIONS_MICROS: Final = 20_000
-"""How long a -wal or -shm file that is gone may stay unseen by requests: two more calls of the system for each would
-cost a tenth of a request. Writes look at each."""
-
-
-class GenerationWatch:
-    """A read-only connection of its own, used only on the event loop's thread; it never waits for a lock.
-
-    `PRAGMA data_version` changes with any commit of another connection. Most commits are last-used times and quota
-    states, so only the `generation` row, which triggers change with every change of a key, says that keys changed.
-    """
-
-    def __init__(self, path: str, clock: Clock) -> None:
-        """Raises StoreUnavailable."""
-        self._path, self._clock = path, clock
-        self._checked_at = clock.micros()
-        self._version = -1
-        self._generation = 0
-        with translated(path), ExitStack() as stack:
-            self._connection = stack.enter_context(closing(connect(path, timeout=0, mode="ro")))
-            self._execute = self._connection.execute
-            self._refresh()
-            self.files = OpenedFiles(path)
-            stack.pop_all()
-
-    def current(self) -> int:
-        """Raises StoreUnavailable. The last known number while the database is locked: nobody could learn more."""
-        now = self._clock.micros()
-        if 0 <= now - self._checked_at < _COMPANIONS_MICROS:
-            self.files.check_database()
-        else:
-            self.files.check()
-            self._checked_at = now
-        try:
-            self._refresh()
-        except sqlite3.Error as error:
-            if not is_lock(error):
-                raise unavailable(error, self._path) from error
-        return self._generation
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _refresh(self) -> None:
-        [(version,)] = self._execute("PRAGMA data_version")
-        if version != self._version:
-            [(self._generation,)] = self._execute("SELECT value FROM generation")
-            self._version = version
-
-
 FIND_SECONDS: Final = 1.0
 """A request waits at most this long, queueing included."""
 READ_SECONDS: Final = 5.0
-_LATE_SECONDS: Final = 0.1
 _PARAMETERS: Final = 32_766
 """Most values of one statement, by SQLite's default."""
 
@@ -174,10 +121,10 @@ class SqliteConnection:
         self._connection, self._path = connection, path
 
     @classmethod
-    async def open(cls, path: str, *, lock_seconds: float) -> "SqliteConnection":
+    async def open(cls, path: str, *, lock_seconds: float, mode: str = "rw") -> "SqliteConnection":
         with translated(path):
             connection = await aiosqlite.connect(
-                uri_of(path, "rw"), uri=True, timeout=lock_seconds, isolation_level=None, cached_statements=32
+                uri_of(path, mode), uri=True, timeout=lock_seconds, isolation_level=None, cached_statements=32
             )
         opened = cls(connection, path)
         try:
@@ -216,17 +163,10 @@ class SqliteConnection:
 
     async def read(self, sql: str, values: Parameters, seconds: float) -> list[Any]:
         """Rows within `seconds`, waiting for the connection included. Raises StoreUnavailable past them."""
-        loop = asyncio.get_running_loop()
         reading = asyncio.ensure_future(self._fetch_in_turn(sql, values))
         try:
-            for _ in range(2):
-                end = loop.time() + seconds
-                await asyncio.wait([reading], timeout=seconds)
-                if reading.done():
-                    return reading.result()
-                # Where the loop wakes up late, this process stood still and not the store, which gets its time again.
-                if loop.time() - end < _LATE_SECONDS:
-                    break
+            if await answers_within(seconds, reading):
+                return reading.result()
             raise StoreUnavailable(f"the key store did not answer within {seconds:g} s")
         finally:
             reading.cancel()
@@ -254,18 +194,18 @@ class SqliteDatabase:
     def __init__(
         self,
         path: str,
-        connections: tuple[SqliteConnection, SqliteConnection, SqliteConnection],
+        connections: Sequence[SqliteConnection],
         *,
         clock: Clock,
         timings: Callable[[str, float], None],
     ) -> None:
-        """Use `open`. connections: for requests, for management, for writes."""
+        """Use `open`. connections: for requests, for management, for writes, and one that reads the generation."""
         self.connections = connections
-        self._lookup, self._read, self._write = connections
+        self._lookup, self._read, self._write, self._watching = connections
         self._path, self._clock, self._timings = path, clock, timings
-        self._watch = GenerationWatch(path, clock)
-        self._files = self._watch.files
-        self.generation = self._watch.current
+        self._files = OpenedFiles(path)
+        self._watch = GenerationWatch(self._files, self._fetch_generation, clock)
+        self.generation, self.read_generation = self._watch.current, self._watch.read
         self._open = True
         self.write_problem = ""
         """Why the last change was not written; empty where it was."""
@@ -282,22 +222,20 @@ class SqliteDatabase:
             for seconds in (FIND_SECONDS, READ_SECONDS, WRITE_LOCK_SECONDS):
                 connection = await SqliteConnection.open(path, lock_seconds=seconds)
                 opened.append(connection)
-            lookup, read, write = opened
-            return cls(path, (lookup, read, write), clock=clock, timings=timings)
+            opened.append(await SqliteConnection.open(path, lock_seconds=0, mode="ro"))
+            await opened[-1].fetch(GENERATION)
+            return cls(path, opened, clock=clock, timings=timings)
         except BaseException:
             await _close(opened)
             raise
 
     async def close(self) -> None:
         self._open = False
-        if self._files.replaced():
-            # The last connection to end writes its log into the database and removes the files in the log's place: not
-            # where another process has begun a log of its own. A connection that only reads cannot.
-            await _close(self.connections)
-            self._watch.close()
-        else:
-            self._watch.close()
-            await _close(self.connections)
+        await self._watch.close()
+        writers, reader = self.connections[:-1], self.connections[-1:]
+        # The last connection to end writes its log into the database and removes the files in the log's place: not
+        # where another process has begun a log of its own. A connection that only reads cannot.
+        await _close([*writers, *reader] if self._files.replaced() else [*reader, *writers])
 
     def now(self) -> int:
         return self._clock.micros()
@@ -330,6 +268,10 @@ class SqliteDatabase:
                     # A cancelled statement still runs on its thread; the rollback queues behind it.
                     await connection.rollback()
                     raise
+
+    async def _fetch_generation(self) -> int:
+        [(generation,)] = await self._watching.fetch(GENERATION)
+        return int(generation)
 
     @contextmanager
     def _write_noted(self) -> Iterator[None]:

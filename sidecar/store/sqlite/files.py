@@ -8,6 +8,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from errno import ENOENT
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,11 +17,12 @@ from sidecar.keys.ports import StoreUnavailable
 
 COMPANIONS: Final = ("-wal", "-shm")
 RESTORE: Final = "stop all that use it, move its -wal and -shm files away, copy a backup to its place, then restart"
-_RESTART: Final = "stop all that use the store, then restart"
+RESTART: Final = "stop all that use the store, then restart"
 
 _OPENING_SECONDS: Final = 1.0
 """Another process that opens or closes the store holds a lock before its log is there, for some milliseconds."""
 _POLL_SECONDS: Final = 0.02
+_TOGETHER_NS: Final = 10_000_000_000
 _HEADER, _FRAME = 32, 24
 """Bytes of the log's header, and of each frame's before its page (sqlite.org/fileformat2.html, section 4)."""
 
@@ -60,34 +62,50 @@ class OpenedFiles:
 
     def __init__(self, path: str) -> None:
         """To be made once the store was read, because that is when SQLite opens the log. Raises StoreUnavailable."""
-        self._path = path
+        self.path = path
         self._database = self._identity_of_database()
         self._companions = [_identity(path + suffix) for suffix in COMPANIONS]
+        self.index = self._descriptor_of_index()
+        """SQLite's own descriptor of the -shm file, to read from as long as a connection is open. See there."""
 
     def check_database(self) -> None:
         """Raises StoreUnavailable when the path no longer leads to the file that was opened. About a microsecond."""
         if self._identity_of_database() != self._database:
-            raise StoreUnavailable(f"the key store {self._path} was replaced while in use: restart the sidecar")
+            raise StoreUnavailable(f"the key store {self.path} was replaced while in use: restart the sidecar")
 
     def check(self) -> None:
         """Raises StoreUnavailable when one of the three files is not the one that was opened."""
         self.check_database()
         for suffix, opened in zip(COMPANIONS, self._companions, strict=True):
-            if (found := _identity(self._path + suffix)) != opened:
+            if (found := _identity(self.path + suffix)) != opened:
                 happened = "is gone" if found is None else "was replaced"
-                raise StoreUnavailable(f"{self._path}{suffix} {happened} while the key store is in use: {_RESTART}")
+                raise StoreUnavailable(f"{self.path}{suffix} {happened} while the key store is in use: {RESTART}")
 
     def replaced(self) -> bool:
         """Whether another process may write to a log of its own, which must be left alone."""
-        found = [_identity(self._path + suffix) for suffix in COMPANIONS]
+        found = [_identity(self.path + suffix) for suffix in COMPANIONS]
         return any(new not in (None, old) for new, old in zip(found, self._companions, strict=True))
+
+    def _descriptor_of_index(self) -> int:
+        """One of our own could never be closed: with it, the system would drop every lock that SQLite holds on the file
+        (sqlite.org/howtocorrupt.html, section 2.2).
+        """
+        index = self._companions[1]
+        with suppress(OSError):
+            for number in map(int, os.listdir("/dev/fd")):
+                with suppress(OSError):  # The list's own is closed by now.
+                    if _identity(number) == index is not None:
+                        return number
+        raise StoreUnavailable(
+            f"{self.path}-shm cannot be watched: mount /proc (/dev/fd lists what is open), then restart"
+        )
 
     def _identity_of_database(self) -> Identity:
         try:
-            found = os.stat(self._path)
+            found = os.stat(self.path)
         except OSError as error:
             raise StoreUnavailable(
-                f"the key store {self._path} is gone or out of reach ({error.strerror}): restore it and restart"
+                f"the key store {self.path} is gone or out of reach ({error.strerror}): restore it and restart"
             ) from error
         return found.st_dev, found.st_ino
 
@@ -103,7 +121,7 @@ def _refuse_lost_log(path: str) -> None:
     while _lacks_companions(path) and _is_used(path):
         if time.monotonic() > end:
             raise StoreUnavailable(
-                f"the -wal or -shm file of the key store {path} is gone while another process uses it: {_RESTART}"
+                f"the -wal or -shm file of the key store {path} is gone while another process uses it: {RESTART}"
             )
         time.sleep(_POLL_SECONDS)
 
@@ -135,7 +153,7 @@ def _refuse_foreign_log(path: str) -> None:
     """
     log = f"{path}-wal"
     try:
-        if os.stat(path).st_mtime_ns <= os.stat(log).st_mtime_ns or _is_used(path):
+        if not _came_later(os.stat(path), os.stat(log)) or _is_used(path):
             return
         with open(path, "rb") as database, open(log, "rb") as frames:
             belongs = _holds_lowest_page(database, frames)
@@ -145,8 +163,18 @@ def _refuse_foreign_log(path: str) -> None:
         raise StoreUnavailable(
             f"the key store {path} does not belong to {log}, which has the last changes of the store that was there "
             f"before. To use what was copied there, move {log} and {path}-shm away and restart; to use the one before, "
-            f"put it back first. If all were copied together, `touch {log}` says so"
+            f"put it back first. If nothing was copied, or all together, `touch {log}` says so"
         )
+
+
+def _came_later(database: os.stat_result, log: os.stat_result) -> bool:
+    """Whether the database was written, or put in its place, after the log.
+
+    By the time of the change of status, which `cp -p`, `mv` and `tar` cannot set. A new owner or place sets it, too:
+    where the log got one after its last write, the database may have got it just afterwards.
+    """
+    moved = log.st_ctime_ns != log.st_mtime_ns
+    return database.st_ctime_ns - log.st_ctime_ns > (_TOGETHER_NS if moved else 0)
 
 
 def _holds_lowest_page(database: BinaryIO, log: BinaryIO) -> bool:
@@ -182,9 +210,9 @@ def _read_at(file: BinaryIO, at: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _identity(path: str) -> Identity | None:
+def _identity(file: str | int) -> Identity | None:
     try:
-        found = os.stat(path)
+        found = os.stat(file)
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -113,10 +113,10 @@ async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     first = await open_store(path)
     key = a_key()
     await first.keys.add([key], actor=ANN)
-    generation = first.keys.generation()
+    generation = await first.keys.read_generation()
     await first.close()
     second = await open_store(path, create=False)
-    assert second.keys.generation() == generation
+    assert await second.keys.read_generation() == generation
     assert await second.keys.list(KeyFilter()) == [key]
     await second.close()
 
@@ -137,7 +137,7 @@ async def test_a_store_of_the_first_schema_keeps_its_keys_and_they_are_searched(
     assert (key.id, key.scopes, key.metadata, key.created_at) == ("key_1", ("a",), {"user_id": "7"}, 5)
     assert (key.expires_at, key.last_used_at, key.last_used_address) == (9, 7, None)
     assert await store.keys.find({bytes(32): "sha256"}) == key
-    before = store.keys.generation()
+    before = await store.keys.read_generation()
     await set_status(store.keys, "key_1", KeyStatus.DISABLED)
-    assert store.keys.generation() != before
+    assert await store.keys.read_generation() != before
     await store.close()

@@ -212,10 +212,10 @@ async def test_keys_that_are_stored_already_are_named_by_line(store: SqliteStore
 
 
 async def test_each_key_has_its_audit_row_and_is_found_and_noticed(store: SqliteStore, rules: KeyRules) -> None:
-    before = store.keys.generation()
+    before = await store.keys.read_generation()
     file = a_file(*(a_line(f"sk_live_{number}", name=f"Robot {number}") for number in range(3_000)))
     assert await taken_in(store, file, line_rules(rules)) == 3_000
-    assert store.keys.generation() != before
+    assert await store.keys.read_generation() != before
     rows = await store.audit.rows(AuditFilter(action="import", limit=5_000))
     assert len({row.key_id for row in rows}) == 3_000
     assert {(row.actor, row.source, row.before) for row in rows} == {("ann", "here", None)}
@@ -229,9 +229,9 @@ async def test_keys_added_after_an_import_are_noticed_and_searched_as_before(
     await taken_in(store, a_file(a_line()), line_rules(rules))
     with pytest.raises(InvalidFile):
         await taken_in(store, a_file(a_line()), line_rules(rules))
-    before = store.keys.generation()
+    before = await store.keys.read_generation()
     await store.keys.add([a_key(name="Latecomer")], actor=ANN)
-    assert store.keys.generation() != before
+    assert await store.keys.read_generation() != before
     assert [key.name for key in await store.keys.list(KeyFilter(search="latecomer"))] == ["Latecomer"]
 
 

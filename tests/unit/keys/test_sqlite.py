@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 import os
@@ -160,13 +161,59 @@ async def test_every_operation_is_timed(store: SqliteStore, timings: Timings) ->
     assert timings == ["find", "add", "counts"]
 
 
+async def test_keys_that_are_looked_up_at_once_are_asked_for_together(store: SqliteStore, timings: Timings) -> None:
+    key = a_key("s1")
+    await store.keys.add([key], actor=ANN)
+    timings.clear()
+    texts = [f"stranger {number}" for number in range(99)]
+    texts.insert(50, "s1")
+    found = await asyncio.gather(*(store.keys.find({digest_of(text): "sha256"}) for text in texts))
+    assert [one for one in found if one] == [found[50]] == [key]
+    assert len(timings) <= 7
+    timings.clear()
+    assert await store.keys.find({digest_of("s1"): "sha256"}) == key
+    assert timings == ["find"]
+
+
+async def test_of_lookups_at_once_those_past_a_bound_are_unavailable_and_the_others_answered(
+    store: SqliteStore,
+) -> None:
+    key = a_key("s1")
+    await store.keys.add([key], actor=ANN)
+    finding = [store.keys.find({digest_of("s1"): "sha256"}) for _ in range(4_200)]
+    outcomes = await asyncio.gather(*finding, return_exceptions=True)
+    assert outcomes[:4_096] == [key] * 4_096
+    assert {type(outcome) for outcome in outcomes[4_096:]} == {StoreUnavailable}
+    assert await store.keys.find({digest_of("s1"): "sha256"}) == key
+
+
+async def test_a_lookup_that_is_given_up_takes_nobody_with_it(store: SqliteStore) -> None:
+    key = a_key("s1")
+    await store.keys.add([key], actor=ANN)
+    first, second = (asyncio.create_task(store.keys.find({digest_of("s1"): "sha256"})) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == key
+
+
+async def test_a_damaged_row_concerns_only_those_who_ask_for_it(store: SqliteStore, path: str) -> None:
+    good, damaged = a_key("s1"), a_key("s2")
+    await store.keys.add([good, damaged], actor=ANN)
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE api_key SET metadata = 'no JSON' WHERE id = ?", (damaged.id,))
+    finding = [store.keys.find({digest_of(text): "sha256"}) for text in ("s1", "s2", "s1")]
+    first, second, third = await asyncio.gather(*finding, return_exceptions=True)
+    assert (first, third) == (good, good)
+    assert isinstance(second, StoreUnavailable)
+
+
 async def test_a_closed_store_is_unavailable(path: str) -> None:
     store = await open_store(path)
     await store.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.keys.find({digest_of("s1"): "sha256"})
     with pytest.raises(StoreUnavailable):
-        store.keys.generation()
+        await store.keys.read_generation()
 
 
 async def test_an_existing_store_keeps_the_mode_that_its_owner_chose(path: str) -> None:

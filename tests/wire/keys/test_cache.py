@@ -24,16 +24,24 @@ class Reader:
         self.gate = asyncio.Event()
         self.gate.set()
         self.broken = False
+        self.must_be_asked = False
+        """Whether a changed generation is known only to those who wait for it."""
+        self.asked = 0
 
     def put(self, text: str, key: ApiKey) -> ApiKey:
         self.keys[digest_of(text)] = key
         self.changes += 1
         return key
 
-    def generation(self) -> int:
+    def generation(self) -> int | None:
         if self.broken:
             raise StoreUnavailable("broken")
-        return self.changes
+        return self.changes if self.asked == self.changes or not self.must_be_asked else None
+
+    async def read_generation(self) -> int:
+        self.asked = self.changes
+        await asyncio.sleep(0)
+        return self.asked
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
         self.reads += 1
@@ -181,6 +189,22 @@ async def test_without_a_generation_nothing_counts(reader: Reader) -> None:
         await find(cache, "s1")
 
 
+async def test_where_only_the_store_can_tell_what_changed_it_is_asked_before_a_key_counts(reader: Reader) -> None:
+    cache = KeyCache(reader, size=10)
+    key = reader.put("s1", a_key())
+    await find(cache, "s1")
+    reader.must_be_asked = True
+    await settle()
+    assert peek(cache, "s1") is MISS
+    assert await find(cache, "s1") is key
+    revoked = reader.put("s1", replace(key, status=KeyStatus.REVOKED))
+    await settle()
+    assert peek(cache, "s1") is MISS
+    assert await find(cache, "s1") == revoked
+    assert peek(cache, "s1") == revoked
+    assert reader.reads == 2
+
+
 async def test_memory_is_bounded_and_the_least_used_key_goes_first(reader: Reader) -> None:
     cache = KeyCache(reader, size=3, unknown_size=2)
     for text in "abcd":
@@ -242,4 +266,6 @@ async def test_use_of_keys_empties_no_cache(store: SqliteStore) -> None:
     await find(cache, "s1")
     await store.usage.touch({key.id: used_at(NOW_US)})
     await store.quotas.save([("general", "[]", "{}", NOW_US * 2)])
+    assert await find(cache, "s1") == key
     assert peek(cache, "s1") == key
+    assert cache.misses == 1

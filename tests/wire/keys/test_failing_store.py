@@ -7,42 +7,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sidecar.core.model import KeyStatus
-from sidecar.keys.cache import KeyCache
+from sidecar.keys.cache import MISS, KeyCache
 from sidecar.keys.ports import KeyFilter, StoreUnavailable
 from sidecar.store.sqlite.connection import FIND_SECONDS
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, NOW_US, Clock, a_key, digest_of, open_store, set_status
-
-# As in SQLite's recovery of the log: the index is blank, its locks to write, checkpoint and recover (120 to 122) held.
-_LOCKER = """
-import fcntl, sys
-with open(sys.argv[1], "r+b") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX, int(sys.argv[2]), 120)
-    if sys.argv[2] == "3":
-        file.write(bytes(96))
-        file.flush()
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-_WRITER, _EVERYBODY = 1, 3
-
-
-@contextmanager
-def locked(path: str, locks: int) -> Iterator[None]:
-    """Another process keeps writers, or everybody, out of the store."""
-    command = [sys.executable, "-c", _LOCKER, path + "-shm", str(locks)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
-        assert locker.stdout is not None
-        assert locker.stdout.readline() == b"locked\n"
-        yield
-        locker.communicate()
+from tests.wire.keys.locking import EVERYBODY, RECOVERY, WRITER, locked
 
 
 async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavailable(
@@ -54,12 +31,53 @@ async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavai
     known = await cache.find(digest_of("s1"), lambda: {digest_of("s1"): "sha256"})
     assert known is not None
     assert known.key == key
-    with locked(path, _EVERYBODY):
-        assert cache.peek(digest_of("s1")) is known
-        with pytest.raises(StoreUnavailable):
-            await cache.find(digest_of("s2"), lambda: {digest_of("s2"): "sha256"})
-        assert cache.peek(digest_of("s1")) is known
+    with locked(path, EVERYBODY):
+        for _ in range(2):
+            assert cache.peek(digest_of("s1")) is known
+            await asyncio.sleep(0)
+            with pytest.raises(StoreUnavailable):
+                await cache.find(digest_of("s2"), lambda: {digest_of("s2"): "sha256"})
     assert await cache.find(digest_of("s2"), lambda: {digest_of("s2"): "sha256"}) is None
+
+
+@pytest.mark.parametrize("locks", [EVERYBODY, RECOVERY], ids=["held by a process", "recovered by a process"])
+async def test_where_a_lock_hides_what_changed_no_key_counts_until_it_is_gone(
+    store: SqliteStore, path: str, locks: Sequence[str]
+) -> None:
+    key = a_key("s1")
+    await store.keys.add([key], actor=ANN)
+    cache = KeyCache(store.keys, size=10)
+    await cache.find(digest_of("s1"), lambda: {digest_of("s1"): "sha256"})
+    await set_status(store.keys, key.id, KeyStatus.REVOKED)
+    await asyncio.sleep(0)
+    with locked(path, locks):
+        for _ in range(2):
+            assert cache.peek(digest_of("s1")) is MISS
+            with pytest.raises(StoreUnavailable, match=r"(held|locked) by another process"):
+                await cache.find(digest_of("s1"), lambda: {digest_of("s1"): "sha256"})
+    found = await cache.find(digest_of("s1"), lambda: {digest_of("s1"): "sha256"})
+    assert found is not None and found.key.status is KeyStatus.REVOKED
+
+
+async def test_the_loop_goes_on_while_sqlite_waits_for_a_lock(store: SqliteStore, path: str) -> None:
+    await store.keys.add([a_key("s1")], actor=ANN)
+    with locked(path, EVERYBODY):
+        asking = asyncio.create_task(store.keys.read_generation())
+        for _ in range(20):
+            await asyncio.sleep(0)
+            assert store.keys.generation() is None
+        assert not asking.done()
+    assert await asking == await store.keys.read_generation()
+
+
+async def test_an_index_that_was_cut_off_makes_the_store_unavailable(store: SqliteStore, path: str) -> None:
+    size = os.path.getsize(path + "-shm")
+    before = Path(path + "-shm").read_bytes()
+    os.truncate(path + "-shm", 0)
+    with pytest.raises(StoreUnavailable, match=r"-shm was cut off .*stop all .* restart"):
+        store.keys.generation()
+    Path(path + "-shm").write_bytes(before)
+    assert os.path.getsize(path + "-shm") == size
 
 
 async def test_a_process_that_stood_still_does_not_take_the_store_for_dead(store: SqliteStore) -> None:
@@ -79,13 +97,13 @@ async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert await store.keys.find({digest_of("s1"): "sha256"}) == key
-        assert isinstance(store.keys.generation(), int)
+        assert isinstance(await store.keys.read_generation(), int)
 
 
 async def test_a_write_that_finds_the_store_locked_says_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.store.sqlite.connection.WRITE_LOCK_SECONDS", 0.0)
     store = await open_store(path)
-    with locked(path, _WRITER), pytest.raises(StoreUnavailable, match="locked by another process"):
+    with locked(path, WRITER), pytest.raises(StoreUnavailable, match="locked by another process"):
         await store.keys.add([a_key()], actor=ANN)
     await store.keys.add([a_key()], actor=ANN)
     await store.close()
@@ -104,7 +122,7 @@ async def test_a_store_taken_away_is_noticed_and_never_written_to(
         os.unlink(path)
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="restart"):
-            store.keys.generation()
+            await store.keys.read_generation()
     with pytest.raises(StoreUnavailable, match="restart"):
         await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US)
 
@@ -133,7 +151,7 @@ async def test_a_companion_of_the_store_that_is_lost_is_noticed_and_no_write_is_
     clock.now += 20_000
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match=said):
-            store.keys.generation()
+            await store.keys.read_generation()
     await store.close()
 
 
@@ -207,8 +225,29 @@ async def crashed(path: str, *more: str) -> bytes:
     return backup
 
 
-async def test_a_backup_copied_over_a_store_with_an_old_log_is_refused_with_the_way_out(path: str) -> None:
-    Path(path).write_bytes(await crashed(path))
+def copy_into(path: str, backup: bytes) -> None:
+    """As `cp`: the file stays, and its content is another."""
+    Path(path).write_bytes(backup)
+
+
+def copy_with_time(path: str, backup: bytes) -> None:
+    """As `cp -p`: the file seems older than the log."""
+    copy_into(path, backup)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+def move(path: str, backup: bytes) -> None:
+    """As `mv`, `rsync -t`, `tar` and `kubectl cp`: another file, made before the log was written."""
+    copy_with_time(path + ".backup", backup)
+    os.rename(path + ".backup", path)
+
+
+@pytest.mark.parametrize("more", [(), ("checkpoint",)], ids=["log only", "after a checkpoint"])
+@pytest.mark.parametrize("restore", [copy_into, copy_with_time, move])
+async def test_a_backup_put_back_over_a_store_with_an_old_log_is_refused_with_the_way_out(
+    path: str, restore: Callable[[str, bytes], None], more: tuple[str, ...]
+) -> None:
+    restore(path, await crashed(path, *more))
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match=r"does not belong to .*-wal.*move .* away"):
             await open_store(path)
@@ -229,6 +268,25 @@ async def test_a_store_that_a_crash_has_left_opens_with_its_log(path: str, more:
     key = await store.keys.find({digest_of("s1"): "sha256"})
     assert key is not None and key.name.endswith("x")
     await store.close()
+
+
+async def test_a_store_that_a_crash_has_left_opens_after_all_its_files_got_another_owner(path: str) -> None:
+    await crashed(path)
+    for suffix in ("-wal", "-shm", ""):
+        os.chmod(path + suffix, 0o640)
+    store = await open_store(path)
+    key = await store.keys.find({digest_of("s1"): "sha256"})
+    assert key is not None and key.name.endswith("x")
+    await store.close()
+
+
+async def test_a_database_that_alone_got_another_owner_opens_once_that_is_said(path: str) -> None:
+    await crashed(path)
+    os.chmod(path, 0o640)
+    with pytest.raises(StoreUnavailable, match=r"If nothing was copied, .*`touch .*-wal` says so"):
+        await open_store(path)
+    os.utime(path + "-wal")
+    await (await open_store(path)).close()
 
 
 async def test_a_damaged_store_is_unavailable_and_says_what_to_do(path: str) -> None:
@@ -295,6 +353,7 @@ async def test_a_store_of_somebody_else_is_refused() -> None:
 _FULL = """
 import asyncio, resource, signal, sys
 from sidecar.keys.ports import KeyFilter, StoreUnavailable
+from tests.wire.keys.locking import EVERYBODY, RECOVERY, WRITER, locked
 from tests.unit.keys.making import ANN, a_key, digest_of, open_store
 
 async def main():

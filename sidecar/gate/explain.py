@@ -5,7 +5,6 @@ Below: which routes a key may use, before there is a request.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Literal, NamedTuple
 
 from sidecar.config.build.config import Config
@@ -244,8 +243,8 @@ def _status(responses: ErrorResponses, decision: Decision) -> int | None:
     match decision:
         case Deny():
             return responses.status_of(decision.reason)
-        case Allow() if decision.route.policy.respond is not None:
-            return HTTPStatus.OK
+        case Allow() if (own := decision.route.policy.respond) is not None:
+            return own.status
         case _:
             return None
 

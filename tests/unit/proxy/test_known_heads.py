@@ -48,6 +48,9 @@ CONFIGS = [
   - GET /me""",
     ),
     SHARED,
+    TRUSTING.replace(
+        "  - GET /me", "  - GET /named/x: {response: {status: 308, headers: {Location: /x}}}\n  - GET /me"
+    ),
     TRUSTING.replace(", {cookie: session}]", ", {header: X-A}]") + "unmatched: {pass_through: only}\n",
     TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  imported: [{prefix: hv_live_}]\n  failures:")
     + "unmatched: {pass_through: only, public: true, quotas: [anonymous]}\n",

@@ -53,18 +53,23 @@ class SourceEntry(Entry, frozen=True, kw_only=True):
 
     header: OptionalToken = left_out()
     scheme: OptionalToken = left_out()
+    part: Literal["username", "password"] | None = left_out(name="as")
+    """With the scheme Basic: the half of `username:password` that is the credential."""
     query: str | None = left_out()
     cookie: OptionalToken = left_out()
 
 
 def source_of(entry: SourceEntry, path: Path, report: Report) -> Source:
-    found = [Source(kind="header", name=entry.header, scheme=entry.scheme)] if entry.header is not None else []
+    header = entry.header
+    found = [Source(kind="header", name=header, scheme=entry.scheme, part=entry.part)] if header is not None else []
     found += [Source(kind="query", name=entry.query)] if entry.query is not None else []
     found += [Source(kind="cookie", name=entry.cookie)] if entry.cookie is not None else []
     if len(found) != 1:
         raise ValueError("must have exactly one of header, query and cookie")
     if entry.scheme is not None and entry.header is None:
         report.problem((*path, "scheme"), "only a header has a scheme")
+    if entry.part is not None and (entry.scheme or "").lower() != "basic":
+        report.problem((*path, "as"), "only Basic has a username and a password: write scheme: Basic, or leave it out")
     return found[0]
 
 
@@ -278,6 +283,8 @@ def checked_keys(keys: KeySettings, path: Path, report: Report) -> KeySettings:
     _check_lengths(keys, path, report)
     _check_sources(keys.pass_through, (*path, "pass_through"), report)
     for at, source in report.numbered((*path, "pass_through"), keys.pass_through):
+        if source.part is not None:
+            report.problem((*at, "as"), "what passes, passes whole: leave it out")
         if source.kind == "query":
             report.problem((*at, "query"), "query parameters are never held back: name a header or a cookie")
     _check_imported(keys, (*path, "imported"), report)

@@ -236,6 +236,8 @@ class Source:
     name: str
     scheme: str | None = None
     """Header only: the auth-scheme before the credential (`Bearer`)."""
+    part: Literal["username", "password"] | None = None
+    """Basic only: which half of `username:password` is the credential (RFC 7617); None is the base64 itself."""
 
 
 class Allow(Struct, frozen=True, kw_only=True, gc=False):

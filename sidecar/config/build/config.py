@@ -289,8 +289,9 @@ def _doubtful_sources(keys: KeySettings) -> Doubts:
                 path,
                 "clients send a list of protocols here, and want one of it back: no key is found in that",
             )
-        elif (source.scheme or "").lower() == "basic":
-            yield path, "clients send `user:password` in base64 with Basic (RFC 7617): no key is found in that"
+        elif (source.scheme or "").lower() == "basic" and source.part is None:
+            why = "clients send `username:password` in base64 with Basic (RFC 7617): no key is found in that"
+            yield path, f"{why}; write `as: username` (curl -u KEY:) or `as: password`"
 
 
 def _doubtful_includes(catalogue: Catalogue) -> Doubts:

@@ -52,7 +52,7 @@ ODD = {
     ),
     "a key as Basic": (
         "keys: {from: [{header: Authorization, scheme: basic}]}\nroutes: [GET /a: {}]",
-        "keys.from[0]: warning: clients send `user:password`",
+        "keys.from[0]: warning: clients send `username:password`",
     ),
 }
 
@@ -65,6 +65,7 @@ def test_what_is_hardly_meant_is_warned_of(loading: Loading, text: str, expected
 
 MEANT = {
     "a verb": "routes: ['POST /a/{id}:stop': {}, GET /a:b: {}]",
+    "a key as the user of Basic": "keys: {from: [{header: Authorization, scheme: Basic, as: username}]}",
     "a whole response": "routes: [GET /a: {response: {status: 301, headers: {Location: /b}, body: {status: 1}}}]",
     "a status of a key": "routes: [GET /a: {respond: {status: active}}]",
     "a scope that includes one in use": SCOPES + "routes: [GET /a: {scopes: [read]}]",

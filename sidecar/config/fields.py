@@ -24,9 +24,9 @@ def default(written: object, value: object, *, name: str | None = None) -> Any:
     return field(default_factory=Default(written, value), name=name)
 
 
-def left_out(value: object = None) -> Any:
+def left_out(value: object = None, *, name: str | None = None) -> Any:
     """The value of an option that has no default in the file. The file cannot write `null` for it."""
-    return field(default_factory=Default(None, value))
+    return field(default_factory=Default(None, value), name=name)
 
 
 def renamed(name: str, value: object) -> Any:

@@ -33,7 +33,7 @@ from sidecar.config.fields import (
     renamed,
     seconds,
 )
-from sidecar.core.apikey import ForeignHash, ForeignKeys
+from sidecar.core.apikey import STORED_RANDOM, ForeignHash, ForeignKeys
 from sidecar.core.headers import HeaderNames
 from sidecar.core.model import EVERY, Quota, Source, Subject, Window
 from sidecar.core.quotas import OF_A_KEY
@@ -53,18 +53,23 @@ class SourceEntry(Entry, frozen=True, kw_only=True):
 
     header: OptionalToken = left_out()
     scheme: OptionalToken = left_out()
+    part: Literal["username", "password"] | None = left_out(name="as")
+    """With the scheme Basic: the half of `username:password` that is the credential."""
     query: str | None = left_out()
     cookie: OptionalToken = left_out()
 
 
 def source_of(entry: SourceEntry, path: Path, report: Report) -> Source:
-    found = [Source(kind="header", name=entry.header, scheme=entry.scheme)] if entry.header is not None else []
+    header = entry.header
+    found = [Source(kind="header", name=header, scheme=entry.scheme, part=entry.part)] if header is not None else []
     found += [Source(kind="query", name=entry.query)] if entry.query is not None else []
     found += [Source(kind="cookie", name=entry.cookie)] if entry.cookie is not None else []
     if len(found) != 1:
         raise ValueError("must have exactly one of header, query and cookie")
     if entry.scheme is not None and entry.header is None:
         report.problem((*path, "scheme"), "only a header has a scheme")
+    if entry.part is not None and (entry.scheme or "").lower() != "basic":
+        report.problem((*path, "as"), "only Basic has a username and a password: write scheme: Basic, or leave it out")
     return found[0]
 
 
@@ -216,7 +221,8 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     """Environment to prefix. A key that is issued without an environment gets the first one."""
     length: Annotated[int, Meta(ge=22, le=200)] = 43
     checksum_length: Annotated[int, Meta(ge=0, le=8)] = renamed("checksum", 6)
-    prefix_length: Annotated[int, Meta(ge=1, le=100)] = 12
+    prefix_length: Annotated[int, Meta(ge=1, le=100)] | None = left_out()
+    """Of a key, how many characters are stored readably; None is the environment's prefix and STORED_RANDOM more."""
     default_scopes: tuple[str, ...] = ()
     require: tuple[Requirement, ...] = ()
     """What a key must be issued with."""
@@ -242,6 +248,13 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     rotation_overlap_seconds: Duration = seconds("24h", name="rotation_overlap")
     retire_unused_seconds: DurationOrOff = off(name="retire_unused")
     """A replaced key that is unused for so long retires before its overlap ends; None is never."""
+
+    def stored_prefix(self, text: str) -> str:
+        """What is stored readably of a key, so that people recognise it."""
+        if self.prefix_length is not None:
+            return text[: self.prefix_length]
+        own = (len(prefix) for prefix in self.environments.values() if text.startswith(prefix))
+        return text[: max(own, default=0) + STORED_RANDOM]
 
     @property
     def environment_aliases(self) -> Mapping[str, str]:
@@ -270,6 +283,8 @@ def checked_keys(keys: KeySettings, path: Path, report: Report) -> KeySettings:
     _check_lengths(keys, path, report)
     _check_sources(keys.pass_through, (*path, "pass_through"), report)
     for at, source in report.numbered((*path, "pass_through"), keys.pass_through):
+        if source.part is not None:
+            report.problem((*at, "as"), "what passes, passes whole: leave it out")
         if source.kind == "query":
             report.problem((*at, "query"), "query parameters are never held back: name a header or a cookie")
     _check_imported(keys, (*path, "imported"), report)
@@ -323,7 +338,7 @@ def _check_lengths(keys: KeySettings, path: Path, report: Report) -> None:
         return
     shortest = min(map(len, keys.environments.values()), default=0)
     longest = shortest + random - _LEAST_UNKNOWN
-    if keys.prefix_length > longest:
+    if keys.prefix_length is not None and keys.prefix_length > longest:
         message = f"must be at most {longest}: what is stored must leave enough of a key unknown"
         report.problem((*path, "prefix_length"), message)
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, field
 
 from sidecar.config.decoder import leaf, made
 from sidecar.config.errors import Path, Report
 from sidecar.config.fields import (
     Duration,
+    HeaderValue,
+    OwnHeader,
     Token,
     left_out,
     seconds,
@@ -64,6 +66,14 @@ def route_cors_of(written: CorsEntry | bool, path: Path, report: Report) -> Cors
     return "off"
 
 
+class ResponseEntry(Entry, frozen=True, kw_only=True):
+    """How the sidecar itself responds."""
+
+    status: Annotated[int, Meta(ge=200, le=599)] = 200
+    headers: Mapping[OwnHeader, HeaderValue] = field(default_factory=dict)
+    body: Any = UNSET
+
+
 class PolicyEntry(Entry, frozen=True, kw_only=True):
     """What a route demands. An empty mapping demands a valid key and nothing else."""
 
@@ -77,6 +87,8 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     pass_through: bool | Literal["only"] = True
     """`only`: these alone pass, and no key of ours."""
     respond: Any = UNSET
+    """The JSON of a 200; `response` says the whole of it."""
+    response: ResponseEntry | None = left_out()
     cors: Annotated[Cors | Literal["off"] | None, made(route_cors_of, bool, CorsEntry)] = left_out()
     """None is the file's own section."""
     cache: Literal["private", "shared"] = "private"

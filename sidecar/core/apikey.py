@@ -89,6 +89,10 @@ class KeyFormat:
         return base62(crc32(body.encode("ascii")), self.checksum_length)
 
 
+STORED_RANDOM = 4
+"""Random characters after its prefix that are stored readably of a key: 14 million beginnings to tell keys by."""
+
+
 def looks_secret(text: str) -> bool:
     """Whether `text` may be a plaintext, well-formed or not, of any configuration; an id or a stored prefix is not."""
     return _LONG_TAIL.search(text) is not None

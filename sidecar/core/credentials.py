@@ -1,10 +1,10 @@
 """Where a key may stand in a request, and how it is told from credentials that are not ours."""
 
 import re
-from binascii import Error, a2b_base64
+from binascii import Error, a2b_base64, b2a_base64
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import unquote_plus, unquote_to_bytes
 
 from msgspec import Struct
@@ -40,10 +40,11 @@ Fields = Mapping[bytes, Sequence[bytes]]
 
 
 class _Expected(NamedTuple):
-    """A header source: its scheme in lower case, and the source for the credential to name."""
+    """A header source: its scheme in lower case, the source for the credential to name, and its part of Basic."""
 
     scheme: str | None
     sources: frozenset[Source]
+    part: Literal["username", "password"] | None
 
 
 class CredentialRules:
@@ -69,7 +70,7 @@ class CredentialRules:
         self._headers: dict[bytes, list[_Expected]] = {}
         for source in sources:
             if source.kind == "header":
-                expected = _Expected(source.scheme and source.scheme.lower(), frozenset((source,)))
+                expected = _Expected(source.scheme and source.scheme.lower(), frozenset((source,)), source.part)
                 self._headers.setdefault(source.name.lower().encode(), []).append(expected)
         self._passing: dict[bytes, set[str]] = {}
         for source in pass_through:
@@ -136,10 +137,10 @@ class CredentialRules:
         scheme = scheme.lower()
         if rest.startswith(" ") and not self._one_space:
             rest = rest.lstrip(" ")
-        for wanted, sources in expected:
+        for wanted, sources, part in expected:
             if wanted is not None and wanted != scheme:
                 continue
-            text = value if wanted is None else rest
+            text = value if wanted is None else rest if part is None else self._half(rest, part)
             if text.startswith(self._prefixes):
                 return Credential(text=text, sources=sources)
             if self._any_text and text.strip():
@@ -148,6 +149,18 @@ class CredentialRules:
         if self._passing_part(name, value):
             return Credential(text=value, foreign=True)
         raise Denied(Reason.MALFORMED_CREDENTIAL)
+
+    def _half(self, encoded: str, part: Literal["username", "password"]) -> str:
+        """Of `username:password` in base64. A key in the other half as well would leave open which one counts."""
+        try:
+            text = a2b_base64(encoded, strict_mode=True).decode("utf-8", "surrogateescape")
+        except ValueError:
+            raise Denied(Reason.MALFORMED_CREDENTIAL) from None
+        username, colon, password = text.partition(":")
+        half, other = (username, password) if part == "username" else (password, username)
+        if not colon or (other != half and other.startswith(self._prefixes)):
+            raise Denied(Reason.MALFORMED_CREDENTIAL)
+        return half
 
     def _not_ours(self, name: bytes, value: str, text: str) -> Credential:
         if _TOKEN68.fullmatch(self._passing_part(name, value)):
@@ -202,6 +215,14 @@ class CredentialRules:
             values.setdefault(name, []).append(value.strip('"'))
         found = (values.get(name, ()) for name in self._passing_cookies)
         return any(len(given) == 1 and given[0] and not given[0].startswith(self._prefixes) for given in found)
+
+
+def header_value(source: Source, text: str) -> str:
+    """The value of a header source that holds the credential `text`, as clients send it."""
+    if source.part is not None:
+        pair = f"{text}:" if source.part == "username" else f":{text}"
+        text = b2a_base64(pair.encode("utf-8", "surrogateescape"), newline=False).decode()
+    return f"{source.scheme} {text}" if source.scheme else text
 
 
 def cookies(fields: Fields) -> list[tuple[str, str]]:

@@ -9,7 +9,18 @@ from math import ceil
 from msgspec.structs import replace
 
 from sidecar.core.errors import Reason, status_of
-from sidecar.core.model import Allow, ApiKey, Deny, Headers, Policy, Principal, QuotaState, Response, Source
+from sidecar.core.model import (
+    Allow,
+    ApiKey,
+    Deny,
+    Headers,
+    Policy,
+    Principal,
+    QuotaState,
+    Response,
+    Source,
+    StaticResponse,
+)
 from sidecar.core.rate_limit_headers import ending_fields
 from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS
 from sidecar.core.templates import render, unknown_placeholders
@@ -110,14 +121,14 @@ class ErrorResponses:
         extra = self.client_headers(allow.principal, allow.quota_states, now)
         return self.for_reason(reason, quota=tightest(allow.quota_states), extra=extra)
 
-    def static_response(self, allow: Allow, now: float) -> Response:
-        """The JSON of a route with `respond`."""
+    def static_response(self, allow: Allow, response: StaticResponse, now: float) -> Response:
+        """Of a route that the sidecar itself responds to."""
         values: dict[str, object] = quota_values(tightest(allow.quota_states))
         if allow.principal is not None:
             values |= key_values(allow.principal.key)
-        body = encode_json(render(allow.route.policy.respond, values))
+        body = response.body if isinstance(response.body, bytes) else encode_json(render(response.body, values))
         extra = self.client_headers(allow.principal, allow.quota_states, now)
-        return Response(status=200, headers=(_JSON, _NO_STORE, *extra), body=body)
+        return Response(status=response.status, headers=(*response.headers, *extra), body=body)
 
     def client_headers(self, principal: Principal | None, states: Sequence[QuotaState], now: float) -> Headers:
         """Fields of every response to a key: what is left of its quotas and, if it was replaced, when it ends."""

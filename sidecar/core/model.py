@@ -177,6 +177,16 @@ class Cors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StaticResponse:
+    """How the sidecar itself responds to a route's requests, in place of the upstream."""
+
+    status: int = 200
+    headers: Headers = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
+    body: object = None
+    """JSON with placeholders, or bytes that are sent as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a route demands."""
 
@@ -196,8 +206,8 @@ class Policy:
     """Whether credentials that are not ours may pass (where `keys.pass_through` names them)."""
     refuses_keys: Reason | None = None
     """Why no key of ours may pass, whatever its scopes; None where one may."""
-    respond: object = None
-    """JSON template answered in place of the upstream (introspection), or None."""
+    respond: StaticResponse | None = None
+    """None is the upstream's response."""
     cors: Cors | None = None
     """None is no other origin."""
     shared_cache: bool = False
@@ -226,6 +236,8 @@ class Source:
     name: str
     scheme: str | None = None
     """Header only: the auth-scheme before the credential (`Bearer`)."""
+    part: Literal["username", "password"] | None = None
+    """Basic only: which half of `username:password` is the credential (RFC 7617); None is the base64 itself."""
 
 
 class Allow(Struct, frozen=True, kw_only=True, gc=False):

@@ -72,6 +72,9 @@ def _missing(config: Config, presented: str | None) -> str:
 
 def _place(source: Source) -> str:
     match source.kind:
+        case "header" if source.part is not None:
+            user = "KEY:" if source.part == "username" else ":KEY"
+            return f"`{source.name}: {source.scheme}` as the {source.part} (curl -u {user})"
         case "header":
             return f"`{source.name}: {source.scheme + ' ' if source.scheme else ''}KEY`"
         case "cookie":

@@ -5,11 +5,11 @@ Below: which routes a key may use, before there is a request.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Literal, NamedTuple
 
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret
+from sidecar.core.credentials import header_value
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Denied
 from sidecar.core.model import (
@@ -206,7 +206,8 @@ async def explain(
     head = RequestHead(method=question.method, target=target, headers=headers, peer="127.0.0.1")
     decision = await gate.decide(head)
     status = _status(responses(config), decision)
-    lines = [_without(text, line) for line in steps(config, head, decision, status)]
+    hidden = _forms(config, text)
+    lines = [_without(hidden, line) for line in steps(config, head, decision, status)]
     if isinstance(decision, Deny):
         lines += _causes(question, config, decision)
     return Explanation(decision=decision, status=status, lines=[_redacted(config, line) for line in lines])
@@ -235,17 +236,25 @@ def _presented(question: Question, config: Config, randbelow: Callable[[int], in
     return "" if question.key is None else _made_up(config, question.key, randbelow)
 
 
-def _without(secret: str, line: Line) -> Line:
+def _forms(config: Config, secret: str) -> Sequence[str]:
+    """How the key may be written in a header, the longest first."""
+    halves = [header_value(source, secret) for source in config.keys.sources if source.part is not None]
+    return (*halves, secret) if secret else ()
+
+
+def _without(forms: Sequence[str], line: Line) -> Line:
     """Where the upstream gets the key, what it gets is not shown."""
-    return line._replace(text=line.text.replace(secret, "(the key)")) if secret else line
+    for form in forms:
+        line = line._replace(text=line.text.replace(form, "(the key)"))
+    return line
 
 
 def _status(responses: ErrorResponses, decision: Decision) -> int | None:
     match decision:
         case Deny():
             return responses.status_of(decision.reason)
-        case Allow() if decision.route.policy.respond is not None:
-            return HTTPStatus.OK
+        case Allow() if (own := decision.route.policy.respond) is not None:
+            return own.status
         case _:
             return None
 
@@ -261,8 +270,7 @@ def _presenting(config: Config, text: str) -> Headers:
     source = config.keys.sources[0]
     match source.kind:
         case "header":
-            value = f"{source.scheme} {text}" if source.scheme else text
-            return ((source.name.encode(), value.encode("utf-8", "surrogateescape")),)
+            return ((source.name.encode(), header_value(source, text).encode("utf-8", "surrogateescape")),)
         case "cookie":
             return ((b"Cookie", f"{source.name}={text}".encode("utf-8", "surrogateescape")),)
         case "query":

@@ -139,12 +139,13 @@ class KeyMaker:
         return Issued(key=key, secret=generated.secret)
 
     def _generate(self, environment: str, rules: KeyRules, at: int, actor: Actor) -> Generated:
-        text = rules.format.make(rules.prefix_of(environment), self._randbelow)
+        prefix = rules.prefix_of(environment)
+        text = rules.format.make(prefix, self._randbelow)
         digest, algorithm = self._hasher.for_new(text)
         return Generated(
             secret=Secret(text=text),
             id=new_id(self._randbelow),
-            prefix=text[: rules.prefix_length],
+            prefix=text[: rules.stored_length(prefix)],
             digest=digest,
             algorithm=algorithm,
             created_at=at,

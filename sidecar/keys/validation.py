@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Final
 
-from sidecar.core.apikey import BITS_PER_CHARACTER, KeyFormat
+from sidecar.core.apikey import BITS_PER_CHARACTER, STORED_RANDOM, KeyFormat
 from sidecar.core.model import EVERY
 from sidecar.core.scopes import Catalogue
 from sidecar.core.units import counted
@@ -69,7 +69,8 @@ class KeyRules:
     format: KeyFormat
     environments: Mapping[str, str]
     """Environment to prefix. The first is for keys without an environment, and for keys of every environment."""
-    prefix_length: int
+    prefix_length: int | None = None
+    """Characters of a key that are stored readably; None is its prefix and STORED_RANDOM more."""
     default_scopes: tuple[str, ...] = ()
     default_plan: str | None = None
     catalogue: Catalogue
@@ -84,11 +85,15 @@ class KeyRules:
         if not self.environments:
             raise ValueError("keys need at least one environment with a prefix")
         for prefix in self.environments.values():
-            shown = max(self.prefix_length - len(prefix), 0)
+            shown = self.stored_length(prefix) - len(prefix)
             if (self.format.random_length - shown) * BITS_PER_CHARACTER < _HIDDEN_BITS:
                 raise ValueError(
                     f"prefix_length {self.prefix_length} stores too much of a key that begins with {prefix!r}"
                 )
+
+    def stored_length(self, prefix: str) -> int:
+        """Characters of a key with this prefix that are stored readably."""
+        return len(prefix) + STORED_RANDOM if self.prefix_length is None else self.prefix_length
 
     def environment_of(self, wanted: NewKey) -> str:
         return next(iter(self.environments)) if wanted.environment is None else wanted.environment

@@ -257,8 +257,8 @@ class Handler:
             response = snapshot.responses.denied(decision, self._clock.seconds())
             self._send(exchange, snapshot, response, decision.reason)
             return True
-        if decision.route.policy.respond is not None:
-            response = snapshot.responses.static_response(decision, self._clock.seconds())
+        if (own := decision.route.policy.respond) is not None:
+            response = snapshot.responses.static_response(decision, own, self._clock.seconds())
             self._send(exchange, snapshot, response)
             return True
         return False

@@ -7,6 +7,7 @@ from typing import Final
 
 from sidecar.admin.web.view_models import Moment, StatusBadge
 from sidecar.config.build.config import Config
+from sidecar.core.credentials import header_value
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Quota, Route, Source
 from sidecar.core.patterns import parse_pattern, parts_of
 from sidecar.core.units import counted
@@ -41,8 +42,7 @@ def _arguments(source: Source, route: Route, key: ApiKey, text: str, clients: st
     address = clients + _path(route, key)
     match source.kind:
         case "header":
-            value = f"{source.scheme} {text}" if source.scheme else text
-            yield f"-H {shlex.quote(f'{source.name}: {value}')}"
+            yield f"-H {shlex.quote(f'{source.name}: {header_value(source, text)}')}"
         case "cookie":
             yield f"-H {shlex.quote(f'Cookie: {source.name}={text}')}"
         case "query":

@@ -18,6 +18,8 @@ from sidecar.core.model import EVERY, ApiKey
 from sidecar.keys.ports import KeyFilter, Standing
 
 PAGE_SIZE: Final = 50
+_STORED_BEFORE: Final = 12
+"""Characters of a key that were stored readably, whatever its prefix; keys of that time keep them."""
 
 
 async def list_keys(request: web.Request) -> web.Response:
@@ -25,7 +27,8 @@ async def list_keys(request: web.Request) -> web.Response:
     service, query = service_of(request), _query(request)
     if looks_secret(query["search"]):
         # Whoever pastes a whole key looks for the key with this prefix. The rest must not reach the browser's history.
-        prefix = query["search"][: service.config.keys.prefix_length]
+        text = query["search"]
+        prefix = min(service.config.keys.stored_prefix(text), text[:_STORED_BEFORE], key=len)
         raise web.HTTPSeeOther(_address({"search": prefix}))
     page = await service.list(_filter(query))
     totals = await totals_by_key(service, page.keys)

@@ -276,7 +276,7 @@ def _doubts(config: Config, routes: Sequence[tuple[Path, Route]], report: Report
     yield from _doubtful_includes(config.catalogue)
     if routes:
         yield from _unused(config)
-        yield from _doubtful_routes(routes)
+        yield from _doubtful_routes(routes, report)
         yield from _uncounted(routes, report)
         yield from _open_below_closed(routes)
 
@@ -289,8 +289,9 @@ def _doubtful_sources(keys: KeySettings) -> Doubts:
                 path,
                 "clients send a list of protocols here, and want one of it back: no key is found in that",
             )
-        elif (source.scheme or "").lower() == "basic":
-            yield path, "clients send `user:password` in base64 with Basic (RFC 7617): no key is found in that"
+        elif (source.scheme or "").lower() == "basic" and source.part is None:
+            why = "clients send `username:password` in base64 with Basic (RFC 7617): no key is found in that"
+            yield path, f"{why}; write `as: username` (curl -u KEY:) or `as: password`"
 
 
 def _doubtful_includes(catalogue: Catalogue) -> Doubts:
@@ -331,15 +332,19 @@ def _unused(config: Config) -> Doubts:
             yield ("plans", name), "no route counts a quota of this plan"
 
 
-def _doubtful_routes(routes: Sequence[tuple[Path, Route]]) -> Doubts:
+def _doubtful_routes(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
     for path, route in routes:
         for segment in parse_pattern(route.pattern).segments:
             if _EXPRESS.fullmatch(segment):
                 yield path, f"'{segment}' matches these characters only: write {{{segment[1:]}}} for a parameter"
-        respond = route.policy.respond
+        respond = route.policy.respond.body if route.policy.respond and "respond" in report.names(path) else None
         if isinstance(respond, dict) and (odd := [key for key in respond if _of_a_response(key, respond[key])]):
             at = (*path, "respond", odd[0])
-            yield at, f"`respond` is the JSON body of a 200, where '{odd[0]}' is a member like any other"
+            yield (
+                at,
+                f"`respond` is the JSON body of a 200, where '{odd[0]}' is a member like any other: a whole response "
+                "is `response: {status: …, headers: …, body: …}`",
+            )
 
 
 def _of_a_response(key: str, value: object) -> bool:

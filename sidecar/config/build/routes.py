@@ -9,16 +9,16 @@ from msgspec import UNSET
 from sidecar.config.build.policy import charges_of, check_template, required
 from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.policy import KeySettings
-from sidecar.config.routes import ONLY, GroupEntry, PolicyEntry, UnmatchedEntry
+from sidecar.config.routes import ONLY, GroupEntry, PolicyEntry, ResponseEntry, UnmatchedEntry
 from sidecar.core.errors import Reason
-from sidecar.core.model import EVERY, Cors, Policy, Quota, Route
+from sidecar.core.headers import HeaderNames, fold
+from sidecar.core.model import EVERY, Cors, Policy, Quota, Route, StaticResponse
 from sidecar.core.patterns import Pattern, parse_pattern
 from sidecar.core.policy import DENIED
+from sidecar.core.rate_limit_headers import ENDING_NAMES
 from sidecar.core.routing import EVERYTHING, NO_ROUTE, Overlap, is_token, known_spelling, overlaps, unreachable
 from sidecar.core.scopes import Catalogue
-from sidecar.core.templates import (
-    RESPOND_PLACEHOLDERS,
-)
+from sidecar.core.templates import RESPOND_PLACEHOLDERS
 
 _MOST_METHOD_CHARS = 32
 _KEY = "must be `METHOD /pattern`, `METHOD|METHOD /pattern` or `* /pattern`"
@@ -196,22 +196,78 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
         report.problem((*path, name), f"{why}: it cannot require anything of a key")
     if entry.pass_through == ONLY:
         _check_only(entry.public, words.keys, path, report)
-    if entry.pass_through == ONLY and entry.respond is not UNSET:
-        report.problem(
-            (*path, "respond"), "a route with `pass_through: only` is the upstream's: it has no response of ours"
-        )
-    respond = None if entry.respond is UNSET else entry.respond
-    if entry.respond is None:
-        report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
-    check_template(respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
     return replace(
         _demands(entry, path, words, report),
         public=entry.public,
         refuses_keys=Reason.KEY_NOT_ACCEPTED if entry.pass_through == ONLY else None,
-        respond=respond,
+        respond=_respond(entry, path, report),
         cors=words.cors if entry.cors is None else None if entry.cors == "off" else entry.cors,
         shared_cache=entry.cache == "shared",
     )
+
+
+def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse | None:
+    """What the sidecar itself responds with; None where the upstream does."""
+    whole, short = entry.response is not None, entry.respond is not UNSET
+    name = "response" if whole else "respond"
+    if (whole or short) and entry.pass_through == ONLY:
+        message = "a route with `pass_through: only` is the upstream's: it has no response of ours"
+        report.problem((*path, name), message)
+    if whole and short:
+        report.problem((*path, "respond"), "is the body of a response, and `response` has one: write one of the two")
+    if entry.response is not None:
+        return _response(entry.response, entry.public or entry.cache == "shared", (*path, "response"), report)
+    if not short:
+        return None
+    if entry.respond is None:
+        report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
+    check_template(entry.respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
+    return StaticResponse(body=entry.respond)
+
+
+_WITHOUT_BODY = (204, 205, 304)
+_OURS = HeaderNames(
+    (
+        *("Date", "Vary", "Content-Encoding", "Content-Range"),
+        *("Access-Control-*", "RateLimit*", "X-RateLimit-*", *ENDING_NAMES),
+    )
+)
+"""Of a response; beside those that no header of the configuration may be."""
+
+
+def _response(entry: ResponseEntry, shared: bool, path: Path, report: Report) -> StaticResponse:
+    """shared: whether caches may have it."""
+    for name, value in entry.headers.items():
+        at = (*path, "headers", name)
+        if fold(name.encode()) in _OURS:
+            report.key_problem(at, "is a header that the sidecar itself handles: leave it out")
+        elif name.lower() == "cache-control" and not shared:
+            report.key_problem(at, "is no-store where a key is needed: leave it out, or write `cache: shared`")
+        check_template(value, frozenset(), at, report)
+    given = {name.lower(): value for name, value in entry.headers.items()}
+    headers = [] if "content-type" in given else [(b"Content-Type", b"application/json")]
+    headers += [] if "cache-control" in given else [(b"Cache-Control", b"no-store")]
+    headers += [(name.encode(), value.encode()) for name, value in entry.headers.items()]
+    body = _body(entry, given.get("content-type", "application/json"), path, report)
+    if body == b"" and "content-type" not in given:
+        del headers[0]
+    return StaticResponse(status=entry.status, headers=tuple(headers), body=body)
+
+
+def _body(entry: ResponseEntry, kind: str, path: Path, report: Report) -> object:
+    """kind: its type. JSON may hold placeholders; any other text is sent as it is."""
+    at = (*path, "body")
+    if entry.body is UNSET:
+        return b""
+    if entry.status in _WITHOUT_BODY:
+        report.problem(at, f"a {entry.status} has no body: leave it out")
+    if kind.partition(";")[0].strip().lower().endswith("json"):
+        check_template(entry.body, RESPOND_PLACEHOLDERS, at, report)
+        return entry.body
+    if not isinstance(entry.body, str):
+        report.problem(at, f"must be a text, because the Content-Type is {kind}")
+        return b""
+    return entry.body.encode()
 
 
 def _demands(entry: PolicyEntry | GroupEntry, path: Path, words: Vocabulary, report: Report) -> Policy:

@@ -18,7 +18,7 @@ Fields = Mapping[str, object]
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
 _ID: Final = re.compile(r"key_[0-9A-Za-z]{20}")
-_PREFIX: Final = re.compile(r"[!-~]{1,32}")
+_PREFIX: Final = re.compile(r"[!-~]{1,100}")
 _FROM_URL: Final = str.maketrans("-_", "+/")
 _SECONDS_DIGITS: Final = 10
 _EPOCH: Final = re.compile(r"[0-9]{10}|[0-9]{13}")
@@ -184,7 +184,7 @@ class LineRules:
         prefix, algorithm, environment = texts["prefix"], texts["algorithm"], texts["environment"]
         if prefix is not None and not is_public_prefix(prefix):
             problems.append(
-                "prefix: must be the first characters of the key, at most 32, and too few to guess the rest"
+                "prefix: must be the first characters of the key, at most 100, and too few to guess the rest"
             )
             return "", "", environment
         own = None if prefix is None else self.origin.environment(prefix)

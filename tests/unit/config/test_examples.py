@@ -6,7 +6,7 @@ from sidecar.config.document import AccessLogSettings, Drain, Reload, UpstreamTl
 from sidecar.config.fields import Address
 from sidecar.config.load import load
 from sidecar.core.errors import Reason
-from sidecar.core.model import Quota, Source, Subject, Window
+from sidecar.core.model import Quota, Source, StaticResponse, Subject, Window
 from tests.unit.config.conftest import MINIMAL, Loading
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
@@ -84,11 +84,13 @@ def test_the_example_loads_with_every_option() -> None:
     assert config.routes[6].policy.environments == {"live"}
     assert not config.routes[6].policy.pass_through
     assert config.routes[7].policy.deny
-    assert config.routes[8].policy.respond == {
-        "key": "{key.id}",
-        "scopes": "{key.scopes}",
-        "expires_at": "{key.expires_at}",
-    }
+    assert config.routes[8].policy.respond == StaticResponse(
+        body={
+            "key": "{key.id}",
+            "scopes": "{key.scopes}",
+            "expires_at": "{key.expires_at}",
+        }
+    )
     quota_exceeded = config.errors[Reason.QUOTA_EXCEEDED]
     assert quota_exceeded.status == 429
     assert quota_exceeded.headers == {"X-Support": "https://support.example.com/limits"}

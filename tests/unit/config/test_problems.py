@@ -105,6 +105,7 @@ WRONG = {
     "a short key": ("keys: {length: 27}", "4:16: keys.length: leaves 21 random characters"),
     "a short checksum": ("keys: {checksum: 3}", "4:18: keys.checksum: must be 0 (none) or from 4 to 8"),
     "a prefix that tells the key": ("keys: {prefix_length: 47}", "keys.prefix_length: must be at most"),
+    "a half of what has none": ("keys: {from: [{header: A, as: username}]}", "from[0].as: only Basic has a username"),
     "an unknown default scope": ("scopes: {read: R}\nkeys: {default_scopes: [raed]}", "(did you mean 'read'?)"),
     "an unknown included scope": ("scopes: {w: {includes: [r]}}", "scopes.w.includes[0]: unknown scope 'r'"),
     "a scope named like a wildcard": ("scopes: {'a:*': x}", "4:10: scopes.a:*: is a wildcard"),

@@ -1,5 +1,6 @@
 import pytest
 
+from sidecar.core.model import StaticResponse
 from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 WORDS = "scopes: {read: R, write: W}\nquotas: {general: {limit: 1, per: day}}\nroutes:\n"
@@ -34,7 +35,49 @@ WRONG = {
     "GET /x: {quotas: [{quota: general, cost: 0}]}": "routes[0].quotas[0].cost: must be at least 1",
     "GET /x: {respond: {a: '{key.idd}'}}": "routes[0].respond.a: unknown placeholder '{key.idd}'",
     "GET /x: {respond: }": "routes[0].respond: is empty: leave it out",
+    "GET /x: {respond: {a: b}, response: {body: c}}": "routes[0].respond: is the body of a response, and `response`",
+    "GET /x: {response: {body: '{key.idd}'}}": "routes[0].response.body: unknown placeholder '{key.idd}'",
+    "GET /x: {response: {status: 101}}": "routes[0].response.status: must be at least 200",
+    "GET /x: {response: {status: 204, body: a}}": "routes[0].response.body: a 204 has no body",
+    "GET /x: {response: {headers: {Date: now}}}": "response.headers.Date: is a header that the sidecar itself handles",
+    "GET /x: {response: {headers: {Content_Length: 1}}}": "response.headers.Content_Length: is a header that the",
+    "GET /x: {response: {headers: {Connection: close}}}": "response.headers.Connection: is a header that the sidecar",
+    "GET /x: {response: {headers: {access_control_x: y}}}": "is a header that the sidecar itself handles",
+    "GET /x: {response: {headers: {Location: '/{key.id}'}}}": "headers.Location: unknown placeholder '{key.id}'",
+    "GET /x: {response: {headers: {Cache-Control: public}}}": "is no-store where a key is needed: leave it out",
+    "GET /x: {response: {headers: {Content-Type: text/html}, body: [a]}}": "body: must be a text, because the",
 }
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (
+            "{status: 308, headers: {Location: /v2}}",
+            StaticResponse(status=308, headers=((b"Cache-Control", b"no-store"), (b"Location", b"/v2")), body=b""),
+        ),
+        (
+            "{headers: {content-type: text/plain}, body: 'Disallow: {x}'}",
+            StaticResponse(
+                headers=((b"Cache-Control", b"no-store"), (b"content-type", b"text/plain")), body=b"Disallow: {x}"
+            ),
+        ),
+        ("{body: {id: '{key.id}'}}", StaticResponse(body={"id": "{key.id}"})),
+    ],
+)
+def test_a_whole_response_is_of_the_type_that_it_says(loading: Loading, written: str, expected: StaticResponse) -> None:
+    (route,) = loading(f"{MINIMAL}routes:\n- GET /x: {{response: {written}}}\n").routes
+    assert route.policy.respond == expected
+
+
+def test_what_everyone_may_have_a_cache_may_keep(loading: Loading) -> None:
+    response = "response: {headers: {Cache-Control: max-age=60}, body: a}"
+    routes = loading(
+        f"{MINIMAL}routes:\n- GET /x: {{public: true, {response}}}\n- GET /y: {{cache: shared, {response}}}\n"
+    ).routes
+    for route in routes:
+        assert route.policy.respond is not None
+        assert [value for name, value in route.policy.respond.headers if name == b"Cache-Control"] == [b"max-age=60"]
 
 
 @pytest.mark.parametrize(("route", "expected"), WRONG.items())

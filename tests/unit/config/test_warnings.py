@@ -13,6 +13,10 @@ ODD = {
         "routes: [GET /a: {respond: {status: 301, x: 1}}]",
         "4:37: routes[0].respond.status: warning: `respond` is the JSON body of a 200, where 'status' is a member",
     ),
+    "a body in respond": (
+        "routes: [GET /a: {respond: {body: x}}]",
+        "a whole response is `response: {status: …, headers: …, body: …}`",
+    ),
     "a location in respond": ("routes: [GET /a: {respond: {Location: /b}}]", "routes[0].respond.Location: warning: "),
     "an unused scope": (
         "scopes: {read: R, write: W}\nroutes: [GET /a: {scopes: [read]}]",
@@ -48,7 +52,7 @@ ODD = {
     ),
     "a key as Basic": (
         "keys: {from: [{header: Authorization, scheme: basic}]}\nroutes: [GET /a: {}]",
-        "keys.from[0]: warning: clients send `user:password`",
+        "keys.from[0]: warning: clients send `username:password`",
     ),
 }
 
@@ -61,6 +65,8 @@ def test_what_is_hardly_meant_is_warned_of(loading: Loading, text: str, expected
 
 MEANT = {
     "a verb": "routes: ['POST /a/{id}:stop': {}, GET /a:b: {}]",
+    "a key as the user of Basic": "keys: {from: [{header: Authorization, scheme: Basic, as: username}]}",
+    "a whole response": "routes: [GET /a: {response: {status: 301, headers: {Location: /b}, body: {status: 1}}}]",
     "a status of a key": "routes: [GET /a: {respond: {status: active}}]",
     "a scope that includes one in use": SCOPES + "routes: [GET /a: {scopes: [read]}]",
     "a scope that its wildcard includes": "scopes: {a:all: {includes: ['a:*']}}\nroutes: [GET /a: {scopes: [a:all]}]",

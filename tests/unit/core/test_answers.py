@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.core.error_responses import ErrorResponses, ErrorTemplate, tightest
 from sidecar.core.errors import Reason, status_of
-from sidecar.core.model import Allow, Deny, Response, Route, Source
+from sidecar.core.model import Allow, Deny, Response, Route, Source, StaticResponse
 from sidecar.core.rate_limit_headers import RateLimitFields
 from tests.unit.core.samples import match, principal, state
 
@@ -130,7 +130,7 @@ def test_faults_say_when_to_come_back_and_methods_which_there_are() -> None:
     assert "GET" in fields(responses().for_reason(Reason.METHOD_NOT_ALLOWED))["allow"]
 
 
-def allow(respond: object, **changes: Any) -> Allow:
+def allow(respond: StaticResponse | None = None, **changes: Any) -> Allow:
     return Allow(
         route=route(respond=respond),
         principal=principal(**changes),
@@ -153,7 +153,8 @@ def test_a_route_that_the_sidecar_answers_tells_typed_values() -> None:
         "at": "{quota.reset_at}",
         "on": True,
     }
-    response = responses().static_response(allow(template, scopes=("a", "b"), metadata={"user": "ü"}), NOW)
+    own = StaticResponse(body=template)
+    response = responses().static_response(allow(own, scopes=("a", "b"), metadata={"user": "ü"}), own, NOW)
     assert response.status == 200
     assert json.loads(response.body) == {
         "id": "key_1",
@@ -168,8 +169,16 @@ def test_a_route_that_the_sidecar_answers_tells_typed_values() -> None:
     assert fields(response)["x-ratelimit-remaining"] == "1"
 
 
+def test_a_response_of_bytes_is_sent_as_it_is_with_the_quotas_of_the_key() -> None:
+    own = StaticResponse(status=308, headers=((b"Location", b"/v2"),), body=b"{key.id}")
+    response = responses().static_response(allow(own), own, NOW)
+    assert (response.status, response.body) == (308, b"{key.id}")
+    assert fields(response)["location"] == "/v2"
+    assert fields(response)["x-ratelimit-remaining"] == "1"
+
+
 def test_a_failed_request_still_tells_what_is_left() -> None:
-    response = responses().fault(Reason.UPSTREAM_TIMEOUT, allow(None), NOW)
+    response = responses().fault(Reason.UPSTREAM_TIMEOUT, allow(), NOW)
     assert response.status == 504
     assert fields(response)["x-ratelimit-remaining"] == "1"
 

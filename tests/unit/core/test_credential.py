@@ -1,11 +1,15 @@
 """What a request presents as its credential, and what is not ours to judge."""
 
+from base64 import b64encode
+from typing import Literal
+
 import pytest
 
 from sidecar.core.credentials import (
     Credential,
     CredentialRules,
     cookies,
+    header_value,
     parameters,
     without_cookie,
     without_parameter,
@@ -14,6 +18,7 @@ from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Source
 
 BEARER = Source(kind="header", name="Authorization", scheme="Bearer")
+BASIC = Source(kind="header", name="Authorization", scheme="Basic", part="username")
 API_KEY = Source(kind="header", name="X-Api-Key")
 QUERY = Source(kind="query", name="api_key")
 COOKIE = Source(kind="cookie", name="api_key")
@@ -34,6 +39,44 @@ def refusal(found: CredentialRules, given: dict[bytes, list[bytes]], query: str 
     with pytest.raises(Denied) as denied:
         found.find(given, query)
     return denied.value.reason
+
+
+def basic(text: str) -> bytes:
+    return b"Basic " + b64encode(text.encode())
+
+
+@pytest.mark.parametrize("part", ["username", "password"])
+def test_a_key_is_one_half_of_basic_credentials_as_clients_send_them(part: Literal["username", "password"]) -> None:
+    source = Source(kind="header", name="Authorization", scheme="Basic", part=part)
+    sent = {b"authorization": [header_value(source, KEY).encode()]}
+    assert sent[b"authorization"] == [basic(f"{KEY}:" if part == "username" else f":{KEY}")]
+    assert rules(BEARER, source).find(sent, None) == Credential(text=KEY, sources=frozenset((source,)))
+    for ignored in ("x", KEY):
+        both = basic(f"{KEY}:{ignored}" if part == "username" else f"{ignored}:{KEY}")
+        assert rules(source).find(fields(authorization=both), None) is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (basic(KEY), Reason.MALFORMED_CREDENTIAL),
+        (basic(f"{KEY}:{KEY}2"), Reason.MALFORMED_CREDENTIAL),
+        (b"Basic " + KEY.encode(), Reason.MALFORMED_CREDENTIAL),
+        (basic(f"{KEY}:").rstrip(b"=") + b"*", Reason.MALFORMED_CREDENTIAL),
+        (basic(f":{KEY}"), Reason.MALFORMED_CREDENTIAL),
+        (basic("ann:secret"), Reason.INVALID_KEY),
+        (basic(":"), Reason.MALFORMED_CREDENTIAL),
+    ],
+)
+def test_basic_credentials_without_one_key_are_refused(value: bytes, reason: Reason) -> None:
+    assert refusal(rules(BASIC), fields(authorization=value)) is reason
+
+
+def test_basic_credentials_of_others_pass_beside_keys_where_they_may() -> None:
+    passing = Source(kind="header", name="Authorization", scheme="Basic")
+    found = rules(BASIC, passing=(passing,)).find(fields(authorization=basic("ann:secret")), None)
+    assert found is not None
+    assert found.foreign
 
 
 def test_a_request_without_any_has_none() -> None:

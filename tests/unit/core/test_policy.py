@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import EVERY, KeyStatus, Principal
+from sidecar.core.model import EVERY, KeyStatus, Principal, StaticResponse
 from sidecar.core.policy import DENIED, authorize, authorize_all_readings, check_status, missing_scopes
 from sidecar.core.routing import Match
 from tests.unit.core.samples import api_key, match, principal
@@ -73,7 +73,7 @@ def test_a_route_without_demands_still_asks_for_a_key() -> None:
 def test_what_is_not_ours_passes_only_where_the_route_lets_it() -> None:
     assert refusal(match(all_scopes=frozenset({"a"})), None, foreign=True) is None
     assert refusal(match(pass_through=False), None, foreign=True) is Reason.INVALID_KEY
-    assert refusal(match(respond={}), None, foreign=True) is Reason.INVALID_KEY
+    assert refusal(match(respond=StaticResponse()), None, foreign=True) is Reason.INVALID_KEY
 
 
 @pytest.mark.parametrize("public", [True, False])

@@ -167,6 +167,20 @@ def test_a_stored_prefix_that_would_tell_too_much_is_refused(prefix_length: int)
         KeyRules(format=KeyFormat(), environments={"live": "hv_"}, prefix_length=prefix_length, catalogue=Catalogue())
 
 
+@pytest.mark.parametrize(("prefix_length", "stored"), [(None, len("shop_live_") + 4), (12, 12)])
+async def test_the_stored_prefix_tells_keys_of_one_environment_apart(
+    lifecycle: Lifecycle, prefix_length: int | None, stored: int
+) -> None:
+    rules = KeyRules(
+        format=KeyFormat(),
+        environments={"live": "shop_live_"},
+        prefix_length=prefix_length,
+        catalogue=Catalogue(),
+    )
+    issued = await lifecycle.issue(NewKey(name="CI"), rules, actor=ANN)
+    assert issued.key.prefix == issued.secret.text[:stored]
+
+
 async def test_a_key_is_found_by_id_prefix_and_plaintext(lifecycle: Lifecycle, rules: KeyRules) -> None:
     issued = await lifecycle.issue(NewKey(name="CI"), rules, actor=ANN)
     for text in (issued.key.id, issued.key.prefix, issued.secret.text):

@@ -49,6 +49,10 @@ CONFIGS = [
   - GET /me""",
     ),
     SHARED,
+    TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key, scheme: Basic, as: username}]"),
+    TRUSTING.replace(
+        "  - GET /me", "  - GET /named/x: {response: {status: 308, headers: {Location: /x}}}\n  - GET /me"
+    ),
     TRUSTING.replace(", {cookie: session}]", ", {header: X-A}]") + "unmatched: {pass_through: only}\n",
     TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  imported: [{prefix: hv_live_}]\n  failures:")
     + "unmatched: {pass_through: only, public: true, quotas: [anonymous]}\n",
@@ -69,6 +73,7 @@ LINES = [
     "Referer: https://a.test/%20", "X-Request-Id: abc", "X-Request-Id: <key>", "X-Request-Id: a b",
     "Expect: 100-continue",
     "Authorization: Basic eDp5", "Authorization: Bearer jwt.of.another", "Authorization: Bearer <key>",
+    "X-Api-Key: Basic aHZfbGl2ZV9ub3BlOg==",
     "X-Api-Key: <key>", "x-api-key: <key>", "X-Api-Key: hv_live_nope", "X-Api-Key:   <key>  ", "X-Api-Key: <other>",
     "X-Key: forged", "x_key: forged", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "Origin: https://app.test", "Origin: https://evil.test", "Access-Control-Request-Method: GET",

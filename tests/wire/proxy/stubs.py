@@ -21,6 +21,7 @@ from sidecar.core.model import (
     RequestHead,
     Response,
     Route,
+    StaticResponse,
 )
 from sidecar.core.observer import Forwarding, UpstreamName
 from sidecar.gate.gate import Gate, Understood
@@ -29,7 +30,9 @@ from sidecar.runtime.clock import SystemClock
 
 _STRIPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _ROUTE = Route(name="* /**", methods=frozenset({"*"}), pattern="/**", policy=Policy(public=True))
-_RESPOND = Route(name="GET /me", methods=frozenset({"GET"}), pattern="/me", policy=Policy(respond={"me": True}))
+_RESPOND = Route(
+    name="GET /me", methods=frozenset({"GET"}), pattern="/me", policy=Policy(respond=StaticResponse(body={"me": True}))
+)
 
 
 _KEY = ApiKey(id="k", name="k", prefix="k", digest=b"k", algorithm="sha256", created_at=0, created_by="t")

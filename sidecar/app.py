@@ -27,6 +27,7 @@ from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.control import control_socket
 from sidecar.runtime.descriptors import Descriptors, descriptors
 from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
@@ -92,7 +93,8 @@ class App:
     def draining(self, *, at_once: bool = False) -> str:
         """What `drain` is about to do, in words."""
         rules = self._parts.serving.config.drain
-        told = "" if at_once else f"not ready from now on, new connections for {rules.delay:g} s, "
+        delay = self._parts.drainer.delay_left(rules)
+        told = "" if at_once else f"not ready from now on, new connections for {delay:.3g} s, "
         return f"{told}requests that have begun for up to {rules.timeout:g} s"
 
     async def drain(self, *, at_once: bool = False) -> None:
@@ -126,6 +128,7 @@ async def running(
             listeners["admin"] = await _listen_for_admin(parts, config.admin.listen, clients=clients)
         reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
         reloader = None if read_again is None or reloads is None else _watch(parts, forward_auth, read_again, reloads)
+        await stack.enter_async_context(control_socket(config.drain.socket, parts.drainer))
         if config.ops is not None:
             listeners["ops"] = await _listen_for_ops(parts, config.ops, reloads)
         yield App(listeners=listeners, _parts=parts, _reloader=reloader)
@@ -347,8 +350,8 @@ def _unwritten(store: SqliteStore) -> Sequence[str]:
 
 async def _problems(parts: Parts) -> Sequence[str]:
     """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain."""
-    if parts.drainer.begun:
-        return ["drain: shutting down"]
+    if parts.drainer.not_ready:
+        return [f"drain: {parts.drainer.not_ready}"]
     if not await parts.serving.answers():
         return ["data: the data listener does not answer"]
     try:

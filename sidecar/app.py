@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -27,7 +27,7 @@ from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.clock import SystemClock
-from sidecar.runtime.control import control_socket
+from sidecar.runtime.control import control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
 from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
@@ -203,8 +203,10 @@ async def _open_store(
 ) -> SqliteStore:
     try:
         path = sqlite_path(config.store)
+        mark = stack.enter_context(ExitStack())  # Left after the store is closed.
         store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
+        mark.enter_context(served_store(path))
         await check_peppers(store.statistics, hasher)
         metrics.also(StoreMetrics(lambda: store.database.write_problem))
         metrics.also(LimiterMetrics(limiter))

@@ -1,17 +1,19 @@
-"""The socket by which `sidecar drain` reaches the running process: a Unix socket that only its user may connect to.
+"""What other processes of this machine notice of a running sidecar.
 
-A client sends one word of WORDS and a line feed, and gets one line that begins with `ok` or `refused`. It is no
-listener of HTTP, because nothing that a browser or a proxy can be made to send may take a sidecar out of service.
+Those that serve the same store see its mark. `sidecar drain` uses its socket, a Unix socket that only its user may
+connect to: a client sends `drain` or `undo` and a line feed, and gets one line that begins with `ok` or `refused`. It
+is no listener of HTTP: nothing that a browser or a proxy can be made to send may take a sidecar out of service.
 """
 
 import asyncio
 import errno
+import fcntl
 import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from sidecar.runtime.serving import StartError
@@ -25,6 +27,37 @@ _LONGEST: Final = 64
 _AT_ONCE: Final = 8
 _MODE: Final = 0o600
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def served_store(path: str) -> Iterator[None]:
+    """Mark the store as served by this process, and warn where another serves it. To be entered after the store is
+    opened, which finds out whether others use it, and left after it is closed.
+
+    The mark is a lock of flock(2), which SQLite's own locks (fcntl) do not meet. But the kernel drops those when any
+    descriptor of the file is closed, so this one stays open for as long as SQLite's.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # It has gone since, which the store itself tells.
+        yield
+        return
+    try:
+        if not _locks(descriptor, fcntl.LOCK_EX):
+            _log.warning("sidecar: another sidecar serves the store %s: each counts quotas for itself", path)
+        _locks(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int, how: int) -> bool:
+    """True where the file system has no such locks, too."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 class NoAnswer(Exception):

@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -27,6 +27,7 @@ from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.control import control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
 from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
@@ -92,7 +93,8 @@ class App:
     def draining(self, *, at_once: bool = False) -> str:
         """What `drain` is about to do, in words."""
         rules = self._parts.serving.config.drain
-        told = "" if at_once else f"not ready from now on, new connections for {rules.delay:g} s, "
+        delay = self._parts.drainer.delay_left(rules)
+        told = "" if at_once else f"not ready from now on, new connections for {delay:.3g} s, "
         return f"{told}requests that have begun for up to {rules.timeout:g} s"
 
     async def drain(self, *, at_once: bool = False) -> None:
@@ -126,6 +128,7 @@ async def running(
             listeners["admin"] = await _listen_for_admin(parts, config.admin.listen, clients=clients)
         reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
         reloader = None if read_again is None or reloads is None else _watch(parts, forward_auth, read_again, reloads)
+        await stack.enter_async_context(control_socket(config.drain.socket, parts.drainer))
         if config.ops is not None:
             listeners["ops"] = await _listen_for_ops(parts, config.ops, reloads)
         yield App(listeners=listeners, _parts=parts, _reloader=reloader)
@@ -200,8 +203,10 @@ async def _open_store(
 ) -> SqliteStore:
     try:
         path = sqlite_path(config.store)
+        mark = stack.enter_context(ExitStack())  # Left after the store is closed.
         store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
+        mark.enter_context(served_store(path))
         await check_peppers(store.statistics, hasher)
         metrics.also(StoreMetrics(lambda: store.database.write_problem))
         metrics.also(LimiterMetrics(limiter))
@@ -347,8 +352,8 @@ def _unwritten(store: SqliteStore) -> Sequence[str]:
 
 async def _problems(parts: Parts) -> Sequence[str]:
     """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain."""
-    if parts.drainer.begun:
-        return ["drain: shutting down"]
+    if parts.drainer.not_ready:
+        return [f"drain: {parts.drainer.not_ready}"]
     if not await parts.serving.answers():
         return ["data: the data listener does not answer"]
     try:

@@ -15,6 +15,7 @@ from sidecar import __version__
 
 _COMMANDS: Final = {
     "serve": ("sidecar.cli.serve", "serve_command"),
+    "drain": ("sidecar.cli.serve", "drain_command"),
     "check": ("sidecar.cli.check", "check_command"),
     "schema": ("sidecar.cli.check", "schema_command"),
     "keys": ("sidecar.cli.keys", "keys_group"),

@@ -13,9 +13,10 @@ import click
 
 from sidecar.app import running
 from sidecar.cli.main import output_failed
-from sidecar.cli.options import config_option, load_or_exit, reader_of
+from sidecar.cli.options import Failure, Misuse, config_option, config_or_exit, load_or_exit, reader_of
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address
+from sidecar.runtime.control import DRAIN, UNDO, NoAnswer, ask
 from sidecar.runtime.descriptors import raise_limit
 from sidecar.runtime.serving import StartError
 from sidecar.telemetry.standard_error import QueuedText, queued_stderr
@@ -156,3 +157,38 @@ def _loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+# Taking a running sidecar out of service.
+
+
+@click.command("drain")
+@click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help="Its `drain: socket:` is asked.")
+@click.option("--socket", "path", metavar="FILE", help="The socket; the configuration is then not read.")
+@click.option("--undo", is_flag=True, help="Be ready again.")
+def drain_command(config: str | None, path: str | None, undo: bool) -> None:
+    """Take the running sidecar out of service without ending it.
+
+    \b
+    Example:
+      sidecar drain -c sidecar.yaml
+      sidecar drain --undo -c sidecar.yaml
+
+    /readyz turns 503 and every response closes its connection, so that balancers and clients go elsewhere; requests and
+    new connections are served as before, until SIGTERM or --undo. The command returns as soon as the sidecar has
+    answered (at most 5 seconds) and waits for no request. It reaches the sidecar by the Unix socket that the file names
+    (`drain: {socket: FILE}`), as the same user or root. Exits with 1 if no sidecar answers there, or if it is too late
+    to undo it.
+    """
+    try:
+        click.echo(ask(path or _socket_of(config), UNDO if undo else DRAIN))
+    except NoAnswer as error:
+        raise Failure(str(error)) from error
+
+
+def _socket_of(config: str | None) -> str:
+    found = config_or_exit(config)
+    path = load_or_exit(found, {}).drain.socket
+    if not path:
+        raise Misuse(f"{found} has no `drain: {{socket: FILE}}`, by which a running sidecar is reached")
+    return path

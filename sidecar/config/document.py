@@ -267,6 +267,8 @@ class Drain(Entry, frozen=True, kw_only=True):
 
     delay: Duration = seconds("5s")
     timeout: Duration = seconds("20s")
+    socket: FilePath = left_out("")
+    """Unix socket by which `sidecar drain` reaches the process; empty for none."""
 
 
 # Usage, the access log and tracing.

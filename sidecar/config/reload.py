@@ -101,7 +101,6 @@ _LIVE = frozenset(
         "rate_limit_headers",
         "realm",
         "reload",
-        "drain",
         "usage",
     }
 )
@@ -119,6 +118,8 @@ def without_restart(running: Config, wanted: Config) -> tuple[Config, tuple[str,
 def _is_live(name: str, running: Config, wanted: Config) -> bool:
     if name == "admin" and running.admin and wanted.admin:
         return running.admin.listen == wanted.admin.listen
+    if name == "drain":
+        return running.drain.socket == wanted.drain.socket
     return name == "tls" and running.tls is not None and wanted.tls is not None
 
 

@@ -78,6 +78,8 @@ def with_via(headers: Headers, version: str, name: bytes) -> Headers:
 
 ADMIN_COOKIE: Final = "sidecar_session"
 """Who is signed in to the admin page. Browsers send a host's cookies to every port of it, the data listener's too."""
+ADMIN_COOKIES: Final = (ADMIN_COOKIE, f"__Host-{ADMIN_COOKIE}")
+"""Its names, over HTTP and over HTTPS: no other host can set one that begins with `__Host-` (RFC 6265bis §4.1.3.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

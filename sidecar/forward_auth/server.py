@@ -77,6 +77,10 @@ class DecisionServer:
         """Close each connection after its next response."""
         self._closing_when_idle = True
 
+    def keep_open(self) -> None:
+        """Undo `close_when_idle`."""
+        self._closing_when_idle = False
+
     async def stop(self, *, grace_seconds: float) -> None:
         """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
         self.close_when_idle()

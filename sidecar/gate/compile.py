@@ -13,7 +13,7 @@ from sidecar.core.headers import HeaderRules
 from sidecar.core.model import EVERY, Source
 from sidecar.core.rate_limit_headers import ENDING_NAMES, RateLimitFields
 from sidecar.core.routing import MethodRules, RouteTable
-from sidecar.core.upstream_request import ADMIN_COOKIE, Injection
+from sidecar.core.upstream_request import ADMIN_COOKIES, Injection
 from sidecar.keys.validation import KeyRules
 
 # What the configuration asks of a key.
@@ -74,7 +74,7 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
         remove_copies=config.keys.copies == "remove",
         strip_prefix=config.upstream.strip_prefix,
         add_prefix=config.upstream.add_prefix,
-        withheld_cookies=() if config.admin is None else (ADMIN_COOKIE,),
+        withheld_cookies=() if config.admin is None else ADMIN_COOKIES,
         not_beside_key=_not_beside_key(config.keys),
     )
 

@@ -145,6 +145,10 @@ class DataServer:
         """Every response is its connection's last from here on."""
         self._handler.closing_when_idle = True
 
+    def keep_open(self) -> None:
+        """Undo `close_when_idle`."""
+        self._handler.closing_when_idle = False
+
     async def stop(self, *, grace_seconds: float) -> None:
         """Accept no more connections, finish what has begun within `grace_seconds`, and reset the rest.
 

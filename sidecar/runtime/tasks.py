@@ -98,41 +98,79 @@ class Server(Protocol):
     def close_when_idle(self) -> None:
         """Make every answer its connection's last."""
 
+    def keep_open(self) -> None:
+        """Undo `close_when_idle`."""
+
     async def stop(self, *, grace_seconds: float) -> None:
         """Take no more connections, finish what has begun for at most `grace_seconds`, and end the rest."""
 
 
 class Drainer:
-    """Ends listeners together. Once `begun`, readiness is to say so. To be made where its loop runs."""
+    """Ends listeners together. While `not_ready` says why, readiness is to say so. To be made where its loop runs."""
 
     def __init__(self) -> None:
         self._servers: list[Server] = []
+        self._loop = asyncio.get_running_loop()
         self._patience = asyncio.timeout(None)
         self._hurried = False
+        self._since: float | None = None
+        """When balancers began to be told."""
         self.begun = False
+        """Whether the process ends; `announce` alone does not end it."""
 
     def add(self, server: Server) -> None:
         self._servers.append(server)
 
+    @property
+    def not_ready(self) -> str:
+        """Why; empty where nothing is drained."""
+        if self.begun:
+            return "shutting down"
+        return "" if self._since is None else "asked for by `sidecar drain`"
+
+    def announce(self) -> bool:
+        """Tell balancers and clients, and go on serving them; False where that was done before."""
+        if self._since is not None:
+            return False
+        self._since = self._loop.time()
+        for server in self._servers:
+            server.close_when_idle()
+        return True
+
+    def undo(self) -> bool:
+        """Be ready again; False where nothing was announced. Not to be called once draining has `begun`."""
+        if self._since is None:
+            return False
+        self._since = None
+        for server in self._servers:
+            server.keep_open()
+        return True
+
+    def delay_left(self, rules: Drain) -> float:
+        """Seconds of `rules.delay` that are not over yet: it counts from when balancers were told."""
+        told = 0.0 if self._since is None else self._loop.time() - self._since
+        return max(rules.delay - told, 0.0)
+
     async def drain(self, rules: Drain, *, at_once: bool = False) -> None:
-        """Accept connections for `rules.delay` more (`at_once`: none), and finish requests for `rules.timeout`.
+        """Accept connections for what is left of `rules.delay` (`at_once`: none), and finish requests for
+        `rules.timeout`.
 
         What takes longer is cut off.
         """
         self.begun = True
-        for server in self._servers:
-            server.close_when_idle()
+        delay = self.delay_left(rules)
+        self.announce()
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if self._hurried else None) as self._patience:
                 if not at_once:
-                    await asyncio.sleep(rules.delay)
+                    await asyncio.sleep(delay)
                 await self._stop(rules.timeout)
         await self._stop(0)
 
     def hurry(self) -> None:
         """Cut off everything that is under way, now or when draining begins."""
         if self.begun and not self._hurried:
-            self._patience.reschedule(asyncio.get_running_loop().time())
+            self._patience.reschedule(self._loop.time())
         self._hurried = True
 
     async def _stop(self, grace_seconds: float) -> None:

@@ -1,6 +1,7 @@
 """The type of the API's operations. The router and the OpenAPI document are made from one table of them."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ _QUERY: Final = "?"
 _BODY_SECONDS: Final = 10
 _MAX_ERRORS: Final = 100
 """More would help nobody, and cost far more than to send the body."""
+_SHOWN: Final = 12
+"""How much of a member's name is repeated: a secret may stand in its place."""
 _MAX_PARTS: Final = 1_000
 """A list or object with more is reported as too long, and its parts are not checked."""
 
@@ -61,9 +64,25 @@ def read_body(body: bytes, kind: type[T]) -> T:
     """The JSON body as a struct. Raises Problem 400 with a pointer to each invalid field."""
     try:
         value = msgspec.json.decode(body)
+        json.loads(body, object_pairs_hook=_each_once)
+    except _Doubled as doubled:
+        raise invalid_request([FieldError(pointer="", detail=f"names {doubled} twice in one object")]) from None
     except (ValueError, RecursionError):
         raise invalid_request([FieldError(pointer="", detail="is not JSON")]) from None
     return _read(value, kind, "")
+
+
+class _Doubled(Exception):
+    """An object names a member twice: the beginning of its name, in quotes."""
+
+
+def _each_once(members: list[tuple[str, object]]) -> None:
+    """Which of two counts differs among parsers: one that checks may read another than one that acts (RFC 8259 §4)."""
+    seen = set[str]()
+    for name, _ in members:
+        if name in seen:
+            raise _Doubled(repr(name[:_SHOWN]))
+        seen.add(name)
 
 
 def read_query(pairs: Sequence[tuple[str, str]], kind: type[T]) -> T:

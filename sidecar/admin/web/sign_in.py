@@ -12,9 +12,9 @@ from sidecar.admin.server import TOKENS
 from sidecar.admin.web.formatting import sentence
 from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.rendering import SESSION, TEMPLATES
-from sidecar.core.upstream_request import ADMIN_COOKIE
+from sidecar.core.upstream_request import ADMIN_COOKIES
 
-COOKIE: Final = ADMIN_COOKIE
+_COOKIE, _SECURE_COOKIE = ADMIN_COOKIES
 SESSIONS: Final = web.AppKey("sessions", Sessions)
 
 _TITLES: Final[Mapping[int, str]] = {
@@ -34,7 +34,7 @@ _TITLES: Final[Mapping[int, str]] = {
 
 def session_of(request: web.Request) -> bytes | None:
     """Return the digest of the admin token that started the cookie's session, or None without a session."""
-    session = request.app[SESSIONS].find(request.cookies.get(COOKIE, ""))
+    session = request.app[SESSIONS].find(request.cookies.get(_cookie_of(request), ""))
     if session is None:
         return None
     request[SESSION] = session
@@ -66,7 +66,7 @@ async def begin(request: web.Request) -> web.Response:
     session_id = request.app[SESSIONS].begin(digest_of(token))
     response = web.Response(status=303, headers={hdrs.LOCATION: wanted})
     response.set_cookie(
-        COOKIE,
+        _cookie_of(request),
         session_id,
         max_age=LONGEST_SECONDS,
         path="/",
@@ -82,7 +82,7 @@ async def end(request: web.Request) -> web.Response:
     await form_of(request)
     _forget(request)
     response = web.Response(status=303, headers={hdrs.LOCATION: "/sign-in"})
-    response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=_is_https(request))
+    response.del_cookie(_cookie_of(request), path="/", httponly=True, samesite="Strict", secure=_is_https(request))
     return response
 
 
@@ -107,7 +107,7 @@ def _form(request: web.Request, status: int, wanted: str, wrong: str = "") -> we
 
 
 def _forget(request: web.Request) -> None:
-    request.app[SESSIONS].end(request.cookies.get(COOKIE, ""))
+    request.app[SESSIONS].end(request.cookies.get(_cookie_of(request), ""))
 
 
 def _wait(refusal: Problem) -> str:
@@ -119,6 +119,11 @@ def _local(address: str) -> str:
     """Return `address` if it is a path on this site, else `/`. A browser reads `//` and `/\\` as another host."""
     is_ours = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
     return address if is_ours and not address.startswith(("/sign-", "/static/")) else "/"
+
+
+def _cookie_of(request: web.Request) -> str:
+    """Return the name of the session's cookie. Over HTTPS no other host and no plain HTTP can have set it."""
+    return _SECURE_COOKIE if _is_https(request) else _COOKIE
 
 
 def _is_https(request: web.Request) -> bool:

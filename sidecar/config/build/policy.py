@@ -18,7 +18,7 @@ from sidecar.core.templates import (
     IDENTITY_PLACEHOLDERS,
     unknown_placeholders,
 )
-from sidecar.core.upstream_request import ADMIN_COOKIE
+from sidecar.core.upstream_request import ADMIN_COOKIES
 
 # The `scopes` section, and the scopes that other sections name.
 
@@ -133,7 +133,7 @@ def check_passing(identity: Identity, keys: KeySettings, *, proxies: bool, admin
         name = source.name.lower()
         if source.kind == "header" and known.setdefault(_folded(name), name) != name:
             report.problem((*path, "header"), "is the same header as another one here")
-        elif source.kind == "cookie" and admin and source.name == ADMIN_COOKIE:
+        elif source.kind == "cookie" and admin and source.name in ADMIN_COOKIES:
             report.problem((*path, "cookie"), "is the sidecar's own, which never reaches the upstream: name another")
         elif source.kind == "header" and (objection := _not_passing(source.name, identity, rules, proxies=proxies)):
             report.problem((*path, "header"), objection)

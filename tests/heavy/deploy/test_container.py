@@ -133,7 +133,8 @@ def test_it_serves_as_another_user_from_files_that_nobody_can_write(image: Path)
         if os.getuid() == 0:
             os.chown(state, USER, USER)
         config = state / "sidecar.yaml"
-        shutil.copy(MANIFESTS / "base" / "config" / "sidecar.yaml", config)
+        written = (MANIFESTS / "base" / "config" / "sidecar.yaml").read_text(encoding="utf-8")
+        config.write_text(written.replace("/var/lib/sidecar", str(state)), encoding="utf-8")
         given |= {"SIDECAR_CONFIG": str(config), "SIDECAR_STORE": f"sqlite://{state}/keys.db"}
         given |= {"SIDECAR_PEPPER": "only-for-this-test-of-it"}
         before = {path: path.lstat().st_mtime_ns for path in image.rglob("*")}

@@ -10,6 +10,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
+from sidecar.config.build.config import Config
 from sidecar.config.document import Drain
 from sidecar.config.load import load
 from tests.harness.keys import run_cli
@@ -20,6 +21,7 @@ VERSIONS = ("1.36", "1.37")
 """The two newest that kubernetes-validate knows; native sidecars are stable since 1.33."""
 SCHEMAS = json.loads((Path(__file__).parent / "schemas" / "monitoring.json").read_text(encoding="utf-8"))
 OVERLAYS = APPLIED[:3]
+NATIVE = ["overlays/native", "overlays/ephemeral"]
 DRAIN_SECONDS = Drain().delay + Drain().timeout
 
 
@@ -36,6 +38,13 @@ def pod_of(folder: str) -> dict[str, Any]:
 def containers(folder: str) -> dict[str, dict[str, Any]]:
     pod = pod_of(folder)
     return {each["name"]: each for each in (*pod.get("initContainers", ()), *pod["containers"])}
+
+
+def config_of(folder: str, tmp_path: Path) -> Config:
+    """What the ConfigMap says."""
+    file = tmp_path / "sidecar.yaml"
+    file.write_text(one(folder, "ConfigMap", "sidecar-config")["data"]["sidecar.yaml"])
+    return load(str(file), environ={})
 
 
 EVERY_CONTAINER = [(folder, name) for folder in APPLIED for name in containers(folder)]
@@ -129,7 +138,7 @@ def test_secrets_come_from_a_secret_and_nowhere_else(folder: str) -> None:
     assert all(entry["valueFrom"]["secretKeyRef"]["name"] == "sidecar-secrets" for entry in entries)
 
 
-@pytest.mark.parametrize("folder", ["overlays/native", "overlays/ephemeral"])
+@pytest.mark.parametrize("folder", NATIVE)
 def test_the_native_sidecar_is_ready_before_the_service_starts(folder: str) -> None:
     starts = pod_of(folder)["initContainers"]
     assert starts[-1]["name"] == "sidecar"
@@ -140,27 +149,41 @@ def test_the_native_sidecar_is_ready_before_the_service_starts(folder: str) -> N
 
 def test_the_classic_form_is_the_same_sidecar_beside_the_service() -> None:
     native, classic = containers("overlays/native")["sidecar"], containers("overlays/classic")["sidecar"]
-    assert {**classic, "restartPolicy": "Always"} == native
+    assert {**classic, "restartPolicy": "Always", "lifecycle": native["lifecycle"]} == native
     assert [each["name"] for each in pod_of("overlays/classic")["containers"]] == ["sidecar", "service"]
 
 
-@pytest.mark.parametrize("folder", OVERLAYS)
-def test_the_service_outlives_what_the_sidecar_still_has_to_finish(folder: str) -> None:
-    waits = containers(folder)["service"]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    grace = pod_of(folder)["terminationGracePeriodSeconds"]
-    if folder == "overlays/classic":
-        assert DRAIN_SECONDS < waits < grace
-    else:
-        assert waits + DRAIN_SECONDS < grace
+def test_the_service_outlives_what_the_sidecar_still_has_to_finish() -> None:
+    waits = containers("overlays/classic")["service"]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert DRAIN_SECONDS < waits < pod_of("overlays/classic")["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("folder", NATIVE)
+def test_the_delays_of_a_pod_that_ends_fit_its_grace_period(folder: str, tmp_path: Path) -> None:
+    written = (MANIFESTS / "overlays" / "native" / "stop-order.yaml").read_text(encoding="utf-8")
+    budget = {name: int(seconds) for name, seconds in re.findall(r"^#   (\S.*?) +(\d+)\b", written, re.MULTILINE)}
+    total, drain = budget.pop("sum"), config_of(folder, tmp_path).drain
+    assert sum(budget.values()) == total == pod_of(folder)["terminationGracePeriodSeconds"]
+    assert budget["preStop of the service"] == containers(folder)["service"]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert drain.delay <= budget["preStop of the service"], "over before the sidecar gets its SIGTERM"
+    assert (budget["drain.delay"], budget["drain.timeout"]) == (0, drain.timeout)
+    assert budget["margin"] > 0
+
+
+@pytest.mark.parametrize("folder", NATIVE)
+def test_a_pod_that_ends_drains_its_sidecar_at_once(folder: str, tmp_path: Path) -> None:
+    [program, *arguments] = containers(folder)["sidecar"]["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "/opt/sidecar/bin/sidecar", "the entry point of the image, which has no shell"
+    assert arguments == ["drain", "--socket", config_of(folder, tmp_path).drain.socket]
+    mounts = containers(folder)["sidecar"]["volumeMounts"]
+    assert str(Path(arguments[-1]).parent) in [mount["mountPath"] for mount in mounts if not mount.get("readOnly")]
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
 def test_the_service_is_reached_by_way_of_the_sidecar_only(folder: str, tmp_path: Path) -> None:
     command = containers(folder)["service"]["command"]
     assert command[command.index("--bind") + 1] == "127.0.0.1"
-    file = tmp_path / "sidecar.yaml"
-    file.write_text(one(folder, "ConfigMap", "sidecar-config")["data"]["sidecar.yaml"])
-    config = load(str(file), environ={})
+    config = config_of(folder, tmp_path)
     open_ports = {address.port for address in (*config.listen, *(config.ops or ()))} or {0}
     assert {
         port["targetPort"] for doc in stored(folder) if doc["kind"] == "Service" for port in doc["spec"]["ports"]

@@ -41,6 +41,7 @@ def test_what_is_wrong_with_them_is_told(problems: Complaining, section: str, pa
         ("ops", "ops: 127.0.0.1:9\n"),
         ("access_log", "access_log: off\n"),
         ("tls", TLS),
+        ("drain", "drain: {socket: /run/drain.sock}\n"),
     ],
 )
 def test_what_is_bound_or_opened_once_is_kept_and_named(loading: Loading, option: str, change: str) -> None:
@@ -57,9 +58,17 @@ def test_an_option_of_which_nothing_is_known_waits_for_a_restart(loading: Loadin
     """Of what is not said to be live, the running value stands, whatever is added later."""
     config = loading(MINIMAL)
     for field in fields(Config):
-        changed = replace(config, **{field.name: "other"})
+        changed = replace(config, **{field.name: Drain(socket="/other") if field.name == "drain" else "other"})
         merged, kept = without_restart(config, changed)
         assert kept == ((field.name,) if getattr(merged, field.name) != "other" else ()), field.name
+
+
+def test_drain_is_taken_as_a_whole_unless_its_socket_waits_for_a_restart(loading: Loading) -> None:
+    running = loading(MINIMAL + "drain: {delay: 5s, socket: /run/a.sock}\n")
+    config, kept = without_restart(running, loading(MINIMAL + "drain: {delay: 7s, socket: /run/b.sock}\n"))
+    assert (kept, config.drain) == (("drain",), running.drain)
+    config, kept = without_restart(running, loading(MINIMAL + "drain: {delay: 7s, socket: /run/a.sock}\n"))
+    assert (kept, config.drain.delay) == ((), 7)
 
 
 def test_other_certificates_are_taken_but_tls_does_not_end(loading: Loading) -> None:

@@ -10,7 +10,7 @@ from sidecar.core.credentials import Credential
 from sidecar.core.headers import HeaderRules
 from sidecar.core.model import Headers, RequestHead, Source
 from sidecar.core.target import parse_target, readings
-from sidecar.core.upstream_request import ADMIN_COOKIE, Injection, request_id
+from sidecar.core.upstream_request import ADMIN_COOKIES, Injection, request_id
 
 BEARER = Source(kind="header", name="Authorization", scheme="Bearer")
 QUERY = Source(kind="query", name="api_key")
@@ -168,8 +168,8 @@ def test_two_request_ids_are_none() -> None:
 
 def test_the_cookie_of_the_admin_page_does_not_reach_the_upstream_and_the_others_do() -> None:
     """Browsers send it to every port of a host."""
-    by = injection(withheld_cookies=(ADMIN_COOKIE,))
-    lines = [(b"Cookie", b"a=1; sidecar_session=s3cret; b=2"), (b"cookie", b"sidecar_session=s3cret")]
+    by = injection(withheld_cookies=ADMIN_COOKIES)
+    lines = [(b"Cookie", b"a=1; sidecar_session=s3cret; b=2"), (b"cookie", b"__Host-sidecar_session=s3cret")]
     foreign = Credential(text="a.jwt", foreign=True, sources=frozenset({BEARER}))
     for credential in (None, OURS, foreign):
         assert values(sent(*lines, credential=credential, by=by), b"cookie") == [b"a=1; b=2"]

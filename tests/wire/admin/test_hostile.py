@@ -141,11 +141,6 @@ def test_what_is_nearly_json_is_refused(ops: Admin, body: bytes) -> None:
     assert ops.call("POST", "keys", body).status == 400
 
 
-def test_of_a_field_given_twice_the_one_that_counts_is_the_one_that_is_judged(acme: Admin) -> None:
-    body = b'{"name": "x", "plan": "free", "tenant": "acme", "tenant": "globex"}'
-    assert acme.call("POST", "keys", body).pointers == ["/tenant"]
-
-
 def test_an_idempotency_key_is_one_tokens_alone(ops: Admin, acme: Admin) -> None:
     body = {"name": "x", "plan": "free", "tenant": "acme"}
     first, second = (admin.call("POST", "keys", body, Idempotency_Key="shared") for admin in (ops, acme))
@@ -190,3 +185,40 @@ def test_one_address_holds_only_so_many_connections(ops: Admin) -> None:
     assert ended == 12
     for connection in held:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": "x", "name": "x"}',
+        b'{"name": "x", "n\\u0061me": "y"}',
+        b'{"name": "x", "metadata": {"a": "1", "a": "2"}}',
+        b'{"name": "x", "scopes": [{"a": 1, "a": 1}]}',
+    ],
+)
+def test_a_member_that_is_named_twice_is_refused(ops: Admin, body: bytes) -> None:
+    response = ops.call("POST", "keys", body)
+    assert (response.status, response.json["code"]) == (400, "invalid_request")
+    assert "twice in one object" in response.json["errors"][0]["detail"]
+
+
+def signed_in(admin: Admin, *headers: tuple[str, str]) -> str:
+    """The cookie that starts the session, with its attributes."""
+    sent = request_bytes("POST", "/sign-in", [FORM, OWN_ORIGIN, *headers], f"token={OPS}".encode(), host="localhost")
+    response = exchange(admin.address, sent)
+    assert response.status == 303
+    return response.header("Set-Cookie")
+
+
+def test_behind_tls_a_session_s_cookie_is_for_https_and_this_host_alone(ops: Admin) -> None:
+    https = ("X-Forwarded-Proto", "https")
+    plain, secured = signed_in(ops), signed_in(ops, https)
+    assert (plain.startswith("sidecar_session="), "Secure" in plain) == (True, False)
+    assert secured.startswith("__Host-sidecar_session=")
+    attributes = {part.strip().lower() for part in secured.split(";")[1:]}
+    assert {"secure", "httponly", "samesite=strict", "path=/"} <= attributes
+    assert not any(attribute.startswith("domain") for attribute in attributes), "or browsers refuse the name"
+    cookie, session = ("Cookie", secured.partition(";")[0]), secured.partition(";")[0].partition("=")[2]
+    assert status(ops, "GET", "/", https, cookie) == 200
+    assert status(ops, "GET", "/", cookie) == 401
+    assert status(ops, "GET", "/", https, ("Cookie", f"sidecar_session={session}")) == 401, "which another may have set"

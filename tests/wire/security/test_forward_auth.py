@@ -1,7 +1,10 @@
 """Forward auth behind real proxies, as deploy/forward-auth configures them."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -52,6 +55,10 @@ class Front:
 @pytest.fixture(scope="module")
 def decider(start_shared_sidecar: StartSidecar) -> Decider:
     return start_decider(start_shared_sidecar)
+
+
+FROZEN = {"nginx": 500, "caddy": 504, "envoy": 503}
+"""What each proxy answers where the sidecar does not, after 5 seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +195,22 @@ def test_nothing_gets_past_a_sidecar_that_is_down(
     with running_front(front.name, folder, decision=free_port(), service=upstream.port) as address:
         for target in ("/public/x", "/items/x"):
             assert exchange(address, request_bytes("GET", target)).status >= 500
+    assert upstream.requests() == []
+
+
+@pytest.mark.requirement("S5.1")
+def test_nothing_waits_for_a_sidecar_that_is_frozen_nor_gets_past_it(
+    started: dict[str, Address], decider: Decider, upstream: Upstream
+) -> None:
+    fronts = {name: started[name] for name in CONFIGS}
+    os.kill(decider.sidecar.process.pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(len(fronts)) as pool:
+            asked = {name: pool.submit(exchange, at, request_bytes("GET", "/public/x")) for name, at in fronts.items()}
+            told = {name: response.result().status for name, response in asked.items()}
+    finally:
+        os.kill(decider.sidecar.process.pid, signal.SIGCONT)
+    assert told == FROZEN
     assert upstream.requests() == []
 
 

@@ -1,0 +1,191 @@
+"""What other processes of this machine notice of a running sidecar.
+
+Those that serve the same store see its mark. `sidecar drain` uses its socket, a Unix socket that only its user may
+connect to: a client sends `drain` or `undo` and a line feed, and gets one line that begins with `ok` or `refused`. It
+is no listener of HTTP: nothing that a browser or a proxy can be made to send may take a sidecar out of service.
+"""
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Final
+
+from sidecar.runtime.serving import StartError
+from sidecar.runtime.tasks import Drainer
+
+DRAIN: Final = "drain"
+UNDO: Final = "undo"
+ANSWER_SECONDS: Final = 5.0
+"""For a question or an answer that comes at once, or never."""
+_LONGEST: Final = 64
+_AT_ONCE: Final = 8
+_MODE: Final = 0o600
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def served_store(path: str) -> Iterator[None]:
+    """Mark the store as served by this process, and warn where another serves it. To be entered after the store is
+    opened, which finds out whether others use it, and left after it is closed.
+
+    The mark is a lock of flock(2), which SQLite's own locks (fcntl) do not meet. But the kernel drops those when any
+    descriptor of the file is closed, so this one stays open for as long as SQLite's.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # It has gone since, which the store itself tells.
+        yield
+        return
+    try:
+        if not _locks(descriptor, fcntl.LOCK_EX):
+            _log.warning("sidecar: another sidecar serves the store %s: each counts quotas for itself", path)
+        _locks(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int, how: int) -> bool:
+    """True where the file system has no such locks, too."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
+
+
+class NoAnswer(Exception):
+    """The process did not do as it was asked. The message says why."""
+
+
+def ask(path: str, word: str) -> str:
+    """What the process behind the socket says to DRAIN or UNDO. Blocks. Raises NoAnswer."""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(ANSWER_SECONDS)
+            client.connect(path)
+            client.sendall(f"{word}\n".encode())
+            answer = b"".join(iter(lambda: client.recv(1024), b"")).decode("utf-8", "replace").strip()
+    except TimeoutError:
+        raise NoAnswer(f"the sidecar behind {path} does not answer within {ANSWER_SECONDS:g} s") from None
+    except OSError as error:
+        raise NoAnswer(_unreachable(path, error)) from None
+    verdict, _, text = answer.partition(" ")
+    if verdict != "ok":
+        raise NoAnswer(text or f"what listens on {path} is no sidecar")
+    return text
+
+
+def _unreachable(path: str, error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+        return f"no sidecar listens on {path}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{path} is for the user that the sidecar runs as (or root): run this command as that user"
+    return f"cannot use {path}: {error.strerror or error}"
+
+
+@asynccontextmanager
+async def control_socket(path: str, drainer: Drainer) -> AsyncIterator[None]:
+    """Listens until it is left. Raises StartError, above all where another process listens there.
+
+    path: none is opened where it is empty.
+    """
+    if not path:
+        yield
+        return
+    try:
+        listening = _bound(path)
+    except OSError as error:
+        raise StartError(f"cannot listen on {path} (drain.socket): {error.strerror or error}") from error
+    ours = os.stat(path).st_ino
+    server = await asyncio.start_unix_server(_Control(drainer).serve, sock=listening, limit=_LONGEST)
+    try:
+        yield
+    finally:
+        server.close()
+        with suppress(OSError):  # Another process may have put its own there.
+            if os.stat(path).st_ino == ours:
+                os.remove(path)
+
+
+def _bound(path: str) -> socket.socket:
+    """Raises OSError, and StartError where something is there that is no socket that a dead process has left."""
+    _make_room(path)
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        # Before it is bound, so that there is no moment in which others may connect; Linux takes the mode from here.
+        os.fchmod(listening.fileno(), _MODE)
+        listening.bind(path)
+        os.chmod(path, _MODE)
+        listening.listen(_AT_ONCE)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _make_room(path: str) -> None:
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise StartError(f"cannot listen on {path} (drain.socket): there is a file, which is no socket")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        with suppress(ConnectionRefusedError):
+            with suppress(BlockingIOError):  # Somebody listens, who is behind.
+                client.connect(path)
+            raise StartError(f"cannot listen on {path} (drain.socket): another process does; give each sidecar its own")
+    os.remove(path)
+
+
+class _Control:
+    def __init__(self, drainer: Drainer) -> None:
+        self._drainer, self._open = drainer, 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection. What is too long, too slow, or one of too many, is closed without an answer."""
+        self._open += 1
+        try:
+            if self._open <= _AT_ONCE:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    word = (await reader.readuntil()).strip()
+                    writer.write(f"{self._answer(word)}\n".encode())
+                    await writer.drain()
+        except (OSError, EOFError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            self._open -= 1
+            writer.close()
+
+    def _answer(self, word: bytes) -> str:
+        if word == DRAIN.encode():
+            return self._drain()
+        return self._undo() if word == UNDO.encode() else "refused unknown word"
+
+    def _drain(self) -> str:
+        if self._drainer.begun:
+            return "ok Shutting down already."
+        if not self._drainer.announce():
+            return "ok Draining already; `sidecar drain --undo` takes it back."
+        _log.warning("sidecar: draining (sidecar drain): not ready, every response closes its connection")
+        return (
+            "ok Draining: /readyz is 503 and every response closes its connection; new connections are still served. "
+            "SIGTERM ends the process, `sidecar drain --undo` takes this back."
+        )
+
+    def _undo(self) -> str:
+        if self._drainer.begun:
+            return "refused the sidecar is shutting down, which cannot be undone"
+        if not self._drainer.undo():
+            return "ok Not draining."
+        _log.warning("sidecar: no longer draining (sidecar drain --undo)")
+        return "ok Ready again: connections are kept open."

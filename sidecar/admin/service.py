@@ -22,6 +22,8 @@ from sidecar.keys.ports import (
     KeyConflict,
     KeyFilter,
     KeyStatistics,
+    Sort,
+    sort_time,
 )
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import KeyChange, Rotation, with_change
@@ -60,6 +62,9 @@ class AdminDependencies:
 DUE_WITHIN_SECONDS: Final = 14 * 86_400
 _PAGE_SIZE: Final = 50
 _MAX_NAMESAKES: Final = 50
+_MAX_NAMED: Final = 500
+"""The audit is searched by name for the changes of at most this many keys, the newest."""
+_MOST_COUNTED: Final = 10_001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,22 @@ class Page:
 
     keys: Sequence[ApiKey]
     next: str | None
+
+
+def cursor_of(key: ApiKey, sort: Sort) -> str:
+    """The cursor of the page after this key: its id, and the time by which it is sorted, if any."""
+    at = sort_time(key, sort)
+    return key.id if at is None else f"{key.id}@{at}"
+
+
+def after_cursor(wanted: KeyFilter, cursor: str | None) -> KeyFilter:
+    """The filter, for the page after the cursor."""
+    key_id, _, at = (cursor or "").partition("@")
+    is_time = at.isascii() and at.isdigit() and len(at) < _DIGITS
+    return replace(wanted, after=key_id or None, after_at=int(at) if is_time else None)
+
+
+_DIGITS: Final = 20
 
 
 class AdminReader:
@@ -96,7 +117,8 @@ class AdminReader:
             return Page(keys=(), next=None)
         within = replace(wanted, tenant=self.admin.tenant or wanted.tenant, limit=limit + 1)
         found = await self._dependencies.keys.list(within)
-        return Page(keys=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+        following = cursor_of(found[limit - 1], wanted.sort) if len(found) > limit else None
+        return Page(keys=found[:limit], next=following)
 
     async def get(self, key_id: str) -> ApiKey:
         """The key with exactly this id. Raises Problem 404 if there is none, or if it belongs to another tenant."""
@@ -109,10 +131,26 @@ class AdminReader:
             raise unknown_key()
         return key
 
-    async def audit(self, wanted: AuditFilter) -> Sequence[AuditRow]:
-        """Audit rows, the newest first, of tenants that the administrator may see."""
+    async def total(self, wanted: KeyFilter) -> int:
+        """How many keys the filter selects; more than 10,000 are counted as 10,001."""
+        if not (wanted.tenant is None or self.admin.sees(wanted.tenant)):
+            return 0
+        within = replace(wanted, tenant=self.admin.tenant or wanted.tenant)
+        return await self._dependencies.keys.count(within, most=_MOST_COUNTED)
+
+    async def audit(self, wanted: AuditFilter, *, key_name: str | None = None) -> Sequence[AuditRow]:
+        """Audit rows, the newest first, of tenants that the administrator may see.
+
+        key_name: only of keys with this name now, searched for as in the list of keys.
+        """
         if not (wanted.tenant is None or self.admin.sees(wanted.tenant)):
             return ()
+        if key_name is not None:
+            if looks_secret(key_name):
+                return ()
+            named = KeyFilter(search=key_name, tenant=self.admin.tenant or wanted.tenant, limit=_MAX_NAMED)
+            ids = tuple(key.id for key in await self._dependencies.keys.list(named))
+            wanted = replace(wanted, key_ids=ids)
         return await self._dependencies.audit.rows(replace(wanted, tenant=self.admin.tenant or wanted.tenant))
 
     async def usage(self, key_id: str | None, wanted: UsageFilter) -> Sequence[UsageRow]:

@@ -9,6 +9,7 @@ from typing import TypedDict, TypeVar, Unpack
 import click
 
 from sidecar.cli import key_service
+from sidecar.cli.bulk import Selection, change_selected, selecting, selects
 from sidecar.cli.options import (
     Misuse,
     changing,
@@ -282,19 +283,46 @@ class StatusOptions(TypedDict):
     key: str
 
 
+class ManyOptions(Selection):
+    """The options of `sidecar keys disable` and `revoke`."""
+
+    config: str | None
+    store: str | None
+    as_json: bool
+    verbose: bool
+
+
+def _one_of(action: str, key: str | None, options: ManyOptions) -> StatusOptions | None:
+    """Return the options for one key; for many, change them, and return None."""
+    if selects(key, options):
+        url = key_service.url_of(options["config"], options["store"])
+        change_selected(action, url, options, as_json=options["as_json"])
+        return None
+    return StatusOptions(
+        config=options["config"],
+        store=options["store"],
+        as_json=options["as_json"],
+        verbose=options["verbose"],
+        key=key or "",
+    )
+
+
 @keys_group.command()
 @changing
-@click.argument("key", callback=key_name)
-def disable(**options: Unpack[StatusOptions]) -> None:
-    """Disable a key: it is refused until you enable it again.
+@selecting
+@click.argument("key", required=False, callback=key_name)
+def disable(key: str | None, **options: Unpack[ManyOptions]) -> None:
+    """Disable keys: they are refused until you enable them again.
 
-    KEY is an id, a prefix, or - to read the key from stdin.
+    KEY is an id, a prefix, or - to read the key from stdin. Options select many keys in place of it.
 
     \b
     Example:
       sidecar keys disable -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe
+      sidecar keys disable -c sidecar.yaml --tenant globex --dry-run
     """
-    _set_status("disable", key_service.disable, options)
+    if (one := _one_of("disable", key, options)) is not None:
+        _set_status("disable", key_service.disable, one)
 
 
 @keys_group.command()
@@ -314,17 +342,21 @@ def enable(**options: Unpack[StatusOptions]) -> None:
 
 @keys_group.command()
 @changing
-@click.option("--yes", is_flag=True, help="Do not ask. Without a terminal, nothing is asked either.")
-@click.argument("key", callback=key_name)
-def revoke(yes: bool, **options: Unpack[StatusOptions]) -> None:
-    """Revoke a key permanently. In a terminal, it asks before.
+@selecting
+@click.argument("key", required=False, callback=key_name)
+def revoke(key: str | None, **options: Unpack[ManyOptions]) -> None:
+    """Revoke keys permanently. In a terminal, it asks before.
 
-    KEY is an id, a prefix, or - to read the key from stdin.
+    KEY is an id, a prefix, or - to read the key from stdin. Options select many keys in place of it.
 
     \b
     Example:
       printf %s "$KEY" | sidecar keys revoke -c sidecar.yaml -
+      sidecar keys revoke -c sidecar.yaml --tenant globex --unused-for 90d --dry-run
     """
+    if (one := _one_of("revoke", key, options)) is None:
+        return
+    yes = options["yes"]
 
     async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
         if not yes and found.status is not KeyStatus.REVOKED and _in_terminal():
@@ -332,7 +364,7 @@ def revoke(yes: bool, **options: Unpack[StatusOptions]) -> None:
             click.confirm(f"Revoke {spoken(found, key_service.now())}? It cannot be undone", abort=True, err=True)
         return await key_service.revoke(lifecycle, found)
 
-    _set_status("revoke", verb, options)
+    _set_status("revoke", verb, one)
 
 
 def _in_terminal() -> bool:

@@ -64,9 +64,14 @@ Standing = Literal["active", "disabled", "revoked", "expired", "retired"]
 """The stored status, or what an active key is once its time is over."""
 
 
+Sort = Literal["created", "name", "tenant", "used", "unused", "ends"]
+"""Orders of a list: the newest first; by name; by tenant; the latest use, the longest without use, or the soonest end
+first. A key ends when it expires or retires."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFilter:
-    """Which keys to list; None is any. `after` is the last id of the page before.
+    """Which keys to list, and in which order; None is any. Times in microseconds.
 
     `search`: its words are words of the name or of the tenant, in any case and order, and the last one may be just
     the beginning of one; or it begins the id or the stored prefix of not too many keys (10,000).
@@ -76,8 +81,27 @@ class KeyFilter:
     environment: str | None = None
     effective_status: Standing | None = None
     search: str | None = None
+    unused_since: int | None = None
+    """Only keys that were last used, or issued if they were never used, at this time or earlier."""
+    sort: Sort = "created"
     after: str | None = None
+    """The last id of the page before."""
+    after_at: int | None = None
+    """The time by which that key was sorted (`used`, `unused`, `ends`); it may have been used since."""
     limit: int | None = None
+
+
+def sort_time(key: ApiKey, sort: Sort) -> int | None:
+    """The time by which the key is sorted (`KeyFilter.after_at`), or None where its order has no time."""
+    if sort in ("used", "unused"):
+        return key.last_used_at or 0
+    if sort == "ends":
+        return min(key.expires_at or NO_END, key.retires_at or NO_END)
+    return None
+
+
+NO_END: Final = 2**63 - 1
+"""Stands for a key that never ends, in the order of ends."""
 
 
 class KeyReader(Protocol):
@@ -178,6 +202,8 @@ class AuditFilter:
     """
 
     key_id: str | None = None
+    key_ids: tuple[str, ...] | None = None
+    """Of any of these keys."""
     tenant: str | None = None
     actor: str | None = None
     action: str | None = None

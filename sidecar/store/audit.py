@@ -58,9 +58,13 @@ class StoredAudit:
             "id < ?": wanted.before_id,
         }
         conditions = {sql: value for sql, value in filters.items() if value is not None}
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        ids = wanted.key_ids
+        among = [] if ids is None else [f"key_id IN ({', '.join('?' * len(ids))})"]
+        terms = [*conditions, *among]
+        where = f" WHERE {' AND '.join(terms)}" if terms else ""
         sql = f"SELECT {_FIELDS} FROM audit{where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - conditions of our own
-        return [_row(row) for row in await self._database.read("audit", sql, (*conditions.values(), wanted.limit))]
+        values = (*conditions.values(), *(ids or ()), wanted.limit)
+        return [_row(row) for row in await self._database.read("audit", sql, values)]
 
     async def verify(self, noted: str | None = None) -> AuditState:
         """Check every row. `noted` is the head of an earlier check, which must still be part of the chain.

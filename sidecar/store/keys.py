@@ -75,6 +75,11 @@ PageStatements = Callable[[KeyFilter, int], Iterable[tuple[str, Any]]]
 Their rows, `serial` and then COLUMNS, together hold the page. An engine has its own, because full-text search differs.
 """
 
+CountStatement = Callable[[KeyFilter, int, int], tuple[str, Any]]
+"""A statement that counts the keys of a filter at a time in microseconds, and stops at a number."""
+Changed = tuple[ApiKey, ApiKey]
+"""A key before and after."""
+
 
 def find_statement(digests: int) -> str:
     """The lookup of a request, for so many candidate digests."""
@@ -159,8 +164,8 @@ def _settle(
 class StoredKeys:
     """KeyReader, KeyRegistry, and pages of keys."""
 
-    def __init__(self, database: Database, *, pages: PageStatements) -> None:
-        self._database, self._pages = database, pages
+    def __init__(self, database: Database, *, pages: PageStatements, count: CountStatement) -> None:
+        self._database, self._pages, self._count = database, pages, count
         self.generation, self.read_generation = database.generation, database.read_generation
         self.find = Lookups(database).find
 
@@ -186,13 +191,19 @@ class StoredKeys:
         return keys[0] if keys else None
 
     async def list(self, wanted: KeyFilter) -> Sequence[ApiKey]:
-        """The keys that fit, the newest first. Raises StoreUnavailable."""
+        """The keys that fit, in the order of the filter. Raises StoreUnavailable."""
         found: dict[int, Sequence[Any]] = {}
         for sql, values in self._pages(wanted, self._database.now()):
             rows = await self._database.read("list", sql, values)
             found.update((row[0], row[1:]) for row in rows)
-        newest_first = sorted(found, reverse=True)[: wanted.limit]
-        return [key_of(found[serial]) for serial in newest_first]
+        # Several statements are merged by age; another order is that of one statement.
+        order = sorted(found, reverse=True) if wanted.sort == "created" else [*found]
+        return [key_of(found[serial]) for serial in order[: wanted.limit]]
+
+    async def count(self, wanted: KeyFilter, *, most: int) -> int:
+        """How many keys fit, counted up to `most`. Raises StoreUnavailable."""
+        [(count,)] = await self._database.read("list", *self._count(wanted, self._database.now(), most))
+        return int(count)
 
     async def successor(self, key_id: str) -> ApiKey | None:
         """As KeyRegistry.successor."""
@@ -208,6 +219,21 @@ class StoredKeys:
                 await connection.execute(_UPDATE, (*row_of(after), key_id))
                 await write_audit(connection, action, [(before, after)], at=at, actor=actor)
         return after
+
+    async def change_all(
+        self, key_ids: Sequence[str], edit: Edit, *, action: str, at: int, actor: Actor
+    ) -> Sequence[Changed]:
+        """Change all of these keys or none, in one transaction with their audit rows. Returns each before and after.
+
+        Raises UnknownKey, StoreUnavailable, and what `edit` raises. The time grows with the number of keys.
+        """
+        async with self._database.transaction("change_all") as connection:
+            both = [(before, edit(before)) for before in [await _stored(connection, key_id) for key_id in key_ids]]
+            changes = [(before, after) for before, after in both if before != after]
+            for _, after in changes:
+                await connection.execute(_UPDATE, (*row_of(after), after.id))
+            await write_audit(connection, action, changes, at=at, actor=actor)
+        return both
 
     async def replace(
         self, key_id: str, edit: Replacement, *, action: str, at: int, actor: Actor, once: IdempotencyKey | None = None

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from sidecar.core.units import Clock
 from sidecar.store.audit import StoredAudit
 from sidecar.store.connection import Database
-from sidecar.store.keys import InBulk, KeyImports, PageStatements, StoredKeys, StoredStatistics
+from sidecar.store.keys import CountStatement, InBulk, KeyImports, PageStatements, StoredKeys, StoredStatistics
 from sidecar.store.sqlite.connection import SqliteDatabase
-from sidecar.store.sqlite.listing import page_statements
+from sidecar.store.sqlite.listing import count_statement, page_statements
 from sidecar.store.sqlite.schema import in_bulk
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 
@@ -15,14 +15,20 @@ from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 class Store:
     """The parts, the same for every engine.
 
-    pages: statements that list keys. bulk: what the engine does around the insertion of many keys.
+    pages, count: statements that list and count keys. bulk: what the engine does around the insertion of many keys.
     close: closes the database.
     """
 
     def __init__(
-        self, database: Database, *, pages: PageStatements, bulk: InBulk, close: Callable[[], Awaitable[None]]
+        self,
+        database: Database,
+        *,
+        pages: PageStatements,
+        count: CountStatement,
+        bulk: InBulk,
+        close: Callable[[], Awaitable[None]],
     ) -> None:
-        self.keys = StoredKeys(database, pages=pages)
+        self.keys = StoredKeys(database, pages=pages, count=count)
         """Finds, lists and changes keys."""
         self.statistics = StoredStatistics(database)
         """Counts keys, and finds those with a date in a span of time."""
@@ -47,7 +53,7 @@ class SqliteStore(Store):
     """A store in one SQLite file: WAL, synchronous=FULL, used by many processes."""
 
     def __init__(self, database: SqliteDatabase) -> None:
-        super().__init__(database, pages=page_statements, bulk=in_bulk, close=database.close)
+        super().__init__(database, pages=page_statements, count=count_statement, bulk=in_bulk, close=database.close)
         self.database = database
 
     @classmethod

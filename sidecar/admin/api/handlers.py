@@ -77,7 +77,7 @@ async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> R
 
 async def list_audit(service: AdminService, call: Call[AuditQuery, NoBody]) -> Reply:
     wanted = audit_filter(call.query)
-    rows = await service.audit(replace(wanted, limit=wanted.limit + 1))
+    rows = await service.audit(replace(wanted, limit=wanted.limit + 1), key_name=given_or(call.query.name, None))
     page = rows[: wanted.limit]
     following = page[-1].id if len(rows) > len(page) else None
     return Reply(value=AuditPage(rows=tuple(map(audit_out, page)), next=following))
@@ -209,8 +209,10 @@ _ONE: Final = "/keys/{id}"
 
 
 async def list_keys(service: AdminService, call: Call[KeyQuery, NoBody]) -> Reply:
-    page = await service.list(key_filter(call.query))
-    return Reply(value=KeyPage(keys=tuple(public_key(key, service.now) for key in page.keys), next=page.next))
+    wanted = key_filter(call.query, service.now)
+    page, total = await service.list(wanted), await service.total(wanted)
+    keys = tuple(public_key(key, service.now) for key in page.keys)
+    return Reply(value=KeyPage(keys=keys, next=page.next, total=total))
 
 
 async def issue_key(service: AdminService, call: Call[NoQuery, KeyCreate]) -> Reply:
@@ -287,7 +289,7 @@ KEY_OPERATIONS: Final = (
         name="listKeys",
         method="GET",
         path="/keys",
-        summary="List keys, the newest first",
+        summary="List keys, by default the newest first",
         query=KeyQuery,
         body=NoBody,
         handle=list_keys,

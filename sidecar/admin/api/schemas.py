@@ -7,17 +7,19 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from sidecar.keys.ports import Standing
+from sidecar.keys.ports import Sort, Standing
 from sidecar.keys.records import PublicKey
 
 # Responses. Times are RFC 3339, in UTC.
 
 
 class KeyPage(Struct, frozen=True, kw_only=True):
-    """Keys, the newest first, and the cursor of the next page; null on the last."""
+    """Keys, in the order asked for, and the cursor of the next page; null on the last."""
 
     keys: tuple[PublicKey, ...]
     next: str | None
+    total: int
+    """How many keys match on all pages; more than 10,000 are counted as 10,001."""
 
 
 class IssuedKey(Struct, frozen=True, kw_only=True):
@@ -287,6 +289,10 @@ class KeyQuery(RequestSchema, frozen=True, kw_only=True):
     tenant: Tenant | UnsetType = UNSET
     environment: Environment | UnsetType = UNSET
     effective_status: Standing | UnsetType = field(name="status", default=UNSET)
+    unused_for_seconds: (
+        Annotated[int, Meta(ge=0, le=315_360_000, description="not used, and not issued, for so long")] | UnsetType
+    ) = UNSET
+    sort: Sort = "created"
     after: Annotated[str, Meta(max_length=200, description="`next` of the previous page")] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
@@ -303,6 +309,7 @@ class AuditQuery(RequestSchema, frozen=True, kw_only=True):
     """Which changes to list. `actor` is, for example, `token:ops`."""
 
     key_id: str | UnsetType = field(name="key", default=UNSET)
+    name: Annotated[str, Meta(max_length=200, description="of the key, as `search` of keys")] | UnsetType = UNSET
     tenant: Tenant | UnsetType = UNSET
     actor: str | UnsetType = UNSET
     action: str | UnsetType = UNSET

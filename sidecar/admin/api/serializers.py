@@ -22,6 +22,7 @@ from sidecar.admin.api.schemas import (
     ScopeOut,
 )
 from sidecar.admin.auth import Admin
+from sidecar.admin.service import after_cursor
 from sidecar.config.build.config import Config
 from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route
 from sidecar.core.units import microseconds, rfc3339
@@ -77,15 +78,19 @@ def rotation(body: RotationRequest, default_overlap_seconds: float) -> Rotation:
     )
 
 
-def key_filter(query: KeyQuery) -> KeyFilter:
-    return KeyFilter(
+def key_filter(query: KeyQuery, now: int) -> KeyFilter:
+    """now: microseconds."""
+    unused = given_or(query.unused_for_seconds, None)
+    wanted = KeyFilter(
         tenant=given_or(query.tenant, None),
         environment=given_or(query.environment, None),
         effective_status=given_or(query.effective_status, None),
         search=given_or(query.search, None),
-        after=given_or(query.after, None),
+        unused_since=None if unused is None else now - unused * 1_000_000,
+        sort=query.sort,
         limit=query.limit,
     )
+    return after_cursor(wanted, given_or(query.after, None))
 
 
 def audit_filter(query: AuditQuery) -> AuditFilter:

@@ -1,7 +1,7 @@
 """The audit page, and audit rows as text."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -23,6 +23,7 @@ _ACTIONS: Final = {
     "revoke": "Revoked",
     "import": "Imported",
     "retire": "Retired",
+    "rehash": "Rehashed",
 }
 _LABELS: Final = {
     "name": "Name",
@@ -43,14 +44,18 @@ _NEW_KEY_FIELDS: Final = ("tenant", "scopes", "plan", "expires_at", "replaces")
 async def list_audit(request: web.Request) -> web.Response:
     """Show the changes that match the filters, newest first."""
     service, query = service_of(request), _query(request)
-    rows = await service.audit(_filter(query))
+    rows = await service.audit(_filter(query), key_name=query["name"] or None)
     page = rows[:PAGE_SIZE]
     more = {name: value for name, value in query.items() if name != "before" and value}
     view = AuditPage(
         entries=entries_of(page, service.now),
         key=query["key"],
         actor=query["actor"],
+        name=query["name"],
+        tenant=query["tenant"],
+        one_tenant=service.admin.tenant is not None,
         since=query["since"],
+        until=query["until"],
         actions=_actions(query["action"]),
         filtered=any(query.values()),
         first=_address(more) if query["before"] else None,
@@ -101,7 +106,7 @@ def _text_of(name: str, value: Any) -> str:
 
 
 def _query(request: web.Request) -> dict[str, str]:
-    names = ("key", "actor", "action", "since", "before")
+    names = ("key", "name", "tenant", "actor", "action", "since", "until", "before")
     return {name: request.query.get(name, "").strip() for name in names}
 
 
@@ -110,15 +115,19 @@ def _filter(query: Mapping[str, str]) -> AuditFilter:
         key_id=query["key"] or None,
         actor=query["actor"] or None,
         action=query["action"] or None,
+        tenant=query["tenant"] or None,
         since=_day(query["since"]),
+        until=_day(query["until"], days=1),
         before_id=int(query["before"]) if query["before"].isdecimal() and len(query["before"]) < 19 else None,
         limit=PAGE_SIZE + 1,
     )
 
 
-def _day(text: str) -> int | None:
+def _day(text: str, *, days: int = 0) -> int | None:
+    """Return the start of the day, or of so many days later."""
     try:
-        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * MICROSECONDS
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+        return int((day + timedelta(days=days)).timestamp()) * MICROSECONDS
     except (ValueError, OverflowError):
         return None
 

@@ -56,7 +56,10 @@ async def issue(request: web.Request) -> web.Response:
 
     try:
         problems = await _problems(carry_out)
-    except (AlreadyProcessed, IdempotencyKeyReused):
+    except AlreadyProcessed as processed:
+        # Reloading the page that showed the key submits the form again.
+        raise web.HTTPSeeOther(f"/keys/{processed.key_id}?done=issue") from None
+    except IdempotencyKeyReused:
         raise already_submitted() from None
     if isinstance(problems, web.Response):
         return problems
@@ -90,7 +93,7 @@ async def change(request: web.Request) -> web.Response:
 def show_secret(
     request: web.Request, service: AdminService, issued: Issued, *, replaced: ApiKey | None = None
 ) -> web.Response:
-    """Show the page with the plaintext. Reloading it submits the form again, which is refused as a repetition."""
+    """Show the page with the plaintext. Reloading it leads to the key."""
     key, text = issued.key, issued.secret.text
     routes = allowed_routes(service.config, key)
     clients = request.app[INSTRUMENTS].clients()

@@ -87,7 +87,9 @@ async def carry_out(request: web.Request) -> web.Response:
     service, form = service_of(request), await form_of(request)
     try:
         return await _perform(request, service, form)
-    except (AlreadyProcessed, IdempotencyKeyReused):
+    except AlreadyProcessed as processed:
+        raise web.HTTPSeeOther(f"/keys/{processed.key_id}?done=issue") from None
+    except IdempotencyKeyReused:
         raise already_submitted() from None
     except KeyChanged:
         text = "Someone changed this key in the meantime. Check its current state below before you go on."
@@ -182,6 +184,7 @@ def _effects(key: ApiKey, verb: str, now: int) -> Iterator[str]:
 _AUDIT_ROWS: Final = 10
 _SPANS: Final = (("1", "24 hours"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"))
 _DONE: Final = {
+    "issue": "This is the key that you issued. It was shown once: if it is lost, rotate or revoke it.",
     "change": "The change is saved. It applies from the next request on.",
     "disable": "The key is disabled. Its next request is refused.",
     "enable": "The key is enabled. Its next request is allowed.",

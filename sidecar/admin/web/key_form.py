@@ -172,12 +172,17 @@ class FormValues:
     expires_on: str = ""
 
 
+_EXPIRY_OF_NEW: Final = "90d"
+"""What is forgotten ends by itself; whoever wants a key without an end says so."""
+
+
 def empty_values(service: AdminService) -> FormValues:
     """Return the values of an empty form, with the default scopes that the administrator may grant, and the plan."""
     keys = service.config.keys
     default = keys.default_scopes
     forbidden = service.admin.ungrantable(default, service.config.catalogue)
-    return FormValues(scopes=[scope for scope in default if scope not in forbidden], plan=keys.default_plan or "")
+    scopes = [scope for scope in default if scope not in forbidden]
+    return FormValues(scopes=scopes, plan=keys.default_plan or "", expiry=_EXPIRY_OF_NEW)
 
 
 def submitted_values(form: Form) -> FormValues:
@@ -230,7 +235,7 @@ def form_view(
         environments=_environments(config, values.environment),
         scopes=tuple(_scope(config, name, name in values.scopes) for name in grantable),
         other_scopes=tuple(scope for scope in values.scopes if scope not in grantable),
-        plans=_plans(admin.plans_of(config.plans), values.plan, no_plan=no_plan),
+        plans=_plans(config, admin.plans_of(config.plans), values.plan, no_plan=no_plan),
         quotas=tuple(_quotas(config, values.quotas)),
         metadata=values.metadata,
         expiry=_expiry(values.expiry, key, service.now),
@@ -257,11 +262,23 @@ def _scope(config: Config, name: str, chosen: bool) -> ScopeChoice:
     )
 
 
-def _plans(names: Iterable[str], chosen: str, *, no_plan: bool) -> tuple[Option, ...]:
+def _plans(config: Config, names: Iterable[str], chosen: str, *, no_plan: bool) -> tuple[Option, ...]:
     none = [Option(value="", label="No plan")] if no_plan else []
     offered = list(names)
     kept = [chosen] if chosen and chosen not in offered else []
-    return *none, *(Option(value=name, label=name, chosen=name == chosen) for name in [*offered, *kept])
+    return *none, *(
+        Option(value=name, label=_plan_text(config, name), chosen=name == chosen) for name in [*offered, *kept]
+    )
+
+
+def _plan_text(config: Config, name: str) -> str:
+    """Return `pro: general 5,000 per hour`, or the name of a plan without limits, or that the file no longer has."""
+    limits = [
+        f"{quota} {'unlimited' if limit is None else limit_text(config.quotas[quota], limit)}"
+        for quota, limit in config.plans.get(name, {}).items()
+        if quota in config.quotas
+    ]
+    return f"{name}: {', '.join(limits)}" if limits else name
 
 
 def _quotas(config: Config, values: Mapping[str, str]) -> Iterable[QuotaField]:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sidecar.admin.auth import Admin, Session
 from sidecar.admin.middleware import ADMIN
 from sidecar.admin.web.view_models import Frame
+from sidecar.config.build.admin import NAME_OF_VARIABLE, VARIABLE
 
 HERE: Final = Path(__file__).parent
 SESSION: Final = web.RequestKey("session", Session)
@@ -54,7 +55,7 @@ def frame_of(request: web.Request, here: str) -> Frame:
     admin, session = request[ADMIN], request.get(SESSION)
     return Frame(
         here=here,
-        who=admin.name,
+        who="Environment token" if admin.name == NAME_OF_VARIABLE else admin.name,
         rights=_rights(admin),
         may_write=admin.may_write,
         proof=session.proof if session is not None else "",
@@ -63,4 +64,6 @@ def frame_of(request: web.Request, here: str) -> Frame:
 
 def _rights(admin: Admin) -> str:
     rights = "Read and write" if admin.may_write else "Read only"
+    if admin.name == NAME_OF_VARIABLE:
+        return f"{VARIABLE}: {rights.lower()}"
     return rights if admin.tenant is None else f"{rights}, tenant {admin.tenant}"

@@ -60,6 +60,10 @@ class KeyRow:
     tenant: str
     environment: str
     status: StatusBadge
+    scopes: tuple[str, ...]
+    plan: str
+    ends: Moment | None
+    """When it expires or retires; None if it never does."""
     last_used: Moment | None
     requests: str
     """Over the last day."""
@@ -78,6 +82,9 @@ class KeyList:
     one_tenant: bool
     """Whether the administrator sees one tenant only; the filter by tenant is then hidden."""
     filtered: bool
+    sorts: tuple[Option, ...]
+    total: str
+    """How many keys match, on all pages, such as `1,204 keys`."""
     first: str | None
     """Address of the first page; None on the first page itself."""
     next: str | None
@@ -277,8 +284,12 @@ class AuditPage:
 
     entries: tuple[AuditEntry, ...]
     key: str
+    name: str
     actor: str
+    tenant: str
+    one_tenant: bool
     since: str
+    until: str
     actions: tuple[Option, ...]
     filtered: bool
     first: str | None

@@ -17,7 +17,7 @@ from sidecar.core.model import EVERY
 from sidecar.core.scopes import Catalogue
 
 VARIABLE: Final = "SIDECAR_ADMIN_TOKEN"
-_NAME_OF_VARIABLE: Final = "environment"
+NAME_OF_VARIABLE: Final = "environment"
 _LEAST_CHARACTERS: Final = 20
 _TOKENS: Final = ("admin", "tokens")
 HASH_PREFIX: Final = "sha256:"
@@ -52,13 +52,13 @@ def _from_environ(environ: Mapping[str, str], report: Report) -> Iterator[AdminT
         wanted = f"must have at least {_LEAST_CHARACTERS} printable ASCII characters without spaces"
         report.key_problem(("admin",), f"{wanted}: make one with `sidecar admin token`", Place(VARIABLE))
         return
-    yield AdminToken(name=_NAME_OF_VARIABLE, digest=sha256(text.encode()).digest(), rights="write")
+    yield AdminToken(name=NAME_OF_VARIABLE, digest=sha256(text.encode()).digest(), rights="write")
 
 
 def _check_tokens(settings: AdminSettings, catalogue: Catalogue, plans: Collection[str], report: Report) -> None:
-    names, digests = {_NAME_OF_VARIABLE}, set[bytes]()
+    names, digests = {NAME_OF_VARIABLE}, set[bytes]()
     for at, token in report.numbered(_TOKENS, settings.tokens):
-        if token.name == _NAME_OF_VARIABLE:
+        if token.name == NAME_OF_VARIABLE:
             report.problem((*at, "name"), f"is the name of the token in {VARIABLE}: choose another")
         elif token.name in names:
             report.problem((*at, "name"), "is the name of another token")

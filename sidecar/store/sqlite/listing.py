@@ -1,10 +1,14 @@
-"""Pages of keys in SQLite, newest first, at a cost that hardly grows with the number of keys.
+"""Pages of keys in SQLite, at a cost that hardly grows with the number of keys.
 
-Every statement reads keys in order of `serial` and stops at the end of the page, or begins with the rarest condition:
+Newest first, every statement reads keys in order of `serial` and stops at the end of the page, or begins with the
+rarest condition:
 
 - at most one filter: its index, which holds serials in order;
 - several filters, or words to search for: the full-text index, which combines all of them, in order;
 - only expired or retired keys: the index on their time, because they may be few among many, and old.
+
+In another order, keys are read in the order of its index up to the end of the page. Only where a tenant is chosen or
+words are searched for, its keys are read and sorted.
 """
 
 import re
@@ -13,6 +17,7 @@ from typing import Any, Final
 
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import COLUMNS
+from sidecar.store.sqlite.schema import SORTED_BY
 
 MOST_BEGINNINGS: Final = 10_000
 """Most ids or stored prefixes that a searched text may begin; a more common beginning is not searched for there."""
@@ -20,6 +25,7 @@ MOST_BEGINNINGS: Final = 10_000
 _SELECT: Final = f"SELECT serial, {', '.join(COLUMNS)} FROM"
 _WORD: Final = re.compile(r"[^\W_]+")
 _BEGINNING: Final = re.compile(r"[A-Za-z0-9_-]{3,100}")
+_BEGUN: Final = ("id", "prefix")
 _MARK: Final = "\ue000"
 _EXPIRED: Final = "status = 'active' AND expires_at IS NOT NULL AND expires_at <= :now"
 _RETIRED: Final = (
@@ -30,6 +36,7 @@ _TIMES: Final = {
     "expired": _EXPIRED,
     "retired": _RETIRED,
 }
+_UNUSED: Final = "coalesce(last_used_at, created_at) <= :unused"
 _INDEXES: Final = {"expired": "api_key_expiry", "retired": "api_key_retirement"}
 
 Statement = tuple[str, dict[str, Any]]
@@ -38,10 +45,18 @@ Statement = tuple[str, dict[str, Any]]
 def page_statements(wanted: KeyFilter, now: int) -> Iterator[Statement]:
     """Statements whose rows, `serial` and then COLUMNS, together hold the page. `now` in microseconds."""
     page = _Page(wanted, now)
-    if not wanted.search or wanted.search.isspace():
+    if wanted.sort != "created":
+        yield page.by_order()
+    elif not wanted.search or wanted.search.isspace():
         yield page.by_time() if wanted.effective_status in _INDEXES else page.by_filter()
     else:
         yield from page.by_search(wanted.search.strip())
+
+
+def count_statement(wanted: KeyFilter, now: int, most: int) -> Statement:
+    """One row: how many keys the filter selects, counted up to `most`."""
+    sql, values = _Page(wanted, now).all_of()
+    return f"SELECT count(*) FROM (SELECT 1 FROM api_key {sql} LIMIT {most})", values  # noqa: S608 - no input
 
 
 class _Page:
@@ -56,16 +71,48 @@ class _Page:
             **self._equal,
             "now": now,
             "after": wanted.after,
+            "at": wanted.after_at,
+            "unused": wanted.unused_since,
             "limit": -1 if wanted.limit is None else wanted.limit,
         }
 
     def by_search(self, text: str) -> Iterator[Statement]:
-        if words := _WORD.findall(text):
-            # Only the last word may be unfinished: a whole word is found without reading every word that it begins.
-            yield self.by_text([*(f'"{word}"' for word in words[:-1]), f'"{words[-1]}" *'])
+        if terms := _terms(text):
+            yield self.by_text(terms)
+        yield from self._beginnings(text)
+
+    def _beginnings(self, text: str) -> Iterator[Statement]:
         if _BEGINNING.fullmatch(text):
-            for column in ("id", "prefix"):
+            for column in _BEGUN:
                 yield self.by_beginning(column, text)
+
+    def all_of(self) -> Statement:
+        """The condition of every key that the filter selects, in no order."""
+        text = (self._wanted.search or "").strip()
+        terms = [*self._conditions()]
+        match = ""
+        if text:
+            found = [_few(column) for column in _BEGUN if _BEGINNING.fullmatch(text)]
+            if words := _terms(text):
+                found.append("SELECT rowid FROM key_text WHERE key_text MATCH :match")
+                match = " AND ".join(words)
+            terms.append(f"serial IN ({' UNION ALL '.join(found or ['NULL'])})")
+        where = f"WHERE {' AND '.join(terms)}" if terms else ""
+        return where, {**self._values, "match": match, "first": text, "last": f"{text}\U0010ffff"}
+
+    def by_order(self) -> Statement:
+        index, by = SORTED_BY[self._wanted.sort]
+        down = self._wanted.sort == "used"
+        where, values = self.all_of()
+        if self._wanted.after is not None:
+            start = f"(SELECT {by}, serial FROM api_key WHERE id = :after)"  # noqa: S608 - no input
+            if self._wanted.after_at is not None:
+                start = "(SELECT :at, serial FROM api_key WHERE id = :after)"
+            where = f"{where} {'AND' if where else 'WHERE'} ({by}, serial) {'<' if down else '>'} {start}"
+        chosen = self._wanted.tenant is not None or (self._wanted.search or "").strip()
+        source = "api_key" if chosen else f"api_key INDEXED BY {index}"
+        way = "DESC" if down else "ASC"
+        return f"{_SELECT} {source} {where} ORDER BY {by} {way}, serial {way} LIMIT :limit", values
 
     def by_filter(self) -> Statement:
         if len(self._equal) > 1:
@@ -90,9 +137,7 @@ class _Page:
         return f"{_SELECT} api_key WHERE serial IN ({inner}) ORDER BY serial DESC", self._values
 
     def by_beginning(self, column: str, text: str) -> Statement:
-        among = f"FROM api_key WHERE {column} >= :first AND {column} < :last"
-        few = f"(SELECT count(*) FROM (SELECT 1 {among} LIMIT {MOST_BEGINNINGS + 1})) <= {MOST_BEGINNINGS}"  # noqa: S608 - no input
-        sql = f"{_SELECT} api_key {self._where(few, f'serial IN (SELECT serial {among} LIMIT {MOST_BEGINNINGS})')}"
+        sql = f"{_SELECT} api_key {self._where(f'serial IN ({_few(column)})')}"
         return sql, {**self._values, "first": text, "last": f"{text}\U0010ffff"}
 
     def _facets(self) -> Iterator[str]:
@@ -106,11 +151,29 @@ class _Page:
         if self._wanted.effective_status == "retired":
             yield "r1"
 
-    def _where(self, *conditions: str, after: str = "serial") -> str:
-        terms = [*conditions, *(f"{column} = :{column}" for column in self._equal)]
+    def _conditions(self) -> Iterator[str]:
+        yield from (f"{column} = :{column}" for column in self._equal)
         if self._wanted.effective_status in _TIMES:
-            terms.append(_TIMES[self._wanted.effective_status])
+            yield _TIMES[self._wanted.effective_status]
+        if self._wanted.unused_since is not None:
+            yield _UNUSED
+
+    def _where(self, *conditions: str, after: str = "serial") -> str:
+        terms = [*conditions, *self._conditions()]
         if self._wanted.after is not None:
             terms.append(f"{after} < (SELECT serial FROM api_key WHERE id = :after)")  # noqa: S608 - no input
         where = f"WHERE {' AND '.join(terms)} " if terms else ""
         return f"{where}ORDER BY serial DESC LIMIT :limit"
+
+
+def _terms(text: str) -> list[str]:
+    """The words of a search. Only the last may be unfinished: a whole one is found without what it begins."""
+    words = _WORD.findall(text)
+    return [*(f'"{word}"' for word in words[:-1]), f'"{words[-1]}" *'] if words else []
+
+
+def _few(column: str) -> str:
+    """Serials of the keys whose `column` begins with the text, unless these are too many."""
+    among = f"FROM api_key WHERE {column} >= :first AND {column} < :last"
+    few = f"(SELECT count(*) FROM (SELECT 1 {among} LIMIT {MOST_BEGINNINGS + 1})) <= {MOST_BEGINNINGS}"  # noqa: S608 - no input
+    return f"SELECT * FROM (SELECT serial {among} AND {few} LIMIT {MOST_BEGINNINGS})"  # noqa: S608 - no input

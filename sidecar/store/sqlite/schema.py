@@ -250,9 +250,22 @@ _FIRST = (
     f"CREATE TRIGGER api_key_changed AFTER UPDATE OF {_NO_USE} ON api_key {_BUMP}",
 )
 
+# From the second to the third: keys in other orders than that of their age. Every statement that sorts names its index.
+THE_LAST: Final = 2**63 - 1
+SORTED_BY: Final = {
+    "name": ("api_key_by_name", "name COLLATE NOCASE"),
+    "tenant": ("api_key_by_tenant", "coalesce(tenant, '')"),
+    "used": ("api_key_by_use", "coalesce(last_used_at, 0)"),
+    "unused": ("api_key_by_use", "coalesce(last_used_at, 0)"),
+    "ends": ("api_key_by_end", f"min(coalesce(expires_at, {THE_LAST}), coalesce(retires_at, {THE_LAST}))"),
+}
+"""Index and expression by order."""
+
+THIRD: Final = tuple(f"CREATE INDEX {index} ON api_key ({by})" for index, by in dict(SORTED_BY.values()).items())
+
 Step = str | Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit))
+MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD)
 """Steps of each migration; the n-th leads to schema version n."""
 
 

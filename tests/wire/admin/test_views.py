@@ -134,3 +134,44 @@ def test_the_documentation_is_one_page_without_script_or_other_host(ops: Admin) 
     assert "POST /api/v1/keys/{id}/rotate" in page
     assert "<script" not in page
     assert "//" not in page.replace("</", "")
+
+
+def test_keys_are_sorted_counted_and_followed_page_by_page(ops: Admin, acme: Admin) -> None:
+    ends = [f"2031-0{month}-01T00:00:00Z" for month in (3, 1, 2)]
+    for end in ends:
+        ops.issue(name="sorted one", tenant="acme", expires_at=end)
+    ops.issue(name="sorted one", tenant="globex")
+    found, query = [], "keys?search=sorted&sort=ends&limit=2"
+    page = ops.call("GET", query).json
+    assert page["total"] == 4
+    while page["next"]:
+        found += page["keys"]
+        page = ops.call("GET", f"{query}&after={page['next']}").json
+    assert [key["expires_at"] for key in (*found, *page["keys"])] == [*sorted(ends), None]
+    assert acme.call("GET", query).json["total"] == 3
+    assert acme.call("GET", f"{query}&tenant=globex").json == {"keys": [], "next": None, "total": 0}
+    assert ops.call("GET", "keys?search=sorted&unused_for_seconds=3600").json["total"] == 0
+    assert ops.call("GET", "keys?sort=size").pointers == ["?sort"]
+
+
+def test_the_audit_is_searched_by_the_names_of_keys_within_ones_own_tenant(ops: Admin, acme: Admin) -> None:
+    mine, _ = ops.issue(name="audited here", tenant="acme")
+    other, _ = ops.issue(name="audited there", tenant="globex")
+    assert {row["key_id"] for row in ops.call("GET", "audit?name=audited").json["rows"]} == {mine, other}
+    assert {row["key_id"] for row in acme.call("GET", "audit?name=audited").json["rows"]} == {mine}
+    assert ops.call("GET", "audit?name=nobody").json["rows"] == []
+
+
+def test_the_pages_list_filter_and_issue_as_the_api_does(ops: Admin, acme: Admin) -> None:
+    name = "A name that is long enough for two lines of the list, and that is not cut"
+    ops.issue(name=name, tenant="acme", scopes=["billing"], plan="pro", expires_at="2031-01-01T00:00:00Z")
+    page = ops.call("GET", "/keys?search=two+lines&sort=ends").body.decode()
+    assert name in page and "billing" in page and "Plan pro" in page and "2031-01-01 00:00:00 UTC" in page
+    assert "1 key<" in page
+    assert name in ops.call("GET", "/audit?name=two+lines&tenant=acme&until=2099-01-01").body.decode()
+    assert name not in ops.call("GET", "/audit?name=two+lines&tenant=globex").body.decode()
+    assert name not in ops.call("GET", "/audit?until=2020-01-01").body.decode()
+    form = ops.call("GET", "/keys/new").body.decode()
+    assert '<option value="90d" selected>' in form
+    assert "pro: general 5,000 per day" in form
+    assert 'name="tenant"' not in acme.call("GET", "/audit").body.decode()

@@ -50,6 +50,15 @@ addEventListener("pageshow", () => {
     delete form.dataset.sent;
   }
 });
+addEventListener("keydown", (event) => {
+  const search = document.querySelector("[data-slash]");
+  const isTyping = event.target.closest("input, select, textarea, [contenteditable]");
+  if (search && event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    search.focus();
+    search.select();
+  }
+});
 const focused = document.querySelector("[data-focus]");
 if (focused) {
   focused.focus();

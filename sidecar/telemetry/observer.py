@@ -53,7 +53,7 @@ class Exchanges:
         if reason is not None:
             self._failed(route, reason, cause, decision)
         if isinstance(decision, Allow):
-            self._allowed(decision, head, status, now)
+            self._allowed(decision, head, status, now, reason)
         elif decision is not None:
             self._refused(decision, route, status, now)
         if self._access_log is None and self._tracer is None:
@@ -104,10 +104,10 @@ class Exchanges:
         if cause is not None:
             self._metrics.upstream_failed(cause)
 
-    def _allowed(self, allow: Allow, head: RequestHead, status: int, now: float) -> None:
+    def _allowed(self, allow: Allow, head: RequestHead, status: int, now: float, reason: Reason | None) -> None:
         if allow.quota_states:
             self._metrics.taken(allow.quota_states)
-        self._usage.used(allow, head, status, now)
+        self._usage.used(allow, head, status, now, reason or "")
 
     def _refused(self, deny: Deny, route: str, status: int, now: float) -> None:
         if deny.refused_quota is not None:

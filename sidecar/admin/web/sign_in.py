@@ -15,6 +15,8 @@ from sidecar.admin.web.rendering import SESSION, TEMPLATES
 from sidecar.core.upstream_request import ADMIN_COOKIE
 
 COOKIE: Final = ADMIN_COOKIE
+_REFRESH: Final = "X-Refresh"
+"""Of a page that refreshes itself, which is no use of its session."""
 SESSIONS: Final = web.AppKey("sessions", Sessions)
 
 _TITLES: Final[Mapping[int, str]] = {
@@ -34,7 +36,7 @@ _TITLES: Final[Mapping[int, str]] = {
 
 def session_of(request: web.Request) -> bytes | None:
     """Return the digest of the admin token that started the cookie's session, or None without a session."""
-    session = request.app[SESSIONS].find(request.cookies.get(COOKIE, ""))
+    session = request.app[SESSIONS].find(request.cookies.get(COOKIE, ""), used=_REFRESH not in request.headers)
     if session is None:
         return None
     request[SESSION] = session

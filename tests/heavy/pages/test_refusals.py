@@ -1,7 +1,9 @@
-"""The latest refusals on the pages, and the way from each to its explanation. No browser is needed."""
+"""The latest refusals on the pages, and the way from each to its explanation."""
 
 import re
 from html import unescape
+
+from playwright.sync_api import Page, expect
 
 from tests.heavy.pages.site import Site
 
@@ -26,3 +28,9 @@ def test_the_overview_tells_the_state_and_filters_refusals(site: Site) -> None:
     assert all(f"<b>{name}</b>" in page for name in ("Readiness", "Upstream", "Store", "Configuration"))
     assert ">Ready<" in page
     assert "None that fit." in site.get("/?reason=revoked_key").text
+
+
+def test_the_overview_refreshes_itself(site: Site, page: Page) -> None:
+    site.sign_in(page)
+    site.sidecar.ask("GET", "/nowhere/new")
+    expect(page.get_by_text("GET /nowhere/new")).to_be_visible(timeout=20_000)

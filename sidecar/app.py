@@ -121,12 +121,12 @@ async def running(
         parts.metrics.watch(log_dropped=log_dropped)
         clients = await _listen(parts)
         listeners = {"data": clients}
+        reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
         forward_auth = await _listen_for_forward_auth(parts)
         if forward_auth is not None:
             listeners["decision"] = forward_auth.addresses
         if config.admin is not None:
-            listeners["admin"] = await _listen_for_admin(parts, config.admin.listen, clients=clients)
-        reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
+            listeners["admin"] = await _listen_for_admin(parts, config.admin.listen, clients=clients, reloads=reloads)
         reloader = None if read_again is None or reloads is None else _watch(parts, forward_auth, read_again, reloads)
         await stack.enter_async_context(control_socket(config.drain.socket, parts.drainer))
         if config.ops is not None:
@@ -192,7 +192,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         keeper=keeper,
         retirement=retirement,
         observing=observing,
-        exchanges=Exchanges(metrics, observing.access_log, usage, clock=CLOCK, tracer=observing.tracer),
+        exchanges=observing.exchanges(usage),
         serving=serving,
         drainer=Drainer(),
     )
@@ -264,19 +264,24 @@ async def _listen_for_forward_auth(parts: Parts) -> DecisionServer | None:
 
 
 async def _listen_for_admin(
-    parts: Parts, addresses: Sequence[Address], *, clients: Sequence[Address]
+    parts: Parts, addresses: Sequence[Address], *, clients: Sequence[Address], reloads: Reloads | None
 ) -> Sequence[Address]:
     """clients: the addresses of the data listener."""
     # Its libraries are for those who use it.
     from sidecar.runtime.admin import Process, administration
 
+    started = CLOCK.seconds()
     process = Process(
         config=lambda: parts.serving.config,
         store=parts.store,
         hasher_of=_hasher_of,
         limiter=parts.limiter,
         make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
-        refusals=parts.metrics.refusals,
+        counts_by_reason=parts.metrics.refusals,
+        refusals=parts.observing.refusals,
+        problems=partial(_problems, parts),
+        remarks=partial(_remarks, parts, reloads),
+        config_since=lambda: started if reloads is None else reloads.at,
         clients=lambda: clients,
         clock=CLOCK,
     )
@@ -339,9 +344,13 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
         ready=partial(_problems, parts),
         exposition=parts.metrics.exposition,
         checks=("data", "store", "config"),
-        remarks=lambda: [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)],
+        remarks=partial(_remarks, parts, reloads),
     )
     return await serve_app(app, addresses, "ops", limits=parts.descriptors.operators(), stack=parts.stack)
+
+
+def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
+    return [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)]
 
 
 def _unwritten(store: SqliteStore) -> Sequence[str]:

@@ -182,15 +182,16 @@ class Sessions:
         self._sessions[session_id] = Session(digest=digest, proof=self._new_token(), started=now, last_used=now)
         return session_id
 
-    def find(self, session_id: str) -> Session | None:
-        """The session, whose idle time starts again; None for an unknown session, and for one that is over."""
+    def find(self, session_id: str, *, used: bool = True) -> Session | None:
+        """The session, whose idle time starts again where it is `used`; None for one that is unknown or over."""
         session, now = self._sessions.get(session_id), self._clock.seconds()
         if session is None:
             return None
         if _is_over(session, now):
             del self._sessions[session_id]
             return None
-        session.last_used = now
+        if used:
+            session.last_used = now
         return session
 
     def end(self, session_id: str) -> None:

@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from math import ceil
 
+from msgspec import Struct
+
 from sidecar.core.client_address import address_subject
 from sidecar.core.model import ApiKey, Bucket, Charge, Quota, QuotaState, Subject, Window
 
@@ -267,3 +269,29 @@ def _freed_at(stamps: Stamps, units: int, now: float) -> int:
 def _wait(wait_us: int) -> int:
     """Whole seconds, at least 1, after which `wait_us` are over."""
     return max(1, -(-wait_us // _SECOND))
+
+
+class QuotaUsage(Struct, frozen=True, kw_only=True, gc=False):
+    """The state of a quota for a key. No state if it is counted by something that only a request has."""
+
+    quota: Quota
+    limit: int
+    state: QuotaState | None
+    note: str = ""
+
+    @property
+    def used_share(self) -> float:
+        """0 to 1; 1 where the next request is refused."""
+        if self.state is None or not self.state.limit:
+            return 0.0 if self.state is None else 1.0
+        return self.state.used / self.state.limit
+
+
+def limits_of(plans: Plans) -> dict[str, set[int]]:
+    """By quota, the limits that plans give it."""
+    limits: dict[str, set[int]] = {}
+    for plan in plans.values():
+        for quota, limit in plan.items():
+            if limit is not None:
+                limits.setdefault(quota, set()).add(limit)
+    return limits

@@ -4,7 +4,7 @@ An engine translates each foreign exception at the call that can raise it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 from sidecar.core.model import ApiKey
@@ -99,6 +99,21 @@ def sort_time(key: ApiKey, sort: Sort) -> int | None:
         return min(key.expires_at or NO_END, key.retires_at or NO_END)
     return None
 
+
+def cursor_of(key: ApiKey, sort: Sort) -> str:
+    """The cursor of the page after this key: its id, and the time by which it is sorted, if any."""
+    at = sort_time(key, sort)
+    return key.id if at is None else f"{key.id}@{at}"
+
+
+def after_cursor(wanted: KeyFilter, cursor: str | None) -> KeyFilter:
+    """The filter, for the page after the cursor."""
+    key_id, _, at = (cursor or "").partition("@")
+    is_time = at.isascii() and at.isdigit() and len(at) < _DIGITS
+    return replace(wanted, after=key_id or None, after_at=int(at) if is_time else None)
+
+
+_DIGITS: Final = 20
 
 NO_END: Final = 2**63 - 1
 """Stands for a key that never ends, in the order of ends."""

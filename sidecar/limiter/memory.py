@@ -1,9 +1,10 @@
 """The limiter that counts in this process's memory, and lets its counts outlive it as rows."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from json.encoder import encode_basestring_ascii
+from math import inf
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -105,13 +106,14 @@ def _is_period(period: object) -> bool:
 # Who has used most of a quota: a first sieve, because the limit of each subject is not known here.
 
 
-_WORTH_TELLING: Final = 0.5
-"""Of the quota's own limit; a plan may give more, and hardly ever gives less than this."""
+_WORTH_TELLING: Final = 0.8
+"""Of a limit."""
 
 
-def top_keys(tables: Iterable[Table[Any]], *, most: int) -> list[str]:
-    """Ids of the keys with the largest counts, at most `most` of each quota by key.
+def top_keys(tables: Iterable[Table[Any]], *, most: int, limits: Mapping[str, Collection[int]]) -> list[str]:
+    """Ids of keys that have used most of a limit, at most `most` for each limit of each quota by key.
 
+    limits: by quota, those that plans give beside the quota's own.
     May run in another thread; counts that are past, and not yet let go, may be among them.
     """
     found: dict[str, None] = {}
@@ -120,8 +122,13 @@ def top_keys(tables: Iterable[Table[Any]], *, most: int) -> list[str]:
         if quota.by != (Subject.KEY,):
             continue
         used = ((used_of(quota, counted), subject[0]) for subject, counted in table.all_held().items())
-        full = ((count, key_id) for count, key_id in used if count >= _WORTH_TELLING * quota.limit)
-        found.update(dict.fromkeys(key_id for _, key_id in nlargest(most, full)))
+        tiers = sorted({quota.limit, *limits.get(quota.name, ())})
+        full = [(count, key_id) for count, key_id in used if count >= _WORTH_TELLING * tiers[0]]
+        for lowest, highest in zip(tiers, [*tiers[1:], inf], strict=True):
+            # What is far beyond a limit is of keys with a higher one, unless the limit was lowered.
+            reach = lowest if highest < inf else inf
+            band = (one for one in full if _WORTH_TELLING * lowest <= one[0] <= reach)
+            found.update(dict.fromkeys(key_id for _, key_id in nlargest(most, band)))
     return list(found)
 
 
@@ -201,9 +208,9 @@ class MemoryLimiter:
         for table in list(self._latest.values()):
             yield from rows_of(table, now)
 
-    def top_keys(self, *, most: int) -> list[str]:
-        """Ids of the keys that have used most of a quota, see limiter/heaviest.py. May run in another thread."""
-        return top_keys(list(self._latest.values()), most=most)
+    def top_keys(self, *, most: int, limits: Mapping[str, Collection[int]]) -> list[str]:
+        """As the function. May run in another thread."""
+        return top_keys(list(self._latest.values()), most=most, limits=limits)
 
     def restore(self, rows: Iterable[Row], now: float) -> int:
         """Take up counting from `rows`; how many were good.

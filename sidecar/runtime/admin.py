@@ -1,7 +1,7 @@
 """The admin listener's application, from what the process has at hand."""
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +9,7 @@ from aiohttp import web
 
 from sidecar.admin.auth import Tokens
 from sidecar.admin.server import admin_app
-from sidecar.admin.service import AdminDependencies
+from sidecar.admin.service import AdminDependencies, Running
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.build.config import Config
@@ -23,6 +23,7 @@ from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.store.store import Store
+from sidecar.telemetry.refusals import Refusals
 
 MakeGate = Callable[[Config, KeyFinder, Limiter], Gate]
 
@@ -38,8 +39,14 @@ class Process:
     hasher_of: Callable[[Config], Hasher]
     limiter: MemoryLimiter
     make_gate: MakeGate
-    refusals: Callable[[], Mapping[str, int]]
-    """Since the start, by reason."""
+    counts_by_reason: Callable[[], Mapping[str, int]]
+    """Refusals since the start."""
+    refusals: Refusals
+    problems: Callable[[], Awaitable[Sequence[str]]]
+    """As of `/readyz`; so are `remarks`."""
+    remarks: Callable[[], Sequence[str]]
+    config_since: Callable[[], float]
+    """Unix seconds."""
     clients: Callable[[], Sequence[Address]]
     clock: Clock
 
@@ -72,17 +79,26 @@ def _ports(process: Process) -> AdminDependencies:
         rules=lambda: key_rules(config()),
         gate_of=lambda keys, limiter: process.make_gate(config(), keys, limiter),
         limiter=process.limiter,
+        running=_running(process),
         clock=process.clock,
         randbelow=secrets.randbelow,
     )
 
 
+def _running(process: Process) -> Running:
+    return Running(
+        refusals=process.refusals,
+        counts_by_reason=process.counts_by_reason,
+        since=process.clock.seconds(),
+        fullest=lambda limits: process.limiter.top_keys(most=_FULLEST, limits=limits),
+        problems=process.problems,
+        remarks=process.remarks,
+        config_since=process.config_since,
+    )
+
+
 def _instruments(process: Process) -> Instruments:
     return Instruments(
-        limiter=process.limiter,
-        refusals=process.refusals,
-        since=process.clock.seconds(),
-        fullest=lambda: process.limiter.top_keys(most=_FULLEST),
         clients=lambda: _url(process.config(), process.clients()),
         new_token=lambda: secrets.token_hex(16),
     )

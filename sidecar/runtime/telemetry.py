@@ -4,6 +4,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.config.document import AccessLogSettings, Tracing
@@ -14,11 +15,17 @@ from sidecar.runtime.serving import StartError
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.observer import Exchanges
 from sidecar.telemetry.redaction import Redaction
+from sidecar.telemetry.refusals import Refusals
 from sidecar.telemetry.spans import Spans
 from sidecar.telemetry.tracing import Contexts, TraceMetrics, Tracer
+from sidecar.usage.recorder import Usage
 
 _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
+
+REFUSALS_SECONDS: Final = 2.0
+"""How often the newest refusals are made readable, and what they hold of requests is let go."""
 
 
 class Observing:
@@ -38,11 +45,19 @@ class Observing:
     ) -> None:
         self._metrics, self._background, self._stack, self._clock = metrics, background, stack, clock
         self._redaction = Redaction()
+        self.refusals = Refusals(self._redaction)
+        background.repeat(self.refusals.settle, REFUSALS_SECONDS)
         self._proxies = TrustedProxies((), b"")
         self.reconfigure(config)
         self.access_log = None if config.access_log is None else self._log(config.access_log)
         """None where there is none; so is `tracer`."""
         self.tracer = None if config.tracing is None else self._trace(config.tracing)
+
+    def exchanges(self, usage: Usage) -> Exchanges:
+        """The observer of requests."""
+        return Exchanges(
+            self._metrics, self.access_log, usage, clock=self._clock, refusals=self.refusals, tracer=self.tracer
+        )
 
     def reconfigure(self, config: Config) -> None:
         """What keys look like, and who is trusted, from here on."""

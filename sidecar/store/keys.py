@@ -205,6 +205,17 @@ class StoredKeys:
         [(count,)] = await self._database.read("list", *self._count(wanted, self._database.now(), most))
         return int(count)
 
+    async def among(self, key_ids: Sequence[str]) -> Sequence[ApiKey]:
+        """The keys with these ids, at most some hundred. Raises StoreUnavailable."""
+        marks = ", ".join("?" * len(key_ids))
+        rows = await self._database.read("get", f"{SELECT_KEY} WHERE id IN ({marks})", key_ids) if key_ids else ()
+        return [key_of(row) for row in rows]
+
+    async def with_own_limits(self, *, limit: int) -> Sequence[ApiKey]:
+        """Keys that do not have their plan's limits alone. Raises StoreUnavailable."""
+        rows = await self._database.read("list", f"{SELECT_KEY} WHERE quotas <> '{{}}' LIMIT ?", (limit,))
+        return [key_of(row) for row in rows]
+
     async def successor(self, key_id: str) -> ApiKey | None:
         """As KeyRegistry.successor."""
         sql = f"{SELECT_KEY} WHERE replaces = ? ORDER BY serial DESC LIMIT 1"

@@ -56,14 +56,14 @@ def _network_rows(key_id: str, use: LastUse, known: _KnownNetworks) -> Iterator[
 # Counts of use: by the hour, later by the day.
 
 
-_COUNTED: Final = "key_id, hour, route, status_class"
-_COUNTED_BY_DAY: Final = "key_id, day, route, status_class"
-_ADD: Final = f"""INSERT INTO usage ({_COUNTED}, count) VALUES (?, ?, ?, ?, ?)
+_COUNTED: Final = "key_id, hour, route, status_class, reason"
+_COUNTED_BY_DAY: Final = "key_id, day, route, status_class, reason"
+_ADD: Final = f"""INSERT INTO usage ({_COUNTED}, count) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT ({_COUNTED}) DO UPDATE SET count = usage.count + excluded.count"""  # noqa: S608 - no input
-_OLD: Final = f"SELECT {_COUNTED} FROM usage WHERE hour < ? ORDER BY 2, 1, 3, 4 LIMIT ?"  # noqa: S608 - no input
+_OLD: Final = f"SELECT {_COUNTED} FROM usage WHERE hour < ? ORDER BY 2, 1, 3, 4, 5 LIMIT ?"  # noqa: S608 - no input
 _SUM: Final = f"""INSERT INTO usage_day ({_COUNTED_BY_DAY}, count)
-    SELECT key_id, hour - hour % {DAY}, route, status_class, sum(count) FROM usage
-    WHERE ({_COUNTED}) IN ({_OLD}) GROUP BY 1, 2, 3, 4
+    SELECT key_id, hour - hour % {DAY}, route, status_class, reason, sum(count) FROM usage
+    WHERE ({_COUNTED}) IN ({_OLD}) GROUP BY 1, 2, 3, 4, 5
     ON CONFLICT ({_COUNTED_BY_DAY}) DO UPDATE SET count = usage_day.count + excluded.count"""  # noqa: S608 - no input
 _FORGET: Final = f"DELETE FROM usage WHERE ({_COUNTED}) IN ({_OLD}) RETURNING 1"  # noqa: S608 - no input
 _PRUNE: Final = (
@@ -112,20 +112,20 @@ class StoredUsage:
 
     async def add(self, rows: Sequence[UsageRow]) -> None:
         """As UsageSink.add."""
-        values = [(row.key_id, row.at, row.route, row.status_class, row.count) for row in rows]
-        sums: Counter[tuple[int, str, int]] = Counter()
+        values = [(row.key_id, row.at, row.route, row.status_class, row.reason, row.count) for row in rows]
+        sums: Counter[tuple[int, str, int, str]] = Counter()
         for row in rows:
-            sums[row.at, row.route, row.status_class] += row.count
+            sums[row.at, row.route, row.status_class, row.reason] += row.count
         values += [(_ALL_KEYS, *place, count) for place, count in sums.items()]
         async with self._database.transaction("add_usage") as connection:
             await connection.execute_many(_ADD, values)
 
     async def counts(self, wanted: UsageFilter) -> Sequence[UsageRow]:
-        """The counts that fit, in order of key, time, route and class."""
+        """The counts that fit, in order of key, time, route, class and, where it is asked for, reason."""
         sql, values = _selection(wanted)
         return [
-            UsageRow(key_id=key_id, at=at, route=route, status_class=status_class, count=count)
-            for key_id, at, route, status_class, count in await self._database.read("usage", sql, values)
+            UsageRow(key_id=key_id, at=at, route=route, status_class=status_class, count=count, reason=reason)
+            for key_id, at, route, status_class, reason, count in await self._database.read("usage", sql, values)
         ]
 
     async def roll_up(self, before: int, most: int) -> int:
@@ -148,11 +148,14 @@ def _selection(wanted: UsageFilter) -> tuple[str, tuple[object, ...]]:
     conditions, values = _conditions(wanted, unit)
     where = " AND ".join(conditions)
     name = "''" if wanted.key_id is None and wanted.key_ids is None else "key_id"
-    sql = f"""SELECT {name}, at - at % {unit}, route, status_class, CAST(sum(count) AS BIGINT) FROM (
-            SELECT key_id, hour AS at, route, status_class, count FROM usage WHERE {where.replace("at ", "hour ")}
+    reason = "reason" if wanted.with_reasons else "''"
+    sql = f"""SELECT {name}, at - at % {unit}, route, status_class, {reason}, CAST(sum(count) AS BIGINT) FROM (
+            SELECT key_id, hour AS at, route, status_class, reason, count FROM usage
+            WHERE {where.replace("at ", "hour ")}
             UNION ALL
-            SELECT key_id, day, route, status_class, count FROM usage_day WHERE {where.replace("at ", "day ")}
-        ) AS counted GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608 - no input
+            SELECT key_id, day, route, status_class, reason, count FROM usage_day
+            WHERE {where.replace("at ", "day ")}
+        ) AS counted GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"""  # noqa: S608 - no input
     return sql, (*values, *values)
 
 

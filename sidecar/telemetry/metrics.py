@@ -55,6 +55,11 @@ class Reloads(Collector):
         others = f" (and {more} more)" if more else ""
         _log.warning("sidecar: config: not taken, the one before stays in force: %s%s", problem, others)
 
+    @property
+    def at(self) -> float:
+        """Since when the one in force is, in Unix seconds."""
+        return self._at
+
     def remarks(self) -> Sequence[str]:
         """A line where there is something to say. The problem's place only: its words may hold what the file does."""
         return [f"config: {self._remark}"] if self._remark else []

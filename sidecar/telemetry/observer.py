@@ -7,6 +7,7 @@ from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import Clock
 from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_trace
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.refusals import Refusals
 from sidecar.telemetry.tracing import Tracer
 from sidecar.usage.recorder import Usage
 
@@ -21,10 +22,11 @@ class Exchanges:
         usage: Usage,
         *,
         clock: Clock,
+        refusals: Refusals,
         tracer: Tracer | None = None,
     ) -> None:
         self._metrics, self._access_log, self._usage, self._clock = metrics, access_log, usage, clock
-        self._tracer = tracer
+        self._tracer, self._refusals = tracer, refusals
 
     def begun(self) -> None:
         self._metrics.in_flight += 1
@@ -52,8 +54,9 @@ class Exchanges:
         metrics.finished(route, head.method, status, seconds=seconds, upstream_seconds=upstream_seconds)
         if reason is not None:
             self._failed(route, reason, cause, decision)
+            self._refusals.add(head, decision, status, now, reason=reason, cause=cause)
         if isinstance(decision, Allow):
-            self._allowed(decision, head, status, now)
+            self._allowed(decision, head, status, now, reason)
         elif decision is not None:
             self._refused(decision, route, status, now)
         if self._access_log is None and self._tracer is None:
@@ -104,14 +107,16 @@ class Exchanges:
         if cause is not None:
             self._metrics.upstream_failed(cause)
 
-    def _allowed(self, allow: Allow, head: RequestHead, status: int, now: float) -> None:
+    def _allowed(self, allow: Allow, head: RequestHead, status: int, now: float, reason: Reason | None) -> None:
         if allow.quota_states:
             self._metrics.taken(allow.quota_states)
-        self._usage.used(allow, head, status, now)
+        self._usage.used(allow, head, status, now, reason or "")
 
     def _refused(self, deny: Deny, route: str, status: int, now: float) -> None:
         if deny.refused_quota is not None:
             self._metrics.quota_refused(deny.refused_quota.quota.name, route)
+            if deny.key is not None:
+                self._refusals.used_up(deny.key.id, deny.refused_quota)
         self._usage.refused(deny, status, now)
 
 

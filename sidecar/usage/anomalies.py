@@ -108,9 +108,7 @@ class AnomalyLog:
 
     def report(self, event: Anomaly) -> None:
         """Report an event, unless the same was reported a short while ago."""
-        reported = self._reported.get(_subject(event))
-        # Not under 0: the clock may have been set back.
-        if reported is not None and 0 <= event.at - reported < self.repeat_after_seconds * 1_000_000:
+        if self._is_quiet(_subject(event), event.at):
             return
         self.counts[event.kind] += 1
         self._remember(event)
@@ -125,6 +123,12 @@ class AnomalyLog:
         """The events logged since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
+
+    def _is_quiet(self, subject: _Subject, at: int) -> bool:
+        reported = self._reported.get(subject)
+        # A batch holds a key several times, by route and address, and not in the order of time: what is earlier by
+        # less is quiet, too. More than that is a clock that was set back.
+        return reported is not None and abs(at - reported) < self.repeat_after_seconds * 1_000_000
 
     def _remember(self, event: Anomaly) -> None:
         subject = _subject(event)

@@ -21,6 +21,8 @@ class UsageRow:
     """Name as configured, or `(none)`."""
     status_class: int
     count: int
+    reason: str = ""
+    """Why the requests were refused or not served; empty for others, and where reasons were not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class UsageFilter:
     """Of keys of this tenant alone."""
     since: int
     until: int
+    with_reasons: bool = False
+    """Counts by reason are summed up otherwise."""
     by: Literal["hour", "day"] = "hour"
     """By the hour, a count too old to be kept by the hour has the start of its day."""
 

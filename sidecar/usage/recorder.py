@@ -13,10 +13,10 @@ _HOUR_SECONDS: Final = 3600
 _USER_AGENT: Final = b"user-agent"
 _AGENT_BYTES: Final = 200
 
-Place = tuple[str, str, int, str]
-"""Key id, name of the route, class of the status, client address."""
+Place = tuple[str, str, int, str, str]
+"""Key id, name of the route, class of the status, client address, reason (empty where the request was served)."""
 RefusedPlace = tuple[str, str, int, str, Reason]
-"""The same, and why. The key id is empty where no key was recognised."""
+"""The same of refusals. The key id is empty where no key was recognised."""
 
 
 class UsageCounter:
@@ -59,14 +59,17 @@ class Usage:
         self._ends = 0.0
         self._begin(clock.seconds())
 
-    def used(self, allow: Allow, head: RequestHead, status: int, now: float) -> None:
-        """Count a request that was forwarded, with the status of its response at `now` (Unix seconds)."""
+    def used(self, allow: Allow, head: RequestHead, status: int, now: float, reason: str = "") -> None:
+        """Count a request that was let through, with the status of its response at `now` (Unix seconds).
+
+        reason: of a fault that kept it from being served.
+        """
         principal = allow.principal
         if principal is None:
             return
         if now >= self._ends:
             self._begin(now)
-        place = (principal.key.id, allow.route.name, status // 100, allow.client_address)
+        place = (principal.key.id, allow.route.name, status // 100, allow.client_address, reason)
         counter = self._allowed.get(place)
         if counter is None:
             if len(self._allowed) >= self._size:

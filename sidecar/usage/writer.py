@@ -67,8 +67,8 @@ _AT_ONCE: Final = 500
 _NETWORKS: Final = 16
 """Of one key: most that wait, and most that are remembered as written. More are reported at the next sample."""
 
-_Count = tuple[str, int, str, int]
-"""Key id, hour, route, class."""
+_Count = tuple[str, int, str, int, str]
+"""Key id, hour, route, class, reason (empty for what was served)."""
 P = TypeVar("P")
 
 
@@ -138,14 +138,14 @@ class UsageWriter:
         networks: dict[str, str] = {}
         for hour in hours:
             async for place, counter in _in_turns(hour.allowed):
-                key_id, route, status_class, address = place
-                self._count((key_id, hour.at, route, status_class), counter.count)
+                key_id, route, status_class, address, reason = place
+                self._count((key_id, hour.at, route, status_class, reason), counter.count)
                 self._use(key_id, counter, address, _network(address, networks))
         refused = []
         for hour in hours:
             async for (key_id, route, status_class, address, reason), counter in _in_turns(hour.refused):
                 if key_id:
-                    self._count((key_id, hour.at, route, status_class), counter.count)
+                    self._count((key_id, hour.at, route, status_class, reason.value), counter.count)
                 network = _network(address, networks)
                 at = int(counter.at * 1_000_000)
                 refused.append(
@@ -230,5 +230,5 @@ def _network(address: str, known: dict[str, str]) -> str:
 
 
 def _row(place: _Count, count: int) -> UsageRow:
-    key_id, hour, route, status_class = place
-    return UsageRow(key_id=key_id, at=hour, route=route, status_class=status_class, count=count)
+    key_id, hour, route, status_class, reason = place
+    return UsageRow(key_id=key_id, at=hour, route=route, status_class=status_class, count=count, reason=reason)

@@ -8,7 +8,6 @@ import msgspec
 
 from sidecar.admin.api.operations import B, Call, NoBody, NoQuery, Operation, Q, Reply
 from sidecar.admin.api.schemas import (
-    AnomalyOut,
     AuditPage,
     AuditQuery,
     DueOut,
@@ -19,8 +18,13 @@ from sidecar.admin.api.schemas import (
     KeyPage,
     KeyQuery,
     KeyUpdate,
+    NearlyUsedUpOut,
     OverviewOut,
     PlanList,
+    QuotaUsageList,
+    ReasonOut,
+    RefusalList,
+    RefusalQuery,
     RotatedKey,
     RotationRequest,
     RouteList,
@@ -31,15 +35,19 @@ from sidecar.admin.api.schemas import (
     WhoOut,
 )
 from sidecar.admin.api.serializers import (
+    anomaly_out,
     audit_filter,
     audit_out,
     explanation_out,
     given_or,
+    health_out,
     key_change,
     key_filter,
     new_key,
     plans_out,
     quota_out,
+    quota_usage_out,
+    refusal_out,
     rotation,
     route_out,
     scopes_out,
@@ -50,14 +58,19 @@ from sidecar.admin.service import AdminService
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
+from sidecar.gate.explain import allowed_routes
 from sidecar.keys.ports import AlreadyProcessed
 from sidecar.keys.records import PublicKey, etag_of, public_key
+from sidecar.telemetry.refusals import RefusalFilter
 from sidecar.usage.ports import DAY, UsageFilter
 
 Bare = Call[NoQuery, NoBody]
 """A request without parameters and body."""
 
 _MAX_ANOMALIES: Final = 20
+_MAX_NEAR: Final = 20
+_ONE: Final = "/keys/{id}"
+_USE: Final = "Usage and audit"
 _GATE: Final = "The gate"
 _SIDECAR: Final = "This sidecar"
 
@@ -68,11 +81,37 @@ async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> R
     by = call.query.by
     if since >= until:
         raise invalid_request([FieldError(pointer="?since", detail="must be before `until`")])
-    rows = await service.usage(call.key_id, UsageFilter(since=since, until=until, by=by))
+    wanted = UsageFilter(since=since, until=until, by=by)
+    rows = await service.usage(call.key_id, wanted)
+    refused = [row for row in await service.usage(call.key_id, replace(wanted, with_reasons=True)) if row.reason]
     counts = tuple(
         UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
     )
-    return Reply(value=UsageList(by=by, since=rfc3339(since), until=rfc3339(until), rows=counts))
+    reasons = tuple(
+        ReasonOut(at=rfc3339(row.at), route=row.route, reason=row.reason, count=row.count) for row in refused
+    )
+    return Reply(value=UsageList(by=by, since=rfc3339(since), until=rfc3339(until), rows=counts, reasons=reasons))
+
+
+async def show_quotas(service: AdminService, call: Bare) -> Reply:
+    key = await service.get(call.key_id)
+    return Reply(value=QuotaUsageList(quotas=tuple(map(quota_usage_out, await service.quota_usage(key)))))
+
+
+async def show_routes(service: AdminService, call: Bare) -> Reply:
+    key = await service.get(call.key_id)
+    return Reply(value=RouteList(routes=tuple(map(route_out, allowed_routes(service.config, key)))))
+
+
+async def list_refusals(service: AdminService, call: Call[RefusalQuery, NoBody]) -> Reply:
+    query = call.query
+    wanted = RefusalFilter(
+        key_id=given_or(query.key_id, None),
+        reason=given_or(query.reason, None),
+        route=given_or(query.route, None),
+        limit=query.limit,
+    )
+    return Reply(value=RefusalList(refusals=tuple(map(refusal_out, service.refusals(wanted)))))
 
 
 async def list_audit(service: AdminService, call: Call[AuditQuery, NoBody]) -> Reply:
@@ -126,17 +165,22 @@ async def overview(service: AdminService, _: Bare) -> Reply:
         DueOut(key=public_key(one.key, service.now), why=one.why, at=rfc3339(one.at))
         for one in await service.upcoming()
     )
-    unusual = tuple(
-        AnomalyOut(
-            kind=event.kind.value,
-            key_id=event.key_id,
-            at=rfc3339(event.at),
-            address=event.address,
-            detail=event.detail,
-        )
-        for event in await service.unusual(limit=_MAX_ANOMALIES)
+    unusual = tuple(map(anomaly_out, await service.unusual(limit=_MAX_ANOMALIES)))
+    near = tuple(
+        NearlyUsedUpOut(key=public_key(key, service.now), quota=quota_usage_out(usage))
+        for key, usage in (await service.nearly_used_up())[:_MAX_NEAR]
     )
-    state = OverviewOut(keys=await service.counts(), requests_by_class=dict(requests), due=due, unusual=unusual)
+    counts = service.counts_by_reason()
+    state = OverviewOut(
+        keys=await service.counts(),
+        requests_by_class=dict(requests),
+        due=due,
+        unusual=unusual,
+        health=health_out(await service.health(), service.config),
+        refusals_by_reason=None if counts is None else dict(counts),
+        refusals_since=rfc3339(service.running_since),
+        nearly_used_up=near,
+    )
     return Reply(value=state)
 
 
@@ -151,7 +195,18 @@ VIEW_OPERATIONS: Final = (
         handle=show_usage,
         response=UsageList,
         problems=(404,),
-        group="Usage and audit",
+        group=_USE,
+    ),
+    Operation(
+        name="listRefusals",
+        method="GET",
+        path="/refusals",
+        summary="List the newest refusals of this process, at most 200, the newest first",
+        query=RefusalQuery,
+        body=NoBody,
+        handle=list_refusals,
+        response=RefusalList,
+        group=_USE,
     ),
     Operation(
         name="listAudit",
@@ -162,7 +217,7 @@ VIEW_OPERATIONS: Final = (
         body=NoBody,
         handle=list_audit,
         response=AuditPage,
-        group="Usage and audit",
+        group=_USE,
     ),
     Operation(
         name="explain",
@@ -186,6 +241,7 @@ VIEW_OPERATIONS: Final = (
             body=NoBody,
             handle=handle,
             response=response,
+            problems=(404,) if "{id}" in path else (),
             group=group,
         )
         for name, path, summary, handle, response, group in (
@@ -197,6 +253,15 @@ VIEW_OPERATIONS: Final = (
                 RouteList,
                 _GATE,
             ),
+            (
+                "showQuotas",
+                f"{_ONE}/quotas",
+                "Show what a key has left of each quota",
+                show_quotas,
+                QuotaUsageList,
+                _USE,
+            ),
+            ("showKeyRoutes", f"{_ONE}/routes", "List the routes that a key may use", show_routes, RouteList, _GATE),
             ("listScopes", "/scopes", "List the scopes of the catalogue", list_scopes, ScopeList, _GATE),
             ("listPlans", "/plans", "List plans and quotas", list_plans, PlanList, _GATE),
             ("whoAmI", "/whoami", "Show the admin token of this request", who_am_i, WhoOut, _SIDECAR),
@@ -204,8 +269,6 @@ VIEW_OPERATIONS: Final = (
         )
     ),
 )
-
-_ONE: Final = "/keys/{id}"
 
 
 async def list_keys(service: AdminService, call: Call[KeyQuery, NoBody]) -> Reply:

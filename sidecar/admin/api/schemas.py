@@ -51,6 +51,15 @@ class UsageOut(Struct, frozen=True, kw_only=True):
     count: int
 
 
+class ReasonOut(Struct, frozen=True, kw_only=True):
+    """How many requests of one route were refused, or not served, for one reason."""
+
+    at: str
+    route: str
+    reason: str
+    count: int
+
+
 class UsageList(Struct, frozen=True, kw_only=True):
     """Counts, the oldest first. `by` is `hour` or `day`; old counts are kept by day only."""
 
@@ -58,6 +67,29 @@ class UsageList(Struct, frozen=True, kw_only=True):
     since: str
     until: str
     rows: tuple[UsageOut, ...]
+    reasons: tuple[ReasonOut, ...] = ()
+    """Of the same requests, those that were refused or not served."""
+
+
+class RefusalOut(Struct, frozen=True, kw_only=True):
+    """A request that was refused, or not served. `key_id` and `prefix` are of the key that was recognised."""
+
+    at: str
+    status: int
+    reason: str
+    cause: str | None
+    route: str
+    method: str
+    path: str
+    address: str
+    key_id: str | None
+    prefix: str | None
+
+
+class RefusalList(Struct, frozen=True, kw_only=True):
+    """The newest refusals, the newest first."""
+
+    refusals: tuple[RefusalOut, ...]
 
 
 class AuditOut(Struct, frozen=True, kw_only=True):
@@ -208,6 +240,41 @@ class AnomalyOut(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class QuotaUsageOut(Struct, frozen=True, kw_only=True):
+    """A quota of a key, and what is left of it; null where only a request has what it is counted by."""
+
+    name: str
+    limit: int
+    remaining: int | None
+    resets_at: str | None
+    note: str
+
+
+class QuotaUsageList(Struct, frozen=True, kw_only=True):
+    """The quotas on the routes that a key may use."""
+
+    quotas: tuple[QuotaUsageOut, ...]
+
+
+class NearlyUsedUpOut(Struct, frozen=True, kw_only=True):
+    """A quota of which a key has used 80 % or more."""
+
+    key: PublicKey
+    quota: QuotaUsageOut
+
+
+class HealthOut(Struct, frozen=True, kw_only=True):
+    """Whether requests can be decided on and served. `problems` and `remarks` are as in `/readyz?verbose`."""
+
+    ready: bool
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...]
+    config_sha256: str
+    config_since: str
+    upstream_failed: RefusalOut | None
+    """The newest failure of the upstream among the newest refusals."""
+
+
 class OverviewOut(Struct, frozen=True, kw_only=True):
     """The state of keys and traffic."""
 
@@ -218,6 +285,12 @@ class OverviewOut(Struct, frozen=True, kw_only=True):
     due: tuple[DueOut, ...]
     unusual: tuple[AnomalyOut, ...]
     """The newest first."""
+    health: HealthOut
+    refusals_by_reason: dict[str, int] | None
+    """Since `refusals_since`, with and without a key; null for an administrator of one tenant."""
+    refusals_since: str
+    nearly_used_up: tuple[NearlyUsedUpOut, ...]
+    """The fullest first."""
 
 
 # Requests.
@@ -303,6 +376,15 @@ class UsageQuery(RequestSchema, frozen=True, kw_only=True):
     since: Time | UnsetType = UNSET
     until: Time | UnsetType = UNSET
     by: Literal["hour", "day"] = "hour"
+
+
+class RefusalQuery(RequestSchema, frozen=True, kw_only=True):
+    """Which of the newest refusals to list."""
+
+    key_id: Annotated[str, Meta(max_length=200)] | UnsetType = field(name="key", default=UNSET)
+    reason: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    route: Annotated[str, Meta(max_length=8192)] | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=200)] = 200
 
 
 class AuditQuery(RequestSchema, frozen=True, kw_only=True):

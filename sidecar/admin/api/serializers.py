@@ -7,9 +7,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sidecar.admin.api.schemas import (
+    AnomalyOut,
     AuditOut,
     AuditQuery,
     ExplanationOut,
+    HealthOut,
     KeyCreate,
     KeyQuery,
     KeyUpdate,
@@ -17,19 +19,24 @@ from sidecar.admin.api.schemas import (
     PlanOut,
     QuotaOut,
     QuotaStateOut,
+    QuotaUsageOut,
+    RefusalOut,
     RotationRequest,
     RouteOut,
     ScopeOut,
 )
 from sidecar.admin.auth import Admin
-from sidecar.admin.service import after_cursor
+from sidecar.admin.service import Health
 from sidecar.config.build.config import Config
 from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route
+from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import microseconds, rfc3339
 from sidecar.gate.explain import Explanation
-from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter
+from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter, after_cursor
 from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
+from sidecar.telemetry.refusals import Refusal
+from sidecar.usage.anomalies import Anomaly
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -208,3 +215,46 @@ def explanation_as_json(explanation: Explanation) -> dict[str, Any]:
 def _quota_state_out(state: QuotaState) -> QuotaStateOut:
     resets_at = rfc3339(int(state.resets_at) * 1_000_000)
     return QuotaStateOut(name=state.quota.name, limit=state.limit, remaining=state.remaining, resets_at=resets_at)
+
+
+def anomaly_out(event: Anomaly) -> AnomalyOut:
+    at = rfc3339(event.at)
+    return AnomalyOut(kind=event.kind.value, key_id=event.key_id, at=at, address=event.address, detail=event.detail)
+
+
+def quota_usage_out(usage: QuotaUsage) -> QuotaUsageOut:
+    state = usage.state
+    return QuotaUsageOut(
+        name=usage.quota.name,
+        limit=usage.limit,
+        remaining=None if state is None else state.remaining,
+        resets_at=None if state is None else rfc3339(int(state.resets_at) * 1_000_000),
+        note=usage.note,
+    )
+
+
+def refusal_out(refusal: Refusal) -> RefusalOut:
+    return RefusalOut(
+        at=rfc3339(refusal.at),
+        status=refusal.status,
+        reason=refusal.reason.value,
+        cause=None if refusal.cause is None else refusal.cause.value,
+        route=refusal.route,
+        method=refusal.method,
+        path=refusal.path,
+        address=refusal.address,
+        key_id=refusal.key_id or None,
+        prefix=refusal.prefix or None,
+    )
+
+
+def health_out(health: Health, config: Config) -> HealthOut:
+    failed = health.upstream_failed
+    return HealthOut(
+        ready=health.ready,
+        problems=tuple(health.problems),
+        remarks=tuple(health.remarks),
+        config_sha256=config.sha256,
+        config_since=rfc3339(int(health.config_since * 1_000_000)),
+        upstream_failed=None if failed is None else refusal_out(failed),
+    )

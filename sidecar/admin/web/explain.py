@@ -24,8 +24,10 @@ _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "head
 
 
 async def show_explain(request: web.Request) -> web.Response:
-    """Show the empty form."""
-    return _page(request, service_of(request), key=request.query.get("key", ""))
+    """Show the form, filled in as the address says. A whole API key in an address is not shown again."""
+    method, target, key = (request.query.get(name, "") for name in ("method", "target", "key"))
+    shown = "" if looks_secret(key) else key
+    return _page(request, service_of(request), method=method or "GET", target=target, key=shown)
 
 
 async def explain(request: web.Request) -> web.Response:

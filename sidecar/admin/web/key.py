@@ -1,9 +1,11 @@
 """The page of one key, and the pages that rotate, disable, enable or revoke it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -30,22 +32,35 @@ from sidecar.admin.web.key_form import Form, form_of
 from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.stats import (
     INSTRUMENTS,
-    QuotaUsage,
     class_of,
     last_day,
     last_days,
     points_of,
-    quota_usage_of,
     totals_by_key,
 )
-from sidecar.admin.web.view_models import AuditEntry, Confirm, Fact, KeyPage, Option, QuotaRow, RouteRow, UsageByRoute
+from sidecar.admin.web.view_models import (
+    AuditEntry,
+    Confirm,
+    CountRow,
+    Fact,
+    KeyPage,
+    LatestRefusals,
+    Option,
+    QuotaRow,
+    RefusalRow,
+    RouteRow,
+    UsageByRoute,
+)
+from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, KeyStatus, Route
+from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import counted
 from sidecar.gate.explain import allowed_routes, charges, requirements
 from sidecar.keys.ports import AlreadyProcessed, AuditFilter, IdempotencyKeyReused, KeyChanged, KeyConflict
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import InvalidKey
+from sidecar.telemetry.refusals import KEPT, Refusal, RefusalFilter
 from sidecar.usage.ports import UsageFilter, UsageRow
 
 # Rotate, disable, enable and revoke: the confirmation page and the action.
@@ -182,6 +197,7 @@ def _effects(key: ApiKey, verb: str, now: int) -> Iterator[str]:
 # The page of the key.
 
 _AUDIT_ROWS: Final = 10
+_REFUSALS_SHOWN: Final = 50
 _SPANS: Final = (("1", "24 hours"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"))
 _DONE: Final = {
     "issue": "This is the key that you issued. It was shown once: if it is lost, rotate or revoke it.",
@@ -194,13 +210,12 @@ _DONE: Final = {
 
 async def show_key(request: web.Request) -> web.Response:
     """Show everything about a key except the API key itself."""
-    service, instruments = service_of(request), request.app[INSTRUMENTS]
+    service = service_of(request)
     key = await service.get(request.match_info["id"])
     days = _days(request.query.get("span", ""))
     wanted = _span(service.now, days)
-    rows = await service.usage(key.id, wanted)
+    rows = await service.usage(key.id, replace(wanted, with_reasons=True))
     routes = allowed_routes(service.config, key)
-    left = await quota_usage_of(instruments.limiter, service.config, key, routes, now=service.now / MICROSECONDS)
     view = KeyPage(
         id=key.id,
         name=key.name,
@@ -208,15 +223,74 @@ async def show_key(request: web.Request) -> web.Response:
         status_note=status_note(key, service.now),
         facts=tuple(_facts(key, service.now)),
         routes=tuple(_route(route) for route in routes),
-        quotas=tuple(quota_row(one, service.now) for one in left),
+        quotas=tuple(quota_row(one, service.now) for one in await service.quota_usage(key)),
         chart=usage_chart(rows, wanted, dict(_SPANS)[days]) if rows else None,
         spans=tuple(Option(value=value, label=label, chosen=value == days) for value, label in _SPANS),
         by_route=_by_route(rows),
+        by_reason=_by_reason(key, days, rows),
+        latest=latest_refusals(service, request, key_id=key.id),
         audit=await _audit(service, key),
         actions=allowed_actions(key, service.now),
         done=_DONE.get(request.query.get("done", ""), ""),
     )
     return request.app[TEMPLATES].page(request, "key.html", view=view)
+
+
+def _by_reason(key: ApiKey, days: str, rows: Sequence[UsageRow]) -> tuple[CountRow, ...]:
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts[row.reason] += row.count
+    del counts[""]
+    return count_rows(counts, lambda reason: f"/keys/{key.id}?{urlencode({'span': days, 'reason': reason})}#latest")
+
+
+def count_rows(counts: Mapping[str, int], link: Callable[[str], str]) -> tuple[CountRow, ...]:
+    """A row for each reason, the largest count first."""
+    largest = max(counts.values(), default=0)
+    most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(
+        CountRow(name=name, count=f"{count:,}", percent=percent(count, largest), link=link(name))
+        for name, count in most_first
+    )
+
+
+def latest_refusals(service: AdminService, request: web.Request, *, key_id: str | None) -> LatestRefusals:
+    """The newest refusals, of all keys or of one, as the address of the page filters them."""
+    reason, route = (request.query.get(name, "") for name in ("reason", "route"))
+    found = service.refusals(RefusalFilter(key_id=key_id))
+    wanted = RefusalFilter(reason=reason or None, route=route or None)
+    shown = [one for one in found if wanted.fits(one)]
+    return LatestRefusals(
+        action=request.path,
+        rows=tuple(_refusal(one, service.now) for one in shown[:_REFUSALS_SHOWN]),
+        total=f"{len(shown):,} of the newest {KEPT}",
+        reasons=_choices("Any reason", {one.reason.value for one in found}, reason),
+        routes=_choices("Any route", {one.route for one in found}, route),
+        filtered=bool(reason or route),
+        with_key=key_id is None,
+    )
+
+
+def _choices(every: str, names: Set[str], chosen: str) -> tuple[Option, ...]:
+    known = sorted(names | {chosen} - {""})
+    return Option(value="", label=every), *(Option(value=name, label=name, chosen=name == chosen) for name in known)
+
+
+def _refusal(one: Refusal, now: int) -> RefusalRow:
+    given = {"method": one.method, "target": one.path}
+    if one.key_id or one.reason is Reason.MISSING_CREDENTIAL:
+        given["key"] = one.key_id
+    return RefusalRow(
+        moment=moment(one.at, now),
+        reason=one.reason.value if one.cause is None else f"{one.reason} ({one.cause})",
+        status=one.status,
+        request=f"{one.method} {one.path}",
+        route=one.route,
+        address=one.address or "a Unix socket",
+        key_id=one.key_id,
+        prefix=one.prefix,
+        explain=f"/explain?{urlencode(given)}",
+    )
 
 
 def usage_chart(rows: Sequence[UsageRow], wanted: UsageFilter, span: str) -> Chart:

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from sidecar.admin.server import service_of
-from sidecar.admin.service import AdminService, after_cursor
+from sidecar.admin.service import AdminService
 from sidecar.admin.web.charts import spark
 from sidecar.admin.web.formatting import moment_or_none, status_badge
 from sidecar.admin.web.rendering import TEMPLATES
@@ -16,7 +16,7 @@ from sidecar.admin.web.view_models import KeyList, KeyRow, Option
 from sidecar.core.apikey import looks_secret
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.units import counted
-from sidecar.keys.ports import NO_END, KeyFilter, Sort, Standing, sort_time
+from sidecar.keys.ports import NO_END, KeyFilter, Sort, Standing, after_cursor, sort_time
 
 PAGE_SIZE: Final = 50
 _STORED_BEFORE: Final = 12

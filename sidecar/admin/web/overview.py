@@ -1,30 +1,31 @@
 """The overview: traffic of the last day, and what needs attention."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlencode
 
 from aiohttp import web
 
 from sidecar.admin.problems import Problem
 from sidecar.admin.server import service_of
-from sidecar.admin.service import DUE_WITHIN_SECONDS, AdminService
+from sidecar.admin.service import DUE_WITHIN_SECONDS, NEARLY, AdminService
 from sidecar.admin.web.charts import CLASSES
-from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, percent, share_text, span_of
-from sidecar.admin.web.key import quota_row, usage_chart
+from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, share_text, span_of
+from sidecar.admin.web.key import count_rows, latest_refusals, quota_row, usage_chart
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.stats import INSTRUMENTS, Instruments, class_of, last_day, quota_usage_of
-from sidecar.admin.web.view_models import CountRow, DueRow, Event, Overview, QuotaRow, Tile
+from sidecar.admin.web.stats import class_of, last_day
+from sidecar.admin.web.view_models import CountRow, DueRow, Event, Overview, QuotaRow, State, Tile
 from sidecar.core.model import ApiKey
 from sidecar.core.units import counted
-from sidecar.gate.explain import allowed_routes
 from sidecar.keys.ports import KeyFilter
+from sidecar.telemetry.refusals import Refusal
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
 from sidecar.usage.ports import UsageRow
 
 _MAX_ROWS: Final = 6
 """Rows of each list on this page."""
-_NEAR_PERCENT: Final = 80
+_RECENT_SECONDS: Final = 60
+"""An upstream that failed so lately is shown as failing."""
 _WHY: Final = {
     "expires": "Expires",
     "retires": "Retires: another key replaces it",
@@ -41,7 +42,7 @@ _UNUSUAL: Final = {
 
 async def show_overview(request: web.Request) -> web.Response:
     """Show the numbers of the last day, and lists of what needs attention."""
-    service, instruments = service_of(request), request.app[INSTRUMENTS]
+    service = service_of(request)
     wanted = last_day(service.now)
     rows = await service.usage(None, wanted)
     due = await _due(service)
@@ -53,16 +54,14 @@ async def show_overview(request: web.Request) -> web.Response:
         unusual=await _unusual(service),
         due=due[:_MAX_ROWS],
         due_within=span_of(DUE_WITHIN_SECONDS),
-        refusals=_refusals(service, instruments),
-        refusals_since=f"Since this process started ({_since(service, instruments)}), with and without a key.",
-        quotas=await _nearly_used_up(service, instruments),
-        near_percent=_NEAR_PERCENT,
+        states=await _states(service),
+        refusals=_counts(service),
+        refusals_since=f"Since this process started ({_since(service)}), with and without a key.",
+        latest=latest_refusals(service, request, key_id=None),
+        quotas=await _nearly_used_up(service),
+        near_percent=round(NEARLY * 100),
     )
     return request.app[TEMPLATES].page(request, "overview.html", here="overview", view=view)
-
-
-def _since(service: AdminService, instruments: Instruments) -> str:
-    return moment(int(instruments.since * MICROSECONDS), service.now).relative
 
 
 def _intro(service: AdminService) -> str:
@@ -76,13 +75,16 @@ async def _tiles(service: AdminService, rows: Sequence[UsageRow], due: int) -> l
     total = sum(by_class.values())
     client, server = by_class["4xx"], by_class["5xx"]
     tiles = [
-        Tile(name="Requests", value=f"{total:,}", note="with a key, last 24 hours"),
-        Tile(name="4xx responses", value=f"{client:,}", note=share_text(client, total)),
-        Tile(name="5xx responses", value=f"{server:,}", note=share_text(server, total)),
+        Tile(name="Requests", value=f"{total:,}", note="with a key, last 24 hours", link="/#traffic"),
+        Tile(name="4xx responses", value=f"{client:,}", note=share_text(client, total), link="/#refusals"),
+        Tile(name="5xx responses", value=f"{server:,}", note=share_text(server, total), link="/#latest"),
     ]
     counts = await service.counts()
     if counts is None:
-        return [*tiles, Tile(name="Keys due", value=f"{due:,}", note=f"within {span_of(DUE_WITHIN_SECONDS)}")]
+        return [
+            *tiles,
+            Tile(name="Keys due", value=f"{due:,}", note=f"within {span_of(DUE_WITHIN_SECONDS)}", link="/#due"),
+        ]
     others = sum(counts.values()) - counts.get("active", 0)
     note = f"{others:,} disabled, expired or revoked" if others else "no other keys"
     return [
@@ -126,30 +128,42 @@ async def _key_or_none(service: AdminService, key_id: str) -> ApiKey | None:
         return None
 
 
-def _refusals(service: AdminService, instruments: Instruments) -> tuple[CountRow, ...] | None:
-    if service.admin.tenant is not None:
+def _since(service: AdminService) -> str:
+    return moment(service.running_since, service.now).relative
+
+
+def _counts(service: AdminService) -> tuple[CountRow, ...] | None:
+    counts = service.counts_by_reason()
+    if counts is None:
         return None
-    counts = {reason: count for reason, count in instruments.refusals().items() if count}
-    largest = max(counts.values(), default=0)
-    most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(
-        CountRow(name=reason, count=f"{count:,}", percent=percent(count, largest)) for reason, count in most_first
+    return count_rows(counts, lambda reason: f"/?{urlencode({'reason': reason})}#latest")
+
+
+async def _nearly_used_up(service: AdminService) -> tuple[QuotaRow, ...]:
+    near = (await service.nearly_used_up())[:_MAX_ROWS]
+    return tuple(quota_row(usage, service.now, key=key) for key, usage in near)
+
+
+async def _states(service: AdminService) -> tuple[State, ...]:
+    health = await service.health()
+    store, config = health.of("store"), health.of("config")
+    age = moment(int(health.config_since * MICROSECONDS), service.now).relative
+    return (
+        State(name="Readiness", good=health.ready, value="Ready" if health.ready else "; ".join(health.problems)),
+        _upstream(health.upstream_failed, service.now),
+        State(name="Store", good=not store, value=store or "Takes reads and writes"),
+        State(
+            name="Configuration", good=not config, value=config or f"{service.config.sha256[:12]}, in force since {age}"
+        ),
     )
 
 
-async def _nearly_used_up(service: AdminService, instruments: Instruments) -> tuple[QuotaRow, ...]:
-    """Return the quotas that are used by 80% or more, the fullest first."""
-    rows: list[QuotaRow] = []
-    for key_id in dict.fromkeys(await asyncio.to_thread(instruments.fullest)):
-        key = await _key_or_none(service, key_id)
-        if key is not None:
-            left = await quota_usage_of(
-                instruments.limiter,
-                service.config,
-                key,
-                allowed_routes(service.config, key),
-                now=service.now / MICROSECONDS,
-            )
-            rows += [quota_row(one, service.now, key=key) for one in left]
-    near = [row for row in rows if row.percent >= _NEAR_PERCENT]
-    return tuple(sorted(near, key=lambda row: -row.percent)[:_MAX_ROWS])
+def _upstream(failed: Refusal | None, now: int) -> State:
+    if failed is None:
+        return State(name="Upstream", good=True, value="No failure among the newest refusals")
+    cause = (failed.cause or "").replace("_", " ")
+    recent = now - failed.at < _RECENT_SECONDS * MICROSECONDS
+    link = f"/?{urlencode({'reason': failed.reason.value})}#latest"
+    return State(
+        name="Upstream", good=not recent, value=f"Failed {moment(failed.at, now).relative}: {cause}", link=link
+    )

@@ -16,7 +16,7 @@ HERE: Final = Path(__file__).parent
 SESSION: Final = web.RequestKey("session", Session)
 
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
 PAGE_HEADERS: Final[Mapping[str, str]] = {

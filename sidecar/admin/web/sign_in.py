@@ -15,6 +15,8 @@ from sidecar.admin.web.rendering import SESSION, TEMPLATES
 from sidecar.core.upstream_request import ADMIN_COOKIES
 
 _COOKIE, _SECURE_COOKIE = ADMIN_COOKIES
+_REFRESH: Final = "X-Refresh"
+"""Of a page that refreshes itself, which is no use of its session."""
 SESSIONS: Final = web.AppKey("sessions", Sessions)
 
 _TITLES: Final[Mapping[int, str]] = {
@@ -34,7 +36,8 @@ _TITLES: Final[Mapping[int, str]] = {
 
 def session_of(request: web.Request) -> bytes | None:
     """Return the digest of the admin token that started the cookie's session, or None without a session."""
-    session = request.app[SESSIONS].find(request.cookies.get(_cookie_of(request), ""))
+    used = _REFRESH not in request.headers
+    session = request.app[SESSIONS].find(request.cookies.get(_cookie_of(request), ""), used=used)
     if session is None:
         return None
     request[SESSION] = session

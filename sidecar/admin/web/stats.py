@@ -8,11 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from sidecar.admin.service import AdminService
-from sidecar.config.build.config import Config
-from sidecar.core.errors import Fault
-from sidecar.core.model import ApiKey, Bucket, Quota, QuotaState, Route, Subject
-from sidecar.core.quotas import buckets_for
-from sidecar.limiter.port import Limiter
+from sidecar.core.model import ApiKey
 from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 
 DAY_OF_HOURS: Final = 24
@@ -21,16 +17,8 @@ _CLASSES: Final = {1: "2xx", 2: "2xx", 3: "3xx", 4: "4xx"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruments:
-    """The running process's own counts, and where clients reach it.
+    """What pages need beside the service. clients: URL of the data listener, or empty. new_token: 128 random bits."""
 
-    limiter: only read. refusals: by reason, since `since` (Unix seconds). fullest: ids of the keys that have used most
-    of a quota; called in a thread. clients: URL of the data listener, or empty. new_token: 128 random bits.
-    """
-
-    limiter: Limiter
-    refusals: Callable[[], Mapping[str, int]]
-    since: float
-    fullest: Callable[[], Sequence[str]]
     clients: Callable[[], str]
     new_token: Callable[[], str]
 
@@ -77,40 +65,3 @@ async def totals_by_key(service: AdminService, keys: Sequence[ApiKey]) -> Mappin
         if row.key_id in totals and 0 <= hour < DAY_OF_HOURS:
             totals[row.key_id][hour] += row.count
     return totals
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaUsage:
-    """The state of a quota for a key. No state if it is counted by something that only a request has."""
-
-    quota: Quota
-    limit: int
-    state: QuotaState | None
-    note: str = ""
-
-
-async def quota_usage_of(
-    limiter: Limiter, config: Config, key: ApiKey, routes: Sequence[Route], *, now: float
-) -> Sequence[QuotaUsage]:
-    """Return the state of each quota on `routes`, once each, in their order. `now` is in Unix seconds."""
-    found: dict[str, QuotaUsage] = {}
-    for route in routes:
-        for bucket in buckets_for(route.policy.charges, key=key, address="", route=route.name, plans=config.plans):
-            if bucket.quota.name not in found:
-                found[bucket.quota.name] = await _usage_of(limiter, bucket, now)
-    return list(found.values())
-
-
-async def _usage_of(limiter: Limiter, bucket: Bucket, now: float) -> QuotaUsage:
-    by = set(bucket.quota.by)
-    if by & {Subject.ADDRESS, Subject.ROUTE}:
-        note = f"counted by {' and '.join(subject.value for subject in bucket.quota.by)}"
-        return QuotaUsage(quota=bucket.quota, limit=bucket.limit, state=None, note=note)
-    try:
-        one = Bucket(quota=bucket.quota, subject=bucket.subject, limit=bucket.limit)
-        [state] = (await limiter.peek([one], now)).states
-    except Fault:
-        return QuotaUsage(quota=bucket.quota, limit=bucket.limit, state=None, note="currently not available")
-    shared = " and ".join(f"the {part.value}" for part in bucket.quota.by)
-    note = "" if Subject.KEY in by else f"shared by all keys of {shared}"
-    return QuotaUsage(quota=bucket.quota, limit=bucket.limit, state=state, note=note)

@@ -190,6 +190,45 @@ class QuotaRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CountRow:
+    """A count of a reason, its percentage of the largest one, and the newest refusals for that reason."""
+
+    name: str
+    count: str
+    percent: int
+    link: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalRow:
+    """A request that was refused, and the address that explains it."""
+
+    moment: Moment
+    reason: str
+    status: int
+    request: str
+    route: str
+    address: str
+    key_id: str
+    prefix: str
+    explain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatestRefusals:
+    """The newest refusals, and their filters."""
+
+    action: str
+    """Address of the page."""
+    rows: tuple[RefusalRow, ...]
+    total: str
+    reasons: tuple[Option, ...]
+    routes: tuple[Option, ...]
+    filtered: bool
+    with_key: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageByRoute:
     """Requests of one route by class of status."""
 
@@ -238,6 +277,8 @@ class KeyPage:
     """None if nothing was counted in the span."""
     spans: tuple[Option, ...]
     by_route: tuple[UsageByRoute, ...]
+    by_reason: tuple[CountRow, ...]
+    latest: LatestRefusals
     audit: tuple[AuditEntry, ...]
     actions: tuple[str, ...]
     """Those of rotate, change, disable, enable and revoke that are possible now."""
@@ -270,15 +311,6 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CountRow:
-    """A count, and its percentage of the largest one."""
-
-    name: str
-    count: str
-    percent: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditPage:
     """A page of audit entries, the filters, and the links to other pages."""
 
@@ -303,6 +335,16 @@ class Tile:
     name: str
     value: str
     note: str
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Whether a part works."""
+
+    name: str
+    good: bool
+    value: str
     link: str = ""
 
 
@@ -343,6 +385,8 @@ class Overview:
     refusals: tuple[CountRow, ...] | None
     """None if the administrator may not see them."""
     refusals_since: str
+    latest: LatestRefusals
+    states: tuple[State, ...]
     quotas: tuple[QuotaRow, ...]
     near_percent: int
 

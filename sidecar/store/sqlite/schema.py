@@ -169,6 +169,35 @@ _REST = (
 
 SECOND: tuple[str, ...] = (*_KEYS, *_SEARCH, *_AUDIT, *_REST)
 
+# From the second schema to the third: usage by reason, and the keys with limits of their own.
+
+
+def _with_reason(table: str, unit: str) -> tuple[str, ...]:
+    """A table of counts made anew, because a primary key cannot be altered. Older counts have no reason."""
+    counted = f"key_id, {unit}, route, status_class"
+    return (
+        f"""CREATE TABLE {table}_3 (
+            key_id TEXT NOT NULL,
+            {unit} INTEGER NOT NULL,
+            route TEXT NOT NULL,
+            status_class INTEGER NOT NULL,
+            count INTEGER NOT NULL,
+            reason TEXT NOT NULL,
+            PRIMARY KEY ({counted}, reason)
+        ) WITHOUT ROWID""",
+        f"INSERT INTO {table}_3 SELECT {counted}, count, '' FROM {table}",  # noqa: S608 - names of our own
+        f"DROP TABLE {table}",
+        f"ALTER TABLE {table}_3 RENAME TO {table}",
+        f"CREATE INDEX {table}_{unit} ON {table} ({unit})",
+    )
+
+
+THIRD: tuple[str, ...] = (
+    *_with_reason("usage", "hour"),
+    *_with_reason("usage_day", "day"),
+    "CREATE INDEX api_key_own_limits ON api_key (id) WHERE quotas <> '{}'",
+)
+
 _CHAINED_AT_ONCE: Final = 10_000
 
 
@@ -261,11 +290,11 @@ SORTED_BY: Final = {
 }
 """Index and expression by order."""
 
-THIRD: Final = tuple(f"CREATE INDEX {index} ON api_key ({by})" for index, by in dict(SORTED_BY.values()).items())
+FOURTH: Final = tuple(f"CREATE INDEX {index} ON api_key ({by})" for index, by in dict(SORTED_BY.values()).items())
 
 Step = str | Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD)
+MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD, FOURTH)
 """Steps of each migration; the n-th leads to schema version n."""
 
 

@@ -20,6 +20,7 @@ PAGES = ("/", "/keys", "/keys/new", "/audit", "/explain", "/sign-in")
 STRICT = {
     "default-src": "'none'",
     "script-src": "'self'",
+    "connect-src": "'self'",
     "style-src": "'self'",
     "img-src": "'self'",
     "form-action": "'self'",

@@ -118,7 +118,9 @@ async def test_what_is_not_ours_does_not_pass_where_the_route_or_the_table_says_
 async def test_a_route_that_we_answer_ourselves_tells_of_the_key(world: World) -> None:
     text, key = await world.issue()
     allow = await world.allows("GET", "/me", key=text)
-    assert world.responses.static_response(allow, world.clock.seconds()).body == f'{{"id":"{key.id}"}}'.encode()
+    assert allow.route.policy.respond is not None
+    response = world.responses.static_response(allow, allow.route.policy.respond, world.clock.seconds())
+    assert response.body == f'{{"id":"{key.id}"}}'.encode()
 
 
 async def test_any_token_is_decided_on_by_the_route_that_names_it_or_takes_every_method(world: World) -> None:

@@ -1,6 +1,7 @@
 """Use as it is stored: added up, read, summed up by the day, forgotten."""
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from sidecar.usage.ports import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageR
 from tests.unit.keys.making import ANN, NOW_US, Clock, a_key
 
 TODAY = NOW_US - NOW_US % DAY
+REFUSED = {"insufficient_scope": 2, "quota_exceeded": 3}
 ALL = {"since": 0, "until": TODAY + 10 * DAY}
 
 
@@ -180,3 +182,16 @@ async def test_a_last_use_never_lies_in_the_future_once_the_clock_was_put_back(
         await store.usage.touch({key.id: LastUse(at=at, address="192.0.2.2")})
         found = await store.keys.get(key.id)
         assert (found.last_used_at, found.last_used_address) == (stored, "192.0.2.2")
+
+
+async def test_counts_by_reason_add_up_to_those_by_class_and_outlive_the_sum_by_day(store: SqliteStore) -> None:
+    refused = [replace(row(TODAY, count, status_class=4), reason=reason) for reason, count in REFUSED.items()]
+    await store.usage.add([row(TODAY, 5), *refused])
+    for key_id in ("key_1", None):
+        for _ in range(2):
+            wanted = UsageFilter(key_id=key_id, **ALL)
+            by_class = {(one.status_class, one.reason): one.count for one in await store.usage.counts(wanted)}
+            assert by_class == {(2, ""): 5, (4, ""): 5}
+            with_reasons = await store.usage.counts(replace(wanted, with_reasons=True))
+            assert {one.reason: one.count for one in with_reasons} == {"": 5, **REFUSED}
+            await store.usage.roll_up(TODAY + DAY, 100)

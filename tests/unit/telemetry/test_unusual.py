@@ -124,6 +124,19 @@ def test_everything_can_be_turned_off_and_on_again() -> None:
     assert [kind for kind, *_ in watch.told()] == ["refusals"]
 
 
+def test_a_key_is_told_once_of_a_batch_that_is_not_in_the_order_of_time() -> None:
+    watch = Watch(replace(DEFAULTS, refusals=2, refusals_seconds=600))
+    for address in ("203.0.113.9", "198.51.100.7", "192.0.2.1"):
+        watch.refused(Reason.REVOKED_KEY, address=address)
+        watch.refused(Reason.INSUFFICIENT_SCOPE, key_id="key_2", address=address)
+        watch.clock.now -= 5
+    assert [(kind, key_id) for kind, key_id, _ in watch.told()] == [
+        (AnomalyKind.REVOKED_KEY, "key_1"),
+        (AnomalyKind.REFUSALS, "key_1"),
+        (AnomalyKind.REFUSALS, "key_2"),
+    ]
+
+
 def test_the_same_is_told_again_only_after_a_while() -> None:
     watch = Watch(replace(DEFAULTS, repeat_after_seconds=60))
     for seconds in (0, 59, 1, 59):

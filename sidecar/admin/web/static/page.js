@@ -59,6 +59,35 @@ addEventListener("keydown", (event) => {
     search.select();
   }
 });
+
+function isInUse(part) {
+  const selection = getSelection();
+  return part.contains(document.activeElement) || (!selection.isCollapsed && selection.containsNode(part, true));
+}
+
+// Only what has changed is replaced, so that nothing flashes, and nothing that is being used.
+async function refresh(main) {
+  const response = await fetch(location.href, { headers: { "X-Refresh": "1" }, redirect: "error" });
+  if (!response.ok) {
+    return;
+  }
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const part of main.querySelectorAll("[data-part]")) {
+    const next = fresh.querySelector(`[data-part="${part.dataset.part}"]`);
+    if (next && next.innerHTML !== part.innerHTML && !isInUse(part)) {
+      part.replaceChildren(...document.adoptNode(next).childNodes);
+    }
+  }
+}
+
+const live = document.querySelector("[data-live]");
+if (live) {
+  setInterval(() => {
+    if (!document.hidden) {
+      refresh(live).catch(() => {});
+    }
+  }, 5000);
+}
 const focused = document.querySelector("[data-focus]");
 if (focused) {
   focused.focus();

@@ -1,0 +1,133 @@
+"""The newest refusals, for people who ask why a key is refused. In memory only, and never with a key's secret."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from sidecar.core.errors import Reason, UpstreamCause
+from sidecar.core.model import ApiKey, Decision, Deny, QuotaState, RequestHead
+from sidecar.core.routing import NO_ROUTE
+from sidecar.telemetry.redaction import Redaction
+
+KEPT: Final = 200
+"""Refusals; older ones are forgotten."""
+_QUOTAS: Final = 1_000
+"""Most used-up quotas that are remembered."""
+_PATH_CHARS: Final = 200
+_TARGET_CHARS: Final = 2_048
+"""Of a request-target, until it is redacted: no client's memory is kept for long."""
+
+
+class Refusal(Struct, frozen=True, kw_only=True, gc=False):
+    """A request that was refused, or not served for a fault. Empty: not known."""
+
+    at: int
+    """Microseconds."""
+    status: int
+    reason: Reason
+    cause: UpstreamCause | None
+    """What was wrong with the upstream, where it was the upstream's."""
+    route: str
+    method: str
+    path: str
+    """Without query and keys, and cut."""
+    address: str
+    key_id: str
+    """Of the key that was recognised, even if it is not valid; so is `prefix`, its stored prefix."""
+    prefix: str
+    tenant: str | None
+
+
+class RefusalFilter(Struct, frozen=True, kw_only=True):
+    """Which refusals; None is any."""
+
+    key_id: str | None = None
+    reason: str | None = None
+    route: str | None = None
+    limit: int = KEPT
+
+    def fits(self, refusal: Refusal) -> bool:
+        wanted = ((self.key_id, refusal.key_id), (self.reason, refusal.reason), (self.route, refusal.route))
+        return all(value is None or value == found for value, found in wanted)
+
+
+_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None]
+"""Unix seconds, method, target, the socket's other end, and the rest as in Refusal."""
+
+
+class Refusals:
+    """Remembers what is at hand when a request is refused; `settle`, called every few seconds, makes it readable."""
+
+    def __init__(self, redaction: Redaction) -> None:
+        self._redaction = redaction
+        self._fresh: deque[_Fresh] = deque(maxlen=KEPT)
+        self._settled: deque[Refusal] = deque(maxlen=KEPT)
+        self._used_up: dict[tuple[str, str], QuotaState] = {}
+
+    def add(
+        self,
+        head: RequestHead,
+        decision: Decision | None,
+        status: int,
+        now: float,
+        *,
+        reason: Reason,
+        cause: UpstreamCause | None,
+    ) -> None:
+        """A request was refused, or not served, at `now` (Unix seconds)."""
+        # A slice as long as the text is the text itself.
+        target = head.target[:_TARGET_CHARS]
+        self._fresh.append((now, head.method, target, head.peer, decision, status, reason, cause))
+
+    def used_up(self, key_id: str, state: QuotaState) -> None:
+        """A quota has refused a request with this key."""
+        name = key_id, state.quota.name
+        self._used_up.pop(name, None)
+        self._used_up[name] = state
+        if len(self._used_up) > _QUOTAS:
+            del self._used_up[next(iter(self._used_up))]
+
+    def refusing(self, now: float) -> Mapping[tuple[str, str], QuotaState]:
+        """Quotas that have refused a key and are not whole again at `now`, by key id and quota, the newest last."""
+        return {name: state for name, state in self._used_up.items() if state.resets_at > now}
+
+    async def settle(self) -> None:
+        """Let go of heads and decisions: paths lose their queries and keys."""
+        self._settle()
+
+    def newest(self) -> Sequence[Refusal]:
+        """The newest first."""
+        self._settle()
+        return tuple(reversed(self._settled))
+
+    def _settle(self) -> None:
+        fresh, self._fresh = self._fresh, deque(maxlen=KEPT)
+        self._settled.extend(map(self._readable, fresh))
+
+    def _readable(self, fresh: _Fresh) -> Refusal:
+        now, method, target, peer, decision, status, reason, cause = fresh
+        key = _key_of(decision)
+        route = decision.route if decision is not None else None
+        return Refusal(
+            at=int(now * 1_000_000),
+            status=status,
+            reason=reason,
+            cause=cause,
+            route=NO_ROUTE if route is None else route.name,
+            method=self._redaction.text(method, longest=_PATH_CHARS),
+            path=self._redaction.path(target, longest=_PATH_CHARS),
+            address=peer if decision is None else decision.client_address,
+            key_id="" if key is None else key.id,
+            prefix="" if key is None else key.prefix,
+            tenant=None if key is None else key.tenant,
+        )
+
+
+def _key_of(decision: Decision | None) -> ApiKey | None:
+    if decision is None:
+        return None
+    if isinstance(decision, Deny):
+        return decision.key
+    return decision.principal.key if decision.principal is not None else None

@@ -1,0 +1,36 @@
+"""The latest refusals on the pages, and the way from each to its explanation."""
+
+import re
+from html import unescape
+
+from playwright.sync_api import Page, expect
+
+from tests.heavy.pages.site import Site
+
+
+def test_a_refusal_leads_to_the_explanation_filled_in(site: Site) -> None:
+    site.enter()
+    assert site.sidecar.ask("GET", "/nowhere?secret=hidden").status in (401, 403)
+    page = site.get("/").text
+    latest = page[page.index('id="latest"') :]
+    assert "/nowhere" in latest
+    assert "hidden" not in latest
+    [address, *_] = re.findall(r'href="(/explain\?[^"]+)"', latest)
+    form = site.get(unescape(address)).text
+    assert re.search(r'name="target" value="/nowhere"', form)
+    assert re.search(r'<option value="GET" selected>', form)
+
+
+def test_the_overview_tells_the_state_and_filters_refusals(site: Site) -> None:
+    site.enter()
+    site.sidecar.ask("GET", "/nowhere")
+    page = site.get("/").text
+    assert all(f"<b>{name}</b>" in page for name in ("Readiness", "Upstream", "Store", "Configuration"))
+    assert ">Ready<" in page
+    assert "None that fit." in site.get("/?reason=revoked_key").text
+
+
+def test_the_overview_refreshes_itself(site: Site, page: Page) -> None:
+    site.sign_in(page)
+    site.sidecar.ask("GET", "/nowhere/new")
+    expect(page.get_by_text("GET /nowhere/new")).to_be_visible(timeout=20_000)

@@ -1,0 +1,107 @@
+"""Why a key is refused: the newest refusals, counts by reason, and quotas that are used up, in the API and on pages."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.harness.running import Sidecar, StartSidecar
+from tests.wire.admin.calls import ACME, CONFIG, Admin, admin_address
+
+
+def shown(refusal: dict[str, object]) -> tuple[object, ...]:
+    return tuple(refusal[name] for name in ("reason", "status", "route", "method", "path", "address"))
+
+
+@pytest.mark.parametrize("known", ["on", "off"])
+def test_a_refusal_is_listed_on_both_ways_of_a_request(
+    start_sidecar: StartSidecar, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    monkeypatch.setenv("SIDECAR_KNOWN_REQUESTS", known)
+    sidecar = start_sidecar(CONFIG)
+    ops = Admin(address=admin_address(sidecar))
+    key_id, secret = ops.issue(scopes=["streams:read"])
+    for _ in range(3):
+        assert sidecar.ask("GET", "/billing/1?token=hidden", key=secret).status == 403
+    refusals = ops.call("GET", "refusals").json["refusals"]
+    wanted = ("insufficient_scope", 403, "GET /billing/**", "GET", "/billing/1", "127.0.0.1")
+    assert [shown(one) for one in refusals] == [wanted] * 3
+    assert {one["key_id"] for one in refusals} == {key_id}
+    assert secret.startswith(refusals[0]["prefix"])
+
+
+def test_refusals_are_filtered_by_key_reason_and_route(ops: Admin, sidecar: Sidecar) -> None:
+    key_id, secret = ops.issue(scopes=["streams:read"])
+    sidecar.ask("GET", "/billing/1", key=secret)
+    sidecar.ask("GET", "/nowhere", key=secret)
+    sidecar.ask("GET", "/streams/1")
+    ours = ops.call("GET", f"refusals?key={key_id}").json["refusals"]
+    assert [one["reason"] for one in ours] == ["no_route", "insufficient_scope"]
+    filters = (f"reason=no_route&key={key_id}", f"route={quote('GET /billing/**')}&key={key_id}", "limit=1")
+    found = [ops.call("GET", f"refusals?{one}").json["refusals"] for one in filters]
+    assert [[one["reason"] for one in each] for each in found] == [
+        ["no_route"],
+        ["insufficient_scope"],
+        ["missing_credential"],
+    ]
+
+
+def test_a_key_in_a_path_or_a_query_is_not_shown(ops: Admin, sidecar: Sidecar) -> None:
+    _, secret = ops.issue()
+    for target in (f"/nowhere/{secret}", f"/nowhere?key={secret}"):
+        sidecar.ask("GET", target)
+    refusals = ops.call("GET", "refusals?limit=2")
+    assert secret[len("hv_live_") :].encode() not in refusals.body
+    assert [one["path"] for one in refusals.json["refusals"]] == ["/nowhere", "/nowhere/hv_live_[redacted]"]
+
+
+def test_an_administrator_of_a_tenant_sees_the_refusals_of_its_keys_only(ops: Admin, sidecar: Sidecar) -> None:
+    acme = Admin(address=ops.address, token=ACME)
+    key_id, secret = ops.issue(scopes=["streams:read"], tenant="acme")
+    _, others = ops.issue(scopes=["streams:read"], tenant="globex")
+    for each in (secret, others, None):
+        sidecar.ask("GET", "/billing/1", key=each)
+    assert {one["key_id"] for one in acme.call("GET", "refusals").json["refusals"]} == {key_id}
+    assert acme.call("GET", "overview").json["refusals_by_reason"] is None
+
+
+def test_no_more_than_200_refusals_are_kept(ops: Admin, sidecar: Sidecar) -> None:
+    for number in range(205):
+        sidecar.ask("GET", f"/nowhere/{number}")
+    refusals = ops.call("GET", "refusals").json["refusals"]
+    assert [one["path"] for one in refusals] == [f"/nowhere/{number}" for number in range(204, 4, -1)]
+
+
+def test_a_key_at_the_limit_of_its_plan_or_of_its_own_has_nearly_used_it_up(ops: Admin, sidecar: Sidecar) -> None:
+    """The quota's own limit is 1,000, so that neither has used much of that."""
+    planned, of_plan = ops.issue(scopes=["streams:read"], plan="free")
+    own, of_own = ops.issue(scopes=["streams:read"], quotas={"general": 3})
+    _, plenty = ops.issue(scopes=["streams:read"])
+    for secret, requests in ((of_plan, 8), (of_own, 3), (plenty, 10)):
+        for _ in range(requests):
+            sidecar.ask("GET", "/streams/1", key=secret)
+    near = ops.call("GET", "overview").json["nearly_used_up"]
+    found = {one["key"]["id"]: (one["quota"]["remaining"], one["quota"]["limit"]) for one in near}
+    assert found == {planned: (2, 10), own: (0, 3)}
+    left = ops.call("GET", f"keys/{planned}/quotas").json["quotas"]
+    assert [(one["name"], one["limit"], one["remaining"]) for one in left] == [("general", 10, 2)]
+
+
+def test_usage_tells_the_reasons_and_the_overview_the_state(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    sidecar = start_sidecar(CONFIG, store=tmp_path / "keys.db")
+    ops = Admin(address=admin_address(sidecar))
+    key_id, secret = ops.issue(scopes=["streams:read"])
+    sidecar.ask("GET", "/billing/1", key=secret)
+    overview = ops.call("GET", "overview").json
+    assert overview["refusals_by_reason"] == {"insufficient_scope": 1}
+    assert (overview["health"]["ready"], overview["health"]["problems"]) == (True, [])
+    assert len(overview["health"]["config_sha256"]) == 64
+    routes = ops.call("GET", f"keys/{key_id}/routes").json["routes"]
+    assert [route["name"] for route in routes] == ["GET /streams/**"]
+    assert overview["health"]["upstream_failed"] is None
+    sidecar.stop()
+    again = Admin(address=admin_address(start_sidecar(CONFIG, store=tmp_path / "keys.db")))
+    reasons = again.call("GET", f"keys/{key_id}/usage").json["reasons"]
+    assert [(one["route"], one["reason"], one["count"]) for one in reasons] == [
+        ("GET /billing/**", "insufficient_scope", 1)
+    ]

@@ -97,7 +97,8 @@ def test_a_key_of_others_is_no_place_to_go_on_from(ops: Admin, acme: Admin) -> N
     own, _ = acme.issue(plan="free")
     newest, _ = ops.issue(tenant="globex")
     unknown = acme.call("GET", "keys?after=key_nobody")
-    assert acme.call("GET", f"keys?after={newest}").json == unknown.json == {"keys": [], "next": None, "total": 1}
+    assert acme.call("GET", f"keys?after={newest}").json == unknown.json
+    assert (unknown.json["keys"], unknown.json["next"]) == ([], None)
     assert own in [key["id"] for key in ops.call("GET", f"keys?after={newest}").json["keys"]]
 
 

@@ -6,9 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness.recording import Upstream, running_upstream
 from tests.harness.running import StartSidecar, starter
+
+# No test is judged by the clock: the machine may be busy with others.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 pytest_plugins = ["tests.harness.requirements", "tests.harness.scheduling"]
 

@@ -34,6 +34,7 @@ class RateLimitFields:
     def __init__(self, *, x: bool, reset: Literal["unix", "delta"], ietf: bool) -> None:
         self._x, self._reset, self._ietf = x, reset, ietf
         self._policies: dict[tuple[str, int], tuple[bytes, bytes]] = {}
+        """By name and limit of a quota: its name as a string of the field, and its item of the policy."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,12 +46,11 @@ class RateLimitFields:
         """None for no states. With a refused one among them comes `Retry-After` (RFC 9110 §10.2.3), always."""
         if not states:
             return ()
-        fields: Headers = ()
-        if self._x:
-            fields = self._x_fields(states[0] if len(states) == 1 else min(states, key=_tightness), now)
+        tightest = states[0] if len(states) == 1 else min(states, key=_tightness)
+        fields: Headers = self._x_fields(tightest, now) if self._x else ()
         if self._ietf:
             fields += self._ietf_fields(states, now)
-        wait = max([state.retry_after_seconds for state in states])
+        wait = tightest.retry_after_seconds if len(states) == 1 else max([each.retry_after_seconds for each in states])
         return (*fields, (b"Retry-After", b"%d" % wait)) if wait else fields
 
     def _x_fields(self, state: QuotaState, now: float) -> Headers:

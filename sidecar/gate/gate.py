@@ -171,7 +171,9 @@ class Gate:
         """As `decide`, for a request that is understood. None where the decision has to wait; nothing is taken then."""
         if not self._limiter.immediate:
             return None
-        address = self.proxies.client_address(head.peer, {self.proxies.header: understood.way})
+        address, way = head.peer, understood.way
+        if way:
+            address = self.proxies.client_address(address, {self.proxies.header: way})
         match, request_id = understood.match, understood.request_id or self._new_request_id()
         known: CacheEntry | None = None
         context: PrincipalContext | None = None

@@ -212,15 +212,21 @@ class Metrics(Collector):
         self, route: str, method: str, status: int, *, seconds: float, upstream_seconds: float | None = None
     ) -> None:
         """A request was answered; `upstream_seconds` where the upstream took part in it."""
-        key = (route, method if method in _METHODS else "other", status)
-        self._requests[key] = self._requests.get(key, 0) + 1
-        _time(self._request_seconds, route, seconds)
+        requests, key = self._requests, (route, method if method in _METHODS else "other", status)
+        requests[key] = requests.get(key, 0) + 1
+        whole = self._request_seconds.get(route) or _begun(self._request_seconds, route)
+        whole.counts[bisect_left(BOUNDS, seconds)] += 1
+        whole.total += seconds
         own_seconds = seconds
         if upstream_seconds is not None:
-            _time(self._upstream_seconds, route, upstream_seconds)
+            upstream = self._upstream_seconds.get(route) or _begun(self._upstream_seconds, route)
+            upstream.counts[bisect_left(BOUNDS, upstream_seconds)] += 1
+            upstream.total += upstream_seconds
             own_seconds -= upstream_seconds
         if status != _SWITCHING_PROTOCOLS:  # A tunnel lasts as long as both ends like.
-            _time(self._overhead_seconds, route, own_seconds, OVERHEAD_BOUNDS)
+            own = self._overhead_seconds.get(route) or _begun(self._overhead_seconds, route, OVERHEAD_BOUNDS)
+            own.counts[bisect_left(OVERHEAD_BOUNDS, own_seconds)] += 1
+            own.total += own_seconds
 
     def traced(self, route: str, trace_id: str, *, seconds: float, at: float) -> None:
         """The trace of a request that `finished` has counted, which ended `at` (Unix seconds), was sampled."""
@@ -270,7 +276,9 @@ class Metrics(Collector):
 
     def store_timed(self, operation: str, seconds: float) -> None:
         """An operation on the key store took `seconds`."""
-        _time(self._store_seconds, operation, seconds)
+        store = self._store_seconds.get(operation) or _begun(self._store_seconds, operation)
+        store.counts[bisect_left(BOUNDS, seconds)] += 1
+        store.total += seconds
 
     def set_keys(self, keys: Mapping[tuple[str, str], int]) -> None:
         """Number of stored keys by (status, environment)."""
@@ -405,12 +413,8 @@ def _add(counts: Counts, labels: tuple[str, ...]) -> None:
     counts[labels] = counts.get(labels, 0) + 1
 
 
-def _time(histograms: dict[str, _Histogram], label: str, seconds: float, bounds: Sequence[float] = BOUNDS) -> None:
-    histogram = histograms.get(label)
-    if histogram is None:
-        histogram = histograms[label] = _Histogram(bounds)
-    histogram.counts[bisect_left(bounds, seconds)] += 1
-    histogram.total += seconds
+def _begun(histograms: dict[str, _Histogram], label: str, bounds: Sequence[float] = BOUNDS) -> _Histogram:
+    return histograms.setdefault(label, _Histogram(bounds))
 
 
 def _counter(name: str, about: str, labels: Sequence[str], counts: Mapping[tuple[str, ...], int]) -> Metric:

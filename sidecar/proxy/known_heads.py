@@ -40,6 +40,8 @@ _MOST_BLOCKS: Final = 1024
 
 # What a line is to the request. From _HOST on there may be one of each.
 _PLAIN, _DROPPED, _HIDING, _WAY, _HOST, _CREDENTIAL, _LENGTH, _REQUEST_ID, _ONCE = range(9)
+_BY_VALUE, _NO_NAME = -1, -2
+"""What a name alone does not tell, and what is none."""
 _ONCE_ROLES: Final = {name: _ONCE + at for at, name in enumerate(sorted(ONCE))}
 
 
@@ -205,8 +207,8 @@ class _Lines:
         self._unlearnt = False
         """Whether a line of the block that is read is never learnt."""
         self._salt = secrets.token_bytes(16)
-        self._signs = re.compile(_signs_of_key(gate) + rb"|(?i:asic )|" + ADMIN_COOKIE.encode())
-        """Of a key, of a copy of one that is not written as it is, of a cookie that is withheld."""
+        self._signs = re.compile((_signs_of_key(gate) + b"|asic |" + ADMIN_COOKIE.encode()).lower())
+        """Of a key, of a copy of one that is not written as it is, of a cookie that is withheld; in lower case."""
         self._names: Memory[tuple[bytes, int]] = Memory(_MOST_NAMES)
         self._id_field = gate.config.identity.request_id.lower().encode()
         self._sources = frozenset(name.encode() for name in gate.credentials.header_names)
@@ -283,15 +285,14 @@ class _Lines:
         line = self._memory.recall(text)
         if line is not None:
             return line
-        name = text[: text.find(b":")]
+        name, colon, rest = text.partition(b":")
         lower, role = self._names.young.get(name) or self._names.recall(name) or self._name(name)
         if role == _CREDENTIAL:
             return self._credential_line(text)
-        found = HEADER_LINE.fullmatch(text)
-        if found is None:
+        if role == _NO_NAME or not colon or rest.translate(None, _OF_VALUES):
             return None
-        suspect = self._signs.search(text) is not None
-        pair = (name, found[2])
+        suspect = self._signs.search(text.lower()) is not None
+        pair = (name, rest.strip(b" \t"))
         line = _Line(pair, role, role != _DROPPED) if role >= 0 and not suspect else self._classify(lower, pair)
         if line is not None and not suspect and lower not in _NOT_LEARNT and len(text) <= _LONGEST:
             fresh.append((self._memory, text, line))
@@ -300,13 +301,15 @@ class _Lines:
         return line
 
     def _name(self, name: bytes) -> tuple[bytes, int]:
-        """The name in lower case, and the role of its lines; -1 where that depends on their values, too."""
+        """The name in lower case, and the role of its lines."""
         lower = name.lower()
-        role = _CREDENTIAL if lower in self._sources else -1
+        if not _TOKEN.fullmatch(name):
+            return lower, _NO_NAME
+        role = _CREDENTIAL if lower in self._sources else _BY_VALUE
         if role < 0 and lower not in self._passing and lower not in _VALUED and lower != self._id_field:
             action, _ = self._gate.rules.action(name)
-            dropped = -1 if lower in _ONCE_ROLES else _DROPPED
-            role = {Action.KEEP: _ONCE_ROLES.get(lower, _PLAIN), Action.DROP: dropped}.get(action, -1)
+            dropped = _BY_VALUE if lower in _ONCE_ROLES else _DROPPED
+            role = {Action.KEEP: _ONCE_ROLES.get(lower, _PLAIN), Action.DROP: dropped}.get(action, _BY_VALUE)
         if len(name) <= _LONGEST_NAME:
             self._names.learn(name, (lower, role))
         return lower, role
@@ -367,6 +370,9 @@ class _Lines:
         return not self._judges_cookies and not any(name.encode() in value for name in withheld)
 
 
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+_OF_VALUES: Final = bytes(code for code in range(256) if code == 9 or 32 <= code != 127)
+"""What a field's value may hold (RFC 9110 section 5.5), as HEADER_LINE has it."""
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content_length", b"transfer_encoding"})
 _VALUED: Final = _UNUSUAL | {b"content-length", b"connection", b"host"}
 """Headers whose values decide."""

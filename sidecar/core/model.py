@@ -187,6 +187,19 @@ class StaticResponse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardRules:
+    """How a route's requests are forwarded, where that differs from what holds for all."""
+
+    answer_timeout_seconds: float | None = None
+    """Until the head of the response is there; None is the upstream's own."""
+    body_bytes: float | None = None
+    """How long a body may be; infinite is no limit, None is that of `limits`."""
+
+
+_FORWARD_RULES = ForwardRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a route demands."""
 
@@ -212,6 +225,7 @@ class Policy:
     """None is no other origin."""
     shared_cache: bool = False
     """Whether a cache may give the responses to one key to everybody."""
+    forward: ForwardRules = _FORWARD_RULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -286,7 +286,13 @@ class Handler:
             self._hand_over(pending, None)
             return
         pieces = (head, b"" if exchange.body is None else exchange.body.at_hand() or b"")
-        connection.begin(pieces, exchange.head.method, waiter=pending, informational=exchange.interim)
+        connection.begin(
+            pieces,
+            exchange.head.method,
+            waiter=pending,
+            informational=exchange.interim,
+            answer_timeout=decision.route.policy.forward.answer_timeout_seconds,
+        )
 
     def _begin(self, exchange: Exchange) -> None:
         self._observer.begun()
@@ -340,10 +346,10 @@ class Handler:
 
     async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, begun: Begun | None = None) -> None:
         """begun: where the request has been sent."""
-        upstream = snapshot.upstream
+        upstream, rules = snapshot.upstream, allow.route.policy.forward
         exchange.gate = snapshot.gate
         try:
-            exchange.check_body()
+            exchange.check_body(rules.body_bytes)
             head = self._upstream_head(exchange, upstream, allow)
             response = await upstream.send(
                 head,
@@ -352,6 +358,7 @@ class Handler:
                 upgrade=exchange.upgrade != "",
                 informational=exchange.interim,
                 begun=begun,
+                answer_timeout=rules.answer_timeout_seconds,
             )
             exchange.upstream_seconds = self._clock.monotonic() - exchange.sent
             try:

@@ -123,7 +123,7 @@ class KnownRequests:
         body = data[end + 4 :]
         if block is None or target is None or len(body) != block.length:
             return None
-        if most_bytes is not None and len(body) > most_bytes:
+        if body and _is_too_large(body, target.match, most_bytes):
             return None
         if block.secret is not None and _is_in_request_line(data[start + 2 : end][block.secret], data[:start], target):
             return None
@@ -175,6 +175,13 @@ class KnownRequests:
         match = gate.routes.match(method, target.path)
         query = target.query or ""
         return _Target(method, raw, upstream, match, query if "%" in query or "+" in query else "")
+
+
+def _is_too_large(body: bytes, match: Match | None, most_bytes: float | None) -> bool:
+    """most_bytes: where the route has no limit of its own."""
+    own = None if match is None else match.route.policy.forward.body_bytes
+    most = most_bytes if own is None else own
+    return most is not None and len(body) > most
 
 
 def _is_in_request_line(secret: bytes, line: bytes, target: _Target) -> bool:

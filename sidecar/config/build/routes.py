@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from msgspec import UNSET
 
@@ -12,7 +12,7 @@ from sidecar.config.policy import KeySettings
 from sidecar.config.routes import ONLY, GroupEntry, PolicyEntry, ResponseEntry, UnmatchedEntry
 from sidecar.core.errors import Reason
 from sidecar.core.headers import HeaderNames, fold
-from sidecar.core.model import EVERY, Cors, Policy, Quota, Route, StaticResponse
+from sidecar.core.model import EVERY, Cors, ForwardRules, Policy, Quota, Route, StaticResponse
 from sidecar.core.patterns import Pattern, parse_pattern
 from sidecar.core.policy import DENIED
 from sidecar.core.rate_limit_headers import ENDING_NAMES
@@ -100,12 +100,18 @@ def _joined(own: Policy, inherited: Policy, given: Container[str]) -> Policy:
         environments=both or own.environments or inherited.environments,
         charges=own.charges if "quotas" in given else inherited.charges,
         pass_through=own.pass_through if "pass_through" in given else inherited.pass_through,
+        forward=_joined_rules(own.forward, inherited.forward),
     )
+
+
+def _joined_rules(own: ForwardRules, inherited: ForwardRules) -> ForwardRules:
+    given = {field.name: getattr(own, field.name) for field in fields(own)}
+    return replace(inherited, **{name: value for name, value in given.items() if value is not None})
 
 
 def _check_inherited(entry: PolicyEntry, own: Policy, inherited: Policy, path: Path, report: Report) -> None:
     """Reports what cannot hold together with what the group demands."""
-    if entry.public and replace(inherited, charges=(), pass_through=True) != Policy():
+    if entry.public and replace(inherited, charges=(), pass_through=True, forward=ForwardRules()) != Policy():
         report.problem(
             (*path, "public"), "its group requires something of a key: write this route outside of the group"
         )
@@ -206,10 +212,17 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
     )
 
 
+_FORWARDING = ("answer_timeout", "body")
+"""Options of what is forwarded."""
+
+
 def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse | None:
     """What the sidecar itself responds with; None where the upstream does."""
     whole, short = entry.response is not None, entry.respond is not UNSET
     name = "response" if whole else "respond"
+    if whole or short:
+        for option in (option for option in _FORWARDING if getattr(entry, option) is not None):
+            report.problem((*path, option), f"the sidecar itself responds (`{name}`): nothing is forwarded")
     if (whole or short) and entry.pass_through == ONLY:
         message = "a route with `pass_through: only` is the upstream's: it has no response of ours"
         report.problem((*path, name), message)
@@ -283,6 +296,7 @@ def _demands(entry: PolicyEntry | GroupEntry, path: Path, words: Vocabulary, rep
         environments=frozenset(environments),
         charges=charges_of(entry.quotas or (), (*path, "quotas"), words.quotas, report),
         pass_through=entry.pass_through is not False,
+        forward=ForwardRules(answer_timeout_seconds=entry.answer_timeout, body_bytes=entry.body),
     )
 
 

@@ -11,6 +11,7 @@ from sidecar.config.fields import (
     Duration,
     HeaderValue,
     OwnHeader,
+    PathPrefix,
     SizeOrOff,
     Timeout,
     Token,
@@ -98,6 +99,8 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     """How long the upstream may take; None is as it is set up."""
     body: SizeOrOff | None = left_out()
     """How long a request's may be; None is as in `limits`."""
+    strip_prefix: PathPrefix | None = left_out()
+    """None is as `upstream` says."""
     deny: bool = False
     """Refuses every request, as if no route named it: a hole in a wider route."""
 
@@ -121,6 +124,7 @@ class GroupEntry(Entry, frozen=True, kw_only=True):
     pass_through: bool | None = left_out()
     answer_timeout: Timeout | None = left_out()
     body: SizeOrOff | None = left_out()
+    strip_prefix: PathPrefix | None = left_out()
     routes: Annotated[tuple[RouteEntry, ...], Meta(min_length=1)]
 
 

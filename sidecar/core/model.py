@@ -194,6 +194,8 @@ class ForwardRules:
     """Until the head of the response is there; None is the upstream's own."""
     body_bytes: float | None = None
     """How long a body may be; infinite is no limit, None is that of `limits`."""
+    strip_prefix: str | None = None
+    """Taken from the front of the path; None is the upstream's own."""
 
 
 _FORWARD_RULES = ForwardRules()

@@ -10,7 +10,7 @@ from sidecar.core.credentials import Copies, Credential, without_cookie, without
 from sidecar.core.error_responses import key_values
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
-from sidecar.core.model import ApiKey, Headers, RequestHead
+from sidecar.core.model import ApiKey, ForwardRules, Headers, RequestHead
 from sidecar.core.observer import Trace
 from sidecar.core.target import Target, with_prefix
 from sidecar.core.templates import render_text
@@ -82,10 +82,14 @@ ADMIN_COOKIES: Final = (ADMIN_COOKIE, f"__Host-{ADMIN_COOKIE}")
 """Its names, over HTTP and over HTTPS: no other host can set one that begins with `__Host-` (RFC 6265bis §4.1.3.2)."""
 
 
+_FORWARD_RULES: Final = ForwardRules()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Injection:
     """The configured rules of strip and inject.
 
+    keep_slash: how paths are read.
     remove_copies: of the credential, elsewhere in the request; otherwise the request is refused.
     withheld_cookies: their names; of the sidecar's own. not_beside_key: names of headers, in lower case, and of cookies
     with credentials that are not ours, which are removed where a key is used.
@@ -96,20 +100,34 @@ class Injection:
     forward_credential: bool
     strip_prefix: str
     add_prefix: str
+    keep_slash: bool = False
     remove_copies: bool = True
     withheld_cookies: tuple[str, ...] = ()
     not_beside_key: tuple[frozenset[bytes], tuple[str, ...]] = (frozenset(), ())
 
     def target(
-        self, target: Target, paths: tuple[str, ...], credential: Credential | None, copies: Copies | None = None
+        self,
+        target: Target,
+        paths: tuple[str, ...],
+        credential: Credential | None,
+        copies: Copies | None = None,
+        rules: ForwardRules = _FORWARD_RULES,
     ) -> str:
-        """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely."""
+        """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely.
+
+        rules: of the route that `paths` lead to.
+        """
         if target.query is not None and not self.forward_credential:
             target = _without_key(target, credential)
             if copies is not None and target.query is not None:
                 query = copies.removed_from_query(target.query)
                 target = target if query == target.query else Target(path=target.path, query=query or None)
-        return with_prefix(target, paths, self.strip_prefix, self.add_prefix)
+        strip, add = self.prefixes(rules)
+        return with_prefix(target, paths, strip, add, keep_slash=self.keep_slash)
+
+    def prefixes(self, rules: ForwardRules) -> tuple[str, str]:
+        """What is taken from the front of the path, and what is put before the rest."""
+        return self.strip_prefix if rules.strip_prefix is None else rules.strip_prefix, self.add_prefix
 
     def copies(self, credential: Credential | None) -> Copies | None:
         """Of a credential that the upstream must not see."""

@@ -167,12 +167,11 @@ class KnownRequests:
                 return None
             if target.query is not None and gate.credentials.find({}, target.query) is not None:
                 return None
-            upstream = raw
-            if gate.injection.strip_prefix or gate.injection.add_prefix:
-                upstream = gate.injection.target(target, (target.path,), None)
+            match, upstream = gate.routes.match(method, target.path), raw
+            if match is not None and any(gate.injection.prefixes(rules := match.route.policy.forward)):
+                upstream = gate.injection.target(target, (target.path,), None, rules=rules)
         except Denied:
             return None
-        match = gate.routes.match(method, target.path)
         query = target.query or ""
         return _Target(method, raw, upstream, match, query if "%" in query or "+" in query else "")
 

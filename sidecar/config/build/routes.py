@@ -157,13 +157,23 @@ def _route(
         return None
     _check_params(entry, pattern, path, report)
     _check_inherited(entry, policy, inherited, path, report)
+    policy = _joined(policy, inherited, report.names(path))
+    _check_prefix(policy.forward.strip_prefix or "", pattern, path, report)
     return Route(
         name=f"{methods} {pattern}",
         methods=_methods(methods),
         pattern=str(pattern),
-        policy=_joined(policy, inherited, report.names(path)),
+        policy=policy,
         where=report.where(path),
     )
+
+
+def _check_prefix(prefix: str, pattern: Pattern, path: Path, report: Report) -> None:
+    """prefix: what is taken from the front of the route's paths, which all must have it. Its case counts always."""
+    if not f"{pattern}/".startswith(f"{prefix}/"):
+        own = "strip_prefix" in report.names(path)
+        message = f"`{pattern}` does not begin with {prefix}: there is nothing to strip"
+        report.problem((*path, "strip_prefix") if own else path, message)
 
 
 def _parse(key: str, prefix: str) -> tuple[str, Pattern]:
@@ -212,7 +222,7 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
     )
 
 
-_FORWARDING = ("answer_timeout", "body")
+_FORWARDING = ("answer_timeout", "body", "strip_prefix")
 """Options of what is forwarded."""
 
 
@@ -296,7 +306,9 @@ def _demands(entry: PolicyEntry | GroupEntry, path: Path, words: Vocabulary, rep
         environments=frozenset(environments),
         charges=charges_of(entry.quotas or (), (*path, "quotas"), words.quotas, report),
         pass_through=entry.pass_through is not False,
-        forward=ForwardRules(answer_timeout_seconds=entry.answer_timeout, body_bytes=entry.body),
+        forward=ForwardRules(
+            answer_timeout_seconds=entry.answer_timeout, body_bytes=entry.body, strip_prefix=entry.strip_prefix
+        ),
     )
 
 

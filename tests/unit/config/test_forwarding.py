@@ -31,7 +31,31 @@ def test_a_route_has_its_own_time_and_limit_and_otherwise_those_of_its_group(loa
     }
 
 
+PREFIXED = """routes:
+- GET /api: {strip_prefix: /api}
+- path: /api/v1
+  strip_prefix: /api/v1
+  routes:
+    - "* /{id}/**": {}
+    - GET /own: {strip_prefix: /api}
+    - GET /whole: {strip_prefix: ""}
+- GET /{other}: {}
+"""
+
+
+def test_a_route_is_forwarded_without_its_own_prefix_or_that_of_its_group(loading: Loading) -> None:
+    routes = loading(MINIMAL + PREFIXED).routes
+    assert [route.policy.forward.strip_prefix for route in routes] == ["/api", "/api/v1", "/api", "", None]
+
+
+NOT_BELOW = "does not begin with /api: there is nothing to strip"
 WRONG = {
+    "GET /apis/**: {strip_prefix: /api}": f"4:39: routes[0].strip_prefix: `/apis/**` {NOT_BELOW}",
+    "GET /**: {strip_prefix: /api}": f"routes[0].strip_prefix: `/**` {NOT_BELOW}",
+    "'GET /{api}/x': {strip_prefix: /api}": f"routes[0].strip_prefix: `/{{api}}/x` {NOT_BELOW}",
+    "{path: /v1, strip_prefix: /api, routes: [GET: {}]}": f"routes[0].routes[0]: `/v1` {NOT_BELOW}",
+    "GET /API/x: {strip_prefix: /api}": f"routes[0].strip_prefix: `/API/x` {NOT_BELOW}",
+    "GET /api/x: {strip_prefix: /api/}": "routes[0].strip_prefix: must be empty or a path such as /api",
     "GET /a: {answer_timeout: 0s}": "4:35: routes[0].answer_timeout: must be more than 0",
     "GET /a: {body: none}": "4:25: routes[0].body: must be a number with its unit",
     "GET /a: {respond: x, body: 1KiB}": "4:37: routes[0].body: the sidecar itself responds (`respond`): nothing is",

@@ -48,6 +48,13 @@ CONFIGS = [
   - GET /items/hidden: {deny: true}
   - GET /me""",
     ),
+    TRUSTING.replace(
+        "  - GET /me",
+        """  - GET /items/7: {strip_prefix: /items}
+  - GET /named/x: {strip_prefix: ""}
+  - POST /items/7: {public: true, strip_prefix: /items/7, body: 2B, answer_timeout: 1s}
+  - GET /me""",
+    ).replace("http://127.0.0.1:1", "{url: http://127.0.0.1:1/base, strip_prefix: /named}"),
     SHARED,
     TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key, scheme: Basic, as: username}]"),
     TRUSTING.replace(

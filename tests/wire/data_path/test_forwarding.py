@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.harness.recording import Upstream
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.wire import request_bytes
 from tests.upstreams.scripted import Peer, plain
@@ -24,7 +25,27 @@ routes:
     routes:
       - POST: {public: true}
       - POST /but/not/here: {public: true, body: 10B}
+  - GET /api/**: {public: true, strip_prefix: /api}
+  - GET /api/v2/**: {public: true, strip_prefix: ""}
 """
+
+
+PREFIXED = {
+    "/api": "/",
+    "/api?q=/api": "/?q=/api",
+    "/api/": "/",
+    "/api/x?a=1&b": "/x?a=1&b",
+    "/api/api/x": "/api/x",
+    "/api/a%20b": "/a%20b",
+    "/api/a//b": "/a//b",
+    "/api/v2/x": "/api/v2/x",
+    "/%61pi/x": None,
+    "/api%2Fx": None,
+    "/api//x": None,
+    "/api/../api/x": None,
+    "/api/a/../../api/x": None,
+    "/api;v=1/x": None,
+}
 
 
 async def slow(peer: Peer) -> None:
@@ -66,3 +87,19 @@ def test_a_body_may_be_as_long_as_its_route_says(sidecar: Sidecar, target: str, 
         chunked = pieces + b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"x" * size)
         found = [sidecar.exchange(raw).status for raw in (whole, whole, whole, chunked)]
         assert found == [expected] * 4, size
+
+
+@pytest.mark.parametrize(("target", "expected"), PREFIXED.items())
+def test_a_prefix_is_taken_off_where_every_reading_has_it(
+    sidecar: Sidecar, upstream: Upstream, target: str, expected: str | None
+) -> None:
+    wanted = 400 if expected is None else 200
+    assert [sidecar.ask("GET", target).status for _ in range(3)] == [wanted] * 3
+    assert {request.target for request in upstream.requests()} == ({expected} if expected else set())
+
+
+def test_a_websocket_goes_without_the_prefix_too(sidecar: Sidecar, upstream: Upstream) -> None:
+    asking = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+    sidecar.exchange(request_bytes("GET", "/api/chat", asking))
+    (request,) = upstream.requests()
+    assert (request.target, request.all("Upgrade")) == ("/chat", ["websocket"])

@@ -85,6 +85,7 @@ _LIVE = frozenset(
         "sha256",
         "limits",
         "upstream",
+        "upstreams",
         "keys",
         "catalogue",
         "quotas",

@@ -100,7 +100,9 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     body: SizeOrOff | None = left_out()
     """How long a request's may be; None is as in `limits`."""
     strip_prefix: PathPrefix | None = left_out()
-    """None is as `upstream` says."""
+    """None is as the upstream's settings say."""
+    upstream: str | None = left_out()
+    """One of `upstreams`; None is the default one."""
     deny: bool = False
     """Refuses every request, as if no route named it: a hole in a wider route."""
 
@@ -125,6 +127,7 @@ class GroupEntry(Entry, frozen=True, kw_only=True):
     answer_timeout: Timeout | None = left_out()
     body: SizeOrOff | None = left_out()
     strip_prefix: PathPrefix | None = left_out()
+    upstream: str | None = left_out()
     routes: Annotated[tuple[RouteEntry, ...], Meta(min_length=1)]
 
 

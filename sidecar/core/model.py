@@ -190,6 +190,8 @@ class StaticResponse:
 class ForwardRules:
     """How a route's requests are forwarded, where that differs from what holds for all."""
 
+    upstream: str | None = None
+    """One of `upstreams`; None is the default one, `upstream`."""
     answer_timeout_seconds: float | None = None
     """Until the head of the response is there; None is the upstream's own."""
     body_bytes: float | None = None

@@ -1,7 +1,7 @@
 """What is sent to the upstream in place of the client's own target and header fields."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -89,7 +89,7 @@ _FORWARD_RULES: Final = ForwardRules()
 class Injection:
     """The configured rules of strip and inject.
 
-    keep_slash: how paths are read.
+    named_prefixes: of upstreams that routes name, what is stripped and what is added. keep_slash: how paths are read.
     remove_copies: of the credential, elsewhere in the request; otherwise the request is refused.
     withheld_cookies: their names; of the sidecar's own. not_beside_key: names of headers, in lower case, and of cookies
     with credentials that are not ours, which are removed where a key is used.
@@ -100,6 +100,7 @@ class Injection:
     forward_credential: bool
     strip_prefix: str
     add_prefix: str
+    named_prefixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     keep_slash: bool = False
     remove_copies: bool = True
     withheld_cookies: tuple[str, ...] = ()
@@ -127,7 +128,10 @@ class Injection:
 
     def prefixes(self, rules: ForwardRules) -> tuple[str, str]:
         """What is taken from the front of the path, and what is put before the rest."""
-        return self.strip_prefix if rules.strip_prefix is None else rules.strip_prefix, self.add_prefix
+        strip, add = self.strip_prefix, self.add_prefix
+        if rules.upstream is not None:
+            strip, add = self.named_prefixes[rules.upstream]
+        return strip if rules.strip_prefix is None else rules.strip_prefix, add
 
     def copies(self, credential: Credential | None) -> Copies | None:
         """Of a credential that the upstream must not see."""

@@ -74,6 +74,7 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
         remove_copies=config.keys.copies == "remove",
         strip_prefix=config.upstream.strip_prefix,
         add_prefix=config.upstream.add_prefix,
+        named_prefixes={name: (at.strip_prefix, at.add_prefix) for name, at in config.upstreams.items()},
         keep_slash=config.keep_slash,
         withheld_cookies=() if config.admin is None else ADMIN_COOKIES,
         not_beside_key=_not_beside_key(config.keys),

@@ -86,6 +86,10 @@ class Upstream:
         """A kept connection, if one waits to be used."""
         return self._pool.idle()
 
+    def reconfigure(self, most_lent: int | None) -> None:
+        """most_lent: as of Pool."""
+        self._pool.most_lent = most_lent
+
     def close_when_idle(self) -> None:
         """Finish what has begun, and keep no connection for more."""
         self._pool.close_when_idle()

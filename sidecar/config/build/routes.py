@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from msgspec import UNSET
 
 from sidecar.config.build.policy import charges_of, check_template, required
+from sidecar.config.document import UpstreamSettings
 from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.policy import KeySettings
 from sidecar.config.routes import ONLY, GroupEntry, PolicyEntry, ResponseEntry, UnmatchedEntry
@@ -34,6 +35,7 @@ class Vocabulary:
     keys: KeySettings
     case_sensitive: bool
     cors: Cors | None
+    upstreams: Mapping[str, UpstreamSettings]
 
 
 def routes_of(
@@ -158,7 +160,7 @@ def _route(
     _check_params(entry, pattern, path, report)
     _check_inherited(entry, policy, inherited, path, report)
     policy = _joined(policy, inherited, report.names(path))
-    _check_prefix(policy.forward.strip_prefix or "", pattern, path, report)
+    _check_prefix(_stripped(policy.forward, words), pattern, path, report)
     return Route(
         name=f"{methods} {pattern}",
         methods=_methods(methods),
@@ -166,6 +168,12 @@ def _route(
         policy=policy,
         where=report.where(path),
     )
+
+
+def _stripped(rules: ForwardRules, words: Vocabulary) -> str:
+    """What is taken from the front of a route's paths; of the default upstream, only what the route says itself."""
+    named = words.upstreams.get(rules.upstream or "")
+    return rules.strip_prefix if rules.strip_prefix is not None else "" if named is None else named.strip_prefix
 
 
 def _check_prefix(prefix: str, pattern: Pattern, path: Path, report: Report) -> None:
@@ -222,7 +230,7 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
     )
 
 
-_FORWARDING = ("answer_timeout", "body", "strip_prefix")
+_FORWARDING = ("answer_timeout", "body", "strip_prefix", "upstream")
 """Options of what is forwarded."""
 
 
@@ -306,9 +314,20 @@ def _demands(entry: PolicyEntry | GroupEntry, path: Path, words: Vocabulary, rep
         environments=frozenset(environments),
         charges=charges_of(entry.quotas or (), (*path, "quotas"), words.quotas, report),
         pass_through=entry.pass_through is not False,
-        forward=ForwardRules(
-            answer_timeout_seconds=entry.answer_timeout, body_bytes=entry.body, strip_prefix=entry.strip_prefix
-        ),
+        forward=_forward(entry, path, report),
+    )
+
+
+def _forward(entry: PolicyEntry | GroupEntry, path: Path, report: Report) -> ForwardRules:
+    known = report.names(("upstreams",))
+    if entry.upstream is not None and entry.upstream not in known:
+        hint = did_you_mean(entry.upstream, known)
+        report.problem((*path, "upstream"), f"unknown upstream '{entry.upstream}'{hint}")
+    return ForwardRules(
+        upstream=entry.upstream,
+        answer_timeout_seconds=entry.answer_timeout,
+        body_bytes=entry.body,
+        strip_prefix=entry.strip_prefix,
     )
 
 

@@ -48,6 +48,62 @@ def test_a_route_is_forwarded_without_its_own_prefix_or_that_of_its_group(loadin
     assert [route.policy.forward.strip_prefix for route in routes] == ["/api", "/api/v1", "/api", "", None]
 
 
+TWO = """upstreams:
+  billing: {url: https://billing.test, answer_timeout: 5m, strip_prefix: /billing, tls: {server_name: b.test}}
+  files: unix:/run/files.sock
+"""
+ROUTES = """routes:
+- GET /a: {}
+- path: /billing
+  upstream: billing
+  routes: [GET: {}, POST /x: {strip_prefix: ""}, PUT: {public: true, upstream: files}]
+"""
+
+
+def test_an_upstream_beside_the_default_one_has_all_of_its_options_and_is_chosen_by_route(loading: Loading) -> None:
+    config = loading(MINIMAL + TWO + ROUTES)
+    billing, files = config.upstreams["billing"], config.upstreams["files"]
+    assert (billing.address.host, billing.answer_timeout, billing.strip_prefix) == ("billing.test", 300.0, "/billing")
+    assert billing.tls is not None
+    assert billing.tls.server_name == "b.test"
+    assert (files.address.path, files.tls, files.answer_timeout) == ("/run/files.sock", None, 60.0)
+    assert [route.policy.forward.upstream for route in config.routes] == [None, "billing", "billing", "files"]
+    assert config.warnings == ()
+    assert config.upstream_connections == 3 * 256
+
+
+def test_an_upstream_that_no_route_names_is_warned_of(loading: Loading) -> None:
+    warnings = [str(warning) for warning in loading(f"{MINIMAL}{TWO}routes: [GET /a: {{upstream: files}}]\n").warnings]
+    assert len(warnings) == 1
+    assert "5:3: upstreams.billing: warning: no route is forwarded to this upstream" in warnings[0]
+
+
+def test_a_named_upstream_that_is_the_sidecar_itself_is_an_error(problems: Complaining) -> None:
+    text = MINIMAL.replace("listen: 127.0.0.1:0", "listen: 127.0.0.1:8080")
+    assert text != MINIMAL
+    (line,) = problems(f"{text}upstreams: {{b: 'http://localhost:8080'}}\nroutes: [GET /a: {{upstream: b}}]\n")
+    assert "upstreams.b: is the sidecar itself, at the address of listen: name the service's own" in line
+
+
+WRONG_UPSTREAM = {
+    "GET /a: {upstream: biling}": "7:29: routes[0].upstream: unknown upstream 'biling' (did you mean 'billing'?)",
+    "{path: /a, upstream: x, routes: [GET: {}]}": "routes[0].upstream: unknown upstream 'x'",
+    "GET /a: {upstream: billing}": "7:18: routes[0]: `/a` does not begin with /billing: there is nothing to strip",
+    "GET /a: {upstream: files, respond: x}": "routes[0].upstream: the sidecar itself responds",
+}
+
+
+@pytest.mark.parametrize(("route", "expected"), WRONG_UPSTREAM.items())
+def test_an_upstream_that_a_route_cannot_have_is_told(problems: Complaining, route: str, expected: str) -> None:
+    (line,) = problems(f"{MINIMAL}{TWO}routes: [{route}]\n")
+    assert expected in line
+
+
+def test_what_is_wrong_with_a_named_upstream_is_told_once(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + "upstreams: {b: {url: 'http://b', tls: {}}}\nroutes: [GET /a: {upstream: b}]\n")
+    assert "upstreams.b.tls: needs an https:// URL" in line
+
+
 NOT_BELOW = "does not begin with /api: there is nothing to strip"
 WRONG = {
     "GET /apis/**: {strip_prefix: /api}": f"4:39: routes[0].strip_prefix: `/apis/**` {NOT_BELOW}",

@@ -53,8 +53,11 @@ CONFIGS = [
         """  - GET /items/7: {strip_prefix: /items}
   - GET /named/x: {strip_prefix: ""}
   - POST /items/7: {public: true, strip_prefix: /items/7, body: 2B, answer_timeout: 1s}
+  - "* /sessions/x": {upstream: other}
+  - GET /public/x: {public: true, upstream: other, strip_prefix: ""}
   - GET /me""",
-    ).replace("http://127.0.0.1:1", "{url: http://127.0.0.1:1/base, strip_prefix: /named}"),
+    ).replace("http://127.0.0.1:1", "{url: http://127.0.0.1:1/base, strip_prefix: /named}")
+    + "upstreams: {other: {url: http://127.0.0.1:2/other, strip_prefix: /sessions}}\n",
     SHARED,
     TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key, scheme: Basic, as: username}]"),
     TRUSTING.replace(

@@ -1,5 +1,6 @@
 """What a route says of how its requests are forwarded."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -7,8 +8,8 @@ import pytest
 from tests.harness.recording import Upstream
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.wire import request_bytes
-from tests.upstreams.scripted import Peer, plain
-from tests.wire.proxy.wire import get
+from tests.upstreams.scripted import Peer, ScriptedUpstream, plain
+from tests.wire.proxy.wire import get, post
 from tests.wire.security.behind import Behind, behind
 
 CONFIG = """\
@@ -69,6 +70,54 @@ async def test_a_route_waits_for_its_own_time_on_a_connection_that_another_has_u
     assert (await client.ask(get("/usual"))).status == 200
     await stage.upstream.peers[0].gone()
     await client.close()
+
+
+BESIDE = (
+    CONFIG
+    + """\
+  - "* /billing/**": {public: true, upstream: billing}
+  - GET /files: {public: true, upstream: files}
+upstreams:
+  billing: {url: "http://127.0.0.1:BILLING", strip_prefix: /billing, add_prefix: /v2, host: upstream, via: toll}
+  files: {url: "http://127.0.0.1:1"}
+"""
+)
+
+
+async def saying_its_line(peer: Peer) -> None:
+    while True:
+        await peer.send(plain((await peer.request()).partition(b"\r\n")[0]))
+
+
+async def test_a_route_is_forwarded_to_the_upstream_that_it_names_and_over_its_connections(
+    start_sidecar: StartSidecar,
+) -> None:
+    billing = ScriptedUpstream(saying_its_line)
+    await billing.start()
+    async with behind(
+        start_sidecar, saying_its_line, config=BESIDE.replace("BILLING", str(billing.address.port))
+    ) as stage:
+        client = await stage.client()
+        for _ in range(3):
+            response = await client.ask(get("/billing/x?y"))
+            assert response.body == b"GET /v2/x?y HTTP/1.1"
+            assert response.all(b"Via") == [b"1.1 toll"]
+            assert (await client.ask(post(b"z", target="/billing"))).body == b"POST /v2/ HTTP/1.1"
+            response = await client.ask(get("/usual"))
+            assert (response.body, response.all(b"Via")) == (b"GET /usual HTTP/1.1", [])
+        assert (len(billing.seen), len(stage.upstream.seen)) == (1, 1)
+        assert b"\r\nHost: 127.0.0.1:%d\r\n" % billing.address.port in billing.seen[0]
+        assert b"\r\nHost: api.test\r\n" in stage.upstream.seen[0]
+        assert (await client.ask(get("/files"))).status == 502
+        metrics = await asyncio.to_thread(stage.sidecar.metrics)
+        await client.close()
+    await billing.stop()
+    failures = 'sidecar_upstream_failures_total{cause="refused",reason="upstream_unreachable"'
+    assert [line for line in metrics.splitlines() if line.startswith(failures)] == [
+        failures + "} 0.0",
+        failures + ',upstream="billing"} 0.0',
+        failures + ',upstream="files"} 1.0',
+    ]
 
 
 @pytest.fixture(scope="module")

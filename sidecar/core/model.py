@@ -257,6 +257,14 @@ class Source:
     part: Literal["username", "password"] | None = None
     """Basic only: which half of `username:password` is the credential (RFC 7617); None is the base64 itself."""
 
+    @property
+    def in_list(self) -> bool:
+        """Whether the credential is one of several items, and the others are the upstream's.
+
+        Scripts cannot set any other header of a WebSocket; theirs go with `new WebSocket(url, [protocol, key])`.
+        """
+        return self.kind == "header" and self.name.lower() == "sec-websocket-protocol"
+
 
 class Allow(Struct, frozen=True, kw_only=True, gc=False):
     """The request may pass, with all that the data path needs to forward it."""

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.client_address import TrustedProxies
-from sidecar.core.credentials import Copies, Credential, without_cookie, without_parameter
+from sidecar.core.credentials import Copies, Credential, without_cookie, without_item, without_parameter
 from sidecar.core.error_responses import key_values
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
@@ -155,6 +155,8 @@ class Injection:
         if remove and self.remove_copies:
             return
         query, kept = _without_key(target, credential).query or "", _without_cookies(received.kept, credential.cookies)
+        if remove:
+            kept = _without_items(kept, credential)
         if (
             copies.are_in_text(target.path)
             or copies.removed_from(kept) != kept
@@ -183,7 +185,7 @@ class Injection:
         if trusted or keep_credential:
             kept = self.rules.reclassify(head.headers, credential=keep_credential, from_proxy=trusted)
         if credential is not None and not keep_credential:
-            kept = _without_cookies(kept, credential.cookies)
+            kept = _without_credential(kept, credential)
         if credential is not None and not credential.foreign:
             kept = self._of_key(kept)
         if copies is not None:
@@ -235,6 +237,20 @@ def _without_key(target: Target, credential: Credential | None) -> Target:
         if source.kind == "query" and target.query is not None:
             target = Target(path=target.path, query=without_parameter(target.query, source.name) or None)
     return target
+
+
+def _without_credential(kept: list[tuple[bytes, bytes]], credential: Credential) -> list[tuple[bytes, bytes]]:
+    """Where it stands among others: in cookies, and in lists."""
+    return _without_items(_without_cookies(kept, credential.cookies), credential)
+
+
+def _without_items(kept: list[tuple[bytes, bytes]], credential: Credential) -> list[tuple[bytes, bytes]]:
+    names = {source.name.lower().encode() for source in credential.sources if source.in_list}
+    if not names:
+        return kept
+    item = credential.text.encode("latin-1")
+    lines = [(name, without_item(value, item) if name.lower() in names else value) for name, value in kept]
+    return [(name, value) for name, value in lines if value or name.lower() not in names]
 
 
 def _without_cookies(kept: list[tuple[bytes, bytes]], names: Sequence[str]) -> list[tuple[bytes, bytes]]:

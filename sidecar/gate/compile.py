@@ -58,6 +58,7 @@ def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
         keep=config.identity.keep,
         credential=credentials.header_names,
         passing=credentials.passing_names,
+        lists=credentials.list_names,
         request_id=config.identity.request_id,
     )
 

@@ -216,6 +216,7 @@ class _Lines:
         self._names: Memory[tuple[bytes, int]] = Memory(_MOST_NAMES)
         self._id_field = gate.config.identity.request_id.lower().encode()
         self._sources = frozenset(name.encode() for name in gate.credentials.header_names)
+        self._lists = frozenset(name.encode() for name in gate.credentials.list_names)
         self._passing = frozenset(each.name.lower().encode() for each in keys.pass_through if each.kind == "header")
         self._judges_cookies = any(source.kind == "cookie" for source in (*keys.sources, *keys.pass_through))
 
@@ -354,7 +355,12 @@ class _Lines:
             return _host(pair)
         if lower == self._id_field:
             return _Line(pair, _REQUEST_ID, False) if is_request_id(value) else None
-        if lower in _UNUSUAL or lower in self._passing or (lower == b"cookie" and not self._keeps_cookie(value)):
+        if (
+            lower in _UNUSUAL
+            or lower in self._lists
+            or lower in self._passing
+            or (lower == b"cookie" and not self._keeps_cookie(value))
+        ):
             return None
         action, _ = self._gate.rules.action(pair[0])
         once = _ONCE_ROLES.get(lower)

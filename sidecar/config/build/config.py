@@ -311,12 +311,7 @@ def _doubts(config: Config, routes: Sequence[tuple[Path, Route]], report: Report
 def _doubtful_sources(keys: KeySettings) -> Doubts:
     for position, source in enumerate(keys.sources):
         path = ("keys", "from", position)
-        if source.kind == "header" and source.name.lower() == "sec-websocket-protocol":
-            yield (
-                path,
-                "clients send a list of protocols here, and want one of it back: no key is found in that",
-            )
-        elif (source.scheme or "").lower() == "basic" and source.part is None:
+        if (source.scheme or "").lower() == "basic" and source.part is None:
             why = "clients send `username:password` in base64 with Basic (RFC 7617): no key is found in that"
             yield path, f"{why}; write `as: username` (curl -u KEY:) or `as: password`"
 

@@ -10,7 +10,7 @@ from sidecar.core.cors import SharingRules
 from sidecar.core.credentials import CredentialRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
-from sidecar.core.model import EVERY, Source
+from sidecar.core.model import EVERY, Route, Source
 from sidecar.core.rate_limit_headers import ENDING_NAMES, RateLimitFields
 from sidecar.core.routing import MethodRules, RouteTable
 from sidecar.core.upstream_request import ADMIN_COOKIES, Injection
@@ -106,7 +106,7 @@ def sharing(config: Config) -> SharingRules:
     own = [name for template in templates for name in template.headers or ()]
     names = (*rate_limit_fields(config).names, *ENDING_NAMES, "WWW-Authenticate", config.identity.request_id, *own)
     return SharingRules(
-        config.routes, config.cors, sources=config.keys.sources, passing=config.keys.pass_through, added=names
+        _every_route(config), config.cors, sources=config.keys.sources, passing=config.keys.pass_through, added=names
     )
 
 
@@ -125,9 +125,15 @@ def method_rules(config: Config) -> MethodRules:
 
 
 def route_table(config: Config) -> RouteTable:
-    """`unmatched` is the least specific route of all, where it lets anything pass."""
-    routes = (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes
     aliases = config.keys.environment_aliases
     return RouteTable(
-        routes, case_sensitive=config.case_sensitive, environments=aliases, colon_verbs=config.colon == "verb"
+        _every_route(config),
+        case_sensitive=config.case_sensitive,
+        environments=aliases,
+        colon_verbs=config.colon == "verb",
     )
+
+
+def _every_route(config: Config) -> Sequence[Route]:
+    """`unmatched` is the least specific route of all, where it lets anything pass."""
+    return (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes

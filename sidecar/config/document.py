@@ -181,6 +181,9 @@ def upstream_of(written: UpstreamUrl | UpstreamSettings, path: Path, report: Rep
     )
 
 
+OneUpstream = Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSettings)]
+
+
 # Where quotas are counted.
 
 
@@ -386,7 +389,8 @@ class Document(Entry, frozen=True, kw_only=True):
     ops: Listen | None = None
     admin: Annotated[AdminSettings, made(admin_of, BindAddress, BindAddresses, AdminSettings)] | None = None
     decision: Annotated[DecisionSettings, made(decision_of, BindAddress, BindAddresses, DecisionSettings)] | None = None
-    upstream: Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSettings)] | None = None
+    upstream: OneUpstream | None = None
+    upstreams: Mapping[Name, OneUpstream] | None = None
     store: Store | None = None
     limiter: Annotated[LimiterSettings, made(limiter_of, LimiterUrl, LimiterSettings)] | None = None
     keys: Annotated[KeySettings, made(checked_keys, KeySettings)] | None = None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from math import inf
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import SplitResult, urlsplit
 
@@ -288,6 +289,10 @@ def parse_period(text: str) -> CalendarUnit | int:
     return int(seconds)
 
 
+def parse_size_or_off(text: str) -> float:
+    return inf if text == "off" else parse_size(text)
+
+
 def parse_duration_or_off(text: str) -> float | None:
     return None if text == "off" else parse_duration(text)
 
@@ -342,6 +347,8 @@ DurationOrOff = Annotated[
 Timeout = Annotated[float, leaf(parse_timeout, _DURATION, DURATION_PATTERN)]
 Size = Annotated[int, leaf(parse_size, _SIZE, SIZE_PATTERN)]
 OptionalSize = Annotated[int | None, leaf(parse_size, _SIZE, SIZE_PATTERN)]
+SizeOrOff = Annotated[float, leaf(parse_size_or_off, "a size such as 1MiB, or off", f"^off$|{SIZE_PATTERN}")]
+"""Infinite where it is off."""
 FilePath = Annotated[str, Meta(description="the path of a file", min_length=1)]
 Period = Annotated[
     CalendarUnit | int,

@@ -278,6 +278,7 @@ _LEAST_UNUSED_SECONDS = 3600
 
 def checked_keys(keys: KeySettings, path: Path, report: Report) -> KeySettings:
     _check_sources(keys.sources, (*path, "from"), report)
+    _check_lists(keys, (*path, "from"), report)
     _check_environments(keys.environments, (*path, "environments"), report)
     _check_aliases(keys, (*path, "environments"), report)
     _check_lengths(keys, path, report)
@@ -304,6 +305,14 @@ def _check_sources(sources: Sequence[Source], path: Path, report: Report) -> Non
         if identity in known:
             report.problem(at, "is listed twice")
         known.add(identity)
+
+
+def _check_lists(keys: KeySettings, path: Path, report: Report) -> None:
+    for at, source in report.numbered(path, keys.sources):
+        if source.in_list and source.scheme is not None:
+            report.problem((*at, "scheme"), "a key is one of several protocols here, without a scheme: leave it out")
+        if source.in_list and any(not imported.prefix for imported in keys.imported):
+            report.problem(at, "keys without a prefix (keys.imported) cannot be told from the protocols beside them")
 
 
 def _check_environments(environments: Mapping[str, str], path: Path, report: Report) -> None:

@@ -11,6 +11,9 @@ from sidecar.config.fields import (
     Duration,
     HeaderValue,
     OwnHeader,
+    PathPrefix,
+    SizeOrOff,
+    Timeout,
     Token,
     left_out,
     seconds,
@@ -92,6 +95,14 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     cors: Annotated[Cors | Literal["off"] | None, made(route_cors_of, bool, CorsEntry)] = left_out()
     """None is the file's own section."""
     cache: Literal["private", "shared"] = "private"
+    answer_timeout: Timeout | None = left_out()
+    """How long the upstream may take; None is as it is set up."""
+    body: SizeOrOff | None = left_out()
+    """How long a request's may be; None is as in `limits`."""
+    strip_prefix: PathPrefix | None = left_out()
+    """None is as the upstream's settings say."""
+    upstream: str | None = left_out()
+    """One of `upstreams`; None is the default one."""
     deny: bool = False
     """Refuses every request, as if no route named it: a hole in a wider route."""
 
@@ -113,6 +124,10 @@ class GroupEntry(Entry, frozen=True, kw_only=True):
     environments: EnvironmentList | None = left_out()
     quotas: tuple[str | ChargeEntry, ...] | None = left_out()
     pass_through: bool | None = left_out()
+    answer_timeout: Timeout | None = left_out()
+    body: SizeOrOff | None = left_out()
+    strip_prefix: PathPrefix | None = left_out()
+    upstream: str | None = left_out()
     routes: Annotated[tuple[RouteEntry, ...], Meta(min_length=1)]
 
 

@@ -225,7 +225,7 @@ class SharingRules:
     ) -> None:
         routes = tuple(routes)
         sections = {route.policy.cors for route in routes} | {cors}
-        sent = [source.name for source in sources if source.kind == "header"]
+        sent = [source.name for source in sources if source.kind == "header" and not source.in_list]
         compiled = {each: CorsFields(each, sent=sent, added=added) for each in sections if each is not None}
         self._default = None if cors is None else compiled[cors]
         self._routes: dict[str, RouteSharing] = {}

@@ -68,8 +68,9 @@ class CredentialRules:
         self._queries = [source for source in sources if source.kind == "query"]
         self._cookies = [source for source in sources if source.kind == "cookie"]
         self._headers: dict[bytes, list[_Expected]] = {}
+        self._lists = [source for source in sources if source.in_list]
         for source in sources:
-            if source.kind == "header":
+            if source.kind == "header" and not source.in_list:
                 expected = _Expected(source.scheme and source.scheme.lower(), frozenset((source,)), source.part)
                 self._headers.setdefault(source.name.lower().encode(), []).append(expected)
         self._passing: dict[bytes, set[str]] = {}
@@ -78,6 +79,8 @@ class CredentialRules:
                 self._passing.setdefault(source.name.lower().encode(), set()).add((source.scheme or "").lower())
         self._passing_cookies = frozenset(source.name for source in pass_through if source.kind == "cookie")
         self.header_names = frozenset(name.decode() for name in self._headers)
+        """Those whose whole value is taken for a credential."""
+        self.list_names = frozenset(source.name.lower() for source in self._lists)
         self.passing_names = frozenset(name.decode() for name in self._passing)
         self.may_pass = bool(pass_through)
         """Whether any credential may pass that is not ours."""
@@ -88,6 +91,8 @@ class CredentialRules:
         Raises Denied where one is malformed, doubled, or contradicted by another.
         """
         found = self._in_headers(fields)
+        if self._lists:
+            found += self._in_lists(fields)
         if self._cookies:
             found += self._in_cookies(fields)
         if query:
@@ -178,6 +183,15 @@ class CredentialRules:
             return rest if self._one_space and part else part
         return value.strip() if "" in schemes else ""
 
+    def _in_lists(self, fields: Fields) -> Iterator[Credential]:
+        """Items that are no key of ours are nothing to us."""
+        for source in self._lists:
+            lines = fields.get(source.name.lower().encode(), ())
+            items = [item.strip(b" \t").decode("latin-1") for line in lines for item in line.split(b",")]
+            keys = [item for item in items if item.startswith(self._prefixes)]
+            if keys:
+                yield self._one_of(keys, source)
+
     def _in_cookies(self, fields: Fields) -> Iterator[Credential]:
         for source in self._cookies:
             values = [value for name, value in cookies(fields) if name == source.name]
@@ -250,6 +264,13 @@ def without_cookie(line: bytes, name: str) -> bytes:
     """A Cookie line without the cookie; empty where it was the only one."""
     kept = [pair for pair in line.split(b";") if pair.strip(b" \t").partition(b"=")[0] != name.encode("latin-1")]
     return b";".join(kept).strip()
+
+
+def without_item(line: bytes, item: bytes) -> bytes:
+    """The line of a list without an item, the others as they were; empty where it was the only one."""
+    items = line.split(b",")
+    kept = [each for each in items if each.strip(b" \t") != item]
+    return line if len(kept) == len(items) else b",".join(kept).strip(b" \t")
 
 
 # Copies of a recognised credential elsewhere in the request, which would take it to the upstream by another door.

@@ -184,7 +184,8 @@ class HeaderRules:
 
     identity: injected headers. strip: removed beside them and STRIPPED. keep: passed on only from a trusted proxy.
     credential: headers that may hold a key. passing: those that may hold a credential that is not ours; what imitates
-    one is removed. Of strip and keep, names that end in `*` are patterns.
+    one is removed. lists: those of which one item may be a key, which is removed by itself. Of strip and keep, names
+    that end in `*` are patterns.
     """
 
     def __init__(
@@ -196,12 +197,14 @@ class HeaderRules:
         credential: Iterable[str],
         request_id: str,
         passing: Iterable[str] = (),
+        lists: Iterable[str] = (),
     ) -> None:
         keep = tuple(keep)
         self._passing = {fold(name.encode()): name.lower().encode() for name in passing}
         self._credential = frozenset(name.lower().encode() for name in credential)
+        self._lists = frozenset(name.lower().encode() for name in lists)
         ours = (name.encode() for name in (*identity, request_id))
-        self._removed = _NOT_FORWARDED | {fold(name) for name in (*ours, *self._credential)}
+        self._removed = _NOT_FORWARDED | {fold(name) for name in (*ours, *self._credential, *self._lists)}
         self._stripped = HeaderNames((*STRIPPED, *strip, *keep))
         self._kept = ExactHeaderNames(keep)
         self._request_id = request_id.lower().encode()
@@ -255,6 +258,8 @@ class HeaderRules:
             return Action.CREDENTIAL
         if lower in _READ or lower == self._request_id:
             return Action.READ
+        if lower in self._lists:
+            return Action.READ_AND_KEEP
         if folded in self._removed:
             return Action.DROP
         if lower in self._kept:

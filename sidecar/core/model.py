@@ -187,6 +187,23 @@ class StaticResponse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardRules:
+    """How a route's requests are forwarded, where that differs from what holds for all."""
+
+    upstream: str | None = None
+    """One of `upstreams`; None is the default one, `upstream`."""
+    answer_timeout_seconds: float | None = None
+    """Until the head of the response is there; None is the upstream's own."""
+    body_bytes: float | None = None
+    """How long a body may be; infinite is no limit, None is that of `limits`."""
+    strip_prefix: str | None = None
+    """Taken from the front of the path; None is the upstream's own."""
+
+
+_FORWARD_RULES = ForwardRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a route demands."""
 
@@ -212,6 +229,7 @@ class Policy:
     """None is no other origin."""
     shared_cache: bool = False
     """Whether a cache may give the responses to one key to everybody."""
+    forward: ForwardRules = _FORWARD_RULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +256,14 @@ class Source:
     """Header only: the auth-scheme before the credential (`Bearer`)."""
     part: Literal["username", "password"] | None = None
     """Basic only: which half of `username:password` is the credential (RFC 7617); None is the base64 itself."""
+
+    @property
+    def in_list(self) -> bool:
+        """Whether the credential is one of several items, and the others are the upstream's.
+
+        Scripts cannot set any other header of a WebSocket; theirs go with `new WebSocket(url, [protocol, key])`.
+        """
+        return self.kind == "header" and self.name.lower() == "sec-websocket-protocol"
 
 
 class Allow(Struct, frozen=True, kw_only=True, gc=False):

@@ -106,10 +106,11 @@ def _all_readings(path: str, *, decodings: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text, _ in seen))
 
 
-def with_prefix(target: Target, paths: tuple[str, ...], strip: str, add: str) -> str:
+def with_prefix(target: Target, paths: tuple[str, ...], strip: str, add: str, *, keep_slash: bool = False) -> str:
     """The request-target for the upstream: `strip` taken from the front of the path, `add` put before it.
 
-    `paths` are the readings of the path; unless every one of them lies below `strip`, the request is refused.
+    `paths` are the readings of the path, made with `keep_slash`. Unless every one of them lies below `strip`, and the
+    rest has no other reading than theirs, the request is refused.
     """
     if not strip and not add:
         return str(target)
@@ -118,6 +119,11 @@ def with_prefix(target: Target, paths: tuple[str, ...], strip: str, add: str) ->
     rest = target.path[len(strip) :] or "/"
     if rest[:2] in ("//", "/\\"):
         raise Denied(Reason.BAD_TARGET)
+    if strip and len(paths) > 1:
+        # What is /api/a/../../api/x here, and so /x below /api, may be /api/x to an upstream that gets /a/../../api/x.
+        expected = {path[len(strip) :] or "/" for path in paths}
+        if not expected.issuperset(readings(rest, keep_slash=keep_slash)):
+            raise Denied(Reason.AMBIGUOUS_TARGET)
     return str(Target(path=add + rest, query=target.query))
 
 

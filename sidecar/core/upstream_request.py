@@ -1,16 +1,16 @@
 """What is sent to the upstream in place of the client's own target and header fields."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 from sidecar.core.client_address import TrustedProxies
-from sidecar.core.credentials import Copies, Credential, without_cookie, without_parameter
+from sidecar.core.credentials import Copies, Credential, without_cookie, without_item, without_parameter
 from sidecar.core.error_responses import key_values
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
-from sidecar.core.model import ApiKey, Headers, RequestHead
+from sidecar.core.model import ApiKey, ForwardRules, Headers, RequestHead
 from sidecar.core.observer import Trace
 from sidecar.core.target import Target, with_prefix
 from sidecar.core.templates import render_text
@@ -82,10 +82,14 @@ ADMIN_COOKIES: Final = (ADMIN_COOKIE, f"__Host-{ADMIN_COOKIE}")
 """Its names, over HTTP and over HTTPS: no other host can set one that begins with `__Host-` (RFC 6265bis §4.1.3.2)."""
 
 
+_FORWARD_RULES: Final = ForwardRules()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Injection:
     """The configured rules of strip and inject.
 
+    named_prefixes: of upstreams that routes name, what is stripped and what is added. keep_slash: how paths are read.
     remove_copies: of the credential, elsewhere in the request; otherwise the request is refused.
     withheld_cookies: their names; of the sidecar's own. not_beside_key: names of headers, in lower case, and of cookies
     with credentials that are not ours, which are removed where a key is used.
@@ -96,20 +100,38 @@ class Injection:
     forward_credential: bool
     strip_prefix: str
     add_prefix: str
+    named_prefixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    keep_slash: bool = False
     remove_copies: bool = True
     withheld_cookies: tuple[str, ...] = ()
     not_beside_key: tuple[frozenset[bytes], tuple[str, ...]] = (frozenset(), ())
 
     def target(
-        self, target: Target, paths: tuple[str, ...], credential: Credential | None, copies: Copies | None = None
+        self,
+        target: Target,
+        paths: tuple[str, ...],
+        credential: Credential | None,
+        copies: Copies | None = None,
+        rules: ForwardRules = _FORWARD_RULES,
     ) -> str:
-        """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely."""
+        """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely.
+
+        rules: of the route that `paths` lead to.
+        """
         if target.query is not None and not self.forward_credential:
             target = _without_key(target, credential)
             if copies is not None and target.query is not None:
                 query = copies.removed_from_query(target.query)
                 target = target if query == target.query else Target(path=target.path, query=query or None)
-        return with_prefix(target, paths, self.strip_prefix, self.add_prefix)
+        strip, add = self.prefixes(rules)
+        return with_prefix(target, paths, strip, add, keep_slash=self.keep_slash)
+
+    def prefixes(self, rules: ForwardRules) -> tuple[str, str]:
+        """What is taken from the front of the path, and what is put before the rest."""
+        strip, add = self.strip_prefix, self.add_prefix
+        if rules.upstream is not None:
+            strip, add = self.named_prefixes[rules.upstream]
+        return strip if rules.strip_prefix is None else rules.strip_prefix, add
 
     def copies(self, credential: Credential | None) -> Copies | None:
         """Of a credential that the upstream must not see."""
@@ -133,6 +155,8 @@ class Injection:
         if remove and self.remove_copies:
             return
         query, kept = _without_key(target, credential).query or "", _without_cookies(received.kept, credential.cookies)
+        if remove:
+            kept = _without_items(kept, credential)
         if (
             copies.are_in_text(target.path)
             or copies.removed_from(kept) != kept
@@ -161,7 +185,7 @@ class Injection:
         if trusted or keep_credential:
             kept = self.rules.reclassify(head.headers, credential=keep_credential, from_proxy=trusted)
         if credential is not None and not keep_credential:
-            kept = _without_cookies(kept, credential.cookies)
+            kept = _without_credential(kept, credential)
         if credential is not None and not credential.foreign:
             kept = self._of_key(kept)
         if copies is not None:
@@ -213,6 +237,20 @@ def _without_key(target: Target, credential: Credential | None) -> Target:
         if source.kind == "query" and target.query is not None:
             target = Target(path=target.path, query=without_parameter(target.query, source.name) or None)
     return target
+
+
+def _without_credential(kept: list[tuple[bytes, bytes]], credential: Credential) -> list[tuple[bytes, bytes]]:
+    """Where it stands among others: in cookies, and in lists."""
+    return _without_items(_without_cookies(kept, credential.cookies), credential)
+
+
+def _without_items(kept: list[tuple[bytes, bytes]], credential: Credential) -> list[tuple[bytes, bytes]]:
+    names = {source.name.lower().encode() for source in credential.sources if source.in_list}
+    if not names:
+        return kept
+    item = credential.text.encode("latin-1")
+    lines = [(name, without_item(value, item) if name.lower() in names else value) for name, value in kept]
+    return [(name, value) for name, value in lines if value or name.lower() not in names]
 
 
 def _without_cookies(kept: list[tuple[bytes, bytes]], names: Sequence[str]) -> list[tuple[bytes, bytes]]:

@@ -1,7 +1,7 @@
 """The facts about an installation. Of a secret they hold only its estimated strength, never its text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sidecar.config.build.config import Config
@@ -154,6 +154,14 @@ class RunningFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedUpstream:
+    """One of `upstreams`."""
+
+    upstream: UpstreamFacts | Unknown
+    bypass: BypassProbe | Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """All facts. `now` is in Unix seconds; `grace_seconds` is the platform's wait after SIGTERM, if known."""
 
@@ -169,3 +177,13 @@ class Facts:
     bypass: BypassProbe | Unknown
     store: StoreFacts | Unknown
     running: RunningFacts | Unknown
+    upstreams: Mapping[str, NamedUpstream] = field(default_factory=dict)
+    upstream_option: str = "upstream"
+    """Where in the configuration `upstream` and `bypass` stand."""
+
+    def of_upstream(self, name: str) -> "Facts":
+        """These, with one of `upstreams` in place of the default one."""
+        config = replace(self.config, upstream=self.config.upstreams[name])
+        found = self.upstreams[name]
+        option = f"upstreams.{name}"
+        return replace(self, config=config, upstream=found.upstream, bypass=found.bypass, upstream_option=option)

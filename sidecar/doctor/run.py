@@ -1,18 +1,19 @@
 """Collect the facts and run every check. Nothing in the installation is changed."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from sidecar import __version__
 from sidecar.config.build.config import Config
+from sidecar.config.document import UpstreamSettings
 from sidecar.core.units import Clock
 from sidecar.doctor.checks import config as config_checks
 from sidecar.doctor.checks import listeners as listener_checks
 from sidecar.doctor.checks import running as running_checks
 from sidecar.doctor.checks import store as store_checks
-from sidecar.doctor.facts import Facts
+from sidecar.doctor.facts import Facts, NamedUpstream
 from sidecar.doctor.probes.host import files_facts, host_facts, secrets_facts
 from sidecar.doctor.probes.network import probe_bypass, running_facts, upstream_facts
 from sidecar.doctor.probes.store import Opener, store_facts
@@ -37,11 +38,11 @@ async def collect_facts(examination: Examination) -> Facts:
     host, files = await asyncio.gather(
         asyncio.to_thread(host_facts, config.listen, examination.environ), asyncio.to_thread(files_facts, config)
     )
-    upstream, bypass, running = await asyncio.gather(
-        upstream_facts(config.upstream, examination.clock),
-        probe_bypass(config, host.addresses),
+    every, running = await asyncio.gather(
+        asyncio.gather(*(_upstream(one, examination, host.addresses) for one in config.every_upstream.values())),
         running_facts(config.ops),
     )
+    default, *others = every
     return Facts(
         config=config,
         now=now,
@@ -50,12 +51,20 @@ async def collect_facts(examination: Examination) -> Facts:
         files=files,
         host=host,
         secrets=secrets_facts(config, examination.environ),
-        upstream=upstream,
-        bypass=bypass,
+        upstream=default.upstream,
+        bypass=default.bypass,
+        upstreams=dict(zip(config.upstreams, others, strict=True)),
         # Runs alone: anything beside it would distort the latencies.
         store=await store_facts(config, now, examination.open_store, deep=examination.deep),
         running=running,
     )
+
+
+async def _upstream(settings: UpstreamSettings, examination: Examination, own: Iterable[str]) -> NamedUpstream:
+    """own: this host's addresses."""
+    config = replace(examination.config, upstream=settings)
+    upstream, bypass = await asyncio.gather(upstream_facts(settings, examination.clock), probe_bypass(config, own))
+    return NamedUpstream(upstream=upstream, bypass=bypass)
 
 
 class Check(NamedTuple):
@@ -66,12 +75,13 @@ class Check(NamedTuple):
     run: Callable[[Facts], Finding | None]
 
 
+_UPSTREAM: Final = "Upstream"
 CHECKS: Final = (
-    Check("Upstream", "ways around", listener_checks.bypass),
-    Check("Upstream", "loop", listener_checks.itself),
-    Check("Upstream", "connection", listener_checks.connection),
-    Check("Upstream", "certificate", listener_checks.certificate),
-    Check("Upstream", "clock", listener_checks.clock),
+    Check(_UPSTREAM, "ways around", listener_checks.bypass),
+    Check(_UPSTREAM, "loop", listener_checks.itself),
+    Check(_UPSTREAM, "connection", listener_checks.connection),
+    Check(_UPSTREAM, "certificate", listener_checks.certificate),
+    Check(_UPSTREAM, "clock", listener_checks.clock),
     Check("Listeners", "data", listener_checks.data),
     Check("Listeners", "ops", listener_checks.ops),
     Check("Listeners", "admin", listener_checks.admin),
@@ -113,9 +123,13 @@ async def examine(examination: Examination) -> Sequence[Named]:
 
 
 def run_checks(facts: Facts) -> Sequence[Named]:
-    """Return the findings of every check that applies."""
+    """Return the findings of every check that applies, those of upstreams for each one."""
+    parts = [(_UPSTREAM, _UPSTREAM, facts)]
+    parts += [(_UPSTREAM, f"{_UPSTREAM} {name}", facts.of_upstream(name)) for name in facts.upstreams]
+    parts += [(group, group, facts) for group in dict.fromkeys(check.group for check in CHECKS) if group != _UPSTREAM]
     return [
-        Named(group=check.group, check=check.name, finding=finding)
+        Named(group=title, check=check.name, finding=finding)
+        for group, title, known in parts
         for check in CHECKS
-        if (finding := check.run(facts)) is not None
+        if check.group == group and (finding := check.run(known)) is not None
     ]

@@ -149,7 +149,9 @@ class Terms:
         self._identity = tuple(name.encode() for name in identity)
         self._strip = tuple(dict.fromkeys(name.lower().encode() for name in strip if not name.endswith("*")))
         self._credential = tuple(
-            source.name.lower().encode() for source in config.keys.sources if source.kind == "header"
+            source.name.lower().encode()
+            for source in config.keys.sources
+            if source.kind == "header" and not source.in_list
         )
         self._keep_slash = config.keep_slash
         self._handled = frozenset(name.lower() for name in (*self._identity, *self._strip, *self._credential))

@@ -75,6 +75,8 @@ def _place(source: Source) -> str:
         case "header" if source.part is not None:
             user = "KEY:" if source.part == "username" else ":KEY"
             return f"`{source.name}: {source.scheme}` as the {source.part} (curl -u {user})"
+        case "header" if source.in_list:
+            return f"`{source.name}`, as one of the protocols"
         case "header":
             return f"`{source.name}: {source.scheme + ' ' if source.scheme else ''}KEY`"
         case "cookie":

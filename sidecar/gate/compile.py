@@ -10,7 +10,7 @@ from sidecar.core.cors import SharingRules
 from sidecar.core.credentials import CredentialRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
-from sidecar.core.model import EVERY, Source
+from sidecar.core.model import EVERY, Route, Source
 from sidecar.core.rate_limit_headers import ENDING_NAMES, RateLimitFields
 from sidecar.core.routing import MethodRules, RouteTable
 from sidecar.core.upstream_request import ADMIN_COOKIES, Injection
@@ -58,6 +58,7 @@ def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
         keep=config.identity.keep,
         credential=credentials.header_names,
         passing=credentials.passing_names,
+        lists=credentials.list_names,
         request_id=config.identity.request_id,
     )
 
@@ -74,6 +75,8 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
         remove_copies=config.keys.copies == "remove",
         strip_prefix=config.upstream.strip_prefix,
         add_prefix=config.upstream.add_prefix,
+        named_prefixes={name: (at.strip_prefix, at.add_prefix) for name, at in config.upstreams.items()},
+        keep_slash=config.keep_slash,
         withheld_cookies=() if config.admin is None else ADMIN_COOKIES,
         not_beside_key=_not_beside_key(config.keys),
     )
@@ -103,7 +106,7 @@ def sharing(config: Config) -> SharingRules:
     own = [name for template in templates for name in template.headers or ()]
     names = (*rate_limit_fields(config).names, *ENDING_NAMES, "WWW-Authenticate", config.identity.request_id, *own)
     return SharingRules(
-        config.routes, config.cors, sources=config.keys.sources, passing=config.keys.pass_through, added=names
+        _every_route(config), config.cors, sources=config.keys.sources, passing=config.keys.pass_through, added=names
     )
 
 
@@ -122,9 +125,15 @@ def method_rules(config: Config) -> MethodRules:
 
 
 def route_table(config: Config) -> RouteTable:
-    """`unmatched` is the least specific route of all, where it lets anything pass."""
-    routes = (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes
     aliases = config.keys.environment_aliases
     return RouteTable(
-        routes, case_sensitive=config.case_sensitive, environments=aliases, colon_verbs=config.colon == "verb"
+        _every_route(config),
+        case_sensitive=config.case_sensitive,
+        environments=aliases,
+        colon_verbs=config.colon == "verb",
     )
+
+
+def _every_route(config: Config) -> Sequence[Route]:
+    """`unmatched` is the least specific route of all, where it lets anything pass."""
+    return (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes

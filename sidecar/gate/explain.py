@@ -59,7 +59,7 @@ def steps(config: Config, head: RequestHead, decision: Decision, status: int | N
         lines += _demands(decision.route, decision.principal)
     lines += _quotas(decision)
     if isinstance(decision, Allow):
-        lines += _sent(decision)
+        lines += _sent(config, decision)
         lines.append(Line("decision", "allow" if decision.principal else "allow, without a key of ours"))
     else:
         lines.append(Line("decision", f"deny: {decision.reason}, answered with {status}"))
@@ -153,9 +153,11 @@ def _quotas(decision: Decision) -> Iterator[Line]:
         yield Line("used up", f"{refused.quota.name}; try again in {refused.retry_after_seconds} s")
 
 
-def _sent(allow: Allow) -> Iterator[Line]:
+def _sent(config: Config, allow: Allow) -> Iterator[Line]:
     if allow.route.policy.respond is not None:
         return
+    if (upstream := allow.route.policy.forward.upstream) is not None:
+        yield Line("upstream", f"{upstream}, at {config.upstreams[upstream].address}")
     yield Line("forwarded as", allow.target.partition("?")[0])
     for name, value in allow.headers:
         yield Line("header", f"{name.decode('latin-1')}: {value.decode('latin-1')}")

@@ -157,7 +157,7 @@ class Gate:
             state.entry = None if credential is None or foreign else await self._find(credential.text)
             state.context = self._authenticate(state.entry)
             match = authorize_all_readings(matches, state.principal, foreign=foreign)
-            upstream_target = self.injection.target(target, paths, credential, copies)
+            upstream_target = self.injection.target(target, paths, credential, copies, match.route.policy.forward)
             state.taken = await self._take(match.route, state)
             _check_taken(state.taken)
             headers = self.injection.headers(head, received, credential, copies, host, self._identity_of(state))

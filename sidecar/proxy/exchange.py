@@ -228,9 +228,13 @@ class Exchange:
         elif self._tunnel is not None and self._tunnel.overdue(now, patience_seconds):
             self.client.reset()
 
-    def check_body(self) -> None:
-        """Raises Fault where it is known to be too large."""
-        if self.body is not None and self.body.too_large:
+    def check_body(self, most_bytes: float | None = None) -> None:
+        """Raises Fault where it is known to be too large. most_bytes: in place of the limit for all."""
+        if self.body is None:
+            return
+        if most_bytes is not None:
+            self.body.limit = most_bytes
+        if self.body.too_large:
             raise Fault(Reason.BODY_TOO_LARGE)
 
     def respond(self, response: Response, reason: Reason | None = None, *, id_header: bytes = b"") -> None:

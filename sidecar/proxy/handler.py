@@ -7,15 +7,15 @@ a task takes over.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from sidecar.config.document import Limits
 from sidecar.core.cors import SharingRules, tells_browsers, without_cors
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Allow, Decision, Deny, Headers, Response
+from sidecar.core.model import Allow, Decision, Deny, Headers, Response, Route
 from sidecar.core.observer import Observer
 from sidecar.core.routing import KNOWN_METHODS
 from sidecar.core.units import Clock
@@ -49,18 +49,28 @@ def _nobody(peer: str) -> bool:
 class Snapshot:
     """What decides, words and forwards one request, from its head to its end. A reload swaps it whole.
 
-    trusts: peers that stand for many clients. known: by which requests are known; None for none.
-    id_header: of responses, for the id of the request. sharing: with which origins and caches responses are shared.
+    upstreams: those that routes name, by name. trusts: peers that stand for many clients. known: by which requests are
+    known; None for none. id_header: of responses, for the id of the request. sharing: with which origins and caches
+    responses are shared.
     """
 
     gate: Gate
     responses: ErrorResponses
     upstream: Upstream
+    upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     limits: Limits
     trusts: Callable[[str], bool] = _nobody
     known: KnownRequests | None = None
     id_header: bytes = b""
     sharing: SharingRules = _SHARES_NOTHING
+
+    def upstream_for(self, route: Route) -> Upstream:
+        name = route.policy.forward.upstream
+        return self.upstream if name is None else self.upstreams[name]
+
+    @property
+    def every_upstream(self) -> Collection[Upstream]:
+        return (self.upstream, *self.upstreams.values())
 
 
 class PendingResponse(ResponseWaiter, Pending):
@@ -275,18 +285,25 @@ class Handler:
             self._end(exchange)
             return
         try:
-            head = self._upstream_head(exchange, snapshot.upstream, decision)
+            upstream = snapshot.upstream_for(decision.route) if snapshot.upstreams else snapshot.upstream
+            head = self._upstream_head(exchange, upstream, decision)
         except Fault as fault:
             self._respond_fault(exchange, snapshot, decision, fault)
             self._end(exchange)
             return
-        connection = snapshot.upstream.idle()
+        connection = upstream.idle()
         pending = exchange.pending = PendingResponse(self, exchange, snapshot, decision, connection)
         if connection is None:
             self._hand_over(pending, None)
             return
         pieces = (head, b"" if exchange.body is None else exchange.body.at_hand() or b"")
-        connection.begin(pieces, exchange.head.method, waiter=pending, informational=exchange.interim)
+        connection.begin(
+            pieces,
+            exchange.head.method,
+            waiter=pending,
+            informational=exchange.interim,
+            answer_timeout=decision.route.policy.forward.answer_timeout_seconds,
+        )
 
     def _begin(self, exchange: Exchange) -> None:
         self._observer.begun()
@@ -321,7 +338,8 @@ class Handler:
     ) -> Headers:
         """What the client is told beside the upstream's own headers, or in place of some of them."""
         fields = snapshot.responses.client_headers(allow.principal, allow.quota_states, self._clock.seconds())
-        if name := snapshot.upstream.via:
+        upstream = snapshot.upstream_for(allow.route) if snapshot.upstreams else snapshot.upstream
+        if name := upstream.via:
             fields = (*fields, (VIA, via(response.headers, response.version, name)))
         sharing = snapshot.sharing.of(allow.route)
         if sharing is None:
@@ -340,10 +358,10 @@ class Handler:
 
     async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, begun: Begun | None = None) -> None:
         """begun: where the request has been sent."""
-        upstream = snapshot.upstream
+        upstream, rules = snapshot.upstream_for(allow.route), allow.route.policy.forward
         exchange.gate = snapshot.gate
         try:
-            exchange.check_body()
+            exchange.check_body(rules.body_bytes)
             head = self._upstream_head(exchange, upstream, allow)
             response = await upstream.send(
                 head,
@@ -352,6 +370,7 @@ class Handler:
                 upgrade=exchange.upgrade != "",
                 informational=exchange.interim,
                 begun=begun,
+                answer_timeout=rules.answer_timeout_seconds,
             )
             exchange.upstream_seconds = self._clock.monotonic() - exchange.sent
             try:

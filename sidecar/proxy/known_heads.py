@@ -125,7 +125,7 @@ class KnownRequests:
         body = data[end + 4 :]
         if block is None or target is None or len(body) != block.length:
             return None
-        if most_bytes is not None and len(body) > most_bytes:
+        if body and _is_too_large(body, target.match, most_bytes):
             return None
         if block.secret is not None and _is_in_request_line(data[start + 2 : end][block.secret], data[:start], target):
             return None
@@ -169,14 +169,20 @@ class KnownRequests:
                 return None
             if target.query is not None and gate.credentials.find({}, target.query) is not None:
                 return None
-            upstream = raw
-            if gate.injection.strip_prefix or gate.injection.add_prefix:
-                upstream = gate.injection.target(target, (target.path,), None)
+            match, upstream = gate.routes.match(method, target.path), raw
+            if match is not None and any(gate.injection.prefixes(rules := match.route.policy.forward)):
+                upstream = gate.injection.target(target, (target.path,), None, rules=rules)
         except Denied:
             return None
-        match = gate.routes.match(method, target.path)
         query = target.query or ""
         return _Target(method, raw, upstream, match, query if "%" in query or "+" in query else "")
+
+
+def _is_too_large(body: bytes, match: Match | None, most_bytes: float | None) -> bool:
+    """most_bytes: where the route has no limit of its own."""
+    own = None if match is None else match.route.policy.forward.body_bytes
+    most = most_bytes if own is None else own
+    return most is not None and len(body) > most
 
 
 def _is_in_request_line(secret: bytes, line: bytes, target: _Target) -> bool:
@@ -212,6 +218,7 @@ class _Lines:
         self._names: Memory[tuple[bytes, int]] = Memory(_MOST_NAMES)
         self._id_field = gate.config.identity.request_id.lower().encode()
         self._sources = frozenset(name.encode() for name in gate.credentials.header_names)
+        self._lists = frozenset(name.encode() for name in gate.credentials.list_names)
         self._passing = frozenset(each.name.lower().encode() for each in keys.pass_through if each.kind == "header")
         self._judges_cookies = any(source.kind == "cookie" for source in (*keys.sources, *keys.pass_through))
 
@@ -351,7 +358,12 @@ class _Lines:
             return _host(pair)
         if lower == self._id_field:
             return _Line(pair, _REQUEST_ID, False) if is_request_id(value) else None
-        if lower in _UNUSUAL or lower in self._passing or (lower == b"cookie" and not self._keeps_cookie(value)):
+        if (
+            lower in _UNUSUAL
+            or lower in self._lists
+            or lower in self._passing
+            or (lower == b"cookie" and not self._keeps_cookie(value))
+        ):
             return None
         action, _ = self._gate.rules.action(pair[0])
         once = _ONCE_ROLES.get(lower)

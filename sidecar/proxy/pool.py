@@ -43,7 +43,7 @@ class Pool:
         most_lent: int | None = None,
         held: HeldBytes | None = None,
     ) -> None:
-        self._settings, self._loop, self._most_lent = settings, loop, most_lent
+        self._settings, self._loop, self.most_lent = settings, loop, most_lent
         self._tls = tls or (upstream_context(settings.tls) if settings.tls else None)
         self._batcher, self._known = WriteBatcher(loop), KnownResponses(loop)
         self._held_bytes = held or HeldBytes(Limits().held_bytes)
@@ -213,7 +213,7 @@ class Pool:
         """Give the places of connections that were found waiting for their clients twice."""
         self._lender = self._loop.call_later(LEND_SECONDS, self._lend)  # First: a round that fails is not the last.
         held = {connection for connection in self._all if connection.held_by_client}
-        self._lent, self._held = set(islice(held & self._held, self._most_lent)), held
+        self._lent, self._held = set(islice(held & self._held, self.most_lent)), held
         while self._queue and self._has_room():
             self._offer_room()
         if not self._queue:

@@ -52,7 +52,7 @@ class ClientBody:
 
     __slots__ = (
         "_credit_seconds", "_dropped", "_failure", "_go_ahead", "_paused", "_pieces", "_reader", "_rules", "_source",
-        "_unread", "_waiting_since", "ended", "length", "received",
+        "_unread", "_waiting_since", "ended", "length", "limit", "received",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,8 @@ class ClientBody:
     ) -> None:
         self._source, self._rules, self._go_ahead = source, rules, go_ahead
         self.length = length
+        self.limit: float | None = rules.limit
+        """How long it may be, in bytes; None is no limit."""
         self.received = 0
         """Bytes that have been read."""
         self.ended = False
@@ -74,8 +76,9 @@ class ClientBody:
 
     @classmethod
     def whole(cls, source: Flow, rules: BodyRules, data: bytes) -> "ClientBody":
-        """One that has come already."""
+        """One that has come already, and is not too long."""
         body = cls(source, rules, length=len(data), go_ahead=None)
+        body.limit = None
         body.feed(data)
         body.end()
         return body
@@ -93,7 +96,7 @@ class ClientBody:
     @property
     def too_large(self) -> bool:
         """Past the limit by what is announced, or by what has come."""
-        limit = self._rules.limit
+        limit = self.limit
         return limit is not None and (self.length or self.received + self._unread) > limit
 
     def overdue(self, now: float) -> bool:
@@ -119,7 +122,7 @@ class ClientBody:
             raise self._failure
         data = self._take()
         self._account(len(data), self._rules.loop_time() - began)
-        if self._rules.limit is not None and self.received > self._rules.limit:
+        if self.limit is not None and self.received > self.limit:
             raise BrokenBody(Reason.BODY_TOO_LARGE)
         return data
 

@@ -84,10 +84,11 @@ class DataServer:
 
     def reconfigure(self, snapshot: Snapshot) -> None:
         """Serve requests that begin from here on by `snapshot`. Open connections keep their limits."""
-        old, limits = self._handler.snapshot.upstream, snapshot.limits
+        old, limits = self._handler.snapshot.every_upstream, snapshot.limits
         self._handler.snapshot = snapshot
-        if snapshot.upstream is not old:
-            old.close_when_idle()
+        for upstream in old:
+            if upstream not in snapshot.every_upstream:
+                upstream.close_when_idle()
         bodies = replace(self._rules.bodies, limit=limits.body, rate=limits.body_rate)
         self._rules = replace(
             self._rules,

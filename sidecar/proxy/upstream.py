@@ -56,11 +56,12 @@ class Upstream:
         upgrade: bool = False,
         informational: Informational | None = None,
         begun: Begun | None = None,
+        answer_timeout: float | None = None,
     ) -> UpstreamResponse:
         """Send a request and wait for its response to begin. The body is sent meanwhile, and goes on afterwards.
 
         begun: where it has been sent. upgrade: a 101 is accepted. The response's body is then what comes, and its
-        `send` goes the other way.
+        `send` goes the other way. answer_timeout: in seconds; None is that of the settings.
 
         The caller closes the response. Raises Fault (UPSTREAM_UNREACHABLE, _INVALID, _TIMEOUT, _BUSY) and BrokenBody.
         Only an idempotent request without a body is sent again, and only where a kept connection ended before any byte
@@ -70,7 +71,7 @@ class Upstream:
         connection, response = begun or (await pool.acquire(), None)
         while True:
             if response is None:
-                response = self._begin(connection, head, method, body, upgrade, informational)
+                response = self._begin(connection, head, method, body, upgrade, informational, answer_timeout)
             try:
                 return await response
             except Stale:
@@ -84,6 +85,10 @@ class Upstream:
     def idle(self) -> UpstreamConnection | None:
         """A kept connection, if one waits to be used."""
         return self._pool.idle()
+
+    def reconfigure(self, most_lent: int | None) -> None:
+        """most_lent: as of Pool."""
+        self._pool.most_lent = most_lent
 
     def close_when_idle(self) -> None:
         """Finish what has begun, and keep no connection for more."""
@@ -100,17 +105,22 @@ class Upstream:
         body: ClientBody | None,
         upgrade: bool,
         informational: Informational | None,
+        answer_timeout: float | None,
     ) -> "asyncio.Future[UpstreamResponse]":
         response: asyncio.Future[UpstreamResponse] = self._loop.create_future()
-        if body is None:
-            connection.begin((head,), method, waiter=response, upgrade=upgrade, informational=informational)
+        whole = None if body is None else body.at_hand()
+        pieces = (head,) if body is None or whole is None else (head, framed_whole(whole) if body.chunked else whole)
+        connection.begin(
+            pieces,
+            method,
+            waiter=response,
+            whole=body is None or whole is not None,
+            upgrade=upgrade,
+            informational=informational,
+            answer_timeout=answer_timeout,
+        )
+        if body is None or whole is not None:
             return response
-        whole = body.at_hand()
-        if whole is not None:
-            pieces = (head, framed_whole(whole) if body.chunked else whole)
-            connection.begin(pieces, method, waiter=response, informational=informational)
-            return response
-        connection.begin((head,), method, waiter=response, whole=False, informational=informational)
         connection.upload = self._loop.create_task(_upload(connection, body))
         return response
 

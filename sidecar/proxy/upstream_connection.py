@@ -84,6 +84,7 @@ class UpstreamConnection(FlowControlled):
     """
 
     __slots__ = (
+        "_answer_timeout",
         "_deadline",
         "_drained",
         "_known",
@@ -121,7 +122,8 @@ class UpstreamConnection(FlowControlled):
         on_closed: once, at its end.
         """
         super().__init__(batcher, held)
-        self._loop, self._patience = loop, answer_timeout
+        self._loop = loop
+        self._answer_timeout = self._patience = answer_timeout
         self._on_idle, self._on_closed = on_idle, on_closed
         self._reader, self._known = ResponseParser(loop), known
         self._unexpected: tuple[str, Informational | None] | None = None
@@ -162,9 +164,12 @@ class UpstreamConnection(FlowControlled):
         whole: bool = True,
         upgrade: bool = False,
         informational: Informational | None = None,
+        answer_timeout: float | None = None,
     ) -> None:
         """Send the head of a request (`whole`: with all of its body), in pieces. `waiter` gets the response,
         or Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
+
+        answer_timeout: of this request, in seconds; None is that of the connection.
         """
         self._spoken = False
         if self._transport is None or self._transport.is_closing():
@@ -177,6 +182,8 @@ class UpstreamConnection(FlowControlled):
             self._unexpected = method, informational
         else:
             self._reader.expect(method, upgrade=upgrade, informational=informational)
+        if (patience := answer_timeout or self._answer_timeout) != self._patience:
+            self._be_patient(patience)
         self.expect_response()
         self._batcher.write_soon(self._transport, pieces)
 
@@ -333,6 +340,13 @@ class UpstreamConnection(FlowControlled):
             self._producer.resume_reading()
 
     # Below: steps of the above.
+
+    def _be_patient(self, seconds: float) -> None:
+        """A timer of the request before may be set for later than this one is waited for."""
+        self._patience = seconds
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _expect(self) -> None:
         if self._unexpected is not None:

@@ -35,7 +35,7 @@ def raise_limit() -> None:
 class Room:
     """What the data and forward-auth listeners may hold.
 
-    lent: connections to the upstream beyond `upstream.max_connections`, while clients are slow; None is no limit.
+    lent: connections to all upstreams beyond their `max_connections`, while clients are slow; None is no limit.
     """
 
     limits: Limits
@@ -92,14 +92,14 @@ def descriptors(config: Config) -> Descriptors:
 
 def most_connections(config: Config, free: int) -> int:
     """How many connections each listener can have. A connection of a client may need one to the upstream."""
-    listeners, upstream = _listeners(config), config.upstream.max_connections
+    listeners, upstream = _listeners(config), config.upstream_connections
     beside_a_full_upstream = (free - upstream) // listeners
     return max(beside_a_full_upstream if beside_a_full_upstream >= upstream else free // (listeners + 1), 1)
 
 
 def _wanted(config: Config) -> int:
     connections = config.limits.connections
-    return _listeners(config) * connections + min(connections, config.upstream.max_connections)
+    return _listeners(config) * connections + min(connections, config.upstream_connections)
 
 
 def _listeners(config: Config) -> int:

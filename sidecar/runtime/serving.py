@@ -11,6 +11,7 @@ from typing import cast
 from aiohttp import web
 
 from sidecar.config.build.config import Config
+from sidecar.config.document import UpstreamSettings
 from sidecar.config.fields import Address
 from sidecar.config.reload import without_restart
 from sidecar.core.client_address import TrustedProxies
@@ -96,9 +97,11 @@ class Serving:
         self._cache = KeyCache(reader, size=config.keys.cache_size)
         self._held = HeldBytes(config.limits.held_bytes)
         self._held.on_relieved = _return_memory_soon
-        self._snapshot = self._snapshot_of(
-            config, make_gate(config, self._cache), self._upstream_of(config, self._room)
-        )
+        self._upstreams = {
+            name: self._upstream_of(name, settings, config, self._room)
+            for name, settings in config.every_upstream.items()
+        }
+        self._snapshot = self._snapshot_of(config, make_gate(config, self._cache))
         self._certificates = _certificates_of(config)
         self._data: DataServer | None = None
         self._declare_series()
@@ -142,26 +145,29 @@ class Serving:
         """Serve by `wanted` from the next request on; gives the options that wait for a restart.
 
         Raises StartError, and then nothing has changed. Requests that have begun end by the snapshot that they began
-        with, over its upstream's connections.
+        with, over its upstreams' connections.
         """
         config, kept = without_restart(self.config, wanted)
         cache = self._cache_for(config)
         gate = await asyncio.to_thread(self._make_gate, config, cache)
         room = self._descriptors.room(config)
-        kept_upstream = config.upstream == self.config.upstream and room.lent == self._room.lent
-        upstream = self._snapshot.upstream if kept_upstream else self._upstream_of(config, room)
+        upstreams = self._upstreams_for(config, room)
         certificates = self._certificates if config.tls == self.config.tls else _certificates_of(config)
         # From here on nothing is awaited, so that no request sees a part of it.
         self._swap_cache(cache)
         self.config, self._certificates, self._room = config, certificates, room
-        self._snapshot = self._snapshot_of(config, gate, upstream)
+        self._upstreams = upstreams
+        for upstream in upstreams.values():
+            upstream.reconfigure(_lent(config, room))
+        self._snapshot = self._snapshot_of(config, gate)
         if self._data is not None:
             self._data.reconfigure(self._snapshot)
         self._declare_series()
         return kept
 
     def close(self) -> None:
-        self._snapshot.upstream.close()
+        for upstream in self._upstreams.values():
+            upstream.close()
 
     def _cache_for(self, config: Config) -> KeyCache:
         """What is in memory was well-formed by the rules that it came in under, and is not asked again under others."""
@@ -174,11 +180,12 @@ class Serving:
         old, self._cache = self._cache, new
         new.hits, new.misses, new.negative_hits = old.hits, old.misses, old.negative_hits
 
-    def _snapshot_of(self, config: Config, gate: Gate, upstream: Upstream) -> Snapshot:
+    def _snapshot_of(self, config: Config, gate: Gate) -> Snapshot:
         return Snapshot(
             gate=gate,
             responses=responses(config),
-            upstream=upstream,
+            upstream=self._upstreams[None],
+            upstreams={name: upstream for name, upstream in self._upstreams.items() if name is not None},
             limits=self._room.limits,
             trusts=TrustedProxies(config.trusted_proxies, b"").trusts,
             known=KnownRequests(gate) if self._remembers else None,
@@ -186,21 +193,40 @@ class Serving:
             sharing=sharing(config),
         )
 
-    def _upstream_of(self, config: Config, room: Room) -> Upstream:
-        with unusable_certificate("upstream.tls"):
+    def _upstreams_for(self, config: Config, room: Room) -> dict[str | None, Upstream]:
+        """Those that have not changed are kept, with their connections."""
+        before = self.config.every_upstream
+        return {
+            name: self._upstreams[name]
+            if before.get(name) == settings
+            else self._upstream_of(name, settings, config, room)
+            for name, settings in config.every_upstream.items()
+        }
+
+    def _upstream_of(self, name: str | None, settings: UpstreamSettings, config: Config, room: Room) -> Upstream:
+        with unusable_certificate("upstream.tls" if name is None else f"upstreams.{name}.tls"):
             loop = asyncio.get_running_loop()
-            return Upstream(config.upstream, loop=loop, most_lent=room.lent, held=self._held)
+            return Upstream(settings, loop=loop, most_lent=_lent(config, room), held=self._held)
 
     def _context(self) -> ssl.SSLContext:
         """TLS neither begins nor ends while the process runs, so that there are certificates if there were any."""
         return cast(ListenerCertificates, self._certificates).current()
 
     def _declare_series(self) -> None:
-        self._metrics.declare_series(routes=(route.name for route in self.config.routes), quotas=self.config.quotas)
+        self._metrics.declare_series(
+            routes=(route.name for route in self.config.routes),
+            quotas=self.config.quotas,
+            upstreams=self.config.upstreams,
+        )
 
     def _cache_results(self) -> Mapping[str, int]:
         cache = self._cache
         return {"hit": cache.hits, "miss": cache.misses, "negative_hit": cache.negative_hits}
+
+
+def _lent(config: Config, room: Room) -> int | None:
+    """Each upstream's share."""
+    return None if room.lent is None else room.lent // len(config.every_upstream)
 
 
 def _return_memory_soon() -> None:

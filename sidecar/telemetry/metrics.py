@@ -241,9 +241,12 @@ class Metrics(Collector):
         if failure in self._auth_failures:
             self._auth_failures[failure] += 1
 
-    def upstream_failed(self, cause: UpstreamCause) -> None:
-        """A response could not be had, or broke off, because of the upstream; `denied` counts it, too."""
-        _add(self._upstream_failures, _failure(cause))
+    def upstream_failed(self, cause: UpstreamCause, upstream: str | None = None) -> None:
+        """A response could not be had, or broke off, because of the upstream; `denied` counts it, too.
+
+        upstream: its name; None is the default one.
+        """
+        _add(self._upstream_failures, _failure(cause, upstream))
 
     def stream_ended(self, reason: Reason) -> None:
         """What had been allowed ended for `reason`; counted where the key is the reason."""
@@ -292,8 +295,13 @@ class Metrics(Collector):
         """A round of what goes on beside the requests (writing, counting keys, reloading, timers) failed."""
         _add(self._background_failures, (reason.value,))
 
-    def declare_series(self, *, routes: Iterable[str] = (), quotas: Iterable[str] = ()) -> None:
-        """Let the series of these routes and quotas begin at zero, so that an alert sees their first increase."""
+    def declare_series(
+        self, *, routes: Iterable[str] = (), quotas: Iterable[str] = (), upstreams: Iterable[str] = ()
+    ) -> None:
+        """Let the series of these begin at zero, so that an alert sees their first increase."""
+        for upstream in upstreams:
+            for cause in UpstreamCause:
+                self._upstream_failures.setdefault(_failure(cause, upstream), 0)
         for route in routes:
             self._request_seconds.setdefault(route, _Histogram())
             self._overhead_seconds.setdefault(route, _Histogram(OVERHEAD_BOUNDS))
@@ -381,7 +389,7 @@ class Metrics(Collector):
         yield _counter(
             "sidecar_upstream_failures",
             "Requests that the upstream failed, by what was wrong with it.",
-            ("reason", "cause"),
+            ("reason", "cause", "upstream"),
             self._upstream_failures,
         )
         yield _counter(
@@ -405,8 +413,10 @@ class Metrics(Collector):
         yield InfoMetricFamily("sidecar_build", "What is running.", value=build)
 
 
-def _failure(cause: UpstreamCause) -> tuple[str, ...]:
-    return (reason_of(cause).value, cause.value)
+def _failure(cause: UpstreamCause, upstream: str | None = None) -> tuple[str, ...]:
+    """The default upstream's series has no label `upstream`."""
+    named = () if upstream is None else (upstream,)
+    return (reason_of(cause).value, cause.value, *named)
 
 
 def _add(counts: Counts, labels: tuple[str, ...]) -> None:

@@ -105,7 +105,8 @@ class Exchanges:
         if isinstance(decision, Allow):
             self._metrics.stream_ended(reason)
         if cause is not None:
-            self._metrics.upstream_failed(cause)
+            route_of = None if decision is None else decision.route
+            self._metrics.upstream_failed(cause, None if route_of is None else route_of.policy.forward.upstream)
 
     def _allowed(self, allow: Allow, head: RequestHead, status: int, now: float, reason: Reason | None) -> None:
         if allow.quota_states:

@@ -103,7 +103,8 @@ def _outcome(decision: Decision, status: int | None) -> tuple[str, str]:
     by = f" by route {decision.route.name}{where and ' in' + where}" if decision.route else ": no route matches it"
     if isinstance(decision, Allow):
         if status is None:
-            return "Allowed", f"It would be forwarded to the upstream{by}."
+            name = decision.route.policy.forward.upstream
+            return "Allowed", f"It would be forwarded to the upstream{f' {name}' if name else ''}{by}."
         return "Allowed", f"The sidecar itself would respond with {status}{by}."
     return f"Refused: {decision.reason}", f"It would be refused with {status}{by}."
 

@@ -73,6 +73,8 @@ class Config:
     admin: AdminSettings | None = None
     """None where nobody could use it: without a token."""
     upstream: UpstreamSettings
+    upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
+    """Beside it, for routes that name them."""
     store: str
     """`sqlite:///path`."""
     limiter: LimiterSettings
@@ -105,6 +107,16 @@ class Config:
     tracing: Tracing | None
 
     @property
+    def every_upstream(self) -> Mapping[str | None, UpstreamSettings]:
+        """By name; None is the default one."""
+        return dict([(None, self.upstream), *self.upstreams.items()])
+
+    @property
+    def upstream_connections(self) -> int:
+        """How many there can be at once, to all of them."""
+        return sum(upstream.max_connections for upstream in self.every_upstream.values())
+
+    @property
     def keep_slash(self) -> bool:
         """Whether the upstream keeps an encoded slash within its segment."""
         return self.encoded_slash == "keep"
@@ -124,14 +136,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     proxies = bool(config.trusted_proxies)
     check_identity(config.identity, config.keys, proxies=proxies, report=report)
     check_passing(config.identity, config.keys, proxies=proxies, admin=admin is not None, report=report)
-    words = Vocabulary(
-        catalogue=catalogue,
-        quotas=config.quotas,
-        environments=report.names(("keys", "environments")) or tuple(config.keys.environments),
-        keys=config.keys,
-        case_sensitive=config.case_sensitive,
-        cors=config.cors,
-    )
+    words = _vocabulary(config, catalogue, report)
     errors, default_error = errors_of(document.errors or {}, report)
     common = (document.defaults or DefaultsEntry()).quotas
     defaults = Policy(charges=charges_of(common, ("defaults", "quotas"), config.quotas, report))
@@ -152,6 +157,18 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     return config
 
 
+def _vocabulary(config: Config, catalogue: Catalogue, report: Report) -> Vocabulary:
+    return Vocabulary(
+        catalogue=catalogue,
+        quotas=config.quotas,
+        environments=report.names(("keys", "environments")) or tuple(config.keys.environments),
+        keys=config.keys,
+        case_sensitive=config.case_sensitive,
+        cors=config.cors,
+        upstreams=config.upstreams,
+    )
+
+
 def _check_default_plan(plan: str | None, plans: Plans, report: Report) -> None:
     if plan is not None and plan not in report.names(("plans",)):
         report.problem(("keys", "default_plan"), f"unknown plan '{plan}'{did_you_mean(plan, plans)}")
@@ -169,6 +186,7 @@ def _sections(path: str, document: Document) -> Config:
         limits=document.limits or Limits(),
         ops=document.ops,
         upstream=document.upstream or UpstreamSettings(url=UpstreamUrl(address=Address())),
+        upstreams=document.upstreams or {},
         store=document.store or "",
         limiter=document.limiter or LimiterSettings(),
         keys=document.keys or KeySettings(),
@@ -217,11 +235,20 @@ def _check_addresses(document: Document, report: Report) -> None:
                 report.problem(at, f"is {taken} already")
             elif address.port or address.path:
                 used[address] = name
-    for name, addresses in listeners.items():
-        own = any(document.upstream and reaches(document.upstream.address, at) for at in bound(addresses or ()))
-        if own and report.sound(("upstream",)):
-            report.problem(("upstream",), f"is the sidecar itself, at the address of {name}: name the service's own")
-            break
+    for at, upstream in _upstreams(document):
+        own = next((name for name, addresses in listeners.items() if _leads_to(upstream, addresses)), None)
+        if own is not None and report.sound(at):
+            report.problem(at, f"is the sidecar itself, at the address of {own}: name the service's own")
+
+
+def _upstreams(document: Document) -> Iterator[tuple[Path, UpstreamSettings]]:
+    if document.upstream is not None:
+        yield ("upstream",), document.upstream
+    yield from ((("upstreams", name), upstream) for name, upstream in (document.upstreams or {}).items())
+
+
+def _leads_to(upstream: UpstreamSettings, addresses: Sequence[Address] | None) -> bool:
+    return any(reaches(upstream.address, address) for address in bound(addresses or ()))
 
 
 # Whether the upstream is the sidecar itself, so that a request would go round in circles.
@@ -284,12 +311,7 @@ def _doubts(config: Config, routes: Sequence[tuple[Path, Route]], report: Report
 def _doubtful_sources(keys: KeySettings) -> Doubts:
     for position, source in enumerate(keys.sources):
         path = ("keys", "from", position)
-        if source.kind == "header" and source.name.lower() == "sec-websocket-protocol":
-            yield (
-                path,
-                "clients send a list of protocols here, and want one of it back: no key is found in that",
-            )
-        elif (source.scheme or "").lower() == "basic" and source.part is None:
+        if (source.scheme or "").lower() == "basic" and source.part is None:
             why = "clients send `username:password` in base64 with Basic (RFC 7617): no key is found in that"
             yield path, f"{why}; write `as: username` (curl -u KEY:) or `as: password`"
 
@@ -327,6 +349,10 @@ def _unused(config: Config) -> Doubts:
     for name in config.quotas:
         if name not in counted:
             yield ("quotas", name), "no route counts this quota"
+    forwarded = {policy.forward.upstream for policy in policies}
+    for name in config.upstreams:
+        if name not in forwarded:
+            yield ("upstreams", name), "no route is forwarded to this upstream"
     for name, limits in config.plans.items():
         if counted.isdisjoint(limits):
             yield ("plans", name), "no route counts a quota of this plan"

@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from msgspec import UNSET
 
 from sidecar.config.build.policy import charges_of, check_template, required
+from sidecar.config.document import UpstreamSettings
 from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.policy import KeySettings
 from sidecar.config.routes import ONLY, GroupEntry, PolicyEntry, ResponseEntry, UnmatchedEntry
 from sidecar.core.errors import Reason
 from sidecar.core.headers import HeaderNames, fold
-from sidecar.core.model import EVERY, Cors, Policy, Quota, Route, StaticResponse
+from sidecar.core.model import EVERY, Cors, ForwardRules, Policy, Quota, Route, StaticResponse
 from sidecar.core.patterns import Pattern, parse_pattern
 from sidecar.core.policy import DENIED
 from sidecar.core.rate_limit_headers import ENDING_NAMES
@@ -34,6 +35,7 @@ class Vocabulary:
     keys: KeySettings
     case_sensitive: bool
     cors: Cors | None
+    upstreams: Mapping[str, UpstreamSettings]
 
 
 def routes_of(
@@ -100,12 +102,18 @@ def _joined(own: Policy, inherited: Policy, given: Container[str]) -> Policy:
         environments=both or own.environments or inherited.environments,
         charges=own.charges if "quotas" in given else inherited.charges,
         pass_through=own.pass_through if "pass_through" in given else inherited.pass_through,
+        forward=_joined_rules(own.forward, inherited.forward),
     )
+
+
+def _joined_rules(own: ForwardRules, inherited: ForwardRules) -> ForwardRules:
+    given = {field.name: getattr(own, field.name) for field in fields(own)}
+    return replace(inherited, **{name: value for name, value in given.items() if value is not None})
 
 
 def _check_inherited(entry: PolicyEntry, own: Policy, inherited: Policy, path: Path, report: Report) -> None:
     """Reports what cannot hold together with what the group demands."""
-    if entry.public and replace(inherited, charges=(), pass_through=True) != Policy():
+    if entry.public and replace(inherited, charges=(), pass_through=True, forward=ForwardRules()) != Policy():
         report.problem(
             (*path, "public"), "its group requires something of a key: write this route outside of the group"
         )
@@ -151,13 +159,29 @@ def _route(
         return None
     _check_params(entry, pattern, path, report)
     _check_inherited(entry, policy, inherited, path, report)
+    policy = _joined(policy, inherited, report.names(path))
+    _check_prefix(_stripped(policy.forward, words), pattern, path, report)
     return Route(
         name=f"{methods} {pattern}",
         methods=_methods(methods),
         pattern=str(pattern),
-        policy=_joined(policy, inherited, report.names(path)),
+        policy=policy,
         where=report.where(path),
     )
+
+
+def _stripped(rules: ForwardRules, words: Vocabulary) -> str:
+    """What is taken from the front of a route's paths; of the default upstream, only what the route says itself."""
+    named = words.upstreams.get(rules.upstream or "")
+    return rules.strip_prefix if rules.strip_prefix is not None else "" if named is None else named.strip_prefix
+
+
+def _check_prefix(prefix: str, pattern: Pattern, path: Path, report: Report) -> None:
+    """prefix: what is taken from the front of the route's paths, which all must have it. Its case counts always."""
+    if not f"{pattern}/".startswith(f"{prefix}/"):
+        own = "strip_prefix" in report.names(path)
+        message = f"`{pattern}` does not begin with {prefix}: there is nothing to strip"
+        report.problem((*path, "strip_prefix") if own else path, message)
 
 
 def _parse(key: str, prefix: str) -> tuple[str, Pattern]:
@@ -206,10 +230,17 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
     )
 
 
+_FORWARDING = ("answer_timeout", "body", "strip_prefix", "upstream")
+"""Options of what is forwarded."""
+
+
 def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse | None:
     """What the sidecar itself responds with; None where the upstream does."""
     whole, short = entry.response is not None, entry.respond is not UNSET
     name = "response" if whole else "respond"
+    if whole or short:
+        for option in (option for option in _FORWARDING if getattr(entry, option) is not None):
+            report.problem((*path, option), f"the sidecar itself responds (`{name}`): nothing is forwarded")
     if (whole or short) and entry.pass_through == ONLY:
         message = "a route with `pass_through: only` is the upstream's: it has no response of ours"
         report.problem((*path, name), message)
@@ -283,6 +314,20 @@ def _demands(entry: PolicyEntry | GroupEntry, path: Path, words: Vocabulary, rep
         environments=frozenset(environments),
         charges=charges_of(entry.quotas or (), (*path, "quotas"), words.quotas, report),
         pass_through=entry.pass_through is not False,
+        forward=_forward(entry, path, report),
+    )
+
+
+def _forward(entry: PolicyEntry | GroupEntry, path: Path, report: Report) -> ForwardRules:
+    known = report.names(("upstreams",))
+    if entry.upstream is not None and entry.upstream not in known:
+        hint = did_you_mean(entry.upstream, known)
+        report.problem((*path, "upstream"), f"unknown upstream '{entry.upstream}'{hint}")
+    return ForwardRules(
+        upstream=entry.upstream,
+        answer_timeout_seconds=entry.answer_timeout,
+        body_bytes=entry.body,
+        strip_prefix=entry.strip_prefix,
     )
 
 

@@ -31,7 +31,8 @@ def bypass(facts: Facts) -> Finding:
             return problem(
                 f"the upstream listens on {address}, which other hosts can reach",
                 why=_BYPASS,
-                do=f"Make it listen on 127.0.0.1:{address.port} or a Unix socket, and set `upstream` to that.",
+                do=f"Make it listen on 127.0.0.1:{address.port} or a Unix socket, and set "
+                f"`{facts.upstream_option}` to that.",
             )
         case "elsewhere":
             return warning(
@@ -53,7 +54,7 @@ def itself(facts: Facts) -> Finding:
             return problem(
                 f"the upstream, {config.upstream.address}, is the sidecar itself, at the address of {name}",
                 why="Each request that is let through comes back to the sidecar, again and again.",
-                do="Set `upstream` to the address of the service.",
+                do=f"Set `{facts.upstream_option}` to the address of the service.",
             )
     return ok("another server than the sidecar")
 
@@ -85,14 +86,14 @@ def _socket(found: BypassProbe) -> Finding:
 
 def connection(facts: Facts) -> Finding:
     """Whether the upstream accepts a connection, made as the sidecar makes it, TLS verification included."""
-    found, settings = facts.upstream, facts.config.upstream
+    found, settings, option = facts.upstream, facts.config.upstream, facts.upstream_option
     verified = " with a verified certificate" if settings.tls else ""
     if not isinstance(found, Unknown):
         return ok(f"{settings.address} accepted a connection in {span(found.seconds)}{verified}")
     return problem(
         f"{settings.address}: {found.reason}",
         why="Every request that the sidecar allows gets 502 or 504.",
-        do="Start the upstream, or fix its address (`upstream`), its certificate or `upstream.tls`.",
+        do=f"Start the upstream, or fix its address (`{option}`), its certificate or `{option}.tls`.",
     )
 
 
@@ -243,7 +244,7 @@ def open_files(facts: Facts) -> Finding:
     """Whether the process may open enough files: every connection needs one."""
     limits = facts.config.limits
     listeners = 1 if facts.config.decision is None else 2
-    needed = listeners * limits.connections + facts.config.upstream.max_connections + _OTHER_FILES
+    needed = listeners * limits.connections + facts.config.upstream_connections + _OTHER_FILES
     running = not isinstance(facts.host.sidecar, Unknown)
     process = facts.host.own if isinstance(facts.host.sidecar, Unknown) else facts.host.sidecar
     whose = f"the sidecar (process {process.pid})" if running else "a process started from here"

@@ -135,7 +135,8 @@ def disk_of(folder: str, *, mounts: str = MOUNTS) -> DiskFacts | Unknown:
 
 
 def _tls_files(config: Config, which: str) -> list[str]:
-    settings = [found for found in (config.tls, config.upstream.tls) if found is not None]
+    upstreams = (upstream.tls for upstream in config.every_upstream.values())
+    settings = [found for found in (config.tls, *upstreams) if found is not None]
     return [path for path in (getattr(one, which) for one in settings) if path]
 
 

@@ -1,6 +1,7 @@
 """The `cors` section: of the file, of a route, and switched off there."""
 
 from sidecar.core.model import Cors
+from sidecar.gate.compile import sharing
 from tests.unit.config.conftest import MINIMAL, Loading
 
 TEXT = (
@@ -37,3 +38,10 @@ def test_a_route_is_private_to_its_callers_unless_it_says_otherwise(loading: Loa
 def test_without_a_section_no_route_has_any(loading: Loading) -> None:
     config = loading(MINIMAL + "routes: [{GET /a: {}}]\n")
     assert (config.cors, config.routes[0].policy.cors) == (None, None)
+
+
+def test_no_shared_cache_keeps_what_passes_without_a_route(loading: Loading) -> None:
+    config = loading(MINIMAL + "keys: {pass_through: [{cookie: session}]}\nunmatched: {pass_through: only}\n")
+    rules = sharing(config).of(config.unmatched)
+    assert rules is not None
+    assert rules.fields((), set(), ()) == ((b"Vary", b"Authorization, Cookie"), (b"Cache-Control", b"private"))

@@ -145,7 +145,7 @@ WRONG_PLAN = {
     "keys: {default_plan: pro}": "keys.default_plan: unknown plan 'pro'",
     "quotas: {g: {limit: 5, per: day}}\nplans: {p: {g: unlimitd}}": "plans.p.g: must be a whole number",
     "quotas: {g: {limit: 5, per: day, by: environment, only: anonymous}}": "has no key, tenant or environment",
-    "routes: [GET /x: {rate: 5}]": "4:19: routes[0].rate: unknown key (known are all_scopes, cache, cors, deny, ",
+    "routes: [GET /x: {rate: 5}]": "4:19: routes[0].rate: unknown key (known are all_scopes, answer_timeout, ",
 }
 
 

@@ -50,3 +50,17 @@ def test_an_empty_prefix_goes_with_what_passes_elsewhere(loading: Loading) -> No
 @pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG)
 def test_what_cannot_work_is_told(problems: Complaining, text: str, expected: str) -> None:
     assert any(expected in problem for problem in problems(MINIMAL + OURS + text))
+
+
+WRONG_LISTS = {
+    "keys: {from: [{header: Sec-WebSocket-Protocol, scheme: Bearer}]}": "keys.from[0].scheme: a key is one of several",
+    "keys: {from: [{header: X-A}, {header: sec-websocket-protocol}], imported: [{prefix: ''}]}": (
+        "keys.from[1]: keys without a prefix (keys.imported) cannot be told from the protocols beside them"
+    ),
+}
+
+
+@pytest.mark.parametrize(("keys", "expected"), WRONG_LISTS.items())
+def test_a_key_that_cannot_be_told_from_protocols_is_an_error(problems: Complaining, keys: str, expected: str) -> None:
+    (line,) = problems(f"{MINIMAL}{keys}\n")
+    assert expected in line

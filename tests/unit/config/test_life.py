@@ -81,3 +81,8 @@ def test_other_certificates_are_taken_but_tls_does_not_end(loading: Loading) -> 
 def test_the_digest_is_that_of_the_file(loading: Loading) -> None:
     assert loading("# a\n" + MINIMAL).sha256 != loading(MINIMAL).sha256
     assert loading("# a\n" + MINIMAL).sha256 == loading("# a\n" + MINIMAL).sha256
+
+
+def test_how_browsers_and_verbs_are_treated_needs_no_restart(loading: Loading) -> None:
+    wanted = loading(MINIMAL + "cors: {origins: ['*']}\npaths: {colon: plain}\n")
+    assert without_restart(loading(MINIMAL), wanted) == (wanted, ())

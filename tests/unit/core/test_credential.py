@@ -12,6 +12,7 @@ from sidecar.core.credentials import (
     header_value,
     parameters,
     without_cookie,
+    without_item,
     without_parameter,
 )
 from sidecar.core.errors import Denied, Reason
@@ -43,6 +44,22 @@ def refusal(found: CredentialRules, given: dict[bytes, list[bytes]], query: str 
 
 def basic(text: str) -> bytes:
     return b"Basic " + b64encode(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        (b"KEY", b""),
+        (b"KEY,", b""),
+        (b"KEY, a", b"a"),
+        (b"a ,\tKEY", b"a"),
+        (b"a, KEY, b", b"a, b"),
+        (b"a,  b", b"a,  b"),
+        (b"xKEY, KEYx, key", b"xKEY, KEYx, key"),
+    ],
+)
+def test_an_item_is_taken_out_of_a_list_and_the_others_stay_as_they_are(line: bytes, left: bytes) -> None:
+    assert without_item(line, b"KEY") == left
 
 
 @pytest.mark.parametrize("part", ["username", "password"])

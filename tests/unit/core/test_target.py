@@ -359,6 +359,23 @@ def test_a_prefix_that_cannot_be_taken_off_safely_is_refused(path: str) -> None:
         with_prefix(Target(path=path, query=None), readings(path), "/api", "")
 
 
+@pytest.mark.parametrize(
+    "path", ["/api/a/../../api/x", "/api/a/%2e%2e/%2e%2e/api/x", "/api/..;/api/x", "/api/.%2e/api"]
+)
+def test_without_its_prefix_a_path_climbs_nowhere_else(path: str) -> None:
+    with pytest.raises(Denied):
+        with_prefix(Target(path=path, query=None), readings(path), "/api", "")
+
+
+@pytest.mark.parametrize("keep_slash", [False, True])
+@pytest.mark.parametrize(
+    "rest", ["/", "/a%20b", "/a//b", "/a/../b", "/a/./", "/a;b=c/d", "/a%2Fb", "/a%5cb", "/%E2%82%AC", "/a%2500", "/."]
+)
+def test_without_its_prefix_a_path_has_no_other_reading(rest: str, keep_slash: bool) -> None:
+    target, paths = Target(path=f"/api{rest}", query="?"), readings(f"/api{rest}", keep_slash=keep_slash)
+    assert with_prefix(target, paths, "/api", "", keep_slash=keep_slash) == f"{rest}??"
+
+
 def test_readings_that_do_not_all_lie_below_the_prefix_are_ambiguous() -> None:
     with pytest.raises(Denied) as denied:
         with_prefix(Target(path="/%61pi/x", query=None), readings("/%61pi/x"), "/api", "")

@@ -48,8 +48,19 @@ CONFIGS = [
   - GET /items/hidden: {deny: true}
   - GET /me""",
     ),
+    TRUSTING.replace(
+        "  - GET /me",
+        """  - GET /items/7: {strip_prefix: /items}
+  - GET /named/x: {strip_prefix: ""}
+  - POST /items/7: {public: true, strip_prefix: /items/7, body: 2B, answer_timeout: 1s}
+  - "* /sessions/x": {upstream: other}
+  - GET /public/x: {public: true, upstream: other, strip_prefix: ""}
+  - GET /me""",
+    ).replace("http://127.0.0.1:1", "{url: http://127.0.0.1:1/base, strip_prefix: /named}")
+    + "upstreams: {other: {url: http://127.0.0.1:2/other, strip_prefix: /sessions}}\n",
     SHARED,
     TRUSTING.replace("{header: X-Api-Key}]", "{header: X-Api-Key, scheme: Basic, as: username}]"),
+    TRUSTING.replace("{header: X-Api-Key}]", "{header: Sec-WebSocket-Protocol}]"),
     TRUSTING.replace(
         "  - GET /me", "  - GET /named/x: {response: {status: 308, headers: {Location: /x}}}\n  - GET /me"
     ),
@@ -75,6 +86,7 @@ LINES = [
     "Authorization: Basic eDp5", "Authorization: Bearer jwt.of.another", "Authorization: Bearer <key>",
     "X-Api-Key: Basic aHZfbGl2ZV9ub3BlOg==",
     "X-Api-Key: <key>", "x-api-key: <key>", "X-Api-Key: hv_live_nope", "X-Api-Key:   <key>  ", "X-Api-Key: <other>",
+    "Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: chat, <key>", "sec_websocket_protocol: <key>",
     "X-Key: forged", "x_key: forged", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "Origin: https://app.test", "Origin: https://evil.test", "Access-Control-Request-Method: GET",
     "X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 203.0.113.9, 10.0.0.2", "Forwarded: for=6.6.6.6",

@@ -74,6 +74,19 @@ def test_an_upstream_that_nobody_runs_is_a_problem(place: Place) -> None:
     assert report["Upstream: clock"][0] == "unchecked"
 
 
+def test_each_named_upstream_is_examined(place: Place) -> None:
+    with answering("127.0.0.1") as port:
+        named = f"upstreams: {{billing: 'http://127.0.0.1:1', files: 'http://127.0.0.1:{port}'}}\n"
+        place.config.write_text(named + place.config.read_text())
+        report = examined(place.config, SIDECAR_UPSTREAM=f"http://127.0.0.1:{port}")
+    found = [report[f"Upstream{name}: connection"][0] for name in ("", " billing", " files")]
+    assert found == ["ok", "problem", "ok"]
+    assert "(`upstreams.billing`), its certificate or `upstreams.billing.tls`" in report.do(
+        "Upstream billing: connection"
+    )
+    assert report["Upstream files: clock"][0] == "ok"
+
+
 def test_what_is_no_sidecar_at_the_ops_address_is_said_to_be_none(place: Place) -> None:
     with answering("127.0.0.1") as port:
         report = examined(place.config, SIDECAR_OPS=f"127.0.0.1:{port}")

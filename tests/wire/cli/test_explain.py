@@ -66,6 +66,15 @@ def test_an_allowed_request_is_told_with_its_route_scopes_quota_and_headers(aske
     assert told.splitlines()[-1].split() == ["decision", "allow"]
 
 
+def test_the_upstream_that_a_route_names_is_told_and_what_it_gets(asked: Asked) -> None:
+    route = "- GET /pay/**: {public: true, upstream: billing, strip_prefix: /pay}\n"
+    text = asked.file.read_text().replace("identity:", f"{route}identity:")
+    asked.file.write_text(f"{text}upstreams: {{billing: http://127.0.0.1:2/v2}}\n")
+    told = [line.split() for line in asked.explain("GET", "/pay/x?y").splitlines()]
+    assert ["upstream", "billing,", "at", "127.0.0.1:2"] in told
+    assert ["forwarded", "as", "/v2/x"] in told
+
+
 def test_the_same_is_told_as_json(asked: Asked) -> None:
     key = asked.issue("--scope", "read")
     words = ["explain", "-c", str(asked.file), "GET", "/items/7", "--key", key["id"], "--json"]

@@ -122,7 +122,7 @@ class OpenResponses:
     def denied(self, deny: Deny, now: float) -> Response:
         return self.for_reason(deny.reason)
 
-    def static_response(self, allow: Allow, now: float) -> Response:
+    def static_response(self, allow: Allow, response: StaticResponse, now: float) -> Response:
         return Response(status=200, headers=((b"Content-Type", b"application/json"),), body=b'{"me":true}')
 
     def fault(self, reason: Reason, allow: Allow, now: float) -> Response:

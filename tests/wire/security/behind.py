@@ -31,14 +31,17 @@ class Behind:
 
 @asynccontextmanager
 async def behind(
-    start: StartSidecar, script: Script, *, settings: str = "", url: str | None = None
+    start: StartSidecar, script: Script, *, settings: str = "", url: str | None = None, config: str = ""
 ) -> AsyncIterator[Behind]:
-    """settings: of the upstream, such as `answer_timeout: 1s`. url: of another upstream than the script's."""
+    """settings: of the upstream, such as `answer_timeout: 1s`. url: of another upstream than the script's.
+
+    config: in place of the site's with these settings.
+    """
     upstream = ScriptedUpstream(script)
     await upstream.start()
     try:
         url = url or f"http://127.0.0.1:{upstream.address.port}"
-        yield Behind(sidecar=start(configured(settings), upstream_url=url), upstream=upstream)
+        yield Behind(sidecar=start(config or configured(settings), upstream_url=url), upstream=upstream)
     finally:
         await upstream.stop()
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.harness.recording import Upstream
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.wire import request_bytes
 from tests.wire.forward_auth.asking import DIALECTS, Decider, start_decider, status_of
 from tests.wire.security.site import BASE, Site
 
@@ -154,3 +155,86 @@ def test_where_the_upstream_receives_the_key_copies_stay(start_shared_sidecar: S
     sidecar, key = start(start_shared_sidecar, "  forward_credential: true\n")
     assert sidecar.ask("GET", "/items/x", [("X-Api-Key", key), ("X-Copy", key)]).status == 200
     assert site.upstream.last().header("X-Copy") == key
+
+
+PROTOCOLS = (
+    BASE + "keys:\n  environments: {live: hv_live_}\n  from: [{header: X-Api-Key}, {header: Sec-WebSocket-Protocol}]\n"
+)
+ASKING = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+LISTS = {
+    ("KEY",): [],
+    ("KEY, chat",): ["chat"],
+    ("chat,KEY ,\tv2",): ["chat,\tv2"],
+    ("chat", "KEY"): ["chat"],
+    ("KEY", "chat, v2"): ["chat, v2"],
+}
+
+
+@pytest.fixture(scope="module")
+def protocols(start_shared_sidecar: StartSidecar) -> tuple[Sidecar, str]:
+    sidecar = start_shared_sidecar(PROTOCOLS)
+    return sidecar, sidecar.keys.issue(scopes=("read",), tenant="t").text
+
+
+@pytest.mark.requirement("S2.4")
+@pytest.mark.parametrize(("lines", "left"), LISTS.items())
+@pytest.mark.parametrize("asking", [ASKING, []], ids=["websocket", "plain"])
+def test_of_the_protocols_of_a_websocket_all_but_the_key_are_passed_on(
+    protocols: tuple[Sidecar, str],
+    upstream: Upstream,
+    lines: tuple[str, ...],
+    left: list[str],
+    asking: list[tuple[str, str]],
+) -> None:
+    sidecar, key = protocols
+    offered = [("Sec-WebSocket-Protocol", line.replace("KEY", key)) for line in lines]
+    for _ in range(2):
+        sidecar.exchange(request_bytes("GET", "/items/x", [*asking, *offered]))
+    seen = upstream.requests()
+    assert [request.all("Sec-WebSocket-Protocol") for request in seen] == [left, left]
+    assert [request.header("X-Auth-Subject") for request in seen] == ["t", "t"]
+    assert not any(key.encode() in request.head for request in seen)
+
+
+@pytest.mark.requirement("S2.4")
+def test_protocols_without_a_key_are_no_credential(protocols: tuple[Sidecar, str], upstream: Upstream) -> None:
+    sidecar, key = protocols
+    offered = ("Sec-WebSocket-Protocol", "chat, v2")
+    assert sidecar.ask("GET", "/items/x", [offered]).json()["code"] == "missing_credential"
+    assert sidecar.ask("GET", "/items/x", [offered, ("X-Api-Key", key)]).status == 200
+    assert sidecar.ask("GET", "/public/x", [offered]).status == 200
+    assert [request.all("Sec-WebSocket-Protocol") for request in upstream.requests()] == [["chat, v2"]] * 2
+
+
+@pytest.mark.requirement("S2.4")
+def test_wrong_or_several_keys_among_the_protocols_are_refused(
+    protocols: tuple[Sidecar, str], upstream: Upstream
+) -> None:
+    sidecar, key = protocols
+    for offered in (f"chat, {key}x", f"{key}, {key}", f"{key}, hv_live_other"):
+        assert sidecar.ask("GET", "/items/x", [("Sec-WebSocket-Protocol", offered)]).status == 401
+    assert sidecar.ask("GET", "/public/x", [("Sec_WebSocket_Protocol", key)]).status == 200
+    assert not any(key.encode() in request.head for request in upstream.requests())
+
+
+@pytest.mark.requirement("S2.12")
+def test_a_key_among_the_protocols_is_no_copy_but_one_within_another_is(start_shared_sidecar: StartSidecar) -> None:
+    sidecar = start_shared_sidecar(PROTOCOLS + "  copies: refuse\n")
+    key = sidecar.keys.issue(scopes=("read",)).text
+    assert sidecar.ask("GET", "/items/x", [("Sec-WebSocket-Protocol", f"chat, {key}")]).status == 200
+    assert sidecar.ask("GET", "/items/x", [("Sec-WebSocket-Protocol", f"bearer.{key}, {key}")]).status == 400
+
+
+@pytest.mark.requirement("S2.12")
+def test_forward_auth_refuses_a_key_among_the_protocols_because_no_proxy_takes_one_out(
+    start_shared_sidecar: StartSidecar,
+) -> None:
+    config = f"{PROTOCOLS}decision: 127.0.0.1:0\nops: 127.0.0.1:0\ntrusted_proxies: [127.0.0.1]\n"
+    decider: Decider = start_decider(start_shared_sidecar, config, {"Kr": "read"})
+    key, offered = decider.keys["Kr"].text, ("Sec-WebSocket-Protocol", "chat")
+    for dialect in DIALECTS:
+        asked = [decider.ask(dialect, "GET", "/items/x", [offered, ("X-Api-Key", key)])]
+        asked.append(decider.ask(dialect, "GET", "/items/x", [("Sec-WebSocket-Protocol", f"chat, {key}")]))
+        assert [status_of(response) for response in asked] == [200, 400]
+        removed = [value for name, value in asked[0].headers if name == "X-Envoy-Auth-Headers-To-Remove"]
+        assert not any("sec-websocket-protocol" in value for value in removed)

@@ -252,7 +252,7 @@ def _without(forms: Sequence[str], line: Line) -> Line:
 def _status(responses: ErrorResponses, decision: Decision) -> int | None:
     match decision:
         case Deny():
-            return responses.status_of(decision.reason)
+            return responses.status_of(decision.reason, decision.methods)
         case Allow() if (own := decision.route.policy.respond) is not None:
             return own.status
         case _:

@@ -85,6 +85,8 @@ class Config:
     """Where no route is known, and of the routes that have no section of their own."""
     unmatched: Route = _UNMATCHED
     """Matches no request where it lets nothing pass; its quotas are shown to keys then."""
+    method_not_allowed: bool = False
+    """Whether a key that no route lets in is told the methods that routes have at its path."""
     case_sensitive: bool
     encoded_slash: Literal["split", "keep"]
     colon: Literal["verb", "plain"] = "verb"
@@ -137,13 +139,15 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     defaults = Policy(charges=charges_of(common, ("defaults", "quotas"), config.quotas, report))
     routes = routes_of(document.routes or (), defaults, words, report)
     table = tuple(route for _, route in routes)
+    unmatched = document.unmatched or UnmatchedEntry()
     config = replace(
         config,
         admin=admin,
         catalogue=catalogue,
         plans=plans,
         routes=table,
-        unmatched=unmatched_of(document.unmatched or UnmatchedEntry(), table, words, report),
+        unmatched=unmatched_of(unmatched, table, words, report),
+        method_not_allowed=unmatched.method_not_allowed,
         errors=errors,
         default_error=default_error,
     )

@@ -9,7 +9,7 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import Failure, Misuse, from_store, key_name, printable, reported, since, store_options
-from sidecar.cli.output import audit_as_json, audit_line
+from sidecar.cli.output import audit_as_json, audit_line, progress
 from sidecar.core.units import counted
 from sidecar.keys.audit import head_from
 from sidecar.keys.ports import AuditFilter, AuditState
@@ -84,7 +84,8 @@ async def _verified(url: str, noted: str | None) -> AuditState:
     except ValueError as error:
         raise Misuse(f"--noted: {error}") from error
     async with open_store(url) as opened:
-        return await opened.audit.verify(noted)
+        with progress("Checked", "row") as done:
+            return await opened.audit.verify(noted, progress=done)
 
 
 @click.group(name="store")

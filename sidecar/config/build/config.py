@@ -139,15 +139,13 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     defaults = Policy(charges=charges_of(common, ("defaults", "quotas"), config.quotas, report))
     routes = routes_of(document.routes or (), defaults, words, report)
     table = tuple(route for _, route in routes)
-    unmatched = document.unmatched or UnmatchedEntry()
     config = replace(
         config,
         admin=admin,
         catalogue=catalogue,
         plans=plans,
         routes=table,
-        unmatched=unmatched_of(unmatched, table, words, report),
-        method_not_allowed=unmatched.method_not_allowed,
+        unmatched=unmatched_of(document.unmatched or UnmatchedEntry(), table, words, report),
         errors=errors,
         default_error=default_error,
     )
@@ -178,6 +176,7 @@ def _sections(path: str, document: Document) -> Config:
         keys=document.keys or KeySettings(),
         quotas=document.quotas or {},
         cors=document.cors,
+        method_not_allowed=document.unmatched is not None and document.unmatched.method_not_allowed,
         case_sensitive=paths.case_sensitive,
         encoded_slash=paths.encoded_slash,
         colon=paths.colon,

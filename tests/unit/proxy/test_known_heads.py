@@ -376,6 +376,21 @@ async def test_a_preflight_goes_the_longer_way(tmp_path: Path) -> None:
         await world.store.close()
 
 
+@pytest.mark.parametrize("target", ["/items/7", "/me?a=b", "http://api.test/me"])
+async def test_the_methods_of_a_path_are_told_on_both_ways(tmp_path: Path, target: str) -> None:
+    world = await make_world(tmp_path, TRUSTING + "unmatched: {method_not_allowed: true}\n")
+    try:
+        ways = await ways_of(world)
+        raw = ways.written(raw_of("PUT", target, ["Host: api.test", "X-Api-Key: <key>"], ""))
+        for _ in range(4):
+            longer, shorter = await ways.both(raw, PEER)
+            assert shorter == longer
+            assert shorter[0].methods[:2] == ("GET", "HEAD")  # type: ignore[index]
+        assert ways.taken > 0 or "//" in target
+    finally:
+        await world.store.close()
+
+
 async def test_a_revoked_key_is_refused_on_the_next_request(ways: Ways) -> None:
     raw = ways.written(raw_of("GET", "/items/7", ["Host: a", "X-Api-Key: <key>"], ""))
     for _ in range(2):

@@ -51,7 +51,8 @@ def check_command(context: click.Context, file: str | None, config: str | None, 
         for each in (*problems, *warnings):
             click.echo(str(each), err=True)
         if not problems:
-            click.echo(f"{path}: ok ({summary})")
+            refused = strict and warnings
+            click.echo(f"{path}: {'valid, but --strict takes no warnings' if refused else 'ok'} ({summary})")
     if problems or (strict and warnings):
         context.exit(_CONFIG_STATUS if problems else _WARNED_STATUS)
 

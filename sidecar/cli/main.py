@@ -90,6 +90,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
         except click.UsageError as error:
             # It repeats what was typed, and a key may be typed where none belongs.
             from sidecar.cli.options import without_keys

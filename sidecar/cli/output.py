@@ -130,7 +130,7 @@ def count_as_json(row: UsageRow) -> dict[str, Any]:
 def _as_text(value: object) -> str:
     if isinstance(value, Mapping):
         return harmless(", ".join(f"{name}={entry}" for name, entry in value.items())) or "-"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return harmless(", ".join(value)) or "-"
     return "-" if value is None else harmless(str(value))
 

@@ -2,14 +2,25 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any, Final
 
 import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import Failure, Misuse, from_store, key_name, printable, reported, since, store_options
-from sidecar.cli.output import audit_as_json, audit_line
+from sidecar.cli.options import (
+    Failure,
+    Misuse,
+    from_store,
+    key_name,
+    printable,
+    reported,
+    shortened,
+    since,
+    store_options,
+)
+from sidecar.cli.output import audit_as_json, audit_line, progress
 from sidecar.core.units import counted
 from sidecar.keys.audit import head_from
 from sidecar.keys.ports import AuditFilter, AuditState
@@ -19,7 +30,9 @@ _ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "
 
 @click.group(name="audit", invoke_without_command=True)
 @from_store
-@click.option("--key", "key_id", callback=key_name, metavar="ID", help="Only changes of this key.")
+@click.option(
+    "--key", "key_id", callback=key_name, metavar="ID", help="Only changes of the key with this id or prefix."
+)
 @click.option("--tenant", callback=printable, metavar="T", help="Only changes of this tenant's keys.")
 @click.option("--actor", callback=printable, metavar="WHO", help="Only changes by this actor, such as cli:ann.")
 @click.option("--action", type=click.Choice(_ACTIONS), metavar="A", help=f"One of {', '.join(_ACTIONS)}.")
@@ -49,6 +62,12 @@ def audit_group(config: str | None, store: str | None, as_json: bool, **filters:
 
 async def _rows(url: str, wanted: AuditFilter) -> Any:
     async with open_store(url) as opened:
+        name = wanted.key_id
+        if name is not None and not name.startswith("key_"):
+            key = await opened.keys.get(name)
+            if key is None:
+                raise Failure(f"no key {shortened(name)}; see sidecar keys list")
+            wanted = replace(wanted, key_id=key.id)
         return await opened.audit.rows(wanted)
 
 
@@ -84,7 +103,8 @@ async def _verified(url: str, noted: str | None) -> AuditState:
     except ValueError as error:
         raise Misuse(f"--noted: {error}") from error
     async with open_store(url) as opened:
-        return await opened.audit.verify(noted)
+        with progress("Checked", "row") as done:
+            return await opened.audit.verify(noted, progress=done)
 
 
 @click.group(name="store")

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO, Final, TextIO, cast, get_args
 
@@ -27,6 +27,7 @@ from sidecar.core.apikey import ForeignHash
 from sidecar.core.units import counted
 from sidecar.keys.lifecycle import check_peppers, new_ids
 from sidecar.keys.ports import KeyFilter
+from sidecar.keys.records import public_row
 from sidecar.keys.transfer.fields import LineRules, Origin
 from sidecar.keys.transfer.formats import (
     BadLine,
@@ -47,6 +48,8 @@ _STDOUT: Final = "-"
 _GC_THRESHOLD: Final = 100_000
 """New objects between two garbage collections."""
 _SWITCH_SECONDS: Final = 0.0005
+_PAGE: Final = 2_000
+"""Keys that are read at once for an export."""
 _FORMATS: Final = get_args(FileFormat)
 
 
@@ -228,14 +231,17 @@ def export_command(
 
 async def _export(url: str, wanted: KeyFilter, form: str, output: str | None) -> int:
     line, now, count = csv_line if form == "csv" else json_line, key_service.now(), 0
+    wanted = replace(wanted, limit=_PAGE)
     async with open_store(url) as store:
-        with progress("Exported") as done, written_to(output) as file:
+        with _tuned_for_bulk(), progress("Exported") as done, written_to(output) as file:
             if form == "csv":
                 file.write(csv_header())
-            async for page in key_service.pages(store, wanted):
-                file.writelines(line(key, now) for key in page)
-                count += len(page)
+            while page := await store.keys.rows(wanted):
+                keys = [public_row(row, now) for row in page]
+                file.writelines(map(line, keys))
+                count += len(keys)
                 done(count)
+                wanted = replace(wanted, after=keys[-1].id)
     return count
 
 

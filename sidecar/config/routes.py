@@ -156,3 +156,5 @@ class UnmatchedEntry(Entry, frozen=True, kw_only=True):
     pass_through: Literal["only"] | None = left_out()
     """Where it is left out, nothing passes."""
     quotas: tuple[str | ChargeEntry, ...] = ()
+    method_not_allowed: bool = False
+    """Whether a key is told the methods of routes with its path (405), which it may not be allowed to use."""

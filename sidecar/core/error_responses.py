@@ -30,7 +30,6 @@ _NO_STORE = (b"Cache-Control", b"no-store")
 _JSON = (b"Content-Type", b"application/json")
 _PROBLEM = (b"Content-Type", b"application/problem+json")
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_ALLOW = (b"Allow", ", ".join(name for name in STANDARD_METHODS if name not in NEVER_ROUTED).encode())
 _RETRY_SOON = (b"Retry-After", b"1")
 _NO_POLICY = Policy()
 
@@ -84,6 +83,13 @@ class ErrorTemplate:
     body: object = None
 
 
+def _allow(methods: Iterable[str]) -> tuple[bytes, bytes]:
+    return (b"Allow", ", ".join(methods).encode())
+
+
+_ALLOW = _allow(name for name in STANDARD_METHODS if name not in NEVER_ROUTED)
+
+
 class ErrorResponses:
     """Renders error responses as configured; by default as problem details (RFC 9457) with a challenge (RFC 6750)."""
 
@@ -109,12 +115,13 @@ class ErrorResponses:
         extra = self.client_headers(deny.principal, deny.quota_states, now)
         if deny.refused_quota is not None and deny.refused_quota not in deny.quota_states:
             extra = (*extra, (b"Retry-After", str(max(1, deny.refused_quota.retry_after_seconds)).encode()))
-        if fixed := self._fixed.get(deny.reason):
+        fixed = self._fixed.get(deny.reason)
+        if fixed is not None and not deny.methods:
             return _extended(fixed, extra)
         policy = deny.route.policy if deny.route else _NO_POLICY
         required = () if policy.deny else policy.any_scopes | policy.all_scopes
         quota = deny.refused_quota or tightest(deny.quota_states)
-        return self.for_reason(deny.reason, required=required, quota=quota, extra=extra)
+        return self.for_reason(deny.reason, required=required, quota=quota, extra=extra, methods=deny.methods)
 
     def fault(self, reason: Reason, allow: Allow, now: float) -> Response:
         """For an allowed request that could not be forwarded, or whose response did not come."""
@@ -144,25 +151,31 @@ class ErrorResponses:
         required: Iterable[str] = (),
         quota: QuotaState | None = None,
         extra: Headers = (),
+        methods: Sequence[str] = (),
     ) -> Response:
-        """required: the route's scopes. quota: the one that refused, or the tightest. extra: appended fields."""
-        if fixed := self._fixed.get(reason):
+        """required: the route's scopes. quota: the one that refused, or the tightest. extra: appended fields.
+
+        methods: what the path takes, for a 405 (RFC 9110 section 15.5.6) in place of the status of `reason`.
+        """
+        fixed = self._fixed.get(reason)
+        if fixed is not None and not methods:
             return _extended(fixed, extra)
         form = self._forms[reason]
-        status = self.status_of(reason)
+        status = self.status_of(reason, methods)
         scopes = sorted(required)
         if form.body is None:
-            kind, body = _PROBLEM, _problem(reason, status)
+            kind, body = _PROBLEM, _problem(reason, status, told=Reason.METHOD_NOT_ALLOWED if methods else reason)
         else:
             values = {"reason": str(reason), "status": status, "scopes.required": scopes, **quota_values(quota)}
             kind, body = _JSON, render(form.body, values)
         configured = tuple((name.encode(), value.encode()) for name, value in (form.headers or {}).items())
-        headers = (kind, _NO_STORE, *self._own_headers(reason, status, scopes), *configured, *extra)
+        own = (_allow(methods),) if methods else self._own_headers(reason, status, scopes)
+        headers = (kind, _NO_STORE, *own, *configured, *extra)
         return Response(status=status, headers=headers, body=encode_json(body))
 
-    def status_of(self, reason: Reason) -> int:
-        """The status of the response for `reason`."""
-        return self._forms[reason].status or status_of(reason)
+    def status_of(self, reason: Reason, methods: Sequence[str] = ()) -> int:
+        """The status of the response for `reason`; `methods` as in `for_reason`."""
+        return status_of(Reason.METHOD_NOT_ALLOWED) if methods else self._forms[reason].status or status_of(reason)
 
     def _is_fixed(self, reason: Reason) -> bool:
         """Whether every response for `reason` is the same, but for appended fields."""
@@ -229,10 +242,11 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _problem(reason: Reason, status: int) -> dict[str, object]:
-    said = Reason.INVALID_KEY if reason in _SAID_TO_BE_INVALID else reason
+def _problem(reason: Reason, status: int, *, told: Reason) -> dict[str, object]:
+    """told: whose sentence is the detail."""
+    said, told = (Reason.INVALID_KEY if one in _SAID_TO_BE_INVALID else one for one in (reason, told))
     title = _PHRASES.get(status, "Refused")
-    return {"type": "about:blank", "title": title, "status": status, "code": str(said), "detail": _DETAIL[said]}
+    return {"type": "about:blank", "title": title, "status": status, "code": str(said), "detail": _DETAIL[told]}
 
 
 def _challenge(realm: str, sources: Iterable[Source]) -> str:

@@ -285,7 +285,10 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Deny(Struct, frozen=True, kw_only=True, gc=False):
-    """The request is denied, or a fault prevented the decision. `key` is what was recognised, even if not valid."""
+    """The request is denied, or a fault prevented the decision. `key` is what was recognised, even if not valid.
+
+    methods: what routes with this path take, where the client is told.
+    """
 
     reason: Reason
     route: Route | None = None
@@ -295,6 +298,7 @@ class Deny(Struct, frozen=True, kw_only=True, gc=False):
     client_address: str
     quota_states: tuple[QuotaState, ...] = ()
     refused_quota: QuotaState | None = None
+    methods: tuple[str, ...] = ()
 
 
 Decision = Allow | Deny

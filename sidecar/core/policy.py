@@ -91,11 +91,16 @@ def missing_scopes(policy: Policy, scopes: frozenset[str]) -> frozenset[str]:
     return missing
 
 
+def takes_environment(policy: Policy, key: ApiKey) -> bool:
+    """Whether the route takes keys of this environment at all, whatever the path says."""
+    return not policy.environments or key.environment == EVERY or key.environment in policy.environments
+
+
 def _check_bindings(match: Match, key: ApiKey) -> None:
     policy = match.route.policy
     if policy.tenant_param and key.tenant not in (EVERY, match.tenant):
         raise Denied(Reason.WRONG_TENANT)
     if policy.environment_param and key.environment not in (EVERY, match.environment):
         raise Denied(Reason.WRONG_ENVIRONMENT)
-    if policy.environments and key.environment != EVERY and key.environment not in policy.environments:
+    if policy.environments and not takes_environment(policy, key):
         raise Denied(Reason.WRONG_ENVIRONMENT)

@@ -192,6 +192,20 @@ class RouteTable:
         other = _find(tree, compared[:-1], 0, plain)
         return match if other is None or other is leaf else match._replace(unslashed=other.match(segments))
 
+    def methods(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """The methods that routes take under every one of `paths`, those of RFC 9110 first. Asks for each method."""
+        standard = [method for method in STANDARD_METHODS if method not in NEVER_ROUTED]
+        others = sorted(self._trees.keys() - {*STANDARD_METHODS})
+        return tuple(method for method in (*standard, *others) if all(self._takes(method, path) for path in paths))
+
+    def _takes(self, method: str, path: str) -> bool:
+        match = self.match(method, path)
+        while match is not None and match.route.name != NO_ROUTE and not match.route.policy.deny:
+            if match.unslashed is None:
+                return True
+            match = match.unslashed
+        return False
+
 
 class Overlap(NamedTuple):
     """Two routes that match some request both, neither the more specific one.

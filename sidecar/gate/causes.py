@@ -6,18 +6,19 @@ Clients are told less. No sentence holds any part of a key.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
+from shlex import quote
 from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import ALPHABET, QUOTES, pasted
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import EVERY, ApiKey, Deny, RequestHead, Route, Source
+from sidecar.core.model import EVERY, ApiKey, Deny, Policy, RequestHead, Route, Source
 from sidecar.core.patterns import parse_pattern, parts_of
-from sidecar.core.policy import missing_scopes
-from sidecar.core.routing import NEVER_ROUTED, RouteTable, known_spelling
+from sidecar.core.policy import takes_environment
+from sidecar.core.routing import NEVER_ROUTED, known_spelling
 from sidecar.core.target import parse_target
 from sidecar.core.units import rfc3339
-from sidecar.gate.compile import key_format
+from sidecar.gate.compile import key_format, route_table
 
 _NEAREST: Final = 3
 _LIKE: Final = 0.5
@@ -45,8 +46,12 @@ def causes(config: Config, head: RequestHead, presented: str | None, deny: Deny)
             yield key_fault(config, presented or "")
         case Reason.EXPIRED_KEY | Reason.DISABLED_KEY | Reason.REVOKED_KEY | Reason.RETIRED_KEY:
             yield _ended(deny)
+        case Reason.NO_ROUTE if deny.route is not None and deny.route.policy.deny:
+            yield f"the route denies every request (deny: true): {deny.route.where}"
         case Reason.NO_ROUTE:
             yield from _no_route(config, head)
+        case Reason.BAD_TARGET if not head.target.startswith("/"):
+            yield "a path begins with /"
         case Reason.METHOD_NOT_ALLOWED:
             yield _method(head.method)
         case Reason.INSUFFICIENT_SCOPE | Reason.WRONG_TENANT | Reason.WRONG_ENVIRONMENT:
@@ -143,21 +148,27 @@ def _not_granted(deny: Deny) -> str:
     if deny.principal is None or deny.route is None:
         return "the key does not hold for this resource"
     key, policy = deny.principal.key, deny.route.policy
+    environment = key.environment or "none"
     match deny.reason:
         case Reason.WRONG_TENANT:
             return f"the path names another tenant than that of the key, {key.tenant or 'which has none'}"
-        case Reason.WRONG_ENVIRONMENT if policy.environments and key.environment not in policy.environments:
+        case Reason.WRONG_ENVIRONMENT if not takes_environment(policy, key):
             wanted = ", ".join(sorted(policy.environments))
-            return f"the key is of environment {_environment(key)}, and the route takes keys of {wanted} only"
+            return f"the key is of environment {environment}, and the route takes keys of {wanted} only"
         case Reason.WRONG_ENVIRONMENT:
-            return f"the path names another environment than that of the key, {_environment(key)}"
+            return f"the path names another environment than that of the key, {environment}"
         case _:
-            missing = " ".join(f"--scope {scope}" for scope in sorted(missing_scopes(policy, deny.principal.scopes)))
-            return f"the key lacks what the route asks for: sidecar keys change {key.id} {missing}, and those it has"
+            return _lacking(key, policy, deny.principal.scopes)
 
 
-def _environment(key: ApiKey) -> str:
-    return key.environment or "none"
+def _lacking(key: ApiKey, policy: Policy, held: frozenset[str]) -> str:
+    """Of scopes that any one of is enough, the command names the first."""
+    lacking = sorted(policy.all_scopes - held)
+    either = sorted(policy.any_scopes) if policy.any_scopes.isdisjoint(held) else []
+    what = " and ".join([*lacking, *([" or ".join(either)] if either else [])])
+    scopes = dict.fromkeys([*key.scopes, *lacking, *either[:1]])
+    options = " ".join(f"--scope {quote(scope)}" for scope in scopes)
+    return f"the key lacks {what}: sidecar keys change {key.id} {options}"
 
 
 # The route.
@@ -177,7 +188,7 @@ def _no_route(config: Config, head: RequestHead) -> Iterator[str]:
         path = parse_target(head.target, "localhost").path
     except Denied:
         return
-    methods = _methods_at(config, path)
+    methods = route_table(config).methods([path])
     if methods:
         yield f"routes for this path take {', '.join(methods)}, not {head.method}"
     else:
@@ -185,12 +196,6 @@ def _no_route(config: Config, head: RequestHead) -> Iterator[str]:
     fitting = [route for route in config.routes if not methods or route.methods & {head.method, EVERY}]
     for route, why in _nearest(fitting, path, config.case_sensitive):
         yield f"{route.name} ({route.where}): {why}"
-
-
-def _methods_at(config: Config, path: str) -> Sequence[str]:
-    table = RouteTable(config.routes, case_sensitive=config.case_sensitive)
-    named = {method for route in config.routes for method in route.methods} - {EVERY}
-    return sorted(method for method in named if table.match(method, path) is not None)
 
 
 def _nearest(routes: Iterable[Route], path: str, case_sensitive: bool) -> Sequence[tuple[Route, str]]:

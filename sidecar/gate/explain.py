@@ -26,7 +26,7 @@ from sidecar.core.model import (
     Route,
     Taken,
 )
-from sidecar.core.policy import missing_scopes
+from sidecar.core.policy import missing_scopes, takes_environment
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.target import KEPT_SLASH, parse_target, readings
 from sidecar.core.units import rfc3339
@@ -115,6 +115,8 @@ def _key(config: Config, decision: Decision) -> Iterator[Line]:
     yield Line("", f"tenant {key.tenant or '-'}, environment {key.environment or '-'}, plan {key.plan or '-'}")
     if key.expires_at is not None:
         yield Line("", f"expires {rfc3339(key.expires_at)}")
+    if key.retires_at is not None:
+        yield Line("", f"was replaced, retires {rfc3339(key.retires_at)}")
     yield Line("scopes held", _joined(config.catalogue.expand(key.scopes)))
 
 
@@ -254,7 +256,7 @@ def _without(forms: Sequence[str], line: Line) -> Line:
 def _status(responses: ErrorResponses, decision: Decision) -> int | None:
     match decision:
         case Deny():
-            return responses.status_of(decision.reason)
+            return responses.status_of(decision.reason, decision.methods)
         case Allow() if (own := decision.route.policy.respond) is not None:
             return own.status
         case _:
@@ -357,7 +359,7 @@ def _opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
         return False
     if policy.environment_param and key.environment is None:
         return False
-    return not policy.environments or key.environment == EVERY or key.environment in policy.environments
+    return takes_environment(policy, key)
 
 
 def _requirements(policy: Policy) -> Iterator[str]:

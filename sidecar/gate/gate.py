@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Hasher
@@ -92,6 +93,8 @@ class _RequestState:
     context: PrincipalContext | None = None
     taken: Taken = _NOTHING_TAKEN
     key_in_query: bool = False
+    paths: Sequence[str] = ()
+    """Every reading of the path."""
 
     @property
     def principal(self) -> Principal | None:
@@ -149,7 +152,7 @@ class Gate:
             self._check_method(head)
             host = check_host(received.fields.get(b"host"), head.version)
             target = parse_target(head.target, host.decode("ascii"))
-            paths = self._readings(target)
+            paths = state.paths = self._readings(target)
             matches = [self.routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
             credential, copies = self._credential(head, received, target, host, state, remove_copies)
@@ -193,8 +196,10 @@ class Gate:
         except (StoreUnavailable, Fault):
             return None
         except Denied as denied:
-            route = match.route if match else None
-            return _now(self._deny(denied.reason, _RequestState(address, request_id, route, known, context, taken)))
+            state = _RequestState(address, request_id, match.route if match else None, known, context, taken)
+            if self._tells_methods(denied.reason):
+                state.paths = self._readings(parse_target(head.target, understood.host.decode("ascii")))
+            return _now(self._deny(denied.reason, state))
         identity = self._identity_headers(context, request_id)
         return Allow(
             route=match.route,
@@ -346,7 +351,12 @@ class Gate:
                 state.taken = await self._left(state, state.context)
         except Fault:
             pass
+        if self._tells_methods(reason):
+            return replace(_refused(reason, state), methods=self.routes.methods(state.paths))
         return _refused(reason, state)
+
+    def _tells_methods(self, reason: Reason) -> bool:
+        return reason is Reason.NO_ROUTE and self.config.method_not_allowed
 
     async def _left(self, state: _RequestState, context: PrincipalContext) -> Taken:
         """What the key has left of the route's quotas."""

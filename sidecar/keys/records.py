@@ -32,17 +32,24 @@ def row_of(key: ApiKey) -> tuple[Any, ...]:
 
 def key_of(row: Sequence[Any]) -> ApiKey:
     """The key in a row of COLUMNS. Raises StoreUnavailable for a damaged row."""
+    values = _decoded(row)
+    values["quotas"] = MappingProxyType(values["quotas"])
+    values["metadata"] = MappingProxyType(values["metadata"])
+    return ApiKey(**values)
+
+
+def _decoded(row: Sequence[Any]) -> dict[str, Any]:
     values = dict(zip(COLUMNS, row, strict=True))
     try:
         values["status"] = KeyStatus(values["status"])
         values["scopes"] = _SCOPES.decode(values["scopes"])
-        values["quotas"] = MappingProxyType(_QUOTAS.decode(values["quotas"]))
-        values["metadata"] = MappingProxyType(_METADATA.decode(values["metadata"]))
+        values["quotas"] = _QUOTAS.decode(values["quotas"])
+        values["metadata"] = _METADATA.decode(values["metadata"])
     except (ValueError, TypeError, msgspec.DecodeError) as error:
         raise StoreUnavailable(
             f"the row of key {values['id']!r} is damaged: restore the store from a backup"
         ) from error
-    return ApiKey(**values)
+    return values
 
 
 def audited(key: ApiKey) -> str:
@@ -101,6 +108,7 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
 
 PUBLIC_FIELDS: Final = PublicKey.__struct_fields__
 """The fields that the admin API, the command line and exports show, in the order of the API and of exports."""
+_TIMES: Final = tuple(name for name in PUBLIC_FIELDS if name.endswith("_at"))
 _LAST_USE: Final = frozenset({"last_used_at", "last_used_address", "last_used_agent"})
 
 
@@ -131,6 +139,17 @@ def public_key(key: ApiKey, now: int | None = None) -> PublicKey:
     )
 
 
+def public_row(row: Sequence[Any], now: int) -> PublicKey:
+    """`public_key` of a row of COLUMNS, in half the time of `key_of` and `public_key`. Raises StoreUnavailable."""
+    values = _decoded(row)
+    del values["digest"], values["algorithm"]
+    values["status"] = _status_at(values["status"], values["expires_at"], values["retires_at"], now)
+    for name in _TIMES:
+        if values[name] is not None:
+            values[name] = rfc3339(values[name])
+    return PublicKey(**values)
+
+
 def public_fields(key: ApiKey, now: int | None = None) -> dict[str, Any]:
     """The values of PUBLIC_FIELDS by name, in their order, ready for JSON; `now` as in `public_key`."""
     fields: dict[str, Any] = msgspec.to_builtins(public_key(key, now))
@@ -146,11 +165,15 @@ def etag_of(key: ApiKey) -> str:
 
 def effective_status(key: ApiKey, now: int) -> Standing:
     """The status; `expired` or `retired` for an active key whose time is over at `now` (microseconds)."""
-    if key.status is KeyStatus.ACTIVE and key.expires_at is not None and key.expires_at <= now:
+    return _status_at(key.status, key.expires_at, key.retires_at, now)
+
+
+def _status_at(status: KeyStatus, expires_at: int | None, retires_at: int | None, now: int) -> Standing:
+    if status is KeyStatus.ACTIVE and expires_at is not None and expires_at <= now:
         return "expired"
-    if key.status is KeyStatus.ACTIVE and key.retires_at is not None and key.retires_at <= now:
+    if status is KeyStatus.ACTIVE and retires_at is not None and retires_at <= now:
         return "retired"
-    return key.status.value
+    return status.value
 
 
 def _json(value: Mapping[str, object] | Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """The audit trail as rows: written with each change, shown, and verified."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sidecar.core.model import ApiKey
@@ -66,10 +66,13 @@ class StoredAudit:
         values = (*conditions.values(), *(ids or ()), wanted.limit)
         return [_row(row) for row in await self._database.read("audit", sql, values)]
 
-    async def verify(self, noted: str | None = None) -> AuditState:
+    async def verify(
+        self, noted: str | None = None, *, progress: Callable[[int], None] = lambda rows: None
+    ) -> AuditState:
         """Check every row. `noted` is the head of an earlier check, which must still be part of the chain.
 
-        Raises ValueError where `noted` is not a head.
+        `progress` is called from time to time, with the number of rows so far. Raises ValueError where `noted` is not a
+        head.
         """
         walk = Walk(head_from(noted) if noted else None)
         ends = "SELECT id, hash, (SELECT coalesce(max(id), 0) FROM audit) FROM audit_head"
@@ -85,6 +88,7 @@ class StoredAudit:
                 problem = walk.end(Head(id=number, hash=digest), last_id)
                 break
             problem = next(filter(None, map(walk.step, rows)), None)
+            progress(walk.rows)
         return AuditState(rows=walk.rows, head=str(walk.head), problem=problem)
 
 

@@ -192,13 +192,17 @@ class StoredKeys:
 
     async def list(self, wanted: KeyFilter) -> Sequence[ApiKey]:
         """The keys that fit, in the order of the filter. Raises StoreUnavailable."""
+        return [key_of(row) for row in await self.rows(wanted)]
+
+    async def rows(self, wanted: KeyFilter) -> Sequence[Sequence[Any]]:
+        """The keys that `list` gives, as rows of COLUMNS. Raises StoreUnavailable."""
         found: dict[int, Sequence[Any]] = {}
         for sql, values in self._pages(wanted, self._database.now()):
             rows = await self._database.read("list", sql, values)
             found.update((row[0], row[1:]) for row in rows)
         # Several statements are merged by age; another order is that of one statement.
         order = sorted(found, reverse=True) if wanted.sort == "created" else [*found]
-        return [key_of(found[serial]) for serial in order[: wanted.limit]]
+        return [found[serial] for serial in order[: wanted.limit]]
 
     async def count(self, wanted: KeyFilter, *, most: int) -> int:
         """How many keys fit, counted up to `most`. Raises StoreUnavailable."""

@@ -87,6 +87,8 @@ class Config:
     """Where no route is known, and of the routes that have no section of their own."""
     unmatched: Route = _UNMATCHED
     """Matches no request where it lets nothing pass; its quotas are shown to keys then."""
+    method_not_allowed: bool = False
+    """Whether a key that no route lets in is told the methods that routes have at its path."""
     case_sensitive: bool
     encoded_slash: Literal["split", "keep"]
     colon: Literal["verb", "plain"] = "verb"
@@ -192,6 +194,7 @@ def _sections(path: str, document: Document) -> Config:
         keys=document.keys or KeySettings(),
         quotas=document.quotas or {},
         cors=document.cors,
+        method_not_allowed=document.unmatched is not None and document.unmatched.method_not_allowed,
         case_sensitive=paths.case_sensitive,
         encoded_slash=paths.encoded_slash,
         colon=paths.colon,

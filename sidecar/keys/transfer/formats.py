@@ -1,7 +1,6 @@
 """The file formats of keys, JSON lines and CSV: reads lines into fields, and writes keys as lines."""
 
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO, Final, Literal
 import msgspec
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.records import PUBLIC_FIELDS, public_fields, public_key
+from sidecar.keys.records import PUBLIC_FIELDS, PublicKey, public_fields
 
 FileFormat = Literal["jsonl", "csv"]
 
@@ -282,14 +281,14 @@ def neutral(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA) else cell
 
 
-def json_line(key: ApiKey, now: int) -> str:
-    """A JSON object and a line feed, with the status at `now` (microseconds)."""
-    return msgspec.json.encode(public_key(key, now)).decode() + "\n"
+def json_line(key: PublicKey) -> str:
+    """A JSON object and a line feed."""
+    return msgspec.json.encode(key).decode() + "\n"
 
 
-def csv_line(key: ApiKey, now: int) -> str:
+def csv_line(key: PublicKey) -> str:
     """A row of CSV (RFC 4180) with neutral cells. Scopes and quotas (`name=limit`) are separated by spaces."""
-    return _row([_EXPORTED_CELLS.get(name, _text)(value) for name, value in public_fields(key, now).items()])
+    return _row([write(value) for write, value in zip(_CELL_WRITERS, msgspec.structs.astuple(key), strict=True)])
 
 
 def csv_header() -> str:
@@ -303,9 +302,18 @@ def import_record(key: ApiKey) -> Mapping[str, Any]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    written = io.StringIO()
-    csv.writer(written, lineterminator="\r\n").writerow([neutral(cell) for cell in cells])
-    return written.getvalue()
+    row: str = _CSV.writerow([neutral(cell) for cell in cells])
+    return row
+
+
+class _Unchanged:
+    """What a csv.writer writes to, whose `writerow` then returns the row."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+_CSV: Final[Any] = csv.writer(_Unchanged(), lineterminator="\r\n")
 
 
 def _text(value: Any) -> str:
@@ -325,3 +333,4 @@ _EXPORTED_CELLS: Final[Mapping[str, Callable[[Any], str]]] = {
     "quotas": _exported_quotas,
     "metadata": _exported_metadata,
 }
+_CELL_WRITERS: Final = tuple(_EXPORTED_CELLS.get(name, _text) for name in PUBLIC_FIELDS)

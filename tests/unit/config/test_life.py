@@ -54,6 +54,21 @@ def test_what_is_bound_or_opened_once_is_kept_and_named(loading: Loading, option
     assert config.realm == "new"
 
 
+@pytest.mark.parametrize(
+    ("option", "change"),
+    [
+        ("cors", "cors: {origins: [https://app.test]}\n"),
+        ("colon", "paths: {colon: plain}\n"),
+        ("method_not_allowed", "unmatched: {method_not_allowed: true}\n"),
+    ],
+)
+def test_what_decides_on_requests_changes_without_a_restart(loading: Loading, option: str, change: str) -> None:
+    running, wanted = loading(MINIMAL), loading(MINIMAL + change)
+    config, kept = without_restart(running, wanted)
+    assert (kept, getattr(config, option)) == ((), getattr(wanted, option))
+    assert getattr(config, option) != getattr(running, option)
+
+
 def test_an_option_of_which_nothing_is_known_waits_for_a_restart(loading: Loading) -> None:
     """Of what is not said to be live, the running value stands, whatever is added later."""
     config = loading(MINIMAL)

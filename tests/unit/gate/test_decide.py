@@ -1,5 +1,6 @@
 """Gate.decide: who gets through to what, and with what."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,74 @@ async def test_a_path_may_call_an_environment_by_another_name(tmp_path: Path) ->
         assert (await world.denies("GET", "/o/acme/e/Production/x", key=live)).reason is Reason.WRONG_ENVIRONMENT
     finally:
         await world.store.close()
+
+
+TELLING = CONFIG.replace(
+    "  - GET /me",
+    """  - "* /open/**": {}
+  - DELETE /open/{id}: {deny: true}
+  - GET /items/hidden/**: {deny: true}
+  - GET /holes/**: {}
+  - GET /holes/x: {deny: true}
+  - GET /me""",
+)
+
+
+async def told(world: World, method: str, target: str, key: str) -> tuple[int, str, str]:
+    """The status, `Allow`, and the reason that the response names."""
+    denied = await world.denies(method, target, key=key)
+    response = world.responses.denied(denied, world.clock.seconds())
+    body = json.loads(response.body)
+    assert (denied.reason, body["status"]) == (Reason.NO_ROUTE, response.status)
+    return response.status, dict(response.headers).get(b"Allow", b"").decode(), body["code"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "methods"),
+    [
+        ("DELETE", "/items/7", "GET, HEAD, POST"),
+        ("PUT", "/items/7?a=b", "GET, HEAD, POST"),
+        ("LIST", "/me", "GET, HEAD"),
+        ("GET", "/signin", "POST"),
+        ("DELETE", "/open/7", "GET, HEAD, POST, PUT, PATCH, OPTIONS, LIST, mirror"),
+        ("GET", "/items/hidden/7", "POST"),
+    ],
+)
+async def test_a_key_is_told_the_methods_of_a_path_where_the_configuration_says_so(
+    tmp_path: Path, method: str, target: str, methods: str
+) -> None:
+    world = await make_world(tmp_path, TELLING + "unmatched: {method_not_allowed: true}\n")
+    text, _ = await world.issue()
+    assert await told(world, method, target, text) == (405, methods, "no_route")
+    for credential, reason in (("", Reason.MISSING_CREDENTIAL), ("hv_live_nope", Reason.INVALID_KEY)):
+        denied = await world.denies(method, target, key=credential)
+        assert (denied.reason, denied.methods) == (reason, ())
+    await world.store.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "target"),
+    [
+        (TELLING, "DELETE", "/items/7"),
+        (TELLING + "unmatched: {method_not_allowed: true}\n", "GET", "/nowhere"),
+        (TELLING + "unmatched: {method_not_allowed: true}\n", "GET", "/holes/x/"),
+        (TELLING + "unmatched: {method_not_allowed: true, pass_through: only}\n", "GET", "/nowhere"),
+    ],
+    ids=["off", "no such path", "a hole for every method", "sessions only elsewhere"],
+)
+async def test_a_path_that_no_method_opens_is_a_403(tmp_path: Path, config: str, method: str, target: str) -> None:
+    world = await make_world(tmp_path, config)
+    text, _ = await world.issue()
+    assert await told(world, method, target, text) == (403, "", "no_route")
+    await world.store.close()
+
+
+async def test_an_error_response_of_its_own_keeps_its_body_and_headers_with_a_405(tmp_path: Path) -> None:
+    own = 'errors: {no_route: {status: 404, headers: {X-Help: docs}, body: {code: "{reason}", status: "{status}"}}}\n'
+    world = await make_world(tmp_path, TELLING + own + "unmatched: {method_not_allowed: true}\n")
+    text, _ = await world.issue()
+    assert await told(world, "DELETE", "/items/7", text) == (405, "GET, HEAD, POST", "no_route")
+    assert await told(world, "GET", "/nowhere", text) == (404, "", "no_route")
+    headers = dict(world.responses.denied(await world.denies("PUT", "/me", key=text), 0.0).headers)
+    assert headers[b"X-Help"] == b"docs"
+    await world.store.close()

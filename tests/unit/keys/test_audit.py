@@ -32,7 +32,9 @@ async def six_rows(store: SqliteStore) -> SqliteStore:
 async def test_an_audit_that_nobody_touched_is_whole(six_rows: SqliteStore) -> None:
     state = await six_rows.audit.verify()
     assert (state.rows, state.problem) == (6, None)
-    assert await six_rows.audit.verify(state.head) == state
+    seen: list[int] = []
+    assert await six_rows.audit.verify(state.head, progress=seen.append) == state
+    assert seen == [6]
 
 
 async def test_an_empty_audit_is_whole(store: SqliteStore) -> None:

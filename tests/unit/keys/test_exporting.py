@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sidecar.core.model import KeyStatus
-from sidecar.keys.records import PUBLIC_FIELDS
+from sidecar.keys.records import PUBLIC_FIELDS, public_key
 from sidecar.keys.transfer.formats import csv_header, csv_line, import_record, json_line, neutral
 from tests.unit.keys.making import NOW_US, a_key
 
@@ -26,7 +26,7 @@ def test_any_other_cell_stays_as_it_is(cell: str) -> None:
 def test_a_row_is_read_back_as_it_was_with_every_dangerous_cell_neutral() -> None:
     key = a_key(name='=cmd|"/c calc"!A1', tenant="@acme", metadata={"note": 'a,"b"'}, quotas={"a": 1, "b": 2})
     key = replace(key, scopes=("x:read", "x:write"), last_used_agent="-1,2")
-    [heading, row] = csv.reader(io.StringIO(csv_header() + csv_line(key, NOW_US)))
+    [heading, row] = csv.reader(io.StringIO(csv_header() + csv_line(public_key(key, NOW_US))))
     cells = dict(zip(heading, row, strict=True))
     assert tuple(heading) == PUBLIC_FIELDS
     assert cells["name"] == '\'=cmd|"/c calc"!A1'
@@ -37,17 +37,17 @@ def test_a_row_is_read_back_as_it_was_with_every_dangerous_cell_neutral() -> Non
 
 def test_no_line_holds_the_digest_and_the_status_is_that_of_now() -> None:
     key = a_key("s1", expires_at=NOW_US)
-    line = json_line(key, NOW_US)
-    for text in (line, csv_line(key, NOW_US)):
+    line = json_line(public_key(key, NOW_US))
+    for text in (line, csv_line(public_key(key, NOW_US))):
         assert key.digest.hex() not in text
         assert key.algorithm not in text
     assert json.loads(line)["status"] == "expired"
-    assert json.loads(json_line(replace(key, status=KeyStatus.REVOKED), NOW_US))["status"] == "revoked"
+    assert json.loads(json_line(public_key(replace(key, status=KeyStatus.REVOKED), NOW_US)))["status"] == "revoked"
     assert line.count("\n") == 1
 
 
 def test_a_name_cannot_break_a_line() -> None:
-    line = json_line(a_key(name="a\r\nSet-Cookie: b"), NOW_US)
+    line = json_line(public_key(a_key(name="a\r\nSet-Cookie: b"), NOW_US))
     assert line.splitlines() == [line[:-1]]
 
 

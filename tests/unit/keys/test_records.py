@@ -13,7 +13,8 @@ from sidecar.admin.api.openapi import document
 from sidecar.admin.api.routes import OPERATIONS
 from sidecar.cli.output import described, key_as_json
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.records import PUBLIC_FIELDS, PublicKey, etag_of, public_key
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.keys.records import COLUMNS, PUBLIC_FIELDS, PublicKey, etag_of, public_key, public_row, row_of
 from sidecar.keys.transfer.formats import csv_header, csv_line, json_line
 from tests.unit.keys.making import NOW_US, a_key
 
@@ -45,7 +46,7 @@ def api_document() -> Sequence[str]:
 
 
 def exported_row() -> Sequence[str]:
-    [heading, row] = csv.reader(io.StringIO(csv_header() + csv_line(KEY, NOW_US)))
+    [heading, row] = csv.reader(io.StringIO(csv_header() + csv_line(public_key(KEY, NOW_US))))
     assert all(row)
     return heading
 
@@ -55,7 +56,7 @@ def exported_row() -> Sequence[str]:
     [
         lambda: json.loads(msgspec.json.encode(public_key(KEY, NOW_US))),
         api_document,
-        lambda: json.loads(json_line(KEY, NOW_US)),
+        lambda: json.loads(json_line(public_key(KEY, NOW_US))),
         exported_row,
     ],
     ids=["api", "openapi", "json export", "csv export"],
@@ -73,8 +74,23 @@ def test_the_command_line_shows_the_public_fields_with_the_times_last() -> None:
 
 def test_every_view_shows_the_same_values() -> None:
     api = json.loads(msgspec.json.encode(public_key(KEY, NOW_US)))
-    assert json.loads(json_line(KEY, NOW_US)) == api
+    assert json.loads(json_line(public_key(KEY, NOW_US))) == api
     assert json.loads(json.dumps(key_as_json(KEY, NOW_US))) == api
+
+
+@pytest.mark.parametrize("later", [0, 1, 2], ids=["retiring", "retired", "expired"])
+@pytest.mark.parametrize("status", KeyStatus)
+def test_a_row_shows_what_its_key_shows(status: KeyStatus, later: int) -> None:
+    for key in (replace(KEY, status=status), a_key(status=status)):
+        assert public_row(row_of(key), NOW_US + later) == public_key(key, NOW_US + later)
+
+
+@pytest.mark.parametrize("column", ["scopes", "quotas", "metadata", "status"])
+def test_a_damaged_row_is_not_shown(column: str) -> None:
+    row = list(row_of(KEY))
+    row[COLUMNS.index(column)] = "["
+    with pytest.raises(StoreUnavailable, match="is damaged"):
+        public_row(row, NOW_US)
 
 
 def test_whatever_is_stored_of_a_key_is_public_but_its_hash() -> None:

@@ -67,6 +67,7 @@ CONFIGS = [
     TRUSTING.replace(", {cookie: session}]", ", {header: X-A}]") + "unmatched: {pass_through: only}\n",
     TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  imported: [{prefix: hv_live_}]\n  failures:")
     + "unmatched: {pass_through: only, public: true, quotas: [anonymous]}\n",
+    TRUSTING + "unmatched: {method_not_allowed: true}\n",
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]
 TARGETS = [
@@ -383,6 +384,21 @@ async def test_a_preflight_goes_the_longer_way(tmp_path: Path) -> None:
             longer, shorter = await ways.both(raw_of(method, target, asked, ""), PEER)
             assert shorter == longer
             assert isinstance(shorter[0], Allow) == (method == "OPTIONS")  # type: ignore[index]
+    finally:
+        await world.store.close()
+
+
+@pytest.mark.parametrize("target", ["/items/7", "/me?a=b", "http://api.test/me"])
+async def test_the_methods_of_a_path_are_told_on_both_ways(tmp_path: Path, target: str) -> None:
+    world = await make_world(tmp_path, TRUSTING + "unmatched: {method_not_allowed: true}\n")
+    try:
+        ways = await ways_of(world)
+        raw = ways.written(raw_of("PUT", target, ["Host: api.test", "X-Api-Key: <key>"], ""))
+        for _ in range(4):
+            longer, shorter = await ways.both(raw, PEER)
+            assert shorter == longer
+            assert shorter[0].methods[:2] == ("GET", "HEAD")  # type: ignore[index]
+        assert ways.taken > 0 or "//" in target
     finally:
         await world.store.close()
 

@@ -31,6 +31,15 @@ def rows(keys: Keys, *arguments: str) -> list[Any]:
     return found
 
 
+def test_a_key_is_named_by_its_prefix_too_and_one_that_does_not_exist_is_told(keys: Keys) -> None:
+    key, other = keys.issue("CI"), keys.issue("CD")
+    prefix = keys.told("show", key.id)["prefix"]
+    assert [row["key_id"] for row in rows(keys, "--key", prefix)] == [key.id]
+    assert [row["key_id"] for row in rows(keys, "--key", other.id)] == [other.id]
+    nobody = audit(keys, "--key", "CI")
+    assert (nobody.exit_code, nobody.stderr) == (1, "Error: no key 'CI'; see sidecar keys list\n")
+
+
 def test_each_change_is_a_line_the_newest_first_with_what_was_before_and_after(keys: Keys) -> None:
     key = keys.issue("CI", tenant="acme")
     keys.told("change", key.id, "--name", "CD", "--quota", "general=5")

@@ -25,6 +25,8 @@ routes:
 - "* /orgs/{{org}}/**": {{tenant: org}}
 - GET /open: {{public: true}}
 - GET /repos/{{repo}}: {{}}
+- GET /items/hidden/**: {{deny: true}}
+- GET /either: {{scopes: [read, write]}}
 identity: {{headers: {{X-Key: "{{key.id}}"}}}}
 """
 
@@ -229,7 +231,9 @@ def test_the_cause_of_an_ended_key_is_when_it_ended(asked: Asked, change: str, t
         ("GET", "/repos/a/", "GET /repos/{{repo}} ({file}:15): the path has a / more at its end"),
         ("get", "/items", "the case of a method counts: write GET"),
         ("FETCH", "/items", "no route names this method"),
-        ("POST", "/items", "the key lacks what the route asks for: sidecar keys change {id} --scope write"),
+        ("POST", "/items", "the key lacks write: sidecar keys change {id} --scope read --scope write"),
+        ("GET", "items", "a path begins with /"),
+        ("GET", "/items/hidden/x", "the route denies every request (deny: true): {file}:16"),
         ("GET", "/orgs/b/x", "the path names another tenant than that of the key, a"),
         ("GET", "/open/..%2fitems", "the path can be read in ways that lead to different routes"),
     ],
@@ -237,6 +241,12 @@ def test_the_cause_of_an_ended_key_is_when_it_ended(asked: Asked, change: str, t
 def test_the_cause_of_a_refused_request_is_named(asked: Asked, method: str, target: str, told: str) -> None:
     key = asked.issue("--scope", "read", "--tenant", "a")["id"]
     assert told.format(file=asked.file, id=key) in cause(asked.explain(method, target, key))
+
+
+def test_of_scopes_that_one_of_is_enough_one_is_advised(asked: Asked) -> None:
+    key = asked.issue()["id"]
+    told = f"the key lacks read or write: sidecar keys change {key} --scope read"
+    assert cause(asked.explain("GET", "/either", key)) == told
 
 
 def test_without_a_key_the_cause_is_where_it_goes(asked: Asked) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.keys import run_cli
 from tests.harness.processes import clean_environ
 from tests.wire.cli.doctoring import Place
 
@@ -123,3 +124,12 @@ def test_export_says_that_its_disk_is_full(place: Place) -> None:
 def test_export_into_a_folder_that_is_not_there_is_one_line(place: Place) -> None:
     result = place.keys.run("export", "-o", "/nowhere/keys.csv")
     assert (result.exit_code, result.stderr) == (2, "Error: /nowhere/keys.csv: No such file or directory\n")
+
+
+@pytest.mark.parametrize("words", [[], ["keys"], ["store"], ["admin"]], ids=" ".join)
+def test_a_group_without_a_command_shows_its_help_and_no_error(words: list[str]) -> None:
+    done = run_cli(*words)
+    assert done.exit_code == 2
+    assert done.output.startswith(f"Usage: {' '.join(['main', *words])} [OPTIONS] COMMAND")
+    assert done.output.count("Usage:") == 1
+    assert "Error:" not in done.output

@@ -97,7 +97,6 @@ _LIVE = frozenset(
         "case_sensitive",
         "colon",
         "encoded_slash",
-        "colon",
         "identity",
         "trusted_proxies",
         "forwarded_header",

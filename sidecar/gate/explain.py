@@ -297,6 +297,9 @@ class _OneKey:
     def peek(self, secret_digest: bytes) -> Literal[Miss.MISS]:
         return MISS
 
+    def remembers(self, secret_digest: bytes) -> bool:
+        return True
+
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None:
         return self._known
 

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Hasher
-from sidecar.core.client_address import address_subject
 from sidecar.core.cors import requested_method
 from sidecar.core.credentials import Copies, Credential
 from sidecar.core.errors import Denied, Fault, Reason
@@ -34,6 +33,7 @@ from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
 from sidecar.gate.compile import key_format
+from sidecar.gate.failures import Failures
 from sidecar.gate.principals import PrincipalCompiler, PrincipalContext
 from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.keys.ports import StoreUnavailable
@@ -79,6 +79,8 @@ class KeyFinder(Protocol):
 
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None: ...
 
+    def remembers(self, secret_digest: bytes) -> bool: ...
+
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None: ...
 
 
@@ -119,6 +121,7 @@ class Gate:
     ) -> None:
         self.config = config
         self._keys, self._limiter, self._hasher = keys, limiter, hasher
+        self._failures = Failures(config.keys.failures, limiter)
         self._clock, self._new_request_id = clock, new_request_id
         self.methods = compiled.method_rules(config)
         self.routes = compiled.route_table(config)
@@ -157,7 +160,7 @@ class Gate:
             state.route = matches[0].route if matches[0] else None
             credential, copies = self._credential(head, received, target, host, state, remove_copies)
             foreign = credential is not None and credential.foreign
-            state.entry = None if credential is None or foreign else await self._find(credential.text)
+            state.entry = None if credential is None or foreign else await self._find(credential.text, state)
             state.context = self._authenticate(state.entry)
             match = authorize_all_readings(matches, state.principal, foreign=foreign)
             upstream_target = self.injection.target(target, paths, credential, copies, match.route.policy.forward)
@@ -185,7 +188,9 @@ class Gate:
             if understood.credential is not None:
                 entry = self._keys.peek(understood.credential.digest)
                 if entry is MISS and understood.credential.may_be_stored:
-                    return None
+                    if self._keys.remembers(understood.credential.digest) or self._may_look_up_now(address):
+                        return None
+                    raise Denied(Reason.TOO_MANY_FAILURES)
                 known = _known(entry)
                 context = self._authenticate(known)
             match = authorize(match, context.principal if context else None, foreign=False)
@@ -299,7 +304,7 @@ class Gate:
             check_status(entry.key, now)
         return context
 
-    async def _find(self, text: str) -> CacheEntry:
+    async def _find(self, text: str, state: _RequestState) -> CacheEntry:
         """The key of a credential. Raises Denied where there is none, and Fault where the store cannot tell.
 
         What is in memory was well-formed. Anything else must be, before the store is asked.
@@ -310,10 +315,23 @@ class Gate:
             if entry is MISS:
                 if not self.may_be_stored(text):
                     raise Denied(Reason.INVALID_KEY)
-                entry = await self._keys.find(digest, lambda: self._hasher.candidates(text))
+                entry = await self._look_up(text, digest, state.client_address)
         except StoreUnavailable:
             raise Fault(Reason.STORE_UNAVAILABLE) from None
         return _known(entry)
+
+    async def _look_up(self, text: str, digest: bytes, address: str) -> CacheEntry | None:
+        """A key that was good before the last change of the store is looked up, whoever shares its address."""
+
+        def find() -> Coroutine[Any, Any, CacheEntry | None]:
+            return self._keys.find(digest, lambda: self._hasher.candidates(text))
+
+        if self._keys.remembers(digest):
+            return await find()
+        return await self._failures.look_up(address, self._clock.seconds(), find)
+
+    def _may_look_up_now(self, address: str) -> bool:
+        return not _now(self._failures.refuse_lookup(address, self._clock.seconds()))
 
     def may_be_stored(self, text: str) -> bool:
         """Keys made elsewhere have no form to check; one that begins like ours must have ours, or be listed."""
@@ -342,8 +360,8 @@ class Gate:
         """The denial. Wrong keys are counted; a valid key's quotas are reported, but nothing is taken from them."""
         state.request_id = state.request_id or self._new_request_id()
         try:
-            if reason in WRONG_KEY:
-                state.taken = await self._count_failure(state)
+            if reason in WRONG_KEY or reason is Reason.TOO_MANY_FAILURES:
+                state.taken = await self._failures.count(state.client_address, self._clock.seconds())
                 reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
                 if reason in _KNOWN_KEY and state.entry and self.config.rate_limit_headers.on_refused_keys:
                     state.taken = await self._left(state, self._principals.of(state.entry))
@@ -363,17 +381,6 @@ class Gate:
         buckets = self._principals.buckets(state.route or self._unmatched, context, state.client_address)
         peeked = await self._limiter.peek(buckets, self._clock.seconds())
         return Taken(states=peeked.states, refused=state.taken.refused)
-
-    async def _count_failure(self, state: _RequestState) -> Taken:
-        """What the client's address has left of its failures is not reported; that nothing is left, is."""
-        quota = self.config.keys.failures
-        if quota is None:
-            return _NOTHING_TAKEN
-        subject = (address_subject(state.client_address),)
-        taken = await self._limiter.take(
-            [Bucket(quota=quota, subject=subject, limit=quota.limit)], self._clock.seconds()
-        )
-        return Taken(states=(), refused=taken.refused)
 
 
 def _known(entry: CacheEntry | Literal[Miss.MISS] | None) -> CacheEntry:

@@ -72,6 +72,10 @@ class KeyCache:
             self._call_soon(self._end_turn)
         return self._look(secret_digest, generation)
 
+    def remembers(self, secret_digest: bytes) -> bool:
+        """Whether it is a key's that was here, out of date or not, or the store is being asked for it."""
+        return secret_digest in self._known or (secret_digest, self._turn) in self._flights
+
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None:
         """The key, or None. `candidates` returns the digests to look up in the store. Raises StoreUnavailable.
 

@@ -27,7 +27,7 @@ SubjectId = tuple[str, ...]
 Counted = TypeVar("Counted")
 
 DEFAULT_ENTRIES: Final = 100_000
-"""Up to 600 bytes each, while they are saved: 60 MB, which fit beside 20,000 keys into the manifests' 256 MiB."""
+"""Up to 600 bytes each, while they are saved: 60 MB, which fit beside all else into the 256 MiB of the manifests."""
 
 _DRAINED_AT_ONCE = 4
 """More than one take can add, so that what was dropped is gone before as much again can be."""

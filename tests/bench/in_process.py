@@ -64,19 +64,25 @@ class Kind:
         """The `REQUESTS` from number `first` on."""
         lines = "Host: api.test\r\n"
         if self.key is not None:
-            lines += f"Authorization: Bearer {keys[self.key]}\r\n"
+            lines += f"Authorization: Bearer {keys.get(self.key, '{key}')}\r\n"
         lines += "Accept: */*\r\nUser-Agent: bench/1.0\r\nAccept-Encoding: gzip, deflate, br\r\n"
         lines += f"Accept-Language: en\r\nX-Client: a-client/1.2.3\r\n{self.more}"
         if self.body:
             lines += f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n"
         whole = f"{'POST' if self.body else 'GET'} {self.path} HTTP/1.1\r\n{lines}\r\n{self.body}"
-        return [whole.replace("{n}", f"{number:016x}").encode() for number in range(first, first + REQUESTS)]
+        numbers = range(first, first + REQUESTS)
+        return [whole.replace("{n}", f"{n:016x}").replace("{key}", _stranger(n)).encode() for n in numbers]
 
     def statuses(self, *, failures: bool) -> Collection[bytes]:
         """Those that a response may have. `failures`: after 300 wrong keys a minute from one address, it is 429."""
         if self.key == "good":
             return [b"200"]
         return [b"401", b"429"] if failures else [b"401"]
+
+
+def _stranger(number: int) -> str:
+    """A key of a right form that nobody issued."""
+    return KeyFormat().make("hv_live_", random.Random(number).randrange)  # noqa: S311 - nothing is protected by it
 
 
 _TRACE = "traceparent: 00-{n}{n}-{n}-01\r\n"
@@ -89,6 +95,7 @@ KINDS: Mapping[str, Kind] = {
     "refused-none": Kind(title="refused: no key", key=None),
     "refused-mistyped": Kind(title="refused: mistyped", key="mistyped"),
     "refused-unknown": Kind(title="refused: unknown", key="unknown"),
+    "refused-strangers": Kind(title="refused: unknown, another each time", key="strangers"),
     "refused-revoked": Kind(title="refused: revoked", key="revoked"),
 }
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from tests.harness.tools import needed
 from tests.harness.wire import Address
 from tests.wire.forward_auth.asking import FILES
 
-CONFIGS = {"nginx": "nginx.conf", "caddy": "Caddyfile", "envoy": "envoy.yaml"}
+CONFIGS = {"nginx": "nginx.conf", "caddy": "Caddyfile", "envoy": "envoy.yaml", "haproxy": "haproxy.cfg"}
 
 
 @contextmanager
@@ -23,6 +24,8 @@ def running_front(name: str, folder: Path, *, decision: int, service: int) -> It
     config = folder / CONFIGS[name]
     ports = {"8000": port, "8081": decision, "9000": service}
     config.write_text(readdressed((FILES / config.name).read_text(encoding="utf-8"), ports), encoding="utf-8")
+    if name == "haproxy":
+        shutil.copy(FILES / "haproxy.lua", folder)
     environ = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
@@ -51,6 +54,8 @@ def command(name: str, config: Path) -> list[str]:
             return [needed("nginx"), "-p", str(config.parent), "-e", "stderr", "-c", str(config), "-g", here]
         case "caddy":
             return [needed("caddy"), "run", "--config", str(config), "--adapter", "caddyfile"]
+        case "haproxy":
+            return [needed("haproxy"), "-db", "-f", str(config)]
         case _:
             alone = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
             return [envoy(), "-c", str(config), *alone]

@@ -135,15 +135,18 @@ def test_a_connection_that_asks_nothing_is_closed(start_sidecar: StartSidecar) -
 def test_every_proxy_s_file_takes_over_every_identity_header() -> None:
     identity = yaml.safe_load((FILES / "sidecar.yaml").read_text(encoding="utf-8"))["identity"]["headers"]
     assert {*identity, "X-Request-Id"} == set(IDENTITY)
-    for file in ("nginx.conf", "Caddyfile", "envoy.yaml", "traefik.yaml"):
+    for file in ("nginx.conf", "Caddyfile", "envoy.yaml", "traefik.yaml", "haproxy.cfg"):
         text = (FILES / file).read_text(encoding="utf-8").lower()
         assert [name for name in IDENTITY if name.lower() not in text] == [], file
 
 
-@pytest.mark.parametrize("file", ["nginx.conf", "Caddyfile", "traefik.yaml"])
+@pytest.mark.parametrize("file", ["nginx.conf", "Caddyfile", "traefik.yaml", "haproxy.cfg"])
 def test_every_proxy_s_file_removes_what_the_sidecar_leaves_to_it(file: str) -> None:
     text = (FILES / file).read_text(encoding="utf-8")
-    removed = re.findall(r'proxy_set_header (\S+) ""|request_header -(\S+)|^ {10}(\S+): ""', text, re.MULTILINE)
+    text = re.sub(r"(del-header \S+) -m beg", r"\1*", text)
+    removed = re.findall(
+        r'proxy_set_header (\S+) ""|request_header -(\S+)|^ {10}(\S+): ""|del-header (\S+)', text, re.MULTILINE
+    )
     patterns = ["".join(found) for found in removed]
     left = [name for name, _ in STRIPPED if not any(fnmatchcase(name, pattern) for pattern in patterns)]
     assert left == []
@@ -157,3 +160,12 @@ def test_traefik_is_told_to_overwrite_and_to_hide() -> None:
     assert set(asked["authResponseHeaders"]) == set(IDENTITY)
     assert {"Authorization", "X-Api-Key", "X-HTTP-Method-Override"} <= hidden["customRequestHeaders"].keys()
     assert written["routers"]["everything"]["middlewares"] == ["sidecar", "clean"]
+
+
+def test_haproxy_refuses_what_its_script_did_not_allow() -> None:
+    lines = (FILES / "haproxy.cfg").read_text(encoding="utf-8").split("\n")
+    after = lines[lines.index("    http-request lua.sidecar") + 1]
+    assert after == "    http-request deny deny_status 503 unless { var(txn.sidecar_allows) -m bool }"
+    script = (FILES / "haproxy.lua").read_text(encoding="utf-8")
+    refused, allowed = script.index("if answer.status ~= 200 then return refuse"), script.index('"txn.sidecar_allows"')
+    assert refused < allowed

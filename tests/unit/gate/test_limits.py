@@ -1,17 +1,34 @@
 """Gate.decide: quotas, wrong keys, and a store that cannot be asked."""
 
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sidecar.core.apikey import KeyFormat
 from sidecar.core.errors import Reason
-from sidecar.core.model import KeyStatus
+from sidecar.core.model import Allow, KeyStatus
 from tests.unit.gate.world import CONFIG, World, make_world
 from tests.unit.keys.making import set_status
 
 
 def unknown(text: str) -> str:
     return text[:-1] + ("a" if text[-1] != "a" else "b")
+
+
+def strangers() -> Iterator[str]:
+    """Keys of a right form that nobody issued."""
+    chance = random.Random("strangers")  # noqa: S311 - nothing is protected by it
+    while True:
+        yield KeyFormat().make("hv_live_", chance.randrange)
+
+
+async def reasons_of(world: World, keys: Iterator[str], count: int, **more: Any) -> Counter[Reason]:
+    return Counter([(await world.denies("GET", "/items/1", key=next(keys), **more)).reason for _ in range(count)])
 
 
 async def test_a_route_takes_what_it_costs_from_every_quota_or_nothing(world: World) -> None:
@@ -73,6 +90,63 @@ async def test_wrong_keys_from_one_address_are_refused_past_their_limit(world: W
     assert (await world.denies("GET", "/items/1", key=unknown(text), peer="203.0.113.9")).reason is Reason.INVALID_KEY
     world.clock.now += 60
     assert (await world.denies("GET", "/items/1", key=unknown(text))).reason is Reason.INVALID_KEY
+
+
+@pytest.mark.requirement("S4.5", "S7.7")
+async def test_an_address_without_failures_left_has_a_bounded_rate_of_lookups(world: World) -> None:
+    keys, (good, _), (other, _) = strangers(), await world.issue("read"), await world.issue("read")
+    assert await reasons_of(world, keys, 3 + 300) == {Reason.INVALID_KEY: 3, Reason.TOO_MANY_FAILURES: 300}
+    denied = await world.denies("GET", "/items/1", key=good)
+    assert denied.reason is Reason.TOO_MANY_FAILURES
+    assert b"Retry-After" in dict(world.responses.denied(denied, world.clock.seconds()).headers)
+    await world.allows("GET", "/items/1", key=other, peer="203.0.113.9")
+    world.clock.now += 0.1
+    await world.allows("GET", "/items/1", key=good)
+
+
+async def test_one_address_without_failures_left_does_not_use_up_the_lookups_of_another(world: World) -> None:
+    keys, (good, _) = strangers(), await world.issue("read")
+    await reasons_of(world, keys, 3, peer="203.0.113.9")
+    await reasons_of(world, keys, 1500)
+    await world.allows("GET", "/items/1", key=good, peer="203.0.113.9")
+
+
+async def test_all_addresses_without_failures_left_share_a_bounded_rate_of_lookups(world: World) -> None:
+    keys, (good, _), (other, _) = strangers(), await world.issue("read"), await world.issue("read")
+    for number in range(4):
+        await reasons_of(world, keys, 3 + 300, peer=f"203.0.113.{number}")
+    await reasons_of(world, keys, 3)
+    assert (await world.denies("GET", "/items/1", key=good)).reason is Reason.TOO_MANY_FAILURES
+    await world.allows("GET", "/items/1", key=other, peer="192.0.2.1")
+
+
+async def test_a_key_that_was_good_before_the_store_changed_is_looked_up_for_anybody(world: World) -> None:
+    good, _ = await world.issue("read")
+    await world.allows("GET", "/items/1", key=good)
+    await reasons_of(world, strangers(), 400)
+    await world.issue("read")
+    await world.allows("GET", "/items/1", key=good)
+
+
+async def test_addresses_without_failures_left_have_few_lookups_under_way(world: World) -> None:
+    keys = strangers()
+    await reasons_of(world, keys, 3)
+    late, _ = await world.issue("read")
+    other, _ = await world.issue("read")
+    asked = [world.decide("GET", "/items/1", key=next(keys)) for _ in range(64)]
+    asked += [world.decide("GET", "/items/1", key=late), world.decide("GET", "/items/1", key=other, peer="192.0.2.1")]
+    answers = await asyncio.gather(*asked)
+    assert [isinstance(answer, Allow) for answer in answers[-2:]] == [False, True]
+    await world.allows("GET", "/items/1", key=late)
+
+
+async def test_where_failures_are_off_every_lookup_is_made(tmp_path: Path) -> None:
+    world = await make_world(tmp_path, CONFIG.replace("{limit: 3, per: minute}", "off"))
+    try:
+        assert await reasons_of(world, strangers(), 20) == {Reason.INVALID_KEY: 20}
+        await world.allows("GET", "/items/1", key=(await world.issue("read"))[0])
+    finally:
+        await world.store.close()
 
 
 async def test_a_good_key_without_permission_is_no_failure(world: World) -> None:

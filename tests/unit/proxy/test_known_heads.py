@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.core.apikey import KeyFormat
 from sidecar.core.errors import Reason
 from sidecar.core.headers import Memory
 from sidecar.core.model import Allow, ApiKey, Deny, KeyStatus, RequestHead
@@ -416,6 +418,21 @@ async def test_a_revoked_key_is_refused_on_the_next_request(ways: Ways) -> None:
     deny = shorter[0]  # type: ignore[index]
     assert isinstance(deny, Deny)
     assert deny.reason in (Reason.REVOKED_KEY, Reason.TOO_MANY_FAILURES)
+
+
+async def test_both_ways_refuse_an_address_alike_that_has_failed_too_often(ways: Ways) -> None:
+    chance = random.Random(9)  # noqa: S311 - nothing is protected by it
+    for _ in range(320):
+        line = f"X-Api-Key: {KeyFormat().make('hv_live_', chance.randrange)}"
+        longer, shorter = await ways.both(raw_of("GET", "/items/7", ["Host: a", line], ""), PEER)
+        assert shorter == longer
+    assert ways.taken == 17  # 3 failures and 300 lookups go the longer way.
+    good = ways.written(raw_of("GET", "/items/7", ["Host: a", "X-Api-Key: <key>"], ""))
+    for allowed in (False, True):
+        longer, shorter = await ways.both(good, PEER)
+        assert shorter == longer
+        assert isinstance(shorter[0], Allow) is allowed  # type: ignore[index]
+        ways.world.clock.now += 0.1
 
 
 RESPONSE_LINES = [

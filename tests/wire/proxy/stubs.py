@@ -108,6 +108,9 @@ class _NoKeys:
     def peek(self, secret_digest: bytes) -> None:
         """No key is known."""
 
+    def remembers(self, secret_digest: bytes) -> bool:
+        return False
+
     async def find(self, secret_digest: bytes, candidates: object) -> None:
         """No key is stored."""
 

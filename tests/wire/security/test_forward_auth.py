@@ -57,7 +57,7 @@ def decider(start_shared_sidecar: StartSidecar) -> Decider:
     return start_decider(start_shared_sidecar)
 
 
-FROZEN = {"nginx": 500, "caddy": 504, "envoy": 503}
+FROZEN = {"nginx": 500, "caddy": 504, "envoy": 503, "haproxy": 504}
 """What each proxy answers where the sidecar does not, after 5 seconds."""
 
 

@@ -1,0 +1,79 @@
+"""Wrong keys by address, and what addresses that sent too many of them may still ask of the store."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from sidecar.core.client_address import address_subject
+from sidecar.core.errors import Denied, Fault, Reason
+from sidecar.core.model import Bucket, Quota, Subject, Taken, Window
+from sidecar.keys.cache import CacheEntry
+from sidecar.limiter.port import Limiter
+
+_NOTHING: Final = Taken(states=())
+_ALL: Final = Quota(name="failures/all", limit=500, burst=1000, period=1, window=Window.BUCKET, by=())
+"""Lookups of keys that are not in memory, for all addresses without failures left together: a good key comes through,
+at once or after some tries. A bucket, because in a window that others have used up, a client that tries once a second
+would always come too late. No quota of a configuration can have such a name."""
+_EACH: Final = Quota(name="failures/each", limit=50, burst=300, period=1, window=Window.BUCKET, by=(Subject.ADDRESS,))
+"""For one of them, so that it leaves some to the others."""
+_MOST_UNDER_WAY: Final = 64
+"""Such lookups at a time, of all addresses: where the store is slow, others must not wait behind them."""
+
+
+class Failures:
+    """Counts wrong keys by address, and spares the store where an address has none left (`keys.failures`).
+
+    quota: None is no limit. Times are Unix seconds.
+    """
+
+    def __init__(self, quota: Quota | None, limiter: Limiter) -> None:
+        self._quota, self._limiter = quota, limiter
+        self._under_way = 0
+
+    async def count(self, address: str, now: float) -> Taken:
+        """What the address has left is not reported; that nothing is left, is. Raises Fault."""
+        if self._quota is None:
+            return _NOTHING
+        taken = await self._limiter.take([_bucket(self._quota, address_subject(address))], now)
+        return Taken(states=(), refused=taken.refused)
+
+    async def refuse_lookup(self, address: str, now: float) -> bool:
+        """Whether `look_up` would refuse now. Nothing is taken."""
+        subject = address_subject(address)
+        if self._quota is None or not await self._is_empty(_bucket(self._quota, subject), now):
+            return False
+        return (
+            self._under_way >= _MOST_UNDER_WAY
+            or await self._is_empty(_bucket(_ALL), now)
+            or await self._is_empty(_bucket(_EACH, subject), now)
+        )
+
+    async def look_up(
+        self, address: str, now: float, find: Callable[[], Awaitable[CacheEntry | None]]
+    ) -> CacheEntry | None:
+        """What `find` gives. Raises Denied, without asking, where the address has failed and looked up too often."""
+        subject = address_subject(address)
+        if self._quota is None or not await self._is_empty(_bucket(self._quota, subject), now):
+            return await find()
+        if self._under_way >= _MOST_UNDER_WAY or not await self._take_lookup(subject, now):
+            raise Denied(Reason.TOO_MANY_FAILURES)
+        self._under_way += 1
+        try:
+            return await find()
+        finally:
+            self._under_way -= 1
+
+    async def _take_lookup(self, subject: str, now: float) -> bool:
+        taken = await self._limiter.take([_bucket(_ALL), _bucket(_EACH, subject)], now)
+        return taken.refused is None
+
+    async def _is_empty(self, bucket: Bucket, now: float) -> bool:
+        try:
+            return (await self._limiter.peek([bucket], now)).refused is not None
+        except Fault:
+            # As elsewhere with failures: where nobody can count them, they refuse nobody.
+            return False
+
+
+def _bucket(quota: Quota, *subject: str) -> Bucket:
+    return Bucket(quota=quota, subject=subject, limit=quota.limit)

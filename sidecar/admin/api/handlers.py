@@ -357,7 +357,6 @@ KEY_OPERATIONS: Final = (
         body=NoBody,
         handle=list_keys,
         response=KeyPage,
-        key_at="/keys/0/id",
         group="Keys",
     ),
     Operation(

@@ -137,6 +137,8 @@ def document(operations: Operations, *, root: str, version: str) -> dict[str, An
     """The OpenAPI document. root: prefix of the operations' paths."""
     types = {kind for one in operations for kind in (one.response, one.body)} - {NoBody} | {ProblemDetails}
     _, schemas = msgspec.json.schema_components(sorted(types, key=lambda kind: kind.__name__), ref_template=_REFS)
+    for kind in types:
+        schemas[kind.__name__].update(getattr(kind, "rules", {}))
     paths: dict[str, dict[str, Any]] = {}
     followers = [one.name for one in operations if _ID_STEP in one.path]
     for one in operations:

@@ -3,7 +3,8 @@
 Requests with unknown fields are refused.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
@@ -296,17 +297,36 @@ class OverviewOut(Struct, frozen=True, kw_only=True):
 # Requests.
 
 
+_COMMON_DAY: Final = (
+    "[1-9][0-9]{3}-"
+    "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+_LEAP_DAY: Final = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)-02-29"
+_CLOCK: Final = r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 Time = Annotated[
     str,
-    Meta(description="RFC 3339 with an offset", pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"),
+    Meta(
+        description="RFC 3339 with an offset",
+        pattern=f"^({_COMMON_DAY}|{_LEAP_DAY}){_CLOCK}$",
+        extra_json_schema={"format": "date-time"},
+    ),
 ]
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
+FutureTime = Annotated[Time, Meta(description="RFC 3339 with an offset, in the future")]
+# `extra_json_schema` is what the rules of keys check, in better words than a schema has.
+Name = Annotated[str, Meta(min_length=1, max_length=200, description="printable, and not only spaces")]
 Tenant = Annotated[str, Meta(min_length=1, max_length=200)]
+NewTenant = Annotated[Tenant, Meta(extra_json_schema={"pattern": "^[!-.0-~]+$"})]
 Scope = Annotated[str, Meta(max_length=200)]
 Scopes = Annotated[tuple[Scope, ...], Meta(max_length=1000)]
 Limit = Annotated[int, Meta(ge=1, le=2**53)]
 Quotas = Annotated[dict[str, Limit], Meta(max_length=1000)]
-Metadata = Annotated[dict[str, str], Meta(max_length=1000)]
+Metadata = Annotated[
+    dict[str, Annotated[str, Meta(description="printable", extra_json_schema={"maxLength": 1024})]],
+    Meta(
+        max_length=1000,
+        extra_json_schema={"maxProperties": 64, "propertyNames": {"pattern": "^[A-Za-z0-9_.-]{1,64}$"}},
+    ),
+]
 Plan = Annotated[str, Meta(max_length=200)]
 Environment = Annotated[str, Meta(max_length=200)]
 
@@ -314,18 +334,21 @@ Environment = Annotated[str, Meta(max_length=200)]
 class RequestSchema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request's body or query."""
 
+    rules: ClassVar[Mapping[str, Any]] = {}
+    """JSON Schema of what the fields must be together."""
+
 
 class KeyCreate(RequestSchema, frozen=True, kw_only=True):
     """A key to issue. It gets the default scopes if `scopes` is null, and the first environment if that is null."""
 
     name: Name
-    tenant: Tenant | None = None
+    tenant: NewTenant | None = None
     environment: Environment | None = None
     scopes: Scopes | None = None
     plan: Plan | None = None
     quotas: Quotas = {}
     metadata: Metadata = {}
-    expires_at: Time | None = None
+    expires_at: FutureTime | None = None
 
 
 class KeyUpdate(RequestSchema, frozen=True, kw_only=True):
@@ -336,18 +359,25 @@ class KeyUpdate(RequestSchema, frozen=True, kw_only=True):
     plan: Plan | UnsetType | None = UNSET
     quotas: Quotas | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
-    expires_at: Time | UnsetType | None = UNSET
+    expires_at: FutureTime | UnsetType | None = UNSET
 
 
 class RotationRequest(RequestSchema, frozen=True, kw_only=True):
     """How long the old key stays valid, and when the new one expires (by default when the old one does)."""
 
     overlap_seconds: Annotated[int, Meta(ge=0, le=31_536_000)] | UnsetType = UNSET
-    expires_at: Time | UnsetType | None = UNSET
+    expires_at: FutureTime | UnsetType | None = UNSET
 
 
 class ExplainRequest(RequestSchema, frozen=True, kw_only=True):
     """A request to explain: without a key, with a stored key, or with the plaintext that a client presents."""
+
+    rules: ClassVar[Mapping[str, Any]] = {
+        "not": {
+            "required": ["key", "secret"],
+            "properties": {"key": {"type": "string"}, "secret": {"type": "string"}},
+        }
+    }
 
     method: Annotated[str, Meta(min_length=1, max_length=40, pattern="^[!-~]+$")]
     target: Annotated[str, Meta(min_length=1, max_length=8192, pattern="^[!-~]+$", description="/path?query")]
@@ -383,18 +413,18 @@ class RefusalQuery(RequestSchema, frozen=True, kw_only=True):
 
     key_id: Annotated[str, Meta(max_length=200)] | UnsetType = field(name="key", default=UNSET)
     reason: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    route: Annotated[str, Meta(max_length=8192)] | UnsetType = UNSET
+    route: Annotated[str, Meta(max_length=1000)] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=200)] = 200
 
 
 class AuditQuery(RequestSchema, frozen=True, kw_only=True):
     """Which changes to list. `actor` is, for example, `token:ops`."""
 
-    key_id: str | UnsetType = field(name="key", default=UNSET)
+    key_id: Annotated[str, Meta(max_length=200)] | UnsetType = field(name="key", default=UNSET)
     name: Annotated[str, Meta(max_length=200, description="of the key, as `search` of keys")] | UnsetType = UNSET
     tenant: Tenant | UnsetType = UNSET
-    actor: str | UnsetType = UNSET
-    action: str | UnsetType = UNSET
+    actor: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    action: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
     since: Time | UnsetType = UNSET
     until: Time | UnsetType = UNSET
     before_id: Annotated[int, Meta(ge=0, le=2**62, description="`next` of the previous page")] | UnsetType = field(

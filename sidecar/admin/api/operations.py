@@ -128,9 +128,7 @@ def _struct_errors(value: Mapping[str, object], kind: type[msgspec.Struct], root
 
 
 def _value_errors(value: object, kind: Any, at: str) -> Iterator[FieldError]:
-    parts = _parts(value, kind)
-    inside = (error for name, part, inner in parts for error in _value_errors(part, inner, at + pointer_of([name])))
-    found = list(islice(inside, _MAX_ERRORS))
+    found = list(islice(_errors_inside(value, kind, at), _MAX_ERRORS))
     try:
         if not found:
             msgspec.convert(value, kind, strict=not at.startswith(_QUERY))
@@ -138,6 +136,14 @@ def _value_errors(value: object, kind: Any, at: str) -> Iterator[FieldError]:
         wrong_time = isinstance(value, str) and _TIME.search(at)
         found.append(FieldError(pointer=at, detail=_WRONG_TIME if wrong_time else _message(str(error))))
     yield from found
+
+
+def _errors_inside(value: object, kind: Any, at: str) -> Iterator[FieldError]:
+    structs = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, Struct)]
+    if structs and isinstance(value, dict):
+        yield from _struct_errors(value, structs[0], at)
+    for name, part, inner in _parts(value, kind):
+        yield from _value_errors(part, inner, at + pointer_of([name]))
 
 
 def _message(text: str) -> str:

@@ -8,8 +8,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from sidecar.core.units import RFC3339_TIME
 from sidecar.keys.ports import Sort, Standing
 from sidecar.keys.records import PublicKey
+from sidecar.keys.transitions import ManyAction
 
 # Responses. Times are RFC 3339, in UTC.
 
@@ -41,6 +43,14 @@ class RotatedKey(Struct, frozen=True, kw_only=True):
     old: PublicKey
     secret: str | None
     repeated: bool
+
+
+class ChangedKeys(Struct, frozen=True, kw_only=True):
+    """The keys that were changed, or that would be changed."""
+
+    action: ManyAction
+    dry_run: bool
+    keys: tuple[PublicKey, ...]
 
 
 class UsageOut(Struct, frozen=True, kw_only=True):
@@ -297,21 +307,9 @@ class OverviewOut(Struct, frozen=True, kw_only=True):
 # Requests.
 
 
-_COMMON_DAY: Final = (
-    "[1-9][0-9]{3}-"
-    "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
-)
-_LEAP_DAY: Final = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)-02-29"
-_CLOCK: Final = r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-Time = Annotated[
-    str,
-    Meta(
-        description="RFC 3339 with an offset",
-        pattern=f"^({_COMMON_DAY}|{_LEAP_DAY}){_CLOCK}$",
-        extra_json_schema={"format": "date-time"},
-    ),
-]
-FutureTime = Annotated[Time, Meta(description="RFC 3339 with an offset, in the future")]
+_TIME: Final = {"format": "date-time", "description": "RFC 3339 with an offset"}
+Time = Annotated[str, Meta(pattern=f"^{RFC3339_TIME}$", extra_json_schema=_TIME)]
+FutureTime = Annotated[Time, Meta(extra_json_schema={"description": "RFC 3339 with an offset, in the future"})]
 # `extra_json_schema` is what the rules of keys check, in better words than a schema has.
 Name = Annotated[str, Meta(min_length=1, max_length=200, description="printable, and not only spaces")]
 Tenant = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -320,15 +318,17 @@ Scope = Annotated[str, Meta(max_length=200)]
 Scopes = Annotated[tuple[Scope, ...], Meta(max_length=1000)]
 Limit = Annotated[int, Meta(ge=1, le=2**53)]
 Quotas = Annotated[dict[str, Limit], Meta(max_length=1000)]
-Metadata = Annotated[
-    dict[str, Annotated[str, Meta(description="printable", extra_json_schema={"maxLength": 1024})]],
-    Meta(
-        max_length=1000,
-        extra_json_schema={"maxProperties": 64, "propertyNames": {"pattern": "^[A-Za-z0-9_.-]{1,64}$"}},
-    ),
-]
+_ENTRIES: Final = {"maxProperties": 64, "propertyNames": {"pattern": "^[A-Za-z0-9_.-]{1,64}$"}}
+_Entry = Annotated[str, Meta(description="printable", extra_json_schema={"maxLength": 1024})]
+Metadata = Annotated[dict[str, _Entry], Meta(max_length=1000, extra_json_schema=_ENTRIES)]
+UnusedSeconds = Annotated[int, Meta(ge=0, le=315_360_000, description="not used, and not issued, for so long")]
 Plan = Annotated[str, Meta(max_length=200)]
 Environment = Annotated[str, Meta(max_length=200)]
+
+
+_BOTH_TEXTS: Final = {"key": {"type": "string"}, "secret": {"type": "string"}}
+KeyId = Annotated[str, Meta(min_length=1, max_length=200)]
+KeyIds = Annotated[tuple[KeyId, ...], Meta(max_length=1000)]
 
 
 class RequestSchema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -372,17 +372,35 @@ class RotationRequest(RequestSchema, frozen=True, kw_only=True):
 class ExplainRequest(RequestSchema, frozen=True, kw_only=True):
     """A request to explain: without a key, with a stored key, or with the plaintext that a client presents."""
 
-    rules: ClassVar[Mapping[str, Any]] = {
-        "not": {
-            "required": ["key", "secret"],
-            "properties": {"key": {"type": "string"}, "secret": {"type": "string"}},
-        }
-    }
+    rules: ClassVar[Mapping[str, Any]] = {"not": {"required": ["key", "secret"], "properties": _BOTH_TEXTS}}
 
     method: Annotated[str, Meta(min_length=1, max_length=40, pattern="^[!-~]+$")]
     target: Annotated[str, Meta(min_length=1, max_length=8192, pattern="^[!-~]+$", description="/path?query")]
     key: Annotated[str, Meta(max_length=200, description="id or stored prefix")] | None = None
     secret: Annotated[str, Meta(min_length=1, max_length=1000, description="plaintext of the key")] | None = None
+
+
+class Matching(RequestSchema, frozen=True, kw_only=True):
+    """Which keys: all that fit each of the given fields, of which there must be one. The fields are as in KeyQuery."""
+
+    rules: ClassVar[Mapping[str, Any]] = {"minProperties": 1}
+
+    search: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
+    tenant: Tenant | UnsetType = UNSET
+    environment: Annotated[Environment, Meta(min_length=1)] | UnsetType = UNSET
+    effective_status: Standing | UnsetType = field(name="status", default=UNSET)
+    unused_for_seconds: UnusedSeconds | UnsetType = UNSET
+
+
+class KeysChange(RequestSchema, frozen=True, kw_only=True):
+    """What to do with which keys, at most 1,000: those with these ids, or those that match. All change, or none."""
+
+    rules: ClassVar[Mapping[str, Any]] = {"oneOf": [{"required": ["ids"]}, {"required": ["matching"]}]}
+
+    action: ManyAction
+    dry_run: Annotated[bool, Meta(description="only list what would be changed")]
+    ids: KeyIds | UnsetType = UNSET
+    matching: Matching | UnsetType = UNSET
 
 
 class KeyQuery(RequestSchema, frozen=True, kw_only=True):
@@ -392,9 +410,7 @@ class KeyQuery(RequestSchema, frozen=True, kw_only=True):
     tenant: Tenant | UnsetType = UNSET
     environment: Environment | UnsetType = UNSET
     effective_status: Standing | UnsetType = field(name="status", default=UNSET)
-    unused_for_seconds: (
-        Annotated[int, Meta(ge=0, le=315_360_000, description="not used, and not issued, for so long")] | UnsetType
-    ) = UNSET
+    unused_for_seconds: UnusedSeconds | UnsetType = UNSET
     sort: Sort = "created"
     after: Annotated[str, Meta(max_length=200, description="`next` of the previous page")] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=500)] = 50

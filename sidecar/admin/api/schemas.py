@@ -307,8 +307,7 @@ class OverviewOut(Struct, frozen=True, kw_only=True):
 # Requests.
 
 
-_TIME: Final = {"format": "date-time", "description": "RFC 3339 with an offset"}
-Time = Annotated[str, Meta(pattern=f"^{RFC3339_TIME}$", extra_json_schema=_TIME)]
+Time = Annotated[str, Meta(description="RFC 3339 with an offset", pattern=f"^{RFC3339_TIME}$")]
 FutureTime = Annotated[Time, Meta(extra_json_schema={"description": "RFC 3339 with an offset, in the future"})]
 # `extra_json_schema` is what the rules of keys check, in better words than a schema has.
 Name = Annotated[str, Meta(min_length=1, max_length=200, description="printable, and not only spaces")]

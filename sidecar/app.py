@@ -29,7 +29,7 @@ from sidecar.ops.server import ops_app
 from sidecar.runtime.clock import SystemClock
 from sidecar.runtime.control import control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
-from sidecar.runtime.maintenance import RETIRE_SECONDS, Retirement, Upkeep, UsageKeeper
+from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.reload import Reloader
 from sidecar.runtime.serving import Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer
@@ -148,6 +148,7 @@ class Parts:
     store: SqliteStore
     keeper: UsageKeeper
     retirement: Retirement
+    old_keys: OldKeys
     observing: Observing
     exchanges: Exchanges
     serving: Serving
@@ -168,8 +169,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
     stack.push_async_callback(upkeep.finish)
     await upkeep.start(background)
-    retirement = Retirement(store.keys, store.statistics, keeper, settings=config.keys, clock=CLOCK)
-    background.repeat(retirement.round, RETIRE_SECONDS)
+    retirement, old_keys = await _watch_ages(config, store, keeper, background)
     observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK)
     files = descriptors(config)
     serving = Serving(
@@ -191,6 +191,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         store=store,
         keeper=keeper,
         retirement=retirement,
+        old_keys=old_keys,
         observing=observing,
         exchanges=observing.exchanges(usage),
         serving=serving,
@@ -239,6 +240,18 @@ async def _keep_usage(config: Config, store: SqliteStore, usage: Usage, metrics:
     with suppress(StoreUnavailable):
         await keeper.restore()
     return keeper
+
+
+async def _watch_ages(
+    config: Config, store: SqliteStore, keeper: UsageKeeper, background: Background
+) -> tuple[Retirement, OldKeys]:
+    retirement = Retirement(store.keys, store.statistics, keeper, settings=config.keys, clock=CLOCK)
+    background.repeat(retirement.round, RETIRE_SECONDS)
+    old_keys = OldKeys(store.anomalies, keeper.events, settings=config.keys, clock=CLOCK)
+    with suppress(StoreUnavailable):
+        await old_keys.round()
+    background.repeat(old_keys.round, OLD_KEYS_SECONDS)
+    return retirement, old_keys
 
 
 async def _listen(parts: Parts) -> Sequence[Address]:
@@ -316,6 +329,7 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
         lambda config: forward_auth.reconfigure(serving.decisions()) if forward_auth is not None else None,
         lambda config: keeper.reconfigure(config.usage, prefixes=key_prefixes(config)),
         lambda config: parts.retirement.reconfigure(config.keys),
+        lambda config: parts.old_keys.reconfigure(config.keys),
         parts.observing.reconfigure,
     )
 

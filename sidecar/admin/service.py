@@ -2,21 +2,20 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.admin.auth import Admin, plan_errors, quota_errors, scope_errors, tenant_errors
+from sidecar.admin.dependencies import AdminDependencies, Health
 from sidecar.admin.problems import FieldError, Problem, forbidden, unknown_key
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.errors import Fault
 from sidecar.core.model import ApiKey, Bucket, QuotaState, Subject
 from sidecar.core.quotas import QuotaUsage, buckets_for, limits_of
-from sidecar.core.units import Clock
 from sidecar.gate.explain import Explanation, Question, allowed_routes, explain
-from sidecar.gate.gate import Gate, KeyFinder
-from sidecar.keys.lifecycle import Due, Issued, Lifecycle, Rotated, upcoming_keys
+from sidecar.keys.lifecycle import Due, Issued, Rotated, upcoming_keys
 from sidecar.keys.ports import (
     Actor,
     AuditFilter,
@@ -24,78 +23,16 @@ from sidecar.keys.ports import (
     IdempotencyKey,
     KeyConflict,
     KeyFilter,
-    KeyStatistics,
+    UnknownKey,
+    after_cursor,
     cursor_of,
 )
 from sidecar.keys.records import etag_of
-from sidecar.keys.transitions import KeyChange, Rotation, with_change
-from sidecar.keys.validation import KeyRules, NewKey
-from sidecar.limiter.port import Limiter
-from sidecar.store.audit import StoredAudit
-from sidecar.store.keys import StoredKeys
-from sidecar.store.usage import StoredAnomalies, StoredUsage
-from sidecar.telemetry.refusals import Refusal, RefusalFilter, Refusals
+from sidecar.keys.transitions import KeyChange, ManyAction, Rotation, changed_alike, is_open_to, with_change
+from sidecar.keys.validation import NewKey
+from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
 from sidecar.usage.ports import UsageFilter, UsageRow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminDependencies:
-    """What the service uses. lifecycle, config, rules, gate_of: of the current configuration."""
-
-    keys: StoredKeys
-    statistics: KeyStatistics
-    audit: StoredAudit
-    usage: StoredUsage
-    anomalies: StoredAnomalies
-    lifecycle: Callable[[], Lifecycle]
-    config: Callable[[], Config]
-    rules: Callable[[], KeyRules]
-    gate_of: Callable[[KeyFinder, Limiter], Gate]
-    limiter: Limiter
-    """Is read only: nothing is taken from a quota."""
-    running: "Running"
-    clock: Clock
-    randbelow: Callable[[int], int]
-    """As `secrets.randbelow`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """What only the running process knows. Times in Unix seconds.
-
-    counts_by_reason: since `since`. fullest: keys that have used most of a limit, given the limits of plans by quota;
-    called in a thread. problems, remarks: lines as of `/readyz?verbose`.
-    """
-
-    refusals: Refusals
-    counts_by_reason: Callable[[], Mapping[str, int]]
-    since: float
-    fullest: Callable[[Mapping[str, Collection[int]]], Sequence[str]]
-    problems: Callable[[], Awaitable[Sequence[str]]]
-    remarks: Callable[[], Sequence[str]]
-    config_since: Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """Whether requests can be decided on and served. problems, remarks: lines that begin with what they are about."""
-
-    problems: Sequence[str]
-    remarks: Sequence[str]
-    config_since: float
-    upstream_failed: Refusal | None
-    """The newest of the refusals that are remembered, where it was for the upstream's fault."""
-
-    @property
-    def ready(self) -> bool:
-        return not self.problems
-
-    def of(self, part: str) -> str:
-        """What is wrong with `config` or `store`; empty where nothing is."""
-        lines = (line.partition(": ") for line in (*self.problems, *self.remarks))
-        return "; ".join(text for name, _, text in lines if name == part)
-
 
 # What an administrator may see: keys, their use, their changes, the configuration, and the gate's decisions.
 
@@ -108,6 +45,10 @@ _MAX_NAMED: Final = 500
 _MOST_COUNTED: Final = 10_001
 NEARLY: Final = 0.8
 """Used part of a limit from which on it is nearly used up."""
+MOST_AT_ONCE: Final = 1_000
+"""Keys that are changed together: other writers wait meanwhile."""
+_STREAMED: Final = 500
+"""Keys that are read at a time where there may be many."""
 _MOST_CANDIDATES: Final = 200
 """Keys of each kind that are looked at for that."""
 _MICROSECONDS: Final = 1_000_000
@@ -149,6 +90,34 @@ class AdminReader:
         found = await self._dependencies.keys.list(within)
         following = cursor_of(found[limit - 1], wanted.sort) if len(found) > limit else None
         return Page(keys=found[:limit], next=following)
+
+    async def pages(self, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
+        """All keys of `list`, some at a time."""
+        while True:
+            page = await self.list(replace(wanted, limit=_STREAMED))
+            yield page.keys
+            if page.next is None:
+                return
+            wanted = after_cursor(wanted, page.next)
+
+    async def open_to(self, action: ManyAction, wanted: KeyFilter | Iterable[str]) -> Sequence[ApiKey]:
+        """Those keys, of a filter or with these ids, that the action would change.
+
+        Raises Problem 404 where an id is unknown, and 409 for more than `MOST_AT_ONCE`.
+        """
+        found: list[ApiKey] = []
+        async for page in self.pages(wanted) if isinstance(wanted, KeyFilter) else self._with_ids(wanted):
+            found += [key for key in page if is_open_to(action, key)]
+            if len(found) > MOST_AT_ONCE:
+                raise Problem(409, "too_many_keys", f"more than {MOST_AT_ONCE:,} keys are selected: select fewer")
+        return found
+
+    async def _with_ids(self, key_ids: Iterable[str]) -> AsyncIterator[Sequence[ApiKey]]:
+        ids = list(dict.fromkeys(key_ids))
+        found = await self._dependencies.keys.among(ids)
+        if len(found) < len(ids) or not all(self.admin.sees(key.tenant) for key in found):
+            raise unknown_key()
+        yield found
 
     async def get(self, key_id: str) -> ApiKey:
         """The key with exactly this id. Raises Problem 404 if there is none, or if it belongs to another tenant."""
@@ -416,6 +385,26 @@ class AdminService(AdminReader):
         """Revoking is final."""
         key = await self._changeable(key_id)
         return await self._dependencies.lifecycle().revoke(key.id, actor=self._actor, expected_etag=etag)
+
+    async def change_all(
+        self, action: ManyAction, key_ids: Sequence[str], *, unused_since: int | None = None
+    ) -> Sequence[ApiKey]:
+        """Disable or revoke all of these keys or none; returns those that changed.
+
+        unused_since: a key that was used after this time (microseconds) stays as it is. Raises UnknownKey.
+        """
+        self.must_write()
+        at = self.now
+        edit = changed_alike(action, at, unused_since=unused_since)
+
+        def within_reach(key: ApiKey) -> ApiKey:
+            if not self.admin.sees(key.tenant):
+                raise UnknownKey("a key of another tenant")
+            return edit(key)
+
+        store = self._dependencies.keys
+        both = await store.change_all(key_ids, within_reach, action=action, at=at, actor=self._actor)
+        return [after for before, after in both if before != after]
 
     def _checked_etag(self, key: ApiKey) -> str | None:
         """For an administrator of one tenant, the key must not change between this check and the change itself."""

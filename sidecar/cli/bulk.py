@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
 import click
@@ -11,16 +11,15 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.options import Failure, Misuse, printable, reported, seconds
 from sidecar.cli.output import Table, key_as_json
-from sidecar.core.model import ApiKey, KeyStatus
+from sidecar.core.model import ApiKey
 from sidecar.core.units import counted
 from sidecar.keys.ports import KeyFilter
-from sidecar.keys.transitions import with_status
+from sidecar.keys.transitions import ManyAction, changed_alike, is_open_to
 
 _SHOWN: Final = ("tenant", "prefix", "used", "status", "name", "id")
 _AT_MOST: Final = 10_000
 """Keys of one transaction, which keeps other writers waiting."""
-_DONE: Final = {"disable": "Disabled", "revoke": "Revoked"}
-_STATUSES: Final = {"disable": KeyStatus.DISABLED, "revoke": KeyStatus.REVOKED}
+_DONE: Final[Mapping[ManyAction, str]] = {"disable": "Disabled", "revoke": "Revoked"}
 
 
 class Selection(TypedDict):
@@ -56,28 +55,23 @@ def selects(key: str | None, selection: Selection) -> bool:
     return given
 
 
-def change_selected(action: str, url: str, selection: Selection, *, as_json: bool) -> None:
+def change_selected(action: ManyAction, url: str, selection: Selection, *, as_json: bool) -> None:
     """List the selected keys; unless it is a dry run, ask, and change them all or none."""
     with reported():
         asyncio.run(_change(action, url, selection, as_json))
 
 
-async def _change(action: str, url: str, selection: Selection, as_json: bool) -> None:
+async def _change(action: ManyAction, url: str, selection: Selection, as_json: bool) -> None:
     at, dry = key_service.now(), selection["dry_run"]
     async with key_service.open_store(url) as store:
         found = await store.keys.list(_filter(selection, at))
-        keys = [key for key in found if _is_open(key, action)]
+        keys = [key for key in found if is_open_to(action, key)]
         if len(found) > _AT_MOST:
             raise Failure(f"more than {_AT_MOST:,} keys are selected: select fewer, for example by --environment")
         if not dry and keys:
             _ask(action, keys, at, selection["yes"])
-            unused = _filter(selection, at).unused_since
-
-            def edit(key: ApiKey) -> ApiKey:
-                # It may have been used, or revoked, since it was listed.
-                stays = unused is not None and (key.last_used_at or key.created_at) > unused
-                return key if stays or not _is_open(key, action) else with_status(key, _STATUSES[action], at)
-
+            # A key may have been used, or revoked, since it was listed.
+            edit = changed_alike(action, at, unused_since=_filter(selection, at).unused_since)
             ids = [key.id for key in keys]
             both = await store.keys.change_all(ids, edit, action=action, at=at, actor=key_service.actor())
             keys = [after for before, after in both if before != after]
@@ -95,12 +89,7 @@ def _filter(selection: Selection, at: int) -> KeyFilter:
     )
 
 
-def _is_open(key: ApiKey, action: str) -> bool:
-    """Whether the action would change the key."""
-    return key.status is KeyStatus.ACTIVE or (action == "revoke" and key.status is KeyStatus.DISABLED)
-
-
-def _ask(action: str, keys: Sequence[ApiKey], at: int, yes: bool) -> None:
+def _ask(action: ManyAction, keys: Sequence[ApiKey], at: int, yes: bool) -> None:
     if yes:
         return
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
@@ -115,7 +104,7 @@ def _table(keys: Sequence[ApiKey], at: int) -> str:
     return "\n".join([table.heading(), *map(table.line, keys)])
 
 
-def _as_text(action: str, keys: Sequence[ApiKey], at: int, dry: bool) -> str:
+def _as_text(action: ManyAction, keys: Sequence[ApiKey], at: int, dry: bool) -> str:
     if not keys:
         return f"No key to {action} is selected."
     tenants = counted(len({key.tenant for key in keys}), "tenant")
@@ -124,5 +113,5 @@ def _as_text(action: str, keys: Sequence[ApiKey], at: int, dry: bool) -> str:
     return f"{_table(keys, at)}\n{told}" if dry else told
 
 
-def _as_json(action: str, keys: Sequence[ApiKey], at: int, dry: bool) -> str:
+def _as_json(action: ManyAction, keys: Sequence[ApiKey], at: int, dry: bool) -> str:
     return json.dumps({"action": action, "dry_run": dry, "keys": [key_as_json(key, at) for key in keys]}, indent=2)

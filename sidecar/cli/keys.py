@@ -29,7 +29,7 @@ from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Lifecycle, Rotated
 from sidecar.keys.records import etag_of
-from sidecar.keys.transitions import UNSET, KeyChange, Rotation, UnsetType
+from sidecar.keys.transitions import UNSET, KeyChange, ManyAction, Rotation, UnsetType
 from sidecar.keys.validation import NewKey
 
 V = TypeVar("V")
@@ -292,7 +292,7 @@ class ManyOptions(Selection):
     verbose: bool
 
 
-def _one_of(action: str, key: str | None, options: ManyOptions) -> StatusOptions | None:
+def _one_of(action: ManyAction, key: str | None, options: ManyOptions) -> StatusOptions | None:
     """Return the options for one key; for many, change them, and return None."""
     if selects(key, options):
         url = key_service.url_of(options["config"], options["store"])

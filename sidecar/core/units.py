@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Protocol, overload
+from typing import Final, Protocol, overload
 
 
 class Clock(Protocol):
@@ -39,6 +39,16 @@ def rfc3339(at: int | None) -> str | None:
     if at is None:
         return None
     return f"{(_EPOCH_WITHOUT_ZONE + timedelta(microseconds=at)).isoformat()}Z"
+
+
+_DAY: Final = (
+    "[1-9][0-9]{3}-"
+    "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+_LEAP_DAY: Final = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)-02-29"
+_CLOCK: Final = r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+RFC3339_TIME: Final = f"({_DAY}|{_LEAP_DAY}){_CLOCK}"
+"""A regular expression for each time with an offset from the year 1000 on, but for leap seconds."""
 
 
 def microseconds(text: str) -> int:

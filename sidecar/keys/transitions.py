@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar, assert_never
+from typing import Final, Literal, TypeVar, assert_never
 
 from msgspec import UNSET as UNSET
 from msgspec import UnsetType as UnsetType
@@ -10,7 +10,7 @@ from msgspec import UnsetType as UnsetType
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
-from sidecar.keys.ports import Actor, KeyChanged, KeyConflict, KeyRegistry
+from sidecar.keys.ports import Actor, Edit, KeyChanged, KeyConflict, KeyRegistry
 from sidecar.keys.records import effective_status, etag_of
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
@@ -110,6 +110,26 @@ def with_status(key: ApiKey, status: KeyStatus, at: int) -> ApiKey:
             return replace(key, status=status, revoked_at=at)
         case _:
             assert_never(status)
+
+
+ManyAction = Literal["disable", "revoke"]
+"""What can be done to many keys at once."""
+_STATUS_AFTER: Final[Mapping[ManyAction, KeyStatus]] = {"disable": KeyStatus.DISABLED, "revoke": KeyStatus.REVOKED}
+
+
+def is_open_to(action: ManyAction, key: ApiKey) -> bool:
+    """Whether the action would change the key."""
+    return key.status is KeyStatus.ACTIVE or (action == "revoke" and key.status is KeyStatus.DISABLED)
+
+
+def changed_alike(action: ManyAction, at: int, *, unused_since: int | None) -> Edit:
+    """The action on many keys. A key that is no longer open to it stays, and so does one used after `unused_since`."""
+
+    def edit(key: ApiKey) -> ApiKey:
+        was_used = unused_since is not None and (key.last_used_at or key.created_at) > unused_since
+        return key if was_used or not is_open_to(action, key) else with_status(key, _STATUS_AFTER[action], at)
+
+    return edit
 
 
 def with_change(key: ApiKey, change: KeyChange, rules: KeyRules, now: int) -> ApiKey:

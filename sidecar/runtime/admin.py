@@ -8,8 +8,8 @@ from typing import Final
 from aiohttp import web
 
 from sidecar.admin.auth import Tokens
+from sidecar.admin.dependencies import AdminDependencies, Running
 from sidecar.admin.server import admin_app
-from sidecar.admin.service import AdminDependencies, Running
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.build.config import Config

@@ -15,7 +15,7 @@ from sidecar.limiter.memory import MemoryLimiter
 from sidecar.runtime.tasks import Background
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 from sidecar.telemetry.metrics import Metrics
-from sidecar.usage.anomalies import AnomalyDetector
+from sidecar.usage.anomalies import AnomalyDetector, AnomalyLog
 from sidecar.usage.ports import DAY
 from sidecar.usage.recorder import Usage
 from sidecar.usage.writer import KeyUsed, RefusalCount, UsageWriter
@@ -56,6 +56,11 @@ class UsageKeeper:
         self._writer = UsageWriter(clock=clock)
         self._writer.agents.reconfigure(prefixes)
         self._round = asyncio.Lock()
+
+    @property
+    def events(self) -> AnomalyLog:
+        """Where unusual events are reported."""
+        return self._detector.events
 
     @property
     def dropped(self) -> int:
@@ -179,6 +184,41 @@ class Retirement:
 
     def _now(self) -> int:
         return self._clock.micros()
+
+
+# Keys that are older than they may get without rotation are announced, once each.
+
+
+OLD_KEYS_SECONDS = 300.0
+"""How often old keys are looked for."""
+_ANNOUNCED: Final = 50
+"""Keys of one round; more wait for the next."""
+
+
+class OldKeys:
+    """Announces each key that is older than `keys.max_age`, once for all processes of the store."""
+
+    def __init__(self, anomalies: StoredAnomalies, events: AnomalyLog, *, settings: KeySettings, clock: Clock) -> None:
+        self._anomalies, self._events, self._clock = anomalies, events, clock
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: KeySettings) -> None:
+        """Use these settings from now on."""
+        seconds = settings.max_age_seconds
+        self._age = None if seconds is None else int(seconds * 1_000_000)
+
+    async def round(self) -> None:
+        """Announce some. Raises StoreUnavailable."""
+        if self._age is None:
+            return
+        now = self._clock.micros()
+        found = await self._anomalies.add_old_keys(before=now - self._age, now=now, limit=_ANNOUNCED, describe=_too_old)
+        for event in found:
+            self._events.announce(event)
+
+
+def _too_old(created_at: int) -> str:
+    return f"issued at {rfc3339(created_at)}, longer ago than keys.max_age: rotate it"
 
 
 FLUSH_SECONDS = 2.0

@@ -1,7 +1,7 @@
 """What is counted: uses by hour and day, the last use of each key, unusual events, and quota states."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from sidecar.keys.ports import QuotaRow
@@ -71,7 +71,9 @@ _PRUNE: Final = (
         (SELECT {_COUNTED_BY_DAY} FROM usage_day WHERE day < ? ORDER BY day LIMIT ?) RETURNING 1""",  # noqa: S608 - no input
     """DELETE FROM key_network WHERE (key_id, network) IN
         (SELECT key_id, network FROM key_network WHERE seen_at < ? ORDER BY seen_at LIMIT ?) RETURNING 1""",
-    "DELETE FROM unusual WHERE id IN (SELECT id FROM unusual WHERE at < ? ORDER BY at LIMIT ?) RETURNING 1",
+    # What is told once for each key is kept, or it would be told again.
+    f"""DELETE FROM unusual WHERE id IN
+        (SELECT id FROM unusual WHERE at < ? AND kind <> '{AnomalyKind.OLD_KEY}' ORDER BY at LIMIT ?) RETURNING 1""",  # noqa: S608 - no input
 )
 
 _ALL_KEYS: Final = ""
@@ -185,19 +187,40 @@ _ADD_ANOMALY: Final = """INSERT INTO unusual (at, kind, key_id, address, detail,
     VALUES (?, ?, ?, ?, ?, (SELECT tenant FROM api_key WHERE id = ?))"""
 
 
+_OLD_KEYS: Final = f"""SELECT id, created_at FROM api_key
+    WHERE status = 'active' AND retires_at IS NULL AND created_at <= ? AND (expires_at IS NULL OR expires_at > ?)
+    AND id NOT IN (SELECT key_id FROM unusual WHERE kind = '{AnomalyKind.OLD_KEY}' AND key_id IS NOT NULL)
+    ORDER BY created_at LIMIT ?"""  # noqa: S608 - no input
+
+
 class StoredAnomalies:
-    """Both methods raise StoreUnavailable."""
+    """Every method raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add(self, events: Sequence[Anomaly]) -> None:
         """Write events, each with the tenant of its key."""
-        values = [
-            (event.at, event.kind.value, event.key_id, event.address, event.detail, event.key_id) for event in events
-        ]
         async with self._database.transaction("add_unusual") as connection:
-            await connection.execute_many(_ADD_ANOMALY, values)
+            await connection.execute_many(_ADD_ANOMALY, [_values_of(event) for event in events])
+
+    async def add_old_keys(
+        self, *, before: int, now: int, limit: int, describe: Callable[[int], str]
+    ) -> Sequence[Anomaly]:
+        """Add an event for each active key that was issued `before` and has none yet; of many processes, one adds it.
+
+        Times in microseconds. describe: the event's detail, given when the key was issued.
+        """
+        wanted = (before, now, limit)
+        if not await self._database.read("unusual", _OLD_KEYS, wanted):
+            return ()
+        async with self._database.transaction("add_unusual") as connection:
+            found = [
+                Anomaly(kind=AnomalyKind.OLD_KEY, key_id=key_id, at=now, address="", detail=describe(created_at))
+                for key_id, created_at in await connection.fetch(_OLD_KEYS, wanted)
+            ]
+            await connection.execute_many(_ADD_ANOMALY, [_values_of(event) for event in found])
+        return found
 
     async def newest(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]:
         """The newest first; with `tenant` only those of its keys."""
@@ -209,6 +232,10 @@ class StoredAnomalies:
             for kind, key_id, at, address, detail in await self._database.read("unusual", sql, values)
             if kind in kinds
         ]
+
+
+def _values_of(event: Anomaly) -> tuple[object, ...]:
+    return event.at, event.kind.value, event.key_id, event.address, event.detail, event.key_id
 
 
 # Quota states outlive a restart.

@@ -31,6 +31,8 @@ class AnomalyKind(StrEnum):
     """A revoked key is still tried."""
     RETIRED_KEY = "retired_key"
     """A key that another has replaced is still tried."""
+    OLD_KEY = "old_key"
+    """A key is older than it may get without rotation. Is reported once for each key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,12 @@ class AnomalyLog:
             return
         self.counts[event.kind] += 1
         self._remember(event)
+        if self._log(event):
+            self._fresh.append(event)
+
+    def announce(self, event: Anomaly) -> None:
+        """Count and log an event that is stored already."""
+        self.counts[event.kind] += 1
         self._log(event)
 
     def restore(self, events: Iterable[Anomaly]) -> None:
@@ -137,17 +145,18 @@ class AnomalyLog:
         if len(self._reported) > _SUBJECTS:
             self._reported.popitem(last=False)
 
-    def _log(self, event: Anomaly) -> None:
+    def _log(self, event: Anomaly) -> bool:
+        """Whether there was room for its line."""
         minute = event.at // _MINUTE
         if minute != self._minute:
             self._minute, self._lines = minute, 0
         if self._lines >= _LINES:
             self._unlogged += 1
-            return
+            return False
         self._lines += 1
-        self._fresh.append(event)
         self._write(_line(event, self._unlogged))
         self._unlogged = 0
+        return True
 
 
 def _subject(event: Anomaly) -> _Subject:

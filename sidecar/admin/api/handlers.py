@@ -10,6 +10,7 @@ from sidecar.admin.api.operations import B, Call, NoBody, NoQuery, Operation, Q,
 from sidecar.admin.api.schemas import (
     AuditPage,
     AuditQuery,
+    ChangedKeys,
     DueOut,
     ExplainRequest,
     ExplanationOut,
@@ -17,6 +18,7 @@ from sidecar.admin.api.schemas import (
     KeyCreate,
     KeyPage,
     KeyQuery,
+    KeysChange,
     KeyUpdate,
     NearlyUsedUpOut,
     OverviewOut,
@@ -47,10 +49,12 @@ from sidecar.admin.api.serializers import (
     plans_out,
     quota_out,
     quota_usage_out,
+    refusal_filter,
     refusal_out,
     rotation,
     route_out,
     scopes_out,
+    selection,
     time_of,
 )
 from sidecar.admin.problems import FieldError, invalid_request
@@ -59,9 +63,8 @@ from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import allowed_routes
-from sidecar.keys.ports import AlreadyProcessed
+from sidecar.keys.ports import AlreadyProcessed, KeyFilter
 from sidecar.keys.records import PublicKey, etag_of, public_key
-from sidecar.telemetry.refusals import RefusalFilter
 from sidecar.usage.ports import DAY, UsageFilter
 
 Bare = Call[NoQuery, NoBody]
@@ -104,14 +107,8 @@ async def show_routes(service: AdminService, call: Bare) -> Reply:
 
 
 async def list_refusals(service: AdminService, call: Call[RefusalQuery, NoBody]) -> Reply:
-    query = call.query
-    wanted = RefusalFilter(
-        key_id=given_or(query.key_id, None),
-        reason=given_or(query.reason, None),
-        route=given_or(query.route, None),
-        limit=query.limit,
-    )
-    return Reply(value=RefusalList(refusals=tuple(map(refusal_out, service.refusals(wanted)))))
+    refusals = service.refusals(refusal_filter(call.query))
+    return Reply(value=RefusalList(refusals=tuple(map(refusal_out, refusals))))
 
 
 async def list_audit(service: AdminService, call: Call[AuditQuery, NoBody]) -> Reply:
@@ -245,22 +242,8 @@ VIEW_OPERATIONS: Final = (
             group=group,
         )
         for name, path, summary, handle, response, group in (
-            (
-                "listRoutes",
-                "/routes",
-                "List the routes of the current configuration, with file and line",
-                list_routes,
-                RouteList,
-                _GATE,
-            ),
-            (
-                "showQuotas",
-                f"{_ONE}/quotas",
-                "Show what a key has left of each quota",
-                show_quotas,
-                QuotaUsageList,
-                _USE,
-            ),
+            ("listRoutes", "/routes", "List the routes, with file and line", list_routes, RouteList, _GATE),
+            ("showQuotas", f"{_ONE}/quotas", "Show what a key has left", show_quotas, QuotaUsageList, _USE),
             ("showKeyRoutes", f"{_ONE}/routes", "List the routes that a key may use", show_routes, RouteList, _GATE),
             ("listScopes", "/scopes", "List the scopes of the catalogue", list_scopes, ScopeList, _GATE),
             ("listPlans", "/plans", "List plans and quotas", list_plans, PlanList, _GATE),
@@ -289,28 +272,25 @@ async def issue_key(service: AdminService, call: Call[NoQuery, KeyCreate]) -> Re
 
 
 async def show_key(service: AdminService, call: Bare) -> Reply:
-    key = await service.get(call.key_id)
-    return _reply(key, public_key(key, service.now))
+    return _shown(await service.get(call.key_id), service.now)
 
 
 async def change_key(service: AdminService, call: Call[NoQuery, KeyUpdate]) -> Reply:
-    key = await service.change(call.key_id, key_change(call.body), etag=await _expected(service, call))
-    return _reply(key, public_key(key, service.now))
+    return _shown(
+        await service.change(call.key_id, key_change(call.body), etag=await _expected(service, call)), service.now
+    )
 
 
 async def disable_key(service: AdminService, call: Bare) -> Reply:
-    key = await service.disable(call.key_id, etag=await _expected(service, call))
-    return _reply(key, public_key(key, service.now))
+    return _shown(await service.disable(call.key_id, etag=await _expected(service, call)), service.now)
 
 
 async def enable_key(service: AdminService, call: Bare) -> Reply:
-    key = await service.enable(call.key_id, etag=await _expected(service, call))
-    return _reply(key, public_key(key, service.now))
+    return _shown(await service.enable(call.key_id, etag=await _expected(service, call)), service.now)
 
 
 async def revoke_key(service: AdminService, call: Bare) -> Reply:
-    key = await service.revoke(call.key_id, etag=await _expected(service, call))
-    return _reply(key, public_key(key, service.now))
+    return _shown(await service.revoke(call.key_id, etag=await _expected(service, call)), service.now)
 
 
 async def rotate_key(service: AdminService, call: Call[NoQuery, RotationRequest]) -> Reply:
@@ -330,6 +310,21 @@ async def rotate_key(service: AdminService, call: Call[NoQuery, RotationRequest]
         key=public_key(key, service.now), old=public_key(old, service.now), secret=secret, repeated=False
     )
     return _reply(key, response, status=201)
+
+
+async def change_keys(service: AdminService, call: Call[NoQuery, KeysChange]) -> Reply:
+    service.must_write()
+    body, wanted = call.body, selection(call.body, service.now)
+    keys = await service.open_to(body.action, wanted)
+    if keys and not body.dry_run:
+        since = wanted.unused_since if isinstance(wanted, KeyFilter) else None
+        keys = await service.change_all(body.action, [key.id for key in keys], unused_since=since)
+    shown = tuple(public_key(key, service.now) for key in keys)
+    return Reply(value=ChangedKeys(action=body.action, dry_run=body.dry_run, keys=shown))
+
+
+def _shown(key: ApiKey, now: int) -> Reply:
+    return _reply(key, public_key(key, now))
 
 
 def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
@@ -357,7 +352,6 @@ KEY_OPERATIONS: Final = (
         body=NoBody,
         handle=list_keys,
         response=KeyPage,
-        key_at="/keys/0/id",
         group="Keys",
     ),
     Operation(
@@ -373,6 +367,18 @@ KEY_OPERATIONS: Final = (
         problems=(409, 422),
         takes_idempotency_key=True,
         key_at="/key/id",
+        group="Keys",
+    ),
+    Operation(
+        name="changeKeys",
+        method="POST",
+        path="/bulk",
+        summary="Disable or revoke many keys, all or none; or list which",
+        query=NoQuery,
+        body=KeysChange,
+        handle=change_keys,
+        response=ChangedKeys,
+        problems=(404, 409),
         group="Keys",
     ),
     Operation(

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from sidecar.admin.api.operations import B, NoBody, Operation, Operations, Q
+from sidecar.admin.api.schemas import Matching
 from sidecar.admin.problems import PROBLEM_JSON, ProblemDetails
 
 # The OpenAPI document as a page of HTML. The page loads nothing from other hosts.
@@ -137,6 +138,8 @@ def document(operations: Operations, *, root: str, version: str) -> dict[str, An
     """The OpenAPI document. root: prefix of the operations' paths."""
     types = {kind for one in operations for kind in (one.response, one.body)} - {NoBody} | {ProblemDetails}
     _, schemas = msgspec.json.schema_components(sorted(types, key=lambda kind: kind.__name__), ref_template=_REFS)
+    for kind in (*types, Matching):
+        schemas[kind.__name__].update(getattr(kind, "rules", {}))
     paths: dict[str, dict[str, Any]] = {}
     followers = [one.name for one in operations if _ID_STEP in one.path]
     for one in operations:
@@ -188,7 +191,7 @@ def _parameters(one: Operation[Q, B]) -> list[dict[str, Any]]:
 
 def _response(one: Operation[Q, B], status: int, followers: Sequence[str]) -> dict[str, Any]:
     response: dict[str, Any] = {"description": _TEXT[status], "content": _content("application/json", one.response)}
-    if one.group == "Keys" and one.name != "listKeys":
+    if one.group == "Keys" and one.name not in ("listKeys", "changeKeys"):
         response["headers"] = {"ETag": {"schema": {"type": "string"}, "description": "For If-Match."}}
     if one.key_at and status == one.statuses[0]:
         found = {"id": f"$response.body#{one.key_at}"}

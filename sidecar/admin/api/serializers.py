@@ -1,6 +1,7 @@
 """Between the structs of the API and the values of keys, gate and configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -14,19 +15,23 @@ from sidecar.admin.api.schemas import (
     HealthOut,
     KeyCreate,
     KeyQuery,
+    KeysChange,
     KeyUpdate,
     LineOut,
+    Matching,
     PlanOut,
     QuotaOut,
     QuotaStateOut,
     QuotaUsageOut,
     RefusalOut,
+    RefusalQuery,
     RotationRequest,
     RouteOut,
     ScopeOut,
 )
 from sidecar.admin.auth import Admin
-from sidecar.admin.service import Health
+from sidecar.admin.dependencies import Health
+from sidecar.admin.problems import FieldError, invalid_request
 from sidecar.config.build.config import Config
 from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route
 from sidecar.core.quotas import QuotaUsage
@@ -35,7 +40,7 @@ from sidecar.gate.explain import Explanation
 from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter, after_cursor
 from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
-from sidecar.telemetry.refusals import Refusal
+from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
 
 V = TypeVar("V")
@@ -87,17 +92,41 @@ def rotation(body: RotationRequest, default_overlap_seconds: float) -> Rotation:
 
 def key_filter(query: KeyQuery, now: int) -> KeyFilter:
     """now: microseconds."""
+    wanted = replace(_matching(query, now), sort=query.sort, limit=query.limit)
+    return after_cursor(wanted, given_or(query.after, None))
+
+
+def _matching(query: KeyQuery | Matching, now: int) -> KeyFilter:
+    """now: microseconds."""
     unused = given_or(query.unused_for_seconds, None)
-    wanted = KeyFilter(
+    return KeyFilter(
         tenant=given_or(query.tenant, None),
         environment=given_or(query.environment, None),
         effective_status=given_or(query.effective_status, None),
         search=given_or(query.search, None),
         unused_since=None if unused is None else now - unused * 1_000_000,
-        sort=query.sort,
+        sort="tenant",
+    )
+
+
+def selection(body: KeysChange, now: int) -> KeyFilter | Sequence[str]:
+    """The filter or the ids. Raises Problem."""
+    if (body.ids is UNSET) == (body.matching is UNSET):
+        raise invalid_request([FieldError(pointer="", detail="give either `ids` or `matching`")])
+    if body.matching is UNSET:
+        return given_or(body.ids, ())
+    if body.matching == Matching():
+        raise invalid_request([FieldError(pointer="/matching", detail="must say which keys")])
+    return _matching(body.matching, now)
+
+
+def refusal_filter(query: RefusalQuery) -> RefusalFilter:
+    return RefusalFilter(
+        key_id=given_or(query.key_id, None),
+        reason=given_or(query.reason, None),
+        route=given_or(query.route, None),
         limit=query.limit,
     )
-    return after_cursor(wanted, given_or(query.after, None))
 
 
 def audit_filter(query: AuditQuery) -> AuditFilter:

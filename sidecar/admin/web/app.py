@@ -10,7 +10,7 @@ from sidecar.admin.web.audit import list_audit
 from sidecar.admin.web.explain import explain, show_explain
 from sidecar.admin.web.issue import change, issue, show_change, show_issue
 from sidecar.admin.web.key import VERBS, carry_out, confirm, show_key
-from sidecar.admin.web.keys import list_keys
+from sidecar.admin.web.keys import carry_out_many, confirm_many, export_keys, list_keys
 from sidecar.admin.web.overview import show_overview
 from sidecar.admin.web.rendering import HERE, PAGE_HEADERS, TEMPLATES, Templates
 from sidecar.admin.web.sign_in import SESSIONS, begin, end, refused, session_of, show_sign_in
@@ -45,6 +45,9 @@ def add_pages(app: web.Application, instruments: Instruments, *, clock: Clock) -
             web.get("/keys", list_keys),
             web.get("/keys/new", show_issue),
             web.post("/keys/new", issue),
+            web.get("/keys/export", export_keys, allow_head=False),
+            web.get("/keys/many", confirm_many),
+            web.post("/keys/many", carry_out_many),
             web.get(_KEY, show_key),
             web.get(f"{_KEY}/change", show_change),
             web.post(f"{_KEY}/change", change),

@@ -37,6 +37,7 @@ _UNUSUAL: Final = {
     AnomalyKind.REFUSALS: "Many refusals",
     AnomalyKind.REVOKED_KEY: "Revoked key still in use",
     AnomalyKind.RETIRED_KEY: "Retired key still in use",
+    AnomalyKind.OLD_KEY: "Key past its age",
 }
 
 

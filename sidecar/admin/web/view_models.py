@@ -88,6 +88,43 @@ class KeyList:
     first: str | None
     """Address of the first page; None on the first page itself."""
     next: str | None
+    unused: tuple[Option, ...]
+    export: str
+    """Address of all keys that match, as CSV."""
+    all_to_disable: str | None
+    """Address of the page that disables all keys that match; None where nothing is filtered."""
+    all_to_revoke: str | None
+    done: str
+    """What was done to many keys; empty if nothing was."""
+    done_kind: str
+    """Its CSS class: good or warn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenKey:
+    """A key among many that are to be disabled or revoked."""
+
+    id: str
+    name: str
+    prefix: str
+    tenant: str
+    status: StatusBadge
+    last_used: Moment | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManyKeys:
+    """The page that lists which keys an action would change, and asks to confirm it."""
+
+    action: str
+    title: str
+    """`Revoke 12 keys`."""
+    destructive: bool
+    effects: tuple[str, ...]
+    keys: tuple[ChosenKey, ...]
+    tenants: str
+    unused_since: str
+    """Keys that were used after this time (microseconds) stay as they are; empty: whatever their use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

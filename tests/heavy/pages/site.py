@@ -86,10 +86,10 @@ class Site:
     def get(self, target: str, **headers: str) -> Response:
         return self.ask("GET", target, headers=headers)
 
-    def post(self, address: str, /, *, headers: Mapping[str, str] | None = None, **fields: str) -> Response:
+    def post(self, address: str, /, *, headers: Mapping[str, str] | None = None, **fields: str | list[str]) -> Response:
         """A form; with the session's proof where there is one, and none was given."""
-        given = {"proof": self.proof, **fields}
-        return self.ask("POST", address, headers=headers or {}, body=urlencode(given))
+        given: dict[str, str | list[str]] = {"proof": self.proof, **fields}
+        return self.ask("POST", address, headers=headers or {}, body=urlencode(given, doseq=True))
 
     def ask(self, method: str, target: str, *, headers: Mapping[str, str], body: str = "") -> Response:
         sent = {"Accept": "text/html", "Origin": self.url, "Sec-Fetch-Site": "same-origin"}

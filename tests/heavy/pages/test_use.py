@@ -88,11 +88,32 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, house: Site, scheme: st
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     house.sign_in(page)
-    targets = ("/", "/keys", "/keys?search=nothing", "/keys/new", "/audit", "/explain", "/api/docs")
-    for target in (*targets, f"/keys/{key_id}", f"/keys/{key_id}/change", f"/keys/{key_id}/revoke"):
+    targets = (
+        "/",
+        "/keys",
+        "/keys?search=nothing",
+        f"/keys/many?action=revoke&id={key_id}",
+        "/keys/new",
+        "/audit",
+        "/explain",
+        "/api/docs",
+    )
+    many = f"/keys/many?action=revoke&id={key_id}"
+    for target in (*targets, many, f"/keys/{key_id}", f"/keys/{key_id}/change", f"/keys/{key_id}/revoke"):
         page.goto(house.url + target)
         assert page.evaluate(_PAST_THE_EDGE) == [], target
     context.close()
+
+
+def test_nothing_is_wider_than_a_laptops_screen(page: Page, site: Site) -> None:
+    key = site.sidecar.keys.issue("x" * 200, tenant="y" * 100, scopes=("streams:read", "streams:write"))
+    page.set_viewport_size({"width": 1280, "height": 800})
+    site.sign_in(page)
+    for target in ("/", "/keys?tenant=" + "y" * 100, f"/keys/many?action=revoke&id={key.id}", "/audit"):
+        page.goto(site.url + target)
+        assert page.evaluate(_PAST_THE_EDGE) == [], target
+        wider = "[...document.querySelectorAll('.table-wrap')].filter(one => one.scrollWidth > one.clientWidth).length"
+        assert page.evaluate(wider) == 0, target
 
 
 def test_a_new_key_fits_on_a_phone(page: Page, site: Site) -> None:

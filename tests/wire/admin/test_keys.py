@@ -156,3 +156,19 @@ def test_who_may_only_read_changes_nothing(ops: Admin, auditor: Admin) -> None:
     for verb in ("disable", "enable", "revoke", "rotate"):
         assert auditor.call("POST", f"keys/{key_id}/{verb}").status == 403
     assert ops.call("GET", f"keys/{key_id}").json["status"] == "active"
+
+
+def test_a_number_without_a_fraction_is_an_integer(ops: Admin) -> None:
+    body = b'{"name": "whole", "quotas": {"general": 5.0}}'
+    assert ops.call("POST", "keys", body).json["key"]["quotas"] == {"general": 5}
+    refused = ops.call("POST", "keys", body.replace(b"5.0", b"5.5"))
+    assert (refused.status, refused.pointers) == (400, ["/quotas/general"])
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2031-02-29T00:00:00Z", "2100-02-29T00:00:00Z", "2031-04-31T00:00:00Z", "2031-01-01T24:00:00Z", "2031-01-01"],
+)
+def test_a_time_that_no_calendar_has_is_refused(ops: Admin, time: str) -> None:
+    assert ops.call("POST", "keys", {"name": "never", "expires_at": time}).pointers == ["/expires_at"]
+    assert ops.call("POST", "keys", {"name": "leap", "expires_at": "2032-02-29T23:59:59.5+01:00"}).status == 201

@@ -15,6 +15,7 @@ from tests.harness.keys import IssuedKey
 from tests.harness.recording import Upstream
 from tests.harness.running import EXAMPLES, Sidecar, StartSidecar
 from tests.harness.wire import Response
+from tests.wire.admin.calls import OPS, Admin, admin_address
 
 CONFIG = EXAMPLES / "hitl.yaml"
 HOUR = 3600
@@ -236,6 +237,28 @@ def test_keys_older_than_90_days_are_due(sidecar: Sidecar, key: IssuedKey) -> No
     due = {told["key"]["id"]: told["why"] for told in sidecar.keys.told("due")}
     assert due[old.id] == "max_age"
     assert key.id not in due
+
+
+@pytest.mark.requirement("T8a")
+def test_a_key_past_its_age_is_announced_once_and_is_due(start_sidecar: StartSidecar) -> None:
+    config = CONFIG.read_text(encoding="utf-8") + "\nadmin: {listen: 127.0.0.1:0}\n"
+    first = start_sidecar(config, environ={"SIDECAR_ADMIN_TOKEN": OPS})
+    old, _ = (first.keys.issue(name, metadata=OWNER) for name in ("Old", "New"))
+    first.stop()
+    created_at = int((time.time() - 91 * 24 * HOUR) * 1_000_000)
+    with closing(sqlite3.connect(first.keys.store)) as store, store:
+        store.execute("UPDATE api_key SET created_at = ? WHERE id = ?", (created_at, old.id))
+    announced: list[dict[str, object]] = []
+    for _ in range(2):
+        sidecar = start_sidecar(config, store=first.keys.store, environ={"SIDECAR_ADMIN_TOKEN": OPS})
+        overview = Admin(address=admin_address(sidecar), token=OPS).call("GET", "overview").json
+        assert [(event["kind"], event["key_id"]) for event in overview["unusual"]] == [("old_key", old.id)]
+        assert [due["why"] for due in overview["due"] if due["key"]["id"] == old.id] == ["max_age"]
+        assert [due["key"]["id"] for due in sidecar.keys.told("due")] == [old.id]
+        sidecar.stop()
+        announced += [json.loads(line) for line in sidecar.process.stderr.all() if '"kind":"old_key"' in line]
+    [event] = announced
+    assert (event["event"], event["key_id"], event["client_address"]) == ("unusual", old.id, "")
 
 
 @pytest.mark.requirement("T8")

@@ -36,6 +36,11 @@ for (const control of document.querySelectorAll("[data-shows]")) {
 for (const control of document.querySelectorAll("[data-sends]")) {
   control.addEventListener("change", () => control.form.requestSubmit());
 }
+for (const all of document.querySelectorAll("[data-picks]")) {
+  const boxes = [...all.closest("table").querySelectorAll("tbody input[type=checkbox]")];
+  all.hidden = false;
+  all.addEventListener("change", () => { for (const box of boxes) { box.checked = all.checked; } });
+}
 for (const form of document.querySelectorAll("form[method=post]")) {
   // A second click while the response is slow must not submit the form twice.
   form.addEventListener("submit", (event) => {

@@ -177,9 +177,8 @@ class Gate:
         """As `decide`, for a request that is understood. None where the decision has to wait; nothing is taken then."""
         if not self._limiter.immediate:
             return None
-        address, way = head.peer, understood.way
-        if way:
-            address = self.proxies.client_address(address, {self.proxies.header: way})
+        way = understood.way
+        address = self.proxies.client_address(head.peer, {self.proxies.header: way}) if way else head.peer
         match, request_id = understood.match, understood.request_id or self._new_request_id()
         known: CacheEntry | None = None
         context: PrincipalContext | None = None
@@ -188,9 +187,8 @@ class Gate:
             if understood.credential is not None:
                 entry = self._keys.peek(understood.credential.digest)
                 if entry is MISS and understood.credential.may_be_stored:
-                    if self._keys.remembers(understood.credential.digest) or self._may_look_up_now(address):
-                        return None
-                    raise Denied(Reason.TOO_MANY_FAILURES)
+                    self._check_lookup(understood.credential.digest, address)
+                    return None
                 known = _known(entry)
                 context = self._authenticate(known)
             match = authorize(match, context.principal if context else None, foreign=False)
@@ -330,8 +328,10 @@ class Gate:
             return await find()
         return await self._failures.look_up(address, self._clock.seconds(), find)
 
-    def _may_look_up_now(self, address: str) -> bool:
-        return not _now(self._failures.refuse_lookup(address, self._clock.seconds()))
+    def _check_lookup(self, digest: bytes, address: str) -> None:
+        """Raises Denied where the store would not be asked for a key from there."""
+        if not self._keys.remembers(digest) and _now(self._failures.refuse_lookup(address, self._clock.seconds())):
+            raise Denied(Reason.TOO_MANY_FAILURES)
 
     def may_be_stored(self, text: str) -> bool:
         """Keys made elsewhere have no form to check; one that begins like ours must have ours, or be listed."""

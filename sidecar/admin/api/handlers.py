@@ -18,11 +18,9 @@ from sidecar.admin.api.schemas import (
     KeyPage,
     KeyQuery,
     KeyUpdate,
-    NearlyUsedUpOut,
     OverviewOut,
     PlanList,
     QuotaUsageList,
-    ReasonOut,
     RefusalList,
     RefusalQuery,
     RotatedKey,
@@ -30,7 +28,6 @@ from sidecar.admin.api.schemas import (
     RouteList,
     ScopeList,
     UsageList,
-    UsageOut,
     UsageQuery,
     WhoOut,
 )
@@ -43,6 +40,7 @@ from sidecar.admin.api.serializers import (
     health_out,
     key_change,
     key_filter,
+    nearly_used_up_out,
     new_key,
     plans_out,
     quota_out,
@@ -51,7 +49,9 @@ from sidecar.admin.api.serializers import (
     rotation,
     route_out,
     scopes_out,
+    tenant_nearly_used_up_out,
     time_of,
+    usage_out,
 )
 from sidecar.admin.problems import FieldError, invalid_request
 from sidecar.admin.service import AdminService
@@ -76,21 +76,16 @@ _SIDECAR: Final = "This sidecar"
 
 
 async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> Reply:
+    """Of the key in the path; of all keys together without one."""
+    key_id = call.key_id or None
     until = given_or(time_of(call.query.until), service.now)
     since = given_or(time_of(call.query.since), until - DAY)
-    by = call.query.by
     if since >= until:
         raise invalid_request([FieldError(pointer="?since", detail="must be before `until`")])
-    wanted = UsageFilter(since=since, until=until, by=by)
-    rows = await service.usage(call.key_id, wanted)
-    refused = [row for row in await service.usage(call.key_id, replace(wanted, with_reasons=True)) if row.reason]
-    counts = tuple(
-        UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
-    )
-    reasons = tuple(
-        ReasonOut(at=rfc3339(row.at), route=row.route, reason=row.reason, count=row.count) for row in refused
-    )
-    return Reply(value=UsageList(by=by, since=rfc3339(since), until=rfc3339(until), rows=counts, reasons=reasons))
+    wanted = UsageFilter(since=since, until=until, by=call.query.by)
+    rows = await service.usage(key_id, wanted)
+    refused = [row for row in await service.usage(key_id, replace(wanted, with_reasons=True)) if row.reason]
+    return Reply(value=usage_out(wanted, until, rows, refused))
 
 
 async def show_quotas(service: AdminService, call: Bare) -> Reply:
@@ -109,6 +104,8 @@ async def list_refusals(service: AdminService, call: Call[RefusalQuery, NoBody])
         key_id=given_or(query.key_id, None),
         reason=given_or(query.reason, None),
         route=given_or(query.route, None),
+        since=given_or(time_of(query.since), 0),
+        until=given_or(time_of(query.until), None),
         limit=query.limit,
     )
     return Reply(value=RefusalList(refusals=tuple(map(refusal_out, service.refusals(wanted)))))
@@ -166,10 +163,7 @@ async def overview(service: AdminService, _: Bare) -> Reply:
         for one in await service.upcoming()
     )
     unusual = tuple(map(anomaly_out, await service.unusual(limit=_MAX_ANOMALIES)))
-    near = tuple(
-        NearlyUsedUpOut(key=public_key(key, service.now), quota=quota_usage_out(usage))
-        for key, usage in (await service.nearly_used_up())[:_MAX_NEAR]
-    )
+    near = (await service.nearly_used_up())[:_MAX_NEAR]
     counts = service.counts_by_reason()
     state = OverviewOut(
         keys=await service.counts(),
@@ -179,23 +173,35 @@ async def overview(service: AdminService, _: Bare) -> Reply:
         health=health_out(await service.health(), service.config),
         refusals_by_reason=None if counts is None else dict(counts),
         refusals_since=rfc3339(service.running_since),
-        nearly_used_up=near,
+        nearly_used_up=tuple(nearly_used_up_out(one, service.now) for one in near if not one.of_tenant),
+        tenants_nearly_used_up=tuple(tenant_nearly_used_up_out(one) for one in near if one.of_tenant),
     )
     return Reply(value=state)
 
 
 VIEW_OPERATIONS: Final = (
-    Operation(
-        name="showUsage",
-        method="GET",
-        path="/keys/{id}/usage",
-        summary="Count the requests of a key by hour or day, route and status class",
-        query=UsageQuery,
-        body=NoBody,
-        handle=show_usage,
-        response=UsageList,
-        problems=(404,),
-        group=_USE,
+    *(
+        Operation(
+            name=name,
+            method="GET",
+            path=path,
+            summary=summary,
+            query=UsageQuery,
+            body=NoBody,
+            handle=show_usage,
+            response=UsageList,
+            problems=problems,
+            group=_USE,
+        )
+        for name, path, summary, problems in (
+            (
+                "showUsage",
+                f"{_ONE}/usage",
+                "Count the requests of a key by hour or day, route and status class",
+                (404,),
+            ),
+            ("showTotalUsage", "/usage", "Count the requests of all keys together, in the same way", ()),
+        )
     ),
     Operation(
         name="listRefusals",

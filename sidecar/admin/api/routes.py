@@ -103,8 +103,8 @@ def translated_errors() -> Iterator[None]:
         raise Problem(422, "idempotency_key_used", detail) from None
     except KeyConflict as error:
         raise Problem(409, "conflict", str(error)) from None
-    except StoreUnavailable:
-        raise store_unavailable() from None
+    except StoreUnavailable as error:
+        raise store_unavailable(error) from None
 
 
 def _pointer(problem: str) -> str:

@@ -72,7 +72,10 @@ class UsageList(Struct, frozen=True, kw_only=True):
 
 
 class RefusalOut(Struct, frozen=True, kw_only=True):
-    """A request that was refused, or not served. `key_id` and `prefix` are of the key that was recognised."""
+    """A request that was refused, or not served. `key_id` and `prefix` are of the key that was recognised.
+
+    Where no request could be read, `method` and `path` are empty.
+    """
 
     at: str
     status: int
@@ -263,6 +266,14 @@ class NearlyUsedUpOut(Struct, frozen=True, kw_only=True):
     quota: QuotaUsageOut
 
 
+class TenantNearlyUsedUpOut(Struct, frozen=True, kw_only=True):
+    """A quota of which the keys of a tenant (in one environment, where that is given) have used 80 % or more."""
+
+    tenant: str
+    environment: str | None
+    quota: QuotaUsageOut
+
+
 class HealthOut(Struct, frozen=True, kw_only=True):
     """Whether requests can be decided on and served. `problems` and `remarks` are as in `/readyz?verbose`."""
 
@@ -272,7 +283,10 @@ class HealthOut(Struct, frozen=True, kw_only=True):
     config_sha256: str
     config_since: str
     upstream_failed: RefusalOut | None
-    """The newest failure of the upstream among the newest refusals."""
+    """The newest request that was not served for the upstream's fault, since the start.
+
+    An administrator of one tenant sees when and why, not which request.
+    """
 
 
 class OverviewOut(Struct, frozen=True, kw_only=True):
@@ -290,7 +304,8 @@ class OverviewOut(Struct, frozen=True, kw_only=True):
     """Since `refusals_since`, with and without a key; null for an administrator of one tenant."""
     refusals_since: str
     nearly_used_up: tuple[NearlyUsedUpOut, ...]
-    """The fullest first."""
+    """The fullest first, as in `tenants_nearly_used_up`."""
+    tenants_nearly_used_up: tuple[TenantNearlyUsedUpOut, ...]
 
 
 # Requests.
@@ -384,6 +399,8 @@ class RefusalQuery(RequestSchema, frozen=True, kw_only=True):
     key_id: Annotated[str, Meta(max_length=200)] | UnsetType = field(name="key", default=UNSET)
     reason: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
     route: Annotated[str, Meta(max_length=8192)] | UnsetType = UNSET
+    since: Time | UnsetType = UNSET
+    until: Time | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=200)] = 200
 
 

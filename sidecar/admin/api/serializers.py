@@ -1,6 +1,6 @@
 """Between the structs of the API and the values of keys, gate and configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -16,27 +16,34 @@ from sidecar.admin.api.schemas import (
     KeyQuery,
     KeyUpdate,
     LineOut,
+    NearlyUsedUpOut,
     PlanOut,
     QuotaOut,
     QuotaStateOut,
     QuotaUsageOut,
+    ReasonOut,
     RefusalOut,
     RotationRequest,
     RouteOut,
     ScopeOut,
+    TenantNearlyUsedUpOut,
+    UsageList,
+    UsageOut,
 )
 from sidecar.admin.auth import Admin
-from sidecar.admin.service import Health
+from sidecar.admin.running import Health, NearlyUsedUp
 from sidecar.config.build.config import Config
-from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route
+from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route, Subject
 from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import microseconds, rfc3339
 from sidecar.gate.explain import Explanation
 from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter, after_cursor
+from sidecar.keys.records import public_key
 from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
 from sidecar.telemetry.refusals import Refusal
 from sidecar.usage.anomalies import Anomaly
+from sidecar.usage.ports import UsageFilter, UsageRow
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -222,6 +229,16 @@ def anomaly_out(event: Anomaly) -> AnomalyOut:
     return AnomalyOut(kind=event.kind.value, key_id=event.key_id, at=at, address=event.address, detail=event.detail)
 
 
+def usage_out(wanted: UsageFilter, until: int, rows: Sequence[UsageRow], refused: Sequence[UsageRow]) -> UsageList:
+    counts = tuple(
+        UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
+    )
+    reasons = tuple(
+        ReasonOut(at=rfc3339(row.at), route=row.route, reason=row.reason, count=row.count) for row in refused
+    )
+    return UsageList(by=wanted.by, since=rfc3339(wanted.since), until=rfc3339(until), rows=counts, reasons=reasons)
+
+
 def quota_usage_out(usage: QuotaUsage) -> QuotaUsageOut:
     state = usage.state
     return QuotaUsageOut(
@@ -231,6 +248,15 @@ def quota_usage_out(usage: QuotaUsage) -> QuotaUsageOut:
         resets_at=None if state is None else rfc3339(int(state.resets_at) * 1_000_000),
         note=usage.note,
     )
+
+
+def nearly_used_up_out(one: NearlyUsedUp, now: int) -> NearlyUsedUpOut:
+    return NearlyUsedUpOut(key=public_key(one.key, now), quota=quota_usage_out(one.usage))
+
+
+def tenant_nearly_used_up_out(one: NearlyUsedUp) -> TenantNearlyUsedUpOut:
+    environment = one.key.environment if Subject.ENVIRONMENT in one.usage.quota.by else None
+    return TenantNearlyUsedUpOut(tenant=one.key.tenant or "", environment=environment, quota=quota_usage_out(one.usage))
 
 
 def refusal_out(refusal: Refusal) -> RefusalOut:

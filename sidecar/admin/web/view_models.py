@@ -185,8 +185,9 @@ class QuotaRow:
     """CSS class of its colour: empty, `warn` or `bad`."""
     resets: Moment | None
     note: str = ""
-    key_id: str = ""
-    key_name: str = ""
+    link: str = ""
+    """Address of the key, or of the tenant's keys, and its `name`."""
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +213,7 @@ class RefusalRow:
     key_id: str
     prefix: str
     explain: str
+    """Empty where there is no request to explain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +226,10 @@ class LatestRefusals:
     total: str
     reasons: tuple[Option, ...]
     routes: tuple[Option, ...]
+    slot: str
+    """The hour or day that they are of; empty for any."""
+    kept: tuple[tuple[str, str], ...]
+    """Names and values of the address that the filters keep."""
     filtered: bool
     with_key: bool
 
@@ -276,6 +282,10 @@ class KeyPage:
     chart: Chart | None
     """None if nothing was counted in the span."""
     spans: tuple[Option, ...]
+    slot: str
+    """The hour or day that `by_route`, `by_reason` and `latest` are of; empty for the whole span."""
+    whole: str
+    """Address of the whole span."""
     by_route: tuple[UsageByRoute, ...]
     by_reason: tuple[CountRow, ...]
     latest: LatestRefusals

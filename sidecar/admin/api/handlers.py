@@ -150,6 +150,10 @@ async def who_am_i(service: AdminService, _: Bare) -> Reply:
         tenant=admin.tenant,
         scopes=tuple(admin.grantable(config.catalogue)),
         plans=tuple(admin.plans_of(config.plans)),
+        environments=tuple(config.keys.environments),
+        default_scopes=config.keys.default_scopes,
+        default_plan=config.keys.default_plan,
+        required=tuple(config.keys.require),
     )
     return Reply(value=who)
 

@@ -215,7 +215,7 @@ class ExplanationOut(Struct, frozen=True, kw_only=True):
 
 
 class WhoOut(Struct, frozen=True, kw_only=True):
-    """The admin token of the request, and what it may see and grant."""
+    """The admin token of the request, what it may see and grant, and what keys have."""
 
     name: str
     rights: Literal["read", "write"]
@@ -223,10 +223,17 @@ class WhoOut(Struct, frozen=True, kw_only=True):
     scopes: tuple[str, ...]
     """The scopes of the catalogue that it may grant."""
     plans: tuple[str, ...]
+    environments: tuple[str, ...]
+    """Those that keys have, the default first."""
+    default_scopes: tuple[str, ...]
+    """What a key gets that is issued without; so is `default_plan`."""
+    default_plan: str | None
+    required: tuple[str, ...]
+    """What a key must be issued with."""
 
 
 class DueOut(Struct, frozen=True, kw_only=True):
-    """A key that expires or retires soon, or that is older than `keys.max_age`."""
+    """A key that expires or retires within 14 days, or that is older than `keys.max_age`."""
 
     key: PublicKey
     why: str

@@ -1,7 +1,6 @@
 """A store that takes no writes: what is refused says why, and every way to look at the sidecar tells it."""
 
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -13,9 +12,8 @@ import pytest
 from tests.harness.keys import run_cli
 from tests.harness.processes import ROOT, clean_environ
 from tests.harness.running import Sidecar, StartSidecar
-from tests.wire.admin.calls import ACME, CONFIG, OPS, Admin, admin_address
+from tests.wire.admin.calls import ACME, CONFIG, Admin, Person, admin_address
 
-FORM = "application/x-www-form-urlencoded"
 CAUSE = "cannot be read or written (I/O error): check the disk"
 
 
@@ -49,14 +47,8 @@ def test_a_change_that_is_not_written_is_refused_with_its_cause(full: Sidecar) -
 
 
 def test_a_form_that_is_not_written_is_refused_with_its_cause(full: Sidecar) -> None:
-    address = admin_address(full)
-    sent = {"Accept": "text/html", "Origin": f"http://{address[0]}:{address[1]}", "Content-Type": FORM}
-    door = Admin(address=address, token=None, headers=sent).call("POST", "/sign-in", f"token={OPS}".encode())
-    cookie = door.headers["Set-Cookie"].partition(";")[0]
-    person = Admin(address=address, token=None, headers={**sent, "Cookie": cookie})
-    proof = re.search(rb'name="proof" value="([^"]+)"', person.call("GET", "/keys/new").body)
-    assert proof
-    page = person.call("POST", "/keys/new", b"name=x&scope=streams:read&expiry=never&once=1&proof=" + proof[1])
+    person = Person(Admin(address=admin_address(full)))
+    page = person.post("/keys/new", name="x", scope="streams:read", expiry="never", once="1")
     assert page.status == 503
     assert b"The change was not written: the key store " + CAUSE.encode() in page.body
 

@@ -405,7 +405,7 @@ class RefusalQuery(RequestSchema, frozen=True, kw_only=True):
 
     key_id: Annotated[str, Meta(max_length=200)] | UnsetType = field(name="key", default=UNSET)
     reason: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    route: Annotated[str, Meta(max_length=8192)] | UnsetType = UNSET
+    route: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
     since: Time | UnsetType = UNSET
     until: Time | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=200)] = 200

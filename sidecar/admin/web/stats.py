@@ -14,6 +14,7 @@ from sidecar.admin.service import AdminService
 from sidecar.admin.web.charts import Chart, Point, chart
 from sidecar.admin.web.formatting import MICROSECONDS, moment, percent
 from sidecar.admin.web.view_models import CountRow, LatestRefusals, Option, RefusalRow
+from sidecar.core.apikey import looks_secret
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.core.units import microseconds, rfc3339
@@ -140,7 +141,9 @@ def latest_refusals(
     service: AdminService, request: web.Request, *, key_id: str | None, slot: UsageFilter | None
 ) -> LatestRefusals:
     """The newest refusals, of all keys or of one, in this hour or day, as the address of the page filters them."""
-    reason, route = (request.query.get(name, "") for name in ("reason", "route"))
+    # What an address holds is shown again: not a key that somebody has put there.
+    given = {name: value for name, value in request.query.items() if not looks_secret(value)}
+    reason, route = given.get("reason", ""), given.get("route", "")
     found = service.refusals(RefusalFilter(key_id=key_id))
     wanted = RefusalFilter(reason=reason or None, route=route or None)
     if slot is not None:
@@ -153,7 +156,7 @@ def latest_refusals(
         reasons=_choices("Any reason", {one.reason.value for one in found}, reason),
         routes=_choices("Any route", {one.route for one in found}, route),
         slot=slot_text(slot),
-        kept=tuple((name, request.query[name]) for name in ("span", "at") if name in request.query),
+        kept=tuple((name, given[name]) for name in ("span", "at") if name in given),
         filtered=bool(reason or route or slot),
         with_key=key_id is None,
     )

@@ -1,7 +1,8 @@
 """Why a key is refused: the newest refusals, counts by reason, and quotas that are used up, in the API and on pages."""
 
+from html import unescape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -180,3 +181,65 @@ def test_the_use_of_all_keys_is_the_sum_of_each(start_sidecar: StartSidecar, tmp
             ("GET /billing/**", 4): each,
         }
         assert [(row["reason"], row["count"]) for row in usage["reasons"]] == [("insufficient_scope", each)]
+
+
+def encoded(text: str, times: int = 1) -> str:
+    """Each character as `%XX`, and the percent signs of that again."""
+    return "".join(f"%{'25' * (times - 1)}{ord(char):02x}" for char in text)
+
+
+def spellings(secret: str) -> dict[str, str]:
+    """Targets in which a client may put a key."""
+    prefix, body = secret[:8], secret[8:]
+    return {
+        "path": f"/nowhere/{secret}/x",
+        "query": f"/nowhere?api_key={secret}",
+        "parameter of a segment": f"/nowhere;key={secret}",
+        "absolute form": f"http://{secret}@127.0.0.1/nowhere/{secret}",
+        "all encoded": f"/nowhere/{encoded(secret)}",
+        "prefix encoded": f"/nowhere/{encoded(prefix)}{body}",
+        "one letter encoded": f"/nowhere/h%76_live_{body}",
+        "separator encoded": f"/nowhere/hv%5Flive%5f{body}",
+        "encoded twice": f"/nowhere/{encoded(secret, 2)}",
+        "encoded three times": f"/nowhere/{encoded(prefix, 3)}{body}",
+        "nested digits": f"/nowhere/%2%35{encoded(secret, 2)[3:]}",
+        "at the cut": f"/{'x' * 180}{secret}",
+        "encoded at the cut": f"/{'x' * 170}{encoded(secret)}",
+        "refused before it is a path": f"/../{secret}",
+    }
+
+
+@pytest.mark.parametrize("spelling", sorted(spellings("hv_live_0")))
+def test_no_spelling_of_a_key_in_a_target_is_shown(ops: Admin, sidecar: Sidecar, spelling: str) -> None:
+    """At once, too: what is shown is made readable when somebody looks."""
+    _, secret = ops.issue()
+    target = spellings(secret)[spelling]
+    sidecar.ask("GET", target)
+    sidecar.ask("GET", target, key=secret)
+    for path in ("refusals?limit=2", "overview", "/"):
+        seen = unescape(ops.call("GET", path, Accept="text/html").body.decode())
+        for _ in range(4):
+            assert secret[8:24] not in seen, path
+            seen = unquote(seen)
+
+
+def test_a_key_in_the_method_or_in_a_filter_is_not_shown(ops: Admin, sidecar: Sidecar) -> None:
+    key_id, secret = ops.issue()
+    sidecar.ask(secret, "/nowhere")
+    places = (
+        "refusals?limit=1",
+        "/",
+        *(f"{page}?{name}={secret}" for page in ("/", f"/keys/{key_id}") for name in ("reason", "route", "at", "span")),
+    )
+    for path in places:
+        assert secret[8:24].encode() not in ops.call("GET", path, Accept="text/html").body, path
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "\"onmouseover='alert(1)'", "{{7*7}}", "%3Cb%3E<b>"])
+def test_what_a_client_sends_cannot_become_html(ops: Admin, sidecar: Sidecar, hostile: str) -> None:
+    sidecar.ask("GET", f"/nowhere/{hostile}")
+    sidecar.ask("GET", "/nowhere", (("X-Forwarded-For", hostile), ("User-Agent", hostile)))
+    for page in ("/", f"/?reason={quote(hostile)}&route={quote(hostile)}&at={quote(hostile)}"):
+        shown = ops.call("GET", page, Accept="text/html").body.decode()
+        assert not any(tag in shown for tag in ("<script>", "<b>x", "<b></", '"onmouseover', "/nowhere/49"))
+        assert hostile not in shown or hostile == "{{7*7}}"

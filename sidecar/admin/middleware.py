@@ -82,8 +82,8 @@ async def _problems_to_responses(request: web.Request, handler: Handler) -> web.
         allow = {str(hdrs.ALLOW): other.headers[hdrs.ALLOW]} if hdrs.ALLOW in other.headers else None
         code, detail = _UNROUTED.get(other.status, ("refused", other.reason))
         return await _response_to(request, Problem(other.status, code, detail, headers=allow))
-    except StoreUnavailable:
-        return await _response_to(request, store_unavailable())
+    except StoreUnavailable as error:
+        return await _response_to(request, store_unavailable(error))
     except Exception as error:
         # A bug ends this request only. The exception's message may hold a secret, so it is not logged.
         _log.error("an admin request failed: %s in %s", type(error).__name__, _place(error))

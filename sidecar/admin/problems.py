@@ -6,6 +6,8 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import web
 
+from sidecar.keys.ports import NotWritten, StoreUnavailable
+
 PROBLEM_JSON = "application/problem+json"
 _STORE_RETRY_SECONDS = "5"
 
@@ -74,9 +76,12 @@ def forbidden(detail: str, errors: Iterable[FieldError] = ()) -> Problem:
     return Problem(403, "forbidden", detail, errors=errors)
 
 
-def store_unavailable() -> Problem:
+def store_unavailable(error: StoreUnavailable) -> Problem:
     """503. The store's own message names files and hosts, which only operators may read (in the readiness check)."""
     detail = "the key store is unavailable; the sidecar's readiness check says why"
+    if isinstance(error, NotWritten):
+        why = f"the key store {error.cause}" if error.cause else "the sidecar's readiness check says why"
+        detail = f"the change was not written: {why}"
     return Problem(503, "store_unavailable", detail, headers={"Retry-After": _STORE_RETRY_SECONDS})
 
 

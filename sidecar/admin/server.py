@@ -10,9 +10,8 @@ from sidecar import __version__
 from sidecar.admin.api.openapi import document, page
 from sidecar.admin.api.routes import OPERATIONS, ROOT, handler_of
 from sidecar.admin.auth import Tokens
-from sidecar.admin.dependencies import AdminDependencies
 from sidecar.admin.middleware import ADMIN, JSON, PROXIES, client_address, middlewares
-from sidecar.admin.service import AdminService
+from sidecar.admin.service import AdminDependencies, AdminService
 from sidecar.core.client_address import TrustedProxies
 
 BODY_LIMIT: Final = 1024 * 1024

@@ -1,21 +1,21 @@
 """What the API and the web pages do for an administrator, within what that administrator may see and grant."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.admin.auth import Admin, plan_errors, quota_errors, scope_errors, tenant_errors
-from sidecar.admin.dependencies import AdminDependencies, Health
 from sidecar.admin.problems import FieldError, Problem, forbidden, unknown_key
+from sidecar.admin.running import Health, NearlyUsedUp, QuotaReader, Running, health_of
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret, looks_secret
-from sidecar.core.errors import Fault
-from sidecar.core.model import ApiKey, Bucket, QuotaState, Subject
-from sidecar.core.quotas import QuotaUsage, buckets_for, limits_of
-from sidecar.gate.explain import Explanation, Question, allowed_routes, explain
-from sidecar.keys.lifecycle import Due, Issued, Rotated, upcoming_keys
+from sidecar.core.model import ApiKey
+from sidecar.core.quotas import QuotaUsage
+from sidecar.core.units import Clock
+from sidecar.gate.explain import Explanation, Question, explain
+from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.keys.lifecycle import Due, Issued, Lifecycle, Rotated, upcoming_keys
 from sidecar.keys.ports import (
     Actor,
     AuditFilter,
@@ -23,16 +23,43 @@ from sidecar.keys.ports import (
     IdempotencyKey,
     KeyConflict,
     KeyFilter,
+    KeyStatistics,
     UnknownKey,
     after_cursor,
     cursor_of,
 )
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import KeyChange, ManyAction, Rotation, changed_alike, is_open_to, with_change
-from sidecar.keys.validation import NewKey
+from sidecar.keys.validation import KeyRules, NewKey
+from sidecar.limiter.port import Limiter
+from sidecar.store.audit import StoredAudit
+from sidecar.store.keys import StoredKeys
+from sidecar.store.usage import StoredAnomalies, StoredUsage
 from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
 from sidecar.usage.ports import UsageFilter, UsageRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminDependencies:
+    """What the service uses. lifecycle, config, rules, gate_of: of the current configuration."""
+
+    keys: StoredKeys
+    statistics: KeyStatistics
+    audit: StoredAudit
+    usage: StoredUsage
+    anomalies: StoredAnomalies
+    lifecycle: Callable[[], Lifecycle]
+    config: Callable[[], Config]
+    rules: Callable[[], KeyRules]
+    gate_of: Callable[[KeyFinder, Limiter], Gate]
+    limiter: Limiter
+    """Is read only: nothing is taken from a quota."""
+    running: Running
+    clock: Clock
+    randbelow: Callable[[int], int]
+    """As `secrets.randbelow`."""
+
 
 # What an administrator may see: keys, their use, their changes, the configuration, and the gate's decisions.
 
@@ -43,14 +70,10 @@ _MAX_NAMESAKES: Final = 50
 _MAX_NAMED: Final = 500
 """The audit is searched by name for the changes of at most this many keys, the newest."""
 _MOST_COUNTED: Final = 10_001
-NEARLY: Final = 0.8
-"""Used part of a limit from which on it is nearly used up."""
 MOST_AT_ONCE: Final = 1_000
 """Keys that are changed together: other writers wait meanwhile."""
 _STREAMED: Final = 500
 """Keys that are read at a time where there may be many."""
-_MOST_CANDIDATES: Final = 200
-"""Keys of each kind that are looked at for that."""
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -179,65 +202,19 @@ class AdminReader:
         return int(self._dependencies.running.since * _MICROSECONDS)
 
     async def health(self) -> Health:
-        running = self._dependencies.running
-        failed = (one for one in running.refusals.newest() if one.cause is not None)
-        return Health(
-            problems=await running.problems(),
-            remarks=running.remarks(),
-            config_since=running.config_since(),
-            upstream_failed=next(failed, None),
-        )
+        return await health_of(self._dependencies.running, self.admin)
 
     async def quota_usage(self, key: ApiKey) -> Sequence[QuotaUsage]:
-        """The state of each quota on the routes that the key may use, once each."""
-        refusing = self._dependencies.running.refusals.refusing(self.now / _MICROSECONDS)
-        return await self._quota_usage(key, refusing)
+        """As QuotaReader.of."""
+        return await self._quotas().of(key)
 
-    async def nearly_used_up(self) -> Sequence[tuple[ApiKey, QuotaUsage]]:
-        """Quotas of which a key has used most, or which have refused it and are not whole again; the fullest first."""
-        refusing = self._dependencies.running.refusals.refusing(self.now / _MICROSECONDS)
-        found = [
-            (key, usage)
-            for key in await self._candidates(refusing)
-            if self.admin.sees(key.tenant)
-            for usage in await self._quota_usage(key, refusing)
-            if usage.used_share >= NEARLY
-        ]
-        return sorted(found, key=lambda one: -one[1].used_share)
+    async def nearly_used_up(self) -> Sequence[NearlyUsedUp]:
+        """As QuotaReader.nearly_used_up."""
+        return await self._quotas().nearly_used_up(self.admin)
 
-    async def _candidates(self, refusing: Mapping[tuple[str, str], QuotaState]) -> Sequence[ApiKey]:
-        """Keys with whatever limits, of which there may be many more."""
-        running, keys = self._dependencies.running, self._dependencies.keys
-        refused = [key_id for key_id, _ in reversed(list(refusing))][:_MOST_CANDIDATES]
-        fullest = await asyncio.to_thread(running.fullest, limits_of(self.config.plans))
-        ids = list(dict.fromkeys([*refused, *fullest]))[: 2 * _MOST_CANDIDATES]
-        found = {key.id: key for key in await keys.among(ids)}
-        found.update((key.id, key) for key in await keys.with_own_limits(limit=_MOST_CANDIDATES))
-        return list(found.values())
-
-    async def _quota_usage(self, key: ApiKey, refusing: Mapping[tuple[str, str], QuotaState]) -> Sequence[QuotaUsage]:
-        config, found = self.config, dict[str, QuotaUsage]()
-        for route in allowed_routes(config, key):
-            charges = route.policy.charges
-            for bucket in buckets_for(charges, key=key, address="", route=route.name, plans=config.plans):
-                name = bucket.quota.name
-                if name not in found:
-                    found[name] = await self._usage_of(bucket, refusing.get((key.id, name)))
-        return list(found.values())
-
-    async def _usage_of(self, bucket: Bucket, refused: QuotaState | None) -> QuotaUsage:
-        by, quota = set(bucket.quota.by), bucket.quota
-        if by & {Subject.ADDRESS, Subject.ROUTE}:
-            note = f"counted by {' and '.join(subject.value for subject in quota.by)}"
-            return QuotaUsage(quota=quota, limit=bucket.limit, state=refused, note=note)
-        try:
-            one = Bucket(quota=quota, subject=bucket.subject, limit=bucket.limit)
-            [state] = (await self._dependencies.limiter.peek([one], self.now / _MICROSECONDS)).states
-        except Fault:
-            return QuotaUsage(quota=quota, limit=bucket.limit, state=None, note="currently not available")
-        shared = " and ".join(f"the {part.value}" for part in quota.by)
-        note = "" if Subject.KEY in by else f"shared by all keys of {shared}"
-        return QuotaUsage(quota=quota, limit=bucket.limit, state=state, note=note)
+    def _quotas(self) -> QuotaReader:
+        parts = self._dependencies
+        return QuotaReader(parts.running, parts.keys, parts.limiter, self.config, now=self.now / _MICROSECONDS)
 
     async def upcoming(self) -> Sequence[Due]:
         """Keys that expire or retire soon, or that are older than `keys.max_age`."""

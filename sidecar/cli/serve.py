@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -15,6 +16,7 @@ from sidecar.app import running
 from sidecar.cli.main import output_failed
 from sidecar.cli.options import Failure, Misuse, config_option, config_or_exit, load_or_exit, reader_of
 from sidecar.config.build.config import Config
+from sidecar.config.document import Process
 from sidecar.config.fields import Address
 from sidecar.runtime.control import DRAIN, UNDO, NoAnswer, ask
 from sidecar.runtime.descriptors import raise_limit
@@ -28,6 +30,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 16 * 1024 * 1024
 LARGEST_KEPT_BYTES = 1024 * 1024
 SWITCH_SECONDS = 0.0005
+_PR_SET_DUMPABLE = 4
+"""Of prctl(2). What is a process's own stays open to itself: /proc/self/fd, /dev/fd and /proc/self/mountinfo."""
+_NO_CORE_DUMP = 1
 
 
 def keep_freed_memory() -> None:
@@ -48,6 +53,22 @@ def let_requests_go_first() -> None:
     By default the loop, and with it every request, waits 5 ms for the interpreter while another thread computes.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def keep_memory_private(rules: Process) -> None:
+    """Let no crash write memory to a file, and no other process read it, as `rules` say. Raises StartError.
+
+    A limit of one byte is less than any dump has, and also keeps the kernel from piping one to a program
+    (`kernel.core_pattern`), which it does at a limit of none (fs/coredump.c).
+    """
+    if not rules.core_dumps:
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        least = 0 if hard == 0 else _NO_CORE_DUMP
+        resource.setrlimit(resource.RLIMIT_CORE, (least, least))
+    if not rules.dumpable:
+        prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+        if prctl is None or prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
+            raise StartError("process.dumpable: false cannot be carried out: this system has no PR_SET_DUMPABLE")
 
 
 def reap_adopted() -> None:
@@ -114,6 +135,7 @@ def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
 
 async def _serve(config: Config, read_again: Callable[[], Config], stderr: QueuedText, early: Sequence[int]) -> None:
     """early: the SIGHUPs that came before it could reload."""
+    keep_memory_private(config.process)
     loop, stopping, interrupted = asyncio.get_running_loop(), stop_event(), asyncio.Event()
 
     def interrupt() -> None:

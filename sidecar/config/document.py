@@ -274,6 +274,15 @@ class Drain(Entry, frozen=True, kw_only=True):
     """Unix socket by which `sidecar drain` reaches the process; empty for none."""
 
 
+class Process(Entry, frozen=True, kw_only=True):
+    """What of the process's memory others can read: API keys of requests and secrets are in it."""
+
+    core_dumps: bool = False
+    """Whether a crash may write memory to a file, within the limits that the process was started with."""
+    dumpable: bool = True
+    """False: neither debuggers nor /proc show memory and environment to other processes of the same user."""
+
+
 # Usage, the access log and tracing.
 
 
@@ -413,3 +422,4 @@ class Document(Entry, frozen=True, kw_only=True):
     usage: Annotated[UsageSettings, made(checked_usage, UsageSettings)] | None = None
     reload: Reload | None = None
     drain: Drain | None = None
+    process: Process | None = None

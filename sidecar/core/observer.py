@@ -85,8 +85,10 @@ class Observer(Protocol):
         Of a question to the forward-auth listener: the gate's status, whatever the dialect makes of it.
         """
 
-    def bad_request(self, status: int, reason: Reason) -> None:
+    def bad_request(self, status: int, reason: Reason, *, peer: str) -> None:
         """Bytes that never became a request, or a question from an untrusted peer, were answered.
+
+        peer: the socket's other end; empty where it has no address, or where that is not known.
 
         `begun` was not called for them.
         """

@@ -111,6 +111,7 @@ CHECKS: Final = (
     Check("Key store", "audit", store_checks.audit),
     Check("Key store", "age of keys", store_checks.keys),
     Check("Running sidecar", "readiness", running_checks.readiness),
+    Check("Running sidecar", "writes", running_checks.writes),
     Check("Running sidecar", "configuration", running_checks.configuration),
     Check("Running sidecar", "version", running_checks.program),
     Check("Running sidecar", "faults", running_checks.faults),

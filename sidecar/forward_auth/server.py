@@ -109,13 +109,13 @@ class DecisionServer:
         terms = snapshot.terms
         if not terms.trusts(peer):
             self._note_stranger(peer)
-            return self.refuse(Reason.NO_ROUTE)
+            return self.refuse(Reason.NO_ROUTE, peer)
         dialect = dialect_of(request.raw_path, terms.served)
         if dialect is None:
-            return self.refuse(Reason.BAD_REQUEST)
+            return self.refuse(Reason.BAD_REQUEST, peer)
         question = original(dialect, request.method, request.raw_path, request.raw_headers)
         if isinstance(question, Reason):
-            return refusing(dialect, self.refuse(question))
+            return refusing(dialect, self.refuse(question, peer))
         head = RequestHead(method=question.method, target=question.target, headers=question.headers, peer=peer)
         objection = terms.objection(question, dialect)
         return await self._observed(Question(head=head, dialect=dialect, objection=objection), snapshot)
@@ -164,9 +164,9 @@ class DecisionServer:
         without = terms.not_forwarded(question.head.headers, decision)
         return None, allowing(question.dialect, terms.identity_headers(decision), ours, without=without)
 
-    def refuse(self, reason: Reason) -> Response:
+    def refuse(self, reason: Reason, peer: str = "") -> Response:
         response = self._snapshot.responses.for_reason(reason)
-        self._observer.bad_request(response.status, reason)
+        self._observer.bad_request(response.status, reason, peer=peer)
         return response
 
     def _note_stranger(self, peer: str) -> None:

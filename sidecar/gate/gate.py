@@ -177,9 +177,8 @@ class Gate:
         """As `decide`, for a request that is understood. None where the decision has to wait; nothing is taken then."""
         if not self._limiter.immediate:
             return None
-        way = understood.way
+        match, way, request_id = understood.match, understood.way, understood.request_id or self._new_request_id()
         address = self.proxies.client_address(head.peer, {self.proxies.header: way}) if way else head.peer
-        match, request_id = understood.match, understood.request_id or self._new_request_id()
         known: CacheEntry | None = None
         context: PrincipalContext | None = None
         taken = _NOTHING_TAKEN
@@ -203,12 +202,12 @@ class Gate:
             if self._tells_methods(denied.reason):
                 state.paths = self._readings(parse_target(head.target, understood.host.decode("ascii")))
             return _now(self._deny(denied.reason, state))
-        identity = self._identity_headers(context, request_id)
+        kept = self.injection.forwarded(head, understood.kept, understood.host)
         return Allow(
             route=match.route,
             principal=context.principal if context else None,
             target=understood.target,
-            headers=(*self.injection.forwarded(head, understood.kept, understood.host), *identity),
+            headers=(*kept, *self._identity_headers(context, request_id)),
             host=understood.host,
             request_id=request_id,
             client_address=address,

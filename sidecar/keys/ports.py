@@ -11,7 +11,18 @@ from sidecar.core.model import ApiKey
 
 
 class StoreUnavailable(Exception):
-    """The store cannot be used now (locked, unreadable, corrupt, full). The message says what to do."""
+    """The store cannot be used now (locked, unreadable, corrupt, full). The message says what to do.
+
+    cause: the same without names of files and hosts, to follow "the key store"; empty where only the message says it.
+    """
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class NotWritten(StoreUnavailable):
+    """The store did not take a change."""
 
 
 class KeyConflict(Exception):

@@ -110,25 +110,32 @@ _WORTH_TELLING: Final = 0.8
 """Of a limit."""
 
 
-def top_keys(tables: Iterable[Table[Any]], *, most: int, limits: Mapping[str, Collection[int]]) -> list[str]:
-    """Ids of keys that have used most of a limit, at most `most` for each limit of each quota by key.
+_OF_A_TENANT: Final = frozenset({Subject.TENANT, Subject.ENVIRONMENT})
+
+
+def top_subjects(
+    tables: Iterable[Table[Any]], *, most: int, limits: Mapping[str, Collection[int]]
+) -> list[tuple[Subject, str]]:
+    """Keys and tenants that have used most of a limit, at most `most` for each limit of each quota by them.
 
     limits: by quota, those that plans give beside the quota's own.
     May run in another thread; counts that are past, and not yet let go, may be among them.
     """
-    found: dict[str, None] = {}
+    found: dict[tuple[Subject, str], None] = {}
     for table in tables:
         quota = table.quota
-        if quota.by != (Subject.KEY,):
+        by = Subject.TENANT if Subject.TENANT in quota.by and _OF_A_TENANT.issuperset(quota.by) else Subject.KEY
+        if by is Subject.KEY and quota.by != (Subject.KEY,):
             continue
-        used = ((used_of(quota, counted), subject[0]) for subject, counted in table.all_held().items())
+        at = quota.by.index(by)
+        used = ((used_of(quota, counted), subject[at]) for subject, counted in table.all_held().items())
         tiers = sorted({quota.limit, *limits.get(quota.name, ())})
-        full = [(count, key_id) for count, key_id in used if count >= _WORTH_TELLING * tiers[0]]
+        full = [(count, name) for count, name in used if count >= _WORTH_TELLING * tiers[0]]
         for lowest, highest in zip(tiers, [*tiers[1:], inf], strict=True):
-            # What is far beyond a limit is of keys with a higher one, unless the limit was lowered.
+            # What is far beyond a limit is of those with a higher one, unless the limit was lowered.
             reach = lowest if highest < inf else inf
             band = (one for one in full if _WORTH_TELLING * lowest <= one[0] <= reach)
-            found.update(dict.fromkeys(key_id for _, key_id in nlargest(most, band)))
+            found.update(dict.fromkeys((by, name) for _, name in nlargest(most, band)))
     return list(found)
 
 
@@ -208,9 +215,9 @@ class MemoryLimiter:
         for table in list(self._latest.values()):
             yield from rows_of(table, now)
 
-    def top_keys(self, *, most: int, limits: Mapping[str, Collection[int]]) -> list[str]:
+    def top_subjects(self, *, most: int, limits: Mapping[str, Collection[int]]) -> list[tuple[Subject, str]]:
         """As the function. May run in another thread."""
-        return top_keys(list(self._latest.values()), most=most, limits=limits)
+        return top_subjects(list(self._latest.values()), most=most, limits=limits)
 
     def restore(self, rows: Iterable[Row], now: float) -> int:
         """Take up counting from `rows`; how many were good.

@@ -230,7 +230,7 @@ class Handler:
     def refuse(self, peer: str, reason: Reason) -> bytes:
         """The whole response to bytes that are not a request."""
         response = self.snapshot.responses.for_reason(reason)
-        self._observer.bad_request(response.status, reason)
+        self._observer.bad_request(response.status, reason, peer=peer)
         self._rate_limited.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
         end = self.date_line() + persistence(False, (1, 1))
         return local_response_head(response, end=end) + response.body

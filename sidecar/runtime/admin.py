@@ -8,8 +8,9 @@ from typing import Final
 from aiohttp import web
 
 from sidecar.admin.auth import Tokens
-from sidecar.admin.dependencies import AdminDependencies, Running
+from sidecar.admin.running import Running
 from sidecar.admin.server import admin_app
+from sidecar.admin.service import AdminDependencies
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.build.config import Config
@@ -90,7 +91,7 @@ def _running(process: Process) -> Running:
         refusals=process.refusals,
         counts_by_reason=process.counts_by_reason,
         since=process.clock.seconds(),
-        fullest=lambda limits: process.limiter.top_keys(most=_FULLEST, limits=limits),
+        fullest=lambda limits: process.limiter.top_subjects(most=_FULLEST, limits=limits),
         problems=process.problems,
         remarks=process.remarks,
         config_since=process.config_since,

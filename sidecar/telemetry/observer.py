@@ -96,9 +96,10 @@ class Exchanges:
     def connection_refused(self, limit: str) -> None:
         self._metrics.connection_refused(limit)
 
-    def bad_request(self, status: int, reason: Reason) -> None:
+    def bad_request(self, status: int, reason: Reason, *, peer: str) -> None:
         self._metrics.finished(NO_ROUTE, "", status, seconds=0.0)
         self._metrics.denied(NO_ROUTE, reason)
+        self._refusals.malformed(peer, status, self._clock.seconds(), reason=reason)
 
     def _failed(self, route: str, reason: Reason, cause: UpstreamCause | None, decision: Decision | None) -> None:
         self._metrics.denied(route, reason)

@@ -21,7 +21,7 @@ _TARGET_CHARS: Final = 2_048
 
 
 class Refusal(Struct, frozen=True, kw_only=True, gc=False):
-    """A request that was refused, or not served for a fault. Empty: not known."""
+    """A request that was refused, or not served for a fault. Empty: not known; malformed ones have no method."""
 
     at: int
     """Microseconds."""
@@ -46,9 +46,14 @@ class RefusalFilter(Struct, frozen=True, kw_only=True):
     key_id: str | None = None
     reason: str | None = None
     route: str | None = None
+    since: int = 0
+    """Microseconds; so is `until`, which is not in the span itself."""
+    until: int | None = None
     limit: int = KEPT
 
     def fits(self, refusal: Refusal) -> bool:
+        if refusal.at < self.since or (self.until is not None and refusal.at >= self.until):
+            return False
         wanted = ((self.key_id, refusal.key_id), (self.reason, refusal.reason), (self.route, refusal.route))
         return all(value is None or value == found for value, found in wanted)
 
@@ -64,6 +69,8 @@ class Refusals:
         self._redaction = redaction
         self._fresh: deque[_Fresh] = deque(maxlen=KEPT)
         self._settled: deque[Refusal] = deque(maxlen=KEPT)
+        self._fresh_failure: _Fresh | None = None
+        self._upstream_failure: Refusal | None = None
         self._used_up: dict[tuple[str, str], QuotaState] = {}
 
     def add(
@@ -79,7 +86,14 @@ class Refusals:
         """A request was refused, or not served, at `now` (Unix seconds)."""
         # A slice as long as the text is the text itself.
         target = head.target[:_TARGET_CHARS]
-        self._fresh.append((now, head.method, target, head.peer, decision, status, reason, cause))
+        fresh = (now, head.method, target, head.peer, decision, status, reason, cause)
+        self._fresh.append(fresh)
+        if cause is not None:
+            self._fresh_failure = fresh
+
+    def malformed(self, peer: str, status: int, now: float, *, reason: Reason) -> None:
+        """Bytes from `peer` that never became a request were refused."""
+        self._fresh.append((now, "", "", peer, None, status, reason, None))
 
     def used_up(self, key_id: str, state: QuotaState) -> None:
         """A quota has refused a request with this key."""
@@ -102,9 +116,16 @@ class Refusals:
         self._settle()
         return tuple(reversed(self._settled))
 
+    def upstream_failure(self) -> Refusal | None:
+        """The newest that was the upstream's fault. A flood of refusals does not push it out."""
+        self._settle()
+        return self._upstream_failure
+
     def _settle(self) -> None:
         fresh, self._fresh = self._fresh, deque(maxlen=KEPT)
         self._settled.extend(map(self._readable, fresh))
+        if self._fresh_failure is not None:
+            self._upstream_failure, self._fresh_failure = self._readable(self._fresh_failure), None
 
     def _readable(self, fresh: _Fresh) -> Refusal:
         now, method, target, peer, decision, status, reason, cause = fresh

@@ -1,39 +1,27 @@
-"""The operations of the API and their handlers."""
+"""The operations of the API that show what happens, and their handlers."""
 
 from collections import Counter
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
-from sidecar.admin.api.operations import B, Call, NoBody, NoQuery, Operation, Q, Reply
+from sidecar.admin.api.operations import Call, NoBody, NoQuery, Operation, Reply
+from sidecar.admin.api.requests import (
+    AuditQuery,
+    ExplainRequest,
+    RefusalQuery,
+    UsageQuery,
+)
 from sidecar.admin.api.schemas import (
     AuditPage,
-    AuditQuery,
-    ChangedKeys,
     DueOut,
-    ExplainRequest,
     ExplanationOut,
-    IssuedKey,
-    KeyCreate,
-    KeyPage,
-    KeyQuery,
-    KeysChange,
-    KeyUpdate,
-    NearlyUsedUpOut,
     OverviewOut,
     PlanList,
     QuotaUsageList,
-    ReasonOut,
     RefusalList,
-    RefusalQuery,
-    RotatedKey,
-    RotationRequest,
     RouteList,
     ScopeList,
     UsageList,
-    UsageOut,
-    UsageQuery,
     WhoOut,
 )
 from sidecar.admin.api.serializers import (
@@ -43,28 +31,24 @@ from sidecar.admin.api.serializers import (
     explanation_out,
     given_or,
     health_out,
-    key_change,
-    key_filter,
-    new_key,
+    nearly_used_up_out,
     plans_out,
     quota_out,
     quota_usage_out,
     refusal_filter,
     refusal_out,
-    rotation,
     route_out,
     scopes_out,
-    selection,
+    tenant_nearly_used_up_out,
     time_of,
+    usage_out,
 )
 from sidecar.admin.problems import FieldError, invalid_request
 from sidecar.admin.service import AdminService
 from sidecar.core.apikey import Secret
-from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import allowed_routes
-from sidecar.keys.ports import AlreadyProcessed, KeyFilter
-from sidecar.keys.records import PublicKey, etag_of, public_key
+from sidecar.keys.records import public_key
 from sidecar.usage.ports import DAY, UsageFilter
 
 Bare = Call[NoQuery, NoBody]
@@ -79,21 +63,16 @@ _SIDECAR: Final = "This sidecar"
 
 
 async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> Reply:
+    """Of the key in the path; of all keys together without one."""
+    key_id = call.key_id or None
     until = given_or(time_of(call.query.until), service.now)
     since = given_or(time_of(call.query.since), until - DAY)
-    by = call.query.by
     if since >= until:
         raise invalid_request([FieldError(pointer="?since", detail="must be before `until`")])
-    wanted = UsageFilter(since=since, until=until, by=by)
-    rows = await service.usage(call.key_id, wanted)
-    refused = [row for row in await service.usage(call.key_id, replace(wanted, with_reasons=True)) if row.reason]
-    counts = tuple(
-        UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
-    )
-    reasons = tuple(
-        ReasonOut(at=rfc3339(row.at), route=row.route, reason=row.reason, count=row.count) for row in refused
-    )
-    return Reply(value=UsageList(by=by, since=rfc3339(since), until=rfc3339(until), rows=counts, reasons=reasons))
+    wanted = UsageFilter(since=since, until=until, by=call.query.by)
+    rows = await service.usage(key_id, wanted)
+    refused = [row for row in await service.usage(key_id, replace(wanted, with_reasons=True)) if row.reason]
+    return Reply(value=usage_out(wanted, until, rows, refused))
 
 
 async def show_quotas(service: AdminService, call: Bare) -> Reply:
@@ -150,6 +129,10 @@ async def who_am_i(service: AdminService, _: Bare) -> Reply:
         tenant=admin.tenant,
         scopes=tuple(admin.grantable(config.catalogue)),
         plans=tuple(admin.plans_of(config.plans)),
+        environments=tuple(config.keys.environments),
+        default_scopes=config.keys.default_scopes,
+        default_plan=config.keys.default_plan,
+        required=tuple(config.keys.require),
     )
     return Reply(value=who)
 
@@ -163,10 +146,7 @@ async def overview(service: AdminService, _: Bare) -> Reply:
         for one in await service.upcoming()
     )
     unusual = tuple(map(anomaly_out, await service.unusual(limit=_MAX_ANOMALIES)))
-    near = tuple(
-        NearlyUsedUpOut(key=public_key(key, service.now), quota=quota_usage_out(usage))
-        for key, usage in (await service.nearly_used_up())[:_MAX_NEAR]
-    )
+    near = (await service.nearly_used_up())[:_MAX_NEAR]
     counts = service.counts_by_reason()
     state = OverviewOut(
         keys=await service.counts(),
@@ -176,23 +156,35 @@ async def overview(service: AdminService, _: Bare) -> Reply:
         health=health_out(await service.health(), service.config),
         refusals_by_reason=None if counts is None else dict(counts),
         refusals_since=rfc3339(service.running_since),
-        nearly_used_up=near,
+        nearly_used_up=tuple(nearly_used_up_out(one, service.now) for one in near if not one.of_tenant),
+        tenants_nearly_used_up=tuple(tenant_nearly_used_up_out(one) for one in near if one.of_tenant),
     )
     return Reply(value=state)
 
 
 VIEW_OPERATIONS: Final = (
-    Operation(
-        name="showUsage",
-        method="GET",
-        path="/keys/{id}/usage",
-        summary="Count the requests of a key by hour or day, route and status class",
-        query=UsageQuery,
-        body=NoBody,
-        handle=show_usage,
-        response=UsageList,
-        problems=(404,),
-        group=_USE,
+    *(
+        Operation(
+            name=name,
+            method="GET",
+            path=path,
+            summary=summary,
+            query=UsageQuery,
+            body=NoBody,
+            handle=show_usage,
+            response=UsageList,
+            problems=problems,
+            group=_USE,
+        )
+        for name, path, summary, problems in (
+            (
+                "showUsage",
+                f"{_ONE}/usage",
+                "Count the requests of a key by hour or day, route and status class",
+                (404,),
+            ),
+            ("showTotalUsage", "/usage", "Count the requests of all keys together, in the same way", ()),
+        )
     ),
     Operation(
         name="listRefusals",
@@ -249,198 +241,6 @@ VIEW_OPERATIONS: Final = (
             ("listPlans", "/plans", "List plans and quotas", list_plans, PlanList, _GATE),
             ("whoAmI", "/whoami", "Show the admin token of this request", who_am_i, WhoOut, _SIDECAR),
             ("showOverview", "/overview", "Show the state of keys and traffic", overview, OverviewOut, _SIDECAR),
-        )
-    ),
-)
-
-
-async def list_keys(service: AdminService, call: Call[KeyQuery, NoBody]) -> Reply:
-    wanted = key_filter(call.query, service.now)
-    page, total = await service.list(wanted), await service.total(wanted)
-    keys = tuple(public_key(key, service.now) for key in page.keys)
-    return Reply(value=KeyPage(keys=keys, next=page.next, total=total))
-
-
-async def issue_key(service: AdminService, call: Call[NoQuery, KeyCreate]) -> Reply:
-    try:
-        issued = await service.issue(new_key(call.body), idempotency_key=call.idempotency_key)
-    except AlreadyProcessed as processed:
-        key = await service.get(processed.key_id)
-        return _reply(key, IssuedKey(key=public_key(key, service.now), secret=None, repeated=True))
-    response = IssuedKey(key=public_key(issued.key, service.now), secret=issued.secret.text, repeated=False)
-    return _reply(issued.key, response, status=201)
-
-
-async def show_key(service: AdminService, call: Bare) -> Reply:
-    return _shown(await service.get(call.key_id), service.now)
-
-
-async def change_key(service: AdminService, call: Call[NoQuery, KeyUpdate]) -> Reply:
-    return _shown(
-        await service.change(call.key_id, key_change(call.body), etag=await _expected(service, call)), service.now
-    )
-
-
-async def disable_key(service: AdminService, call: Bare) -> Reply:
-    return _shown(await service.disable(call.key_id, etag=await _expected(service, call)), service.now)
-
-
-async def enable_key(service: AdminService, call: Bare) -> Reply:
-    return _shown(await service.enable(call.key_id, etag=await _expected(service, call)), service.now)
-
-
-async def revoke_key(service: AdminService, call: Bare) -> Reply:
-    return _shown(await service.revoke(call.key_id, etag=await _expected(service, call)), service.now)
-
-
-async def rotate_key(service: AdminService, call: Call[NoQuery, RotationRequest]) -> Reply:
-    wanted = rotation(call.body, service.config.keys.rotation_overlap_seconds)
-    etag = await _expected(service, call)
-    try:
-        rotated = await service.rotate(call.key_id, wanted, etag=etag, idempotency_key=call.idempotency_key)
-    except AlreadyProcessed as processed:
-        key, old = await service.get(processed.key_id), await service.get(call.key_id)
-        response = RotatedKey(
-            key=public_key(key, service.now), old=public_key(old, service.now), secret=None, repeated=True
-        )
-        return _reply(key, response)
-    key, old = rotated.new.key, rotated.old
-    secret = rotated.new.secret.text
-    response = RotatedKey(
-        key=public_key(key, service.now), old=public_key(old, service.now), secret=secret, repeated=False
-    )
-    return _reply(key, response, status=201)
-
-
-async def change_keys(service: AdminService, call: Call[NoQuery, KeysChange]) -> Reply:
-    service.must_write()
-    body, wanted = call.body, selection(call.body, service.now)
-    keys = await service.open_to(body.action, wanted)
-    if keys and not body.dry_run:
-        since = wanted.unused_since if isinstance(wanted, KeyFilter) else None
-        keys = await service.change_all(body.action, [key.id for key in keys], unused_since=since)
-    shown = tuple(public_key(key, service.now) for key in keys)
-    return Reply(value=ChangedKeys(action=body.action, dry_run=body.dry_run, keys=shown))
-
-
-def _shown(key: ApiKey, now: int) -> Reply:
-    return _reply(key, public_key(key, now))
-
-
-def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
-    return Reply(value=value, status=status, headers={"ETag": f'"{etag_of(key)}"'})
-
-
-async def _expected(service: AdminService, call: Call[Q, B]) -> str | None:
-    """The entity tag that the key must still have. If several are given, the one that it has now."""
-    if not call.matches:
-        return None
-    if len(call.matches) > 1 and (now := etag_of(await service.get(call.key_id))) in call.matches:
-        return now
-    return call.matches[0]
-
-
-_CHANGES: Final = (404, 409, 412)
-
-KEY_OPERATIONS: Final = (
-    Operation(
-        name="listKeys",
-        method="GET",
-        path="/keys",
-        summary="List keys, by default the newest first",
-        query=KeyQuery,
-        body=NoBody,
-        handle=list_keys,
-        response=KeyPage,
-        group="Keys",
-    ),
-    Operation(
-        name="issueKey",
-        method="POST",
-        path="/keys",
-        summary="Issue a key; its secret is in this response only",
-        query=NoQuery,
-        body=KeyCreate,
-        handle=issue_key,
-        response=IssuedKey,
-        statuses=(201, 200),
-        problems=(409, 422),
-        takes_idempotency_key=True,
-        key_at="/key/id",
-        group="Keys",
-    ),
-    Operation(
-        name="changeKeys",
-        method="POST",
-        path="/bulk",
-        summary="Disable or revoke many keys, all or none; or list which",
-        query=NoQuery,
-        body=KeysChange,
-        handle=change_keys,
-        response=ChangedKeys,
-        problems=(404, 409),
-        group="Keys",
-    ),
-    Operation(
-        name="showKey",
-        method="GET",
-        path=_ONE,
-        summary="Show a key",
-        query=NoQuery,
-        body=NoBody,
-        handle=show_key,
-        response=PublicKey,
-        problems=(404,),
-        group="Keys",
-    ),
-    Operation(
-        name="changeKey",
-        method="PATCH",
-        path=_ONE,
-        summary="Change fields of a key",
-        query=NoQuery,
-        body=KeyUpdate,
-        handle=change_key,
-        response=PublicKey,
-        problems=_CHANGES,
-        takes_if_match=True,
-        group="Keys",
-    ),
-    Operation(
-        name="rotateKey",
-        method="POST",
-        path=f"{_ONE}/rotate",
-        summary="Replace this key with a new one; it retires after an overlap",
-        query=NoQuery,
-        body=RotationRequest,
-        handle=rotate_key,
-        response=RotatedKey,
-        body_required=False,
-        statuses=(201, 200),
-        problems=(*_CHANGES, 422),
-        takes_if_match=True,
-        takes_idempotency_key=True,
-        key_at="/key/id",
-        group="Keys",
-    ),
-    *(
-        Operation(
-            name=f"{verb}Key",
-            method="POST",
-            path=f"{_ONE}/{verb}",
-            summary=summary,
-            query=NoQuery,
-            body=NoBody,
-            handle=handle,
-            response=PublicKey,
-            problems=_CHANGES,
-            takes_if_match=True,
-            group="Keys",
-        )
-        for verb, summary, handle in (
-            ("disable", "Disable a key until it is enabled again", disable_key),
-            ("enable", "Re-enable a disabled key", enable_key),
-            ("revoke", "Revoke a key for good", revoke_key),
         )
     ),
 )

@@ -8,7 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from sidecar.admin.api.operations import B, NoBody, Operation, Operations, Q
-from sidecar.admin.api.schemas import Matching
+from sidecar.admin.api.requests import (
+    Matching,
+)
 from sidecar.admin.problems import PROBLEM_JSON, ProblemDetails
 
 # The OpenAPI document as a page of HTML. The page loads nothing from other hosts.

@@ -13,7 +13,9 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from sidecar.admin.api.schemas import RequestSchema
+from sidecar.admin.api.requests import (
+    RequestSchema,
+)
 from sidecar.admin.problems import FieldError, Problem, invalid_request, pointer_of
 from sidecar.admin.service import AdminService
 from sidecar.keys.ports import IdempotencyKey

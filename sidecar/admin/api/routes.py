@@ -9,7 +9,8 @@ from typing import Final, cast
 import msgspec
 from aiohttp import hdrs, web
 
-from sidecar.admin.api.handlers import KEY_OPERATIONS, VIEW_OPERATIONS
+from sidecar.admin.api.handlers import VIEW_OPERATIONS
+from sidecar.admin.api.key_handlers import KEY_OPERATIONS
 from sidecar.admin.api.operations import B, Call, NoBody, Operation, Operations, Q, body_of, read_body, read_query
 from sidecar.admin.middleware import JSON, Handler
 from sidecar.admin.problems import FieldError, Problem, invalid_request, pointer_of, store_unavailable, unknown_key
@@ -103,8 +104,8 @@ def translated_errors() -> Iterator[None]:
         raise Problem(422, "idempotency_key_used", detail) from None
     except KeyConflict as error:
         raise Problem(409, "conflict", str(error)) from None
-    except StoreUnavailable:
-        raise store_unavailable() from None
+    except StoreUnavailable as error:
+        raise store_unavailable(error) from None
 
 
 def _pointer(problem: str) -> str:

@@ -1,19 +1,11 @@
-"""The JSON objects and the query parameters of the API, one struct each.
+"""What the API responds with, one struct for each JSON object. Times are RFC 3339, in UTC."""
 
-Requests with unknown fields are refused.
-"""
+from typing import Any, Literal
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal
+from msgspec import Struct
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
-
-from sidecar.core.units import RFC3339_TIME
-from sidecar.keys.ports import Sort, Standing
 from sidecar.keys.records import PublicKey
 from sidecar.keys.transitions import ManyAction
-
-# Responses. Times are RFC 3339, in UTC.
 
 
 class KeyPage(Struct, frozen=True, kw_only=True):
@@ -83,7 +75,10 @@ class UsageList(Struct, frozen=True, kw_only=True):
 
 
 class RefusalOut(Struct, frozen=True, kw_only=True):
-    """A request that was refused, or not served. `key_id` and `prefix` are of the key that was recognised."""
+    """A request that was refused, or not served. `key_id` and `prefix` are of the key that was recognised.
+
+    Where no request could be read, `method` and `path` are empty.
+    """
 
     at: str
     status: int
@@ -223,7 +218,7 @@ class ExplanationOut(Struct, frozen=True, kw_only=True):
 
 
 class WhoOut(Struct, frozen=True, kw_only=True):
-    """The admin token of the request, and what it may see and grant."""
+    """The admin token of the request, what it may see and grant, and what keys have."""
 
     name: str
     rights: Literal["read", "write"]
@@ -231,10 +226,17 @@ class WhoOut(Struct, frozen=True, kw_only=True):
     scopes: tuple[str, ...]
     """The scopes of the catalogue that it may grant."""
     plans: tuple[str, ...]
+    environments: tuple[str, ...]
+    """Those that keys have, the default first."""
+    default_scopes: tuple[str, ...]
+    """What a key gets that is issued without; so is `default_plan`."""
+    default_plan: str | None
+    required: tuple[str, ...]
+    """What a key must be issued with."""
 
 
 class DueOut(Struct, frozen=True, kw_only=True):
-    """A key that expires or retires soon, or that is older than `keys.max_age`."""
+    """A key that expires or retires within 14 days, or that is older than `keys.max_age`."""
 
     key: PublicKey
     why: str
@@ -274,6 +276,14 @@ class NearlyUsedUpOut(Struct, frozen=True, kw_only=True):
     quota: QuotaUsageOut
 
 
+class TenantNearlyUsedUpOut(Struct, frozen=True, kw_only=True):
+    """A quota of which the keys of a tenant (in one environment, where that is given) have used 80 % or more."""
+
+    tenant: str
+    environment: str | None
+    quota: QuotaUsageOut
+
+
 class HealthOut(Struct, frozen=True, kw_only=True):
     """Whether requests can be decided on and served. `problems` and `remarks` are as in `/readyz?verbose`."""
 
@@ -283,7 +293,10 @@ class HealthOut(Struct, frozen=True, kw_only=True):
     config_sha256: str
     config_since: str
     upstream_failed: RefusalOut | None
-    """The newest failure of the upstream among the newest refusals."""
+    """The newest request that was not served for the upstream's fault, since the start.
+
+    An administrator of one tenant sees when and why, not which request.
+    """
 
 
 class OverviewOut(Struct, frozen=True, kw_only=True):
@@ -301,148 +314,5 @@ class OverviewOut(Struct, frozen=True, kw_only=True):
     """Since `refusals_since`, with and without a key; null for an administrator of one tenant."""
     refusals_since: str
     nearly_used_up: tuple[NearlyUsedUpOut, ...]
-    """The fullest first."""
-
-
-# Requests.
-
-
-Time = Annotated[str, Meta(description="RFC 3339 with an offset", pattern=f"^{RFC3339_TIME}$")]
-FutureTime = Annotated[Time, Meta(extra_json_schema={"description": "RFC 3339 with an offset, in the future"})]
-# `extra_json_schema` is what the rules of keys check, in better words than a schema has.
-Name = Annotated[str, Meta(min_length=1, max_length=200, description="printable, and not only spaces")]
-Tenant = Annotated[str, Meta(min_length=1, max_length=200)]
-NewTenant = Annotated[Tenant, Meta(extra_json_schema={"pattern": "^[!-.0-~]+$"})]
-Scope = Annotated[str, Meta(max_length=200)]
-Scopes = Annotated[tuple[Scope, ...], Meta(max_length=1000)]
-Limit = Annotated[int, Meta(ge=1, le=2**53)]
-Quotas = Annotated[dict[str, Limit], Meta(max_length=1000)]
-_ENTRIES: Final = {"maxProperties": 64, "propertyNames": {"pattern": "^[A-Za-z0-9_.-]{1,64}$"}}
-_Entry = Annotated[str, Meta(description="printable", extra_json_schema={"maxLength": 1024})]
-Metadata = Annotated[dict[str, _Entry], Meta(max_length=1000, extra_json_schema=_ENTRIES)]
-UnusedSeconds = Annotated[int, Meta(ge=0, le=315_360_000, description="not used, and not issued, for so long")]
-Plan = Annotated[str, Meta(max_length=200)]
-Environment = Annotated[str, Meta(max_length=200)]
-
-
-_BOTH_TEXTS: Final = {"key": {"type": "string"}, "secret": {"type": "string"}}
-KeyId = Annotated[str, Meta(min_length=1, max_length=200)]
-KeyIds = Annotated[tuple[KeyId, ...], Meta(max_length=1000)]
-
-
-class RequestSchema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request's body or query."""
-
-    rules: ClassVar[Mapping[str, Any]] = {}
-    """JSON Schema of what the fields must be together."""
-
-
-class KeyCreate(RequestSchema, frozen=True, kw_only=True):
-    """A key to issue. It gets the default scopes if `scopes` is null, and the first environment if that is null."""
-
-    name: Name
-    tenant: NewTenant | None = None
-    environment: Environment | None = None
-    scopes: Scopes | None = None
-    plan: Plan | None = None
-    quotas: Quotas = {}
-    metadata: Metadata = {}
-    expires_at: FutureTime | None = None
-
-
-class KeyUpdate(RequestSchema, frozen=True, kw_only=True):
-    """Fields of a key to change; fields that are left out keep their value."""
-
-    name: Name | UnsetType = UNSET
-    scopes: Scopes | UnsetType = UNSET
-    plan: Plan | UnsetType | None = UNSET
-    quotas: Quotas | UnsetType = UNSET
-    metadata: Metadata | UnsetType = UNSET
-    expires_at: FutureTime | UnsetType | None = UNSET
-
-
-class RotationRequest(RequestSchema, frozen=True, kw_only=True):
-    """How long the old key stays valid, and when the new one expires (by default when the old one does)."""
-
-    overlap_seconds: Annotated[int, Meta(ge=0, le=31_536_000)] | UnsetType = UNSET
-    expires_at: FutureTime | UnsetType | None = UNSET
-
-
-class ExplainRequest(RequestSchema, frozen=True, kw_only=True):
-    """A request to explain: without a key, with a stored key, or with the plaintext that a client presents."""
-
-    rules: ClassVar[Mapping[str, Any]] = {"not": {"required": ["key", "secret"], "properties": _BOTH_TEXTS}}
-
-    method: Annotated[str, Meta(min_length=1, max_length=40, pattern="^[!-~]+$")]
-    target: Annotated[str, Meta(min_length=1, max_length=8192, pattern="^[!-~]+$", description="/path?query")]
-    key: Annotated[str, Meta(max_length=200, description="id or stored prefix")] | None = None
-    secret: Annotated[str, Meta(min_length=1, max_length=1000, description="plaintext of the key")] | None = None
-
-
-class Matching(RequestSchema, frozen=True, kw_only=True):
-    """Which keys: all that fit each of the given fields, of which there must be one. The fields are as in KeyQuery."""
-
-    rules: ClassVar[Mapping[str, Any]] = {"minProperties": 1}
-
-    search: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
-    tenant: Tenant | UnsetType = UNSET
-    environment: Annotated[Environment, Meta(min_length=1)] | UnsetType = UNSET
-    effective_status: Standing | UnsetType = field(name="status", default=UNSET)
-    unused_for_seconds: UnusedSeconds | UnsetType = UNSET
-
-
-class KeysChange(RequestSchema, frozen=True, kw_only=True):
-    """What to do with which keys, at most 1,000: those with these ids, or those that match. All change, or none."""
-
-    rules: ClassVar[Mapping[str, Any]] = {"oneOf": [{"required": ["ids"]}, {"required": ["matching"]}]}
-
-    action: ManyAction
-    dry_run: Annotated[bool, Meta(description="only list what would be changed")]
-    ids: KeyIds | UnsetType = UNSET
-    matching: Matching | UnsetType = UNSET
-
-
-class KeyQuery(RequestSchema, frozen=True, kw_only=True):
-    """Which keys to list. `search`: words of the name or tenant, or the beginning of the id or stored prefix."""
-
-    search: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    tenant: Tenant | UnsetType = UNSET
-    environment: Environment | UnsetType = UNSET
-    effective_status: Standing | UnsetType = field(name="status", default=UNSET)
-    unused_for_seconds: UnusedSeconds | UnsetType = UNSET
-    sort: Sort = "created"
-    after: Annotated[str, Meta(max_length=200, description="`next` of the previous page")] | UnsetType = UNSET
-    limit: Annotated[int, Meta(ge=1, le=500)] = 50
-
-
-class UsageQuery(RequestSchema, frozen=True, kw_only=True):
-    """Which counts to return; by default, those of the last 24 hours, by hour."""
-
-    since: Time | UnsetType = UNSET
-    until: Time | UnsetType = UNSET
-    by: Literal["hour", "day"] = "hour"
-
-
-class RefusalQuery(RequestSchema, frozen=True, kw_only=True):
-    """Which of the newest refusals to list."""
-
-    key_id: Annotated[str, Meta(max_length=200)] | UnsetType = field(name="key", default=UNSET)
-    reason: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    route: Annotated[str, Meta(max_length=1000)] | UnsetType = UNSET
-    limit: Annotated[int, Meta(ge=1, le=200)] = 200
-
-
-class AuditQuery(RequestSchema, frozen=True, kw_only=True):
-    """Which changes to list. `actor` is, for example, `token:ops`."""
-
-    key_id: Annotated[str, Meta(max_length=200)] | UnsetType = field(name="key", default=UNSET)
-    name: Annotated[str, Meta(max_length=200, description="of the key, as `search` of keys")] | UnsetType = UNSET
-    tenant: Tenant | UnsetType = UNSET
-    actor: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    action: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    since: Time | UnsetType = UNSET
-    until: Time | UnsetType = UNSET
-    before_id: Annotated[int, Meta(ge=0, le=2**62, description="`next` of the previous page")] | UnsetType = field(
-        name="after", default=UNSET
-    )
-    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    """The fullest first, as in `tenants_nearly_used_up`."""
+    tenants_nearly_used_up: tuple[TenantNearlyUsedUpOut, ...]

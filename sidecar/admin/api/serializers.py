@@ -7,41 +7,50 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sidecar.admin.api.schemas import (
-    AnomalyOut,
-    AuditOut,
+from sidecar.admin.api.requests import (
     AuditQuery,
-    ExplanationOut,
-    HealthOut,
     KeyCreate,
     KeyQuery,
     KeysChange,
     KeyUpdate,
-    LineOut,
     Matching,
+    RefusalQuery,
+    RotationRequest,
+)
+from sidecar.admin.api.schemas import (
+    AnomalyOut,
+    AuditOut,
+    ExplanationOut,
+    HealthOut,
+    LineOut,
+    NearlyUsedUpOut,
     PlanOut,
     QuotaOut,
     QuotaStateOut,
     QuotaUsageOut,
+    ReasonOut,
     RefusalOut,
-    RefusalQuery,
-    RotationRequest,
     RouteOut,
     ScopeOut,
+    TenantNearlyUsedUpOut,
+    UsageList,
+    UsageOut,
 )
 from sidecar.admin.auth import Admin
-from sidecar.admin.dependencies import Health
 from sidecar.admin.problems import FieldError, invalid_request
+from sidecar.admin.running import Health, NearlyUsedUp
 from sidecar.config.build.config import Config
-from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route
+from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route, Subject
 from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import microseconds, rfc3339
 from sidecar.gate.explain import Explanation
 from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter, after_cursor
+from sidecar.keys.records import public_key
 from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
 from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
+from sidecar.usage.ports import UsageFilter, UsageRow
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -125,6 +134,8 @@ def refusal_filter(query: RefusalQuery) -> RefusalFilter:
         key_id=given_or(query.key_id, None),
         reason=given_or(query.reason, None),
         route=given_or(query.route, None),
+        since=given_or(time_of(query.since), 0),
+        until=given_or(time_of(query.until), None),
         limit=query.limit,
     )
 
@@ -251,6 +262,16 @@ def anomaly_out(event: Anomaly) -> AnomalyOut:
     return AnomalyOut(kind=event.kind.value, key_id=event.key_id, at=at, address=event.address, detail=event.detail)
 
 
+def usage_out(wanted: UsageFilter, until: int, rows: Sequence[UsageRow], refused: Sequence[UsageRow]) -> UsageList:
+    counts = tuple(
+        UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
+    )
+    reasons = tuple(
+        ReasonOut(at=rfc3339(row.at), route=row.route, reason=row.reason, count=row.count) for row in refused
+    )
+    return UsageList(by=wanted.by, since=rfc3339(wanted.since), until=rfc3339(until), rows=counts, reasons=reasons)
+
+
 def quota_usage_out(usage: QuotaUsage) -> QuotaUsageOut:
     state = usage.state
     return QuotaUsageOut(
@@ -260,6 +281,15 @@ def quota_usage_out(usage: QuotaUsage) -> QuotaUsageOut:
         resets_at=None if state is None else rfc3339(int(state.resets_at) * 1_000_000),
         note=usage.note,
     )
+
+
+def nearly_used_up_out(one: NearlyUsedUp, now: int) -> NearlyUsedUpOut:
+    return NearlyUsedUpOut(key=public_key(one.key, now), quota=quota_usage_out(one.usage))
+
+
+def tenant_nearly_used_up_out(one: NearlyUsedUp) -> TenantNearlyUsedUpOut:
+    environment = one.key.environment if Subject.ENVIRONMENT in one.usage.quota.by else None
+    return TenantNearlyUsedUpOut(tenant=one.key.tenant or "", environment=environment, quota=quota_usage_out(one.usage))
 
 
 def refusal_out(refusal: Refusal) -> RefusalOut:

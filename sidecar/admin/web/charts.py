@@ -24,12 +24,24 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A point of the time axis and its requests by status class (`2xx`). link: empty for none; chosen: marked."""
+
+    label: str
+    counts: Mapping[str, int]
+    link: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """One point of the time axis, at full height, with the text that the pointer shows."""
+    """One point of the time axis, at full height, with the text that the pointer shows and the address it leads to."""
 
     x: float
     width: float
     label: str
+    link: str
+    chosen: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +68,22 @@ class Spark:
     label: str
 
 
-def chart(points: Sequence[tuple[str, Mapping[str, int]]], *, ticks: Sequence[str], span: str) -> Chart:
-    """points: the label of each point in time, and its requests by status class (`2xx`)."""
-    totals = [sum(counts.values()) for _, counts in points]
+def chart(points: Sequence[Point], *, ticks: Sequence[str], span: str) -> Chart:
+    totals = [sum(point.counts.values()) for point in points]
     top = _round_up(max(totals, default=0))
     width = _SCALE / max(len(points), 1)
-    bars = [bar for i, (_, counts) in enumerate(points) for bar in _stack(counts, i * width, width, _SCALE / top)]
+    bars = [bar for i, point in enumerate(points) for bar in _stack(point.counts, i * width, width, _SCALE / top)]
     slots = [
-        Slot(x=round(i * width, 2), width=round(width, 2), label=_slot_label(name, counts))
-        for i, (name, counts) in enumerate(points)
+        Slot(
+            x=round(i * width, 2),
+            width=round(width, 2),
+            label=_slot_label(point.label, point.counts),
+            link=point.link,
+            chosen=point.chosen,
+        )
+        for i, point in enumerate(points)
     ]
-    kinds = tuple(kind for kind in CLASSES if any(counts.get(kind) for _, counts in points))
+    kinds = tuple(kind for kind in CLASSES if any(point.counts.get(kind) for point in points))
     label = f"{sum(totals):,} requests over {span}"
     return Chart(bars=tuple(bars), slots=tuple(slots), top=f"{top:,}", ticks=tuple(ticks), kinds=kinds, label=label)
 

@@ -1,9 +1,8 @@
 """The page of one key, and the pages that rotate, disable, enable or revoke it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlencode
 
@@ -12,7 +11,6 @@ from aiohttp import web
 from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.audit import entries_of
-from sidecar.admin.web.charts import Chart, chart
 from sidecar.admin.web.formatting import (
     MICROSECONDS,
     limit_text,
@@ -33,10 +31,14 @@ from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.stats import (
     INSTRUMENTS,
     class_of,
+    count_rows,
     last_day,
     last_days,
-    points_of,
+    latest_refusals,
+    slot_of,
+    slot_text,
     totals_by_key,
+    usage_chart,
 )
 from sidecar.admin.web.view_models import (
     AuditEntry,
@@ -44,14 +46,11 @@ from sidecar.admin.web.view_models import (
     CountRow,
     Fact,
     KeyPage,
-    LatestRefusals,
     Option,
     QuotaRow,
-    RefusalRow,
     RouteRow,
     UsageByRoute,
 )
-from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, KeyStatus, Route
 from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import counted
@@ -60,7 +59,6 @@ from sidecar.keys.ports import AlreadyProcessed, AuditFilter, IdempotencyKeyReus
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import InvalidKey
-from sidecar.telemetry.refusals import KEPT, Refusal, RefusalFilter
 from sidecar.usage.ports import UsageFilter, UsageRow
 
 # Rotate, disable, enable and revoke: the confirmation page and the action.
@@ -197,7 +195,6 @@ def _effects(key: ApiKey, verb: str, now: int) -> Iterator[str]:
 # The page of the key.
 
 _AUDIT_ROWS: Final = 10
-_REFUSALS_SHOWN: Final = 50
 _SPANS: Final = (("1", "24 hours"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"))
 _DONE: Final = {
     "issue": "This is the key that you issued. It was shown once: if it is lost, rotate or revoke it.",
@@ -215,6 +212,8 @@ async def show_key(request: web.Request) -> web.Response:
     days = _days(request.query.get("span", ""))
     wanted = _span(service.now, days)
     rows = await service.usage(key.id, replace(wanted, with_reasons=True))
+    whole, slot = f"/keys/{key.id}?span={days}", slot_of(request, wanted)
+    shown = rows if slot is None else [row for row in rows if slot.since <= row.at < (slot.until or 0)]
     routes = allowed_routes(service.config, key)
     view = KeyPage(
         id=key.id,
@@ -224,11 +223,15 @@ async def show_key(request: web.Request) -> web.Response:
         facts=tuple(_facts(key, service.now)),
         routes=tuple(_route(route) for route in routes),
         quotas=tuple(quota_row(one, service.now) for one in await service.quota_usage(key)),
-        chart=usage_chart(rows, wanted, dict(_SPANS)[days]) if rows else None,
+        chart=usage_chart(rows, wanted, dict(_SPANS)[days], link=lambda at: f"{whole}&at={at}#usage", slot=slot)
+        if rows
+        else None,
         spans=tuple(Option(value=value, label=label, chosen=value == days) for value, label in _SPANS),
-        by_route=_by_route(rows),
-        by_reason=_by_reason(key, days, rows),
-        latest=latest_refusals(service, request, key_id=key.id),
+        slot=slot_text(slot),
+        whole=f"{whole}#usage",
+        by_route=_by_route(shown),
+        by_reason=_by_reason(key, days, shown),
+        latest=latest_refusals(service, request, key_id=key.id, slot=slot),
         audit=await _audit(service, key),
         actions=allowed_actions(key, service.now),
         done=_DONE.get(request.query.get("done", ""), ""),
@@ -244,66 +247,8 @@ def _by_reason(key: ApiKey, days: str, rows: Sequence[UsageRow]) -> tuple[CountR
     return count_rows(counts, lambda reason: f"/keys/{key.id}?{urlencode({'span': days, 'reason': reason})}#latest")
 
 
-def count_rows(counts: Mapping[str, int], link: Callable[[str], str]) -> tuple[CountRow, ...]:
-    """A row for each reason, the largest count first."""
-    largest = max(counts.values(), default=0)
-    most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(
-        CountRow(name=name, count=f"{count:,}", percent=percent(count, largest), link=link(name))
-        for name, count in most_first
-    )
-
-
-def latest_refusals(service: AdminService, request: web.Request, *, key_id: str | None) -> LatestRefusals:
-    """The newest refusals, of all keys or of one, as the address of the page filters them."""
-    reason, route = (request.query.get(name, "") for name in ("reason", "route"))
-    found = service.refusals(RefusalFilter(key_id=key_id))
-    wanted = RefusalFilter(reason=reason or None, route=route or None)
-    shown = [one for one in found if wanted.fits(one)]
-    return LatestRefusals(
-        action=request.path,
-        rows=tuple(_refusal(one, service.now) for one in shown[:_REFUSALS_SHOWN]),
-        total=f"{len(shown):,} of the newest {KEPT}",
-        reasons=_choices("Any reason", {one.reason.value for one in found}, reason),
-        routes=_choices("Any route", {one.route for one in found}, route),
-        filtered=bool(reason or route),
-        with_key=key_id is None,
-    )
-
-
-def _choices(every: str, names: Set[str], chosen: str) -> tuple[Option, ...]:
-    known = sorted(names | {chosen} - {""})
-    return Option(value="", label=every), *(Option(value=name, label=name, chosen=name == chosen) for name in known)
-
-
-def _refusal(one: Refusal, now: int) -> RefusalRow:
-    given = {"method": one.method, "target": one.path}
-    if one.key_id or one.reason is Reason.MISSING_CREDENTIAL:
-        given["key"] = one.key_id
-    return RefusalRow(
-        moment=moment(one.at, now),
-        reason=one.reason.value if one.cause is None else f"{one.reason} ({one.cause})",
-        status=one.status,
-        request=f"{one.method} {one.path}",
-        route=one.route,
-        address=one.address or "a Unix socket",
-        key_id=one.key_id,
-        prefix=one.prefix,
-        explain=f"/explain?{urlencode(given)}",
-    )
-
-
-def usage_chart(rows: Sequence[UsageRow], wanted: UsageFilter, span: str) -> Chart:
-    """Return a bar for each hour or day of `wanted`, with labels at the start, the middle and the end."""
-    pattern = "%b %-d" if wanted.by == "day" else "%H:%M"
-    points = [(_label(at, f"{pattern} UTC"), counts) for at, counts in points_of(rows, wanted)]
-    middle = (wanted.since + wanted.until) // 2
-    ticks = [_label(at, pattern) for at in (wanted.since, middle)]
-    return chart(points, ticks=[*ticks, "now"], span=span)
-
-
-def quota_row(left: QuotaUsage, now: int, *, key: ApiKey | None = None) -> QuotaRow:
-    """Return the quota as a row. key: the key that it belongs to, on pages of several keys."""
+def quota_row(left: QuotaUsage, now: int, *, subject: str = "", link: str = "") -> QuotaRow:
+    """Return the quota as a row. subject: name of what it belongs to, on pages of several keys."""
     state = left.state
     used = percent(state.used, state.limit) if state else 0
     return QuotaRow(
@@ -314,8 +259,8 @@ def quota_row(left: QuotaUsage, now: int, *, key: ApiKey | None = None) -> Quota
         kind="bad" if used >= 95 else "warn" if used >= 80 else "",
         resets=moment(int(state.resets_at * MICROSECONDS), now) if state and state.used else None,
         note=left.note,
-        key_id="" if key is None else key.id,
-        key_name="" if key is None else key.name,
+        subject=subject,
+        link=link,
     )
 
 
@@ -325,10 +270,6 @@ def _days(text: str) -> str:
 
 def _span(now: int, days: str) -> UsageFilter:
     return last_day(now) if days == "1" else last_days(now, int(days))
-
-
-def _label(at: int, pattern: str) -> str:
-    return datetime.fromtimestamp(at // MICROSECONDS, UTC).strftime(pattern)
 
 
 def _route(route: Route) -> RouteRow:

@@ -19,6 +19,7 @@ from sidecar.core.apikey import looks_secret
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.units import counted
 from sidecar.keys.ports import NO_END, KeyFilter, Sort, Standing, StoreUnavailable, UnknownKey, after_cursor, sort_time
+from sidecar.keys.records import public_key
 from sidecar.keys.transfer.formats import csv_header, csv_line
 from sidecar.keys.transitions import ManyAction
 from sidecar.usage.ports import DAY
@@ -84,7 +85,7 @@ async def export_keys(request: web.Request) -> web.StreamResponse:
 
 
 def _lines(keys: Sequence[ApiKey], now: int) -> str:
-    return "".join(csv_line(key, now) for key in keys)
+    return "".join(csv_line(public_key(key, now)) for key in keys)
 
 
 def _query(request: web.Request) -> dict[str, str]:

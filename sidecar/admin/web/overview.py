@@ -7,13 +7,14 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from sidecar.admin.problems import Problem
+from sidecar.admin.running import NEARLY, NearlyUsedUp
 from sidecar.admin.server import service_of
-from sidecar.admin.service import DUE_WITHIN_SECONDS, NEARLY, AdminService
+from sidecar.admin.service import DUE_WITHIN_SECONDS, AdminService
 from sidecar.admin.web.charts import CLASSES
 from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, share_text, span_of
-from sidecar.admin.web.key import count_rows, latest_refusals, quota_row, usage_chart
+from sidecar.admin.web.key import quota_row
 from sidecar.admin.web.rendering import TEMPLATES
-from sidecar.admin.web.stats import class_of, last_day
+from sidecar.admin.web.stats import class_of, count_rows, last_day, latest_refusals, slot_of, usage_chart
 from sidecar.admin.web.view_models import CountRow, DueRow, Event, Overview, QuotaRow, State, Tile
 from sidecar.core.model import ApiKey
 from sidecar.core.units import counted
@@ -46,19 +47,19 @@ async def show_overview(request: web.Request) -> web.Response:
     service = service_of(request)
     wanted = last_day(service.now)
     rows = await service.usage(None, wanted)
-    due = await _due(service)
+    due, slot = await _due(service), slot_of(request, wanted)
     view = Overview(
         intro=_intro(service),
         first_steps=not (await service.list(KeyFilter(limit=1))).keys,
         tiles=tuple(await _tiles(service, rows, len(due))),
-        chart=usage_chart(rows, wanted, "24 hours") if rows else None,
+        chart=usage_chart(rows, wanted, "24 hours", link=lambda at: f"/?at={at}#latest", slot=slot) if rows else None,
         unusual=await _unusual(service),
         due=due[:_MAX_ROWS],
         due_within=span_of(DUE_WITHIN_SECONDS),
         states=await _states(service),
         refusals=_counts(service),
         refusals_since=f"Since this process started ({_since(service)}), with and without a key.",
-        latest=latest_refusals(service, request, key_id=None),
+        latest=latest_refusals(service, request, key_id=None, slot=slot),
         quotas=await _nearly_used_up(service),
         near_percent=round(NEARLY * 100),
     )
@@ -142,7 +143,14 @@ def _counts(service: AdminService) -> tuple[CountRow, ...] | None:
 
 async def _nearly_used_up(service: AdminService) -> tuple[QuotaRow, ...]:
     near = (await service.nearly_used_up())[:_MAX_ROWS]
-    return tuple(quota_row(usage, service.now, key=key) for key, usage in near)
+    return tuple(_near(one, service.now) for one in near)
+
+
+def _near(one: NearlyUsedUp, now: int) -> QuotaRow:
+    if not one.of_tenant:
+        return quota_row(one.usage, now, subject=one.key.name, link=f"/keys/{one.key.id}")
+    link = f"/keys?{urlencode({'tenant': one.key.tenant or ''})}"
+    return quota_row(one.usage, now, subject=f"Tenant {one.key.tenant}", link=link)
 
 
 async def _states(service: AdminService) -> tuple[State, ...]:
@@ -161,7 +169,7 @@ async def _states(service: AdminService) -> tuple[State, ...]:
 
 def _upstream(failed: Refusal | None, now: int) -> State:
     if failed is None:
-        return State(name="Upstream", good=True, value="No failure among the newest refusals")
+        return State(name="Upstream", good=True, value="No failure since the start")
     cause = (failed.cause or "").replace("_", " ")
     recent = now - failed.at < _RECENT_SECONDS * MICROSECONDS
     link = f"/?{urlencode({'reason': failed.reason.value})}#latest"

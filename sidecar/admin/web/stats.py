@@ -1,17 +1,28 @@
 """Statistics for the pages, limited to the keys that the administrator may see."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import urlencode
 
 from aiohttp import web
+from msgspec import structs
 
 from sidecar.admin.service import AdminService
+from sidecar.admin.web.charts import Chart, Point, chart
+from sidecar.admin.web.formatting import MICROSECONDS, moment, percent
+from sidecar.admin.web.view_models import CountRow, LatestRefusals, Option, RefusalRow
+from sidecar.core.apikey import looks_secret
+from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
+from sidecar.core.units import microseconds, rfc3339
+from sidecar.telemetry.refusals import KEPT, Refusal, RefusalFilter
 from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
 
 DAY_OF_HOURS: Final = 24
+_PATTERNS: Final = {"hour": "%b %-d, %H:%M", "day": "%b %-d"}
 _CLASSES: Final = {1: "2xx", 2: "2xx", 3: "3xx", 4: "4xx"}
 
 
@@ -25,7 +36,7 @@ class Instruments:
 
 INSTRUMENTS: Final = web.AppKey("instruments", Instruments)
 
-Points = Sequence[tuple[int, Mapping[str, int]]]
+Points = Sequence[tuple[int, Counter[str]]]
 """Start times (microseconds), and the requests by status class until the next start."""
 
 
@@ -65,3 +76,109 @@ async def totals_by_key(service: AdminService, keys: Sequence[ApiKey]) -> Mappin
         if row.key_id in totals and 0 <= hour < DAY_OF_HOURS:
             totals[row.key_id][hour] += row.count
     return totals
+
+
+# The chart of requests, each bar of which leads to what happened in its hour or day.
+
+
+def slot_of(request: web.Request, wanted: UsageFilter) -> UsageFilter | None:
+    """The hour or day of `wanted` that the address asks for (`at`, RFC 3339), or None."""
+    step = DAY if wanted.by == "day" else HOUR
+    try:
+        at = microseconds(request.query.get("at", ""))
+    except ValueError:
+        return None
+    start = at - at % step
+    return replace(wanted, since=start, until=start + step) if wanted.since <= start < wanted.until else None
+
+
+def slot_text(slot: UsageFilter | None) -> str:
+    """The hour or day, for people; empty for None."""
+    return "" if slot is None else _label(slot.since, _PATTERNS[slot.by] + " UTC")
+
+
+def usage_chart(
+    rows: Sequence[UsageRow], wanted: UsageFilter, span: str, *, link: Callable[[str], str], slot: UsageFilter | None
+) -> Chart:
+    """A bar for each hour or day of `wanted`, with labels at the start, the middle and the end.
+
+    link: the address that shows the hour or day that begins then (RFC 3339). slot: the one that is shown.
+    """
+    pattern = "%b %-d" if wanted.by == "day" else "%H:%M"
+    points = [
+        Point(
+            label=_label(at, f"{pattern} UTC"),
+            counts=counts,
+            link=link(rfc3339(at)) if counts.total() else "",
+            chosen=slot is not None and at == slot.since,
+        )
+        for at, counts in points_of(rows, wanted)
+    ]
+    ticks = [_label(at, pattern) for at in (wanted.since, (wanted.since + wanted.until) // 2)]
+    return chart(points, ticks=[*ticks, "now"], span=span)
+
+
+def _label(at: int, pattern: str) -> str:
+    return datetime.fromtimestamp(at // MICROSECONDS, UTC).strftime(pattern)
+
+
+# Refusals.
+
+_REFUSALS_SHOWN: Final = 50
+
+
+def count_rows(counts: Mapping[str, int], link: Callable[[str], str]) -> tuple[CountRow, ...]:
+    """A row for each reason, the largest count first."""
+    largest = max(counts.values(), default=0)
+    most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(
+        CountRow(name=name, count=f"{count:,}", percent=percent(count, largest), link=link(name))
+        for name, count in most_first
+    )
+
+
+def latest_refusals(
+    service: AdminService, request: web.Request, *, key_id: str | None, slot: UsageFilter | None
+) -> LatestRefusals:
+    """The newest refusals, of all keys or of one, in this hour or day, as the address of the page filters them."""
+    # What an address holds is shown again: not a key that somebody has put there.
+    given = {name: value for name, value in request.query.items() if not looks_secret(value)}
+    reason, route = given.get("reason", ""), given.get("route", "")
+    found = service.refusals(RefusalFilter(key_id=key_id))
+    wanted = RefusalFilter(reason=reason or None, route=route or None)
+    if slot is not None:
+        wanted = structs.replace(wanted, since=slot.since, until=slot.until)
+    shown = [one for one in found if wanted.fits(one)]
+    return LatestRefusals(
+        action=request.path,
+        rows=tuple(_refusal(one, service.now) for one in shown[:_REFUSALS_SHOWN]),
+        total=f"{len(shown):,} of the newest {KEPT}",
+        reasons=_choices("Any reason", {one.reason.value for one in found}, reason),
+        routes=_choices("Any route", {one.route for one in found}, route),
+        slot=slot_text(slot),
+        kept=tuple((name, given[name]) for name in ("span", "at") if name in given),
+        filtered=bool(reason or route or slot),
+        with_key=key_id is None,
+    )
+
+
+def _choices(every: str, names: Set[str], chosen: str) -> tuple[Option, ...]:
+    known = sorted(names | {chosen} - {""})
+    return Option(value="", label=every), *(Option(value=name, label=name, chosen=name == chosen) for name in known)
+
+
+def _refusal(one: Refusal, now: int) -> RefusalRow:
+    given = {"method": one.method, "target": one.path}
+    if one.key_id or one.reason is Reason.MISSING_CREDENTIAL:
+        given["key"] = one.key_id
+    return RefusalRow(
+        moment=moment(one.at, now),
+        reason=one.reason.value if one.cause is None else f"{one.reason} ({one.cause})",
+        status=one.status,
+        request=f"{one.method} {one.path}" if one.method else "Malformed: no request could be read",
+        route=one.route,
+        address=one.address or "Not known",
+        key_id=one.key_id,
+        prefix=one.prefix,
+        explain=f"/explain?{urlencode(given)}" if one.method else "",
+    )

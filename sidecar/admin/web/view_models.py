@@ -8,28 +8,25 @@ from sidecar.admin.web.charts import Chart, Spark
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The frame of every page: who is signed in, the current page, and the token that protects its forms."""
+    """The frame of every page: who is signed in and may do what (`Read only`), and the current entry of the navigation.
+
+    proof: the session's token against cross-site request forgery.
+    """
 
     here: str
-    """The current entry of the navigation."""
     who: str
     rights: str
-    """What this administrator may do, such as `Read only`."""
     may_write: bool
     proof: str
-    """The session's token against cross-site request forgery."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A time, relative to now and exact."""
+    """A time: relative to now (`3 minutes ago`), exact (`2026-01-31 12:00:00 UTC`), and for machines (RFC 3339)."""
 
     relative: str
-    """`3 minutes ago`."""
     exact: str
-    """`2026-01-31 12:00:00 UTC`."""
     machine: str
-    """RFC 3339."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +40,9 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusBadge:
-    """The status of a key: a CSS class and a label."""
+    """The status of a key: a CSS class (active, retiring, disabled, expired, retired or revoked) and a label."""
 
     kind: str
-    """active, retiring, disabled, expired, retired or revoked."""
     label: str
 
 
@@ -72,7 +68,12 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyList:
-    """A page of keys, the filters, and the links to other pages."""
+    """A page of keys and the filters.
+
+    total: how many match on all pages (`1,204 keys`). first, next: addresses of pages; first is None on the first one.
+    export: address of all that match, as CSV. all_to_disable, all_to_revoke: addresses of the pages that do so; None
+    where nothing is filtered. done: what was done to many keys, or empty. done_kind: its CSS class, good or warn.
+    """
 
     rows: tuple[KeyRow, ...]
     search: str
@@ -80,24 +81,17 @@ class KeyList:
     environments: tuple[Option, ...]
     standings: tuple[Option, ...]
     one_tenant: bool
-    """Whether the administrator sees one tenant only; the filter by tenant is then hidden."""
     filtered: bool
     sorts: tuple[Option, ...]
-    total: str
-    """How many keys match, on all pages, such as `1,204 keys`."""
-    first: str | None
-    """Address of the first page; None on the first page itself."""
-    next: str | None
     unused: tuple[Option, ...]
+    total: str
+    first: str | None
+    next: str | None
     export: str
-    """Address of all keys that match, as CSV."""
     all_to_disable: str | None
-    """Address of the page that disables all keys that match; None where nothing is filtered."""
     all_to_revoke: str | None
     done: str
-    """What was done to many keys; empty if nothing was."""
     done_kind: str
-    """Its CSS class: good or warn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +112,6 @@ class ManyKeys:
 
     action: str
     title: str
-    """`Revoke 12 keys`."""
     destructive: bool
     effects: tuple[str, ...]
     keys: tuple[ChosenKey, ...]
@@ -175,7 +168,7 @@ class KeyForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSecret:
-    """A key that was just issued, with its plaintext, which is shown only here."""
+    """A key that was just issued, with its plaintext, which is shown only here, and a curl command, if one is known."""
 
     id: str
     name: str
@@ -222,8 +215,9 @@ class QuotaRow:
     """CSS class of its colour: empty, `warn` or `bad`."""
     resets: Moment | None
     note: str = ""
-    key_id: str = ""
-    key_name: str = ""
+    link: str = ""
+    """Address of the key, or of the tenant's keys, and its `name`."""
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +243,7 @@ class RefusalRow:
     key_id: str
     prefix: str
     explain: str
+    """Empty where there is no request to explain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +256,10 @@ class LatestRefusals:
     total: str
     reasons: tuple[Option, ...]
     routes: tuple[Option, ...]
+    slot: str
+    """The hour or day that they are of; empty for any."""
+    kept: tuple[tuple[str, str], ...]
+    """Names and values of the address that the filters keep."""
     filtered: bool
     with_key: bool
 
@@ -301,7 +300,12 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPage:
-    """One key."""
+    """One key.
+
+    chart: None if nothing was counted in the span. slot: the hour or day that `by_route`, `by_reason` and `latest` are
+    of; empty for the whole span, whose address is `whole`. actions: those of rotate, change, disable, enable and revoke
+    that are possible now. done: a sentence about what was just done.
+    """
 
     id: str
     name: str
@@ -311,16 +315,15 @@ class KeyPage:
     routes: tuple[RouteRow, ...]
     quotas: tuple[QuotaRow, ...]
     chart: Chart | None
-    """None if nothing was counted in the span."""
     spans: tuple[Option, ...]
+    slot: str
+    whole: str
     by_route: tuple[UsageByRoute, ...]
     by_reason: tuple[CountRow, ...]
     latest: LatestRefusals
     audit: tuple[AuditEntry, ...]
     actions: tuple[str, ...]
-    """Those of rotate, change, disable, enable and revoke that are possible now."""
     done: str = ""
-    """A sentence about what was just done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,18 +412,16 @@ class DueRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The first page."""
+    """The first page. refusals: None if the administrator may not see them."""
 
     intro: str
     first_steps: bool
-    """Whether there are no keys yet."""
     tiles: tuple[Tile, ...]
     chart: Chart | None
     unusual: tuple[Event, ...]
     due: tuple[DueRow, ...]
     due_within: str
     refusals: tuple[CountRow, ...] | None
-    """None if the administrator may not see them."""
     refusals_since: str
     latest: LatestRefusals
     states: tuple[State, ...]

@@ -27,6 +27,7 @@ from sidecar.config.document import (
     LimiterSettings,
     Limits,
     ListenerTls,
+    Process,
     RateLimitHeaders,
     Reload,
     Tracing,
@@ -104,6 +105,7 @@ class Config:
     """None where it is off."""
     reload: Reload
     drain: Drain
+    process: Process
     decision: DecisionSettings | None
     usage: UsageSettings
     tracing: Tracing | None
@@ -209,6 +211,7 @@ def _sections(path: str, document: Document) -> Config:
         usage=document.usage or UsageSettings(),
         reload=document.reload or Reload(),
         drain=document.drain or Drain(),
+        process=document.process or Process(),
     )
 
 

@@ -62,6 +62,22 @@ def _in_force(remark: str) -> Finding:
     )
 
 
+def writes(facts: Facts) -> Finding | None:
+    """Whether the store took the last change of the running sidecar."""
+    found = facts.running
+    writable = None if isinstance(found, Unknown) else found.metrics.get("sidecar_store_writable")
+    if isinstance(found, Unknown) or writable is None:
+        return None
+    if writable:
+        return ok("the store took the last change")
+    told = next((line for line in found.lines if line.startswith("store: the last change")), "")
+    return problem(
+        told.removeprefix("store: ") or "the store did not take the last change",
+        why="Requests are still decided on, but keys cannot be issued or revoked, and usage and quotas are not kept.",
+        do="Do what it says. The metric `sidecar_store_writable` is 1 once a change was written.",
+    )
+
+
 def program(facts: Facts) -> Finding | None:
     """Whether the running sidecar has the version of this program."""
     found = facts.running

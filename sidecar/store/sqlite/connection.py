@@ -13,7 +13,7 @@ from typing import Any, Final
 import aiosqlite
 
 from sidecar.core.units import Clock
-from sidecar.keys.ports import StoreUnavailable
+from sidecar.keys.ports import NotWritten, StoreUnavailable
 from sidecar.store.connection import DuplicateRow
 from sidecar.store.sqlite.files import RESTORE, OpenedFiles, make, refuse_strays, refuse_unwritable
 from sidecar.store.sqlite.generation import GENERATION, GenerationWatch, answers_within
@@ -34,7 +34,8 @@ _ADVICE: Final = {
     sqlite3.SQLITE_CORRUPT: f"is damaged: {RESTORE}",
     sqlite3.SQLITE_NOTADB: f"is not a SQLite database: name another file, or {RESTORE}",
     sqlite3.SQLITE_FULL: "cannot be written, the disk is full: free some space",
-    sqlite3.SQLITE_IOERR: "cannot be read or written (I/O error): check the disk, its free space and file size limits",
+    sqlite3.SQLITE_IOERR: "cannot be read or written (I/O error): check the disk, its free space, quotas and file size "
+    "limits",
 }
 
 
@@ -47,7 +48,7 @@ def unavailable(error: sqlite3.Error, path: str) -> StoreUnavailable:
     """The exception in the store's terms: what happened, and what to do."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     advice = _ADVICE.get(_code(error) & _PRIMARY, "failed: check the file with `sqlite3 FILE 'PRAGMA integrity_check'`")
-    return StoreUnavailable(f"the key store {path} {advice} [{name}]")
+    return StoreUnavailable(f"the key store {path} {advice} [{name}]", cause=advice)
 
 
 @contextmanager
@@ -281,7 +282,7 @@ class SqliteDatabase:
             raise
         except StoreUnavailable as error:
             self.write_problem = str(error)
-            raise
+            raise NotWritten(str(error), cause=error.cause) from error
         self.write_problem = ""
 
     @contextmanager

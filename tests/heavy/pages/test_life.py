@@ -35,7 +35,7 @@ def act(page: Page, verb: str) -> None:
 def reload_until_used(page: Page) -> None:
     """Counts are written every few seconds, and by whom right after them."""
     about = page.get_by_role("region", name="About")
-    while not (page.get_by_role("img", name="requests over 24 hours").count() and "127.0.0.1" in about.inner_text()):
+    while not (page.get_by_role("group", name="requests over 24 hours").count() and "127.0.0.1" in about.inner_text()):
         page.wait_for_timeout(250)
         page.reload()
 

@@ -34,3 +34,26 @@ def test_the_overview_refreshes_itself(site: Site, page: Page) -> None:
     site.sign_in(page)
     site.sidecar.ask("GET", "/nowhere/new")
     expect(page.get_by_text("GET /nowhere/new")).to_be_visible(timeout=20_000)
+
+
+def test_the_page_of_a_key_refreshes_itself(site: Site, page: Page) -> None:
+    key = site.sidecar.keys.issue("a reader", scopes=("streams:read",))
+    site.sign_in(page)
+    page.goto(f"{site.url}/keys/{key.id}")
+    site.sidecar.ask("GET", "/nowhere/again", key=key)
+    expect(page.get_by_text("GET /nowhere/again")).to_be_visible(timeout=20_000)
+
+
+def test_a_bar_leads_to_its_hour(site: Site, page: Page) -> None:
+    key = site.sidecar.keys.issue("a reader", scopes=("streams:read",))
+    site.sign_in(page)
+    site.sidecar.ask("GET", "/nowhere/again", key=key)
+    page.goto(f"{site.url}/keys/{key.id}")
+    bar = page.locator("figure a")
+    expect(bar).to_have_count(1, timeout=20_000)
+    bar.click()
+    expect(page.get_by_text("Below: requests of")).to_be_visible()
+    expect(page.locator("rect.chosen")).to_have_count(1)
+    expect(page.get_by_text("GET /nowhere/again")).to_be_visible()
+    page.get_by_role("link", name="Show the whole span").click()
+    expect(page.locator("rect.chosen")).to_have_count(0)

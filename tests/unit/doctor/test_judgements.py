@@ -269,6 +269,7 @@ SPOILT: list[tuple[str, Spoil, Severity]] = [
     ("Key store: age of keys", report(too_old=1), WARNING),
     ("Running sidecar: readiness", lambda facts: replace(facts, running=NOBODY), UNCHECKED),
     ("Running sidecar: readiness", running(ready=False, lines=("store: gone", "config: ok")), PROBLEM),
+    ("Running sidecar: writes", running(sidecar_store_writable=0.0), PROBLEM),
     ("Running sidecar: configuration", running(sidecar_config_last_reload_successful=0.0), PROBLEM),
     (
         "Running sidecar: configuration",

@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.harness.running import Sidecar
 
@@ -100,3 +102,28 @@ def admin_address(sidecar: Sidecar) -> tuple[str, int]:
     assert line is not None, sidecar.process.stderr.all()
     host, _, port = line.rpartition(" ")[2].rpartition(":")
     return host, int(port)
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+class Person:
+    """Who has signed in at the page of `admin` with its token, without a browser."""
+
+    def __init__(self, admin: Admin) -> None:
+        sent = {"Accept": "text/html", "Origin": f"http://{admin.address[0]}:{admin.address[1]}", "Content-Type": FORM}
+        door = Admin(address=admin.address, token=None, headers=sent)
+        signed_in = door.call("POST", "/sign-in", urlencode({"token": admin.token}).encode())
+        cookie = signed_in.headers["Set-Cookie"].partition(";")[0]
+        self._browser = Admin(address=admin.address, token=None, headers={**sent, "Cookie": cookie})
+        proof = re.search(r'name="proof" value="([^"]+)"', self._browser.call("GET", "/").body.decode())
+        assert proof is not None
+        self._proof = proof[1]
+
+    def post(self, path: str, **fields: str) -> Response:
+        """Submit a form."""
+        return self._browser.call("POST", path, urlencode({"proof": self._proof, **fields}).encode())
+
+    def explain(self, target: str, key: str) -> str:
+        """The page that explains GET `target`."""
+        return self.post("/explain", method="GET", target=target, key=key).body.decode()

@@ -1,12 +1,13 @@
 """Why a key is refused: the newest refusals, counts by reason, and quotas that are used up, in the API and on pages."""
 
+from html import unescape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 
 from tests.harness.running import Sidecar, StartSidecar
-from tests.wire.admin.calls import ACME, CONFIG, Admin, admin_address
+from tests.wire.admin.calls import ACME, CONFIG, OPS, Admin, admin_address
 
 
 def shown(refusal: dict[str, object]) -> tuple[object, ...]:
@@ -105,3 +106,140 @@ def test_usage_tells_the_reasons_and_the_overview_the_state(start_sidecar: Start
     assert [(one["route"], one["reason"], one["count"]) for one in reasons] == [
         ("GET /billing/**", "insufficient_scope", 1)
     ]
+
+
+def test_a_flood_of_refusals_does_not_hide_that_the_upstream_fails(start_sidecar: StartSidecar) -> None:
+    sidecar = start_sidecar(CONFIG, upstream_url="http://127.0.0.1:1")
+    ops = Admin(address=admin_address(sidecar))
+    key_id, secret = ops.issue(scopes=["streams:read"], tenant="globex")
+    assert sidecar.ask("GET", "/streams/1", key=secret).status == 502
+    for number in range(205):
+        sidecar.ask("GET", f"/nowhere/{number}")
+    failed = ops.call("GET", "overview").json["health"]["upstream_failed"]
+    assert (failed["reason"], failed["cause"], failed["path"]) == ("upstream_unreachable", "refused", "/streams/1")
+    assert failed["key_id"] == key_id
+    seen = Admin(address=ops.address, token=ACME).call("GET", "overview").json["health"]["upstream_failed"]
+    assert (seen["reason"], seen["cause"], seen["route"]) == ("upstream_unreachable", "refused", "GET /streams/**")
+    assert [seen[name] for name in ("method", "path", "address", "key_id", "prefix")] == ["", "", "", None, None]
+
+
+def test_what_is_no_request_is_counted_and_listed_with_its_reason(start_sidecar: StartSidecar) -> None:
+    sidecar = start_sidecar(CONFIG)
+    ops = Admin(address=admin_address(sidecar))
+    assert sidecar.ask("GET", "/streams/1", (("Bad Name", "1"),)).status == 400
+    assert ops.call("GET", "overview").json["refusals_by_reason"] == {"bad_request": 1}
+    [refused] = ops.call("GET", "refusals").json["refusals"]
+    assert shown(refused) == ("bad_request", 400, "(none)", "", "", "127.0.0.1")
+
+
+def test_refusals_are_filtered_by_time(ops: Admin, sidecar: Sidecar) -> None:
+    key_id, secret = ops.issue(scopes=["streams:read"])
+    sidecar.ask("GET", "/nowhere", key=secret)
+    [refused] = ops.call("GET", f"refusals?key={key_id}").json["refusals"]
+    at = refused["at"]
+    for bounds, count in ((f"since={at}", 1), (f"until={at}", 0), ("since=2100-01-01T00:00:00Z", 0)):
+        assert len(ops.call("GET", f"refusals?key={key_id}&{bounds}").json["refusals"]) == count
+
+
+BY_TENANT = """\
+  shared: {limit: 5, per: 24h, by: tenant}
+  regional: {limit: 5, per: 24h, by: [tenant, environment]}
+"""
+
+
+def test_a_tenant_that_has_nearly_used_up_a_quota_is_named_once(start_sidecar: StartSidecar) -> None:
+    config = CONFIG.replace("plans:\n", BY_TENANT + "plans:\n").replace(
+        "quotas: [general]", "quotas: [shared, regional]"
+    )
+    sidecar = start_sidecar(config)
+    ops = Admin(address=admin_address(sidecar))
+    secrets = [ops.issue(scopes=["streams:read"], tenant="globex")[1] for _ in range(2)]
+    others = ops.issue(scopes=["streams:read"], tenant="initech")[1]
+    for secret in (*secrets, *secrets, others):
+        assert sidecar.ask("GET", "/streams/1", key=secret).status == 200
+    overview = ops.call("GET", "overview").json
+    assert overview["nearly_used_up"] == []
+    found = [(one["tenant"], one["environment"], one["quota"]["name"], one["quota"]["remaining"])
+             for one in overview["tenants_nearly_used_up"]]  # fmt: skip
+    assert sorted(found, key=str) == [("globex", "live", "regional", 1), ("globex", None, "shared", 1)]
+    assert Admin(address=ops.address, token=ACME).call("GET", "overview").json["tenants_nearly_used_up"] == []
+
+
+def test_the_use_of_all_keys_is_the_sum_of_each(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    sidecar = start_sidecar(CONFIG, store=tmp_path / "keys.db")
+    ops = Admin(address=admin_address(sidecar))
+    for tenant in ("acme", "globex"):
+        _, secret = ops.issue(scopes=["streams:read"], tenant=tenant)
+        sidecar.ask("GET", "/streams/1", key=secret)
+        sidecar.ask("GET", "/billing/1", key=secret)
+    sidecar.stop()
+    again = admin_address(start_sidecar(CONFIG, store=tmp_path / "keys.db"))
+    for token, each in ((OPS, 2), (ACME, 1)):
+        usage = Admin(address=again, token=token).call("GET", "usage").json
+        assert {(row["route"], row["status_class"]): row["count"] for row in usage["rows"]} == {
+            ("GET /streams/**", 2): each,
+            ("GET /billing/**", 4): each,
+        }
+        assert [(row["reason"], row["count"]) for row in usage["reasons"]] == [("insufficient_scope", each)]
+
+
+def encoded(text: str, times: int = 1) -> str:
+    """Each character as `%XX`, and the percent signs of that again."""
+    return "".join(f"%{'25' * (times - 1)}{ord(char):02x}" for char in text)
+
+
+def spellings(secret: str) -> dict[str, str]:
+    """Targets in which a client may put a key."""
+    prefix, body = secret[:8], secret[8:]
+    return {
+        "path": f"/nowhere/{secret}/x",
+        "query": f"/nowhere?api_key={secret}",
+        "parameter of a segment": f"/nowhere;key={secret}",
+        "absolute form": f"http://{secret}@127.0.0.1/nowhere/{secret}",
+        "all encoded": f"/nowhere/{encoded(secret)}",
+        "prefix encoded": f"/nowhere/{encoded(prefix)}{body}",
+        "one letter encoded": f"/nowhere/h%76_live_{body}",
+        "separator encoded": f"/nowhere/hv%5Flive%5f{body}",
+        "encoded twice": f"/nowhere/{encoded(secret, 2)}",
+        "encoded three times": f"/nowhere/{encoded(prefix, 3)}{body}",
+        "nested digits": f"/nowhere/%2%35{encoded(secret, 2)[3:]}",
+        "at the cut": f"/{'x' * 180}{secret}",
+        "encoded at the cut": f"/{'x' * 170}{encoded(secret)}",
+        "refused before it is a path": f"/../{secret}",
+    }
+
+
+@pytest.mark.parametrize("spelling", sorted(spellings("hv_live_0")))
+def test_no_spelling_of_a_key_in_a_target_is_shown(ops: Admin, sidecar: Sidecar, spelling: str) -> None:
+    """At once, too: what is shown is made readable when somebody looks."""
+    _, secret = ops.issue()
+    target = spellings(secret)[spelling]
+    sidecar.ask("GET", target)
+    sidecar.ask("GET", target, key=secret)
+    for path in ("refusals?limit=2", "overview", "/"):
+        seen = unescape(ops.call("GET", path, Accept="text/html").body.decode())
+        for _ in range(4):
+            assert secret[8:24] not in seen, path
+            seen = unquote(seen)
+
+
+def test_a_key_in_the_method_or_in_a_filter_is_not_shown(ops: Admin, sidecar: Sidecar) -> None:
+    key_id, secret = ops.issue()
+    sidecar.ask(secret, "/nowhere")
+    places = (
+        "refusals?limit=1",
+        "/",
+        *(f"{page}?{name}={secret}" for page in ("/", f"/keys/{key_id}") for name in ("reason", "route", "at", "span")),
+    )
+    for path in places:
+        assert secret[8:24].encode() not in ops.call("GET", path, Accept="text/html").body, path
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "\"onmouseover='alert(1)'", "{{7*7}}", "%3Cb%3E<b>"])
+def test_what_a_client_sends_cannot_become_html(ops: Admin, sidecar: Sidecar, hostile: str) -> None:
+    sidecar.ask("GET", f"/nowhere/{hostile}")
+    sidecar.ask("GET", "/nowhere", (("X-Forwarded-For", hostile), ("User-Agent", hostile)))
+    for page in ("/", f"/?reason={quote(hostile)}&route={quote(hostile)}&at={quote(hostile)}"):
+        shown = ops.call("GET", page, Accept="text/html").body.decode()
+        assert not any(tag in shown for tag in ("<script>", "<b>x", "<b></", '"onmouseover', "/nowhere/49"))
+        assert hostile not in shown or hostile == "{{7*7}}"

@@ -112,6 +112,10 @@ def test_whoami_tells_how_far_a_token_reaches(ops: Admin, acme: Admin) -> None:
         "tenant": None,
         "scopes": ["streams:read", "streams:write", "billing"],
         "plans": ["free", "pro"],
+        "environments": ["live"],
+        "default_plan": None,
+        "default_scopes": ["streams:read"],
+        "required": [],
     }
     mine = acme.call("GET", "whoami").json
     assert (mine["tenant"], mine["scopes"], mine["plans"]) == ("acme", ["streams:read", "streams:write"], ["free"])

@@ -206,5 +206,5 @@ class Records:
     def connection_refused(self, limit: str) -> None:
         self.turned.append(limit)
 
-    def bad_request(self, status: int, reason: Reason) -> None:
+    def bad_request(self, status: int, reason: Reason, *, peer: str) -> None:
         self.malformed_ones.append((status, reason))

@@ -1,0 +1,166 @@
+"""What only the running process knows, for an administrator: its state, its refusals, and what is left of quotas."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import structs
+
+from sidecar.admin.auth import Admin
+from sidecar.config.build.config import Config
+from sidecar.core.errors import Fault
+from sidecar.core.model import ApiKey, Bucket, QuotaState, Subject
+from sidecar.core.quotas import QuotaUsage, buckets_for, limits_of
+from sidecar.gate.explain import allowed_routes
+from sidecar.keys.ports import KeyFilter
+from sidecar.limiter.port import Limiter
+from sidecar.store.keys import StoredKeys
+from sidecar.telemetry.refusals import Refusal, Refusals
+
+_MICROSECONDS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Where to ask. Times in Unix seconds.
+
+    counts_by_reason: since `since`. fullest: keys and tenants that have used most of a limit, given the limits of plans
+    by quota; called in a thread. problems, remarks: lines as of `/readyz?verbose`.
+    """
+
+    refusals: Refusals
+    counts_by_reason: Callable[[], Mapping[str, int]]
+    since: float
+    fullest: Callable[[Mapping[str, Collection[int]]], Sequence[tuple[Subject, str]]]
+    problems: Callable[[], Awaitable[Sequence[str]]]
+    remarks: Callable[[], Sequence[str]]
+    config_since: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether requests can be decided on and served. problems, remarks: lines that begin with what they are about."""
+
+    problems: Sequence[str]
+    remarks: Sequence[str]
+    config_since: float
+    upstream_failed: Refusal | None
+    """The newest request that was not served for the upstream's fault, since the start."""
+
+    @property
+    def ready(self) -> bool:
+        return not self.problems
+
+    def of(self, part: str) -> str:
+        """What is wrong with `config` or `store`; empty where nothing is."""
+        lines = (line.partition(": ") for line in (*self.problems, *self.remarks))
+        return "; ".join(text for name, _, text in lines if name == part)
+
+
+async def health_of(running: Running, admin: Admin) -> Health:
+    """An administrator of one tenant learns neither files and hosts of the sidecar nor requests of others."""
+    problems, remarks = await running.problems(), running.remarks()
+    failed = running.refusals.upstream_failure()
+    if admin.tenant is not None:
+        problems, remarks = (list(map(_without_details, lines)) for lines in (problems, remarks))
+        failed = None if failed is None else _without_request(failed)
+    return Health(problems=problems, remarks=remarks, config_since=running.config_since(), upstream_failed=failed)
+
+
+def _without_details(line: str) -> str:
+    return f"{line.partition(':')[0]}: who operates the sidecar can see why"
+
+
+def _without_request(refusal: Refusal) -> Refusal:
+    return structs.replace(refusal, method="", path="", address="", key_id="", prefix="", tenant=None)
+
+
+# What is left of quotas.
+
+NEARLY: Final = 0.8
+"""Used part of a limit from which on it is nearly used up."""
+_MOST_CANDIDATES: Final = 200
+"""Keys of each kind that are looked at for that."""
+_KEYS_OF_A_TENANT: Final = 5
+"""The latest used ones, whose plans and limits say what the tenant's limit is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearlyUsedUp:
+    """A quota of which `key`, or all keys of its tenant together, have used most."""
+
+    key: ApiKey
+    usage: QuotaUsage
+
+    @property
+    def of_tenant(self) -> bool:
+        by = self.usage.quota.by
+        return self.key.tenant is not None and Subject.TENANT in by and Subject.KEY not in by
+
+    @property
+    def subject(self) -> tuple[str | None, ...]:
+        """The same for all keys that share the quota's state."""
+        if not self.of_tenant:
+            return self.key.id, self.usage.quota.name
+        environment = self.key.environment if Subject.ENVIRONMENT in self.usage.quota.by else None
+        return "tenant", self.key.tenant, environment, self.usage.quota.name
+
+
+class QuotaReader:
+    """Reads states of quotas at `now` (Unix seconds); nothing is taken."""
+
+    def __init__(self, running: Running, keys: StoredKeys, limiter: Limiter, config: Config, *, now: float) -> None:
+        self._running, self._keys, self._limiter, self._config, self._now = running, keys, limiter, config, now
+        self._refusing = running.refusals.refusing(now)
+
+    async def of(self, key: ApiKey) -> Sequence[QuotaUsage]:
+        """The state of each quota on the routes that the key may use, once each."""
+        config, found = self._config, dict[str, QuotaUsage]()
+        for route in allowed_routes(config, key):
+            charges = route.policy.charges
+            for bucket in buckets_for(charges, key=key, address="", route=route.name, plans=config.plans):
+                name = bucket.quota.name
+                if name not in found:
+                    found[name] = await self._usage_of(bucket, self._refusing.get((key.id, name)))
+        return list(found.values())
+
+    async def nearly_used_up(self, admin: Admin) -> Sequence[NearlyUsedUp]:
+        """Quotas of which most is used, or which have refused a key and are not whole again; the fullest first."""
+        found = dict[tuple[str | None, ...], NearlyUsedUp]()
+        for key in await self._candidates():
+            for usage in await self.of(key) if admin.sees(key.tenant) else ():
+                one = NearlyUsedUp(key=key, usage=usage)
+                before = found.get(one.subject)
+                if usage.used_share >= (NEARLY if before is None else before.usage.used_share):
+                    found[one.subject] = one
+        return sorted(found.values(), key=lambda one: -one.usage.used_share)
+
+    async def _candidates(self) -> Sequence[ApiKey]:
+        """Keys with whatever limits, of which there may be many more."""
+        refused = [key_id for key_id, _ in reversed(list(self._refusing))][:_MOST_CANDIDATES]
+        fullest = await asyncio.to_thread(self._running.fullest, limits_of(self._config.plans))
+        tenants = [name for subject, name in fullest if subject is Subject.TENANT]
+        # A key without a tenant is counted alone, by a space and its id.
+        alone = [name.strip() for name in tenants if name.startswith(" ")]
+        ids = [*refused, *(name for subject, name in fullest if subject is Subject.KEY), *alone]
+        keys = [*await self._keys.among(list(dict.fromkeys(ids))[: 2 * _MOST_CANDIDATES])]
+        for tenant in (name for name in tenants if not name.startswith(" ")):
+            wanted = KeyFilter(tenant=tenant, sort="used", limit=_KEYS_OF_A_TENANT)
+            keys += await self._keys.list(wanted)
+        keys += await self._keys.with_own_limits(limit=_MOST_CANDIDATES)
+        return list({key.id: key for key in keys}.values())
+
+    async def _usage_of(self, bucket: Bucket, refused: QuotaState | None) -> QuotaUsage:
+        by, quota = set(bucket.quota.by), bucket.quota
+        if by & {Subject.ADDRESS, Subject.ROUTE}:
+            note = f"counted by {' and '.join(subject.value for subject in quota.by)}"
+            return QuotaUsage(quota=quota, limit=bucket.limit, state=refused, note=note)
+        try:
+            one = Bucket(quota=quota, subject=bucket.subject, limit=bucket.limit)
+            [state] = (await self._limiter.peek([one], self._now)).states
+        except Fault:
+            return QuotaUsage(quota=quota, limit=bucket.limit, state=None, note="currently not available")
+        shared = " and ".join(f"the {part.value}" for part in quota.by)
+        note = "" if Subject.KEY in by else f"shared by all keys of {shared}"
+        return QuotaUsage(quota=quota, limit=bucket.limit, state=state, note=note)

@@ -177,7 +177,6 @@ class NewSecret:
     """A curl command that works; empty if no data listener is known."""
     opens: tuple[str, ...]
     replaces: str = ""
-    """Id of the key that it replaces."""
     retires: Moment | None = None
 
 

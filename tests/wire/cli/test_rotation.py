@@ -136,7 +136,8 @@ def test_due_tells_what_is_old_expires_or_retires_and_what_it_is_used_for(keys: 
     aged(keys, old.id, 100)
     with closing(sqlite3.connect(keys.store)) as store, store:
         hour = int(time.time()) // 3600 * 3_600_000_000
-        store.execute("INSERT INTO usage VALUES (?, ?, 'GET /v1/**', 2, 41)", (old.id, hour))
+        use = (old.id, hour, "GET /v1/**", 2, 41, "")
+        store.execute("INSERT INTO usage (key_id, hour, route, status_class, count, reason) VALUES (?,?,?,?,?,?)", use)
     lines = keys.run("due").stdout.splitlines()
     assert [line.split()[0] for line in lines] == [old.id, "41", replaced.id, soon.id]
     assert "too old since" in lines[0]

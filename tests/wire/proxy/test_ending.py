@@ -40,7 +40,7 @@ async def test_connections_that_wait_to_be_accepted_are_answered(set_up: SetUp, 
     sockets = connected(bench)
     for opened in sockets:
         opened.sendall(get())
-    await bench.server.stop(grace_seconds=5)
+    await bench.server.stop(grace_seconds=PATIENCE_SECONDS)
     for opened in sockets:
         opening = asyncio.open_unix_connection if unix else asyncio.open_connection
         client = RawClient(*await opening(sock=opened))
@@ -50,10 +50,10 @@ async def test_connections_that_wait_to_be_accepted_are_answered(set_up: SetUp, 
 
 
 async def test_clients_that_have_yet_to_shake_hands_are_answered(set_up: SetUp, authority: Authority) -> None:
-    listener = {**speaking_tls(authority), "first_request_seconds": 5.0}
+    listener = {**speaking_tls(authority), "first_request_seconds": PATIENCE_SECONDS}
     bench = await set_up(answering(plain()), listener=listener)
     sockets = connected(bench)
-    stopping = asyncio.create_task(bench.server.stop(grace_seconds=5))
+    stopping = asyncio.create_task(bench.server.stop(grace_seconds=PATIENCE_SECONDS))
     asking = (ask(opened, authority.trusting()) for opened in sockets)
     assert await asyncio.gather(*asking) == [(200, [b"close"])] * CLIENTS
     await stopping

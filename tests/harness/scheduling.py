@@ -14,16 +14,17 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 _MOST_WORKERS = 8
 _LONGEST = (
+    "pages",
     "reload/test_under_load",
     "deploy/test_container",
-    "pages/test_use",
     "deploy/test_rules",
     "differential/test_known_heads",
     "http/test_attacks",
-    "pages/test_life",
     "security/test_large_bodies",
     "differential/test_nginx",
     "admin/test_openapi",
@@ -34,9 +35,10 @@ _LONGEST = (
     "keys/test_many_keys",
     "config/test_yaml_dangers",
     "docs/test_commands",
-    "pages/test_safety",
 )
-"""Files that take 20 seconds or more."""
+"""Files, and a folder, that take 20 seconds or more."""
+_TOGETHER = "tests/heavy/pages/"
+"""A folder that stays with one worker, because its files share what takes long to start: a browser."""
 _WAY_IN = Path(__file__)
 _ROOM = Path(__file__).with_name("__init__.py")
 
@@ -80,7 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     alone = {item.path for item in items if item.get_closest_marker("alone")}
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
-        return item.path in alone, ranks.get(f"{item.path.parent.name}/{item.path.stem}", len(ranks))
+        names = item.path.parent.name, f"{item.path.parent.name}/{item.path.stem}"
+        return item.path in alone, min(ranks.get(name, len(ranks)) for name in names)
 
     items.sort(key=rank)
 
@@ -88,6 +91,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Two for each core, because tests wait as much as they compute: for timeouts, for ends, for other processes."""
     return min(2 * len(os.sched_getaffinity(0)), _MOST_WORKERS)
+
+
+class _ByFile(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _TOGETHER if nodeid.startswith(_TOGETHER) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """As `--dist loadfile`, but for the folder that stays together."""
+    return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

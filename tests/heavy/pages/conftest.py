@@ -1,4 +1,4 @@
-"""A browser for a module's tests, a page that must not complain, and a sidecar to look at."""
+"""A browser for this folder's tests, a page that must not complain, and a sidecar to look at."""
 
 from collections.abc import Iterator
 
@@ -24,9 +24,9 @@ _REFUSED = "Failed to load resource: the server responded with a status of 4"
 """What the browser says of a page that was refused on purpose; the test looks at the page itself."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, with a profile of its own."""
+    """Debian's Chromium, with a profile of its own; not for longer than these tests, because it runs an event loop."""
     program = needed("chromium")
     expect.set_options(timeout=PATIENCE_MILLISECONDS)
     with sync_playwright() as playwright:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -65,15 +66,30 @@ def copy(step: Instruction, folder: Path) -> None:
 
 
 def run(step: Instruction, folder: Path) -> None:
-    """The very command, with the image's folders under `folder` and this Python in the place of the base's."""
+    """The very command, with the image's folders under `folder` and this Python in the place of the base's.
+
+    The environment that only builds gets this Python's pip: to install and compile one costs more than to use it.
+    """
+    if step.text == "python3 -m venv /build":
+        lend_pip(folder / "build" / "bin" / "pip")
+        return
     command = step.text
     for place in _PLACES:
         command = re.sub(rf"(?<![\w/]){place}\b", f"{folder}{place}", command)
     command = re.sub(r"^python3 ", f"{sys.executable} ", command)
-    done = subprocess.run(["sh", "-euc", command], env=clean_environ(EXTRAS=""), capture_output=True, text=True)
+    given = clean_environ(EXTRAS="", PIP_DISABLE_PIP_VERSION_CHECK="1")
+    if "/opt/sidecar" not in step.text:
+        given["PIP_NO_COMPILE"] = "1"  # What builds the wheel is used once.
+    done = subprocess.run(["sh", "-euc", command], env=given, capture_output=True, text=True)
     if done.returncode and _OFFLINE.search(done.stderr) and os.environ.get("CI") != "true":
         pytest.skip("the package index is out of reach")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def lend_pip(place: Path) -> None:
+    place.parent.mkdir(parents=True)
+    place.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m pip "$@"\n', encoding="utf-8")
+    place.chmod(0o755)
 
 
 def as_user(*command: str) -> list[str]:

@@ -9,8 +9,9 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum, auto
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from msgspec import Meta, inspect
 
@@ -19,6 +20,9 @@ from sidecar.config.yaml_tree import VARIABLE, Entries, Items, Node, Scalar, rep
 
 Parse = Callable[[str], object]
 Make = Callable[[Any, Path, Report], object]
+
+_type_of = lru_cache(inspect.type_info)
+"""A model has some hundred types, and is the same at each load."""
 
 
 def leaf(parse: Parse, description: str, pattern: str = "") -> Meta:
@@ -203,7 +207,7 @@ def type_in_file(field: inspect.Field) -> inspect.Type:
 
 def decode(root: Node, model: type[T], report: Report, environ: Mapping[str, str]) -> T | None:
     """The document, with defaults where a value is wrong; None where it cannot be decoded at all."""
-    value = _Decoder(report, environ).value(root, inspect.type_info(model), ())
+    value = _Decoder(report, environ).value(root, _type_of(cast(Any, model)), ())
     return value if isinstance(value, model) else None
 
 

@@ -222,6 +222,11 @@ async def crashed(path: str, *more: str) -> bytes:
     backup = Path(path).read_bytes()
     subprocess.run([sys.executable, "-c", _CRASH, path, *more], check=True)
     assert os.path.getsize(path + "-wal") > 0
+    later = Path(f"{path}.later")
+    # Files have the time of the kernel's last tick, which may be that of the log's last write.
+    while not later.exists() or later.stat().st_ctime_ns <= os.stat(path + "-wal").st_ctime_ns:
+        later.write_bytes(b"")
+    later.unlink()
     return backup
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Final
 
-from sidecar.admin.api.operations import Call, NoBody, NoQuery, Operation, Reply
+from sidecar.admin.api.operations import ONE_KEY, Bare, Call, NoBody, NoQuery, Operation, Reply
 from sidecar.admin.api.requests import (
     AuditQuery,
     ExplainRequest,
@@ -51,12 +51,8 @@ from sidecar.gate.explain import allowed_routes
 from sidecar.keys.records import public_key
 from sidecar.usage.ports import DAY, UsageFilter
 
-Bare = Call[NoQuery, NoBody]
-"""A request without parameters and body."""
-
 _MAX_ANOMALIES: Final = 20
 _MAX_NEAR: Final = 20
-_ONE: Final = "/keys/{id}"
 _USE: Final = "Usage and audit"
 _GATE: Final = "The gate"
 _SIDECAR: Final = "This sidecar"
@@ -179,7 +175,7 @@ VIEW_OPERATIONS: Final = (
         for name, path, summary, problems in (
             (
                 "showUsage",
-                f"{_ONE}/usage",
+                f"{ONE_KEY}/usage",
                 "Count the requests of a key by hour or day, route and status class",
                 (404,),
             ),
@@ -235,8 +231,8 @@ VIEW_OPERATIONS: Final = (
         )
         for name, path, summary, handle, response, group in (
             ("listRoutes", "/routes", "List the routes, with file and line", list_routes, RouteList, _GATE),
-            ("showQuotas", f"{_ONE}/quotas", "Show what a key has left", show_quotas, QuotaUsageList, _USE),
-            ("showKeyRoutes", f"{_ONE}/routes", "List the routes that a key may use", show_routes, RouteList, _GATE),
+            ("showQuotas", f"{ONE_KEY}/quotas", "Show what a key has left", show_quotas, QuotaUsageList, _USE),
+            ("showKeyRoutes", f"{ONE_KEY}/routes", "List the routes that a key may use", show_routes, RouteList, _GATE),
             ("listScopes", "/scopes", "List the scopes of the catalogue", list_scopes, ScopeList, _GATE),
             ("listPlans", "/plans", "List plans and quotas", list_plans, PlanList, _GATE),
             ("whoAmI", "/whoami", "Show the admin token of this request", who_am_i, WhoOut, _SIDECAR),

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from sidecar.admin.api.operations import B, Call, NoBody, NoQuery, Operation, Q, Reply
+from sidecar.admin.api.operations import ONE_KEY, B, Bare, Call, NoBody, NoQuery, Operation, Q, Reply
 from sidecar.admin.api.requests import (
     KeyCreate,
     KeyQuery,
@@ -29,16 +29,6 @@ from sidecar.admin.service import AdminService
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import AlreadyProcessed, KeyFilter
 from sidecar.keys.records import PublicKey, etag_of, public_key
-
-Bare = Call[NoQuery, NoBody]
-"""A request without parameters and body."""
-
-_MAX_ANOMALIES: Final = 20
-_MAX_NEAR: Final = 20
-_ONE: Final = "/keys/{id}"
-_USE: Final = "Usage and audit"
-_GATE: Final = "The gate"
-_SIDECAR: Final = "This sidecar"
 
 
 async def list_keys(service: AdminService, call: Call[KeyQuery, NoBody]) -> Reply:
@@ -171,7 +161,7 @@ KEY_OPERATIONS: Final = (
     Operation(
         name="showKey",
         method="GET",
-        path=_ONE,
+        path=ONE_KEY,
         summary="Show a key",
         query=NoQuery,
         body=NoBody,
@@ -183,7 +173,7 @@ KEY_OPERATIONS: Final = (
     Operation(
         name="changeKey",
         method="PATCH",
-        path=_ONE,
+        path=ONE_KEY,
         summary="Change fields of a key",
         query=NoQuery,
         body=KeyUpdate,
@@ -196,7 +186,7 @@ KEY_OPERATIONS: Final = (
     Operation(
         name="rotateKey",
         method="POST",
-        path=f"{_ONE}/rotate",
+        path=f"{ONE_KEY}/rotate",
         summary="Replace this key with a new one; it retires after an overlap",
         query=NoQuery,
         body=RotationRequest,
@@ -214,7 +204,7 @@ KEY_OPERATIONS: Final = (
         Operation(
             name=f"{verb}Key",
             method="POST",
-            path=f"{_ONE}/{verb}",
+            path=f"{ONE_KEY}/{verb}",
             summary=summary,
             query=NoQuery,
             body=NoBody,

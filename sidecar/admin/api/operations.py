@@ -195,6 +195,12 @@ class Call(Generic[Q, B]):
     idempotency_key: IdempotencyKey | None = None
 
 
+Bare = Call[NoQuery, NoBody]
+"""A request without parameters and body."""
+ONE_KEY: Final = "/keys/{id}"
+"""The path of a key."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A handler's result. Without a status, the response has the operation's first one."""

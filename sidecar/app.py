@@ -20,19 +20,16 @@ from sidecar.core.upstream_request import RequestIds
 from sidecar.forward_auth.server import DecisionServer
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate, KeyFinder
-from sidecar.keys.lifecycle import MissingPepper, check_peppers
+from sidecar.keys.lifecycle import MissingPepper, Rehashing, check_peppers
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.keys.rehash import Rehashing
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
-from sidecar.runtime.clock import SystemClock
 from sidecar.runtime.control import control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
-from sidecar.runtime.reload import Reloader
-from sidecar.runtime.serving import Serving, StartError, serve_app, taken_port
-from sidecar.runtime.tasks import Background, Drainer
+from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
+from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.store import SqliteStore
 from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics

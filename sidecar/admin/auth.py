@@ -11,7 +11,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.document import AdminToken
 from sidecar.core.client_address import address_subject
 from sidecar.core.model import EVERY, Bucket, Quota, Subject, Window
-from sidecar.core.scopes import Catalogue
+from sidecar.core.policy import Catalogue
 from sidecar.core.units import Clock
 from sidecar.limiter.port import Limiter
 

@@ -37,7 +37,7 @@ from sidecar.store.keys import StoredKeys
 from sidecar.store.usage import StoredAnomalies, StoredUsage
 from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
-from sidecar.usage.ports import UsageFilter, UsageRow
+from sidecar.usage.recorder import UsageFilter, UsageRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

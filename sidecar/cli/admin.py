@@ -8,7 +8,7 @@ from typing import Final, Literal
 import click
 
 from sidecar.cli.options import Misuse
-from sidecar.config.build.admin import token_entry
+from sidecar.config.build.policy import token_entry
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.model import EVERY
 

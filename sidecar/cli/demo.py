@@ -19,15 +19,15 @@ from sidecar.app import running
 from sidecar.cli.admin import new_token
 from sidecar.cli.key_service import rules_of
 from sidecar.cli.serve import run, stop_event
-from sidecar.config.build.admin import VARIABLE
 from sidecar.config.build.config import Config
+from sidecar.config.build.policy import VARIABLE
 from sidecar.config.fields import Address
 from sidecar.config.load import load
 from sidecar.core.apikey import Hasher
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.ports import Actor
 from sidecar.keys.validation import NewKey
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 from sidecar.store.store import SqliteStore
 
 # The configuration, the keys and the requests of the demo.

@@ -1,7 +1,8 @@
-"""`sidecar explain`: what the gate decides about one request, and why."""
+"""`sidecar explain` and `sidecar doctor`: why a request is refused, and what is wrong with an installation."""
 
 import asyncio
 import json
+import os
 import secrets
 import time
 from dataclasses import replace
@@ -11,15 +12,18 @@ import click
 from sidecar.admin.api.serializers import explanation_as_json
 from sidecar.app import make_gate
 from sidecar.cli.key_service import hasher_of_environ, line_of_stdin, open_store
-from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reported, shortened
+from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reported, seconds, shortened
+from sidecar.cli.output import findings_as_json, findings_as_text
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret
+from sidecar.doctor.facts import Severity
+from sidecar.doctor.run import Examination, examine
 from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 
 _WIDTH = 14
 _DETAILS = {"or read as", "scopes held", "missing", "used up", "header"}
@@ -86,3 +90,43 @@ async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, 
 def _line(label: str, text: str) -> str:
     indent = "  " if label in _DETAILS else ""
     return f"{indent + label:<{_WIDTH}}{text}"
+
+
+@click.command("doctor")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--deep", is_flag=True, help="Verify the whole audit trail, however long it is.")
+@click.option(
+    "--grace", callback=seconds, metavar="TIME", help="Time that the platform leaves after SIGTERM, such as 30s."
+)
+@click.pass_context
+def doctor_command(context: click.Context, config_path: str, as_json: bool, deep: bool, grace: float | None) -> None:
+    """Check the installation and suggest fixes.
+
+    Each finding says what was found, why it matters, and what to do.
+
+    Run it where the sidecar runs, as the same user and with the same SIDECAR_* variables. It changes nothing and prints
+    no secrets. It connects to the upstream, sends it HEAD /, tries its port on this host's other addresses, queries the
+    ops listener, and measures the store's latency. Exits with 0 if nothing is worse than a warning, with 1 if there are
+    problems, with 2 if the configuration is wrong.
+
+    \b
+    Example:
+      sidecar doctor -c /etc/sidecar/sidecar.yaml
+      sidecar doctor -c sidecar.yaml --json | jq '.findings[] | select(.severity != "ok")'
+    """
+    examination = Examination(
+        config=load_or_exit(config_path, {}),
+        environ=os.environ,
+        clock=SystemClock(),
+        open_store=open_store,
+        grace_seconds=grace,
+        deep=deep,
+    )
+    found = asyncio.run(examine(examination))
+    text = (
+        json.dumps(findings_as_json(config_path, found), indent=2) if as_json else findings_as_text(config_path, found)
+    )
+    click.echo(text)
+    if any(one.finding.severity is Severity.PROBLEM for one in found):
+        context.exit(1)

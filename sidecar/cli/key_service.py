@@ -22,7 +22,7 @@ from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_p
 from sidecar.keys.ports import Actor, KeyFilter, KeyRegistry
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import KeyRules, NewKey
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 from sidecar.store.store import SqliteStore
 
 T = TypeVar("T")

@@ -15,11 +15,11 @@ import click
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import counted, rfc3339
-from sidecar.doctor.report import Named, Severity
+from sidecar.doctor.facts import Named, Severity
 from sidecar.keys.lifecycle import Due, Why
 from sidecar.keys.ports import AuditRow
 from sidecar.keys.records import effective_status, public_fields
-from sidecar.usage.ports import UsageRow
+from sidecar.usage.recorder import UsageRow
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 

@@ -21,7 +21,7 @@ from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, upcoming_keys
 from sidecar.keys.ports import KeyFilter, Standing
 from sidecar.store.store import SqliteStore
-from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
+from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow
 
 _BAR: Final = 40
 _ROUTE_CHARS: Final = 60

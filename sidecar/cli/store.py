@@ -22,8 +22,8 @@ from sidecar.cli.options import (
 )
 from sidecar.cli.output import audit_as_json, audit_line, progress
 from sidecar.core.units import counted
-from sidecar.keys.audit import head_from
 from sidecar.keys.ports import AuditFilter, AuditState
+from sidecar.store.audit import head_from
 
 _ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "revoke", "import", "rehash")
 

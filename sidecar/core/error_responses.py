@@ -21,7 +21,7 @@ from sidecar.core.model import (
     Source,
     StaticResponse,
 )
-from sidecar.core.rate_limit_headers import ending_fields
+from sidecar.core.quotas import ending_fields
 from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS
 from sidecar.core.templates import render, unknown_placeholders
 from sidecar.core.units import rfc3339

@@ -11,13 +11,10 @@ from sidecar.config.document import UpstreamSettings
 from sidecar.core.units import Clock
 from sidecar.doctor.checks import config as config_checks
 from sidecar.doctor.checks import listeners as listener_checks
-from sidecar.doctor.checks import running as running_checks
 from sidecar.doctor.checks import store as store_checks
-from sidecar.doctor.facts import Facts, NamedUpstream
-from sidecar.doctor.probes.host import files_facts, host_facts, secrets_facts
+from sidecar.doctor.facts import Facts, Finding, Named, NamedUpstream
+from sidecar.doctor.probes.host import Opener, files_facts, host_facts, secrets_facts, store_facts
 from sidecar.doctor.probes.network import probe_bypass, running_facts, upstream_facts
-from sidecar.doctor.probes.store import Opener, store_facts
-from sidecar.doctor.report import Finding, Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +107,11 @@ CHECKS: Final = (
     Check("Key store", "clock", store_checks.clock),
     Check("Key store", "audit", store_checks.audit),
     Check("Key store", "age of keys", store_checks.keys),
-    Check("Running sidecar", "readiness", running_checks.readiness),
-    Check("Running sidecar", "writes", running_checks.writes),
-    Check("Running sidecar", "configuration", running_checks.configuration),
-    Check("Running sidecar", "version", running_checks.program),
-    Check("Running sidecar", "faults", running_checks.faults),
+    Check("Running sidecar", "readiness", listener_checks.readiness),
+    Check("Running sidecar", "writes", listener_checks.writes),
+    Check("Running sidecar", "configuration", listener_checks.configuration),
+    Check("Running sidecar", "version", listener_checks.program),
+    Check("Running sidecar", "faults", listener_checks.faults),
 )
 
 

@@ -32,9 +32,8 @@ from sidecar.core.target import Target, parse_target, readings
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
-from sidecar.gate.compile import key_format
+from sidecar.gate.compile import PrincipalCompiler, PrincipalContext, key_format
 from sidecar.gate.failures import Failures
-from sidecar.gate.principals import PrincipalCompiler, PrincipalContext
 from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter

@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar.core.apikey import BITS_PER_CHARACTER, STORED_RANDOM, KeyFormat
 from sidecar.core.model import EVERY
-from sidecar.core.scopes import Catalogue
+from sidecar.core.policy import Catalogue
 from sidecar.core.units import counted
 
 _HIDDEN_BITS: Final = 96

@@ -7,9 +7,9 @@ from typing import Final
 
 from aiohttp import web
 
+from sidecar.admin.api.routes import admin_app
 from sidecar.admin.auth import Tokens
 from sidecar.admin.running import Running
-from sidecar.admin.server import admin_app
 from sidecar.admin.service import AdminDependencies
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments

@@ -16,8 +16,7 @@ from sidecar.runtime.tasks import Background
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 from sidecar.telemetry.metrics import Metrics
 from sidecar.usage.anomalies import AnomalyDetector, AnomalyLog
-from sidecar.usage.ports import DAY
-from sidecar.usage.recorder import Usage
+from sidecar.usage.recorder import DAY, Usage
 from sidecar.usage.writer import KeyUsed, RefusalCount, UsageWriter
 
 # The use of keys goes from memory to the store, and through the detector of anomalies.

@@ -1,7 +1,8 @@
-"""What goes on beside the requests, and how it ends: background tasks, and a shutdown that fails no request."""
+"""What goes on beside the requests, and how it ends: the clock, background tasks, a shutdown that fails no request."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Protocol
@@ -9,6 +10,18 @@ from typing import Any, Protocol
 from sidecar.config.document import Drain
 from sidecar.core.errors import Reason
 from sidecar.keys.ports import StoreUnavailable
+
+
+class SystemClock:
+    """The `core.units.Clock` of a process."""
+
+    # Without a function of Python between: requests ask several times each.
+    seconds = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+
+    def micros(self) -> int:
+        return time.time_ns() // 1000
+
 
 _log = logging.getLogger(__name__)
 

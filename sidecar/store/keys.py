@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.audit import Head, linked
+from sidecar.keys.lifecycle import NewHash
 from sidecar.keys.ports import (
     IDEMPOTENCY_SECONDS,
     Actor,
@@ -25,9 +25,8 @@ from sidecar.keys.ports import (
     UnknownKey,
 )
 from sidecar.keys.records import COLUMNS, NEW_COLUMNS, Batch, NewRow, key_of, row_of
-from sidecar.keys.rehash import NewHash
 from sidecar.keys.transfer.importer import Intake
-from sidecar.store.audit import Change, append, head_of, write_audit
+from sidecar.store.audit import Change, Head, append, head_of, linked, write_audit
 from sidecar.store.connection import Connection, Database, DuplicateRow
 
 # Requests that must be carried out once only are remembered with the key that they made.

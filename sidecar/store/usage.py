@@ -7,7 +7,7 @@ from typing import Final
 from sidecar.keys.ports import QuotaRow
 from sidecar.store.connection import Connection, Database
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
-from sidecar.usage.ports import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
+from sidecar.usage.recorder import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
 
 # The last use of each key, and the networks that it came from.
 

@@ -11,8 +11,7 @@ from typing import Final, TypeVar
 from sidecar.core.errors import Reason
 from sidecar.core.units import Clock
 from sidecar.usage.anomalies import agent_text, network_of
-from sidecar.usage.ports import Earlier, LastUse, UsageRow, UsageSink
-from sidecar.usage.recorder import UsageCounter, UsageHour
+from sidecar.usage.recorder import Earlier, LastUse, UsageCounter, UsageHour, UsageRow, UsageSink
 
 # User-Agent fields are stored and shown without keys: some clients put their key there.
 

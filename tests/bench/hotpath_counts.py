@@ -5,7 +5,7 @@ from timeit import repeat
 from typing import Any
 
 from sidecar.core.model import Bucket, Quota, Window
-from sidecar.core.rate_limit_headers import RateLimitFields
+from sidecar.core.quotas import RateLimitFields
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.telemetry.access_log import Access, AccessLog, JsonLines
 from sidecar.telemetry.metrics import Metrics

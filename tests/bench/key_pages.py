@@ -21,7 +21,7 @@ from typing import Any
 from sidecar.core.model import KeyStatus
 from sidecar.keys.ports import AuditFilter, KeyFilter
 from sidecar.keys.records import row_of
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 from sidecar.store.keys import INSERT_KEY
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import NOW_US, a_key, digest_of, ignore

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.records import COLUMNS, row_of
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 from sidecar.store.store import SqliteStore
 
 Kind = Literal["good", "none", "mistyped", "unknown", "revoked"]

@@ -20,7 +20,7 @@ from typing import Any
 from sidecar.core.model import ApiKey
 from sidecar.keys.cache import MISS, KeyCache
 from sidecar.keys.records import COLUMNS, row_of
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import digest_of, ignore
 

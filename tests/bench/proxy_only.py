@@ -21,7 +21,7 @@ from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.upstream import Upstream
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 from tests.harness.ports import comes_to_listen, free_port
 from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 

@@ -49,7 +49,7 @@ from sidecar.core.apikey import Secret
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import allowed_routes
 from sidecar.keys.records import public_key
-from sidecar.usage.ports import DAY, UsageFilter
+from sidecar.usage.recorder import DAY, UsageFilter
 
 _MAX_ANOMALIES: Final = 20
 _MAX_NEAR: Final = 20

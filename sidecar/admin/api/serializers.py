@@ -50,7 +50,7 @@ from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
 from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
-from sidecar.usage.ports import UsageFilter, UsageRow
+from sidecar.usage.recorder import UsageFilter, UsageRow
 
 V = TypeVar("V")
 D = TypeVar("D")

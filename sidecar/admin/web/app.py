@@ -1,21 +1,145 @@
-"""The web page of the admin listener. The server renders every page, and each works without scripts."""
+"""The web page of the admin listener, and signing in. The server renders every page; each works without scripts."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
 
-from sidecar.admin.auth import Sessions
-from sidecar.admin.middleware import LOGIN, Handler, LoginPolicy
+from sidecar.admin.api.routes import TOKENS
+from sidecar.admin.auth import LONGEST_SECONDS, Sessions, digest_of
+from sidecar.admin.middleware import LOGIN, Handler, LoginPolicy, sign_in
+from sidecar.admin.problems import Problem, unauthorized
 from sidecar.admin.web.audit import list_audit
 from sidecar.admin.web.explain import explain, show_explain
+from sidecar.admin.web.formatting import HERE, PAGE_HEADERS, SESSION, TEMPLATES, Templates, sentence
 from sidecar.admin.web.issue import change, issue, show_change, show_issue
 from sidecar.admin.web.key import VERBS, carry_out, confirm, show_key
+from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.keys import carry_out_many, confirm_many, export_keys, list_keys
 from sidecar.admin.web.overview import show_overview
-from sidecar.admin.web.rendering import HERE, PAGE_HEADERS, TEMPLATES, Templates
-from sidecar.admin.web.sign_in import SESSIONS, begin, end, refused, session_of, show_sign_in
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments
 from sidecar.core.units import Clock
+from sidecar.core.upstream_request import ADMIN_COOKIES
+
+_COOKIE, _SECURE_COOKIE = ADMIN_COOKIES
+_REFRESH: Final = "X-Refresh"
+"""Of a page that refreshes itself, which is no use of its session."""
+SESSIONS: Final = web.AppKey("sessions", Sessions)
+
+_TITLES: Final[Mapping[int, str]] = {
+    400: "That is not possible",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not found",
+    408: "Request timed out",
+    409: "That is not possible",
+    412: "Changed by someone else",
+    413: "Too large",
+    421: "Unknown host",
+    429: "Too many wrong tokens",
+    503: "The key store is not available",
+}
+
+
+def session_of(request: web.Request) -> bytes | None:
+    """Return the digest of the admin token that started the cookie's session, or None without a session."""
+    used = _REFRESH not in request.headers
+    session = request.app[SESSIONS].find(request.cookies.get(_cookie_of(request), ""), used=used)
+    if session is None:
+        return None
+    request[SESSION] = session
+    return session.digest
+
+
+async def show_sign_in(request: web.Request) -> web.Response:
+    """Show the form, which leads to the overview.
+
+    The status is 401, as for every page without a session; browsers show its body all the same.
+    """
+    response = _form(request, 401, "/")
+    response.headers.update(unauthorized().headers)
+    return response
+
+
+async def begin(request: web.Request) -> web.Response:
+    """Start a session for a valid admin token. The token itself is not kept."""
+    fields = await form_of(request)
+    token, wanted = fields.get("token", "").strip(), _local(fields.get("next", "/"))
+    try:
+        await sign_in(request.app[TOKENS], token, request)
+    except Problem as refusal:
+        wrong = "This token is wrong." if refusal.status == 401 else _wait(refusal)
+        response = _form(request, refusal.status, wanted, wrong)
+        response.headers.update(refusal.headers)
+        return response
+    _forget(request)
+    session_id = request.app[SESSIONS].begin(digest_of(token))
+    response = web.Response(status=303, headers={hdrs.LOCATION: wanted})
+    response.set_cookie(
+        _cookie_of(request),
+        session_id,
+        max_age=LONGEST_SECONDS,
+        path="/",
+        httponly=True,
+        samesite="Strict",
+        secure=_is_https(request),
+    )
+    return response
+
+
+async def end(request: web.Request) -> web.Response:
+    """End the session. Its cookie is worthless from now on."""
+    await form_of(request)
+    _forget(request)
+    response = web.Response(status=303, headers={hdrs.LOCATION: "/sign-in"})
+    response.del_cookie(_cookie_of(request), path="/", httponly=True, samesite="Strict", secure=_is_https(request))
+    return response
+
+
+async def refused(request: web.Request, refusal: Problem) -> web.StreamResponse:
+    """Show an error as a page instead of a problem document. Without a session that is the form to sign in."""
+    if refusal.status == 401:
+        wanted = request.path_qs if request.method == hdrs.METH_GET else "/"
+        response = _form(request, 401, _local(wanted))
+    else:
+        title = _TITLES.get(refusal.status, "Something went wrong")
+        problems = [flaw.detail for flaw in refusal.errors]
+        detail = sentence(refusal.detail)
+        response = request.app[TEMPLATES].bare(
+            "refused.html", status=refusal.status, title=title, detail=detail, problems=problems
+        )
+    response.headers.update(refusal.headers)
+    return response
+
+
+def _form(request: web.Request, status: int, wanted: str, wrong: str = "") -> web.Response:
+    return request.app[TEMPLATES].bare("sign_in.html", status=status, next=wanted, wrong=wrong)
+
+
+def _forget(request: web.Request) -> None:
+    request.app[SESSIONS].end(request.cookies.get(_cookie_of(request), ""))
+
+
+def _wait(refusal: Problem) -> str:
+    seconds = refusal.headers.get(hdrs.RETRY_AFTER, "60")
+    return f"Too many wrong tokens from your address. Try again in {seconds} seconds."
+
+
+def _local(address: str) -> str:
+    """Return `address` if it is a path on this site, else `/`. A browser reads `//` and `/\\` as another host."""
+    is_ours = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
+    return address if is_ours and not address.startswith(("/sign-", "/static/")) else "/"
+
+
+def _cookie_of(request: web.Request) -> str:
+    """Return the name of the session's cookie. Over HTTPS no other host and no plain HTTP can have set it."""
+    return _SECURE_COOKIE if _is_https(request) else _COOKIE
+
+
+def _is_https(request: web.Request) -> bool:
+    """Return whether the browser uses HTTPS, also behind a proxy. A forged header only loses its own cookie."""
+    return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+
 
 _STATIC: Final = {
     "page.css": "text/css",

@@ -7,9 +7,8 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from sidecar.admin.server import service_of
-from sidecar.admin.web.formatting import MICROSECONDS, moment
-from sidecar.admin.web.rendering import TEMPLATES
+from sidecar.admin.api.routes import service_of
+from sidecar.admin.web.formatting import MICROSECONDS, TEMPLATES, moment
 from sidecar.admin.web.view_models import AuditEntry, AuditPage, Change, Option
 from sidecar.keys.ports import AuditFilter, AuditRow
 

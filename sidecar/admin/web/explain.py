@@ -5,12 +5,11 @@ from typing import Final
 
 from aiohttp import web
 
+from sidecar.admin.api.routes import service_of
 from sidecar.admin.problems import Problem
-from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
-from sidecar.admin.web.formatting import sentence
+from sidecar.admin.web.formatting import TEMPLATES, sentence
 from sidecar.admin.web.key_form import form_of
-from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.view_models import ExplainResult, Fact, Option
 from sidecar.admin.web.view_models import Explanation as View
 from sidecar.core.apikey import Secret, looks_secret

@@ -1,12 +1,19 @@
-"""Formats times, numbers, statuses and curl commands for people."""
+"""Formats times, numbers, statuses and curl commands for people, and renders pages with their security headers."""
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-from sidecar.admin.web.view_models import Moment, StatusBadge
+from aiohttp import web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sidecar.admin.auth import Admin, Session
+from sidecar.admin.middleware import ADMIN
+from sidecar.admin.web.view_models import Frame, Moment, StatusBadge
 from sidecar.config.build.config import Config
+from sidecar.config.build.policy import NAME_OF_VARIABLE, VARIABLE
 from sidecar.core.credentials import header_value
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Quota, Route, Source
 from sidecar.core.patterns import parse_pattern, parts_of
@@ -147,3 +154,60 @@ def status_note(key: ApiKey, now: int) -> str:
         case "retiring":
             return "Another key replaces this one. Both work until this one retires."
     return ""
+
+
+HERE: Final = Path(__file__).parent
+SESSION: Final = web.RequestKey("session", Session)
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+)
+PAGE_HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": _POLICY,
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    # With no-referrer, a browser sends `Origin: null` with the forms of this site.
+    "Referrer-Policy": "same-origin",
+}
+
+
+class Templates:
+    """The templates of the package. Every value is escaped, and an undefined name is an error."""
+
+    def __init__(self) -> None:
+        loader = FileSystemLoader(HERE / "templates")
+        self._environment = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+
+    def bare(self, name: str, *, status: int = 200, **given: Any) -> web.Response:
+        """Render a page without a frame, for users who are not signed in."""
+        text = self._environment.get_template(name).render(given)
+        return web.Response(text=text, status=status, content_type="text/html", headers=PAGE_HEADERS)
+
+    def page(
+        self, request: web.Request, name: str, *, here: str = "keys", status: int = 200, **given: Any
+    ) -> web.Response:
+        """Render a page for a signed-in user. here: its entry in the navigation."""
+        return self.bare(name, status=status, frame=frame_of(request, here), **given)
+
+
+TEMPLATES: Final = web.AppKey("templates", Templates)
+
+
+def frame_of(request: web.Request, here: str) -> Frame:
+    admin, session = request[ADMIN], request.get(SESSION)
+    return Frame(
+        here=here,
+        who="Environment token" if admin.name == NAME_OF_VARIABLE else admin.name,
+        rights=_rights(admin),
+        may_write=admin.may_write,
+        proof=session.proof if session is not None else "",
+    )
+
+
+def _rights(admin: Admin) -> str:
+    rights = "Read and write" if admin.may_write else "Read only"
+    if admin.name == NAME_OF_VARIABLE:
+        return f"{VARIABLE}: {rights.lower()}"
+    return rights if admin.tenant is None else f"{rights}, tenant {admin.tenant}"

@@ -5,10 +5,10 @@ from hashlib import sha256
 
 from aiohttp import web
 
+from sidecar.admin.api.routes import service_of
 from sidecar.admin.problems import Problem
-from sidecar.admin.server import service_of
 from sidecar.admin.service import AdminService
-from sidecar.admin.web.formatting import command_for, moment_or_none, sentence
+from sidecar.admin.web.formatting import TEMPLATES, command_for, moment_or_none, sentence
 from sidecar.admin.web.key_form import (
     Form,
     FormValues,
@@ -22,7 +22,6 @@ from sidecar.admin.web.key_form import (
     submitted_values,
     values_of,
 )
-from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.stats import INSTRUMENTS
 from sidecar.admin.web.view_models import NewSecret
 from sidecar.core.model import ApiKey

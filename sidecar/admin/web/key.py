@@ -8,11 +8,12 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from sidecar.admin.server import service_of
+from sidecar.admin.api.routes import service_of
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.audit import entries_of
 from sidecar.admin.web.formatting import (
     MICROSECONDS,
+    TEMPLATES,
     limit_text,
     moment,
     moment_or_none,
@@ -27,7 +28,6 @@ from sidecar.admin.web.issue import (
     show_secret,
 )
 from sidecar.admin.web.key_form import Form, form_of
-from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.stats import (
     INSTRUMENTS,
     class_of,
@@ -59,7 +59,7 @@ from sidecar.keys.ports import AlreadyProcessed, AuditFilter, IdempotencyKeyReus
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import InvalidKey
-from sidecar.usage.ports import UsageFilter, UsageRow
+from sidecar.usage.recorder import UsageFilter, UsageRow
 
 # Rotate, disable, enable and revoke: the confirmation page and the action.
 

@@ -12,8 +12,7 @@ from multidict import MultiDict
 from sidecar.admin.api.operations import body_of
 from sidecar.admin.problems import FieldError, Problem, forbidden
 from sidecar.admin.service import AdminService
-from sidecar.admin.web.formatting import limit_text, moment, sentence
-from sidecar.admin.web.rendering import SESSION
+from sidecar.admin.web.formatting import SESSION, limit_text, moment, sentence
 from sidecar.admin.web.view_models import KeyForm, Option, QuotaField, ScopeChoice
 from sidecar.config.build.config import Config
 from sidecar.core.model import EVERY, ApiKey

@@ -6,13 +6,12 @@ from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 
+from sidecar.admin.api.routes import service_of
 from sidecar.admin.problems import Problem, unknown_key
-from sidecar.admin.server import service_of
 from sidecar.admin.service import MOST_AT_ONCE, AdminService
 from sidecar.admin.web.charts import spark
-from sidecar.admin.web.formatting import moment_or_none, status_badge
+from sidecar.admin.web.formatting import PAGE_HEADERS, TEMPLATES, moment_or_none, status_badge
 from sidecar.admin.web.key_form import Form, form_of
-from sidecar.admin.web.rendering import PAGE_HEADERS, TEMPLATES
 from sidecar.admin.web.stats import totals_by_key
 from sidecar.admin.web.view_models import ChosenKey, KeyList, KeyRow, ManyKeys, Option
 from sidecar.core.apikey import looks_secret
@@ -22,7 +21,7 @@ from sidecar.keys.ports import NO_END, KeyFilter, Sort, Standing, StoreUnavailab
 from sidecar.keys.records import public_key
 from sidecar.keys.transfer.formats import csv_header, csv_line
 from sidecar.keys.transitions import ManyAction
-from sidecar.usage.ports import DAY
+from sidecar.usage.recorder import DAY
 
 PAGE_SIZE: Final = 50
 _STORED_BEFORE: Final = 12

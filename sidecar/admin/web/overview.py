@@ -6,14 +6,13 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from sidecar.admin.api.routes import service_of
 from sidecar.admin.problems import Problem
 from sidecar.admin.running import NEARLY, NearlyUsedUp
-from sidecar.admin.server import service_of
 from sidecar.admin.service import DUE_WITHIN_SECONDS, AdminService
 from sidecar.admin.web.charts import CLASSES
-from sidecar.admin.web.formatting import MICROSECONDS, moment, moment_or_none, share_text, span_of
+from sidecar.admin.web.formatting import MICROSECONDS, TEMPLATES, moment, moment_or_none, share_text, span_of
 from sidecar.admin.web.key import quota_row
-from sidecar.admin.web.rendering import TEMPLATES
 from sidecar.admin.web.stats import class_of, count_rows, last_day, latest_refusals, slot_of, usage_chart
 from sidecar.admin.web.view_models import CountRow, DueRow, Event, Overview, QuotaRow, State, Tile
 from sidecar.core.model import ApiKey
@@ -21,7 +20,7 @@ from sidecar.core.units import counted
 from sidecar.keys.ports import KeyFilter
 from sidecar.telemetry.refusals import Refusal
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
-from sidecar.usage.ports import UsageRow
+from sidecar.usage.recorder import UsageRow
 
 _MAX_ROWS: Final = 6
 """Rows of each list on this page."""

@@ -19,7 +19,7 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.core.units import microseconds, rfc3339
 from sidecar.telemetry.refusals import KEPT, Refusal, RefusalFilter
-from sidecar.usage.ports import DAY, HOUR, UsageFilter, UsageRow
+from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow
 
 DAY_OF_HOURS: Final = 24
 _PATTERNS: Final = {"hour": "%b %-d, %H:%M", "day": "%b %-d"}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Literal
 
-from sidecar.config.build.admin import admin_of
 from sidecar.config.build.policy import (
+    admin_of,
     catalogue_of,
     charges_of,
     check_granted,
@@ -42,9 +42,9 @@ from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.model import EVERY, Cors, Policy, Quota, Route
 from sidecar.core.patterns import parse_pattern
+from sidecar.core.policy import Catalogue
 from sidecar.core.quotas import Plans
 from sidecar.core.routing import EVERYTHING, NO_ROUTE, RouteTable
-from sidecar.core.scopes import Catalogue
 
 _NEEDED = {
     "listen": "`listen: host:port`",

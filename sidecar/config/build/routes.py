@@ -15,10 +15,9 @@ from sidecar.core.errors import Reason
 from sidecar.core.headers import HeaderNames, fold
 from sidecar.core.model import EVERY, Cors, ForwardRules, Policy, Quota, Route, StaticResponse
 from sidecar.core.patterns import Pattern, parse_pattern
-from sidecar.core.policy import DENIED
-from sidecar.core.rate_limit_headers import ENDING_NAMES
+from sidecar.core.policy import DENIED, Catalogue
+from sidecar.core.quotas import ENDING_NAMES
 from sidecar.core.routing import EVERYTHING, NO_ROUTE, Overlap, is_token, known_spelling, overlaps, unreachable
-from sidecar.core.scopes import Catalogue
 from sidecar.core.templates import RESPOND_PLACEHOLDERS
 
 _MOST_METHOD_CHARS = 32

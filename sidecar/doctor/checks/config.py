@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from sidecar.doctor.facts import Facts, Unknown
-from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
+from sidecar.doctor.facts import Facts, Finding, Unknown, ok, problem, span, unchecked, warning
 
 PROBES: Final = frozenset(
     {"health", "healthz", "livez", "readyz", "live", "ready", "liveness", "readiness", "ping", "status", "up"}

@@ -2,10 +2,23 @@
 
 from typing import Final
 
-from sidecar.config.build.admin import VARIABLE
+from sidecar.config.build.policy import VARIABLE
 from sidecar.core.units import counted
-from sidecar.doctor.facts import DiskFacts, Facts, FileFacts, Latency, ProcessFacts, StoreFacts, Unknown
-from sidecar.doctor.report import Finding, ok, problem, span, unchecked, warning
+from sidecar.doctor.facts import (
+    DiskFacts,
+    Facts,
+    FileFacts,
+    Finding,
+    Latency,
+    ProcessFacts,
+    StoreFacts,
+    Unknown,
+    ok,
+    problem,
+    span,
+    unchecked,
+    warning,
+)
 
 # Secrets.
 

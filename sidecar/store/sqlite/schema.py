@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from sidecar.keys.audit import CHAINED, Head, linked
 from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.audit import CHAINED, Head, linked
 from sidecar.store.connection import Connection
 from sidecar.store.sqlite.files import RESTORE
 

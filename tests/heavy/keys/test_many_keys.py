@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.core.apikey import KeyFormat
 from sidecar.store.store import SqliteStore
-from sidecar.usage.ports import DAY, HOUR, UsageFilter
+from sidecar.usage.recorder import DAY, HOUR, UsageFilter
 from tests.unit.keys.test_usage_store import TODAY, row
 
 

@@ -10,7 +10,7 @@ import pytest
 from sidecar.core.error_responses import ErrorResponses, ErrorTemplate, tightest
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Allow, Deny, Response, Route, Source, StaticResponse
-from sidecar.core.rate_limit_headers import RateLimitFields
+from sidecar.core.quotas import RateLimitFields
 from tests.unit.core.samples import match, principal, state
 
 BEARER = Source(kind="header", name="Authorization", scheme="Bearer")

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.scopes import Catalogue, Scope
+from sidecar.core.policy import Catalogue, Scope
 
 CATALOGUE = Catalogue(
     [

@@ -12,6 +12,7 @@ from sidecar.doctor.facts import (
     Facts,
     FileFacts,
     FilesFacts,
+    Finding,
     HostFacts,
     Latency,
     ProcessFacts,
@@ -20,7 +21,6 @@ from sidecar.doctor.facts import (
     StoreFacts,
     UpstreamFacts,
 )
-from sidecar.doctor.report import Finding
 from sidecar.doctor.run import run_checks
 from sidecar.keys.ports import AuditState
 from sidecar.store.sqlite.inspect import StoreReport

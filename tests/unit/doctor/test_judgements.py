@@ -17,11 +17,11 @@ from sidecar.doctor.facts import (
     Latency,
     Location,
     ProcessFacts,
+    Severity,
     StoreFacts,
     Unknown,
     UpstreamFacts,
 )
-from sidecar.doctor.report import Severity
 from sidecar.doctor.run import run_checks
 from tests.unit.doctor.installations import DAY, NOW, finding, installation, with_files, with_report
 

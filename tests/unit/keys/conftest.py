@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.core.apikey import Hasher, KeyFormat
 from sidecar.core.model import ApiKey
-from sidecar.core.scopes import Catalogue, Scope
+from sidecar.core.policy import Catalogue, Scope
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.validation import KeyRules
 from sidecar.store.store import SqliteStore

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.ports import KeyConflict, KeyFilter, KeyReader, KeyRegistry
-from sidecar.usage.ports import UsageSink
+from sidecar.usage.recorder import UsageSink
 from tests.unit.keys.making import ANN, BOB, NOW_US, a_key, digest_of, set_status, used_at
 
 

@@ -9,7 +9,7 @@ from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.ports import Actor, KeyRegistry
 from sidecar.keys.transitions import with_status
 from sidecar.store.store import SqliteStore
-from sidecar.usage.ports import LastUse
+from sidecar.usage.recorder import LastUse
 from tests.harness.clock import Clock as ClockByHand
 
 NOW = 1_800_000_000

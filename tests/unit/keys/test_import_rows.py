@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from sidecar.core.apikey import ALPHABET, ForeignKeys, Hasher, KeyFormat
-from sidecar.core.scopes import Catalogue, Scope
+from sidecar.core.policy import Catalogue, Scope
 from sidecar.keys.lifecycle import new_ids
 from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
 from sidecar.keys.records import NewRow, new_row

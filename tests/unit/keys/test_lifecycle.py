@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.core.apikey import Hasher, KeyFormat, Pepper
 from sidecar.core.model import KeyStatus
-from sidecar.core.scopes import Catalogue
+from sidecar.core.policy import Catalogue
 from sidecar.keys.lifecycle import Lifecycle, MissingPepper, check_peppers
 from sidecar.keys.ports import KeyConflict, KeyFilter
 from sidecar.keys.transitions import KeyChange

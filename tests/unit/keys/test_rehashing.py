@@ -4,8 +4,8 @@ import pytest
 
 from sidecar.core.apikey import ForeignKeys, Hasher
 from sidecar.core.model import ApiKey
+from sidecar.keys.lifecycle import Rehashing
 from sidecar.keys.ports import AuditFilter, StoreUnavailable
-from sidecar.keys.rehash import Rehashing
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, Clock, a_key, digest_of, open_store
 

@@ -9,8 +9,7 @@ from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.store import SqliteStore
-from sidecar.usage.ports import HOUR, Earlier, LastUse, UsageFilter, UsageRow
-from sidecar.usage.recorder import Usage
+from sidecar.usage.recorder import HOUR, Earlier, LastUse, Usage, UsageFilter, UsageRow
 from sidecar.usage.writer import KeyUsed, RefusalCount, UsageWriter
 from tests.unit.keys.making import ANN, NOW, NOW_US, Clock, a_key, open_store
 from tests.unit.keys.uses import HOUR_SECONDS, a_head, allowed, refused

@@ -13,8 +13,7 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.runtime.maintenance import UsageKeeper
 from sidecar.store.store import SqliteStore
 from sidecar.usage.anomalies import AnomalyDetector
-from sidecar.usage.ports import DAY, UsageFilter, UsageRow
-from sidecar.usage.recorder import Usage
+from sidecar.usage.recorder import DAY, Usage, UsageFilter, UsageRow
 from tests.unit.keys.making import NOW_US, Clock, a_key, open_store
 from tests.unit.keys.uses import a_head, allowed, refused
 

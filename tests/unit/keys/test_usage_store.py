@@ -8,7 +8,7 @@ import pytest
 from sidecar.store.store import SqliteStore
 from sidecar.store.usage import MOST_NETWORKS
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
-from sidecar.usage.ports import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
+from sidecar.usage.recorder import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
 from tests.unit.keys.making import ANN, NOW_US, Clock, a_key
 
 TODAY = NOW_US - NOW_US % DAY

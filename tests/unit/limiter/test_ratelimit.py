@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from sidecar.core.model import Quota, QuotaState
-from sidecar.core.rate_limit_headers import RateLimitFields
+from sidecar.core.quotas import RateLimitFields
 
 NOW = 1_772_366_400.0
 

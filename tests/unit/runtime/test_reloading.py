@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sidecar.config.build.config import Config
 from sidecar.config.load import load
-from sidecar.runtime.clock import SystemClock
-from sidecar.runtime.reload import Reloader
+from sidecar.runtime.serving import Reloader
+from sidecar.runtime.tasks import SystemClock
 from sidecar.telemetry.metrics import Reloads
 
 HALF = """\

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.cli.key_service import open_store
-from sidecar.usage.ports import DAY, HOUR, LastUse, UsageRow
+from sidecar.usage.recorder import DAY, HOUR, LastUse, UsageRow
 from tests.harness.keys import IssuedKey, Keys
 from tests.harness.running import Sidecar, StartSidecar
 

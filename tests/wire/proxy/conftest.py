@@ -20,7 +20,7 @@ from sidecar.proxy.known_heads import KnownRequests
 from sidecar.proxy.server import DataServer
 from sidecar.proxy.transport import HeldBytes
 from sidecar.proxy.upstream import Upstream
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
 from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 from tests.wire.proxy.wire import RawClient, Received

@@ -26,7 +26,7 @@ from sidecar.core.model import (
 from sidecar.core.observer import Forwarding, UpstreamName
 from sidecar.gate.gate import Gate, Understood
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.runtime.clock import SystemClock
+from sidecar.runtime.tasks import SystemClock
 
 _STRIPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _ROUTE = Route(name="* /**", methods=frozenset({"*"}), pattern="/**", policy=Policy(public=True))

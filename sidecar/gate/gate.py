@@ -51,10 +51,13 @@ T = TypeVar("T")
 
 
 class KnownCredential(Struct, frozen=True, gc=False):
-    """What is remembered of a credential. digest: SHA-256 of its text. may_be_stored: it is well-formed."""
+    """A credential that stands where keys usually do. digest: SHA-256 of its text."""
 
     digest: bytes
-    may_be_stored: bool
+    text: bytes
+
+    def __repr__(self) -> str:
+        return "KnownCredential()"
 
 
 class Understood(Struct, frozen=True, gc=False):
@@ -184,7 +187,7 @@ class Gate:
         try:
             if understood.credential is not None:
                 entry = self._keys.peek(understood.credential.digest)
-                if entry is MISS and understood.credential.may_be_stored:
+                if entry is MISS and self.may_be_stored(understood.credential.text.decode()):
                     self._check_lookup(understood.credential.digest, address)
                     return None
                 known = _known(entry)

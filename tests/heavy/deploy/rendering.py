@@ -16,7 +16,15 @@ from tests.harness.processes import ROOT
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 RENDERED = Path(__file__).parent / "rendered"
-APPLIED = ("overlays/native", "overlays/classic", "overlays/ephemeral", "store")
+APPLIED = (
+    "overlays/native",
+    "overlays/classic",
+    "overlays/ephemeral",
+    "store",
+    "overlays/shared",
+    "overlays/central",
+    "shared-store",
+)
 
 Manifest = dict[str, Any]
 

@@ -21,7 +21,11 @@ VERSIONS = ("1.36", "1.37")
 """The two newest that kubernetes-validate knows; native sidecars are stable since 1.33."""
 SCHEMAS = json.loads((Path(__file__).parent / "schemas" / "monitoring.json").read_text(encoding="utf-8"))
 OVERLAYS = APPLIED[:3]
-NATIVE = ["overlays/native", "overlays/ephemeral"]
+"""With a store of their own."""
+SHARED = ("overlays/shared", "overlays/central")
+"""With a store and counts that all replicas share."""
+NATIVE = ["overlays/native", "overlays/ephemeral", "overlays/shared"]
+ENGINES = {"DATABASE_URL": "postgresql://sidecar@postgres.test/sidecar", "REDIS_URL": "rediss://redis.test"}
 DRAIN_SECONDS = Drain().delay + Drain().timeout
 
 
@@ -31,7 +35,7 @@ def one(folder: str, kind: str, name: str = "") -> Manifest:
 
 
 def pod_of(folder: str) -> dict[str, Any]:
-    pod: dict[str, Any] = one(folder, "Deployment" if folder in OVERLAYS else "Job")["spec"]["template"]["spec"]
+    pod: dict[str, Any] = one(folder, "Deployment" if folder in (*OVERLAYS, *SHARED) else "Job")["spec"]["template"]["spec"]
     return pod
 
 
@@ -43,8 +47,9 @@ def containers(folder: str) -> dict[str, dict[str, Any]]:
 def config_of(folder: str, tmp_path: Path) -> Config:
     """What the ConfigMap says."""
     file = tmp_path / "sidecar.yaml"
-    file.write_text(one(folder, "ConfigMap", "sidecar-config")["data"]["sidecar.yaml"])
-    return load(str(file), environ={})
+    [text] = [doc["data"]["sidecar.yaml"] for doc in stored(folder) if "sidecar.yaml" in doc.get("data", ())]
+    file.write_text(text)
+    return load(str(file), environ=ENGINES if folder in SHARED else {})
 
 
 EVERY_CONTAINER = [(folder, name) for folder in APPLIED for name in containers(folder)]
@@ -92,7 +97,7 @@ def test_each_manifest_is_valid_for_kubernetes(folder: str, version: str) -> Non
     assert {kubernetes_validate.validate(doc, version, strict=True) for doc in ours} == {version}
 
 
-@pytest.mark.parametrize("folder", OVERLAYS)
+@pytest.mark.parametrize("folder", [*OVERLAYS, *SHARED])
 def test_each_monitor_is_valid_for_the_prometheus_operator(folder: str) -> None:
     monitors = [doc for doc in stored(folder) if doc["kind"] in SCHEMAS]
     assert len(monitors) == 1
@@ -126,15 +131,15 @@ def test_no_container_may_do_more_than_it_needs(folder: str, name: str) -> None:
 
 @pytest.mark.parametrize("folder", APPLIED)
 def test_no_volume_is_mounted_by_subpath(folder: str) -> None:
-    mounts = [mount for container in containers(folder).values() for mount in container["volumeMounts"]]
-    assert mounts
+    mounts = [mount for container in containers(folder).values() for mount in container.get("volumeMounts", ())]
+    assert mounts or folder == "shared-store"
     assert not [mount for mount in mounts if "subPath" in mount or "subPathExpr" in mount]
 
 
-@pytest.mark.parametrize("folder", OVERLAYS)
+@pytest.mark.parametrize("folder", [*OVERLAYS, *SHARED])
 def test_secrets_come_from_a_secret_and_nowhere_else(folder: str) -> None:
     entries = containers(folder)["sidecar"]["env"]
-    assert {entry["name"] for entry in entries} >= {"SIDECAR_PEPPER", "SIDECAR_ADMIN_TOKEN"}
+    assert {entry["name"] for entry in entries} >= {"SIDECAR_PEPPER", *(ENGINES if folder in SHARED else ())}
     assert all(entry["valueFrom"]["secretKeyRef"]["name"] == "sidecar-secrets" for entry in entries)
 
 
@@ -217,3 +222,36 @@ def test_the_arguments_that_make_the_store_are_those_of_the_command(folder: str,
         made = run_cli(*container["args"], environ={"SIDECAR_STORE": store.replace("/var/lib/sidecar", str(tmp_path))})
         assert made.exit_code == 0, made.output
     assert (tmp_path / "keys.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("folder", SHARED)
+def test_replicas_that_share_their_state_are_replaced_one_by_one(folder: str, tmp_path: Path) -> None:
+    deployment, config = one(folder, "Deployment")["spec"], config_of(folder, tmp_path)
+    assert deployment["replicas"] == config.limiter.replicas == 3
+    assert deployment["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+    }
+    labels = deployment["template"]["metadata"]["labels"].items()
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert {each["topologyKey"] for each in spread} == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+    assert all(each["labelSelector"]["matchLabels"].items() <= labels for each in spread)
+    budget = one(folder, "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1 and budget["selector"]["matchLabels"].items() <= labels
+
+
+@pytest.mark.parametrize("folder", SHARED)
+def test_replicas_keep_nothing_that_is_lost_with_a_pod(folder: str, tmp_path: Path) -> None:
+    config = config_of(folder, tmp_path)
+    assert (config.store, config.limiter.url) == tuple(ENGINES.values())
+    assert "PersistentVolumeClaim" not in {doc["kind"] for doc in stored(folder)}
+    [ports] = [rule["ports"] for rule in one(folder, "NetworkPolicy")["spec"]["egress"] if "to" not in rule]
+    assert {port["port"] for port in ports} == {5432, 6379}
+
+
+def test_the_central_sidecars_serve_decisions_and_nothing_else(tmp_path: Path) -> None:
+    config = config_of("overlays/central", tmp_path)
+    reached = {port["containerPort"] for port in containers("overlays/central")["sidecar"]["ports"]}
+    assert reached == {address.port for address in (*(config.decision or ()), *(config.ops or ()))}
+    assert [address.host for address in config.listen] == ["127.0.0.1"]
+    assert {rule["ports"][0]["port"] for rule in one("overlays/central", "NetworkPolicy")["spec"]["ingress"]} == reached

@@ -69,7 +69,17 @@ _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?
 _PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,=:@]+)*")
 _ADDRESS = "must be host:port, [ipv6]:port or unix:/path"
 _UPSTREAM = "must be http://host:port, https://host:port or unix:/path"
-_STORE = "must be sqlite:///absolute/path or sqlite:relative/path"
+_STORE = "must be sqlite:///absolute/path, sqlite:relative/path or postgresql://user@host/database"
+_POSTGRESQL = "must be postgresql://user@host:port/database"
+_POSTGRESQL_URL = re.compile(
+    r"postgres(?:ql)?://(?:[^@:/?#\s]+(?::(?:[^@:/?#%\s]|%[0-9A-Fa-f]{2})*)?@)?"
+    r"(?:[A-Za-z0-9._,:%-]|\[[0-9A-Fa-f:.]+\])*(?:/[^/?#@\s]*)?(?:\?([^#@\s]*))?"
+)
+_POSTGRESQL_OPTIONS = {
+    "application_name", "dbname", "host", "passfile", "port", "ssl_max_protocol_version", "ssl_min_protocol_version",
+    "sslcert", "sslcrl", "sslkey", "sslmode", "sslpassword", "sslrootcert", "target_session_attrs", "user",
+}  # fmt: skip
+"""Without `password`: where a part of the URL is shown, it is that before the question mark."""
 _LONGEST_SOCKET_PATH = 107
 """Bytes that `sun_path` holds on Linux, less its NUL."""
 
@@ -119,8 +129,10 @@ def parse_upstream(text: str) -> UpstreamUrl:
 
 
 def parse_store(text: str) -> str:
-    """`sqlite:///absolute/path`; a relative path starts at the working directory."""
-    if text.startswith(("postgresql:", "postgres:", "file:")):
+    """`sqlite:///absolute/path`, where a relative path starts at the working directory; or a URL of PostgreSQL."""
+    if text.startswith(("postgresql:", "postgres:")):
+        return _postgresql(text)
+    if text.startswith("file:"):
         raise ValueError("is not supported yet: use sqlite:///path")
     scheme, _, path = text.partition(":")
     if scheme != "sqlite" or not path or path.endswith(("/", ":memory:")):
@@ -132,6 +144,32 @@ def parse_store(text: str) -> str:
     if not path.startswith("/"):
         path = os.path.abspath(path)
     return "sqlite:///" + path.lstrip("/")
+
+
+def _postgresql(text: str) -> str:
+    """As libpq reads it, but for options that nobody here would apply."""
+    found = _POSTGRESQL_URL.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{_POSTGRESQL}; in a password, @ : / ? # and % must be percent-encoded")
+    unknown = sorted(
+        {option.partition("=")[0] for option in (found[1] or "").split("&") if option} - _POSTGRESQL_OPTIONS
+    )
+    if unknown:
+        raise ValueError(f"has the option {unknown[0]}, which is not one of {', '.join(sorted(_POSTGRESQL_OPTIONS))}")
+    return "postgresql" + text[text.index(":") :]
+
+
+def is_sqlite(store: str) -> bool:
+    """Whether a parsed store URL names a file of SQLite."""
+    return store.startswith("sqlite:")
+
+
+def shown_store(store: str) -> str:
+    """A parsed store URL without user, password and options, for people and logs."""
+    if is_sqlite(store):
+        return store
+    scheme, _, rest = store.partition("?")[0].partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def sqlite_path(store: str) -> str:
@@ -371,7 +409,9 @@ Upstream = Annotated[
 ]
 UpstreamHost = Annotated[str, leaf(parse_upstream_host, "keep, upstream, or a host name")]
 PathPrefix = Annotated[str, leaf(parse_prefix, "a path such as /api, or nothing", "^(/.*)?$")]
-Store = Annotated[str, leaf(parse_store, "sqlite:///path", "^sqlite:.+$")]
+Store = Annotated[
+    str, leaf(parse_store, "sqlite:///path or postgresql://user@host/database", "^(sqlite|postgres(ql)?):.+$")
+]
 LimiterUrl = Annotated[str, leaf(parse_limiter, "memory", "^memory$")]
 Collector = Annotated[
     str,

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from signal import SIGINT, SIGKILL
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP
 from typing import Any
 
 from tests.harness.ports import comes_to_listen, free_port
@@ -80,13 +80,24 @@ class PostgresqlServer:
         pids = [self._process.pid, *map(int, children.stdout.split())]
         for pid in pids:
             with suppress(ProcessLookupError):
-                os.kill(pid, 19)
+                os.kill(pid, SIGSTOP)
         try:
             yield
         finally:
             for pid in pids:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, 18)
+                    os.kill(pid, SIGCONT)
+
+    @contextmanager
+    def down(self, how: str) -> Iterator[None]:
+        """`stopped`, or `paused`."""
+        if how == "paused":
+            with self.paused():
+                yield
+            return
+        self.stop()
+        yield
+        self.start()
 
     def url(self, database: str, *, user: str = SUPERUSER) -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"

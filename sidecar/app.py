@@ -11,9 +11,10 @@ from typing import Final
 
 from sidecar import __version__
 from sidecar.config.build.config import Config
-from sidecar.config.fields import Address, is_sqlite, sqlite_path
+from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
+from sidecar.config.store_url import is_sqlite, sqlite_path
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds

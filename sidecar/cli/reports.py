@@ -15,8 +15,8 @@ from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import config_here, from_store, key_name, printable, reported, search_text, seconds, shortened
 from sidecar.cli.output import COLUMNS, Table, count_as_json, due_as_json, due_as_text, ends_at, harmless, key_as_json
-from sidecar.config.fields import shown_store
 from sidecar.config.policy import KeySettings
+from sidecar.config.store_url import shown_store
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, upcoming_keys

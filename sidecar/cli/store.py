@@ -21,7 +21,7 @@ from sidecar.cli.options import (
     store_options,
 )
 from sidecar.cli.output import audit_as_json, audit_line, progress
-from sidecar.config.fields import shown_store
+from sidecar.config.store_url import shown_store
 from sidecar.core.units import counted
 from sidecar.keys.ports import AuditFilter, AuditState
 from sidecar.store.audit import head_from

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Meta, field
 
 from sidecar.config.decoder import Default, leaf
+from sidecar.config.store_url import parse_store
 from sidecar.core.headers import HOP_BY_HOP, fold
 from sidecar.core.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 
@@ -69,17 +70,6 @@ _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?
 _PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,=:@]+)*")
 _ADDRESS = "must be host:port, [ipv6]:port or unix:/path"
 _UPSTREAM = "must be http://host:port, https://host:port or unix:/path"
-_STORE = "must be sqlite:///absolute/path, sqlite:relative/path or postgresql://user@host/database"
-_POSTGRESQL = "must be postgresql://user@host:port/database"
-_POSTGRESQL_URL = re.compile(
-    r"postgres(?:ql)?://(?:[^@:/?#\s]+(?::(?:[^@:/?#%\s]|%[0-9A-Fa-f]{2})*)?@)?"
-    r"(?:[A-Za-z0-9._,:%-]|\[[0-9A-Fa-f:.]+\])*(?:/[^/?#@\s]*)?(?:\?([^#@\s]*))?"
-)
-_POSTGRESQL_OPTIONS = {
-    "application_name", "dbname", "host", "passfile", "port", "ssl_max_protocol_version", "ssl_min_protocol_version",
-    "sslcert", "sslcrl", "sslkey", "sslmode", "sslpassword", "sslrootcert", "target_session_attrs", "user",
-}  # fmt: skip
-"""Without `password`: where a part of the URL is shown, it is that before the question mark."""
 _LONGEST_SOCKET_PATH = 107
 """Bytes that `sun_path` holds on Linux, less its NUL."""
 
@@ -126,55 +116,6 @@ def parse_upstream(text: str) -> UpstreamUrl:
     prefix = url.path.rstrip("/")
     parse_prefix(prefix)
     return UpstreamUrl(address=Address(host=host, port=number), tls=tls, authority=url.netloc, prefix=prefix)
-
-
-def parse_store(text: str) -> str:
-    """`sqlite:///absolute/path`, where a relative path starts at the working directory; or a URL of PostgreSQL."""
-    if text.startswith(("postgresql:", "postgres:")):
-        return _postgresql(text)
-    if text.startswith("file:"):
-        raise ValueError("is not supported yet: use sqlite:///path")
-    scheme, _, path = text.partition(":")
-    if scheme != "sqlite" or not path or path.endswith(("/", ":memory:")):
-        raise ValueError(_STORE)
-    if any(char in path for char in "?#\0"):
-        raise ValueError("must be a path alone, without '?' or '#'")
-    if path.startswith("//") and not path.startswith("///"):
-        raise ValueError(f"{_STORE}; two slashes would name a host")
-    if not path.startswith("/"):
-        path = os.path.abspath(path)
-    return "sqlite:///" + path.lstrip("/")
-
-
-def _postgresql(text: str) -> str:
-    """As libpq reads it, but for options that nobody here would apply."""
-    found = _POSTGRESQL_URL.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{_POSTGRESQL}; in a password, @ : / ? # and % must be percent-encoded")
-    unknown = sorted(
-        {option.partition("=")[0] for option in (found[1] or "").split("&") if option} - _POSTGRESQL_OPTIONS
-    )
-    if unknown:
-        raise ValueError(f"has the option {unknown[0]}, which is not one of {', '.join(sorted(_POSTGRESQL_OPTIONS))}")
-    return "postgresql" + text[text.index(":") :]
-
-
-def is_sqlite(store: str) -> bool:
-    """Whether a parsed store URL names a file of SQLite."""
-    return store.startswith("sqlite:")
-
-
-def shown_store(store: str) -> str:
-    """A parsed store URL without user, password and options, for people and logs."""
-    if is_sqlite(store):
-        return store
-    scheme, _, rest = store.partition("?")[0].partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
-def sqlite_path(store: str) -> str:
-    """The absolute path of the file that a parsed store URL names."""
-    return "/" + store.removeprefix("sqlite:///")
 
 
 def parse_limiter(text: str) -> str:

@@ -1,8 +1,9 @@
 """A store, composed of its parts over one database; a caller takes the part that it needs."""
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
-from sidecar.config.fields import is_sqlite, sqlite_path
+from sidecar.config.store_url import is_sqlite, sqlite_path
 from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.audit import StoredAudit
@@ -12,6 +13,8 @@ from sidecar.store.sqlite.connection import SqliteDatabase
 from sidecar.store.sqlite.listing import count_statement, page_statements
 from sidecar.store.sqlite.schema import in_bulk
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
+
+NO_LIBRARY: Final = "PostgreSQL needs a library that is not installed: pip install 'sidecar[postgres]'"
 
 
 class Store:
@@ -83,9 +86,7 @@ async def open_store(
         # Its library is for those who use it.
         from sidecar.store.postgresql import connection, listing, schema
     except ImportError as error:
-        raise StoreUnavailable(
-            "PostgreSQL needs a library that is not installed: pip install 'sidecar[postgres]'"
-        ) from error
+        raise StoreUnavailable(NO_LIBRARY) from error
     database = await connection.PostgresqlDatabase.open(
         url, create=create, watched=watched, clock=clock, timings=timings
     )

@@ -122,11 +122,12 @@ class PostgresqlServer:
             [str(self._bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *given, "-f", "-", url], path.read_text()
         )
 
-    def refuse_without_password(self, user: str) -> None:
-        """Ask this user for a password (SCRAM) from now on."""
+    def ask_for_password(self, user: str, password: str) -> None:
+        """Make this role, and ask it for its password (SCRAM)."""
         rules = self._data / "pg_hba.conf"
         rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{_TRUSTING}", encoding="ascii")
-        self.sql("SELECT pg_reload_conf()")
+        made = f"DO $$ BEGIN CREATE ROLE {user} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+        self.sql(made, f"ALTER ROLE {user} PASSWORD '{password}'", "SELECT pg_reload_conf()")
 
     def _run(self, line: Sequence[str], text: str | None = None) -> str:
         program = str(self._bin / line[0]) if "/" not in line[0] else line[0]

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from sidecar.config.fields import shown_store
 from sidecar.config.load import Environment
+from sidecar.config.store_url import shown_store
 from sidecar.core.units import Clock
 from sidecar.keys.ports import NotWritten, StoreUnavailable
 from sidecar.store.connection import DuplicateRow, answers_within
@@ -49,7 +49,7 @@ _LOCKS: Final = {
     **dict.fromkeys(("add_usage", "add_unusual", "roll_up", "prune"), f"pg_advisory_xact_lock({_COUNTS})"),
     **dict.fromkeys(("save_quota_states", "trim_quota_states"), f"pg_advisory_xact_lock({_QUOTAS})"),
 }
-_CHANGE: Final = f"pg_advisory_xact_lock({_KEYS})"
+CHANGE_LOCK: Final = f"pg_advisory_xact_lock({_KEYS})"
 # The triggers keep, for the transaction, the number that its notifications carry. This one comes after them.
 _LAST_NOTICE: Final = """SELECT value, pg_notify('sidecar_keys', value || ' done') FROM
     (SELECT split_part(coalesce(current_setting('sidecar.changed', true), ''), ' ', 1) AS value) AS noted
@@ -171,17 +171,55 @@ class Pool:
             await connection.close()
 
 
+def connector(url: str, seconds: float) -> Connect:
+    """Makes connections whose statements end within `seconds`."""
+    name, has_password = shown_store(url), bool(urlsplit(url).password)
+    settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
+        SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
+        SET idle_in_transaction_session_timeout = {int(WRITE_SECONDS * 1000)};
+        SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
+
+    async def connect() -> PostgresqlConnection:
+        password = None if has_password else await asyncio.to_thread(_password)
+        with reported(name):
+            raw = await asyncpg.connect(
+                url,
+                password=password,
+                timeout=CONNECT_SECONDS,
+                # The server ends a statement; this is for a server that is not there any more.
+                command_timeout=seconds + FIND_SECONDS,
+                server_settings={"application_name": "sidecar"},
+            )
+        connection = PostgresqlConnection(raw, name)
+        try:
+            await connection.run(settings)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    return connect
+
+
+def _password() -> str | None:
+    """PGPASSWORD, or what PGPASSWORD_FILE holds now. Blocks. Raises StoreUnavailable."""
+    try:
+        return Environment(os.environ).get("PGPASSWORD")
+    except ValueError as error:
+        raise StoreUnavailable(str(error)) from error
+
+
 class PostgresqlDatabase:
     """A Database on a server. `timings` receives each operation and its seconds."""
 
     def __init__(self, url: str, *, watched: bool, clock: Clock, timings: Callable[[str, float], None]) -> None:
         """Use `open`."""
         self.name = shown_store(url)
-        self._url, self._clock, self._timings = url, clock, timings
-        self._lookups = Pool(self._connector(FIND_SECONDS), LOOKUP_CONNECTIONS)
-        self._reads = Pool(self._connector(READ_SECONDS), READ_CONNECTIONS)
-        self._writes = Pool(self._connector(WRITE_SECONDS), WRITE_CONNECTIONS)
-        watching = KeyWatch(self._connector(FIND_SECONDS), self.name) if watched else NotWatched(self._read_value)
+        self._clock, self._timings = clock, timings
+        self._lookups = Pool(connector(url, FIND_SECONDS), LOOKUP_CONNECTIONS)
+        self._reads = Pool(connector(url, READ_SECONDS), READ_CONNECTIONS)
+        self._writes = Pool(connector(url, WRITE_SECONDS), WRITE_CONNECTIONS)
+        watching = KeyWatch(connector(url, FIND_SECONDS), self.name) if watched else NotWatched(self._read_value)
         self.watch: KeyWatch | NotWatched = watching
         self.generation, self.read_generation = watching.current, watching.read
         self._open = True
@@ -196,8 +234,11 @@ class PostgresqlDatabase:
         database = cls(url, watched=watched, clock=clock, timings=timings)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
-            async with database._writes.use() as connection:
-                await prepare(connection, database.name, create=create)
+            preparing = await connector(url, WRITE_SECONDS)()
+            try:
+                await prepare(preparing, database.name, create=create)
+            finally:
+                await preparing.close()
             await database.watch.start()
             stack.pop_all()
         return database
@@ -225,14 +266,14 @@ class PostgresqlDatabase:
 
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator[PostgresqlConnection]:
-        locks = _LOCKS.get(operation, _CHANGE)
+        locks = _LOCKS.get(operation, CHANGE_LOCK)
         value = None
         with self._operation(operation), self._write_noted():
             async with self._writes.use("BEGIN") as connection:
                 try:
                     await connection.run(f"SELECT {locks}")
                     yield connection
-                    if locks is _CHANGE:
+                    if locks is CHANGE_LOCK:
                         value = next(iter(await connection.fetch(_LAST_NOTICE)), None)
                     await connection.run("COMMIT")
                 except BaseException:
@@ -263,34 +304,6 @@ class PostgresqlDatabase:
         [(value,)] = await self.lookup("generation", "SELECT value FROM generation")
         return int(value)
 
-    def _connector(self, seconds: float) -> Connect:
-        """Makes connections whose statements end within `seconds`."""
-        settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
-            SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
-            SET idle_in_transaction_session_timeout = {int(WRITE_SECONDS * 1000)};
-            SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
-
-        async def connect() -> PostgresqlConnection:
-            password = None if urlsplit(self._url).password else await asyncio.to_thread(_password)
-            with reported(self.name):
-                raw = await asyncpg.connect(
-                    self._url,
-                    password=password,
-                    timeout=CONNECT_SECONDS,
-                    # The server ends a statement; this is for a server that is not there any more.
-                    command_timeout=seconds + FIND_SECONDS,
-                    server_settings={"application_name": "sidecar"},
-                )
-            connection = PostgresqlConnection(raw, self.name)
-            try:
-                await connection.run(settings)
-            except BaseException:
-                connection.terminate()
-                raise
-            return connection
-
-        return connect
-
     @contextmanager
     def _write_noted(self) -> Iterator[None]:
         try:
@@ -313,14 +326,6 @@ class PostgresqlDatabase:
             yield
         finally:
             self._timings(operation, loop.time() - started)
-
-
-def _password() -> str | None:
-    """PGPASSWORD, or what PGPASSWORD_FILE holds now. Blocks. Raises StoreUnavailable."""
-    try:
-        return Environment(os.environ).get("PGPASSWORD")
-    except ValueError as error:
-        raise StoreUnavailable(str(error)) from error
 
 
 async def _roll_back(connection: PostgresqlConnection) -> None:

@@ -259,6 +259,7 @@ async def version_of(connection: Connection, name: str) -> tuple[int, int]:
 async def prepare(connection: Runner, name: str, *, create: bool) -> None:
     """Make sure that a schema that this program can use is there. `name` is for messages.
 
+    connection: to be closed afterwards, because its settings may be others then.
     Of many processes, one migrates and the others wait. Raises StoreUnavailable; without `create`, also where there is
     no schema: an empty store in the place of a lost one would refuse every key.
     """
@@ -289,24 +290,28 @@ async def _may_migrate(connection: Runner, name: str, version: int) -> bool:
 
 
 async def _migrate(connection: Runner, name: str) -> None:
-    await connection.run("BEGIN")
-    try:
-        # The lock waits as long as the others need, whatever that is.
-        await connection.run(
-            f"SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({_LOCK})"
-        )
-        version, _ = await version_of(connection, name)
-        if version == 0:
-            await _begin(connection)
-        for number, (statements, oldest_program) in enumerate(MIGRATIONS[version:], version + 1):
-            for statement in statements:
-                await connection.run(statement)
-            reached = f"version = {number}, oldest_program = {oldest_program}"
-            await connection.run(f"UPDATE {SCHEMA}.schema_version SET {reached}")
-        await connection.run("COMMIT")
-    except BaseException:
-        await connection.run("ROLLBACK")
-        raise
+    # A lock of the session, because a transaction that has waited for it might still know the tables of before. It
+    # waits as long as the others need, and ends with the connection at the latest.
+    await connection.run("SET lock_timeout = 0; SET statement_timeout = 0")
+    await connection.run(f"SELECT pg_advisory_lock({_LOCK})")
+    while (version := (await version_of(connection, name))[0]) < len(MIGRATIONS):
+        await connection.run("BEGIN")
+        try:
+            await _apply(connection, version)
+            await connection.run("COMMIT")
+        except StoreUnavailable:
+            await connection.run("ROLLBACK")
+            raise
+
+
+async def _apply(connection: Runner, version: int) -> None:
+    if version == 0:
+        await _begin(connection)
+    statements, oldest_program = MIGRATIONS[version]
+    for statement in statements:
+        await connection.run(statement)
+    reached = f"version = {version + 1}, oldest_program = {oldest_program}"
+    await connection.run(f"UPDATE {SCHEMA}.schema_version SET {reached}")
 
 
 async def _begin(connection: Runner) -> None:

@@ -1,6 +1,7 @@
 """Shared statements in PostgreSQL's spelling, and its errors in the store's terms."""
 
 import re
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -103,6 +104,7 @@ _ADVICE: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str
         "is behind a pooler that mixes sessions: put PgBouncer in session mode",
     ),
     (asyncpg.ClientConfigurationError, "cannot be reached as its URL says: check its TLS files and parameters"),
+    ((FileNotFoundError, PermissionError, ssl.SSLError), "cannot be reached safely: check sslmode and the TLS files"),
     (TimeoutError, f"did not answer in time: {_SERVER}"),
 )
 _LOST: Final = (
@@ -118,6 +120,9 @@ _LOST: Final = (
 def unavailable(error: Exception, name: str) -> StoreUnavailable:
     """The exception in the store's terms: what happened, and what to do. `name`: the store, without its password."""
     code = getattr(error, "sqlstate", None) or type(error).__name__
+    if type(error) is ConnectionError:  # Of asyncpg itself.
+        advice = "refuses TLS: set it up there, or write another sslmode"
+        return StoreUnavailable(f"the key store {name} {advice} [{code}]", cause=advice)
     if isinstance(error, _LOST) and not isinstance(error, asyncpg.CannotConnectNowError):
         advice = f"cannot be reached: {_SERVER}"
         return LostConnection(f"the key store {name} {advice} [{code}]", cause=advice)

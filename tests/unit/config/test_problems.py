@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidecar.config.fields import parse_store, shown_store
+from sidecar.config.store_url import parse_store, shown_store
 from tests.unit.config.conftest import MINIMAL, Complaining
 
 WRONG = {

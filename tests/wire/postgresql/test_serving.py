@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -19,6 +20,7 @@ routes:
 - GET /items/**: {scopes: [read], respond: {status: ok}}
 """
 BACK_SECONDS = 5.0
+END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE true"
 
 
 def seconds_until(done: Callable[[], bool], *, within: float) -> float:
@@ -32,6 +34,10 @@ def seconds_until(done: Callable[[], bool], *, within: float) -> float:
 
 def status(sidecar: Sidecar, key: IssuedKey | str) -> int:
     return sidecar.ask("GET", "/items/1", key=key).status
+
+
+def is_answered(sidecar: Sidecar, key: IssuedKey, expected: int) -> bool:
+    return status(sidecar, key) == expected
 
 
 def is_unavailable(sidecar: Sidecar, key: IssuedKey | str) -> bool:
@@ -49,7 +55,7 @@ def test_a_change_by_anyone_counts_in_every_sidecar_within_a_second(url: str, st
     for change, expected in (("disable", 401), ("enable", 200), ("revoke", 401)):
         assert first.keys.run(change, key.id, *(["--yes"] if change == "revoke" else [])).exit_code == 0
         for one in (first, second):
-            seconds_until(lambda one=one: status(one, key) == expected, within=1.0)  # type: ignore[misc]
+            seconds_until(partial(is_answered, one, key, expected), within=1.0)
 
 
 @pytest.mark.requirement("R2.5")
@@ -59,9 +65,8 @@ def test_connections_that_the_server_ends_are_made_anew(
     sidecar = start_sidecar(CONFIG, store=url)
     key = sidecar.keys.issue(scopes=("read",))
     assert status(sidecar, key) == 200
-    name = url.rpartition("/")[2]
     for _ in range(3):
-        server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        server.sql(f"{END_SESSIONS} AND datname = '{url.rpartition('/')[2]}'")
         seconds_until(lambda: not is_unavailable(sidecar, key), within=BACK_SECONDS)
         assert not is_unavailable(sidecar, sidecar.keys.issue(scopes=("read",)))
     assert sidecar.keys.run("disable", key.id).exit_code == 0
@@ -94,14 +99,12 @@ def test_while_the_database_is_down_requests_get_503_and_afterwards_all_is_well(
 def test_a_sidecar_that_is_left_no_connection_says_so_and_goes_on_when_there_are_some(
     server: PostgresqlServer, url: str, start_sidecar: StartSidecar
 ) -> None:
-    name = url.rpartition("/")[2]
     server.sql("CREATE ROLE crowd LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA sidecar TO crowd", url=url)
     server.sql("GRANT USAGE ON SCHEMA sidecar TO crowd", url=url)
     sidecar = start_sidecar(CONFIG, store=url.replace("postgres@", "crowd@"))
     key = sidecar.keys.issue(scopes=("read",))
     assert status(sidecar, key) == 200
-    ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'crowd' AND datname = '{name}'"
-    server.sql("ALTER ROLE crowd CONNECTION LIMIT 0", ended)
+    server.sql("ALTER ROLE crowd CONNECTION LIMIT 0", f"{END_SESSIONS} AND usename = 'crowd'")
     seconds_until(lambda: is_unavailable(sidecar, key), within=BACK_SECONDS)
     seconds_until(lambda: b"no connection left" in sidecar.ready().body, within=BACK_SECONDS)
     server.sql("ALTER ROLE crowd CONNECTION LIMIT -1")

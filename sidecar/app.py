@@ -11,9 +11,10 @@ from typing import Final
 
 from sidecar import __version__
 from sidecar.config.build.config import Config
-from sidecar.config.fields import Address, sqlite_path
+from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
+from sidecar.config.store_url import is_sqlite, sqlite_path
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
@@ -31,7 +32,7 @@ from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKey
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
-from sidecar.store.store import SqliteStore
+from sidecar.store.store import Store, open_store
 from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
@@ -142,7 +143,7 @@ class Parts:
     background: Background
     descriptors: Descriptors
     limiter: MemoryLimiter
-    store: SqliteStore
+    store: Store
     keeper: UsageKeeper
     retirement: Retirement
     old_keys: OldKeys
@@ -198,13 +199,13 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
 
 async def _open_store(
     config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics
-) -> SqliteStore:
+) -> Store:
     try:
-        path = sqlite_path(config.store)
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
-        store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
+        store = await open_store(config.store, create=False, watched=True, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
-        mark.enter_context(served_store(path))
+        if is_sqlite(config.store):
+            mark.enter_context(served_store(sqlite_path(config.store)))
         await check_peppers(store.statistics, hasher)
         metrics.also(StoreMetrics(lambda: store.database.write_problem))
         metrics.also(LimiterMetrics(limiter))
@@ -214,14 +215,14 @@ async def _open_store(
     return store
 
 
-def _start_rehashing(store: SqliteStore, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
+def _start_rehashing(store: Store, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
     rehashing = Rehashing(store.keys, hasher.newest, clock=CLOCK)
     stack.push_async_callback(rehashing.finish, store.keys.rehash)
     background.repeat(partial(rehashing.flush, store.keys.rehash), REHASH_SECONDS)
     return rehashing
 
 
-async def _keep_usage(config: Config, store: SqliteStore, usage: Usage, metrics: Metrics) -> UsageKeeper:
+async def _keep_usage(config: Config, store: Store, usage: Usage, metrics: Metrics) -> UsageKeeper:
     write = partial(logging.getLogger("sidecar.unusual").warning, "%s")
     detector = AnomalyDetector(config.usage.unusual, clock=CLOCK, write=write)
     keeper = UsageKeeper(
@@ -240,7 +241,7 @@ async def _keep_usage(config: Config, store: SqliteStore, usage: Usage, metrics:
 
 
 async def _watch_ages(
-    config: Config, store: SqliteStore, keeper: UsageKeeper, background: Background
+    config: Config, store: Store, keeper: UsageKeeper, background: Background
 ) -> tuple[Retirement, OldKeys]:
     retirement = Retirement(store.keys, store.statistics, keeper, settings=config.keys, clock=CLOCK)
     background.repeat(retirement.round, RETIRE_SECONDS)
@@ -341,7 +342,7 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
     return reconfigure
 
 
-async def _check_peppers(store: SqliteStore, config: Config) -> None:
+async def _check_peppers(store: Store, config: Config) -> None:
     """Raises StartError if keys that work now would stop working."""
     try:
         await check_peppers(store.statistics, _hasher_of(config))
@@ -364,7 +365,7 @@ def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
     return [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)]
 
 
-def _unwritten(store: SqliteStore) -> Sequence[str]:
+def _unwritten(store: Store) -> Sequence[str]:
     """No reason to be unready: requests are decided on all the same."""
     problem = store.database.write_problem
     return [f"store: the last change was not written: {problem}"] if problem else []

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from sidecar.cli.options import Failure, Misuse, config_here, config_or_exit, load_or_exit, shortened
 from sidecar.config.build.config import Config
-from sidecar.config.fields import parse_store, sqlite_path
 from sidecar.config.load import Environment
+from sidecar.config.store_url import parse_store
 from sidecar.core.apikey import Hasher, pasted, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
@@ -23,7 +23,8 @@ from sidecar.keys.ports import Actor, KeyFilter, KeyRegistry
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import KeyRules, NewKey
 from sidecar.runtime.tasks import SystemClock
-from sidecar.store.store import SqliteStore
+from sidecar.store.store import Store
+from sidecar.store.store import open_store as store_at
 
 T = TypeVar("T")
 Verb = Callable[[Lifecycle, ApiKey], Awaitable[T]]
@@ -32,18 +33,18 @@ _PAGE = 500
 _STDIN = "-"
 
 
-def path_of(url: str) -> str:
-    """Return the path in `sqlite:///absolute/path` or `sqlite:relative/path`. Raises Misuse for any other URL."""
+def parsed_url(url: str) -> str:
+    """Return the URL as the configuration would hold it. Raises Misuse for one that names no store."""
     try:
-        return sqlite_path(parse_store(url))
+        return parse_store(url)
     except ValueError as error:
         raise Misuse(f"--store: {error}") from error
 
 
 @asynccontextmanager
-async def open_store(url: str, *, create: bool = False) -> AsyncIterator[SqliteStore]:
+async def open_store(url: str, *, create: bool = False) -> AsyncIterator[Store]:
     """Open the store. Raises StoreUnavailable, also if there is no store yet and `create` is not set."""
-    store = await SqliteStore.open(path_of(url), create=create, clock=SystemClock(), timings=_unobserved)
+    store = await store_at(parsed_url(url), create=create, clock=SystemClock(), timings=_unobserved)
     try:
         yield store
     finally:
@@ -125,7 +126,7 @@ async def _find_by_secret(lifecycle: Lifecycle, text: str) -> ApiKey | None:
     return found if found is not None or pasted(text) == text else await lifecycle.find_by_secret(pasted(text))
 
 
-async def pages(store: SqliteStore, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
+async def pages(store: Store, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
     """Yield the keys that match the filter, in pages that are never empty.
 
     The store is the caller's to close: a generator that is left early could not wait for that.

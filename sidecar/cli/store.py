@@ -21,6 +21,7 @@ from sidecar.cli.options import (
     store_options,
 )
 from sidecar.cli.output import audit_as_json, audit_line, progress
+from sidecar.config.store_url import shown_store
 from sidecar.core.units import counted
 from sidecar.keys.ports import AuditFilter, AuditState
 from sidecar.store.audit import head_from
@@ -132,7 +133,7 @@ def make(config: str | None, store: str | None) -> None:
     with reported():
         url = key_service.url_of(config, store)
         asyncio.run(_make(url))
-    click.echo(f"The key store {url} exists.")
+    click.echo(f"The key store {shown_store(url)} exists.")
 
 
 async def _make(url: str) -> None:

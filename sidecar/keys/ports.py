@@ -21,6 +21,10 @@ class StoreUnavailable(Exception):
         self.cause = cause
 
 
+class NoStore(StoreUnavailable):
+    """There is no store there, and none was to be made."""
+
+
 class NotWritten(StoreUnavailable):
     """The store did not take a change."""
 

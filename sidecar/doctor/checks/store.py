@@ -3,6 +3,7 @@
 from typing import Final
 
 from sidecar.config.build.policy import VARIABLE
+from sidecar.config.store_url import is_sqlite
 from sidecar.core.units import counted
 from sidecar.doctor.facts import (
     DiskFacts,
@@ -164,8 +165,12 @@ def schema(facts: Facts) -> Finding:
 
 
 def _unopened(facts: Facts, store: Unknown) -> Finding:
-    if not facts.config.store.startswith("sqlite:"):
-        return unchecked(store.reason)
+    if not is_sqlite(facts.config.store):
+        return problem(
+            store.reason,
+            why="Without its store the sidecar does not start. If it is running, its requests get 503.",
+            do="Fix the cause. For a new installation, run `sidecar store make`.",
+        )
     user, process = facts.host.own.uid, facts.host.sidecar
     if user != 0 and any(file.uid != user for file in facts.files.store):
         owner = facts.files.store[0].uid

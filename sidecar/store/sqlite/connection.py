@@ -13,10 +13,10 @@ from typing import Any, Final
 import aiosqlite
 
 from sidecar.core.units import Clock
-from sidecar.keys.ports import NotWritten, StoreUnavailable
-from sidecar.store.connection import DuplicateRow
+from sidecar.keys.ports import NoStore, NotWritten, StoreUnavailable
+from sidecar.store.connection import DuplicateRow, answers_within
 from sidecar.store.sqlite.files import RESTORE, OpenedFiles, make, refuse_strays, refuse_unwritable
-from sidecar.store.sqlite.generation import GENERATION, GenerationWatch, answers_within
+from sidecar.store.sqlite.generation import GENERATION, GenerationWatch
 from sidecar.store.sqlite.schema import migrate, version_of
 
 # SQLite's exceptions are translated into what happened and what to do about it.
@@ -83,7 +83,7 @@ def prepare(path: str, *, create: bool) -> None:
     if create:
         make(path)
     elif not os.path.exists(path):
-        raise StoreUnavailable(f"there is no key store at {path}: {_ISSUE}, or check the path")
+        raise NoStore(f"there is no key store at {path}: {_ISSUE}, or check the path")
     refuse_unwritable(path)
     refuse_strays(path)
     with translated(path), closing(connect(path, timeout=WRITE_LOCK_SECONDS)) as connection:

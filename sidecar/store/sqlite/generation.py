@@ -10,10 +10,11 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.connection import answers_within
 from sidecar.store.sqlite.files import RESTART, OpenedFiles
 
 GENERATION: Final = "SELECT value FROM generation"
@@ -30,19 +31,6 @@ WAIT_SECONDS: Final = 1.0
 _LEAST_SECONDS: Final = 0.1
 """What each request waits after that."""
 _PAUSE_SECONDS: Final = 0.02
-_LATE_SECONDS: Final = 0.1
-
-
-async def answers_within(seconds: float, work: asyncio.Future[Any]) -> bool:
-    """Whether `work` ends within that time, which it gets again where this process stood still meanwhile."""
-    loop = asyncio.get_running_loop()
-    for _ in range(2):
-        end = loop.time() + seconds
-        await asyncio.wait([work], timeout=seconds)
-        # Where the loop wakes up late, this process stood still, and not the store.
-        if work.done() or loop.time() - end < _LATE_SECONDS:
-            break
-    return work.done()
 
 
 class GenerationWatch:

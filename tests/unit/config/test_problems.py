@@ -2,6 +2,7 @@
 
 import pytest
 
+from sidecar.config.store_url import parse_store, shown_store
 from tests.unit.config.conftest import MINIMAL, Complaining
 
 WRONG = {
@@ -240,7 +241,6 @@ def test_a_wrong_upstream_is_told_without_echoing_a_secret(problems: Complaining
 
 
 STORES = [
-    "postgresql://u:hunter2@h/db",
     "file:///etc/keys.yaml",
     "sqlite://rel/path",
     "sqlite:",
@@ -255,6 +255,37 @@ def test_a_store_that_is_not_built_in_is_told(problems: Complaining, store: str)
     assert line.startswith("3:8: store: ")
     assert "sqlite:///" in line
     assert "hunter2" not in line
+
+
+WRONG_URLS = [
+    "postgresql:db",
+    "postgresql://u:hunter2/7@h/db",
+    "postgresql://u:hunter2@7@h/db",
+    "postgresql://u:hunter2%zz@h/db",
+    "postgresql://h/db?password=hunter2",
+    "postgresql://h/db?ssl=hunter2",
+    "postgresql://h/db#hunter2",
+]
+
+
+@pytest.mark.parametrize("store", WRONG_URLS)
+def test_a_wrong_url_of_postgresql_is_told_without_its_password(problems: Complaining, store: str) -> None:
+    (line,) = problems(MINIMAL.replace("sqlite:///tmp/keys.db", f"'{store}'"))
+    assert line.startswith("3:8: store: ")
+    assert "hunter2" not in line
+
+
+RIGHT_URLS = {
+    "postgres://u:hunter2@db.internal:5432/keys?sslmode=verify-full": "postgresql://db.internal:5432/keys",
+    "postgresql://u@h1:5432,h2:5432/keys?target_session_attrs=read-write": "postgresql://h1:5432,h2:5432/keys",
+    "postgresql:///keys?host=/run/postgresql": "postgresql:///keys",
+    "postgresql://u:%40%2F@[::1]:5432/keys": "postgresql://[::1]:5432/keys",
+}
+
+
+@pytest.mark.parametrize("store", RIGHT_URLS)
+def test_a_url_of_postgresql_is_shown_without_user_password_and_options(store: str) -> None:
+    assert shown_store(parse_store(store)) == RIGHT_URLS[store]
 
 
 def test_everything_is_told_at_once_and_in_the_order_of_the_file(problems: Complaining) -> None:

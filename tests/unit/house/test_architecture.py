@@ -37,6 +37,7 @@ OWNERS = {
     "msgspec": {"config", "core", "gate", "http", "keys", "limiter", "telemetry", "usage", "proxy", "store", "admin"},
     "aiosqlite": {"store"},
     "sqlite3": {"store"},
+    "asyncpg": {"store"},
     "prometheus_client": {"telemetry", "usage", "runtime"},
     "aiohttp": {"http", "proxy", "forward_auth", "ops", "admin", "runtime", "cli"},
     "jinja2": {"admin"},

@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 from msgspec.structs import replace as struct_with
 
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Bucket, Quota, Taken
+from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken
 from sidecar.limiter.memory import MemoryLimiter
 
 Cause = Literal["timeout", "connection", "auth", "loading", "readonly", "memory", "cluster", "script"]
@@ -30,6 +30,9 @@ LATENCIES: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 
 
 _MOST_SHARES: Final = 4096
+_MOST_SEEN: Final = 100
+_LITTLE: Final = 0.2
+"""Of a limit."""
 
 
 class Unavailable(Exception):
@@ -55,6 +58,29 @@ class RemoteStatistics:
     def answered(self, seconds: float) -> None:
         self.latencies[bisect_left(LATENCIES, seconds)] += 1
         self.latency_sum += seconds
+
+
+class Fullest:
+    """Keys and tenants of which this process has lately seen little left; the shared counts tell of one at a time."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Subject, str], None] = {}
+
+    def see(self, bucket: Bucket, state: QuotaState) -> None:
+        """Remembers whose state it is, where most of the limit is used."""
+        if state.remaining > _LITTLE * state.limit:
+            return
+        by = bucket.quota.by
+        if by == (Subject.KEY,) or (by[:1] == (Subject.TENANT,) and set(by) <= {Subject.TENANT, Subject.ENVIRONMENT}):
+            subject = by[0], bucket.subject[0]
+            self._seen.pop(subject, None)
+            self._seen[subject] = None
+            if len(self._seen) > _MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+
+    def latest(self, most: int) -> list[tuple[Subject, str]]:
+        """May run in another thread."""
+        return list(self._seen)[::-1][:most]
 
 
 class OutageLimiter:

@@ -16,11 +16,14 @@ CALL_SECONDS = 10.0
 
 
 class RedisServer:
-    """One server with its data in `folder`; a context, at whose end it is gone. options: as in redis.conf."""
+    """One server with its data in `folder`; a context, at whose end it is gone. options: as in redis.conf.
 
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+    program: what stands before them, such as a file of options.
+    """
+
+    def __init__(self, folder: Path, *options: str, port: int = 0, program: tuple[str, ...] = ()) -> None:
         self.port, self.socket = port or free_port(), folder / "redis.sock"
-        self._folder, self._options = folder, options
+        self._folder, self._options, self._program = folder, options, program
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "RedisServer":
@@ -35,7 +38,8 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [needed("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [needed("redis-server"), *self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", ""] if not self._program else []
         command += ["--unixsocket", str(self.socket), "--dir", str(self._folder), "--daemonize", "no", *self._options]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -7,9 +7,9 @@ from typing import Any
 
 from redis.asyncio import Connection, RedisCluster, Sentinel, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -47,7 +47,7 @@ class Server:
         try:
             await self._connection.send_packed_command(packed, check_health=False)
         except (RedisError, OSError) as error:
-            raise Unavailable(cause_of(error), str(error)) from None
+            raise Unavailable(cause_of(error), _words(error)) from None
 
     async def read(self) -> Any:
         """The next reply. Raises ScriptMissing, which leaves the connection in order."""
@@ -56,7 +56,7 @@ class Server:
         except NoScriptError:
             raise ScriptMissing from None
         except (RedisError, OSError) as error:
-            raise Unavailable(cause_of(error), str(error)) from None
+            raise Unavailable(cause_of(error), _words(error)) from None
 
     async def close(self) -> None:
         """At once; what comes later comes to nobody."""
@@ -67,23 +67,31 @@ class ScriptMissing(Exception):
     """The server does not know the script: it has lost its scripts, or is another one. Nothing was taken."""
 
 
-async def connect(url: RedisUrl, key: str, *, ca: str = "") -> Server:
-    """A connection, ready for commands on `key`'s slot. Raises Unavailable. Has no time limit of its own.
+class Connector:
+    """Finds the server that holds `key`, and connects to it. Raises Unavailable; has no time limit of its own.
 
-    ca: file of the authorities that are trusted instead of the system's.
+    ca: file of the authorities that are trusted instead of the system's; empty for these.
     """
-    try:
-        options = _options(url, ca)
-        host, port = await _place(url, key, options)
-        connection = _connection(url, host, port, options)
+
+    def __init__(self, url: RedisUrl, key: str, *, ca: str = "") -> None:
+        self._url, self._key, self._options = url, key, _options(url, ca)
+        self._latest: tuple[tuple[str, int], AbstractConnection] | None = None
+
+    async def connect(self) -> Server:
+        """The same object connects again, because each new one would read all authorities from the disk."""
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-    except (TimeoutError, RedisError, RedisClusterException, OSError) as error:
-        raise Unavailable(cause_of(error), str(error)) from None
-    return Server(connection)
+            place = await _place(self._url, self._key, self._options)
+            if self._latest is None or self._latest[0] != place:
+                self._latest = (place, _connection(self._url, *place, self._options))
+            connection = self._latest[1]
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+        except (TimeoutError, RedisError, RedisClusterException, OSError) as error:
+            raise Unavailable(cause_of(error), _words(error)) from None
+        return Server(connection)
 
 
 def _options(url: RedisUrl, ca: str) -> dict[str, Any]:
@@ -155,6 +163,11 @@ _CAUSES: Sequence[tuple[tuple[type[BaseException], ...], Cause]] = (
     ((asyncio.TimeoutError,), "timeout"),
     ((ResponseError,), "script"),
 )
+
+
+def _words(error: BaseException) -> str:
+    """One line of bounded length."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def cause_of(error: BaseException) -> Cause:

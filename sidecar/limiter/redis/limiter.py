@@ -7,12 +7,13 @@ from contextlib import suppress
 from random import Random
 from typing import Final
 
-from sidecar.core.model import Bucket, Taken
+from sidecar.core.model import Bucket, Subject, Taken
 from sidecar.core.quotas import merged
-from sidecar.limiter.redis.connecting import Server
+from sidecar.limiter.redis.connecting import Connector, Server
 from sidecar.limiter.redis.pipeline import Pipeline, probe
 from sidecar.limiter.redis.script import Script, taken_of
-from sidecar.limiter.remote import OutageLimiter, RemoteStatistics, Unavailable
+from sidecar.limiter.redis.url import RedisUrl
+from sidecar.limiter.remote import Fullest, OutageLimiter, RemoteStatistics, Unavailable
 
 CONNECT_SECONDS: Final = 1.0
 """For a connection, authentication and the first take. No request waits for it."""
@@ -50,6 +51,7 @@ class RedisLimiter:
         self._timeout, self._name, self._random = timeout, name, random
         self._statistics = statistics
         self._pipeline: Pipeline | None = None
+        self._fullest = Fullest()
         self._tried = asyncio.Event()
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
@@ -78,6 +80,14 @@ class RedisLimiter:
         """Waits until the first attempt to connect has ended, well or not."""
         await self._tried.wait()
 
+    def top_subjects(self, most: int) -> list[tuple[Subject, str]]:
+        """At most so many keys and tenants of which this process has lately seen that little is left."""
+        return self._fullest.latest(most)
+
+    def expire(self, now: float) -> None:
+        """Let go of what was counted in an outage, and is past."""
+        self._outage.expire(now)
+
     async def _ask(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
         if not buckets:
             return _NOTHING
@@ -87,7 +97,10 @@ class RedisLimiter:
             with suppress(Unavailable):
                 reply = await pipeline.ask(self._script.call(wanted, take=take))
                 self._statistics.answered(asyncio.get_running_loop().time() - began)
-                return taken_of(wanted, reply, now, take=take)
+                taken = taken_of(wanted, reply, now, take=take)
+                for bucket, state in zip(wanted, taken.states, strict=True):
+                    self._fullest.see(bucket, state)
+                return taken
         return await (self._outage.take(buckets, now) if take else self._outage.peek(buckets, now))
 
     async def _serve(self) -> None:
@@ -124,3 +137,26 @@ class RedisLimiter:
         statistics.breaker, statistics.problem = "open", f"{self._name} cannot be asked ({problem.cause})"
         statistics.errors[problem.cause] += 1
         self._tried.set()
+
+
+def redis_limiter(
+    url: RedisUrl,
+    outage: OutageLimiter,
+    *,
+    namespace: str,
+    timeout: float,
+    ca: str,
+    statistics: RemoteStatistics,
+    random: Random,
+) -> RedisLimiter:
+    """The limiter of a URL. Nothing is connected before it runs. ca: as in the configuration; empty is the system's."""
+    script = Script(namespace)
+    return RedisLimiter(
+        Connector(url, script.any_key, ca=ca).connect,
+        script,
+        outage,
+        timeout=timeout,
+        name=str(url),
+        statistics=statistics,
+        random=random,
+    )

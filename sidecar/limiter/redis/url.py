@@ -63,9 +63,9 @@ def parse_redis_url(text: str) -> RedisUrl:
     if not separator or scheme not in SCHEMES:
         meant = _MEANT.get(scheme)
         raise ValueError(f"{_FORM} (did you mean {meant}://?)" if meant and separator else _FORM)
-    if "?" in rest or "#" in rest:
-        raise ValueError("must hold no query or fragment; write ? and # in a password as %3F and %23")
-    user, _, place = rest.rpartition("@")
+    user, _, place = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
+    if "?" in place or "#" in place:
+        raise ValueError("must hold no query or fragment")
     username, password = _credentials(user)
     if scheme == "redis+unix":
         return RedisUrl(path=_socket(place), username=username, password=password)
@@ -88,14 +88,15 @@ def parse_redis_url(text: str) -> RedisUrl:
 
 
 def _credentials(text: str) -> tuple[str, str]:
-    """`user:password`, `:password`, or nothing. A text without a colon is a password."""
+    """`user:password`, `:password`, or nothing. A text without a colon is a password.
+
+    The last @ of a URL ends them, so that any character may stand there; a % begins an encoded one (RFC 3986).
+    """
     if not text:
         return "", ""
     user, colon, password = text.partition(":")
     if not colon:
         user, password = "", text
-    if any(char in "/[]@ " for char in user + password):
-        raise ValueError("has characters in its user or password that must be percent-encoded")
     if not password:
         raise ValueError("has a user without a password")
     return unquote(user), unquote(password)

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from random import Random
 
 from sidecar.core.model import Bucket, Taken
-from sidecar.limiter.redis.connecting import connect
+from sidecar.limiter.redis.connecting import Connector
 from sidecar.limiter.redis.limiter import RedisLimiter
 from sidecar.limiter.redis.script import TEXT, Script
 from sidecar.limiter.redis.url import parse_redis_url
@@ -49,7 +48,7 @@ async def redis_limiter(
     """A limiter whose first attempt to connect is over."""
     statistics, script, parsed = RemoteStatistics(), Script(namespace, text), parse_redis_url(url)
     limiter = RedisLimiter(
-        partial(connect, parsed, script.any_key, ca=ca),
+        Connector(parsed, script.any_key, ca=ca).connect,
         script,
         OutageLimiter(outage, replicas=replicas, max_entries=1000, statistics=statistics),
         timeout=timeout,

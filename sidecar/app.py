@@ -28,12 +28,14 @@ from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.control import control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
+from sidecar.runtime.limiters import Limiters, limiters_of
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
 from sidecar.store.store import Store, open_store
-from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
+from sidecar.telemetry.limiter import LimiterMetrics
+from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
@@ -51,9 +53,12 @@ REMEMBERS: Final = "SIDECAR_KNOWN_REQUESTS"
 _log = logging.getLogger(__name__)
 
 
-def make_gate(config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher) -> Gate:
+def make_gate(
+    config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher, *, failures: Limiter | None = None
+) -> Gate:
     """The gate with the real clock and real randomness."""
-    return Gate(config, keys, limiter, hasher=hasher, clock=CLOCK, new_request_id=RequestIds(secrets.token_bytes))
+    new_id = RequestIds(secrets.token_bytes)
+    return Gate(config, keys, limiter, hasher=hasher, clock=CLOCK, new_request_id=new_id, failures=failures)
 
 
 def _hasher_of(config: Config) -> Hasher:
@@ -142,7 +147,7 @@ class Parts:
     metrics: Metrics
     background: Background
     descriptors: Descriptors
-    limiter: MemoryLimiter
+    limiters: Limiters
     store: Store
     keeper: UsageKeeper
     retirement: Retirement
@@ -158,22 +163,23 @@ class Parts:
 
 async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     metrics, usage = Metrics(), Usage(clock=CLOCK)
-    limiter = MemoryLimiter(max_entries=config.limiter.entries)
+    memory = MemoryLimiter(max_entries=config.limiter.entries)
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
-    store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
+    store = await _open_store(config, hasher, memory, stack=stack, metrics=metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
-    upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
+    upkeep = Upkeep(store.statistics, store.quotas, memory, usage=keeper, metrics=metrics, clock=CLOCK)
     stack.push_async_callback(upkeep.finish)
     await upkeep.start(background)
     retirement, old_keys = await _watch_ages(config, store, keeper, background)
     observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK)
     files = descriptors(config)
+    limiters = await limiters_of(config.limiter, memory, metrics=metrics, background=background, clock=CLOCK)
     serving = Serving(
         config,
         rehashing,
-        make_gate=lambda config, keys: make_gate(config, keys, limiter, _hasher_of(config)),
+        make_gate=lambda config, keys: make_gate(config, keys, limiters.quotas, _hasher_of(config), failures=memory),
         metrics=metrics,
         descriptors=files,
         remembers=os.environ.get(REMEMBERS) != "off",
@@ -185,7 +191,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         metrics=metrics,
         background=background,
         descriptors=files,
-        limiter=limiter,
+        limiters=limiters,
         store=store,
         keeper=keeper,
         retirement=retirement,
@@ -286,7 +292,8 @@ async def _listen_for_admin(
         config=lambda: parts.serving.config,
         store=parts.store,
         hasher_of=_hasher_of,
-        limiter=parts.limiter,
+        limiter=parts.limiters.quotas,
+        fullest=parts.limiters.fullest,
         make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
         counts_by_reason=parts.metrics.refusals,
         refusals=parts.observing.refusals,
@@ -362,7 +369,8 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
 
 
 def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
-    return [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)]
+    reloaded = reloads.remarks() if reloads is not None else ()
+    return [*reloaded, *_unwritten(parts.store), *parts.limiters.remarks()]
 
 
 def _unwritten(store: Store) -> Sequence[str]:

@@ -24,6 +24,7 @@ from sidecar.config.fields import (
     HostName,
     LimiterUrl,
     Name,
+    Namespace,
     Network,
     OptionalSize,
     PathPrefix,
@@ -57,6 +58,8 @@ from sidecar.config.policy import (
 )
 from sidecar.config.routes import CorsEntry, DefaultsEntry, RouteOrGroup, UnmatchedEntry, cors_of
 from sidecar.core.model import Cors
+from sidecar.limiter.redis.url import RedisUrl
+from sidecar.limiter.remote import Outage
 from sidecar.limiter.tables import DEFAULT_ENTRIES
 from sidecar.usage.anomalies import Unusual
 
@@ -188,15 +191,30 @@ OneUpstream = Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSe
 
 
 class LimiterSettings(Entry, frozen=True, kw_only=True):
-    """Where quotas are counted, and how many counts (one for each quota and subject) are kept."""
+    """Where quotas are counted, and how many counts (one for each quota and subject) memory keeps.
+
+    The rest is for a Redis alone: it answers within `timeout` seconds, or `outage` decides.
+    """
 
     url: LimiterUrl = "memory"
     entries: Annotated[int, Meta(ge=1000, le=10**8)] = DEFAULT_ENTRIES
+    timeout: Timeout = seconds("50ms")
+    outage: Outage = "local"
+    """By this replica's share of each quota, by none (open), or 503 (closed)."""
+    replicas: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    """Sidecars that share the counts: each one's share is a limit divided by them."""
+    namespace: Namespace = "sidecar"
+    """Sidecars with the same one count together."""
+    ca: FilePath = left_out("")
+    """PEM file of the authorities of a rediss:// server; empty: the system's."""
 
 
-def limiter_of(written: str | LimiterSettings, path: Path, report: Report) -> LimiterSettings:
+def limiter_of(written: str | RedisUrl | LimiterSettings, path: Path, report: Report) -> LimiterSettings:
     """A URL alone is the URL with every default."""
-    return LimiterSettings(url=written) if isinstance(written, str) else written
+    settings = written if isinstance(written, LimiterSettings) else LimiterSettings(url=written)
+    if settings.ca and (isinstance(settings.url, str) or not settings.url.tls):
+        report.problem((*path, "ca"), "is for a rediss:// server alone")
+    return settings
 
 
 # The other listeners.

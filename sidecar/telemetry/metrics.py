@@ -21,7 +21,6 @@ from prometheus_client.samples import Exemplar
 from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
-from sidecar.limiter.memory import MemoryLimiter
 
 # What the operator is told of the configuration in force: metrics, log lines, and a remark for readiness.
 
@@ -108,23 +107,6 @@ class StoreMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "sidecar_store_writable", "0 after a change that the store did not take.", value=not self._write_problem()
-        )
-
-
-class LimiterMetrics(Collector):
-    """How full the memory of quotas is."""
-
-    def __init__(self, limiter: MemoryLimiter) -> None:
-        self._limiter = limiter
-
-    def collect(self) -> Iterator[Metric]:
-        limiter = self._limiter
-        yield GaugeMetricFamily("sidecar_quota_entries", "Counts of quotas in memory.", value=len(limiter))
-        yield GaugeMetricFamily(
-            "sidecar_quota_entries_limit", "Most counts of quotas in memory.", value=limiter.max_entries
-        )
-        yield CounterMetricFamily(
-            "sidecar_quota_entries_evicted", "Counts that made room for others and start anew.", value=limiter.evicted
         )
 
 

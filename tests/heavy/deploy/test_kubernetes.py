@@ -35,7 +35,9 @@ def one(folder: str, kind: str, name: str = "") -> Manifest:
 
 
 def pod_of(folder: str) -> dict[str, Any]:
-    pod: dict[str, Any] = one(folder, "Deployment" if folder in (*OVERLAYS, *SHARED) else "Job")["spec"]["template"]["spec"]
+    pod: dict[str, Any] = one(folder, "Deployment" if folder in (*OVERLAYS, *SHARED) else "Job")["spec"]["template"][
+        "spec"
+    ]
     return pod
 
 

@@ -42,6 +42,7 @@ OWNERS = {
     "aiohttp": {"http", "proxy", "forward_auth", "ops", "admin", "runtime", "cli"},
     "jinja2": {"admin"},
     "httptools": {"proxy"},
+    "redis": {"limiter"},
     "click": {"cli"},
     "uvloop": {"cli"},
     "opentelemetry": {"telemetry"},

@@ -48,6 +48,9 @@ class Database(Protocol):
     async def read_generation(self) -> int:
         """As KeyReader.read_generation."""
 
+    def changes_since(self, generation: int) -> frozenset[str] | None:
+        """As KeyReader.changes_since."""
+
     def now(self) -> int:
         """Microseconds of UTC."""
 

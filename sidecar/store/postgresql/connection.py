@@ -222,6 +222,7 @@ class PostgresqlDatabase:
         watching = KeyWatch(connector(url, FIND_SECONDS), self.name) if watched else NotWatched(self._read_value)
         self.watch: KeyWatch | NotWatched = watching
         self.generation, self.read_generation = watching.current, watching.read
+        self.changes_since = watching.changes_since
         self._open = True
         self.write_problem = ""
         """Why the last change was not written; empty where it was."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from sidecar.keys.cache import KeyChanges
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import answers_within
 
@@ -24,16 +25,6 @@ _LONGEST_PAUSE_SECONDS: Final = 1.0
 _MOST_DONE: Final = 1_000
 _NUMBER: Final = "SELECT value FROM generation"
 
-Changed = Callable[[frozenset[str] | None], None]
-"""Is told of the ids of keys that were changed or issued; None where these are too many or not known: any key then.
-
-Called on the event loop, before a request sees the new generation. Ids of one transaction may come in several calls.
-"""
-
-
-def _ignored(changed: frozenset[str] | None) -> None:
-    """For a store whose changes nobody follows."""
-
 
 class KeyWatch:
     """Knows a number that changes with every change of a key, by any process.
@@ -44,8 +35,8 @@ class KeyWatch:
 
     def __init__(self, connect: Callable[[], Awaitable[Any]], name: str) -> None:
         self._connect, self._name = connect, name
-        self.changed: Changed = _ignored
-        self._news = 0
+        self._changes = KeyChanges()
+        self.changes_since = self._changes.since
         self._number: int | None = None
         """The last one that was learnt."""
         self._trouble = f"the key store {name} is not open"
@@ -61,7 +52,7 @@ class KeyWatch:
         """The number. Raises StoreUnavailable while nothing tells of changes."""
         if self._trouble:
             raise StoreUnavailable(self._trouble)
-        return self._news
+        return self._changes.generation
 
     async def read(self) -> int:
         """The number, in which every change counts that was acknowledged before the call. Raises StoreUnavailable."""
@@ -174,16 +165,16 @@ class KeyWatch:
             awaited.set_result(None)
 
     def _learn(self, number: int | None, ids: frozenset[str] | None) -> None:
-        self.changed(ids)
+        """ids: of keys that were changed or issued; None where these are too many or not known. One transaction's may
+        come in several calls."""
         self._number = number
-        self._news += 1
+        self._changes.add(self._changes.generation + 1, ids)
 
 
 class NotWatched:
     """For a process that ends soon and follows no changes: the number is asked for each time."""
 
     def __init__(self, fetch: Callable[[], Awaitable[int]]) -> None:
-        self.changed: Changed = _ignored
         self._fetch = fetch
 
     async def read(self) -> int:
@@ -192,6 +183,10 @@ class NotWatched:
 
     def current(self) -> int | None:
         """As KeyReader.generation."""
+        return None
+
+    def changes_since(self, generation: int) -> frozenset[str] | None:
+        """As KeyReader.changes_since."""
         return None
 
     async def reached(self, number: int) -> None:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from sidecar.core.units import Clock
 from sidecar.keys.ports import NoStore, NotWritten, StoreUnavailable
 from sidecar.store.connection import DuplicateRow, answers_within
 from sidecar.store.sqlite.files import RESTORE, OpenedFiles, make, refuse_strays, refuse_unwritable
-from sidecar.store.sqlite.generation import GENERATION, GenerationWatch
+from sidecar.store.sqlite.generation import CHANGES, GenerationWatch
 from sidecar.store.sqlite.schema import migrate, version_of
 
 # SQLite's exceptions are translated into what happened and what to do about it.
@@ -205,8 +206,9 @@ class SqliteDatabase:
         self._lookup, self._read, self._write, self._watching = connections
         self._path, self._clock, self._timings = path, clock, timings
         self._files = OpenedFiles(path)
-        self._watch = GenerationWatch(self._files, self._fetch_generation, clock)
+        self._watch = GenerationWatch(self._files, partial(self._watching.fetch, CHANGES), clock)
         self.generation, self.read_generation = self._watch.current, self._watch.read
+        self.changes_since = self._watch.changes_since
         self._open = True
         self.write_problem = ""
         """Why the last change was not written; empty where it was."""
@@ -224,7 +226,7 @@ class SqliteDatabase:
                 connection = await SqliteConnection.open(path, lock_seconds=seconds)
                 opened.append(connection)
             opened.append(await SqliteConnection.open(path, lock_seconds=0, mode="ro"))
-            await opened[-1].fetch(GENERATION)
+            await opened[-1].fetch(CHANGES, (0, 1))
             return cls(path, opened, clock=clock, timings=timings)
         except BaseException:
             await _close(opened)
@@ -269,10 +271,6 @@ class SqliteDatabase:
                     # A cancelled statement still runs on its thread; the rollback queues behind it.
                     await connection.rollback()
                     raise
-
-    async def _fetch_generation(self) -> int:
-        [(generation,)] = await self._watching.fetch(GENERATION)
-        return int(generation)
 
     @contextmanager
     def _write_noted(self) -> Iterator[None]:

@@ -292,9 +292,30 @@ SORTED_BY: Final = {
 
 FOURTH: Final = tuple(f"CREATE INDEX {index} ON api_key ({by})" for index, by in dict(SORTED_BY.values()).items())
 
+# From the fourth to the fifth: which keys were changed, so that processes read only these again.
+
+KEPT_CHANGES: Final = 10_000
+"""So many changes are remembered. Who missed more takes every key for changed."""
+_NOTE_CHANGE: Final = f"""BEGIN
+    UPDATE generation SET value = random();
+    INSERT INTO key_change (token, key_id) VALUES (random(), old.id);
+    DELETE FROM key_change WHERE serial <= last_insert_rowid() - {KEPT_CHANGES};
+    END"""  # noqa: S608 - a number of our own
+
+FIFTH: Final = (
+    # The token tells a change from another one of the same number, as it may be after a backup is restored in place.
+    "CREATE TABLE key_change (serial INTEGER PRIMARY KEY, token INTEGER NOT NULL, key_id TEXT NOT NULL)",
+    # Never empty, so that there is always a change to count from.
+    "INSERT INTO key_change VALUES (1, random(), '')",
+    "DROP TRIGGER api_key_changed",
+    "DROP TRIGGER api_key_removed",
+    f"CREATE TRIGGER api_key_removed AFTER DELETE ON api_key {_NOTE_CHANGE}",
+    f"CREATE TRIGGER api_key_changed AFTER UPDATE OF {_NO_USE}, replaced_at ON api_key {_NOTE_CHANGE}",
+)
+
 Step = str | Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD, FOURTH)
+MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD, FOURTH, FIFTH)
 """Steps of each migration; the n-th leads to schema version n."""
 
 

@@ -25,7 +25,7 @@ OVERLAYS = APPLIED[:3]
 SHARED = ("overlays/shared", "overlays/central")
 """With a store and counts that all replicas share."""
 NATIVE = ["overlays/native", "overlays/ephemeral", "overlays/shared"]
-ENGINES = {"DATABASE_URL": "postgresql://sidecar@postgres.test/sidecar", "REDIS_URL": "rediss://redis.test"}
+ENGINES = {"DATABASE_URL": "postgresql://sidecar@postgres.test/sidecar", "REDIS_URL": "rediss://redis.test:6379"}
 DRAIN_SECONDS = Drain().delay + Drain().timeout
 
 
@@ -245,7 +245,7 @@ def test_replicas_that_share_their_state_are_replaced_one_by_one(folder: str, tm
 @pytest.mark.parametrize("folder", SHARED)
 def test_replicas_keep_nothing_that_is_lost_with_a_pod(folder: str, tmp_path: Path) -> None:
     config = config_of(folder, tmp_path)
-    assert (config.store, config.limiter.url) == tuple(ENGINES.values())
+    assert (config.store, str(config.limiter.url)) == tuple(ENGINES.values())
     assert "PersistentVolumeClaim" not in {doc["kind"] for doc in stored(folder)}
     [ports] = [rule["ports"] for rule in one(folder, "NetworkPolicy")["spec"]["egress"] if "to" not in rule]
     assert {port["port"] for port in ports} == {5432, 6379}
@@ -254,6 +254,6 @@ def test_replicas_keep_nothing_that_is_lost_with_a_pod(folder: str, tmp_path: Pa
 def test_the_central_sidecars_serve_decisions_and_nothing_else(tmp_path: Path) -> None:
     config = config_of("overlays/central", tmp_path)
     reached = {port["containerPort"] for port in containers("overlays/central")["sidecar"]["ports"]}
-    assert reached == {address.port for address in (*(config.decision or ()), *(config.ops or ()))}
+    assert reached == {address.port for address in (*config.decision.listen, *(config.ops or ()))}
     assert [address.host for address in config.listen] == ["127.0.0.1"]
     assert {rule["ports"][0]["port"] for rule in one("overlays/central", "NetworkPolicy")["spec"]["ingress"]} == reached

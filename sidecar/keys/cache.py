@@ -146,6 +146,8 @@ class KeyCache:
             try:
                 generation = self._reader.generation()
                 if generation is None:
+                    if self._grace.active and (known := self._seen(secret_digest)) is not MISS:
+                        return known
                     generation = await self._reader.read_generation()
             except StoreUnavailable as error:
                 return self._without_store(secret_digest, error)

@@ -122,6 +122,7 @@ async def running(
     async with AsyncExitStack() as stack:
         parts = await _parts_of(config, stack)
         parts.metrics.watch(log_dropped=log_dropped)
+        _watch_store(parts)
         clients = await _listen(parts)
         listeners = {"data": clients}
         reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
@@ -213,12 +214,17 @@ async def _open_store(
         if is_sqlite(config.store):
             mark.enter_context(served_store(sqlite_path(config.store)))
         await check_peppers(store.statistics, hasher)
-        metrics.also(StoreMetrics(lambda: store.database.write_problem))
         metrics.also(LimiterMetrics(limiter))
         limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
     return store
+
+
+def _watch_store(parts: Parts) -> None:
+    database, grace = parts.store.database, parts.serving.grace
+    parts.background.run(grace.watch)
+    parts.metrics.also(StoreMetrics(lambda: database.write_problem, lambda: (grace.active, grace.lookups)))
 
 
 def _start_rehashing(store: Store, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
@@ -370,7 +376,8 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
 
 def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
     reloaded = reloads.remarks() if reloads is not None else ()
-    return [*reloaded, *_unwritten(parts.store), *parts.limiters.remarks()]
+    own = (*parts.serving.grace.remarks(), *parts.limiters.remarks())
+    return [*reloaded, *own, *_unwritten(parts.store)]
 
 
 def _unwritten(store: Store) -> Sequence[str]:
@@ -380,13 +387,19 @@ def _unwritten(store: Store) -> Sequence[str]:
 
 
 async def _problems(parts: Parts) -> Sequence[str]:
-    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain."""
+    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain.
+
+    While keys that were seen go on without the store, it stays ready, so that not every replica is taken out at once.
+    """
     if parts.drainer.not_ready:
         return [f"drain: {parts.drainer.not_ready}"]
     if not await parts.serving.answers():
         return ["data: the data listener does not answer"]
     try:
         await parts.store.keys.read_generation()
+    except StoreUnavailable as error:
+        return [] if parts.serving.grace.covers(error) else [f"store: {error}"]
+    try:
         await parts.store.keys.find({b"": "none"})
     except StoreUnavailable as error:
         return [f"store: {error}"]

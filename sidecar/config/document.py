@@ -187,7 +187,26 @@ def upstream_of(written: UpstreamUrl | UpstreamSettings, path: Path, report: Rep
 OneUpstream = Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSettings)]
 
 
-# Where quotas are counted.
+# Where keys are stored, and where quotas are counted.
+
+
+class StoreSettings(Entry, frozen=True, kw_only=True):
+    """Where keys are stored, and how long those that were seen go on while the store does not answer (seconds)."""
+
+    url: Store
+    grace: Duration = seconds("0s")
+
+
+_GRACE_SECONDS = (1, 3600)
+
+
+def store_of(written: str | StoreSettings, path: Path, report: Report) -> StoreSettings:
+    """A URL alone is the URL with every default."""
+    settings = StoreSettings(url=written) if isinstance(written, str) else written
+    least, most = _GRACE_SECONDS
+    if settings.grace and not least <= settings.grace <= most:
+        report.problem((*path, "grace"), "must be 0s, or between 1s and 1h: a revoked key may go on for as long")
+    return settings
 
 
 class LimiterSettings(Entry, frozen=True, kw_only=True):
@@ -418,7 +437,7 @@ class Document(Entry, frozen=True, kw_only=True):
     decision: Annotated[DecisionSettings, made(decision_of, BindAddress, BindAddresses, DecisionSettings)] | None = None
     upstream: OneUpstream | None = None
     upstreams: Mapping[Name, OneUpstream] | None = None
-    store: Store | None = None
+    store: Annotated[StoreSettings, made(store_of, Store, StoreSettings)] | None = None
     limiter: Annotated[LimiterSettings, made(limiter_of, LimiterUrl, LimiterSettings)] | None = None
     keys: Annotated[KeySettings, made(checked_keys, KeySettings)] | None = None
     scopes: Mapping[ScopeName, str | ScopeEntry | None] | None = None

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from sidecar.core.model import ApiKey
+from sidecar.keys.grace import Grace
 from sidecar.keys.ports import KeyReader, StoreUnavailable
 
 MOST_CHANGES: Final = 1_000
@@ -79,12 +80,16 @@ class KeyCache:
     When the store has another generation, the keys that were changed are read again, or all where nobody knows which;
     what was unknown is looked up again. What is out of date stays, so that `remembers` knows it. Unknown secrets have a
     memory of their own, so that strangers cannot push keys out.
+
+    While `grace` lasts, the store is not needed for keys that were valid when it last answered.
     """
 
-    def __init__(self, reader: KeyReader, *, size: int, unknown_size: int = 10_000) -> None:
+    def __init__(self, reader: KeyReader, *, size: int, unknown_size: int = 10_000, grace: Grace | None = None) -> None:
         """Must be created in a running event loop."""
+        loop = asyncio.get_running_loop()
         self._reader = reader
-        self._call_soon = asyncio.get_running_loop().call_soon
+        self._grace = grace or Grace(reader, 0, time=loop.time)
+        self._call_soon = loop.call_soon
         self._turn: int | None = None
         """The generation read in this turn of the loop; None before that."""
         self._generation: int | None = None
@@ -114,9 +119,13 @@ class KeyCache:
         """
         generation = self._turn
         if generation is None:
-            generation = self._reader.generation()
+            try:
+                generation = self._reader.generation()
+            except StoreUnavailable as error:
+                return self._without_store(secret_digest, error)
             if generation is None:
-                return MISS
+                # Nobody has to wait for a store that does not answer.
+                return self._seen(secret_digest) if self._grace.active else MISS
             self._turn = generation
             self._call_soon(self._end_turn)
             if generation != self._generation:
@@ -130,13 +139,18 @@ class KeyCache:
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None:
         """The key, or None. `candidates` returns the digests to look up in the store. Raises StoreUnavailable.
 
-        The result includes each change that was acknowledged before the call.
+        The result includes each change that was acknowledged before the call, unless the store does not answer.
         """
         while True:
             # Read before the key: after a change in between, the entry is out of date at once.
-            generation = self._reader.generation()
-            if generation is None:
-                generation = await self._reader.read_generation()
+            try:
+                generation = self._reader.generation()
+                if generation is None:
+                    if self._grace.active and (known := self._seen(secret_digest)) is not MISS:
+                        return known
+                    generation = await self._reader.read_generation()
+            except StoreUnavailable as error:
+                return self._without_store(secret_digest, error)
             if generation != self._generation:
                 self._go_to(generation)
             outcome: _Outcome = self._look(secret_digest)
@@ -178,6 +192,22 @@ class KeyCache:
             self.negative_hits += 1
             return None
         return MISS
+
+    def _without_store(self, secret_digest: bytes, error: StoreUnavailable) -> CacheEntry:
+        """The key, if its time of grace lasts; raises `error` otherwise."""
+        known = self._seen(secret_digest) if self._grace.covers(error) else MISS
+        if known is MISS:
+            raise error
+        return known
+
+    def _seen(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS]:
+        """The key as it was when the store last answered. What was unknown then may be known now."""
+        known = self._known.get(secret_digest)
+        if known is None or known.epoch != self._epoch:
+            return MISS
+        self.hits += 1
+        self._grace.lookups += 1
+        return known
 
     async def _read(
         self, secret_digest: bytes, generation: int, candidates: Callable[[], Mapping[bytes, str]]

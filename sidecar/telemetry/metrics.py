@@ -99,15 +99,20 @@ class UsageMetrics(Collector):
 
 
 class StoreMetrics(Collector):
-    """Whether the store takes changes. write_problem: why not; empty where it does."""
+    """write_problem: why the store takes no change; empty where it does. grace: whether it lasts, and its lookups."""
 
-    def __init__(self, write_problem: Callable[[], str]) -> None:
-        self._write_problem = write_problem
+    def __init__(self, write_problem: Callable[[], str], grace: Callable[[], tuple[bool, int]]) -> None:
+        self._write_problem, self._grace = write_problem, grace
 
     def collect(self) -> Iterator[Metric]:
+        active, lookups = self._grace()
         yield GaugeMetricFamily(
             "sidecar_store_writable", "0 after a change that the store did not take.", value=not self._write_problem()
         )
+        yield GaugeMetricFamily(
+            "sidecar_store_grace_active", "1 while keys go on though the store does not answer.", value=active
+        )
+        yield CounterMetricFamily("sidecar_store_grace_lookups", "Keys taken from memory meanwhile.", value=lookups)
 
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

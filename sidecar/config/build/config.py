@@ -78,6 +78,8 @@ class Config:
     """Beside it, for routes that name them."""
     store: str
     """`sqlite:///path`."""
+    store_grace: float = 0.0
+    """Seconds for which keys that were seen go on while the store does not answer."""
     limiter: LimiterSettings
     keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
@@ -191,7 +193,8 @@ def _sections(path: str, document: Document) -> Config:
         ops=document.ops,
         upstream=document.upstream or UpstreamSettings(url=UpstreamUrl(address=Address())),
         upstreams=document.upstreams or {},
-        store=document.store or "",
+        store=document.store.url if document.store else "",
+        store_grace=document.store.grace if document.store else 0.0,
         limiter=document.limiter or LimiterSettings(),
         keys=document.keys or KeySettings(),
         quotas=document.quotas or {},

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from sidecar.core.model import Allow, ApiKey, Deny, KeyStatus, RequestHead
 from sidecar.gate.gate import Gate
 from sidecar.http.requests import HeadLimits, MalformedHead, read_head
 from sidecar.keys.cache import KeyCache
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.proxy.known_heads import KnownRequest, KnownRequests
 from sidecar.proxy.known_responses import KnownResponses
@@ -98,7 +100,7 @@ LINES = [
 HOSTILE = [line.removesuffix(b"\r\n").decode("latin-1") for line in BROKEN_LINES] + [
     line.decode("latin-1") for lines in AMBIGUOUS[:9] for line in lines
 ]
-EVENTS = ["revoke", "disable", "enable", "a minute", "an hour", "expiry"]
+EVENTS = ["revoke", "disable", "enable", "a minute", "an hour", "expiry", "the store comes or goes"]
 
 
 def raw_of(method: str, target: str, lines: Sequence[str], body: str) -> bytes:
@@ -174,16 +176,20 @@ class Ways:
         return (decision, known.framing)
 
     async def happen(self, event: str) -> None:
+        await self.world.grace.check()
         keys, clock = self.world.store.keys, self.world.clock
         statuses = {"revoke": KeyStatus.REVOKED, "disable": KeyStatus.DISABLED, "enable": KeyStatus.ACTIVE}
         if event in statuses:
-            await keys.change(
-                self.record.id,
-                lambda key: replace(key, status=statuses[event]),
-                action=event,
-                at=clock.micros(),
-                actor=ANN,
-            )
+            with suppress(StoreUnavailable):
+                await keys.change(
+                    self.record.id,
+                    lambda key: replace(key, status=statuses[event]),
+                    action=event,
+                    at=clock.micros(),
+                    actor=ANN,
+                )
+        elif event == "the store comes or goes":
+            self.world.move_store()
         else:
             clock.now += {"a minute": 61, "an hour": 3601, "expiry": 86_400 * 40}[event]
 
@@ -195,7 +201,7 @@ def read(known: KnownRequests, raw: bytes, peer: str = PEER) -> KnownRequest | N
 def _gate(world: World) -> Gate:
     return Gate(
         world.gate.config,
-        KeyCache(world.store.keys, size=100),
+        KeyCache(world.store.keys, size=100, grace=world.grace),
         MemoryLimiter(),
         hasher=world.hasher,
         clock=world.clock,
@@ -215,7 +221,7 @@ async def ways_of(world: World) -> Ways:
 def test_both_ways_decide_alike_whatever_is_sent_and_happens(config: str, steps: list[Any]) -> None:
     async def compare() -> None:
         with TemporaryDirectory() as folder:
-            world = await make_world(Path(folder), config)
+            world = await make_world(Path(folder), config, grace=30)
             try:
                 ways = await ways_of(world)
                 for step in steps:

@@ -91,7 +91,7 @@ def reap_adopted() -> None:
 @click.option(
     "--store", metavar="URL", help="Key store: sqlite:///absolute/path.db or postgresql://user@host/database."
 )
-@click.option("--limiter", metavar="URL", help="Where quotas are counted: memory.")
+@click.option("--limiter", metavar="URL", help="Where quotas are counted: memory or redis://host:port.")
 def serve_command(config_path: str, **options: str | None) -> None:
     """Run the sidecar until SIGTERM or SIGINT. It reloads the configuration on SIGHUP and when the file changes.
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Final
 
@@ -75,6 +75,17 @@ class RedisLimiter:
                 pause = _FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause * self._random.uniform(0.75, 1.25))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs it for a while, from the end of the first attempt to connect on."""
+        running = asyncio.get_running_loop().create_task(self.run())
+        try:
+            await self.tried()
+            yield
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
 
     async def tried(self) -> None:
         """Waits until the first attempt to connect has ended, well or not."""

@@ -68,7 +68,7 @@ class Pipeline:
 
     def _send(self, asked: _Asked) -> None:
         self._in_flight.append(asked)
-        self._unsent += self._server.packed(asked.command)
+        self._unsent.append(self._server.packed(asked.command))
         self._has_unsent.set()
 
     async def _write(self) -> None:
@@ -76,7 +76,7 @@ class Pipeline:
             await self._has_unsent.wait()
             self._has_unsent.clear()
             unsent, self._unsent = self._unsent, []
-            await self._server.write(unsent)
+            await self._server.write(b"".join(unsent))
 
     async def _read(self) -> None:
         while True:

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
+from sidecar.limiter.remote import RemoteStatistics
+from sidecar.telemetry.limiter import LimiterMetrics, RemoteLimiterMetrics
+from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
 from tests.harness.processes import ROOT
 from tests.harness.tools import needed
 
@@ -75,6 +77,7 @@ def test_rules_read_metrics_that_there_are(rule: dict[str, Any]) -> None:
         Reloads("", at=0),
         UsageMetrics({}, dropped=int),
         LimiterMetrics(MemoryLimiter()),
+        RemoteLimiterMetrics(RemoteStatistics()),
         StoreMetrics(str, lambda: (False, 0)),
     )
     families = {family.name: family.type for collector in collectors for family in collector.collect()}

@@ -43,6 +43,7 @@ OWNERS = {
     "jinja2": {"admin"},
     "httptools": {"proxy"},
     "redis": {"limiter"},
+    "hiredis": {"limiter"},
     "click": {"cli"},
     "uvloop": {"cli"},
     "opentelemetry": {"telemetry"},

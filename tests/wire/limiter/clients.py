@@ -1,6 +1,5 @@
 """Limiters that count in a test's Redis."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
@@ -56,13 +55,8 @@ async def redis_limiter(
         statistics=statistics,
         random=Random(1),  # noqa: S311 - no secret
     )
-    running = asyncio.create_task(limiter.run())
-    try:
-        await limiter.tried()
+    async with limiter.running():
         yield limiter, statistics
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.keys import IssuedKey
+from tests.harness.keys import IssuedKey, run_cli
 from tests.harness.redis import RedisServer
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.wire import Connection
@@ -86,6 +86,10 @@ def test_what_is_left_is_told_and_shown_by_the_other_sidecar(sidecars: tuple[Sid
     assert (told.header("X-RateLimit-Limit"), told.header("X-RateLimit-Remaining")) == ("100", "99")
     told = sidecars[1].ask("GET", "/month", key=key)
     assert told.header("X-RateLimit-Remaining") == "98"
+    config, store = str(sidecars[0].keys.config), sidecars[0].keys.url
+    environ = {"SIDECAR_STORE": store, "REDIS_PASSWORD": PASSWORD}
+    explained = run_cli("explain", "-c", config, "GET", "/month", "--key", key.id, environ=environ)
+    assert "98 of 100" in explained.output
 
 
 def test_the_shorter_and_the_longer_way_meet_where_a_route_has_no_quota(sidecars: tuple[Sidecar, Sidecar]) -> None:

@@ -177,6 +177,72 @@ _AUDIT: Final = (
     f"CREATE INDEX idempotency_at ON {SCHEMA}.idempotency (at)",
 )
 
+# What a role may do that cannot issue keys, the sidecars' own: hash a key anew and end an overlap, each with its audit
+# row. Its grants (deploy/postgresql/) let it update, and these triggers, which it cannot turn off, what it updates.
+_MAY_ISSUE: Final = f"has_table_privilege(current_user, '{SCHEMA}.api_key', 'INSERT')"
+_REFUSED: Final = "RAISE insufficient_privilege USING MESSAGE = 'only the administration role may do that'"
+# A row that a savepoint's transaction wrote has a number after that of its own.
+_OF_NOW: Final = "age(xmin) <= age(pg_current_xact_id()::xid)"
+_TRIGGER: Final = "RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$"
+_GUARDS: Final = (
+    f"""CREATE FUNCTION {SCHEMA}.guard_key() {_TRIGGER}
+    DECLARE
+        allowed {SCHEMA}.api_key := old;
+    BEGIN
+        IF {_MAY_ISSUE} THEN
+            RETURN new;
+        END IF;
+        allowed.digest := new.digest;
+        allowed.algorithm := new.algorithm;
+        allowed.retires_at := least(old.retires_at, new.retires_at);
+        allowed.last_used_at := new.last_used_at;
+        allowed.last_used_address := new.last_used_address;
+        allowed.last_used_agent := new.last_used_agent;
+        IF new IS DISTINCT FROM allowed OR (old.retires_at IS NULL AND new.retires_at IS NOT NULL) THEN
+            {_REFUSED};
+        END IF;
+        RETURN new;
+    END $$""",
+    f"""CREATE TRIGGER api_key_guard BEFORE UPDATE OF {_CHANGED} ON {SCHEMA}.api_key
+        FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.guard_key()""",
+    # At the end of the transaction, because the audit row comes after the change.
+    f"""CREATE FUNCTION {SCHEMA}.guard_audited() {_TRIGGER}
+    BEGIN
+        IF NOT {_MAY_ISSUE} AND NOT EXISTS (
+            SELECT FROM {SCHEMA}.audit WHERE key_id = new.id AND {_OF_NOW}
+        ) THEN
+            {_REFUSED};
+        END IF;
+        RETURN NULL;
+    END $$""",
+    f"""CREATE CONSTRAINT TRIGGER api_key_audited AFTER UPDATE OF {_CHANGED} ON {SCHEMA}.api_key
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (old.digest <> new.digest OR old.algorithm <> new.algorithm
+            OR old.retires_at IS DISTINCT FROM new.retires_at)
+        EXECUTE FUNCTION {SCHEMA}.guard_audited()""",
+    f"""CREATE FUNCTION {SCHEMA}.guard_audit() {_TRIGGER}
+    BEGIN
+        IF NOT {_MAY_ISSUE} AND (
+            new.action NOT IN ('rehash', 'retire') OR new.id <= (SELECT id FROM {SCHEMA}.audit_head)
+        ) THEN
+            {_REFUSED};
+        END IF;
+        RETURN new;
+    END $$""",
+    f"""CREATE TRIGGER audit_guard BEFORE INSERT ON {SCHEMA}.audit
+        FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.guard_audit()""",
+    f"""CREATE FUNCTION {SCHEMA}.guard_head() {_TRIGGER}
+    BEGIN
+        IF NOT {_MAY_ISSUE} AND (new.id <= old.id OR NOT EXISTS (
+            SELECT FROM {SCHEMA}.audit WHERE id = new.id AND hash = new.hash AND {_OF_NOW}
+        )) THEN
+            {_REFUSED};
+        END IF;
+        RETURN new;
+    END $$""",
+    f"""CREATE TRIGGER audit_head_guard BEFORE UPDATE ON {SCHEMA}.audit_head
+        FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.guard_head()""",
+)
+
 
 def _counts(table: str, unit: str) -> tuple[str, ...]:
     return (
@@ -224,7 +290,7 @@ _USAGE: Final = (
     f"CREATE INDEX quota_state_expiry ON {SCHEMA}.quota_state (expires_at)",
 )
 
-_FIRST: Final = (*_WORDS, *_KEYS, *_NOTICES, *_AUDIT, *_USAGE)
+_FIRST: Final = (*_WORDS, *_KEYS, *_NOTICES, *_AUDIT, *_GUARDS, *_USAGE)
 
 MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1),)
 """Statements of each migration, and the oldest version of the program that runs on what they leave.

@@ -71,7 +71,9 @@ _KEYS: Final = (
         replaces {_TEXT},
         last_used_at BIGINT,
         last_used_address {_TEXT},
-        last_used_agent {_TEXT}
+        last_used_agent {_TEXT},
+        words tsvector GENERATED ALWAYS AS (
+            array_to_tsvector({SCHEMA}.words_of(name || ' ' || coalesce(tenant, '')))) STORED
     )""",
     f"CREATE INDEX api_key_prefix ON {SCHEMA}.api_key (prefix)",
     f"CREATE INDEX api_key_tenant ON {SCHEMA}.api_key (tenant, serial)",
@@ -87,11 +89,9 @@ _KEYS: Final = (
     f"""CREATE INDEX api_key_retirement ON {SCHEMA}.api_key (retires_at, expires_at, tenant, environment)
         WHERE status = 'active' AND retires_at IS NOT NULL""",
     f"CREATE INDEX api_key_own_limits ON {SCHEMA}.api_key (id) WHERE quotas <> '{{}}'",
-    f"""CREATE INDEX api_key_words ON {SCHEMA}.api_key
-        USING gin (array_to_tsvector({SCHEMA}.words_of(name || ' ' || coalesce(tenant, ''))))""",
+    f"CREATE INDEX api_key_words ON {SCHEMA}.api_key USING gin (words)",
     *(f"CREATE INDEX api_key_by_{order} ON {SCHEMA}.api_key (({SORTED_BY[order]}), serial)" for order in _SORTING),
 )
-WORDS: Final = f"array_to_tsvector({SCHEMA}.words_of(name || ' ' || coalesce(tenant, '')))"
 
 _NOTICES: Final = (
     # A random number: a counter could come back to an old value when a backup is restored, or a standby promoted.
@@ -195,6 +195,7 @@ _GUARDS: Final = (
         allowed.digest := new.digest;
         allowed.algorithm := new.algorithm;
         allowed.retires_at := least(old.retires_at, new.retires_at);
+        allowed.words := new.words;  -- Not known yet.
         allowed.last_used_at := new.last_used_at;
         allowed.last_used_address := new.last_used_address;
         allowed.last_used_agent := new.last_used_agent;

@@ -50,6 +50,9 @@ CLOCK: Final = SystemClock()
 REMEMBERS: Final = "SIDECAR_KNOWN_REQUESTS"
 """Variable of the environment, for tests: with `off`, no request is known by its bytes."""
 
+_NO_ADMINISTRATION: Final = (
+    "admin: this role of the database may not issue keys: name the administration role in `store`, or leave out `admin`"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -214,6 +217,8 @@ async def _open_store(
         if is_sqlite(config.store):
             mark.enter_context(served_store(sqlite_path(config.store)))
         await check_peppers(store.statistics, hasher)
+        if config.admin is not None and not await store.database.may_issue():
+            raise StartError(_NO_ADMINISTRATION)
         metrics.also(LimiterMetrics(limiter))
         limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:

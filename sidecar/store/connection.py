@@ -42,6 +42,9 @@ class Database(Protocol):
     write_problem: str
     """Why the last change was not written; empty where it was."""
 
+    async def may_issue(self) -> bool:
+        """Whether keys may be issued and changed over this connection. Raises StoreUnavailable."""
+
     def generation(self) -> int | None:
         """As KeyReader.generation."""
 

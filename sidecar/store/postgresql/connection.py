@@ -250,6 +250,10 @@ class PostgresqlDatabase:
         for pool in (self._lookups, self._reads, self._writes):
             await pool.close()
 
+    async def may_issue(self) -> bool:
+        [(may,)] = await self.read("get", "SELECT has_table_privilege('api_key', 'INSERT')")
+        return bool(may)
+
     def now(self) -> int:
         return self._clock.micros()
 

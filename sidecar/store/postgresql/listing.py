@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import COLUMNS
-from sidecar.store.postgresql.schema import SCHEMA, SORTED_BY, WORDS
+from sidecar.store.postgresql.schema import SCHEMA, SORTED_BY
 
 MOST_BEGINNINGS: Final = 10_000
 """Most ids or stored prefixes that a searched text may begin; a more common beginning is not searched for there."""
@@ -25,7 +25,7 @@ _TIMES: Final = {
     "retired": ("retires_at IS NOT NULL AND retires_at <= ? AND (expires_at IS NULL OR expires_at > ?)", 2),
 }
 """What an active key's times are, and how often the time of now stands there."""
-_MATCH: Final = f"{WORDS} @@ {SCHEMA}.query_of({SCHEMA}.words_of(?))"
+_MATCH: Final = f"words @@ {SCHEMA}.query_of({SCHEMA}.words_of(?))"
 
 Statement = tuple[str, tuple[Any, ...]]
 

@@ -71,7 +71,9 @@ _KEYS: Final = (
         replaces {_TEXT},
         last_used_at BIGINT,
         last_used_address {_TEXT},
-        last_used_agent {_TEXT}
+        last_used_agent {_TEXT},
+        words tsvector GENERATED ALWAYS AS (
+            array_to_tsvector({SCHEMA}.words_of(name || ' ' || coalesce(tenant, '')))) STORED
     )""",
     f"CREATE INDEX api_key_prefix ON {SCHEMA}.api_key (prefix)",
     f"CREATE INDEX api_key_tenant ON {SCHEMA}.api_key (tenant, serial)",
@@ -87,11 +89,9 @@ _KEYS: Final = (
     f"""CREATE INDEX api_key_retirement ON {SCHEMA}.api_key (retires_at, expires_at, tenant, environment)
         WHERE status = 'active' AND retires_at IS NOT NULL""",
     f"CREATE INDEX api_key_own_limits ON {SCHEMA}.api_key (id) WHERE quotas <> '{{}}'",
-    f"""CREATE INDEX api_key_words ON {SCHEMA}.api_key
-        USING gin (array_to_tsvector({SCHEMA}.words_of(name || ' ' || coalesce(tenant, ''))))""",
+    f"CREATE INDEX api_key_words ON {SCHEMA}.api_key USING gin (words)",
     *(f"CREATE INDEX api_key_by_{order} ON {SCHEMA}.api_key (({SORTED_BY[order]}), serial)" for order in _SORTING),
 )
-WORDS: Final = f"array_to_tsvector({SCHEMA}.words_of(name || ' ' || coalesce(tenant, '')))"
 
 _NOTICES: Final = (
     # A random number: a counter could come back to an old value when a backup is restored, or a standby promoted.
@@ -177,6 +177,73 @@ _AUDIT: Final = (
     f"CREATE INDEX idempotency_at ON {SCHEMA}.idempotency (at)",
 )
 
+# What a role may do that cannot issue keys, the sidecars' own: hash a key anew and end an overlap, each with its audit
+# row. Its grants (deploy/postgresql/) let it update, and these triggers, which it cannot turn off, what it updates.
+_MAY_ISSUE: Final = f"has_table_privilege(current_user, '{SCHEMA}.api_key', 'INSERT')"
+_REFUSED: Final = "RAISE insufficient_privilege USING MESSAGE = 'only the administration role may do that'"
+# A row that a savepoint's transaction wrote has a number after that of its own.
+_OF_NOW: Final = "age(xmin) <= age(pg_current_xact_id()::xid)"
+_TRIGGER: Final = "RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$"
+_GUARDS: Final = (
+    f"""CREATE FUNCTION {SCHEMA}.guard_key() {_TRIGGER}
+    DECLARE
+        allowed {SCHEMA}.api_key := old;
+    BEGIN
+        IF {_MAY_ISSUE} THEN
+            RETURN new;
+        END IF;
+        allowed.digest := new.digest;
+        allowed.algorithm := new.algorithm;
+        allowed.retires_at := least(old.retires_at, new.retires_at);
+        allowed.words := new.words;  -- Not known yet.
+        allowed.last_used_at := new.last_used_at;
+        allowed.last_used_address := new.last_used_address;
+        allowed.last_used_agent := new.last_used_agent;
+        IF new IS DISTINCT FROM allowed OR (old.retires_at IS NULL AND new.retires_at IS NOT NULL) THEN
+            {_REFUSED};
+        END IF;
+        RETURN new;
+    END $$""",
+    f"""CREATE TRIGGER api_key_guard BEFORE UPDATE OF {_CHANGED} ON {SCHEMA}.api_key
+        FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.guard_key()""",
+    # At the end of the transaction, because the audit row comes after the change.
+    f"""CREATE FUNCTION {SCHEMA}.guard_audited() {_TRIGGER}
+    BEGIN
+        IF NOT {_MAY_ISSUE} AND NOT EXISTS (
+            SELECT FROM {SCHEMA}.audit WHERE key_id = new.id AND {_OF_NOW}
+        ) THEN
+            {_REFUSED};
+        END IF;
+        RETURN NULL;
+    END $$""",
+    f"""CREATE CONSTRAINT TRIGGER api_key_audited AFTER UPDATE OF {_CHANGED} ON {SCHEMA}.api_key
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (old.digest <> new.digest OR old.algorithm <> new.algorithm
+            OR old.retires_at IS DISTINCT FROM new.retires_at)
+        EXECUTE FUNCTION {SCHEMA}.guard_audited()""",
+    f"""CREATE FUNCTION {SCHEMA}.guard_audit() {_TRIGGER}
+    BEGIN
+        IF NOT {_MAY_ISSUE} AND (
+            new.action NOT IN ('rehash', 'retire') OR new.id <= (SELECT id FROM {SCHEMA}.audit_head)
+        ) THEN
+            {_REFUSED};
+        END IF;
+        RETURN new;
+    END $$""",
+    f"""CREATE TRIGGER audit_guard BEFORE INSERT ON {SCHEMA}.audit
+        FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.guard_audit()""",
+    f"""CREATE FUNCTION {SCHEMA}.guard_head() {_TRIGGER}
+    BEGIN
+        IF NOT {_MAY_ISSUE} AND (new.id <= old.id OR NOT EXISTS (
+            SELECT FROM {SCHEMA}.audit WHERE id = new.id AND hash = new.hash AND {_OF_NOW}
+        )) THEN
+            {_REFUSED};
+        END IF;
+        RETURN new;
+    END $$""",
+    f"""CREATE TRIGGER audit_head_guard BEFORE UPDATE ON {SCHEMA}.audit_head
+        FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.guard_head()""",
+)
+
 
 def _counts(table: str, unit: str) -> tuple[str, ...]:
     return (
@@ -224,7 +291,7 @@ _USAGE: Final = (
     f"CREATE INDEX quota_state_expiry ON {SCHEMA}.quota_state (expires_at)",
 )
 
-_FIRST: Final = (*_WORDS, *_KEYS, *_NOTICES, *_AUDIT, *_USAGE)
+_FIRST: Final = (*_WORDS, *_KEYS, *_NOTICES, *_AUDIT, *_GUARDS, *_USAGE)
 
 MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1),)
 """Statements of each migration, and the oldest version of the program that runs on what they leave.

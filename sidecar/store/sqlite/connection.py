@@ -240,6 +240,9 @@ class SqliteDatabase:
         # where another process has begun a log of its own. A connection that only reads cannot.
         await _close([*writers, *reader] if self._files.replaced() else [*reader, *writers])
 
+    async def may_issue(self) -> bool:
+        return True
+
     def now(self) -> int:
         return self._clock.micros()
 

@@ -56,14 +56,25 @@ def timings() -> Timings:
 
 
 @pytest.fixture
-async def store(shared_url: str, clock: Clock, timings: Timings) -> AsyncIterator[Store]:
+def emptied() -> bool:
+    """Whether `store` is emptied."""
+    return True
+
+
+@pytest.fixture
+async def store(shared_url: str, emptied: bool, clock: Clock, timings: Timings) -> AsyncIterator[Store]:
     opened = await open_store(shared_url, create=False, watched=True, clock=clock, timings=timings)
-    async with opened.database.transaction("empty") as connection:
-        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY")
-        await connection.execute("UPDATE audit_head SET id = 0, hash = ?", (bytes(32),))
+    if emptied:
+        await empty(opened)
     timings.clear()
     yield opened
     await opened.close()
+
+
+async def empty(opened: Store) -> None:
+    async with opened.database.transaction("empty") as connection:
+        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY")
+        await connection.execute("UPDATE audit_head SET id = 0, hash = ?", (bytes(32),))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
-from sidecar.runtime.control import control_socket, served_store
+from sidecar.runtime.control import Sharing, control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
@@ -143,6 +143,7 @@ class Parts:
     descriptors: Descriptors
     limiter: MemoryLimiter
     store: SqliteStore
+    sharing: Sharing
     keeper: UsageKeeper
     retirement: Retirement
     old_keys: OldKeys
@@ -160,10 +161,12 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     limiter = MemoryLimiter(max_entries=config.limiter.entries)
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
-    store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
+    store, sharing = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
-    upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
+    upkeep = Upkeep(
+        store.statistics, store.quotas, limiter, usage=keeper, sharing=sharing, metrics=metrics, clock=CLOCK
+    )
     stack.push_async_callback(upkeep.finish)
     await upkeep.start(background)
     retirement, old_keys = await _watch_ages(config, store, keeper, background)
@@ -186,6 +189,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         descriptors=files,
         limiter=limiter,
         store=store,
+        sharing=sharing,
         keeper=keeper,
         retirement=retirement,
         old_keys=old_keys,
@@ -198,20 +202,21 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
 
 async def _open_store(
     config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics
-) -> SqliteStore:
+) -> tuple[SqliteStore, Sharing]:
     try:
         path = sqlite_path(config.store)
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
         store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
-        mark.enter_context(served_store(path))
+        sharing = Sharing(path, mark.enter_context(served_store(path)))
         await check_peppers(store.statistics, hasher)
-        metrics.also(StoreMetrics(lambda: store.database.write_problem))
+        metrics.also(StoreMetrics(lambda: store.database.write_problem, processes=lambda: sharing.processes))
         metrics.also(LimiterMetrics(limiter))
-        limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
+        if not sharing.look():
+            limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
-    return store
+    return store, sharing
 
 
 def _start_rehashing(store: SqliteStore, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
@@ -361,7 +366,11 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
 
 
 def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
-    return [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)]
+    return [
+        *(reloads.remarks() if reloads is not None else ()),
+        *_unwritten(parts.store),
+        *parts.sharing.remarks(),
+    ]
 
 
 def _unwritten(store: SqliteStore) -> Sequence[str]:

@@ -100,14 +100,19 @@ class UsageMetrics(Collector):
 
 
 class StoreMetrics(Collector):
-    """Whether the store takes changes. write_problem: why not; empty where it does."""
+    """write_problem: why the store takes no changes; empty where it does. processes: how many sidecars serve it."""
 
-    def __init__(self, write_problem: Callable[[], str]) -> None:
-        self._write_problem = write_problem
+    def __init__(self, write_problem: Callable[[], str], *, processes: Callable[[], int]) -> None:
+        self._write_problem, self._processes = write_problem, processes
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "sidecar_store_writable", "0 after a change that the store did not take.", value=not self._write_problem()
+        )
+        yield GaugeMetricFamily(
+            "sidecar_store_processes",
+            "Sidecars that serve this store and count quotas in memory, this one included: each counts for itself.",
+            value=self._processes(),
         )
 
 

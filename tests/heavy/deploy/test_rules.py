@@ -75,7 +75,7 @@ def test_rules_read_metrics_that_there_are(rule: dict[str, Any]) -> None:
         Reloads("", at=0),
         UsageMetrics({}, dropped=int),
         LimiterMetrics(MemoryLimiter()),
-        StoreMetrics(str),
+        StoreMetrics(str, processes=int),
     )
     families = {family.name: family.type for collector in collectors for family in collector.collect()}
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",), "info": ("_info",)}

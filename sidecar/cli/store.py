@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from sidecar.cli import key_service
+from sidecar.cli.backup import backup_command, check_command, info_command, restore_command
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import (
     Failure,
@@ -109,11 +110,12 @@ async def _verified(url: str, noted: str | None) -> AuditState:
 
 @click.group(name="store")
 def store_group() -> None:
-    """Manage the key store.
+    """Manage the key store: make it, back it up, and check it.
 
     \b
     Example:
       sidecar store make -c sidecar.yaml
+      sidecar store backup -c sidecar.yaml keys-backup.db
     """
 
 
@@ -138,3 +140,7 @@ def make(config: str | None, store: str | None) -> None:
 async def _make(url: str) -> None:
     async with open_store(url, create=True):
         pass
+
+
+for _command in (backup_command, restore_command, check_command, info_command):
+    store_group.add_command(_command)

@@ -209,6 +209,7 @@ async def _open_store(
         store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
         sharing = Sharing(path, mark.enter_context(served_store(path)))
+        await store.tables.refuse_unfinished()
         await check_peppers(store.statistics, hasher)
         metrics.also(StoreMetrics(lambda: store.database.write_problem, processes=lambda: sharing.processes))
         metrics.also(LimiterMetrics(limiter))

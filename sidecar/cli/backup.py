@@ -10,6 +10,7 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.options import Failure, Misuse, from_store, reported
 from sidecar.cli.output import harmless, progress
+from sidecar.config.fields import parse_store, sqlite_path
 from sidecar.core.units import counted, rfc3339
 from sidecar.store.sqlite.backup import Restore, Undone, back_up, restoring, taken_at
 from sidecar.store.sqlite.inspect import Checked, StoreInfo, check, info
@@ -30,11 +31,17 @@ _LISTED: Final = 50
 
 
 def _file_of(config: str | None, store: str | None) -> str:
+    return path_of(key_service.url_of(config, store))
+
+
+def path_of(url: str) -> str:
     """Return the path of the store. Raises Misuse for one that is no file."""
-    url = key_service.url_of(config, store)
     if not url.startswith("sqlite:"):
         raise Misuse("only a SQLite store is a file; for PostgreSQL use its own tools, such as pg_dump and pg_restore")
-    return key_service.path_of(url)
+    try:
+        return sqlite_path(parse_store(url))
+    except ValueError as error:
+        raise Misuse(f"--store: {error}") from error
 
 
 @click.command("backup")

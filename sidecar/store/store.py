@@ -9,6 +9,7 @@ from sidecar.store.keys import CountStatement, InBulk, KeyImports, PageStatement
 from sidecar.store.sqlite.connection import SqliteDatabase
 from sidecar.store.sqlite.listing import count_statement, page_statements
 from sidecar.store.sqlite.schema import in_bulk
+from sidecar.store.tables import StoredTables
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 
 
@@ -42,6 +43,8 @@ class Store:
         """Keeps unusual events."""
         self.quotas = StoredQuotas(database)
         """Keeps quota states over a restart."""
+        self.tables = StoredTables(database)
+        """Reads and writes whole tables, for a move to another store."""
         self._close = close
 
     async def close(self) -> None:

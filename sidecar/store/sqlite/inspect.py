@@ -18,6 +18,7 @@ from sidecar.store.audit import CHAINED, Head, Walk
 from sidecar.store.sqlite.connection import connect, translated
 from sidecar.store.sqlite.files import COMPANIONS, holders, refuse_strays
 from sidecar.store.sqlite.schema import MIGRATIONS, schema_of, version_of
+from sidecar.store.tables import COPYING, UNFINISHED
 
 _LOCK_SECONDS: Final = 1.0
 _COUNTS: Final = """SELECT count(*), coalesce(sum(expires_at IS NULL), 0), coalesce(sum(created_at < :oldest), 0)
@@ -270,6 +271,8 @@ def _problems(connection: sqlite3.Connection, version: int) -> Iterator[str]:
         [(wrong,)] = connection.execute(sql)
         if wrong:
             yield what.format(keys=counted(wrong, "key"))
+    if connection.execute("SELECT 1 FROM quota_state WHERE quota = ? LIMIT 1", (COPYING,)).fetchall():
+        yield UNFINISHED
     if version >= _CHAINED_SINCE:
         yield from _strangers(connection)
         yield from _lost_words(connection)

@@ -15,8 +15,8 @@ from typing import Final
 
 from sidecar.core.units import rfc3339
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.store.sqlite.connection import WRITE_LOCK_SECONDS, connect, translated, uri_of
-from sidecar.store.sqlite.files import COMPANIONS, exclusively, holders, refuse_strays, refuse_used
+from sidecar.store.sqlite.connection import WRITE_LOCK_SECONDS, connect, is_lock, translated, uri_of
+from sidecar.store.sqlite.files import COMPANIONS, exclusively, holders, in_use, refuse_strays, refuse_used
 from sidecar.store.sqlite.inspect import Checked, check
 
 Progress = Callable[[int], None]
@@ -276,7 +276,12 @@ class Restore:
 def _fold_log(path: str) -> None:
     """Write the store's log into it, and remove both companions. Raises StoreUnavailable where it is used."""
     with translated(path), closing(connect(path, timeout=0)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+        try:
+            connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+        except sqlite3.OperationalError as error:
+            if is_lock(error):
+                raise in_use(path) from error
+            raise
 
 
 @contextmanager

@@ -179,6 +179,11 @@ def refuse_used(path: str) -> None:
         raise StoreUnavailable(f"the key store {path} is used by {who}: stop it first")
 
 
+def in_use(path: str) -> StoreUnavailable:
+    """The exception where nobody knows by whom."""
+    return StoreUnavailable(f"the key store {path} is used by another process: stop it first")
+
+
 @contextmanager
 def exclusively(path: str) -> Iterator[None]:
     """Let no process open the database meanwhile. Raises StoreUnavailable where one has it open, in any container.
@@ -191,7 +196,7 @@ def exclusively(path: str) -> Iterator[None]:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED_BYTES, _LOCKED_AT)
         except OSError as error:
-            raise StoreUnavailable(f"the key store {path} is used by another process: stop it first") from error
+            raise in_use(path) from error
         yield
     finally:
         os.close(descriptor)

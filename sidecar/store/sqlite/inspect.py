@@ -17,7 +17,7 @@ from sidecar.keys.ports import RESTORE, AuditState, StoreUnavailable
 from sidecar.store.audit import CHAINED, Head, Walk
 from sidecar.store.sqlite.connection import connect, translated
 from sidecar.store.sqlite.files import COMPANIONS, holders, refuse_strays
-from sidecar.store.sqlite.schema import MIGRATIONS, schema_of, version_of
+from sidecar.store.sqlite.schema import MIGRATIONS, OBJECTS, schema_of, version_of
 from sidecar.store.tables import COPYING, UNFINISHED
 
 _LOCK_SECONDS: Final = 1.0
@@ -279,7 +279,7 @@ def _problems(connection: sqlite3.Connection, version: int) -> Iterator[str]:
 
 
 def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
-    return {(kind, name) for kind, name in connection.execute("SELECT type, name FROM sqlite_master")}
+    return {(kind, name) for kind, name in connection.execute(OBJECTS)}
 
 
 def _strangers(connection: sqlite3.Connection) -> Iterator[str]:

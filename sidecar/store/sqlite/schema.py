@@ -311,13 +311,16 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
     return versions[0]
 
 
+OBJECTS: Final = "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+
+
 @cache
 def schema_of(version: int) -> frozenset[tuple[str, str]]:
     """Type and name of everything that a store of this version has."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         for number in range(version):
             _apply(connection, number)
-        return frozenset(connection.execute("SELECT type, name FROM sqlite_master"))
+        return frozenset(connection.execute(OBJECTS))
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

@@ -17,6 +17,7 @@ from click.testing import Result
 from tests.harness.keys import Keys, run_cli
 from tests.harness.processes import ROOT, clean_environ
 from tests.harness.running import StartSidecar
+from tests.harness.tools import needed
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -25,6 +26,9 @@ store: sqlite:unused.db
 routes:
 - GET /v1/**: {}
 """
+ELSEWHERE = ["--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]
+HIDDEN = 'mount -t proc proc /proc; exec "$0" "$@"'
+"""Where the processes of others cannot be seen, as in a container (if it may be mounted)."""
 
 
 @pytest.fixture
@@ -198,6 +202,22 @@ def test_nothing_is_restored_while_a_process_uses_the_store(start_sidecar: Start
     assert f"{sidecar.keys.store} is used by process {sidecar.process.pid} (" in refused.stderr
     key = sidecar.keys.issue()
     assert sidecar.ask("GET", "/v1/x", key=key).status == 200
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["sound", "damaged"])
+def test_nor_while_a_process_of_another_container_uses_it(start_sidecar: StartSidecar, damaged: bool) -> None:
+    sidecar = start_sidecar(CONFIG)
+    file = backup(sidecar.keys)
+    if damaged:
+        with open(sidecar.keys.store, "r+b") as opened:
+            opened.write(b"no database")
+    before = sidecar.keys.store.stat().st_ino
+    restore = ["store", "restore", "--yes", "--store", sidecar.keys.url, str(file)]
+    line = [needed("unshare"), *ELSEWHERE, HIDDEN, sys.executable, "-m", "sidecar", *restore]
+    ran = subprocess.run(line, capture_output=True, text=True, env=clean_environ(), cwd=ROOT)
+    assert ran.returncode == 1
+    assert "is used by another process: stop it first" in ran.stderr or "is used by process" in ran.stderr
+    assert (sidecar.keys.store.stat().st_ino, kept_beside(sidecar.keys)) == (before, [])
 
 
 def test_the_log_of_a_crash_is_not_written_over_the_backup(start_sidecar: StartSidecar) -> None:

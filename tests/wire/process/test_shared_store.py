@@ -1,15 +1,17 @@
 """Quotas are counted by each process: sidecars beside each other on the same store say so, and keep no counts."""
 
-import signal
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
 from tests.harness.keys import run_cli
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.tools import needed
 from tests.harness.wire import request_bytes
 from tests.wire.contracts.outside import listener
-from tests.wire.process.serving import until
+from tests.wire.process.serving import CONFIG as SERVED
+from tests.wire.process.serving import Served, until
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -65,14 +67,20 @@ def test_both_see_what_a_command_changes(start_sidecar: StartSidecar) -> None:
     assert first.ask("GET", "/v1/x", key=key).status == 401
 
 
-def test_the_first_sidecar_learns_of_the_second_and_of_its_end(start_sidecar: StartSidecar) -> None:
+def test_the_first_sidecar_learns_of_one_in_another_container_and_of_its_end(
+    start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
     first = start_sidecar(CONFIG)
     assert (first.metric(PROCESSES), remark(first)) == (1, False)
-    second = start_sidecar(CONFIG, store=first.keys.store)
-    assert second.metric(PROCESSES) == 2
-    until(lambda: first.metric(PROCESSES) == 2)
-    assert len(warnings(first)) == 1 and remark(first)
-    second.process.stop(signal.SIGKILL)
+    text = SERVED.replace("store: sqlite://FOLDER/keys.db", f"store: {first.keys.url}")
+    (tmp_path / "sidecar.yaml").write_text(text.replace("FOLDER", str(tmp_path)), encoding="utf-8")
+    elsewhere = [needed("unshare"), "--map-root-user", "--pid", "--fork", "--kill-child"]
+    serve = [sys.executable, "-m", "sidecar", "serve", "-c", "sidecar.yaml"]
+    with Served(tmp_path, command=[*elsewhere, *serve]) as second:
+        second.wait_until_ready()
+        assert second.metrics()[PROCESSES] == 2
+        until(lambda: first.metric(PROCESSES) == 2)
+        assert len(warnings(first)) == 1 and remark(first)
     until(lambda: first.metric(PROCESSES) == 1)
     assert not remark(first)
     assert first.process.stderr.wait_for(lambda line: "no other sidecar serves the store" in line)

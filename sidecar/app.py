@@ -14,7 +14,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
-from sidecar.config.store_url import is_sqlite, sqlite_path
+from sidecar.config.store_url import is_sqlite, shown_store, sqlite_path
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
@@ -26,7 +26,7 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
-from sidecar.runtime.control import control_socket, served_store
+from sidecar.runtime.control import Sharing, control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
 from sidecar.runtime.limiters import Limiters, limiters_of
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
@@ -52,6 +52,10 @@ REMEMBERS: Final = "SIDECAR_KNOWN_REQUESTS"
 
 _NO_ADMINISTRATION: Final = (
     "admin: this role of the database may not issue keys: name the administration role in `store`, or leave out `admin`"
+)
+_COUNTS_APART: Final = (
+    "limiter: memory counts the quotas of this process alone. Where several sidecars use this store, each lets a whole "
+    "limit pass: count together with `limiter: redis://…`"
 )
 _log = logging.getLogger(__name__)
 
@@ -153,6 +157,7 @@ class Parts:
     descriptors: Descriptors
     limiters: Limiters
     store: Store
+    sharing: Sharing
     keeper: UsageKeeper
     retirement: Retirement
     old_keys: OldKeys
@@ -170,10 +175,10 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     memory = MemoryLimiter(max_entries=config.limiter.entries)
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
-    store = await _open_store(config, hasher, memory, stack=stack, metrics=metrics)
+    store, sharing = await _open_store(config, hasher, memory, stack=stack, metrics=metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
-    upkeep = Upkeep(store.statistics, store.quotas, memory, usage=keeper, metrics=metrics, clock=CLOCK)
+    upkeep = Upkeep(store.statistics, store.quotas, memory, usage=keeper, sharing=sharing, metrics=metrics, clock=CLOCK)
     stack.push_async_callback(upkeep.finish)
     await upkeep.start(background)
     retirement, old_keys = await _watch_ages(config, store, keeper, background)
@@ -197,6 +202,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         descriptors=files,
         limiters=limiters,
         store=store,
+        sharing=sharing,
         keeper=keeper,
         retirement=retirement,
         old_keys=old_keys,
@@ -209,27 +215,45 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
 
 async def _open_store(
     config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics
-) -> Store:
+) -> tuple[Store, Sharing]:
     try:
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
         store = await open_store(config.store, create=False, watched=True, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
-        if is_sqlite(config.store):
-            mark.enter_context(served_store(sqlite_path(config.store)))
+        sharing = _sharing_of(config, mark)
+        await store.tables.refuse_unfinished()
         await check_peppers(store.statistics, hasher)
         if config.admin is not None and not await store.database.may_issue():
             raise StartError(_NO_ADMINISTRATION)
         metrics.also(LimiterMetrics(limiter))
-        limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
+        if not sharing.look():
+            limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
-    return store
+    return store, sharing
+
+
+def _sharing_of(config: Config, mark: ExitStack) -> Sharing:
+    name = shown_store(config.store)
+    counts_here = isinstance(config.limiter.url, str)
+    if not is_sqlite(config.store):
+        if counts_here:
+            _log.warning("sidecar: %s", _COUNTS_APART)
+        return Sharing(name, lambda: 1, kept=False)
+    count = mark.enter_context(served_store(sqlite_path(config.store)))
+    return Sharing(name, count if counts_here else lambda: 1, kept=counts_here)
 
 
 def _watch_store(parts: Parts) -> None:
-    database, grace = parts.store.database, parts.serving.grace
+    database, grace, sharing = parts.store.database, parts.serving.grace, parts.sharing
     parts.background.run(grace.watch)
-    parts.metrics.also(StoreMetrics(lambda: database.write_problem, lambda: (grace.active, grace.lookups)))
+    parts.metrics.also(
+        StoreMetrics(
+            lambda: database.write_problem,
+            grace=lambda: (grace.active, grace.lookups),
+            processes=lambda: sharing.processes,
+        )
+    )
 
 
 def _start_rehashing(store: Store, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
@@ -381,7 +405,7 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
 
 def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
     reloaded = reloads.remarks() if reloads is not None else ()
-    own = (*parts.serving.grace.remarks(), *parts.limiters.remarks())
+    own = (*parts.serving.grace.remarks(), *parts.limiters.remarks(), *parts.sharing.remarks())
     return [*reloaded, *own, *_unwritten(parts.store)]
 
 

@@ -9,6 +9,9 @@ from typing import Any, Final, Literal, Protocol
 
 from sidecar.core.model import ApiKey
 
+RESTORE: Final = "stop all that use it, then restore a backup with `sidecar store restore FILE`"
+"""What to do with a store that is damaged or empty."""
+
 
 class StoreUnavailable(Exception):
     """The store cannot be used now (locked, unreadable, corrupt, full). The message says what to do.

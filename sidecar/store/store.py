@@ -12,6 +12,7 @@ from sidecar.store.keys import CountStatement, InBulk, KeyImports, PageStatement
 from sidecar.store.sqlite.connection import SqliteDatabase
 from sidecar.store.sqlite.listing import count_statement, page_statements
 from sidecar.store.sqlite.schema import in_bulk
+from sidecar.store.tables import StoredTables
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 
 NO_LIBRARY: Final = "PostgreSQL needs a library that is not installed: pip install 'sidecar[postgres]'"
@@ -48,6 +49,8 @@ class Store:
         self.quotas = StoredQuotas(database)
         """Keeps quota states over a restart."""
         self.database = database
+        self.tables = StoredTables(database)
+        """Reads and writes whole tables, for a move to another store."""
         self._close = close
 
     async def close(self) -> None:

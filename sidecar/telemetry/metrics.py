@@ -99,15 +99,23 @@ class UsageMetrics(Collector):
 
 
 class StoreMetrics(Collector):
-    """write_problem: why the store takes no change; empty where it does. grace: whether it lasts, and its lookups."""
+    """write_problem: why the store takes no change; empty where it does. grace: whether it lasts, and its lookups.
+    processes: how many sidecars serve it."""
 
-    def __init__(self, write_problem: Callable[[], str], grace: Callable[[], tuple[bool, int]]) -> None:
-        self._write_problem, self._grace = write_problem, grace
+    def __init__(
+        self, write_problem: Callable[[], str], *, grace: Callable[[], tuple[bool, int]], processes: Callable[[], int]
+    ) -> None:
+        self._write_problem, self._grace, self._processes = write_problem, grace, processes
 
     def collect(self) -> Iterator[Metric]:
         active, lookups = self._grace()
         yield GaugeMetricFamily(
             "sidecar_store_writable", "0 after a change that the store did not take.", value=not self._write_problem()
+        )
+        yield GaugeMetricFamily(
+            "sidecar_store_processes",
+            "Sidecars that serve this store and count quotas in memory, this one included: each counts for itself.",
+            value=self._processes(),
         )
         yield GaugeMetricFamily(
             "sidecar_store_grace_active", "1 while keys go on though the store does not answer.", value=active

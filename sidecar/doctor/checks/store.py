@@ -147,7 +147,7 @@ def schema(facts: Facts) -> Finding:
         return problem(
             "the store is empty",
             why="The sidecar does not start with it.",
-            do="Run `sidecar store make`, or restore a backup.",
+            do="Run `sidecar store make`, or restore a backup (`sidecar store restore FILE`).",
         )
     if report.version > report.newest_version:
         return problem(
@@ -159,7 +159,7 @@ def schema(facts: Facts) -> Finding:
         return warning(
             f"schema version {report.version}; this program's is {report.newest_version}",
             why="The next start of this version migrates it, and older sidecars cannot use it afterwards.",
-            do="Make a backup, and upgrade every sidecar on this store at the same time.",
+            do="Make a backup (`sidecar store backup FILE`), and upgrade every sidecar on this store at the same time.",
         )
     return ok(f"schema version {report.version}, {counted(report.active, 'active key')}")
 
@@ -185,7 +185,7 @@ def _unopened(facts: Facts, store: Unknown) -> Finding:
     return problem(
         store.reason,
         why="Without its store the sidecar does not start. If it is running, keys that are not cached get 503.",
-        do="Fix the cause, or restore a backup. For a new installation, run `sidecar store make`.",
+        do="Fix the cause, or restore a backup (`sidecar store restore FILE`). New installation: `sidecar store make`.",
     )
 
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import aiosqlite
 
 from sidecar.core.units import Clock
-from sidecar.keys.ports import NoStore, NotWritten, StoreUnavailable
+from sidecar.keys.ports import RESTORE, NoStore, NotWritten, StoreUnavailable
 from sidecar.store.connection import DuplicateRow, answers_within
-from sidecar.store.sqlite.files import RESTORE, OpenedFiles, make, refuse_strays, refuse_unwritable
+from sidecar.store.sqlite.files import OpenedFiles, make, refuse_strays, refuse_unwritable
 from sidecar.store.sqlite.generation import CHANGES, GenerationWatch
 from sidecar.store.sqlite.schema import migrate, version_of
 
@@ -48,7 +48,7 @@ def is_lock(error: sqlite3.Error) -> bool:
 def unavailable(error: sqlite3.Error, path: str) -> StoreUnavailable:
     """The exception in the store's terms: what happened, and what to do."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    advice = _ADVICE.get(_code(error) & _PRIMARY, "failed: check the file with `sqlite3 FILE 'PRAGMA integrity_check'`")
+    advice = _ADVICE.get(_code(error) & _PRIMARY, "failed: check the file with `sidecar store check`")
     return StoreUnavailable(f"the key store {path} {advice} [{name}]", cause=advice)
 
 

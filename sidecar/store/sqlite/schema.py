@@ -5,13 +5,13 @@ Migrations only go forward; each is one transaction.
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import cache
 from typing import Final
 
-from sidecar.keys.ports import StoreUnavailable
+from sidecar.keys.ports import RESTORE, StoreUnavailable
 from sidecar.store.audit import CHAINED, Head, linked
 from sidecar.store.connection import Connection
-from sidecar.store.sqlite.files import RESTORE
 
 # From the first schema to the second: pages and search over a million keys, a chained audit, usage by day.
 
@@ -330,6 +330,18 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
     if len(versions) != 1:
         raise StoreUnavailable(f"the schema version of the key store {path} is damaged: {RESTORE}")
     return versions[0]
+
+
+OBJECTS: Final = "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+
+
+@cache
+def schema_of(version: int) -> frozenset[tuple[str, str]]:
+    """Type and name of everything that a store of this version has."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for number in range(version):
+            _apply(connection, number)
+        return frozenset(connection.execute(OBJECTS))
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

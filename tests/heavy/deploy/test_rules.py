@@ -78,7 +78,7 @@ def test_rules_read_metrics_that_there_are(rule: dict[str, Any]) -> None:
         UsageMetrics({}, dropped=int),
         LimiterMetrics(MemoryLimiter()),
         RemoteLimiterMetrics(RemoteStatistics()),
-        StoreMetrics(str, lambda: (False, 0)),
+        StoreMetrics(str, grace=lambda: (False, 0), processes=int),
     )
     families = {family.name: family.type for collector in collectors for family in collector.collect()}
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",), "info": ("_info",)}

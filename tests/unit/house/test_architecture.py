@@ -49,7 +49,7 @@ OWNERS = {
     "opentelemetry": {"telemetry"},
 }
 PURE = {"asyncio", "time", "os", "sys", "socket", "random", "secrets", "threading", "pathlib", "io", "subprocess"}
-MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 150, 450, 40, 40
+MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 185, 450, 40, 40
 OF_ONE_PREFIX = 3
 """Files of one room that begin with the same word are a folder."""
 

@@ -78,7 +78,8 @@ def test_configuration_on_a_page_loads(block: Block, tmp_path: Path) -> None:
         config[name] = {**config[name], **section} if mergeable else section
     file = tmp_path / "sidecar.yaml"
     file.write_text(block.text if block == whole else yaml.safe_dump(config), encoding="utf-8")
-    assert load(str(file), environ={}).routes
+    environ = dict.fromkeys(re.findall(r"\$\{(\w+)\}", block.text), "secret")
+    assert load(str(file), environ=environ).routes
 
 
 def test_the_table_of_metrics_is_complete() -> None:

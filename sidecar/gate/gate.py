@@ -1,11 +1,10 @@
 """The gate: a request head in, a decision out. Read `Gate.decide` first; it is the whole story."""
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.config.build.config import Config
@@ -27,13 +26,13 @@ from sidecar.core.model import (
     Taken,
 )
 from sidecar.core.policy import authorize, authorize_all_readings, check_status
-from sidecar.core.routing import Match
 from sidecar.core.target import Target, parse_target, readings
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
 from sidecar.gate.compile import PrincipalCompiler, PrincipalContext, key_format
 from sidecar.gate.failures import Failures
+from sidecar.gate.requests import NOTHING_TAKEN, RequestState, Understood
 from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter
@@ -44,36 +43,9 @@ WRONG_KEY = frozenset(
 """Denials that count against the address they come from."""
 _KNOWN_KEY = frozenset({Reason.DISABLED_KEY, Reason.EXPIRED_KEY})
 """Those of a key that may be good again; where the configuration says so, they tell what is left of its quotas."""
-_NOTHING_TAKEN = Taken(states=())
 
 
 T = TypeVar("T")
-
-
-class KnownCredential(Struct, frozen=True, gc=False):
-    """A credential that stands where keys usually do. digest: SHA-256 of its text."""
-
-    digest: bytes
-    text: bytes
-
-    def __repr__(self) -> str:
-        return "KnownCredential()"
-
-
-class Understood(Struct, frozen=True, gc=False):
-    """What a request asks for, where its path has one reading and no part of it is refused by itself.
-
-    target: for the upstream. kept: headers that pass on. way: the values of the header in which trusted proxies tell
-    the way that it came.
-    """
-
-    match: Match | None
-    target: str
-    kept: list[tuple[bytes, bytes]]
-    host: bytes
-    request_id: str = ""
-    credential: KnownCredential | None = None
-    way: Sequence[bytes] = ()
 
 
 class KeyFinder(Protocol):
@@ -84,25 +56,6 @@ class KeyFinder(Protocol):
     def remembers(self, secret_digest: bytes) -> bool: ...
 
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None: ...
-
-
-@dataclass(slots=True)
-class _RequestState:
-    """What is known of a request so far, for the decision to carry. Only `decide` and `_deny` write to it."""
-
-    client_address: str
-    request_id: str = ""
-    route: Route | None = None
-    entry: CacheEntry | None = None
-    context: PrincipalContext | None = None
-    taken: Taken = _NOTHING_TAKEN
-    key_in_query: bool = False
-    paths: Sequence[str] = ()
-    """Every reading of the path."""
-
-    @property
-    def principal(self) -> Principal | None:
-        return self.context.principal if self.context else None
 
 
 class Gate:
@@ -150,7 +103,7 @@ class Gate:
 
         remove_copies: whoever forwards the request sends what Allow says, and nothing else of the client's.
         """
-        state = _RequestState(client_address=head.peer)
+        state = RequestState(client_address=head.peer)
         try:
             received = self.rules.classify(head.headers)
             state.request_id = request_id(received.fields, self._id_field) or self._new_request_id()
@@ -184,7 +137,7 @@ class Gate:
         address = self.proxies.client_address(head.peer, {self.proxies.header: way}) if way else head.peer
         known: CacheEntry | None = None
         context: PrincipalContext | None = None
-        taken = _NOTHING_TAKEN
+        taken = NOTHING_TAKEN
         try:
             if understood.credential is not None:
                 entry = self._keys.peek(understood.credential.digest)
@@ -201,7 +154,9 @@ class Gate:
         except (StoreUnavailable, Fault):
             return None
         except Denied as denied:
-            state = _RequestState(address, request_id, match.route if match else None, known, context, taken)
+            if known is not None and not self._limiter.immediate:
+                return None  # What the key has left is told, and has to be waited for.
+            state = RequestState(address, request_id, match.route if match else None, known, context, taken)
             if self._tells_methods(denied.reason):
                 state.paths = self._readings(parse_target(head.target, understood.host.decode("ascii")))
             return _now(self._deny(denied.reason, state))
@@ -216,6 +171,34 @@ class Gate:
             client_address=address,
             quota_states=taken.states,
         )
+
+    def decide_later(self, head: RequestHead, understood: Understood) -> Callable[[], Awaitable[Decision]] | None:
+        """As `decide_now`, where the limiter has to be waited for. None where `decide` has to be asked instead."""
+        match, credential, way = understood.match, understood.credential, understood.way
+        if self._limiter.immediate or match is None:
+            return None
+        try:
+            entry = None if credential is None else _known(self._keys.peek(credential.digest))
+            context = self._authenticate(entry)
+            match = authorize(match, context.principal if context else None, foreign=False)
+        except (Denied, StoreUnavailable):
+            return None
+        address = self.proxies.client_address(head.peer, {self.proxies.header: way}) if way else head.peer
+        request_id = understood.request_id or self._new_request_id()
+        state = RequestState(address, request_id, match.route, entry, context)
+        return partial(self._decide_later, head, understood, state)
+
+    async def _decide_later(self, head: RequestHead, understood: Understood, state: RequestState) -> Decision:
+        route = cast(Route, state.route)
+        try:
+            state.taken = await self._take(route, state)
+            _check_taken(state.taken)
+        except Denied as denied:
+            return await self._deny(denied.reason, state)
+        except Fault as fault:
+            return _refused(fault.reason, state)
+        headers = (*self.injection.forwarded(head, understood.kept, understood.host), *self._identity_of(state))
+        return _allowed(route, state, target=understood.target, host=understood.host, headers=headers)
 
     def preflight(self, head: RequestHead) -> Allow | None:
         """The route that a browser asks for before it sends a request there (Fetch, section 3.2.2), without a key.
@@ -235,7 +218,7 @@ class Gate:
         if first is None or first.route.policy.cors is None or any(match != first for match in others):
             return None
         address = self.proxies.client_address(head.peer, received.fields)
-        state = _RequestState(client_address=address, request_id=self._new_request_id())
+        state = RequestState(client_address=address, request_id=self._new_request_id())
         return _allowed(first.route, state, target=head.target, host=b"", headers=())
 
     async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
@@ -271,7 +254,7 @@ class Gate:
         received: SortedHeaders,
         target: Target,
         host: bytes,
-        state: _RequestState,
+        state: RequestState,
         remove_copies: bool,
     ) -> tuple[Credential | None, Copies | None]:
         """What the client presents. It stays out of the request id, which the upstream, the logs and the client see."""
@@ -304,7 +287,7 @@ class Gate:
             check_status(entry.key, now)
         return context
 
-    async def _find(self, text: str, state: _RequestState) -> CacheEntry:
+    async def _find(self, text: str, state: RequestState) -> CacheEntry:
         """The key of a credential. Raises Denied where there is none, and Fault where the store cannot tell.
 
         What is in memory was well-formed. Anything else must be, before the store is asked.
@@ -341,15 +324,15 @@ class Gate:
             return self._format.check(text, self._prefixes) is not None or text.startswith(self._foreign_like_ours)
         return text.startswith(self._foreign)
 
-    async def _take(self, route: Route, state: _RequestState) -> Taken:
+    async def _take(self, route: Route, state: RequestState) -> Taken:
         if not route.policy.charges:
-            return _NOTHING_TAKEN
+            return NOTHING_TAKEN
         return await self._limiter.take(self._buckets(route, state), self._clock.seconds())
 
-    def _buckets(self, route: Route, state: _RequestState) -> Sequence[Bucket]:
+    def _buckets(self, route: Route, state: RequestState) -> Sequence[Bucket]:
         return self._principals.buckets(route, state.context, state.client_address)
 
-    def _identity_of(self, state: _RequestState) -> Headers:
+    def _identity_of(self, state: RequestState) -> Headers:
         return self._identity_headers(state.context, state.request_id)
 
     def _identity_headers(self, context: PrincipalContext | None, request_id: str) -> Headers:
@@ -358,7 +341,7 @@ class Gate:
             return (id_header,)
         return (id_header, *context.identity, *self._identity.of_request(context.principal.key, request_id))
 
-    async def _deny(self, reason: Reason, state: _RequestState) -> Deny:
+    async def _deny(self, reason: Reason, state: RequestState) -> Deny:
         """The denial. Wrong keys are counted; a valid key's quotas are reported, but nothing is taken from them."""
         state.request_id = state.request_id or self._new_request_id()
         try:
@@ -378,7 +361,7 @@ class Gate:
     def _tells_methods(self, reason: Reason) -> bool:
         return reason is Reason.NO_ROUTE and self.config.method_not_allowed
 
-    async def _left(self, state: _RequestState, context: PrincipalContext) -> Taken:
+    async def _left(self, state: RequestState, context: PrincipalContext) -> Taken:
         """What the key has left of the route's quotas."""
         buckets = self._principals.buckets(state.route or self._unmatched, context, state.client_address)
         peeked = await self._limiter.peek(buckets, self._clock.seconds())
@@ -407,7 +390,7 @@ def _check_taken(taken: Taken) -> None:
         raise Denied(Reason.QUOTA_EXCEEDED)
 
 
-def _allowed(route: Route, state: _RequestState, *, target: str, host: bytes, headers: Headers) -> Allow:
+def _allowed(route: Route, state: RequestState, *, target: str, host: bytes, headers: Headers) -> Allow:
     return Allow(
         route=route,
         principal=state.principal,
@@ -421,7 +404,7 @@ def _allowed(route: Route, state: _RequestState, *, target: str, host: bytes, he
     )
 
 
-def _refused(reason: Reason, state: _RequestState) -> Deny:
+def _refused(reason: Reason, state: RequestState) -> Deny:
     return Deny(
         reason=reason,
         route=state.route,

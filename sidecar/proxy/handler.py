@@ -7,7 +7,7 @@ a task takes over.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,7 +24,7 @@ from sidecar.gate.gate import Gate
 from sidecar.http.accepting import RateLimitedLog
 from sidecar.http.requests import HeadLimits
 from sidecar.proxy.exchange import SWITCHING_PROTOCOLS, Exchange, Pending, local_response_head, persistence
-from sidecar.proxy.known_heads import KnownRequests
+from sidecar.proxy.known_heads import KnownRequest, KnownRequests
 from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.request_parser import BrokenBody
 from sidecar.proxy.response_parser import UpstreamResponse
@@ -169,7 +169,7 @@ class Handler:
         try:
             decision = exchange.decision = snapshot.gate.decide_now(known.head, known.understood)
             if decision is None:
-                return False
+                return self._respond_later(exchange, snapshot, known, bodies)
             if known.body:
                 exchange.body = ClientBody.whole(client, bodies, known.body)
             self._begin(exchange)
@@ -179,6 +179,23 @@ class Handler:
                 self._begin(exchange)
             self._break_off(exchange, snapshot, exc)
         return True
+
+    def _respond_later(self, exchange: Exchange, snapshot: Snapshot, known: KnownRequest, bodies: BodyRules) -> bool:
+        """Begin to, where the limiter has to be waited for: in a task, but without the work that is done."""
+        decide = snapshot.gate.decide_later(known.head, known.understood)
+        if decide is None:
+            return False
+        if known.body:
+            exchange.body = ClientBody.whole(exchange.client, bodies, known.body)
+        exchange.client.begin(exchange)
+        exchange.client.carry_on(partial(self._decide_later, exchange, snapshot, decide))
+        return True
+
+    async def _decide_later(
+        self, exchange: Exchange, snapshot: Snapshot, decide: Callable[[], Awaitable[Decision]]
+    ) -> None:
+        self._observer.begun()
+        await self._carry_out(exchange, snapshot, self._respond_as(exchange, snapshot, decide()))
 
     def take_response(self, pending: PendingResponse, response: UpstreamResponse) -> None:
         """Of the upstream, to a request of the shorter way. What does not come in one piece is a task's."""
@@ -243,7 +260,10 @@ class Handler:
     async def _respond(self, exchange: Exchange, snapshot: Snapshot) -> None:
         if exchange.head.method == "OPTIONS" and self._respond_to_options(exchange, snapshot):
             return
-        decision = exchange.decision = await snapshot.gate.decide(exchange.head)
+        await self._respond_as(exchange, snapshot, snapshot.gate.decide(exchange.head))
+
+    async def _respond_as(self, exchange: Exchange, snapshot: Snapshot, deciding: Awaitable[Decision]) -> None:
+        decision = exchange.decision = await deciding
         if not self._respond_alone(exchange, snapshot, decision) and isinstance(decision, Allow):
             await self._forward(exchange, snapshot, decision)
 

@@ -23,7 +23,8 @@ from sidecar.core.routing import Match
 from sidecar.core.target import parse_target
 from sidecar.core.upstream_request import ADMIN_COOKIE, is_request_id
 from sidecar.gate.compile import key_prefixes
-from sidecar.gate.gate import Gate, KnownCredential, Understood
+from sidecar.gate.gate import Gate
+from sidecar.gate.requests import KnownCredential, Understood
 from sidecar.http.requests import CONTENT_LENGTH, ONCE, REQUEST_LINE
 
 _Pairs = list[tuple[bytes, bytes]]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.errors import Reason
 from sidecar.core.headers import Memory
-from sidecar.core.model import Allow, ApiKey, Deny, KeyStatus, RequestHead
+from sidecar.core.model import Allow, ApiKey, Bucket, Deny, KeyStatus, RequestHead, Taken
 from sidecar.gate.gate import Gate
 from sidecar.http.requests import HeadLimits, MalformedHead, read_head
 from sidecar.keys.cache import KeyCache
@@ -134,12 +134,32 @@ STEPS = st.lists(
 ALWAYS = HeadLimits()
 
 
-class Ways:
-    """Two gates over one store: one is asked the longer way only, the other the shorter one where it can be."""
+class WaitingLimiter(MemoryLimiter):
+    """One that has to be waited for, as those are that ask another process."""
 
-    def __init__(self, world: World, key: str, other: str, record: ApiKey) -> None:
+    immediate = False
+
+    async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        await asyncio.sleep(0)
+        return await super().take(buckets, now)
+
+    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        await asyncio.sleep(0)
+        return await super().peek(buckets, now)
+
+
+class Ways:
+    """Two gates over one store: one is asked the longer way only, the other the shorter one where it can be.
+
+    waits: the limiter of the other has to be waited for.
+    """
+
+    def __init__(self, world: World, key: str, other: str, record: ApiKey, *, waits: bool = False) -> None:
         self.world, self.key, self.other, self.record = world, key, other, record
-        self.longer, self.shorter = _gate(world), _gate(world)
+        self.longer, self.shorter = (
+            _gate(world, MemoryLimiter()),
+            _gate(world, (MemoryLimiter, WaitingLimiter)[waits]()),
+        )
         self.known = KnownRequests(self.shorter)
         self.taken = 0
         """Requests that went the shorter way."""
@@ -170,6 +190,9 @@ class Ways:
     async def _shorter(self, raw: bytes, peer: str) -> object:
         known = read(self.known, raw, peer)
         decision = None if known is None else self.shorter.decide_now(known.head, known.understood)
+        if known is not None and decision is None:
+            later = self.shorter.decide_later(known.head, known.understood)
+            decision = None if later is None else await later()
         if known is None or decision is None:
             return await self._longer(self.shorter, raw, peer)
         self.taken += 1
@@ -198,32 +221,33 @@ def read(known: KnownRequests, raw: bytes, peer: str = PEER) -> KnownRequest | N
     return known.read(raw, peer, "http", most_lines=128, most_bytes=1000) if b"\r\n\r\n" in raw else None
 
 
-def _gate(world: World) -> Gate:
+def _gate(world: World, limiter: MemoryLimiter) -> Gate:
     return Gate(
         world.gate.config,
         KeyCache(world.store.keys, size=100, grace=world.grace),
-        MemoryLimiter(),
+        limiter,
         hasher=world.hasher,
         clock=world.clock,
         new_request_id=lambda: "made",
+        failures=MemoryLimiter(),
     )
 
 
-async def ways_of(world: World) -> Ways:
+async def ways_of(world: World, *, waits: bool = False) -> Ways:
     expires_at = world.clock.micros() + 30 * 86_400 * 1_000_000
     key, record = await world.issue("read", "write", tenant="acme", expires_at=expires_at)
     other, _ = await world.issue("read")
-    return Ways(world, key, other, record)
+    return Ways(world, key, other, record, waits=waits)
 
 
 @settings(max_examples=60, deadline=None)
-@given(config=st.sampled_from(CONFIGS), steps=STEPS)
-def test_both_ways_decide_alike_whatever_is_sent_and_happens(config: str, steps: list[Any]) -> None:
+@given(config=st.sampled_from(CONFIGS), steps=STEPS, waits=st.booleans())
+def test_both_ways_decide_alike_whatever_is_sent_and_happens(config: str, steps: list[Any], waits: bool) -> None:
     async def compare() -> None:
         with TemporaryDirectory() as folder:
             world = await make_world(Path(folder), config, grace=30)
             try:
-                ways = await ways_of(world)
+                ways = await ways_of(world, waits=waits)
                 for step in steps:
                     if isinstance(step, str):
                         await ways.happen(step)
@@ -272,6 +296,22 @@ async def test_requests_of_the_usual_kinds_go_the_shorter_way(ways: Ways, lines:
         longer, shorter = await ways.both(raw, PEER)
         assert shorter == longer
     assert ways.taken > 0
+
+
+async def test_requests_with_quotas_go_the_shorter_way_too_where_the_limiter_has_to_be_waited_for(
+    tmp_path: Path,
+) -> None:
+    world = await make_world(tmp_path, TRUSTING)
+    ways = await ways_of(world, waits=True)
+    raw = ways.written(b"GET /counted/x HTTP/1.1\r\nHost: a\r\nX-Api-Key: <key>\r\n\r\n")
+    found = [await ways.both(raw, PEER) for _ in range(5)]
+    assert all(longer == shorter for longer, shorter in found)
+    assert isinstance(found[0][1][0], Allow) and isinstance(found[4][1][0], Deny)  # type: ignore[index]
+    assert ways.taken == 4  # All but the first, whose key is not in memory.
+    for target in ("/items/7", "/named/x", "/o/other/e/live/x"):  # Refused to a good key, on routes without quotas.
+        raw = ways.written(b"POST %b HTTP/1.1\r\nHost: a\r\nX-Api-Key: <other>\r\n\r\n" % target.encode())
+        assert [longer == shorter for longer, shorter in [await ways.both(raw, PEER) for _ in range(3)]] == [True] * 3
+    await world.store.close()
 
 
 @pytest.mark.parametrize(

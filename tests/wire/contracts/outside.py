@@ -20,6 +20,7 @@ CONFIG = f"""\
 listen: 127.0.0.1:0
 upstream: http://127.0.0.1:1
 store: sqlite:///nowhere
+limiter: redis://127.0.0.1:1
 admin:
   listen: 127.0.0.1:0
   tokens: [{{name: ops, hash: 'sha256:{sha256(TOKEN.encode()).hexdigest()}', rights: write}}]

@@ -24,7 +24,8 @@ from sidecar.core.model import (
     StaticResponse,
 )
 from sidecar.core.observer import Forwarding, UpstreamName
-from sidecar.gate.gate import Gate, Understood
+from sidecar.gate.gate import Gate
+from sidecar.gate.requests import Understood
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.runtime.tasks import SystemClock
 

@@ -1,0 +1,59 @@
+"""What is known of a request while the gate decides on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import Struct
+
+from sidecar.core.model import Principal, Route, Taken
+from sidecar.core.routing import Match
+from sidecar.gate.compile import PrincipalContext
+from sidecar.keys.cache import CacheEntry
+
+NOTHING_TAKEN: Final = Taken(states=())
+
+
+class KnownCredential(Struct, frozen=True, gc=False):
+    """A credential that stands where keys usually do. digest: SHA-256 of its text."""
+
+    digest: bytes
+    text: bytes
+
+    def __repr__(self) -> str:
+        return "KnownCredential()"
+
+
+class Understood(Struct, frozen=True, gc=False):
+    """What a request asks for, where its path has one reading and no part of it is refused by itself.
+
+    target: for the upstream. kept: headers that pass on. way: the values of the header in which trusted proxies tell
+    the way that it came.
+    """
+
+    match: Match | None
+    target: str
+    kept: list[tuple[bytes, bytes]]
+    host: bytes
+    request_id: str = ""
+    credential: KnownCredential | None = None
+    way: Sequence[bytes] = ()
+
+
+@dataclass(slots=True)
+class RequestState:
+    """What is known of a request so far, for the decision to carry. Only `decide` and `_deny` write to it."""
+
+    client_address: str
+    request_id: str = ""
+    route: Route | None = None
+    entry: CacheEntry | None = None
+    context: PrincipalContext | None = None
+    taken: Taken = NOTHING_TAKEN
+    key_in_query: bool = False
+    paths: Sequence[str] = ()
+    """Every reading of the path."""
+
+    @property
+    def principal(self) -> Principal | None:
+        return self.context.principal if self.context else None

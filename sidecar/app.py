@@ -11,7 +11,7 @@ from typing import Final
 
 from sidecar import __version__
 from sidecar.config.build.config import Config
-from sidecar.config.fields import Address, sqlite_path
+from sidecar.config.fields import Address, is_file, sqlite_path
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
 from sidecar.core.apikey import Hasher, peppers_from
@@ -27,10 +27,12 @@ from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.control import control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
+from sidecar.runtime.key_file import WATCH_SECONDS, KeyFileWatch, open_key_file, rules_of
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
+from sidecar.store.file import FileStore, InvalidKeyFile
 from sidecar.store.store import SqliteStore
 from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
@@ -143,6 +145,7 @@ class Parts:
     descriptors: Descriptors
     limiter: MemoryLimiter
     store: SqliteStore
+    key_file: KeyFileWatch | None
     keeper: UsageKeeper
     retirement: Retirement
     old_keys: OldKeys
@@ -161,6 +164,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
+    key_file = _watch_keys(store, background, metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
     upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
@@ -186,6 +190,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         descriptors=files,
         limiter=limiter,
         store=store,
+        key_file=key_file,
         keeper=keeper,
         retirement=retirement,
         old_keys=old_keys,
@@ -200,18 +205,38 @@ async def _open_store(
     config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics
 ) -> SqliteStore:
     try:
-        path = sqlite_path(config.store)
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
-        store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
+        store, path = await _store_of(config, hasher, metrics)
         stack.push_async_callback(store.close)
-        mark.enter_context(served_store(path))
+        if path:
+            mark.enter_context(served_store(path))
         await check_peppers(store.statistics, hasher)
         metrics.also(StoreMetrics(lambda: store.database.write_problem))
         metrics.also(LimiterMetrics(limiter))
         limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
+    except InvalidKeyFile as error:
+        raise StartError("\nsidecar: ".join(error.problems)) from error
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
     return store
+
+
+async def _store_of(config: Config, hasher: Hasher, metrics: Metrics) -> tuple[SqliteStore, str]:
+    """With the path of its database; empty where nobody else can have it. Raises StoreUnavailable."""
+    if is_file(config.store):
+        kept = sqlite_path(config.store_usage) if config.store_usage else ""
+        return await open_key_file(config, hasher, clock=CLOCK, timings=metrics.store_timed), kept
+    path = sqlite_path(config.store)
+    return await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed), path
+
+
+def _watch_keys(store: SqliteStore, background: Background, metrics: Metrics) -> KeyFileWatch | None:
+    if not isinstance(store, FileStore):
+        return None
+    watch = KeyFileWatch(store, clock=CLOCK)
+    background.repeat(watch.round, WATCH_SECONDS)
+    metrics.also(watch)
+    return watch
 
 
 def _start_rehashing(store: SqliteStore, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
@@ -327,6 +352,7 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
         lambda config: keeper.reconfigure(config.usage, prefixes=key_prefixes(config)),
         lambda config: parts.retirement.reconfigure(config.keys),
         lambda config: parts.old_keys.reconfigure(config.keys),
+        partial(_reread_keys, parts.key_file),
         parts.observing.reconfigure,
     )
 
@@ -339,6 +365,12 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
         return kept
 
     return reconfigure
+
+
+def _reread_keys(watch: KeyFileWatch | None, config: Config) -> None:
+    """What a record may hold follows from the configuration."""
+    if watch is not None:
+        watch.reconfigure(rules_of(config, _hasher_of(config), CLOCK))
 
 
 async def _check_peppers(store: SqliteStore, config: Config) -> None:
@@ -361,7 +393,8 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
 
 
 def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
-    return [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)]
+    files = (watch.remarks() for watch in (reloads, parts.key_file) if watch is not None)
+    return [*(line for lines in files for line in lines), *_unwritten(parts.store)]
 
 
 def _unwritten(store: SqliteStore) -> Sequence[str]:

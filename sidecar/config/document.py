@@ -37,7 +37,9 @@ from sidecar.config.fields import (
     Upstream,
     UpstreamHost,
     UpstreamUrl,
+    UsageStore,
     default,
+    is_file,
     left_out,
     parse_address,
     seconds,
@@ -182,6 +184,25 @@ def upstream_of(written: UpstreamUrl | UpstreamSettings, path: Path, report: Rep
 
 
 OneUpstream = Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSettings)]
+
+
+# Where keys are.
+
+
+class StoreSettings(Entry, frozen=True, kw_only=True):
+    """Where keys are, and where their use, changes and quotas are kept if keys are in a file."""
+
+    url: Store
+    usage: UsageStore = left_out("")
+    """Empty for nowhere."""
+
+
+def store_of(written: str | StoreSettings, path: Path, report: Report) -> StoreSettings:
+    """A URL alone is the URL with every default."""
+    settings = StoreSettings(url=written) if isinstance(written, str) else written
+    if settings.usage and not is_file(settings.url):
+        report.doubt((*path, "usage"), "is only for keys in a file: any other store keeps usage itself")
+    return settings
 
 
 # Where quotas are counted.
@@ -400,7 +421,7 @@ class Document(Entry, frozen=True, kw_only=True):
     decision: Annotated[DecisionSettings, made(decision_of, BindAddress, BindAddresses, DecisionSettings)] | None = None
     upstream: OneUpstream | None = None
     upstreams: Mapping[Name, OneUpstream] | None = None
-    store: Store | None = None
+    store: Annotated[StoreSettings, made(store_of, Store, StoreSettings)] | None = None
     limiter: Annotated[LimiterSettings, made(limiter_of, LimiterUrl, LimiterSettings)] | None = None
     keys: Annotated[KeySettings, made(checked_keys, KeySettings)] | None = None
     scopes: Mapping[ScopeName, str | ScopeEntry | None] | None = None

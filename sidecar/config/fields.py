@@ -70,6 +70,7 @@ _PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,=:@]+)*")
 _ADDRESS = "must be host:port, [ipv6]:port or unix:/path"
 _UPSTREAM = "must be http://host:port, https://host:port or unix:/path"
 _STORE = "must be sqlite:///absolute/path or sqlite:relative/path"
+_USAGE = "must be sqlite:///absolute/path or sqlite:relative/path: only SQLite keeps what a file cannot"
 _LONGEST_SOCKET_PATH = 107
 """Bytes that `sun_path` holds on Linux, less its NUL."""
 
@@ -119,11 +120,11 @@ def parse_upstream(text: str) -> UpstreamUrl:
 
 
 def parse_store(text: str) -> str:
-    """`sqlite:///absolute/path`; a relative path starts at the working directory."""
-    if text.startswith(("postgresql:", "postgres:", "file:")):
+    """`sqlite:///absolute/path` or `file:///absolute/path`; a relative path starts at the working directory."""
+    if text.startswith(("postgresql:", "postgres:")):
         raise ValueError("is not supported yet: use sqlite:///path")
     scheme, _, path = text.partition(":")
-    if scheme != "sqlite" or not path or path.endswith(("/", ":memory:")):
+    if scheme not in ("sqlite", "file") or not path or path.endswith(("/", ":memory:")):
         raise ValueError(_STORE)
     if any(char in path for char in "?#\0"):
         raise ValueError("must be a path alone, without '?' or '#'")
@@ -131,12 +132,29 @@ def parse_store(text: str) -> str:
         raise ValueError(f"{_STORE}; two slashes would name a host")
     if not path.startswith("/"):
         path = os.path.abspath(path)
-    return "sqlite:///" + path.lstrip("/")
+    return f"{scheme}:///{path.lstrip('/')}"
+
+
+def parse_usage_store(text: str) -> str:
+    """As `parse_store`, for a SQLite database."""
+    if not text.startswith("sqlite:"):
+        raise ValueError(_USAGE)
+    return parse_store(text)
 
 
 def sqlite_path(store: str) -> str:
     """The absolute path of the file that a parsed store URL names."""
     return "/" + store.removeprefix("sqlite:///")
+
+
+def is_file(store: str) -> bool:
+    """Whether a parsed store URL names a file of records."""
+    return store.startswith("file:")
+
+
+def file_path(store: str) -> str:
+    """The absolute path of the file of records that a parsed store URL names."""
+    return "/" + store.removeprefix("file:///")
 
 
 def parse_limiter(text: str) -> str:
@@ -371,7 +389,8 @@ Upstream = Annotated[
 ]
 UpstreamHost = Annotated[str, leaf(parse_upstream_host, "keep, upstream, or a host name")]
 PathPrefix = Annotated[str, leaf(parse_prefix, "a path such as /api, or nothing", "^(/.*)?$")]
-Store = Annotated[str, leaf(parse_store, "sqlite:///path", "^sqlite:.+$")]
+Store = Annotated[str, leaf(parse_store, "sqlite:///path or file:///path", "^(sqlite|file):.+$")]
+UsageStore = Annotated[str, leaf(parse_usage_store, "sqlite:///path", "^sqlite:.+$")]
 LimiterUrl = Annotated[str, leaf(parse_limiter, "memory", "^memory$")]
 Collector = Annotated[
     str,

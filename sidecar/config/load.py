@@ -65,7 +65,7 @@ def _content(variable: str, file: str) -> str:
 NAMES = ("listen", "ops", "admin", "upstream", "store", "limiter")
 """The options that `--listen` or `SIDECAR_LISTEN`, and so on, override."""
 
-_SETTINGS = {"upstream": "url", "admin": "listen", "limiter": "url"}
+_SETTINGS = {"upstream": "url", "admin": "listen", "store": "url", "limiter": "url"}
 """Sections that may be a mapping: the key of the address in it."""
 _LISTENERS = frozenset({"listen", "ops", "admin"})
 _BETWEEN_ADDRESSES = re.compile(r",\s*(?=unix:|[^,/]*:[0-9]+(?:,|$))")

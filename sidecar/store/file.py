@@ -1,16 +1,29 @@
 """Keys in a file: read from YAML or JSON lines, and mirrored in SQLite, so that all else is as with any other store."""
 
+import asyncio
 import io
 import os
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Never
 
 from sidecar.config.errors import ConfigError
 from sidecar.config.yaml_tree import Entries, Items, Node, Scalar, read_nodes
+from sidecar.core.units import Clock, counted
+from sidecar.keys.lifecycle import NewHash
+from sidecar.keys.ports import Actor, ReadOnlyStore, StoreUnavailable
 from sidecar.keys.transfer.fields import LineRules
 from sidecar.keys.transfer.formats import BadLine, Entry, KeyFile, safe_name, unknown_field
 from sidecar.keys.transfer.importer import InvalidFile
-from sidecar.keys.transfer.records import Record, records_of
+from sidecar.keys.transfer.records import Difference, Record, records_of
+from sidecar.store.keys import KeyImports, StoredKeys
+from sidecar.store.records import StoredRecords
+from sidecar.store.sqlite.connection import SqliteDatabase
+from sidecar.store.sqlite.listing import count_statement, page_statements
+from sidecar.store.sqlite.schema import in_bulk
+from sidecar.store.store import SqliteStore
+from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 
 # A file of records: a YAML list, or JSON lines.
 
@@ -101,3 +114,169 @@ def _number_of(node: Node) -> int | None:
 
 
 _DIGITS: Final = 20
+
+
+# The store of such a file.
+
+
+FILE: Final = "file"
+"""Who issued the keys of a file, and who changes them in the audit."""
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - a folder of a random name is made in it
+_FOREIGN: Final = f"SELECT 1 FROM api_key WHERE created_by <> '{FILE}' LIMIT 1"  # noqa: S608 - no input
+
+
+class InvalidKeyFile(StoreUnavailable):
+    """The file cannot be read, or is not valid. problems: one line each, with the file's name."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        more = len(self.problems) - 1
+        super().__init__(self.problems[0] + (f" (and {counted(more, 'more problem')})" if more else ""))
+
+
+class FileStore(SqliteStore):
+    """Keys as a file says them, in a SQLite database of their own.
+
+    In one that the configuration names, the use of keys and their changes are kept there, too. Without one it is a
+    temporary one, and these are kept nowhere. Whatever would change a key raises ReadOnlyStore.
+    """
+
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        path: str,
+        rules: Callable[[], LineRules],
+        folder: TemporaryDirectory[str] | None,
+    ) -> None:
+        """Use `read`. folder: that of a temporary database."""
+        super().__init__(database)
+        self.path, self.rules = path, rules
+        self._folder, self._mirror = folder, self.records
+        guarded = _ReadOnly(database, path)
+        self.keys = _FileKeys(guarded, pages=page_statements, count=count_statement)
+        self.imports, self.records = KeyImports(guarded, bulk=in_bulk), StoredRecords(guarded)
+        if folder is not None:
+            nowhere = _Nowhere(database)
+            self.usage, self.anomalies = StoredUsage(nowhere), StoredAnomalies(nowhere)
+            self.quotas = StoredQuotas(nowhere)
+
+    @classmethod
+    async def read(
+        cls,
+        path: str,
+        *,
+        usage: str,
+        rules: Callable[[], LineRules],
+        clock: Clock,
+        timings: Callable[[str, float], None],
+    ) -> "FileStore":
+        """Read the file at `path`. usage: path of the SQLite database; empty for a temporary one.
+
+        rules: for records that are read now. Raises InvalidKeyFile and StoreUnavailable.
+        """
+        records = await asyncio.to_thread(_read, path, rules)
+        folder = None if usage else await asyncio.to_thread(_private_folder)
+        place = usage if folder is None else os.path.join(folder.name, "keys.db")
+        try:
+            database = await SqliteDatabase.open(place, create=True, clock=clock, timings=timings)
+        except BaseException:
+            _remove(folder)
+            raise
+        store = cls(database, path, rules, folder)
+        try:
+            if await database.read("apply", _FOREIGN):
+                raise StoreUnavailable(f"{usage} holds keys that are not of a file: name another one as store.usage")
+            await store.take(records)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    @property
+    def keeps_usage(self) -> bool:
+        """Whether the use of keys, their changes and quotas are kept."""
+        return self._folder is None
+
+    async def records_now(self) -> Sequence[Record]:
+        """The records of the file as it is now. Raises InvalidKeyFile."""
+        return await asyncio.to_thread(_read, self.path, self.rules)
+
+    async def take(self, records: Sequence[Record]) -> Difference:
+        """Make these the keys, and return what that changed. Raises StoreUnavailable."""
+        actor = Actor(name=FILE, source=self.path) if self.keeps_usage else None
+        return await self._mirror.mirror(records, at=self.database.now(), actor=actor)
+
+    async def close(self) -> None:
+        await super().close()
+        _remove(self._folder)
+
+
+def _read(path: str, rules: Callable[[], LineRules]) -> Sequence[Record]:
+    try:
+        return read_file(path, rules())
+    except OSError as error:
+        raise InvalidKeyFile([f"{path}: cannot be read: {error.strerror}"]) from error
+    except InvalidFile as error:
+        raise InvalidKeyFile([f"{path}:{problem}" for problem in error.problems]) from error
+
+
+def _private_folder() -> TemporaryDirectory[str]:
+    """In memory where that is possible and TMPDIR names no other place."""
+    in_memory = "TMPDIR" not in os.environ and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
+    return TemporaryDirectory(prefix="sidecar-", dir=_SHARED_MEMORY if in_memory else None)
+
+
+def _remove(folder: TemporaryDirectory[str] | None) -> None:
+    if folder is not None:
+        folder.cleanup()
+
+
+class _FileKeys(StoredKeys):
+    async def rehash(self, hashes: Sequence[NewHash], at: int, actor: Actor) -> None:
+        """The file has the hashes: they stay as they are."""
+
+
+class _Over:
+    """A database that is read through another one."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self.generation, self.read_generation = database.generation, database.read_generation
+        self.now, self.indexed = database.now, database.indexed
+        self.lookup, self.read = database.lookup, database.read
+
+
+class _ReadOnly(_Over):
+    """Refuses each transaction."""
+
+    def __init__(self, database: SqliteDatabase, path: str) -> None:
+        super().__init__(database)
+        self._path = path
+
+    @asynccontextmanager
+    async def transaction(self, operation: str) -> AsyncIterator[Never]:
+        raise ReadOnlyStore(self._path)
+        yield
+
+
+class _Nowhere(_Over):
+    """Takes each transaction, and keeps nothing of it."""
+
+    @asynccontextmanager
+    async def transaction(self, operation: str) -> AsyncIterator["_Dropping"]:
+        yield _Dropping()
+
+
+class _Dropping:
+    """A connection to nothing: no rows are there, and none are written."""
+
+    async def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
+        pass
+
+    async def fetch(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        return []
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        pass
+
+    async def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
+        pass

@@ -10,13 +10,14 @@ from sidecar.admin.web.charts import Chart, Spark
 class Frame:
     """The frame of every page: who is signed in and may do what (`Read only`), and the current entry of the navigation.
 
-    proof: the session's token against cross-site request forgery.
+    note: on every page; empty for none. proof: the session's token against cross-site request forgery.
     """
 
     here: str
     who: str
     rights: str
     may_write: bool
+    note: str
     proof: str
 
 

@@ -77,7 +77,9 @@ class Config:
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     """Beside it, for routes that name them."""
     store: str
-    """`sqlite:///path`."""
+    """`sqlite:///path`, or `file:///path` of a file of records."""
+    store_usage: str = ""
+    """Of a file of records: the SQLite database that keeps use and changes of its keys; empty for none."""
     limiter: LimiterSettings
     keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
@@ -191,7 +193,8 @@ def _sections(path: str, document: Document) -> Config:
         ops=document.ops,
         upstream=document.upstream or UpstreamSettings(url=UpstreamUrl(address=Address())),
         upstreams=document.upstreams or {},
-        store=document.store or "",
+        store="" if document.store is None else document.store.url,
+        store_usage="" if document.store is None else document.store.usage,
         limiter=document.limiter or LimiterSettings(),
         keys=document.keys or KeySettings(),
         quotas=document.quotas or {},

@@ -11,9 +11,10 @@ from typing import Final
 
 from sidecar import __version__
 from sidecar.config.build.config import Config
-from sidecar.config.fields import Address, is_file, sqlite_path
+from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
+from sidecar.config.store_url import is_file, sqlite_path
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
@@ -164,7 +165,6 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
-    key_file = _watch_keys(store, background, metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
     upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
@@ -190,7 +190,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         descriptors=files,
         limiter=limiter,
         store=store,
-        key_file=key_file,
+        key_file=_watch_keys(store, background, metrics),
         keeper=keeper,
         retirement=retirement,
         old_keys=old_keys,

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from sidecar.cli.options import Failure, Misuse, config_here, config_or_exit, load_or_exit, shortened
 from sidecar.config.build.config import Config
-from sidecar.config.fields import file_path, is_file, parse_store, sqlite_path
 from sidecar.config.load import Environment
+from sidecar.config.store_url import file_path, is_file, parse_store, sqlite_path
 from sidecar.core.apikey import Hasher, pasted, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules

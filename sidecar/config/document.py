@@ -39,7 +39,6 @@ from sidecar.config.fields import (
     UpstreamUrl,
     UsageStore,
     default,
-    is_file,
     left_out,
     parse_address,
     seconds,
@@ -58,6 +57,7 @@ from sidecar.config.policy import (
     checked_keys,
 )
 from sidecar.config.routes import CorsEntry, DefaultsEntry, RouteOrGroup, UnmatchedEntry, cors_of
+from sidecar.config.store_url import is_file
 from sidecar.core.model import Cors
 from sidecar.limiter.tables import DEFAULT_ENTRIES
 from sidecar.usage.anomalies import Unusual

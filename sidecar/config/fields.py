@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Meta, field
 
 from sidecar.config.decoder import Default, leaf
+from sidecar.config.store_url import parse_store, parse_usage_store
 from sidecar.core.headers import HOP_BY_HOP, fold
 from sidecar.core.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 
@@ -69,8 +70,6 @@ _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?
 _PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,=:@]+)*")
 _ADDRESS = "must be host:port, [ipv6]:port or unix:/path"
 _UPSTREAM = "must be http://host:port, https://host:port or unix:/path"
-_STORE = "must be sqlite:///absolute/path or sqlite:relative/path"
-_USAGE = "must be sqlite:///absolute/path or sqlite:relative/path: only SQLite keeps what a file cannot"
 _LONGEST_SOCKET_PATH = 107
 """Bytes that `sun_path` holds on Linux, less its NUL."""
 
@@ -117,44 +116,6 @@ def parse_upstream(text: str) -> UpstreamUrl:
     prefix = url.path.rstrip("/")
     parse_prefix(prefix)
     return UpstreamUrl(address=Address(host=host, port=number), tls=tls, authority=url.netloc, prefix=prefix)
-
-
-def parse_store(text: str) -> str:
-    """`sqlite:///absolute/path` or `file:///absolute/path`; a relative path starts at the working directory."""
-    if text.startswith(("postgresql:", "postgres:")):
-        raise ValueError("is not supported yet: use sqlite:///path")
-    scheme, _, path = text.partition(":")
-    if scheme not in ("sqlite", "file") or not path or path.endswith(("/", ":memory:")):
-        raise ValueError(_STORE)
-    if any(char in path for char in "?#\0"):
-        raise ValueError("must be a path alone, without '?' or '#'")
-    if path.startswith("//") and not path.startswith("///"):
-        raise ValueError(f"{_STORE}; two slashes would name a host")
-    if not path.startswith("/"):
-        path = os.path.abspath(path)
-    return f"{scheme}:///{path.lstrip('/')}"
-
-
-def parse_usage_store(text: str) -> str:
-    """As `parse_store`, for a SQLite database."""
-    if not text.startswith("sqlite:"):
-        raise ValueError(_USAGE)
-    return parse_store(text)
-
-
-def sqlite_path(store: str) -> str:
-    """The absolute path of the file that a parsed store URL names."""
-    return "/" + store.removeprefix("sqlite:///")
-
-
-def is_file(store: str) -> bool:
-    """Whether a parsed store URL names a file of records."""
-    return store.startswith("file:")
-
-
-def file_path(store: str) -> str:
-    """The absolute path of the file of records that a parsed store URL names."""
-    return "/" + store.removeprefix("file:///")
 
 
 def parse_limiter(text: str) -> str:

@@ -10,8 +10,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from sidecar.config.build.config import Config
-from sidecar.config.fields import file_path, sqlite_path
 from sidecar.config.reload import FileIdentity, identity_of, is_mounted_alone
+from sidecar.config.store_url import file_path, sqlite_path
 from sidecar.core.apikey import Hasher
 from sidecar.core.units import Clock
 from sidecar.gate.compile import line_rules

@@ -8,10 +8,7 @@ from sidecar.admin.web.charts import Chart, Spark
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The frame of every page: who is signed in and may do what (`Read only`), and the current entry of the navigation.
-
-    note: on every page; empty for none. proof: the session's token against cross-site request forgery.
-    """
+    """The frame of every page. proof: the session's token against cross-site request forgery. note: empty for none."""
 
     here: str
     who: str

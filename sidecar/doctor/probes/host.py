@@ -23,9 +23,10 @@ from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.config.build.policy import VARIABLE
-from sidecar.config.fields import Address, file_path, is_file, sqlite_path
+from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import MOUNTS, is_mounted_alone, mounts_of
+from sidecar.config.store_url import file_path, is_file, is_sqlite, sqlite_path
 from sidecar.core.apikey import PLAIN, Hasher, peppers_from
 from sidecar.doctor.facts import (
     CertificateFacts,
@@ -110,7 +111,7 @@ def _time(tag: int, text: bytes) -> float:
 
 
 def files_facts(config: Config) -> FilesFacts:
-    store = sqlite_path(config.store) if config.store.startswith("sqlite:") else ""
+    store = sqlite_path(config.store) if is_sqlite(config.store) else ""
     folder = os.path.dirname(store) if store else ""
     beside = (file_facts(store + ending) for ending in ("", "-wal", "-shm")) if store else ()
     return FilesFacts(
@@ -324,7 +325,7 @@ Opener = Callable[[str], AbstractAsyncContextManager[Store]]
 
 async def store_facts(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreFacts | Unknown:
     """now: Unix seconds; open_store takes the store's URL; deep: verify the audit, however long it is."""
-    if not config.store.startswith("sqlite:"):
+    if not is_sqlite(config.store):
         return Unknown(reason="keys are in a file" if is_file(config.store) else "only a SQLite store can be checked")
     path = sqlite_path(config.store)
     age = config.keys.max_age_seconds

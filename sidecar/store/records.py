@@ -1,5 +1,6 @@
 """Brings the keys of a store to what the records of a file say, in one transaction with its audit rows."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -7,7 +8,7 @@ from typing import Any, Final
 
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.ports import Actor
-from sidecar.keys.records import key_of, row_of
+from sidecar.keys.records import COLUMNS, key_of, row_of
 from sidecar.keys.transfer.records import Changed, Difference, Record, difference, mirrored
 from sidecar.keys.transitions import with_status
 from sidecar.store.audit import Change, write_audit
@@ -17,7 +18,11 @@ from sidecar.store.keys import INSERT_KEY, SELECT_KEY, UPDATE_KEY
 _AT_ONCE: Final = 500
 """Values of one statement."""
 _PAGE: Final = 2_000
-_OTHERS: Final = f"SELECT serial, {SELECT_KEY.removeprefix('SELECT ')}"
+_ALL: Final = f"SELECT serial, {SELECT_KEY.removeprefix('SELECT ')}"
+_INTO: Final = INSERT_KEY.partition(" VALUES")[0]
+_ID: Final = COLUMNS.index("id")
+_AUDITED_AT_ONCE: Final = 200
+"""Changes that are chained in one turn of the loop."""
 
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
 
@@ -48,7 +53,7 @@ class StoredRecords:
             revoked = [(key, with_status(key, KeyStatus.REVOKED, at)) for key in found.surplus]
             for _, after in (*found.changed, *revoked):
                 await connection.execute(UPDATE_KEY, (*row_of(after), after.id))
-            await connection.execute_many(INSERT_KEY, [row_of(key) for key in found.added])
+            await connection.insert(_INTO, [row_of(key) for key in found.added])
             await _write_audit(connection, found, revoked, at=at, actor=actor)
         return found
 
@@ -58,25 +63,36 @@ class StoredRecords:
         actor: None writes no audit.
         """
         async with self._database.transaction("apply") as connection:
-            found = mirrored(records, [key async for key in _others(connection.fetch, set())], at=at)
+            rows = [row async for page in _pages(connection.fetch) for row in page]
+            # In a thread, because a large file takes longer than a request may wait.
+            plan = await asyncio.to_thread(_Plan, records, rows, at)
             # Keys may have exchanged their hashes: those with another one go first, and come back.
-            moved = [(before, after) for before, after in found.changed if before.digest != after.digest]
-            gone = [*found.surplus, *(before for before, _ in moved)]
-            await connection.execute_many("DELETE FROM api_key WHERE id = ?", [(key.id,) for key in gone])
-            same = [after for before, after in found.changed if before.digest == after.digest]
-            await connection.execute_many(UPDATE_KEY, [(*row_of(key), key.id) for key in same])
-            new = [*found.added, *(after for _, after in moved)]
-            await connection.execute_many(INSERT_KEY, [row_of(key) for key in new])
+            await connection.execute_many("DELETE FROM api_key WHERE id = ?", plan.gone)
+            await connection.execute_many(UPDATE_KEY, plan.updated)
+            await connection.insert(_INTO, plan.inserted)
             if actor is not None:
-                revoked = [(key, with_status(key, KeyStatus.REVOKED, at)) for key in found.surplus]
-                await _write_audit(connection, found, revoked, at=at, actor=actor)
-        return found
+                await _write_audit(connection, plan.found, plan.revoked, at=at, actor=actor)
+        return plan.found
+
+
+class _Plan:
+    """What makes the rows of all keys mirror the records, as rows to write."""
+
+    def __init__(self, records: Sequence[Record], rows: Sequence[Sequence[Any]], at: int) -> None:
+        self.found = mirrored(records, [key_of(row) for row in rows], at=at)
+        added, changed, surplus = self.found.added, self.found.changed, self.found.surplus
+        moved = [pair for pair in changed if pair[0].digest != pair[1].digest]
+        self.gone = [(key.id,) for key in (*surplus, *(before for before, _ in moved))]
+        self.updated = [(*row_of(after), after.id) for before, after in changed if before.digest == after.digest]
+        self.inserted = [row_of(key) for key in (*added, *(after for _, after in moved))]
+        self.revoked = [(key, with_status(key, KeyStatus.REVOKED, at)) for key in surplus]
 
 
 async def _difference(fetch: Fetch, records: Sequence[Record], *, at: int, surplus: bool) -> Difference:
     stored = {key.id: key async for key in _matching(fetch, records)}
     if surplus:
-        stored |= {key.id: key async for key in _others(fetch, stored.keys()) if key.status is not KeyStatus.REVOKED}
+        others = [key_of(row) async for page in _pages(fetch) for row in page if row[_ID] not in stored]
+        stored |= {key.id: key for key in others if key.status is not KeyStatus.REVOKED}
     return difference(records, stored.values(), at=at, surplus=surplus)
 
 
@@ -89,15 +105,12 @@ async def _matching(fetch: Fetch, records: Sequence[Record]) -> AsyncIterator[Ap
                 yield key_of(row)
 
 
-async def _others(fetch: Fetch, but: Any) -> AsyncIterator[ApiKey]:
-    """All stored keys, but those with these ids."""
+async def _pages(fetch: Fetch) -> AsyncIterator[list[Sequence[Any]]]:
+    """All stored keys, as rows of COLUMNS."""
     last = 0
-    while rows := await fetch(f"{_OTHERS} WHERE serial > ? ORDER BY serial LIMIT {_PAGE}", (last,)):
+    while rows := await fetch(f"{_ALL} WHERE serial > ? ORDER BY serial LIMIT {_PAGE}", (last,)):
         last = rows[-1][0]
-        for row in rows:
-            key = key_of(row[1:])
-            if key.id not in but:
-                yield key
+        yield [row[1:] for row in rows]
 
 
 async def _write_audit(
@@ -108,7 +121,8 @@ async def _write_audit(
         by_action.setdefault(action_of(before, after), []).append((before, after))
     by_action.setdefault("revoke", []).extend(revoked)
     for action, changes in by_action.items():
-        await write_audit(connection, action, changes, at=at, actor=actor)
+        for start in range(0, len(changes), _AUDITED_AT_ONCE):
+            await write_audit(connection, action, changes[start : start + _AUDITED_AT_ONCE], at=at, actor=actor)
 
 
 def action_of(before: ApiKey, after: ApiKey) -> str:

@@ -16,7 +16,7 @@ from tests.harness.processes import ROOT
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 RENDERED = Path(__file__).parent / "rendered"
-APPLIED = ("overlays/native", "overlays/classic", "overlays/ephemeral", "store")
+APPLIED = ("overlays/native", "overlays/classic", "overlays/ephemeral", "overlays/git", "store")
 
 Manifest = dict[str, Any]
 

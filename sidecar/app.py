@@ -370,7 +370,7 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
 def _reread_keys(watch: KeyFileWatch | None, config: Config) -> None:
     """What a record may hold follows from the configuration."""
     if watch is not None:
-        watch.reconfigure(rules_of(config, _hasher_of(config), CLOCK))
+        watch.reconfigure(rules_of(config, partial(_hasher_of, config), CLOCK))
 
 
 async def _check_peppers(store: SqliteStore, config: Config) -> None:

@@ -34,16 +34,16 @@ async def open_key_file(
     return await FileStore.read(
         file_path(config.store),
         usage=sqlite_path(config.store_usage) if config.store_usage else "",
-        rules=rules_of(config, hasher, clock),
+        rules=rules_of(config, lambda: hasher, clock),
         clock=clock,
         timings=timings,
     )
 
 
-def rules_of(config: Config, hasher: Hasher, clock: Clock) -> Callable[[], LineRules]:
-    """What the configuration asks of a record that is read now."""
+def rules_of(config: Config, hasher: Callable[[], Hasher], clock: Clock) -> Callable[[], LineRules]:
+    """What the configuration asks of a record that is read now; called in a thread, because peppers may be in files."""
     actor = Actor(name=FILE, source=file_path(config.store))
-    return lambda: line_rules(config, hasher, now=clock.micros(), actor=actor)
+    return lambda: line_rules(config, hasher(), now=clock.micros(), actor=actor)
 
 
 class KeyFileWatch(Collector):

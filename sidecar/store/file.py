@@ -1,11 +1,15 @@
 """Keys in a file: read from YAML or JSON lines, and mirrored in SQLite, so that all else is as with any other store."""
 
 import asyncio
+import fcntl
 import io
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from tempfile import TemporaryDirectory
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from shutil import rmtree
+from tempfile import gettempdir, mkdtemp
 from typing import Any, Final, Never
 
 from sidecar.config.errors import ConfigError
@@ -122,6 +126,8 @@ _DIGITS: Final = 20
 FILE: Final = "file"
 """Who issued the keys of a file, and who changes them in the audit."""
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - a folder of a random name is made in it
+_PREFIX: Final = "sidecar-keys-"
+_NEW_SECONDS: Final = 60.0
 _FOREIGN: Final = f"SELECT 1 FROM api_key WHERE created_by <> '{FILE}' LIMIT 1"  # noqa: S608 - no input
 
 
@@ -132,6 +138,50 @@ class InvalidKeyFile(StoreUnavailable):
         self.problems = tuple(problems)
         more = len(self.problems) - 1
         super().__init__(self.problems[0] + (f" (and {counted(more, 'more problem')})" if more else ""))
+
+
+class _PrivateFolder:
+    """A folder for the owner only, in memory where that is possible and TMPDIR names no other place.
+
+    It is locked for as long as the process lives, so that the next one removes what a killed one left behind.
+    Blocks. Raises StoreUnavailable where it cannot be made.
+    """
+
+    def __init__(self) -> None:
+        in_memory = os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
+        place = os.environ.get("TMPDIR") or (_SHARED_MEMORY if in_memory else gettempdir())
+        for left in Path(place).glob(f"{_PREFIX}*"):
+            _remove_unlocked(left)
+        try:
+            self.name = mkdtemp(prefix=_PREFIX, dir=place)
+        except OSError as error:
+            where = "name a folder by TMPDIR, or a SQLite database by store.usage"
+            raise StoreUnavailable(f"{place} takes no temporary database ({error.strerror}): {where}") from error
+        self._lock = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def cleanup(self) -> None:
+        rmtree(self.name, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    """Unless it is new: its owner has not locked it yet."""
+    with suppress(OSError):
+        found = folder.lstat()
+        if found.st_uid != os.geteuid() or time.time() - found.st_mtime < _NEW_SECONDS:
+            return
+        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            rmtree(folder)
+        finally:
+            os.close(lock)
+
+
+def _remove(folder: _PrivateFolder | None) -> None:
+    if folder is not None:
+        folder.cleanup()
 
 
 class FileStore(SqliteStore):
@@ -146,7 +196,7 @@ class FileStore(SqliteStore):
         database: SqliteDatabase,
         path: str,
         rules: Callable[[], LineRules],
-        folder: TemporaryDirectory[str] | None,
+        folder: _PrivateFolder | None,
     ) -> None:
         """Use `read`. folder: that of a temporary database."""
         super().__init__(database)
@@ -175,7 +225,7 @@ class FileStore(SqliteStore):
         rules: for records that are read now. Raises InvalidKeyFile and StoreUnavailable.
         """
         records = await asyncio.to_thread(_read, path, rules)
-        folder = None if usage else await asyncio.to_thread(_private_folder)
+        folder = None if usage else await asyncio.to_thread(_PrivateFolder)
         place = usage if folder is None else os.path.join(folder.name, "keys.db")
         try:
             database = await SqliteDatabase.open(place, create=True, clock=clock, timings=timings)
@@ -218,17 +268,6 @@ def _read(path: str, rules: Callable[[], LineRules]) -> Sequence[Record]:
         raise InvalidKeyFile([f"{path}: cannot be read: {error.strerror}"]) from error
     except InvalidFile as error:
         raise InvalidKeyFile([f"{path}:{problem}" for problem in error.problems]) from error
-
-
-def _private_folder() -> TemporaryDirectory[str]:
-    """In memory where that is possible and TMPDIR names no other place."""
-    in_memory = "TMPDIR" not in os.environ and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
-    return TemporaryDirectory(prefix="sidecar-", dir=_SHARED_MEMORY if in_memory else None)
-
-
-def _remove(folder: TemporaryDirectory[str] | None) -> None:
-    if folder is not None:
-        folder.cleanup()
 
 
 class _FileKeys(StoredKeys):

@@ -1,5 +1,6 @@
 """Keys in a file: served as it says, taken anew when it changes, and never changed by the sidecar."""
 
+import fcntl
 import json
 import os
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class MountedKeys:
         if not self.file.is_symlink():
             self.file.symlink_to("..data/keys.yaml")
 
-    def run(self, *arguments: str) -> Any:
-        return run_cli(*arguments, "-c", str(self.config), environ={"SIDECAR_STORE": self.url})
+    def run(self, *arguments: str, **environ: str) -> Any:
+        return run_cli(*arguments, "-c", str(self.config), environ={"SIDECAR_STORE": self.url, **environ})
 
 
 def told(sidecar: Sidecar, wanted: str, *, count: int = 1) -> str:
@@ -234,3 +235,34 @@ def test_a_store_of_issued_keys_is_not_taken_for_the_place_of_their_use(mounted:
     assert refused.exit_code == 1
     assert "holds keys that are not of a file" in refused.stderr
     assert [key["name"] for key in issued.told("list")] == ["Issued"]
+
+
+def test_what_a_killed_process_left_behind_is_removed_by_the_next_one(mounted: MountedKeys, tmp_path: Path) -> None:
+    mounted.write()
+    temporary = tmp_path / "tmp"
+    for name in ("killed", "running", "starting"):
+        (temporary / f"sidecar-keys-{name}").mkdir(parents=True)
+    for name in ("killed", "running"):
+        os.utime(temporary / f"sidecar-keys-{name}", (1e9, 1e9))
+    lock = os.open(temporary / "sidecar-keys-running", os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert mounted.run("keys", "list", TMPDIR=str(temporary)).exit_code == 0
+    finally:
+        os.close(lock)
+    assert {left.name for left in temporary.iterdir()} == {"sidecar-keys-running", "sidecar-keys-starting"}
+
+
+def test_doctor_reads_the_file_as_a_sidecar_would(mounted: MountedKeys) -> None:
+    def found() -> tuple[str, str]:
+        findings = json.loads(mounted.run("doctor", "--json").stdout)["findings"]
+        [one] = [one for one in findings if one["group"] == "Key store"]
+        return one["severity"], one["saw"]
+
+    mounted.issue("First")
+    mounted.write()
+    kept = "; their use and changes are kept nowhere (store.usage)"
+    assert found() == ("ok", f"1 record in {mounted.file}{kept}")
+    mounted.write("- 7\n- 8\n")
+    wrong = "is not a record: each item of the list maps fields to values"
+    assert found() == ("problem", f"{mounted.file}:1: {wrong} (and 1 more)")

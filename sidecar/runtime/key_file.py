@@ -13,7 +13,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.reload import FileIdentity, identity_of, is_mounted_alone
 from sidecar.config.store_url import file_path, sqlite_path
 from sidecar.core.apikey import Hasher
-from sidecar.core.units import Clock
+from sidecar.core.units import Clock, counted
 from sidecar.gate.compile import line_rules
 from sidecar.keys.ports import Actor
 from sidecar.keys.transfer.fields import LineRules
@@ -123,4 +123,4 @@ class KeyFileWatch(Collector):
         self._problem, self._at = None, self._clock.seconds()
         self._counts["success"] += 1
         if changed:
-            _log.warning("sidecar: store: %s is in force (%d records)", self._store.path, records)
+            _log.warning("sidecar: store: %s is in force (%s)", self._store.path, counted(records, "record"))

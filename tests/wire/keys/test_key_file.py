@@ -138,6 +138,20 @@ def test_a_bad_file_leaves_the_keys_as_they_are_and_tells(start_sidecar: StartSi
     ]
 
 
+def test_a_new_configuration_reads_the_file_again(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
+    mounted.write()
+    config = CONFIG + "reload: {interval: 50ms}\n"
+    served = serve(start_sidecar, mounted, config)
+    key = mounted.issue("Of later", scopes=["later"])
+    mounted.write()
+    told(served.sidecar, "unknown scope 'later'")
+    assert served.status(key) == 401
+    later = config.replace("  billing: Pay", "  billing: Pay\n  later: {includes: ['streams:read']}")
+    served.sidecar.keys.config.write_text(later, encoding="utf-8")
+    told(served.sidecar, "is in force (1 record)")
+    assert served.status(key) == 200
+
+
 def test_a_bad_file_at_the_start_is_an_error_with_every_problem(mounted: MountedKeys) -> None:
     mounted.write("- {name: x}\n- 7\n- {name: y, hsh: 1}\n")
     arguments = ["serve", "-c", str(mounted.config), "--store", mounted.url]

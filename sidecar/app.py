@@ -14,7 +14,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
-from sidecar.config.store_url import is_file, sqlite_path
+from sidecar.config.store_url import is_file, is_sqlite, shown_store, sqlite_path
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
@@ -26,16 +26,18 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
-from sidecar.runtime.control import control_socket, served_store
+from sidecar.runtime.control import Sharing, control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
-from sidecar.runtime.key_file import WATCH_SECONDS, KeyFileWatch, open_key_file, rules_of
+from sidecar.runtime.key_file import KeyFileWatch, open_key_file, watch_of
+from sidecar.runtime.limiters import Limiters, limiters_of
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
-from sidecar.store.file import FileStore, InvalidKeyFile
-from sidecar.store.store import SqliteStore
-from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
+from sidecar.store.file import InvalidKeyFile
+from sidecar.store.store import Store, open_store
+from sidecar.telemetry.limiter import LimiterMetrics
+from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
@@ -50,12 +52,22 @@ CLOCK: Final = SystemClock()
 REMEMBERS: Final = "SIDECAR_KNOWN_REQUESTS"
 """Variable of the environment, for tests: with `off`, no request is known by its bytes."""
 
+_NO_ADMINISTRATION: Final = (
+    "admin: this role of the database may not issue keys: name the administration role in `store`, or leave out `admin`"
+)
+_COUNTS_APART: Final = (
+    "limiter: memory counts the quotas of this process alone. Where several sidecars use this store, each lets a whole "
+    "limit pass: count together with `limiter: redis://…`"
+)
 _log = logging.getLogger(__name__)
 
 
-def make_gate(config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher) -> Gate:
+def make_gate(
+    config: Config, keys: KeyFinder, limiter: Limiter, hasher: Hasher, *, failures: Limiter | None = None
+) -> Gate:
     """The gate with the real clock and real randomness."""
-    return Gate(config, keys, limiter, hasher=hasher, clock=CLOCK, new_request_id=RequestIds(secrets.token_bytes))
+    new_id = RequestIds(secrets.token_bytes)
+    return Gate(config, keys, limiter, hasher=hasher, clock=CLOCK, new_request_id=new_id, failures=failures)
 
 
 def _hasher_of(config: Config) -> Hasher:
@@ -119,6 +131,7 @@ async def running(
     async with AsyncExitStack() as stack:
         parts = await _parts_of(config, stack)
         parts.metrics.watch(log_dropped=log_dropped)
+        _watch_store(parts)
         clients = await _listen(parts)
         listeners = {"data": clients}
         reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
@@ -144,9 +157,10 @@ class Parts:
     metrics: Metrics
     background: Background
     descriptors: Descriptors
-    limiter: MemoryLimiter
-    store: SqliteStore
+    limiters: Limiters
+    store: Store
     key_file: KeyFileWatch | None
+    sharing: Sharing
     keeper: UsageKeeper
     retirement: Retirement
     old_keys: OldKeys
@@ -160,23 +174,23 @@ class Parts:
 
 
 async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
-    metrics, usage = Metrics(), Usage(clock=CLOCK)
-    limiter = MemoryLimiter(max_entries=config.limiter.entries)
+    metrics, usage, memory = Metrics(), Usage(clock=CLOCK), MemoryLimiter(max_entries=config.limiter.entries)
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
-    store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
+    store, sharing = await _open_store(config, hasher, memory, stack=stack, metrics=metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
-    upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
+    upkeep = Upkeep(store.statistics, store.quotas, memory, usage=keeper, sharing=sharing, metrics=metrics, clock=CLOCK)
     stack.push_async_callback(upkeep.finish)
     await upkeep.start(background)
     retirement, old_keys = await _watch_ages(config, store, keeper, background)
     observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK)
     files = descriptors(config)
+    limiters = await limiters_of(config.limiter, memory, metrics=metrics, background=background, clock=CLOCK)
     serving = Serving(
         config,
         rehashing,
-        make_gate=lambda config, keys: make_gate(config, keys, limiter, _hasher_of(config)),
+        make_gate=lambda config, keys: make_gate(config, keys, limiters.quotas, _hasher_of(config), failures=memory),
         metrics=metrics,
         descriptors=files,
         remembers=os.environ.get(REMEMBERS) != "off",
@@ -188,9 +202,10 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         metrics=metrics,
         background=background,
         descriptors=files,
-        limiter=limiter,
+        limiters=limiters,
         store=store,
-        key_file=_watch_keys(store, background, metrics),
+        key_file=watch_of(store, background, metrics, clock=CLOCK),
+        sharing=sharing,
         keeper=keeper,
         retirement=retirement,
         old_keys=old_keys,
@@ -203,50 +218,65 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
 
 async def _open_store(
     config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics
-) -> SqliteStore:
+) -> tuple[Store, Sharing]:
     try:
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
-        store, path = await _store_of(config, hasher, metrics)
+        store = await _store_of(config, hasher, metrics)
         stack.push_async_callback(store.close)
-        if path:
-            mark.enter_context(served_store(path))
+        sharing = _sharing_of(config, mark)
+        await store.tables.refuse_unfinished()
         await check_peppers(store.statistics, hasher)
-        metrics.also(StoreMetrics(lambda: store.database.write_problem))
+        if config.admin is not None and not await store.database.may_issue():
+            raise StartError(_NO_ADMINISTRATION)
         metrics.also(LimiterMetrics(limiter))
-        limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
+        if not sharing.look():
+            limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except InvalidKeyFile as error:
         raise StartError("\nsidecar: ".join(error.problems)) from error
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
-    return store
+    return store, sharing
 
 
-async def _store_of(config: Config, hasher: Hasher, metrics: Metrics) -> tuple[SqliteStore, str]:
-    """With the path of its database; empty where nobody else can have it. Raises StoreUnavailable."""
+async def _store_of(config: Config, hasher: Hasher, metrics: Metrics) -> Store:
+    """Raises StoreUnavailable."""
     if is_file(config.store):
-        kept = sqlite_path(config.store_usage) if config.store_usage else ""
-        return await open_key_file(config, hasher, clock=CLOCK, timings=metrics.store_timed), kept
-    path = sqlite_path(config.store)
-    return await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed), path
+        return await open_key_file(config, hasher, clock=CLOCK, timings=metrics.store_timed)
+    return await open_store(config.store, create=False, watched=True, clock=CLOCK, timings=metrics.store_timed)
 
 
-def _watch_keys(store: SqliteStore, background: Background, metrics: Metrics) -> KeyFileWatch | None:
-    if not isinstance(store, FileStore):
-        return None
-    watch = KeyFileWatch(store, clock=CLOCK)
-    background.repeat(watch.round, WATCH_SECONDS)
-    metrics.also(watch)
-    return watch
+def _sharing_of(config: Config, mark: ExitStack) -> Sharing:
+    name = shown_store(config.store)
+    counts_here = isinstance(config.limiter.url, str)
+    url = config.store_usage if is_file(config.store) else config.store
+    if not is_sqlite(url):
+        if counts_here and not is_file(config.store):
+            _log.warning("sidecar: %s", _COUNTS_APART)
+        return Sharing(name, lambda: 1, kept=False)
+    count = mark.enter_context(served_store(sqlite_path(url)))
+    return Sharing(name, count if counts_here else lambda: 1, kept=counts_here)
 
 
-def _start_rehashing(store: SqliteStore, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
+def _watch_store(parts: Parts) -> None:
+    database, grace, sharing = parts.store.database, parts.serving.grace, parts.sharing
+    parts.background.run(grace.watch)
+    parts.metrics.also(
+        StoreMetrics(
+            lambda: database.write_problem,
+            grace=lambda: (grace.active, grace.lookups),
+            processes=lambda: sharing.processes,
+        )
+    )
+
+
+def _start_rehashing(store: Store, hasher: Hasher, background: Background, stack: AsyncExitStack) -> Rehashing:
     rehashing = Rehashing(store.keys, hasher.newest, clock=CLOCK)
     stack.push_async_callback(rehashing.finish, store.keys.rehash)
     background.repeat(partial(rehashing.flush, store.keys.rehash), REHASH_SECONDS)
     return rehashing
 
 
-async def _keep_usage(config: Config, store: SqliteStore, usage: Usage, metrics: Metrics) -> UsageKeeper:
+async def _keep_usage(config: Config, store: Store, usage: Usage, metrics: Metrics) -> UsageKeeper:
     write = partial(logging.getLogger("sidecar.unusual").warning, "%s")
     detector = AnomalyDetector(config.usage.unusual, clock=CLOCK, write=write)
     keeper = UsageKeeper(
@@ -265,7 +295,7 @@ async def _keep_usage(config: Config, store: SqliteStore, usage: Usage, metrics:
 
 
 async def _watch_ages(
-    config: Config, store: SqliteStore, keeper: UsageKeeper, background: Background
+    config: Config, store: Store, keeper: UsageKeeper, background: Background
 ) -> tuple[Retirement, OldKeys]:
     retirement = Retirement(store.keys, store.statistics, keeper, settings=config.keys, clock=CLOCK)
     background.repeat(retirement.round, RETIRE_SECONDS)
@@ -310,7 +340,8 @@ async def _listen_for_admin(
         config=lambda: parts.serving.config,
         store=parts.store,
         hasher_of=_hasher_of,
-        limiter=parts.limiter,
+        limiter=parts.limiters.quotas,
+        fullest=parts.limiters.fullest,
         make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
         counts_by_reason=parts.metrics.refusals,
         refusals=parts.observing.refusals,
@@ -352,7 +383,7 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
         lambda config: keeper.reconfigure(config.usage, prefixes=key_prefixes(config)),
         lambda config: parts.retirement.reconfigure(config.keys),
         lambda config: parts.old_keys.reconfigure(config.keys),
-        partial(_reread_keys, parts.key_file),
+        lambda config: parts.key_file.reconfigure(config, _hasher_of) if parts.key_file is not None else None,
         parts.observing.reconfigure,
     )
 
@@ -367,13 +398,7 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
     return reconfigure
 
 
-def _reread_keys(watch: KeyFileWatch | None, config: Config) -> None:
-    """What a record may hold follows from the configuration."""
-    if watch is not None:
-        watch.reconfigure(rules_of(config, partial(_hasher_of, config), CLOCK))
-
-
-async def _check_peppers(store: SqliteStore, config: Config) -> None:
+async def _check_peppers(store: Store, config: Config) -> None:
     """Raises StartError if keys that work now would stop working."""
     try:
         await check_peppers(store.statistics, _hasher_of(config))
@@ -394,23 +419,30 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
 
 def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
     files = (watch.remarks() for watch in (reloads, parts.key_file) if watch is not None)
-    return [*(line for lines in files for line in lines), *_unwritten(parts.store)]
+    own = (*parts.serving.grace.remarks(), *parts.limiters.remarks(), *parts.sharing.remarks())
+    return [*(line for lines in files for line in lines), *own, *_unwritten(parts.store)]
 
 
-def _unwritten(store: SqliteStore) -> Sequence[str]:
+def _unwritten(store: Store) -> Sequence[str]:
     """No reason to be unready: requests are decided on all the same."""
     problem = store.database.write_problem
     return [f"store: the last change was not written: {problem}"] if problem else []
 
 
 async def _problems(parts: Parts) -> Sequence[str]:
-    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain."""
+    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain.
+
+    While keys that were seen go on without the store, it stays ready, so that not every replica is taken out at once.
+    """
     if parts.drainer.not_ready:
         return [f"drain: {parts.drainer.not_ready}"]
     if not await parts.serving.answers():
         return ["data: the data listener does not answer"]
     try:
         await parts.store.keys.read_generation()
+    except StoreUnavailable as error:
+        return [] if parts.serving.grace.covers(error) else [f"store: {error}"]
+    try:
         await parts.store.keys.find({b"": "none"})
     except StoreUnavailable as error:
         return [f"store: {error}"]

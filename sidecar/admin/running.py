@@ -158,9 +158,12 @@ class QuotaReader:
             return QuotaUsage(quota=quota, limit=bucket.limit, state=refused, note=note)
         try:
             one = Bucket(quota=quota, subject=bucket.subject, limit=bucket.limit)
-            [state] = (await self._limiter.peek([one], self._now)).states
+            states = (await self._limiter.peek([one], self._now)).states
         except Fault:
+            states = ()
+        if not states:
             return QuotaUsage(quota=quota, limit=bucket.limit, state=None, note="currently not available")
+        [state] = states
         shared = " and ".join(f"the {part.value}" for part in quota.by)
         note = "" if Subject.KEY in by else f"shared by all keys of {shared}"
         return QuotaUsage(quota=quota, limit=bucket.limit, state=state, note=note)

@@ -5,6 +5,8 @@ import json
 import os
 import secrets
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import click
@@ -15,6 +17,7 @@ from sidecar.cli.key_service import hasher_of_environ, line_of_stdin, open_store
 from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reported, seconds, shortened
 from sidecar.cli.output import findings_as_json, findings_as_text
 from sidecar.config.build.config import Config
+from sidecar.config.document import LimiterSettings
 from sidecar.core.apikey import Secret
 from sidecar.doctor.facts import Severity
 from sidecar.doctor.run import Examination, examine
@@ -23,6 +26,8 @@ from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
+from sidecar.limiter.remote import RemoteStatistics
+from sidecar.runtime.limiters import shared_limiter
 from sidecar.runtime.tasks import SystemClock
 
 _WIDTH = 14
@@ -62,16 +67,28 @@ def explain_command(
 
 
 async def _explain(config: Config, method: str, target: str, name: str | None) -> Explanation:
-    limiter = MemoryLimiter(max_entries=config.limiter.entries)
+    memory = MemoryLimiter(max_entries=config.limiter.entries)
     question = Question(method=method, target=target)
     if name is not None:
-        question = await _with_key(question, config, limiter, name)
+        question = await _with_key(question, config, memory, name)
     hasher = hasher_of_environ(config)
 
     def gate_of(keys: KeyFinder, limiter: Limiter) -> Gate:
         return make_gate(config, keys, limiter, hasher)
 
-    return await explain(question, config, gate_of, limiter, randbelow=secrets.randbelow)
+    async with _quotas(config.limiter, memory) as limiter:
+        return await explain(question, config, gate_of, limiter, randbelow=secrets.randbelow)
+
+
+@asynccontextmanager
+async def _quotas(settings: LimiterSettings, memory: MemoryLimiter) -> AsyncIterator[Limiter]:
+    """Where the running sidecars count."""
+    if isinstance(settings.url, str):
+        yield memory
+        return
+    shared = shared_limiter(settings, settings.url, RemoteStatistics())
+    async with shared.running():
+        yield shared
 
 
 async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, name: str) -> Question:

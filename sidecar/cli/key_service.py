@@ -14,7 +14,7 @@ from typing import TypeVar
 from sidecar.cli.options import Failure, Misuse, config_here, config_or_exit, load_or_exit, shortened
 from sidecar.config.build.config import Config
 from sidecar.config.load import Environment
-from sidecar.config.store_url import file_path, is_file, parse_store, sqlite_path
+from sidecar.config.store_url import file_path, is_file, parse_store
 from sidecar.core.apikey import Hasher, pasted, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
@@ -23,7 +23,8 @@ from sidecar.keys.ports import Actor, KeyFilter, KeyRegistry, ReadOnlyStore
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import KeyRules, NewKey
 from sidecar.runtime.tasks import SystemClock
-from sidecar.store.store import SqliteStore
+from sidecar.store.store import Store
+from sidecar.store.store import open_store as store_at
 
 T = TypeVar("T")
 Verb = Callable[[Lifecycle, ApiKey], Awaitable[T]]
@@ -32,10 +33,10 @@ _PAGE = 500
 _STDIN = "-"
 
 
-def path_of(url: str) -> str:
-    """Return the path in `sqlite:///absolute/path` or `sqlite:relative/path`. Raises Misuse for any other URL."""
+def parsed_url(url: str) -> str:
+    """Return the URL as the configuration would hold it. Raises Misuse for one that names no store."""
     try:
-        return sqlite_path(parse_store(url))
+        return parse_store(url)
     except ValueError as error:
         raise Misuse(f"--store: {error}") from error
 
@@ -59,28 +60,28 @@ def url_to_read(config: Config) -> str:
 
 
 @asynccontextmanager
-async def open_store(url: str, *, create: bool = False) -> AsyncIterator[SqliteStore]:
+async def open_store(url: str, *, create: bool = False) -> AsyncIterator[Store]:
     """Open the store. Raises StoreUnavailable, also if there is no store yet and `create` is not set.
 
     Raises ReadOnlyStore for the plain URL of a file, which only those commands use that change something.
     """
     if is_file(url):
-        store: SqliteStore = await _open_file(url, create=create)
+        store = await _open_file(url, create=create)
     else:
-        store = await SqliteStore.open(path_of(url), create=create, clock=SystemClock(), timings=_unobserved)
+        store = await store_at(parsed_url(url), create=create, clock=SystemClock(), timings=_unobserved)
     try:
         yield store
     finally:
         await store.close()
 
 
-async def _open_file(url: str, *, create: bool) -> SqliteStore:
+async def _open_file(url: str, *, create: bool) -> Store:
     # Its libraries are for those who use it.
     from sidecar.runtime.key_file import open_key_file
     from sidecar.store.file import InvalidKeyFile
 
     if create or not isinstance(url, FileUrl):
-        raise ReadOnlyStore(file_path(parse_store(url)))
+        raise ReadOnlyStore(file_path(parsed_url(url)))
     try:
         hasher = hasher_of_environ(url.config)
         return await open_key_file(url.config, hasher, clock=SystemClock(), timings=_unobserved)
@@ -166,7 +167,7 @@ async def _find_by_secret(lifecycle: Lifecycle, text: str) -> ApiKey | None:
     return found if found is not None or pasted(text) == text else await lifecycle.find_by_secret(pasted(text))
 
 
-async def pages(store: SqliteStore, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
+async def pages(store: Store, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
     """Yield the keys that match the filter, in pages that are never empty.
 
     The store is the caller's to close: a generator that is left early could not wait for that.

@@ -119,7 +119,7 @@ def store_options(command: Command) -> Command:
             "--store",
             envvar="SIDECAR_STORE",
             metavar="URL",
-            help="Key store, as sqlite:///path; overrides the configuration.",
+            help="Key store, as sqlite:///path or postgresql://user@host/database; overrides the configuration.",
         ),
         click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help=_CONFIG_HELP),
     )

@@ -16,11 +16,12 @@ from sidecar.cli.key_service import open_store
 from sidecar.cli.options import config_here, from_store, key_name, printable, reported, search_text, seconds, shortened
 from sidecar.cli.output import COLUMNS, Table, count_as_json, due_as_json, due_as_text, ends_at, harmless, key_as_json
 from sidecar.config.policy import KeySettings
+from sidecar.config.store_url import shown_store
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, upcoming_keys
 from sidecar.keys.ports import KeyFilter, Standing
-from sidecar.store.store import SqliteStore
+from sidecar.store.store import Store
 from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow
 
 _BAR: Final = 40
@@ -234,7 +235,7 @@ def list_keys(config: str | None, store: str | None, as_json: bool, **options: U
         asyncio.run(_print_array(url, options) if as_json else _print_table(url, options))
 
 
-async def _pages(store: SqliteStore, options: ListOptions) -> AsyncIterator[Sequence[ApiKey]]:
+async def _pages(store: Store, options: ListOptions) -> AsyncIterator[Sequence[ApiKey]]:
     """Yield the keys that the options select, in their order. Only another order than the store's needs them all."""
     wanted = KeyFilter(
         tenant=options["tenant"],
@@ -266,9 +267,11 @@ async def _print_table(url: str, options: ListOptions) -> None:
                 click.echo(table.heading())
             click.echo("\n".join(map(table.line, page)))
     if table is None and any(options[name] for name in ("tenant", "environment", "search", "status")):
-        click.echo(f"No key in {url} matches these filters; run sidecar keys list without them to see all.")
+        click.echo(
+            f"No key in {shown_store(url)} matches these filters; run sidecar keys list without them to see all."
+        )
     elif table is None:
-        click.echo(f"No keys in {url} yet; issue one: sidecar keys issue -c FILE --name NAME")
+        click.echo(f"No keys in {shown_store(url)} yet; issue one: sidecar keys issue -c FILE --name NAME")
 
 
 async def _print_array(url: str, options: ListOptions) -> None:

@@ -88,8 +88,10 @@ def reap_adopted() -> None:
 @click.option("--ops", metavar="ADDRESS", help="Ops listener: /livez /readyz /metrics.")
 @click.option("--admin", metavar="ADDRESS", help="Admin listener: the page and the API.")
 @click.option("--upstream", metavar="URL", help="The protected service: http://…, https://… or unix:/path.")
-@click.option("--store", metavar="URL", help="Key store: sqlite:///absolute/path.db.")
-@click.option("--limiter", metavar="URL", help="Where quotas are counted: memory.")
+@click.option(
+    "--store", metavar="URL", help="Key store: sqlite:///absolute/path.db or postgresql://user@host/database."
+)
+@click.option("--limiter", metavar="URL", help="Where quotas are counted: memory or redis://host:port.")
 def serve_command(config_path: str, **options: str | None) -> None:
     """Run the sidecar until SIGTERM or SIGINT. It reloads the configuration on SIGHUP and when the file changes.
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 import click
 
 from sidecar.cli import key_service
+from sidecar.cli.backup import backup_command, check_command, info_command, path_of, restore_command
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import (
     Failure,
@@ -21,9 +23,12 @@ from sidecar.cli.options import (
     store_options,
 )
 from sidecar.cli.output import audit_as_json, audit_line, progress
+from sidecar.config.store_url import shown_store
 from sidecar.core.units import counted
 from sidecar.keys.ports import AuditFilter, AuditState
 from sidecar.store.audit import head_from
+from sidecar.store.sqlite.inspect import info
+from sidecar.store.tables import copy_tables
 
 _ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "revoke", "import", "rehash")
 
@@ -109,11 +114,12 @@ async def _verified(url: str, noted: str | None) -> AuditState:
 
 @click.group(name="store")
 def store_group() -> None:
-    """Manage the key store.
+    """Manage the key store: make, back up, check and move it.
 
     \b
     Example:
       sidecar store make -c sidecar.yaml
+      sidecar store backup -c sidecar.yaml keys-backup.db
     """
 
 
@@ -132,9 +138,65 @@ def make(config: str | None, store: str | None) -> None:
     with reported():
         url = key_service.url_of(config, store)
         asyncio.run(_make(url))
-    click.echo(f"The key store {url} exists.")
+    click.echo(f"The key store {shown_store(url)} exists.")
 
 
 async def _make(url: str) -> None:
     async with open_store(url, create=True):
         pass
+
+
+@store_group.command("copy")
+@click.option("--from", "source", required=True, metavar="URL", help="The store to copy; it is only read.")
+@click.option("--to", "destination", required=True, metavar="URL", help="An empty store, or none yet.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def copy_command(source: str, destination: str, as_json: bool) -> None:
+    """Copy a key store with all that it holds into another.
+
+    Keys, audit, usage, networks, unusual events, quota counts and idempotency keys are copied, then compared by number
+    and checksum. The other store may be of another engine. A copy that was killed goes on where it was when the same
+    command is run again; until it has ended, no sidecar starts on it. Stop the sidecars first: what they change
+    meanwhile makes the comparison fail, and what they change later is missing from the copy.
+
+    \b
+    Example:
+      sidecar store copy --from sqlite:keys.db --to sqlite:///srv/sidecar/keys.db
+    """
+    with reported(), progress("Read", "row") as done:
+        counts = asyncio.run(_copy(source, destination, done))
+    if as_json:
+        click.echo(json.dumps(counts, indent=2))
+        return
+    rows = ", ".join(f"{number:,} of {table}" for table, number in counts.items() if number)
+    click.echo(f"Copied and compared: {rows or 'no rows'}.")
+
+
+async def _copy(source: str, destination: str, done: Callable[[int], None]) -> Mapping[str, int]:
+    rows = 0
+
+    def count(more: int) -> None:
+        nonlocal rows
+        rows += more
+        done(rows)
+
+    await asyncio.to_thread(_refuse_to_change, source)
+    async with open_store(source) as old, open_store(destination, create=True) as new:
+        return await copy_tables(old.tables, new.tables, progress=count)
+
+
+def _refuse_to_change(url: str) -> None:
+    """Warn of others that use the source. Raises Failure for one that would be migrated when it is opened."""
+    if not url.startswith("sqlite:"):
+        return
+    found = info(path_of(url), now=key_service.now())
+    if found.version < found.newest_version:
+        raise Failure(
+            f"the store has schema version {found.version}, and is only read here: back it up, then migrate it to "
+            f"version {found.newest_version}, as `sidecar serve` and `sidecar keys list` do"
+        )
+    for pid in found.holders:
+        click.echo(f"Note: process {pid} uses the store: what it changes later is not in the copy.", err=True)
+
+
+for _command in (backup_command, restore_command, check_command, info_command):
+    store_group.add_command(_command)

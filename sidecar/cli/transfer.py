@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO, Final, TextIO, cast, get_args
@@ -19,14 +19,14 @@ from typing import BinaryIO, Final, TextIO, cast, get_args
 import click
 
 from sidecar.cli import key_service
-from sidecar.cli.key_service import open_store, path_of
+from sidecar.cli.key_service import open_store
 from sidecar.cli.options import Failure, Misuse, printable, reported, store_options
 from sidecar.cli.output import plaintext, progress
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.units import counted
 from sidecar.keys.lifecycle import check_peppers, new_ids
-from sidecar.keys.ports import KeyFilter
+from sidecar.keys.ports import KeyFilter, NoStore
 from sidecar.keys.records import public_row
 from sidecar.keys.transfer.fields import LineRules, Origin
 from sidecar.keys.transfer.formats import (
@@ -165,11 +165,13 @@ async def _intake(settings: Config, at: int) -> AsyncIterator[Intake]:
 @asynccontextmanager
 async def _dry_intake(settings: Config) -> AsyncIterator[Intake]:
     """Open the store to look for duplicates only. If there is no store yet, there are none."""
-    if not await asyncio.to_thread(os.path.exists, path_of(settings.store)):
-        yield NoIntake()
-        return
-    async with open_store(settings.store) as store, store.imports.dry_intake() as intake:
-        yield intake
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(open_store(settings.store))
+        except NoStore:
+            yield NoIntake()
+            return
+        yield await stack.enter_async_context(store.imports.dry_intake())
 
 
 @contextmanager

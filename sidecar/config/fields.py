@@ -19,6 +19,7 @@ from sidecar.config.decoder import Default, leaf
 from sidecar.config.store_url import parse_store, parse_usage_store
 from sidecar.core.headers import HOP_BY_HOP, fold
 from sidecar.core.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
+from sidecar.limiter.redis.url import RedisUrl, parse_redis_url
 
 
 def default(written: object, value: object, *, name: str | None = None) -> Any:
@@ -118,12 +119,8 @@ def parse_upstream(text: str) -> UpstreamUrl:
     return UpstreamUrl(address=Address(host=host, port=number), tls=tls, authority=url.netloc, prefix=prefix)
 
 
-def parse_limiter(text: str) -> str:
-    if text.startswith(("redis:", "rediss:", "unix:")):
-        raise ValueError("is not supported yet: use memory")
-    if text != "memory":
-        raise ValueError("must be memory")
-    return text
+def parse_limiter(text: str) -> str | RedisUrl:
+    return text if text == "memory" else parse_redis_url(text)
 
 
 def parse_upstream_host(text: str) -> str:
@@ -350,9 +347,20 @@ Upstream = Annotated[
 ]
 UpstreamHost = Annotated[str, leaf(parse_upstream_host, "keep, upstream, or a host name")]
 PathPrefix = Annotated[str, leaf(parse_prefix, "a path such as /api, or nothing", "^(/.*)?$")]
-Store = Annotated[str, leaf(parse_store, "sqlite:///path or file:///path", "^(sqlite|file):.+$")]
+Store = Annotated[
+    str,
+    leaf(
+        parse_store,
+        "sqlite:///path, postgresql://user@host/database or file:///path",
+        "^(sqlite|postgres(ql)?|file):.+$",
+    ),
+]
 UsageStore = Annotated[str, leaf(parse_usage_store, "sqlite:///path", "^sqlite:.+$")]
-LimiterUrl = Annotated[str, leaf(parse_limiter, "memory", "^memory$")]
+_parse_namespace = matching(r"[A-Za-z0-9._-]{1,100}", "must be letters, digits and ._- (up to 100)")
+Namespace = Annotated[str, leaf(_parse_namespace, "letters, digits and ._-", "^[A-Za-z0-9._-]{1,100}$")]
+LimiterUrl = Annotated[
+    str | RedisUrl, leaf(parse_limiter, "memory, or the redis:// URL of a server", "^(memory|[rR][eE][dD][iI][sS].+)$")
+]
 Collector = Annotated[
     str,
     leaf(

@@ -86,6 +86,7 @@ _LIVE = frozenset(
         "limits",
         "upstream",
         "upstreams",
+        "store_grace",
         "keys",
         "catalogue",
         "quotas",

@@ -1,23 +1,38 @@
-"""The URL of a key store: a file of SQLite, or a file of records."""
+"""The URL of a key store: a file of SQLite, a database of PostgreSQL, or a file of records.
+
+A wrong one is never echoed, and a right one is shown without its user and password.
+"""
 
 import os
+import re
 from typing import Final
 
-_PATHS: Final = "must be sqlite:///absolute/path, sqlite:relative/path or file:///absolute/path"
+_PATHS: Final = "must be sqlite:///absolute/path, sqlite:relative/path, file:///absolute/path"
 _USAGE: Final = "must be sqlite:///absolute/path or sqlite:relative/path: only SQLite keeps what a file cannot"
+_POSTGRESQL: Final = "postgresql://user@host:port/database"
+_POSTGRESQL_URL: Final = re.compile(
+    r"postgres(?:ql)?://(?:[^@:/?#\s]+(?::(?:[^@:/?#%\s]|%[0-9A-Fa-f]{2})*)?@)?"
+    r"(?:[A-Za-z0-9._,:%-]|\[[0-9A-Fa-f:.]+\])*(?:/[^/?#@\s]*)?(?:\?([^#@\s]*))?"
+)
+# Without `password`: a part of the URL that is shown ends before the question mark.
+_OPTIONS: Final = {
+    *("application_name", "dbname", "host", "passfile", "port", "target_session_attrs", "user"),
+    *("sslcert", "sslcrl", "sslkey", "sslmode", "sslpassword", "sslrootcert"),
+    *("ssl_max_protocol_version", "ssl_min_protocol_version"),
+}
 
 
 def parse_store(text: str) -> str:
-    """`sqlite:///absolute/path` or `file:///absolute/path`; a relative path starts at the working directory."""
+    """`sqlite:///absolute/path` or `file:///…`, a relative path from the working directory; or a URL of PostgreSQL."""
     if text.startswith(("postgresql:", "postgres:")):
-        raise ValueError("is not supported yet: use sqlite:///path")
+        return _postgresql(text)
     scheme, _, path = text.partition(":")
     if scheme not in ("sqlite", "file") or not path or path.endswith(("/", ":memory:")):
-        raise ValueError(_PATHS)
+        raise ValueError(f"{_PATHS} or {_POSTGRESQL}")
     if any(char in path for char in "?#\0"):
         raise ValueError("must be a path alone, without '?' or '#'")
     if path.startswith("//") and not path.startswith("///"):
-        raise ValueError(f"{_PATHS}; two slashes would name a host")
+        raise ValueError(f"{_PATHS} or {_POSTGRESQL}; two slashes would name a host")
     if not path.startswith("/"):
         path = os.path.abspath(path)
     return f"{scheme}:///{path.lstrip('/')}"
@@ -30,9 +45,28 @@ def parse_usage_store(text: str) -> str:
     return parse_store(text)
 
 
+def _postgresql(text: str) -> str:
+    """As libpq reads it, but for options that nobody here would apply."""
+    found = _POSTGRESQL_URL.fullmatch(text)
+    if found is None:
+        raise ValueError(f"must be {_POSTGRESQL}; in a password, @ : / ? # and % must be percent-encoded")
+    unknown = sorted({option.partition("=")[0] for option in (found[1] or "").split("&") if option} - _OPTIONS)
+    if unknown:
+        raise ValueError(f"has the option {unknown[0]}, which is not one of {', '.join(sorted(_OPTIONS))}")
+    return "postgresql" + text[text.index(":") :]
+
+
 def is_sqlite(store: str) -> bool:
     """Whether a parsed store URL names a file of SQLite."""
     return store.startswith("sqlite:")
+
+
+def shown_store(store: str) -> str:
+    """A parsed store URL without user, password and options, for people and logs."""
+    if not store.startswith("postgresql:"):
+        return store
+    scheme, _, rest = store.partition("?")[0].partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def sqlite_path(store: str) -> str:

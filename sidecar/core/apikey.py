@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from typing import Final, Literal, get_args
 from zlib import crc32
@@ -27,14 +28,14 @@ _MIN_PEPPER_CHARACTERS = 16
 
 def base62(value: int, digits: int) -> str:
     """The last `digits` base62 digits of `value`, zero-padded."""
-    parts = []
-    for _ in range(digits // 2):
-        value, pair = divmod(value, len(_PAIRS))
-        parts.append(_PAIRS[pair])
-    if digits % 2:
-        parts.append(ALPHABET[value % len(ALPHABET)])
-    parts.reverse()
-    return "".join(parts)
+    pairs = "".join([_PAIRS[value // power % len(_PAIRS)] for power in _powers(digits // 2)])
+    return ALPHABET[value // len(_PAIRS) ** (digits // 2) % len(ALPHABET)] + pairs if digits % 2 else pairs
+
+
+@cache
+def _powers(pairs: int) -> tuple[int, ...]:
+    """What the digits of a number in pairs are worth, the highest first."""
+    return tuple(len(_PAIRS) ** place for place in reversed(range(pairs)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

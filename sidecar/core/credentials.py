@@ -110,6 +110,24 @@ class CredentialRules:
             sources=frozenset().union(*(other.sources for other in found)),
         )
 
+    def usual_line(self) -> re.Pattern[bytes] | None:
+        """A header line that holds a credential in the usual way, and CR LF before it; group 1 is the credential.
+
+        To be searched for among header lines. What it finds, `find` gives, unless another credential stands beside it.
+        None where no header is given credentials in such a way.
+        """
+        forms: list[bytes] = []
+        for name, expected in self._headers.items():
+            schemes = [each.scheme for each in expected if each.part is None]
+            if len(schemes) == len(expected) and (len(schemes) == 1 or None not in schemes):
+                forms += [re.escape(name + b": " + (f"{scheme} ".encode() if scheme else b"")) for scheme in schemes]
+        if not forms:
+            return None
+        begins = b"|".join(re.escape(prefix.encode()) for prefix in self._prefixes)
+        return re.compile(
+            rb"\r\n(?i:%b)%b([!-~]++)(?=\r\n|\Z)" % (b"|".join(forms), b"" if self._any_text else b"(?=%b)" % begins)
+        )
+
     def foreign(self, reaching: Headers) -> Credential | None:
         """A credential that is not ours, where the upstream gets one to verify.
 

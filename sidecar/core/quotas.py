@@ -19,13 +19,14 @@ a moment days ahead. Windows that the clock leaps over are past: each starts ane
 A cost above the whole allowance never passes; it is told to wait for the reset, or a period where all is there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import formatdate
 from math import ceil
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.core.client_address import address_subject
 from sidecar.core.model import ApiKey, Bucket, Charge, Headers, Quota, QuotaState, Subject, Window
@@ -273,6 +274,27 @@ def _freed_at(stamps: Stamps, units: int, now: float) -> int:
 def _wait(wait_us: int) -> int:
     """Whole seconds, at least 1, after which `wait_us` are over."""
     return max(1, -(-wait_us // _SECOND))
+
+
+# What every limiter does with several buckets.
+
+
+def merged(buckets: Sequence[Bucket]) -> Sequence[Bucket]:
+    """Buckets in order, those of one quota and subject made one: only its whole cost can be judged."""
+    if len(buckets) == 1:
+        return buckets
+    found: dict[tuple[str, tuple[str, ...]], Bucket] = {}
+    for bucket in buckets:
+        name = (bucket.quota.name, bucket.subject)
+        twin = found.get(name)
+        found[name] = bucket if twin is None else replace(twin, cost=twin.cost + bucket.cost)
+    return list(found.values()) if len(found) < len(buckets) else buckets
+
+
+def longest_refusal(states: Iterable[QuotaState]) -> QuotaState | None:
+    """The refused state with the longest wait; None where none is refused."""
+    longest = max(states, key=lambda state: state.retry_after_seconds, default=None)
+    return longest if longest is not None and longest.retry_after_seconds else None
 
 
 class QuotaUsage(Struct, frozen=True, kw_only=True, gc=False):

@@ -292,7 +292,7 @@ class _OneKey:
     """A store of one key, which every plaintext finds."""
 
     def __init__(self, key: ApiKey | None) -> None:
-        self._known = None if key is None else CacheEntry(key, generation=0)
+        self._known = None if key is None else CacheEntry(key, epoch=0)
 
     def peek(self, secret_digest: bytes) -> Literal[Miss.MISS]:
         return MISS

@@ -51,10 +51,13 @@ T = TypeVar("T")
 
 
 class KnownCredential(Struct, frozen=True, gc=False):
-    """What is remembered of a credential. digest: SHA-256 of its text. may_be_stored: it is well-formed."""
+    """A credential that stands where keys usually do. digest: SHA-256 of its text."""
 
     digest: bytes
-    may_be_stored: bool
+    text: bytes
+
+    def __repr__(self) -> str:
+        return "KnownCredential()"
 
 
 class Understood(Struct, frozen=True, gc=False):
@@ -105,7 +108,7 @@ class _RequestState:
 class Gate:
     """Decides under one configuration. A reload makes a new gate.
 
-    new_request_id: makes one where the client sent none.
+    new_request_id: makes one where the client sent none. failures: counts wrong keys; `limiter` where it is None.
     """
 
     def __init__(
@@ -117,10 +120,11 @@ class Gate:
         hasher: Hasher,
         clock: Clock,
         new_request_id: Callable[[], str],
+        failures: Limiter | None = None,
     ) -> None:
         self.config = config
         self._keys, self._limiter, self._hasher = keys, limiter, hasher
-        self._failures = Failures(config.keys.failures, limiter)
+        self._failures = Failures(config.keys.failures, limiter if failures is None else failures)
         self._clock, self._new_request_id = clock, new_request_id
         self.methods = compiled.method_rules(config)
         self.routes = compiled.route_table(config)
@@ -174,7 +178,7 @@ class Gate:
 
     def decide_now(self, head: RequestHead, understood: Understood) -> Decision | None:
         """As `decide`, for a request that is understood. None where the decision has to wait; nothing is taken then."""
-        if not self._limiter.immediate:
+        if not self._limiter.immediate and (understood.match is None or understood.match.route.policy.charges):
             return None
         match, way, request_id = understood.match, understood.way, understood.request_id or self._new_request_id()
         address = self.proxies.client_address(head.peer, {self.proxies.header: way}) if way else head.peer
@@ -184,7 +188,7 @@ class Gate:
         try:
             if understood.credential is not None:
                 entry = self._keys.peek(understood.credential.digest)
-                if entry is MISS and understood.credential.may_be_stored:
+                if entry is MISS and self.may_be_stored(understood.credential.text.decode()):
                     self._check_lookup(understood.credential.digest, address)
                     return None
                 known = _known(entry)

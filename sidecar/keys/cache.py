@@ -1,22 +1,64 @@
-"""Keys in memory, valid only while the store's generation is the same."""
+"""Keys in memory, each valid until the store says that it was changed."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from sidecar.core.model import ApiKey
+from sidecar.keys.grace import Grace
 from sidecar.keys.ports import KeyReader, StoreUnavailable
+
+MOST_CHANGES: Final = 1_000
+"""Changes of keys that are told one by one; where there are more, every key is read again."""
+
+
+class KeyChanges:
+    """Which keys were changed from one generation of the store to the next; a store notes it, caches ask.
+
+    Every change must lead to another generation, and no generation may come twice.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        """The newest one."""
+        self._steps: deque[tuple[int, frozenset[str]]] = deque()
+        """The generation before, and ids of the keys that were changed from there to the next step, oldest first."""
+        self._told = 0
+        """Ids in all steps."""
+
+    def add(self, generation: int, changed: frozenset[str] | None) -> None:
+        """The store is at `generation` now, and these keys were changed since the one before; None: perhaps all."""
+        if changed is None:
+            self._steps.clear()
+            self._told = 0
+        elif generation != self.generation:
+            self._steps.append((self.generation, changed))
+            self._told += len(changed)
+        while self._told > MOST_CHANGES or len(self._steps) > MOST_CHANGES:
+            self._told -= len(self._steps.popleft()[1])
+        self.generation = generation
+
+    def since(self, generation: int) -> frozenset[str] | None:
+        """As KeyReader.changes_since."""
+        changed: frozenset[str] = frozenset()
+        if generation == self.generation:
+            return changed
+        for before, ids in reversed(self._steps):
+            changed |= ids
+            if before == generation:
+                return changed
+        return None
 
 
 class CacheEntry:
-    """A key in memory, read when the store was at `generation`. Compared by identity."""
+    """A key in memory, valid while `epoch` is its cache's. Compared by identity."""
 
-    __slots__ = ("generation", "key")
+    __slots__ = ("epoch", "key")
 
-    def __init__(self, key: ApiKey, generation: int) -> None:
-        self.key, self.generation = key, generation
+    def __init__(self, key: ApiKey, epoch: int) -> None:
+        self.key, self.epoch = key, epoch
 
 
 class Miss(Enum):
@@ -27,26 +69,38 @@ class Miss(Enum):
 
 MISS: Final = Miss.MISS
 
-T = TypeVar("T")
+_OUT_OF_DATE: Final = -1
+"""An epoch that no cache has."""
 _Outcome = CacheEntry | StoreUnavailable | Literal[Miss.MISS] | None
 
 
 class KeyCache:
     """Bounded memory of keys and of unknown secrets, by the SHA-256 of the secret.
 
-    Each entry holds the generation from before its read, and is valid only while the store has the same one. Unknown
-    secrets have a memory of their own, so that strangers cannot push keys out.
+    When the store has another generation, the keys that were changed are read again, or all where nobody knows which;
+    what was unknown is looked up again. What is out of date stays, so that `remembers` knows it. Unknown secrets have a
+    memory of their own, so that strangers cannot push keys out.
+
+    While `grace` lasts, the store is not needed for keys that were valid when it last answered.
     """
 
-    def __init__(self, reader: KeyReader, *, size: int, unknown_size: int = 10_000) -> None:
+    def __init__(self, reader: KeyReader, *, size: int, unknown_size: int = 10_000, grace: Grace | None = None) -> None:
         """Must be created in a running event loop."""
+        loop = asyncio.get_running_loop()
         self._reader = reader
-        self._call_soon = asyncio.get_running_loop().call_soon
+        self._grace = grace or Grace(reader, 0, time=loop.time)
+        self._call_soon = loop.call_soon
         self._turn: int | None = None
         """The generation read in this turn of the loop; None before that."""
+        self._generation: int | None = None
+        """What is in memory is valid for this one: the newest that was read."""
+        self._epoch = 0
+        """How often all keys were changed, as far as anybody knows."""
         self._size, self._crowded = size, size // 2
         self._unknown_size = unknown_size
         self._known: OrderedDict[bytes, CacheEntry] = OrderedDict()
+        self._secrets: dict[str, tuple[bytes, ...]] = {}
+        """Where each key is in `_known`, by its id. Streams look theirs up by its stored digest as well."""
         self._unknown: OrderedDict[bytes, int] = OrderedDict()
         """The generation in which each secret was unknown."""
         self._flights: dict[tuple[bytes, int], asyncio.Future[_Outcome]] = {}
@@ -65,28 +119,41 @@ class KeyCache:
         """
         generation = self._turn
         if generation is None:
-            generation = self._reader.generation()
+            try:
+                generation = self._reader.generation()
+            except StoreUnavailable as error:
+                return self._without_store(secret_digest, error)
             if generation is None:
-                return MISS
+                # Nobody has to wait for a store that does not answer.
+                return self._seen(secret_digest) if self._grace.active else MISS
             self._turn = generation
             self._call_soon(self._end_turn)
-        return self._look(secret_digest, generation)
+            if generation != self._generation:
+                self._go_to(generation)
+        return self._look(secret_digest)
 
     def remembers(self, secret_digest: bytes) -> bool:
         """Whether it is a key's that was here, out of date or not, or the store is being asked for it."""
-        return secret_digest in self._known or (secret_digest, self._turn) in self._flights
+        return secret_digest in self._known or (secret_digest, self._generation) in self._flights
 
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None:
         """The key, or None. `candidates` returns the digests to look up in the store. Raises StoreUnavailable.
 
-        The result includes each change that was acknowledged before the call.
+        The result includes each change that was acknowledged before the call, unless the store does not answer.
         """
         while True:
             # Read before the key: after a change in between, the entry is out of date at once.
-            generation = self._reader.generation()
-            if generation is None:
-                generation = await self._reader.read_generation()
-            outcome: _Outcome = self._look(secret_digest, generation)
+            try:
+                generation = self._reader.generation()
+                if generation is None:
+                    if self._grace.active and (known := self._seen(secret_digest)) is not MISS:
+                        return known
+                    generation = await self._reader.read_generation()
+            except StoreUnavailable as error:
+                return self._without_store(secret_digest, error)
+            if generation != self._generation:
+                self._go_to(generation)
+            outcome: _Outcome = self._look(secret_digest)
             if outcome is MISS:
                 self.misses += 1
                 # A read that began under an older generation may have missed a revocation; it is not joined.
@@ -102,19 +169,45 @@ class KeyCache:
     def _end_turn(self) -> None:
         self._turn = None
 
-    def _look(self, secret_digest: bytes, generation: int) -> CacheEntry | Literal[Miss.MISS] | None:
+    def _go_to(self, generation: int) -> None:
+        """Of what is in memory, leave valid what the store has not changed on the way to this generation."""
+        changed = None if self._generation is None else self._reader.changes_since(self._generation)
+        self._generation = generation
+        if changed is None:
+            self._epoch += 1
+            return
+        for secret_digest in (digest for key_id in changed for digest in self._secrets.get(key_id, ())):
+            self._known[secret_digest].epoch = _OUT_OF_DATE
+
+    def _look(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None:
         known = self._known.get(secret_digest)
-        if known is not None and known.generation == generation:
+        if known is not None and known.epoch == self._epoch:
             # While half of the memory is free, nothing is pushed out, and the order does not matter.
             if len(self._known) > self._crowded:
                 self._known.move_to_end(secret_digest)
             self.hits += 1
             return known
-        if self._unknown.get(secret_digest) == generation:
+        if secret_digest in self._unknown and self._unknown[secret_digest] == self._generation:
             self._unknown.move_to_end(secret_digest)
             self.negative_hits += 1
             return None
         return MISS
+
+    def _without_store(self, secret_digest: bytes, error: StoreUnavailable) -> CacheEntry:
+        """The key, if its time of grace lasts; raises `error` otherwise."""
+        known = self._seen(secret_digest) if self._grace.covers(error) else MISS
+        if known is MISS:
+            raise error
+        return known
+
+    def _seen(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS]:
+        """The key as it was when the store last answered. What was unknown then may be known now."""
+        known = self._known.get(secret_digest)
+        if known is None or known.epoch != self._epoch:
+            return MISS
+        self.hits += 1
+        self._grace.lookups += 1
+        return known
 
     async def _read(
         self, secret_digest: bytes, generation: int, candidates: Callable[[], Mapping[bytes, str]]
@@ -135,18 +228,34 @@ class KeyCache:
             flight.set_result(outcome)
 
     def _remember(self, secret_digest: bytes, generation: int, key: ApiKey | None) -> CacheEntry | None:
+        """generation: from before the key was read."""
         if key is None:
-            self._known.pop(secret_digest, None)
-            _put(self._unknown, secret_digest, generation, most=self._unknown_size)
+            self._forget(secret_digest)
+            self._unknown[secret_digest] = generation
+            self._unknown.move_to_end(secret_digest)
+            if len(self._unknown) > self._unknown_size:
+                self._unknown.popitem(last=False)
             return None
         self._unknown.pop(secret_digest, None)
-        known = CacheEntry(key, generation)
-        _put(self._known, secret_digest, known, most=self._size)
+        self._forget(secret_digest)
+        known = CacheEntry(key, self._epoch if self._is_current(key, generation) else _OUT_OF_DATE)
+        self._known[secret_digest] = known
+        self._secrets[key.id] = (*self._secrets.get(key.id, ()), secret_digest)
+        if len(self._known) > self._size:
+            self._forget(next(iter(self._known)))
         return known
 
+    def _is_current(self, key: ApiKey, generation: int) -> bool:
+        """Whether the key was not changed while it was read."""
+        if generation == self._generation:
+            return True
+        changed = self._reader.changes_since(generation)
+        return changed is not None and key.id not in changed
 
-def _put(entries: OrderedDict[bytes, T], secret_digest: bytes, entry: T, *, most: int) -> None:
-    entries[secret_digest] = entry
-    entries.move_to_end(secret_digest)
-    if len(entries) > most:
-        entries.popitem(last=False)
+    def _forget(self, secret_digest: bytes) -> None:
+        known = self._known.pop(secret_digest, None)
+        if known is None:
+            return
+        others = tuple(digest for digest in self._secrets.pop(known.key.id) if digest != secret_digest)
+        if others:
+            self._secrets[known.key.id] = others

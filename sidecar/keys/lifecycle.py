@@ -337,6 +337,7 @@ class Rehashing:
         self._waiting: dict[bytes, NewHash] = {}
         self._tried: dict[str, None] = {}
         self.generation, self.read_generation = reader.generation, reader.read_generation
+        self.changes_since = reader.changes_since
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
         """As KeyReader.find."""

@@ -9,6 +9,9 @@ from typing import Any, Final, Literal, Protocol
 
 from sidecar.core.model import ApiKey
 
+RESTORE: Final = "stop all that use it, then restore a backup with `sidecar store restore FILE`"
+"""What to do with a store that is damaged or empty."""
+
 
 class StoreUnavailable(Exception):
     """The store cannot be used now (locked, unreadable, corrupt, full). The message says what to do.
@@ -19,6 +22,10 @@ class StoreUnavailable(Exception):
     def __init__(self, message: str, *, cause: str = "") -> None:
         super().__init__(message)
         self.cause = cause
+
+
+class NoStore(StoreUnavailable):
+    """There is no store there, and none was to be made."""
 
 
 class NotWritten(StoreUnavailable):
@@ -138,7 +145,7 @@ NO_END: Final = 2**63 - 1
 
 
 class KeyReader(Protocol):
-    """What a request needs of the store. Every method raises StoreUnavailable."""
+    """What a request needs of the store. Every method raises StoreUnavailable, unless it says otherwise."""
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
         """The key stored under one of `digests` (digest to algorithm, both must fit), or None.
@@ -154,6 +161,13 @@ class KeyReader(Protocol):
 
     async def read_generation(self) -> int:
         """The same number, as of the call or later; waits for the store, but not long."""
+
+    def changes_since(self, generation: int) -> frozenset[str] | None:
+        """Ids of keys that were changed or removed since it was that number, up to the newest one that was returned.
+
+        Never waits, and raises nothing. None where that cannot be told (too long ago, too many): every key may have
+        been. A key that was added need not be among them: it only makes a secret known that was unknown.
+        """
 
 
 Edit = Callable[[ApiKey], ApiKey]

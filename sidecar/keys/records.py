@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
-from sidecar.keys.ports import Standing, StoreUnavailable
+from sidecar.keys.ports import RESTORE, Standing, StoreUnavailable
 
 COLUMNS = tuple(field.name for field in fields(ApiKey))
 _VALUES = attrgetter(*COLUMNS)
@@ -46,9 +46,7 @@ def _decoded(row: Sequence[Any]) -> dict[str, Any]:
         values["quotas"] = _QUOTAS.decode(values["quotas"])
         values["metadata"] = _METADATA.decode(values["metadata"])
     except (ValueError, TypeError, msgspec.DecodeError) as error:
-        raise StoreUnavailable(
-            f"the row of key {values['id']!r} is damaged: restore the store from a backup"
-        ) from error
+        raise StoreUnavailable(f"the row of key {values['id']!r} is damaged: {RESTORE}") from error
     return values
 
 

@@ -7,10 +7,8 @@ from json.encoder import encode_basestring_ascii
 from math import inf
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken, Window
-from sidecar.core.quotas import micros, period_seconds, window_of_count
+from sidecar.core.quotas import longest_refusal, merged, micros, period_seconds, window_of_count
 from sidecar.limiter.tables import DEFAULT_ENTRIES, EntryBudget, FixedTable, SubjectId, Table, table_for, used_of
 
 # Counts as rows that a store can keep over a restart.
@@ -178,15 +176,15 @@ class MemoryLimiter:
         if self._room.dropped:
             self._room.drain()
         if len(buckets) != 1:
-            return self._take_all(_merged(buckets), now)
+            return self._take_all(merged(buckets), now)
         bucket = buckets[0]
         state = self._table(bucket.quota, now).take(bucket, now)
         return Taken(states=(state,), refused=state if state.retry_after_seconds else None)
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """What `take` would say, with `remaining` as it stands now. Nothing is taken."""
-        states = [self._table(bucket.quota, now).peek(bucket, now) for bucket in _merged(buckets)]
-        return Taken(states=tuple(states), refused=_refused(states))
+        states = [self._table(bucket.quota, now).peek(bucket, now) for bucket in merged(buckets)]
+        return Taken(states=tuple(states), refused=longest_refusal(states))
 
     def expire(self, now: float) -> None:
         """Let go of all that is past. Takes do so for their own quota; this is for the quotas that nobody asks for."""
@@ -261,25 +259,10 @@ class MemoryLimiter:
             table.turn(now)
             before.append((table, bucket.subject, table.held(bucket.subject)))
             states.append(table.take(bucket, now))
-        refused = _refused(states)
+        refused = longest_refusal(states)
         if refused is not None:
             for i, (table, subject, held) in enumerate(before):
                 if not states[i].retry_after_seconds:
                     table.hold(subject, held)
                     states[i] = table.peek(buckets[i], now)
         return Taken(states=tuple(states), refused=refused)
-
-
-def _refused(states: Iterable[QuotaState]) -> QuotaState | None:
-    longest = max(states, key=lambda state: state.retry_after_seconds, default=None)
-    return longest if longest is not None and longest.retry_after_seconds else None
-
-
-def _merged(buckets: Sequence[Bucket]) -> Sequence[Bucket]:
-    """Buckets in order, those of one quota and subject made one: only its whole cost can be judged."""
-    merged: dict[tuple[str, SubjectId], Bucket] = {}
-    for bucket in buckets:
-        name = (bucket.quota.name, bucket.subject)
-        twin = merged.get(name)
-        merged[name] = bucket if twin is None else replace(twin, cost=twin.cost + bucket.cost)
-    return list(merged.values()) if len(merged) < len(buckets) else buckets

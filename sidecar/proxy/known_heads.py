@@ -5,12 +5,11 @@ parser and the gate find out. It takes requests of the usual kinds only, and lea
 is malformed or ambiguous: they alone say what is right, and the same bytes on both ways give the same decisions and the
 same bytes.
 
-A memory of requests belongs to one gate, so that a reload forgets everything. No line is learnt that may hold a key: a
-credential is known by a digest of its line, which is keyed anew for each memory.
+A memory of requests belongs to one gate, so that a reload forgets everything. No line is learnt that may hold a key:
+the line of the credential is cut out before the others are looked up, and nothing of it is kept.
 """
 
 import re
-import secrets
 from hashlib import sha256
 from typing import Any, Final, Literal
 
@@ -25,7 +24,7 @@ from sidecar.core.target import parse_target
 from sidecar.core.upstream_request import ADMIN_COOKIE, is_request_id
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate, KnownCredential, Understood
-from sidecar.http.requests import CONTENT_LENGTH, HEADER_LINE, ONCE, REQUEST_LINE
+from sidecar.http.requests import CONTENT_LENGTH, ONCE, REQUEST_LINE
 
 _Pairs = list[tuple[bytes, bytes]]
 _Fresh = list[tuple[Memory[Any], bytes | int, Any]]
@@ -36,7 +35,9 @@ _LONGEST: Final = 256
 _MOST: Final = 2048
 """Lines of a generation. With the longest lines, all memories of a gate together take 11 MiB."""
 
-_MOST_BLOCKS: Final = 1024
+_LONGEST_BLOCK: Final = 1024
+"""Bytes of header lines that are learnt together."""
+_MOST_BLOCKS: Final = 512
 
 # What a line is to the request. From _HOST on there may be one of each.
 _PLAIN, _DROPPED, _HIDING, _WAY, _HOST, _CREDENTIAL, _LENGTH, _REQUEST_ID, _ONCE = range(9)
@@ -46,34 +47,29 @@ _ONCE_ROLES: Final = {name: _ONCE + at for at, name in enumerate(sorted(ONCE))}
 
 
 class _Line(Struct, frozen=True, gc=False):
-    """pair: name and value. role: _HIDING may hide a copy of the credential. secret: of a credential's line only."""
+    """pair: name and value. role: _HIDING may hide a copy of the credential."""
 
     pair: tuple[bytes, bytes]
     role: int
     passes: bool
-    credential: KnownCredential | None = None
-    secret: bytes = b""
 
 
 class _Block(Struct, frozen=True, gc=False):
-    """All header lines of a head together.
+    """All header lines of a head together, but for the credential's.
 
-    digest: of their bytes, keyed. count: of the lines. pairs: of all lines but the credential's. kept: those that pass
-    on. ways: values in which trusted proxies tell the way that it came. length: of the body, in bytes. framing: the
-    framing header. secret: where the credential stands among the bytes.
+    count: of the lines. kept: pairs that pass on. hiding: pairs that may hide a copy of the credential. ways: values in
+    which trusted proxies tell the way that it came. length: of the body, in bytes. framing: the framing header.
     """
 
-    digest: bytes
     count: int
     pairs: tuple[tuple[bytes, bytes], ...]
     kept: _Pairs
+    hiding: _Pairs
     ways: list[bytes]
     host: bytes
     request_id: str
     length: int
     framing: bytes
-    credential: KnownCredential | None
-    secret: slice | None
 
 
 class _Target(Struct, frozen=True, gc=False):
@@ -105,6 +101,9 @@ class KnownRequests:
         self._lines = _Lines(gate, trusted=False)
         self._lines_of_proxies = _Lines(gate, trusted=True)
         self._signs_of_key = re.compile(_signs_of_key(gate))
+        # Where the credential passes on, it keeps its place among the other lines.
+        usual = None if gate.injection.forward_credential else gate.credentials.usual_line()
+        self._credential = None if usual is None else usual.search
         self._judges_queries = any(source.kind == "query" for source in gate.config.keys.sources)
 
     def __len__(self) -> int:
@@ -119,18 +118,24 @@ class KnownRequests:
         if not 0 <= start < end:
             return None
         fresh: _Fresh = []
+        line, text, secret, credential = data[:start], data[start:end], b"", None
+        found = self._credential(text) if self._credential is not None else None
+        if found is not None:
+            secret = found[1]
+            text = text[: found.start()] + text[found.end() :]
+            credential = KnownCredential(sha256(secret).digest(), secret)
         lines = self._lines_of_proxies if self._gate.proxies.trusts(peer) else self._lines
-        block = lines.block(data[start + 2 : end], fresh, most_lines)
-        target = self._target(data[:start], fresh) if block is not None else None
+        block = lines.block(text, fresh, most_lines)
+        target = self._target(line, fresh) if block is not None else None
         body = data[end + 4 :]
         if block is None or target is None or len(body) != block.length:
             return None
         if body and _is_too_large(body, target.match, most_bytes):
             return None
-        if block.secret is not None and _is_in_request_line(data[start + 2 : end][block.secret], data[:start], target):
+        if secret and (secret in text or secret in line or _is_hidden(secret, block, target)):
             return None
-        for memory, text, value in fresh:
-            memory.learn(text, value)
+        for memory, known, value in fresh:
+            memory.learn(known, value)
         return KnownRequest(
             RequestHead(method=target.method, target=target.raw, headers=block.pairs, peer=peer, scheme=scheme),
             Understood(
@@ -139,7 +144,7 @@ class KnownRequests:
                 block.kept,
                 block.host,
                 block.request_id,
-                block.credential,
+                credential,
                 block.ways,
             ),
             block.framing,
@@ -185,19 +190,14 @@ def _is_too_large(body: bytes, match: Match | None, most_bytes: float | None) ->
     return most is not None and len(body) > most
 
 
-def _is_in_request_line(secret: bytes, line: bytes, target: _Target) -> bool:
-    """Whether the credential stands there, too."""
-    if secret in line:
+def _is_hidden(secret: bytes, block: _Block, target: _Target) -> bool:
+    """Whether a copy of the credential, written in another way, stands elsewhere in the request."""
+    if not block.hiding and not target.hiding:
+        return False
+    copies = Copies(secret.decode())
+    if copies.removed_from(block.hiding) != block.hiding:
         return True
-    return target.hiding != "" and Copies(secret.decode()).removed_from_query(target.hiding) != target.hiding
-
-
-def _is_copied(secret: bytes, block: bytes, hiding: list[_Line]) -> bool:
-    """Whether the credential stands elsewhere in these header lines, too."""
-    if block.count(secret) != 1:
-        return True
-    pairs = [line.pair for line in hiding]
-    return pairs != [] and Copies(secret.decode()).removed_from(pairs) != pairs
+    return copies.removed_from_query(target.hiding) != target.hiding
 
 
 class _Lines:
@@ -207,12 +207,9 @@ class _Lines:
         keys = gate.config.keys
         self._gate, self._trusted = gate, trusted
         self._memory: Memory[_Line] = Memory(_MOST)
-        self._credentials: Memory[tuple[KnownCredential, int]] = Memory(_MOST)
-        """With the number of bytes before the credential in its line."""
         self._blocks: Memory[_Block] = Memory(_MOST_BLOCKS)
         self._unlearnt = False
         """Whether a line of the block that is read is never learnt."""
-        self._salt = secrets.token_bytes(16)
         self._signs = re.compile((_signs_of_key(gate) + b"|asic |" + ADMIN_COOKIE.encode()).lower())
         """Of a key, of a copy of one that is not written as it is, of a cookie that is withheld; in lower case."""
         self._names: Memory[tuple[bytes, int]] = Memory(_MOST_NAMES)
@@ -223,49 +220,42 @@ class _Lines:
         self._judges_cookies = any(source.kind == "cookie" for source in (*keys.sources, *keys.pass_through))
 
     def __len__(self) -> int:
-        return len(self._memory) + len(self._credentials) + len(self._blocks)
+        return len(self._memory) + len(self._blocks)
 
     def block(self, text: bytes, fresh: _Fresh, most_lines: int) -> _Block | None:
-        """What these lines are together, if they are at most so many and all of a usual kind."""
-        key = hash(text)
-        block = self._blocks.young.get(key) or self._blocks.recall(key)
-        if block is not None and block.count <= most_lines and block.digest == sha256(self._salt + text).digest():
-            return block
+        """What these lines are together, each after a CR LF: fewer than `most_lines`, and all of a usual kind."""
+        block = self._blocks.young.get(text) or self._blocks.recall(text)
+        if block is not None:
+            return block if block.count < most_lines else None
         self._unlearnt = False
         block = self._read_block(text, fresh, most_lines)
         # Of lines that are known each by itself, so that no flood of others gets here.
-        if block is not None and not fresh and not self._unlearnt:
-            fresh.append((self._blocks, key, block))
+        if block is not None and not fresh and not self._unlearnt and len(text) <= _LONGEST_BLOCK:
+            fresh.append((self._blocks, text, block))
         return block
 
     def _read_block(self, text: bytes, fresh: _Fresh, most_lines: int) -> _Block | None:
-        texts = text.split(b"\r\n")
-        found = self._read(texts, fresh) if len(texts) <= most_lines else None
-        if found is None:
+        texts = text.split(b"\r\n")[1:]
+        found = self._read(texts, fresh) if len(texts) < most_lines else None
+        host = None if found is None else found[2].get(_HOST)
+        if found is None or host is None:
             return None
         pairs, kept, roles, several = found
-        host, length, line = roles.get(_HOST), roles.get(_LENGTH), roles.get(_CREDENTIAL)
-        secret = b"" if line is None else line.secret
-        if host is None or (secret and _is_copied(secret, text, several)):
-            return None
-        request_id = roles.get(_REQUEST_ID)
-        at = text.find(secret)
+        request_id, length = roles.get(_REQUEST_ID), roles.get(_LENGTH)
         return _Block(
-            digest=b"" if self._unlearnt or fresh else sha256(self._salt + text).digest(),
             count=len(texts),
             pairs=tuple(pairs),
             kept=kept,
-            ways=[way.pair[1] for way in several if way.role == _WAY],
+            hiding=[line.pair for line in several],
+            ways=[line.pair[1] for line in several if line.role == _WAY],
             host=host.pair[1],
             request_id="" if request_id is None else request_id.pair[1].decode(),
             length=0 if length is None else int(length.pair[1]),
             framing=b"" if length is None else b"%b: %d\r\n" % (length.pair[0], int(length.pair[1])),
-            credential=None if line is None else line.credential,
-            secret=slice(at, at + len(secret)) if secret else None,
         )
 
     def _read(self, texts: list[bytes], fresh: _Fresh) -> tuple[_Pairs, _Pairs, dict[int, _Line], list[_Line]] | None:
-        """All but credentials, what passes on, the lines that there is one of, and those to be searched or believed."""
+        """All pairs, those that pass on, the lines that there is one of, and those to be searched or believed."""
         known = self._memory.young
         pairs: _Pairs = []
         kept: _Pairs = []
@@ -294,9 +284,7 @@ class _Lines:
             return line
         name, colon, rest = text.partition(b":")
         lower, role = self._names.young.get(name) or self._names.recall(name) or self._name(name)
-        if role == _CREDENTIAL:
-            return self._credential_line(text)
-        if role == _NO_NAME or not colon or rest.translate(None, _OF_VALUES):
+        if role in (_CREDENTIAL, _NO_NAME) or not colon or rest.translate(None, _OF_VALUES):
             return None
         suspect = self._signs.search(text.lower()) is not None
         pair = (name, rest.strip(b" \t"))
@@ -320,33 +308,6 @@ class _Lines:
         if len(name) <= _LONGEST_NAME:
             self._names.learn(name, (lower, role))
         return lower, role
-
-    def _credential_line(self, text: bytes) -> _Line | None:
-        digest = sha256(self._salt + text).digest()
-        known = self._credentials.young.get(digest) or self._credentials.recall(digest) or self._learn(text, digest)
-        if known is None:
-            return None
-        credential, at = known
-        forwarded = self._gate.injection.forward_credential
-        self._unlearnt = self._unlearnt or forwarded
-        name, _, value = text.partition(b":") if forwarded else (b"", b"", b"")
-        secret = b"" if forwarded else text[at:]
-        return _Line((name, value.strip(b" \t")), _CREDENTIAL, forwarded, credential, secret)
-
-    def _learn(self, text: bytes, digest: bytes) -> tuple[KnownCredential, int] | None:
-        found = HEADER_LINE.fullmatch(text)
-        if found is None:
-            return None
-        try:
-            credential = self._gate.credentials.find({found[1].lower(): [found[2]]}, None)
-        except Denied:
-            return None
-        secret = b"" if credential is None or credential.foreign else credential.text.encode()
-        if credential is None or not secret or not text.endswith(secret):
-            return None
-        known = KnownCredential(sha256(secret).digest(), self._gate.may_be_stored(credential.text))
-        self._credentials.learn(digest, (known, len(text) - len(secret)))
-        return known, len(text) - len(secret)
 
     def _classify(self, lower: bytes, pair: tuple[bytes, bytes]) -> _Line | None:
         value = pair[1]

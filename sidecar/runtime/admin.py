@@ -1,9 +1,8 @@
 """The admin listener's application, from what the process has at hand."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from aiohttp import web
 
@@ -17,6 +16,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.document import AdminToken
 from sidecar.config.fields import Address
 from sidecar.core.apikey import Hasher
+from sidecar.core.model import Subject
 from sidecar.core.units import Clock
 from sidecar.gate.compile import key_rules, trusted_proxies
 from sidecar.gate.gate import Gate, KeyFinder
@@ -29,8 +29,6 @@ from sidecar.telemetry.refusals import Refusals
 
 MakeGate = Callable[[Config, KeyFinder, Limiter], Gate]
 
-_FULLEST: Final = 20
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
@@ -39,7 +37,9 @@ class Process:
     config: Callable[[], Config]
     store: Store
     hasher_of: Callable[[Config], Hasher]
-    limiter: MemoryLimiter
+    limiter: Limiter
+    fullest: Callable[[Mapping[str, Collection[int]]], Sequence[tuple[Subject, str]]]
+    """Keys and tenants that have used most of a limit, given the limits of plans."""
     make_gate: MakeGate
     counts_by_reason: Callable[[], Mapping[str, int]]
     """Refusals since the start."""
@@ -93,7 +93,7 @@ def _running(process: Process) -> Running:
         refusals=process.refusals,
         counts_by_reason=process.counts_by_reason,
         since=process.clock.seconds(),
-        fullest=lambda limits: process.limiter.top_subjects(most=_FULLEST, limits=limits),
+        fullest=process.fullest,
         problems=process.problems,
         remarks=process.remarks,
         config_since=process.config_since,

@@ -12,7 +12,8 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -29,35 +30,80 @@ _MODE: Final = 0o600
 _log = logging.getLogger(__name__)
 
 
-@contextmanager
-def served_store(path: str) -> Iterator[None]:
-    """Mark the store as served by this process, and warn where another serves it. To be entered after the store is
-    opened, which finds out whether others use it, and left after it is closed.
+_MARKS_AT: Final = 1 << 62
+"""Where the marks stand: far past the end of any file, and past the bytes that SQLite locks."""
+_MOST_MARKS: Final = 64
+_LOCK: Final = struct.Struct("hhqqi4x")
+"""`struct flock` of Linux on 64 bits: type, whence, start, length, process."""
 
-    The mark is a lock of flock(2), which SQLite's own locks (fcntl) do not meet. But the kernel drops those when any
+
+@contextmanager
+def served_store(path: str) -> Iterator[Callable[[], int]]:
+    """Mark the store as served by this process, and give what counts the processes that serve it, this one included.
+
+    To be entered after the store is opened, which finds out whether others use it, and left after it is closed. A mark
+    is a lock on one byte, of an open file description (fcntl(2), F_OFD_SETLK): it ends with its process, whichever way
+    that ends, is seen from other containers, and does not meet SQLite's own locks. But the kernel drops those when any
     descriptor of the file is closed, so this one stays open for as long as SQLite's.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:  # It has gone since, which the store itself tells.
-        yield
+        yield lambda: 1
         return
     try:
-        if not _locks(descriptor, fcntl.LOCK_EX):
-            _log.warning("sidecar: another sidecar serves the store %s: each counts quotas for itself", path)
-        _locks(descriptor, fcntl.LOCK_SH)
-        yield
+        any(_marks(descriptor, number) for number in range(_MOST_MARKS))
+        yield lambda: 1 + sum(_marked_by_another(descriptor, number) for number in range(_MOST_MARKS))
     finally:
         os.close(descriptor)
 
 
-def _locks(descriptor: int, how: int) -> bool:
-    """True where the file system has no such locks, too."""
+def _marks(descriptor: int, number: int) -> bool:
+    wanted = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _MARKS_AT + number, 1, 0)
     try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
     except OSError as error:
+        # A file system without such locks has no marks at all.
         return error.errno not in (errno.EAGAIN, errno.EACCES)
     return True
+
+
+def _marked_by_another(descriptor: int, number: int) -> bool:
+    wanted = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _MARKS_AT + number, 1, 0)
+    try:
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted)
+    except OSError:
+        return False
+    kind: int = _LOCK.unpack(found)[0]
+    return kind != fcntl.F_UNLCK
+
+
+class Sharing:
+    """How many sidecars serve the store `name` and count quotas in their own memory, as last seen.
+
+    count: finds out, this process included. kept: whether counts are kept in the store while this is the only one.
+    """
+
+    def __init__(self, name: str, count: Callable[[], int], *, kept: bool = True) -> None:
+        self._name, self._count, self._kept = name, count, kept
+        self.processes = 1
+
+    def look(self) -> bool:
+        """Whether counts may not be kept there, as where others serve it, too. Says so where that has changed."""
+        before, self.processes = self.processes, self._count()
+        if before == 1 < self.processes:
+            _log.warning("sidecar: %s", self._told())
+        elif before > 1 == self.processes:
+            _log.warning("sidecar: no other sidecar serves the store %s any more: counts outlive a restart", self._name)
+        return not self._kept or self.processes > 1
+
+    def remarks(self) -> Sequence[str]:
+        """A line where there is something to say."""
+        return [f"store: {self._told()}"] if self.processes > 1 else []
+
+    def _told(self) -> str:
+        others = "another sidecar serves" if self.processes == 2 else f"{self.processes - 1} other sidecars serve"
+        return f"{others} the store {self._name}: each counts quotas for itself, and counts do not outlive a restart"
 
 
 class NoAnswer(Exception):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -18,7 +19,10 @@ from sidecar.gate.compile import line_rules
 from sidecar.keys.ports import Actor
 from sidecar.keys.transfer.fields import LineRules
 from sidecar.runtime.serving import SETTLE_SECONDS
+from sidecar.runtime.tasks import Background
 from sidecar.store.file import FILE, FileStore, InvalidKeyFile
+from sidecar.store.store import Store
+from sidecar.telemetry.metrics import Metrics
 
 WATCH_SECONDS: Final = 1.0
 """How often the file is looked at."""
@@ -61,9 +65,9 @@ class KeyFileWatch(Collector):
                 store.path,
             )
 
-    def reconfigure(self, rules: Callable[[], LineRules]) -> None:
-        """Read the file again by these rules, changed or not."""
-        self._store.rules, self._seen = rules, None
+    def reconfigure(self, config: Config, hasher_of: Callable[[Config], Hasher]) -> None:
+        """Read the file again, changed or not: what a record may hold follows from the configuration."""
+        self._store.rules, self._seen = rules_of(config, partial(hasher_of, config), self._clock), None
 
     async def round(self) -> None:
         """Look once. Raises StoreUnavailable, and tries again the next time."""
@@ -124,3 +128,13 @@ class KeyFileWatch(Collector):
         self._counts["success"] += 1
         if changed:
             _log.warning("sidecar: store: %s is in force (%s)", self._store.path, counted(records, "record"))
+
+
+def watch_of(store: Store, background: Background, metrics: Metrics, *, clock: Clock) -> KeyFileWatch | None:
+    """Begins to watch the store's file. None for a store that is no file."""
+    if not isinstance(store, FileStore):
+        return None
+    watch = KeyFileWatch(store, clock=clock)
+    background.repeat(watch.round, WATCH_SECONDS)
+    metrics.also(watch)
+    return watch

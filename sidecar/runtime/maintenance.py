@@ -12,6 +12,7 @@ from sidecar.core.units import Clock, rfc3339
 from sidecar.keys.ports import KeyConflict, KeyRegistry, KeyStatistics, QuotaRow, StoreUnavailable
 from sidecar.keys.transitions import retire_unused, unused_since
 from sidecar.limiter.memory import MemoryLimiter
+from sidecar.runtime.control import Sharing
 from sidecar.runtime.tasks import Background
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 from sidecar.telemetry.metrics import Metrics
@@ -237,7 +238,11 @@ _DAY: Final = 86_400_000_000
 
 
 class Upkeep:
-    """Writes the use of keys and quota states, and counts keys, at intervals."""
+    """Writes the use of keys and quota states, and counts keys, at intervals.
+
+    Quota states are of this process alone: where others serve the store, too, it has none, so that nobody takes up what
+    another has counted.
+    """
 
     def __init__(
         self,
@@ -246,11 +251,13 @@ class Upkeep:
         limiter: MemoryLimiter,
         *,
         usage: UsageKeeper,
+        sharing: Sharing,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
         self._statistics, self._quotas, self._limiter, self._usage = statistics, quotas, limiter, usage
-        self._metrics, self._clock = metrics, clock
+        self._sharing, self._metrics, self._clock = sharing, metrics, clock
+        self._saves = True
         self._saved: set[int] = set()
         self._evicted = 0
         self._told_at = float("-inf")
@@ -270,14 +277,22 @@ class Upkeep:
             await self._save_quotas()
 
     async def _save_quotas(self) -> None:
-        """Write only states that changed, in batches that another thread makes: a row takes some microseconds."""
         now = self._clock.seconds()
         self._limiter.expire(now)
+        if not self._sharing.look():
+            await self._write_quotas(now)
+        elif self._saves:
+            await self._quotas.forget()
+            self._saves, self._saved = False, set()
+        await self._tell_evicted(now)
+
+    async def _write_quotas(self, now: float) -> None:
+        """Write only states that changed, in batches that another thread makes: a row takes some microseconds."""
+        self._saves = True
         rows, seen = self._limiter.rows(now), set[int]()
         while changed := await asyncio.to_thread(self._changed, rows, seen):
             await self._quotas.save(changed)
         self._saved = seen
-        await self._tell_evicted(now)
 
     def _changed(self, rows: Iterator[QuotaRow], seen: set[int]) -> Sequence[QuotaRow]:
         """The next rows that are not written yet. Adds the hash of each row to `seen`; a row itself takes 400 bytes."""

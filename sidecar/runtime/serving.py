@@ -28,6 +28,7 @@ from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.http.accepting import BindError
 from sidecar.http.hardened import ServerLimits, serving_app
 from sidecar.keys.cache import KeyCache
+from sidecar.keys.grace import Grace
 from sidecar.keys.ports import KeyReader
 from sidecar.proxy.handler import Snapshot
 from sidecar.proxy.known_heads import KnownRequests
@@ -98,7 +99,8 @@ class Serving:
         self._remembers = remembers
         self.config = config
         self._room = descriptors.room(config)
-        self._cache = KeyCache(reader, size=config.keys.cache_size)
+        self.grace = Grace(reader, config.store_grace, time=asyncio.get_running_loop().time)
+        self._cache = self._empty_cache(config)
         self._held = HeldBytes(config.limits.held_bytes)
         self._held.on_relieved = _return_memory_soon
         self._upstreams = {
@@ -159,6 +161,7 @@ class Serving:
         certificates = self._certificates if config.tls == self.config.tls else _certificates_of(config)
         # From here on nothing is awaited, so that no request sees a part of it.
         self._swap_cache(cache)
+        self.grace.reconfigure(config.store_grace)
         self.config, self._certificates, self._room = config, certificates, room
         self._upstreams = upstreams
         for upstream in upstreams.values():
@@ -177,7 +180,10 @@ class Serving:
         """What is in memory was well-formed by the rules that it came in under, and is not asked again under others."""
         if config.keys == self.config.keys:
             return self._cache
-        return KeyCache(self._reader, size=config.keys.cache_size)
+        return self._empty_cache(config)
+
+    def _empty_cache(self, config: Config) -> KeyCache:
+        return KeyCache(self._reader, size=config.keys.cache_size, grace=self.grace)
 
     def _swap_cache(self, new: KeyCache) -> None:
         """With the counts of the old one, because counters do not go back."""

@@ -11,7 +11,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from sidecar.core.model import ApiKey
-from sidecar.keys.ports import Actor, AuditFilter, AuditRow, AuditState, StoreUnavailable
+from sidecar.keys.ports import RESTORE, Actor, AuditFilter, AuditRow, AuditState, StoreUnavailable
 from sidecar.keys.records import audited
 from sidecar.store.connection import Connection, Database
 
@@ -192,7 +192,5 @@ def _row(row: Sequence[Any]) -> AuditRow:
         for name in ("before", "after"):
             values[name] = values[name] and json.loads(values[name])
     except ValueError as error:
-        raise StoreUnavailable(
-            f"row {values['id']} of the audit is damaged: restore the store from a backup"
-        ) from error
+        raise StoreUnavailable(f"row {values['id']} of the audit is damaged: {RESTORE}") from error
     return AuditRow(**values)

@@ -1,13 +1,14 @@
 """The port between statements and engines.
 
 Statements are written once, in the SQL that SQLite (3.40 or later) and PostgreSQL both speak, with a `?` for each
-value; an engine whose placeholders look different translates them. The next engine brings a Database with its
-Connection, a schema, the statements that list keys (full-text search differs), and what makes a bulk import cheap.
+value; an engine whose placeholders look different translates them. Each engine brings a Database with its Connection,
+a schema, the statements that list keys (full-text search differs), and what makes a bulk import cheap.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sidecar.keys.ports import StoreUnavailable
 
@@ -38,11 +39,20 @@ class Connection(Protocol):
 class Database(Protocol):
     """An open database. `operation` names a step in the metrics. Every method raises StoreUnavailable."""
 
+    write_problem: str
+    """Why the last change was not written; empty where it was."""
+
+    async def may_issue(self) -> bool:
+        """Whether keys may be issued and changed over this connection. Raises StoreUnavailable."""
+
     def generation(self) -> int | None:
         """As KeyReader.generation."""
 
     async def read_generation(self) -> int:
         """As KeyReader.read_generation."""
+
+    def changes_since(self, generation: int) -> frozenset[str] | None:
+        """As KeyReader.changes_since."""
 
     def now(self) -> int:
         """Microseconds of UTC."""
@@ -58,3 +68,18 @@ class Database(Protocol):
 
     def transaction(self, operation: str) -> AbstractAsyncContextManager[Connection]:
         """One transaction, committed at the end and rolled back on an exception. Writers wait for each other."""
+
+
+_LATE_SECONDS: Final = 0.1
+
+
+async def answers_within(seconds: float, work: asyncio.Future[Any]) -> bool:
+    """Whether `work` ends within that time, which it gets again where this process stood still meanwhile."""
+    loop = asyncio.get_running_loop()
+    for _ in range(2):
+        end = loop.time() + seconds
+        await asyncio.wait([work], timeout=seconds)
+        # Where the loop wakes up late, this process stood still, and not the store.
+        if work.done() or loop.time() - end < _LATE_SECONDS:
+            break
+    return work.done()

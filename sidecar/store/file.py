@@ -280,8 +280,10 @@ class _Over:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.generation, self.read_generation = database.generation, database.read_generation
+        self.changes_since, self.may_issue = database.changes_since, database.may_issue
         self.now, self.indexed = database.now, database.indexed
         self.lookup, self.read = database.lookup, database.read
+        self.write_problem = ""
 
 
 class _ReadOnly(_Over):

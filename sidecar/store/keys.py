@@ -166,6 +166,7 @@ class StoredKeys:
     def __init__(self, database: Database, *, pages: PageStatements, count: CountStatement) -> None:
         self._database, self._pages, self._count = database, pages, count
         self.generation, self.read_generation = database.generation, database.read_generation
+        self.changes_since = database.changes_since
         self.find = Lookups(database).find
 
     async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: IdempotencyKey | None = None) -> None:

@@ -1,8 +1,11 @@
 """A store, composed of its parts over one database; a caller takes the part that it needs."""
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
+from sidecar.config.store_url import is_sqlite, sqlite_path
 from sidecar.core.units import Clock
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.audit import StoredAudit
 from sidecar.store.connection import Database
 from sidecar.store.keys import CountStatement, InBulk, KeyImports, PageStatements, StoredKeys, StoredStatistics
@@ -10,7 +13,10 @@ from sidecar.store.records import StoredRecords
 from sidecar.store.sqlite.connection import SqliteDatabase
 from sidecar.store.sqlite.listing import count_statement, page_statements
 from sidecar.store.sqlite.schema import in_bulk
+from sidecar.store.tables import StoredTables
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
+
+NO_LIBRARY: Final = "PostgreSQL needs a library that is not installed: pip install 'sidecar[postgres]'"
 
 
 class Store:
@@ -45,6 +51,9 @@ class Store:
         """Keeps unusual events."""
         self.quotas = StoredQuotas(database)
         """Keeps quota states over a restart."""
+        self.database = database
+        self.tables = StoredTables(database)
+        """Reads and writes whole tables, for a move to another store."""
         self._close = close
 
     async def close(self) -> None:
@@ -57,7 +66,6 @@ class SqliteStore(Store):
 
     def __init__(self, database: SqliteDatabase) -> None:
         super().__init__(database, pages=page_statements, count=count_statement, bulk=in_bulk, close=database.close)
-        self.database = database
 
     @classmethod
     async def open(
@@ -68,3 +76,30 @@ class SqliteStore(Store):
         Without `create`, a missing or empty file is StoreUnavailable, and no file is made.
         """
         return cls(await SqliteDatabase.open(path, create=create, clock=clock, timings=timings))
+
+
+async def open_store(
+    url: str, *, create: bool, watched: bool = False, clock: Clock, timings: Callable[[str, float], None]
+) -> Store:
+    """Open the store of a parsed URL. `timings` receives each operation and its seconds.
+
+    create: make an empty store where there is none, which is StoreUnavailable otherwise.
+    watched: follow the changes of keys by other processes, as requests need it; else each is asked for.
+    """
+    if is_sqlite(url):
+        return await SqliteStore.open(sqlite_path(url), create=create, clock=clock, timings=timings)
+    try:
+        # Its library is for those who use it.
+        from sidecar.store.postgresql import connection, listing, schema
+    except ImportError as error:
+        raise StoreUnavailable(NO_LIBRARY) from error
+    database = await connection.PostgresqlDatabase.open(
+        url, create=create, watched=watched, clock=clock, timings=timings
+    )
+    return Store(
+        database,
+        pages=listing.page_statements,
+        count=listing.count_statement,
+        bulk=schema.in_bulk,
+        close=database.close,
+    )

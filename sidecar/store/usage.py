@@ -266,6 +266,11 @@ class StoredQuotas:
             await connection.execute("DELETE FROM quota_state WHERE expires_at <= ?", (self._database.now(),))
             await connection.execute_many(_SAVE_QUOTA, rows)
 
+    async def forget(self) -> None:
+        """Remove all rows, in one transaction."""
+        async with self._database.transaction("forget_quota_states") as connection:
+            await connection.execute("DELETE FROM quota_state")
+
     async def trim(self, *, most: int) -> None:
         """Keep at most so many rows, as `load` would."""
         async with self._database.transaction("trim_quota_states") as connection:

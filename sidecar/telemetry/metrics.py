@@ -21,7 +21,6 @@ from prometheus_client.samples import Exemplar
 from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
-from sidecar.limiter.memory import MemoryLimiter
 
 # What the operator is told of the configuration in force: metrics, log lines, and a remark for readiness.
 
@@ -100,32 +99,28 @@ class UsageMetrics(Collector):
 
 
 class StoreMetrics(Collector):
-    """Whether the store takes changes. write_problem: why not; empty where it does."""
+    """write_problem: why the store takes no change; empty where it does. grace: whether it lasts, and its lookups.
+    processes: how many sidecars serve it."""
 
-    def __init__(self, write_problem: Callable[[], str]) -> None:
-        self._write_problem = write_problem
+    def __init__(
+        self, write_problem: Callable[[], str], *, grace: Callable[[], tuple[bool, int]], processes: Callable[[], int]
+    ) -> None:
+        self._write_problem, self._grace, self._processes = write_problem, grace, processes
 
     def collect(self) -> Iterator[Metric]:
+        active, lookups = self._grace()
         yield GaugeMetricFamily(
             "sidecar_store_writable", "0 after a change that the store did not take.", value=not self._write_problem()
         )
-
-
-class LimiterMetrics(Collector):
-    """How full the memory of quotas is."""
-
-    def __init__(self, limiter: MemoryLimiter) -> None:
-        self._limiter = limiter
-
-    def collect(self) -> Iterator[Metric]:
-        limiter = self._limiter
-        yield GaugeMetricFamily("sidecar_quota_entries", "Counts of quotas in memory.", value=len(limiter))
         yield GaugeMetricFamily(
-            "sidecar_quota_entries_limit", "Most counts of quotas in memory.", value=limiter.max_entries
+            "sidecar_store_processes",
+            "Sidecars that serve this store and count quotas in memory, this one included: each counts for itself.",
+            value=self._processes(),
         )
-        yield CounterMetricFamily(
-            "sidecar_quota_entries_evicted", "Counts that made room for others and start anew.", value=limiter.evicted
+        yield GaugeMetricFamily(
+            "sidecar_store_grace_active", "1 while keys go on though the store does not answer.", value=active
         )
+        yield CounterMetricFamily("sidecar_store_grace_lookups", "Keys taken from memory meanwhile.", value=lookups)
 
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -17,12 +17,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sidecar.core.model import ApiKey
+from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.cache import MISS, KeyCache
 from sidecar.keys.records import COLUMNS, row_of
 from sidecar.runtime.tasks import SystemClock
 from sidecar.store.store import SqliteStore
-from tests.unit.keys.making import digest_of, ignore
+from tests.unit.keys.making import digest_of, ignore, set_status
 
 _SIZES = (1_000, 1_000_000)
 _LOOKUPS = 5_000
@@ -51,11 +51,25 @@ async def _measure(path: str, size: int) -> dict[str, float]:
     assert await cache.find(digest, lambda: {digest: "sha256"})
     assert cache.peek(digest) is not MISS
     costs["cache hit in all"] = _each(_PEEKS, lambda: cache.peek(digest))
+    await _change_one(store, size)
     started = time.perf_counter()
     await store.statistics.counts()
     print(f"{size:,} keys: counting them took {time.perf_counter() - started:.3f} s")
     await store.close()
     return costs
+
+
+async def _change_one(store: SqliteStore, size: int) -> None:
+    """Print how many of 1,000 keys in memory are looked up again after one of them was changed."""
+    cache = KeyCache(store.keys, size=1_000)
+    digests = [digest_of(_text(number)) for number in range(1_000)]
+    for changed in (False, True):
+        before = cache.misses
+        if changed:
+            await set_status(store.keys, f"key_{7:020}", KeyStatus.DISABLED)
+        for digest in digests:
+            await cache.find(digest, lambda digest=digest: {digest: "sha256"})  # type: ignore[misc]
+    print(f"{size:,} keys: after a change of one of 1,000 keys in memory, {cache.misses - before} looked up again")
 
 
 async def _find(store: SqliteStore, texts: list[str]) -> float:

@@ -26,14 +26,12 @@ class IssuedKey:
 class Keys:
     """`sidecar keys …` on one configuration and store. `environ`: such as SIDECAR_PEPPER."""
 
-    def __init__(self, config: Path, store: Path, environ: dict[str, str] | None = None) -> None:
+    def __init__(self, config: Path, store: Path | str, environ: dict[str, str] | None = None) -> None:
+        """store: a file of SQLite, or a URL."""
         self.config = config
-        self.store = store
+        self.store = Path() if isinstance(store, str) else store
+        self.url = store if isinstance(store, str) else f"sqlite://{store}"
         self._environ = environ or {}
-
-    @property
-    def url(self) -> str:
-        return f"sqlite://{self.store}"
 
     def issue(
         self,

@@ -51,6 +51,11 @@ class Sidecar:
         """Exact bytes on a connection of their own, and the first answer."""
         return exchange(self.data, raw, head_only=head_only)
 
+    def ready(self) -> Response:
+        """What `/readyz` says."""
+        with Connection(self.ops) as connection:
+            return connection.ask("GET", "/readyz")
+
     def metrics(self) -> str:
         with Connection(self.ops) as connection:
             return connection.ask("GET", "/metrics").body.decode()
@@ -79,7 +84,7 @@ class StartSidecar(Protocol):
         self,
         config: Path | str,
         *,
-        store: Path | None = None,
+        store: Path | str | None = None,
         upstream_url: str | None = None,
         environ: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
@@ -92,7 +97,7 @@ def starter(stack: ExitStack, upstream: Upstream, make_folder: Callable[[], Path
     def start(
         config: Path | str,
         *,
-        store: Path | None = None,
+        store: Path | str | None = None,
         upstream_url: str | None = None,
         environ: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
@@ -103,7 +108,7 @@ def starter(stack: ExitStack, upstream: Upstream, make_folder: Callable[[], Path
             written, config = config, folder / "sidecar.yaml"
             config.write_text(written, encoding="utf-8")
         keys = Keys(config, store or folder / "keys.db", dict(environ or {}))
-        if not keys.store.exists():
+        if isinstance(store, str) or not keys.store.exists():
             keys.make_store("the key that makes the store")
         arguments = ["-c", str(config), "--store", keys.url, "--upstream", upstream_url or upstream.url]
         return start_sidecar(stack, keys, [*arguments, *options], environ or {})

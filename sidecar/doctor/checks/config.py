@@ -2,7 +2,9 @@
 
 from typing import Final
 
-from sidecar.doctor.facts import Facts, Finding, Unknown, ok, problem, span, unchecked, warning
+from sidecar.config.document import LimiterSettings
+from sidecar.doctor.facts import Facts, Finding, RunningFacts, Unknown, ok, problem, span, unchecked, warning
+from sidecar.limiter.redis.url import RedisUrl
 
 PROBES: Final = frozenset(
     {"health", "healthz", "livez", "readyz", "live", "ready", "liveness", "readiness", "ping", "status", "up"}
@@ -13,6 +15,7 @@ _NGINX_HEAD: Final = 32 * 1024
 _ENVOY_HEAD: Final = 60 * 1024
 _KUBERNETES_GRACE: Final = 30.0
 _MARGIN: Final = 2.0
+_ASKED: Final = 'sidecar_limiter_breaker_state{state="closed"}'
 _SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
 _MIN_PREFIX: Final = {4: 8, 6: 16}
 """IP version to the shortest prefix of a network that is not too wide."""
@@ -175,11 +178,28 @@ def drain(facts: Facts) -> Finding:
 
 def limiter(facts: Facts) -> Finding:
     """Where quotas are counted."""
-    entries = facts.config.limiter.entries
-    if facts.config.limiter.url != "memory":
-        return unchecked("only the memory limiter can be checked")
+    settings, entries = facts.config.limiter, facts.config.limiter.entries
+    if isinstance(settings.url, RedisUrl):
+        return _shared_limiter(facts, settings, f"counted at {settings.url} as {settings.namespace}")
     counting = f"up to {entries:,} counts in this process's memory: each replica counts separately"
     return ok(counting if facts.config.quotas else "no quota is configured")
+
+
+def _shared_limiter(facts: Facts, settings: LimiterSettings, saw: str) -> Finding:
+    running = facts.running
+    if isinstance(running, RunningFacts) and running.metrics.get(_ASKED) == 0:
+        return problem(
+            f"{saw}, but it cannot be asked now",
+            why=f"Quotas are decided on as limiter.outage says: {settings.outage}.",
+            do="See the cause in /readyz?verbose and in sidecar_limiter_errors_total.",
+        )
+    if settings.outage == "local" and settings.replicas == 1:
+        return warning(
+            f"{saw}; limiter.replicas is 1",
+            why="While it cannot be asked, each sidecar that counts there lets the whole limit pass.",
+            do="Set limiter.replicas to the number of sidecars that count together.",
+        )
+    return ok(f"{saw}; without it: {settings.outage}")
 
 
 def _kib(size: int) -> str:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from sidecar.config.build.policy import VARIABLE
+from sidecar.config.store_url import is_sqlite
 from sidecar.core.units import counted
 from sidecar.doctor.facts import (
     DiskFacts,
@@ -170,7 +171,7 @@ def schema(facts: Facts) -> Finding | None:
         return problem(
             "the store is empty",
             why="The sidecar does not start with it.",
-            do="Run `sidecar store make`, or restore a backup.",
+            do="Run `sidecar store make`, or restore a backup (`sidecar store restore FILE`).",
         )
     if report.version > report.newest_version:
         return problem(
@@ -182,14 +183,18 @@ def schema(facts: Facts) -> Finding | None:
         return warning(
             f"schema version {report.version}; this program's is {report.newest_version}",
             why="The next start of this version migrates it, and older sidecars cannot use it afterwards.",
-            do="Make a backup, and upgrade every sidecar on this store at the same time.",
+            do="Make a backup (`sidecar store backup FILE`), and upgrade every sidecar on this store at the same time.",
         )
     return ok(f"schema version {report.version}, {counted(report.active, 'active key')}")
 
 
 def _unopened(facts: Facts, store: Unknown) -> Finding:
-    if not facts.config.store.startswith("sqlite:"):
-        return unchecked(store.reason)
+    if not is_sqlite(facts.config.store):
+        return problem(
+            store.reason,
+            why="Without its store the sidecar does not start. If it is running, its requests get 503.",
+            do="Fix the cause. For a new installation, run `sidecar store make`.",
+        )
     user, process = facts.host.own.uid, facts.host.sidecar
     if user != 0 and any(file.uid != user for file in facts.files.store):
         owner = facts.files.store[0].uid
@@ -204,7 +209,7 @@ def _unopened(facts: Facts, store: Unknown) -> Finding:
     return problem(
         store.reason,
         why="Without its store the sidecar does not start. If it is running, keys that are not cached get 503.",
-        do="Fix the cause, or restore a backup. For a new installation, run `sidecar store make`.",
+        do="Fix the cause, or restore a backup (`sidecar store restore FILE`). New installation: `sidecar store make`.",
     )
 
 

@@ -12,7 +12,7 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from ipaddress import IPv6Address, ip_address
@@ -47,7 +47,7 @@ from sidecar.keys.transfer.importer import InvalidFile
 from sidecar.proxy.tls import describe, listener_context
 from sidecar.store.file import read_file
 from sidecar.store.sqlite.inspect import StoreReport, inspect, lock_seconds
-from sidecar.store.store import Store
+from sidecar.store.store import NO_LIBRARY, Store
 
 # Validity of certificates. The standard library decodes only certificates that it trusts.
 
@@ -325,32 +325,65 @@ Opener = Callable[[str], AbstractAsyncContextManager[Store]]
 
 async def store_facts(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreFacts | Unknown:
     """now: Unix seconds; open_store takes the store's URL; deep: verify the audit, however long it is."""
-    if not is_sqlite(config.store):
-        return Unknown(reason="keys are in a file" if is_file(config.store) else "only a SQLite store can be checked")
-    path = sqlite_path(config.store)
-    age = config.keys.max_age_seconds
+    if is_file(config.store):
+        return Unknown(reason="keys are in a file")
+    engine = _sqlite(sqlite_path(config.store)) if is_sqlite(config.store) else _postgresql(config.store)
     try:
-        found = await asyncio.to_thread(inspect, path, now=int(now * 1_000_000), max_age_seconds=age)
+        found = await engine.inspect(int(now * 1_000_000), config.keys.max_age_seconds)
     except StoreUnavailable as error:
         return Unknown(reason=str(error))
-    if found.version != found.newest_version or found.journal != "wal":
+    if found.version != found.newest_version or found.journal not in ("wal", ""):
         # Opening it would migrate it while a sidecar may be running on it.
         unopened = Unknown(reason="the store has another schema version or journal mode than this program uses")
         return StoreFacts(report=found, latencies=unopened, audit=unopened)
-    return await _opened(config.store, path, found, open_store, deep=deep)
+    return await _opened(config.store, engine.lock_seconds, found, open_store, deep=deep)
 
 
-async def _opened(url: str, path: str, found: StoreReport, open_store: Opener, *, deep: bool) -> StoreFacts:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Engine:
+    """What is asked of the store itself. Both raise StoreUnavailable."""
+
+    inspect: Callable[[int, float | None], Awaitable[StoreReport]]
+    """Takes the time in microseconds, and the age in seconds past which a key is too old."""
+    lock_seconds: Callable[[], Awaitable[float]]
+
+
+def _sqlite(path: str) -> _Engine:
+    return _Engine(
+        inspect=lambda now, age: asyncio.to_thread(inspect, path, now=now, max_age_seconds=age),
+        lock_seconds=lambda: asyncio.to_thread(lock_seconds, path),
+    )
+
+
+def _postgresql(url: str) -> _Engine:
+    async def inspected(now: int, age: float | None) -> StoreReport:
+        try:
+            from sidecar.store.postgresql import inspect as postgresql
+        except ImportError as error:
+            raise StoreUnavailable(NO_LIBRARY) from error
+        return await postgresql.inspect(url, now=now, max_age_seconds=age)
+
+    async def locked() -> float:
+        from sidecar.store.postgresql import inspect as postgresql
+
+        return await postgresql.lock_seconds(url)
+
+    return _Engine(inspect=inspected, lock_seconds=locked)
+
+
+async def _opened(
+    url: str, lock: Callable[[], Awaitable[float]], found: StoreReport, open_store: Opener, *, deep: bool
+) -> StoreFacts:
     audit: AuditState | Unknown = Unknown(reason="the store is unusable")
     try:
         async with open_store(url) as store:
             audit = await _audit(store, found.audit_rows, deep=deep)
-            return StoreFacts(report=found, latencies=await _latencies(store, path), audit=audit)
+            return StoreFacts(report=found, latencies=await _latencies(store, lock), audit=audit)
     except StoreUnavailable as error:
         return StoreFacts(report=found, latencies=(), audit=audit, trouble=str(error))
 
 
-async def _latencies(store: Store, path: str) -> tuple[Latency, ...]:
+async def _latencies(store: Store, lock: Callable[[], Awaitable[float]]) -> tuple[Latency, ...]:
     async def generation() -> float:
         started = perf_counter()
         store.keys.generation()
@@ -360,9 +393,6 @@ async def _latencies(store: Store, path: str) -> tuple[Latency, ...]:
         started = perf_counter()
         await store.keys.find(_UNKNOWN)
         return perf_counter() - started
-
-    async def lock() -> float:
-        return await asyncio.to_thread(lock_seconds, path)
 
     return (
         await _timed("change check", generation),

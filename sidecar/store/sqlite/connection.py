@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +14,10 @@ from typing import Any, Final
 import aiosqlite
 
 from sidecar.core.units import Clock
-from sidecar.keys.ports import NotWritten, StoreUnavailable
-from sidecar.store.connection import DuplicateRow
-from sidecar.store.sqlite.files import RESTORE, OpenedFiles, make, refuse_strays, refuse_unwritable
-from sidecar.store.sqlite.generation import GENERATION, GenerationWatch, answers_within
+from sidecar.keys.ports import RESTORE, NoStore, NotWritten, StoreUnavailable
+from sidecar.store.connection import DuplicateRow, answers_within
+from sidecar.store.sqlite.files import OpenedFiles, make, refuse_strays, refuse_unwritable
+from sidecar.store.sqlite.generation import CHANGES, GenerationWatch
 from sidecar.store.sqlite.schema import migrate, version_of
 
 # SQLite's exceptions are translated into what happened and what to do about it.
@@ -47,7 +48,7 @@ def is_lock(error: sqlite3.Error) -> bool:
 def unavailable(error: sqlite3.Error, path: str) -> StoreUnavailable:
     """The exception in the store's terms: what happened, and what to do."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    advice = _ADVICE.get(_code(error) & _PRIMARY, "failed: check the file with `sqlite3 FILE 'PRAGMA integrity_check'`")
+    advice = _ADVICE.get(_code(error) & _PRIMARY, "failed: check the file with `sidecar store check`")
     return StoreUnavailable(f"the key store {path} {advice} [{name}]", cause=advice)
 
 
@@ -83,7 +84,7 @@ def prepare(path: str, *, create: bool) -> None:
     if create:
         make(path)
     elif not os.path.exists(path):
-        raise StoreUnavailable(f"there is no key store at {path}: {_ISSUE}, or check the path")
+        raise NoStore(f"there is no key store at {path}: {_ISSUE}, or check the path")
     refuse_unwritable(path)
     refuse_strays(path)
     with translated(path), closing(connect(path, timeout=WRITE_LOCK_SECONDS)) as connection:
@@ -205,8 +206,9 @@ class SqliteDatabase:
         self._lookup, self._read, self._write, self._watching = connections
         self._path, self._clock, self._timings = path, clock, timings
         self._files = OpenedFiles(path)
-        self._watch = GenerationWatch(self._files, self._fetch_generation, clock)
+        self._watch = GenerationWatch(self._files, partial(self._watching.fetch, CHANGES), clock)
         self.generation, self.read_generation = self._watch.current, self._watch.read
+        self.changes_since = self._watch.changes_since
         self._open = True
         self.write_problem = ""
         """Why the last change was not written; empty where it was."""
@@ -224,7 +226,7 @@ class SqliteDatabase:
                 connection = await SqliteConnection.open(path, lock_seconds=seconds)
                 opened.append(connection)
             opened.append(await SqliteConnection.open(path, lock_seconds=0, mode="ro"))
-            await opened[-1].fetch(GENERATION)
+            await opened[-1].fetch(CHANGES, (0, 1))
             return cls(path, opened, clock=clock, timings=timings)
         except BaseException:
             await _close(opened)
@@ -237,6 +239,9 @@ class SqliteDatabase:
         # The last connection to end writes its log into the database and removes the files in the log's place: not
         # where another process has begun a log of its own. A connection that only reads cannot.
         await _close([*writers, *reader] if self._files.replaced() else [*reader, *writers])
+
+    async def may_issue(self) -> bool:
+        return True
 
     def now(self) -> int:
         return self._clock.micros()
@@ -269,10 +274,6 @@ class SqliteDatabase:
                     # A cancelled statement still runs on its thread; the rollback queues behind it.
                     await connection.rollback()
                     raise
-
-    async def _fetch_generation(self) -> int:
-        [(generation,)] = await self._watching.fetch(GENERATION)
-        return int(generation)
 
     @contextmanager
     def _write_noted(self) -> Iterator[None]:

@@ -4,11 +4,12 @@ All three belong together. A process that opens the database while others use it
 its own: neither sees what the other writes, and the last one to end overwrites what the other wrote.
 """
 
+import fcntl
 import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from errno import ENOENT
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,7 +17,6 @@ from typing import BinaryIO, Final
 from sidecar.keys.ports import StoreUnavailable
 
 COMPANIONS: Final = ("-wal", "-shm")
-RESTORE: Final = "stop all that use it, move its -wal and -shm files away, copy a backup to its place, then restart"
 RESTART: Final = "stop all that use the store, then restart"
 
 _OPENING_SECONDS: Final = 1.0
@@ -25,6 +25,9 @@ _POLL_SECONDS: Final = 0.02
 _TOGETHER_NS: Final = 10_000_000_000
 _HEADER, _FRAME = 32, 24
 """Bytes of the log's header, and of each frame's before its page (sqlite.org/fileformat2.html, section 4)."""
+
+_LOCKED_AT, _LOCKED_BYTES = 0x40000000, 512
+"""What SQLite locks of every database (sqlite.org/lockingv3.html)."""
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -105,7 +108,8 @@ class OpenedFiles:
             found = os.stat(self.path)
         except OSError as error:
             raise StoreUnavailable(
-                f"the key store {self.path} is gone or out of reach ({error.strerror}): restore it and restart"
+                f"the key store {self.path} is gone or out of reach ({error.strerror}): put it back, or restore "
+                "a backup with `sidecar store restore FILE`, and restart"
             ) from error
         return found.st_dev, found.st_ino
 
@@ -133,16 +137,69 @@ def _lacks_companions(path: str) -> bool:
 def _is_used(path: str) -> bool:
     """Whether a process, this one included, holds the lock that SQLite keeps on an open database in WAL mode.
 
+    False where the kernel has no list of locks.
+    """
+    return any(True for _ in _locks_of(path))
+
+
+def _locks_of(path: str) -> Iterator[list[str]]:
+    """The locks on a file, in the words of /proc/locks (proc(5)): number, kind, mode, access, process, file, …
+
     From the kernel's list, because asking by a descriptor of our own would give up this process's locks on the file.
-    False where there is no list.
     """
     try:
         found = os.stat(path)
         locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):
-        return False
+        return
     file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    return any(file in line.split() for line in locks)
+    yield from (words for words in map(str.split, locks) if file in words)
+
+
+def holders(path: str) -> dict[int, str]:
+    """The other processes that have the database open: process id to the program's name, where it can be read.
+
+    Processes of other containers are not in the list; see `exclusively`.
+    """
+    pids = {int(words[4]) for words in _locks_of(path) if words[1] == "POSIX" and words[4].isdigit()}
+    return {pid: _program(pid) for pid in sorted(pids - {os.getpid(), 0})}
+
+
+def _program(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def refuse_used(path: str) -> None:
+    """Raises StoreUnavailable where another process has the database open, and says which."""
+    if found := holders(path):
+        who = " and ".join(f"process {pid}" + (f" ({program})" if program else "") for pid, program in found.items())
+        raise StoreUnavailable(f"the key store {path} is used by {who}: stop it first")
+
+
+def in_use(path: str) -> StoreUnavailable:
+    """The exception where nobody knows by whom."""
+    return StoreUnavailable(f"the key store {path} is used by another process: stop it first")
+
+
+@contextmanager
+def exclusively(path: str) -> Iterator[None]:
+    """Let no process open the database meanwhile. Raises StoreUnavailable where one has it open, in any container.
+
+    Not for a process that has the database open itself: its own locks are given up at the end. Raises OSError, too.
+    """
+    refuse_used(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED_BYTES, _LOCKED_AT)
+        except OSError as error:
+            raise in_use(path) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_foreign_log(path: str) -> None:
@@ -162,8 +219,9 @@ def _refuse_foreign_log(path: str) -> None:
     if not belongs:
         raise StoreUnavailable(
             f"the key store {path} does not belong to {log}, which has the last changes of the store that was there "
-            f"before. To use what was copied there, move {log} and {path}-shm away and restart; to use the one before, "
-            f"put it back first. If nothing was copied, or all together, `touch {log}` says so"
+            f"before. To use a backup, run `sidecar store restore FILE`. To use what was copied there, move "
+            f"{log} and {path}-shm away and restart; to use the one before, put it back first. If nothing was copied, "
+            f"or all together, `touch {log}` says so"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether any process has changed a key, found out without waiting for anybody.
+"""Whether any process has changed a key, and which, found out without waiting for anybody.
 
 SQLite cannot be asked on the event loop: where another process holds locks of the `-shm` file, it sleeps for up to ten
 seconds. But every commit changes the header of the log's index, at the start of that file
@@ -8,16 +8,23 @@ committed, and no lock matters. Once it is another one, SQLite is asked in a thr
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from sidecar.core.units import Clock
+from sidecar.keys.cache import MOST_CHANGES, KeyChanges
 from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.connection import answers_within
 from sidecar.store.sqlite.files import RESTART, OpenedFiles
 
-GENERATION: Final = "SELECT value FROM generation"
-"""Most commits are last-used times and quota states. Triggers change this row with every change of a key."""
+CHANGES: Final = """SELECT value, serial, token, key_id FROM generation LEFT JOIN key_change ON serial >= ?
+    ORDER BY serial DESC LIMIT ?"""
+"""The generation, with the newest changes of keys; all of one commit, because one statement sees one.
+
+Most commits are last-used times and quota states. Triggers write both tables with every change of a key; a key that is
+added changes the generation only.
+"""
 
 _INDEX_HEADER: Final = 96
 """Bytes of the index's header, which stands there twice."""
@@ -30,34 +37,26 @@ WAIT_SECONDS: Final = 1.0
 _LEAST_SECONDS: Final = 0.1
 """What each request waits after that."""
 _PAUSE_SECONDS: Final = 0.02
-_LATE_SECONDS: Final = 0.1
-
-
-async def answers_within(seconds: float, work: asyncio.Future[Any]) -> bool:
-    """Whether `work` ends within that time, which it gets again where this process stood still meanwhile."""
-    loop = asyncio.get_running_loop()
-    for _ in range(2):
-        end = loop.time() + seconds
-        await asyncio.wait([work], timeout=seconds)
-        # Where the loop wakes up late, this process stood still, and not the store.
-        if work.done() or loop.time() - end < _LATE_SECONDS:
-            break
-    return work.done()
 
 
 class GenerationWatch:
     """Knows the number that changes with every change of a key, by any process.
 
-    fetch: asks SQLite for it, on a connection that nobody else uses. Raises StoreUnavailable.
+    fetch: rows of CHANGES for its two values, from a connection that nobody else uses. Raises StoreUnavailable.
     """
 
-    def __init__(self, files: OpenedFiles, fetch: Callable[[], Awaitable[int]], clock: Clock) -> None:
+    def __init__(
+        self, files: OpenedFiles, fetch: Callable[[Sequence[Any]], Awaitable[list[Any]]], clock: Clock
+    ) -> None:
         self._files, self._fetch, self._clock = files, fetch, clock
         self._index = files.index
         self._checked_at = clock.micros()
         self._header = b""
         """The one from before the number was read, and after."""
-        self._generation = 0
+        self._changes = KeyChanges()
+        self.changes_since = self._changes.since
+        self._newest: Any = None
+        """Serial and token of the newest change that was read."""
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = 0.0
         self._trouble = ""
@@ -74,7 +73,7 @@ class GenerationWatch:
         else:
             self._files.check()
             self._checked_at = now
-        return self._generation if self._read_header() == self._header else None
+        return self._changes.generation if self._read_header() == self._header else None
 
     async def read(self) -> int:
         """The number, in which every change counts that was acknowledged before the call.
@@ -91,7 +90,7 @@ class GenerationWatch:
             self._asked_at = asyncio.get_running_loop().time()
             self._asking = asyncio.create_task(self._ask())
         await self._answered(self._asking)
-        return self._generation
+        return self._changes.generation
 
     async def close(self) -> None:
         """Stop asking."""
@@ -118,13 +117,20 @@ class GenerationWatch:
     async def _learned(self) -> bool:
         try:
             before = self._read_header()
-            self._generation = await self._fetch()
+            self._note(await self._fetch((self._newest[0] if self._newest else 0, MOST_CHANGES + 1)))
             # What was committed in between may be in the number or not.
             self._header = before if before == self._read_header() else b""
         except StoreUnavailable as error:
             self._trouble = str(error)
             return False
         return True
+
+    def _note(self, rows: Sequence[Any]) -> None:
+        """The changes are known where the rows lead back to the one that was the newest before."""
+        found = [row[1:3] for row in rows]
+        known = self._newest is not None and found[-1] == self._newest
+        self._newest = found[0] if found[0][0] is not None else None
+        self._changes.add(rows[0][0], frozenset(row[3] for row in rows[:-1]) if known else None)
 
     def _read_header(self) -> bytes:
         """Raises StoreUnavailable."""

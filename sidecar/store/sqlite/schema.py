@@ -5,13 +5,13 @@ Migrations only go forward; each is one transaction.
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import cache
 from typing import Final
 
-from sidecar.keys.ports import StoreUnavailable
+from sidecar.keys.ports import RESTORE, StoreUnavailable
 from sidecar.store.audit import CHAINED, Head, linked
 from sidecar.store.connection import Connection
-from sidecar.store.sqlite.files import RESTORE
 
 # From the first schema to the second: pages and search over a million keys, a chained audit, usage by day.
 
@@ -292,9 +292,30 @@ SORTED_BY: Final = {
 
 FOURTH: Final = tuple(f"CREATE INDEX {index} ON api_key ({by})" for index, by in dict(SORTED_BY.values()).items())
 
+# From the fourth to the fifth: which keys were changed, so that processes read only these again.
+
+KEPT_CHANGES: Final = 10_000
+"""So many changes are remembered. Who missed more takes every key for changed."""
+_NOTE_CHANGE: Final = f"""BEGIN
+    UPDATE generation SET value = random();
+    INSERT INTO key_change (token, key_id) VALUES (random(), old.id);
+    DELETE FROM key_change WHERE serial <= last_insert_rowid() - {KEPT_CHANGES};
+    END"""  # noqa: S608 - a number of our own
+
+FIFTH: Final = (
+    # The token tells a change from another one of the same number, as it may be after a backup is restored in place.
+    "CREATE TABLE key_change (serial INTEGER PRIMARY KEY, token INTEGER NOT NULL, key_id TEXT NOT NULL)",
+    # Never empty, so that there is always a change to count from.
+    "INSERT INTO key_change VALUES (1, random(), '')",
+    "DROP TRIGGER api_key_changed",
+    "DROP TRIGGER api_key_removed",
+    f"CREATE TRIGGER api_key_removed AFTER DELETE ON api_key {_NOTE_CHANGE}",
+    f"CREATE TRIGGER api_key_changed AFTER UPDATE OF {_NO_USE}, replaced_at ON api_key {_NOTE_CHANGE}",
+)
+
 Step = str | Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD, FOURTH)
+MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD, FOURTH, FIFTH)
 """Steps of each migration; the n-th leads to schema version n."""
 
 
@@ -309,6 +330,18 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
     if len(versions) != 1:
         raise StoreUnavailable(f"the schema version of the key store {path} is damaged: {RESTORE}")
     return versions[0]
+
+
+OBJECTS: Final = "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+
+
+@cache
+def schema_of(version: int) -> frozenset[tuple[str, str]]:
+    """Type and name of everything that a store of this version has."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for number in range(version):
+            _apply(connection, number)
+        return frozenset(connection.execute(OBJECTS))
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

@@ -16,7 +16,16 @@ from tests.harness.processes import ROOT
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 RENDERED = Path(__file__).parent / "rendered"
-APPLIED = ("overlays/native", "overlays/classic", "overlays/ephemeral", "overlays/git", "store")
+APPLIED = (
+    "overlays/native",
+    "overlays/classic",
+    "overlays/ephemeral",
+    "overlays/git",
+    "store",
+    "overlays/shared",
+    "overlays/central",
+    "shared-store",
+)
 
 Manifest = dict[str, Any]
 

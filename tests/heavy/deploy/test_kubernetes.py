@@ -20,8 +20,12 @@ from tests.heavy.deploy.rendering import stored_digest as digest_of
 VERSIONS = ("1.36", "1.37")
 """The two newest that kubernetes-validate knows; native sidecars are stable since 1.33."""
 SCHEMAS = json.loads((Path(__file__).parent / "schemas" / "monitoring.json").read_text(encoding="utf-8"))
-OVERLAYS = [folder for folder in APPLIED if folder.startswith("overlays/")]
-NATIVE = ["overlays/native", "overlays/ephemeral", "overlays/git"]
+OVERLAYS = APPLIED[:4]
+"""With a store of their own."""
+SHARED = ("overlays/shared", "overlays/central")
+"""With a store and counts that all replicas share."""
+NATIVE = ["overlays/native", "overlays/ephemeral", "overlays/git", "overlays/shared"]
+ENGINES = {"DATABASE_URL": "postgresql://sidecar@postgres.test/sidecar", "REDIS_URL": "rediss://redis.test:6379"}
 DRAIN_SECONDS = Drain().delay + Drain().timeout
 
 
@@ -31,7 +35,9 @@ def one(folder: str, kind: str, name: str = "") -> Manifest:
 
 
 def pod_of(folder: str) -> dict[str, Any]:
-    pod: dict[str, Any] = one(folder, "Deployment" if folder in OVERLAYS else "Job")["spec"]["template"]["spec"]
+    pod: dict[str, Any] = one(folder, "Deployment" if folder in (*OVERLAYS, *SHARED) else "Job")["spec"]["template"][
+        "spec"
+    ]
     return pod
 
 
@@ -43,8 +49,9 @@ def containers(folder: str) -> dict[str, dict[str, Any]]:
 def config_of(folder: str, tmp_path: Path) -> Config:
     """What the ConfigMap says."""
     file = tmp_path / "sidecar.yaml"
-    file.write_text(one(folder, "ConfigMap", "sidecar-config")["data"]["sidecar.yaml"])
-    return load(str(file), environ={})
+    [text] = [doc["data"]["sidecar.yaml"] for doc in stored(folder) if "sidecar.yaml" in doc.get("data", ())]
+    file.write_text(text)
+    return load(str(file), environ=ENGINES if folder in SHARED else {})
 
 
 EVERY_CONTAINER = [(folder, name) for folder in APPLIED for name in containers(folder)]
@@ -92,7 +99,7 @@ def test_each_manifest_is_valid_for_kubernetes(folder: str, version: str) -> Non
     assert {kubernetes_validate.validate(doc, version, strict=True) for doc in ours} == {version}
 
 
-@pytest.mark.parametrize("folder", OVERLAYS)
+@pytest.mark.parametrize("folder", [*OVERLAYS, *SHARED])
 def test_each_monitor_is_valid_for_the_prometheus_operator(folder: str) -> None:
     monitors = [doc for doc in stored(folder) if doc["kind"] in SCHEMAS]
     assert len(monitors) == 1
@@ -126,15 +133,15 @@ def test_no_container_may_do_more_than_it_needs(folder: str, name: str) -> None:
 
 @pytest.mark.parametrize("folder", APPLIED)
 def test_no_volume_is_mounted_by_subpath(folder: str) -> None:
-    mounts = [mount for container in containers(folder).values() for mount in container["volumeMounts"]]
-    assert mounts
+    mounts = [mount for container in containers(folder).values() for mount in container.get("volumeMounts", ())]
+    assert mounts or folder == "shared-store"
     assert not [mount for mount in mounts if "subPath" in mount or "subPathExpr" in mount]
 
 
-@pytest.mark.parametrize("folder", OVERLAYS)
+@pytest.mark.parametrize("folder", [*OVERLAYS, *SHARED])
 def test_secrets_come_from_a_secret_and_nowhere_else(folder: str) -> None:
     entries = [entry for entry in containers(folder)["sidecar"]["env"] if entry["name"] != "SIDECAR_STORE"]
-    assert {entry["name"] for entry in entries} >= {"SIDECAR_PEPPER", "SIDECAR_ADMIN_TOKEN"}
+    assert {entry["name"] for entry in entries} >= {"SIDECAR_PEPPER", *(ENGINES if folder in SHARED else ())}
     assert all(entry["valueFrom"]["secretKeyRef"]["name"] == "sidecar-secrets" for entry in entries)
 
 
@@ -232,3 +239,36 @@ def test_the_keys_from_git_are_read_where_they_are_mounted(tmp_path: Path) -> No
     config = ["-c", str(tmp_path / "sidecar.yaml")]
     listed = run_cli("keys", "list", "--json", *config, environ={"SIDECAR_STORE": f"file://{tmp_path / name}"})
     assert [(key["name"], key["status"]) for key in json.loads(listed.stdout)] == [("An example", "disabled")]
+
+
+@pytest.mark.parametrize("folder", SHARED)
+def test_replicas_that_share_their_state_are_replaced_one_by_one(folder: str, tmp_path: Path) -> None:
+    deployment, config = one(folder, "Deployment")["spec"], config_of(folder, tmp_path)
+    assert deployment["replicas"] == config.limiter.replicas == 3
+    assert deployment["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+    }
+    labels = deployment["template"]["metadata"]["labels"].items()
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert {each["topologyKey"] for each in spread} == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+    assert all(each["labelSelector"]["matchLabels"].items() <= labels for each in spread)
+    budget = one(folder, "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1 and budget["selector"]["matchLabels"].items() <= labels
+
+
+@pytest.mark.parametrize("folder", SHARED)
+def test_replicas_keep_nothing_that_is_lost_with_a_pod(folder: str, tmp_path: Path) -> None:
+    config = config_of(folder, tmp_path)
+    assert (config.store, str(config.limiter.url)) == tuple(ENGINES.values())
+    assert "PersistentVolumeClaim" not in {doc["kind"] for doc in stored(folder)}
+    [ports] = [rule["ports"] for rule in one(folder, "NetworkPolicy")["spec"]["egress"] if "to" not in rule]
+    assert {port["port"] for port in ports} == {5432, 6379}
+
+
+def test_the_central_sidecars_serve_decisions_and_nothing_else(tmp_path: Path) -> None:
+    config = config_of("overlays/central", tmp_path)
+    reached = {port["containerPort"] for port in containers("overlays/central")["sidecar"]["ports"]}
+    assert reached == {address.port for address in (*config.decision.listen, *(config.ops or ()))}
+    assert [address.host for address in config.listen] == ["127.0.0.1"]
+    assert {rule["ports"][0]["port"] for rule in one("overlays/central", "NetworkPolicy")["spec"]["ingress"]} == reached

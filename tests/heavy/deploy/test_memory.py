@@ -14,7 +14,7 @@ from sidecar.config.load import load
 from sidecar.runtime.descriptors import Descriptors
 from tests.harness.processes import ROOT
 from tests.heavy.deploy.rendering import MANIFESTS
-from tests.heavy.deploy.test_kubernetes import OVERLAYS, config_of, containers
+from tests.heavy.deploy.test_kubernetes import OVERLAYS, SHARED, config_of, containers
 
 GUIDE = (ROOT / "deploy" / "guide" / "operations.md").read_text(encoding="utf-8")
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "Mi": 2**20, "m": 2**20}
@@ -64,7 +64,7 @@ def test_the_guide_adds_up_the_defaults_and_what_the_manifests_configure(tmp_pat
 
 
 @pytest.mark.requirement("S7.7")
-@pytest.mark.parametrize("folder", OVERLAYS)
+@pytest.mark.parametrize("folder", [*OVERLAYS, *SHARED])
 def test_what_the_caps_of_a_pod_allow_fits_its_memory(folder: str, tmp_path: Path) -> None:
     limit = size(containers(folder)["sidecar"]["resources"]["limits"]["memory"])
     assert size(sums(config_of(folder, tmp_path))[-1]) <= limit * (1 - KEPT_FREE)

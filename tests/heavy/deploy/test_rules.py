@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
+from sidecar.limiter.remote import RemoteStatistics
+from sidecar.telemetry.limiter import LimiterMetrics, RemoteLimiterMetrics
+from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
 from tests.harness.processes import ROOT
 from tests.harness.tools import needed
 
@@ -75,7 +77,8 @@ def test_rules_read_metrics_that_there_are(rule: dict[str, Any]) -> None:
         Reloads("", at=0),
         UsageMetrics({}, dropped=int),
         LimiterMetrics(MemoryLimiter()),
-        StoreMetrics(str),
+        RemoteLimiterMetrics(RemoteStatistics()),
+        StoreMetrics(str, grace=lambda: (False, 0), processes=int),
     )
     families = {family.name: family.type for collector in collectors for family in collector.collect()}
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",), "info": ("_info",)}

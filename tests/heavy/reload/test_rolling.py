@@ -6,9 +6,7 @@ HAProxy is told not to try again, so that it hides nothing.
 import asyncio
 import contextlib
 import signal
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,13 +14,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.fields import Address
-from tests.harness.forks import ForkedProcess
 from tests.harness.keys import Keys
-from tests.harness.ports import free_port
-from tests.harness.processes import Process, clean_environ
-from tests.harness.tools import needed
 from tests.harness.wire import Connection
-from tests.upstreams.scripted import ScriptedUpstream, answering, plain
+from tests.heavy.balanced import Balancer, Instance, comes_before, service
 from tests.wire.proxy.wire import RawClient, get
 
 CONFIG = """\
@@ -34,81 +28,12 @@ routes:
 - GET /items/**: {scopes: [read]}
 drain: {delay: 1500ms, timeout: 30s}
 """
-HAPROXY = """\
-global
-  stats socket {folder}/haproxy.sock
-defaults
-  mode http
-  timeout connect 20s
-  timeout client 60s
-  timeout server 60s
-  timeout check 20s
-  retries 0
-frontend clients
-  bind 127.0.0.1:{port}
-  default_backend sidecars
-backend sidecars
-  option httpchk GET /readyz
-  server a 127.0.0.1:{a.data} check port {a.ops} inter 100ms fall 2 rise 1
-  server b 127.0.0.1:{b.data} check port {b.ops} inter 100ms fall 2 rise 1
-"""
 RATE = 500
 """Requests a second, as far as the machine gets."""
 WORKERS = 20
 ROUNDS = 2
 EACH = 100
 """Requests that each restart has to stand at least."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """A sidecar on ports that outlive it."""
-
-    keys: Keys
-    upstream: str
-    data: int = field(default_factory=free_port)
-    ops: int = field(default_factory=free_port)
-
-    def start(self) -> Process:
-        addresses = ["--listen", f"127.0.0.1:{self.data}", "--ops", f"127.0.0.1:{self.ops}"]
-        arguments = ["-c", str(self.keys.config), "--store", self.keys.url, "--upstream", self.upstream, *addresses]
-        process = Process(ForkedProcess(["serve", *arguments], clean_environ()))
-        if process.stderr.wait_for(lambda line: line.startswith("sidecar: ops listener on ")) is None:
-            raise process.failure()
-        return process
-
-
-class Balancer:
-    """HAProxy before two of them."""
-
-    def __init__(self, folder: Path, *, a: Instance, b: Instance) -> None:
-        self.port, self._socket = free_port(), folder / "haproxy.sock"
-        self._file = folder / "haproxy.cfg"
-        self._file.write_text(HAPROXY.format(folder=folder, port=self.port, a=a, b=b), encoding="utf-8")
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        with subprocess.Popen([needed("haproxy"), "-db", "-f", self._file], stderr=subprocess.PIPE) as process:
-            try:
-                yield
-            finally:
-                process.terminate()
-
-    async def until(self, holds: Callable[[dict[str, str]], bool]) -> None:
-        """Until HAProxy sees its servers (name to `UP`, `DOWN`, …) as wanted."""
-        async with asyncio.timeout(60):
-            while not holds(await self._servers()):
-                pass
-
-    async def _servers(self) -> dict[str, str]:
-        try:
-            reader, writer = await asyncio.open_unix_connection(str(self._socket))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return {}
-        writer.write(b"show stat sidecars 4 -1\n")
-        rows = [line.split(",") for line in (await reader.read()).decode().splitlines() if line.startswith("sidecars,")]
-        writer.close()
-        return {row[1]: row[17].split(" ")[0] for row in rows}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,7 +51,7 @@ class Load:
 
     async def _work(self, ends: asyncio.Event, due: float) -> None:
         client: RawClient | None = None
-        while not await _comes_before(ends, due):
+        while not await comes_before(ends, due):
             due += WORKERS / RATE
             try:
                 client = client or await RawClient.connect(Address(host="127.0.0.1", port=self.port))
@@ -143,23 +68,6 @@ class Load:
             await client.close()
 
 
-async def _comes_before(event: asyncio.Event, due: float) -> bool:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(due - time.monotonic()):
-            await event.wait()
-    return event.is_set()
-
-
-@contextlib.asynccontextmanager
-async def service() -> AsyncIterator[str]:
-    upstream = ScriptedUpstream(answering(plain()))
-    await upstream.start()
-    try:
-        yield f"http://127.0.0.1:{upstream.address.port}"
-    finally:
-        await upstream.stop()
-
-
 @pytest.mark.requirement("R4.2")
 @pytest.mark.timeout(600)
 @pytest.mark.alone
@@ -172,7 +80,7 @@ async def test_rolling_restarts_behind_haproxy_fail_no_request(tmp_path: Path) -
         instances = [Instance(keys=keys, upstream=url) for _ in range(2)]
         processes = [instance.start() for instance in instances]
         stack.callback(lambda: [process.stop(signal.SIGINT) for process in processes])
-        balancer = Balancer(tmp_path, a=instances[0], b=instances[1])
+        balancer = Balancer(tmp_path, {"a": instances[0], "b": instances[1]})
         stack.enter_context(balancer.running())
         await balancer.until(lambda servers: set(servers.values()) == {"UP"} and len(servers) == 2)
         load, ends = Load(port=balancer.port, key=key), asyncio.Event()

@@ -132,3 +132,20 @@ def test_an_override_lists_addresses_with_commas_between(loading: Loading, betwe
 def test_a_wrong_address_among_several_of_an_override_is_named(problems: Complaining) -> None:
     (line,) = problems(MINIMAL, overrides={"ops": "h:1,h:2,h:1"})
     assert line == "--ops: is in the list already"
+
+
+MAPPED = MINIMAL.replace("store: sqlite:///tmp/keys.db", "store: {url: sqlite:///tmp/keys.db, grace: 30s}")
+
+
+def test_the_time_of_grace_stands_beside_the_store_whoever_names_that(loading: Loading) -> None:
+    assert MAPPED != MINIMAL
+    assert (loading(MINIMAL).store, loading(MINIMAL).store_grace) == ("sqlite:///tmp/keys.db", 0)
+    assert (loading(MAPPED).store, loading(MAPPED).store_grace) == ("sqlite:///tmp/keys.db", 30)
+    named = loading(MAPPED, overrides={"store": "sqlite:///other.db"})
+    assert (named.store, named.store_grace) == ("sqlite:///other.db", 30)
+
+
+@pytest.mark.parametrize("grace", ["500ms", "61m"])
+def test_a_grace_is_neither_shorter_than_the_store_is_asked_nor_without_end(problems: Complaining, grace: str) -> None:
+    (line,) = problems(MAPPED.replace("30s", grace))
+    assert "store.grace: must be 0s, or between 1s and 1h: a revoked key may go on for as long" in line

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sidecar.config.store_url import parse_store, shown_store
 from tests.unit.config.conftest import MINIMAL, Complaining
 
 WRONG = {
@@ -22,7 +23,24 @@ WRONG = {
     "a bare port": ("ops: 9090", "(did you mean '0.0.0.0:9090'?)"),
     "a port out of range": ("ops: h:70000", "4:6: ops: must have a port from 0 to 65535"),
     "one address twice": ("ops: h:1\nadmin: h:1", "5:8: admin: is the address of ops already"),
-    "a limiter of later": ("limiter: redis://h", "4:10: limiter: is not supported yet: use memory"),
+    "a limiter of nobody": ("limiter: memcached://h", "4:10: limiter: must be memory, redis://host:port/0, rediss://"),
+    "a limiter's other scheme": ("limiter: valkey://h", "(did you mean redis://?)"),
+    "a limiter's query": ("limiter: redis://h?ssl_cert_reqs=none", "4:10: limiter: must hold no query or fragment"),
+    "a limiter of two": ("limiter: redis://a,b", "limiter: must be one host; several are redis+sentinel://"),
+    "a limiter's user alone": ("limiter: redis://me:@h", "limiter: has a user without a password"),
+    "a limiter's port": ("limiter: redis://:secret@h:70000", "4:10: limiter: must be memory, redis://host:port/0"),
+    "sentinels of nobody": ("limiter: redis+sentinel://h", "limiter: must name the server behind the sentinels"),
+    "a cluster's database": ("limiter: redis+cluster://h/1", "limiter: must name no database"),
+    "a limiter's relative socket": ("limiter: redis+unix://run/s", "limiter: must be redis+unix:///absolute/path"),
+    "authorities of plain text": (
+        "limiter: {url: redis://h, ca: /x.pem}",
+        "ca: is for a rediss:// server alone",
+    ),
+    "an outage of nobody": (
+        "limiter: {url: redis://h, outage: lokal}",
+        "outage: must be closed, local or open",
+    ),
+    "a namespace with braces": ("limiter: {url: redis://h, namespace: '{a}'}", "limiter.namespace: "),
     "a source of nothing": ("keys: {from: [{}]}", "4:15: keys.from[0]: must have exactly one of"),
     "a source of two": ("keys: {from: [{header: X, query: y}]}", "keys.from[0]: must have exactly one of"),
     "a cookie's scheme": ("keys: {from: [{cookie: c, scheme: B}]}", "keys.from[0].scheme: only a header has"),
@@ -240,7 +258,6 @@ def test_a_wrong_upstream_is_told_without_echoing_a_secret(problems: Complaining
 
 
 STORES = [
-    "postgresql://u:hunter2@h/db",
     "sqlite://rel/path",
     "sqlite:",
     "sqlite::memory:",
@@ -259,6 +276,37 @@ def test_a_store_that_is_not_built_in_is_told(problems: Complaining, store: str)
 def test_the_use_of_keys_in_a_file_is_kept_by_sqlite_only(problems: Complaining) -> None:
     (line,) = problems(MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'file:keys.yaml', usage: 'file:usage.yaml'}"))
     assert line.startswith("3:39: store.usage: must be sqlite:///absolute/path")
+
+
+WRONG_URLS = [
+    "postgresql:db",
+    "postgresql://u:hunter2/7@h/db",
+    "postgresql://u:hunter2@7@h/db",
+    "postgresql://u:hunter2%zz@h/db",
+    "postgresql://h/db?password=hunter2",
+    "postgresql://h/db?ssl=hunter2",
+    "postgresql://h/db#hunter2",
+]
+
+
+@pytest.mark.parametrize("store", WRONG_URLS)
+def test_a_wrong_url_of_postgresql_is_told_without_its_password(problems: Complaining, store: str) -> None:
+    (line,) = problems(MINIMAL.replace("sqlite:///tmp/keys.db", f"'{store}'"))
+    assert line.startswith("3:8: store: ")
+    assert "hunter2" not in line
+
+
+RIGHT_URLS = {
+    "postgres://u:hunter2@db.internal:5432/keys?sslmode=verify-full": "postgresql://db.internal:5432/keys",
+    "postgresql://u@h1:5432,h2:5432/keys?target_session_attrs=read-write": "postgresql://h1:5432,h2:5432/keys",
+    "postgresql:///keys?host=/run/postgresql": "postgresql:///keys",
+    "postgresql://u:%40%2F@[::1]:5432/keys": "postgresql://[::1]:5432/keys",
+}
+
+
+@pytest.mark.parametrize("store", RIGHT_URLS)
+def test_a_url_of_postgresql_is_shown_without_user_password_and_options(store: str) -> None:
+    assert shown_store(parse_store(store)) == RIGHT_URLS[store]
 
 
 def test_everything_is_told_at_once_and_in_the_order_of_the_file(problems: Complaining) -> None:

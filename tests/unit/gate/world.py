@@ -13,6 +13,7 @@ from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.gate.compile import responses
 from sidecar.gate.gate import Gate
 from sidecar.keys.cache import KeyCache
+from sidecar.keys.grace import Grace
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, Clock, a_key, open_store
@@ -61,6 +62,7 @@ class World:
     store: SqliteStore
     hasher: Hasher
     clock: Clock
+    grace: Grace
 
     async def issue(self, *scopes: str, prefix: str = "hv_live_", **changes: Any) -> tuple[str, ApiKey]:
         """A stored key and its plaintext."""
@@ -70,6 +72,14 @@ class World:
         key = a_key(text, digest=digest, algorithm=algorithm, scopes=scopes, environment=environment, **changes)
         await self.store.keys.add([key], actor=ANN)
         return text, key
+
+    def move_store(self) -> None:
+        """The store is out of reach from now on or, where it was, back again."""
+        place, away = (Path(self.gate.config.path).with_name(name) for name in ("keys.db", "moved.db"))
+        if away.exists():
+            away.rename(place)
+        else:
+            place.rename(away)
 
     async def decide(
         self, method: str, target: str, *, key: str = "", peer: str = "198.51.100.7", **headers: str
@@ -94,20 +104,21 @@ class World:
 _SEEDS = itertools.count(1)
 
 
-async def make_world(folder: Path, config: str = CONFIG) -> World:
-    """A world of its own in `folder`; its store is to be closed."""
+async def make_world(folder: Path, config: str = CONFIG, *, grace: float = 0) -> World:
+    """A world of its own in `folder`; its store is to be closed. grace: as store.grace, in seconds of the clock."""
     file = folder / "sidecar.yaml"
     file.write_text(config, encoding="utf-8")
     clock, hasher = Clock(), Hasher([Pepper.of(b"pepper for tests")])
     store = await open_store(str(folder / "keys.db"), clock=clock)
     ids = itertools.count(1)
     settings = load(str(file), environ={})
+    lasting = Grace(store.keys, grace, time=clock.monotonic)
     gate = Gate(
         settings,
-        KeyCache(store.keys, size=100),
+        KeyCache(store.keys, size=100, grace=lasting),
         MemoryLimiter(),
         hasher=hasher,
         clock=clock,
         new_request_id=lambda: f"made-{next(ids)}",
     )
-    return World(gate=gate, responses=responses(settings), store=store, hasher=hasher, clock=clock)
+    return World(gate=gate, responses=responses(settings), store=store, hasher=hasher, clock=clock, grace=lasting)

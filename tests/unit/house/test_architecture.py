@@ -37,16 +37,19 @@ OWNERS = {
     "msgspec": {"config", "core", "gate", "http", "keys", "limiter", "telemetry", "usage", "proxy", "store", "admin"},
     "aiosqlite": {"store"},
     "sqlite3": {"store"},
+    "asyncpg": {"store"},
     "prometheus_client": {"telemetry", "usage", "runtime"},
     "aiohttp": {"http", "proxy", "forward_auth", "ops", "admin", "runtime", "cli"},
     "jinja2": {"admin"},
     "httptools": {"proxy"},
+    "redis": {"limiter"},
+    "hiredis": {"limiter"},
     "click": {"cli"},
     "uvloop": {"cli"},
     "opentelemetry": {"telemetry"},
 }
 PURE = {"asyncio", "time", "os", "sys", "socket", "random", "secrets", "threading", "pathlib", "io", "subprocess"}
-MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 150, 450, 40, 40
+MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 185, 450, 40, 40
 OF_ONE_PREFIX = 3
 """Files of one room that begin with the same word are a folder."""
 

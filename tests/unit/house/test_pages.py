@@ -14,6 +14,8 @@ import yaml
 
 from sidecar.cli.main import main
 from sidecar.config.load import load
+from sidecar.limiter.remote import RemoteStatistics
+from sidecar.telemetry.limiter import RemoteLimiterMetrics
 from tests.harness.pages import GUIDE, PAGES, README, Block, anchors, blocks, inline_code, links, read
 from tests.harness.processes import ROOT
 
@@ -78,7 +80,7 @@ def test_configuration_on_a_page_loads(block: Block, tmp_path: Path) -> None:
         config[name] = {**config[name], **section} if mergeable else section
     file = tmp_path / "sidecar.yaml"
     file.write_text(block.text if block == whole else yaml.safe_dump(config), encoding="utf-8")
-    assert load(str(file), environ={}).routes
+    assert load(str(file), environ={"REDIS_PASSWORD": "set"}).routes
 
 
 def test_the_table_of_metrics_is_complete() -> None:
@@ -86,6 +88,9 @@ def test_the_table_of_metrics_is_complete() -> None:
     for family, about in released("metrics").items():
         name = f"{family}_total" if about["type"] == "counter" else family
         known[name] = set(about["labels"]) - {"le"}
+    for family in RemoteLimiterMetrics(RemoteStatistics()).collect():
+        [*labels] = {name for sample in family.samples for name in sample.labels}
+        known[f"{family.name}_total" if family.type == "counter" else family.name] = set(labels) - {"le"}
     rows = re.findall(r"^\| (`sidecar_.*?) \| (.*?) \|", read(GUIDE / "operations.md"), re.MULTILINE)
     listed = {
         name: set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)|:.*", "", labels)))

@@ -84,6 +84,23 @@ class ReaderContract:
             seen.add(await store.keys.read_generation())
         assert len(seen) == 5
 
+    async def test_the_keys_that_were_changed_are_told_or_may_be_all(self, store: Parts) -> None:
+        key, other = a_key(), a_key()
+        await store.keys.add([key, other], actor=ANN)
+        before = await store.keys.read_generation()
+        assert store.keys.changes_since(before) == frozenset()
+        await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US)
+        between = await store.keys.read_generation()
+        assert store.keys.changes_since(before) in ({key.id}, None)
+        await set_status(store.keys, other.id, KeyStatus.REVOKED, at=NOW_US)
+        added = a_key()
+        await store.keys.add([added], actor=ANN)
+        after = await store.keys.read_generation()
+        for since, changed in ((before, {key.id, other.id}), (between, {other.id})):
+            told = store.keys.changes_since(since)
+            assert told is None or told - {added.id} == changed
+        assert store.keys.changes_since(after) == frozenset()
+
     async def test_use_of_a_key_does_not_change_the_generation(self, store: Parts) -> None:
         key = a_key()
         await store.keys.add([key], actor=ANN)

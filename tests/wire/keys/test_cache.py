@@ -1,15 +1,19 @@
 import asyncio
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Literal
 
 import pytest
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.cache import MISS, CacheEntry, KeyCache, Miss
+from sidecar.keys.cache import MISS, MOST_CHANGES, CacheEntry, KeyCache, KeyChanges, Miss
+from sidecar.keys.lifecycle import NewHash
 from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.sqlite.schema import KEPT_CHANGES
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, NOW_US, a_key, digest_of, set_status, used_at
 
@@ -20,6 +24,7 @@ class Reader:
     def __init__(self) -> None:
         self.keys: dict[bytes, ApiKey] = {}
         self.changes = 0
+        self.told = KeyChanges()
         self.reads = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -28,9 +33,12 @@ class Reader:
         """Whether a changed generation is known only to those who wait for it."""
         self.asked = 0
 
-    def put(self, text: str, key: ApiKey) -> ApiKey:
+    def put(self, text: str, key: ApiKey, *, tells: bool = True) -> ApiKey:
+        """tells: whether it can be found out which key was changed."""
+        before = self.keys.get(digest_of(text))
         self.keys[digest_of(text)] = key
         self.changes += 1
+        self.told.add(self.changes, frozenset() if before is None else frozenset({before.id}) if tells else None)
         return key
 
     def generation(self) -> int | None:
@@ -42,6 +50,9 @@ class Reader:
         self.asked = self.changes
         await asyncio.sleep(0)
         return self.asked
+
+    def changes_since(self, generation: int) -> frozenset[str] | None:
+        return self.told.since(generation)
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
         self.reads += 1
@@ -94,17 +105,91 @@ async def test_an_unknown_secret_is_read_once_and_counts_as_soon_as_it_is_issued
     assert len(cache) == 1
 
 
-async def test_after_a_change_keys_are_read_again_one_by_one(reader: Reader) -> None:
+async def test_after_a_change_only_the_key_that_was_changed_is_read_again(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
-    for text in ("s1", "s2"):
-        reader.put(text, a_key())
+    keys = {text: reader.put(text, a_key()) for text in ("s1", "s2", "s3")}
+    for text in keys:
+        await find(cache, text)
+    revoked = reader.put("s2", replace(keys["s2"], status=KeyStatus.REVOKED))
+    await settle()
+    assert [peek(cache, text) for text in keys] == [keys["s1"], MISS, keys["s3"]]
+    assert cache.remembers(digest_of("s2"))
+    assert [await find(cache, text) for text in keys] == [keys["s1"], revoked, keys["s3"]]
+    assert reader.reads == 4
+    assert len(cache) == 3
+
+
+async def test_after_a_change_that_nobody_can_name_keys_are_read_again_one_by_one(reader: Reader) -> None:
+    cache = KeyCache(reader, size=10)
+    keys = {text: reader.put(text, a_key()) for text in ("s1", "s2")}
+    for text in keys:
+        await find(cache, text)
+    reader.put("s2", keys["s2"], tells=False)
+    await settle()
+    assert [peek(cache, text) for text in keys] == [MISS, MISS]
     await find(cache, "s1")
-    await find(cache, "s2")
-    reader.changes += 1
-    reads = reader.reads
-    await find(cache, "s1")
-    assert reader.reads == reads + 1
+    assert reader.reads == 3
+    assert [cache.remembers(digest_of(text)) for text in keys] == [True, True]
     assert len(cache) == 2
+
+
+async def test_a_key_that_was_added_leaves_keys_in_memory_and_makes_nobody_else_unknown(reader: Reader) -> None:
+    cache = KeyCache(reader, size=10)
+    key = reader.put("s1", a_key())
+    assert [await find(cache, text) for text in ("s1", "s2")] == [key, None]
+    added = reader.put("s2", a_key())
+    await settle()
+    assert [peek(cache, text) for text in ("s1", "s2")] == [key, MISS]
+    assert await find(cache, "s2") is added
+
+
+async def test_a_change_is_seen_under_every_digest_that_led_to_its_key(reader: Reader) -> None:
+    cache = KeyCache(reader, size=10)
+    key = reader.put("s1", a_key())
+    reader.keys[digest_of("s2")] = key
+    for text in ("s1", "s2"):
+        await find(cache, text)
+    reader.put("s1", replace(key, status=KeyStatus.REVOKED))
+    await settle()
+    assert [peek(cache, text) for text in ("s1", "s2")] == [MISS, MISS]
+
+
+async def test_a_key_is_kept_when_only_another_one_was_changed_while_it_was_read(reader: Reader) -> None:
+    cache = KeyCache(reader, size=10)
+    key, other = reader.put("s1", a_key()), reader.put("s2", a_key())
+    reader.gate.clear()
+    reading = asyncio.create_task(find(cache, "s1"))
+    await settle()
+    reader.put("s2", replace(other, status=KeyStatus.REVOKED))
+    assert peek(cache, "s1") is MISS
+    reader.gate.set()
+    assert await reading is key
+    assert peek(cache, "s1") is key
+
+
+def test_changes_are_told_for_each_generation_as_far_as_they_are_remembered() -> None:
+    changes = KeyChanges()
+    changes.add(7, None)
+    changes.add(5, frozenset("a"))
+    changes.add(9, frozenset())
+    changes.add(2, frozenset("bc"))
+    assert [changes.since(generation) for generation in (2, 9, 5, 7)] == [
+        frozenset(),
+        frozenset("bc"),
+        frozenset("bc"),
+        frozenset("abc"),
+    ]
+    assert changes.since(0) is None
+    changes.add(4, frozenset(map(str, range(MOST_CHANGES))))
+    assert [changes.since(generation) for generation in (7, 9)] == [None, None]
+    told = changes.since(2)
+    assert told is not None and len(told) == MOST_CHANGES
+    changes.add(1, frozenset(map(str, range(MOST_CHANGES + 1))))
+    assert changes.since(4) is None
+    for generation in range(10, 10 + 2 * MOST_CHANGES):
+        changes.add(generation, frozenset())
+    assert changes.since(10) is None
+    assert changes.since(10 + MOST_CHANGES) == frozenset()
 
 
 async def test_what_was_read_while_a_revocation_came_is_not_remembered(reader: Reader) -> None:
@@ -119,6 +204,24 @@ async def test_what_was_read_while_a_revocation_came_is_not_remembered(reader: R
     await settle()
     assert peek(cache, "s1") is MISS
     assert await find(cache, "s1") == revoked
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_what_was_read_while_another_request_saw_the_revocation_does_not_count(
+    reader: Reader, tells: bool
+) -> None:
+    cache = KeyCache(reader, size=10)
+    key = reader.put("s1", a_key())
+    reader.gate.clear()
+    readings = [asyncio.create_task(find(cache, text)) for text in ("s1", "s2")]
+    await settle()
+    revoked = reader.put("s1", replace(key, status=KeyStatus.REVOKED), tells=tells)
+    added = reader.put("s2", a_key())
+    assert peek(cache, "s3") is MISS
+    reader.gate.set()
+    assert await asyncio.gather(*readings) == [key, None]
+    assert [peek(cache, text) for text in ("s1", "s2")] == [MISS, MISS]
+    assert [await find(cache, text) for text in ("s1", "s2")] == [revoked, added]
 
 
 async def test_a_read_that_began_before_a_revocation_is_not_joined_after_it(reader: Reader) -> None:
@@ -269,3 +372,128 @@ async def test_use_of_keys_empties_no_cache(store: SqliteStore) -> None:
     assert await find(cache, "s1") == key
     assert peek(cache, "s1") == key
     assert cache.misses == 1
+
+
+async def cached(store: SqliteStore, count: int) -> tuple[KeyCache, list[ApiKey]]:
+    """A cache that holds so many keys, the secret of each being its id."""
+    keys = [a_key(f"secret of {number}") for number in range(count)]
+    await store.keys.add(keys, actor=ANN)
+    cache = KeyCache(store.keys, size=2 * count)
+    for number, key in enumerate(keys):
+        assert await find(cache, f"secret of {number}") == key
+    return cache, keys
+
+
+async def looked_up(cache: KeyCache, count: int) -> int:
+    """How many of the keys the store is asked for when all of them are used."""
+    await settle()
+    before = cache.misses
+    for number in range(count):
+        assert await find(cache, f"secret of {number}") is not None
+    return cache.misses - before
+
+
+async def test_one_change_among_many_keys_costs_one_lookup(store: SqliteStore, path: str) -> None:
+    cache, keys = await cached(store, 200)
+    assert await looked_up(cache, 200) == 0
+    subprocess.run([sys.executable, "-c", _REVOKE, path, keys[100].id], check=True)
+    assert await looked_up(cache, 200) == 1
+    await store.keys.add([a_key() for _ in range(10)], actor=ANN)
+    assert await looked_up(cache, 200) == 0
+
+
+async def test_a_key_that_is_hashed_anew_is_looked_up_once_and_goes_on(store: SqliteStore) -> None:
+    cache, [key, *_] = await cached(store, 3)
+    new = NewHash(key_id=key.id, old=key.digest, old_algorithm="sha256", digest=digest_of("new"), algorithm="sha256")
+    await store.keys.rehash([new], NOW_US, ANN)
+    candidates = {digest_of("new"): "sha256", key.digest: "sha256"}
+    await settle()
+    for _ in range(3):
+        known = await cache.find(key.digest, lambda: candidates)
+        assert known is not None and known.key == replace(key, digest=digest_of("new"))
+    assert cache.misses == 4
+    assert await cache.find(digest_of("secret of 1"), dict) is not None
+
+
+@pytest.mark.parametrize(
+    "happened",
+    [
+        "DELETE FROM key_change",
+        "UPDATE key_change SET token = token + 1",
+        "UPDATE generation SET value = random()",
+    ],
+    ids=["forgotten", "of another store", "too many"],
+)
+async def test_where_changes_cannot_be_told_every_key_is_looked_up(
+    store: SqliteStore, path: str, happened: str
+) -> None:
+    cache, keys = await cached(store, 3)
+    with closing(sqlite3.connect(path)) as other:
+        for _ in range(MOST_CHANGES if "random" in happened else 1):
+            other.execute("UPDATE api_key SET name = 'new' WHERE id = ?", (keys[0].id,))
+        other.execute(happened)
+        other.execute("UPDATE api_key SET name = 'newer' WHERE id = ?", (keys[1].id,))
+        other.commit()
+    assert await looked_up(cache, 3) == 3
+    await set_status(store.keys, keys[2].id, KeyStatus.DISABLED)
+    assert await looked_up(cache, 3) in (1, 3)
+    await set_status(store.keys, keys[2].id, KeyStatus.ACTIVE)
+    assert await looked_up(cache, 3) == 1
+
+
+async def test_a_removed_key_is_unknown_at_once(store: SqliteStore, path: str) -> None:
+    cache, keys = await cached(store, 2)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DELETE FROM api_key WHERE id = ?", (keys[0].id,))
+        other.commit()
+    assert [await find(cache, f"secret of {number}") for number in range(2)] == [None, keys[1]]
+    assert cache.misses == 3
+
+
+async def test_only_the_latest_changes_are_kept(store: SqliteStore, path: str) -> None:
+    await cached(store, 10)
+    with closing(sqlite3.connect(path)) as other:
+        for _ in range(KEPT_CHANGES // 10 + 100):
+            other.execute("UPDATE api_key SET name = name || 'x'")
+        other.commit()
+        assert other.execute("SELECT count(*) FROM key_change").fetchone() == (KEPT_CHANGES,)
+
+
+_WRITER = """
+import asyncio, sys
+from dataclasses import replace
+from tests.unit.keys.making import ANN, a_key, open_store
+
+async def main():
+    store = await open_store(sys.argv[1], create=False)
+    for number in range(int(sys.argv[2])):
+        for key_id in sys.argv[3:]:
+            await store.keys.change(
+                key_id, lambda key: replace(key, name=str(number)), action="change", at=1, actor=ANN
+            )
+            print(key_id, number, flush=True)
+        await store.keys.add([a_key(f"{sys.argv[3]} {number}", id=f"{sys.argv[3]}_{number}")], actor=ANN)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_no_acknowledged_change_of_several_processes_is_missed(store: SqliteStore, path: str) -> None:
+    cache, keys = await cached(store, 6)
+    texts = {key.id: f"secret of {number}" for number, key in enumerate(keys)}
+
+    async def follow(mine: Sequence[ApiKey]) -> None:
+        command = [sys.executable, "-c", _WRITER, path, "30", *(key.id for key in mine)]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        async for line in process.stdout:
+            key_id, number = line.decode().split()
+            # As the gate asks: what was read from the pipe was acknowledged before this turn of the loop.
+            known = peek(cache, texts[key_id])
+            found = await find(cache, texts[key_id]) if known is MISS else known
+            assert isinstance(found, ApiKey) and int(found.name) >= int(number)
+        assert await process.wait() == 0
+
+    await asyncio.gather(follow(keys[:3]), follow(keys[3:]))
+    assert cache.misses < 6 + 2 * 3 * 30 + 10

@@ -1,0 +1,235 @@
+"""`sidecar store backup`, `restore`, `check` and `info`."""
+
+import json
+import os
+from dataclasses import asdict
+from typing import Any, Final
+
+import click
+
+from sidecar.cli import key_service
+from sidecar.cli.options import Failure, Misuse, from_store, reported
+from sidecar.cli.output import harmless, progress
+from sidecar.config.store_url import parse_store, sqlite_path
+from sidecar.core.units import counted, rfc3339
+from sidecar.store.sqlite.backup import Restore, Undone, back_up, restoring, taken_at
+from sidecar.store.sqlite.inspect import Checked, StoreInfo, check, info
+
+_MEGABYTE: Final = 1_000_000
+_VERBS: Final = {
+    "issue": "issued",
+    "change": "changed",
+    "rotate": "rotated",
+    "retire": "retired",
+    "disable": "disabled",
+    "enable": "enabled",
+    "revoke": "revoked",
+    "import": "imported",
+    "rehash": "rehashed",
+}
+_LISTED: Final = 50
+
+
+def _file_of(config: str | None, store: str | None) -> str:
+    return path_of(key_service.url_of(config, store))
+
+
+def path_of(url: str) -> str:
+    """Return the path of the store. Raises Misuse for one that is no file."""
+    if not url.startswith("sqlite:"):
+        raise Misuse("only a SQLite store is a file; for PostgreSQL use its own tools, such as pg_dump and pg_restore")
+    try:
+        return sqlite_path(parse_store(url))
+    except ValueError as error:
+        raise Misuse(f"--store: {error}") from error
+
+
+@click.command("backup")
+@from_store
+@click.option("--force", is_flag=True, help="Replace FILE where it exists.")
+@click.argument("file", type=click.Path())
+def backup_command(config: str | None, store: str | None, as_json: bool, force: bool, file: str) -> None:
+    """Copy the key store to FILE, while others use it.
+
+    The copy is the store as it is at one moment, and is checked as by `sidecar store check` before it gets its name.
+    FILE has mode 0600: it holds hashes, names and tenants, but no key. Keep the pepper as well, in another place:
+    without it the backup verifies no key. Keep the printed head of the audit, too, for `sidecar audit verify --noted`.
+
+    \b
+    Example:
+      sidecar store backup -c sidecar.yaml keys-$(date +%F).db
+    """
+    with reported():
+        with progress("Copied", "megabyte") as done:
+            checked = back_up(_file_of(config, store), file, force=force, progress=done)
+        size = os.path.getsize(file)
+    if as_json:
+        click.echo(json.dumps({"file": file, "bytes": size, **_checked_as_json(checked)}, indent=2))
+        return
+    click.echo(f"Wrote {file}: {_holds(checked)}, {_megabytes(size)}.")
+    if checked.audit is not None:
+        click.echo(f"Head of the audit: {checked.audit.head}")
+
+
+@click.command("restore")
+@from_store
+@click.option("--yes", is_flag=True, help="Restore, though changes since the backup are undone.")
+@click.argument("file", type=click.Path())
+def restore_command(config: str | None, store: str | None, as_json: bool, yes: bool, file: str) -> None:
+    """Put the backup FILE in the place of the key store.
+
+    No process may use the store meanwhile. FILE is checked and compared with the store first. Where changes would be
+    undone, the command lists them, above all the keys that would work again because they were revoked or disabled
+    since, and restores nothing without --yes.
+    The store that was there is kept beside the new one as keys.db.before-restore-TIME.
+
+    \b
+    Example:
+      sidecar store restore -c sidecar.yaml keys-2027-01-31.db
+    """
+    with reported():
+        path = _file_of(config, store)
+        with (
+            progress("Copied", "megabyte") as done,
+            restoring(path, file, now=key_service.now(), progress=done) as restore,
+        ):
+            refused = bool(restore.undone) and not yes
+            kept = None if refused else restore.put()
+            newest = taken_at(file) if restore.undone else ""
+    if as_json:
+        click.echo(json.dumps(_restore_as_json(restore, kept, restored=not refused), indent=2))
+    else:
+        _tell_undone(restore.undone, newest)
+    if refused:
+        raise Failure("nothing was restored: changes would be undone. Pass --yes to restore all the same")
+    if not as_json:
+        click.echo(f"Restored {restore.path} from {file}: {_holds(restore.checked)}. Start the sidecar again.")
+        if kept is not None:
+            click.echo(f"The store of before is kept as {kept}.")
+
+
+@click.command("check")
+@from_store
+def check_command(config: str | None, store: str | None, as_json: bool) -> None:
+    """Check that the key store, or a backup, is sound. Exits with 1 if it is not. Nothing is changed.
+
+    Checked are the pages of the file and its indexes, the schema, the digest and the fields of every key, the search
+    index, rows about keys that are not there, and the chain of the audit.
+
+    \b
+    Example:
+      sidecar store check --store sqlite:keys-2027-01-31.db
+    """
+    with reported():
+        path = _file_of(config, store)
+        with progress("Checked", "row") as done:
+            checked = check(path, progress=done)
+    if as_json:
+        click.echo(json.dumps({**_checked_as_json(checked), "problems": checked.problems}, indent=2))
+    elif not checked.problems:
+        click.echo(f"{path} is sound: {_holds(checked)}, schema version {checked.version}.")
+    if checked.problems:
+        raise Failure(*checked.problems)
+
+
+@click.command("info")
+@from_store
+def info_command(config: str | None, store: str | None, as_json: bool) -> None:
+    """Show what the key store holds, and who has it open.
+
+    Nothing is changed. Processes of other containers are not seen.
+
+    \b
+    Example:
+      sidecar store info -c sidecar.yaml
+    """
+    with reported():
+        found = info(_file_of(config, store), now=key_service.now())
+    if as_json:
+        click.echo(json.dumps(_info_as_json(found), indent=2))
+        return
+    for name, text in _lines_of(found).items():
+        click.echo(f"{name:<14} {text}")
+
+
+def _holds(checked: Checked) -> str:
+    rows = "no audit" if checked.audit is None else f"{counted(checked.audit.rows, 'row')} of audit"
+    return f"{counted(checked.keys, 'key')}, {rows}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / _MEGABYTE:,.1f} MB"
+
+
+def _checked_as_json(checked: Checked) -> dict[str, Any]:
+    audit = checked.audit
+    return {
+        "schema_version": checked.version,
+        "keys": checked.keys,
+        "audit_rows": None if audit is None else audit.rows,
+        "audit_head": None if audit is None else audit.head,
+    }
+
+
+def _restore_as_json(restore: Restore, kept: str | None, *, restored: bool) -> dict[str, Any]:
+    undone = restore.undone
+    return {
+        "restored": restored,
+        "kept": kept,
+        **_checked_as_json(restore.checked),
+        "undone": dict(undone.changes),
+        "working_again": [asdict(key) for key in undone.revived],
+        "working_again_count": undone.revived_count,
+        "unknown": undone.unknown,
+    }
+
+
+def _tell_undone(undone: Undone, newest: str) -> None:
+    """newest: when the newest change in the backup was made."""
+    if undone.unknown:
+        click.echo(f"What was changed since the backup cannot be told: {undone.unknown}")
+    if undone.changes:
+        first, *others = [f"{number:,} {_VERBS.get(action, action)}" for action, number in undone.changes.items()]
+        are = "key was" if first.startswith("1 ") else "keys were"
+        number, _, verb = first.partition(" ")
+        listed = ", ".join([f"{number} {are} {verb}", *others])
+        click.echo(f"After this backup, whose newest change is of {newest}: {listed}. All of this is undone.")
+    if undone.revived:
+        click.echo(f"{counted(undone.revived_count, 'key')} would work again, or for longer:")
+        for key in undone.revived[:_LISTED]:
+            click.echo(f"  {key.id}  {key.prefix}  {key.standing:<16}  {harmless(key.name)}")
+        if undone.revived_count > _LISTED:
+            click.echo(f"  and {undone.revived_count - _LISTED:,} more (--json lists 1,000)")
+
+
+def _info_as_json(found: StoreInfo) -> dict[str, Any]:
+    return {
+        "engine": found.engine,
+        "path": found.path,
+        "bytes": found.bytes,
+        "schema_version": found.version,
+        "newest_schema_version": found.newest_version,
+        "keys": dict(found.keys),
+        "audit_rows": found.audit_rows,
+        "changed_at": rfc3339(found.changed_at),
+        "change": found.change,
+        "changed_by": found.changed_by,
+        "used_at": rfc3339(found.used_at),
+        "held_by": [{"pid": pid, "program": program} for pid, program in found.holders.items()],
+    }
+
+
+def _lines_of(found: StoreInfo) -> dict[str, str]:
+    keys = ", ".join(f"{number:,} {status}" for status, number in found.keys.items())
+    holders = ", ".join(f"process {pid} ({harmless(program)})" for pid, program in found.holders.items())
+    change = f"{rfc3339(found.changed_at)}, {found.change} by {harmless(found.changed_by)}" if found.change else "none"
+    return {
+        "Engine": found.engine,
+        "File": f"{found.path}, {_megabytes(found.bytes)}",
+        "Schema": f"version {found.version}; this program uses {found.newest_version}, and migrates older ones",
+        "Keys": keys or "none",
+        "Audit": counted(found.audit_rows, "row"),
+        "Newest change": change,
+        "Last use": rfc3339(found.used_at) or "none",
+        "Held by": holders or "no process that can be seen from here",
+    }

@@ -1,0 +1,97 @@
+"""How long keys that were seen go on while the store cannot be asked (`store.grace`)."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from sidecar.core.units import counted
+from sidecar.keys.ports import KeyReader, StoreUnavailable
+
+_CHECK_SECONDS: Final = 0.5
+"""How often the store is asked, so that it is known since when it does not answer, though no request needs it."""
+_RETRY_SECONDS: Final = 0.05
+"""How often where it did not answer: what was changed meanwhile counts so soon after it is back."""
+_log = logging.getLogger(__name__)
+
+
+class Grace:
+    """Whether the store answers and, where it does not, whether keys in memory go on. One for all caches of a store.
+
+    seconds: how long, from when the store last answered; 0 is not at all. time: seconds of a clock that nobody sets.
+    """
+
+    def __init__(self, reader: KeyReader, seconds: float, *, time: Callable[[], float]) -> None:
+        self._reader, self._seconds, self._time = reader, seconds, time
+        self._heard_at = time()
+        self._problem = ""
+        """Why the store does not answer; empty where it does."""
+        self._over = False
+        self._before = 0
+        """Lookups before it stopped answering."""
+        self.lookups = 0
+        """Keys that were taken from memory without the store."""
+
+    def reconfigure(self, seconds: float) -> None:
+        """Use this time from now on. An outage that has begun counts from when the store last answered, too."""
+        self._seconds = seconds
+
+    @property
+    def active(self) -> bool:
+        """Whether the store does not answer, and keys that were seen go on."""
+        return self._problem != "" and self._left() > 0
+
+    def covers(self, error: StoreUnavailable) -> bool:
+        """Note that the store did not answer. Whether keys that were seen go on."""
+        if not self._seconds:
+            return False
+        if not self._problem:
+            self._problem, self._over, self._before = str(error), False, self.lookups
+            if self.active:
+                _log.warning(
+                    "sidecar: store: no answer: keys that were seen go on for up to %.3g s: %s", self._left(), error
+                )
+        self._tell_end()
+        return self.active
+
+    def remarks(self) -> Sequence[str]:
+        """A line for readiness, while keys that were seen go on."""
+        if not self.active:
+            return []
+        return [f"store: no answer, keys that were seen go on for {self._left():.0f} s more: {self._problem}"]
+
+    async def watch(self) -> None:
+        """Ask the store again and again, until this is cancelled."""
+        while True:
+            if self._seconds:
+                await self.check()
+            await asyncio.sleep(_RETRY_SECONDS if self._problem else _CHECK_SECONDS)
+
+    async def check(self) -> None:
+        """Ask the store once.
+
+        What counts is whether keys were changed: where only lookups fail, what is in memory is known to be valid.
+        """
+        asked_at = self._time()
+        try:
+            await self._reader.read_generation()
+        except StoreUnavailable as error:
+            self.covers(error)
+            return
+        if self._problem:
+            count = counted(self.lookups - self._before, "lookup")
+            _log.warning("sidecar: store: answers again, after %.3g s and %s without it", self._silence(), count)
+        self._problem, self._heard_at = "", asked_at
+
+    def _tell_end(self) -> None:
+        if not self._over and not self.active:
+            self._over = True
+            _log.warning(
+                "sidecar: store: no answer for %.3g s, store.grace is over: %s", self._silence(), self._problem
+            )
+
+    def _silence(self) -> float:
+        return self._time() - self._heard_at
+
+    def _left(self) -> float:
+        return self._seconds - self._silence()

@@ -1,0 +1,1 @@
+"""Quotas counted in Redis or Valkey, for all sidecars that share it."""

@@ -1,0 +1,141 @@
+"""A limiter elsewhere: what its errors are, what happened lately, and what is decided while it cannot be asked."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Literal, get_args
+
+from msgspec.structs import replace as struct_with
+
+from sidecar.core.errors import Fault, Reason
+from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken
+from sidecar.limiter.memory import MemoryLimiter
+
+Cause = Literal["timeout", "connection", "auth", "loading", "readonly", "memory", "cluster", "script"]
+"""Why it could not be asked. `script`: any other error that it answered."""
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
+
+Outage = Literal["local", "open", "closed"]
+"""What is decided meanwhile: by this replica's share of each quota, by none, or nothing (a fault)."""
+
+Breaker = Literal["closed", "half_open", "open"]
+"""Closed: it is asked. Half open: it is tried, and nothing waits for it. Open: it is left alone for a while."""
+BREAKERS: Final[tuple[Breaker, ...]] = get_args(Breaker)
+
+Decided = Literal["allowed", "refused", "fault"]
+
+LATENCIES: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+"""Upper bounds of the histogram, in seconds."""
+
+
+_MOST_SHARES: Final = 4096
+_MOST_SEEN: Final = 100
+_LITTLE: Final = 0.2
+"""Of a limit."""
+
+
+class Unavailable(Exception):
+    """It cannot be asked now. `cause` is bounded; `problem` is for people, and holds no secret."""
+
+    def __init__(self, cause: Cause, problem: str) -> None:
+        super().__init__(problem)
+        self.cause: Cause = cause
+
+
+class RemoteStatistics:
+    """What happened since the start."""
+
+    def __init__(self) -> None:
+        self.breaker: Breaker = "open"
+        self.problem = ""
+        """Why it is not asked now; empty while it is."""
+        self.errors: Counter[Cause] = Counter(dict.fromkeys(CAUSES, 0))
+        self.fallbacks: Counter[Decided] = Counter({"allowed": 0, "refused": 0, "fault": 0})
+        self.latencies = [0] * (len(LATENCIES) + 1)
+        self.latency_sum = 0.0
+
+    def answered(self, seconds: float) -> None:
+        self.latencies[bisect_left(LATENCIES, seconds)] += 1
+        self.latency_sum += seconds
+
+
+class Fullest:
+    """Keys and tenants of which this process has lately seen little left; the shared counts tell of one at a time."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Subject, str], None] = {}
+
+    def see(self, bucket: Bucket, state: QuotaState) -> None:
+        """Remembers whose state it is, where most of the limit is used."""
+        if state.remaining > _LITTLE * state.limit:
+            return
+        by = bucket.quota.by
+        if by == (Subject.KEY,) or (by[:1] == (Subject.TENANT,) and set(by) <= {Subject.TENANT, Subject.ENVIRONMENT}):
+            subject = by[0], bucket.subject[0]
+            self._seen.pop(subject, None)
+            self._seen[subject] = None
+            if len(self._seen) > _MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+
+    def latest(self, most: int) -> list[tuple[Subject, str]]:
+        """May run in another thread."""
+        return list(self._seen)[::-1][:most]
+
+
+class OutageLimiter:
+    """Decides while the shared counts cannot be asked, as `outage` says.
+
+    local: this replica's share of each quota: the limit divided by `replicas`, and at least one request of it. All
+    replicas together then let pass what one limit lets, plus at most one request each.
+    """
+
+    immediate = True
+
+    def __init__(self, outage: Outage, *, replicas: int, max_entries: int, statistics: RemoteStatistics) -> None:
+        self._outage, self._replicas, self._statistics = outage, replicas, statistics
+        self._counts = MemoryLimiter(max_entries=max_entries)
+        self._shares: dict[tuple[str, int, int], tuple[Quota, Bucket]] = {}
+
+    async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        """Raises Fault where nothing is to be decided."""
+        taken = await self._decided(buckets, now, take=True)
+        self._statistics.fallbacks["refused" if taken.refused else "allowed"] += 1
+        return taken
+
+    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        """Raises Fault, as `take`."""
+        return await self._decided(buckets, now, take=False)
+
+    async def _decided(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
+        if self._outage == "local":
+            shares = [self._share(bucket) for bucket in buckets]
+            return await (self._counts.take(shares, now) if take else self._counts.peek(shares, now))
+        if self._outage == "open":
+            return Taken(states=())
+        if take:
+            self._statistics.fallbacks["fault"] += 1
+        raise Fault(Reason.LIMITER_UNAVAILABLE)
+
+    def expire(self, now: float) -> None:
+        """Let go of what is past."""
+        self._counts.expire(now)
+
+    def _share(self, bucket: Bucket) -> Bucket:
+        """The quota is the same object for equal buckets, by which the counts find their table at once."""
+        name = (bucket.quota.name, bucket.limit, bucket.cost)
+        known = self._shares.get(name)
+        if known is None or known[0] is not bucket.quota:
+            if len(self._shares) >= _MOST_SHARES:
+                self._shares.clear()
+            known = self._shares[name] = (bucket.quota, self._new_share(bucket))
+        return struct_with(known[1], subject=bucket.subject)
+
+    def _new_share(self, bucket: Bucket) -> Bucket:
+        quota = bucket.quota
+        if quota.burst is not None:
+            quota = replace(quota, burst=self._part(quota.burst, bucket.cost))
+        return struct_with(bucket, quota=quota, limit=self._part(bucket.limit, bucket.cost))
+
+    def _part(self, whole: int, cost: int) -> int:
+        return max(whole // self._replicas, min(whole, max(1, cost)))

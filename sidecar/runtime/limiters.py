@@ -1,0 +1,80 @@
+"""Where a running sidecar counts: quotas in its memory or in a Redis, wrong keys always in its memory."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import SystemRandom
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config.document import LimiterSettings
+from sidecar.core.model import Subject
+from sidecar.core.units import Clock
+from sidecar.limiter.memory import MemoryLimiter
+from sidecar.limiter.port import Limiter
+from sidecar.limiter.redis.url import RedisUrl
+from sidecar.limiter.remote import OutageLimiter, RemoteStatistics
+from sidecar.runtime.serving import StartError
+from sidecar.runtime.tasks import Background
+from sidecar.telemetry.limiter import RemoteLimiterMetrics
+from sidecar.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sidecar.limiter.redis.limiter import RedisLimiter
+
+_FULLEST: Final = 20
+"""Keys and tenants of which the page asks how much they have left."""
+_EXPIRE_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limiters:
+    """quotas: counts those of the configuration. fullest: keys and tenants that have used most of a limit, given the
+    limits of plans. remarks: why the shared counts cannot be asked now."""
+
+    quotas: Limiter
+    fullest: Callable[[Mapping[str, Collection[int]]], Sequence[tuple[Subject, str]]]
+    remarks: Callable[[], Sequence[str]] = tuple
+
+
+async def limiters_of(
+    settings: LimiterSettings, memory: MemoryLimiter, *, metrics: Metrics, background: Background, clock: Clock
+) -> Limiters:
+    """As `limiter` says; a Redis has been tried once, and need not be there. Raises StartError."""
+    if isinstance(settings.url, str):
+        return Limiters(quotas=memory, fullest=lambda limits: memory.top_subjects(most=_FULLEST, limits=limits))
+    statistics = RemoteStatistics()
+    limiter = shared_limiter(settings, settings.url, statistics)
+    metrics.also(RemoteLimiterMetrics(statistics))
+    background.run(limiter.run)
+    background.repeat(partial(_expire, limiter, clock), _EXPIRE_SECONDS)
+    await limiter.tried()
+    return Limiters(
+        quotas=limiter,
+        fullest=lambda limits: limiter.top_subjects(_FULLEST),
+        remarks=lambda: [f"limiter: {statistics.problem}"] if statistics.problem else (),
+    )
+
+
+def shared_limiter(settings: LimiterSettings, url: RedisUrl, statistics: RemoteStatistics) -> "RedisLimiter":
+    """Not running yet. Raises StartError where its library is missing."""
+    try:
+        # It takes a tenth of a second, and is for those who use it.
+        from sidecar.limiter.redis.limiter import redis_limiter
+    except ImportError as error:
+        raise StartError("limiter: Redis needs a library: pip install 'sidecar[redis]'") from error
+    outage = OutageLimiter(
+        settings.outage, replicas=settings.replicas, max_entries=settings.entries, statistics=statistics
+    )
+    return redis_limiter(
+        url,
+        outage,
+        namespace=settings.namespace,
+        timeout=settings.timeout,
+        ca=settings.ca,
+        statistics=statistics,
+        random=SystemRandom(),
+    )
+
+
+async def _expire(limiter: "RedisLimiter", clock: Clock) -> None:
+    limiter.expire(clock.seconds())

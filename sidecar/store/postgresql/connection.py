@@ -1,0 +1,342 @@
+"""PostgreSQL's connections: for requests, for management, for writes, and one that listens for changes of keys."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from sidecar.config.load import Environment
+from sidecar.config.store_url import shown_store
+from sidecar.core.units import Clock
+from sidecar.keys.ports import NotWritten, StoreUnavailable
+from sidecar.store.connection import DuplicateRow, answers_within
+from sidecar.store.postgresql.generation import KeyWatch, NotWatched
+from sidecar.store.postgresql.schema import SCHEMA, prepare
+from sidecar.store.postgresql.statements import (
+    LostConnection,
+    arguments,
+    reported,
+    storable,
+    translated,
+)
+
+CONNECT_SECONDS: Final = 2.0
+FIND_SECONDS: Final = 1.0
+"""A request waits at most this long, for a connection included."""
+READ_SECONDS: Final = 5.0
+WRITE_LOCK_SECONDS: Final = 5.0
+"""How long a change waits for the changes of others."""
+WRITE_SECONDS: Final = 60.0
+"""The longest statement of a change: a part of an import."""
+
+LOOKUP_CONNECTIONS, READ_CONNECTIONS, WRITE_CONNECTIONS = 1, 2, 2
+CONNECTIONS: Final = LOOKUP_CONNECTIONS + READ_CONNECTIONS + WRITE_CONNECTIONS + 1
+"""Most connections of a process. Requests share one, because what waits to be looked up is asked for together."""
+
+_FEW: Final = 16
+"""Rows for which COPY does not pay."""
+
+# Changes of keys wait for each other, because each adds to one chain of audit rows, and so does all that counts: two
+# processes that update the same rows in another order would end in a deadlock. Numbers of locks, of this schema alone.
+_KEYS, _COUNTS, _QUOTAS = 7_301_001, 7_301_002, 7_301_003
+_LOCKS: Final = {
+    # A change writes all columns of a key that it has read: no last use may be written meanwhile.
+    "touch": f"pg_advisory_xact_lock_shared({_KEYS}), pg_advisory_xact_lock({_COUNTS})",
+    **dict.fromkeys(("add_usage", "add_unusual", "roll_up", "prune"), f"pg_advisory_xact_lock({_COUNTS})"),
+    **dict.fromkeys(("save_quota_states", "trim_quota_states"), f"pg_advisory_xact_lock({_QUOTAS})"),
+}
+CHANGE_LOCK: Final = f"pg_advisory_xact_lock({_KEYS})"
+# The triggers keep, for the transaction, the number that its notifications carry. This one comes after them.
+_LAST_NOTICE: Final = """SELECT value, pg_notify('sidecar_keys', value || ' done') FROM
+    (SELECT split_part(coalesce(current_setting('sidecar.changed', true), ''), ' ', 1) AS value) AS noted
+    WHERE value <> ''"""
+
+
+class PostgresqlConnection:
+    """A connection, used by one task at a time. `name`: the store, as messages name it."""
+
+    def __init__(self, raw: Any, name: str) -> None:
+        self.raw, self._name = raw, name
+
+    async def fetch(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        text, sizes = translated(sql)
+        with reported(self._name):
+            return [*map(tuple, await self.raw.fetch(text, *arguments(sizes, values)))]
+
+    async def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
+        await self.fetch(sql, values)
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        if not rows:
+            return
+        text, sizes = translated(sql)
+        with reported(self._name):
+            await self.raw.executemany(text, [arguments(sizes, row) for row in rows])
+
+    async def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
+        if not rows:
+            return
+        # A transaction is over after an error, and an import looks up afterwards which of the rows were there before.
+        await self.run("SAVEPOINT inserted")
+        try:
+            if len(rows) < _FEW:
+                await self.execute_many(f"{into} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            else:
+                await self._copy(into, rows)
+        except DuplicateRow:
+            await self.run("ROLLBACK TO SAVEPOINT inserted")
+            raise
+        await self.run("RELEASE SAVEPOINT inserted")
+
+    async def _copy(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
+        table, _, columns = into.removeprefix("INSERT INTO ").removesuffix(")").partition(" (")
+        with reported(self._name):
+            await self.raw.copy_records_to_table(
+                table, schema_name=SCHEMA, columns=columns.split(", "), records=map(storable, rows)
+            )
+
+    async def run(self, sql: str) -> None:
+        """Statements of our own, without values."""
+        with reported(self._name):
+            await self.raw.execute(sql)
+
+    async def listen(self, channel: str, told: Callable[[str], None], lost: Callable[[], None]) -> None:
+        """Call `told` with each notification's text, and `lost` at the connection's end."""
+        with reported(self._name):
+            self.raw.add_termination_listener(lambda _: lost())
+            await self.raw.add_listener(channel, lambda _, pid, channel, text: told(text))
+
+    def usable(self) -> bool:
+        return not self.raw.is_closed()
+
+    def terminate(self) -> None:
+        self.raw.terminate()
+
+    async def close(self) -> None:
+        with suppress(StoreUnavailable), reported(self._name):
+            await self.raw.close(timeout=CONNECT_SECONDS)
+
+
+Connect = Callable[[], Awaitable[PostgresqlConnection]]
+
+
+class Pool:
+    """Connections for one purpose, made when they are needed, and made anew when they are lost."""
+
+    def __init__(self, connect: Connect, size: int) -> None:
+        self._connect = connect
+        self._free: asyncio.LifoQueue[PostgresqlConnection | None] = asyncio.LifoQueue()
+        for _ in range(size):
+            self._free.put_nowait(None)
+        self._made: set[PostgresqlConnection] = set()
+
+    @asynccontextmanager
+    async def use(self, begin: str = "") -> AsyncIterator[PostgresqlConnection]:
+        """A connection, on which `begin` has run. One that may not be between two statements is not used again."""
+        connection = await self._free.get()
+        try:
+            connection = await self._begun(connection, begin)
+            yield connection
+        except asyncio.CancelledError:
+            if connection is not None:
+                connection.terminate()
+            raise
+        finally:
+            if connection is not None and not connection.usable():
+                self._made.discard(connection)
+                connection = None
+            self._free.put_nowait(connection)
+
+    async def _begun(self, connection: PostgresqlConnection | None, begin: str) -> PostgresqlConnection:
+        if connection is not None and connection.usable():
+            if not begin:
+                return connection
+            with suppress(LostConnection):
+                await connection.run(begin)
+                return connection
+        if connection is not None:
+            self._made.discard(connection)
+        made = await self._connect()
+        self._made.add(made)
+        if begin:
+            await made.run(begin)
+        return made
+
+    async def close(self) -> None:
+        for connection in self._made:
+            await connection.close()
+
+
+def connector(url: str, seconds: float) -> Connect:
+    """Makes connections whose statements end within `seconds`."""
+    name, has_password = shown_store(url), bool(urlsplit(url).password)
+    settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
+        SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
+        SET idle_in_transaction_session_timeout = {int(WRITE_SECONDS * 1000)};
+        SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
+
+    async def connect() -> PostgresqlConnection:
+        password = None if has_password else await asyncio.to_thread(_password)
+        with reported(name):
+            raw = await asyncpg.connect(
+                url,
+                password=password,
+                timeout=CONNECT_SECONDS,
+                # The server ends a statement; this is for a server that is not there any more.
+                command_timeout=seconds + FIND_SECONDS,
+                server_settings={"application_name": "sidecar"},
+            )
+        connection = PostgresqlConnection(raw, name)
+        try:
+            await connection.run(settings)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    return connect
+
+
+def _password() -> str | None:
+    """PGPASSWORD, or what PGPASSWORD_FILE holds now. Blocks. Raises StoreUnavailable."""
+    try:
+        return Environment(os.environ).get("PGPASSWORD")
+    except ValueError as error:
+        raise StoreUnavailable(str(error)) from error
+
+
+class PostgresqlDatabase:
+    """A Database on a server. `timings` receives each operation and its seconds."""
+
+    def __init__(self, url: str, *, watched: bool, clock: Clock, timings: Callable[[str, float], None]) -> None:
+        """Use `open`."""
+        self.name = shown_store(url)
+        self._clock, self._timings = clock, timings
+        self._lookups = Pool(connector(url, FIND_SECONDS), LOOKUP_CONNECTIONS)
+        self._reads = Pool(connector(url, READ_SECONDS), READ_CONNECTIONS)
+        self._writes = Pool(connector(url, WRITE_SECONDS), WRITE_CONNECTIONS)
+        watching = KeyWatch(connector(url, FIND_SECONDS), self.name) if watched else NotWatched(self._read_value)
+        self.watch: KeyWatch | NotWatched = watching
+        self.generation, self.read_generation = watching.current, watching.read
+        self.changes_since = watching.changes_since
+        self._open = True
+        self.write_problem = ""
+        """Why the last change was not written; empty where it was."""
+
+    @classmethod
+    async def open(
+        cls, url: str, *, create: bool, watched: bool, clock: Clock, timings: Callable[[str, float], None]
+    ) -> "PostgresqlDatabase":
+        """As PostgresqlStore.open."""
+        database = cls(url, watched=watched, clock=clock, timings=timings)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(database.close)
+            preparing = await connector(url, WRITE_SECONDS)()
+            try:
+                await prepare(preparing, database.name, create=create)
+            finally:
+                await preparing.close()
+            await database.watch.start()
+            stack.pop_all()
+        return database
+
+    async def close(self) -> None:
+        self._open = False
+        await self.watch.close()
+        for pool in (self._lookups, self._reads, self._writes):
+            await pool.close()
+
+    async def may_issue(self) -> bool:
+        [(may,)] = await self.read("get", "SELECT has_table_privilege('api_key', 'INSERT')")
+        return bool(may)
+
+    def now(self) -> int:
+        return self._clock.micros()
+
+    def indexed(self, table: str, index: str) -> str:
+        # PostgreSQL has statistics, and no hints.
+        return table
+
+    async def lookup(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._operation(operation):
+            return await self._within(FIND_SECONDS, self._lookups, sql, values)
+
+    async def read(self, operation: str, sql: str, values: Any = ()) -> list[Any]:
+        with self._operation(operation):
+            return await self._within(READ_SECONDS, self._reads, sql, values)
+
+    @asynccontextmanager
+    async def transaction(self, operation: str) -> AsyncIterator[PostgresqlConnection]:
+        locks = _LOCKS.get(operation, CHANGE_LOCK)
+        value = None
+        with self._operation(operation), self._write_noted():
+            async with self._writes.use("BEGIN") as connection:
+                try:
+                    await connection.run(f"SELECT {locks}")
+                    yield connection
+                    if locks is CHANGE_LOCK:
+                        value = next(iter(await connection.fetch(_LAST_NOTICE)), None)
+                    await connection.run("COMMIT")
+                except BaseException:
+                    await _roll_back(connection)
+                    raise
+        if value is not None:
+            # What was acknowledged counts for the next request.
+            await self.watch.reached(int(value[0]))
+
+    async def _within(self, seconds: float, pool: Pool, sql: str, values: Sequence[Any]) -> list[Any]:
+        reading = asyncio.ensure_future(self._read(pool, sql, values))
+        try:
+            if await answers_within(seconds, reading):
+                return reading.result()
+            raise StoreUnavailable(f"the key store {self.name} did not answer within {seconds:g} s")
+        finally:
+            reading.cancel()
+
+    async def _read(self, pool: Pool, sql: str, values: Sequence[Any]) -> list[Any]:
+        with suppress(LostConnection):
+            async with pool.use() as connection:
+                return await connection.fetch(sql, values)
+        # A restarted server has closed the connection, which shows by its use only.
+        async with pool.use() as connection:
+            return await connection.fetch(sql, values)
+
+    async def _read_value(self) -> int:
+        [(value,)] = await self.lookup("generation", "SELECT value FROM generation")
+        return int(value)
+
+    @contextmanager
+    def _write_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except DuplicateRow:
+            raise
+        except StoreUnavailable as error:
+            self.write_problem = str(error)
+            raise NotWritten(str(error), cause=error.cause) from error
+        self.write_problem = ""
+
+    @contextmanager
+    def _operation(self, operation: str) -> Iterator[None]:
+        """Measure the time inside, and refuse to begin once the store is closed."""
+        if not self._open:
+            raise StoreUnavailable(f"the key store {self.name} is closed")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            yield
+        finally:
+            self._timings(operation, loop.time() - started)
+
+
+async def _roll_back(connection: PostgresqlConnection) -> None:
+    """A connection that cannot be rolled back, such as one whose statement was given up, is ended."""
+    try:
+        if connection.usable():
+            await connection.run("ROLLBACK")
+    except StoreUnavailable:
+        connection.terminate()

@@ -1,0 +1,199 @@
+"""Whether any process has changed a key: told by PostgreSQL (LISTEN), and asked for every second.
+
+A trigger notifies of each change as it is committed, with the number that this transaction gave to `generation`. So a
+request reads an attribute and waits for nobody. Notifications that get lost show in the number, which is asked for over
+the same connection; while there is no such connection, nothing is known, and the store is unavailable.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from sidecar.keys.cache import KeyChanges
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.connection import answers_within
+
+CHANNEL: Final = "sidecar_keys"
+ASK_SECONDS: Final = 1.0
+"""How often the number is asked for, and how long an answer may take. Past that, the connection is given up."""
+_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 1.0
+"""Between attempts to connect, so that a server that is back is noticed within 5 seconds."""
+_MOST_DONE: Final = 1_000
+_NUMBER: Final = "SELECT value FROM generation"
+
+
+class KeyWatch:
+    """Knows a number that changes with every change of a key, by any process.
+
+    It counts the news of this process, because the number in the store may be read before and learnt after another.
+    connect: makes a connection for this alone. Raises StoreUnavailable.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]], name: str) -> None:
+        self._connect, self._name = connect, name
+        self._changes = KeyChanges()
+        self.changes_since = self._changes.since
+        self._number: int | None = None
+        """The last one that was learnt."""
+        self._trouble = f"the key store {name} is not open"
+        self._connection: Any = None
+        self._asking = asyncio.Lock()
+        self._lost = asyncio.Event()
+        self._done: deque[int] = deque(maxlen=_MOST_DONE)
+        """Numbers of transactions all of whose notifications have come."""
+        self._awaited: dict[int, asyncio.Future[None]] = {}
+        self._keeping: asyncio.Task[None] | None = None
+
+    def current(self) -> int:
+        """The number. Raises StoreUnavailable while nothing tells of changes."""
+        if self._trouble:
+            raise StoreUnavailable(self._trouble)
+        return self._changes.generation
+
+    async def read(self) -> int:
+        """The number, in which every change counts that was acknowledged before the call. Raises StoreUnavailable."""
+        self.current()
+        await self._ask()
+        return self.current()
+
+    async def reached(self, number: int) -> None:
+        """Wait until the changes of this process's own transaction were told of; if they are not, any key changed."""
+        if self._trouble or number in self._done:
+            return
+        told = self._awaited.setdefault(number, asyncio.get_running_loop().create_future())
+        try:
+            if not await answers_within(ASK_SECONDS, told):
+                self._learn(number, None)
+        finally:
+            self._awaited.pop(number, None)
+
+    async def start(self) -> None:
+        """Begin to listen. Raises StoreUnavailable."""
+        await self._listen()
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeping
+        self._trouble = f"the key store {self._name} is closed"
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _listen(self) -> None:
+        """Raises StoreUnavailable."""
+        self._connection = connection = await self._connect()
+        self._lost = lost = asyncio.Event()
+        try:
+            await connection.listen(CHANNEL, self._told, lambda: self._lose(lost, f"{self._name} ended the connection"))
+            number = await self._fetch_number()
+        except BaseException:
+            lost.set()
+            connection.terminate()
+            raise
+        # What happened in between was told to nobody.
+        self._learn(number, None)
+        self._trouble = ""
+
+    def _lose(self, lost: asyncio.Event, trouble: str) -> None:
+        if lost is self._lost and not lost.is_set():
+            self._trouble = f"the key store cannot tell which keys have changed: {trouble}"
+            lost.set()
+
+    async def _keep(self) -> None:
+        """Ask while there is a connection, and connect while there is none."""
+        pause = _PAUSE_SECONDS
+        try:
+            while True:
+                try:
+                    if self._lost.is_set():
+                        await self._listen()
+                        pause = _PAUSE_SECONDS
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._lost.wait(), ASK_SECONDS)
+                    if not self._lost.is_set():
+                        await self._ask()
+                except StoreUnavailable as error:
+                    self._trouble = str(error)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        finally:
+            self._trouble = f"the key store {self._name} is not watched any more: restart the sidecar"
+
+    async def _ask(self) -> None:
+        """Raises StoreUnavailable, and then the connection is given up."""
+        lost, connection = self._lost, self._connection
+        asked = asyncio.ensure_future(self._fetch_number())
+        try:
+            if not await answers_within(ASK_SECONDS, asked):
+                raise StoreUnavailable(f"the key store {self._name} did not answer within {ASK_SECONDS:g} s")
+            number = asked.result()
+        except StoreUnavailable as error:
+            self._lose(lost, str(error))
+            connection.terminate()
+            raise
+        finally:
+            asked.cancel()
+        if number != self._number:
+            self._learn(number, None)
+
+    async def _fetch_number(self) -> int:
+        async with self._asking:
+            [(number,)] = await self._connection.fetch(_NUMBER)
+            return int(number)
+
+    def _told(self, payload: str) -> None:
+        """`NUMBER ["id", …]`, `NUMBER many`, or at the end of a transaction `NUMBER done`."""
+        first, _, rest = payload.partition(" ")
+        try:
+            number = int(first)
+            ids = frozenset(map(str, json.loads(rest))) if rest.startswith("[") else None
+        except ValueError:  # Anyone who may connect may send one: as if any key had changed.
+            self._learn(self._number, None)
+            return
+        if rest != "done":
+            self._learn(number, ids)
+            return
+        self._done.append(number)
+        if (awaited := self._awaited.get(number)) is not None and not awaited.done():
+            awaited.set_result(None)
+
+    def _learn(self, number: int | None, ids: frozenset[str] | None) -> None:
+        """ids: of keys that were changed or issued; None where these are too many or not known. One transaction's may
+        come in several calls."""
+        self._number = number
+        self._changes.add(self._changes.generation + 1, ids)
+
+
+class NotWatched:
+    """For a process that ends soon and follows no changes: the number is asked for each time."""
+
+    def __init__(self, fetch: Callable[[], Awaitable[int]]) -> None:
+        self._fetch = fetch
+
+    async def read(self) -> int:
+        """As KeyReader.read_generation."""
+        return await self._fetch()
+
+    def current(self) -> int | None:
+        """As KeyReader.generation."""
+        return None
+
+    def changes_since(self, generation: int) -> frozenset[str] | None:
+        """As KeyReader.changes_since."""
+        return None
+
+    async def reached(self, number: int) -> None:
+        """Nobody waits for it."""
+
+    async def start(self) -> None:
+        """Nothing runs."""
+
+    async def close(self) -> None:
+        """As it was."""

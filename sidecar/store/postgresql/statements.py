@@ -1,0 +1,142 @@
+"""Shared statements in PostgreSQL's spelling, and its errors in the store's terms."""
+
+import re
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Final
+
+import asyncpg
+
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.connection import DuplicateRow
+
+# Placeholders are numbered, and a list of values is one array: so a statement is prepared once for all lengths.
+
+
+_PLACEHOLDER: Final = re.compile(r"\bIN \((\?(?:, \?)*)\)|\?")
+_STATEMENTS: Final = 512
+_LONGEST_KEPT: Final = 4_096
+"""Characters; a longer statement has a list of its own length and will hardly come again."""
+
+Sizes = tuple[int, ...] | None
+"""How many values each placeholder stands for, 0 for one that is no list; None where none is."""
+
+
+def translated(sql: str) -> tuple[str, Sizes]:
+    """The statement with `$1` for `?` and `= ANY($1)` for `IN (?, ?)`."""
+    return _translate(sql) if len(sql) > _LONGEST_KEPT else _remembered(sql)
+
+
+def _translate(sql: str) -> tuple[str, Sizes]:
+    sizes: list[int] = []
+
+    def number(found: re.Match[str]) -> str:
+        sizes.append(found[1].count("?") if found[1] else 0)
+        return f"= ANY(${len(sizes)})" if found[1] else f"${len(sizes)}"
+
+    text = _PLACEHOLDER.sub(number, sql)
+    return text, tuple(sizes) if any(sizes) else None
+
+
+_remembered = lru_cache(_STATEMENTS)(_translate)
+
+
+def arguments(sizes: Sizes, values: Sequence[Any]) -> Sequence[Any]:
+    """The values as the translated statement takes them."""
+    if sizes is None:
+        return storable(values)
+    left = iter(storable(values))
+    return [list(islice(left, size)) if size else next(left) for size in sizes]
+
+
+def storable(values: Sequence[Any]) -> Sequence[Any]:
+    """The values, without characters that PostgreSQL's text cannot hold: NUL, and halves of a surrogate pair."""
+    return [_text(value) if value.__class__ is str else value for value in values]
+
+
+def _text(value: str) -> str:
+    if value.isascii() and "\0" not in value:
+        return value
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+# What went wrong, and what to do about it. A message of the server is never passed on: it may quote a row.
+
+
+class LostConnection(StoreUnavailable):
+    """The connection is gone. Over another one, the same may succeed."""
+
+
+_SERVER: Final = "check that PostgreSQL runs there and accepts connections from this host"
+_ADVICE: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str]]] = (
+    (
+        asyncpg.InvalidPasswordError,
+        "refuses the password: check the user and the password of the URL (or PGPASSWORD, PGPASSFILE)",
+    ),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        "refuses this user: check that the role exists, and that pg_hba.conf lets it in from this host",
+    ),
+    (asyncpg.InvalidCatalogNameError, "has no such database: create it (`createdb`), or correct the URL"),
+    (
+        asyncpg.TooManyConnectionsError,
+        "has no connection left: raise max_connections, use fewer sidecars, or put PgBouncer (session mode) in front",
+    ),
+    (asyncpg.CannotConnectNowError, "is starting or shutting down: try again"),
+    (
+        asyncpg.InsufficientPrivilegeError,
+        "does not let this role do that: use the administration role, or grant what deploy/postgresql/ says",
+    ),
+    (asyncpg.ReadOnlySQLTransactionError, "is read-only (a standby?): name the primary in the URL"),
+    (asyncpg.DiskFullError, "cannot be written, its disk is full: free some space"),
+    (asyncpg.LockNotAvailableError, "is being changed by another process for long: try again"),
+    (asyncpg.QueryCanceledError, "did not answer in time: look for a busy server or missing statistics (ANALYZE)"),
+    (asyncpg.DeadlockDetectedError, "was changed by another process at the same moment: try again"),
+    (
+        (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError),
+        "does not have the tables of this version: run `sidecar store make`, or restore a backup",
+    ),
+    (
+        (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError),
+        "is behind a pooler that mixes sessions: put PgBouncer in session mode",
+    ),
+    (asyncpg.ClientConfigurationError, "cannot be reached as its URL says: check its TLS files and parameters"),
+    ((FileNotFoundError, PermissionError, ssl.SSLError), "cannot be reached safely: check sslmode and the TLS files"),
+    (TimeoutError, f"did not answer in time: {_SERVER}"),
+)
+_LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    ConnectionError,
+)
+
+
+def unavailable(error: Exception, name: str) -> StoreUnavailable:
+    """The exception in the store's terms: what happened, and what to do. `name`: the store, without its password."""
+    code = getattr(error, "sqlstate", None) or type(error).__name__
+    if type(error) is ConnectionError:  # Of asyncpg itself.
+        advice = "refuses TLS: set it up there, or write another sslmode"
+        return StoreUnavailable(f"the key store {name} {advice} [{code}]", cause=advice)
+    if isinstance(error, _LOST) and not isinstance(error, asyncpg.CannotConnectNowError):
+        advice = f"cannot be reached: {_SERVER}"
+        return LostConnection(f"the key store {name} {advice} [{code}]", cause=advice)
+    otherwise = f"cannot be reached: {_SERVER}" if isinstance(error, OSError) else "failed: see PostgreSQL's log"
+    advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), otherwise)
+    return StoreUnavailable(f"the key store {name} {advice} [{code}]", cause=advice)
+
+
+@contextmanager
+def reported(name: str) -> Iterator[None]:
+    """Every error of asyncpg or of the network inside becomes StoreUnavailable, a broken constraint DuplicateRow."""
+    try:
+        yield
+    except asyncpg.IntegrityConstraintViolationError as error:
+        raise DuplicateRow(str(unavailable(error, name))) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
+        raise unavailable(error, name) from error

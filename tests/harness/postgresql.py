@@ -1,0 +1,168 @@
+"""A PostgreSQL server of the tests' own, on a free loopback port and in a folder of its own."""
+
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP
+from typing import Any
+
+from tests.harness.ports import comes_to_listen, free_port
+from tests.harness.processes import STOP_SECONDS
+from tests.harness.tools import needed
+
+SUPERUSER = "postgres"
+_SETTINGS = {
+    "fsync": "off",  # Nobody pulls the plug on a test.
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "autovacuum": "off",
+    "log_min_messages": "fatal",
+}
+_TRUSTING = "host all all 127.0.0.1/32 trust\n"
+
+
+class PostgresqlServer:
+    """May be stopped and started again. Databases are made from a template, which takes some 50 ms."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._data = folder, folder / "data"
+        self._bin = _programs()
+        self._user = _other_user()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+        self.port = 0
+        if self._user is not None:
+            os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
+        line = ["initdb", "-D", str(self._data), "-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust"]
+        self._run([*line, "--no-sync", "--no-instructions"])
+
+    def start(self, **settings: str) -> None:
+        """On the port of before, if there was one. `settings` are PostgreSQL's own."""
+        given = [f"--{name}={value}" for name, value in {**_SETTINGS, **settings}.items()]
+        for _ in range(10):
+            port = self.port or free_port()
+            line = [str(self._bin / "postgres"), "-D", str(self._data), "-p", str(port), *given]
+            with (self._folder / "log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    line, stdout=log, stderr=log, cwd="/", user=self._user, process_group=0
+                )
+            if comes_to_listen(self._process, port):
+                self.port = port
+                return
+        raise AssertionError((self._folder / "log").read_text(encoding="utf-8", errors="replace"))
+
+    def stop(self, signal: int = SIGINT) -> None:
+        """SIGINT ends all connections first."""
+        if self._process is not None:
+            self._process.send_signal(signal)
+            self._process.wait(STOP_SECONDS)
+            self._process = None
+
+    def kill(self) -> None:
+        """At the end of the tests, where its children may not be left."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, SIGKILL)
+            self._process.wait(STOP_SECONDS)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Its processes stand still meanwhile: connections stay, and nothing answers."""
+        assert self._process is not None
+        children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=False)
+        pids = [self._process.pid, *map(int, children.stdout.split())]
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, SIGCONT)
+
+    @contextmanager
+    def down(self, how: str) -> Iterator[None]:
+        """`stopped`, or `paused`."""
+        if how == "paused":
+            with self.paused():
+                yield
+            return
+        self.stop()
+        yield
+        self.start()
+
+    def url(self, database: str, *, user: str = SUPERUSER) -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def database(self, *, template: str = "template0") -> str:
+        """The URL of a new database."""
+        name = f"test_{os.getpid()}_{next(self._numbers)}"
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def sql(self, *statements: str, url: str = "", user: str = SUPERUSER) -> list[tuple[str, ...]]:
+        """Rows of text, of all statements."""
+        line = [str(self._bin / "psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-F", "\x1f"]
+        given = list(itertools.chain.from_iterable(("-c", statement) for statement in statements))
+        told = self._run([*line, *given, url or self.url("postgres", user=user)])
+        return [tuple(row.split("\x1f")) for row in told.splitlines()]
+
+    def file(self, path: Path, *, url: str, **variables: str) -> None:
+        """Run a file of SQL by psql."""
+        given = [f"--set={name}={value}" for name, value in variables.items()]
+        self._run(
+            [str(self._bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *given, "-f", "-", url], path.read_text()
+        )
+
+    def ask_for_password(self, user: str, password: str) -> None:
+        """Make this role, and ask it for its password (SCRAM)."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{_TRUSTING}", encoding="ascii")
+        made = f"DO $$ BEGIN CREATE ROLE {user} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+        self.sql(made, f"ALTER ROLE {user} PASSWORD '{password}'", "SELECT pg_reload_conf()")
+
+    def _run(self, line: Sequence[str], text: str | None = None) -> str:
+        program = str(self._bin / line[0]) if "/" not in line[0] else line[0]
+        done = subprocess.run(
+            [program, *line[1:]], input=text, capture_output=True, text=True, check=False, cwd="/", user=self._user
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"{line[0]}: {done.stderr}")
+        return done.stdout
+
+
+@contextmanager
+def running_postgresql(**settings: str) -> Iterator[PostgresqlServer]:
+    """A server, until the end."""
+    folder = Path(tempfile.mkdtemp(prefix="sidecar-postgresql-"))
+    server: PostgresqlServer | None = None
+    try:
+        server = PostgresqlServer(folder)
+        server.start(**settings)
+        yield server
+    finally:
+        if server is not None:
+            server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _programs() -> Path:
+    """Debian keeps them away from PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else Path(needed("initdb")).parent
+
+
+def _other_user() -> str | None:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    known: Any = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in ("postgres", "nobody") if name in known)

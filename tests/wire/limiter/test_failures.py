@@ -1,0 +1,216 @@
+"""What happens where Redis fails: nobody waits past the budget, and the configured choice decides."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from sidecar.core.errors import Fault, Reason
+from sidecar.core.model import Taken, Window
+from sidecar.limiter.redis.limiter import RedisLimiter
+from sidecar.limiter.remote import Cause, Outage, RemoteStatistics
+from tests.harness.redis import RedisServer
+from tests.unit.limiter.contract import bucket, passed
+from tests.wire.limiter.clients import redis_limiter
+
+BUDGET = 0.2
+PATIENCE_SECONDS = 30
+NOW = 1_772_366_400.0
+PASSWORD = "hunter2-very-secret"
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def take(limiter: RedisLimiter, **settings: object) -> Taken:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await limiter.take([bucket(90, **settings)], NOW)  # type: ignore[arg-type]
+
+
+def decided_without(statistics: RemoteStatistics) -> int:
+    return sum(statistics.fallbacks.values())
+
+
+@pytest.fixture(autouse=True)
+def as_ever(server: RedisServer) -> None:
+    """The shared server takes writes, and is empty."""
+    for words in (("REPLICAOF", "NO", "ONE"), ("CONFIG", "SET", "maxmemory", "0"), ("FLUSHALL",)):
+        assert server.call(*words).startswith(b"+OK")
+
+
+BREAKS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Cause]] = {
+    "memory is full": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "memory"),
+    "it became a replica": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "readonly"),
+}
+
+
+@pytest.mark.requirement("R3.1")
+@pytest.mark.parametrize("problem", list(BREAKS))
+async def test_a_server_that_answers_with_errors_is_replaced_by_the_share_until_it_is_well(
+    server: RedisServer, problem: str
+) -> None:
+    broken, mended, cause = BREAKS[problem]
+    async with redis_limiter(server.url, outage="local", replicas=3) as (limiter, statistics):
+        assert (await take(limiter)).states[0].remaining == 89
+        server.call(*broken)
+        taken = await take(limiter)
+        assert (taken.states[0].limit, taken.states[0].remaining) == (30, 29)
+        assert statistics.errors[cause] >= 1 and statistics.breaker != "closed" and cause in statistics.problem
+        server.call(*mended)
+        await until(lambda: statistics.breaker == "closed")
+        assert (await take(limiter)).states[0].remaining == 88
+
+
+@pytest.mark.requirement("R3.1")
+async def test_lost_counts_start_anew_and_lost_scripts_are_loaded_again(server: RedisServer) -> None:
+    async with redis_limiter(server.url) as (limiter, statistics):
+        assert await passed(limiter, bucket(5), NOW, tries=3) == 3
+        server.call("SCRIPT", "FLUSH")
+        taken = await asyncio.gather(*(take(limiter, subject="another") for _ in range(20)))
+        assert sorted(one.states[0].remaining for one in taken) == list(range(70, 90))
+        assert await passed(limiter, bucket(5), NOW, tries=9) == 2
+        server.call("FLUSHALL")
+        assert await passed(limiter, bucket(5), NOW, tries=9) == 5
+        assert decided_without(statistics) == 0
+
+
+@pytest.mark.requirement("R3.1")
+async def test_a_paused_server_holds_up_what_is_under_way_and_nothing_after_it(server: RedisServer) -> None:
+    async with redis_limiter(server.url, timeout=BUDGET, outage="local") as (limiter, statistics):
+        await take(limiter)
+        with server.paused():
+            taken = await asyncio.gather(*(take(limiter) for _ in range(10)))
+            assert all(one.refused is None for one in taken)
+            assert statistics.errors["timeout"] == 1 and decided_without(statistics) == 10
+            # The breaker is open: these ask nobody, and end without a turn of the loop.
+            for _ in range(10):
+                work = limiter.take([bucket(90)], NOW)
+                with pytest.raises(StopIteration):
+                    work.send(None)
+        await until(lambda: statistics.breaker == "closed")
+        assert (await limiter.peek([bucket(90)], NOW)).states[0].limit == 90
+
+
+@pytest.mark.requirement("R3.2")
+async def test_what_a_paused_server_answers_late_comes_to_nobody(server: RedisServer) -> None:
+    async with redis_limiter(server.url, timeout=BUDGET, outage="open") as (limiter, statistics):
+        for number in range(10):
+            await take(limiter, subject=f"key-{number}", cost=number + 1)
+        with server.paused():
+            asked = (limiter.peek([bucket(90, subject=f"key-{number}")], NOW) for number in range(10))
+            assert [one.states for one in await asyncio.gather(*asked)] == [()] * 10
+        await until(lambda: statistics.breaker == "closed")
+        for number in reversed(range(10)):
+            (state,) = (await limiter.peek([bucket(90, subject=f"key-{number}")], NOW)).states
+            assert state.used == number + 1
+
+
+@pytest.mark.requirement("R3.2")
+async def test_a_thousand_cancelled_takes_leave_each_reply_to_whom_it_belongs(server: RedisServer) -> None:
+    random = Random(7)  # noqa: S311 - no secret
+    async with redis_limiter(server.url) as (limiter, statistics):
+        for number in range(50):
+            await take(limiter, subject=f"key-{number}", cost=number + 1)
+        numbers = [random.randrange(50) for _ in range(2000)]
+        for some in (numbers[i : i + 100] for i in range(0, 2000, 100)):
+            asked = [asyncio.ensure_future(limiter.peek([bucket(90, subject=f"key-{n}")], NOW)) for n in some]
+            for turn in range(50):
+                if turn % 10 == 0:
+                    await asyncio.sleep(0)
+                asked[random.randrange(100)].cancel()
+            for number, one in zip(some, asked, strict=True):
+                with suppress(asyncio.CancelledError):
+                    assert (await one).states[0].used == number + 1
+        assert decided_without(statistics) == 0 and statistics.errors.total() == 0
+
+
+@pytest.mark.requirement("R3.1")
+async def test_a_killed_server_is_found_again_when_it_is_back(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        async with redis_limiter(server.url, outage="local") as (limiter, statistics):
+            await take(limiter)
+            server.kill()
+            await asyncio.gather(*(take(limiter) for _ in range(20)))
+            assert decided_without(statistics) == 20 and statistics.errors["connection"] >= 1
+            server.start()
+            await until(lambda: statistics.breaker == "closed")
+            assert (await take(limiter)).states[0].remaining == 89
+
+
+@pytest.mark.requirement("R3.1")
+async def test_a_server_that_still_loads_is_not_asked_until_it_has(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--rdbcompression", "no") as full:
+        for number in range(40):
+            full.call("SET", f"key-{number}", "x" * 5000)
+        assert full.call("SAVE") == b"+OK\r\n"
+    slow = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
+    with RedisServer(tmp_path, *slow) as server:
+        async with redis_limiter(server.url, outage="local") as (limiter, statistics):
+            assert statistics.errors["loading"] == 1
+            assert (await take(limiter)).refused is None and decided_without(statistics) == 1
+            await until(lambda: statistics.breaker == "closed")
+
+
+@pytest.mark.parametrize(("outage", "passes"), [("open", 9), ("local", 3), ("closed", 0)])
+async def test_an_outage_is_decided_as_configured(outage: Outage, passes: int) -> None:
+    async with redis_limiter("redis://127.0.0.1:1", outage=outage, replicas=3) as (limiter, statistics):
+        taken, refused, faults = 0, 0, 0
+        for _ in range(9):
+            try:
+                one = await limiter.take([bucket(9)], NOW)
+                taken, refused = taken + (one.refused is None), refused + (one.refused is not None)
+            except Fault as fault:
+                assert fault.reason is Reason.LIMITER_UNAVAILABLE
+                faults += 1
+        assert taken == passes
+        assert statistics.fallbacks == {"allowed": taken, "refused": refused, "fault": faults}
+        assert statistics.errors["connection"] == 1
+
+
+@pytest.mark.parametrize("window", list(Window))
+async def test_shares_let_at_least_one_request_of_each_quota_pass(window: Window) -> None:
+    async with redis_limiter("redis://127.0.0.1:1", outage="local", replicas=100) as (limiter, _):
+        burst = 3 if window is Window.BUCKET else None
+        assert await passed(limiter, bucket(20, window=window, burst=burst), NOW, tries=5) == 1
+        assert await passed(limiter, bucket(20, window=window, name="dear", cost=7), NOW, tries=5) == 1
+        assert await passed(limiter, bucket(5, window=window, name="too dear", cost=7), NOW, tries=5) == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1:{port}", "redis://:wrong@127.0.0.1:{port}", "redis://me:{password}@127.0.0.1:{port}"]
+)
+async def test_without_the_right_password_the_choice_decides_and_no_secret_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, url: str
+) -> None:
+    with RedisServer(tmp_path, "--requirepass", PASSWORD) as server, caplog.at_level(logging.DEBUG):
+        wrong = url.format(port=server.port, password=PASSWORD)
+        async with redis_limiter(wrong, outage="local") as (limiter, statistics):
+            assert (await take(limiter)).refused is None
+            assert statistics.errors["auth"] == 1 and decided_without(statistics) == 1
+            assert "auth" in caplog.text and PASSWORD not in caplog.text + statistics.problem
+        async with redis_limiter(f"redis://:{PASSWORD}@127.0.0.1:{server.port}") as (limiter, statistics):
+            assert (await take(limiter)).states[0].remaining == 89
+            assert not statistics.problem
+
+
+@asynccontextmanager
+async def black_hole() -> AsyncIterator[str]:
+    """Takes connections, and never says a word."""
+    writers: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(lambda reader, writer: writers.append(writer), "127.0.0.1", 0) as server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for writer in writers:
+            writer.close()
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_holds_up_no_request() -> None:
+    async with black_hole() as url, redis_limiter(url, outage="local") as (limiter, statistics):
+        assert statistics.errors["timeout"] == 1
+        assert (await take(limiter)).refused is None

@@ -1,0 +1,134 @@
+"""Sidecars that count in one Redis, over sockets."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.harness.keys import IssuedKey, run_cli
+from tests.harness.redis import RedisServer
+from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.wire import Connection
+
+CONFIG = """
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1  # another one is given at the start
+store: sqlite:unused.db
+limiter: {{url: "redis://:${{REDIS_PASSWORD}}@127.0.0.1:{port}", namespace: "{namespace}", replicas: 2{more}}}
+keys: {{environments: {{live: hv_live_}}, failures: {{limit: 3, per: 10m}}}}
+scopes: {{items:read: Read}}
+quotas:
+  ten_minutes: {{limit: 100, per: 600s, window: sliding, by: key}}
+  month: {{limit: 100, per: month, by: key}}
+  bucket: {{limit: 100, per: 90d, window: bucket, by: key}}
+  wide: {{limit: 1000, per: month, by: tenant}}
+routes:
+  - GET /ten_minutes: {{scopes: [items:read], quotas: [wide, ten_minutes]}}
+  - GET /month: {{scopes: [items:read], quotas: [wide, month]}}
+  - GET /bucket: {{scopes: [items:read], quotas: [wide, bucket]}}
+  - GET /free: {{scopes: [items:read]}}
+  - GET /public: {{public: true, quotas: [month]}}
+"""
+PASSWORD = "hunter2-very-secret"
+CLIENTS, EACH = 8, 30
+
+
+@pytest.fixture(scope="module")
+def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis"), "--requirepass", PASSWORD) as server:
+        yield server
+
+
+def config_of(server: RedisServer, namespace: str, more: str = "") -> str:
+    return CONFIG.format(port=server.port, namespace=namespace, more=more)
+
+
+@pytest.fixture(scope="module")
+def sidecars(
+    password_server: RedisServer, start_shared_sidecar: StartSidecar, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Sidecar, Sidecar]:
+    """Two on one store, which count together."""
+    secret = tmp_path_factory.mktemp("secret") / "password"
+    secret.write_text(f"{PASSWORD}\n", encoding="utf-8")
+    config, environ = config_of(password_server, "two"), {"REDIS_PASSWORD_FILE": str(secret)}
+    first = start_shared_sidecar(config, environ=environ)
+    return first, start_shared_sidecar(config, environ=environ, store=first.keys.store)
+
+
+def statuses(sidecar: Sidecar, target: str, key: IssuedKey) -> list[int]:
+    with sidecar.connect() as connection:
+        headers = [("Authorization", f"Bearer {key.text}")]
+        return [connection.ask("GET", target, headers).status for _ in range(EACH)]
+
+
+@pytest.mark.requirement("R3.3", "S7.1")
+@pytest.mark.parametrize("target", ["/ten_minutes", "/month", "/bucket"])
+def test_of_eight_clients_and_two_processes_exactly_the_limit_passes(
+    sidecars: tuple[Sidecar, Sidecar], target: str
+) -> None:
+    key = sidecars[0].keys.issue(scopes=("items:read",), tenant=f"tenant-{target.strip('/')}")
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        asked = [clients.submit(statuses, sidecars[i % 2], target, key) for i in range(CLIENTS)]
+        found = [status for one in asked for status in one.result()]
+    assert (found.count(200), found.count(429)) == (100, CLIENTS * EACH - 100)
+    refused = sidecars[0].ask("GET", target, key=key)
+    assert refused.status == 429 and int(refused.header("Retry-After")) > 0
+    # What was refused has taken nothing, of the wider quota neither.
+    assert '"wide";r=900' in refused.header("RateLimit")
+    assert all(sidecar.metric('sidecar_limiter_fallback_total{decision="allowed"}') == 0 for sidecar in sidecars)
+
+
+def test_what_is_left_is_told_and_shown_by_the_other_sidecar(sidecars: tuple[Sidecar, Sidecar]) -> None:
+    key = sidecars[0].keys.issue(scopes=("items:read",), tenant="shown")
+    told = sidecars[0].ask("GET", "/month", key=key)
+    assert (told.header("X-RateLimit-Limit"), told.header("X-RateLimit-Remaining")) == ("100", "99")
+    told = sidecars[1].ask("GET", "/month", key=key)
+    assert told.header("X-RateLimit-Remaining") == "98"
+    config, store = str(sidecars[0].keys.config), sidecars[0].keys.url
+    environ = {"SIDECAR_STORE": store, "REDIS_PASSWORD": PASSWORD}
+    explained = run_cli("explain", "-c", config, "GET", "/month", "--key", key.id, environ=environ)
+    assert "98 of 100" in explained.output
+
+
+def test_the_shorter_and_the_longer_way_meet_where_a_route_has_no_quota(sidecars: tuple[Sidecar, Sidecar]) -> None:
+    key = sidecars[0].keys.issue(scopes=("items:read",))
+    with sidecars[0].connect() as connection:
+        headers = [("Authorization", f"Bearer {key.text}")]
+        found = [
+            connection.ask("GET", target, headers).status for target in ("/free", "/month", "/free", "/none", "/public")
+        ]
+    assert found == [200, 200, 200, 403, 200]
+
+
+@pytest.mark.requirement("R3.1")
+def test_wrong_keys_are_counted_by_each_sidecar_and_never_in_redis(
+    password_server: RedisServer, start_sidecar: StartSidecar
+) -> None:
+    sidecar = start_sidecar(config_of(password_server, "failing"), environ={"REDIS_PASSWORD": PASSWORD})
+    found = [sidecar.ask("GET", "/month", key=f"hv_live_{'a' * 43}").status for _ in range(5)]
+    assert found == [401, 401, 401, 429, 429]
+    assert sidecar.metric("sidecar_limiter_duration_seconds_count") == 0
+
+
+@pytest.mark.requirement("R3.1")
+@pytest.mark.parametrize(
+    ("more", "found"), [("", [200] * 50 + [429] * 2), (", outage: open", [200] * 52), (", outage: closed", [503] * 52)]
+)
+def test_without_redis_each_sidecar_starts_and_decides_as_configured(
+    start_sidecar: StartSidecar, tmp_path: Path, more: str, found: list[int]
+) -> None:
+    away = RedisServer(tmp_path, port=1)
+    sidecar = start_sidecar(config_of(away, "away", more), environ={"REDIS_PASSWORD": PASSWORD})
+    key = sidecar.keys.issue(scopes=("items:read",))
+    with sidecar.connect() as connection:
+        headers = [("Authorization", f"Bearer {key.text}")]
+        responses = [connection.ask("GET", "/month", headers) for _ in range(52)]
+    assert [response.status for response in responses] == found
+    assert found[0] != 503 or responses[0].json()["code"] == "limiter_unavailable"
+    with Connection(sidecar.ops) as ops:
+        ready = ops.ask("GET", "/readyz?verbose")
+    assert ready.status == 200 and "limiter: redis://127.0.0.1:1 cannot be asked (connection)" in ready.body.decode()
+    assert sidecar.metric('sidecar_limiter_errors_total{cause="connection"}') >= 1
+    assert PASSWORD not in ready.body.decode() + json.dumps(sidecar.process.stderr.all())

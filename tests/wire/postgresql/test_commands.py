@@ -1,0 +1,117 @@
+"""Commands on a store in PostgreSQL, and what they say where it cannot be used."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness.keys import Keys, run_cli
+from tests.harness.postgresql import PostgresqlServer
+from tests.harness.processes import clean_environ
+
+CONFIG = """
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: {url}
+scopes: {{read: Read}}
+keys: {{imported: [{{prefix: sk_live_}}]}}
+routes:
+- GET /items/**: {{scopes: [read]}}
+"""
+
+
+@pytest.fixture
+def keys(url: str, tmp_path: Path) -> Keys:
+    config = tmp_path / "sidecar.yaml"
+    config.write_text(CONFIG.format(url=url), encoding="utf-8")
+    return Keys(config, url)
+
+
+def test_the_life_of_a_key(keys: Keys) -> None:
+    issued = keys.issue("nightly", scopes=("read",), tenant="acme")
+    assert [key["id"] for key in keys.told("list", "--tenant", "acme", "--search", "night")] == [issued.id]
+    successor = keys.told("rotate", issued.id)
+    assert keys.told("show", issued.id)["retires_at"] is not None
+    assert keys.run("show", "-", "--json", stdin=issued.text).exit_code == 0
+    assert keys.run("revoke", successor["id"], "--yes").exit_code == 0
+    actions = [row["action"] for row in json.loads(on(keys, "audit", "--json"))]
+    assert actions == ["revoke", "rotate", "rotate", "issue"]
+    assert json.loads(on(keys, "audit", "verify", "--json"))["problem"] is None
+
+
+def test_keys_go_out_and_come_in(keys: Keys, server: PostgresqlServer, template: str, tmp_path: Path) -> None:
+    issued = keys.issue("old", scopes=("read",))
+    file = tmp_path / "keys.jsonl"
+    record = {"hash": "a" * 64, "prefix": "sk_live_ab", "name": "imported"}
+    file.write_text("\n".join(json.dumps({**record, "hash": f"{number:064x}"}) for number in range(50)))
+    for options in (["--dry-run"], []):
+        assert "50 keys" in on(keys, "keys", "import", str(file), *options)
+    assert len(on(keys, "keys", "export").splitlines()) == 51
+    again = keys.run("import", str(file))
+    assert again.exit_code == 1 and "stored already" in again.output
+    assert keys.told("show", issued.id)["name"] == "old"
+
+
+def test_doctor_examines_the_store(keys: Keys) -> None:
+    keys.issue("old", scopes=("read",))
+    checks = json.loads(run_cli("doctor", "-c", str(keys.config), "--json").stdout)["findings"]
+    found = {check["check"]: check["severity"] for check in checks}
+    assert (found["schema"], found["audit"]) == ("ok", "ok")
+    assert found["latency"] in ("ok", "warning")
+
+
+def on(keys: Keys, *arguments: str) -> str:
+    done = run_cli(*arguments[:1], *arguments[1:], "-c", str(keys.config))
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+WRONG = {
+    "postgresql://asked:hunter2@{place}/{name}": "refuses the password",
+    "postgresql://nobody:hunter2@{place}/{name}": "refuses this user",
+    "postgresql://postgres:hunter2@{place}/nothing": "no such database",
+    "postgresql://postgres:hunter2@127.0.0.1:1/{name}": "cannot be reached",
+    "postgresql://postgres:hunter2@{place}/{name}?sslmode=require": "refuses TLS",
+    "postgresql://postgres:hunter2@{place}/{name}?sslmode=verify-full&sslrootcert=/none": "TLS files",
+    "postgresql://postgres:hunter2@{place}/template1": "`sidecar store make` makes it",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_told_in_one_line_without_the_password(
+    server: PostgresqlServer, template: str, wrong: str
+) -> None:
+    server.ask_for_password("asked", "right")
+    done = run_cli("keys", "list", "--store", wrong.format(place=f"127.0.0.1:{server.port}", name=template))
+    assert done.exit_code == 1
+    assert WRONG[wrong] in done.output and len(done.output.splitlines()) == 1
+    assert "hunter2" not in done.output
+
+
+def test_the_password_comes_from_a_file(server: PostgresqlServer, url: str, tmp_path: Path) -> None:
+    server.ask_for_password("asked", "right")
+    (tmp_path / "password").write_text("right\n", encoding="ascii")
+    store = url.replace("postgres@", "asked@")
+    done = run_cli("keys", "list", "--store", store, environ={"PGPASSWORD_FILE": str(tmp_path / "password")})
+    assert "does not let this role" in done.output
+
+
+def test_a_newer_schema_that_only_adds_is_used_and_one_that_takes_away_is_refused(
+    server: PostgresqlServer, url: str
+) -> None:
+    server.sql("UPDATE sidecar.schema_version SET version = version + 1", url=url)
+    assert run_cli("keys", "list", "--store", url).exit_code == 0
+    server.sql("UPDATE sidecar.schema_version SET oldest_program = version", url=url)
+    done = run_cli("keys", "list", "--store", url)
+    assert done.exit_code == 1 and "use a newer sidecar" in done.output
+
+
+def test_ten_processes_that_start_at_once_make_one_store(server: PostgresqlServer) -> None:
+    url = server.database()
+    line = [sys.executable, "-m", "sidecar", "store", "make", "--store", url]
+    started = [subprocess.Popen(line, env=clean_environ(), stderr=subprocess.PIPE) for _ in range(10)]
+    told = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 10, told
+    assert server.sql("SELECT count(*), max(version) FROM sidecar.schema_version", url=url) == [("1", "1")]

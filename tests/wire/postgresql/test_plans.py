@@ -1,0 +1,86 @@
+"""How PostgreSQL finds keys among many: by an index, sorting no more than what a page needs."""
+
+from typing import Any
+
+import pytest
+
+from sidecar.keys.ports import KeyFilter
+from sidecar.store.keys import find_statement
+from sidecar.store.postgresql.listing import count_statement, page_statements
+from sidecar.store.store import Store
+from tests.harness.postgresql import PostgresqlServer
+from tests.unit.keys.making import NOW_US
+
+KEYS = 20_000
+_FILL = f"""INSERT INTO sidecar.api_key (id, name, prefix, digest, algorithm, tenant, environment, scopes, quotas,
+        metadata, status, created_at, created_by, expires_at, last_used_at)
+    SELECT 'key_' || i, 'Key ' || i || ' nightly', 'sk_live_' || i % 9973, sha256(i::text::bytea), 'sha256',
+        'tenant-' || i % 500, CASE WHEN i % 4 = 0 THEN 'test' ELSE 'live' END, '[]', '{{}}', '{{}}',
+        CASE WHEN i % 10 = 0 THEN 'revoked' ELSE 'active' END, i, 'x', CASE WHEN i % 1000 = 1 THEN i END, i
+    FROM generate_series(1, {KEYS}) AS i"""  # noqa: S608 - no input
+
+
+@pytest.fixture(scope="module")
+def full(server: PostgresqlServer, template: str) -> str:
+    url = server.database(template=template)
+    server.sql(_FILL, "ANALYZE sidecar.api_key", url=url)
+    return url
+
+
+@pytest.fixture
+def shared_url(full: str) -> str:
+    return full
+
+
+@pytest.fixture
+def emptied() -> bool:
+    return False
+
+
+async def plan(store: Store, sql: str, values: Any) -> str:
+    return "\n".join(row[0] for row in await store.database.read("explain", f"EXPLAIN {sql}", values))
+
+
+async def test_a_lookup_reads_the_index_of_digests(store: Store) -> None:
+    told = await plan(store, find_statement(4), [bytes(32)] * 4)
+    assert "api_key_digest" in told and "Seq Scan" not in told
+
+
+PAGES = {
+    "the newest": KeyFilter(limit=50),
+    "after a key": KeyFilter(after="key_9000", limit=50),
+    "a tenant": KeyFilter(tenant="tenant-7", limit=50),
+    "a tenant's revoked ones": KeyFilter(tenant="tenant-10", effective_status="revoked", limit=50),
+    "an environment": KeyFilter(environment="test", limit=50),
+    "expired": KeyFilter(effective_status="expired", limit=50),
+    "active": KeyFilter(effective_status="active", limit=50),
+    "a rare word": KeyFilter(search="key 17", limit=50),
+    "a common word": KeyFilter(search="night", limit=50),
+    "a stored prefix": KeyFilter(search="sk_live_123", limit=50),
+    "by name": KeyFilter(sort="name", limit=50),
+    "by tenant, after a key": KeyFilter(sort="tenant", after="key_9000", limit=50),
+    "by use": KeyFilter(sort="used", after="key_9000", after_at=9000, limit=50),
+    "by disuse": KeyFilter(sort="unused", limit=50),
+    "by end": KeyFilter(sort="ends", limit=50),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_no_page_reads_or_sorts_all_keys(store: Store, page: str) -> None:
+    wanted = PAGES[page]
+    for sql, values in page_statements(wanted, NOW_US):
+        told = await plan(store, sql, values)
+        assert "Seq Scan" not in told, told
+        if wanted.sort != "created":
+            assert "Sort" not in told and "api_key_by_" in told, told
+    assert await store.keys.list(wanted)
+
+
+async def test_counting_a_tenants_keys_reads_its_index(store: Store) -> None:
+    assert "api_key_tenant" in await plan(store, *count_statement(KeyFilter(tenant="tenant-7"), NOW_US, 100))
+
+
+async def test_a_beginning_that_too_many_keys_share_is_not_searched_for(store: Store) -> None:
+    assert await store.keys.list(KeyFilter(search="key_", limit=5)) != []  # A word of each name.
+    assert await store.keys.list(KeyFilter(search="sk_live_", limit=5)) == []
+    assert len(await store.keys.list(KeyFilter(search="sk_live_123", limit=500))) == 22

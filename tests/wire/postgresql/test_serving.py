@@ -1,0 +1,111 @@
+"""Sidecars that share a PostgreSQL store: what they see of each other, and what clients see while it is down."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from tests.harness.keys import IssuedKey
+from tests.harness.postgresql import PostgresqlServer, running_postgresql
+from tests.harness.running import Sidecar, StartSidecar
+
+CONFIG = """
+listen: 127.0.0.1:0
+ops: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: sqlite:///replaced
+scopes: {read: Read}
+routes:
+- GET /items/**: {scopes: [read], respond: {status: ok}}
+"""
+BACK_SECONDS = 5.0
+END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE true"
+
+
+def seconds_until(done: Callable[[], bool], *, within: float) -> float:
+    """How long it took; fails past `within`."""
+    started = time.monotonic()
+    while not done():
+        assert time.monotonic() - started < within
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+def status(sidecar: Sidecar, key: IssuedKey | str) -> int:
+    return sidecar.ask("GET", "/items/1", key=key).status
+
+
+def is_answered(sidecar: Sidecar, key: IssuedKey, expected: int) -> bool:
+    return status(sidecar, key) == expected
+
+
+def is_unavailable(sidecar: Sidecar, key: IssuedKey | str) -> bool:
+    """503 with a time to come back; never a word about the key."""
+    response = sidecar.ask("GET", "/items/1", key=key)
+    assert response.status in (200, 503), response
+    return response.status == 503 and int(response.header("Retry-After")) > 0
+
+
+@pytest.mark.requirement("S4.4")
+def test_a_change_by_anyone_counts_in_every_sidecar_within_a_second(url: str, start_sidecar: StartSidecar) -> None:
+    first, second = start_sidecar(CONFIG, store=url), start_sidecar(CONFIG, store=url)
+    key = first.keys.issue(scopes=("read",))
+    assert [status(one, key) for one in (first, second)] == [200, 200]
+    for change, expected in (("disable", 401), ("enable", 200), ("revoke", 401)):
+        assert first.keys.run(change, key.id, *(["--yes"] if change == "revoke" else [])).exit_code == 0
+        for one in (first, second):
+            seconds_until(partial(is_answered, one, key, expected), within=1.0)
+
+
+@pytest.mark.requirement("R2.5")
+def test_connections_that_the_server_ends_are_made_anew(
+    server: PostgresqlServer, url: str, start_sidecar: StartSidecar
+) -> None:
+    sidecar = start_sidecar(CONFIG, store=url)
+    key = sidecar.keys.issue(scopes=("read",))
+    assert status(sidecar, key) == 200
+    for _ in range(3):
+        server.sql(f"{END_SESSIONS} AND datname = '{url.rpartition('/')[2]}'")
+        seconds_until(lambda: not is_unavailable(sidecar, key), within=BACK_SECONDS)
+        assert not is_unavailable(sidecar, sidecar.keys.issue(scopes=("read",)))
+    assert sidecar.keys.run("disable", key.id).exit_code == 0
+    seconds_until(lambda: status(sidecar, key) == 401, within=1.0)
+
+
+@pytest.mark.requirement("R2.5")
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+def test_while_the_database_is_down_requests_get_503_and_afterwards_all_is_well(
+    how: str, start_sidecar: StartSidecar
+) -> None:
+    with running_postgresql() as own:
+        sidecar = start_sidecar(CONFIG, store=own.database())
+        known, unseen = sidecar.keys.issue(scopes=("read",)), sidecar.keys.issue(scopes=("read",))
+        assert status(sidecar, known) == 200
+        with own.down(how):
+            seconds_until(lambda: is_unavailable(sidecar, known), within=BACK_SECONDS)
+            for _ in range(20):
+                assert is_unavailable(sidecar, known)
+                assert is_unavailable(sidecar, unseen)
+            assert sidecar.ready().status == 503
+        seconds_until(lambda: not is_unavailable(sidecar, known), within=BACK_SECONDS)
+        seconds_until(lambda: not is_unavailable(sidecar, unseen), within=BACK_SECONDS)
+        assert status(sidecar, "sk_live_nobody") == 401
+        assert sidecar.ready().status == 200
+        assert sidecar.stop() == 0
+
+
+@pytest.mark.requirement("R2.5")
+def test_a_sidecar_that_is_left_no_connection_says_so_and_goes_on_when_there_are_some(
+    server: PostgresqlServer, url: str, start_sidecar: StartSidecar
+) -> None:
+    server.sql("CREATE ROLE crowd LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA sidecar TO crowd", url=url)
+    server.sql("GRANT USAGE ON SCHEMA sidecar TO crowd", url=url)
+    sidecar = start_sidecar(CONFIG, store=url.replace("postgres@", "crowd@"))
+    key = sidecar.keys.issue(scopes=("read",))
+    assert status(sidecar, key) == 200
+    server.sql("ALTER ROLE crowd CONNECTION LIMIT 0", f"{END_SESSIONS} AND usename = 'crowd'")
+    seconds_until(lambda: is_unavailable(sidecar, key), within=BACK_SECONDS)
+    seconds_until(lambda: b"no connection left" in sidecar.ready().body, within=BACK_SECONDS)
+    server.sql("ALTER ROLE crowd CONNECTION LIMIT -1")
+    seconds_until(lambda: not is_unavailable(sidecar, key), within=BACK_SECONDS)

@@ -14,7 +14,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
-from sidecar.config.store_url import is_sqlite, shown_store, sqlite_path
+from sidecar.config.store_url import is_file, is_sqlite, shown_store, sqlite_path
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
@@ -28,11 +28,13 @@ from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.control import Sharing, control_socket, served_store
 from sidecar.runtime.descriptors import Descriptors, descriptors
+from sidecar.runtime.key_file import KeyFileWatch, open_key_file, watch_of
 from sidecar.runtime.limiters import Limiters, limiters_of
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
+from sidecar.store.file import InvalidKeyFile
 from sidecar.store.store import Store, open_store
 from sidecar.telemetry.limiter import LimiterMetrics
 from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
@@ -157,6 +159,7 @@ class Parts:
     descriptors: Descriptors
     limiters: Limiters
     store: Store
+    key_file: KeyFileWatch | None
     sharing: Sharing
     keeper: UsageKeeper
     retirement: Retirement
@@ -171,8 +174,7 @@ class Parts:
 
 
 async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
-    metrics, usage = Metrics(), Usage(clock=CLOCK)
-    memory = MemoryLimiter(max_entries=config.limiter.entries)
+    metrics, usage, memory = Metrics(), Usage(clock=CLOCK), MemoryLimiter(max_entries=config.limiter.entries)
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store, sharing = await _open_store(config, hasher, memory, stack=stack, metrics=metrics)
@@ -202,6 +204,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         descriptors=files,
         limiters=limiters,
         store=store,
+        key_file=watch_of(store, background, metrics, clock=CLOCK),
         sharing=sharing,
         keeper=keeper,
         retirement=retirement,
@@ -218,7 +221,7 @@ async def _open_store(
 ) -> tuple[Store, Sharing]:
     try:
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
-        store = await open_store(config.store, create=False, watched=True, clock=CLOCK, timings=metrics.store_timed)
+        store = await _store_of(config, hasher, metrics)
         stack.push_async_callback(store.close)
         sharing = _sharing_of(config, mark)
         await store.tables.refuse_unfinished()
@@ -228,19 +231,29 @@ async def _open_store(
         metrics.also(LimiterMetrics(limiter))
         if not sharing.look():
             limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
+    except InvalidKeyFile as error:
+        raise StartError("\nsidecar: ".join(error.problems)) from error
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
     return store, sharing
 
 
+async def _store_of(config: Config, hasher: Hasher, metrics: Metrics) -> Store:
+    """Raises StoreUnavailable."""
+    if is_file(config.store):
+        return await open_key_file(config, hasher, clock=CLOCK, timings=metrics.store_timed)
+    return await open_store(config.store, create=False, watched=True, clock=CLOCK, timings=metrics.store_timed)
+
+
 def _sharing_of(config: Config, mark: ExitStack) -> Sharing:
     name = shown_store(config.store)
     counts_here = isinstance(config.limiter.url, str)
-    if not is_sqlite(config.store):
-        if counts_here:
+    url = config.store_usage if is_file(config.store) else config.store
+    if not is_sqlite(url):
+        if counts_here and not is_file(config.store):
             _log.warning("sidecar: %s", _COUNTS_APART)
         return Sharing(name, lambda: 1, kept=False)
-    count = mark.enter_context(served_store(sqlite_path(config.store)))
+    count = mark.enter_context(served_store(sqlite_path(url)))
     return Sharing(name, count if counts_here else lambda: 1, kept=counts_here)
 
 
@@ -370,6 +383,7 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
         lambda config: keeper.reconfigure(config.usage, prefixes=key_prefixes(config)),
         lambda config: parts.retirement.reconfigure(config.keys),
         lambda config: parts.old_keys.reconfigure(config.keys),
+        lambda config: parts.key_file.reconfigure(config, _hasher_of) if parts.key_file is not None else None,
         parts.observing.reconfigure,
     )
 
@@ -404,9 +418,9 @@ async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: R
 
 
 def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
-    reloaded = reloads.remarks() if reloads is not None else ()
+    files = (watch.remarks() for watch in (reloads, parts.key_file) if watch is not None)
     own = (*parts.serving.grace.remarks(), *parts.limiters.remarks(), *parts.sharing.remarks())
-    return [*reloaded, *own, *_unwritten(parts.store)]
+    return [*(line for lines in files for line in lines), *own, *_unwritten(parts.store)]
 
 
 def _unwritten(store: Store) -> Sequence[str]:

@@ -41,6 +41,25 @@ from sidecar.usage.recorder import UsageFilter, UsageRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFile:
+    """The file that keys are read from, and whether their use and changes are kept anywhere."""
+
+    path: str
+    keeps_usage: bool
+
+    def refusal(self, admin: Admin) -> str:
+        """Why no key can be changed. An administrator of one tenant learns no names of files."""
+        file = f"the file {self.path}" if admin.tenant is None else "a file"
+        return f"the keys are those of {file}, which is only read here: change the file"
+
+    def note(self, admin: Admin) -> str:
+        kept = (
+            "" if self.keeps_usage else " Their use and changes are kept nowhere: store.usage names a place for them."
+        )
+        return f"The keys {self.refusal(admin).removeprefix('the keys ')}.{kept}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdminDependencies:
     """What the service uses. lifecycle, config, rules, gate_of: of the current configuration."""
 
@@ -59,6 +78,8 @@ class AdminDependencies:
     clock: Clock
     randbelow: Callable[[int], int]
     """As `secrets.randbelow`."""
+    key_file: KeyFile | None = None
+    """None where keys can be changed."""
 
 
 # What an administrator may see: keys, their use, their changes, the configuration, and the gate's decisions.
@@ -95,6 +116,11 @@ class AdminReader:
     @property
     def config(self) -> Config:
         return self._dependencies.config()
+
+    @property
+    def reads_file(self) -> bool:
+        """Whether keys are those of a file, and nothing here changes them."""
+        return self._dependencies.key_file is not None
 
     @property
     def now(self) -> int:
@@ -400,9 +426,11 @@ class AdminService(AdminReader):
         return await self.get(key_id)
 
     def must_write(self) -> None:
-        """Raises Problem 403 for an administrator who may only read."""
+        """Raises Problem 403 for an administrator who may only read, and 409 where keys are those of a file."""
         if not self.admin.may_write:
             raise forbidden("this admin token may only read")
+        if self._dependencies.key_file is not None:
+            raise Problem(409, "read_only", self._dependencies.key_file.refusal(self.admin))
 
 
 def _later(expires_at: int | None, before: int | None) -> bool:

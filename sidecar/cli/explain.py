@@ -13,7 +13,7 @@ import click
 
 from sidecar.admin.api.serializers import explanation_as_json
 from sidecar.app import make_gate
-from sidecar.cli.key_service import hasher_of_environ, line_of_stdin, open_store
+from sidecar.cli.key_service import hasher_of_environ, line_of_stdin, open_store, url_to_read
 from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reported, seconds, shortened
 from sidecar.cli.output import findings_as_json, findings_as_text
 from sidecar.config.build.config import Config
@@ -94,7 +94,7 @@ async def _quotas(settings: LimiterSettings, memory: MemoryLimiter) -> AsyncIter
 async def _with_key(question: Question, config: Config, limiter: MemoryLimiter, name: str) -> Question:
     """Return the question with the key that `name` identifies: by id, by prefix, or `-` for the API key on stdin."""
     presented = line_of_stdin().strip() if name == "-" else None
-    async with open_store(config.store) as store:
+    async with open_store(url_to_read(config)) as store:
         limiter.restore(await store.quotas.load(most=limiter.max_entries), time.time())
         keys = Lifecycle(store.keys, hasher_of_environ(config), clock=SystemClock(), randbelow=secrets.randbelow)
         key = await (keys.find_by(name) if presented is None else keys.find_by_secret(presented))

@@ -14,12 +14,12 @@ from typing import TypeVar
 from sidecar.cli.options import Failure, Misuse, config_here, config_or_exit, load_or_exit, shortened
 from sidecar.config.build.config import Config
 from sidecar.config.load import Environment
-from sidecar.config.store_url import parse_store
+from sidecar.config.store_url import file_path, is_file, parse_store
 from sidecar.core.apikey import Hasher, pasted, peppers_from
 from sidecar.core.model import ApiKey
 from sidecar.gate.compile import key_rules
 from sidecar.keys.lifecycle import Issued, KeyMaker, Lifecycle, Rotated, check_peppers
-from sidecar.keys.ports import Actor, KeyFilter, KeyRegistry
+from sidecar.keys.ports import Actor, KeyFilter, KeyRegistry, ReadOnlyStore
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import KeyRules, NewKey
 from sidecar.runtime.tasks import SystemClock
@@ -41,14 +41,52 @@ def parsed_url(url: str) -> str:
         raise Misuse(f"--store: {error}") from error
 
 
+class FileUrl(str):
+    """The URL of a store in a file, with the configuration by whose rules its records are read."""
+
+    __slots__ = ("config",)
+
+    config: Config
+
+    def __new__(cls, config: Config) -> "FileUrl":
+        url = super().__new__(cls, config.store)
+        url.config = config
+        return url
+
+
+def url_to_read(config: Config) -> str:
+    """Return the URL of the configuration's store, to read from."""
+    return FileUrl(config) if is_file(config.store) else config.store
+
+
 @asynccontextmanager
 async def open_store(url: str, *, create: bool = False) -> AsyncIterator[Store]:
-    """Open the store. Raises StoreUnavailable, also if there is no store yet and `create` is not set."""
-    store = await store_at(parsed_url(url), create=create, clock=SystemClock(), timings=_unobserved)
+    """Open the store. Raises StoreUnavailable, also if there is no store yet and `create` is not set.
+
+    Raises ReadOnlyStore for the plain URL of a file, which only those commands use that change something.
+    """
+    if is_file(url):
+        store = await _open_file(url, create=create)
+    else:
+        store = await store_at(parsed_url(url), create=create, clock=SystemClock(), timings=_unobserved)
     try:
         yield store
     finally:
         await store.close()
+
+
+async def _open_file(url: str, *, create: bool) -> Store:
+    # Its libraries are for those who use it.
+    from sidecar.runtime.key_file import open_key_file
+    from sidecar.store.file import InvalidKeyFile
+
+    if create or not isinstance(url, FileUrl):
+        raise ReadOnlyStore(file_path(parsed_url(url)))
+    try:
+        hasher = hasher_of_environ(url.config)
+        return await open_key_file(url.config, hasher, clock=SystemClock(), timings=_unobserved)
+    except InvalidKeyFile as error:
+        raise Failure(*error.problems) from error
 
 
 def _unobserved(operation: str, seconds: float) -> None:
@@ -61,10 +99,13 @@ def settings_of(config: str | None, store: str | None) -> Config:
 
 
 def url_of(config: str | None, store: str | None) -> str:
-    """Return the store's URL. The configuration is read only if no option names the store."""
+    """Return the store's URL, to read from.
+
+    The configuration is read only if no option names the store, or if that is a file: by its rules records are read.
+    """
     if store is None and config_here(config) is None:
         raise Misuse("no store is named: give -c FILE (or set SIDECAR_CONFIG), or give --store URL")
-    return settings_of(config, None).store if store is None else store
+    return url_to_read(settings_of(config, store)) if store is None or is_file(store) else store
 
 
 def rules_of(config: Config) -> KeyRules:

@@ -9,6 +9,7 @@ from typing import TypedDict, TypeVar, Unpack
 import click
 
 from sidecar.cli import key_service
+from sidecar.cli.apply import apply_command
 from sidecar.cli.bulk import Selection, change_selected, selecting, selects
 from sidecar.cli.options import (
     Misuse,
@@ -195,6 +196,7 @@ keys_group.add_command(due)
 keys_group.add_command(usage)
 keys_group.add_command(list_keys)
 keys_group.add_command(import_command)
+keys_group.add_command(apply_command)
 keys_group.add_command(export_command)
 
 

@@ -158,27 +158,31 @@ def status_told(action: StatusAction, before: ApiKey, now: int) -> str:
         is {"disable": KeyStatus.DISABLED, "enable": KeyStatus.ACTIVE, "revoke": KeyStatus.REVOKED}[action]
     ):
         at = before.revoked_at if action == "revoke" else before.disabled_at
-        return f"{_who(before)} was {done} already{'' if at is None else ', ' + ago(now - at)}: nothing changed."
+        return f"{who(before)} was {done} already{'' if at is None else ', ' + ago(now - at)}: nothing changed."
     return f"{done.capitalize()} {spoken(before, now)}."
 
 
 def change_told(before: ApiKey, after: ApiKey) -> str:
     """Return what has changed, as one sentence."""
+    changes = changes_told(before, after)
+    if not changes:
+        return f"{who(before)} has these values already: nothing changed."
+    return f"Changed {who(before)}: {changes}."
+
+
+def changes_told(before: ApiKey, after: ApiKey) -> str:
+    """Return `scopes a -> b, plan none -> pro`, field by field."""
     old, new = public_fields(before), public_fields(after)
-    changes = [f"{name} {_as_text(old[name])} -> {_as_text(new[name])}" for name in new if old[name] != new[name]]
-    return (
-        f"Changed {_who(before)}: {', '.join(changes)}."
-        if changes
-        else f"{_who(before)} has these values already: nothing changed."
-    )
+    return ", ".join(f"{name} {_as_text(old[name])} -> {_as_text(new[name])}" for name in new if old[name] != new[name])
 
 
 def spoken(key: ApiKey, now: int) -> str:
     """`ID (NAME) of TENANT; last used 3 minutes ago`."""
-    return f"{_who(key)}; {'never used' if key.last_used_at is None else 'last used ' + ago(now - key.last_used_at)}"
+    return f"{who(key)}; {'never used' if key.last_used_at is None else 'last used ' + ago(now - key.last_used_at)}"
 
 
-def _who(key: ApiKey) -> str:
+def who(key: ApiKey) -> str:
+    """Return `ID (NAME) of TENANT`."""
     return f"{key.id} ({harmless(key.name)}){' of ' + harmless(key.tenant) if key.tenant else ''}"
 
 

@@ -104,7 +104,7 @@ def import_command(
     started = time.monotonic()
     with reported(), _tuned_for_bulk(), _opened(file) as lines, progress("Imported") as done:
         keys = _entries(lines, read_as)
-        with _problems_told(_name_of(file)):
+        with problems_told(_name_of(file), "imported"):
             count = asyncio.run(_import(settings, keys, how, done))
     if not count:
         raise Failure(f"{_name_of(file)} holds no key: nothing was imported")
@@ -130,13 +130,13 @@ def _name_of(file: str) -> str:
 
 
 @contextmanager
-def _problems_told(name: str) -> Iterator[None]:
-    """Turn InvalidFile into a Failure that names the file and each line."""
+def problems_told(name: str, done: str) -> Iterator[None]:
+    """Turn InvalidFile into a Failure that names the file and each line. done: what was not, as `imported`."""
     try:
         yield
     except InvalidFile as error:
         problems = [f"{name}:{problem}" for problem in error.problems]
-        raise Failure(*problems, f"nothing was imported: {counted(len(problems), 'problem')}") from error
+        raise Failure(*problems, f"nothing was {done}: {counted(len(problems), 'problem')}") from error
 
 
 def _entries(file: BinaryIO, form: FileFormat | Product) -> Iterable[Entry | BadLine]:

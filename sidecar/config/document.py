@@ -38,6 +38,7 @@ from sidecar.config.fields import (
     Upstream,
     UpstreamHost,
     UpstreamUrl,
+    UsageStore,
     default,
     left_out,
     parse_address,
@@ -57,6 +58,7 @@ from sidecar.config.policy import (
     checked_keys,
 )
 from sidecar.config.routes import CorsEntry, DefaultsEntry, RouteOrGroup, UnmatchedEntry, cors_of
+from sidecar.config.store_url import is_file
 from sidecar.core.model import Cors
 from sidecar.limiter.redis.url import RedisUrl
 from sidecar.limiter.remote import Outage
@@ -194,6 +196,8 @@ class StoreSettings(Entry, frozen=True, kw_only=True):
     """Where keys are stored, and how long those that were seen go on while the store does not answer (seconds)."""
 
     url: Store
+    usage: UsageStore = left_out("")
+    """Of keys in a file: where their use, changes and quotas are kept; empty for nowhere."""
     grace: Duration = seconds("0s")
 
 
@@ -206,6 +210,8 @@ def store_of(written: str | StoreSettings, path: Path, report: Report) -> StoreS
     least, most = _GRACE_SECONDS
     if settings.grace and not least <= settings.grace <= most:
         report.problem((*path, "grace"), "must be 0s, or between 1s and 1h: a revoked key may go on for as long")
+    if settings.usage and not is_file(settings.url):
+        report.doubt((*path, "usage"), "is only for keys in a file: any other store keeps usage itself")
     return settings
 
 

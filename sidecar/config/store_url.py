@@ -1,4 +1,4 @@
-"""The URL of a key store: a file of SQLite, or a database of PostgreSQL.
+"""The URL of a key store: a file of SQLite, a database of PostgreSQL, or a file of records.
 
 A wrong one is never echoed, and a right one is shown without its user and password.
 """
@@ -7,7 +7,8 @@ import os
 import re
 from typing import Final
 
-_SQLITE: Final = "must be sqlite:///absolute/path, sqlite:relative/path"
+_PATHS: Final = "must be sqlite:///absolute/path, sqlite:relative/path, file:///absolute/path"
+_USAGE: Final = "must be sqlite:///absolute/path or sqlite:relative/path: only SQLite keeps what a file cannot"
 _POSTGRESQL: Final = "postgresql://user@host:port/database"
 _POSTGRESQL_URL: Final = re.compile(
     r"postgres(?:ql)?://(?:[^@:/?#\s]+(?::(?:[^@:/?#%\s]|%[0-9A-Fa-f]{2})*)?@)?"
@@ -22,21 +23,26 @@ _OPTIONS: Final = {
 
 
 def parse_store(text: str) -> str:
-    """`sqlite:///absolute/path`, where a relative path starts at the working directory; or a URL of PostgreSQL."""
+    """`sqlite:///absolute/path` or `file:///…`, a relative path from the working directory; or a URL of PostgreSQL."""
     if text.startswith(("postgresql:", "postgres:")):
         return _postgresql(text)
-    if text.startswith("file:"):
-        raise ValueError("is not supported yet: use sqlite:///path")
     scheme, _, path = text.partition(":")
-    if scheme != "sqlite" or not path or path.endswith(("/", ":memory:")):
-        raise ValueError(f"{_SQLITE} or {_POSTGRESQL}")
+    if scheme not in ("sqlite", "file") or not path or path.endswith(("/", ":memory:")):
+        raise ValueError(f"{_PATHS} or {_POSTGRESQL}")
     if any(char in path for char in "?#\0"):
         raise ValueError("must be a path alone, without '?' or '#'")
     if path.startswith("//") and not path.startswith("///"):
-        raise ValueError(f"{_SQLITE} or {_POSTGRESQL}; two slashes would name a host")
+        raise ValueError(f"{_PATHS} or {_POSTGRESQL}; two slashes would name a host")
     if not path.startswith("/"):
         path = os.path.abspath(path)
-    return "sqlite:///" + path.lstrip("/")
+    return f"{scheme}:///{path.lstrip('/')}"
+
+
+def parse_usage_store(text: str) -> str:
+    """As `parse_store`, for a SQLite database."""
+    if not text.startswith("sqlite:"):
+        raise ValueError(_USAGE)
+    return parse_store(text)
 
 
 def _postgresql(text: str) -> str:
@@ -57,7 +63,7 @@ def is_sqlite(store: str) -> bool:
 
 def shown_store(store: str) -> str:
     """A parsed store URL without user, password and options, for people and logs."""
-    if is_sqlite(store):
+    if not store.startswith("postgresql:"):
         return store
     scheme, _, rest = store.partition("?")[0].partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
@@ -66,3 +72,13 @@ def shown_store(store: str) -> str:
 def sqlite_path(store: str) -> str:
     """The absolute path of the file that a parsed store URL names."""
     return "/" + store.removeprefix("sqlite:///")
+
+
+def is_file(store: str) -> bool:
+    """Whether a parsed store URL names a file of records."""
+    return store.startswith("file:")
+
+
+def file_path(store: str) -> str:
+    """The absolute path of the file of records that a parsed store URL names."""
+    return "/" + store.removeprefix("file:///")

@@ -203,6 +203,18 @@ class StoreFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFileFacts:
+    """The file that keys are read from. problems: what is wrong with it, one line each, with its name."""
+
+    path: str
+    records: int = 0
+    problems: tuple[str, ...] = ()
+    alone: bool = False
+    """Whether it is a mount of its own (`subPath`)."""
+    keeps_usage: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunningFacts:
     """What the ops listener of the running sidecar reports."""
 
@@ -239,6 +251,8 @@ class Facts:
     store: StoreFacts | Unknown
     running: RunningFacts | Unknown
     upstreams: Mapping[str, NamedUpstream] = field(default_factory=dict)
+    key_file: KeyFileFacts | Unknown | None = None
+    """None where keys are not in a file."""
     upstream_option: str = "upstream"
     """Where in the configuration `upstream` and `bypass` stand."""
 

@@ -13,7 +13,14 @@ from sidecar.doctor.checks import config as config_checks
 from sidecar.doctor.checks import listeners as listener_checks
 from sidecar.doctor.checks import store as store_checks
 from sidecar.doctor.facts import Facts, Finding, Named, NamedUpstream
-from sidecar.doctor.probes.host import Opener, files_facts, host_facts, secrets_facts, store_facts
+from sidecar.doctor.probes.host import (
+    Opener,
+    files_facts,
+    host_facts,
+    key_file_facts,
+    secrets_facts,
+    store_facts,
+)
 from sidecar.doctor.probes.network import probe_bypass, running_facts, upstream_facts
 
 
@@ -50,6 +57,7 @@ async def collect_facts(examination: Examination) -> Facts:
         secrets=secrets_facts(config, examination.environ),
         upstream=default.upstream,
         bypass=default.bypass,
+        key_file=await asyncio.to_thread(key_file_facts, config, now, examination.environ),
         upstreams=dict(zip(config.upstreams, others, strict=True)),
         # Runs alone: anything beside it would distort the latencies.
         store=await store_facts(config, now, examination.open_store, deep=examination.deep),
@@ -98,6 +106,7 @@ CHECKS: Final = (
     Check("Secrets", "pepper", store_checks.pepper),
     Check("Secrets", "previous pepper", store_checks.previous_pepper),
     Check("Secrets", "TLS keys", store_checks.key_files),
+    Check("Key store", "file", store_checks.key_file),
     Check("Key store", "schema", store_checks.schema),
     Check("Key store", "file modes", store_checks.modes),
     Check("Key store", "folder", store_checks.folder),

@@ -1,12 +1,12 @@
 """What is worked out once, not for each request: the parts of a gate, and the principal of a key."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from sidecar.config.build.config import Config
 from sidecar.config.policy import KeySettings
-from sidecar.core.apikey import KeyFormat
+from sidecar.core.apikey import Hasher, KeyFormat
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.cors import SharingRules
 from sidecar.core.credentials import CredentialRules
@@ -18,6 +18,8 @@ from sidecar.core.quotas import ENDING_NAMES, Plans, RateLimitFields, buckets_fo
 from sidecar.core.routing import MethodRules, RouteTable
 from sidecar.core.upstream_request import ADMIN_COOKIES, IdentityHeaders, Injection
 from sidecar.keys.cache import CacheEntry
+from sidecar.keys.ports import Actor
+from sidecar.keys.transfer.fields import LineRules, Origin
 from sidecar.keys.validation import KeyRules
 
 # What the configuration asks of a key.
@@ -42,6 +44,12 @@ def key_rules(config: Config) -> KeyRules:
         required=config.keys.require,
         scopes_per_key=config.keys.scopes_per_key,
     )
+
+
+def line_rules(config: Config, hasher: Hasher, *, now: int, actor: Actor, new_id: Callable[[], str] = str) -> LineRules:
+    """What the configuration asks of a key in a file. now: microseconds. Raises ValueError as `key_rules`."""
+    origin = Origin(own=config.keys.environments, foreign=config.keys.imported, algorithms=hasher.algorithms)
+    return LineRules(key_rules(config), origin, now=now, actor=actor, new_id=new_id)
 
 
 def key_prefixes(config: Config) -> Sequence[str]:

@@ -36,6 +36,13 @@ class KeyConflict(Exception):
     """The change does not fit what is stored (revoked key enabled, digest already there)."""
 
 
+class ReadOnlyStore(KeyConflict):
+    """The keys are those of a file, which is changed by whoever has it. The message names it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the keys are those of the file {path}, which is only read here: change the file")
+
+
 class UnknownKey(KeyConflict):
     """No key has this id."""
 

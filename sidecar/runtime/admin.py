@@ -9,7 +9,7 @@ from aiohttp import web
 from sidecar.admin.api.routes import admin_app
 from sidecar.admin.auth import Tokens
 from sidecar.admin.running import Running
-from sidecar.admin.service import AdminDependencies
+from sidecar.admin.service import AdminDependencies, KeyFile
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.build.config import Config
@@ -23,6 +23,7 @@ from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
+from sidecar.store.file import FileStore
 from sidecar.store.store import Store
 from sidecar.telemetry.refusals import Refusals
 
@@ -83,6 +84,7 @@ def _ports(process: Process) -> AdminDependencies:
         running=_running(process),
         clock=process.clock,
         randbelow=secrets.randbelow,
+        key_file=KeyFile(path=store.path, keeps_usage=store.keeps_usage) if isinstance(store, FileStore) else None,
     )
 
 

@@ -62,7 +62,7 @@ async def remember_once(connection: Connection, once: IdempotencyKey | None, key
 _FIELDS: Final = ", ".join(COLUMNS)
 SELECT_KEY: Final = f"SELECT {_FIELDS} FROM api_key"  # noqa: S608 - column names of our own
 INSERT_KEY: Final = f"INSERT INTO api_key ({_FIELDS}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - the same
-_UPDATE: Final = f"UPDATE api_key SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE id = ?"  # noqa: S608 - the same
+UPDATE_KEY: Final = f"UPDATE api_key SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE id = ?"  # noqa: S608 - the same
 # No statement may fail and go on: PostgreSQL gives up the whole transaction then.
 _REHASH: Final = """UPDATE api_key SET digest = ?, algorithm = ?
     WHERE id = ? AND NOT EXISTS (SELECT 1 FROM api_key WHERE digest = ? AND id <> ?) RETURNING id"""
@@ -231,7 +231,7 @@ class StoredKeys:
             before = await _stored(connection, key_id)
             after = edit(before)
             if after != before:
-                await connection.execute(_UPDATE, (*row_of(after), key_id))
+                await connection.execute(UPDATE_KEY, (*row_of(after), key_id))
                 await write_audit(connection, action, [(before, after)], at=at, actor=actor)
         return after
 
@@ -246,7 +246,7 @@ class StoredKeys:
             both = [(before, edit(before)) for before in [await _stored(connection, key_id) for key_id in key_ids]]
             changes = [(before, after) for before, after in both if before != after]
             for _, after in changes:
-                await connection.execute(_UPDATE, (*row_of(after), after.id))
+                await connection.execute(UPDATE_KEY, (*row_of(after), after.id))
             await write_audit(connection, action, changes, at=at, actor=actor)
         return both
 
@@ -258,7 +258,7 @@ class StoredKeys:
             await check_once(connection, once, at)
             before = await _stored(connection, key_id)
             old, new = edit(before)
-            await connection.execute(_UPDATE, (*row_of(old), key_id))
+            await connection.execute(UPDATE_KEY, (*row_of(old), key_id))
             await _insert(connection, [new])
             await remember_once(connection, once, new.id, at)
             await write_audit(connection, action, [(before, old), (None, new)], at=at, actor=actor)

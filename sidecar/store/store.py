@@ -9,6 +9,7 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.audit import StoredAudit
 from sidecar.store.connection import Database
 from sidecar.store.keys import CountStatement, InBulk, KeyImports, PageStatements, StoredKeys, StoredStatistics
+from sidecar.store.records import StoredRecords
 from sidecar.store.sqlite.connection import SqliteDatabase
 from sidecar.store.sqlite.listing import count_statement, page_statements
 from sidecar.store.sqlite.schema import in_bulk
@@ -40,6 +41,8 @@ class Store:
         """Counts keys, and finds those with a date in a span of time."""
         self.imports = KeyImports(database, bulk=bulk)
         """Adds many keys in one transaction."""
+        self.records = StoredRecords(database)
+        """Brings the keys to what a file says."""
         self.audit = StoredAudit(database)
         """Shows and verifies the changes of keys."""
         self.usage = StoredUsage(database)

@@ -274,6 +274,6 @@ class StoredQuotas:
     async def trim(self, *, most: int) -> None:
         """Keep at most so many rows, as `load` would."""
         async with self._database.transaction("trim_quota_states") as connection:
-            [(rows,)] = await connection.fetch("SELECT count(*) FROM quota_state")
+            rows = sum(count for (count,) in await connection.fetch("SELECT count(*) FROM quota_state"))
             if rows > most:
                 await connection.execute(_TRIM_QUOTAS, (rows - most,))

@@ -9,6 +9,7 @@ from typing import Any, Final
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from sidecar.admin.api.routes import DEPENDENCIES
 from sidecar.admin.auth import Admin, Session
 from sidecar.admin.middleware import ADMIN
 from sidecar.admin.web.view_models import Frame, Moment, StatusBadge
@@ -196,12 +197,13 @@ TEMPLATES: Final = web.AppKey("templates", Templates)
 
 
 def frame_of(request: web.Request, here: str) -> Frame:
-    admin, session = request[ADMIN], request.get(SESSION)
+    admin, session, file = request[ADMIN], request.get(SESSION), request.app[DEPENDENCIES].key_file
     return Frame(
         here=here,
         who="Environment token" if admin.name == NAME_OF_VARIABLE else admin.name,
         rights=_rights(admin),
-        may_write=admin.may_write,
+        may_write=admin.may_write and file is None,
+        note="" if file is None else file.note(admin),
         proof=session.proof if session is not None else "",
     )
 

@@ -155,11 +155,12 @@ def _near(one: NearlyUsedUp, now: int) -> QuotaRow:
 async def _states(service: AdminService) -> tuple[State, ...]:
     health = await service.health()
     store, config = health.of("store"), health.of("config")
+    takes = "Reads a file" if service.reads_file else "Takes reads and writes"
     age = moment(int(health.config_since * MICROSECONDS), service.now).relative
     return (
         State(name="Readiness", good=health.ready, value="Ready" if health.ready else "; ".join(health.problems)),
         _upstream(health.upstream_failed, service.now),
-        State(name="Store", good=not store, value=store or "Takes reads and writes"),
+        State(name="Store", good=not store, value=store or takes),
         State(
             name="Configuration", good=not config, value=config or f"{service.config.sha256[:12]}, in force since {age}"
         ),

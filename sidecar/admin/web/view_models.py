@@ -8,15 +8,13 @@ from sidecar.admin.web.charts import Chart, Spark
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The frame of every page: who is signed in and may do what (`Read only`), and the current entry of the navigation.
-
-    proof: the session's token against cross-site request forgery.
-    """
+    """The frame of every page. proof: the session's token against cross-site request forgery. note: empty for none."""
 
     here: str
     who: str
     rights: str
     may_write: bool
+    note: str
     proof: str
 
 

@@ -77,7 +77,9 @@ class Config:
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     """Beside it, for routes that name them."""
     store: str
-    """`sqlite:///path`."""
+    """`sqlite:///path`, `postgresql://…`, or `file:///path` of a file of records."""
+    store_usage: str = ""
+    """Of a file of records: the SQLite database that keeps use and changes of its keys; empty for none."""
     store_grace: float = 0.0
     """Seconds for which keys that were seen go on while the store does not answer."""
     limiter: LimiterSettings
@@ -194,6 +196,7 @@ def _sections(path: str, document: Document) -> Config:
         upstream=document.upstream or UpstreamSettings(url=UpstreamUrl(address=Address())),
         upstreams=document.upstreams or {},
         store=document.store.url if document.store else "",
+        store_usage=document.store.usage if document.store else "",
         store_grace=document.store.grace if document.store else 0.0,
         limiter=document.limiter or LimiterSettings(),
         keys=document.keys or KeySettings(),

@@ -138,8 +138,32 @@ _CLOCK_WARNING: Final = 5.0
 _CLOCK_PROBLEM: Final = 300.0
 
 
-def schema(facts: Facts) -> Finding:
+def key_file(facts: Facts) -> Finding | None:
+    """Whether the file that keys are read from is valid, and whether its changes are seen."""
+    found = facts.key_file
+    if found is None or isinstance(found, Unknown):
+        return None if found is None else unchecked(found.reason)
+    if found.problems:
+        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+        return problem(
+            found.problems[0] + more,
+            why="A running sidecar keeps the keys that it has, and one that starts does not start.",
+            do=f"Mend {found.path}: `sidecar keys list` prints every problem.",
+        )
+    if found.alone:
+        return warning(
+            f"{found.path} is mounted as a single file (subPath)",
+            why="Kubernetes never updates such a file, so a revoked key keeps working.",
+            do="Mount the ConfigMap or Secret as a folder, without subPath.",
+        )
+    kept = "" if found.keeps_usage else "; their use and changes are kept nowhere (store.usage)"
+    return ok(f"{counted(found.records, 'record')} in {found.path}{kept}")
+
+
+def schema(facts: Facts) -> Finding | None:
     """Whether this program can use the store."""
+    if facts.key_file is not None:
+        return None
     if isinstance(facts.store, Unknown):
         return _unopened(facts, facts.store)
     report = facts.store.report

@@ -12,7 +12,7 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from ipaddress import IPv6Address, ip_address
@@ -26,7 +26,7 @@ from sidecar.config.build.policy import VARIABLE
 from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import MOUNTS, is_mounted_alone, mounts_of
-from sidecar.config.store_url import is_sqlite, sqlite_path
+from sidecar.config.store_url import file_path, is_file, is_sqlite, sqlite_path
 from sidecar.core.apikey import PLAIN, Hasher, peppers_from
 from sidecar.doctor.facts import (
     CertificateFacts,
@@ -34,14 +34,18 @@ from sidecar.doctor.facts import (
     FileFacts,
     FilesFacts,
     HostFacts,
+    KeyFileFacts,
     Latency,
     ProcessFacts,
     SecretsFacts,
     StoreFacts,
     Unknown,
 )
-from sidecar.keys.ports import AuditState, StoreUnavailable
+from sidecar.gate.compile import line_rules
+from sidecar.keys.ports import Actor, AuditState, StoreUnavailable
+from sidecar.keys.transfer.importer import InvalidFile
 from sidecar.proxy.tls import describe, listener_context
+from sidecar.store.file import read_file
 from sidecar.store.sqlite.inspect import StoreReport, inspect, lock_seconds
 from sidecar.store.store import NO_LIBRARY, Store
 
@@ -289,6 +293,27 @@ def _own_process() -> ProcessFacts:
     return ProcessFacts(pid=os.getpid(), uid=os.geteuid(), open_files=None if unlimited else hard)
 
 
+# Stores.
+
+
+def key_file_facts(config: Config, now: float, environ: Mapping[str, str]) -> KeyFileFacts | Unknown | None:
+    """Read the file as a sidecar would. now: Unix seconds."""
+    if not is_file(config.store):
+        return None
+    path = file_path(config.store)
+    found = KeyFileFacts(path=path, alone=is_mounted_alone(path), keeps_usage=bool(config.store_usage))
+    try:
+        hasher = Hasher(peppers_from(Environment(environ)), config.keys.imported)
+        rules = line_rules(config, hasher, now=int(now * 1_000_000), actor=Actor(name="doctor"))
+        return replace(found, records=len(read_file(path, rules)))
+    except OSError as error:
+        return replace(found, problems=(f"{path}: {error.strerror}",))
+    except InvalidFile as error:
+        return replace(found, problems=tuple(f"{path}:{problem}" for problem in error.problems))
+    except ValueError as error:  # Of the peppers, which have a check of their own.
+        return Unknown(reason=str(error))
+
+
 _TRIES: Final = 20
 _QUICK_ROWS: Final = 100_000
 """An audit with more rows is verified only with --deep."""
@@ -300,6 +325,8 @@ Opener = Callable[[str], AbstractAsyncContextManager[Store]]
 
 async def store_facts(config: Config, now: float, open_store: Opener, *, deep: bool) -> StoreFacts | Unknown:
     """now: Unix seconds; open_store takes the store's URL; deep: verify the audit, however long it is."""
+    if is_file(config.store):
+        return Unknown(reason="keys are in a file")
     engine = _sqlite(sqlite_path(config.store)) if is_sqlite(config.store) else _postgresql(config.store)
     try:
         found = await engine.inspect(int(now * 1_000_000), config.keys.max_age_seconds)

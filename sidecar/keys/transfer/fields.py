@@ -104,8 +104,11 @@ class LineRules:
         self._rules, self._actor, self._new_id = rules, actor, new_id
         self._beginnings = origin.beginnings()
 
-    def key_of(self, fields: Fields) -> ApiKey:
-        """Raises InvalidLine with every problem. No problem repeats a hash, or text that may be a key."""
+    def key_of(self, fields: Fields, *, ended: bool = False) -> ApiKey:
+        """Raises InvalidLine with every problem. No problem repeats a hash, or text that may be a key.
+
+        ended: whether the key may have expired.
+        """
         if problems := list(_field_problems(fields)):
             raise InvalidLine(problems)
         texts = cast(Mapping[str, str | None], {**_NO_TEXTS, **fields})
@@ -117,7 +120,7 @@ class LineRules:
         key_id = self.id_of(texts["id"], problems)
         wanted = self._wanted(fields, texts["name"] or "", environment, expires_at)
         try:
-            self._rules.check(wanted, self.now)
+            self._rules.check(wanted, 0 if ended else self.now)
         except InvalidKey as error:
             problems += error.problems
         if problems:

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO, Final, Literal
@@ -159,15 +159,20 @@ def _read_strictly(line: bytes, number: int) -> Entry | BadLine:
     except UnicodeDecodeError:
         return BadLine(line=number, problem="is not UTF-8")
     except _DuplicateError as error:
-        return BadLine(line=number, problem=f"{_safe_name(error.name)} occurs twice")
+        return BadLine(line=number, problem=f"{safe_name(error.name)} occurs twice")
     except (ValueError, RecursionError):
         return BadLine(line=number, problem="is not JSON")
     if not isinstance(found, dict):
         return BadLine(line=number, problem="is not a JSON object: each line holds one key")
-    if not found.keys() <= _KNOWN:
-        unknown = next(name for name in found if name not in _KNOWN)
-        return BadLine(line=number, problem=f"unknown field {_safe_name(unknown)} (known: {', '.join(FIELDS)})")
+    if problem := unknown_field(found):
+        return BadLine(line=number, problem=problem)
     return Entry(line=number, fields=found)
+
+
+def unknown_field(names: Iterable[str]) -> str:
+    """What is wrong with the first name that no field has; empty where all are known."""
+    unknown = next((name for name in names if name not in _KNOWN), None)
+    return "" if unknown is None else f"unknown field {safe_name(unknown)} (known: {', '.join(FIELDS)})"
 
 
 class _DuplicateError(Exception):
@@ -183,7 +188,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _safe_name(name: str) -> str:
+def safe_name(name: str) -> str:
     """A name that may be repeated: a file without a header row has hashes in place of names."""
     return repr(name) if _NAME.fullmatch(name) else "(not shown: not a name)"
 
@@ -228,7 +233,7 @@ def _row_of(row: Sequence[str], header: Sequence[str], line: int) -> Entry | Bad
     except (ValueError, KeyError, RecursionError):
         return BadLine(line=line, problem=f"{name}: {_CELL_FORMATS[name]}")
     except _DuplicateError as error:
-        return BadLine(line=line, problem=f"{name}: {_safe_name(error.name)} occurs twice")
+        return BadLine(line=line, problem=f"{name}: {safe_name(error.name)} occurs twice")
     return Entry(line=line, fields=fields)
 
 

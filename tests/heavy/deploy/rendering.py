@@ -20,6 +20,7 @@ APPLIED = (
     "overlays/native",
     "overlays/classic",
     "overlays/ephemeral",
+    "overlays/git",
     "store",
     "overlays/shared",
     "overlays/central",

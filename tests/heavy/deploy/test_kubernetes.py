@@ -20,11 +20,11 @@ from tests.heavy.deploy.rendering import stored_digest as digest_of
 VERSIONS = ("1.36", "1.37")
 """The two newest that kubernetes-validate knows; native sidecars are stable since 1.33."""
 SCHEMAS = json.loads((Path(__file__).parent / "schemas" / "monitoring.json").read_text(encoding="utf-8"))
-OVERLAYS = APPLIED[:3]
+OVERLAYS = APPLIED[:4]
 """With a store of their own."""
 SHARED = ("overlays/shared", "overlays/central")
 """With a store and counts that all replicas share."""
-NATIVE = ["overlays/native", "overlays/ephemeral", "overlays/shared"]
+NATIVE = ["overlays/native", "overlays/ephemeral", "overlays/git", "overlays/shared"]
 ENGINES = {"DATABASE_URL": "postgresql://sidecar@postgres.test/sidecar", "REDIS_URL": "rediss://redis.test:6379"}
 DRAIN_SECONDS = Drain().delay + Drain().timeout
 
@@ -140,7 +140,7 @@ def test_no_volume_is_mounted_by_subpath(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", [*OVERLAYS, *SHARED])
 def test_secrets_come_from_a_secret_and_nowhere_else(folder: str) -> None:
-    entries = containers(folder)["sidecar"]["env"]
+    entries = [entry for entry in containers(folder)["sidecar"]["env"] if entry["name"] != "SIDECAR_STORE"]
     assert {entry["name"] for entry in entries} >= {"SIDECAR_PEPPER", *(ENGINES if folder in SHARED else ())}
     assert all(entry["valueFrom"]["secretKeyRef"]["name"] == "sidecar-secrets" for entry in entries)
 
@@ -224,6 +224,21 @@ def test_the_arguments_that_make_the_store_are_those_of_the_command(folder: str,
         made = run_cli(*container["args"], environ={"SIDECAR_STORE": store.replace("/var/lib/sidecar", str(tmp_path))})
         assert made.exit_code == 0, made.output
     assert (tmp_path / "keys.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_keys_from_git_are_read_where_they_are_mounted(tmp_path: Path) -> None:
+    pod, sidecar = pod_of("overlays/git"), containers("overlays/git")["sidecar"]
+    [mount] = [mount for mount in sidecar["volumeMounts"] if mount["name"] == "keys"]
+    assert "subPath" not in mount
+    assert {"name": "keys", "configMap": {"name": "sidecar-keys"}} in pod["volumes"]
+    [store] = [entry["value"] for entry in sidecar["env"] if entry["name"] == "SIDECAR_STORE"]
+    [(name, text)] = one("overlays/git", "ConfigMap", "sidecar-keys")["data"].items()
+    assert store == f"file://{mount['mountPath']}/{name}"
+    config_of("overlays/git", tmp_path)
+    (tmp_path / name).write_text(text)
+    config = ["-c", str(tmp_path / "sidecar.yaml")]
+    listed = run_cli("keys", "list", "--json", *config, environ={"SIDECAR_STORE": f"file://{tmp_path / name}"})
+    assert [(key["name"], key["status"]) for key in json.loads(listed.stdout)] == [("An example", "disabled")]
 
 
 @pytest.mark.parametrize("folder", SHARED)

@@ -258,7 +258,6 @@ def test_a_wrong_upstream_is_told_without_echoing_a_secret(problems: Complaining
 
 
 STORES = [
-    "file:///etc/keys.yaml",
     "sqlite://rel/path",
     "sqlite:",
     "sqlite::memory:",
@@ -272,6 +271,11 @@ def test_a_store_that_is_not_built_in_is_told(problems: Complaining, store: str)
     assert line.startswith("3:8: store: ")
     assert "sqlite:///" in line
     assert "hunter2" not in line
+
+
+def test_the_use_of_keys_in_a_file_is_kept_by_sqlite_only(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'file:keys.yaml', usage: 'file:usage.yaml'}"))
+    assert line.startswith("3:39: store.usage: must be sqlite:///absolute/path")
 
 
 WRONG_URLS = [

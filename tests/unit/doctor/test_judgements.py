@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -14,6 +15,7 @@ from sidecar.doctor.facts import (
     DiskFacts,
     Facts,
     FileFacts,
+    KeyFileFacts,
     Latency,
     Location,
     ProcessFacts,
@@ -191,6 +193,12 @@ def file(mode: int, uid: int = 1000, path: str = "/d/keys.db") -> FileFacts:
 
 OUTSIDE = Address(host="10.0.0.5", port=8000)
 HELD = "hmac-sha256:0a0a0a0a"
+
+
+def key_file(**found: Any) -> Spoil:
+    return lambda facts: replace(facts, key_file=KeyFileFacts(path="/k", **found))
+
+
 SPOILT: list[tuple[str, Spoil, Severity]] = [
     ("Upstream: ways around", bypass(BypassProbe(location="loopback", reachable=(OUTSIDE,))), PROBLEM),
     ("Upstream: ways around", bypass(BypassProbe(location="this host")), PROBLEM),
@@ -199,6 +207,10 @@ SPOILT: list[tuple[str, Spoil, Severity]] = [
     ("Upstream: ways around", bypass(BypassProbe(location="unix", socket=file(0o770))), OK),
     ("Upstream: ways around", bypass(NOBODY), UNCHECKED),
     ("Upstream: connection", lambda facts: replace(facts, upstream=NOBODY), PROBLEM),
+    ("Key store: file", key_file(records=3), OK),
+    ("Key store: file", key_file(problems=("/k:1: is not JSON", "/k:2: is not JSON")), PROBLEM),
+    ("Key store: file", key_file(alone=True), WARNING),
+    ("Key store: file", lambda facts: replace(facts, key_file=NOBODY), UNCHECKED),
     ("Upstream: certificate", upstream(certificate_ends_at=NOW + 13 * DAY), WARNING),
     ("Upstream: certificate", upstream(certificate_ends_at=NOW - 1), PROBLEM),
     ("Upstream: clock", upstream(clock_ahead=5.0), OK),

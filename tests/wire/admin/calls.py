@@ -120,6 +120,9 @@ class Person:
         assert proof is not None
         self._proof = proof[1]
 
+    def get(self, path: str) -> Response:
+        return self._browser.call("GET", path)
+
     def post(self, path: str, **fields: str) -> Response:
         """Submit a form."""
         return self._browser.call("POST", path, urlencode({"proof": self._proof, **fields}).encode())

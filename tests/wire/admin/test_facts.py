@@ -31,7 +31,7 @@ _ONE_KEY: Final = {
 SOURCES: Final[dict[str, dict[str, str]]] = {
     "Frame": {
         "here": WORDS, "who": "whoAmI/name", "rights": "whoAmI/rights whoAmI/tenant", "may_write": "whoAmI/rights",
-        "proof": WORDS,
+        "note": "showOverview/health/remarks", "proof": WORDS,
     },
     "Moment": {"relative": WORDS, "exact": WORDS, "machine": WORDS},
     "Option": {"value": WORDS, "label": WORDS, "chosen": TYPED},

@@ -54,6 +54,21 @@ def test_keys_go_out_and_come_in(keys: Keys, server: PostgresqlServer, template:
     assert keys.told("show", issued.id)["name"] == "old"
 
 
+def test_a_file_of_records_is_applied(keys: Keys, tmp_path: Path) -> None:
+    issued = keys.issue("otherwise")
+    record = keys.told("issue", "--offline", "--name", "from a file")["record"]
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"- {json.dumps(record)}")
+    for options, last in (
+        (["--dry-run"], "Would add 1 key, change 0, revoke 0."),
+        ([], "Added 1 key, changed 0, revoked 0."),
+        ([], f"Nothing to do: the store has what {file} says."),
+        (["--prune", "--yes"], "Added 0 keys, changed 0, revoked 1."),
+    ):
+        assert on(keys, "keys", "apply", str(file), *options).splitlines()[-1] == last
+    assert keys.told("show", issued.id)["status"] == "revoked"
+
+
 def test_doctor_examines_the_store(keys: Keys) -> None:
     keys.issue("old", scopes=("read",))
     checks = json.loads(run_cli("doctor", "-c", str(keys.config), "--json").stdout)["findings"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.unit.keys import (
     test_audit,
+    test_differences,
     test_importing,
     test_lifecycle,
     test_orders,
@@ -15,7 +16,16 @@ from tests.unit.keys import (
 )
 from tests.unit.keys.contract import StoreContract
 
-SHARED = (test_audit, test_importing, test_lifecycle, test_orders, test_rehashing, test_sqlite, test_usage_store)
+SHARED = (
+    test_audit,
+    test_differences,
+    test_importing,
+    test_lifecycle,
+    test_orders,
+    test_rehashing,
+    test_sqlite,
+    test_usage_store,
+)
 FIXTURES = ("six_rows", "stocked", "week")
 
 

@@ -32,9 +32,9 @@ class PostgresqlServer:
     """May be stopped and started again. Databases are made from a template, which takes some 50 ms."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._data = folder, folder / "data"
+        self.folder, self._data = folder, folder / "data"
         self._bin = _programs()
-        self._user = _other_user()
+        self._user = other_user()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self.port = 0
@@ -49,14 +49,14 @@ class PostgresqlServer:
         for _ in range(10):
             port = self.port or free_port()
             line = [str(self._bin / "postgres"), "-D", str(self._data), "-p", str(port), *given]
-            with (self._folder / "log").open("ab") as log:
+            with (self.folder / "log").open("ab") as log:
                 self._process = subprocess.Popen(
                     line, stdout=log, stderr=log, cwd="/", user=self._user, process_group=0
                 )
             if comes_to_listen(self._process, port):
                 self.port = port
                 return
-        raise AssertionError((self._folder / "log").read_text(encoding="utf-8", errors="replace"))
+        raise AssertionError((self.folder / "log").read_text(encoding="utf-8", errors="replace"))
 
     def stop(self, signal: int = SIGINT) -> None:
         """SIGINT ends all connections first."""
@@ -160,7 +160,7 @@ def _programs() -> Path:
     return found[-1].parent if found else Path(needed("initdb")).parent
 
 
-def _other_user() -> str | None:
+def other_user() -> str | None:
     """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None

@@ -110,6 +110,10 @@ class PostgresqlConnection:
             self.raw.add_termination_listener(lambda _: lost())
             await self.raw.add_listener(channel, lambda _, pid, channel, text: told(text))
 
+    def process(self) -> int:
+        """The server's process, as it was told when the connection was made."""
+        return int(self.raw.get_server_pid())
+
     def usable(self) -> bool:
         return not self.raw.is_closed()
 
@@ -236,6 +240,7 @@ class PostgresqlDatabase:
             stack.push_async_callback(database.close)
             preparing = await connector(url, WRITE_SECONDS)()
             try:
+                await _refuse_mixed_sessions(preparing, connector(url, READ_SECONDS), database.name)
                 await prepare(preparing, database.name, create=create)
             finally:
                 await preparing.close()
@@ -330,6 +335,29 @@ class PostgresqlDatabase:
             yield
         finally:
             self._timings(operation, loop.time() - started)
+
+
+async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, name: str) -> None:
+    """Raises StoreUnavailable where a pooler gives the session of one connection to another: LISTEN hears nothing then.
+
+    That a pooler stands between shows by the number of the server's process, which only PostgreSQL itself tells right.
+    """
+    [(process,)] = await one.fetch("SELECT pg_backend_pid()")
+    if process == one.process():
+        return
+    await one.fetch("SELECT set_config('sidecar.session', ?, false)", (str(process),))
+    other = await connect()
+    try:
+        await other.run("BEGIN")
+        seen = [await each.fetch("SELECT current_setting('sidecar.session', true)") for each in (other, one)]
+        await other.run("ROLLBACK")
+    finally:
+        await other.close()
+    if seen[0] == [(str(process),)] or seen[1] != [(str(process),)]:
+        raise StoreUnavailable(
+            f"the key store {name} is behind a pooler that mixes sessions, which never tells of changes of keys: put "
+            "PgBouncer in session mode (pool_mode = session), or name PostgreSQL itself"
+        )
 
 
 async def _roll_back(connection: PostgresqlConnection) -> None:

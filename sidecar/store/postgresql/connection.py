@@ -30,8 +30,10 @@ FIND_SECONDS: Final = 1.0
 READ_SECONDS: Final = 5.0
 WRITE_LOCK_SECONDS: Final = 5.0
 """How long a change waits for the changes of others."""
-WRITE_SECONDS: Final = 60.0
+WRITE_SECONDS: Final = 15.0
 """The longest statement of a change: a part of an import."""
+IDLE_SECONDS: Final = 60.0
+"""How long a change may do nothing, before the server gives it up: the locks of a process that is out of reach."""
 
 LOOKUP_CONNECTIONS, READ_CONNECTIONS, WRITE_CONNECTIONS = 1, 2, 2
 CONNECTIONS: Final = LOOKUP_CONNECTIONS + READ_CONNECTIONS + WRITE_CONNECTIONS + 1
@@ -99,10 +101,10 @@ class PostgresqlConnection:
                 table, schema_name=SCHEMA, columns=columns.split(", "), records=map(storable, rows)
             )
 
-    async def run(self, sql: str) -> None:
+    async def run(self, sql: str, *, seconds: float | None = None) -> None:
         """Statements of our own, without values."""
         with reported(self._name):
-            await self.raw.execute(sql)
+            await self.raw.execute(sql, timeout=seconds)
 
     async def listen(self, channel: str, told: Callable[[str], None], lost: Callable[[], None]) -> None:
         """Call `told` with each notification's text, and `lost` at the connection's end."""
@@ -160,19 +162,18 @@ class Pool:
             if not begin:
                 return connection
             with suppress(LostConnection):
-                await connection.run(begin)
+                await connection.run(begin, seconds=CONNECT_SECONDS)
                 return connection
         if connection is not None:
             self._made.discard(connection)
         made = await self._connect()
         self._made.add(made)
         if begin:
-            await made.run(begin)
+            await made.run(begin, seconds=CONNECT_SECONDS)
         return made
 
     async def close(self) -> None:
-        for connection in self._made:
-            await connection.close()
+        await asyncio.gather(*(connection.close() for connection in self._made))
 
 
 def connector(url: str, seconds: float) -> Connect:
@@ -180,7 +181,7 @@ def connector(url: str, seconds: float) -> Connect:
     name, has_password = shown_store(url), bool(urlsplit(url).password)
     settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
         SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
-        SET idle_in_transaction_session_timeout = {int(WRITE_SECONDS * 1000)};
+        SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
 
     async def connect() -> PostgresqlConnection:

@@ -31,7 +31,7 @@ from sidecar.runtime.descriptors import Descriptors, descriptors
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
-from sidecar.runtime.telemetry import Observing
+from sidecar.runtime.telemetry import Observing, RevocationLag
 from sidecar.store.store import Store, open_store
 from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
@@ -205,10 +205,15 @@ async def _open_store(
 ) -> Store:
     try:
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
-        store = await open_store(config.store, create=False, watched=True, clock=CLOCK, timings=metrics.store_timed)
+        lag = RevocationLag()
+        store = await open_store(
+            config.store, create=False, watched=True, clock=CLOCK, timings=metrics.store_timed, lag=lag.observe
+        )
         stack.push_async_callback(store.close)
         if is_sqlite(config.store):
             mark.enter_context(served_store(sqlite_path(config.store)))
+        else:
+            metrics.also(lag)
         await check_peppers(store.statistics, hasher)
         if config.admin is not None and not await store.database.may_issue():
             raise StartError(_NO_ADMINISTRATION)

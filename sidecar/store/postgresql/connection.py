@@ -53,7 +53,8 @@ _LOCKS: Final = {
 }
 CHANGE_LOCK: Final = f"pg_advisory_xact_lock({_KEYS})"
 # The triggers keep, for the transaction, the number that its notifications carry. This one comes after them.
-_LAST_NOTICE: Final = """SELECT value, pg_notify('sidecar_keys', value || ' done') FROM
+_LAST_NOTICE: Final = """SELECT value, pg_notify('sidecar_keys',
+        value || ' done ' || (extract(epoch FROM clock_timestamp()) * 1e6)::bigint) FROM
     (SELECT split_part(coalesce(current_setting('sidecar.changed', true), ''), ' ', 1) AS value) AS noted
     WHERE value <> ''"""
 
@@ -217,15 +218,25 @@ def _password() -> str | None:
 class PostgresqlDatabase:
     """A Database on a server. `timings` receives each operation and its seconds."""
 
-    def __init__(self, url: str, *, watched: bool, clock: Clock, timings: Callable[[str, float], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        watched: bool,
+        clock: Clock,
+        timings: Callable[[str, float], None],
+        lag: Callable[[float], None],
+    ) -> None:
         """Use `open`."""
         self.name = shown_store(url)
         self._clock, self._timings = clock, timings
         self._lookups = Pool(connector(url, FIND_SECONDS), LOOKUP_CONNECTIONS)
         self._reads = Pool(connector(url, READ_SECONDS), READ_CONNECTIONS)
         self._writes = Pool(connector(url, WRITE_SECONDS), WRITE_CONNECTIONS)
-        watching = KeyWatch(connector(url, FIND_SECONDS), self.name) if watched else NotWatched(self._read_value)
-        self.watch: KeyWatch | NotWatched = watching
+        watching: KeyWatch | NotWatched = NotWatched(self._read_value)
+        if watched:
+            watching = KeyWatch(connector(url, FIND_SECONDS), self.name, clock=clock, lag=lag)
+        self.watch = watching
         self.generation, self.read_generation = watching.current, watching.read
         self._open = True
         self.write_problem = ""
@@ -233,10 +244,17 @@ class PostgresqlDatabase:
 
     @classmethod
     async def open(
-        cls, url: str, *, create: bool, watched: bool, clock: Clock, timings: Callable[[str, float], None]
+        cls,
+        url: str,
+        *,
+        create: bool,
+        watched: bool,
+        clock: Clock,
+        timings: Callable[[str, float], None],
+        lag: Callable[[float], None],
     ) -> "PostgresqlDatabase":
-        """As PostgresqlStore.open."""
-        database = cls(url, watched=watched, clock=clock, timings=timings)
+        """As open_store of store.py. Raises StoreUnavailable."""
+        database = cls(url, watched=watched, clock=clock, timings=timings, lag=lag)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
             preparing = await connector(url, WRITE_SECONDS)()

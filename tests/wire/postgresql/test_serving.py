@@ -58,6 +58,9 @@ def test_a_change_by_anyone_counts_in_every_sidecar_within_a_second(url: str, st
         assert first.keys.run(change, key.id, *(["--yes"] if change == "revoke" else [])).exit_code == 0
         for one in (first, second):
             seconds_until(partial(is_answered, one, key, expected), within=1.0)
+    for one in (first, second):
+        known = one.metric("sidecar_revocation_lag_seconds_count")
+        assert known == one.metric('sidecar_revocation_lag_seconds_bucket{le="1.0"}') >= 3
 
 
 @pytest.mark.requirement("R2.5")

@@ -6,6 +6,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP
 from typing import Any
 
 from tests.harness.ports import comes_to_listen, free_port
-from tests.harness.processes import STOP_SECONDS
+from tests.harness.processes import READY_SECONDS, STOP_SECONDS
 from tests.harness.tools import needed
 
 SUPERUSER = "postgres"
@@ -53,10 +54,18 @@ class PostgresqlServer:
                 self._process = subprocess.Popen(
                     line, stdout=log, stderr=log, cwd="/", user=self._user, process_group=0
                 )
-            if comes_to_listen(self._process, port):
+            if comes_to_listen(self._process, port) and self._takes_connections(port):
                 self.port = port
                 return
         raise AssertionError((self.folder / "log").read_text(encoding="utf-8", errors="replace"))
+
+    def _takes_connections(self, port: int) -> bool:
+        """Waits for it; a server listens before it is ready."""
+        line = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
+        deadline = time.monotonic() + READY_SECONDS
+        while subprocess.run(line, check=False).returncode != 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return time.monotonic() < deadline
 
     def stop(self, signal: int = SIGINT) -> None:
         """SIGINT ends all connections first."""

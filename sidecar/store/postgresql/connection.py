@@ -131,6 +131,17 @@ class PostgresqlConnection:
 Connect = Callable[[], Awaitable[PostgresqlConnection]]
 
 
+async def _beginning(connection: PostgresqlConnection, begin: str) -> PostgresqlConnection:
+    try:
+        if begin:
+            await connection.run(begin, seconds=CONNECT_SECONDS)
+    except BaseException:
+        # It may still wait for an answer, and would refuse all else until that comes.
+        connection.terminate()
+        raise
+    return connection
+
+
 class Pool:
     """Connections for one purpose, made when they are needed, and made anew when they are lost."""
 
@@ -160,17 +171,12 @@ class Pool:
 
     async def _begun(self, connection: PostgresqlConnection | None, begin: str) -> PostgresqlConnection:
         if connection is not None and connection.usable():
-            if not begin:
-                return connection
             with suppress(LostConnection):
-                await connection.run(begin, seconds=CONNECT_SECONDS)
-                return connection
+                return await _beginning(connection, begin)
         if connection is not None:
             self._made.discard(connection)
-        made = await self._connect()
+        made = await _beginning(await self._connect(), begin)
         self._made.add(made)
-        if begin:
-            await made.run(begin, seconds=CONNECT_SECONDS)
         return made
 
     async def close(self) -> None:

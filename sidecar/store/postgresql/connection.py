@@ -5,12 +5,11 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from sidecar.config.load import Environment
-from sidecar.config.store_url import shown_store
+from sidecar.config.store_url import password_of, shown_store
 from sidecar.core.units import Clock
 from sidecar.keys.ports import NotWritten, StoreUnavailable
 from sidecar.store.connection import DuplicateRow, answers_within
@@ -185,7 +184,7 @@ class Pool:
 
 def connector(url: str, seconds: float) -> Connect:
     """Makes connections whose statements end within `seconds`."""
-    name, has_password = shown_store(url), bool(urlsplit(url).password)
+    name, has_password = shown_store(url), bool(password_of(url))
     settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
         SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
         SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};

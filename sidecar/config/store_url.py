@@ -69,6 +69,12 @@ def shown_store(store: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
+def password_of(store: str) -> str:
+    """The password in a parsed store URL, as it is written there; empty for none."""
+    user = store.partition("?")[0].partition("://")[2].rpartition("@")[0]
+    return "" if is_sqlite(store) else user.partition(":")[2]
+
+
 def sqlite_path(store: str) -> str:
     """The absolute path of the file that a parsed store URL names."""
     return "/" + store.removeprefix("sqlite:///")

@@ -2,9 +2,14 @@
 
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from itertools import accumulate
 from typing import Final
+
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from sidecar.config.build.config import Config
 from sidecar.config.document import AccessLogSettings, Tracing
@@ -14,7 +19,7 @@ from sidecar.gate.compile import key_prefixes
 from sidecar.runtime.serving import StartError
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer
-from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.metrics import BOUNDS, Metrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.telemetry.redaction import Redaction
 from sidecar.telemetry.refusals import Refusals
@@ -26,6 +31,27 @@ _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLin
 
 REFUSALS_SECONDS: Final = 2.0
 """How often the newest refusals are made readable, and what they hold of requests is let go."""
+
+
+class RevocationLag(Collector):
+    """How long after its commit a change of keys was known here, where the store tells it (PostgreSQL)."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(BOUNDS, seconds)] += 1
+        self._total += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        buckets = zip((*map(str, BOUNDS), "+Inf"), accumulate(self._counts), strict=True)
+        yield HistogramMetricFamily(
+            "sidecar_revocation_lag_seconds",
+            "Seconds from a change of keys to when this process knew of it.",
+            buckets=[*buckets],
+            sum_value=self._total,
+        )
 
 
 class Observing:

@@ -79,12 +79,19 @@ class SqliteStore(Store):
 
 
 async def open_store(
-    url: str, *, create: bool, watched: bool = False, clock: Clock, timings: Callable[[str, float], None]
+    url: str,
+    *,
+    create: bool,
+    watched: bool = False,
+    clock: Clock,
+    timings: Callable[[str, float], None],
+    lag: Callable[[float], None] = lambda seconds: None,
 ) -> Store:
     """Open the store of a parsed URL. `timings` receives each operation and its seconds.
 
     create: make an empty store where there is none, which is StoreUnavailable otherwise.
     watched: follow the changes of keys by other processes, as requests need it; else each is asked for.
+    lag: receives for each change how many seconds after its commit it was known here, where the store tells it.
     """
     if is_sqlite(url):
         return await SqliteStore.open(sqlite_path(url), create=create, clock=clock, timings=timings)
@@ -94,7 +101,7 @@ async def open_store(
     except ImportError as error:
         raise StoreUnavailable(NO_LIBRARY) from error
     database = await connection.PostgresqlDatabase.open(
-        url, create=create, watched=watched, clock=clock, timings=timings
+        url, create=create, watched=watched, clock=clock, timings=timings, lag=lag
     )
     return Store(
         database,

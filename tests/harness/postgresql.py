@@ -6,6 +6,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP
 from typing import Any
 
 from tests.harness.ports import comes_to_listen, free_port
-from tests.harness.processes import STOP_SECONDS
+from tests.harness.processes import READY_SECONDS, STOP_SECONDS
 from tests.harness.tools import needed
 
 SUPERUSER = "postgres"
@@ -32,9 +33,9 @@ class PostgresqlServer:
     """May be stopped and started again. Databases are made from a template, which takes some 50 ms."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._data = folder, folder / "data"
+        self.folder, self._data = folder, folder / "data"
         self._bin = _programs()
-        self._user = _other_user()
+        self._user = other_user()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self.port = 0
@@ -49,14 +50,22 @@ class PostgresqlServer:
         for _ in range(10):
             port = self.port or free_port()
             line = [str(self._bin / "postgres"), "-D", str(self._data), "-p", str(port), *given]
-            with (self._folder / "log").open("ab") as log:
+            with (self.folder / "log").open("ab") as log:
                 self._process = subprocess.Popen(
                     line, stdout=log, stderr=log, cwd="/", user=self._user, process_group=0
                 )
-            if comes_to_listen(self._process, port):
+            if comes_to_listen(self._process, port) and self._takes_connections(port):
                 self.port = port
                 return
-        raise AssertionError((self._folder / "log").read_text(encoding="utf-8", errors="replace"))
+        raise AssertionError((self.folder / "log").read_text(encoding="utf-8", errors="replace"))
+
+    def _takes_connections(self, port: int) -> bool:
+        """Waits for it; a server listens before it is ready."""
+        line = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
+        deadline = time.monotonic() + READY_SECONDS
+        while subprocess.run(line, check=False).returncode != 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return time.monotonic() < deadline
 
     def stop(self, signal: int = SIGINT) -> None:
         """SIGINT ends all connections first."""
@@ -160,7 +169,7 @@ def _programs() -> Path:
     return found[-1].parent if found else Path(needed("initdb")).parent
 
 
-def _other_user() -> str | None:
+def other_user() -> str | None:
     """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None

@@ -48,7 +48,7 @@ def config_mode(facts: Facts) -> Finding:
         )
     if secrets and file.mode & 0o044:
         return problem(
-            f"{saw}, and it contains a secret (keys.imported: pepper)",
+            f"{saw}, and it contains a secret (keys.imported: pepper, or the password in store)",
             why="Users other than the owner can read the file and the secret in it.",
             do="Write ${VARIABLE} instead and set that variable from a secret, or chmod 0600 the file.",
         )

@@ -26,7 +26,7 @@ from sidecar.config.build.policy import VARIABLE
 from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import MOUNTS, is_mounted_alone, mounts_of
-from sidecar.config.store_url import file_path, is_file, is_sqlite, sqlite_path
+from sidecar.config.store_url import file_path, is_file, is_sqlite, password_of, sqlite_path
 from sidecar.core.apikey import PLAIN, Hasher, peppers_from
 from sidecar.doctor.facts import (
     CertificateFacts,
@@ -165,12 +165,13 @@ def _why_no_tls(config: Config) -> str:
 
 
 def _literal_secrets(config: Config) -> int:
-    """Count the peppers of imported keys that the configuration file holds in plain text, not by a variable."""
+    """Count the secrets that the configuration file holds in plain text, not by a variable."""
     try:
         text = Path(config.path).read_bytes()
     except OSError:
         return 0
-    return sum(1 for keys in config.keys.imported if keys.pepper and keys.pepper in text)
+    secrets = [*(keys.pepper for keys in config.keys.imported), password_of(config.store).encode()]
+    return sum(1 for secret in secrets if secret and secret in text)
 
 
 # Secrets of the environment. Only their strength leaves these functions.

@@ -5,12 +5,11 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from sidecar.config.load import Environment
-from sidecar.config.store_url import shown_store
+from sidecar.config.store_url import password_of, shown_store
 from sidecar.core.units import Clock
 from sidecar.keys.ports import NotWritten, StoreUnavailable
 from sidecar.store.connection import DuplicateRow, answers_within
@@ -30,8 +29,10 @@ FIND_SECONDS: Final = 1.0
 READ_SECONDS: Final = 5.0
 WRITE_LOCK_SECONDS: Final = 5.0
 """How long a change waits for the changes of others."""
-WRITE_SECONDS: Final = 60.0
+WRITE_SECONDS: Final = 15.0
 """The longest statement of a change: a part of an import."""
+IDLE_SECONDS: Final = 60.0
+"""How long a change may do nothing, before the server gives it up: the locks of a process that is out of reach."""
 
 LOOKUP_CONNECTIONS, READ_CONNECTIONS, WRITE_CONNECTIONS = 1, 2, 2
 CONNECTIONS: Final = LOOKUP_CONNECTIONS + READ_CONNECTIONS + WRITE_CONNECTIONS + 1
@@ -51,7 +52,8 @@ _LOCKS: Final = {
 }
 CHANGE_LOCK: Final = f"pg_advisory_xact_lock({_KEYS})"
 # The triggers keep, for the transaction, the number that its notifications carry. This one comes after them.
-_LAST_NOTICE: Final = """SELECT value, pg_notify('sidecar_keys', value || ' done') FROM
+_LAST_NOTICE: Final = """SELECT value, pg_notify('sidecar_keys',
+        value || ' done ' || (extract(epoch FROM clock_timestamp()) * 1e6)::bigint) FROM
     (SELECT split_part(coalesce(current_setting('sidecar.changed', true), ''), ' ', 1) AS value) AS noted
     WHERE value <> ''"""
 
@@ -99,16 +101,20 @@ class PostgresqlConnection:
                 table, schema_name=SCHEMA, columns=columns.split(", "), records=map(storable, rows)
             )
 
-    async def run(self, sql: str) -> None:
+    async def run(self, sql: str, *, seconds: float | None = None) -> None:
         """Statements of our own, without values."""
         with reported(self._name):
-            await self.raw.execute(sql)
+            await self.raw.execute(sql, timeout=seconds)
 
     async def listen(self, channel: str, told: Callable[[str], None], lost: Callable[[], None]) -> None:
         """Call `told` with each notification's text, and `lost` at the connection's end."""
         with reported(self._name):
             self.raw.add_termination_listener(lambda _: lost())
             await self.raw.add_listener(channel, lambda _, pid, channel, text: told(text))
+
+    def process(self) -> int:
+        """The server's process, as it was told when the connection was made."""
+        return int(self.raw.get_server_pid())
 
     def usable(self) -> bool:
         return not self.raw.is_closed()
@@ -122,6 +128,17 @@ class PostgresqlConnection:
 
 
 Connect = Callable[[], Awaitable[PostgresqlConnection]]
+
+
+async def _beginning(connection: PostgresqlConnection, begin: str) -> PostgresqlConnection:
+    try:
+        if begin:
+            await connection.run(begin, seconds=CONNECT_SECONDS)
+    except BaseException:
+        # It may still wait for an answer, and would refuse all else until that comes.
+        connection.terminate()
+        raise
+    return connection
 
 
 class Pool:
@@ -153,30 +170,24 @@ class Pool:
 
     async def _begun(self, connection: PostgresqlConnection | None, begin: str) -> PostgresqlConnection:
         if connection is not None and connection.usable():
-            if not begin:
-                return connection
             with suppress(LostConnection):
-                await connection.run(begin)
-                return connection
+                return await _beginning(connection, begin)
         if connection is not None:
             self._made.discard(connection)
-        made = await self._connect()
+        made = await _beginning(await self._connect(), begin)
         self._made.add(made)
-        if begin:
-            await made.run(begin)
         return made
 
     async def close(self) -> None:
-        for connection in self._made:
-            await connection.close()
+        await asyncio.gather(*(connection.close() for connection in self._made))
 
 
 def connector(url: str, seconds: float) -> Connect:
     """Makes connections whose statements end within `seconds`."""
-    name, has_password = shown_store(url), bool(urlsplit(url).password)
+    name, has_password = shown_store(url), bool(password_of(url))
     settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
         SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
-        SET idle_in_transaction_session_timeout = {int(WRITE_SECONDS * 1000)};
+        SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
 
     async def connect() -> PostgresqlConnection:
@@ -212,15 +223,25 @@ def _password() -> str | None:
 class PostgresqlDatabase:
     """A Database on a server. `timings` receives each operation and its seconds."""
 
-    def __init__(self, url: str, *, watched: bool, clock: Clock, timings: Callable[[str, float], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        watched: bool,
+        clock: Clock,
+        timings: Callable[[str, float], None],
+        lag: Callable[[float], None],
+    ) -> None:
         """Use `open`."""
         self.name = shown_store(url)
         self._clock, self._timings = clock, timings
         self._lookups = Pool(connector(url, FIND_SECONDS), LOOKUP_CONNECTIONS)
         self._reads = Pool(connector(url, READ_SECONDS), READ_CONNECTIONS)
         self._writes = Pool(connector(url, WRITE_SECONDS), WRITE_CONNECTIONS)
-        watching = KeyWatch(connector(url, FIND_SECONDS), self.name) if watched else NotWatched(self._read_value)
-        self.watch: KeyWatch | NotWatched = watching
+        watching: KeyWatch | NotWatched = NotWatched(self._read_value)
+        if watched:
+            watching = KeyWatch(connector(url, FIND_SECONDS), self.name, clock=clock, lag=lag)
+        self.watch = watching
         self.generation, self.read_generation = watching.current, watching.read
         self.changes_since = watching.changes_since
         self._open = True
@@ -229,14 +250,22 @@ class PostgresqlDatabase:
 
     @classmethod
     async def open(
-        cls, url: str, *, create: bool, watched: bool, clock: Clock, timings: Callable[[str, float], None]
+        cls,
+        url: str,
+        *,
+        create: bool,
+        watched: bool,
+        clock: Clock,
+        timings: Callable[[str, float], None],
+        lag: Callable[[float], None],
     ) -> "PostgresqlDatabase":
-        """As PostgresqlStore.open."""
-        database = cls(url, watched=watched, clock=clock, timings=timings)
+        """As open_store of store.py. Raises StoreUnavailable."""
+        database = cls(url, watched=watched, clock=clock, timings=timings, lag=lag)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
             preparing = await connector(url, WRITE_SECONDS)()
             try:
+                await _refuse_mixed_sessions(preparing, connector(url, READ_SECONDS), database.name)
                 await prepare(preparing, database.name, create=create)
             finally:
                 await preparing.close()
@@ -331,6 +360,29 @@ class PostgresqlDatabase:
             yield
         finally:
             self._timings(operation, loop.time() - started)
+
+
+async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, name: str) -> None:
+    """Raises StoreUnavailable where a pooler gives the session of one connection to another: LISTEN hears nothing then.
+
+    That a pooler stands between shows by the number of the server's process, which only PostgreSQL itself tells right.
+    """
+    [(process,)] = await one.fetch("SELECT pg_backend_pid()")
+    if process == one.process():
+        return
+    await one.fetch("SELECT set_config('sidecar.session', ?, false)", (str(process),))
+    other = await connect()
+    try:
+        await other.run("BEGIN")
+        seen = [await each.fetch("SELECT current_setting('sidecar.session', true)") for each in (other, one)]
+        await other.run("ROLLBACK")
+    finally:
+        await other.close()
+    if seen[0] == [(str(process),)] or seen[1] != [(str(process),)]:
+        raise StoreUnavailable(
+            f"the key store {name} is behind a pooler that mixes sessions, which never tells of changes of keys: put "
+            "PgBouncer in session mode (pool_mode = session), or name PostgreSQL itself"
+        )
 
 
 async def _roll_back(connection: PostgresqlConnection) -> None:

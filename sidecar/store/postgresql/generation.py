@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from sidecar.core.units import Clock
 from sidecar.keys.cache import KeyChanges
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import answers_within
@@ -23,7 +24,7 @@ _PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 """Between attempts to connect, so that a server that is back is noticed within 5 seconds."""
 _MOST_DONE: Final = 1_000
-_NUMBER: Final = "SELECT value FROM generation"
+_NUMBER: Final = "SELECT value, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint FROM generation"
 
 
 class KeyWatch:
@@ -31,10 +32,15 @@ class KeyWatch:
 
     It counts the news of this process, because the number in the store may be read before and learnt after another.
     connect: makes a connection for this alone. Raises StoreUnavailable.
+    lag: is told of each change how many seconds after its commit it was known here.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], name: str) -> None:
-        self._connect, self._name = connect, name
+    def __init__(
+        self, connect: Callable[[], Awaitable[Any]], name: str, *, clock: Clock, lag: Callable[[float], None]
+    ) -> None:
+        self._connect, self._name, self._clock, self._lag = connect, name, clock, lag
+        self._ahead = 0
+        """Microseconds by which the server's clock is ahead of ours."""
         self._changes = KeyChanges()
         self.changes_since = self._changes.since
         self._number: int | None = None
@@ -145,11 +151,13 @@ class KeyWatch:
 
     async def _fetch_number(self) -> int:
         async with self._asking:
-            [(number,)] = await self._connection.fetch(_NUMBER)
+            asked = self._clock.micros()
+            [(number, at)] = await self._connection.fetch(_NUMBER)
+            self._ahead = at - (asked + self._clock.micros()) // 2
             return int(number)
 
     def _told(self, payload: str) -> None:
-        """`NUMBER ["id", …]`, `NUMBER many`, or at the end of a transaction `NUMBER done`."""
+        """`NUMBER ["id", …]`, `NUMBER many`, or at the end of a transaction `NUMBER done MICROSECONDS`."""
         first, _, rest = payload.partition(" ")
         try:
             number = int(first)
@@ -157,9 +165,12 @@ class KeyWatch:
         except ValueError:  # Anyone who may connect may send one: as if any key had changed.
             self._learn(self._number, None)
             return
-        if rest != "done":
+        word, _, at = rest.partition(" ")
+        if word != "done":
             self._learn(number, ids)
             return
+        if at.isdigit():
+            self._lag(max(0, self._clock.micros() + self._ahead - int(at)) / 1e6)
         self._done.append(number)
         if (awaited := self._awaited.get(number)) is not None and not awaited.done():
             awaited.set_result(None)

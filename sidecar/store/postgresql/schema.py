@@ -306,7 +306,7 @@ RUNS_FROM: Final = 1
 class Runner(Connection, Protocol):
     """A connection that runs statements of our own."""
 
-    async def run(self, sql: str) -> None: ...
+    async def run(self, sql: str, *, seconds: float | None = None) -> None: ...
 
 
 async def version_of(connection: Connection, name: str) -> tuple[int, int]:

@@ -73,7 +73,8 @@ async def store(shared_url: str, emptied: bool, clock: Clock, timings: Timings) 
 
 async def empty(opened: Store) -> None:
     async with opened.database.transaction("empty") as connection:
-        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY")
+        for table in TABLES:
+            await connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
         await connection.execute("UPDATE audit_head SET id = 0, hash = ?", (bytes(32),))
 
 

@@ -77,6 +77,15 @@ def test_doctor_examines_the_store(keys: Keys) -> None:
     assert found["latency"] in ("ok", "warning")
 
 
+@pytest.mark.parametrize("written", ["hunter2", "${DB_PASSWORD}"])
+def test_doctor_tells_of_a_password_in_a_file_that_others_read(keys: Keys, url: str, written: str) -> None:
+    keys.config.write_text(CONFIG.format(url=url.replace("postgres@", f"postgres:{written}@")), encoding="utf-8")
+    keys.config.chmod(0o644)
+    told = run_cli("doctor", "-c", str(keys.config), environ={"DB_PASSWORD": "hunter2"}).output
+    assert ("contains a secret" in " ".join(told.split())) == (written == "hunter2")
+    assert "hunter2" not in told
+
+
 def on(keys: Keys, *arguments: str) -> str:
     done = run_cli(*arguments[:1], *arguments[1:], "-c", str(keys.config))
     assert done.exit_code == 0, done.output

@@ -8,7 +8,6 @@ from tests.unit.keys import (
     test_audit,
     test_differences,
     test_importing,
-    test_lifecycle,
     test_orders,
     test_rehashing,
     test_sqlite,
@@ -16,16 +15,7 @@ from tests.unit.keys import (
 )
 from tests.unit.keys.contract import StoreContract
 
-SHARED = (
-    test_audit,
-    test_differences,
-    test_importing,
-    test_lifecycle,
-    test_orders,
-    test_rehashing,
-    test_sqlite,
-    test_usage_store,
-)
+SHARED = (test_audit, test_differences, test_importing, test_orders, test_rehashing, test_sqlite, test_usage_store)
 FIXTURES = ("six_rows", "stocked", "week")
 
 

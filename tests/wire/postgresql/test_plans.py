@@ -23,7 +23,7 @@ _FILL = f"""INSERT INTO sidecar.api_key (id, name, prefix, digest, algorithm, te
 @pytest.fixture(scope="module")
 def full(server: PostgresqlServer, template: str) -> str:
     url = server.database(template=template)
-    server.sql(_FILL, "ANALYZE sidecar.api_key", url=url)
+    server.sql(_FILL, "VACUUM ANALYZE sidecar.api_key", url=url)
     return url
 
 

@@ -20,6 +20,8 @@ routes:
 - GET /items/**: {scopes: [read], respond: {status: ok}}
 """
 BACK_SECONDS = 5.0
+LEAVE_SECONDS = 10.0
+"""Far below what Kubernetes waits after SIGTERM."""
 END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE true"
 
 
@@ -56,6 +58,9 @@ def test_a_change_by_anyone_counts_in_every_sidecar_within_a_second(url: str, st
         assert first.keys.run(change, key.id, *(["--yes"] if change == "revoke" else [])).exit_code == 0
         for one in (first, second):
             seconds_until(partial(is_answered, one, key, expected), within=1.0)
+    for one in (first, second):
+        known = one.metric("sidecar_revocation_lag_seconds_count")
+        assert known == one.metric('sidecar_revocation_lag_seconds_bucket{le="1.0"}') >= 3
 
 
 @pytest.mark.requirement("R2.5")
@@ -79,15 +84,18 @@ def test_while_the_database_is_down_requests_get_503_and_afterwards_all_is_well(
     how: str, start_sidecar: StartSidecar
 ) -> None:
     with running_postgresql() as own:
-        sidecar = start_sidecar(CONFIG, store=own.database())
+        sidecar, other = (start_sidecar(CONFIG, store=url) for url in [own.database()] * 2)
         known, unseen = sidecar.keys.issue(scopes=("read",)), sidecar.keys.issue(scopes=("read",))
-        assert status(sidecar, known) == 200
+        assert [status(one, known) for one in (sidecar, other)] == [200, 200]
         with own.down(how):
             seconds_until(lambda: is_unavailable(sidecar, known), within=BACK_SECONDS)
             for _ in range(20):
                 assert is_unavailable(sidecar, known)
                 assert is_unavailable(sidecar, unseen)
             assert sidecar.ready().status == 503
+            started = time.monotonic()
+            assert other.stop() == 0
+            assert time.monotonic() - started < LEAVE_SECONDS
         seconds_until(lambda: not is_unavailable(sidecar, known), within=BACK_SECONDS)
         seconds_until(lambda: not is_unavailable(sidecar, unseen), within=BACK_SECONDS)
         assert status(sidecar, "sk_live_nobody") == 401

@@ -1,0 +1,109 @@
+"""Several processes that write to one store at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import pytest
+
+from sidecar.core.model import ApiKey, KeyStatus
+from sidecar.keys.ports import AuditFilter, StoreUnavailable
+from sidecar.store.store import Store, open_store
+from sidecar.usage.recorder import LastUse, UsageFilter, UsageRow
+from tests.harness.postgresql import PostgresqlServer
+from tests.unit.keys.making import ANN, NOW_US, Clock, a_key, ignore, set_status
+
+WRITERS, KEYS = 4, 12
+
+
+@pytest.fixture
+async def stores(url: str) -> AsyncIterator[list[Store]]:
+    """As that many sidecars have them."""
+    async with AsyncExitStack() as stack:
+        opened = []
+        for _ in range(WRITERS):
+            store = await open_store(url, create=False, watched=True, clock=Clock(), timings=ignore)
+            stack.push_async_callback(store.close)
+            opened.append(store)
+        yield opened
+
+
+async def test_the_audit_stays_one_chain(stores: list[Store]) -> None:
+    keys = [a_key() for _ in range(KEYS)]
+    await asyncio.gather(*(stores[number % WRITERS].keys.add([key], actor=ANN) for number, key in enumerate(keys)))
+    ids = [key.id for key in keys]
+
+    def renamed(key: ApiKey) -> ApiKey:
+        return replace(key, name=f"{key.name} again")
+
+    changes = [
+        store.keys.change_all(order, renamed, action="change", at=NOW_US, actor=ANN)
+        for store, order in zip(stores, (ids, ids[::-1], ids, ids[::-1]), strict=True)
+    ]
+    await asyncio.gather(*changes)
+    state = await stores[0].audit.verify()
+    assert (state.rows, state.problem) == (KEYS + WRITERS * KEYS, None)
+    assert (await stores[0].keys.among(ids[:1]))[0].name.count("again") == WRITERS
+
+
+async def test_uses_and_changes_of_the_same_keys_lose_nothing(stores: list[Store]) -> None:
+    keys = [a_key() for _ in range(KEYS)]
+    await stores[0].keys.add(keys, actor=ANN)
+    uses = {key.id: LastUse(at=NOW_US, address="192.0.2.1", networks=("192.0.2.0/24",)) for key in keys}
+    rows = [UsageRow(key_id=key.id, at=0, route="GET /a", status_class=2, count=1) for key in keys]
+    work = []
+    for store in stores:
+        work += [store.usage.touch(dict(reversed(uses.items()))), store.usage.add(rows[::-1]), store.usage.add(rows)]
+        work += [store.usage.touch(uses)]
+        work += [set_status(store.keys, key.id, KeyStatus.DISABLED) for key in keys]
+    await asyncio.gather(*work)
+    found = await stores[0].keys.among([key.id for key in keys])
+    assert {(key.status, key.last_used_at) for key in found} == {(KeyStatus.DISABLED, NOW_US)}
+    [total] = await stores[0].usage.counts(UsageFilter(since=0, until=NOW_US))
+    assert total.count == 2 * WRITERS * KEYS
+
+
+async def test_a_change_tells_each_store_which_keys_it_changed(stores: list[Store]) -> None:
+    keys = [a_key(), a_key()]
+    await stores[0].keys.add(keys, actor=ANN)
+    heard: list[frozenset[str] | None] = []
+    told = asyncio.Event()
+
+    def hear(changed: frozenset[str] | None) -> None:
+        heard.append(changed)
+        told.set()
+
+    await stores[1].keys.read_generation()
+    before = stores[1].keys.generation()
+    stores[1].database.watch.changed = hear  # type: ignore[attr-defined]
+    await set_status(stores[0].keys, keys[1].id, KeyStatus.REVOKED)
+    await asyncio.wait_for(told.wait(), 5)
+    assert heard == [frozenset({keys[1].id})]
+    assert stores[1].keys.generation() != before
+    own = stores[1].keys.generation()
+    await set_status(stores[1].keys, keys[0].id, KeyStatus.REVOKED)
+    assert frozenset({keys[0].id}) in heard, "what was acknowledged is known at once"
+    assert stores[1].keys.generation() != own
+
+
+async def test_a_change_that_no_notification_tells_of_is_found_by_asking(
+    server: PostgresqlServer, url: str, stores: list[Store]
+) -> None:
+    before = stores[0].keys.generation()
+    server.sql("UPDATE sidecar.generation SET value = value + 1", url=url)
+    async with asyncio.timeout(10):
+        while stores[0].keys.generation() == before:
+            await asyncio.sleep(0.01)
+
+
+async def test_whoever_waits_too_long_for_another_writer_is_told_so(stores: list[Store]) -> None:
+    key = a_key()
+    await stores[0].keys.add([key], actor=ANN)
+    async with stores[1].imports.intake(at=NOW_US, actor=ANN):
+        with pytest.raises(StoreUnavailable, match="being changed by another process"):
+            await set_status(stores[0].keys, key.id, KeyStatus.DISABLED)
+        assert await stores[0].keys.find({key.digest: "sha256"}) == key
+        await stores[0].usage.add([UsageRow(key_id=key.id, at=0, route="GET /a", status_class=2, count=1)])
+    await set_status(stores[0].keys, key.id, KeyStatus.DISABLED)
+    assert [row.action for row in await stores[0].audit.rows(AuditFilter(limit=1))] == ["disable"]

@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -14,7 +14,6 @@ from sidecar.config.build.config import Config
 from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone
-from sidecar.config.store_url import is_file, is_sqlite, shown_store, sqlite_path
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
@@ -26,17 +25,16 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
-from sidecar.runtime.control import Sharing, control_socket, served_store
+from sidecar.runtime.control import Sharing, control_socket
 from sidecar.runtime.descriptors import Descriptors, descriptors
-from sidecar.runtime.key_file import KeyFileWatch, open_key_file, watch_of
+from sidecar.runtime.key_file import KeyFileWatch, watch_of
 from sidecar.runtime.limiters import Limiters, limiters_of
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
+from sidecar.runtime.stores import open_served
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
-from sidecar.store.file import InvalidKeyFile
-from sidecar.store.store import Store, open_store
-from sidecar.telemetry.limiter import LimiterMetrics
+from sidecar.store.store import Store
 from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
@@ -52,13 +50,6 @@ CLOCK: Final = SystemClock()
 REMEMBERS: Final = "SIDECAR_KNOWN_REQUESTS"
 """Variable of the environment, for tests: with `off`, no request is known by its bytes."""
 
-_NO_ADMINISTRATION: Final = (
-    "admin: this role of the database may not issue keys: name the administration role in `store`, or leave out `admin`"
-)
-_COUNTS_APART: Final = (
-    "limiter: memory counts the quotas of this process alone. Where several sidecars use this store, each lets a whole "
-    "limit pass: count together with `limiter: redis://…`"
-)
 _log = logging.getLogger(__name__)
 
 
@@ -177,7 +168,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     metrics, usage, memory = Metrics(), Usage(clock=CLOCK), MemoryLimiter(max_entries=config.limiter.entries)
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
-    store, sharing = await _open_store(config, hasher, memory, stack=stack, metrics=metrics)
+    store, sharing = await open_served(config, hasher, memory, stack=stack, metrics=metrics, clock=CLOCK)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
     upkeep = Upkeep(store.statistics, store.quotas, memory, usage=keeper, sharing=sharing, metrics=metrics, clock=CLOCK)
@@ -214,47 +205,6 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         serving=serving,
         drainer=Drainer(),
     )
-
-
-async def _open_store(
-    config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics
-) -> tuple[Store, Sharing]:
-    try:
-        mark = stack.enter_context(ExitStack())  # Left after the store is closed.
-        store = await _store_of(config, hasher, metrics)
-        stack.push_async_callback(store.close)
-        sharing = _sharing_of(config, mark)
-        await store.tables.refuse_unfinished()
-        await check_peppers(store.statistics, hasher)
-        if config.admin is not None and not await store.database.may_issue():
-            raise StartError(_NO_ADMINISTRATION)
-        metrics.also(LimiterMetrics(limiter))
-        if not sharing.look():
-            limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
-    except InvalidKeyFile as error:
-        raise StartError("\nsidecar: ".join(error.problems)) from error
-    except (StoreUnavailable, MissingPepper) as error:
-        raise StartError(str(error)) from error
-    return store, sharing
-
-
-async def _store_of(config: Config, hasher: Hasher, metrics: Metrics) -> Store:
-    """Raises StoreUnavailable."""
-    if is_file(config.store):
-        return await open_key_file(config, hasher, clock=CLOCK, timings=metrics.store_timed)
-    return await open_store(config.store, create=False, watched=True, clock=CLOCK, timings=metrics.store_timed)
-
-
-def _sharing_of(config: Config, mark: ExitStack) -> Sharing:
-    name = shown_store(config.store)
-    counts_here = isinstance(config.limiter.url, str)
-    url = config.store_usage if is_file(config.store) else config.store
-    if not is_sqlite(url):
-        if counts_here and not is_file(config.store):
-            _log.warning("sidecar: %s", _COUNTS_APART)
-        return Sharing(name, lambda: 1, kept=False)
-    count = mark.enter_context(served_store(sqlite_path(url)))
-    return Sharing(name, count if counts_here else lambda: 1, kept=counts_here)
 
 
 def _watch_store(parts: Parts) -> None:

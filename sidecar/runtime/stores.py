@@ -1,0 +1,81 @@
+"""The store that a running sidecar serves by: opened, checked, and marked as in use."""
+
+import logging
+from contextlib import AsyncExitStack, ExitStack
+from typing import Final
+
+from sidecar.config.build.config import Config
+from sidecar.config.store_url import is_file, is_sqlite, shown_store, sqlite_path
+from sidecar.core.apikey import Hasher
+from sidecar.core.units import Clock
+from sidecar.keys.lifecycle import MissingPepper, check_peppers
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.limiter.memory import MemoryLimiter
+from sidecar.runtime.control import Sharing, served_store
+from sidecar.runtime.key_file import open_key_file
+from sidecar.runtime.serving import StartError
+from sidecar.runtime.telemetry import RevocationLag
+from sidecar.store.file import InvalidKeyFile
+from sidecar.store.store import Store, open_store
+from sidecar.telemetry.limiter import LimiterMetrics
+from sidecar.telemetry.metrics import Metrics
+
+_NO_ADMINISTRATION: Final = (
+    "admin: this role of the database may not issue keys: name the administration role in `store`, or leave out `admin`"
+)
+_COUNTS_APART: Final = (
+    "limiter: memory counts the quotas of this process alone. Where several sidecars use this store, each lets a whole "
+    "limit pass: count together with `limiter: redis://…`"
+)
+_log = logging.getLogger(__name__)
+
+
+async def open_served(
+    config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics, clock: Clock
+) -> tuple[Store, Sharing]:
+    """The store that the configuration names, until `stack` ends, and who else serves it. Raises StartError.
+
+    limiter: takes up the counts that are kept in the store.
+    """
+    try:
+        mark = stack.enter_context(ExitStack())  # Left after the store is closed.
+        store = await _store_of(config, hasher, metrics, clock)
+        stack.push_async_callback(store.close)
+        sharing = _sharing_of(config, mark)
+        await store.tables.refuse_unfinished()
+        await check_peppers(store.statistics, hasher)
+        if config.admin is not None and not await store.database.may_issue():
+            raise StartError(_NO_ADMINISTRATION)
+        metrics.also(LimiterMetrics(limiter))
+        if not sharing.look():
+            limiter.restore(await store.quotas.load(most=limiter.max_entries), clock.seconds())
+    except InvalidKeyFile as error:
+        raise StartError("\nsidecar: ".join(error.problems)) from error
+    except (StoreUnavailable, MissingPepper) as error:
+        raise StartError(str(error)) from error
+    return store, sharing
+
+
+async def _store_of(config: Config, hasher: Hasher, metrics: Metrics, clock: Clock) -> Store:
+    """Raises StoreUnavailable."""
+    if is_file(config.store):
+        return await open_key_file(config, hasher, clock=clock, timings=metrics.store_timed)
+    lag = RevocationLag()
+    store = await open_store(
+        config.store, create=False, watched=True, clock=clock, timings=metrics.store_timed, lag=lag.observe
+    )
+    if not is_sqlite(config.store):
+        metrics.also(lag)
+    return store
+
+
+def _sharing_of(config: Config, mark: ExitStack) -> Sharing:
+    name = shown_store(config.store)
+    counts_here = isinstance(config.limiter.url, str)
+    url = config.store_usage if is_file(config.store) else config.store
+    if not is_sqlite(url):
+        if counts_here and not is_file(config.store):
+            _log.warning("sidecar: %s", _COUNTS_APART)
+        return Sharing(name, lambda: 1, kept=False)
+    count = mark.enter_context(served_store(sqlite_path(url)))
+    return Sharing(name, count if counts_here else lambda: 1, kept=counts_here)

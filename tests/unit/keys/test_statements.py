@@ -29,4 +29,4 @@ def test_shared_statements_know_no_engine(module: Path) -> None:
 
 
 def test_the_parts_are_shared() -> None:
-    assert [module.stem for module in SHARED] == ["audit", "connection", "keys", "usage"]
+    assert [module.stem for module in SHARED] == ["audit", "connection", "keys", "tables", "usage"]

@@ -213,7 +213,7 @@ async def _open_store(
         await check_peppers(store.statistics, hasher)
         metrics.also(StoreMetrics(lambda: store.database.write_problem, processes=lambda: sharing.processes))
         metrics.also(LimiterMetrics(limiter))
-        if not sharing.look():
+        if not await sharing.look():
             limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error

@@ -164,9 +164,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     store, sharing = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
-    upkeep = Upkeep(
-        store.statistics, store.quotas, limiter, usage=keeper, sharing=sharing, metrics=metrics, clock=CLOCK
-    )
+    upkeep = Upkeep(store.statistics, store.quotas, limiter, sharing, usage=keeper, metrics=metrics, clock=CLOCK)
     stack.push_async_callback(upkeep.finish)
     await upkeep.start(background)
     retirement, old_keys = await _watch_ages(config, store, keeper, background)

@@ -249,9 +249,9 @@ class Upkeep:
         statistics: KeyStatistics,
         quotas: StoredQuotas,
         limiter: MemoryLimiter,
+        sharing: Sharing,
         *,
         usage: UsageKeeper,
-        sharing: Sharing,
         metrics: Metrics,
         clock: Clock,
     ) -> None:

@@ -5,7 +5,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -158,7 +158,7 @@ class Parts:
     observing: Observing
     exchanges: Exchanges
     serving: Serving
-    drainer: Drainer
+    drainer: Drainer = field(default_factory=Drainer)
 
     async def drain(self, *, at_once: bool = False) -> None:
         await self.drainer.drain(self.serving.config.drain, at_once=at_once)
@@ -171,7 +171,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     store, sharing = await open_served(config, hasher, memory, stack=stack, metrics=metrics, clock=CLOCK)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
-    upkeep = Upkeep(store.statistics, store.quotas, memory, usage=keeper, sharing=sharing, metrics=metrics, clock=CLOCK)
+    upkeep = Upkeep(store.statistics, store.quotas, memory, sharing, usage=keeper, metrics=metrics, clock=CLOCK)
     stack.push_async_callback(upkeep.finish)
     await upkeep.start(background)
     retirement, old_keys = await _watch_ages(config, store, keeper, background)
@@ -203,7 +203,6 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         observing=observing,
         exchanges=observing.exchanges(usage),
         serving=serving,
-        drainer=Drainer(),
     )
 
 

@@ -12,7 +12,7 @@ from sidecar.cli.options import Failure, Misuse, from_store, reported
 from sidecar.cli.output import harmless, progress
 from sidecar.config.store_url import parse_store, sqlite_path
 from sidecar.core.units import counted, rfc3339
-from sidecar.store.sqlite.backup import Restore, Undone, back_up, restoring, taken_at
+from sidecar.store.sqlite.backup import Restore, Undone, back_up, restoring
 from sidecar.store.sqlite.inspect import Checked, StoreInfo, check, info
 
 _MEGABYTE: Final = 1_000_000
@@ -95,11 +95,10 @@ def restore_command(config: str | None, store: str | None, as_json: bool, yes: b
         ):
             refused = bool(restore.undone) and not yes
             kept = None if refused else restore.put()
-            newest = taken_at(file) if restore.undone else ""
     if as_json:
         click.echo(json.dumps(_restore_as_json(restore, kept, restored=not refused), indent=2))
     else:
-        _tell_undone(restore.undone, newest)
+        _tell_undone(restore.undone)
     if refused:
         raise Failure("nothing was restored: changes would be undone. Pass --yes to restore all the same")
     if not as_json:
@@ -184,14 +183,14 @@ def _restore_as_json(restore: Restore, kept: str | None, *, restored: bool) -> d
     }
 
 
-def _tell_undone(undone: Undone, newest: str) -> None:
-    """newest: when the newest change in the backup was made."""
+def _tell_undone(undone: Undone) -> None:
     if undone.unknown:
         click.echo(f"What was changed since the backup cannot be told: {undone.unknown}")
     if undone.changes:
         first, *others = [f"{number:,} {_VERBS.get(action, action)}" for action, number in undone.changes.items()]
         are = "key was" if first.startswith("1 ") else "keys were"
         number, _, verb = first.partition(" ")
+        newest = rfc3339(undone.backup_at) or "never"
         listed = ", ".join([f"{number} {are} {verb}", *others])
         click.echo(f"After this backup, whose newest change is of {newest}: {listed}. All of this is undone.")
     if undone.revived:

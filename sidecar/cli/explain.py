@@ -17,7 +17,7 @@ from sidecar.cli.key_service import hasher_of_environ, line_of_stdin, open_store
 from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reported, seconds, shortened
 from sidecar.cli.output import findings_as_json, findings_as_text
 from sidecar.config.build.config import Config
-from sidecar.config.document import LimiterSettings
+from sidecar.config.engines import LimiterSettings
 from sidecar.core.apikey import Secret
 from sidecar.doctor.facts import Severity
 from sidecar.doctor.run import Examination, examine

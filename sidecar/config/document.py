@@ -11,6 +11,7 @@ from msgspec import Meta, field
 from msgspec.structs import replace
 
 from sidecar.config.decoder import made
+from sidecar.config.engines import OneLimiter, OneStore
 from sidecar.config.errors import Path, Report
 from sidecar.config.fields import (
     Address,
@@ -22,9 +23,7 @@ from sidecar.config.fields import (
     FilePath,
     HeaderValue,
     HostName,
-    LimiterUrl,
     Name,
-    Namespace,
     Network,
     OptionalSize,
     PathPrefix,
@@ -32,13 +31,11 @@ from sidecar.config.fields import (
     ScopeName,
     ServiceName,
     Size,
-    Store,
     Timeout,
     Token,
     Upstream,
     UpstreamHost,
     UpstreamUrl,
-    UsageStore,
     default,
     left_out,
     parse_address,
@@ -58,11 +55,7 @@ from sidecar.config.policy import (
     checked_keys,
 )
 from sidecar.config.routes import CorsEntry, DefaultsEntry, RouteOrGroup, UnmatchedEntry, cors_of
-from sidecar.config.store_url import is_file
 from sidecar.core.model import Cors
-from sidecar.limiter.redis.url import RedisUrl
-from sidecar.limiter.remote import Outage
-from sidecar.limiter.tables import DEFAULT_ENTRIES
 from sidecar.usage.anomalies import Unusual
 
 # The data listener, and what a client may take up.
@@ -187,59 +180,6 @@ def upstream_of(written: UpstreamUrl | UpstreamSettings, path: Path, report: Rep
 
 
 OneUpstream = Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSettings)]
-
-
-# Where keys are stored, and where quotas are counted.
-
-
-class StoreSettings(Entry, frozen=True, kw_only=True):
-    """Where keys are stored, and how long those that were seen go on while the store does not answer (seconds)."""
-
-    url: Store
-    usage: UsageStore = left_out("")
-    """Of keys in a file: where their use, changes and quotas are kept; empty for nowhere."""
-    grace: Duration = seconds("0s")
-
-
-_GRACE_SECONDS = (1, 3600)
-
-
-def store_of(written: str | StoreSettings, path: Path, report: Report) -> StoreSettings:
-    """A URL alone is the URL with every default."""
-    settings = StoreSettings(url=written) if isinstance(written, str) else written
-    least, most = _GRACE_SECONDS
-    if settings.grace and not least <= settings.grace <= most:
-        report.problem((*path, "grace"), "must be 0s, or between 1s and 1h: a revoked key may go on for as long")
-    if settings.usage and not is_file(settings.url):
-        report.doubt((*path, "usage"), "is only for keys in a file: any other store keeps usage itself")
-    return settings
-
-
-class LimiterSettings(Entry, frozen=True, kw_only=True):
-    """Where quotas are counted, and how many counts (one for each quota and subject) memory keeps.
-
-    The rest is for a Redis alone: it answers within `timeout` seconds, or `outage` decides.
-    """
-
-    url: LimiterUrl = "memory"
-    entries: Annotated[int, Meta(ge=1000, le=10**8)] = DEFAULT_ENTRIES
-    timeout: Timeout = seconds("50ms")
-    outage: Outage = "local"
-    """By this replica's share of each quota, by none (open), or 503 (closed)."""
-    replicas: Annotated[int, Meta(ge=1, le=100_000)] = 1
-    """Sidecars that share the counts: each one's share is a limit divided by them."""
-    namespace: Namespace = "sidecar"
-    """Sidecars with the same one count together."""
-    ca: FilePath = left_out("")
-    """PEM file of the authorities of a rediss:// server; empty: the system's."""
-
-
-def limiter_of(written: str | RedisUrl | LimiterSettings, path: Path, report: Report) -> LimiterSettings:
-    """A URL alone is the URL with every default."""
-    settings = written if isinstance(written, LimiterSettings) else LimiterSettings(url=written)
-    if settings.ca and (isinstance(settings.url, str) or not settings.url.tls):
-        report.problem((*path, "ca"), "is for a rediss:// server alone")
-    return settings
 
 
 # The other listeners.
@@ -443,8 +383,8 @@ class Document(Entry, frozen=True, kw_only=True):
     decision: Annotated[DecisionSettings, made(decision_of, BindAddress, BindAddresses, DecisionSettings)] | None = None
     upstream: OneUpstream | None = None
     upstreams: Mapping[Name, OneUpstream] | None = None
-    store: Annotated[StoreSettings, made(store_of, Store, StoreSettings)] | None = None
-    limiter: Annotated[LimiterSettings, made(limiter_of, LimiterUrl, LimiterSettings)] | None = None
+    store: OneStore | None = None
+    limiter: OneLimiter | None = None
     keys: Annotated[KeySettings, made(checked_keys, KeySettings)] | None = None
     scopes: Mapping[ScopeName, str | ScopeEntry | None] | None = None
     quotas: Mapping[Name, NamedQuota] | None = None

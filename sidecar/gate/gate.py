@@ -154,12 +154,8 @@ class Gate:
         except (StoreUnavailable, Fault):
             return None
         except Denied as denied:
-            if known is not None and not self._limiter.immediate:
-                return None  # What the key has left is told, and has to be waited for.
             state = RequestState(address, request_id, match.route if match else None, known, context, taken)
-            if self._tells_methods(denied.reason):
-                state.paths = self._readings(parse_target(head.target, understood.host.decode("ascii")))
-            return _now(self._deny(denied.reason, state))
+            return self._deny_now(denied.reason, state, head, understood.host)
         kept = self.injection.forwarded(head, understood.kept, understood.host)
         return Allow(
             route=match.route,
@@ -357,6 +353,14 @@ class Gate:
         if self._tells_methods(reason):
             return replace(_refused(reason, state), methods=self.routes.methods(state.paths))
         return _refused(reason, state)
+
+    def _deny_now(self, reason: Reason, state: RequestState, head: RequestHead, host: bytes) -> Deny | None:
+        """None where what the key has left is told, and has to be waited for."""
+        if state.entry is not None and not self._limiter.immediate:
+            return None
+        if self._tells_methods(reason):
+            state.paths = self._readings(parse_target(head.target, host.decode("ascii")))
+        return _now(self._deny(reason, state))
 
     def _tells_methods(self, reason: Reason) -> bool:
         return reason is Reason.NO_ROUTE and self.config.method_not_allowed

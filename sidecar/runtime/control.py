@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -38,7 +38,7 @@ _LOCK: Final = struct.Struct("hhqqi4x")
 
 
 @contextmanager
-def served_store(path: str) -> Iterator[Callable[[], int]]:
+def served_store(path: str) -> Iterator[Callable[[], Awaitable[int]]]:
     """Mark the store as served by this process, and give what counts the processes that serve it, this one included.
 
     To be entered after the store is opened, which finds out whether others use it, and left after it is closed. A mark
@@ -49,13 +49,21 @@ def served_store(path: str) -> Iterator[Callable[[], int]]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:  # It has gone since, which the store itself tells.
-        yield lambda: 1
+        yield _alone
         return
+
+    async def count() -> int:
+        return 1 + sum(_marked_by_another(descriptor, number) for number in range(_MOST_MARKS))
+
     try:
         any(_marks(descriptor, number) for number in range(_MOST_MARKS))
-        yield lambda: 1 + sum(_marked_by_another(descriptor, number) for number in range(_MOST_MARKS))
+        yield count
     finally:
         os.close(descriptor)
+
+
+async def _alone() -> int:
+    return 1
 
 
 def _marks(descriptor: int, number: int) -> bool:
@@ -81,16 +89,20 @@ def _marked_by_another(descriptor: int, number: int) -> bool:
 class Sharing:
     """How many sidecars serve the store `name` and count quotas in their own memory, as last seen.
 
-    count: finds out, this process included. kept: whether counts are kept in the store while this is the only one.
+    count: finds out, this process included. Raises StoreUnavailable. kept: whether counts are kept in the store while
+    this is the only one.
     """
 
-    def __init__(self, name: str, count: Callable[[], int], *, kept: bool = True) -> None:
+    def __init__(self, name: str, count: Callable[[], Awaitable[int]], *, kept: bool = True) -> None:
         self._name, self._count, self._kept = name, count, kept
         self.processes = 1
 
-    def look(self) -> bool:
-        """Whether counts may not be kept there, as where others serve it, too. Says so where that has changed."""
-        before, self.processes = self.processes, self._count()
+    async def look(self) -> bool:
+        """Whether counts may not be kept there, as where others serve it, too. Says so where that has changed.
+
+        Raises StoreUnavailable.
+        """
+        before, self.processes = self.processes, await self._count()
         if before == 1 < self.processes:
             _log.warning("sidecar: %s", self._told())
         elif before > 1 == self.processes:

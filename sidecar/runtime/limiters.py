@@ -6,7 +6,7 @@ from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config.document import LimiterSettings
+from sidecar.config.engines import LimiterSettings
 from sidecar.core.model import Subject
 from sidecar.core.units import Clock
 from sidecar.limiter.memory import MemoryLimiter

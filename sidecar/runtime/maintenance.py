@@ -249,9 +249,9 @@ class Upkeep:
         statistics: KeyStatistics,
         quotas: StoredQuotas,
         limiter: MemoryLimiter,
+        sharing: Sharing,
         *,
         usage: UsageKeeper,
-        sharing: Sharing,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
@@ -279,7 +279,7 @@ class Upkeep:
     async def _save_quotas(self) -> None:
         now = self._clock.seconds()
         self._limiter.expire(now)
-        if not self._sharing.look():
+        if not await self._sharing.look():
             await self._write_quotas(now)
         elif self._saves:
             await self._quotas.forget()

@@ -1,7 +1,9 @@
 """The store that a running sidecar serves by: opened, checked, and marked as in use."""
 
-import logging
-from contextlib import AsyncExitStack, ExitStack
+import os
+import socket
+from contextlib import AsyncExitStack, ExitStack, suppress
+from functools import partial
 from typing import Final
 
 from sidecar.config.build.config import Config
@@ -23,11 +25,6 @@ from sidecar.telemetry.metrics import Metrics
 _NO_ADMINISTRATION: Final = (
     "admin: this role of the database may not issue keys: name the administration role in `store`, or leave out `admin`"
 )
-_COUNTS_APART: Final = (
-    "limiter: memory counts the quotas of this process alone. Where several sidecars use this store, each lets a whole "
-    "limit pass: count together with `limiter: redis://…`"
-)
-_log = logging.getLogger(__name__)
 
 
 async def open_served(
@@ -41,13 +38,13 @@ async def open_served(
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
         store = await _store_of(config, hasher, metrics, clock)
         stack.push_async_callback(store.close)
-        sharing = _sharing_of(config, mark)
+        sharing = _sharing_of(config, store, stack, mark)
         await store.tables.refuse_unfinished()
         await check_peppers(store.statistics, hasher)
         if config.admin is not None and not await store.database.may_issue():
             raise StartError(_NO_ADMINISTRATION)
         metrics.also(LimiterMetrics(limiter))
-        if not sharing.look():
+        if not await sharing.look():
             limiter.restore(await store.quotas.load(most=limiter.max_entries), clock.seconds())
     except InvalidKeyFile as error:
         raise StartError("\nsidecar: ".join(error.problems)) from error
@@ -69,13 +66,31 @@ async def _store_of(config: Config, hasher: Hasher, metrics: Metrics, clock: Clo
     return store
 
 
-def _sharing_of(config: Config, mark: ExitStack) -> Sharing:
-    name = shown_store(config.store)
-    counts_here = isinstance(config.limiter.url, str)
-    url = config.store_usage if is_file(config.store) else config.store
-    if not is_sqlite(url):
-        if counts_here and not is_file(config.store):
-            _log.warning("sidecar: %s", _COUNTS_APART)
-        return Sharing(name, lambda: 1, kept=False)
-    count = mark.enter_context(served_store(sqlite_path(url)))
-    return Sharing(name, count if counts_here else lambda: 1, kept=counts_here)
+def _sharing_of(config: Config, store: Store, stack: AsyncExitStack, mark: ExitStack) -> Sharing:
+    """With counts in a Redis, or with keys in a file and nothing else, nobody shares counts, and none are kept."""
+    url, name = config.store_usage if is_file(config.store) else config.store, shown_store(config.store)
+    if is_sqlite(url):
+        count = mark.enter_context(served_store(sqlite_path(url)))
+        if isinstance(config.limiter.url, str):
+            return Sharing(name, count)
+    elif url and isinstance(config.limiter.url, str):
+        here = _name_of_process(config)
+        stack.push_async_callback(_leave, store, here)
+        return Sharing(name, partial(store.quotas.present, here))
+    return Sharing(name, _alone, kept=False)
+
+
+async def _alone() -> int:
+    return 1
+
+
+def _name_of_process(config: Config) -> str:
+    """The same after a restart, so that a sidecar does not take itself for another."""
+    addresses = sorted(map(str, config.listen))
+    own = f" {os.getpid()}" if any(address.port == 0 for address in config.listen) else ""
+    return f"{socket.gethostname()} {' '.join(addresses)}{own}"
+
+
+async def _leave(store: Store, here: str) -> None:
+    with suppress(StoreUnavailable):
+        await store.quotas.absent(here)

@@ -1,7 +1,7 @@
 """Whole tables, and how they move to another store, whatever the engines: read in pages, written, and compared.
 
-A copy that is under way is marked by rows of `quota_state` under a name that no quota can have. They are written in the
-transaction of each page, so that a copy that was killed goes on where it was, and are removed at its end.
+A copy that is under way is marked by notes in `quota_state` (see NO_NOTE). They are written in the transaction of each
+page, so that a copy that was killed goes on where it was, and are removed at its end.
 """
 
 import json
@@ -15,6 +15,7 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.records import COLUMNS
 from sidecar.store.audit import CHAINED
 from sidecar.store.connection import Connection, Database
+from sidecar.store.usage import NO_NOTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ TABLES: Final = (
         name="quota_state",
         columns=("quota", "subject", "state", "expires_at"),
         order=("quota", "subject"),
-        where=f"quota <> '{COPYING}'",
+        where=NO_NOTE,
     ),
 )
 """All that a store holds, but for its schema and what the engine keeps for itself (generation, search index)."""
@@ -200,7 +201,7 @@ async def _clear(connection: Connection, table: Table) -> None:
 
 async def _refuse_full(connection: Connection) -> None:
     for table in TABLES:
-        [(rows,)] = await connection.fetch(f"SELECT count(*) FROM {table.name}")  # noqa: S608 - names of our own
+        [(rows,)] = await connection.fetch(f"SELECT count(*) FROM {table.name} WHERE {table.where}")  # noqa: S608 - names of our own
         if rows:
             held = counted(rows, "row")
             raise StoreUnavailable(f"the store to copy into holds {held} of {table.name}: name an empty one")

@@ -243,9 +243,13 @@ def _values_of(event: Anomaly) -> tuple[object, ...]:
 
 _SAVE_QUOTA: Final = """INSERT INTO quota_state (quota, subject, state, expires_at) VALUES (?, ?, ?, ?)
     ON CONFLICT (quota, subject) DO UPDATE SET state = excluded.state, expires_at = excluded.expires_at"""
+NO_NOTE: Final = "quota NOT LIKE '(%'"
+"""Rows of quotas. A row whose name begins with a parenthesis, as that of no quota can, is a note about the store."""
+_SIDECAR: Final = "(sidecar)"
+_PRESENT_MICROS: Final = 20_000_000
 _OF_STRANGERS: Final = """state LIKE '%"address"%' AND state NOT LIKE '%"key"%' AND state NOT LIKE '%"tenant"%'"""
 _TRIM_QUOTAS: Final = f"""DELETE FROM quota_state WHERE (quota, subject) IN (
-    SELECT quota, subject FROM quota_state ORDER BY {_OF_STRANGERS} DESC, expires_at LIMIT ?)"""  # noqa: S608 - text of our own
+    SELECT quota, subject FROM quota_state WHERE {NO_NOTE} ORDER BY {_OF_STRANGERS} DESC, expires_at LIMIT ?)"""  # noqa: S608 - text of our own
 
 
 class StoredQuotas:
@@ -256,7 +260,7 @@ class StoredQuotas:
 
     async def load(self, *, most: int) -> Sequence[QuotaRow]:
         """Rows that have not expired, at most so many: those by address come last, and what ends soon."""
-        sql = f"""SELECT quota, subject, state, expires_at FROM quota_state WHERE expires_at > ?
+        sql = f"""SELECT quota, subject, state, expires_at FROM quota_state WHERE expires_at > ? AND {NO_NOTE}
             ORDER BY {_OF_STRANGERS}, expires_at DESC LIMIT ?"""  # noqa: S608 - text of our own
         return await self._database.read("load_quota_states", sql, (self._database.now(), most))
 
@@ -269,11 +273,31 @@ class StoredQuotas:
     async def forget(self) -> None:
         """Remove all rows, in one transaction."""
         async with self._database.transaction("forget_quota_states") as connection:
-            await connection.execute("DELETE FROM quota_state")
+            await connection.execute(f"DELETE FROM quota_state WHERE {NO_NOTE}")  # noqa: S608 - text of our own
+
+    async def present(self, sidecar: str) -> int:
+        """Note that this sidecar counts in its memory; how many do, this one included.
+
+        For stores on other machines, where the kernel knows of nobody. To be called again within 20 seconds; what calls
+        no more is forgotten then. `sidecar` names the process, and is the same after its restart.
+        """
+        now = self._database.now()
+        note = (_SIDECAR, sidecar, "", now + _PRESENT_MICROS)
+        async with self._database.transaction("count_sidecars") as connection:
+            await connection.execute_many(_SAVE_QUOTA, [note])
+            sql = "SELECT count(*) FROM quota_state WHERE quota = ? AND expires_at > ?"
+            [(number,)] = await connection.fetch(sql, (_SIDECAR, now))
+        return int(number)
+
+    async def absent(self, sidecar: str) -> None:
+        """This sidecar ends."""
+        async with self._database.transaction("count_sidecars") as connection:
+            await connection.execute("DELETE FROM quota_state WHERE quota = ? AND subject = ?", (_SIDECAR, sidecar))
 
     async def trim(self, *, most: int) -> None:
         """Keep at most so many rows, as `load` would."""
         async with self._database.transaction("trim_quota_states") as connection:
-            rows = sum(count for (count,) in await connection.fetch("SELECT count(*) FROM quota_state"))
+            counts = await connection.fetch(f"SELECT count(*) FROM quota_state WHERE {NO_NOTE}")  # noqa: S608 - ours
+            rows = sum(count for (count,) in counts)
             if rows > most:
                 await connection.execute(_TRIM_QUOTAS, (rows - most,))

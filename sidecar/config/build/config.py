@@ -24,7 +24,6 @@ from sidecar.config.document import (
     DecisionSettings,
     Document,
     Drain,
-    LimiterSettings,
     Limits,
     ListenerTls,
     Process,
@@ -34,6 +33,7 @@ from sidecar.config.document import (
     UpstreamSettings,
     UsageSettings,
 )
+from sidecar.config.engines import LimiterSettings
 from sidecar.config.errors import Path, Problem, Report, did_you_mean
 from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.config.policy import Identity, KeySettings, PathsEntry

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sidecar.config.document import LimiterSettings
+from sidecar.config.engines import LimiterSettings
 from sidecar.doctor.facts import Facts, Finding, RunningFacts, Unknown, ok, problem, span, unchecked, warning
 from sidecar.limiter.redis.url import RedisUrl
 

@@ -48,7 +48,10 @@ _LOCKS: Final = {
     # A change writes all columns of a key that it has read: no last use may be written meanwhile.
     "touch": f"pg_advisory_xact_lock_shared({_KEYS}), pg_advisory_xact_lock({_COUNTS})",
     **dict.fromkeys(("add_usage", "add_unusual", "roll_up", "prune"), f"pg_advisory_xact_lock({_COUNTS})"),
-    **dict.fromkeys(("save_quota_states", "trim_quota_states"), f"pg_advisory_xact_lock({_QUOTAS})"),
+    **dict.fromkeys(
+        ("save_quota_states", "trim_quota_states", "forget_quota_states", "count_sidecars"),
+        f"pg_advisory_xact_lock({_QUOTAS})",
+    ),
 }
 CHANGE_LOCK: Final = f"pg_advisory_xact_lock({_KEYS})"
 # The triggers keep, for the transaction, the number that its notifications carry. This one comes after them.

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sidecar.core.units import rfc3339
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.sqlite.connection import WRITE_LOCK_SECONDS, connect, is_lock, translated, uri_of
 from sidecar.store.sqlite.files import COMPANIONS, exclusively, holders, in_use, refuse_strays, refuse_used
@@ -186,6 +185,8 @@ class Undone:
     revived: tuple[Revived, ...] = ()
     """At most a thousand of them."""
     revived_count: int = 0
+    backup_at: int | None = None
+    """When the newest change in the backup was made, in microseconds."""
     unknown: str = ""
     """Why it cannot be told; empty where it can."""
 
@@ -218,7 +219,8 @@ def _compared(connection: sqlite3.Connection, times: dict[str, int]) -> Undone:
         Revived(id=key_id, prefix=prefix, name=name, standing=standing)
         for key_id, prefix, name, standing in connection.execute(sql, times)
     )
-    return Undone(changes=changes, revived=revived, revived_count=count)
+    [(at,)] = connection.execute("SELECT max(at) FROM backup.audit")
+    return Undone(changes=changes, revived=revived, revived_count=count, backup_at=at)
 
 
 # A backup that comes into the store's place.
@@ -323,10 +325,3 @@ def _own_as_before(path: str, part: str) -> None:
             )
     except OSError as error:
         raise StoreUnavailable(f"{part} cannot be given to the owner of the key store: {error.strerror}") from error
-
-
-def taken_at(file: str) -> str:
-    """When the newest change in a store was made, for people; `never` without one. Raises StoreUnavailable."""
-    with translated(file), closing(connect(file, timeout=WRITE_LOCK_SECONDS, mode="ro")) as connection:
-        [(at,)] = connection.execute("SELECT max(at) FROM audit")
-    return rfc3339(at) or "never"

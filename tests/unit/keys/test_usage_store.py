@@ -195,3 +195,29 @@ async def test_counts_by_reason_add_up_to_those_by_class_and_outlive_the_sum_by_
             with_reasons = await store.usage.counts(replace(wanted, with_reasons=True))
             assert {one.reason: one.count for one in with_reasons} == {"": 5, **REFUSED}
             await store.usage.roll_up(TODAY + DAY, 100)
+
+
+async def test_sidecars_that_count_apart_are_counted_until_they_end_or_fall_silent(
+    store: SqliteStore, clock: Clock
+) -> None:
+    quotas = store.quotas
+    assert [await quotas.present(name) for name in ("a", "b", "a")] == [1, 2, 2]
+    clock.now += 15
+    assert await quotas.present("a") == 2
+    clock.now += 10
+    assert await quotas.present("a") == 1
+    assert await quotas.present("b") == 2
+    await quotas.absent("a")
+    assert await quotas.present("b") == 1
+
+
+async def test_what_is_noted_of_sidecars_is_no_quota(store: SqliteStore) -> None:
+    await store.quotas.present("a")
+    await store.quotas.save([("general", "[]", "{}", NOW_US + 5_000_000)])
+    assert [name for name, *_ in await store.quotas.load(most=10)] == ["general"]
+    await store.quotas.trim(most=0)
+    assert await store.quotas.load(most=10) == []
+    await store.quotas.save([("general", "[]", "{}", NOW_US + 5_000_000)])
+    await store.quotas.forget()
+    assert await store.quotas.load(most=10) == []
+    assert await store.quotas.present("b") == 2

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from heapq import nsmallest
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack, get_args
 
 import click
 
@@ -19,7 +19,7 @@ from sidecar.config.policy import KeySettings
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, upcoming_keys
-from sidecar.keys.ports import KeyFilter, Standing
+from sidecar.keys.ports import KeyFilter, StatusFilter
 from sidecar.store.store import SqliteStore
 from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow
 
@@ -166,7 +166,6 @@ async def _due(
         return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
 
 
-_STATUSES: Final = ("active", "disabled", "revoked", "expired", "retired")
 _SHOWN: Final = ("id", "prefix", "name", "tenant", "env", "scopes", "status", "used", "ends")
 _NEVER: Final = 2**63
 _SORTS: Final[Mapping[str, Callable[[ApiKey], Any]]] = {
@@ -194,7 +193,7 @@ class ListOptions(TypedDict):
     tenant: str | None
     environment: str | None
     search: str | None
-    status: Standing | None
+    status: StatusFilter | None
     sort: str | None
     limit: int | None
     columns: tuple[str, ...]
@@ -210,7 +209,7 @@ class ListOptions(TypedDict):
     metavar="TEXT",
     help="Start of a word in the name or tenant, of an id or a prefix.",
 )
-@click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
+@click.option("--status", type=click.Choice(get_args(StatusFilter)), help="Only keys with this status.")
 @click.option(
     "--sort",
     type=click.Choice(tuple(_SORTS)),

@@ -13,7 +13,18 @@ import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import config_here, from_store, key_name, printable, reported, search_text, seconds, shortened
+from sidecar.cli.options import (
+    OneOf,
+    WholeNumber,
+    config_here,
+    from_store,
+    key_name,
+    printable,
+    reported,
+    search_text,
+    seconds,
+    shortened,
+)
 from sidecar.cli.output import COLUMNS, Table, count_as_json, due_as_json, due_as_text, ends_at, harmless, key_as_json
 from sidecar.config.policy import KeySettings
 from sidecar.core.model import ApiKey
@@ -34,7 +45,7 @@ _HOURLY_DAYS: Final = 2
 
 @click.command()
 @from_store
-@click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How far to look back.")
+@click.option("--days", type=WholeNumber(1, 3660), default=7, show_default=True, help="How far to look back.")
 @click.argument("key", callback=key_name)
 def usage(config: str | None, store: str | None, as_json: bool, days: int, key: str) -> None:
     """Show a key's requests by route, status class and time.
@@ -209,13 +220,13 @@ class ListOptions(TypedDict):
     metavar="TEXT",
     help="Start of a word in the name or tenant, of an id or a prefix.",
 )
-@click.option("--status", type=click.Choice(get_args(StatusFilter)), help="Only keys with this status.")
+@click.option("--status", type=OneOf(get_args(StatusFilter)), help="Only keys with this status.")
 @click.option(
     "--sort",
-    type=click.Choice(tuple(_SORTS)),
+    type=OneOf(tuple(_SORTS)),
     help="Newest, name, tenant, latest use, longest without use, or soonest end first. Default: newest.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show at most this many.")
+@click.option("--limit", type=WholeNumber(1), metavar="N", help="Show at most this many.")
 @click.option("--columns", callback=_columns, metavar="A,B", help=f"Some of {','.join(COLUMNS)}.")
 def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
     """List keys, newest first.

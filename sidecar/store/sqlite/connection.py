@@ -5,7 +5,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -109,6 +109,9 @@ FIND_SECONDS: Final = 1.0
 READ_SECONDS: Final = 5.0
 _PARAMETERS: Final = 32_766
 """Most values of one statement, by SQLite's default."""
+
+RETRY_SECONDS: Final = 2.0
+"""How often a write is tried again, as long as the last one failed."""
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -290,6 +293,14 @@ class SqliteDatabase:
                     # A cancelled statement still runs on its thread; the rollback queues behind it.
                     await connection.rollback()
                     raise
+
+    async def retry_write(self) -> None:
+        """Where the last change was not written, write again, so that `write_problem` ends by itself."""
+        if self.write_problem:
+            with suppress(StoreUnavailable):
+                async with self.transaction("retry_write") as connection:
+                    # SQLite writes no page whose content stays the same; once it succeeds, keys are looked up anew.
+                    await connection.execute("UPDATE generation SET value = random()")
 
     async def _fetch_generation(self) -> int:
         [(generation,)] = await self._watching.fetch(GENERATION)

@@ -80,6 +80,7 @@ config_option = click.option(
     "-c",
     "--config",
     "config_path",
+    type=click.Path(),
     metavar="FILE",
     envvar="SIDECAR_CONFIG",
     callback=lambda context, parameter, value: config_or_exit(value),
@@ -121,7 +122,7 @@ def store_options(command: Command) -> Command:
             metavar="URL",
             help="Key store, as sqlite:///path; overrides the configuration.",
         ),
-        click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help=_CONFIG_HELP),
+        click.option("-c", "--config", envvar="SIDECAR_CONFIG", type=click.Path(), metavar="FILE", help=_CONFIG_HELP),
     )
     for option in options:
         command = option(command)

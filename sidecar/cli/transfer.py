@@ -42,6 +42,7 @@ from sidecar.keys.transfer.formats import (
 from sidecar.keys.transfer.importer import Intake, InvalidFile, NoIntake, import_keys
 from sidecar.keys.transfer.products import PRODUCTS, Plaintexts, Product, hashed, product_entries
 from sidecar.keys.validation import NewKey
+from sidecar.store.sqlite.files import is_there
 
 _STDIN: Final = "-"
 _STDOUT: Final = "-"
@@ -74,7 +75,7 @@ _FORMATS: Final = get_args(FileFormat)
 )
 @click.option("--dry-run", is_flag=True, help="Check every line, but import nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.argument("file")
+@click.argument("file", type=click.Path(allow_dash=True))
 def import_command(
     config: str | None,
     store: str | None,
@@ -165,7 +166,7 @@ async def _intake(settings: Config, at: int) -> AsyncIterator[Intake]:
 @asynccontextmanager
 async def _dry_intake(settings: Config) -> AsyncIterator[Intake]:
     """Open the store to look for duplicates only. If there is no store yet, there are none."""
-    if not await asyncio.to_thread(os.path.exists, path_of(settings.store)):
+    if not await asyncio.to_thread(is_there, path_of(settings.store)):
         yield NoIntake()
         return
     async with open_store(settings.store) as store, store.imports.dry_intake() as intake:
@@ -204,7 +205,13 @@ def _tuned_for_bulk() -> Iterator[None]:
 )
 @click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
 @click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file (mode 0600); - is stdout.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="Write to this file (mode 0600); - is stdout.",
+)
 def export_command(
     config: str | None,
     store: str | None,

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -15,7 +14,7 @@ import aiosqlite
 from sidecar.core.units import Clock
 from sidecar.keys.ports import NotWritten, StoreUnavailable
 from sidecar.store.connection import DuplicateRow
-from sidecar.store.sqlite.files import RESTORE, OpenedFiles, make, refuse_strays, refuse_unwritable
+from sidecar.store.sqlite.files import RESTORE, OpenedFiles, is_there, make, refuse_strays, refuse_unwritable
 from sidecar.store.sqlite.generation import GENERATION, GenerationWatch, answers_within
 from sidecar.store.sqlite.schema import migrate, version_of
 
@@ -82,7 +81,7 @@ def prepare(path: str, *, create: bool) -> None:
     """
     if create:
         make(path)
-    elif not os.path.exists(path):
+    elif not is_there(path):
         raise StoreUnavailable(f"there is no key store at {path}: {_ISSUE}, or check the path")
     refuse_unwritable(path)
     refuse_strays(path)

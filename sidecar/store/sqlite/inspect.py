@@ -1,6 +1,5 @@
 """A report on a SQLite store that changes nothing: neither its schema nor its journal, whatever its version."""
 
-import os
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Final
 
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.sqlite.connection import connect, translated
-from sidecar.store.sqlite.files import refuse_strays
+from sidecar.store.sqlite.files import is_there, refuse_strays
 from sidecar.store.sqlite.schema import MIGRATIONS, version_of
 
 _LOCK_SECONDS: Final = 1.0
@@ -45,7 +44,7 @@ class StoreReport:
 
 def inspect(path: str, *, now: int, max_age_seconds: float | None) -> StoreReport:
     """now: microseconds. Blocks. Raises StoreUnavailable."""
-    if not os.path.exists(path):
+    if not is_there(path):
         raise StoreUnavailable(f"there is no key store at {path}")
     refuse_strays(path)
     oldest = 0 if max_age_seconds is None else now - int(max_age_seconds * 1_000_000)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 
 from sidecar.cli.main import main
 from sidecar.cli.options import OneOf, WholeNumber
@@ -152,6 +153,37 @@ def test_export_into_a_folder_that_is_not_there_is_one_line(place: Place) -> Non
 def test_a_wrong_value_is_told_in_one_line_with_what_to_write(line: str, told: str) -> None:
     done = run_cli(*line.split())
     assert (done.exit_code, done.stderr) == (2, f"Error: {told}\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "serve -c",
+        "check",
+        "check -c",
+        "doctor -c",
+        "explain -c",
+        "audit -c",
+        "drain --socket",
+        "keys list -c",
+        "keys import",
+        "keys export -o",
+    ],
+)
+def test_the_shell_completes_names_of_files(line: str) -> None:
+    completed = BashComplete(main, {}, "sidecar", "_SIDECAR_COMPLETE").get_completions(line.split(), "si")
+    assert {(one.type, one.value) for one in completed} == {("file", "si")}
+
+
+def test_the_shell_completes_commands_options_and_values() -> None:
+    def completed(line: str, begun: str) -> list[str]:
+        found = BashComplete(main, {}, "sidecar", "_SIDECAR_COMPLETE").get_completions(line.split(), begun)
+        return [one.value for one in found]
+
+    assert completed("", "ke") == ["keys"]
+    assert completed("keys", "rev") == ["revoke"]
+    assert "--status" in completed("keys list", "--st")
+    assert completed("keys list --status", "re") == ["retiring", "revoked", "retired"]
 
 
 def commands_of(command: click.Command) -> Iterator[click.Command]:

@@ -34,6 +34,7 @@ from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, ta
 from sidecar.runtime.stores import open_served
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
+from sidecar.store.connection import RETRY_SECONDS
 from sidecar.store.store import Store
 from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
 from sidecar.telemetry.observer import Exchanges
@@ -169,6 +170,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store, sharing = await open_served(config, hasher, memory, stack=stack, metrics=metrics, clock=CLOCK)
+    background.repeat(store.database.retry_write, RETRY_SECONDS)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
     upkeep = Upkeep(store.statistics, store.quotas, memory, sharing, usage=keeper, metrics=metrics, clock=CLOCK)

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import click
 
-from sidecar.cli.options import Misuse
+from sidecar.cli.options import Misuse, OneOf
 from sidecar.config.build.policy import token_entry
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.model import EVERY
@@ -33,7 +33,7 @@ def admin_group() -> None:
 @admin_group.command()
 @click.option("--name", required=True, help="Name of the token; the audit trail shows it as token:NAME.")
 @click.option(
-    "--rights", type=click.Choice(["read", "write"]), default="read", show_default=True, help="What the token may do."
+    "--rights", type=OneOf(["read", "write"]), default="read", show_default=True, help="What the token may do."
 )
 @click.option("--tenant", metavar="T", help="Limit the token to the keys of this tenant.")
 @click.option(

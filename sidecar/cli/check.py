@@ -21,7 +21,14 @@ _WARNED_STATUS = 1
 @click.command("check")
 @click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help="The same as FILE (SIDECAR_CONFIG).")
+@click.option(
+    "-c",
+    "--config",
+    envvar="SIDECAR_CONFIG",
+    type=click.Path(),
+    metavar="FILE",
+    help="The same as FILE (SIDECAR_CONFIG).",
+)
 @click.argument("file", type=click.Path(), required=False)
 @click.pass_context
 def check_command(context: click.Context, file: str | None, config: str | None, as_json: bool, strict: bool) -> None:

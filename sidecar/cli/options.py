@@ -80,6 +80,7 @@ config_option = click.option(
     "-c",
     "--config",
     "config_path",
+    type=click.Path(),
     metavar="FILE",
     envvar="SIDECAR_CONFIG",
     callback=lambda context, parameter, value: config_or_exit(value),
@@ -121,7 +122,7 @@ def store_options(command: Command) -> Command:
             metavar="URL",
             help="Key store, as sqlite:///path or postgresql://user@host/database; overrides the configuration.",
         ),
-        click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help=_CONFIG_HELP),
+        click.option("-c", "--config", envvar="SIDECAR_CONFIG", type=click.Path(), metavar="FILE", help=_CONFIG_HELP),
     )
     for option in options:
         command = option(command)
@@ -139,6 +140,34 @@ def changing(command: Command) -> Command:
 
 
 # Option values.
+
+
+class OneOf(click.Choice[str]):
+    """One of some words. Anything else is refused with the words to write."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"write one of {', '.join(self.choices)}, not {shortened(str(value))}", param, ctx)
+
+
+class WholeNumber(click.IntRange):
+    """A whole number from `min` on, up to `max` if there is one. Anything else is refused with what to write."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            span = f"of {self.min:,} or more" if self.max is None else f"from {self.min:,} to {self.max:,}"
+            self.fail(f"write a whole number {span}, not {shortened(str(value))}", param, ctx)
+
+
+def value_refused(error: click.BadParameter) -> Misuse:
+    """The error as all others are told: the option, what is wrong, and what to write."""
+    hint = error.param.get_error_hint(error.ctx) if error.param is not None and error.ctx is not None else ""
+    name = (hint or str(error.param_hint or "")).replace("'", "")
+    return Misuse(f"{name}: {error.message}" if name else error.message)
 
 
 _SHOWN: Final = 12

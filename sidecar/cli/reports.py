@@ -7,20 +7,31 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from heapq import nsmallest
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack, get_args
 
 import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import config_here, from_store, key_name, printable, reported, search_text, seconds, shortened
+from sidecar.cli.options import (
+    OneOf,
+    WholeNumber,
+    config_here,
+    from_store,
+    key_name,
+    printable,
+    reported,
+    search_text,
+    seconds,
+    shortened,
+)
 from sidecar.cli.output import COLUMNS, Table, count_as_json, due_as_json, due_as_text, ends_at, harmless, key_as_json
 from sidecar.config.policy import KeySettings
 from sidecar.config.store_url import shown_store
 from sidecar.core.model import ApiKey
 from sidecar.core.units import rfc3339
 from sidecar.keys.lifecycle import Due, upcoming_keys
-from sidecar.keys.ports import KeyFilter, Standing
+from sidecar.keys.ports import KeyFilter, StatusFilter
 from sidecar.store.store import Store
 from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow
 
@@ -35,7 +46,7 @@ _HOURLY_DAYS: Final = 2
 
 @click.command()
 @from_store
-@click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="How far to look back.")
+@click.option("--days", type=WholeNumber(1, 3660), default=7, show_default=True, help="How far to look back.")
 @click.argument("key", callback=key_name)
 def usage(config: str | None, store: str | None, as_json: bool, days: int, key: str) -> None:
     """Show a key's requests by route, status class and time.
@@ -167,7 +178,6 @@ async def _due(
         return found, await store.usage.counts(UsageFilter(key_ids=ids, since=now - DAY, until=now))
 
 
-_STATUSES: Final = ("active", "disabled", "revoked", "expired", "retired")
 _SHOWN: Final = ("id", "prefix", "name", "tenant", "env", "scopes", "status", "used", "ends")
 _NEVER: Final = 2**63
 _SORTS: Final[Mapping[str, Callable[[ApiKey], Any]]] = {
@@ -195,7 +205,7 @@ class ListOptions(TypedDict):
     tenant: str | None
     environment: str | None
     search: str | None
-    status: Standing | None
+    status: StatusFilter | None
     sort: str | None
     limit: int | None
     columns: tuple[str, ...]
@@ -211,13 +221,13 @@ class ListOptions(TypedDict):
     metavar="TEXT",
     help="Start of a word in the name or tenant, of an id or a prefix.",
 )
-@click.option("--status", type=click.Choice(_STATUSES), help="Only keys with this status.")
+@click.option("--status", type=OneOf(get_args(StatusFilter)), help="Only keys with this status.")
 @click.option(
     "--sort",
-    type=click.Choice(tuple(_SORTS)),
+    type=OneOf(tuple(_SORTS)),
     help="Newest, name, tenant, latest use, longest without use, or soonest end first. Default: newest.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show at most this many.")
+@click.option("--limit", type=WholeNumber(1), metavar="N", help="Show at most this many.")
 @click.option("--columns", callback=_columns, metavar="A,B", help=f"Some of {','.join(COLUMNS)}.")
 def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
     """List keys, newest first.

@@ -187,8 +187,12 @@ def _loop_factory() -> Any:
 
 
 @click.command("drain")
-@click.option("-c", "--config", envvar="SIDECAR_CONFIG", metavar="FILE", help="Its `drain: socket:` is asked.")
-@click.option("--socket", "path", metavar="FILE", help="The socket; the configuration is then not read.")
+@click.option(
+    "-c", "--config", envvar="SIDECAR_CONFIG", type=click.Path(), metavar="FILE", help="Its `drain: socket:` is asked."
+)
+@click.option(
+    "--socket", "path", type=click.Path(), metavar="FILE", help="The socket; the configuration is then not read."
+)
 @click.option("--undo", is_flag=True, help="Be ready again.")
 def drain_command(config: str | None, path: str | None, undo: bool) -> None:
     """Take the running sidecar out of service without ending it.

@@ -14,6 +14,8 @@ from sidecar.cli.key_service import open_store
 from sidecar.cli.options import (
     Failure,
     Misuse,
+    OneOf,
+    WholeNumber,
     from_store,
     key_name,
     printable,
@@ -40,12 +42,10 @@ _ACTIONS: Final = ("issue", "change", "rotate", "retire", "disable", "enable", "
 )
 @click.option("--tenant", callback=printable, metavar="T", help="Only changes of this tenant's keys.")
 @click.option("--actor", callback=printable, metavar="WHO", help="Only changes by this actor, such as cli:ann.")
-@click.option("--action", type=click.Choice(_ACTIONS), metavar="A", help=f"One of {', '.join(_ACTIONS)}.")
+@click.option("--action", type=OneOf(_ACTIONS), metavar="A", help=f"One of {', '.join(_ACTIONS)}.")
 @click.option("--since", callback=since, metavar="WHEN", help="Changes since 7d (ago) or 2027-01-31 (00:00 UTC).")
 @click.option("--until", callback=since, metavar="WHEN", help="Changes before this time.")
-@click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Show at most this many."
-)
+@click.option("--limit", type=WholeNumber(1, 100_000), default=100, show_default=True, help="Show at most this many.")
 def audit_group(config: str | None, store: str | None, as_json: bool, **filters: Any) -> None:
     """Show who changed which key, how, when and from where.
 

@@ -20,7 +20,7 @@ import click
 
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
-from sidecar.cli.options import Failure, Misuse, printable, reported, store_options
+from sidecar.cli.options import Failure, Misuse, OneOf, printable, reported, store_options
 from sidecar.cli.output import plaintext, progress
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import ForeignHash
@@ -58,13 +58,13 @@ _FORMATS: Final = get_args(FileFormat)
 @click.option(
     "--format",
     "form",
-    type=click.Choice((*_FORMATS, *PRODUCTS)),
+    type=OneOf((*_FORMATS, *PRODUCTS)),
     help="Format of the file, or the product whose list it is. Default: by its extension, csv or jsonl.",
 )
 @click.option(
     "--hash",
     "hash_name",
-    type=click.Choice(get_args(ForeignHash)),
+    type=OneOf(get_args(ForeignHash)),
     help="Hash of the keys, if keys.imported has several entries for their prefix.",
 )
 @click.option(
@@ -74,7 +74,7 @@ _FORMATS: Final = get_args(FileFormat)
 )
 @click.option("--dry-run", is_flag=True, help="Check every line, but import nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.argument("file")
+@click.argument("file", type=click.Path(allow_dash=True))
 def import_command(
     config: str | None,
     store: str | None,
@@ -202,11 +202,17 @@ def _tuned_for_bulk() -> Iterator[None]:
 @click.command("export")
 @store_options
 @click.option(
-    "--format", "form", type=click.Choice(_FORMATS), default="jsonl", show_default=True, help="Format of the output."
+    "--format", "form", type=OneOf(_FORMATS), default="jsonl", show_default=True, help="Format of the output."
 )
 @click.option("--tenant", callback=printable, metavar="T", help="Only keys of this tenant.")
 @click.option("--environment", callback=printable, metavar="E", help="Only keys of this environment.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file (mode 0600); - is stdout.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="Write to this file (mode 0600); - is stdout.",
+)
 def export_command(
     config: str | None,
     store: str | None,

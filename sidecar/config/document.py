@@ -5,6 +5,7 @@ quotas or routes stands in `policy`.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
@@ -63,6 +64,10 @@ from sidecar.usage.anomalies import Unusual
 
 class ListenerTls(Entry, frozen=True, kw_only=True):
     """PEM files of the data listener; read again when they change."""
+
+    examples = MappingProxyType(
+        {"certificate": "`certificate: /etc/sidecar/tls.crt`", "key": "`key: /etc/sidecar/tls.key`"}
+    )
 
     certificate: FilePath
     key: FilePath
@@ -136,6 +141,8 @@ class UpstreamTls(Entry, frozen=True, kw_only=True):
 class UpstreamSettings(Entry, frozen=True, kw_only=True):
     """The protected service: where it is, and how to reach it. Times in seconds."""
 
+    examples = MappingProxyType({"url": "`url: http://127.0.0.1:9000`"})
+
     url: Upstream
     tls: UpstreamTls | None = left_out()
     """None where the URL is not https."""
@@ -188,6 +195,8 @@ OneUpstream = Annotated[UpstreamSettings, made(upstream_of, Upstream, UpstreamSe
 class AdminToken(Entry, frozen=True, kw_only=True):
     """An admin token, by its hash. With a tenant, it reaches that tenant's keys only."""
 
+    examples = MappingProxyType({"name": "`name: ops`", "hash": "`hash: sha256:…`, as `sidecar admin token` prints it"})
+
     name: Name
     digest: AdminTokenHash = field(name="hash")
     """SHA-256 of the token."""
@@ -221,6 +230,8 @@ DialectName = Literal["nginx", "caddy", "traefik", "envoy"]
 
 class DecisionSettings(Entry, frozen=True, kw_only=True):
     """The forward auth listener, and the proxies whose protocols it speaks."""
+
+    examples = MappingProxyType({"listen": "`listen: 127.0.0.1:8081`"})
 
     listen: Listen
     dialects: Annotated[tuple[DialectName, ...], Meta(min_length=1)] = ("nginx", "caddy", "traefik", "envoy")
@@ -336,6 +347,8 @@ def access_log_of(written: str | AccessLogSettings, path: Path, report: Report) 
 
 class Tracing(Entry, frozen=True, kw_only=True):
     """Where spans are sent (OTLP over HTTP), and of how many requests."""
+
+    examples = MappingProxyType({"endpoint": "`endpoint: http://otel-collector:4318`"})
 
     endpoint: Collector
     sample: Share = 0.1

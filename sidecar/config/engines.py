@@ -1,5 +1,6 @@
 """Where keys are stored, and where quotas are counted."""
 
+from types import MappingProxyType
 from typing import Annotated
 
 from msgspec import Meta
@@ -27,6 +28,7 @@ from sidecar.limiter.tables import DEFAULT_ENTRIES
 class StoreSettings(Entry, frozen=True, kw_only=True):
     """Where keys are stored, and how long those that were seen go on while the store does not answer (seconds)."""
 
+    examples = MappingProxyType({"url": "`url: sqlite:keys.db`"})
     url: Store
     usage: UsageStore = left_out("")
     """Of keys in a file: where their use, changes and quotas are kept; empty for nowhere."""

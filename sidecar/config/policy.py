@@ -6,7 +6,7 @@ beside it, or in `build`, where the names in it are resolved. Every other struct
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, field
 
@@ -46,6 +46,9 @@ EnvironmentList = Annotated[tuple[str, ...], Meta(min_length=1)]
 
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A mapping of the file."""
+
+    examples: ClassVar[Mapping[str, str]] = {}
+    """What to write for each key that must be there."""
 
 
 class SourceEntry(Entry, frozen=True, kw_only=True):
@@ -92,6 +95,8 @@ _DAY_SECONDS = 86400
 
 class Allowance(Entry, frozen=True, kw_only=True):
     """So many units per period."""
+
+    examples = MappingProxyType({"limit": "`limit: 1000`", "per": "`per: hour` (minute, day, week, month, or as 30s)"})
 
     limit: Positive
     per: Period
@@ -151,6 +156,8 @@ NamedQuota = Annotated[Quota, made(quota_of, QuotaEntry)]
 class ImportedEntry(Entry, frozen=True, kw_only=True):
     """Keys made elsewhere: what they begin with, and how they are hashed in the store that they come from."""
 
+    examples = MappingProxyType({"prefix": "what the keys begin with, as `prefix: old_`"})
+
     prefix: ForeignPrefix
     hash: ForeignHash = "sha256"
     pepper: str | None = left_out()
@@ -172,6 +179,8 @@ _FAILURES = Allowance(limit=300, per="minute")
 
 class EnvironmentEntry(Entry, frozen=True, kw_only=True):
     """An environment: what its keys begin with, and what else it is called in paths."""
+
+    examples = MappingProxyType({"prefix": "what its keys begin with, as `prefix: shop_live_`"})
 
     prefix: KeyPrefix
     aliases: tuple[Name, ...] = ()

@@ -1,6 +1,7 @@
 """The `routes` section, and the sections that say the same for all routes."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, field
@@ -26,6 +27,8 @@ from sidecar.core.model import EVERY, Cors
 class ChargeEntry(Entry, frozen=True, kw_only=True):
     """A quota, and how much of it one request costs."""
 
+    examples = MappingProxyType({"quota": "the name of one of `quotas`, as `quota: uploads`"})
+
     quota: str
     cost: Positive = 1
 
@@ -35,6 +38,8 @@ Origin = Annotated[str, leaf(parse_origin, "an origin such as https://app.exampl
 
 class CorsEntry(Entry, frozen=True, kw_only=True):
     """What browsers let scripts of other origins send and read."""
+
+    examples = MappingProxyType({"origins": "`origins: [https://app.example.com]`"})
 
     origins: Annotated[tuple[Origin, ...], Meta(min_length=1)]
     headers: tuple[Token, ...] = ("Content-Type",)
@@ -115,6 +120,14 @@ RouteEntry = Annotated[Mapping[str, PolicyEntry], Meta(min_length=1, max_length=
 
 class GroupEntry(Entry, frozen=True, kw_only=True):
     """Routes below one path, and what they demand where they say nothing else. `METHOD` alone is the path itself."""
+
+    examples = MappingProxyType(
+        {
+            "path": "what the paths of its routes begin with, as `path: /v1/billing`",
+            "routes": "the routes below its path, as `routes: [{GET /invoices: {}}]`; one route alone is "
+            "`- GET /v1/invoices: {scopes: [...]}`, without `path` and `routes`",
+        }
+    )
 
     path: str
     scopes: ScopeList | None = left_out()

@@ -89,6 +89,9 @@ Standing = Literal["active", "disabled", "revoked", "expired", "retired"]
 """The stored status, or what an active key is once its time is over."""
 
 
+StatusFilter = Literal["active", "retiring", "disabled", "revoked", "expired", "retired"]
+"""The statuses by which keys are listed: `retiring` are the active keys that were replaced and will retire."""
+
 Sort = Literal["created", "name", "tenant", "used", "unused", "ends"]
 """Orders of a list: the newest first; by name; by tenant; the latest use, the longest without use, or the soonest end
 first. A key ends when it expires or retires."""
@@ -104,7 +107,7 @@ class KeyFilter:
 
     tenant: str | None = None
     environment: str | None = None
-    effective_status: Standing | None = None
+    effective_status: StatusFilter | None = None
     search: str | None = None
     unused_since: int | None = None
     """Only keys that were last used, or issued if they were never used, at this time or earlier."""

@@ -20,6 +20,10 @@ class DuplicateRow(StoreUnavailable):
     """
 
 
+RETRY_SECONDS: Final = 2.0
+"""How often a write is tried again, as long as the last one failed."""
+
+
 class Connection(Protocol):
     """A connection inside a transaction. Every method raises DuplicateRow and StoreUnavailable."""
 
@@ -41,6 +45,9 @@ class Database(Protocol):
 
     write_problem: str
     """Why the last change was not written; empty where it was."""
+
+    async def retry_write(self) -> None:
+        """Where the last change was not written, write something, so that `write_problem` ends by itself."""
 
     async def may_issue(self) -> bool:
         """Whether keys may be issued and changed over this connection. Raises StoreUnavailable."""

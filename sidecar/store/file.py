@@ -285,6 +285,9 @@ class _Over:
         self.lookup, self.read = database.lookup, database.read
         self.write_problem = ""
 
+    async def retry_write(self) -> None:
+        """Nothing was written."""
+
 
 class _ReadOnly(_Over):
     """Refuses each transaction."""

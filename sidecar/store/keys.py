@@ -364,6 +364,7 @@ class StoredStatistics:
 
 
 _INSERT_NEW: Final = f"INSERT INTO api_key ({', '.join(NEW_COLUMNS)})"
+_AUDITED_AT_ONCE: Final = 3_000
 _LAST_SERIAL: Final = "SELECT coalesce(max(serial), 0) FROM api_key"
 
 InBulk = Callable[[Connection], AbstractAsyncContextManager[None]]
@@ -433,7 +434,9 @@ class _TransactionIntake(_DryIntake):
             await self._connection.insert(_INSERT_NEW, [row.values for row in batch.rows])
         except DuplicateRow as error:
             raise _conflict() from error
-        await append(self._connection, batch.audit_rows)
+        # No trigger and no index in an order of chance: here, few statements for all would cost more.
+        for start in range(0, len(batch.audit_rows), _AUDITED_AT_ONCE):
+            await append(self._connection, batch.audit_rows[start : start + _AUDITED_AT_ONCE])
 
 
 def _conflict() -> KeyConflict:

@@ -1,8 +1,14 @@
-"""What of a request may be written down: no query's values, and nothing that begins like a key."""
+"""What of a request may be written down: no query's values, and nothing that begins or looks like a key.
+
+A key whose prefix was mangled (`8v_live_…`) does not begin like one. So a run of 30 or more letters and digits is
+hidden, too, if a digit, a capital and a small letter are among them; of random ones, one in 200 has no digit. UUIDs,
+hashes in hex, numbers and words in one case are shown; long identifiers in base64 or base62 are not.
+"""
 
 import re
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import unquote
 
 HIDDEN: Final = "[redacted]"
 _MAX_NAME = 20
@@ -13,6 +19,9 @@ _KEY_BODY = "[0-9A-Za-z]{16,}"
 _ESCAPED_ALNUM = "%(?:25)*+(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])"
 """A letter or digit, percent-encoded once or more often: `%61`, `%2561`."""
 _ENCODED_BODY = f"(?:[0-9A-Za-z]|{_ESCAPED_ALNUM}){{16,}}+"
+_RUN_CHARS: Final = 30
+_RUN = re.compile(f"[0-9A-Za-z]{{{_RUN_CHARS},}}+")
+_ENCODED_RUN = re.compile(f"(?:[0-9A-Za-z]|{_ESCAPED_ALNUM}){{{_RUN_CHARS},}}+")
 _NESTED = re.compile("%(?:25)*[0-9A-Fa-f]?%(?:25)*(?:3[0-9]|[46][1-6])")
 """An escape whose own digits are escaped: `%%36%31`, `%256%31`."""
 _AGAIN_ENCODED = re.compile("%(?:25)+")
@@ -44,6 +53,8 @@ class Redaction:
             if prefix in text:
                 text = self._keys.sub(rf"\1{HIDDEN}", text)
                 break
+        if len(text) >= _RUN_CHARS and _RUN.search(text) is not None:
+            text = _RUN.sub(_unless_random, text[: longest + _BEYOND])
         if "%" in text and self._prefixes:
             text = self._without_encoded(text[: longest + _BEYOND])
         return text if len(text) <= longest else text[:longest]
@@ -53,10 +64,14 @@ class Redaction:
         # Nobody needs to encode what keys are made of, so that most texts are done with here.
         if self._escapes.search(text) is None:
             return text
-        text = self._encoded_keys.sub(HIDDEN, text)
+        text = self._without_once_encoded(text)
         if _NESTED.search(text) is None:
             return text
-        return text if self._encoded_keys.search(_unnested(text)) is None else HIDDEN
+        unnested = _unnested(text)
+        return text if self._without_once_encoded(unnested) == unnested else HIDDEN
+
+    def _without_once_encoded(self, text: str) -> str:
+        return _ENCODED_RUN.sub(_unless_random, self._encoded_keys.sub(HIDDEN, text))
 
     def path(self, target: str, *, longest: int) -> str:
         """What of a request-target stands before its query."""
@@ -75,6 +90,14 @@ class Redaction:
 def _encoded(prefix: str) -> str:
     """The pattern of a prefix, each character perhaps percent-encoded, once or more often."""
     return "".join(f"(?:{re.escape(char)}|(?i:%(?:25)*{ord(char):02x}))" for char in prefix)
+
+
+def _unless_random(run: re.Match[str]) -> str:
+    """The run as it is, or HIDDEN where it looks like the random part of a key."""
+    text = run[0]
+    plain = unquote(_AGAIN_ENCODED.sub("%", text)) if "%" in text else text
+    is_random = not (plain.isalpha() or plain == plain.lower() or plain == plain.upper())
+    return HIDDEN if is_random else text
 
 
 def _unnested(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sidecar.core.units import RFC3339_TIME
-from sidecar.keys.ports import Sort, Standing
+from sidecar.keys.ports import Sort, StatusFilter
 from sidecar.keys.transitions import ManyAction
 
 Time = Annotated[str, Meta(description="RFC 3339 with an offset", pattern=f"^{RFC3339_TIME}$")]
@@ -89,7 +89,7 @@ class Matching(RequestSchema, frozen=True, kw_only=True):
     search: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
     tenant: Tenant | UnsetType = UNSET
     environment: Annotated[Environment, Meta(min_length=1)] | UnsetType = UNSET
-    effective_status: Standing | UnsetType = field(name="status", default=UNSET)
+    effective_status: StatusFilter | UnsetType = field(name="status", default=UNSET)
     unused_for_seconds: UnusedSeconds | UnsetType = UNSET
 
 
@@ -110,7 +110,7 @@ class KeyQuery(RequestSchema, frozen=True, kw_only=True):
     search: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
     tenant: Tenant | UnsetType = UNSET
     environment: Environment | UnsetType = UNSET
-    effective_status: Standing | UnsetType = field(name="status", default=UNSET)
+    effective_status: StatusFilter | UnsetType = field(name="status", default=UNSET)
     unused_for_seconds: UnusedSeconds | UnsetType = UNSET
     sort: Sort = "created"
     after: Annotated[str, Meta(max_length=200, description="`next` of the previous page")] | UnsetType = UNSET

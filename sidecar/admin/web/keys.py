@@ -17,7 +17,16 @@ from sidecar.admin.web.view_models import ChosenKey, KeyList, KeyRow, ManyKeys, 
 from sidecar.core.apikey import looks_secret
 from sidecar.core.model import EVERY, ApiKey
 from sidecar.core.units import counted
-from sidecar.keys.ports import NO_END, KeyFilter, Sort, Standing, StoreUnavailable, UnknownKey, after_cursor, sort_time
+from sidecar.keys.ports import (
+    NO_END,
+    KeyFilter,
+    Sort,
+    StatusFilter,
+    StoreUnavailable,
+    UnknownKey,
+    after_cursor,
+    sort_time,
+)
 from sidecar.keys.records import public_key
 from sidecar.keys.transfer.formats import csv_header, csv_line
 from sidecar.keys.transitions import ManyAction
@@ -93,7 +102,7 @@ def _query(request: web.Request) -> dict[str, str]:
 
 
 def _filter(query: Mapping[str, str], now: int) -> KeyFilter:
-    known: dict[str, Standing] = {name: name for name in get_args(Standing)}
+    known: dict[str, StatusFilter] = {name: name for name in get_args(StatusFilter)}
     sorts: dict[str, Sort] = {name: name for name in get_args(Sort)}
     return KeyFilter(
         search=query["search"] or None,
@@ -132,7 +141,7 @@ def _environments(service: AdminService, chosen: str) -> tuple[Option, ...]:
 
 def _standings(chosen: str) -> tuple[Option, ...]:
     every = Option(value="", label="Any status")
-    names = get_args(Standing)
+    names = get_args(StatusFilter)
     return every, *(Option(value=name, label=name.capitalize(), chosen=name == chosen) for name in names)
 
 

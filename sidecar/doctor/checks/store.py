@@ -196,8 +196,8 @@ def _unopened(facts: Facts, store: Unknown) -> Finding:
             do="Fix the cause. For a new installation, run `sidecar store make`.",
         )
     user, process = facts.host.own.uid, facts.host.sidecar
-    if user != 0 and any(file.uid != user for file in facts.files.store):
-        owner = facts.files.store[0].uid
+    owner = _other_owner(facts, user)
+    if owner is not None:
         saw = f"the store belongs to user {owner}, and doctor runs as user {user}: {store.reason}"
         if isinstance(process, ProcessFacts) and process.uid == owner:
             return unchecked(saw, do=f"Run doctor as user {owner}, as the sidecar runs.")
@@ -211,6 +211,15 @@ def _unopened(facts: Facts, store: Unknown) -> Finding:
         why="Without its store the sidecar does not start. If it is running, keys that are not cached get 503.",
         do="Fix the cause, or restore a backup (`sidecar store restore FILE`). New installation: `sidecar store make`.",
     )
+
+
+def _other_owner(facts: Facts, user: int) -> int | None:
+    """The user, another than `user`, whose store it is, as far as the files or their folder tell."""
+    files, folder = facts.files.store, facts.files.store_folder
+    if files:
+        return files[0].uid if user != 0 and any(file.uid != user for file in files) else None
+    closed = isinstance(folder, FileFacts) and folder.uid != user and not folder.mode & 0o001
+    return folder.uid if user != 0 and isinstance(folder, FileFacts) and closed else None
 
 
 def modes(facts: Facts) -> Finding | None:

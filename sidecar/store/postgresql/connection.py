@@ -49,7 +49,7 @@ _LOCKS: Final = {
     "touch": f"pg_advisory_xact_lock_shared({_KEYS}), pg_advisory_xact_lock({_COUNTS})",
     **dict.fromkeys(("add_usage", "add_unusual", "roll_up", "prune"), f"pg_advisory_xact_lock({_COUNTS})"),
     **dict.fromkeys(
-        ("save_quota_states", "trim_quota_states", "forget_quota_states", "count_sidecars"),
+        ("save_quota_states", "trim_quota_states", "forget_quota_states", "count_sidecars", "retry_write"),
         f"pg_advisory_xact_lock({_QUOTAS})",
     ),
 }
@@ -319,6 +319,13 @@ class PostgresqlDatabase:
         if value is not None:
             # What was acknowledged counts for the next request.
             await self.watch.reached(int(value[0]))
+
+    async def retry_write(self) -> None:
+        """As Database. It is refused where the database takes no changes, as a standby does not."""
+        if self.write_problem:
+            with suppress(StoreUnavailable):
+                async with self.transaction("retry_write") as connection:
+                    await connection.execute("DELETE FROM quota_state WHERE quota = ''")
 
     async def _within(self, seconds: float, pool: Pool, sql: str, values: Sequence[Any]) -> list[Any]:
         reading = asyncio.ensure_future(self._read(pool, sql, values))

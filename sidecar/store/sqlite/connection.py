@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,7 +15,7 @@ import aiosqlite
 from sidecar.core.units import Clock
 from sidecar.keys.ports import RESTORE, NoStore, NotWritten, StoreUnavailable
 from sidecar.store.connection import DuplicateRow, answers_within
-from sidecar.store.sqlite.files import OpenedFiles, make, refuse_strays, refuse_unwritable
+from sidecar.store.sqlite.files import OpenedFiles, is_there, make, refuse_strays, refuse_unwritable
 from sidecar.store.sqlite.generation import CHANGES, GenerationWatch
 from sidecar.store.sqlite.schema import migrate, version_of
 
@@ -83,7 +82,7 @@ def prepare(path: str, *, create: bool) -> None:
     """
     if create:
         make(path)
-    elif not os.path.exists(path):
+    elif not is_there(path):
         raise NoStore(f"there is no key store at {path}: {_ISSUE}, or check the path")
     refuse_unwritable(path)
     refuse_strays(path)
@@ -157,11 +156,26 @@ class SqliteConnection:
     async def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
         # Few statements, because each of them costs a turn for the interpreter's lock.
         at_once = _PARAMETERS // len(rows[0]) if rows else 1
-        for start in range(0, len(rows), at_once):
-            some = rows[start : start + at_once]
-            placeholders = f"({', '.join('?' * len(some[0]))})"
-            sql = f"{into} VALUES {', '.join([placeholders] * len(some))}"
-            await self.execute(sql, list(chain.from_iterable(some)))
+        if len(rows) > at_once:
+            await self._insert_gathered(into, rows, at_once)
+        elif rows:
+            await self.execute(*_values_of(into, rows))
+
+    async def _insert_gathered(self, into: str, rows: Sequence[Sequence[Any]], at_once: int) -> None:
+        """All rows with one statement, from a table that only this connection sees.
+
+        Each statement keeps the old content of every page that it changes, and ends with a segment of its own in the
+        full-text index, which later ones are merged with: many statements cost half as much again as one.
+        """
+        gathered = f"temp.gathered_{len(rows[0])}"
+        columns = ", ".join(f"c{number}" for number in range(len(rows[0])))
+        await self.execute(f"CREATE TABLE IF NOT EXISTS {gathered} ({columns})")
+        try:
+            for start in range(0, len(rows), at_once):
+                await self.execute(*_values_of(f"INSERT INTO {gathered}", rows[start : start + at_once]))
+            await self.execute(f"{into} SELECT * FROM {gathered} ORDER BY rowid")  # noqa: S608 - the same
+        finally:
+            await self.execute(f"DELETE FROM {gathered}")  # noqa: S608 - a name of our own
 
     async def read(self, sql: str, values: Parameters, seconds: float) -> list[Any]:
         """Rows within `seconds`, waiting for the connection included. Raises StoreUnavailable past them."""
@@ -188,6 +202,12 @@ class SqliteConnection:
     async def _fetch_in_turn(self, sql: str, values: Parameters) -> list[Any]:
         async with self.lock:
             return await self.fetch(sql, values)
+
+
+def _values_of(into: str, rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+    """The statement that inserts these rows, and its values."""
+    placeholders = f"({', '.join('?' * len(rows[0]))})"
+    return f"{into} VALUES {', '.join([placeholders] * len(rows))}", list(chain.from_iterable(rows))
 
 
 class SqliteDatabase:
@@ -274,6 +294,14 @@ class SqliteDatabase:
                     # A cancelled statement still runs on its thread; the rollback queues behind it.
                     await connection.rollback()
                     raise
+
+    async def retry_write(self) -> None:
+        """Where the last change was not written, write again, so that `write_problem` ends by itself."""
+        if self.write_problem:
+            with suppress(StoreUnavailable):
+                async with self.transaction("retry_write") as connection:
+                    # SQLite writes no page whose content stays the same; once it succeeds, keys are looked up anew.
+                    await connection.execute("UPDATE generation SET value = random()")
 
     @contextmanager
     def _write_noted(self) -> Iterator[None]:

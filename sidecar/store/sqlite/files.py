@@ -51,6 +51,23 @@ def make(path: str) -> None:
         raise StoreUnavailable(f"the key store {path} cannot be made: {reason}") from error
 
 
+def is_there(path: str) -> bool:
+    """Whether there is a file. Raises StoreUnavailable where this cannot be told: a store that this user may not see
+    is not a missing one.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as error:
+        raise StoreUnavailable(
+            f"the key store {path} cannot be used: this user may not enter its folder; use the user that owns it"
+        ) from error
+    except OSError as error:
+        raise StoreUnavailable(f"the key store {path} cannot be used: {error.strerror}") from error
+    return True
+
+
 def refuse_unwritable(path: str) -> None:
     """Raises StoreUnavailable."""
     if os.path.isdir(path):

@@ -16,7 +16,7 @@ from sidecar.core.units import counted
 from sidecar.keys.ports import RESTORE, AuditState, StoreUnavailable
 from sidecar.store.audit import CHAINED, Head, Walk
 from sidecar.store.sqlite.connection import connect, translated
-from sidecar.store.sqlite.files import COMPANIONS, holders, refuse_strays
+from sidecar.store.sqlite.files import COMPANIONS, holders, is_there, refuse_strays
 from sidecar.store.sqlite.schema import MIGRATIONS, OBJECTS, schema_of, version_of
 from sidecar.store.tables import COPYING, UNFINISHED
 
@@ -63,7 +63,7 @@ def inspect(path: str, *, now: int, max_age_seconds: float | None) -> StoreRepor
 @contextmanager
 def opened_to_read(path: str) -> Iterator[sqlite3.Connection]:
     """A connection that changes nothing. Raises StoreUnavailable, also where there is no store."""
-    if not os.path.exists(path):
+    if not is_there(path):
         raise StoreUnavailable(f"there is no key store at {path}")
     refuse_strays(path)
     with translated(path), closing(connect(path, timeout=_LOCK_SECONDS, mode="ro")) as connection:

@@ -5,7 +5,7 @@ rarest condition:
 
 - at most one filter: its index, which holds serials in order;
 - several filters, or words to search for: the full-text index, which combines all of them, in order;
-- only expired or retired keys: the index on their time, because they may be few among many, and old.
+- only expired, retiring or retired keys: the index on their time, because they may be few among many, and old.
 
 In another order, keys are read in the order of its index up to the end of the page. Only where a tenant is chosen or
 words are searched for, its keys are read and sorted.
@@ -31,13 +31,17 @@ _EXPIRED: Final = "status = 'active' AND expires_at IS NOT NULL AND expires_at <
 _RETIRED: Final = (
     "status = 'active' AND retires_at IS NOT NULL AND retires_at <= :now AND (expires_at IS NULL OR expires_at > :now)"
 )
+_RETIRING: Final = (
+    "status = 'active' AND retires_at IS NOT NULL AND retires_at > :now AND (expires_at IS NULL OR expires_at > :now)"
+)
 _TIMES: Final = {
     "active": "(expires_at IS NULL OR expires_at > :now) AND (retires_at IS NULL OR retires_at > :now)",
+    "retiring": _RETIRING,
     "expired": _EXPIRED,
     "retired": _RETIRED,
 }
 _UNUSED: Final = "coalesce(last_used_at, created_at) <= :unused"
-_INDEXES: Final = {"expired": "api_key_expiry", "retired": "api_key_retirement"}
+_INDEXES: Final = {"expired": "api_key_expiry", "retiring": "api_key_retirement", "retired": "api_key_retirement"}
 
 Statement = tuple[str, dict[str, Any]]
 
@@ -148,7 +152,7 @@ class _Page:
             yield f"s{self._status}"
         if self._wanted.effective_status == "expired":
             yield "x1"
-        if self._wanted.effective_status == "retired":
+        if self._wanted.effective_status in ("retiring", "retired"):
             yield "r1"
 
     def _conditions(self) -> Iterator[str]:

@@ -23,23 +23,39 @@ _NO_USE = (
 _SECOND_BUMP = "UPDATE generation SET value = random();"
 
 
-def _text_of(row: str) -> str:
+_MARK: Final = "char(57344)"
+
+
+def _text_of(row: str, *, dates: Callable[[str, str], str]) -> str:
     """The words by which a row is searched: of its name and tenant, and one word for each filter.
 
     A filter's word begins with a character of the private use area, which no name has, so that no search finds it.
+    dates: the words that tell whether the row has such a date, by letter and column.
     """
-    mark = "char(57344)"
-    facets = " || ' ' || ".join(
-        f"{mark} || '{letter}' || {value}"
-        for letter, value in (
-            ("t", f"hex(coalesce({row}.tenant, ''))"),
-            ("e", f"hex(coalesce({row}.environment, ''))"),
-            ("s", f"{row}.status"),
-            ("x", f"({row}.expires_at IS NOT NULL)"),
-            ("r", f"({row}.retires_at IS NOT NULL)"),
-        )
+    facets = (
+        *(
+            f"{_MARK} || '{letter}' || {value}"
+            for letter, value in (
+                ("t", f"hex(coalesce({row}.tenant, ''))"),
+                ("e", f"hex(coalesce({row}.environment, ''))"),
+                ("s", f"{row}.status"),
+            )
+        ),
+        dates("x", f"{row}.expires_at"),
+        dates("r", f"{row}.retires_at"),
     )
-    return f"{row}.serial, {row}.name || ' ' || coalesce({row}.tenant, '') || ' ' || {facets}"
+    words = " || ' ' || ".join((f"{row}.name", f"coalesce({row}.tenant, '')", *facets))
+    return f"{row}.serial, {words}"
+
+
+def _either_word(letter: str, column: str) -> str:
+    """`x1` or `x0`."""
+    return f"{_MARK} || '{letter}' || ({column} IS NOT NULL)"
+
+
+def _word_or_none(letter: str, column: str) -> str:
+    """`x1` or nothing: that a key has no such date is not searched for, and each word costs four entries."""
+    return f"iif({column} IS NULL, '', {_MARK} || '{letter}1')"
 
 
 _ADD_TEXT = "INSERT INTO key_text (rowid, words)"
@@ -95,20 +111,28 @@ _KEYS = (
     f"CREATE TRIGGER api_key_changed AFTER UPDATE OF {_NO_USE}, replaced_at ON api_key BEGIN {_SECOND_BUMP} END",
 )
 
+
+def _text_triggers(dates: Callable[[str, str], str]) -> tuple[str, ...]:
+    old, new = _text_of("old", dates=dates), _text_of("new", dates=dates)
+    return (
+        f"""CREATE TRIGGER key_text_added AFTER INSERT ON api_key BEGIN
+        {_ADD_TEXT} SELECT {new}; END""",
+        f"""CREATE TRIGGER key_text_removed AFTER DELETE ON api_key BEGIN
+        {_DROP_TEXT} {old}; END""",
+        f"""CREATE TRIGGER key_text_changed
+        AFTER UPDATE OF name, tenant, environment, status, expires_at, retires_at ON api_key BEGIN
+        {_DROP_TEXT} {old};
+        {_ADD_TEXT} SELECT {new}; END""",
+    )
+
+
 _SEARCH = (
     """CREATE VIRTUAL TABLE key_text USING fts5 (
         words, content = '', columnsize = 0, detail = none, prefix = '1 2 3 4 5 6 7 8',
         tokenize = 'unicode61 remove_diacritics 2'
     )""",
-    f"{_ADD_TEXT} SELECT {_text_of('api_key')} FROM api_key",  # noqa: S608 - text of our own
-    f"""CREATE TRIGGER key_text_added AFTER INSERT ON api_key BEGIN
-        {_ADD_TEXT} SELECT {_text_of("new")}; END""",
-    f"""CREATE TRIGGER key_text_removed AFTER DELETE ON api_key BEGIN
-        {_DROP_TEXT} {_text_of("old")}; END""",
-    f"""CREATE TRIGGER key_text_changed
-        AFTER UPDATE OF name, tenant, environment, status, expires_at, retires_at ON api_key BEGIN
-        {_DROP_TEXT} {_text_of("old")};
-        {_ADD_TEXT} SELECT {_text_of("new")}; END""",
+    f"{_ADD_TEXT} SELECT {_text_of('api_key', dates=_either_word)} FROM api_key",  # noqa: S608 - text of our own
+    *_text_triggers(_either_word),
 )
 
 _AUDIT = (
@@ -313,9 +337,15 @@ FIFTH: Final = (
     f"CREATE TRIGGER api_key_changed AFTER UPDATE OF {_NO_USE}, replaced_at ON api_key {_NOTE_CHANGE}",
 )
 
+# From the fifth to the sixth: a key without an end has no words for that. The words of older keys stay: nobody asks.
+SIXTH: Final = (
+    *(f"DROP TRIGGER key_text_{event}" for event in ("added", "removed", "changed")),
+    *_text_triggers(_word_or_none),
+)
+
 Step = str | Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD, FOURTH, FIFTH)
+MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THIRD, FOURTH, FIFTH, SIXTH)
 """Steps of each migration; the n-th leads to schema version n."""
 
 
@@ -387,10 +417,12 @@ _CACHE_KIB: Final = 256 * 1024
 
 @asynccontextmanager
 async def in_bulk(connection: Connection) -> AsyncIterator[None]:
-    """As InBulk, inside the connection's transaction: B-trees stay in memory meanwhile.
+    """As InBulk, inside the connection's transaction: B-trees stay in memory meanwhile, and so does what a statement
+    would write into a temporary file (once the connection has tables there, it cannot be told otherwise).
 
     Triggers and indexes stay as they are: a schema that changes makes statements of other processes fail.
     """
+    await connection.execute("PRAGMA temp_store = MEMORY")
     [(cached,)] = await connection.fetch("PRAGMA cache_size")
     await connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
     try:

@@ -50,10 +50,10 @@ def changed(path: str, sql: str) -> None:
 @pytest.mark.timeout(600)
 async def test_a_migration_killed_at_any_step_is_completed_by_the_next_start(tmp_path: Path) -> None:
     killing = [sys.executable, "-c", _KILLED_AT_EACH_STEP, str(tmp_path)]
-    left: list[int] = []
+    left: list[str] = []
     for path in subprocess.run(killing, check=True, capture_output=True, text=True).stdout.splitlines():
         with closing(sqlite3.connect(path)) as connection:
-            left.append(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+            left.append(str(connection.execute("SELECT sql FROM sqlite_master").fetchall()))
         store = await open_store(path)
         await store.keys.add([a_key()], actor=ANN)
         assert len(await store.keys.list(KeyFilter())) == 1

@@ -116,6 +116,21 @@ def test_nothing_is_wider_than_a_laptops_screen(page: Page, site: Site) -> None:
         assert page.evaluate(wider) == 0, target
 
 
+def test_the_list_of_keys_fits_into_its_card_at_every_width(page: Page, site: Site) -> None:
+    site.sidecar.keys.told("issue", "--name", "x" * 200, "--tenant", "y" * 100, "--scope", "streams:write")
+    site.sidecar.keys.told("issue", "--name", "CI", "--plan", "pro", "--scope", "streams:read", "--expires", "90d")
+    site.sign_in(page)
+    page.goto(site.url + "/keys")
+    wrap = "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('.table-wrap'))"
+    for width in (1280, 1100, 1000, 920, 900, 760, 681, 660, 600, 561, 560):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate(wrap) == 0, width
+        assert page.evaluate(_PAST_THE_EDGE) == [], width
+    for width, shown in ((1280, True), (1000, False), (360, True)):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.locator("td.from-800").first.is_visible() is shown
+
+
 def test_a_new_key_fits_on_a_phone(page: Page, site: Site) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     site.sign_in(page)

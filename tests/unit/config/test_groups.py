@@ -102,7 +102,8 @@ WRONG_GROUP = {
     "{path: /a/**, routes: [GET: {}]}": "routes[0].path: is what the patterns of its routes begin with",
     "{path: /a, tenant: x, routes: [GET: {}]}": "routes[0].tenant: the pattern has no {x}",
     "{path: /a, scopes: [reed], routes: [GET: {}, POST: {}]}": "routes[0].scopes[0]: unknown scope 'reed'",
-    "{path: /a}": "routes[0].routes: missing",
+    "{path: /a}": "9:3: routes[0].routes: missing: write the routes below its path, as `routes: [{GET /invoices: {}}]`",
+    "{scopes: [read], routes: [GET /x: {}]}": "9:3: routes[0].path: missing: write what the paths of its",
     "{path: /a, routes: []}": "routes[0].routes: must not be empty",
     "{path: /a, public: true, routes: [GET: {}]}": "routes[0].public: unknown key",
 }

@@ -1,7 +1,12 @@
 """Each wrong snippet begins in line 4, after the three lines that every configuration needs."""
 
+from collections.abc import Iterator
+
+import msgspec
 import pytest
 
+from sidecar.config.document import Document
+from sidecar.config.policy import Entry
 from sidecar.config.store_url import parse_store, shown_store
 from tests.unit.config.conftest import MINIMAL, Complaining
 
@@ -307,6 +312,21 @@ RIGHT_URLS = {
 @pytest.mark.parametrize("store", RIGHT_URLS)
 def test_a_url_of_postgresql_is_shown_without_user_password_and_options(store: str) -> None:
     assert shown_store(parse_store(store)) == RIGHT_URLS[store]
+
+
+def entries_of(base: type[Entry]) -> Iterator[type[Entry]]:
+    for entry in base.__subclasses__():
+        yield entry
+        yield from entries_of(entry)
+
+
+def test_each_key_that_must_be_there_is_told_with_what_to_write(problems: Complaining) -> None:
+    assert Document in entries_of(Entry)
+    for entry in entries_of(Entry):
+        fields = msgspec.structs.fields(entry)
+        assert set(entry.examples) == {field.encode_name for field in fields if field.required}, entry
+    (line,) = problems(MINIMAL + "admin: {listen: '127.0.0.1:1', tokens: [{name: a}]}\n")
+    assert line.endswith("missing: write `hash: sha256:…`, as `sidecar admin token` prints it")
 
 
 def test_everything_is_told_at_once_and_in_the_order_of_the_file(problems: Complaining) -> None:

@@ -173,6 +173,20 @@ class RegistryContract:
         assert await store.keys.list(KeyFilter(effective_status="expired", tenant="acme")) == [expired]
         assert await store.keys.list(KeyFilter(effective_status="retired", search="key")) == [retired]
 
+    async def test_list_finds_replaced_keys_that_still_work(self, store: Parts) -> None:
+        later = NOW_US + 1
+        active, retiring = a_key(expires_at=later), a_key(tenant="acme", retires_at=later)
+        ends_first, retired = a_key(retires_at=later, expires_at=NOW_US), a_key(retires_at=NOW_US)
+        disabled = a_key(retires_at=later)
+        await store.keys.add([active, retiring, ends_first, retired, disabled], actor=ANN)
+        await set_status(store.keys, disabled.id, KeyStatus.DISABLED, at=NOW_US)
+        wanted = KeyFilter(effective_status="retiring")
+        assert await store.keys.list(wanted) == [retiring]
+        assert await store.keys.list(replace(wanted, search="acme", limit=5)) == [retiring]
+        assert await store.keys.list(replace(wanted, sort="ends", tenant="acme")) == [retiring]
+        assert await store.keys.count(wanted, most=10) == 1
+        assert await store.keys.list(KeyFilter(effective_status="active")) == [retiring, active]
+
     async def test_search_finds_words_and_what_begins_an_id_or_prefix(self, store: Parts) -> None:
         nightly = a_key(name="CI, nightly Übung", tenant="acme-corp")
         other = a_key(name="CI weekly", environment="test", prefix="hv_test_zzzz")

@@ -188,11 +188,11 @@ async def test_the_store_has_its_indexes_and_triggers_after_an_import(
 async def test_a_key_stored_before_is_told_however_late_it_comes(store: SqliteStore, path: str) -> None:
     before = schema(path)
     await store.keys.add([a_key("sk_live_4500")], actor=ANN)
-    lines = [a_line(f"sk_live_{number}", id=f"key_{number:020}") for number in range(1_000_000, 1_004_000)]
+    lines = [a_line(f"sk_live_{number}", id=f"key_{number:020}") for number in range(1_000_000, 1_020_500)]
     file = a_file(*lines, a_line("sk_live_4500"))
     with pytest.raises(InvalidFile) as caught:
         async with store.imports.intake(at=NOW_US, actor=ANN) as intake:
             await import_keys(file, line_rules(), intake, lambda _: None)
-    assert [problem.line for problem in caught.value.problems] == [4_001]
+    assert [problem.line for problem in caught.value.problems] == [20_501]
     assert schema(path) == before
     assert len(await store.keys.list(KeyFilter())) == 1

@@ -7,16 +7,20 @@ import sqlite3
 import stat
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from sidecar.core.apikey import Hasher, Pepper
-from sidecar.core.model import KeyStatus
+from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.lifecycle import Lifecycle
-from sidecar.keys.ports import KeyConflict, StoreUnavailable
+from sidecar.keys.ports import KeyConflict, KeyFilter, StoreUnavailable
+from sidecar.keys.records import row_of
 from sidecar.keys.validation import KeyRules, NewKey
-from sidecar.store.keys import find_statement
+from sidecar.store.keys import INSERT_KEY, find_statement
+from sidecar.store.sqlite.schema import MIGRATIONS
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.contract import StoreContract
 from tests.unit.keys.making import ANN, BOB, NOW_US, Clock, Timings, a_key, digest_of, open_store, set_status
@@ -121,6 +125,36 @@ async def test_keys_are_counted_by_standing_and_environment(store: SqliteStore, 
     assert await store.statistics.counts() == {("active", "live"): 2, ("active", ""): 1, ("disabled", "test"): 1}
     clock.now += 1
     assert (await store.statistics.counts())["expired", "live"] == 1
+
+
+def made_at(path: str, version: int, keys: Sequence[ApiKey]) -> None:
+    """A store of an earlier schema, with these keys."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+        for step in chain.from_iterable(MIGRATIONS[:version]):
+            connection.execute(step) if isinstance(step, str) else step(connection)
+        connection.execute("INSERT INTO schema_version VALUES (?)", (version,))
+        connection.executemany(INSERT_KEY, map(row_of, keys))
+        connection.commit()
+
+
+async def test_keys_of_an_earlier_schema_are_found_and_changed(path: str) -> None:
+    ending, lasting = a_key(tenant="acme", expires_at=NOW_US + 9), a_key(tenant="acme")
+    made_at(path, 4, [ending, lasting])
+    store = await open_store(path, clock=Clock())
+    new = a_key(tenant="acme", expires_at=NOW_US + 9)
+    await store.keys.add([new], actor=ANN)
+    for key in (ending, lasting, new):
+        await store.keys.change(key.id, lambda key: replace(key, expires_at=NOW_US), action="change", at=0, actor=ANN)
+    wanted = KeyFilter(tenant="acme", effective_status="expired", search="key")
+    assert [key.id for key in await store.keys.list(wanted)] == [new.id, lasting.id, ending.id]
+    await store.keys.change(
+        ending.id, lambda key: replace(key, expires_at=None, name="x"), action="change", at=0, actor=ANN
+    )
+    assert [key.id for key in await store.keys.list(wanted)] == [new.id, lasting.id]
+    assert [key.id for key in await store.keys.list(replace(wanted, search="x", effective_status=None))] == [ending.id]
+    await store.close()
+    asked(path, "INSERT INTO key_text (key_text) VALUES ('integrity-check')")
 
 
 def quota_row(subject: str, *by: str, seconds: int = 60) -> tuple[str, str, str, int]:

@@ -175,6 +175,49 @@ def test_a_path_that_holds_no_key_is_written_as_it_came(path: str) -> None:
     assert REDACTION.path(path, longest=2048) == path
 
 
+RANDOM = "4fK9sQ2mZx7LwB1tYd6RpC3vN8hJ0aGe5UiXoWqSkTy"
+MANGLED = {
+    "a character of the prefix": "8v_live_" + RANDOM,
+    "two characters in turn": "hv_lvie_" + RANDOM,
+    "no underscore": "hvlive" + RANDOM,
+    "no prefix": RANDOM,
+    "a part": RANDOM[:30],
+    "a letter of it encoded": "8v_live_" + RANDOM.replace("K", "%4B"),
+    "all of it encoded twice": "8v_live_" + "".join(f"%25{ord(char):02x}" for char in RANDOM),
+    "escapes of escapes": "8v_live_" + RANDOM.replace("K", "%%34%42"),
+}
+
+
+@pytest.mark.parametrize("line", FORMATS, ids=["json", "json with query", "combined"])
+@pytest.mark.parametrize("key", MANGLED.values(), ids=MANGLED)
+def test_a_key_whose_prefix_is_mangled_is_not_written(line: LineFormat, key: str) -> None:
+    for values in ({"target": f"/items/{key}/x"}, {"target": f"/{'b' * 2000}/{key}"}, {"target": f"/a?{key}&b={key}"}):
+        written = line(access(**values)).decode()
+        for _ in range(4):
+            assert RANDOM[5:20] not in written
+            written = unquote(written)
+    assert "[redacted]" in REDACTION.path(f"/items/{key}/x", longest=2048)
+    assert "[redacted]" in REDACTION.address(f"http://h/{key}", longest=512)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "550e8400-e29b-41d4-a716-446655440000",
+        "550E8400-E29B-41D4-A716-446655440000",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "01ARZ3NDEKTSV4RRFFQ69G5FAV01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "cus_NffrFeUfNV2Hib/sub_1MowQVLkdIwHu7ixeRlqHVzs",
+        "key_5f0Zr2mWq8LcXaTn3vYe",
+        "123456789012345678901234567890",
+        "getTheCompleteListOfAllAvailableInvoices",
+        RANDOM[:29],
+    ],
+)
+def test_usual_parts_of_paths_are_written(part: str) -> None:
+    assert REDACTION.path(f"/items/{part}/x", longest=2048) == f"/items/{part}/x"
+
+
 def test_what_stands_beside_an_encoded_key_is_still_told() -> None:
     assert REDACTION.path(f"/a%2Fb/{ENCODED['all of it']}/%C3%A9", longest=2048) == "/a%2Fb/[redacted]/%C3%A9"
     assert REDACTION.path(f"/a/{ENCODED['escapes of escapes']}/b", longest=2048) == "[redacted]"

@@ -13,6 +13,7 @@ from tests.harness.keys import run_cli
 from tests.harness.processes import ROOT, clean_environ
 from tests.harness.running import Sidecar, StartSidecar
 from tests.wire.admin.calls import ACME, CONFIG, Admin, Person, admin_address
+from tests.wire.process.serving import until
 
 CAUSE = "cannot be read or written (I/O error): check the disk"
 
@@ -76,6 +77,17 @@ def test_the_doctor_tells_it(full: Sidecar) -> None:
     findings = {f"{one['group']}: {one['check']}": one for one in json.loads(result.stdout)["findings"]}
     assert CAUSE in findings["Running sidecar: writes"]["saw"]
     assert findings["Running sidecar: writes"]["severity"] == "problem"
+
+
+def test_it_ends_by_itself_once_the_store_takes_writes_again(start_sidecar: StartSidecar) -> None:
+    sidecar = start_sidecar(CONFIG)
+    ops = Admin(address=admin_address(sidecar))
+    key_id, _ = ops.issue(tenant="acme")
+    with no_writes(sidecar.process.pid):
+        assert ops.call("POST", f"keys/{key_id}/disable").status == 503
+        assert CAUSE in ops.call("GET", "overview").json["health"]["remarks"][0]
+    until(lambda: ops.call("GET", "overview").json["health"]["remarks"] == [])
+    assert ops.call("GET", f"keys/{key_id}").json["status"] == "active"
 
 
 def test_a_command_that_cannot_write_names_the_cause(start_sidecar: StartSidecar) -> None:

@@ -2,10 +2,12 @@
 
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 from tests.harness.keys import Keys
+from tests.harness.processes import ROOT
 from tests.wire.cli.doctoring import PEPPER, Place, examined
 from tests.wire.proxy.certificates import Authority
 
@@ -112,3 +114,33 @@ def test_keys_without_an_end_and_keys_past_their_age_are_counted(place: Place) -
     severity, saw = examined(place.config)["Key store: age of keys"]
     assert severity == "warning"
     assert saw.startswith("1 key older than keys.max_age (90d)")
+
+
+_AS_ANOTHER_USER = """
+import encodings.ascii, encodings.latin_1, encodings.utf_8_sig, importlib, os, pkgutil, sys
+import sidecar
+for module in pkgutil.walk_packages(sidecar.__path__, "sidecar."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+if os.getuid() == 0:  # Without rights over other users' files; its folder is closed to everyone in any case.
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+from sidecar.cli.main import main
+main(sys.argv[1:], prog_name="sidecar")
+"""
+
+
+def test_a_store_that_this_user_may_not_see_is_not_a_missing_one(place: Place, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    place.store.rename(closed / "keys.db")
+    closed.chmod(0)
+    try:
+        line = [sys.executable, "-c", _AS_ANOTHER_USER, "keys", "list", "--store", f"sqlite://{closed}/keys.db"]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False)
+    finally:
+        closed.chmod(0o700)
+    told = f"Error: the key store {closed}/keys.db cannot be used: this user may not enter its folder; "
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{told}use the user that owns it\n"

@@ -165,6 +165,7 @@ def test_list_tells_when_a_replaced_key_ends(run: Run) -> None:
     run("rotate", old, "--overlap", "48h")
     [line] = [line for line in run("list", "--columns", "id,status,ends").stdout.splitlines() if old in line]
     assert line.split() == [old, "retiring", "1d"]
+    assert [line.split()[0] for line in run("list", "--status", "retiring").stdout.splitlines()[1:]] == [old]
     assert json.loads(run("show", old, "--json").stdout)["status"] == "active"
 
 

@@ -6,11 +6,15 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.shell_completion import BashComplete
 
+from sidecar.cli.main import main
+from sidecar.cli.options import OneOf, WholeNumber
 from tests.harness.keys import run_cli
 from tests.harness.processes import clean_environ
 from tests.wire.cli.doctoring import Place
@@ -124,6 +128,79 @@ def test_export_says_that_its_disk_is_full(place: Place) -> None:
 def test_export_into_a_folder_that_is_not_there_is_one_line(place: Place) -> None:
     result = place.keys.run("export", "-o", "/nowhere/keys.csv")
     assert (result.exit_code, result.stderr) == (2, "Error: /nowhere/keys.csv: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("keys list --limit many", "--limit: write a whole number of 1 or more, not 'many'"),
+        ("keys list --limit 0", "--limit: write a whole number of 1 or more, not '0'"),
+        ("audit --limit 1e3", "--limit: write a whole number from 1 to 100,000, not '1e3'"),
+        ("keys usage key_1 --days 4000", "--days: write a whole number from 1 to 3,660, not '4000'"),
+        (
+            "keys list --status activ",
+            "--status: write one of active, retiring, disabled, revoked, expired, retired, not 'activ'",
+        ),
+        ("keys export --format xml", "--format: write one of jsonl, csv, not 'xml'"),
+        ("admin token --rights all", "--rights: write one of read, write, not 'all'"),
+        (
+            "keys issue --name CI --expires soon",
+            "--expires: 'soon' is neither a duration such as 90d nor a date such as 2027-01-31",
+        ),
+        ("keys issue --name CI --quota a", "--quota: 'a' has no =: write NAME=VALUE"),
+    ],
+)
+def test_a_wrong_value_is_told_in_one_line_with_what_to_write(line: str, told: str) -> None:
+    done = run_cli(*line.split())
+    assert (done.exit_code, done.stderr) == (2, f"Error: {told}\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "serve -c",
+        "check",
+        "check -c",
+        "doctor -c",
+        "explain -c",
+        "audit -c",
+        "drain --socket",
+        "keys list -c",
+        "keys import",
+        "keys export -o",
+    ],
+)
+def test_the_shell_completes_names_of_files(line: str) -> None:
+    completed = BashComplete(main, {}, "sidecar", "_SIDECAR_COMPLETE").get_completions(line.split(), "si")
+    assert {(one.type, one.value) for one in completed} == {("file", "si")}
+
+
+def test_the_shell_completes_commands_options_and_values() -> None:
+    def completed(line: str, begun: str) -> list[str]:
+        found = BashComplete(main, {}, "sidecar", "_SIDECAR_COMPLETE").get_completions(line.split(), begun)
+        return [one.value for one in found]
+
+    assert completed("", "ke") == ["keys"]
+    assert completed("keys", "rev") == ["revoke"]
+    assert "--status" in completed("keys list", "--st")
+    assert completed("keys list --status", "re") == ["retiring", "revoked", "retired"]
+
+
+def commands_of(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from commands_of(found)
+
+
+def test_every_option_with_a_number_or_a_choice_tells_what_to_write() -> None:
+    """The library's own words say no more than "is not a valid integer range"."""
+    types = {type(option.type) for command in commands_of(main) for option in command.params}
+    plain = {type(click.STRING), type(click.BOOL), type(click.UNPROCESSED), click.Path}
+    assert types - plain == {OneOf, WholeNumber}
 
 
 @pytest.mark.parametrize("words", [[], ["keys"], ["store"], ["admin"]], ids=" ".join)

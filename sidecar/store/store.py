@@ -16,7 +16,10 @@ from sidecar.store.sqlite.schema import in_bulk
 from sidecar.store.tables import StoredTables
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 
-NO_LIBRARY: Final = "PostgreSQL needs a library that is not installed: pip install 'sidecar[postgres]'"
+NO_LIBRARY: Final = (
+    "PostgreSQL needs a library that is not installed: install the extra `postgres` (where the sidecar was installed "
+    "from a checkout: pip install '.[postgres]')"
+)
 
 
 class Store:

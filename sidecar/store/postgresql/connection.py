@@ -1,6 +1,7 @@
 """PostgreSQL's connections: for requests, for management, for writes, and one that listens for changes of keys."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -38,8 +39,13 @@ LOOKUP_CONNECTIONS, READ_CONNECTIONS, WRITE_CONNECTIONS = 1, 2, 2
 CONNECTIONS: Final = LOOKUP_CONNECTIONS + READ_CONNECTIONS + WRITE_CONNECTIONS + 1
 """Most connections of a process. Requests share one, because what waits to be looked up is asked for together."""
 
+_CONNECTIONS_USED: Final = """SELECT current_setting('max_connections')::int
+    - current_setting('superuser_reserved_connections')::int, count(*)
+    FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 _FEW: Final = 16
 """Rows for which COPY does not pay."""
+
+_log = logging.getLogger(__name__)
 
 # Changes of keys wait for each other, because each adds to one chain of audit rows, and so does all that counts: two
 # processes that update the same rows in another order would end in a deadlock. Numbers of locks, of this schema alone.
@@ -270,6 +276,8 @@ class PostgresqlDatabase:
             try:
                 await _refuse_mixed_sessions(preparing, connector(url, READ_SECONDS), database.name)
                 await prepare(preparing, database.name, create=create)
+                if watched:
+                    await _warn_of_few_connections(preparing)
             finally:
                 await preparing.close()
             await database.watch.start()
@@ -392,6 +400,16 @@ async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, na
         raise StoreUnavailable(
             f"the key store {name} is behind a pooler that mixes sessions, which never tells of changes of keys: put "
             "PgBouncer in session mode (pool_mode = session), or name PostgreSQL itself"
+        )
+
+
+async def _warn_of_few_connections(connection: PostgresqlConnection) -> None:
+    [(most, used)] = await connection.fetch(_CONNECTIONS_USED)
+    if used + CONNECTIONS > most:
+        _log.warning(
+            "sidecar: store: %d of the database's %d connections are in use, and this sidecar may need %d: raise "
+            "max_connections, or use fewer sidecars",
+            *(used, most, CONNECTIONS),
         )
 
 

@@ -88,5 +88,5 @@ def test_what_another_connection_may_do_is_told_apart(error: Exception) -> None:
 
 async def test_without_its_library_postgresql_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sidecar.store.postgresql", None)
-    with pytest.raises(StoreUnavailable, match=r"pip install 'sidecar\[postgres\]'"):
+    with pytest.raises(StoreUnavailable, match=r"install the extra `postgres`"):
         await open_store("postgresql://db/keys", create=False, clock=Clock(), timings=ignore)

@@ -85,6 +85,7 @@ def test_while_the_database_is_down_requests_get_503_and_afterwards_all_is_well(
 ) -> None:
     with running_postgresql() as own:
         sidecar, other = (start_sidecar(CONFIG, store=url) for url in [own.database()] * 2)
+        assert "connections are in use" not in "".join(sidecar.process.stderr.all())
         known, unseen = sidecar.keys.issue(scopes=("read",)), sidecar.keys.issue(scopes=("read",))
         assert [status(one, known) for one in (sidecar, other)] == [200, 200]
         with own.down(how):
@@ -117,3 +118,9 @@ def test_a_sidecar_that_is_left_no_connection_says_so_and_goes_on_when_there_are
     seconds_until(lambda: b"no connection left" in sidecar.ready().body, within=BACK_SECONDS)
     server.sql("ALTER ROLE crowd CONNECTION LIMIT -1")
     seconds_until(lambda: not is_unavailable(sidecar, key), within=BACK_SECONDS)
+
+
+def test_a_sidecar_warns_where_connections_are_few(start_sidecar: StartSidecar) -> None:
+    with running_postgresql(max_connections="8") as small:
+        sidecar = start_sidecar(CONFIG, store=small.database())
+        assert sidecar.process.stderr.wait_for(lambda line: "connections are in use" in line) is not None

@@ -3,9 +3,12 @@
 import itertools
 import random
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from sidecar.config.build.config import Config
 from sidecar.config.load import load
 from sidecar.core.apikey import Hasher, KeyFormat, Pepper
 from sidecar.core.error_responses import ErrorResponses
@@ -15,7 +18,7 @@ from sidecar.gate.gate import Gate
 from sidecar.keys.cache import KeyCache
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.store.store import SqliteStore
-from tests.unit.keys.making import ANN, Clock, a_key, open_store
+from tests.unit.keys.making import ANN, Clock, a_key, new_store
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -95,13 +98,11 @@ _SEEDS = itertools.count(1)
 
 
 async def make_world(folder: Path, config: str = CONFIG) -> World:
-    """A world of its own in `folder`; its store is to be closed."""
-    file = folder / "sidecar.yaml"
-    file.write_text(config, encoding="utf-8")
+    """A world of its own, with its store in `folder`, which is to be closed."""
     clock, hasher = Clock(), Hasher([Pepper.of(b"pepper for tests")])
-    store = await open_store(str(folder / "keys.db"), clock=clock)
+    store = await new_store(str(folder / "keys.db"), clock=clock)
     ids = itertools.count(1)
-    settings = load(str(file), environ={})
+    settings = _settings(config)
     gate = Gate(
         settings,
         KeyCache(store.keys, size=100),
@@ -111,3 +112,11 @@ async def make_world(folder: Path, config: str = CONFIG) -> World:
         new_request_id=lambda: f"made-{next(ids)}",
     )
     return World(gate=gate, responses=responses(settings), store=store, hasher=hasher, clock=clock)
+
+
+@cache
+def _settings(config: str) -> Config:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "sidecar.yaml")
+        file.write_text(config, encoding="utf-8")
+        return load(str(file), environ={})

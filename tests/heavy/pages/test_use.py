@@ -1,6 +1,8 @@
 """Good to use: by keyboard, on a phone, without script, with little in it and with much."""
 
+import json
 import re
+from hashlib import sha256
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -16,12 +18,19 @@ _PAST_THE_EDGE = """[...document.querySelectorAll('body *')]
 """What is wider than the card that it stands in, or than the page."""
 
 
+def worker(number: int) -> str:
+    """A key that nobody uses, as a line for `sidecar keys import`."""
+    secret = {"prefix": f"hv_live_{number:04}", "hash": sha256(b"%d" % number).hexdigest(), "algorithm": "sha256"}
+    owner = {"name": f"Worker {number}", "tenant": f"tenant-{number % 5}", "environment": "live"}
+    return json.dumps({**secret, **owner, "scopes": ["streams:read"]})
+
+
 @pytest.fixture(scope="module")
 def house(start_shared_sidecar: StartSidecar) -> Site:
     """One sidecar with some keys, which these tests only look at."""
     site = start_site(start_shared_sidecar)
-    for number in range(55):
-        site.sidecar.keys.issue(f"Worker {number}", tenant=f"tenant-{number % 5}", scopes=("streams:read",))
+    imported = site.sidecar.keys.run("import", "-", stdin="\n".join(map(worker, range(55))))
+    assert imported.exit_code == 0, imported.output
     site.sidecar.keys.issue("Nightly export", tenant="globex", environment="test", scopes=("streams:write",))
     return site
 

@@ -22,6 +22,8 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any, NoReturn
 
+from tests.harness import forked
+
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_BYTES = 1 << 20
 
@@ -69,6 +71,11 @@ class ForkedProcess:
                 raise subprocess.TimeoutExpired("sidecar", timeout or 0) from None
             self._status.close()
         return self.returncode
+
+
+def command(*words: str) -> list[str]:
+    """What a shell runs for `sidecar WORDS`; it must be handed the descriptor of `server()`."""
+    return [sys.executable, "-IS", forked.__file__, str(server().fileno()), *words]
 
 
 @cache

@@ -73,7 +73,7 @@ class Balancer:
         """Until HAProxy sees its servers (name to `UP`, `DOWN`, …) as wanted."""
         async with asyncio.timeout(60):
             while not holds(await self._servers()):
-                pass
+                await asyncio.sleep(0.02)
 
     async def _servers(self) -> dict[str, str]:
         try:

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 from tests.harness.running import StartSidecar
 from tests.harness.tools import needed
@@ -20,8 +29,34 @@ _ARGUMENTS = (
 )
 PATIENCE_MILLISECONDS = 30_000
 """For what appears at once, on a machine that is not too busy."""
+_SIZE = ViewportSize(width=1280, height=720)
 _REFUSED = "Failed to load resource: the server responded with a status of 4"
 """What the browser says of a page that was refused on purpose; the test looks at the page itself."""
+
+
+class Tab:
+    """A page, and what the browser complained of since somebody looked."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("console", self._note)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", self._refuse)
+
+    def empty(self) -> None:
+        """As a new one would be."""
+        self.page.goto("about:blank")
+        self.page.set_viewport_size(_SIZE)
+        self.page.context.clear_cookies()
+
+    def _note(self, said: ConsoleMessage) -> None:
+        if said.type in ("error", "warning"):
+            self.complaints.append(said.text)
+
+    def _refuse(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
 
 @pytest.fixture(scope="package")
@@ -39,21 +74,33 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    """The test's own."""
+    context = browser.new_context()
     context.set_default_timeout(PATIENCE_MILLISECONDS)
     yield context
     context.close()
 
 
+@pytest.fixture(scope="package")
+def tab(browser: Browser) -> Iterator[Tab]:
+    """The one of all tests that need no other: a new one takes as long as four pages."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(PATIENCE_MILLISECONDS)
+    yield Tab(context.new_page())
+    context.close()
+
+
 @pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """A page that fails its test for an error in the console, a violation of the policy, or a dialog."""
-    page, complaints = context.new_page(), list[str]()
-    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    yield page
-    assert [said for said in complaints if not said.startswith(_REFUSED)] == []
+def page(tab: Tab) -> Iterator[Page]:
+    """A page that fails its test for an error in the console, a violation of the policy, or a dialog.
+
+    It begins empty and without cookies.
+    """
+    tab.complaints.clear()
+    yield tab.page
+    complaints = [said for said in tab.complaints if not said.startswith(_REFUSED)]
+    tab.empty()
+    assert complaints == []
 
 
 @pytest.fixture

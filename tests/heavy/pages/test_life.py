@@ -43,7 +43,7 @@ def reload_until_used(page: Page) -> None:
 def test_a_key_issued_on_the_page_works_at_once_shows_as_used_and_is_refused_once_revoked(
     page: Page, site: Site
 ) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     secret = issue(page, site)
     assert site.sidecar.ask("GET", "/v1/streams/7", key=secret).status == 200
     assert site.sidecar.ask("POST", "/v1/streams", key=secret).status == 403
@@ -61,7 +61,7 @@ def test_a_key_issued_on_the_page_works_at_once_shows_as_used_and_is_refused_onc
 
 
 def test_the_curl_line_of_a_new_key_works_as_it_stands(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     issue(page, site)
     command = shlex.split(page.locator("#command").inner_text())
     answered = subprocess.run([needed("curl"), "-sS", *command[1:]], capture_output=True, text=True, check=True)
@@ -69,7 +69,7 @@ def test_the_curl_line_of_a_new_key_works_as_it_stands(page: Page, site: Site) -
 
 
 def test_copying_puts_the_whole_key_on_the_clipboard(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     secret = issue(page, site)
     page.get_by_role("button", name="Copy key").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
@@ -77,7 +77,7 @@ def test_copying_puts_the_whole_key_on_the_clipboard(page: Page, site: Site) -> 
 
 
 def test_a_key_is_shown_once_and_a_reload_leads_to_the_key_and_makes_no_second_one(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     secret = issue(page, site)
     expect(page.get_by_text("it is not shown again")).to_be_visible()
     page.reload()
@@ -90,7 +90,7 @@ def test_a_key_is_shown_once_and_a_reload_leads_to_the_key_and_makes_no_second_o
 
 
 def test_a_rotated_key_goes_on_beside_its_successor_and_says_so(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     old = issue(page, site)
     page.get_by_role("link", name="I have copied it").click()
     act(page, "Rotate")
@@ -103,7 +103,7 @@ def test_a_rotated_key_goes_on_beside_its_successor_and_says_so(page: Page, site
 
 
 def test_a_disabled_key_is_refused_until_it_is_enabled(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     secret = issue(page, site)
     page.get_by_role("link", name="I have copied it").click()
     act(page, "Disable")
@@ -113,7 +113,7 @@ def test_a_disabled_key_is_refused_until_it_is_enabled(page: Page, site: Site) -
 
 
 def test_a_granted_scope_counts_on_the_next_request_and_stands_in_the_audit(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     secret = issue(page, site)
     page.get_by_role("link", name="I have copied it").click()
     page.get_by_role("link", name="Change", exact=True).click()
@@ -128,7 +128,7 @@ def test_a_granted_scope_counts_on_the_next_request_and_stands_in_the_audit(page
 
 
 def test_a_change_made_meanwhile_is_not_written_over(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     issue(page, site)
     page.get_by_role("link", name="I have copied it").click()
     key_id = page.url.rpartition("/")[2].partition("?")[0]
@@ -142,7 +142,7 @@ def test_a_change_made_meanwhile_is_not_written_over(page: Page, site: Site) -> 
 
 
 def test_what_is_wrong_with_a_form_stands_beside_the_field_and_nothing_typed_is_lost(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     page.goto(site.url + "/keys/new")
     page.get_by_label("Name").fill("Kept")
     page.get_by_label("Tenant").fill("no spaces allowed")

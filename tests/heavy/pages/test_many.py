@@ -55,7 +55,7 @@ def test_chosen_keys_are_listed_then_revoked_without_script(browser: Browser, si
 def test_all_keys_of_a_page_are_chosen_at_once(page: Page, site: Site) -> None:
     for name in ("First", "Second"):
         site.sidecar.keys.issue(name, tenant="acme")
-    site.sign_in(page)
+    site.let_in(page)
     page.goto(site.url + "/keys?tenant=acme")
     page.get_by_label("Select all on this page").check()
     page.get_by_role("button", name="Disable selected").click()

@@ -31,14 +31,15 @@ def test_the_overview_tells_the_state_and_filters_refusals(site: Site) -> None:
 
 
 def test_the_overview_refreshes_itself(site: Site, page: Page) -> None:
-    site.sign_in(page)
+    site.let_in(page)
+    page.goto(site.url)
     site.sidecar.ask("GET", "/nowhere/new")
     expect(page.get_by_text("GET /nowhere/new")).to_be_visible(timeout=20_000)
 
 
 def test_the_page_of_a_key_refreshes_itself(site: Site, page: Page) -> None:
     key = site.sidecar.keys.issue("a reader", scopes=("streams:read",))
-    site.sign_in(page)
+    site.let_in(page)
     page.goto(f"{site.url}/keys/{key.id}")
     site.sidecar.ask("GET", "/nowhere/again", key=key)
     expect(page.get_by_text("GET /nowhere/again")).to_be_visible(timeout=20_000)
@@ -46,7 +47,7 @@ def test_the_page_of_a_key_refreshes_itself(site: Site, page: Page) -> None:
 
 def test_a_bar_leads_to_its_hour(site: Site, page: Page) -> None:
     key = site.sidecar.keys.issue("a reader", scopes=("streams:read",))
-    site.sign_in(page)
+    site.let_in(page)
     site.sidecar.ask("GET", "/nowhere/again", key=key)
     page.goto(f"{site.url}/keys/{key.id}")
     bar = page.locator("figure a")

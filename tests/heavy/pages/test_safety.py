@@ -48,7 +48,7 @@ def test_what_a_key_is_called_is_shown_and_never_run(page: Page, site: Site) -> 
         site.sidecar.keys.issue(name, tenant="<b>x<b>y", metadata={"note": name}, scopes=("streams:read",))
         for name in HOSTILE
     ]
-    site.sign_in(page)
+    site.let_in(page)
     for target in (
         "/keys",
         "/audit",
@@ -64,7 +64,7 @@ def test_what_a_key_is_called_is_shown_and_never_run(page: Page, site: Site) -> 
 
 
 def test_a_search_is_shown_again_and_never_run(page: Page, site: Site) -> None:
-    site.sign_in(page)
+    site.let_in(page)
     for name in HOSTILE:
         page.goto(f"{site.url}/keys")
         page.get_by_label("Search").fill(name)

@@ -3,9 +3,12 @@
 import itertools
 import random
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from sidecar.config.build.config import Config
 from sidecar.config.load import load
 from sidecar.core.apikey import Hasher, KeyFormat, Pepper
 from sidecar.core.error_responses import ErrorResponses
@@ -16,7 +19,7 @@ from sidecar.keys.cache import KeyCache
 from sidecar.keys.grace import Grace
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.store.store import SqliteStore
-from tests.unit.keys.making import ANN, Clock, a_key, open_store
+from tests.unit.keys.making import ANN, Clock, a_key, new_store
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -105,13 +108,12 @@ _SEEDS = itertools.count(1)
 
 
 async def make_world(folder: Path, config: str = CONFIG, *, grace: float = 0) -> World:
-    """A world of its own in `folder`; its store is to be closed. grace: as store.grace, in seconds of the clock."""
-    file = folder / "sidecar.yaml"
-    file.write_text(config, encoding="utf-8")
+    """A world of its own, with its store in `folder`, which is to be closed. grace: as store.grace, in seconds of the
+    clock."""
     clock, hasher = Clock(), Hasher([Pepper.of(b"pepper for tests")])
-    store = await open_store(str(folder / "keys.db"), clock=clock)
+    store = await new_store(str(folder / "keys.db"), clock=clock)
     ids = itertools.count(1)
-    settings = load(str(file), environ={})
+    settings = _settings(config)
     lasting = Grace(store.keys, grace, time=clock.monotonic)
     gate = Gate(
         settings,
@@ -122,3 +124,11 @@ async def make_world(folder: Path, config: str = CONFIG, *, grace: float = 0) ->
         new_request_id=lambda: f"made-{next(ids)}",
     )
     return World(gate=gate, responses=responses(settings), store=store, hasher=hasher, clock=clock, grace=lasting)
+
+
+@cache
+def _settings(config: str) -> Config:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "sidecar.yaml")
+        file.write_text(config, encoding="utf-8")
+        return load(str(file), environ={})

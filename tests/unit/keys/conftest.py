@@ -12,7 +12,7 @@ from sidecar.core.policy import Catalogue, Scope
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.validation import KeyRules
 from sidecar.store.store import SqliteStore
-from tests.unit.keys.making import ANN, Clock, Timings, a_key, open_store
+from tests.unit.keys.making import ANN, Clock, Timings, a_key, new_store
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 async def store(path: str, clock: Clock, timings: Timings) -> AsyncIterator[SqliteStore]:
-    opened = await open_store(path, clock=clock, timings=timings)
+    opened = await new_store(path, clock=clock, timings=timings)
     yield opened
     await opened.close()
 

@@ -2,12 +2,16 @@
 
 import itertools
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.keys.ports import Actor, KeyRegistry
 from sidecar.keys.transitions import with_status
+from sidecar.store.sqlite.connection import prepare
 from sidecar.store.store import SqliteStore
 from sidecar.usage.recorder import LastUse
 from tests.harness.clock import Clock as ClockByHand
@@ -42,6 +46,21 @@ def ignore(operation: str, seconds: float) -> None:
 
 async def open_store(path: str, *, create: bool = True, clock: Any = None, timings: Any = ignore) -> SqliteStore:
     return await SqliteStore.open(path, create=create, clock=clock or Clock(), timings=timings)
+
+
+async def new_store(path: str, *, clock: Any = None, timings: Any = ignore) -> SqliteStore:
+    """An empty one at `path`: a copy, because migrations cost most of what a short test does."""
+    Path(path).touch(0o600)
+    Path(path).write_bytes(_empty_store())
+    return await open_store(path, create=False, clock=clock, timings=timings)
+
+
+@cache
+def _empty_store() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "keys.db")
+        prepare(str(path), create=True)
+        return path.read_bytes()
 
 
 def digest_of(text: str) -> bytes:

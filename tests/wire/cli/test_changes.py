@@ -4,12 +4,12 @@ import os
 import pty
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing
 
 import pytest
 
+from tests.harness import forks
 from tests.harness.keys import IssuedKey
 from tests.harness.processes import clean_environ
 from tests.wire.cli.doctoring import Place
@@ -62,9 +62,10 @@ def test_a_terminal_is_asked_before_a_key_is_revoked(
     place: Place, key: IssuedKey, answer: str | None, arguments: list[str], status: str
 ) -> None:
     ours, theirs = pty.openpty()
-    line = [sys.executable, "-m", "sidecar", "keys", "revoke", "-c", str(place.keys.config), *arguments, key.id]
+    line = forks.command("keys", "revoke", "-c", str(place.keys.config), *arguments, key.id)
     environ = clean_environ(SIDECAR_STORE=place.keys.url)
-    process = subprocess.Popen(line, stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
+    passed = [forks.server().fileno()]
+    process = subprocess.Popen(line, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, pass_fds=passed)
     os.close(theirs)
     if answer is not None:
         shown = ""

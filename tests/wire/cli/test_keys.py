@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from sidecar.cli.keys import keys_group
 from sidecar.core.apikey import KeyFormat
+from tests.harness import forks
 
 CONFIG = """
 listen: 127.0.0.1:0
@@ -148,8 +149,8 @@ def test_list_cuts_nothing_in_a_pipe(run: Run) -> None:
 def test_list_fits_the_terminal(run: Run, config: Path, width: int) -> None:
     run("issue", "--name", "n" * 99, "--tenant", "t" * 99)
     ours, theirs = pty.openpty()
-    line = [sys.executable, "-m", "sidecar", "keys", "list", "-c", str(config)]
-    process = subprocess.Popen(line, stdout=theirs, env={**os.environ, "COLUMNS": str(width)})
+    line, passed = forks.command("keys", "list", "-c", str(config)), [forks.server().fileno()]
+    process = subprocess.Popen(line, stdout=theirs, env={**os.environ, "COLUMNS": str(width)}, pass_fds=passed)
     shown = b""
     while shown.count(b"\n") < 2:
         shown += os.read(ours, 10_000)

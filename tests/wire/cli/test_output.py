@@ -15,6 +15,7 @@ from click.shell_completion import BashComplete
 
 from sidecar.cli.main import main
 from sidecar.cli.options import OneOf, WholeNumber
+from tests.harness import forks
 from tests.harness.keys import run_cli
 from tests.harness.processes import clean_environ
 from tests.wire.cli.doctoring import Place
@@ -30,13 +31,17 @@ READ = [
     ["doctor"],
     ["explain", "GET", "/v1/x"],
 ]
+PLAIN = [words for words in READ if words == ["keys", "list"] or words[:2] == ["keys", "export"]]
 
 
 def started(place: Place, words: list[str], stdout: int) -> "subprocess.Popen[str]":
+    """Some as a shell starts them, with all that Python itself does at the end; the others are forked."""
     config = ["-c", str(place.keys.config)]
-    line = [sys.executable, "-m", "sidecar", *words, *config]
-    environ = clean_environ(SIDECAR_STORE=place.keys.url)
-    return subprocess.Popen(line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environ)
+    line = [sys.executable, "-m", "sidecar"] if words in PLAIN else forks.command()
+    environ, passed = clean_environ(SIDECAR_STORE=place.keys.url), [forks.server().fileno()]
+    return subprocess.Popen(
+        [*line, *words, *config], stdout=stdout, stderr=subprocess.PIPE, text=True, env=environ, pass_fds=passed
+    )
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:

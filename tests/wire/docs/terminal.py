@@ -2,13 +2,12 @@
 
 import re
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.harness import forked, forks
+from tests.harness import forks
 from tests.harness.pages import README, blocks
 from tests.harness.ports import free_port
 from tests.harness.processes import ROOT, Lines, clean_environ
@@ -31,8 +30,7 @@ class Terminal:
         needed("curl")
         programs = folder / "bin"
         programs.mkdir()
-        takes_messages = forks.server().fileno()
-        start = f"{sys.executable} -IS {forked.__file__} {takes_messages}"
+        start = " ".join(forks.command())
         (programs / "sidecar").write_text(f'#!/bin/sh\nexec {start} "$@"\n', encoding="utf-8")
         (programs / "sidecar").chmod(0o755)
         self._ports = {port: str(free_port()) for port in PORTS}
@@ -48,7 +46,7 @@ class Terminal:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-            pass_fds=[takes_messages],
+            pass_fds=[forks.server().fileno()],
         )
         assert self._shell.stdout
         self._lines = Lines(self._shell.stdout)

@@ -27,6 +27,8 @@ routes:
 """
 CLIENT_SECONDS = 20.0
 """For a response that comes at once, or never."""
+_BETWEEN_SECONDS = 0.01
+"""Whoever looks without a pause takes the time of the process that is waited for."""
 
 
 def prepare(folder: Path) -> None:
@@ -103,6 +105,7 @@ def until(done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while not done():
         assert time.monotonic() < deadline, "it never came"
+        time.sleep(_BETWEEN_SECONDS)
 
 
 class FullPipe:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sidecar.config.build.config import Config
 from sidecar.config.load import load
 from sidecar.core.apikey import Hasher
 from sidecar.core.errors import Reason, UpstreamCause, status_of
@@ -57,11 +59,8 @@ class OpenGate(Gate):
     """
 
     def __init__(self) -> None:
-        with TemporaryDirectory() as folder:
-            (file := Path(folder, "sidecar.yaml")).write_text(CONFIG, encoding="utf-8")
-            config = load(str(file), environ={})
         super().__init__(
-            config,
+            _config(),
             _NoKeys(),
             MemoryLimiter(),
             hasher=Hasher([]),
@@ -103,6 +102,13 @@ class OpenGate(Gate):
             request_id="r",
             client_address=head.peer,
         )
+
+
+@cache
+def _config() -> Config:
+    with TemporaryDirectory() as folder:
+        (file := Path(folder, "sidecar.yaml")).write_text(CONFIG, encoding="utf-8")
+        return load(str(file), environ={})
 
 
 class _NoKeys:

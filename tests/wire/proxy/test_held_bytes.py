@@ -15,7 +15,8 @@ from tests.wire.proxy.wire import RawClient, get
 
 LIMIT = 640 * 1024
 """So little that these clients take it all."""
-CLIENTS = 128
+DOWN, UP = 128, 32
+"""Clients that get something from the upstream, and that send to it: of the latter, fewer hold as much."""
 PIECE = bytes(65536)
 
 Act = Callable[[Bench], Awaitable[RawClient]]
@@ -82,8 +83,8 @@ def sending_on(bench: Bench, client: RawClient) -> RawClient:
 async def test_what_is_held_for_those_who_do_not_keep_up_has_a_limit(set_up: SetUp, act: Act) -> None:
     """Past it some are reset, and counted; others are served meanwhile; and nothing is held once they are gone."""
     limits = Limits(held_bytes=LIMIT)
-    bench = await set_up(script, listener={"limits": limits}, max_connections=2 * CLIENTS, answer_timeout=60.0)
-    clients = [await act(bench) for _ in range(CLIENTS)]
+    bench = await set_up(script, listener={"limits": limits}, max_connections=2 * DOWN, answer_timeout=60.0)
+    clients = [await act(bench) for _ in range(UP if act in (uploading, tunnelling_up) else DOWN)]
     await eventually(lambda: "held_bytes" in bench.records.turned)
     await eventually(lambda: bench.held.total > LIMIT // 4)
     assert bench.held.total <= LIMIT

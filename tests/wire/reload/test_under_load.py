@@ -18,7 +18,9 @@ RELOADS = 1000
 SETTLED = 300
 """Reloads after which nothing may grow any longer."""
 GROWTH_KIB = 4 * 1024
-CLIENTS = 6
+CLIENTS = 4
+REQUESTS = 2
+"""Of each client meanwhile: more would take the time of the reload that they are to meet."""
 
 
 def version(number: int) -> str:
@@ -44,18 +46,28 @@ async def told(peer: Peer) -> None:
 
 
 class Load:
-    """Requests one after the other on connections that are kept, until told to stop."""
+    """Requests one after the other on connections that are kept: a few at each reload, until told to stop."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._address = Address(host=sidecar.data[0], port=sidecar.data[1])
         self.stopping = False
+        self._turns = [asyncio.Semaphore(0) for _ in range(CLIENTS)]
         self.seen: set[str] = set()
         self.count = 0
 
-    async def run(self, key: str) -> None:
+    def let_go(self) -> None:
+        """Each client sends its next requests."""
+        for turns in self._turns:
+            for _ in range(REQUESTS):
+                turns.release()
+
+    async def run(self, number: int, key: str) -> None:
         raw = get("/items/1", f"Authorization: Bearer {key}".encode())
         client = await RawClient.connect(self._address)
-        while not self.stopping:
+        while True:
+            await self._turns[number].acquire()
+            if self.stopping:
+                break
             response = await client.ask(raw)
             assert response.status == 200
             forwarded_by, decided_by = response.body.decode().split(" ")
@@ -65,10 +77,11 @@ class Load:
         await client.close()
 
 
-async def reload(changing: Changing, number: int) -> None:
+async def reload(changing: Changing, load: Load, number: int) -> None:
     text = version(number)
     changing.write(text)
     changing.sidecar.process.signal(signal.SIGHUP)
+    load.let_go()
     end = f"(sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
     stderr = changing.sidecar.process.stderr
     assert await asyncio.to_thread(stderr.wait_for, lambda line: line.endswith(end)), stderr.all()[-5:]
@@ -88,15 +101,16 @@ async def test_a_thousand_reloads_fail_no_request_and_leave_nothing_behind(start
     load, issue = Load(changing.sidecar), changing.sidecar.keys.issue
     keys = [issue(f"key {number}", scopes=("read",)).text for number in range(CLIENTS)]
     async with asyncio.TaskGroup() as group:
-        for key in keys:
-            group.create_task(load.run(key))
+        for number, key in enumerate(keys):
+            group.create_task(load.run(number, key))
         for number in range(1, SETTLED):
-            await reload(changing, number)
+            await reload(changing, load, number)
         settled = resident_kib(changing.sidecar)
         for number in range(SETTLED, RELOADS + 1):
-            await reload(changing, number)
+            await reload(changing, load, number)
         grown = resident_kib(changing.sidecar) - settled
         load.stopping = True
+        load.let_go()
     assert grown < GROWTH_KIB
     assert changing.reloads("success") == RELOADS
     assert load.count > RELOADS

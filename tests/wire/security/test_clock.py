@@ -29,15 +29,16 @@ WINDOWS = ["fixed", "sliding", "bucket"]
 Turn = Callable[[str], None]
 
 
-@pytest.fixture
-def clocked(start_sidecar: StartSidecar, tmp_path: Path) -> tuple[Sidecar, Turn]:
+@pytest.fixture(scope="module")
+def shared(start_shared_sidecar: StartSidecar, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sidecar, Turn]:
     """A sidecar, and what turns its clock (`+3d`: to three days from now). Its monotonic clock is left alone."""
     program = Path(needed("faketime")).resolve()
     library = next(program.parents[1].glob("lib/*/faketime/libfaketime.so.1"))
-    file = tmp_path / "clock"
+    folder = tmp_path_factory.mktemp("clock")
+    file = folder / "clock"
 
     def turn(offset: str) -> None:
-        new = tmp_path / "new"
+        new = folder / "new"
         new.write_text(offset + "\n", encoding="ascii")
         os.replace(new, file)
 
@@ -48,7 +49,15 @@ def clocked(start_sidecar: StartSidecar, tmp_path: Path) -> tuple[Sidecar, Turn]
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    return start_sidecar(CONFIG, environ=environ), turn
+    return start_shared_sidecar(CONFIG, environ=environ), turn
+
+
+@pytest.fixture
+def clocked(shared: tuple[Sidecar, Turn]) -> tuple[Sidecar, Turn]:
+    """The same with its clock right; each test has keys and quotas of its own."""
+    _, turn = shared
+    turn("+0")
+    return shared
 
 
 def passed(sidecar: Sidecar, target: str, key: str) -> int:

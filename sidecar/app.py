@@ -170,7 +170,6 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
     store, sharing = await open_served(config, hasher, memory, stack=stack, metrics=metrics, clock=CLOCK)
-    background.repeat(store.database.retry_write, RETRY_SECONDS)
     rehashing = _start_rehashing(store, hasher, background, stack)
     keeper = await _keep_usage(config, store, usage, metrics)
     upkeep = Upkeep(store.statistics, store.quotas, memory, sharing, usage=keeper, metrics=metrics, clock=CLOCK)
@@ -211,6 +210,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
 def _watch_store(parts: Parts) -> None:
     database, grace, sharing = parts.store.database, parts.serving.grace, parts.sharing
     parts.background.run(grace.watch)
+    parts.background.repeat(database.retry_write, RETRY_SECONDS)
     parts.metrics.also(
         StoreMetrics(
             lambda: database.write_problem,

@@ -58,7 +58,7 @@ def test_a_share_may_come_from_a_variable(loading: Loading) -> None:
 
 
 def test_the_commented_example_of_tracing_is_valid(loading: Loading) -> None:
-    [block] = re.findall(r"^# tracing:\n(?:#   .*\n)+", EXAMPLE.read_text(), re.M)
+    [block] = re.findall(r"^# tracing:.*\n(?:#   .*\n)+", EXAMPLE.read_text(), re.M)
     lines = [line.removeprefix("# ") for line in block.splitlines()]
     tracing = loading(MINIMAL + "\n".join(lines) + "\n", environ={"OTLP_TOKEN": "t"}).tracing
     assert tracing is not None

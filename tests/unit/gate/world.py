@@ -66,6 +66,7 @@ class World:
     hasher: Hasher
     clock: Clock
     grace: Grace
+    folder: Path
 
     async def issue(self, *scopes: str, prefix: str = "hv_live_", **changes: Any) -> tuple[str, ApiKey]:
         """A stored key and its plaintext."""
@@ -78,7 +79,7 @@ class World:
 
     def move_store(self) -> None:
         """The store is out of reach from now on or, where it was, back again."""
-        place, away = (Path(self.gate.config.path).with_name(name) for name in ("keys.db", "moved.db"))
+        place, away = (self.folder / name for name in ("keys.db", "moved.db"))
         if away.exists():
             away.rename(place)
         else:
@@ -123,7 +124,9 @@ async def make_world(folder: Path, config: str = CONFIG, *, grace: float = 0) ->
         clock=clock,
         new_request_id=lambda: f"made-{next(ids)}",
     )
-    return World(gate=gate, responses=responses(settings), store=store, hasher=hasher, clock=clock, grace=lasting)
+    return World(
+        gate=gate, responses=responses(settings), store=store, hasher=hasher, clock=clock, grace=lasting, folder=folder
+    )
 
 
 @cache

@@ -261,7 +261,7 @@ class _Decoder:
             values[key.text] = self.value(child, type_in_file(fields[key.text]), at)
         missing = [name for name, field in fields.items() if field.required and name not in values]
         for name in missing:
-            self._report.problem((*path, name), f"missing: write {kind.cls.examples[name]}")
+            self._report.problem((*path, name), f"missing: write {cast(Any, kind.cls).examples[name]}")
         good = {fields[name].name: value for name, value in values.items() if value is not _INVALID}
         broken = any(field.required and field.name not in good for field in kind.fields)
         return _INVALID if broken else kind.cls(**good)

@@ -136,7 +136,9 @@ def parse(words: list[str]) -> None:
         if child is None:
             raise click.UsageError(f"no command {words[0]}")
         command, words = child, words[1:]
-    command.make_parser(click.Context(command)).parse_args(list(words))
+    # A command keeps the help option that it was first asked for: with other names, `-h` would be none in later tests.
+    context = click.Context(command, help_option_names=main.context_settings["help_option_names"])
+    command.make_parser(context).parse_args(list(words))
 
 
 def test_files_and_folders_that_deployment_commands_name_are_there() -> None:

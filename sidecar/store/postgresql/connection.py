@@ -320,7 +320,7 @@ class PostgresqlDatabase:
                     yield connection
                     if locks is CHANGE_LOCK:
                         value = next(iter(await connection.fetch(_LAST_NOTICE)), None)
-                    await connection.run("COMMIT")
+                    await _commit(connection)
                 except BaseException:
                     await _roll_back(connection)
                     raise
@@ -411,6 +411,14 @@ async def _warn_of_few_connections(connection: PostgresqlConnection) -> None:
             "max_connections, or use fewer sidecars",
             *(used, most, CONNECTIONS),
         )
+
+
+async def _commit(connection: PostgresqlConnection) -> None:
+    try:
+        await connection.run("COMMIT")
+    except LostConnection as error:
+        doubt = "the change may have been written: look before you repeat it"
+        raise LostConnection(f"{error}; {doubt}", cause=f"{error.cause}; {doubt}") from error
 
 
 async def _roll_back(connection: PostgresqlConnection) -> None:

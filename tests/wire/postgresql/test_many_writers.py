@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sidecar.core.model import ApiKey, KeyStatus
-from sidecar.keys.ports import AuditFilter, StoreUnavailable
+from sidecar.keys.ports import AuditFilter, NotWritten, StoreUnavailable
 from sidecar.store.store import Store, open_store
 from sidecar.usage.recorder import LastUse, UsageFilter, UsageRow
 from tests.harness.postgresql import PostgresqlServer
@@ -107,3 +107,20 @@ async def test_whoever_waits_too_long_for_another_writer_is_told_so(stores: list
         await stores[0].usage.add([UsageRow(key_id=key.id, at=0, route="GET /a", status_class=2, count=1)])
     await set_status(stores[0].keys, key.id, KeyStatus.DISABLED)
     assert [row.action for row in await stores[0].audit.rows(AuditFilter(limit=1))] == ["disable"]
+
+
+async def test_a_connection_that_is_lost_at_the_end_leaves_a_doubt(stores: list[Store]) -> None:
+    with pytest.raises(NotWritten, match="may have been written"):
+        async with stores[0].database.transaction("save_quota_states") as connection:
+            # What is deferred runs within COMMIT, and ends its own session there.
+            await connection.execute(
+                "CREATE FUNCTION pg_temp.leave() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                " PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1); RETURN NULL; END $$"
+            )
+            await connection.execute("CREATE TEMPORARY TABLE leaving (id INTEGER)")
+            await connection.execute(
+                "CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON leaving"
+                " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.leave()"
+            )
+            await connection.execute("INSERT INTO leaving VALUES (1)")
+    await stores[0].keys.add([a_key()], actor=ANN)

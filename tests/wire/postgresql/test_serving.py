@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from tests.harness.keys import IssuedKey
+from tests.harness.keys import IssuedKey, Keys
 from tests.harness.postgresql import PostgresqlServer, running_postgresql
 from tests.harness.running import Sidecar, StartSidecar
 
@@ -116,8 +116,12 @@ def test_a_sidecar_that_is_left_no_connection_says_so_and_goes_on_when_there_are
     server.sql("ALTER ROLE crowd CONNECTION LIMIT 0", f"{END_SESSIONS} AND usename = 'crowd'")
     seconds_until(lambda: is_unavailable(sidecar, key), within=BACK_SECONDS)
     seconds_until(lambda: b"no connection left" in sidecar.ready().body, within=BACK_SECONDS)
+    # What happens meanwhile is told to nobody.
+    assert Keys(sidecar.keys.config, url).run("disable", key.id).exit_code == 0
     server.sql("ALTER ROLE crowd CONNECTION LIMIT -1")
-    seconds_until(lambda: not is_unavailable(sidecar, key), within=BACK_SECONDS)
+    seen: list[int] = []
+    seconds_until(lambda: (seen.append(status(sidecar, key)) or seen[-1]) != 503, within=BACK_SECONDS)
+    assert seen[-1] == 401, "the key is not in force as it was before"
 
 
 def test_a_sidecar_warns_where_connections_are_few(start_sidecar: StartSidecar) -> None:

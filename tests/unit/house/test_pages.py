@@ -18,7 +18,7 @@ from tests.harness.pages import GUIDE, PAGES, README, Block, anchors, blocks, in
 from tests.harness.processes import ROOT
 
 DEPLOY, CODE = ROOT / "deploy" / "README.md", ROOT / "sidecar" / "README.md"
-EVERY_PAGE = sorted({*ROOT.glob("*.md"), *(ROOT / "deploy").rglob("*.md"), *ROOT.glob("*/README.md")})
+EVERY_PAGE = sorted({*ROOT.glob("*.md"), *(ROOT / "deploy").rglob("*.md"), *ROOT.glob("[!.]*/README.md")})
 RELEASED = ROOT / "tests" / "wire" / "contracts" / "released"
 _COMMAND = re.compile(r"(?:^|\$\(|-- |\| |&& |; )sidecar ([^|)&;>\n]*)", re.MULTILINE)
 

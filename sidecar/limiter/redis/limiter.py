@@ -16,7 +16,7 @@ from sidecar.limiter.redis.url import RedisUrl
 from sidecar.limiter.remote import Fullest, OutageLimiter, RemoteStatistics, Unavailable
 
 CONNECT_SECONDS: Final = 1.0
-"""For a connection, authentication and the first take. No request waits for it."""
+"""For a connection, authentication and the first take, unless a take may last longer. No request waits for it."""
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _STEADY_SECONDS: Final = 5.0
@@ -49,6 +49,7 @@ class RedisLimiter:
     ) -> None:
         self._connect, self._script, self._outage = connect, script, outage
         self._timeout, self._name, self._random = timeout, name, random
+        self._to_connect = max(CONNECT_SECONDS, timeout)
         self._statistics = statistics
         self._pipeline: Pipeline | None = None
         self._fullest = Fullest()
@@ -119,14 +120,14 @@ class RedisLimiter:
         self._statistics.breaker = "half_open"
         server: Server | None = None
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(self._to_connect):
                 server = await self._connect()
                 await probe(server, self._script, within=self._timeout)
         except BaseException as error:
             if server is not None:
                 await server.close()
             if isinstance(error, TimeoutError):
-                raise Unavailable("timeout", f"no connection within {CONNECT_SECONDS:g} s") from None
+                raise Unavailable("timeout", f"no connection within {self._to_connect:g} s") from None
             raise
         await self._use(Pipeline(server, self._script, timeout=self._timeout))
 

@@ -16,7 +16,8 @@ CONFIG = """
 listen: 127.0.0.1:0
 upstream: http://127.0.0.1:1  # another one is given at the start
 store: sqlite:unused.db
-limiter: {{url: "redis://:${{REDIS_PASSWORD}}@127.0.0.1:{port}", namespace: "{namespace}", replicas: 2{more}}}
+limiter:
+  {{url: "redis://:${{REDIS_PASSWORD}}@127.0.0.1:{port}", namespace: "{namespace}", replicas: 2, timeout: 30s{more}}}
 keys: {{environments: {{live: hv_live_}}, failures: {{limit: 3, per: 10m}}}}
 scopes: {{items:read: Read}}
 quotas:

@@ -22,6 +22,9 @@ _LONGEST_PAUSE_SECONDS: Final = 1.0
 _STEADY_SECONDS: Final = 5.0
 """A connection that lasted so long was good: what follows it begins with the first pause again."""
 
+_SILENT_SECONDS: Final = 60.0
+"""Between two lines of the log that say that it is away: one that comes and goes must not fill the log."""
+
 _NOTHING: Final = Taken(states=())
 
 _log = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ class RedisLimiter:
         self._pipeline: Pipeline | None = None
         self._fullest = Fullest()
         self._tried = asyncio.Event()
+        self._told_lost, self._silent_until = False, float("-inf")
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """By the server's clock. Raises Fault where it cannot be asked and `outage` is `closed`."""
@@ -72,6 +76,8 @@ class RedisLimiter:
                 await self._serve()
             except Unavailable as problem:
                 self._lost(problem)
+            finally:
+                self._tried.set()
             if asyncio.get_running_loop().time() - began >= _STEADY_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause * self._random.uniform(0.75, 1.25))
@@ -132,8 +138,9 @@ class RedisLimiter:
         await self._use(Pipeline(server, self._script, timeout=self._timeout))
 
     async def _use(self, pipeline: Pipeline) -> None:
-        if self._statistics.problem:
-            _log.warning("sidecar: limiter: %s answers again", self._name)
+        if self._told_lost:
+            self._told_lost = False
+            _log.warning("sidecar: limiter: %s answers", self._name)
         self._statistics.breaker, self._statistics.problem = "closed", ""
         self._pipeline = pipeline
         self._tried.set()
@@ -143,12 +150,12 @@ class RedisLimiter:
             self._pipeline = None
 
     def _lost(self, problem: Unavailable) -> None:
-        statistics = self._statistics
-        if not statistics.problem:
+        statistics, now = self._statistics, asyncio.get_running_loop().time()
+        if not self._told_lost and now >= self._silent_until:
+            self._told_lost, self._silent_until = True, now + _SILENT_SECONDS
             _log.warning("sidecar: limiter: %s cannot be asked (%s): %s", self._name, problem.cause, problem)
         statistics.breaker, statistics.problem = "open", f"{self._name} cannot be asked ({problem.cause})"
         statistics.errors[problem.cause] += 1
-        self._tried.set()
 
 
 def redis_limiter(

@@ -16,11 +16,14 @@ from sidecar.limiter.redis.url import RedisUrl
 from sidecar.limiter.remote import Fullest, OutageLimiter, RemoteStatistics, Unavailable
 
 CONNECT_SECONDS: Final = 1.0
-"""For a connection, authentication and the first take. No request waits for it."""
+"""For a connection, authentication and the first take, unless a take may last longer. No request waits for it."""
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _STEADY_SECONDS: Final = 5.0
 """A connection that lasted so long was good: what follows it begins with the first pause again."""
+
+_SILENT_SECONDS: Final = 60.0
+"""Between two lines of the log that say that it is away: one that comes and goes must not fill the log."""
 
 _NOTHING: Final = Taken(states=())
 
@@ -49,10 +52,12 @@ class RedisLimiter:
     ) -> None:
         self._connect, self._script, self._outage = connect, script, outage
         self._timeout, self._name, self._random = timeout, name, random
+        self._to_connect = max(CONNECT_SECONDS, timeout)
         self._statistics = statistics
         self._pipeline: Pipeline | None = None
         self._fullest = Fullest()
         self._tried = asyncio.Event()
+        self._told_lost, self._silent_until = False, float("-inf")
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """By the server's clock. Raises Fault where it cannot be asked and `outage` is `closed`."""
@@ -71,6 +76,8 @@ class RedisLimiter:
                 await self._serve()
             except Unavailable as problem:
                 self._lost(problem)
+            finally:
+                self._tried.set()
             if asyncio.get_running_loop().time() - began >= _STEADY_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause * self._random.uniform(0.75, 1.25))
@@ -119,20 +126,21 @@ class RedisLimiter:
         self._statistics.breaker = "half_open"
         server: Server | None = None
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(self._to_connect):
                 server = await self._connect()
                 await probe(server, self._script, within=self._timeout)
         except BaseException as error:
             if server is not None:
                 await server.close()
             if isinstance(error, TimeoutError):
-                raise Unavailable("timeout", f"no connection within {CONNECT_SECONDS:g} s") from None
+                raise Unavailable("timeout", f"no connection within {self._to_connect:g} s") from None
             raise
         await self._use(Pipeline(server, self._script, timeout=self._timeout))
 
     async def _use(self, pipeline: Pipeline) -> None:
-        if self._statistics.problem:
-            _log.warning("sidecar: limiter: %s answers again", self._name)
+        if self._told_lost:
+            self._told_lost = False
+            _log.warning("sidecar: limiter: %s answers", self._name)
         self._statistics.breaker, self._statistics.problem = "closed", ""
         self._pipeline = pipeline
         self._tried.set()
@@ -142,12 +150,12 @@ class RedisLimiter:
             self._pipeline = None
 
     def _lost(self, problem: Unavailable) -> None:
-        statistics = self._statistics
-        if not statistics.problem:
+        statistics, now = self._statistics, asyncio.get_running_loop().time()
+        if not self._told_lost and now >= self._silent_until:
+            self._told_lost, self._silent_until = True, now + _SILENT_SECONDS
             _log.warning("sidecar: limiter: %s cannot be asked (%s): %s", self._name, problem.cause, problem)
         statistics.breaker, statistics.problem = "open", f"{self._name} cannot be asked ({problem.cause})"
         statistics.errors[problem.cause] += 1
-        self._tried.set()
 
 
 def redis_limiter(

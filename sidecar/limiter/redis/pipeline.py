@@ -12,6 +12,7 @@ from sidecar.limiter.remote import Unavailable
 
 _LATE_SECONDS: Final = 0.005
 """A deadline that is seen this much too late was seen by a busy loop, which may not have read what has come."""
+_GRACES: Final = 3
 
 
 class _Asked(Struct, gc=False):
@@ -48,7 +49,7 @@ class Pipeline:
             return reply
         self._send(_Asked(command, reply, self._loop.time() + self._timeout))
         if self._watch is None:
-            self._watch = self._loop.call_at(self._in_flight[0].deadline, self._check, False)
+            self._watch_at(self._in_flight[0].deadline, _GRACES)
         return reply
 
     async def run(self) -> None:
@@ -102,17 +103,19 @@ class Pipeline:
         if asked.reply is not None and not asked.reply.done():
             self._send(asked)
 
-    def _check(self, after_grace: bool) -> None:
-        """Whether the oldest question is overdue. A loop that was busy itself first gets a moment to read."""
+    def _watch_at(self, due: float, graces: int) -> None:
+        self._watch = self._loop.call_at(due, self._check, due, graces)
+
+    def _check(self, due: float, graces: int) -> None:
+        """Whether the oldest question is overdue. A loop that was busy itself first gets some turns to read."""
         self._watch = None
         if not self._in_flight:
             return
-        deadline = min([asked.deadline for asked in self._in_flight])
-        late = self._loop.time() - deadline
-        if late < 0:
-            self._watch = self._loop.call_at(deadline, self._check, False)
-        elif late > _LATE_SECONDS and not after_grace:
-            self._watch = self._loop.call_later(_LATE_SECONDS, self._check, True)
+        now, deadline = self._loop.time(), min([asked.deadline for asked in self._in_flight])
+        if now < deadline:
+            self._watch_at(deadline, _GRACES)
+        elif now - due > _LATE_SECONDS and graces:
+            self._watch_at(now + _LATE_SECONDS, graces - 1)
         elif not self._overdue.done():
             self._overdue.set_exception(Unavailable("timeout", f"no answer within {self._timeout:g} s"))
 

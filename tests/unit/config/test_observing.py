@@ -1,11 +1,12 @@
 """The sections `access_log` and `tracing`."""
 
-import re
+from itertools import takewhile
 
 import pytest
 
 from sidecar.config.document import AccessLogSettings, Tracing
 from sidecar.config.reload import without_restart
+from sidecar.limiter.redis.url import RedisUrl
 from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 from tests.unit.config.test_examples import EXAMPLE
 
@@ -57,12 +58,26 @@ def test_a_share_may_come_from_a_variable(loading: Loading) -> None:
     assert (tracing.endpoint, tracing.sample) == (f"{COLLECTOR}/v1/traces", 0.5)
 
 
+def commented(first: str) -> str:
+    """A section of the example that stands in comments, from the line that begins so."""
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"# {first}"))
+    section = [lines[start], *takewhile(lambda line: line.startswith("#   "), lines[start + 1 :])]
+    return "".join(f"{line.removeprefix('# ')}\n" for line in section)
+
+
 def test_the_commented_example_of_tracing_is_valid(loading: Loading) -> None:
-    [block] = re.findall(r"^# tracing:.*\n(?:#   .*\n)+", EXAMPLE.read_text(), re.M)
-    lines = [line.removeprefix("# ") for line in block.splitlines()]
-    tracing = loading(MINIMAL + "\n".join(lines) + "\n", environ={"OTLP_TOKEN": "t"}).tracing
+    tracing = loading(MINIMAL + commented("tracing:"), environ={"OTLP_TOKEN": "t"}).tracing
     assert tracing is not None
     assert (tracing.service, tracing.headers) == ("sidecar", {"Authorization": "Bearer t"})
+
+
+def test_the_commented_example_of_a_shared_limiter_is_valid(loading: Loading) -> None:
+    text = MINIMAL + commented("limiter:   ").replace("redis://:", "rediss://:")  # An authority is for TLS alone.
+    limiter = loading(text, environ={"REDIS_PASSWORD": "the-secret"}).limiter
+    assert isinstance(limiter.url, RedisUrl)
+    assert (limiter.url.password, limiter.timeout, limiter.outage, limiter.replicas) == ("the-secret", 0.05, "local", 1)
+    assert "the-secret" not in repr(limiter)
 
 
 @pytest.mark.parametrize(

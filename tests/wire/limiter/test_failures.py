@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.harness.redis import RedisServer
 from tests.unit.limiter.contract import bucket, passed
 from tests.wire.limiter.clients import redis_limiter
 
-BUDGET = 0.2
+BUDGET = 1.0
 PATIENCE_SECONDS = 30
 NOW = 1_772_366_400.0
 PASSWORD = "hunter2-very-secret"
@@ -96,6 +97,19 @@ async def test_a_paused_server_holds_up_what_is_under_way_and_nothing_after_it(s
                     work.send(None)
         await until(lambda: statistics.breaker == "closed")
         assert (await limiter.peek([bucket(90)], NOW)).states[0].limit == 90
+
+
+async def test_a_loop_that_was_busy_itself_takes_no_answer_for_overdue(server: RedisServer) -> None:
+    async with redis_limiter(server.url, timeout=BUDGET, outage="local") as (limiter, statistics):
+        with server.paused():
+            asked = [asyncio.ensure_future(take(limiter)) for _ in range(10)]
+            for _ in range(5):
+                await asyncio.sleep(0)  # They are sent.
+            time.sleep(BUDGET)
+        time.sleep(BUDGET)  # The answers come, and wait to be read.
+        assert sorted(one.states[0].remaining for one in await asyncio.gather(*asked)) == list(range(80, 90))
+        await asyncio.gather(*(take(limiter) for _ in range(10)))
+        assert decided_without(statistics) == 0 and statistics.errors.total() == 0
 
 
 @pytest.mark.requirement("R3.2")
@@ -211,6 +225,6 @@ async def black_hole() -> AsyncIterator[str]:
 
 
 async def test_a_server_that_takes_connections_and_says_nothing_holds_up_no_request() -> None:
-    async with black_hole() as url, redis_limiter(url, outage="local") as (limiter, statistics):
+    async with black_hole() as url, redis_limiter(url, timeout=0.05, outage="local") as (limiter, statistics):
         assert statistics.errors["timeout"] == 1
         assert (await take(limiter)).refused is None

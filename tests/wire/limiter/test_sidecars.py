@@ -1,6 +1,7 @@
 """Sidecars that count in one Redis, over sockets."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.keys import IssuedKey, run_cli
+from tests.harness.processes import READY_SECONDS
 from tests.harness.redis import RedisServer
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.wire import Connection
@@ -16,7 +18,8 @@ CONFIG = """
 listen: 127.0.0.1:0
 upstream: http://127.0.0.1:1  # another one is given at the start
 store: sqlite:unused.db
-limiter: {{url: "redis://:${{REDIS_PASSWORD}}@127.0.0.1:{port}", namespace: "{namespace}", replicas: 2{more}}}
+limiter:
+  {{url: "redis://:${{REDIS_PASSWORD}}@127.0.0.1:{port}", namespace: "{namespace}", replicas: 2, timeout: 30s{more}}}
 keys: {{environments: {{live: hv_live_}}, failures: {{limit: 3, per: 10m}}}}
 scopes: {{items:read: Read}}
 quotas:
@@ -132,3 +135,27 @@ def test_without_redis_each_sidecar_starts_and_decides_as_configured(
     assert ready.status == 200 and "limiter: redis://127.0.0.1:1 cannot be asked (connection)" in ready.body.decode()
     assert sidecar.metric('sidecar_limiter_errors_total{cause="connection"}') >= 1
     assert PASSWORD not in ready.body.decode() + json.dumps(sidecar.process.stderr.all())
+
+
+@pytest.mark.requirement("R3.1")
+def test_no_request_fails_while_redis_is_paused_killed_and_back(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--requirepass", PASSWORD) as server:
+        config = config_of(server, "killed").replace("timeout: 30s", "timeout: 1s")
+        sidecar = start_sidecar(config, environ={"REDIS_PASSWORD": PASSWORD})
+        key = sidecar.keys.issue(scopes=("items:read",))
+
+        def remaining() -> int:
+            response = sidecar.ask("GET", "/month", key=key)
+            assert response.status == 200
+            return int(response.header("X-RateLimit-Remaining"))
+
+        assert remaining() == 99
+        with server.paused():
+            assert [remaining() for _ in range(5)] == [49, 48, 47, 46, 45]
+        server.kill()
+        assert [remaining() for _ in range(3)][-1] < 50
+        server.start()
+        deadline = time.monotonic() + READY_SECONDS
+        while sidecar.metric('sidecar_limiter_breaker_state{state="closed"}') == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert remaining() == 99  # This Redis keeps nothing over its end.

@@ -154,12 +154,8 @@ class Gate:
         except (StoreUnavailable, Fault):
             return None
         except Denied as denied:
-            if known is not None and not self._limiter.immediate:
-                return None  # What the key has left is told, and has to be waited for.
             state = RequestState(address, request_id, match.route if match else None, known, context, taken)
-            if self._tells_methods(denied.reason):
-                state.paths = self._readings(parse_target(head.target, understood.host.decode("ascii")))
-            return _now(self._deny(denied.reason, state))
+            return self._deny_now(denied.reason, head, understood, state)
         kept = self.injection.forwarded(head, understood.kept, understood.host)
         return Allow(
             route=match.route,
@@ -171,6 +167,15 @@ class Gate:
             client_address=address,
             quota_states=taken.states,
         )
+
+    def _deny_now(
+        self, reason: Reason, head: RequestHead, understood: Understood, state: RequestState
+    ) -> Decision | None:
+        if state.entry is not None and not self._limiter.immediate:
+            return None  # What the key has left is told, and has to be waited for.
+        if self._tells_methods(reason):
+            state.paths = self._readings(parse_target(head.target, understood.host.decode("ascii")))
+        return _now(self._deny(reason, state))
 
     def decide_later(self, head: RequestHead, understood: Understood) -> Callable[[], Awaitable[Decision]] | None:
         """As `decide_now`, where the limiter has to be waited for. None where `decide` has to be asked instead."""

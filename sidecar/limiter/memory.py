@@ -25,7 +25,7 @@ Shape = tuple[str, Window, str | int, tuple[Subject, ...]]
 Counted = Any
 """int (fixed), Stamps (sliding) or Debt (bucket)."""
 
-_KEPT_FROM_SECONDS = 60
+KEPT_FROM_SECONDS = 60
 _UNITS = ("minute", "hour", "day", "week", "month")
 _SECOND = 1_000_000
 
@@ -37,7 +37,7 @@ def shape_of(quota: Quota) -> Shape:
 def rows_of(table: Table[Any], now: float) -> Iterator[Row]:
     """A row for each count of `table` that matters after `now`; none for quotas shorter than a minute."""
     quota = table.quota
-    if period_seconds(quota) < _KEPT_FROM_SECONDS:
+    if period_seconds(quota) < KEPT_FROM_SECONDS:
         return
     shape = json.dumps([quota.window, quota.period, quota.by])
     window = table.window if isinstance(table, FixedTable) else None
@@ -114,21 +114,20 @@ _OF_A_TENANT: Final = frozenset({Subject.TENANT, Subject.ENVIRONMENT})
 
 
 def top_subjects(
-    tables: Iterable[Table[Any]], *, most: int, limits: Mapping[str, Collection[int]]
+    counts: Iterable[tuple[Quota, Mapping[SubjectId, Any]]], *, most: int, limits: Mapping[str, Collection[int]]
 ) -> list[tuple[Subject, str]]:
     """Keys and tenants that have used most of a limit, at most `most` for each limit of each quota by them.
 
-    limits: by quota, those that plans give beside the quota's own.
+    counts: what is counted of each quota, by subject. limits: by quota, those that plans give beside the quota's own.
     May run in another thread; counts that are past, and not yet let go, may be among them.
     """
     found: dict[tuple[Subject, str], None] = {}
-    for table in tables:
-        quota = table.quota
+    for quota, held in counts:
         by = Subject.TENANT if Subject.TENANT in quota.by and _OF_A_TENANT.issuperset(quota.by) else Subject.KEY
         if by is Subject.KEY and quota.by != (Subject.KEY,):
             continue
         at = quota.by.index(by)
-        used = ((used_of(quota, counted), subject[at]) for subject, counted in table.all_held().items())
+        used = ((used_of(quota, counted), subject[at]) for subject, counted in held.items())
         tiers = sorted({quota.limit, *limits.get(quota.name, ())})
         full = [(count, name) for count, name in used if count >= _WORTH_TELLING * tiers[0]]
         for lowest, highest in zip(tiers, [*tiers[1:], inf], strict=True):
@@ -178,15 +177,15 @@ class MemoryLimiter:
         if self._room.dropped:
             self._room.drain()
         if len(buckets) != 1:
-            return self._take_all(_merged(buckets), now)
+            return self._take_all(merged(buckets), now)
         bucket = buckets[0]
         state = self._table(bucket.quota, now).take(bucket, now)
         return Taken(states=(state,), refused=state if state.retry_after_seconds else None)
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """What `take` would say, with `remaining` as it stands now. Nothing is taken."""
-        states = [self._table(bucket.quota, now).peek(bucket, now) for bucket in _merged(buckets)]
-        return Taken(states=tuple(states), refused=_refused(states))
+        states = [self._table(bucket.quota, now).peek(bucket, now) for bucket in merged(buckets)]
+        return Taken(states=tuple(states), refused=longest_wait(states))
 
     def expire(self, now: float) -> None:
         """Let go of all that is past. Takes do so for their own quota; this is for the quotas that nobody asks for."""
@@ -217,7 +216,8 @@ class MemoryLimiter:
 
     def top_subjects(self, *, most: int, limits: Mapping[str, Collection[int]]) -> list[tuple[Subject, str]]:
         """As the function. May run in another thread."""
-        return top_subjects(list(self._latest.values()), most=most, limits=limits)
+        counts = ((table.quota, table.all_held()) for table in list(self._latest.values()))
+        return top_subjects(counts, most=most, limits=limits)
 
     def restore(self, rows: Iterable[Row], now: float) -> int:
         """Take up counting from `rows`; how many were good.
@@ -261,7 +261,7 @@ class MemoryLimiter:
             table.turn(now)
             before.append((table, bucket.subject, table.held(bucket.subject)))
             states.append(table.take(bucket, now))
-        refused = _refused(states)
+        refused = longest_wait(states)
         if refused is not None:
             for i, (table, subject, held) in enumerate(before):
                 if not states[i].retry_after_seconds:
@@ -270,12 +270,12 @@ class MemoryLimiter:
         return Taken(states=tuple(states), refused=refused)
 
 
-def _refused(states: Iterable[QuotaState]) -> QuotaState | None:
+def longest_wait(states: Iterable[QuotaState]) -> QuotaState | None:
     longest = max(states, key=lambda state: state.retry_after_seconds, default=None)
     return longest if longest is not None and longest.retry_after_seconds else None
 
 
-def _merged(buckets: Sequence[Bucket]) -> Sequence[Bucket]:
+def merged(buckets: Sequence[Bucket]) -> Sequence[Bucket]:
     """Buckets in order, those of one quota and subject made one: only its whole cost can be judged."""
     merged: dict[tuple[str, SubjectId], Bucket] = {}
     for bucket in buckets:

@@ -13,27 +13,30 @@ from sidecar import __version__
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address, sqlite_path
 from sidecar.config.load import Environment
-from sidecar.config.reload import is_mounted_alone
+from sidecar.config.reload import is_mounted_alone, share_of
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
 from sidecar.forward_auth.server import DecisionServer
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.http.accepting import Bind, bound
 from sidecar.keys.lifecycle import MissingPepper, Rehashing, check_peppers
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
+from sidecar.limiter.shared import EmbeddedLimiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.control import control_socket, served_store
-from sidecar.runtime.descriptors import Descriptors, descriptors
+from sidecar.runtime.descriptors import descriptors
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
+from sidecar.runtime.parts import Keeping, Parts, duties_of, problems, reconfigure_workers, remarks, with_workers
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
 from sidecar.runtime.tasks import Background, Drainer, SystemClock
 from sidecar.runtime.telemetry import Observing
+from sidecar.runtime.workers import PUSH_SECONDS, Begin, Common, Control, Worker, Workers
 from sidecar.store.store import SqliteStore
 from sidecar.telemetry.metrics import LimiterMetrics, Metrics, Reloads, StoreMetrics, UsageMetrics
-from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
 
@@ -69,7 +72,7 @@ class App:
 
     listeners: Mapping[str, Sequence[Address]]
     """The bound addresses of each, by its name."""
-    _parts: "Parts"
+    _parts: Parts
     _reloader: Reloader | None
 
     def reload(self) -> None:
@@ -86,6 +89,11 @@ class App:
         except StoreUnavailable:
             keys = "a store that cannot be read now"
         return f"{__version__} with {keys}, {counted(len(config.routes), 'route')}, configuration {config.sha256[:12]}"
+
+    @property
+    def workers(self) -> Workers | None:
+        """None where this process serves the data listener itself."""
+        return self._parts.workers
 
     def draining(self, *, at_once: bool = False) -> str:
         """What `drain` is about to do, in words."""
@@ -105,18 +113,23 @@ class App:
 
 @asynccontextmanager
 async def running(
-    config: Config, *, read_again: Callable[[], Config] | None = None, log_dropped: Callable[[], int] = int
+    config: Config,
+    *,
+    read_again: Callable[[], Config] | None = None,
+    log_dropped: Callable[[], int] = int,
+    control: Control | None = None,
 ) -> AsyncIterator[App]:
     """A sidecar, from its start to its end. Raises StartError at the start, and then leaves nothing open.
 
     read_again: reads the configuration again, or raises ConfigError; None if it is never reloaded.
     log_dropped: how many lines of the log on stderr were dropped.
+    control: of a process that leaves the data listener to workers.
     What is entered last is left first: listeners, then the loops that write, then the store.
     """
     async with AsyncExitStack() as stack:
-        parts = await _parts_of(config, stack)
+        parts = await _parts_of(config, stack, control)
         parts.metrics.watch(log_dropped=log_dropped)
-        clients = await _listen(parts)
+        clients = await _listen(parts) if control is None else control.common.addresses
         listeners = {"data": clients}
         reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
         forward_auth = await _listen_for_forward_auth(parts)
@@ -131,43 +144,22 @@ async def running(
         yield App(listeners=listeners, _parts=parts, _reloader=reloader)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What runs behind the listeners. All of it ends with `stack`."""
-
-    config: Config
-    """As it was at the start; `serving` has the one in force."""
-    stack: AsyncExitStack
-    metrics: Metrics
-    background: Background
-    descriptors: Descriptors
-    limiter: MemoryLimiter
-    store: SqliteStore
-    keeper: UsageKeeper
-    retirement: Retirement
-    old_keys: OldKeys
-    observing: Observing
-    exchanges: Exchanges
-    serving: Serving
-    drainer: Drainer
-
-    async def drain(self, *, at_once: bool = False) -> None:
-        await self.drainer.drain(self.serving.config.drain, at_once=at_once)
-
-
-async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
+async def _parts_of(
+    config: Config, stack: AsyncExitStack, control: Control | None = None, worker: Common | None = None
+) -> Parts:
+    """worker: of a worker, which leaves to the control process what is to be done once."""
+    common = worker if control is None else control.common
     metrics, usage = Metrics(), Usage(clock=CLOCK)
-    limiter = MemoryLimiter(max_entries=config.limiter.entries)
+    limiter = MemoryLimiter(max_entries=config.limiter.entries) if common is None else common.limiter
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
-    store = await _open_store(config, hasher, limiter, stack=stack, metrics=metrics)
+    store = await _open_store(config, hasher, None if worker else limiter, stack=stack, metrics=metrics)
     rehashing = _start_rehashing(store, hasher, background, stack)
-    keeper = await _keep_usage(config, store, usage, metrics)
-    upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
-    stack.push_async_callback(upkeep.finish)
-    await upkeep.start(background)
-    retirement, old_keys = await _watch_ages(config, store, keeper, background)
-    observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK)
+    keeping = None
+    if worker is None:
+        keeping = await _keep(config, store, usage, limiter, metrics=metrics, background=background, stack=stack)
+    log_lock = None if common is None else common.log_lock
+    observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK, log_lock=log_lock)
     files = descriptors(config)
     serving = Serving(
         config,
@@ -178,7 +170,7 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         remembers=os.environ.get(REMEMBERS) != "off",
     )
     stack.callback(serving.close)
-    return Parts(
+    parts = Parts(
         config=config,
         stack=stack,
         metrics=metrics,
@@ -186,29 +178,50 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         descriptors=files,
         limiter=limiter,
         store=store,
-        keeper=keeper,
-        retirement=retirement,
-        old_keys=old_keys,
+        usage=usage,
+        keeping=keeping,
         observing=observing,
         exchanges=observing.exchanges(usage),
         serving=serving,
         drainer=Drainer(),
     )
+    return parts if control is None else with_workers(parts, control)
+
+
+@asynccontextmanager
+async def working(
+    worker: Worker, begin: Begin, common: Common, *, log_dropped: Callable[[], int] = int
+) -> AsyncIterator[App]:
+    """A worker, from its start to its end: it serves the data listener. Raises StartError at the start."""
+    async with AsyncExitStack() as stack:
+        parts = await _parts_of(share_of(begin.config, common.workers), stack, worker=common)
+        parts.metrics.watch(log_dropped=log_dropped)
+        parts.metrics.also(UsageMetrics({}, dropped=lambda: parts.usage.dropped))
+        stack.push_async_callback(worker.push)
+        parts.background.repeat(worker.push, PUSH_SECONDS)
+        addresses = await _listen(parts, lambda *_: (list(common.sockets), tuple(common.addresses)))
+        if begin.drains:
+            parts.drainer.announce()
+        worker.serve(duties_of(parts, common))
+        yield App(listeners={"data": addresses}, _parts=parts, _reloader=None)
 
 
 async def _open_store(
-    config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics
+    config: Config, hasher: Hasher, limiter: EmbeddedLimiter | None, *, stack: AsyncExitStack, metrics: Metrics
 ) -> SqliteStore:
+    """limiter: None where another process marks the store as served, and restores and saves the counts."""
     try:
         path = sqlite_path(config.store)
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
         store = await SqliteStore.open(path, create=False, clock=CLOCK, timings=metrics.store_timed)
         stack.push_async_callback(store.close)
-        mark.enter_context(served_store(path))
+        if limiter is not None:
+            mark.enter_context(served_store(path))
         await check_peppers(store.statistics, hasher)
         metrics.also(StoreMetrics(lambda: store.database.write_problem))
-        metrics.also(LimiterMetrics(limiter))
-        limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
+        if limiter is not None:
+            metrics.also(LimiterMetrics(limiter))
+            limiter.restore(await store.quotas.load(most=limiter.max_entries), CLOCK.seconds())
     except (StoreUnavailable, MissingPepper) as error:
         raise StartError(str(error)) from error
     return store
@@ -219,6 +232,24 @@ def _start_rehashing(store: SqliteStore, hasher: Hasher, background: Background,
     stack.push_async_callback(rehashing.finish, store.keys.rehash)
     background.repeat(partial(rehashing.flush, store.keys.rehash), REHASH_SECONDS)
     return rehashing
+
+
+async def _keep(
+    config: Config,
+    store: SqliteStore,
+    usage: Usage,
+    limiter: EmbeddedLimiter,
+    *,
+    metrics: Metrics,
+    background: Background,
+    stack: AsyncExitStack,
+) -> Keeping:
+    keeper = await _keep_usage(config, store, usage, metrics)
+    upkeep = Upkeep(store.statistics, store.quotas, limiter, usage=keeper, metrics=metrics, clock=CLOCK)
+    stack.push_async_callback(upkeep.finish)
+    await upkeep.start(background)
+    retirement, old_keys = await _watch_ages(config, store, keeper, background)
+    return Keeping(keeper=keeper, retirement=retirement, old_keys=old_keys)
 
 
 async def _keep_usage(config: Config, store: SqliteStore, usage: Usage, metrics: Metrics) -> UsageKeeper:
@@ -251,10 +282,10 @@ async def _watch_ages(
     return retirement, old_keys
 
 
-async def _listen(parts: Parts) -> Sequence[Address]:
+async def _listen(parts: Parts, bind: Bind = bound) -> Sequence[Address]:
     data = parts.serving.data_server(parts.exchanges, CLOCK)
     with taken_port("listen"):
-        await data.start(*parts.config.listen)
+        await data.start(*parts.config.listen, bind=bind)
     parts.stack.push_async_callback(partial(parts.drain, at_once=True))
     parts.drainer.add(data)
     check = partial(data.revalidate_streams, older_than_seconds=STREAM_CHECK_SECONDS)
@@ -289,8 +320,8 @@ async def _listen_for_admin(
         make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
         counts_by_reason=parts.metrics.refusals,
         refusals=parts.observing.refusals,
-        problems=partial(_problems, parts),
-        remarks=partial(_remarks, parts, reloads),
+        problems=partial(problems, parts),
+        remarks=partial(remarks, parts, reloads),
         config_since=lambda: started if reloads is None else reloads.at,
         clients=lambda: clients,
         clock=CLOCK,
@@ -321,12 +352,10 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
     Only the first two can refuse it (StartError), and then nothing has changed. Nothing is awaited after them, so that
     no request sees a part of a configuration.
     """
-    serving, keeper = parts.serving, parts.keeper
+    serving, keeping, workers = parts.serving, parts.keeping, parts.workers
     followers: tuple[Callable[[Config], None], ...] = (
         lambda config: forward_auth.reconfigure(serving.decisions()) if forward_auth is not None else None,
-        lambda config: keeper.reconfigure(config.usage, prefixes=key_prefixes(config)),
-        lambda config: parts.retirement.reconfigure(config.keys),
-        lambda config: parts.old_keys.reconfigure(config.keys),
+        lambda config: keeping.reconfigure(config) if keeping is not None else None,
         parts.observing.reconfigure,
     )
 
@@ -336,6 +365,8 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
         kept = await serving.reconfigure(wanted)
         for follow in followers:
             follow(serving.config)
+        if workers is not None:
+            await reconfigure_workers(parts, workers)
         return kept
 
     return reconfigure
@@ -351,34 +382,11 @@ async def _check_peppers(store: SqliteStore, config: Config) -> None:
 
 async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: Reloads | None) -> Sequence[Address]:
     app = ops_app(
-        alive=parts.serving.answers,
-        ready=partial(_problems, parts),
+        alive=parts.alive,
+        ready=partial(problems, parts),
         exposition=parts.metrics.exposition,
         checks=("data", "store", "config"),
-        remarks=partial(_remarks, parts, reloads),
+        remarks=partial(remarks, parts, reloads),
+        **({} if parts.workers is None else {"refresh": parts.workers.collect}),
     )
     return await serve_app(app, addresses, "ops", limits=parts.descriptors.operators(), stack=parts.stack)
-
-
-def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
-    return [*(reloads.remarks() if reloads is not None else ()), *_unwritten(parts.store)]
-
-
-def _unwritten(store: SqliteStore) -> Sequence[str]:
-    """No reason to be unready: requests are decided on all the same."""
-    problem = store.database.write_problem
-    return [f"store: the last change was not written: {problem}"] if problem else []
-
-
-async def _problems(parts: Parts) -> Sequence[str]:
-    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain."""
-    if parts.drainer.not_ready:
-        return [f"drain: {parts.drainer.not_ready}"]
-    if not await parts.serving.answers():
-        return ["data: the data listener does not answer"]
-    try:
-        await parts.store.keys.read_generation()
-        await parts.store.keys.find({b"": "none"})
-    except StoreUnavailable as error:
-        return [f"store: {error}"]
-    return []

@@ -23,6 +23,7 @@ from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
+from sidecar.limiter.shared import EmbeddedLimiter
 from sidecar.store.store import Store
 from sidecar.telemetry.refusals import Refusals
 
@@ -38,7 +39,7 @@ class Process:
     config: Callable[[], Config]
     store: Store
     hasher_of: Callable[[Config], Hasher]
-    limiter: MemoryLimiter
+    limiter: EmbeddedLimiter
     make_gate: MakeGate
     counts_by_reason: Callable[[], Mapping[str, int]]
     """Refusals since the start."""

@@ -5,7 +5,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -13,31 +13,33 @@ from sidecar import __version__
 from sidecar.config.build.config import Config
 from sidecar.config.fields import Address
 from sidecar.config.load import Environment
-from sidecar.config.reload import is_mounted_alone
+from sidecar.config.reload import is_mounted_alone, share_of
 from sidecar.core.apikey import Hasher, peppers_from
 from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
 from sidecar.forward_auth.server import DecisionServer
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.http.accepting import Bind, bound
 from sidecar.keys.lifecycle import MissingPepper, Rehashing, check_peppers
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
-from sidecar.runtime.control import Sharing, control_socket
+from sidecar.runtime.control import control_socket
 from sidecar.runtime.descriptors import Descriptors, descriptors
-from sidecar.runtime.key_file import KeyFileWatch, watch_of
-from sidecar.runtime.limiters import Limiters, limiters_of
+from sidecar.runtime.key_file import watch_of
+from sidecar.runtime.limiters import limiters_of
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
+from sidecar.runtime.parts import Keeping, Parts, duties_of, problems, reconfigure_workers, remarks, with_workers
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
 from sidecar.runtime.stores import open_served
-from sidecar.runtime.tasks import Background, Drainer, SystemClock
+from sidecar.runtime.tasks import Background, SystemClock
 from sidecar.runtime.telemetry import Observing
+from sidecar.runtime.workers import PUSH_SECONDS, Begin, Common, Control, Worker, Workers
 from sidecar.store.connection import RETRY_SECONDS
 from sidecar.store.store import Store
 from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
-from sidecar.telemetry.observer import Exchanges
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
 
@@ -76,7 +78,7 @@ class App:
 
     listeners: Mapping[str, Sequence[Address]]
     """The bound addresses of each, by its name."""
-    _parts: "Parts"
+    _parts: Parts
     _reloader: Reloader | None
 
     def reload(self) -> None:
@@ -93,6 +95,11 @@ class App:
         except StoreUnavailable:
             keys = "a store that cannot be read now"
         return f"{__version__} with {keys}, {counted(len(config.routes), 'route')}, configuration {config.sha256[:12]}"
+
+    @property
+    def workers(self) -> Workers | None:
+        """None where this process serves the data listener itself."""
+        return self._parts.workers
 
     def draining(self, *, at_once: bool = False) -> str:
         """What `drain` is about to do, in words."""
@@ -112,19 +119,24 @@ class App:
 
 @asynccontextmanager
 async def running(
-    config: Config, *, read_again: Callable[[], Config] | None = None, log_dropped: Callable[[], int] = int
+    config: Config,
+    *,
+    read_again: Callable[[], Config] | None = None,
+    log_dropped: Callable[[], int] = int,
+    control: Control | None = None,
 ) -> AsyncIterator[App]:
     """A sidecar, from its start to its end. Raises StartError at the start, and then leaves nothing open.
 
     read_again: reads the configuration again, or raises ConfigError; None if it is never reloaded.
     log_dropped: how many lines of the log on stderr were dropped.
+    control: of a process that leaves the data listener to workers.
     What is entered last is left first: listeners, then the loops that write, then the store.
     """
     async with AsyncExitStack() as stack:
-        parts = await _parts_of(config, stack)
+        parts = await _parts_of(config, stack, control)
         parts.metrics.watch(log_dropped=log_dropped)
         _watch_store(parts)
-        clients = await _listen(parts)
+        clients = await _listen(parts) if control is None else control.common.addresses
         listeners = {"data": clients}
         reloads = None if read_again is None else Reloads(config.sha256, at=CLOCK.seconds())
         forward_auth = await _listen_for_forward_auth(parts)
@@ -139,56 +151,49 @@ async def running(
         yield App(listeners=listeners, _parts=parts, _reloader=reloader)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What runs behind the listeners. All of it ends with `stack`."""
-
-    config: Config
-    """As it was at the start; `serving` has the one in force."""
-    stack: AsyncExitStack
-    metrics: Metrics
-    background: Background
-    descriptors: Descriptors
-    limiters: Limiters
-    store: Store
-    key_file: KeyFileWatch | None
-    sharing: Sharing
-    keeper: UsageKeeper
-    retirement: Retirement
-    old_keys: OldKeys
-    observing: Observing
-    exchanges: Exchanges
-    serving: Serving
-    drainer: Drainer = field(default_factory=Drainer)
-
-    async def drain(self, *, at_once: bool = False) -> None:
-        await self.drainer.drain(self.serving.config.drain, at_once=at_once)
+def _gate_of(limiter: Limiter, failures: Limiter, config: Config, keys: KeyFinder) -> Gate:
+    return make_gate(config, keys, limiter, _hasher_of(config), failures=failures)
 
 
-async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
-    metrics, usage, memory = Metrics(), Usage(clock=CLOCK), MemoryLimiter(max_entries=config.limiter.entries)
+def _serving(
+    config: Config,
+    keys: Rehashing,
+    gate_of: Callable[[Config, KeyFinder], Gate],
+    *,
+    metrics: Metrics,
+    files: Descriptors,
+    stack: AsyncExitStack,
+) -> Serving:
+    remembers = os.environ.get(REMEMBERS) != "off"
+    serving = Serving(config, keys, make_gate=gate_of, metrics=metrics, descriptors=files, remembers=remembers)
+    stack.callback(serving.close)
+    return serving
+
+
+async def _parts_of(
+    config: Config, stack: AsyncExitStack, control: Control | None = None, worker: Common | None = None
+) -> Parts:
+    """worker: of a worker, which leaves to the control process what is to be done once."""
+    common = worker if control is None else control.common
+    metrics, usage = Metrics(), Usage(clock=CLOCK)
+    memory = MemoryLimiter(max_entries=config.limiter.entries) if common is None else common.limiter
     background, hasher = Background(stack, metrics.background_failed), _hasher_of(config)
     background.count_failed_callbacks()
-    store, sharing = await open_served(config, hasher, memory, stack=stack, metrics=metrics, clock=CLOCK)
+    store, sharing = await open_served(
+        config, hasher, None if worker else memory, stack=stack, metrics=metrics, clock=CLOCK
+    )
     rehashing = _start_rehashing(store, hasher, background, stack)
-    keeper = await _keep_usage(config, store, usage, metrics)
-    upkeep = Upkeep(store.statistics, store.quotas, memory, sharing, usage=keeper, metrics=metrics, clock=CLOCK)
-    stack.push_async_callback(upkeep.finish)
-    await upkeep.start(background)
-    retirement, old_keys = await _watch_ages(config, store, keeper, background)
-    observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK)
+    keeping = None
+    if worker is None:
+        upkeep = partial(Upkeep, store.statistics, store.quotas, memory, sharing, metrics=metrics, clock=CLOCK)
+        keeping = await _keep(config, store, usage, upkeep, metrics=metrics, background=background, stack=stack)
+    log_lock = None if common is None else common.log_lock
+    observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK, log_lock=log_lock)
     files = descriptors(config)
     limiters = await limiters_of(config.limiter, memory, metrics=metrics, background=background, clock=CLOCK)
-    serving = Serving(
-        config,
-        rehashing,
-        make_gate=lambda config, keys: make_gate(config, keys, limiters.quotas, _hasher_of(config), failures=memory),
-        metrics=metrics,
-        descriptors=files,
-        remembers=os.environ.get(REMEMBERS) != "off",
-    )
-    stack.callback(serving.close)
-    return Parts(
+    gate_of = partial(_gate_of, limiters.quotas, memory)
+    serving = _serving(config, rehashing, gate_of, metrics=metrics, files=files, stack=stack)
+    parts = Parts(
         config=config,
         stack=stack,
         metrics=metrics,
@@ -198,13 +203,32 @@ async def _parts_of(config: Config, stack: AsyncExitStack) -> Parts:
         store=store,
         key_file=watch_of(store, background, metrics, clock=CLOCK),
         sharing=sharing,
-        keeper=keeper,
-        retirement=retirement,
-        old_keys=old_keys,
+        usage=usage,
+        keeping=keeping,
         observing=observing,
         exchanges=observing.exchanges(usage),
         serving=serving,
     )
+    return parts if control is None else with_workers(parts, control)
+
+
+@asynccontextmanager
+async def working(
+    worker: Worker, begin: Begin, common: Common, *, log_dropped: Callable[[], int] = int
+) -> AsyncIterator[App]:
+    """A worker, from its start to its end: it serves the data listener. Raises StartError at the start."""
+    async with AsyncExitStack() as stack:
+        parts = await _parts_of(share_of(begin.config, common.workers), stack, worker=common)
+        parts.metrics.watch(log_dropped=log_dropped)
+        _watch_store(parts)
+        parts.metrics.also(UsageMetrics({}, dropped=lambda: parts.usage.dropped))
+        stack.push_async_callback(worker.push)
+        parts.background.repeat(worker.push, PUSH_SECONDS)
+        addresses = await _listen(parts, lambda *_: (list(common.sockets), tuple(common.addresses)))
+        if begin.drains:
+            parts.drainer.announce()
+        worker.serve(duties_of(parts, common))
+        yield App(listeners={"data": addresses}, _parts=parts, _reloader=None)
 
 
 def _watch_store(parts: Parts) -> None:
@@ -215,7 +239,8 @@ def _watch_store(parts: Parts) -> None:
         StoreMetrics(
             lambda: database.write_problem,
             grace=lambda: (grace.active, grace.lookups),
-            processes=lambda: sharing.processes,
+            # Workers are one sidecar.
+            processes=lambda: 0 if parts.keeping is None else sharing.processes,
         )
     )
 
@@ -225,6 +250,24 @@ def _start_rehashing(store: Store, hasher: Hasher, background: Background, stack
     stack.push_async_callback(rehashing.finish, store.keys.rehash)
     background.repeat(partial(rehashing.flush, store.keys.rehash), REHASH_SECONDS)
     return rehashing
+
+
+async def _keep(
+    config: Config,
+    store: Store,
+    usage: Usage,
+    make_upkeep: Callable[..., Upkeep],
+    *,
+    metrics: Metrics,
+    background: Background,
+    stack: AsyncExitStack,
+) -> Keeping:
+    keeper = await _keep_usage(config, store, usage, metrics)
+    upkeep = make_upkeep(usage=keeper)
+    stack.push_async_callback(upkeep.finish)
+    await upkeep.start(background)
+    retirement, old_keys = await _watch_ages(config, store, keeper, background)
+    return Keeping(keeper=keeper, retirement=retirement, old_keys=old_keys)
 
 
 async def _keep_usage(config: Config, store: Store, usage: Usage, metrics: Metrics) -> UsageKeeper:
@@ -257,10 +300,10 @@ async def _watch_ages(
     return retirement, old_keys
 
 
-async def _listen(parts: Parts) -> Sequence[Address]:
+async def _listen(parts: Parts, bind: Bind = bound) -> Sequence[Address]:
     data = parts.serving.data_server(parts.exchanges, CLOCK)
     with taken_port("listen"):
-        await data.start(*parts.config.listen)
+        await data.start(*parts.config.listen, bind=bind)
     parts.stack.push_async_callback(partial(parts.drain, at_once=True))
     parts.drainer.add(data)
     check = partial(data.revalidate_streams, older_than_seconds=STREAM_CHECK_SECONDS)
@@ -296,8 +339,8 @@ async def _listen_for_admin(
         make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
         counts_by_reason=parts.metrics.refusals,
         refusals=parts.observing.refusals,
-        problems=partial(_problems, parts),
-        remarks=partial(_remarks, parts, reloads),
+        problems=partial(problems, parts),
+        remarks=partial(remarks, parts, reloads),
         config_since=lambda: started if reloads is None else reloads.at,
         clients=lambda: clients,
         clock=CLOCK,
@@ -328,12 +371,10 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
     Only the first two can refuse it (StartError), and then nothing has changed. Nothing is awaited after them, so that
     no request sees a part of a configuration.
     """
-    serving, keeper = parts.serving, parts.keeper
+    serving, keeping, workers = parts.serving, parts.keeping, parts.workers
     followers: tuple[Callable[[Config], None], ...] = (
         lambda config: forward_auth.reconfigure(serving.decisions()) if forward_auth is not None else None,
-        lambda config: keeper.reconfigure(config.usage, prefixes=key_prefixes(config)),
-        lambda config: parts.retirement.reconfigure(config.keys),
-        lambda config: parts.old_keys.reconfigure(config.keys),
+        lambda config: keeping.reconfigure(config) if keeping is not None else None,
         lambda config: parts.key_file.reconfigure(config, _hasher_of) if parts.key_file is not None else None,
         parts.observing.reconfigure,
     )
@@ -344,6 +385,8 @@ def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callab
         kept = await serving.reconfigure(wanted)
         for follow in followers:
             follow(serving.config)
+        if workers is not None:
+            await reconfigure_workers(parts, workers)
         return kept
 
     return reconfigure
@@ -359,42 +402,11 @@ async def _check_peppers(store: Store, config: Config) -> None:
 
 async def _listen_for_ops(parts: Parts, addresses: Sequence[Address], reloads: Reloads | None) -> Sequence[Address]:
     app = ops_app(
-        alive=parts.serving.answers,
-        ready=partial(_problems, parts),
+        alive=parts.alive,
+        ready=partial(problems, parts),
         exposition=parts.metrics.exposition,
         checks=("data", "store", "config"),
-        remarks=partial(_remarks, parts, reloads),
+        remarks=partial(remarks, parts, reloads),
+        **({} if parts.workers is None else {"refresh": parts.workers.collect}),
     )
     return await serve_app(app, addresses, "ops", limits=parts.descriptors.operators(), stack=parts.stack)
-
-
-def _remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
-    files = (watch.remarks() for watch in (reloads, parts.key_file) if watch is not None)
-    own = (*parts.serving.grace.remarks(), *parts.limiters.remarks(), *parts.sharing.remarks())
-    return [*(line for lines in files for line in lines), *own, *_unwritten(parts.store)]
-
-
-def _unwritten(store: Store) -> Sequence[str]:
-    """No reason to be unready: requests are decided on all the same."""
-    problem = store.database.write_problem
-    return [f"store: the last change was not written: {problem}"] if problem else []
-
-
-async def _problems(parts: Parts) -> Sequence[str]:
-    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain.
-
-    While keys that were seen go on without the store, it stays ready, so that not every replica is taken out at once.
-    """
-    if parts.drainer.not_ready:
-        return [f"drain: {parts.drainer.not_ready}"]
-    if not await parts.serving.answers():
-        return ["data: the data listener does not answer"]
-    try:
-        await parts.store.keys.read_generation()
-    except StoreUnavailable as error:
-        return [] if parts.serving.grace.covers(error) else [f"store: {error}"]
-    try:
-        await parts.store.keys.find({b"": "none"})
-    except StoreUnavailable as error:
-        return [f"store: {error}"]
-    return []

@@ -15,12 +15,15 @@ import click
 from sidecar.app import running
 from sidecar.cli.main import output_failed
 from sidecar.cli.options import Failure, Misuse, config_option, config_or_exit, load_or_exit, reader_of
+from sidecar.cli.workers import common_of, count_of, end_with_parent, supervise, wait_for_workers, work
 from sidecar.config.build.config import Config
 from sidecar.config.document import Process
 from sidecar.config.fields import Address
 from sidecar.runtime.control import DRAIN, UNDO, NoAnswer, ask
 from sidecar.runtime.descriptors import raise_limit
 from sidecar.runtime.serving import StartError
+from sidecar.runtime.supervisor import HURRY, Seat
+from sidecar.runtime.workers import Control
 from sidecar.telemetry.standard_error import QueuedText, queued_stderr
 
 # Settings of the C library and the interpreter.
@@ -92,6 +95,7 @@ def reap_adopted() -> None:
     "--store", metavar="URL", help="Key store: sqlite:///absolute/path.db or postgresql://user@host/database."
 )
 @click.option("--limiter", metavar="URL", help="Where quotas are counted: memory or redis://host:port.")
+@click.option("--workers", metavar="N|auto", help="Processes for the data listener; auto: one a core. Default: 1.")
 def serve_command(config_path: str, **options: str | None) -> None:
     """Run the sidecar until SIGTERM or SIGINT. It reloads the configuration on SIGHUP and when the file changes.
 
@@ -103,23 +107,60 @@ def serve_command(config_path: str, **options: str | None) -> None:
     2 if the configuration is wrong, and with 1 if it cannot start: port in use, store unreadable, pepper missing.
     On SIGTERM it first reports that it is not ready, so that load balancers stop sending, then finishes the running
     requests (`drain` in the file). On SIGINT it only finishes them. A second signal stops it at once.
+
+    With --workers, so many processes serve the data listener, and one more all other listeners. Signals go to the first
+    process, which starts those again that die. Quotas, metrics and readiness are those of all together.
     """
     keep_freed_memory()
     let_requests_go_first()
-    reap_adopted()
-    # Kept until it can reload: the default action is to terminate, and to ignore it would lose a change of the file.
-    early: list[int] = []
-    signal.signal(signal.SIGHUP, lambda signum, _: early.append(signum))
+    early = _early_reloads()
     config, read_again = load_or_exit(config_path, options), reader_of(config_path, options)
+    workers = count_of(config.workers)
+    if workers > 1:
+        sys.exit(_supervise(config, read_again, workers))
+    reap_adopted()
     run(lambda stderr: _serve(config, read_again, stderr, early))
 
 
-def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
+def _supervise(config: Config, read_again: Callable[[], Config], workers: int) -> int:
+    """As the parent, which gets neither a loop nor a thread; its exit status."""
+    try:
+        keep_memory_private(config.process)
+        common = common_of(config, workers)
+    except StartError as error:
+        click.echo(f"sidecar: {error}", err=True)
+        return 1
+
+    def run_child(seat: Seat) -> int:
+        if seat.parent is None:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # The control process reloads for all.
+            run(lambda stderr: work(seat, common, stderr), lock=common.stderr_lock)
+            return 0
+        for listening in common.sockets:
+            listening.close()
+        control = Control(common=common, ends=seat.ends, parent=seat.parent, life=seat.life)
+        run(lambda stderr: _serve(config, read_again, stderr, seat.early, control), lock=common.stderr_lock)
+        return 0
+
+    return supervise(common, run_child)
+
+
+def _early_reloads() -> Sequence[int]:
+    """SIGHUPs that come before there is something that can reload.
+
+    The default action is to terminate, and to ignore them would lose a change of the file.
+    """
+    early: list[int] = []
+    signal.signal(signal.SIGHUP, lambda signum, _: early.append(signum))
+    return early
+
+
+def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]], *, lock: int | None = None) -> None:
     """Run `main`, on uvloop if it is installed. A StartError becomes one line on stderr and exit status 1.
 
-    main: takes standard error as it is from here on: no write to it blocks.
+    main: takes standard error as it is from here on: no write to it blocks. lock: as of `queued_stderr`.
     """
-    with queued_stderr() as stderr:
+    with queued_stderr(lock) as stderr:
         try:
             raise_limit()
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -135,8 +176,14 @@ def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]]) -> None:
             sys.exit(1)
 
 
-async def _serve(config: Config, read_again: Callable[[], Config], stderr: QueuedText, early: Sequence[int]) -> None:
-    """early: the SIGHUPs that came before it could reload."""
+async def _serve(
+    config: Config,
+    read_again: Callable[[], Config],
+    stderr: QueuedText,
+    early: Sequence[int],
+    control: Control | None = None,
+) -> None:
+    """early: the SIGHUPs that came before it could reload. control: of a process that has workers."""
     keep_memory_private(config.process)
     loop, stopping, interrupted = asyncio.get_running_loop(), stop_event(), asyncio.Event()
 
@@ -145,16 +192,20 @@ async def _serve(config: Config, read_again: Callable[[], Config], stderr: Queue
         stopping.set()
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
-    async with running(config, read_again=read_again, log_dropped=lambda: stderr.dropped) as app:
+    if control is not None:
+        end_with_parent(control.life, interrupt)
+    async with running(config, read_again=read_again, log_dropped=lambda: stderr.dropped, control=control) as app:
         loop.add_signal_handler(signal.SIGHUP, app.reload)
         if early:
             app.reload()
+        if app.workers is not None:
+            await wait_for_workers(app.workers, stopping)
         for name, addresses in app.listeners.items():
             for address in addresses:
                 click.echo(f"sidecar: {name} listener on {address}", err=True)
         click.echo(f"sidecar: {await app.summary()}; {_listening(app.listeners)}", err=True)
         await stopping.wait()
-        _on_stop(app.hurry)
+        _on_hurry(app.hurry, is_child=control is not None)
         click.echo(f"sidecar: draining: {app.draining(at_once=interrupted.is_set())}", err=True)
         await app.drain(at_once=interrupted.is_set())
 
@@ -168,6 +219,14 @@ def stop_event() -> asyncio.Event:
     stopping = asyncio.Event()
     _on_stop(stopping.set)
     return stopping
+
+
+def _on_hurry(hurry: Callable[[], None], *, is_child: bool) -> None:
+    """A second signal to stop. To a child, the parent tells it by another one; see `supervisor.HURRY`."""
+    if is_child:
+        asyncio.get_running_loop().add_signal_handler(HURRY, hurry)
+    else:
+        _on_stop(hurry)
 
 
 def _on_stop(do: Callable[[], None]) -> None:

@@ -268,6 +268,10 @@ class Drain(Entry, frozen=True, kw_only=True):
     """Unix socket by which `sidecar drain` reaches the process; empty for none."""
 
 
+Workers = Annotated[int, Meta(ge=1, le=256)] | Literal["auto"]
+"""Processes that serve the data listener; `auto` is one for each core that the process may use."""
+
+
 class Process(Entry, frozen=True, kw_only=True):
     """What of the process's memory others can read: API keys of requests and secrets are in it."""
 
@@ -419,3 +423,4 @@ class Document(Entry, frozen=True, kw_only=True):
     reload: Reload | None = None
     drain: Drain | None = None
     process: Process | None = None
+    workers: Workers | None = None

@@ -62,12 +62,13 @@ def _content(variable: str, file: str) -> str:
 # Overrides: addresses and URLs from the command line or the environment replace those of the file.
 
 
-NAMES = ("listen", "ops", "admin", "upstream", "store", "limiter")
+NAMES = ("listen", "ops", "admin", "upstream", "store", "limiter", "workers")
 """The options that `--listen` or `SIDECAR_LISTEN`, and so on, override."""
 
 _SETTINGS = {"upstream": "url", "admin": "listen", "store": "url", "limiter": "url"}
 """Sections that may be a mapping: the key of the address in it."""
 _LISTENERS = frozenset({"listen", "ops", "admin"})
+_NUMBERS = frozenset({"workers"})
 _BETWEEN_ADDRESSES = re.compile(r",\s*(?=unix:|[^,/]*:[0-9]+(?:,|$))")
 """A comma, but none within the path of a Unix socket."""
 
@@ -107,7 +108,8 @@ def _node(name: str, value: str) -> Node:
     """The addresses of a listener are a list if there are several, with commas between."""
     place = Place(getattr(value, "source", f"--{name}"))
     texts = _BETWEEN_ADDRESSES.split(value) if name in _LISTENERS else [value]
-    items = tuple(Scalar(text, "str", place, literal=True) for text in texts)
+    tag = "var" if name in _NUMBERS else "str"
+    items = tuple(Scalar(text, tag, place, literal=True) for text in texts)
     return items[0] if len(items) == 1 else Items(items, place)
 
 

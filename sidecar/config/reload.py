@@ -120,6 +120,30 @@ def without_restart(running: Config, wanted: Config) -> tuple[Config, tuple[str,
     return replace(wanted, **mixed), kept
 
 
+def share_of(config: Config, workers: int) -> Config:
+    """What one of `workers` processes may hold of what the configuration gives to all of them together.
+
+    Not divided is `connections_per_address`: which of them gets the connections of one client is chance.
+    """
+    limits = structs.replace(
+        config.limits,
+        connections=_share(config.limits.connections, workers),
+        held_bytes=_share(config.limits.held_bytes, workers),
+    )
+    upstream, *others = (
+        structs.replace(each, max_connections=_share(each.max_connections, workers))
+        for each in config.every_upstream.values()
+    )
+    upstreams = dict(zip(config.upstreams, others, strict=True))
+    # Where a shared limiter is away, each process counts its own share.
+    limiter = structs.replace(config.limiter, replicas=config.limiter.replicas * workers)
+    return replace(config, limits=limits, upstream=upstream, upstreams=upstreams, limiter=limiter)
+
+
+def _share(all_together: int, workers: int) -> int:
+    return -(-all_together // workers)
+
+
 def _is_live(name: str, running: Config, wanted: Config) -> bool:
     if name == "admin" and running.admin and wanted.admin:
         return running.admin.listen == wanted.admin.listen

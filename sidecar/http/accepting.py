@@ -24,6 +24,10 @@ _PAUSE_SECONDS: Final = 0.2
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
+Bind = Callable[[Sequence[Address], int], tuple[list[socket.socket], tuple[Address, ...]]]
+"""`bound`, or what gives sockets that are bound already."""
+
+
 class Acceptor:
     """To be made where its loop runs.
 
@@ -36,9 +40,11 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
 
-    def start(self, addresses: Sequence[Address], *, backlog: int = BACKLOG) -> tuple[Address, ...]:
+    def start(
+        self, addresses: Sequence[Address], *, backlog: int = BACKLOG, bind: Bind | None = None
+    ) -> tuple[Address, ...]:
         """Bind; gives where. Raises BindError."""
-        self._sockets, places = bound(addresses, backlog)
+        self._sockets, places = (bind or bound)(addresses, backlog)
         for listening in self._sockets:
             self._watch(listening)
         return places

@@ -23,7 +23,7 @@ Shape = tuple[str, Window, str | int, tuple[Subject, ...]]
 Counted = Any
 """int (fixed), Stamps (sliding) or Debt (bucket)."""
 
-_KEPT_FROM_SECONDS = 60
+KEPT_FROM_SECONDS = 60
 _UNITS = ("minute", "hour", "day", "week", "month")
 _SECOND = 1_000_000
 
@@ -35,7 +35,7 @@ def shape_of(quota: Quota) -> Shape:
 def rows_of(table: Table[Any], now: float) -> Iterator[Row]:
     """A row for each count of `table` that matters after `now`; none for quotas shorter than a minute."""
     quota = table.quota
-    if period_seconds(quota) < _KEPT_FROM_SECONDS:
+    if period_seconds(quota) < KEPT_FROM_SECONDS:
         return
     shape = json.dumps([quota.window, quota.period, quota.by])
     window = table.window if isinstance(table, FixedTable) else None
@@ -112,21 +112,20 @@ _OF_A_TENANT: Final = frozenset({Subject.TENANT, Subject.ENVIRONMENT})
 
 
 def top_subjects(
-    tables: Iterable[Table[Any]], *, most: int, limits: Mapping[str, Collection[int]]
+    counts: Iterable[tuple[Quota, Mapping[SubjectId, Any]]], *, most: int, limits: Mapping[str, Collection[int]]
 ) -> list[tuple[Subject, str]]:
     """Keys and tenants that have used most of a limit, at most `most` for each limit of each quota by them.
 
-    limits: by quota, those that plans give beside the quota's own.
+    counts: what is counted of each quota, by subject. limits: by quota, those that plans give beside the quota's own.
     May run in another thread; counts that are past, and not yet let go, may be among them.
     """
     found: dict[tuple[Subject, str], None] = {}
-    for table in tables:
-        quota = table.quota
+    for quota, held in counts:
         by = Subject.TENANT if Subject.TENANT in quota.by and _OF_A_TENANT.issuperset(quota.by) else Subject.KEY
         if by is Subject.KEY and quota.by != (Subject.KEY,):
             continue
         at = quota.by.index(by)
-        used = ((used_of(quota, counted), subject[at]) for subject, counted in table.all_held().items())
+        used = ((used_of(quota, counted), subject[at]) for subject, counted in held.items())
         tiers = sorted({quota.limit, *limits.get(quota.name, ())})
         full = [(count, name) for count, name in used if count >= _WORTH_TELLING * tiers[0]]
         for lowest, highest in zip(tiers, [*tiers[1:], inf], strict=True):
@@ -215,7 +214,8 @@ class MemoryLimiter:
 
     def top_subjects(self, *, most: int, limits: Mapping[str, Collection[int]]) -> list[tuple[Subject, str]]:
         """As the function. May run in another thread."""
-        return top_subjects(list(self._latest.values()), most=most, limits=limits)
+        counts = ((table.quota, table.all_held()) for table in list(self._latest.values()))
+        return top_subjects(counts, most=most, limits=limits)
 
     def restore(self, rows: Iterable[Row], now: float) -> int:
         """Take up counting from `rows`; how many were good.

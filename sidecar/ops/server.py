@@ -21,9 +21,16 @@ Remarks = Callable[[], Sequence[str]]
 Exposition = Callable[[str], tuple[bytes, str]]
 """Takes the Accept header; returns the metrics and their content type. Called in a thread."""
 
+Refresh = Callable[[], Awaitable[None]]
+"""Gathers what `Exposition` is to show."""
+
 _READY_TIMEOUT_SECONDS = 2.0
 _GZIP_LEVEL = 6
 _WEIGHT = re.compile(r"0(?:\.\d{0,3})?|1(?:\.0{0,3})?")
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _none() -> Sequence[str]:
@@ -41,6 +48,7 @@ def ops_app(
     alive: Alive = _always,
     checks: Sequence[str] = (),
     remarks: Remarks = _none,
+    refresh: Refresh = _nothing,
 ) -> web.Application:
     """`/livez`, `/readyz`, `/metrics`, for GET and HEAD.
 
@@ -61,12 +69,14 @@ def ops_app(
     app = web.Application()
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", _metrics(app, exposition))
+    app.router.add_get("/metrics", _metrics(app, exposition, refresh))
     app.on_response_prepare.append(_finish_head)
     return app
 
 
-def _metrics(app: web.Application, exposition: Exposition) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _metrics(
+    app: web.Application, exposition: Exposition, refresh: Refresh
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     """A hundred routes are 6,000 samples, which take tens of milliseconds to write: in a thread of its own, because the
     loop's own threads look up names, and may all be waiting for a name server."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
@@ -78,6 +88,7 @@ def _metrics(app: web.Application, exposition: Exposition) -> Callable[[web.Requ
     async def metrics(request: web.Request) -> web.Response:
         accept = ", ".join(request.headers.getall(hdrs.ACCEPT, []))
         zipped = accepts_gzip(", ".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])))
+        await refresh()
         job = partial(_exposed, exposition, accept, zipped)
         body, content_type = await asyncio.get_running_loop().run_in_executor(thread, job)
         encoding = {hdrs.CONTENT_ENCODING: "gzip"} if zipped else {}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 
 from sidecar.config.fields import Address
-from sidecar.http.accepting import Acceptor, Places, bound, peer_of, waiting
+from sidecar.http.accepting import Acceptor, Bind, Places, bound, peer_of, waiting
 from sidecar.http.proxy_protocol import MalformedProxyHeader, ProxyHeader, parse_proxy_header
 from sidecar.proxy.client_connection import ClientConnection
 from sidecar.proxy.handler import Handler
@@ -113,9 +113,9 @@ class PlainListener:
         self._loop = asyncio.get_running_loop()
         self._bound: list[asyncio.Server] = []
 
-    async def start(self, addresses: Sequence[Address], *, backlog: int) -> tuple[Address, ...]:
+    async def start(self, addresses: Sequence[Address], *, backlog: int, bind: Bind = bound) -> tuple[Address, ...]:
         """Bind; gives where. Raises BindError."""
-        sockets, places = bound(addresses, backlog)
+        sockets, places = bind(addresses, backlog)
         for listening in sockets:
             serve = self._loop.create_unix_server if listening.family == socket.AF_UNIX else self._loop.create_server
             self._bound.append(await serve(self._connections, sock=listening, backlog=backlog))
@@ -233,9 +233,9 @@ class CountingListener:
         self._acceptor = Acceptor(self._meet, on_exhausted=on_exhausted)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, addresses: Sequence[Address], *, backlog: int) -> tuple[Address, ...]:
+    async def start(self, addresses: Sequence[Address], *, backlog: int, bind: Bind = bound) -> tuple[Address, ...]:
         """Bind; gives where. Raises BindError."""
-        return self._acceptor.start(addresses, backlog=backlog)
+        return self._acceptor.start(addresses, backlog=backlog, bind=bind)
 
     async def close(self, patience_seconds: float) -> None:
         """Take no more connections; handshakes that are not over in time are given up."""

@@ -13,7 +13,7 @@ from sidecar.core.model import Allow, ApiKey
 from sidecar.core.observer import Observer
 from sidecar.core.policy import same_rights
 from sidecar.core.units import Clock
-from sidecar.http.accepting import Places, RateLimitedLog
+from sidecar.http.accepting import Bind, Places, RateLimitedLog, bound
 from sidecar.http.requests import HeadLimits
 from sidecar.proxy.client_connection import ClientConnection
 from sidecar.proxy.exchange import Exchange
@@ -78,9 +78,9 @@ class DataServer:
         )
         self.addresses: tuple[Address, ...] = ()
 
-    async def start(self, *addresses: Address) -> None:
+    async def start(self, *addresses: Address, bind: Bind = bound) -> None:
         """Bind. Raises BindError."""
-        self.addresses = await self._listener.start(addresses, backlog=_BACKLOG)
+        self.addresses = await self._listener.start(addresses, backlog=_BACKLOG, bind=bind)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
         """Serve requests that begin from here on by `snapshot`. Open connections keep their limits."""

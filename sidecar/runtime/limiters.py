@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from sidecar.config.engines import LimiterSettings
 from sidecar.core.model import Subject
 from sidecar.core.units import Clock
-from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.limiter.redis.url import RedisUrl
 from sidecar.limiter.remote import OutageLimiter, RemoteStatistics
+from sidecar.limiter.shared import EmbeddedLimiter
 from sidecar.runtime.serving import StartError
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.limiter import RemoteLimiterMetrics
@@ -37,7 +37,7 @@ class Limiters:
 
 
 async def limiters_of(
-    settings: LimiterSettings, memory: MemoryLimiter, *, metrics: Metrics, background: Background, clock: Clock
+    settings: LimiterSettings, memory: EmbeddedLimiter, *, metrics: Metrics, background: Background, clock: Clock
 ) -> Limiters:
     """As `limiter` says; a Redis has been tried once, and need not be there. Raises StartError."""
     if isinstance(settings.url, str):

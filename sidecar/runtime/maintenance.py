@@ -11,7 +11,7 @@ from sidecar.config.policy import KeySettings
 from sidecar.core.units import Clock, rfc3339
 from sidecar.keys.ports import KeyConflict, KeyRegistry, KeyStatistics, QuotaRow, StoreUnavailable
 from sidecar.keys.transitions import retire_unused, unused_since
-from sidecar.limiter.memory import MemoryLimiter
+from sidecar.limiter.shared import EmbeddedLimiter
 from sidecar.runtime.control import Sharing
 from sidecar.runtime.tasks import Background
 from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
@@ -56,6 +56,8 @@ class UsageKeeper:
         self._writer = UsageWriter(clock=clock)
         self._writer.agents.reconfigure(prefixes)
         self._round = asyncio.Lock()
+        self.gather: Callable[[], Awaitable[None]] | None = None
+        """Lets other processes tell what they have counted."""
 
     @property
     def events(self) -> AnomalyLog:
@@ -82,6 +84,8 @@ class UsageKeeper:
 
         A write that has begun ends even where this is cancelled: half of it would be written twice otherwise.
         """
+        if everything and self.gather is not None:
+            await self.gather()
         writing = asyncio.get_running_loop().create_task(self._flush(everything=everything))
         try:
             await asyncio.shield(writing)
@@ -248,7 +252,7 @@ class Upkeep:
         self,
         statistics: KeyStatistics,
         quotas: StoredQuotas,
-        limiter: MemoryLimiter,
+        limiter: EmbeddedLimiter,
         sharing: Sharing,
         *,
         usage: UsageKeeper,

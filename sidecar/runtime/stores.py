@@ -12,7 +12,7 @@ from sidecar.core.apikey import Hasher
 from sidecar.core.units import Clock
 from sidecar.keys.lifecycle import MissingPepper, check_peppers
 from sidecar.keys.ports import StoreUnavailable
-from sidecar.limiter.memory import MemoryLimiter
+from sidecar.limiter.shared import EmbeddedLimiter
 from sidecar.runtime.control import Sharing, served_store
 from sidecar.runtime.key_file import open_key_file
 from sidecar.runtime.serving import StartError
@@ -28,23 +28,30 @@ _NO_ADMINISTRATION: Final = (
 
 
 async def open_served(
-    config: Config, hasher: Hasher, limiter: MemoryLimiter, *, stack: AsyncExitStack, metrics: Metrics, clock: Clock
+    config: Config,
+    hasher: Hasher,
+    limiter: EmbeddedLimiter | None,
+    *,
+    stack: AsyncExitStack,
+    metrics: Metrics,
+    clock: Clock,
 ) -> tuple[Store, Sharing]:
     """The store that the configuration names, until `stack` ends, and who else serves it. Raises StartError.
 
-    limiter: takes up the counts that are kept in the store.
+    limiter: takes up the counts that are kept in the store; None where another process does, and marks the store.
     """
     try:
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
         store = await _store_of(config, hasher, metrics, clock)
         stack.push_async_callback(store.close)
-        sharing = _sharing_of(config, store, stack, mark)
+        sharing = Sharing("", _alone, kept=False) if limiter is None else _sharing_of(config, store, stack, mark)
         await store.tables.refuse_unfinished()
         await check_peppers(store.statistics, hasher)
         if config.admin is not None and not await store.database.may_issue():
             raise StartError(_NO_ADMINISTRATION)
-        metrics.also(LimiterMetrics(limiter))
-        if not await sharing.look():
+        if limiter is not None:
+            metrics.also(LimiterMetrics(limiter))
+        if limiter is not None and not await sharing.look():
             limiter.restore(await store.quotas.load(most=limiter.max_entries), clock.seconds())
     except InvalidKeyFile as error:
         raise StartError("\nsidecar: ".join(error.problems)) from error

@@ -18,7 +18,7 @@ from sidecar.core.units import Clock
 from sidecar.gate.compile import key_prefixes
 from sidecar.runtime.serving import StartError
 from sidecar.runtime.tasks import Background
-from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer
+from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer, lines_writer
 from sidecar.telemetry.metrics import BOUNDS, Metrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.telemetry.redaction import Redaction
@@ -68,7 +68,10 @@ class Observing:
         background: Background,
         stack: AsyncExitStack,
         clock: Clock,
+        log_lock: int | None = None,
     ) -> None:
+        """log_lock: as of `lines_writer`, where other processes write the log, too."""
+        self._log_lock = log_lock
         self._metrics, self._background, self._stack, self._clock = metrics, background, stack, clock
         self._redaction = Redaction()
         self.refusals = Refusals(self._redaction)
@@ -93,7 +96,7 @@ class Observing:
     def _log(self, settings: AccessLogSettings) -> AccessLog:
         share, random = settings.sample_successes, secrets.SystemRandom().random
         log = AccessLog(
-            descriptor_writer(sys.stdout.fileno()),
+            self._writer(sys.stdout.fileno()),
             line=_FORMATS[settings.format](self._redaction, with_query=settings.query == "redacted"),
             sample=None if share >= 1.0 else lambda: random() < share,
         )
@@ -101,6 +104,10 @@ class Observing:
         self._stack.push_async_callback(log.flush)
         self._background.run(log.run)
         return log
+
+    def _writer(self, descriptor: int) -> Callable[[bytes], None]:
+        lock = self._log_lock
+        return descriptor_writer(descriptor) if lock is None else lines_writer(descriptor, lock)
 
     def _trace(self, settings: Tracing) -> Tracer:
         try:

@@ -1,10 +1,11 @@
 """The access log: one line a request, gathered on the request's path and written off it."""
 
+import fcntl
 import json
 import os
 import re
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Protocol
@@ -250,6 +251,37 @@ class AccessLog(Batches[Access, bytes]):
     def wants(self, access: Access) -> bool:
         """Whether it is to be recorded: every refusal and failure is."""
         return self._sample is None or access.status >= 400 or access.reason is not None or self._sample()
+
+
+_ATOMIC: Final = 4096
+"""PIPE_BUF of Linux: what others write to the pipe comes before or after so many bytes, and never between them."""
+
+
+def lines_writer(descriptor: int, lock: int) -> Callable[[bytes], None]:
+    """As `descriptor_writer`, where other processes write lines to the same file: each line stays whole.
+
+    lock: a file of all of them. A line that is longer than what a pipe takes at once is written under its lock.
+    """
+    write = descriptor_writer(descriptor)
+
+    def write_lines(batch: bytes) -> None:
+        fcntl.lockf(lock, fcntl.LOCK_EX, 1)
+        try:
+            for piece in _pieces(batch):
+                write(piece)
+        finally:
+            fcntl.lockf(lock, fcntl.LOCK_UN, 1)
+
+    return write_lines
+
+
+def _pieces(batch: bytes) -> Iterator[bytes]:
+    """Whole lines: as many as are written at once, or a longer one."""
+    start = 0
+    while start < len(batch):
+        end = batch.rfind(b"\n", start, start + _ATOMIC) + 1 or batch.find(b"\n", start) + 1 or len(batch)
+        yield batch[start:end]
+        start = end
 
 
 def descriptor_writer(descriptor: int) -> Callable[[bytes], None]:

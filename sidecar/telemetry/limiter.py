@@ -6,14 +6,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.remote import BREAKERS, LATENCIES, RemoteStatistics
+from sidecar.limiter.shared import EmbeddedLimiter
 
 
 class LimiterMetrics(Collector):
     """How full the memory of quotas is."""
 
-    def __init__(self, limiter: MemoryLimiter) -> None:
+    def __init__(self, limiter: EmbeddedLimiter) -> None:
         self._limiter = limiter
 
     def collect(self) -> Iterator[Metric]:

@@ -21,6 +21,7 @@ from prometheus_client.samples import Exemplar
 from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
+from sidecar.telemetry.snapshots import Merged, Snapshot, snapshot_of, total_by
 
 # What the operator is told of the configuration in force: metrics, log lines, and a remark for readiness.
 
@@ -198,7 +199,10 @@ class Metrics(Collector):
         self._read_key_cache: Callable[[], Mapping[str, int]] = dict
         self._read_access_log_dropped: Callable[[], int] = int
         self._read_log_dropped: Callable[[], int] = int
+        self._others: Callable[[], Mapping[str, Snapshot]] | None = None
         self._registry = registry if registry is not None else CollectorRegistry()
+        self.snapshot: Callable[[], Snapshot] = lambda: snapshot_of(self._registry)
+        """Everything registered, for another process to show."""
         self._registry.register(self)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
@@ -250,7 +254,7 @@ class Metrics(Collector):
 
     def refusals(self) -> Mapping[str, int]:
         """Requests that were denied, by reason, since the start."""
-        counts: Counter[str] = Counter()
+        counts = Counter(total_by("reason", "sidecar_denied", {} if self._others is None else self._others()))
         for (_, reason), count in self._denied.items():
             counts[reason] += count
         return counts
@@ -319,10 +323,15 @@ class Metrics(Collector):
         """Show what `collector` counts, too."""
         self._registry.register(collector)
 
+    def merge(self, others: Callable[[], Mapping[str, Snapshot]]) -> None:
+        """Show what other processes have counted as one with this: their last snapshots."""
+        self._others = others
+
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Everything registered, and its content type: OpenMetrics where `accept` (the header) asks for it."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        shown = self._registry if self._others is None else Merged(self._registry, self._others)
+        return encode(shown), content_type
 
     def collect(self) -> Iterator[Metric]:
         yield from self._counters()

@@ -65,7 +65,7 @@ class Exchanges:
             at=now - seconds,
             request_id="" if decision is None else decision.request_id,
             key=_key_of(decision),
-            route=None if route is NO_ROUTE else route,
+            route=None if route == NO_ROUTE else route,
             method=head.method,
             target=head.target,
             status=status, reason=reason, cause=cause,

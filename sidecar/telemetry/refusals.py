@@ -58,6 +58,15 @@ class RefusalFilter(Struct, frozen=True, kw_only=True):
         return all(value is None or value == found for value, found in wanted)
 
 
+class Gathered(Struct, frozen=True, kw_only=True, gc=False):
+    """What one process has seen since it was last asked, for another: as `Refusals` shows it."""
+
+    newest: tuple[Refusal, ...]
+    """The newest last."""
+    upstream_failure: Refusal | None
+    used_up: dict[tuple[str, str], QuotaState]
+
+
 _Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None]
 """Unix seconds, method, target, the socket's other end, and the rest as in Refusal."""
 
@@ -106,6 +115,26 @@ class Refusals:
     def refusing(self, now: float) -> Mapping[tuple[str, str], QuotaState]:
         """Quotas that have refused a key and are not whole again at `now`, by key id and quota, the newest last."""
         return {name: state for name, state in self._used_up.items() if state.resets_at > now}
+
+    def gathered(self) -> Gathered:
+        """Hand over all of it; it is forgotten here."""
+        self._settle()
+        told = Gathered(
+            newest=tuple(self._settled), upstream_failure=self._upstream_failure, used_up=dict(self._used_up)
+        )
+        self._settled.clear()
+        self._used_up.clear()
+        self._upstream_failure = None
+        return told
+
+    def merge(self, other: Gathered) -> None:
+        """Remember what another process has seen, too."""
+        self._settle()
+        self._settled = deque(sorted([*self._settled, *other.newest], key=lambda each: each.at), maxlen=KEPT)
+        failures = [each for each in (self._upstream_failure, other.upstream_failure) if each is not None]
+        self._upstream_failure = max(failures, key=lambda each: each.at, default=None)
+        for (key_id, _), state in other.used_up.items():
+            self.used_up(key_id, state)
 
     async def settle(self) -> None:
         """Let go of heads and decisions: paths lose their queries and keys."""

@@ -13,7 +13,7 @@ from threading import Condition, RLock, Thread
 from typing import Final, TextIO
 
 from sidecar.core.units import counted
-from sidecar.telemetry.access_log import descriptor_writer
+from sidecar.telemetry.access_log import descriptor_writer, lines_writer
 
 MAX_CHARS: Final = 256 * 1024
 """That wait to be written, at most."""
@@ -121,12 +121,15 @@ class QueuedText(io.TextIOBase):
 
 
 @contextmanager
-def queued_stderr() -> Iterator[QueuedText]:
-    """Inside, `sys.stderr` never blocks. What was written to it is written before this ends, or given up."""
+def queued_stderr(lock: int | None = None) -> Iterator[QueuedText]:
+    """Inside, `sys.stderr` never blocks. What was written to it is written before this ends, or given up.
+
+    lock: as of `lines_writer`, where other processes write there.
+    """
     original: TextIO = sys.stderr
     original.flush()
     queued = QueuedText(
-        descriptor_writer(original.fileno()),
+        descriptor_writer(original.fileno()) if lock is None else lines_writer(original.fileno(), lock),
         encoding=original.encoding or "utf-8",
         errors=original.errors or "backslashreplace",
     )

@@ -174,6 +174,16 @@ class Usage:
         self._begin(self._clock.seconds())
         return [hour for hour in over if hour.allowed or hour.refused]
 
+    def add(self, hours: Sequence[UsageHour]) -> None:
+        """Count what `taken` of another process gave, or what could not be handed over."""
+        room = self._size - sum(len(hour.allowed) + len(hour.refused) for hour in self._over)
+        for hour in hours:
+            room -= len(hour.allowed) + len(hour.refused)
+            if room >= 0:
+                self._over.insert(0, hour)
+            else:
+                self.dropped += sum(each.count for each in (*hour.allowed.values(), *hour.refused.values()))
+
     def _begin(self, now: float) -> None:
         hours = int(now // _HOUR_SECONDS)
         self._ends = float((hours + 1) * _HOUR_SECONDS)

@@ -32,6 +32,7 @@ from sidecar.config.document import (
     Tracing,
     UpstreamSettings,
     UsageSettings,
+    Workers,
 )
 from sidecar.config.engines import LimiterSettings
 from sidecar.config.errors import Path, Problem, Report, did_you_mean
@@ -110,6 +111,7 @@ class Config:
     reload: Reload
     drain: Drain
     process: Process
+    workers: Workers = 1
     decision: DecisionSettings | None
     usage: UsageSettings
     tracing: Tracing | None
@@ -218,6 +220,7 @@ def _sections(path: str, document: Document) -> Config:
         reload=document.reload or Reload(),
         drain=document.drain or Drain(),
         process=document.process or Process(),
+        workers=document.workers or 1,
     )
 
 

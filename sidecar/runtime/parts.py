@@ -1,0 +1,168 @@
+"""What runs behind the listeners of one process: a whole sidecar, its control process, or a worker."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from sidecar.config.build.config import Config
+from sidecar.config.reload import share_of
+from sidecar.gate.compile import key_prefixes
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.limiter.shared import SharedLimiter
+from sidecar.runtime.control import Sharing
+from sidecar.runtime.descriptors import Descriptors
+from sidecar.runtime.key_file import KeyFileWatch
+from sidecar.runtime.limiters import Limiters
+from sidecar.runtime.maintenance import OldKeys, Retirement, UsageKeeper
+from sidecar.runtime.serving import Serving, StartError
+from sidecar.runtime.tasks import Background, Drainer
+from sidecar.runtime.telemetry import Observing
+from sidecar.runtime.workers import Begin, Common, Control, Duties, Push, Workers
+from sidecar.store.store import Store
+from sidecar.telemetry.metrics import Metrics, Reloads
+from sidecar.telemetry.observer import Exchanges
+from sidecar.telemetry.snapshots import Snapshot, WorkerMetrics
+from sidecar.usage.recorder import Usage
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What is done once for all processes."""
+
+    keeper: UsageKeeper
+    retirement: Retirement
+    old_keys: OldKeys
+
+    def reconfigure(self, config: Config) -> None:
+        """Do it as `config` says from now on."""
+        self.keeper.reconfigure(config.usage, prefixes=key_prefixes(config))
+        self.retirement.reconfigure(config.keys)
+        self.old_keys.reconfigure(config.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What runs behind the listeners. All of it ends with `stack`. keeping: None in a worker."""
+
+    config: Config
+    """As it was at the start; `serving` has the one in force."""
+    stack: AsyncExitStack
+    metrics: Metrics
+    background: Background
+    descriptors: Descriptors
+    limiters: Limiters
+    store: Store
+    key_file: KeyFileWatch | None
+    sharing: Sharing
+    usage: Usage
+    keeping: Keeping | None
+    observing: Observing
+    exchanges: Exchanges
+    serving: Serving
+    drainer: Drainer = field(default_factory=Drainer)
+    workers: Workers | None = None
+
+    async def answers(self) -> bool:
+        """Whether the data path answers: that of each worker, where there are any."""
+        return await (self.serving.answers() if self.workers is None else self.workers.answer(least=1))
+
+    async def alive(self) -> bool:
+        """As `answers`; also while every worker is being started again."""
+        return await (self.serving.answers() if self.workers is None else self.workers.answer(least=0))
+
+    async def drain(self, *, at_once: bool = False) -> None:
+        await self.drainer.drain(self.serving.config.drain, at_once=at_once)
+
+
+def with_workers(parts: Parts, control: Control) -> Parts:
+    limiter, metrics = control.common.limiter, parts.metrics
+
+    def begin() -> Begin:
+        return Begin(config=parts.serving.config, drains=bool(parts.drainer.not_ready))
+
+    def merge(push: Push) -> None:
+        parts.usage.add(push.usage)
+        parts.observing.refusals.merge(push.refusals)
+
+    workers = Workers(control.ends, control.parent, begin=begin, on_push=merge)
+    limiter.quotas = parts.config.quotas
+    metrics.merge(workers.snapshots)
+    metrics.also(WorkerMetrics(workers.__len__, lambda: workers.restarts))
+    if parts.keeping is not None:
+        parts.keeping.keeper.gather = workers.collect
+    parts.stack.push_async_callback(partial(parts.drain, at_once=True))
+    parts.drainer.add(workers)
+    return replace(parts, workers=workers)
+
+
+def duties_of(parts: Parts, common: Common) -> Duties:
+    def push(metrics: Snapshot) -> Push:
+        refusals = parts.observing.refusals.gathered()
+        return Push(metrics=metrics, usage=parts.usage.taken(), refusals=refusals)
+
+    def keep(push: Push) -> None:
+        parts.usage.add(push.usage)
+        parts.observing.refusals.merge(push.refusals)
+
+    async def reconfigure(wanted: Config) -> str:
+        try:
+            await parts.serving.reconfigure(share_of(wanted, common.workers))
+        except StartError as error:
+            return str(error)
+        parts.observing.reconfigure(parts.serving.config)
+        return ""
+
+    return Duties(
+        metrics=parts.metrics.snapshot,
+        push=push,
+        keep=keep,
+        answers=parts.serving.answers,
+        reconfigure=reconfigure,
+        announce=parts.drainer.announce,
+        undo=parts.drainer.undo,
+    )
+
+
+async def reconfigure_workers(parts: Parts, workers: Workers) -> None:
+    """They get it together. What keeps one from it has kept this process from it before, but for an odd moment."""
+    config = parts.serving.config
+    if isinstance(parts.limiters.quotas, SharedLimiter):
+        parts.limiters.quotas.quotas = config.quotas
+    for problem in await workers.reconfigure(config):
+        _log.error("sidecar: config: a worker did not take it, and serves by the one before: %s", problem)
+
+
+def remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
+    files = (watch.remarks() for watch in (reloads, parts.key_file) if watch is not None)
+    own = (*parts.serving.grace.remarks(), *parts.limiters.remarks(), *parts.sharing.remarks())
+    return [*(line for lines in files for line in lines), *own, *_unwritten(parts.store)]
+
+
+def _unwritten(store: Store) -> Sequence[str]:
+    """No reason to be unready: requests are decided on all the same."""
+    problem = store.database.write_problem
+    return [f"store: the last change was not written: {problem}"] if problem else []
+
+
+async def problems(parts: Parts) -> Sequence[str]:
+    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain.
+
+    While keys that were seen go on without the store, it stays ready, so that not every replica is taken out at once.
+    """
+    if parts.drainer.not_ready:
+        return [f"drain: {parts.drainer.not_ready}"]
+    if not await parts.answers():
+        return ["data: the data listener does not answer"]
+    try:
+        await parts.store.keys.read_generation()
+    except StoreUnavailable as error:
+        return [] if parts.serving.grace.covers(error) else [f"store: {error}"]
+    try:
+        await parts.store.keys.find({b"": "none"})
+    except StoreUnavailable as error:
+        return [f"store: {error}"]
+    return []

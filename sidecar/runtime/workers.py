@@ -1,0 +1,403 @@
+"""What the processes of `sidecar serve --workers` tell each other.
+
+The control process serves operators and proxies (ops, admin, forward auth) and does what must be done once; workers
+serve the data listener. Each worker has a pair of sockets with the control process. The parent made them and holds
+them open, so that either end may be started again. A message is one packet: whole, or not there at all.
+"""
+
+import asyncio
+import copyreg
+import io
+import os
+import pickle
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
+
+from sidecar.config.build.config import Config
+from sidecar.config.fields import Address
+from sidecar.limiter.shared import SharedLimiter
+from sidecar.telemetry.refusals import Gathered
+from sidecar.telemetry.snapshots import Snapshot, kept
+from sidecar.usage.recorder import UsageHour
+
+ANSWER_SECONDS: Final = 1.0
+"""For an answer that comes at once, or never."""
+RECONFIGURE_SECONDS: Final = 30.0
+PUSH_SECONDS: Final = 1.0
+"""How often workers tell what they have counted; kill -9 loses at most what was counted since."""
+_LAST_SECONDS: Final = 2.0
+"""In which a worker that has drained ends."""
+_INLINE_BYTES: Final = 32_768
+"""Of a packet; what is larger is in a file of memory, whose descriptor is sent."""
+_MOST_AT_ONCE: Final = 64
+
+Message = tuple[int, str, int, Any]
+"""Sender's process id, word, number of the question (0: none), content."""
+
+
+def _read_only(entries: dict[Any, Any]) -> Mapping[Any, Any]:
+    return MappingProxyType(entries)
+
+
+class _Pickler(pickle.Pickler):
+    dispatch_table: ClassVar[Mapping[type, Any]] = {  # type: ignore[misc]  # as the documentation has it
+        **copyreg.dispatch_table,
+        MappingProxyType: lambda proxy: (_read_only, (dict(proxy),)),
+    }
+
+
+def packed_of(told: object) -> bytes:
+    """In bytes, the read-only mappings of a configuration included."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(told)
+    return buffer.getvalue()
+
+
+def send(end: socket.socket, word: str, question: int = 0, content: Any = None) -> bool:
+    """Send a message without waiting; False where the other end has stopped reading."""
+    packed = packed_of((os.getpid(), word, question, content))
+    with suppress(OSError):
+        if len(packed) <= _INLINE_BYTES:
+            return end.send(packed) > 0
+        descriptor = os.memfd_create("sidecar-message", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "r+b") as file:
+            file.write(packed)
+            file.flush()
+            return socket.send_fds(end, [b"-"], [descriptor]) > 0
+    return False
+
+
+def receive(end: socket.socket) -> Message:
+    """The next message. Raises BlockingIOError where there is none, and EOFError where none can come any more.
+
+    What is unpickled comes from our own processes: nobody else has an end of these sockets.
+    """
+    packed, descriptors, *_ = socket.recv_fds(end, _INLINE_BYTES + 1, 1)
+    if not packed:
+        raise EOFError
+    for descriptor in descriptors:
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(0)
+            packed = file.read()
+    message: Message = pickle.loads(packed)  # noqa: S301 - our own
+    return message
+
+
+class Link:
+    """One end, on the loop. To be made where its loop runs.
+
+    on_message: gets word, question, content and sender; `closed` where nobody has the other end any more.
+    """
+
+    def __init__(self, end: socket.socket, on_message: Callable[[str, int, Any, int], None]) -> None:
+        self._end, self._on_message = end, on_message
+        end.setblocking(False)
+        asyncio.get_running_loop().add_reader(end.fileno(), self.read)
+
+    def send(self, word: str, question: int = 0, content: Any = None) -> bool:
+        return send(self._end, word, question, content)
+
+    def read(self) -> None:
+        """Handle what has come, so many at once that requests do not wait for them."""
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                pid, word, question, content = receive(self._end)
+            except (BlockingIOError, InterruptedError):
+                return
+            except (OSError, EOFError):
+                self.close()
+                self._on_message("closed", 0, None, 0)
+                return
+            self._on_message(word, question, content, pid)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._end.fileno())
+
+
+# What is told.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What all processes of a sidecar have from the parent, which made it before it started them.
+
+    sockets: of the data listener, bound to `addresses`. log_lock, stderr_lock: as of
+    `telemetry.access_log.lines_writer`.
+    """
+
+    workers: int
+    sockets: Sequence[socket.socket]
+    addresses: Sequence[Address]
+    limiter: SharedLimiter
+    log_lock: int
+    stderr_lock: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What the control process has besides; see `Workers`."""
+
+    common: Common
+    ends: Sequence[socket.socket]
+    parent: socket.socket
+    life: int
+    """Ends when the parent has died."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """How a worker is to begin: the configuration in force, and whether `sidecar drain` is."""
+
+    config: Config
+    drains: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """What a worker has counted. metrics: since its start; the rest since its last push."""
+
+    metrics: Snapshot
+    usage: Sequence[UsageHour]
+    refusals: Gathered
+
+
+# The control process's side.
+
+
+class _Member:
+    """A worker as the control process knows it. pid: 0 while none runs."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.pid, self.is_up = number, 0, False
+        self.metrics: Snapshot = ()
+
+
+class Workers:
+    """All of them, as one; a `runtime.tasks.Server`, too. To be made where its loop runs.
+
+    ends: of the sockets to each. parent: of that to the parent. begin: how a worker that starts now is to begin.
+    on_push: gets what one has counted, but for its metrics.
+    """
+
+    def __init__(
+        self,
+        ends: Sequence[socket.socket],
+        parent: socket.socket,
+        *,
+        begin: Callable[[], Begin],
+        on_push: Callable[[Push], None],
+    ) -> None:
+        self._begin, self._on_push = begin, on_push
+        self._members = [_Member(number) for number in range(1, len(ends) + 1)]
+        self._links = [Link(end, self._reader_of(member)) for end, member in zip(ends, self._members, strict=True)]
+        self._parent = Link(parent, self._told_by_parent)
+        self._questions, self._answers = count(1), dict[int, asyncio.Future[Any]]()
+        self._ended: Snapshot = ()
+        self._changed = asyncio.Event()
+        self._seen_up = set[int]()
+        self.restarts = 0
+        """Workers that were started in place of others."""
+
+    def __len__(self) -> int:
+        """Those that serve."""
+        return sum(member.is_up for member in self._members)
+
+    def tell_parent(self, word: str) -> None:
+        self._parent.send(word)
+
+    async def all_up(self) -> None:
+        """Wait until each has begun to serve once."""
+        while len(self._seen_up) < len(self._members):
+            await self._change()
+
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        """By worker, and under the empty name what those have counted that have ended. For any thread."""
+        return {"": self._ended, **{str(member.number): member.metrics for member in list(self._members)}}
+
+    async def collect(self) -> None:
+        """Let each tell what it has counted until now."""
+        await self._ask_all("push")
+
+    async def answer(self, *, least: int) -> bool:
+        """Whether each that serves answers, and at least so many do."""
+        answers = await self._ask_all("probe")
+        return len(answers) >= least and all(answers)
+
+    async def reconfigure(self, config: Config) -> Sequence[str]:
+        """Let each serve by `config`; gives what kept some from it."""
+        problems = await self._ask_all("reconfigure", config, within_seconds=RECONFIGURE_SECONDS)
+        return [problem or "no answer" for problem in problems if problem != ""]
+
+    def close_when_idle(self) -> None:
+        self._tell_all("announce")
+
+    def keep_open(self) -> None:
+        self._tell_all("undo")
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """Wait for them to end; the parent has told them to."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds + _LAST_SECONDS):
+                while any(member.pid for member in self._members):
+                    await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _tell_all(self, word: str) -> None:
+        for link in self._links:
+            link.send(word)
+
+    async def _ask_all(self, word: str, content: Any = None, *, within_seconds: float = ANSWER_SECONDS) -> list[Any]:
+        """What each that serves answers; None where it does not in time. Those that end meanwhile do not count."""
+        asked = {member.number: member.pid for member in self._members if member.is_up}
+        answers = await asyncio.gather(*(self._ask(number, word, content, within_seconds) for number in asked))
+        still = {member.number: member.pid for member in self._members}
+        return [answer for (number, pid), answer in zip(asked.items(), answers, strict=True) if still[number] == pid]
+
+    async def _ask(self, number: int, word: str, content: Any, within_seconds: float) -> Any:
+        question, answer = next(self._questions), asyncio.get_running_loop().create_future()
+        self._answers[question] = answer
+        try:
+            if not self._links[number - 1].send(word, question, content):
+                return None
+            await asyncio.wait([answer], timeout=within_seconds)
+            return answer.result() if answer.done() else None
+        finally:
+            del self._answers[question]
+
+    def _reader_of(self, member: _Member) -> Callable[[str, int, Any, int], None]:
+        def read(word: str, question: int, content: Any, pid: int) -> None:
+            if word == "closed":
+                return
+            if pid != member.pid:
+                self._replace(member, pid)
+                if word != "hello":
+                    self._bring_in_line(member.number)
+            self._told_by(member, word, content)
+            answer = self._answers.get(question)
+            if answer is not None and not answer.done():
+                answer.set_result(content)
+
+        return read
+
+    def _told_by(self, member: _Member, word: str, content: Any) -> None:
+        match word:
+            case "hello":
+                self._links[member.number - 1].send("begin", 0, self._begin())
+            case "up":
+                member.is_up = True
+                self._seen_up.add(member.number)
+                self._parent.send("worker up", member.number, member.pid)
+                self._changed.set()
+            case "push":
+                member.metrics, member.is_up = content.metrics, True
+                self._seen_up.add(member.number)
+                self._on_push(content)
+
+    def _bring_in_line(self, number: int) -> None:
+        """It has served before this process began, which was started again."""
+        link, begin = self._links[number - 1], self._begin()
+        link.send("reconfigure", 0, begin.config)
+        link.send("announce" if begin.drains else "undo")
+
+    def _told_by_parent(self, word: str, number: int, content: Any, _: int) -> None:
+        if word == "closed":  # The parent has died, and workers end by themselves.
+            for member in self._members:
+                self._replace(member, 0)
+            self._changed.set()
+        if word != "ended":
+            return
+        member = self._members[number - 1]
+        self._links[number - 1].read()  # What it has told before.
+        if member.pid == content:
+            self._replace(member, 0)
+        self._changed.set()
+
+    def _replace(self, member: _Member, pid: int) -> None:
+        """One has ended, or another has begun; what the one had counted is kept."""
+        if member.pid:
+            self._ended, member.metrics = kept(self._ended, member.metrics), ()
+        self.restarts += pid != 0 and member.number in self._seen_up
+        member.pid, member.is_up = pid, False
+
+
+# A worker's side.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duties:
+    """What a worker does when it is told to. reconfigure: gives what kept it from that, or nothing."""
+
+    metrics: Callable[[], Snapshot]
+    """For any thread: where there are many routes, it takes tens of milliseconds."""
+    push: Callable[[Snapshot], Push]
+    keep: Callable[[Push], None]
+    """Takes back what could not be told."""
+    answers: Callable[[], Awaitable[bool]]
+    reconfigure: Callable[[Config], Awaitable[str]]
+    announce: Callable[[], object]
+    undo: Callable[[], object]
+
+
+class Worker:
+    """This worker, towards the control process. To be made where its loop runs."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._link = Link(end, self._told)
+        self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
+        self._duties: Duties | None = None
+        self._pushing = asyncio.Lock()
+        self._tasks = set[asyncio.Task[None]]()
+
+    async def begin(self) -> Begin:
+        """Wait for how to begin, also for a control process that is being started again."""
+        self._link.send("hello")
+        return await self._begin
+
+    def serve(self, duties: Duties) -> None:
+        """Say that it serves, and do as it is told."""
+        self._duties = duties
+        self._link.send("up")
+
+    async def push(self, question: int = 0) -> None:
+        """Tell what it has counted; one after the other, so that no older snapshot comes after a newer one."""
+        duties = self._duties
+        if duties is None:
+            return
+        async with self._pushing:
+            told = duties.push(await asyncio.to_thread(duties.metrics))
+            if not await asyncio.to_thread(self._link.send, "push", question, told):
+                duties.keep(told)
+
+    def _told(self, word: str, question: int, content: Any, _: int) -> None:
+        duties = self._duties
+        if word == "begin" and not self._begin.done():
+            self._begin.set_result(content)
+        if duties is None:
+            return
+        match word:
+            case "push":
+                self._start(self.push(question))
+            case "probe":
+                self._start(self._answer(question, duties.answers()))
+            case "reconfigure":
+                self._start(self._answer(question, duties.reconfigure(content)))
+            case "announce":
+                duties.announce()
+            case "undo":
+                duties.undo()
+
+    async def _answer(self, question: int, work: Awaitable[Any]) -> None:
+        self._link.send("answer", question, await work)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -13,7 +13,7 @@ from sidecar.telemetry.snapshots import Snapshot, kept, merged, total_by
 def worker(*, requests: int = 0, in_flight: int = 0, write_problem: str = "") -> Snapshot:
     """As another process gets it."""
     metrics = Metrics()
-    metrics.also(StoreMetrics(lambda: write_problem))
+    metrics.also(StoreMetrics(lambda: write_problem, grace=lambda: (False, 0), processes=lambda: 1))
     for _ in range(requests):
         metrics.finished("GET /v1/**", "GET", 200, seconds=0.004)
         metrics.denied("GET /v1/**", Reason.QUOTA_EXCEEDED)

@@ -58,8 +58,11 @@ class Keys:
     def make_store(self, name: str) -> None:
         """With a key of this name in it, unless `keys.require` demands more of one.
 
-        The same configuration makes the same store; the second time, it is a copy of the first.
+        The same configuration makes the same store; the second time, it is a copy of the first, where it is a file.
         """
+        if not self.url.startswith("sqlite:"):
+            self._make_store(name)
+            return
         kind = (name, self.config.read_bytes(), *sorted(self._environ.items()))
         if kind in _MADE:
             self.store.touch(0o600)

@@ -21,6 +21,7 @@ _BEGUN: Final = ("id", "prefix")
 _WORD: Final = re.compile(r"[^\W_]")
 _TIMES: Final = {
     "active": ("(expires_at IS NULL OR expires_at > ?) AND (retires_at IS NULL OR retires_at > ?)", 2),
+    "retiring": ("retires_at IS NOT NULL AND retires_at > ? AND (expires_at IS NULL OR expires_at > ?)", 2),
     "expired": ("expires_at IS NOT NULL AND expires_at <= ?", 1),
     "retired": ("retires_at IS NOT NULL AND retires_at <= ? AND (expires_at IS NULL OR expires_at > ?)", 2),
 }

@@ -105,7 +105,7 @@ class BrokenNumber(int):
     def __lt__(self, other: object) -> bool:
         raise LookupError(f"secret {other!r}")
 
-    __ge__ = __lt__
+    __le__ = __gt__ = __ge__ = __lt__
 
 
 async def test_an_error_while_a_head_is_read_is_answered_logged_and_counted(

@@ -22,7 +22,8 @@ class RedisServer:
     """
 
     def __init__(self, folder: Path, *options: str, port: int = 0, program: tuple[str, ...] = ()) -> None:
-        self.port, self.socket = port or free_port(), folder / "redis.sock"
+        self.port, self.socket = port, folder / "redis.sock"
+        """The port is found at the first start, unless it is given."""
         self._folder, self._options, self._program = folder, options, program
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -38,12 +39,24 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [needed("redis-server"), *self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        """On the port of before, if there was one."""
+        for _ in range(10):
+            port = self.port or free_port()
+            if self._comes_up(port):
+                self.port = port
+                return
+            if self.port:
+                break
+        raise AssertionError((self._folder / "redis.log").read_text())
+
+    def _comes_up(self, port: int) -> bool:
+        """A node of a Cluster listens on another port as well, 10000 above, which may be in use."""
+        command = [needed("redis-server"), *self._program, "--port", str(port), "--bind", "127.0.0.1"]
         command += ["--save", ""] if not self._program else []
         command += ["--unixsocket", str(self.socket), "--dir", str(self._folder), "--daemonize", "no", *self._options]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        assert comes_to_listen(self._process, self.port), (self._folder / "redis.log").read_text()
+        return comes_to_listen(self._process, port)
 
     def kill(self) -> None:
         if self._process is not None:

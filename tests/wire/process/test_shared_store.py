@@ -80,6 +80,7 @@ def test_the_first_sidecar_learns_of_one_in_another_container_and_of_its_end(
         second.wait_until_ready()
         assert second.metrics()[PROCESSES] == 2
         until(lambda: first.metric(PROCESSES) == 2)
+        assert first.process.stderr.wait_for(lambda line: "each counts quotas for itself" in line)
         assert len(warnings(first)) == 1 and remark(first)
     until(lambda: first.metric(PROCESSES) == 1)
     assert not remark(first)

@@ -6,11 +6,11 @@ a schema, the statements that list keys (full-text search differs), and what mak
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final, Protocol
 
-from sidecar.keys.ports import StoreUnavailable
+from sidecar.keys.ports import NotWritten, StoreUnavailable
 
 
 class DuplicateRow(StoreUnavailable):
@@ -75,6 +75,40 @@ class Database(Protocol):
 
     def transaction(self, operation: str) -> AbstractAsyncContextManager[Connection]:
         """One transaction, committed at the end and rolled back on an exception. Writers wait for each other."""
+
+
+class Steps:
+    """What is around each step of an engine. name: of the store, in messages. timings: gets a step and its seconds."""
+
+    def __init__(self, name: str, timings: Callable[[str, float], None]) -> None:
+        self.name, self._timings = name, timings
+        self.is_open = True
+        self.write_problem = ""
+        """Why the last change was not written; empty where it was."""
+
+    @contextmanager
+    def operation(self, operation: str) -> Iterator[None]:
+        """Measure the time inside, and refuse to begin once the store is closed."""
+        if not self.is_open:
+            raise StoreUnavailable(f"the key store {self.name} is closed")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            yield
+        finally:
+            self._timings(operation, loop.time() - started)
+
+    @contextmanager
+    def write_noted(self) -> Iterator[None]:
+        """Note in `write_problem` how a change ends. Raises NotWritten."""
+        try:
+            yield
+        except DuplicateRow:
+            raise
+        except StoreUnavailable as error:
+            self.write_problem = str(error)
+            raise NotWritten(str(error), cause=error.cause) from error
+        self.write_problem = ""
 
 
 _LATE_SECONDS: Final = 0.1

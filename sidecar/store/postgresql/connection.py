@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
@@ -12,8 +12,8 @@ import asyncpg
 from sidecar.config.load import Environment
 from sidecar.config.store_url import password_of, shown_store
 from sidecar.core.units import Clock
-from sidecar.keys.ports import NotWritten, StoreUnavailable
-from sidecar.store.connection import DuplicateRow, answers_within
+from sidecar.keys.ports import StoreUnavailable
+from sidecar.store.connection import DuplicateRow, Steps, answers_within
 from sidecar.store.postgresql.generation import KeyWatch, NotWatched
 from sidecar.store.postgresql.schema import SCHEMA, prepare
 from sidecar.store.postgresql.statements import (
@@ -229,7 +229,7 @@ def _password() -> str | None:
         raise StoreUnavailable(str(error)) from error
 
 
-class PostgresqlDatabase:
+class PostgresqlDatabase(Steps):
     """A Database on a server. `timings` receives each operation and its seconds."""
 
     def __init__(
@@ -242,8 +242,8 @@ class PostgresqlDatabase:
         lag: Callable[[float], None],
     ) -> None:
         """Use `open`."""
-        self.name = shown_store(url)
-        self._clock, self._timings = clock, timings
+        super().__init__(shown_store(url), timings)
+        self._clock = clock
         self._lookups = Pool(connector(url, FIND_SECONDS), LOOKUP_CONNECTIONS)
         self._reads = Pool(connector(url, READ_SECONDS), READ_CONNECTIONS)
         self._writes = Pool(connector(url, WRITE_SECONDS), WRITE_CONNECTIONS)
@@ -253,9 +253,6 @@ class PostgresqlDatabase:
         self.watch = watching
         self.generation, self.read_generation = watching.current, watching.read
         self.changes_since = watching.changes_since
-        self._open = True
-        self.write_problem = ""
-        """Why the last change was not written; empty where it was."""
 
     @classmethod
     async def open(
@@ -285,7 +282,7 @@ class PostgresqlDatabase:
         return database
 
     async def close(self) -> None:
-        self._open = False
+        self.is_open = False
         await self.watch.close()
         for pool in (self._lookups, self._reads, self._writes):
             await pool.close()
@@ -302,18 +299,18 @@ class PostgresqlDatabase:
         return table
 
     async def lookup(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._operation(operation):
+        with self.operation(operation):
             return await self._within(FIND_SECONDS, self._lookups, sql, values)
 
     async def read(self, operation: str, sql: str, values: Any = ()) -> list[Any]:
-        with self._operation(operation):
+        with self.operation(operation):
             return await self._within(READ_SECONDS, self._reads, sql, values)
 
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator[PostgresqlConnection]:
         locks = _LOCKS.get(operation, CHANGE_LOCK)
         value = None
-        with self._operation(operation), self._write_noted():
+        with self.operation(operation), self.write_noted():
             async with self._writes.use("BEGIN") as connection:
                 try:
                     await connection.run(f"SELECT {locks}")
@@ -355,29 +352,6 @@ class PostgresqlDatabase:
     async def _read_value(self) -> int:
         [(value,)] = await self.lookup("generation", "SELECT value FROM generation")
         return int(value)
-
-    @contextmanager
-    def _write_noted(self) -> Iterator[None]:
-        try:
-            yield
-        except DuplicateRow:
-            raise
-        except StoreUnavailable as error:
-            self.write_problem = str(error)
-            raise NotWritten(str(error), cause=error.cause) from error
-        self.write_problem = ""
-
-    @contextmanager
-    def _operation(self, operation: str) -> Iterator[None]:
-        """Measure the time inside, and refuse to begin once the store is closed."""
-        if not self._open:
-            raise StoreUnavailable(f"the key store {self.name} is closed")
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            yield
-        finally:
-            self._timings(operation, loop.time() - started)
 
 
 async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, name: str) -> None:

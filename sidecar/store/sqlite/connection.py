@@ -13,8 +13,8 @@ from typing import Any, Final
 import aiosqlite
 
 from sidecar.core.units import Clock
-from sidecar.keys.ports import RESTORE, NoStore, NotWritten, StoreUnavailable
-from sidecar.store.connection import DuplicateRow, answers_within
+from sidecar.keys.ports import RESTORE, NoStore, StoreUnavailable
+from sidecar.store.connection import DuplicateRow, Steps, answers_within
 from sidecar.store.sqlite.files import OpenedFiles, is_there, make, refuse_strays, refuse_unwritable
 from sidecar.store.sqlite.generation import CHANGES, GenerationWatch
 from sidecar.store.sqlite.schema import migrate, version_of
@@ -210,7 +210,7 @@ def _values_of(into: str, rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]
     return f"{into} VALUES {', '.join([placeholders] * len(rows))}", list(chain.from_iterable(rows))
 
 
-class SqliteDatabase:
+class SqliteDatabase(Steps):
     """A Database over one file. Its connections stay open; `timings` receives each operation and its seconds."""
 
     def __init__(
@@ -222,16 +222,14 @@ class SqliteDatabase:
         timings: Callable[[str, float], None],
     ) -> None:
         """Use `open`. connections: for requests, for management, for writes, and one that reads the generation."""
+        super().__init__(path, timings)
         self.connections = connections
         self._lookup, self._read, self._write, self._watching = connections
-        self._path, self._clock, self._timings = path, clock, timings
+        self._path, self._clock = path, clock
         self._files = OpenedFiles(path)
         self._watch = GenerationWatch(self._files, partial(self._watching.fetch, CHANGES), clock)
         self.generation, self.read_generation = self._watch.current, self._watch.read
         self.changes_since = self._watch.changes_since
-        self._open = True
-        self.write_problem = ""
-        """Why the last change was not written; empty where it was."""
 
     @classmethod
     async def open(
@@ -253,7 +251,7 @@ class SqliteDatabase:
             raise
 
     async def close(self) -> None:
-        self._open = False
+        self.is_open = False
         await self._watch.close()
         writers, reader = self.connections[:-1], self.connections[-1:]
         # The last connection to end writes its log into the database and removes the files in the log's place: not
@@ -271,17 +269,17 @@ class SqliteDatabase:
         return f"{table} INDEXED BY {index}"
 
     async def lookup(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._operation(operation):
+        with self.operation(operation):
             return await self._lookup.read(sql, values, FIND_SECONDS)
 
     async def read(self, operation: str, sql: str, values: Parameters = ()) -> list[Any]:
-        with self._operation(operation):
+        with self.operation(operation):
             return await self._read.read(sql, values, READ_SECONDS)
 
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator[SqliteConnection]:
         connection = self._write
-        with self._operation(operation), self._write_noted():
+        with self.operation(operation), self.write_noted():
             async with connection.lock:
                 # A write into a file that was taken away would be acknowledged and lost.
                 self._files.check()
@@ -302,29 +300,6 @@ class SqliteDatabase:
                 async with self.transaction("retry_write") as connection:
                     # SQLite writes no page whose content stays the same; once it succeeds, keys are looked up anew.
                     await connection.execute("UPDATE generation SET value = random()")
-
-    @contextmanager
-    def _write_noted(self) -> Iterator[None]:
-        try:
-            yield
-        except DuplicateRow:
-            raise
-        except StoreUnavailable as error:
-            self.write_problem = str(error)
-            raise NotWritten(str(error), cause=error.cause) from error
-        self.write_problem = ""
-
-    @contextmanager
-    def _operation(self, operation: str) -> Iterator[None]:
-        """Measure the time inside, and refuse to begin once the store is closed."""
-        if not self._open:
-            raise StoreUnavailable(f"the key store {self._path} is closed")
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            yield
-        finally:
-            self._timings(operation, loop.time() - started)
 
 
 async def _close(connections: Sequence[SqliteConnection]) -> None:

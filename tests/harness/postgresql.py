@@ -6,15 +6,14 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP
 from typing import Any
 
-from tests.harness.ports import comes_to_listen, free_port
-from tests.harness.processes import READY_SECONDS, STOP_SECONDS
+from tests.harness.ports import free_port
+from tests.harness.processes import STOP_SECONDS, Lines
 from tests.harness.tools import needed
 
 SUPERUSER = "postgres"
@@ -24,7 +23,7 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "200",
     "autovacuum": "off",
-    "log_min_messages": "fatal",
+    "log_min_messages": "log",  # It tells when it is ready.
 }
 _TRUSTING = "host all all 127.0.0.1/32 trust\n"
 
@@ -36,7 +35,7 @@ class PostgresqlServer:
         self.folder, self._data = folder, folder / "data"
         self._bin = _programs()
         self._user = other_user()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._numbers = itertools.count(1)
         self.port = 0
         if self._user is not None:
@@ -50,28 +49,23 @@ class PostgresqlServer:
         for _ in range(10):
             port = self.port or free_port()
             line = [str(self._bin / "postgres"), "-D", str(self._data), "-p", str(port), *given]
-            with (self.folder / "log").open("ab") as log:
-                self._process = subprocess.Popen(
-                    line, stdout=log, stderr=log, cwd="/", user=self._user, process_group=0
-                )
-            if comes_to_listen(self._process, port) and self._takes_connections(port):
+            self._process = subprocess.Popen(
+                line, stderr=subprocess.PIPE, text=True, cwd="/", user=self._user, process_group=0
+            )
+            assert self._process.stderr is not None
+            self._told = Lines(self._process.stderr)
+            if self._told.wait_for(lambda line: "ready to accept" in line) is not None:
                 self.port = port
                 return
-        raise AssertionError((self.folder / "log").read_text(encoding="utf-8", errors="replace"))
-
-    def _takes_connections(self, port: int) -> bool:
-        """Waits for it; a server listens before it is ready."""
-        line = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
-        deadline = time.monotonic() + READY_SECONDS
-        while subprocess.run(line, check=False).returncode != 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return time.monotonic() < deadline
+            self.kill()
+        raise AssertionError("\n".join(self._told.all()))
 
     def stop(self, signal: int = SIGINT) -> None:
         """SIGINT ends all connections first."""
         if self._process is not None:
             self._process.send_signal(signal)
             self._process.wait(STOP_SECONDS)
+            self._told.join()
             self._process = None
 
     def kill(self) -> None:
@@ -80,6 +74,8 @@ class PostgresqlServer:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, SIGKILL)
             self._process.wait(STOP_SECONDS)
+            self._told.join()
+            self._process = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

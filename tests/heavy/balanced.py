@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -10,14 +11,12 @@ from pathlib import Path
 
 from tests.harness.forks import ForkedProcess
 from tests.harness.keys import Keys
-from tests.harness.ports import free_port
-from tests.harness.processes import Process, clean_environ
+from tests.harness.ports import comes_to_listen, free_port
+from tests.harness.processes import Lines, Process, clean_environ
 from tests.harness.tools import needed
 from tests.upstreams.scripted import ScriptedUpstream, answering, plain
 
 HAPROXY = """\
-global
-  stats socket {folder}/haproxy.sock
 defaults
   mode http
   timeout connect 20s
@@ -31,6 +30,8 @@ frontend clients
 backend sidecars
   option httpchk GET /readyz
 """
+_CHANGE = re.compile(r"Server sidecars/(\w+) is (UP|DOWN)")
+"""Each is taken to be up until HAProxy says otherwise."""
 SERVER = "  server {name} 127.0.0.1:{instance.data} check port {instance.ops} inter 100ms fall 2 rise 1\n"
 
 
@@ -56,34 +57,34 @@ class Balancer:
     """HAProxy before sidecars, which it knows by name."""
 
     def __init__(self, folder: Path, instances: Mapping[str, Instance]) -> None:
-        self.port, self._socket = free_port(), folder / "haproxy.sock"
+        self.port, self._names = free_port(), tuple(instances)
         self._file = folder / "haproxy.cfg"
         servers = "".join(SERVER.format(name=name, instance=instance) for name, instance in instances.items())
-        self._file.write_text(HAPROXY.format(folder=folder, port=self.port) + servers, encoding="utf-8")
+        self._file.write_text(HAPROXY.format(port=self.port) + servers, encoding="utf-8")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        with subprocess.Popen([needed("haproxy"), "-db", "-f", self._file], stderr=subprocess.PIPE) as process:
+        command = [needed("haproxy"), "-db", "-f", str(self._file)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            self._told = Lines(process.stderr)
             try:
+                assert comes_to_listen(process, self.port), self._told.all()
                 yield
             finally:
                 process.terminate()
+                process.wait()
+                self._told.join()
 
     async def until(self, holds: Callable[[dict[str, str]], bool]) -> None:
-        """Until HAProxy sees its servers (name to `UP`, `DOWN`, …) as wanted."""
-        async with asyncio.timeout(60):
-            while not holds(await self._servers()):
-                await asyncio.sleep(0.02)
+        """Until HAProxy sees its servers (name to `UP` or `DOWN`) as wanted, which it tells with each change."""
+        if not holds(self._servers()):
+            told = await asyncio.to_thread(self._told.wait_for, lambda line: holds(self._servers()))
+            assert told is not None, self._told.all()
 
-    async def _servers(self) -> dict[str, str]:
-        try:
-            reader, writer = await asyncio.open_unix_connection(str(self._socket))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return {}
-        writer.write(b"show stat sidecars 4 -1\n")
-        rows = [line.split(",") for line in (await reader.read()).decode().splitlines() if line.startswith("sidecars,")]
-        writer.close()
-        return {row[1]: row[17].split(" ")[0] for row in rows}
+    def _servers(self) -> dict[str, str]:
+        told = (_CHANGE.search(line) for line in self._told.all())
+        return {**dict.fromkeys(self._names, "UP"), **{found[1]: found[2] for found in told if found is not None}}
 
 
 async def comes_before(event: asyncio.Event, due: float) -> bool:

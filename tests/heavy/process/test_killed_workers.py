@@ -11,8 +11,8 @@ from threading import Event, Thread
 
 from tests.harness.keys import IssuedKey
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.waiting import until
 from tests.harness.wire import ConnectionClosed
-from tests.wire.process.serving import until
 
 CONFIG = """\
 listen: 127.0.0.1:0

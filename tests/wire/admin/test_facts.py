@@ -16,8 +16,8 @@ import pytest
 
 from sidecar.admin.web import view_models
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.waiting import until
 from tests.wire.admin.calls import CONFIG, Admin, Person, admin_address
-from tests.wire.process.serving import until
 
 TYPED: Final = "what the person has typed or chosen"
 WORDS: Final = "words, colours and links for the facts beside it"

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.harness.running import Sidecar
+from tests.harness.waiting import until
 from tests.harness.wire import Connection, exchange, request_bytes
 from tests.wire.admin.calls import OPS, Admin
-from tests.wire.process.serving import until
 
 CREDENTIAL = ("Authorization", f"Bearer {OPS}")
 FORM = ("Content-Type", "application/x-www-form-urlencoded")

@@ -12,8 +12,8 @@ import pytest
 from tests.harness.keys import run_cli
 from tests.harness.processes import ROOT, clean_environ
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.waiting import until
 from tests.wire.admin.calls import ACME, CONFIG, Admin, Person, admin_address
-from tests.wire.process.serving import until
 
 CAUSE = "cannot be read or written (I/O error): check the disk"
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.harness.keys import IssuedKey, run_cli
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.waiting import until
 from tests.wire.keys.locking import RECOVERY, locked
 from tests.wire.keys.test_locked_index import CONFIG, health, status
-from tests.wire.process.serving import until
 from tests.wire.reload.changing import Changing
 
 WAYS = pytest.mark.parametrize("known", ["on", "off"])

@@ -4,9 +4,9 @@ import pytest
 
 from tests.harness.keys import IssuedKey
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.waiting import until
 from tests.harness.wire import Connection
 from tests.wire.keys.locking import EVERYBODY, locked
-from tests.wire.process.serving import until
 
 CONFIG = """\
 listen: 127.0.0.1:0

@@ -4,7 +4,7 @@ import os
 
 from tests.harness.keys import run_cli
 from tests.harness.running import Sidecar, StartSidecar
-from tests.wire.process.serving import until
+from tests.harness.waiting import until
 from tests.wire.process.test_background_work import CONFIG
 
 

@@ -1,6 +1,5 @@
 """Where a Redis may be: behind TLS, behind sentinels, or in a Cluster."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from sidecar.core.model import Taken
 from sidecar.limiter.redis.limiter import RedisLimiter
 from tests.harness.redis import RedisServer
+from tests.harness.waiting import eventually, until
 from tests.unit.limiter.contract import NOON, bucket
 from tests.wire.limiter.clients import redis_limiter
 from tests.wire.proxy.certificates import Authority
@@ -69,10 +69,8 @@ async def test_sentinels_tell_where_the_server_is_and_where_it_went(tmp_path: Pa
                 sentinel.call("SENTINEL", "MONITOR", "main", "127.0.0.1", str(two.port), "1")
                 one.call("REPLICAOF", "127.0.0.1", str(two.port))
                 assert (await take(limiter)).states == () and statistics.errors["readonly"] == 1
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    while not (found := (await take(limiter)).states):
-                        await asyncio.sleep(0.05)
-                assert found[0].remaining == 89
+                await eventually(lambda: statistics.breaker == "closed", within_seconds=PATIENCE_SECONDS)
+                assert (await take(limiter)).states[0].remaining == 89
 
 
 async def test_all_counts_of_a_cluster_are_in_one_slot_whose_node_is_asked(tmp_path: Path) -> None:
@@ -83,9 +81,7 @@ async def test_all_counts_of_a_cluster_are_in_one_slot_whose_node_is_asked(tmp_p
         one.call("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
         two.call("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
         one.call("CLUSTER", "MEET", "127.0.0.1", str(two.port))
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while any(b"cluster_state:ok" not in node.call("CLUSTER", "INFO") for node in (one, two)):
-                await asyncio.sleep(0.05)
+        until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in (one, two)))
         slot = int(one.call("CLUSTER", "KEYSLOT", "{here}")[1:])
         there, other = (one, two) if slot < 8192 else (two, one)
         url = f"redis+cluster://127.0.0.1:{other.port}"
@@ -100,7 +96,5 @@ async def test_all_counts_of_a_cluster_are_in_one_slot_whose_node_is_asked(tmp_p
             for node in (other, there):
                 assert node.call("CLUSTER", "SETSLOT", str(slot), "NODE", new) == b"+OK\r\n"
             assert (await take(limiter)).states == () and statistics.errors["cluster"] == 1
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (found := (await take(limiter)).states):
-                    await asyncio.sleep(0.05)
-            assert found[0].remaining == 89
+            await eventually(lambda: statistics.breaker == "closed", within_seconds=PATIENCE_SECONDS)
+            assert (await take(limiter)).states[0].remaining == 89

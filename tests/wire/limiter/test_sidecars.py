@@ -1,7 +1,6 @@
 """Sidecars that count in one Redis, over sockets."""
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.keys import IssuedKey, run_cli
-from tests.harness.processes import READY_SECONDS
 from tests.harness.redis import RedisServer
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.waiting import until
 from tests.harness.wire import Connection
 
 CONFIG = """
@@ -155,7 +154,5 @@ def test_no_request_fails_while_redis_is_paused_killed_and_back(start_sidecar: S
         server.kill()
         assert [remaining() for _ in range(3)][-1] < 50
         server.start()
-        deadline = time.monotonic() + READY_SECONDS
-        while sidecar.metric('sidecar_limiter_breaker_state{state="closed"}') == 0 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: sidecar.metric('sidecar_limiter_breaker_state{state="closed"}') == 1)
         assert remaining() == 99  # This Redis keeps nothing over its end.

@@ -10,7 +10,8 @@ from tests.harness.postgresql import PostgresqlServer, other_user
 from tests.harness.processes import STOP_SECONDS
 from tests.harness.running import StartSidecar
 from tests.harness.tools import needed
-from tests.wire.postgresql.test_serving import CONFIG, seconds_until, status
+from tests.harness.waiting import until
+from tests.wire.postgresql.test_serving import CONFIG, status
 
 SETTINGS = """
 [databases]
@@ -50,7 +51,7 @@ def test_in_session_mode_a_change_is_told_as_ever(
         key = sidecar.keys.issue(scopes=("read",))
         assert status(sidecar, key) == 200
         assert Keys(sidecar.keys.config, url).run("disable", key.id).exit_code == 0
-        seconds_until(lambda: status(sidecar, key) == 401, within=1.0)
+        until(lambda: status(sidecar, key) == 401, within=1.0)
         assert sidecar.stop() == 0
 
 

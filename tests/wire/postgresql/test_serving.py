@@ -1,7 +1,6 @@
 """Sidecars that share a PostgreSQL store: what they see of each other, and what clients see while it is down."""
 
 import time
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from tests.harness.keys import IssuedKey, Keys
 from tests.harness.postgresql import PostgresqlServer, running_postgresql
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.waiting import until
 
 CONFIG = """
 listen: 127.0.0.1:0
@@ -23,15 +23,6 @@ BACK_SECONDS = 5.0
 LEAVE_SECONDS = 10.0
 """Far below what Kubernetes waits after SIGTERM."""
 END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE true"
-
-
-def seconds_until(done: Callable[[], bool], *, within: float) -> float:
-    """How long it took; fails past `within`."""
-    started = time.monotonic()
-    while not done():
-        assert time.monotonic() - started < within
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 def status(sidecar: Sidecar, key: IssuedKey | str) -> int:
@@ -57,7 +48,7 @@ def test_a_change_by_anyone_counts_in_every_sidecar_within_a_second(url: str, st
     for change, expected in (("disable", 401), ("enable", 200), ("revoke", 401)):
         assert first.keys.run(change, key.id, *(["--yes"] if change == "revoke" else [])).exit_code == 0
         for one in (first, second):
-            seconds_until(partial(is_answered, one, key, expected), within=1.0)
+            until(partial(is_answered, one, key, expected), within=1.0)
     for one in (first, second):
         known = one.metric("sidecar_revocation_lag_seconds_count")
         assert known == one.metric('sidecar_revocation_lag_seconds_bucket{le="1.0"}') >= 3
@@ -72,10 +63,10 @@ def test_connections_that_the_server_ends_are_made_anew(
     assert status(sidecar, key) == 200
     for _ in range(3):
         server.sql(f"{END_SESSIONS} AND datname = '{url.rpartition('/')[2]}'")
-        seconds_until(lambda: not is_unavailable(sidecar, key), within=BACK_SECONDS)
+        until(lambda: not is_unavailable(sidecar, key), within=BACK_SECONDS)
         assert not is_unavailable(sidecar, sidecar.keys.issue(scopes=("read",)))
     assert sidecar.keys.run("disable", key.id).exit_code == 0
-    seconds_until(lambda: status(sidecar, key) == 401, within=1.0)
+    until(lambda: status(sidecar, key) == 401, within=1.0)
 
 
 @pytest.mark.requirement("R2.5")
@@ -89,7 +80,7 @@ def test_while_the_database_is_down_requests_get_503_and_afterwards_all_is_well(
         known, unseen = sidecar.keys.issue(scopes=("read",)), sidecar.keys.issue(scopes=("read",))
         assert [status(one, known) for one in (sidecar, other)] == [200, 200]
         with own.down(how):
-            seconds_until(lambda: is_unavailable(sidecar, known), within=BACK_SECONDS)
+            until(lambda: is_unavailable(sidecar, known), within=BACK_SECONDS)
             for _ in range(20):
                 assert is_unavailable(sidecar, known)
                 assert is_unavailable(sidecar, unseen)
@@ -97,8 +88,8 @@ def test_while_the_database_is_down_requests_get_503_and_afterwards_all_is_well(
             started = time.monotonic()
             assert other.stop() == 0
             assert time.monotonic() - started < LEAVE_SECONDS
-        seconds_until(lambda: not is_unavailable(sidecar, known), within=BACK_SECONDS)
-        seconds_until(lambda: not is_unavailable(sidecar, unseen), within=BACK_SECONDS)
+        until(lambda: not is_unavailable(sidecar, known), within=BACK_SECONDS)
+        until(lambda: not is_unavailable(sidecar, unseen), within=BACK_SECONDS)
         assert status(sidecar, "sk_live_nobody") == 401
         assert sidecar.ready().status == 200
         assert sidecar.stop() == 0
@@ -114,13 +105,13 @@ def test_a_sidecar_that_is_left_no_connection_says_so_and_goes_on_when_there_are
     key = sidecar.keys.issue(scopes=("read",))
     assert status(sidecar, key) == 200
     server.sql("ALTER ROLE crowd CONNECTION LIMIT 0", f"{END_SESSIONS} AND usename = 'crowd'")
-    seconds_until(lambda: is_unavailable(sidecar, key), within=BACK_SECONDS)
-    seconds_until(lambda: b"no connection left" in sidecar.ready().body, within=BACK_SECONDS)
+    until(lambda: is_unavailable(sidecar, key), within=BACK_SECONDS)
+    until(lambda: b"no connection left" in sidecar.ready().body, within=BACK_SECONDS)
     # What happens meanwhile is told to nobody.
     assert Keys(sidecar.keys.config, url).run("disable", key.id).exit_code == 0
     server.sql("ALTER ROLE crowd CONNECTION LIMIT -1")
     seen: list[int] = []
-    seconds_until(lambda: (seen.append(status(sidecar, key)) or seen[-1]) != 503, within=BACK_SECONDS)
+    until(lambda: (seen.append(status(sidecar, key)) or seen[-1]) != 503, within=BACK_SECONDS)
     assert seen[-1] == 401, "the key is not in force as it was before"
 
 

@@ -5,13 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.harness.keys import Keys
-from tests.harness.processes import READY_SECONDS, ROOT, STOP_SECONDS, clean_environ
+from tests.harness.processes import ROOT, STOP_SECONDS, clean_environ
+from tests.harness.waiting import until
 
 CONFIG = """\
 listen: unix:FOLDER/data.sock
@@ -27,7 +27,6 @@ routes:
 """
 CLIENT_SECONDS = 20.0
 """For a response that comes at once, or never."""
-_BETWEEN_SECONDS = 0.01
 """Whoever looks without a pause takes the time of the process that is waited for."""
 
 
@@ -99,13 +98,6 @@ class Served:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-
-
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while not done():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(_BETWEEN_SECONDS)
 
 
 class FullPipe:

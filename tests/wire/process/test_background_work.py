@@ -3,9 +3,9 @@
 import resource
 
 from tests.harness.running import StartSidecar
+from tests.harness.waiting import until
 from tests.harness.wire import request_bytes
 from tests.wire.contracts.outside import listener
-from tests.wire.process.serving import until
 
 CONFIG = """\
 listen: 127.0.0.1:0

@@ -3,7 +3,8 @@
 import signal
 from pathlib import Path
 
-from tests.wire.process.serving import Served, prepare, until
+from tests.harness.waiting import until
+from tests.wire.process.serving import Served, prepare
 
 RELOADED = 'sidecar_config_reload_total{result="success"}'
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.wire.process.serving import Served, prepare, until
+from tests.harness.waiting import until
+from tests.wire.process.serving import Served, prepare
 
 FEW = 128
 MANY = 300

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from tests.harness.tools import needed
-from tests.wire.process.serving import Served, prepare, until
+from tests.harness.waiting import until
+from tests.wire.process.serving import Served, prepare
 
 START = '(sleep 0.1 &) ; exec "$0" -m sidecar serve -c sidecar.yaml'
 """The subshell ends at once, and its children come to process 1, one of them before the sidecar has begun."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from tests.harness.keys import run_cli
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.tools import needed
+from tests.harness.waiting import until
 from tests.harness.wire import request_bytes
 from tests.wire.contracts.outside import listener
 from tests.wire.process.serving import CONFIG as SERVED
-from tests.wire.process.serving import Served, until
+from tests.wire.process.serving import Served
 
 CONFIG = """\
 listen: 127.0.0.1:0

@@ -9,7 +9,8 @@ from threading import Thread
 
 import pytest
 
-from tests.wire.process.serving import FullPipe, Served, prepare, until
+from tests.harness.waiting import until
+from tests.wire.process.serving import FullPipe, Served, prepare
 
 GARBAGE = b"\x16\x03\x01 not a request\r\n\r\n"
 LONG = "x" * 200

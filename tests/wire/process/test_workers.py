@@ -11,8 +11,8 @@ import pytest
 
 from tests.harness.keys import IssuedKey, run_cli
 from tests.harness.running import Sidecar, StartSidecar
+from tests.harness.waiting import until
 from tests.harness.wire import Connection
-from tests.wire.process.serving import until
 
 CONFIG = """\
 listen: 127.0.0.1:0

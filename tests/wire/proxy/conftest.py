@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from sidecar.proxy.server import DataServer
 from sidecar.proxy.transport import HeldBytes
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.tasks import SystemClock
-from tests.upstreams.scripted import PATIENCE_SECONDS, Script, ScriptedUpstream
+from tests.upstreams.scripted import Script, ScriptedUpstream
 from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 from tests.wire.proxy.wire import RawClient, Received
 
@@ -47,7 +46,6 @@ HELD = 16 + sum(2 * int(Path(f"/proc/sys/net/ipv4/tcp_{kind}mem").read_text().sp
 """MiB that may be between an upstream and a client: what the kernel's buffers take where it lets them, and a few."""
 MUCH = max(64, HELD + 16)
 """MiB, too many for that."""
-_TURNS_AT_ONCE = 100
 PATIENT = {"connect_timeout": 60.0, "queue_timeout": 60.0, "idle_timeout": 60.0}
 """Longer than any test waits, so that no time set here passes for what should happen by itself."""
 
@@ -122,12 +120,3 @@ async def set_up(tmp_path: Path) -> AsyncIterator[SetUp]:
             return Bench(server, snapshot, scripted, records, gate, held, stack)
 
         yield start
-
-
-async def eventually(holds: Callable[[], object], *, within_seconds: float = PATIENCE_SECONDS) -> None:
-    """Let the loop turn until `holds()`; fails past the time."""
-    turns = count()
-    async with asyncio.timeout(within_seconds):
-        while not holds():
-            # What takes long is done by others: by the kernel, by a thread, by time.
-            await asyncio.sleep(0 if next(turns) < _TURNS_AT_ONCE else 0.001)

@@ -10,8 +10,9 @@ import pytest
 
 from sidecar.config.fields import Address
 from sidecar.core.errors import Reason, UpstreamCause
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import Peer, answering, closing_after, plain
-from tests.wire.proxy.conftest import Bench, SetUp, eventually
+from tests.wire.proxy.conftest import Bench, SetUp
 from tests.wire.proxy.wire import get, post
 
 

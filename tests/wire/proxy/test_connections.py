@@ -6,8 +6,9 @@ from contextlib import suppress
 import pytest
 
 from sidecar.config.document import Limits
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import answering, plain
-from tests.wire.proxy.conftest import SetUp, eventually
+from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from sidecar.core.errors import Reason
 from sidecar.proxy.transport import LAST_CHUNK, framed
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, Script
-from tests.wire.proxy.conftest import Bench, SetUp, eventually
+from tests.wire.proxy.conftest import Bench, SetUp
 from tests.wire.proxy.test_upgrade import SWITCHED, echo, open_tunnel, tunnelling
 from tests.wire.proxy.wire import RawClient, get
 

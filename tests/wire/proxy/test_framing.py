@@ -5,8 +5,9 @@ import pytest
 from sidecar.core.errors import Reason
 from tests.harness.framing import AMBIGUOUS, name_of
 from tests.harness.headers import FRAMING_DISGUISES
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import Peer, answering, closing_after, plain
-from tests.wire.proxy.conftest import SetUp, eventually
+from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get, post
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n"

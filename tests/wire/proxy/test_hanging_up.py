@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import Peer, plain
-from tests.wire.proxy.conftest import SetUp, eventually
+from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get
 
 

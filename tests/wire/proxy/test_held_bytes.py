@@ -8,8 +8,9 @@ import pytest
 
 from sidecar.config.document import Limits
 from sidecar.proxy.transport import reset
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, plain
-from tests.wire.proxy.conftest import MIB, Bench, SetUp, eventually
+from tests.wire.proxy.conftest import MIB, Bench, SetUp
 from tests.wire.proxy.test_upgrade import ASKING, SWITCHED
 from tests.wire.proxy.wire import RawClient, get
 

@@ -7,8 +7,9 @@ import pytest
 
 from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, Script, answering, plain
-from tests.wire.proxy.conftest import SetUp, eventually
+from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get, post
 
 UNREAD = 32 << 20

@@ -12,8 +12,9 @@ from msgspec import structs
 
 from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import Peer, answering, plain
-from tests.wire.proxy.conftest import SetUp, eventually
+from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get
 
 

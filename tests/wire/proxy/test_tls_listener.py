@@ -11,9 +11,10 @@ import pytest
 
 from sidecar.config.document import Limits, ListenerTls
 from sidecar.proxy.tls import ListenerCertificates
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import Peer, answering, plain
 from tests.wire.proxy.certificates import Authority
-from tests.wire.proxy.conftest import Bench, SetUp, eventually
+from tests.wire.proxy.conftest import Bench, SetUp
 from tests.wire.proxy.test_upgrade import ASKING, echo, tunnelling
 from tests.wire.proxy.wire import RawClient, get
 

@@ -7,8 +7,9 @@ import pytest
 
 from sidecar.config.document import Limits
 from sidecar.core.errors import Reason
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import PATIENCE_SECONDS, Peer, Script, answering, plain
-from tests.wire.proxy.conftest import HELD, MIB, MUCH, Bench, SetUp, eventually
+from tests.wire.proxy.conftest import HELD, MIB, MUCH, Bench, SetUp
 from tests.wire.proxy.wire import RawClient, get, post
 
 ASKING = (b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: dGhl==", b"X-Odd_Name: 1")

@@ -6,8 +6,9 @@ import pytest
 
 from sidecar.config.fields import Address
 from sidecar.core.errors import Reason
+from tests.harness.waiting import eventually
 from tests.upstreams.scripted import answering, closing_after, plain
-from tests.wire.proxy.conftest import SetUp, eventually
+from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get
 
 HERE = "edge-1"

@@ -159,7 +159,7 @@ async def test_no_get_fails_and_no_post_comes_twice_while_idle_connections_are_c
         async def ask(first: int) -> None:
             client = await stage.client()
             for number in range(first, first + 400):
-                await asyncio.sleep(number % 12 * 0.001)
+                await asyncio.sleep(number % 12 * 0.001)  # How long a connection idles is what is varied here.
                 method = "POST" if number % 4 == 0 else "GET"
                 response = await client.ask(get(f"/public/{number}", method=method))
                 statuses[method][response.status] += 1

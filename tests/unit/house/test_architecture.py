@@ -10,15 +10,16 @@ PACKAGE = Path(__file__).parents[3] / "sidecar"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    "__main__": 9,
-    "cli": 8,
-    "app": 7,
-    "runtime": 6,
-    "doctor": 6,
-    "admin": 5,
-    "ops": 5,
-    "forward_auth": 5,
-    "proxy": 5,
+    "__main__": 10,
+    "cli": 9,
+    "app": 8,
+    "runtime": 7,
+    "doctor": 7,
+    "admin": 6,
+    "ops": 6,
+    "forward_auth": 6,
+    "proxy": 6,
+    "rehearsal": 5,
     "http": 4,
     "gate": 4,
     "store": 4,
@@ -34,7 +35,20 @@ FLOORS = {
 
 OWNERS = {
     "yaml": {"config"},
-    "msgspec": {"config", "core", "gate", "http", "keys", "limiter", "telemetry", "usage", "proxy", "store", "admin"},
+    "msgspec": {
+        "config",
+        "core",
+        "gate",
+        "http",
+        "keys",
+        "limiter",
+        "telemetry",
+        "usage",
+        "proxy",
+        "store",
+        "admin",
+        "rehearsal",
+    },
     "aiosqlite": {"store"},
     "sqlite3": {"store"},
     "asyncpg": {"store"},
@@ -49,7 +63,7 @@ OWNERS = {
     "opentelemetry": {"telemetry"},
 }
 PURE = {"asyncio", "time", "os", "sys", "socket", "random", "secrets", "threading", "pathlib", "io", "subprocess"}
-MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 185, 450, 40, 40
+MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 240, 450, 40, 40
 OF_ONE_PREFIX = 3
 """Files of one room that begin with the same word are a folder."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import BadHttpMethod
 
@@ -194,6 +194,7 @@ class GuardedConnection(asyncio.Protocol):
         self._transport = None
         self._requests.close()
         self._handler.connection_lost(exc)
+        self._handler.forget_body()
 
     def pause_writing(self) -> None:
         self._handler.pause_writing()
@@ -300,6 +301,13 @@ class _RequestHandler(web.RequestHandler):
             auto_decompress=limits.reads_bodies,
         )
         self._connection, self._host = connection, server.host
+        self._body: StreamReader | None = None
+        """That of the last request which has its response; aiohttp reads what is left of it."""
+
+    def forget_body(self) -> None:
+        """The client has left, and aiohttp would wait for the rest, for as long as it lingers; so would a shutdown."""
+        if self._body is not None:
+            self._body.feed_eof()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -307,6 +315,7 @@ class _RequestHandler(web.RequestHandler):
         if self._connection.is_last and isinstance(resp, web.StreamResponse):
             resp.force_close()
         sent, reset = await super().finish_response(request, resp, start_time)
+        self._body = request.content
         self._connection.end_response(keep_alive=bool(sent.keep_alive) and not reset)
         return sent, reset
 

@@ -219,6 +219,8 @@ class Phase(Enum):
     """The end of the response; bytes of further requests are kept."""
     CHUNKS = auto()
     """The end of the connection; all bytes belong to a chunked request."""
+    ANSWERED_CHUNKS = auto()
+    """The same; the response has been sent already."""
     CLOSED = auto()
     """The end of the connection; all bytes are dropped."""
 
@@ -251,6 +253,8 @@ class RequestSequence:
         self.is_last = self.is_last or not keep_alive
         if self.phase is Phase.BODY:
             self.phase = Phase.ANSWERED_BODY
+        elif self.phase is Phase.CHUNKS:
+            self.phase = Phase.ANSWERED_CHUNKS
         elif self.phase is Phase.RESPONSE:
             self._end_request()
 
@@ -273,7 +277,7 @@ class RequestSequence:
                 return self._begin_request()
             case Phase.BODY | Phase.ANSWERED_BODY:
                 return self._continue_body()
-            case Phase.CHUNKS:
+            case Phase.CHUNKS | Phase.ANSWERED_CHUNKS:
                 return len(self._received)
             case Phase.CLOSED:
                 self._received.clear()

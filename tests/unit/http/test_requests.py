@@ -45,7 +45,7 @@ def test_all_bytes_after_a_chunked_head_are_passed_on_and_no_request_follows(siz
     assert answered(requests, raw, size=size) == [raw]
     assert requests.is_last
     requests.end_response(keep_alive=True)
-    assert requests.phase is Phase.CHUNKS
+    assert requests.phase is Phase.ANSWERED_CHUNKS
 
 
 @pytest.mark.parametrize("line", [b"Upgrade: websocket\r\n", b"UPGRADE:h2c\r\n"])

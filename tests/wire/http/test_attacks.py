@@ -257,6 +257,15 @@ def test_half_a_request_and_its_end_leave_nothing_behind(target: Target) -> None
     assert not [line for line in target.sidecar.process.stderr.all() if "Traceback" in line]
 
 
+def test_a_client_that_has_its_response_and_leaves_its_chunks_unfinished_is_not_waited_for(target: Target) -> None:
+    unfinished = target.request.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab")
+    with Connection(target.address) as connection:
+        assert connection.exchange(unfinished).status == STATUS[target.name]
+        connection.end()
+        connection.lose_patience(HEAD_SECONDS / 2)
+        assert connection.rest() == b""
+
+
 def test_too_many_connections_of_one_address_are_closed_and_others_are_served(target: Target) -> None:
     held = [Connection(target.address, source=STRANGER) for _ in range(MOST_OF_ONE_ADDRESS + 12)]
     for connection in held[-12:]:

@@ -7,7 +7,7 @@ import random
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -79,13 +79,15 @@ class Sent:
 
     pieces: Sequence[bytes]
     answers: int = 1
+    patience: float = 5
+    """Seconds of silence that are taken for the end."""
 
 
 def responses(address: Address, sent: Sent) -> list[Response]:
     """Every response until the server closes or waits for more."""
     answers: list[Response] = []
     with Connection(address) as connection, suppress(ConnectionClosed, TimeoutError, ConnectionError):
-        connection.lose_patience(WAIT_SECONDS if len(sent.pieces) == 1 else 5)
+        connection.lose_patience(WAIT_SECONDS if len(sent.pieces) == 1 else sent.patience)
         for number, piece in enumerate(sent.pieces):
             connection.send(piece)
             if number + 1 < len(sent.pieces):
@@ -166,17 +168,68 @@ def test_a_trailer_that_may_be_refused_is_no_header_of_the_next_request_either(
 @pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("case", CHUNKED, ids=lambda case: case.name)
 def test_no_chunked_request_of_the_corpus_changes_the_one_after_it(site: Site, alone: bytes, case: Case) -> None:
-    raw = case.sent(site.keys)
-    for trailer in TRAILERS[:3]:
-        ended = raw.replace(b"\r\n0\r\n\r\n", b"\r\n0\r\n%b\r\n" % with_key(trailer, site))
-        for before in (ended, ended.replace(b"/public/", b"/items/")):
-            for key in ("", site.keys["Kr"]):
-                answers = responses(site.sidecar.data, Sent(pieces=[before + clean(key)]))
+    for before in chunked_ones(case, site):
+        for key in ("", site.keys["Kr"]):
+            for sent in followed_by(clean(key), before):
+                answers = responses(site.sidecar.data, sent)
                 heads = list(clean_ones(site))
                 smuggled = [seen for seen in site.upstream.requests() if "smuggled" in seen.target]
                 site.upstream.clear()
                 assert heads in ([], [alone] if key else [])
                 assert smuggled == [] and 500 not in [answer.status for answer in answers]
+
+
+def chunked_ones(case: Case, site: Site) -> Iterator[bytes]:
+    """Without and with trailers; what is allowed and what is refused."""
+    raw = case.sent(site.keys)
+    for trailer in TRAILERS[:3]:
+        ended = raw.replace(b"\r\n0\r\n\r\n", b"\r\n0\r\n%b\r\n" % with_key(trailer, site))
+        yield from dict.fromkeys((ended, ended.replace(b"/public/", b"/items/")))
+
+
+def followed_by(clean: bytes, before: bytes) -> Iterator[Sent]:
+    """In the same write, in a second one, and three deep."""
+    writes = ([before + clean], [before, clean], [before * 3 + clean])
+    return (Sent(pieces=pieces, answers=0, patience=WAIT_SECONDS) for pieces in writes)
+
+
+@pytest.mark.requirement("S3.8")
+@pytest.mark.parametrize("listener", ["admin", "forward auth", "ops"])
+@pytest.mark.parametrize("way", range(3), ids=["in the same write", "in a second write", "three deep"])
+def test_no_chunked_request_of_the_corpus_opens_anything_on_the_other_listeners(
+    site: Site, admin: Address, decider: Decider, listener: str, way: int
+) -> None:
+    """Each case is followed by a request that its trailer would open, were it a header."""
+    address, secret, target, next_one = {
+        "admin": (admin, OPS.encode(), b"/api/v1/keys", clean(target="/api/v1/keys")),
+        "forward auth": (decider.address, decider.keys["Ka"].text.encode(), b"/nginx", question("nginx", "GET", "/x")),
+        "ops": (site.sidecar.ops, b"any", b"/livez", clean(target="/metrics")),
+    }[listener]
+    trailer = b"\r\n0\r\nAuthorization: Bearer %b\r\n\r\n" % secret
+    firsts = [case.sent(site.keys).replace(b"\r\n0\r\n\r\n", trailer).replace(b"/public/x", target) for case in CHUNKED]
+    sent = [list(followed_by(next_one, first))[way].pieces for first in firsts]
+    statuses = statuses_of_all(address, [[piece.replace(b"api.test", b"localhost") for piece in one] for one in sent])
+    opened = 200 if listener == "ops" else 0
+    assert all(found in ([], [opened]) or (len(found) == 1 and found[0] >= 400) for found in statuses)
+    assert sum(map(len, statuses)) > len(CHUNKED) / 2
+
+
+def statuses_of_all(address: Address, sent: Sequence[Sequence[bytes]]) -> list[list[int]]:
+    """Of all responses that come, each list on a connection of its own, all at once."""
+    found: list[list[int]] = []
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(address)) for _ in sent]
+        for connection, pieces in zip(connections, sent, strict=True):
+            with suppress(ConnectionError):
+                for piece in pieces:
+                    connection.send(piece)
+        for connection in connections:
+            connection.lose_patience(0.01 if found else WAIT_SECONDS)
+            found.append([])
+            with suppress(ConnectionClosed, TimeoutError, ConnectionError):
+                while True:
+                    found[-1].append(connection.receive().status)
+    return found
 
 
 @pytest.fixture(scope="module")

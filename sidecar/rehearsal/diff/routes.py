@@ -18,6 +18,7 @@ from sidecar.rehearsal.diff.access import CLOSED, Access, Grants, alone, gained,
 from sidecar.rehearsal.diff.changes import Change, Detail, Effect, effects, shown
 from sidecar.rehearsal.diff.requests import examples, methods
 
+_OTHERS: Final = "(other methods)"
 _NOBODY: Final = "nobody may pass"
 
 
@@ -199,7 +200,7 @@ def _methods(found: set[str], asked: Sequence[str]) -> str:
     if found.issuperset(asked):
         return EVERY
     named = sorted(found - {asked[-1]} - ({"HEAD"} if "GET" in found else set()))
-    return "|".join([*named, *(["others"] if asked[-1] in found else [])])
+    return "|".join([*named, *([_OTHERS] if asked[-1] in found else [])])
 
 
 def _pattern(old: Route | None, new: Route | None) -> str:

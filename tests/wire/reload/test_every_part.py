@@ -1,5 +1,6 @@
 """One reload reconfigures every part: after it, each of them works by the new values."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -122,6 +123,17 @@ def test_the_log_hides_keys_of_a_new_prefix(start_changing: StartChanging) -> No
     house = House(changing=start_changing(BEFORE, upstream_url="http://127.0.0.1:1"))
     house.changing.taken(AFTER)
     assert house.redaction()
+
+
+def test_the_log_names_the_configuration_in_force(start_changing: StartChanging) -> None:
+    house = House(changing=start_changing(BEFORE, upstream_url="http://127.0.0.1:1"))
+    named = []
+    for _ in range(2):
+        in_force = re.search('sidecar_config_info.sha256="(.{12})', house.changing.sidecar.metrics())
+        house.gate()
+        named.append(house.changing.sidecar.logged(lambda line: line["config"] not in named)["config"])
+        assert in_force is not None and in_force[1] == named[-1]
+        house.changing.taken(AFTER)
 
 
 def test_a_new_upstream_gets_the_next_request(start_changing: StartChanging, upstream: Upstream) -> None:

@@ -1,0 +1,1 @@
+"""What changes between two configurations, by what requests get, not by how it is written."""

@@ -1,0 +1,168 @@
+"""Who may pass a route, in a form in which policies that say the same in other words are equal.
+
+What a policy wants of a key's scopes is a conjunction of clauses: of each, the key holds at least one. A clause names
+the scopes that can be granted, wildcards and scopes that include others among them, so that clauses of two catalogues
+can be compared. Such a condition has one shortest form: its clauses without those that hold another one.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sidecar.config.build.config import Config
+from sidecar.core.model import EVERY, Policy
+from sidecar.core.policy import Catalogue
+from sidecar.core.routing import Match
+
+Clauses = frozenset[frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a key needs to pass."""
+
+    clauses: Clauses = frozenset()
+    tenants: frozenset[str] = frozenset()
+    """What of the path must be the key's tenant."""
+    named_environments: frozenset[str] = frozenset()
+    """What of the path must be the key's environment."""
+    environments: frozenset[str] | None = None
+    """Whose keys are taken; None is every one."""
+
+    def and_also(self, other: "Terms") -> "Terms":
+        both = [names for names in (self.environments, other.environments) if names is not None]
+        return Terms(
+            clauses=shortest(self.clauses | other.clauses),
+            tenants=self.tenants | other.tenants,
+            named_environments=self.named_environments | other.named_environments,
+            environments=frozenset.intersection(*both) if both else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Which callers pass: without a credential, with one that is not ours, with a key. terms: None for no key."""
+
+    anonymous: bool = False
+    pass_through: bool = False
+    terms: Terms | None = None
+
+    def and_also(self, other: "Access") -> "Access":
+        terms = None if self.terms is None or other.terms is None else self.terms.and_also(other.terms)
+        return Access(
+            anonymous=self.anonymous and other.anonymous,
+            pass_through=self.pass_through and other.pass_through,
+            terms=terms,
+        )
+
+
+CLOSED = Access()
+
+
+class Grants:
+    """Which scopes, granted to a key, amount to which scopes of one configuration's catalogue.
+
+    names: all that may be granted, in either of the two that are compared. fresh: those that no key can hold yet; they
+    count where a route names them, and not where they include what it names.
+    """
+
+    def __init__(self, config: Config, names: Iterable[str], fresh: frozenset[str] = frozenset()) -> None:
+        self._passes, self._fresh = bool(config.keys.pass_through), fresh
+        self._granting: dict[str, set[str]] = {}
+        for name in names:
+            for scope in config.catalogue.expand([name]):
+                self._granting.setdefault(scope, set()).add(name)
+
+    def access(self, match: Match | None) -> Access:
+        if match is None or match.route.policy.deny:
+            return CLOSED
+        own = self._own(match, match.route.policy)
+        return own if match.unslashed is None else own.and_also(self.access(match.unslashed))
+
+    def _own(self, match: Match, policy: Policy) -> Access:
+        terms = None if policy.refuses_keys is not None else Terms() if policy.public else self._terms(match, policy)
+        passes = policy.public or (self._passes and policy.pass_through and policy.respond is None)
+        return Access(anonymous=policy.public, pass_through=passes, terms=terms)
+
+    def _terms(self, match: Match, policy: Policy) -> Terms:
+        clauses = [self._clause([scope]) for scope in policy.all_scopes]
+        clauses += [self._clause(policy.any_scopes)] if policy.any_scopes else []
+        return Terms(
+            clauses=shortest(clauses),
+            tenants=frozenset([match.tenant or ""] if policy.tenant_param else []),
+            named_environments=frozenset([match.environment or ""] if policy.environment_param else []),
+            environments=policy.environments or None,
+        )
+
+    def _clause(self, scopes: Collection[str]) -> frozenset[str]:
+        granting = frozenset(name for scope in scopes for name in self._granting.get(scope, ()))
+        return granting - self._fresh.difference(scopes)
+
+
+def grantable(*catalogues: Catalogue) -> frozenset[str]:
+    """Every scope that a key may hold under one of them, wildcards included."""
+    names = {name for catalogue in catalogues for name in catalogue.scopes}
+    steps = {name[: place + 1] for name in names for place, char in enumerate(name) if char == ":"}
+    return frozenset(names | {f"{step}{EVERY}" for step in steps} | {EVERY})
+
+
+def shortest(clauses: Iterable[frozenset[str]]) -> Clauses:
+    """Without those that hold another one: whoever meets that one meets them."""
+    kept: list[frozenset[str]] = []
+    for clause in sorted(set(clauses), key=len):
+        if not any(other <= clause for other in kept):
+            kept.append(clause)
+    return frozenset(kept)
+
+
+def alone(access: Access) -> frozenset[str]:
+    """The scopes of which each one is enough, where any is needed."""
+    clauses = access.terms.clauses if access.terms is not None else frozenset()
+    return frozenset.intersection(*clauses) if clauses else frozenset()
+
+
+def gained(old: Access, new: Access) -> list[str]:
+    """Who passes under `new` and did not under `old`, in words."""
+    return [*_gained_without_key(old, new), *_gained_by_keys(old.terms, new.terms)]
+
+
+def _gained_without_key(old: Access, new: Access) -> Iterator[str]:
+    if new.anonymous and not old.anonymous:
+        yield "requests without a key"
+    elif new.pass_through and not old.pass_through:
+        yield "credentials that pass through"
+
+
+def _gained_by_keys(old: Terms | None, new: Terms | None) -> Iterator[str]:
+    if new is None:
+        return
+    if old is None:
+        yield _keys_with(_enough(new.clauses, frozenset()))
+        return
+    for clause in sorted(old.clauses, key=sorted):
+        if not any(other <= clause for other in new.clauses):
+            yield _keys_with(_enough(new.clauses, clause), lacking=clause)
+            break
+    if not old.tenants <= new.tenants:
+        yield "keys of another tenant than the path names"
+    if not old.named_environments <= new.named_environments:
+        yield "keys of another environment than the path names"
+    if old.environments is not None and new.environments is None:
+        yield f"keys of other environments than {', '.join(sorted(old.environments))}"
+    elif old.environments is not None and new.environments is not None and new.environments - old.environments:
+        yield f"keys of the environment {', '.join(sorted(new.environments - old.environments))}"
+
+
+def _enough(clauses: Clauses, lacking: frozenset[str]) -> Sequence[str]:
+    """Scopes that meet every clause with none of `lacking`; names rather than wildcards."""
+    chosen: set[str] = set()
+    for clause in sorted(clauses, key=sorted):
+        if chosen.isdisjoint(clause):
+            chosen.add(min(clause - lacking, key=lambda name: (name.endswith(EVERY), name)))
+    return sorted(chosen)
+
+
+def _keys_with(scopes: Sequence[str], lacking: frozenset[str] = frozenset()) -> str:
+    if scopes:
+        return f"keys with {' and '.join(scopes)}"
+    without = sorted(name for name in lacking if not name.endswith(EVERY))
+    return f"keys without {' or '.join(without)}" if without else "every key"

@@ -1,0 +1,215 @@
+"""What requests get under two configurations: found by asking both route tables, not by comparing what is written.
+
+Of a path that can be read in several ways each reading is looked at for itself; whether they agree, a replay tells.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sidecar.config.build.config import Config
+from sidecar.core.errors import Denied
+from sidecar.core.model import EVERY, Cors, Policy, Route
+from sidecar.core.patterns import parse_pattern
+from sidecar.core.routing import NO_ROUTE, Match
+from sidecar.gate.compile import method_rules, route_table
+from sidecar.gate.explain import charges, requirements
+from sidecar.rehearsal.diff.access import CLOSED, Access, Grants, alone, gained, grantable
+from sidecar.rehearsal.diff.changes import Change, Detail, Effect, effects, shown
+from sidecar.rehearsal.diff.requests import examples, methods
+
+_OTHERS: Final = "(other methods)"
+_NOBODY: Final = "nobody may pass"
+
+
+class _Side:
+    """One of the two configurations, and what it does with a request."""
+
+    def __init__(self, config: Config, names: Iterable[str], fresh: frozenset[str]) -> None:
+        self.config = config
+        self._table, self._methods = route_table(config), method_rules(config)
+        self._grants = Grants(config, names, fresh)
+        passing = config.unmatched.policy.pass_through
+        self.routes: Sequence[Route] = (*config.routes, *([config.unmatched] if passing else ()))
+
+    def match(self, method: str, path: str) -> Match | None:
+        try:
+            self._methods.check(method)
+        except Denied:
+            return None
+        return self._table.match(method, path)
+
+    def access(self, match: Match | None) -> Access:
+        return self._grants.access(match)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Requests that come from one route to one other, with the same difference."""
+
+    old: Match | None
+    new: Match | None
+    effects: frozenset[Effect]
+    details: Sequence[Detail]
+    methods: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set)
+
+
+def route_changes(old: Config, new: Config) -> Iterator[Change]:
+    """Each route, or part of one, whose requests are treated otherwise."""
+    held, names = grantable(old.catalogue), grantable(old.catalogue, new.catalogue)
+    before, after = (_Side(config, names, names - held) for config in (old, new))
+    groups: dict[object, _Group] = {}
+    asked = methods(before.routes, after.routes)
+    for example in examples(before.routes, after.routes):
+        for method in asked:
+            pair = before.match(method, example.path), after.match(method, example.path)
+            found = _compared(before, after, *pair)
+            if found is None:
+                continue
+            key = (*map(_identity, pair), found.effects, tuple(found.details))
+            group = groups.setdefault(key, found)
+            group.methods.add(method)
+            group.notes.add(example.note)
+    for group in groups.values():
+        yield _change(group, asked)
+
+
+def _identity(match: Match | None) -> object:
+    return None if match is None else id(match.route)
+
+
+def _compared(before: _Side, after: _Side, old: Match | None, new: Match | None) -> _Group | None:
+    """None where both do the same."""
+    mine, theirs = before.access(old), after.access(new)
+    won, lost = gained(mine, theirs), gained(theirs, mine)
+    details = [*_passing(old, new, mine, theirs, won, lost)]
+    if mine != CLOSED and theirs != CLOSED and old is not None and new is not None:
+        details += _treatment(before.config, after.config, old.route, new.route)
+    if not details:
+        return None
+    return _Group(old, new, effects(opens=bool(won), closes=bool(lost)), details)
+
+
+def _passing(
+    old: Match | None, new: Match | None, before: Access, after: Access, won: Sequence[str], lost: Sequence[str]
+) -> Iterator[Detail]:
+    if before == after:
+        return
+    was, becomes = _in_words(old, before), _in_words(new, after)
+    if was != becomes:
+        yield Detail("may pass", was, becomes)
+    single, other = _names(alone(before)), _names(alone(after))
+    if was == becomes and single != other:
+        yield Detail("scopes that open it", ", ".join(single) or "none alone", ", ".join(other) or "none alone")
+    if won and before != CLOSED:
+        yield Detail("now pass", after="; ".join(won))
+    if lost and after != CLOSED:
+        yield Detail("no longer pass", before="; ".join(lost))
+
+
+def _names(scopes: Iterable[str]) -> list[str]:
+    return sorted(name for name in scopes if not name.endswith(EVERY))
+
+
+def _in_words(match: Match | None, access: Access) -> str:
+    if match is None or access == CLOSED:
+        return _NOBODY
+    policy = match.route.policy
+    text = "" if match.route.name == NO_ROUTE and not policy.public else requirements(policy)
+    unslashed = "" if match.unslashed is None else requirements(match.unslashed.route.policy)
+    text += f" (and, without the slash at the end, {unslashed})" if unslashed not in ("", text) else ""
+    passing = "credentials that pass through" if access.pass_through and not access.anonymous else ""
+    return "; or ".join(filter(None, (text, passing)))
+
+
+# How a request is treated that passes.
+
+
+def _treatment(old: Config, new: Config, before: Route, after: Route) -> Iterator[Detail]:
+    mine, theirs = before.policy, after.policy
+    if _charged(mine) != _charged(theirs):
+        yield Detail("quotas", charges(mine) or "none", charges(theirs) or "none")
+    if mine.respond != theirs.respond:
+        yield Detail("response", _responder(mine), _responder(theirs))
+    if mine.respond is None and theirs.respond is None:
+        yield from _forwarding(old, new, mine, theirs)
+    if mine.cors != theirs.cors:
+        yield from _sharing(mine.cors, theirs.cors)
+    if mine.shared_cache != theirs.shared_cache:
+        yield Detail("cache", *("shared" if policy.shared_cache else "by key" for policy in (mine, theirs)))
+
+
+def _charged(policy: Policy) -> dict[str, int]:
+    return {charge.quota.name: charge.cost for charge in policy.charges}
+
+
+def _responder(policy: Policy) -> str:
+    return "the upstream's" if policy.respond is None else f"the sidecar's own, {policy.respond.status}"
+
+
+def _forwarding(old: Config, new: Config, before: Policy, after: Policy) -> Iterator[Detail]:
+    """What a route inherits of its upstream is told of the upstream."""
+    mine, theirs = before.forward, after.forward
+    one, other = old.every_upstream[mine.upstream], new.every_upstream[theirs.upstream]
+    moved = mine.upstream != theirs.upstream
+    if moved and one != other:
+        yield Detail("upstream", mine.upstream or "the default one", theirs.upstream or "the default one")
+    for name, own, own_new, inherited, inherited_new in (
+        ("strip_prefix", mine.strip_prefix, theirs.strip_prefix, one.strip_prefix, other.strip_prefix),
+        (
+            "answer_timeout", mine.answer_timeout_seconds, theirs.answer_timeout_seconds,
+            one.answer_timeout, other.answer_timeout,
+        ),
+        ("body", mine.body_bytes, theirs.body_bytes, old.limits.body, new.limits.body),
+    ):  # fmt: skip
+        values = inherited if own is None else own, inherited_new if own_new is None else own_new
+        if values[0] != values[1] and not (own is None and own_new is None):
+            yield Detail(name, *map(shown, values))
+
+
+def _sharing(before: Cors | None, after: Cors | None) -> Iterator[Detail]:
+    if before is None or after is None:
+        yield Detail("cors", *("off" if cors is None else f"of {shown(cors.origins)}" for cors in (before, after)))
+        return
+    for name in ("origins", "headers", "expose", "credentials", "max_age_seconds"):
+        mine, theirs = (getattr(cors, name) for cors in (before, after))
+        if mine != theirs:
+            yield Detail(f"cors.{name.removesuffix('_seconds')}", shown(mine), shown(theirs))
+
+
+# A group as a change.
+
+
+def _change(group: _Group, asked: Sequence[str]) -> Change:
+    old, new = (None if match is None else match.route for match in (group.old, group.new))
+    note = "" if "" in group.notes else f" ({', '.join(sorted(group.notes))})"
+    return Change(
+        section="routes",
+        what=f"{_methods(group.methods, asked)} {_pattern(old, new)}{note}",
+        kind="added" if old is None else "removed" if new is None else "changed",
+        effects=group.effects,
+        details=group.details,
+        old="" if old is None else old.where,
+        new="" if new is None else new.where,
+    )
+
+
+def _methods(found: set[str], asked: Sequence[str]) -> str:
+    """As a route would be written, where the group has all of its methods."""
+    if found.issuperset(asked):
+        return EVERY
+    named = sorted(found - {asked[-1]} - ({"HEAD"} if "GET" in found else set()))
+    return "|".join([*named, *([_OTHERS] if asked[-1] in found else [])])
+
+
+def _pattern(old: Route | None, new: Route | None) -> str:
+    """The pattern of what both routes take; of the new one, where they take the same."""
+    if old is None or new is None:
+        return next(route.pattern for route in (old, new) if route is not None)
+    mine, theirs = parse_pattern(old.pattern), parse_pattern(new.pattern)
+    if theirs.within(mine):
+        return new.pattern
+    if mine.within(theirs):
+        return old.pattern
+    return " and ".join(map(str, mine.shared(theirs))) or new.pattern

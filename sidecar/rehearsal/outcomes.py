@@ -1,0 +1,81 @@
+"""What a configuration makes of a recorded request: the gate's own steps, with the rights that the log holds.
+
+Not judged are what the log does not hold, or what is not the policy's: headers and bodies, keys that were wrong, and
+quotas.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from sidecar.config.build.config import Config
+from sidecar.core.errors import Denied, Reason
+from sidecar.core.model import ApiKey, Principal, Route
+from sidecar.core.policy import authorize_all_readings
+from sidecar.core.target import Target, parse_target, readings
+from sidecar.gate.compile import credential_rules, header_rules, injection, method_rules, route_table, trusted_proxies
+from sidecar.rehearsal.recorded import RecordedRequest
+
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
+
+
+class Outcome(NamedTuple):
+    """reason: why it is refused; None where it passes. route: its name; None where none matches."""
+
+    reason: Reason | None
+    route: str | None
+
+
+def parsed(path: str) -> Target | Reason:
+    """The target, or why it is refused as it stands, under any configuration."""
+    try:
+        return parse_target(path, _host(path))
+    except Denied as denied:
+        return denied.reason
+
+
+def _host(path: str) -> str:
+    """Of a target in absolute form, which the gate had compared with the Host; empty for all others."""
+    found = None if path.startswith("/") else _ABSOLUTE.match(path)
+    return "" if found is None else found[1]
+
+
+class Judge:
+    """Judges requests under one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self._catalogue, self._keep_slash = config.catalogue, config.keep_slash
+        self._table, self._methods = route_table(config), method_rules(config)
+        self._injection = injection(config, header_rules(config, credential_rules(config)), trusted_proxies(config))
+        self._passes = bool(config.keys.pass_through)
+        rules = [route.policy.forward for route in (*config.routes, config.unmatched)]
+        self._prefixed = any(any(self._injection.prefixes(each)) for each in rules)
+
+    def principal(self, request: RecordedRequest) -> Principal | None:
+        """The key that the request was recorded with, here. None without one."""
+        if request.key_id is None:
+            return None
+        key = ApiKey(
+            id="", name="", prefix="", digest=b"", algorithm="", created_at=0, created_by="",
+            scopes=request.scopes, tenant=request.tenant, environment=request.environment,
+        )  # fmt: skip
+        return Principal(key=key, scopes=self._catalogue.expand(key.scopes))
+
+    def judge(self, method: str, target: Target | Reason, principal: Principal | None, *, foreign: bool) -> Outcome:
+        """As `Gate.decide`, quotas aside. foreign: whether it carries a credential that is not ours.
+
+        Where it stood is not recorded: any place that `keys.pass_through` names is taken for that.
+        """
+        route: Route | None = None
+        try:
+            self._methods.check(method)
+            if isinstance(target, Reason):
+                return Outcome(target, None)
+            paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self._keep_slash)
+            matches = [self._table.match(method, path) for path in paths]
+            route = matches[0].route if matches[0] else None
+            match = authorize_all_readings(matches, principal, foreign=foreign and self._passes)
+            if self._prefixed:
+                self._injection.target(target, paths, None, None, match.route.policy.forward)
+        except Denied as denied:
+            return Outcome(denied.reason, None if route is None else route.name)
+        return Outcome(None, match.route.name)

@@ -1,0 +1,224 @@
+"""A recorded access log, judged under two configurations: which requests would get another outcome."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from sidecar.config.build.config import Config
+from sidecar.core.errors import Reason
+from sidecar.core.model import Principal
+from sidecar.rehearsal.outcomes import Judge, Outcome, parsed
+from sidecar.rehearsal.recorded import RecordedRequest
+
+Kind = Literal["opened", "closed", "refused otherwise"]
+NotJudged = Literal[
+    "redacted", "cut", "wrong key", "malformed", "fault", "preflight", "without scopes", "unknown reason"
+]
+
+SHOWN_OF_HASH: Final = 12
+"""Hexadecimal digits that a log holds of a configuration's SHA-256."""
+_EXAMPLES: Final = 3
+_EXAMPLE_CHARS: Final = 200
+_MOST_GROUPS: Final = 10_000
+_MOST_KEPT: Final = 20_000
+_MOST_KEPT_CHARS: Final = 8_000_000
+
+_OF_POLICY: Final = frozenset(
+    {
+        Reason.MISSING_CREDENTIAL, Reason.NO_ROUTE, Reason.INSUFFICIENT_SCOPE, Reason.WRONG_TENANT,
+        Reason.WRONG_ENVIRONMENT, Reason.KEY_NOT_ACCEPTED, Reason.AMBIGUOUS_TARGET, Reason.METHOD_NOT_ALLOWED,
+    }
+)  # fmt: skip
+_AFTER_POLICY: Final = frozenset(
+    {
+        Reason.QUOTA_EXCEEDED, Reason.LIMITER_UNAVAILABLE, Reason.UPSTREAM_UNREACHABLE, Reason.UPSTREAM_INVALID,
+        Reason.UPSTREAM_TIMEOUT, Reason.UPSTREAM_BUSY, Reason.LOOP_DETECTED,
+    }
+)  # fmt: skip
+"""The policy had let it pass."""
+_OF_KEYS: Final = frozenset(
+    {
+        Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY,
+        Reason.TOO_MANY_FAILURES, Reason.MALFORMED_CREDENTIAL,
+    }
+)  # fmt: skip
+_FAULTS: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.INTERNAL})
+
+
+@dataclass(slots=True)
+class Count:
+    """lines: as recorded. requests: what they stand for, where a sample was written."""
+
+    lines: int = 0
+    requests: float = 0.0
+
+    def add(self, request: RecordedRequest) -> None:
+        self.lines += 1
+        self.requests += request.weight
+
+
+class Example(NamedTuple):
+    """A request as it was recorded, its path shortened."""
+
+    time: str
+    request_id: str
+    method: str
+    path: str
+
+
+class GroupKey(NamedTuple):
+    """What requests of one group have in common."""
+
+    kind: Kind
+    key_id: str | None
+    tenant: str | None
+    pass_through: bool
+    old: Outcome
+    new: Outcome
+
+
+@dataclass(slots=True)
+class Group:
+    """Requests of one key whose outcome changes alike."""
+
+    count: Count = field(default_factory=Count)
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, request: RecordedRequest) -> None:
+        self.count.add(request)
+        if len(self.examples) < _EXAMPLES:
+            path = request.path if len(request.path) <= _EXAMPLE_CHARS else f"{request.path[:_EXAMPLE_CHARS]}…"
+            self.examples.append(Example(request.time, request.request_id, request.method[:_EXAMPLE_CHARS], path))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Caller:
+    """A recorded key, or none, under both configurations. Compared by identity."""
+
+    old: Principal | None
+    new: Principal | None
+    foreign: bool
+
+
+class Disagreement(NamedTuple):
+    """What the log says of requests, and what the old configuration makes of them. None: it passes."""
+
+    recorded: Reason | None
+    judged: Reason | None
+
+
+class Replay:
+    """Takes requests one by one. What it holds is bounded, however long the log is."""
+
+    def __init__(self, old: Config, new: Config) -> None:
+        self._old_hash = old.sha256[:SHOWN_OF_HASH]
+        self.judged = Count()
+        self.changed: dict[Kind, Count] = {"opened": Count(), "closed": Count(), "refused otherwise": Count()}
+        self.groups: dict[GroupKey, Group] = {}
+        self.beyond = Count()
+        """Changed requests of more groups than are kept."""
+        self.not_judged: Counter[NotJudged] = Counter()
+        self.disagreements: dict[Disagreement, Group] = {}
+        self.elsewhere = 0
+        """Lines that were written under another configuration than the old one."""
+        self.sampled = False
+        """Whether lines were left out, so that counts are estimates."""
+        self._old, self._new = Judge(old), Judge(new)
+        self._callers: dict[tuple[object, ...], _Caller] = {}
+        self._kept: dict[tuple[str, str, _Caller], tuple[Outcome, Outcome]] = {}
+        self._kept_chars = 0
+
+    def add(self, request: RecordedRequest) -> None:
+        if request.config is not None and request.config != self._old_hash:
+            self.elsewhere += 1
+        recorded = _recorded(request)
+        if isinstance(recorded, str) and not isinstance(recorded, Reason):
+            self.not_judged[recorded] += 1
+            return
+        old, new = self._judge(request)
+        if request.method == "OPTIONS" and old.reason is not None and _may_be_preflight(request):
+            self.not_judged["preflight"] += 1
+            return
+        self.judged.add(request)
+        if request.sampled is not None and request.sampled < 1:
+            self.sampled = True
+        if old.reason is not recorded:
+            self.disagreements.setdefault(Disagreement(recorded, old.reason), Group()).add(request)
+        if old.reason is not new.reason:
+            self._count(request, old, new)
+
+    def _judge(self, request: RecordedRequest) -> tuple[Outcome, Outcome]:
+        method, path, caller = request.method, request.path, self._caller(request)
+        key = method, path, caller
+        found = self._kept.get(key)
+        if found is None:
+            target, foreign = parsed(path), caller.foreign
+            found = (
+                self._old.judge(method, target, caller.old, foreign=foreign),
+                self._new.judge(method, target, caller.new, foreign=foreign),
+            )
+            self._keep(key, found)
+        return found
+
+    def _caller(self, request: RecordedRequest) -> _Caller:
+        key = request.key_id, request.scopes, request.tenant, request.environment, request.credential
+        found = self._callers.get(key)
+        if found is None:
+            if len(self._callers) >= _MOST_KEPT:
+                self._callers.clear()
+            foreign = request.key_id is None and request.credential == "pass_through"
+            found = _Caller(self._old.principal(request), self._new.principal(request), foreign)
+            self._callers[key] = found
+        return found
+
+    def _keep(self, key: tuple[str, str, _Caller], outcomes: tuple[Outcome, Outcome]) -> None:
+        if len(self._kept) >= _MOST_KEPT or self._kept_chars >= _MOST_KEPT_CHARS:
+            self._kept.clear()
+            self._kept_chars = 0
+        self._kept[key] = outcomes
+        self._kept_chars += len(key[1])
+
+    def _count(self, request: RecordedRequest, old: Outcome, new: Outcome) -> None:
+        kind: Kind = "closed" if old.reason is None else "opened" if new.reason is None else "refused otherwise"
+        self.changed[kind].add(request)
+        passes = request.credential == "pass_through"
+        key = GroupKey(kind, request.key_id, request.tenant, passes, old, new)
+        group = self.groups.get(key)
+        if group is None:
+            if len(self.groups) >= _MOST_GROUPS:
+                self.beyond.add(request)
+                return
+            group = self.groups[key] = Group()
+        group.add(request)
+
+    def ordered(self) -> Sequence[tuple[GroupKey, Group]]:
+        """What opens first, then what closes; of each the largest first."""
+        kinds = list(self.changed)
+        return sorted(self.groups.items(), key=lambda item: (kinds.index(item[0].kind), -item[1].count.requests))
+
+
+def _recorded(request: RecordedRequest) -> Reason | NotJudged | None:
+    """Why the policy refused it, None where it let it pass; or why that is not known."""
+    if (hidden := request.hidden) is not None:
+        return hidden
+    if request.key_id is not None and request.config is None and not request.scopes:
+        return "without scopes"
+    if request.path == "*":
+        return "preflight"
+    if request.reason is None or request.status < 400:
+        return None
+    try:
+        reason = Reason(request.reason)
+    except ValueError:
+        return "unknown reason"
+    if reason in _OF_POLICY or (reason is Reason.INVALID_KEY and request.credential == "pass_through"):
+        return reason
+    if reason in _AFTER_POLICY:
+        return None
+    return "wrong key" if reason in _OF_KEYS else "fault" if reason in _FAULTS else "malformed"
+
+
+def _may_be_preflight(request: RecordedRequest) -> bool:
+    """A browser asks for another method than that of its question, which the log does not hold."""
+    return request.credential is None and request.reason is None and request.status == 204

@@ -9,10 +9,10 @@ from msgspec import UNSET, Meta, Struct, field
 
 from sidecar.config.decoder import leaf, made
 from sidecar.config.errors import Path, Report, did_you_mean
-from sidecar.config.fields import FIELD_NAME, Duration, Name, Token, default, left_out, renamed, seconds
+from sidecar.config.fields import FIELD_NAME, Name, Token, default, left_out, renamed, seconds
 from sidecar.config.policy import Entry, Positive
 from sidecar.core.errors import Reason
-from sidecar.core.units import microseconds
+from sidecar.core.units import DURATION_PATTERN, microseconds, parse_duration
 
 # Words: a request in one line, and what is expected of it in one word.
 
@@ -32,6 +32,8 @@ _LOOKS_RIGHT: Final = re.compile(r"\S+ +\S+(?: +as +\S+)?")
 _STATUS: Final = re.compile("[1-5][0-9][0-9]")
 _WORDS: Final = (ALLOW, DENY, *Reason)
 _MOST_TIMES: Final = 100_000
+LATEST: Final = microseconds("3000-01-01")
+_LONGEST_SECONDS: Final = 36_500 * 86_400
 
 
 class RequestLine(NamedTuple):
@@ -69,10 +71,20 @@ def parse_decision(text: str) -> str:
 
 
 def parse_moment(text: str) -> int:
+    """Microseconds. RFC 3339 can write all that comes within the longest of durations."""
     try:
-        return microseconds(text)
+        found = microseconds(text)
     except ValueError:
         raise ValueError("must be a date or a time such as 2026-06-01T12:30:00Z") from None
+    if not 0 <= found < LATEST:
+        raise ValueError("must be in the years 1970 to 2999")
+    return found
+
+
+def _parse_time(text: str) -> float:
+    if (found := parse_duration(text)) > _LONGEST_SECONDS:
+        raise ValueError("must be at most 36500d")
+    return found
 
 
 def _parse_line(text: str) -> str:
@@ -96,6 +108,7 @@ Request = Annotated[Any, leaf(parse_request, _REQUEST_TEXT, r"^\S+ +\S+( +as +\S
 Word = Annotated[Any, _plain(parse_word, "allow, deny, a reason or a status", rf"^({'|'.join(_WORDS)}|[1-5]\d\d)$")]
 Decision = Annotated[str, leaf(parse_decision, "allow, deny or a reason", f"^({'|'.join(_WORDS)})$")]
 Status = Annotated[int, Meta(ge=100, le=599)]
+Time = Annotated[float, leaf(_parse_time, "a duration such as 30s, 15m, 24h or 90d", DURATION_PATTERN)]
 Moment = Annotated[int, _plain(parse_moment, "a date or a time such as 2026-06-01T12:30:00Z")]
 HeaderText = Annotated[str, _plain(_parse_line, "the value of a header, in one line")]
 HeaderValues = Mapping[Token, HeaderText | tuple[HeaderText, ...]]
@@ -124,10 +137,10 @@ class KeyEntry(Entry, frozen=True, kw_only=True):
     id: Name | None = left_out()
     """By default `key_` and the key's name in the file."""
     status: KeyStatus = "active"
-    age: Duration = seconds("1d")
+    age: Time = seconds("1d")
     """How long ago it was issued."""
-    expires_in: Duration | None = left_out()
-    retires_in: Duration | None = left_out()
+    expires_in: Time | None = left_out()
+    retires_in: Time | None = left_out()
     """It was replaced, and its overlap ends then."""
     secret: str | None = left_out()
     """Its text, such as that of a key which was made elsewhere; by default one of the right form."""
@@ -209,7 +222,7 @@ class CaseEntry(Entry, frozen=True, kw_only=True):
     """The request is sent as often; what is expected is expected of the last."""
     used: Mapping[str, Positive] = field(default_factory=dict)
     """What of each quota is used up before."""
-    after: Duration = seconds("0s")
+    after: Time = seconds("0s")
     """Time that passes then, before the request."""
 
 

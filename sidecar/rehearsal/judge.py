@@ -11,6 +11,7 @@ from sidecar.core.model import Allow, Bucket, Decision, Deny, Headers, RequestHe
 from sidecar.gate.compile import responses, sharing
 from sidecar.gate.gate import Gate
 from sidecar.limiter.port import Limiter
+from sidecar.rehearsal.document import LATEST
 from sidecar.rehearsal.keys import KnownKeys
 from sidecar.rehearsal.suite import Case, Suite
 
@@ -145,7 +146,8 @@ class _Clock:
         return back
 
     def advance(self, seconds: float) -> None:
-        self._now += int(seconds * 1_000_000)
+        """No further than RFC 3339 can write what is counted then."""
+        self._now = min(self._now + int(seconds * 1_000_000), LATEST)
 
     def seconds(self) -> float:
         return self._now / 1_000_000

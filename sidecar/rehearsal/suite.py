@@ -195,6 +195,8 @@ class _Resolver:
             self._check_quotas(entry.used, (*path, "used"))
         self._check(entry.expect, path)
         line: RequestLine = entry.request
+        if not key.text and (KEY_TEXT in line.target or any(KEY_TEXT in value for _, value in _each(entry.headers))):
+            self._report.problem(path, f"{KEY_TEXT} is the text of the key, and this request has none")
         return Case(
             name=entry.name or line.text,
             group=group,
@@ -293,11 +295,13 @@ class _Resolver:
             self._report.problem((*path, "peer"), "must be an address such as 203.0.113.7, or empty for a Unix socket")
 
     def _fields(self, headers: HeaderValues, key: MadeKey) -> Headers:
+        """Without a key, what would hold it is left out: a default says how keys are sent."""
         if not headers:
             return _HOST
         fields = tuple(
             (name.encode(), value.replace(KEY_TEXT, key.text).encode("utf-8", "surrogateescape"))
             for name, value in _each(headers)
+            if key.text or KEY_TEXT not in value
         )
         return fields if any(name.lower() == b"host" for name, _ in fields) else (*_HOST, *fields)
 

@@ -69,6 +69,26 @@ cases:
     assert place.passes(text) == 5
 
 
+def test_a_default_says_how_keys_are_sent(place: Place) -> None:
+    text = """\
+defaults: {headers: {Authorization: "Token {key}", X-Key: forged}}
+tables: [{keys: [none, reader], requests: {GET /items: [missing_credential, malformed_credential]}}]
+"""
+    assert place.passes(text) == 2
+
+
+def test_time_goes_as_far_as_it_can_be_written(place: Place) -> None:
+    text = """\
+now: 2999-12-31T23:59:59Z
+groups:
+  - sequence: true
+    cases:
+      - {request: GET /me, key: {scopes: [read], expires_in: 36500d, retires_in: 36500d}, after: 36500d, expect: allow}
+      - {request: GET /me as reader, after: 36500d, times: 4, expect: quota_exceeded}
+"""
+    assert place.passes(text) == 2
+
+
 def test_a_key_that_was_made_elsewhere_has_the_text_that_it_is_given(place: Place) -> None:
     place.config.write_text(
         place.config.read_text(encoding="utf-8").replace(

@@ -92,9 +92,9 @@ class Judge:
 
     def _begin(self, case: Case) -> None:
         """Anew. Whether a key was seen before shows only where wrong keys came between: in a sequence."""
-        back = self._clock.set(self._began)
-        self._counts.forget(anyway=back)
-        self._failures.forget(anyway=back)
+        self._clock.set(self._began)
+        self._counts.forget()
+        self._failures.forget()
         if case.leads:
             self._keys.forget()
 
@@ -140,10 +140,8 @@ class _Clock:
     def __init__(self, now: int) -> None:
         self._now = now
 
-    def set(self, now: int) -> bool:
-        """Whether that is back."""
-        back, self._now = now < self._now, now
-        return back
+    def set(self, now: int) -> None:
+        self._now = now
 
     def advance(self, seconds: float) -> None:
         """No further than RFC 3339 can write what is counted then."""
@@ -171,10 +169,9 @@ class _Counts:
         self._used_at = 0.0
         self.taken: dict[str, int] = {}
 
-    def forget(self, *, anyway: bool) -> None:
-        """anyway: although nothing was taken, because the clock was put back."""
+    def forget(self) -> None:
         self._used = {}
-        if anyway or not self._clean:
+        if not self._clean:
             self._limiter, self._clean = self._new(), True
 
     def use_up(self, used: Mapping[str, int], at: float) -> None:

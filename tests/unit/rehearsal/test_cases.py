@@ -41,6 +41,15 @@ def test_a_wrong_key_is_an_invalid_one(place: Place, wrong: str) -> None:
     assert place.passes(f"cases: [GET /items as {wrong}: invalid_key, GET /open as {wrong}: invalid_key]") == 2
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [("unknown", "it is well-formed, but"), ("mistyped", "its checksum does not fit"), ("cut", "it is cut: it has 47")],
+)
+def test_each_wrong_key_is_wrong_in_its_own_way(place: Place, wrong: str, told: str) -> None:
+    [result] = place.run(f"cases: [GET /items as {wrong}: allow]")
+    assert result.why[0].startswith(told)
+
+
 def test_a_key_has_the_status_and_the_times_that_it_is_given(place: Place) -> None:
     text = """\
 cases:
@@ -202,6 +211,35 @@ cases:
   - GET /items as unknown: invalid_key
 """
     assert place.passes(text) == 5
+
+
+def test_a_sequence_knows_no_key_that_only_cases_before_it_have_sent(place: Place) -> None:
+    """An address that guesses for long is not even asked for the keys that it has, unless they are in memory."""
+    text = """\
+cases:
+  - GET /items as reader: allow
+groups:
+  - sequence: true
+    cases:
+      - {request: GET /items as unknown, times: 400, expect: too_many_failures}
+      - GET /items as reader: too_many_failures
+  - sequence: true
+    cases:
+      - GET /items as reader: allow
+      - {request: GET /items as unknown, times: 400, expect: too_many_failures}
+      - GET /items as reader: allow
+"""
+    assert place.passes(text) == 6
+
+
+def test_a_case_is_at_its_own_time_wherever_the_clock_was_before(place: Place) -> None:
+    text = """\
+now: 2026-06-01T12:20:00Z
+cases:
+  - {request: POST /items as reader, after: 1h, expect: deny}
+  - GET /items as reader: {response: {headers: {X-RateLimit-Reset: 1780318800}}}
+"""
+    assert place.passes(text) == 2
 
 
 def test_all_that_differs_is_shown_without_the_key(place: Place) -> None:

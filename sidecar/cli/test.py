@@ -96,7 +96,7 @@ def test_command(
         click.echo(json.dumps(as_json(found, covered), indent=2))
     else:
         _print(found, covered)
-    if any(file.failed for file in found) or _is_below(covered or (), minimum):
+    if _is_below(covered or (), minimum) or any(file.failed for file in found):
         context.exit(_FAILED_STATUS)
 
 
@@ -158,7 +158,11 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _is_below(covered: Sequence[Coverage], minimum: int | None) -> bool:
-    return minimum is not None and any(one.percent < minimum for one in covered)
+    """Whether less is reached, of any configuration; says so."""
+    below = [one for one in covered if minimum is not None and one.percent < minimum]
+    for one in below:
+        click.echo(f"Error: {one.config}: {one.percent:.1f} % is reached, which is less than {minimum} %", err=True)
+    return bool(below)
 
 
 # For people.

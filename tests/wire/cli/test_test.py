@@ -112,7 +112,9 @@ def test_cases_are_selected_and_a_text_that_no_case_has_is_a_mistake(file: Path)
 
 def test_less_coverage_than_is_asked_for_fails(file: Path) -> None:
     assert run_cli("test", str(file), "-k", "as reader", "--coverage-minimum", "10").exit_code == 0
-    assert run_cli("test", str(file), "-k", "as reader", "--coverage-minimum", "90").exit_code == 1
+    below = run_cli("test", str(file), "-k", "as reader", "--coverage-minimum", "90")
+    assert below.exit_code == 1
+    assert below.stderr == f"Error: {file.parent}/sidecar.yaml: 25.0 % is reached, which is less than 90 %\n"
 
 
 def test_the_configuration_is_that_of_the_option_then_of_the_file_then_of_the_environment(file: Path) -> None:

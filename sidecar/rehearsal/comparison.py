@@ -117,15 +117,30 @@ def _of_response(expect: ExpectEntry, got: ClientResponse) -> Iterator[Differenc
 
 
 def _of_body(wanted: Any, got: bytes | None) -> Iterator[Difference]:
-    expected, found = _json(wanted), "(the upstream's)"
-    if got is not None:
-        found = got.decode("utf-8", "replace")
-        try:
-            found = _json(json.loads(found))
-        except ValueError:
-            expected = wanted if isinstance(wanted, str) else expected
-    if expected != found:
-        yield Difference("body", expected, found)
+    if got is None:
+        yield Difference("body", _json(wanted), "(the upstream's)")
+        return
+    text = got.decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        expected = wanted if isinstance(wanted, str) else _json(wanted)
+        if expected != text:
+            yield Difference("body", expected, text or "(empty)")
+        return
+    yield from _of_json("body", wanted, found)
+
+
+def _of_json(path: str, wanted: Any, got: Any) -> Iterator[Difference]:
+    """A difference for each member that is not as expected: `body.error.code`, `body.items[0]`."""
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        for name in dict.fromkeys((*wanted, *got)):
+            yield from _of_json(f"{path}.{name}", wanted.get(name, UNSET), got.get(name, UNSET))
+    elif isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
+        for place, (one, other) in enumerate(zip(wanted, got, strict=True)):
+            yield from _of_json(f"{path}[{place}]", one, other)
+    elif _json(wanted) != _json(got):
+        yield Difference(path, _json(wanted), _json(got))
 
 
 def _of_headers(prefix: str, wanted: ForwardedEntry | ResponseEntry, got: Headers, key: str) -> Iterator[Difference]:
@@ -154,4 +169,4 @@ def _shown(values: Sequence[str]) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return _ABSENT if value is UNSET else json.dumps(value, ensure_ascii=False, sort_keys=True)

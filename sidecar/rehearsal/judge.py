@@ -113,7 +113,9 @@ class Judge:
         else:
             return ClientResponse(status=None, headers=self._added(decision, head, outcome.at), body=None)
         headers = (*response.headers, self._id_field(decision))
-        return ClientResponse(status=response.status, headers=headers, body=response.body)
+        return ClientResponse(
+            status=response.status, headers=headers, body=b"" if head.method == "HEAD" else response.body
+        )
 
     def _decide(self, head: RequestHead) -> tuple[Decision, bool]:
         """The decision, and whether it is on a preflight."""

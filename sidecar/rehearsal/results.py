@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import basename
 from typing import Any
 from xml.etree import ElementTree
 
@@ -45,9 +46,13 @@ class FileResults:
 
 
 def selected(suite: Suite, text: str) -> Callable[[Case], bool]:
-    """Whether a case is wanted: its title, or its place, has `text` in it, in any case."""
+    """Whether a case is wanted: its title, or its place without folders, has `text` in it, in any case."""
     wanted = text.casefold()
-    return lambda case: not wanted or wanted in f"{case.group}: {case.name} {case.where}".casefold()
+
+    def is_wanted(case: Case) -> bool:
+        return not wanted or wanted in f"{case.group}: {case.name} {basename(case.where)}".casefold()
+
+    return is_wanted
 
 
 def results_of(

@@ -13,6 +13,7 @@ from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
 from sidecar.config.schema import json_schema
 from sidecar.core.units import counted
+from sidecar.rehearsal.document import Document as TestDocument
 
 _CONFIG_STATUS = 2
 _WARNED_STATUS = 1
@@ -65,7 +66,8 @@ def check_command(context: click.Context, file: str | None, config: str | None, 
 
 
 @click.command("schema")
-def schema_command() -> None:
+@click.option("--tests", is_flag=True, help="That of a file of policy tests (`sidecar test`).")
+def schema_command(tests: bool) -> None:
     """Print a JSON Schema of the configuration file, for editors.
 
     \b
@@ -74,7 +76,8 @@ def schema_command() -> None:
       and, as the first line of the YAML:
       # yaml-language-server: $schema=sidecar.schema.json
     """
-    click.echo(json.dumps(json_schema(), indent=2))
+    schema = json_schema(TestDocument, "sidecar policy tests") if tests else json_schema()
+    click.echo(json.dumps(schema, indent=2))
 
 
 def _summary(config: Config) -> str:

@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "drain": ("sidecar.cli.serve", "drain_command"),
     "check": ("sidecar.cli.check", "check_command"),
     "schema": ("sidecar.cli.check", "schema_command"),
+    "test": ("sidecar.cli.test", "test_command"),
     "keys": ("sidecar.cli.keys", "keys_group"),
     "store": ("sidecar.cli.store", "store_group"),
     "admin": ("sidecar.cli.admin", "admin_group"),

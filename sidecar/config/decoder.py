@@ -366,7 +366,8 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
     if not isinstance(kind, inspect.UnionType):
         return kind
     null = isinstance(node, Scalar) and node.tag == "null"
-    for member in sorted(kind.types, key=lambda member: not _holds_word(node, member)):
+    word = isinstance(node, Scalar) and any(_holds_word(node, member) for member in kind.types)
+    for member in sorted(kind.types, key=lambda member: not _holds_word(node, member)) if word else kind.types:
         found = declared(member)
         if null:
             fits = isinstance(found.kind, inspect.NoneType)

@@ -34,12 +34,13 @@ _RELEASED_NAMES: Mapping[type, str] = {
 """Names under `$defs` that other schemas may refer to; the name of the class where it is not here."""
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema(model: type[Struct] = document.Document, title: str = "sidecar configuration") -> dict[str, Any]:
+    """Of a file that is decoded to `model`."""
     definitions: dict[str, Any] = {}
-    root = _Writer(definitions).schema(inspect.type_info(document.Document))
+    root = _Writer(definitions).schema(inspect.type_info(model))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "sidecar configuration",
+        "title": title,
         **root,
         "$defs": definitions,
     }
@@ -57,7 +58,7 @@ class _Writer:
         if found.entry is not None:
             return {**annotations, **self.schema(found.entry)}
         if found.parse is not None:
-            text = {**annotations, "type": "string"}
+            text = {**annotations, "type": annotations.get("type", "string")}
             return {**text, "pattern": f"{text['pattern']}|{_VARIABLE}"} if "pattern" in text else text
         return {**annotations, **self._bare(found.kind)}
 

@@ -204,8 +204,8 @@ async def explain(
 ) -> Explanation:
     """limiter: is looked at and not taken from. randbelow: as `secrets.randbelow`."""
     text = _presented(question, config, randbelow)
-    target = _with_key_in_query(config, question.target, text) if text else question.target
-    headers = (_HOST, *(_presenting(config, text) if text else ()))
+    target = with_key_in_query(config, question.target, text) if text else question.target
+    headers = (_HOST, *(presenting(config, text) if text else ()))
     gate = gate_of(_OneKey(question.key), _Peeking(limiter))
     head = RequestHead(method=question.method, target=target, headers=headers, peer="127.0.0.1")
     decision = await gate.decide(head)
@@ -270,7 +270,8 @@ def _made_up(config: Config, key: ApiKey, randbelow: Callable[[int], int]) -> st
     return form.make(prefixes.get(environment) or next(iter(prefixes.values())), randbelow)
 
 
-def _presenting(config: Config, text: str) -> Headers:
+def presenting(config: Config, text: str) -> Headers:
+    """The headers of a request with the key `text`, where the configuration looks first."""
     source = config.keys.sources[0]
     match source.kind:
         case "header":
@@ -281,7 +282,8 @@ def _presenting(config: Config, text: str) -> Headers:
             return ()
 
 
-def _with_key_in_query(config: Config, target: str, text: str) -> str:
+def with_key_in_query(config: Config, target: str, text: str) -> str:
+    """`target` with the key, where the configuration looks in the query first; else as it is."""
     source = config.keys.sources[0]
     if source.kind != "query":
         return target

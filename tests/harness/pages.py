@@ -21,7 +21,9 @@ _CODE = re.compile(r"`([^`]+)`")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A fenced block. language: `bash` is run by a test, `console` needs more than this machine, `yaml` must load."""
+    """A fenced block. language: `bash` is run by a test, `console` needs more than this machine, `yaml` must load as a
+    configuration, `yml` as policy tests.
+    """
 
     language: str
     text: str

@@ -150,6 +150,6 @@ def test_files_and_folders_that_deployment_commands_name_are_there() -> None:
 
 
 def test_every_block_has_a_language_that_some_test_knows() -> None:
-    known = {"sh", "bash", "console", "yaml", "text"}
+    known = {"sh", "bash", "console", "yaml", "yml", "text"}
     fences = {fence for page in (*PAGES, DEPLOY) for fence in re.findall(r"^ *```(\w*)$", read(page), re.MULTILINE)}
     assert fences - {""} <= known

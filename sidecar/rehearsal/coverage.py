@@ -1,0 +1,131 @@
+"""Which routes, scopes and reasons of a configuration no test reaches."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sidecar.config.build.config import Config
+from sidecar.core.errors import Reason
+from sidecar.core.model import Allow, Policy, Route
+from sidecar.core.policy import missing_scopes
+from sidecar.rehearsal.judge import Outcome
+from sidecar.rehearsal.rules import Places
+
+
+class Gap(NamedTuple):
+    """What no test reaches. kind: `route`, `scope` or `reason`. where: `file:line`, or empty."""
+
+    kind: str
+    name: str
+    where: str
+    missing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How many of the things that tests should reach are reached, and the rest in the configuration's order.
+
+    A route counts twice: a test reaches it, and is let through. A scope, too: a test is let through with it, and
+    another is refused for the lack of it. Each reason counts once.
+    """
+
+    config: str
+    total: int
+    reached: int
+    gaps: Sequence[Gap]
+
+    @property
+    def percent(self) -> float:
+        return 100.0 * self.reached / self.total
+
+
+@dataclass(slots=True)
+class Reached:
+    """Notes what outcomes reach, of one configuration."""
+
+    routes: set[str] = field(default_factory=set)
+    allowed: set[str] = field(default_factory=set)
+    letting: set[str] = field(default_factory=set)
+    lacking: set[str] = field(default_factory=set)
+    reasons: set[Reason] = field(default_factory=set)
+
+    def add(self, outcome: Outcome) -> None:
+        decision = outcome.decision
+        route, principal = decision.route, decision.principal
+        if route is not None:
+            self.routes.add(route.name)
+        if isinstance(decision, Allow):
+            self.allowed.add(decision.route.name)
+            if principal is not None:
+                self.letting |= _required(decision.route.policy) & principal.scopes
+            return
+        self.reasons.add(decision.reason)
+        if decision.reason is Reason.INSUFFICIENT_SCOPE and route is not None and principal is not None:
+            self.lacking |= missing_scopes(route.policy, principal.scopes)
+
+    def coverage(self, config: Config) -> Coverage:
+        places = Places(config.path)
+        required = {scope for route in config.routes for scope in _required(route.policy) if scope}
+        scopes = [scope for scope in config.catalogue.scopes if scope in required]
+        lacked = [scope for scope in scopes if _can_lack(config, scope)]
+        reasons = list(_reachable(config))
+        gaps = [
+            *self._routes(config.routes),
+            *self._scopes(scopes, lacked, places),
+            *(Gap("reason", str(reason), "", "no test gets it") for reason in reasons if reason not in self.reasons),
+        ]
+        open_routes = {route.name for route in config.routes if not route.policy.deny}
+        every = {route.name for route in config.routes}
+        return Coverage(
+            config=config.path,
+            total=len(every) + len(open_routes) + len(scopes) + len(lacked) + len(reasons),
+            reached=len(every & self.routes)
+            + len(open_routes & self.allowed)
+            + len(self.letting.intersection(scopes))
+            + len(self.lacking.intersection(lacked))
+            + len(self.reasons.intersection(reasons)),
+            gaps=gaps,
+        )
+
+    def _routes(self, routes: Iterable[Route]) -> Iterator[Gap]:
+        for route in routes:
+            if route.name not in self.routes:
+                yield Gap("route", route.name, route.where, "no test reaches it")
+            elif not route.policy.deny and route.name not in self.allowed:
+                yield Gap("route", route.name, route.where, "no test is let through")
+
+    def _scopes(self, scopes: Iterable[str], lacked: Collection[str], places: Places) -> Iterator[Gap]:
+        for scope in scopes:
+            where = places.of("scopes", scope)
+            if scope not in self.letting:
+                yield Gap("scope", scope, where, "no test is let through with it")
+            if scope in lacked and scope not in self.lacking:
+                yield Gap("scope", scope, where, "no test is refused for the lack of it")
+
+
+def _required(policy: Policy) -> frozenset[str]:
+    return policy.any_scopes | policy.all_scopes
+
+
+def _can_lack(config: Config, scope: str) -> bool:
+    """Whether a key can be without it: not where each has one scope, and all include this one."""
+    catalogue = config.catalogue
+    return config.keys.scopes_per_key is None or any(scope not in catalogue.expand([one]) for one in catalogue.scopes)
+
+
+def _reachable(config: Config) -> Iterator[Reason]:
+    """The reasons that this configuration can refuse a request for, but for what is malformed and what is away."""
+    policies = [route.policy for route in config.routes]
+    yield Reason.MISSING_CREDENTIAL
+    yield from (Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY)
+    yield Reason.NO_ROUTE
+    if any(_required(policy) for policy in policies if not policy.deny):
+        yield Reason.INSUFFICIENT_SCOPE
+    if any(policy.tenant_param for policy in policies):
+        yield Reason.WRONG_TENANT
+    if any(policy.environment_param or policy.environments for policy in policies):
+        yield Reason.WRONG_ENVIRONMENT
+    if any(policy.refuses_keys is Reason.KEY_NOT_ACCEPTED for policy in policies):
+        yield Reason.KEY_NOT_ACCEPTED
+    if any(policy.charges for policy in policies):
+        yield Reason.QUOTA_EXCEEDED

@@ -1,0 +1,289 @@
+"""A file of policy tests as people write it: keys, cases, tables of cases, and what is expected of each."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from msgspec import UNSET, Meta, Struct, field
+
+from sidecar.config.decoder import leaf, made
+from sidecar.config.errors import Path, Report, did_you_mean
+from sidecar.config.fields import FIELD_NAME, Name, Token, default, left_out, renamed, seconds
+from sidecar.config.policy import Entry, Positive
+from sidecar.core.errors import Reason
+from sidecar.core.units import DURATION_PATTERN, microseconds, parse_duration
+
+# Words: a request in one line, and what is expected of it in one word.
+
+ALLOW, DENY = "allow", "deny"
+NONE, UNKNOWN, MISTYPED, CUT = "none", "unknown", "mistyped", "cut"
+RESERVED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        NONE: "no key",
+        UNKNOWN: "a key of the right form that was never issued",
+        MISTYPED: "a key with one wrong character",
+        CUT: "a key without its end",
+    }
+)
+"""What a request may have in place of one of `keys`."""
+_REQUEST: Final = re.compile(rf"({FIELD_NAME}) +([!-~]+)(?: +as +(\S+))?")
+_LOOKS_RIGHT: Final = re.compile(r"\S+ +\S+(?: +as +\S+)?")
+_STATUS: Final = re.compile("[1-5][0-9][0-9]")
+_WORDS: Final = (ALLOW, DENY, *Reason)
+_MOST_TIMES: Final = 100_000
+LATEST: Final = microseconds("3000-01-01")
+_LONGEST_SECONDS: Final = 36_500 * 86_400
+
+
+class RequestLine(NamedTuple):
+    """`GET /v1/streams as reader`; `key` is None where it is left out."""
+
+    text: str
+    method: str
+    target: str
+    key: str | None
+
+
+def parse_request(text: str) -> RequestLine:
+    found = _REQUEST.fullmatch(text)
+    if found is None:
+        if _LOOKS_RIGHT.fullmatch(text):
+            raise ValueError("a method and a target have printable ASCII only: write other characters as %XX")
+        raise ValueError("must be METHOD TARGET, or METHOD TARGET as KEY, such as `GET /v1/streams as reader`")
+    return RequestLine(text, found[1], found[2], found[3])
+
+
+def parse_word(text: str) -> str | int:
+    """`allow`, `deny`, a reason, or a status."""
+    if text in _WORDS:
+        return text
+    if _STATUS.fullmatch(text):
+        return int(text)
+    near = did_you_mean(text, _WORDS)
+    raise ValueError(f"must be allow, deny, a reason such as insufficient_scope, or a status such as 403{near}")
+
+
+def parse_decision(text: str) -> str:
+    if isinstance(word := parse_word(text), int):
+        raise ValueError("must be allow, deny or a reason; a status is written as `status: 403`")
+    return word
+
+
+def parse_moment(text: str) -> int:
+    """Microseconds. RFC 3339 can write all that comes within the longest of durations."""
+    try:
+        found = microseconds(text)
+    except ValueError:
+        raise ValueError("must be a date or a time such as 2026-06-01T12:30:00Z") from None
+    if not 0 <= found < LATEST:
+        raise ValueError("must be in the years 1970 to 2999")
+    return found
+
+
+def _parse_time(text: str) -> float:
+    if (found := parse_duration(text)) > _LONGEST_SECONDS:
+        raise ValueError("must be at most 36500d")
+    return found
+
+
+def _parse_line(text: str) -> str:
+    if any(char in text for char in "\r\n\0"):
+        raise ValueError("must be one line")
+    return text
+
+
+def _plain(parse: Any, description: str, pattern: str = "") -> Meta:
+    """As `leaf`, of what YAML may read as a number: `403`, `X-RateLimit-Limit: 100`."""
+    schema: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+    return Meta(
+        description=description,
+        extra={"parse": parse},
+        extra_json_schema={**schema, "pattern": pattern} if pattern else schema,
+    )
+
+
+_REQUEST_TEXT = "a request such as GET /v1/streams as reader"
+Request = Annotated[Any, leaf(parse_request, _REQUEST_TEXT, r"^\S+ +\S+( +as +\S+)?$")]
+Word = Annotated[Any, _plain(parse_word, "allow, deny, a reason or a status", rf"^({'|'.join(_WORDS)}|[1-5]\d\d)$")]
+Decision = Annotated[str, leaf(parse_decision, "allow, deny or a reason", f"^({'|'.join(_WORDS)})$")]
+Status = Annotated[int, Meta(ge=100, le=599)]
+Time = Annotated[float, leaf(_parse_time, "a duration such as 30s, 15m, 24h or 90d", DURATION_PATTERN)]
+Moment = Annotated[int, _plain(parse_moment, "a date or a time such as 2026-06-01T12:30:00Z")]
+HeaderText = Annotated[str, _plain(_parse_line, "the value of a header, in one line")]
+HeaderValues = Mapping[Token, HeaderText | tuple[HeaderText, ...]]
+NOW: Final = "2026-01-01T12:00:00Z"
+"""Unless the file says otherwise, so that tests do not depend on the day that they run."""
+Count = Annotated[int, Meta(ge=0, le=10**15)]
+
+
+# Keys.
+
+
+KeyStatus = Literal["active", "disabled", "revoked", "expired", "retired"]
+
+
+class KeyEntry(Entry, frozen=True, kw_only=True):
+    """A key of a test. What is left out is as `sidecar keys issue` has it."""
+
+    scopes: tuple[str, ...] | None = left_out()
+    tenant: str | None = left_out()
+    environment: str | None = left_out()
+    plan: str | None = left_out()
+    quotas: Mapping[str, Positive] = field(default_factory=dict)
+    """Limits of this key alone."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = left_out()
+    id: Name | None = left_out()
+    """By default `key_` and the key's name in the file."""
+    status: KeyStatus = "active"
+    age: Time = seconds("1d")
+    """How long ago it was issued."""
+    expires_in: Time | None = left_out()
+    retires_in: Time | None = left_out()
+    """It was replaced, and its overlap ends then."""
+    secret: str | None = left_out()
+    """Its text, such as that of a key which was made elsewhere; by default one of the right form."""
+
+
+# What is expected.
+
+
+class ForwardedEntry(Entry, frozen=True, kw_only=True):
+    """The request that reaches the upstream. `headers` are exact; `{key}` in them is the key's text."""
+
+    target: str | None = left_out()
+    upstream: str | None = left_out()
+    """One of `upstreams`, or `default`."""
+    headers: HeaderValues = field(default_factory=dict)
+    present: tuple[Token, ...] = renamed("with", ())
+    """Headers that are there, whatever their value."""
+    without: tuple[Token, ...] = ()
+
+
+class ResponseEntry(Entry, frozen=True, kw_only=True):
+    """The response that the client gets; of the upstream's own, only what the sidecar adds to it."""
+
+    headers: HeaderValues = field(default_factory=dict)
+    present: tuple[Token, ...] = renamed("with", ())
+    without: tuple[Token, ...] = ()
+    body: Any = UNSET
+    """JSON, or text where the body is none."""
+
+
+class ExpectEntry(Entry, frozen=True, kw_only=True):
+    """What is expected of a request. What is left out is not looked at."""
+
+    decision: Decision | None = left_out()
+    status: Status | None = left_out()
+    route: str | None = left_out()
+    """As in the configuration; `none` where no route matches."""
+    takes: tuple[str, ...] | Mapping[str, Positive] | None = left_out()
+    """Quotas that are counted, all of them; as a mapping with what each is charged."""
+    remaining: Mapping[str, Count] = field(default_factory=dict)
+    forwarded: ForwardedEntry | None = left_out()
+    response: ResponseEntry | None = left_out()
+
+
+def expect_of(written: ExpectEntry | str | int, path: Path, report: Report) -> ExpectEntry:
+    if isinstance(written, ExpectEntry):
+        if written == ExpectEntry():
+            raise ValueError("expects nothing: write allow, deny, a reason, or what is to be compared")
+        return written
+    return _EXPECTED.get(written) or ExpectEntry(status=int(written))
+
+
+_EXPECTED: Final[Mapping[str | int, ExpectEntry]] = {word: ExpectEntry(decision=word) for word in _WORDS}
+Expect = Annotated[ExpectEntry, made(expect_of, Word, ExpectEntry)]
+
+
+# Cases.
+
+
+class CaseEntry(Entry, frozen=True, kw_only=True):
+    """One request, and what is expected of it."""
+
+    examples = MappingProxyType(
+        {
+            "request": "`request: GET /v1/streams`; in one line, a case is `- GET /v1/streams as reader: allow`",
+            "expect": "`expect: allow`, or a mapping with decision, status, route, takes, forwarded, response",
+        }
+    )
+
+    request: Request
+    expect: Expect
+    name: str | None = left_out()
+    key: str | KeyEntry | None = left_out()
+    headers: HeaderValues = field(default_factory=dict)
+    """`{key}` in them, or in the target, is the key's text, which then stands nowhere else."""
+    peer: str | None = left_out()
+    """Address of the client's socket."""
+    times: Annotated[int, Meta(ge=1, le=_MOST_TIMES)] = 1
+    """The request is sent as often; what is expected is expected of the last."""
+    used: Mapping[str, Positive] = field(default_factory=dict)
+    """What of each quota is used up before."""
+    after: Time = seconds("0s")
+    """Time that passes then, before the request."""
+
+
+def case_of(written: CaseEntry | Mapping[RequestLine, ExpectEntry], path: Path, report: Report) -> CaseEntry:
+    if isinstance(written, CaseEntry):
+        return written
+    [(request, expect)] = written.items()
+    return CaseEntry(request=request, expect=expect)
+
+
+_ShortCase = Annotated[Mapping[Request, Expect], Meta(min_length=1, max_length=1)]
+Case = Annotated[CaseEntry, made(case_of, _ShortCase, CaseEntry)]
+Cases = Annotated[tuple[Case, ...], Meta(min_length=1)]
+
+
+class DefaultsEntry(Entry, frozen=True, kw_only=True):
+    """What holds for each case that says nothing else."""
+
+    key: str | None = left_out()
+    headers: HeaderValues = field(default_factory=dict)
+    peer: str | None = left_out()
+
+
+class GroupEntry(DefaultsEntry, frozen=True, kw_only=True):
+    """Cases under one name."""
+
+    examples = MappingProxyType({"cases": "`cases: [{GET /v1/streams as reader: allow}]`"})
+
+    name: str = ""
+    sequence: bool = False
+    """Whether each case begins with what the cases before it have used up, and at their time."""
+    cases: Cases
+
+
+class TableEntry(Entry, frozen=True, kw_only=True):
+    """The same requests with several keys: a column for each key, a row for each request."""
+
+    examples = MappingProxyType(
+        {
+            "keys": "the columns, as `keys: [none, reader, writer]`",
+            "requests": "the rows, as `requests: {GET /v1/streams: [missing_credential, allow, allow]}`",
+        }
+    )
+
+    name: str = ""
+    keys: Annotated[tuple[str, ...], Meta(min_length=1)]
+    requests: Annotated[Mapping[Request, Word | tuple[Word, ...]], Meta(min_length=1)]
+    """A word alone is that of every column."""
+
+
+class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of policy tests."""
+
+    config: str | None = left_out()
+    """The configuration, from the folder of this file."""
+    variables: Mapping[str, HeaderText] = field(default_factory=dict)
+    """Of the environment, for `${VAR}` in the configuration."""
+    now: Moment = default(NOW, parse_moment(NOW))
+    """The time at which it all happens."""
+    defaults: DefaultsEntry = DefaultsEntry()
+    keys: Mapping[Name, KeyEntry] = field(default_factory=dict)
+    cases: Cases | None = left_out()
+    groups: tuple[GroupEntry, ...] = ()
+    tables: tuple[TableEntry, ...] = ()

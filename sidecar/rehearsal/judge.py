@@ -1,0 +1,216 @@
+"""What a configuration does with the requests of tests: the gate itself, over made-up keys and a clock by hand."""
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sidecar.core.apikey import Hasher
+from sidecar.core.model import Allow, Bucket, Decision, Deny, Headers, RequestHead, Taken
+from sidecar.gate.compile import responses, sharing
+from sidecar.gate.gate import Gate
+from sidecar.limiter.port import Limiter
+from sidecar.rehearsal.document import LATEST
+from sidecar.rehearsal.keys import KnownKeys
+from sidecar.rehearsal.suite import Case, Suite
+
+REQUEST_ID: Final = "0" * 32
+"""Of each request that brings none."""
+T = TypeVar("T")
+
+
+class Outcome(Struct, frozen=True, kw_only=True, gc=False):
+    """What became of a case. takes: quota to what the last request was charged. at: Unix seconds."""
+
+    case: Case
+    decision: Decision
+    takes: Mapping[str, int]
+    at: float
+    preflight: bool = False
+
+    @property
+    def forwarded(self) -> Allow | None:
+        """None where the sidecar itself responds."""
+        decision = self.decision
+        if self.preflight or isinstance(decision, Deny) or decision.route.policy.respond is not None:
+            return None
+        return decision
+
+    @property
+    def word(self) -> str:
+        """`allow`, or the reason."""
+        return str(self.decision.reason) if isinstance(self.decision, Deny) else "allow"
+
+
+class ClientResponse(Struct, frozen=True, kw_only=True, gc=False):
+    """What the client gets. Of a forwarded request: status and body are the upstream's (None), headers are added."""
+
+    status: int | None
+    headers: Headers
+    body: bytes | None
+
+
+class Judge:
+    """Judges the cases of a suite, in their order. new_limiter: makes one without counts, whose coroutines never wait.
+
+    A case sees nothing of those before it, unless it follows the one before.
+    """
+
+    def __init__(self, suite: Suite, new_limiter: Callable[[], Limiter]) -> None:
+        config = suite.config
+        self._began, self._clock = suite.now, _Clock(suite.now)
+        self._keys, self._counts, self._failures = KnownKeys(), _Counts(new_limiter), _Counts(new_limiter)
+        for made in suite.keys:
+            if made.key is not None:
+                self._keys.add(made.key)
+        self.config = config
+        self._gate = Gate(
+            config,
+            self._keys,
+            self._counts,
+            hasher=Hasher((), config.keys.imported),
+            clock=self._clock,
+            new_request_id=lambda: REQUEST_ID,
+            failures=self._failures,
+        )
+        self._responses, self._sharing = responses(config), sharing(config)
+
+    def judge(self, case: Case) -> Outcome:
+        if not case.follows:
+            self._begin(case)
+        if case.used:
+            self._counts.use_up(case.used, self._clock.seconds())
+        if case.after:
+            self._clock.advance(case.after)
+        for _ in range(case.times - 1):
+            self._decide(case.head)
+        self._counts.taken = {}
+        decision, preflight = self._decide(case.head)
+        taken, at = self._counts.taken, self._clock.seconds()
+        return Outcome(case=case, decision=decision, takes=taken, at=at, preflight=preflight)
+
+    def _begin(self, case: Case) -> None:
+        """Anew. Whether a key was seen before shows only where wrong keys came between: in a sequence."""
+        self._clock.set(self._began)
+        self._counts.forget()
+        self._failures.forget()
+        if case.leads:
+            self._keys.forget()
+
+    def response(self, outcome: Outcome) -> ClientResponse:
+        """As the data listener has it (`proxy.handler`)."""
+        decision, head = outcome.decision, outcome.case.head
+        if outcome.preflight and isinstance(decision, Allow):
+            response = self._sharing.preflight(head, decision.route)
+        elif isinstance(decision, Deny):
+            response = self._sharing.decorated(
+                self._responses.denied(decision, outcome.at), decision.route, head.headers
+            )
+        elif (own := decision.route.policy.respond) is not None:
+            response = self._responses.static_response(decision, own, outcome.at)
+            response = self._sharing.decorated(response, decision.route, head.headers)
+        else:
+            return ClientResponse(status=None, headers=self._added(decision, head, outcome.at), body=None)
+        headers = (*response.headers, self._id_field(decision))
+        return ClientResponse(
+            status=response.status, headers=headers, body=b"" if head.method == "HEAD" else response.body
+        )
+
+    def _decide(self, head: RequestHead) -> tuple[Decision, bool]:
+        """The decision, and whether it is on a preflight."""
+        if head.method == "OPTIONS" and self._sharing.tells_browsers:
+            allow = self._gate.preflight(head)
+            if allow is not None:
+                return allow, True
+        return finished(self._gate.decide(head)), False
+
+    def _added(self, allow: Allow, head: RequestHead, at: float) -> Headers:
+        """To the upstream's response, where that says nothing of caches and other origins itself."""
+        fields = self._responses.client_headers(allow.principal, allow.quota_states, at)
+        rules = self._sharing.of(allow.route)
+        shared = () if rules is None else rules.fields(head.headers, set(), (), key_in_query=allow.key_in_query)
+        return (*fields, *shared, self._id_field(allow))
+
+    def _id_field(self, decision: Decision) -> tuple[bytes, bytes]:
+        return self.config.identity.request_id.encode(), decision.request_id.encode()
+
+
+class _Clock:
+    """Stands still until it is set. Microseconds."""
+
+    def __init__(self, now: int) -> None:
+        self._now = now
+
+    def set(self, now: int) -> None:
+        self._now = now
+
+    def advance(self, seconds: float) -> None:
+        """No further than RFC 3339 can write what is counted then."""
+        self._now = min(self._now + int(seconds * 1_000_000), LATEST)
+
+    def seconds(self) -> float:
+        return self._now / 1_000_000
+
+    def micros(self) -> int:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now / 1_000_000
+
+
+class _Counts:
+    """A limiter that notes what is taken. Which buckets a request has is the gate's to say, so that what is used up
+    before is taken when it first asks."""
+
+    immediate = True
+
+    def __init__(self, new_limiter: Callable[[], Limiter]) -> None:
+        self._new, self._limiter, self._clean = new_limiter, new_limiter(), True
+        self._used: dict[str, int] = {}
+        self._used_at = 0.0
+        self.taken: dict[str, int] = {}
+
+    def forget(self) -> None:
+        self._used = {}
+        if not self._clean:
+            self._limiter, self._clean = self._new(), True
+
+    def use_up(self, used: Mapping[str, int], at: float) -> None:
+        """at: Unix seconds."""
+        self._used, self._used_at = dict(used), at
+
+    async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        self._clean = False
+        if self._used:
+            await self._take_used(buckets)
+        taken = await self._limiter.take(buckets, now)
+        if taken.refused is None:
+            for bucket in buckets:
+                self.taken[bucket.quota.name] = self.taken.get(bucket.quota.name, 0) + bucket.cost
+        return taken
+
+    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        if self._used:
+            await self._take_used(buckets)
+        return await self._limiter.peek(buckets, now)
+
+    async def _take_used(self, buckets: Sequence[Bucket]) -> None:
+        """No more than there is: a quota that is used up is used up."""
+        self._clean = False
+        for bucket in buckets:
+            cost = self._used.pop(bucket.quota.name, 0)
+            if cost:
+                [state] = (await self._limiter.peek([bucket], self._used_at)).states
+                if cost := min(cost, state.remaining):
+                    await self._limiter.take([replace(bucket, cost=cost)], self._used_at)
+
+
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
+    work.close()
+    raise RuntimeError("a limiter of tests has waited")

@@ -1,0 +1,174 @@
+"""What came of the cases of a file, and how machines read it: as JSON, and as JUnit's XML."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os.path import basename
+from typing import Any
+from xml.etree import ElementTree
+
+from msgspec import Struct
+
+from sidecar.limiter.port import Limiter
+from sidecar.rehearsal.comparison import Difference, differences
+from sidecar.rehearsal.coverage import Coverage, Gap, Reached
+from sidecar.rehearsal.judge import Judge
+from sidecar.rehearsal.rules import Places, Rule, reasons_why, rules
+from sidecar.rehearsal.suite import Case, Suite
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """A case has passed where there are no differences; only one that failed has rules and the reasons why."""
+
+    case: Case
+    got: str
+    """`allow`, or the reason."""
+    differences: Sequence[Difference] = ()
+    rules: Sequence[Rule] = ()
+    why: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{self.case.group}: {self.case.name}" if self.case.group else self.case.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileResults:
+    """Of one file, in its order. seconds: how long its cases took, reading left out."""
+
+    path: str
+    config: str
+    results: Sequence[Result]
+    seconds: float
+
+    @property
+    def failed(self) -> Sequence[Result]:
+        return [result for result in self.results if result.differences]
+
+
+def selected(suite: Suite, text: str) -> Callable[[Case], bool]:
+    """Whether a case is wanted: its title, or its place without folders, has `text` in it, in any case."""
+    wanted = text.casefold()
+
+    def is_wanted(case: Case) -> bool:
+        return not wanted or wanted in f"{case.group}: {case.name} {basename(case.where)}".casefold()
+
+    return is_wanted
+
+
+def results_of(
+    suite: Suite, new_limiter: Callable[[], Limiter], *, wanted: Callable[[Case], bool], reached: Reached
+) -> Iterator[Result]:
+    """Judges every case, because others may follow it, and yields those that are wanted."""
+    judge, places = Judge(suite, new_limiter), Places(suite.config.path)
+    for case in suite.cases:
+        outcome = judge.judge(case)
+        if not wanted(case):
+            continue
+        reached.add(outcome)
+        found = differences(judge, outcome)
+        if not found:
+            yield Result(case=case, got=outcome.word)
+            continue
+        why = reasons_why(suite.config, outcome)
+        decided = rules(suite.config, outcome, places)
+        yield Result(case=case, got=outcome.word, differences=found, rules=decided, why=why)
+
+
+# As JSON.
+
+
+def as_json(files: Sequence[FileResults], covered: Sequence[Coverage] | None) -> dict[str, Any]:
+    """`ok`, `counts`, `files` with the cases that failed, and `coverage` where it was asked for."""
+    total, failed = sum(len(file.results) for file in files), sum(len(file.failed) for file in files)
+    document: dict[str, Any] = {
+        "ok": failed == 0,
+        "counts": {"cases": total, "passed": total - failed, "failed": failed},
+        "files": [_file_as_json(file) for file in files],
+    }
+    if covered is not None:
+        document["coverage"] = [_coverage_as_json(one) for one in covered]
+    return document
+
+
+def _file_as_json(file: FileResults) -> dict[str, Any]:
+    return {
+        "file": file.path,
+        "config": file.config,
+        "cases": len(file.results),
+        "seconds": round(file.seconds, 6),
+        "failed": [_failure_as_json(result) for result in file.failed],
+    }
+
+
+def _failure_as_json(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.case.name,
+        "group": result.case.group,
+        "where": result.case.where,
+        "got": result.got,
+        "differences": [{"what": one.what, "expected": one.expected, "got": one.got} for one in result.differences],
+        "rules": [{"where": rule.where, "text": rule.text} for rule in result.rules],
+        "why": list(result.why),
+    }
+
+
+def _coverage_as_json(covered: Coverage) -> dict[str, Any]:
+    gaps = [{"kind": gap.kind, "name": gap.name, "where": gap.where, "missing": gap.missing} for gap in covered.gaps]
+    counts = {"percent": round(covered.percent, 1), "total": covered.total, "reached": covered.reached}
+    return {"config": covered.config, **counts, "gaps": gaps}
+
+
+# As JUnit's XML, which GitLab, Jenkins and others show.
+
+
+def as_junit(files: Sequence[FileResults]) -> bytes:
+    """`testsuites` with a `testsuite` for each file."""
+    root = ElementTree.Element("testsuites", {"name": "sidecar test", **_totals(files)})
+    for file in files:
+        suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(file.path), **_totals([file])})
+        for result in file.results:
+            _add_case(suite, file, result)
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+def _totals(files: Sequence[FileResults]) -> Mapping[str, str]:
+    tests, failures = sum(len(file.results) for file in files), sum(len(file.failed) for file in files)
+    time = sum(file.seconds for file in files)
+    return {"tests": str(tests), "failures": str(failures), "errors": "0", "skipped": "0", "time": f"{time:.6f}"}
+
+
+def _add_case(suite: ElementTree.Element, file: FileResults, result: Result) -> None:
+    path, _, line = result.case.where.rpartition(":")
+    each = file.seconds / len(file.results)
+    where = {"classname": _xml(file.path), "file": _xml(path), "line": line, "time": f"{each:.6f}"}
+    case = ElementTree.SubElement(suite, "testcase", {"name": _xml(result.title), **where})
+    if result.differences:
+        first = result.differences[0]
+        message = _xml(f"{first.what}: expected {first.expected}, got {first.got}")
+        failure = ElementTree.SubElement(case, "failure", {"type": "failure", "message": message})
+        failure.text = _xml("\n".join(described(result)))
+
+
+def described(result: Result) -> Iterator[str]:
+    """A line for each difference, each rule, and each reason why."""
+    for one in result.differences:
+        yield f"{one.what}: expected {one.expected}, got {one.got}"
+    for rule in result.rules:
+        yield f"rule: {rule.where + '  ' if rule.where else ''}{rule.text}"
+    for sentence in result.why:
+        yield f"why: {sentence}"
+
+
+def _xml(text: str) -> str:
+    """Without what XML cannot hold."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def gaps_by_kind(gaps: Iterable[Gap]) -> Mapping[str, Sequence[Gap]]:
+    """In the order in which kinds come first."""
+    found: dict[str, list[Gap]] = {}
+    for gap in gaps:
+        found.setdefault(gap.kind, []).append(gap)
+    return found

@@ -14,7 +14,7 @@ from sidecar.core.apikey import ALPHABET, QUOTES, pasted
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, ApiKey, Deny, Policy, RequestHead, Route, Source
 from sidecar.core.patterns import parse_pattern, parts_of
-from sidecar.core.policy import takes_environment
+from sidecar.core.policy import missing_in_words, takes_environment
 from sidecar.core.routing import NEVER_ROUTED, known_spelling
 from sidecar.core.target import parse_target
 from sidecar.core.units import rfc3339
@@ -165,7 +165,7 @@ def _lacking(key: ApiKey, policy: Policy, held: frozenset[str]) -> str:
     """Of scopes that any one of is enough, the command names the first."""
     lacking = sorted(policy.all_scopes - held)
     either = sorted(policy.any_scopes) if policy.any_scopes.isdisjoint(held) else []
-    what = " and ".join([*lacking, *([" or ".join(either)] if either else [])])
+    what = missing_in_words(policy, held)
     scopes = dict.fromkeys([*key.scopes, *lacking, *either[:1]])
     options = " ".join(f"--scope {quote(scope)}" for scope in scopes)
     return f"the key lacks {what}: sidecar keys change {key.id} {options}"

@@ -286,6 +286,8 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
     """Whether the target, as it came, holds a credential."""
     quotas_left: tuple[QuotaState, ...] = ()
     """What is left of every quota of the key, where the response tells it."""
+    pass_through: bool = False
+    """Whether the request carries a credential that is not ours; so of Deny, where it came so far."""
 
 
 class Deny(Struct, frozen=True, kw_only=True, gc=False):
@@ -303,6 +305,7 @@ class Deny(Struct, frozen=True, kw_only=True, gc=False):
     quota_states: tuple[QuotaState, ...] = ()
     refused_quota: QuotaState | None = None
     methods: tuple[str, ...] = ()
+    pass_through: bool = False
 
 
 Decision = Allow | Deny

@@ -116,7 +116,7 @@ class Gate:
             matches = [self.routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
             credential, copies = self._credential(head, received, target, host, state, remove_copies)
-            foreign = credential is not None and credential.foreign
+            foreign = state.foreign = credential is not None and credential.foreign
             state.entry = None if credential is None or foreign else await self._find(credential.text, state)
             state.context = self._authenticate(state.entry)
             match = authorize_all_readings(matches, state.principal, foreign=foreign)
@@ -411,6 +411,7 @@ def _allowed(route: Route, state: RequestState, *, target: str, host: bytes, hea
         quota_states=state.taken.states,
         key_in_query=state.key_in_query,
         quotas_left=state.left,
+        pass_through=state.foreign,
     )
 
 
@@ -424,4 +425,5 @@ def _refused(reason: Reason, state: RequestState) -> Deny:
         client_address=state.client_address,
         quota_states=state.taken.states,
         refused_quota=state.taken.refused,
+        pass_through=state.foreign,
     )

@@ -53,6 +53,8 @@ class RequestState:
     left: tuple[QuotaState, ...] = ()
     """Of every quota of the key, where the response tells it."""
     key_in_query: bool = False
+    foreign: bool = False
+    """Whether the credential is not ours."""
     paths: Sequence[str] = ()
     """Every reading of the path."""
 

@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from msgspec import structs
-
 from sidecar.admin.auth import Admin
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Fault
@@ -73,7 +71,9 @@ def _without_details(line: str) -> str:
 
 
 def _without_request(refusal: Refusal) -> Refusal:
-    return structs.replace(refusal, method="", path="", address="", key_id="", prefix="", tenant=None)
+    return Refusal(
+        at=refusal.at, status=refusal.status, reason=refusal.reason, cause=refusal.cause, route=refusal.route
+    )
 
 
 # What is left of quotas.

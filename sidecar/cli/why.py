@@ -3,16 +3,16 @@
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from sidecar.app import make_gate
-from sidecar.cli.key_service import hasher_of_environ
-from sidecar.cli.options import Failure, Misuse, config_option, load_or_exit, printable, reported, shortened
+from sidecar.cli.options import Failure, Misuse, config_option, load_or_exit, printable, shortened
 from sidecar.cli.output import harmless, progress
 from sidecar.config.build.config import Config
+from sidecar.core.apikey import Hasher
 from sidecar.core.units import counted
 from sidecar.gate.explain import Line, redacted
 from sidecar.gate.gate import Gate, KeyFinder
@@ -52,10 +52,14 @@ def why_command(config_path: str, request_id: str, logs: Sequence[str], as_json:
     if list(logs).count("-") > 1:
         raise Misuse("--log: stdin can be read only once")
     config = load_or_exit(config_path, {})
-    with reported():
-        gate_of = _gates(config)
+    if not request_id:
+        raise Misuse("the id is empty: take it from the response's header")
     if redacted(config, request_id) != request_id:
         raise Misuse("this looks like an API key, and not like the id of a request: logs hold [redacted] in its place")
+
+    def gate_of(keys: KeyFinder, limiter: Limiter) -> Gate:
+        return make_gate(config, keys, limiter, Hasher(()))
+
     show, searched = _Json() if as_json else _Text(), LineCounts()
     try:
         for record in _matches(request_id, logs, searched):
@@ -64,11 +68,6 @@ def why_command(config_path: str, request_id: str, logs: Sequence[str], as_json:
         show.end()
     if not show.shown:
         raise Failure(_not_found(request_id, logs, searched))
-
-
-def _gates(config: Config) -> Callable[[KeyFinder, Limiter], Gate]:
-    hasher = hasher_of_environ(config)
-    return lambda keys, limiter: make_gate(config, keys, limiter, hasher)
 
 
 def _matches(request_id: str, logs: Sequence[str], searched: LineCounts) -> Iterator[RecordedRequest]:

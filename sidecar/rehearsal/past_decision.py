@@ -13,6 +13,7 @@ from sidecar.config.build.config import Config
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import ApiKey, Decision, Deny
 from sidecar.core.quotas import limit_of
+from sidecar.core.routing import NO_ROUTE
 from sidecar.core.target import parse_target, readings
 from sidecar.gate.causes import considered
 from sidecar.gate.compile import route_table
@@ -77,11 +78,16 @@ async def past_decision(
     gate_of: Callable[[KeyFinder, Limiter], Gate],
     *,
     missing: Collection[str] = (),
+    quotas: Sequence[str] = (),
     is_cut: bool = False,
     randbelow: Callable[[int], int],
 ) -> PastDecision:
-    """missing: scopes that are known to have been missing. is_cut: whether the path is not whole. No quota is taken."""
-    then = list(_recorded(record, config, missing))
+    """No quota is taken.
+
+    missing: scopes that are known to have been missing. quotas: what is known to have been left of quotas, in words.
+    is_cut: whether the path is not whole.
+    """
+    then = list(_recorded(record, config, missing, quotas))
     untold = _untold(record, config, is_cut=is_cut)
     if untold:
         return PastDecision(then=then, now=(), otherwise=None, verdict=untold)
@@ -95,7 +101,9 @@ async def past_decision(
 # As it was.
 
 
-def _recorded(record: RecordedRequest, config: Config, missing: Collection[str]) -> Iterator[Line]:
+def _recorded(
+    record: RecordedRequest, config: Config, missing: Collection[str], quotas: Sequence[str]
+) -> Iterator[Line]:
     yield Line("request", redacted(config, record.request_id) or "without an id")
     yield Line("time", record.time)
     asked = redacted(config, f"{record.method} {record.path}")
@@ -110,6 +118,8 @@ def _recorded(record: RecordedRequest, config: Config, missing: Collection[str])
     yield from _recorded_key(record)
     if missing:
         yield Line("missing", ", ".join(sorted(missing)))
+    for place, quota in enumerate(quotas):
+        yield Line("" if place else "quotas", quota)
     if record.quota:
         yield Line("used up", f"{record.quota} of {record.limit}; free again after {record.retry_after or '?'} s")
     yield Line("config", _config(record, config))
@@ -260,4 +270,4 @@ def _without_quota(record: RecordedRequest, decision: Decision, config: Config) 
 
 
 def _route_of(decision: Decision) -> str | None:
-    return None if decision.route is None else decision.route.name
+    return None if decision.route is None or decision.route.name == NO_ROUTE else decision.route.name

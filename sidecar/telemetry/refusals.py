@@ -54,6 +54,8 @@ class Refusal(Struct, frozen=True, kw_only=True, gc=False):
     """The one that was used up; so are its `limit`, and the seconds to wait."""
     limit: int = 0
     retry_after: int = 0
+    quotas: tuple[str, ...] = ()
+    """What was left of each quota of the route, in words."""
     config: str = ""
     """The beginning of the hash of the configuration in force."""
 
@@ -213,8 +215,13 @@ class Refusals:
             quota="" if quota is None else quota.quota.name,
             limit=0 if quota is None else quota.limit,
             retry_after=0 if quota is None else quota.retry_after_seconds,
+            quotas=() if decision is None or key is None else tuple(map(_left, decision.quota_states)),
             config=config or "",
         )
+
+
+def _left(state: QuotaState) -> str:
+    return f"{state.quota.name}: {state.remaining} of {state.limit} left"
 
 
 def _missing(decision: Decision | None) -> tuple[str, ...]:

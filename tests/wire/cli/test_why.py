@@ -140,6 +140,7 @@ def test_a_log_that_is_none_is_named(asked: Asked, wrong: str) -> None:
 def test_wrong_arguments_are_told_in_a_line(asked: Asked) -> None:
     key = "hv_live_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9T0abc"
     for words, status, expected in (
+        (["", "--log", "-"], 2, "the id is empty"),
         (["r1"], 2, "no access log is named: give --log FILE, or --log - for stdin"),
         (["r1", "--log", "-", "--log", "-"], 2, "stdin can be read only once"),
         (["r1", "--log", str(asked.folder)], 1, "cannot be read"),

@@ -68,6 +68,12 @@ def unknown_key() -> Problem:
     return Problem(404, "unknown_key", "there is no such key")
 
 
+def unknown_request() -> Problem:
+    """404 for an id of no request that was refused lately, and for one of another tenant's key."""
+    detail = "none of the newest refusals of this process has this request id: sidecar why ID looks in the access log"
+    return Problem(404, "unknown_request", detail)
+
+
 def invalid_request(errors: Iterable[FieldError]) -> Problem:
     return Problem(400, "invalid_request", "the request is not valid; see errors", errors=errors)
 

@@ -1,20 +1,24 @@
 """What only the running process knows, for an administrator: its state, its refusals, and what is left of quotas."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
-
-from msgspec import structs
 
 from sidecar.admin.auth import Admin
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Fault
 from sidecar.core.model import ApiKey, Bucket, QuotaState, Subject
 from sidecar.core.quotas import QuotaUsage, buckets_for, limits_of
+from sidecar.core.routing import NO_ROUTE
+from sidecar.core.units import rfc3339
 from sidecar.gate.explain import allowed_routes
+from sidecar.gate.gate import Gate, KeyFinder
 from sidecar.keys.ports import KeyFilter
 from sidecar.limiter.port import Limiter
+from sidecar.rehearsal.past_decision import PastDecision, past_decision
+from sidecar.rehearsal.recorded import RecordedRequest
 from sidecar.store.keys import StoredKeys
 from sidecar.telemetry.refusals import Refusal, Refusals
 
@@ -73,7 +77,72 @@ def _without_details(line: str) -> str:
 
 
 def _without_request(refusal: Refusal) -> Refusal:
-    return structs.replace(refusal, method="", path="", address="", key_id="", prefix="", tenant=None)
+    return Refusal(
+        at=refusal.at, status=refusal.status, reason=refusal.reason, cause=refusal.cause, route=refusal.route
+    )
+
+
+# Refusals, each with its decision as it was and as it would be today.
+
+MOST_PAST: Final = 20
+"""Refusals of one id that are decided on again: a client may send the same id with every request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRefusal:
+    """A refusal, and the decision that it came of."""
+
+    refusal: Refusal
+    decision: PastDecision
+
+
+async def past_refusals(
+    refusals: Iterable[Refusal],
+    config: Config,
+    gate_of: Callable[[KeyFinder, Limiter], Gate],
+    randbelow: Callable[[int], int],
+) -> Sequence[PastRefusal]:
+    """At most MOST_PAST. No quota is taken."""
+    found = []
+    for one in islice(refusals, MOST_PAST):
+        decision = await past_decision(
+            _record(one),
+            config,
+            gate_of,
+            missing=one.missing,
+            quotas=one.quotas,
+            is_cut=one.is_cut,
+            randbelow=randbelow,
+        )
+        found.append(PastRefusal(refusal=one, decision=decision))
+        await asyncio.sleep(0)  # Requests go on meanwhile: each decision takes a new gate.
+    return found
+
+
+def _record(refusal: Refusal) -> RecordedRequest:
+    """As a line of the access log tells of it."""
+    return RecordedRequest(
+        time=rfc3339(refusal.at),
+        request_id=refusal.request_id,
+        key_id=refusal.key_id or None,
+        key_prefix=refusal.prefix or None,
+        tenant=refusal.tenant,
+        environment=refusal.environment,
+        plan=refusal.plan,
+        scopes=refusal.scopes,
+        credential="pass_through" if refusal.pass_through else "key" if refusal.key_id else None,
+        route=None if refusal.route == NO_ROUTE else refusal.route,
+        method=refusal.method,
+        path=refusal.path,
+        status=refusal.status,
+        reason=refusal.reason,
+        cause=refusal.cause,
+        quota=refusal.quota or None,
+        limit=refusal.limit if refusal.quota else None,
+        retry_after=refusal.retry_after if refusal.quota else None,
+        client_address=refusal.address,
+        config=refusal.config or None,
+    )
 
 
 # What is left of quotas.

@@ -7,7 +7,7 @@ from typing import Final
 
 from sidecar.admin.auth import Admin, plan_errors, quota_errors, scope_errors, tenant_errors
 from sidecar.admin.problems import FieldError, Problem, forbidden, unknown_key
-from sidecar.admin.running import Health, NearlyUsedUp, QuotaReader, Running, health_of
+from sidecar.admin.running import Health, NearlyUsedUp, PastRefusal, QuotaReader, Running, health_of, past_refusals
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
@@ -215,6 +215,11 @@ class AdminReader:
         """Of the newest refusals, those that fit and that the administrator may see, the newest first."""
         newest = self._dependencies.running.refusals.newest()
         return [one for one in newest if wanted.fits(one) and self.admin.sees(one.tenant)][: wanted.limit]
+
+    async def past_refusals(self, refusals: Iterable[Refusal]) -> Sequence[PastRefusal]:
+        """As `past_refusals` of admin.running."""
+        parts = self._dependencies
+        return await past_refusals(refusals, self.config, parts.gate_of, parts.randbelow)
 
     def counts_by_reason(self) -> Mapping[str, int] | None:
         """Refusals since `running_since`, with and without a key; None for an administrator of one tenant."""

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "audit": ("sidecar.cli.store", "audit_group"),
     "explain": ("sidecar.cli.explain", "explain_command"),
     "diff": ("sidecar.cli.diff", "diff_command"),
+    "why": ("sidecar.cli.why", "why_command"),
     "doctor": ("sidecar.cli.explain", "doctor_command"),
     "demo": ("sidecar.cli.demo", "demo_command"),
 }

@@ -45,7 +45,6 @@ from sidecar.config.fields import (
 )
 from sidecar.config.policy import (
     Entry,
-    ErrorEntry,
     Identity,
     KeySettings,
     Limit,
@@ -55,7 +54,7 @@ from sidecar.config.policy import (
     ScopeEntry,
     checked_keys,
 )
-from sidecar.config.routes import CorsEntry, DefaultsEntry, RouteOrGroup, UnmatchedEntry, cors_of
+from sidecar.config.routes import CorsEntry, DefaultsEntry, ErrorEntry, RouteOrGroup, UnmatchedEntry, cors_of
 from sidecar.core.model import Cors
 from sidecar.usage.anomalies import Unusual
 

@@ -1,4 +1,4 @@
-"""The sections on keys, scopes, quotas, routes, identity and errors.
+"""The sections on keys, scopes, quotas, routes and identity.
 
 A struct is a mapping of the file. A struct whose name ends in `Entry` becomes another value: at once, by the function
 beside it, or in `build`, where the names in it are resolved. Every other struct is what the program uses.
@@ -6,9 +6,9 @@ beside it, or in `build`, where the names in it are resolved. Every other struct
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from msgspec import UNSET, Meta, Struct, field
+from msgspec import Meta, Struct, field
 
 from sidecar.config.decoder import leaf, made
 from sidecar.config.errors import Path, Report
@@ -390,7 +390,7 @@ def _places(sources: Sequence[Source]) -> set[tuple[str, str, str]]:
     }
 
 
-# Scopes, routes, identity and errors.
+# Scopes, routes and identity.
 
 
 class ScopeEntry(Entry, frozen=True, kw_only=True):
@@ -440,11 +440,3 @@ class Identity(Entry, frozen=True, kw_only=True):
     """Removed from every request, beside STRIPPED of core.headers."""
     keep: tuple[HeaderPattern, ...] = ()
     """What the trusted proxies set themselves; removed from everyone else's requests."""
-
-
-class ErrorEntry(Entry, frozen=True, kw_only=True):
-    """The error response for a reason."""
-
-    status: Annotated[int, Meta(ge=400, le=599)] | None = left_out()
-    headers: Mapping[OwnHeader, HeaderValue] | None = left_out()
-    body: Any = UNSET

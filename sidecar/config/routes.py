@@ -1,4 +1,4 @@
-"""The `routes` section, and the sections that say the same for all routes."""
+"""The `routes` section, the sections that say the same for all routes, and error responses."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -79,6 +79,16 @@ class ResponseEntry(Entry, frozen=True, kw_only=True):
 
     status: Annotated[int, Meta(ge=200, le=599)] = 200
     headers: Mapping[OwnHeader, HeaderValue] = field(default_factory=dict)
+    body: Any = UNSET
+
+
+class ErrorEntry(Entry, frozen=True, kw_only=True):
+    """The error response for a reason."""
+
+    status: Annotated[int, Meta(ge=400, le=599)] | None = left_out()
+    headers: Mapping[OwnHeader, HeaderValue] | None = left_out()
+    detail: bool = False
+    """Whether a valid key is told which scopes are missing, or which quota is used up."""
     body: Any = UNSET
 
 

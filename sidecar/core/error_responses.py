@@ -21,9 +21,10 @@ from sidecar.core.model import (
     Source,
     StaticResponse,
 )
+from sidecar.core.policy import missing_in_words
 from sidecar.core.quotas import ending_fields
 from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS
-from sidecar.core.templates import render, unknown_placeholders
+from sidecar.core.templates import EVERY_QUOTA, placeholders, render
 from sidecar.core.units import rfc3339
 
 _NO_STORE = (b"Cache-Control", b"no-store")
@@ -81,6 +82,8 @@ class ErrorTemplate:
     status: int | None = None
     headers: Mapping[str, str] | None = None
     body: object = None
+    detail: bool = False
+    """Whether a valid key is told which scopes are missing, or which quota is used up."""
 
 
 def _allow(methods: Iterable[str]) -> tuple[bytes, bytes]:
@@ -121,7 +124,10 @@ class ErrorResponses:
         policy = deny.route.policy if deny.route else _NO_POLICY
         required = () if policy.deny else policy.any_scopes | policy.all_scopes
         quota = deny.refused_quota or tightest(deny.quota_states)
-        return self.for_reason(deny.reason, required=required, quota=quota, extra=extra, methods=deny.methods)
+        detail = specific_detail(deny) if self._forms[deny.reason].detail else None
+        return self.for_reason(
+            deny.reason, required=required, quota=quota, extra=extra, methods=deny.methods, detail=detail
+        )
 
     def fault(self, reason: Reason, allow: Allow, now: float) -> Response:
         """For an allowed request that could not be forwarded, or whose response did not come."""
@@ -133,6 +139,8 @@ class ErrorResponses:
         values: dict[str, object] = quota_values(tightest(allow.quota_states))
         if allow.principal is not None:
             values |= key_values(allow.principal.key)
+        if response.tells_quotas:
+            values[EVERY_QUOTA] = _every_quota((*allow.quotas_left, *allow.quota_states))
         body = response.body if isinstance(response.body, bytes) else encode_json(render(response.body, values))
         extra = self.client_headers(allow.principal, allow.quota_states, now)
         return Response(status=response.status, headers=(*response.headers, *extra), body=body)
@@ -152,9 +160,11 @@ class ErrorResponses:
         quota: QuotaState | None = None,
         extra: Headers = (),
         methods: Sequence[str] = (),
+        detail: str | None = None,
     ) -> Response:
         """required: the route's scopes. quota: the one that refused, or the tightest. extra: appended fields.
 
+        detail: in place of the sentence that everyone is told.
         methods: what the path takes, for a 405 (RFC 9110 section 15.5.6) in place of the status of `reason`.
         """
         fixed = self._fixed.get(reason)
@@ -163,11 +173,12 @@ class ErrorResponses:
         form = self._forms[reason]
         status = self.status_of(reason, methods)
         scopes = sorted(required)
+        detail = detail or _DETAIL[_told(Reason.METHOD_NOT_ALLOWED if methods else reason)]
         if form.body is None:
-            kind, body = _PROBLEM, _problem(reason, status, told=Reason.METHOD_NOT_ALLOWED if methods else reason)
+            kind, body = _PROBLEM, _problem(reason, status, detail)
         else:
-            values = {"reason": str(reason), "status": status, "scopes.required": scopes, **quota_values(quota)}
-            kind, body = _JSON, render(form.body, values)
+            values = {"reason": str(reason), "status": status, "detail": detail, "scopes.required": scopes}
+            kind, body = _JSON, render(form.body, values | quota_values(quota))
         configured = tuple((name.encode(), value.encode()) for name, value in (form.headers or {}).items())
         own = (_allow(methods),) if methods else self._own_headers(reason, status, scopes)
         headers = (kind, _NO_STORE, *own, *configured, *extra)
@@ -179,8 +190,9 @@ class ErrorResponses:
 
     def _is_fixed(self, reason: Reason) -> bool:
         """Whether every response for `reason` is the same, but for appended fields."""
-        names = unknown_placeholders(self._forms[reason].body, frozenset())
-        return reason is not Reason.INSUFFICIENT_SCOPE and not set(names) - {"reason", "status"}
+        form = self._forms[reason]
+        varying = set(placeholders(form.body)) - {"reason", "status", "detail"}
+        return reason is not Reason.INSUFFICIENT_SCOPE and not varying and not form.detail
 
     def _own_headers(self, reason: Reason, status: int, scopes: list[str]) -> Headers:
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -214,6 +226,8 @@ def key_values(key: ApiKey) -> dict[str, object]:
         "key.scopes": list(key.scopes),
         "key.plan": key.plan,
         "key.expires_at": rfc3339(key.expires_at),
+        "key.replaced_at": rfc3339(key.replaced_at),
+        "key.retires_at": rfc3339(key.retires_at),
         **{f"key.metadata.{name}": value for name, value in key.metadata.items()},
     }
 
@@ -233,6 +247,22 @@ def quota_values(state: QuotaState | None) -> dict[str, object]:
     }
 
 
+def _every_quota(states: Iterable[QuotaState]) -> list[dict[str, object]]:
+    """An object for each quota; of two states of one, the first."""
+    found: dict[str, QuotaState] = {}
+    for state in states:
+        found.setdefault(state.quota.name, state)
+    return [
+        {
+            "name": name,
+            "limit": state.limit,
+            "remaining": state.remaining,
+            "resets_at": rfc3339(ceil(state.resets_at) * 1_000_000),
+        }
+        for name, state in found.items()
+    ]
+
+
 def tightest(states: Iterable[QuotaState]) -> QuotaState | None:
     """The state with least left; of several, the one with the lowest limit."""
     return min(states, key=lambda state: (state.remaining, state.limit), default=None)
@@ -242,11 +272,32 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _problem(reason: Reason, status: int, *, told: Reason) -> dict[str, object]:
-    """told: whose sentence is the detail."""
-    said, told = (Reason.INVALID_KEY if one in _SAID_TO_BE_INVALID else one for one in (reason, told))
+def _problem(reason: Reason, status: int, detail: str) -> dict[str, object]:
     title = _PHRASES.get(status, "Refused")
-    return {"type": "about:blank", "title": title, "status": status, "code": str(said), "detail": _DETAIL[told]}
+    return {"type": "about:blank", "title": title, "status": status, "code": str(_told(reason)), "detail": detail}
+
+
+def _told(reason: Reason) -> Reason:
+    """What the client may learn."""
+    return Reason.INVALID_KEY if reason in _SAID_TO_BE_INVALID else reason
+
+
+def specific_detail(deny: Deny) -> str | None:
+    """What is missing, or used up, for the holder of a valid key; None where there is nothing to add."""
+    if deny.principal is None or deny.route is None:
+        return None
+    if deny.reason is Reason.QUOTA_EXCEEDED and deny.refused_quota is not None:
+        state = deny.refused_quota
+        until = rfc3339(ceil(state.resets_at) * 1_000_000)
+        return f"The quota {state.quota.name} of {state.limit} is used up. All of it is back at {until}."
+    if deny.reason is Reason.INSUFFICIENT_SCOPE:
+        missing = missing_in_words(deny.route.policy, deny.principal.scopes)
+        return f"The API key lacks a scope that this operation requires: {missing}." if missing else None
+    return None
+
+
+DETAILED = (Reason.INSUFFICIENT_SCOPE, Reason.QUOTA_EXCEEDED)
+"""Reasons that `specific_detail` knows more of."""
 
 
 def _challenge(realm: str, sources: Iterable[Source]) -> str:

@@ -184,6 +184,8 @@ class StaticResponse:
     headers: Headers = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
     body: object = None
     """JSON with placeholders, or bytes that are sent as they are."""
+    tells_quotas: bool = False
+    """Whether it tells what is left of every quota of the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,6 +284,8 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
     quota_states: tuple[QuotaState, ...] = ()
     key_in_query: bool = False
     """Whether the target, as it came, holds a credential."""
+    quotas_left: tuple[QuotaState, ...] = ()
+    """What is left of every quota of the key, where the response tells it."""
     pass_through: bool = False
     """Whether the request carries a credential that is not ours; so of Deny, where it came so far."""
 

@@ -145,6 +145,13 @@ def missing_scopes(policy: Policy, scopes: frozenset[str]) -> frozenset[str]:
     return missing
 
 
+def missing_in_words(policy: Policy, scopes: frozenset[str]) -> str:
+    """As `missing_scopes`: `a and b or c`, where any of the last ones is enough."""
+    lacking = sorted(policy.all_scopes - scopes)
+    either = sorted(policy.any_scopes) if policy.any_scopes.isdisjoint(scopes) else []
+    return " and ".join([*lacking, *([" or ".join(either)] if either else [])])
+
+
 def takes_environment(policy: Policy, key: ApiKey) -> bool:
     """Whether the route takes keys of this environment at all, whatever the path says."""
     return not policy.environments or key.environment == EVERY or key.environment in policy.environments

@@ -21,6 +21,8 @@ KEY_PLACEHOLDERS = frozenset(
         "key.plan",
         "key.metadata.*",
         "key.expires_at",
+        "key.replaced_at",
+        "key.retires_at",
     }
 )
 QUOTA_PLACEHOLDERS = frozenset(
@@ -35,14 +37,25 @@ QUOTA_PLACEHOLDERS = frozenset(
     }
 )
 IDENTITY_PLACEHOLDERS = KEY_PLACEHOLDERS | {"request.id"}
-RESPOND_PLACEHOLDERS = KEY_PLACEHOLDERS | QUOTA_PLACEHOLDERS
-ERROR_PLACEHOLDERS = QUOTA_PLACEHOLDERS | {"reason", "status", "scopes.required"}
+EVERY_QUOTA = "quotas"
+"""A list with an object for each quota of the key."""
+RESPOND_PLACEHOLDERS = KEY_PLACEHOLDERS | QUOTA_PLACEHOLDERS | {EVERY_QUOTA}
+ERROR_PLACEHOLDERS = QUOTA_PLACEHOLDERS | {"reason", "status", "detail", "scopes.required"}
 
 
 def unknown_placeholders(template: object, allowed: frozenset[str]) -> list[str]:
     """The placeholders of a JSON-like template that `allowed` does not hold (`a.*` allows everything below a)."""
-    names = [name for text in _strings(template) for name in _names(text)]
-    return [name for name in names if name not in allowed and not _below(name, allowed)]
+    return [name for name in placeholders(template) if name not in allowed and not _below(name, allowed)]
+
+
+def placeholders(template: object) -> list[str]:
+    """Every placeholder of a JSON-like template."""
+    return [name for text in _strings(template) for name in _names(text)]
+
+
+def of_key(name: str) -> bool:
+    """Whether the placeholder tells of a key, which not every request has."""
+    return name == EVERY_QUOTA or name.startswith("key.")
 
 
 def render(template: object, values: Mapping[str, object]) -> Any:

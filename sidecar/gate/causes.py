@@ -5,6 +5,7 @@ Clients are told less. No sentence holds any part of a key.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from shlex import quote
 from typing import Final
@@ -14,13 +15,15 @@ from sidecar.core.apikey import ALPHABET, QUOTES, pasted
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, ApiKey, Deny, Policy, RequestHead, Route, Source
 from sidecar.core.patterns import parse_pattern, parts_of
-from sidecar.core.policy import takes_environment
-from sidecar.core.routing import NEVER_ROUTED, known_spelling
+from sidecar.core.policy import DENIED, missing_in_words, takes_environment
+from sidecar.core.routing import NEVER_ROUTED, Match, known_spelling
 from sidecar.core.target import parse_target
 from sidecar.core.units import rfc3339
 from sidecar.gate.compile import key_format, route_table
 
 _NEAREST: Final = 3
+_MOST_CONSIDERED: Final = 5
+"""Routes that match a path beside the one that decides; there are seldom more."""
 _LIKE: Final = 0.5
 """How alike a segment of the path and one of a route must be for a slip of the pen."""
 _SCHEME: Final = re.compile(r"([A-Za-z]{1,20}):?\s")
@@ -165,7 +168,7 @@ def _lacking(key: ApiKey, policy: Policy, held: frozenset[str]) -> str:
     """Of scopes that any one of is enough, the command names the first."""
     lacking = sorted(policy.all_scopes - held)
     either = sorted(policy.any_scopes) if policy.any_scopes.isdisjoint(held) else []
-    what = " and ".join([*lacking, *([" or ".join(either)] if either else [])])
+    what = missing_in_words(policy, held)
     scopes = dict.fromkeys([*key.scopes, *lacking, *either[:1]])
     options = " ".join(f"--scope {quote(scope)}" for scope in scopes)
     return f"the key lacks {what}: sidecar keys change {key.id} {options}"
@@ -196,6 +199,32 @@ def _no_route(config: Config, head: RequestHead) -> Iterator[str]:
     fitting = [route for route in config.routes if not methods or route.methods & {head.method, EVERY}]
     for route, why in _nearest(fitting, path, config.case_sensitive):
         yield f"{route.name} ({route.where}): {why}"
+
+
+def considered(config: Config, method: str, target: str) -> Iterator[tuple[Route, str]]:
+    """Yield the routes that come closest to a request's path, the one that decides first, and what becomes of each."""
+    try:
+        path = parse_target(target, "localhost").path
+    except Denied:
+        return
+    chosen = route_table(config).match(method, path)
+    if chosen is not None:
+        yield chosen.route, "matches"
+    others = [route for route in config.routes if chosen is None or route is not chosen.route]
+    matching = [(route, why) for route in others if (why := _matching(config, route, method, path, chosen))]
+    yield from matching[:_MOST_CONSIDERED]
+    far = [route for route in others if all(route is not one for one, _ in matching)]
+    yield from _nearest(far, path, config.case_sensitive)
+
+
+def _matching(config: Config, route: Route, method: str, path: str, chosen: Match | None) -> str:
+    """Return why another route than `route` decides, where its pattern matches the path; empty where it does not."""
+    alone = route_table(replace(config, routes=(route,), unmatched=replace(config.unmatched, policy=DENIED)))
+    if chosen is not None and alone.match(method, path) is not None:
+        return f"matches, too, but {chosen.route.name} is more specific"
+    if taken := [one for one in sorted(route.methods) if alone.match(one, path) is not None]:
+        return f"its path matches, but it takes {', '.join(taken)}, not {method}"
+    return ""
 
 
 def _nearest(routes: Iterable[Route], path: str, case_sensitive: bool) -> Sequence[tuple[Route, str]]:

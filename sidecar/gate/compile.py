@@ -12,7 +12,7 @@ from sidecar.core.cors import SharingRules
 from sidecar.core.credentials import CredentialRules
 from sidecar.core.error_responses import ErrorResponses
 from sidecar.core.headers import HeaderRules
-from sidecar.core.model import EVERY, Bucket, Headers, Principal, Route, Source
+from sidecar.core.model import EVERY, Bucket, Charge, Headers, Policy, Principal, Route, Source, Subject
 from sidecar.core.policy import Catalogue, valid_until
 from sidecar.core.quotas import ENDING_NAMES, Plans, RateLimitFields, buckets_for, depends_on_address
 from sidecar.core.routing import MethodRules, RouteTable
@@ -151,6 +151,15 @@ def _every_route(config: Config) -> Sequence[Route]:
     return (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes
 
 
+def every_quota(config: Config) -> Route:
+    """Stands for a route that counts each quota of a key, but for those that count by route: nothing matches it."""
+    quotas = [quota for quota in config.quotas.values() if Subject.ROUTE not in quota.by]
+    policy = Policy(charges=tuple(Charge(quota=quota) for quota in quotas))
+    return Route(name=_EVERY_QUOTA, methods=frozenset(), pattern="", policy=policy)
+
+
+_EVERY_QUOTA = "(every quota)"
+"""No route can have such a name."""
 _SCOPE_SETS = 1024
 """Sets of granted scopes that are kept expanded: most keys share a few."""
 _BUCKETS = 16_384

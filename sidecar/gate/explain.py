@@ -75,7 +75,12 @@ def _paths(head: RequestHead, *, keep_slash: bool) -> Iterator[Line]:
         return
     yield Line("path", path)
     for other in others:
-        yield Line("or read as", _printable(other.replace(KEPT_SLASH, "%2F") if keep_slash else other))
+        yield Line("or read as", shown_reading(other, keep_slash=keep_slash))
+
+
+def shown_reading(path: str, *, keep_slash: bool) -> str:
+    """Return one reading of a path, for people to see."""
+    return _printable(path.replace(KEPT_SLASH, "%2F") if keep_slash else path)
 
 
 def _printable(path: str) -> str:

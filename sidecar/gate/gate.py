@@ -21,6 +21,7 @@ from sidecar.core.model import (
     Deny,
     Headers,
     Principal,
+    QuotaState,
     RequestHead,
     Route,
     Taken,
@@ -95,7 +96,7 @@ class Gate:
         self._principals = PrincipalCompiler(
             config.catalogue, self._identity, config.plans, size=config.keys.cache_size
         )
-        self._unmatched = config.unmatched
+        self._unmatched, self._every_quota = config.unmatched, compiled.every_quota(config)
         self.answers_preflights = any(route.policy.cors is not None for route in config.routes)
 
     async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
@@ -120,7 +121,7 @@ class Gate:
             state.context = self._authenticate(state.entry)
             match = authorize_all_readings(matches, state.principal, foreign=foreign)
             upstream_target = self.injection.target(target, paths, credential, copies, match.route.policy.forward)
-            state.taken = await self._take(match.route, state)
+            state.taken, state.left = await self._take(match.route, state)
             _check_taken(state.taken)
             headers = self.injection.headers(head, received, credential, copies, host, self._identity_of(state))
             return _allowed(match.route, state, target=upstream_target, host=host, headers=headers)
@@ -187,7 +188,7 @@ class Gate:
     async def _decide_later(self, head: RequestHead, understood: Understood, state: RequestState) -> Decision:
         route = cast(Route, state.route)
         try:
-            state.taken = await self._take(route, state)
+            state.taken, _ = await self._take(route, state)
             _check_taken(state.taken)
         except Denied as denied:
             return await self._deny(denied.reason, state)
@@ -320,10 +321,14 @@ class Gate:
             return self._format.check(text, self._prefixes) is not None or text.startswith(self._foreign_like_ours)
         return text.startswith(self._foreign)
 
-    async def _take(self, route: Route, state: RequestState) -> Taken:
-        if not route.policy.charges:
-            return NOTHING_TAKEN
-        return await self._limiter.take(self._buckets(route, state), self._clock.seconds())
+    async def _take(self, route: Route, state: RequestState) -> tuple[Taken, tuple[QuotaState, ...]]:
+        """And what is left of every quota of the key, where the response tells it."""
+        taken, left = NOTHING_TAKEN, NOTHING_TAKEN
+        if route.policy.charges:
+            taken = await self._limiter.take(self._buckets(route, state), self._clock.seconds())
+        if (own := route.policy.respond) is not None and own.tells_quotas and taken.refused is None:
+            left = await self._limiter.peek(self._buckets(self._every_quota, state), self._clock.seconds())
+        return taken, left.states
 
     def _buckets(self, route: Route, state: RequestState) -> Sequence[Bucket]:
         return self._principals.buckets(route, state.context, state.client_address)
@@ -405,6 +410,7 @@ def _allowed(route: Route, state: RequestState, *, target: str, host: bytes, hea
         client_address=state.client_address,
         quota_states=state.taken.states,
         key_in_query=state.key_in_query,
+        quotas_left=state.left,
         pass_through=state.foreign,
     )
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from sidecar.core.model import Principal, Route, Taken
+from sidecar.core.model import Principal, QuotaState, Route, Taken
 from sidecar.core.routing import Match
 from sidecar.gate.compile import PrincipalContext
 from sidecar.keys.cache import CacheEntry
@@ -50,6 +50,8 @@ class RequestState:
     entry: CacheEntry | None = None
     context: PrincipalContext | None = None
     taken: Taken = NOTHING_TAKEN
+    left: tuple[QuotaState, ...] = ()
+    """Of every quota of the key, where the response tells it."""
     key_in_query: bool = False
     foreign: bool = False
     """Whether the credential is not ours."""

@@ -176,6 +176,8 @@ class KnownRequests:
             if target.query is not None and gate.credentials.find({}, target.query) is not None:
                 return None
             match, upstream = gate.routes.match(method, target.path), raw
+            if match is not None and (own := match.route.policy.respond) is not None and own.tells_quotas:
+                return None
             if match is not None and any(gate.injection.prefixes(rules := match.route.policy.forward)):
                 upstream = gate.injection.target(target, (target.path,), None, rules=rules)
         except Denied:

@@ -51,6 +51,12 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The raw target without its query, perhaps redacted or cut: see `hidden`."""
     status: int
     reason: str | None = None
+    cause: str | None = None
+    """What was wrong with the upstream."""
+    quota: str | None = None
+    """The one that was used up; so are its `limit`, and the seconds to wait."""
+    limit: int | None = None
+    retry_after: int | None = None
     client_address: str = ""
     config: str | None = None
     """The beginning of the hash of the configuration in force; None in lines of older versions."""

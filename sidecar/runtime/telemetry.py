@@ -76,7 +76,7 @@ class Observing:
         self._log_lock = log_lock
         self._metrics, self._background, self._stack, self._clock = metrics, background, stack, clock
         self._redaction = Redaction()
-        self.refusals = Refusals(self._redaction)
+        self.refusals = Refusals(self._redaction, config=lambda: self._config_hash)
         background.repeat(self.refusals.settle, REFUSALS_SECONDS)
         self._proxies = TrustedProxies((), b"")
         self.reconfigure(config)

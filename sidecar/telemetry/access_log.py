@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from sidecar.core.model import ApiKey, RequestHead
+from sidecar.core.model import ApiKey, QuotaState, RequestHead
 from sidecar.core.units import to_the_millisecond
 from sidecar.telemetry.batching import Batches
 from sidecar.telemetry.redaction import Redaction, query_names
@@ -27,7 +27,10 @@ MAX_CLIENT_CHARS: Final = 512
 """Of what a client says of itself."""
 _MAX_KEPT: Final = 2 * MAX_CLIENT_CHARS
 _OPTIONAL: Final = frozenset(
-    {"environment", "plan", "scopes", "credential", "cause", "query", "trace_id", "config", "sampled"}
+    {
+        *("environment", "plan", "scopes", "credential", "cause", "query", "trace_id", "config", "sampled"),
+        *("quota", "limit", "retry_after"),
+    }
 )
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNQUOTED = re.compile(rb'[^!#-\[\]-~]|"|\\')
@@ -63,6 +66,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     agent: str = ""
     trace_id: str | None = None
     """32 hexadecimal digits, where requests are traced."""
+    refused_quota: QuotaState | None = None
+    """The one that was used up."""
 
 
 def with_client(access: Access, head: RequestHead) -> Access:
@@ -74,6 +79,10 @@ def with_client(access: Access, head: RequestHead) -> Access:
 
 def with_trace(access: Access, trace_id: str) -> Access:
     return replace(access, trace_id=trace_id)
+
+
+def with_quota(access: Access, refused: QuotaState | None) -> Access:
+    return replace(access, refused_quota=refused)
 
 
 class LineFormat(Protocol):
@@ -105,6 +114,9 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     status: int
     reason: str | None
     cause: str | None = None
+    quota: str | None = None
+    limit: int | None = None
+    retry_after: int | None = None
     seconds: float
     upstream_seconds: float | None
     bytes_in: int
@@ -148,7 +160,7 @@ class JsonLines:
         return encoded if encoded.isascii() else _encode_ascii(line)
 
     def _line(self, access: Access) -> _Line:
-        key = access.key
+        key, quota = access.key, access.refused_quota
         return _Line(
             time=to_the_millisecond(access.at),
             request_id=self._redaction.text(access.request_id, longest=MAX_CHARS),
@@ -166,6 +178,9 @@ class JsonLines:
             status=access.status,
             reason=access.reason,
             cause=access.cause,
+            quota=None if quota is None else quota.quota.name,
+            limit=None if quota is None else quota.limit,
+            retry_after=None if quota is None else quota.retry_after_seconds,
             seconds=_to_the_microsecond(access.seconds),
             upstream_seconds=None if access.upstream_seconds is None else _to_the_microsecond(access.upstream_seconds),
             bytes_in=access.bytes_in,

@@ -7,7 +7,7 @@ from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.core.observer import Forwarding, UpstreamName
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import Clock
-from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_trace
+from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_quota, with_trace
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.refusals import Refusals
 from sidecar.telemetry.tracing import Tracer
@@ -81,6 +81,8 @@ class Exchanges:
         self, access: Access, head: RequestHead, decision: Decision | None, forwarding: Forwarding | None
     ) -> None:
         log, tracer = self._access_log, self._tracer
+        if access.reason is Reason.QUOTA_EXCEEDED and isinstance(decision, Deny):
+            access = with_quota(access, decision.refused_quota)
         if tracer is not None:
             trace = tracer.begin(head) if forwarding is None else forwarding.trace
             access = with_trace(access, trace.trace_id)

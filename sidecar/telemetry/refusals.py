@@ -1,13 +1,14 @@
 """The newest refusals, for people who ask why a key is refused. In memory only, and never with a key's secret."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from sidecar.core.errors import Reason, UpstreamCause
 from sidecar.core.model import ApiKey, Decision, Deny, QuotaState, RequestHead
+from sidecar.core.policy import missing_scopes
 from sidecar.core.routing import NO_ROUTE
 from sidecar.telemetry.redaction import Redaction
 
@@ -25,24 +26,44 @@ class Refusal(Struct, frozen=True, kw_only=True, gc=False):
 
     at: int
     """Microseconds."""
+    request_id: str = ""
+    """Clients choose it, so that several requests may have the same."""
     status: int
     reason: Reason
     cause: UpstreamCause | None
     """What was wrong with the upstream, where it was the upstream's."""
     route: str
-    method: str
-    path: str
-    """Without query and keys, and cut."""
-    address: str
-    key_id: str
+    method: str = ""
+    path: str = ""
+    """Without query and keys, and cut: `is_cut` then."""
+    is_cut: bool = False
+    address: str = ""
+    key_id: str = ""
     """Of the key that was recognised, even if it is not valid; so is `prefix`, its stored prefix."""
-    prefix: str
-    tenant: str | None
+    prefix: str = ""
+    tenant: str | None = None
+    environment: str | None = None
+    plan: str | None = None
+    scopes: tuple[str, ...] = ()
+    """As stored on the key."""
+    missing: tuple[str, ...] = ()
+    """Scopes that the route wanted, and the key lacked."""
+    pass_through: bool = False
+    """Whether a credential was presented that is no key."""
+    quota: str = ""
+    """The one that was used up; so are its `limit`, and the seconds to wait."""
+    limit: int = 0
+    retry_after: int = 0
+    quotas: tuple[str, ...] = ()
+    """What was left of each quota of the route, in words."""
+    config: str = ""
+    """The beginning of the hash of the configuration in force."""
 
 
 class RefusalFilter(Struct, frozen=True, kw_only=True):
     """Which refusals; None is any."""
 
+    request_id: str | None = None
     key_id: str | None = None
     reason: str | None = None
     route: str | None = None
@@ -54,7 +75,12 @@ class RefusalFilter(Struct, frozen=True, kw_only=True):
     def fits(self, refusal: Refusal) -> bool:
         if refusal.at < self.since or (self.until is not None and refusal.at >= self.until):
             return False
-        wanted = ((self.key_id, refusal.key_id), (self.reason, refusal.reason), (self.route, refusal.route))
+        wanted = (
+            (self.request_id, refusal.request_id),
+            (self.key_id, refusal.key_id),
+            (self.reason, refusal.reason),
+            (self.route, refusal.route),
+        )
         return all(value is None or value == found for value, found in wanted)
 
 
@@ -67,15 +93,20 @@ class Gathered(Struct, frozen=True, kw_only=True, gc=False):
     used_up: dict[tuple[str, str], QuotaState]
 
 
-_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None]
-"""Unix seconds, method, target, the socket's other end, and the rest as in Refusal."""
+_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None, str | None]
+"""Unix seconds, method, target, the socket's other end, and the rest as in Refusal; last, the configuration."""
+
+
+def _no_config() -> None:
+    return None
 
 
 class Refusals:
     """Remembers what is at hand when a request is refused; `settle`, called every few seconds, makes it readable."""
 
-    def __init__(self, redaction: Redaction) -> None:
-        self._redaction = redaction
+    def __init__(self, redaction: Redaction, *, config: Callable[[], str | None] = _no_config) -> None:
+        """config: the beginning of the hash of the configuration in force."""
+        self._redaction, self._config = redaction, config
         self._fresh: deque[_Fresh] = deque(maxlen=KEPT)
         self._settled: deque[Refusal] = deque(maxlen=KEPT)
         self._fresh_failure: _Fresh | None = None
@@ -95,14 +126,14 @@ class Refusals:
         """A request was refused, or not served, at `now` (Unix seconds)."""
         # A slice as long as the text is the text itself.
         target = head.target[:_TARGET_CHARS]
-        fresh = (now, head.method, target, head.peer, decision, status, reason, cause)
+        fresh = (now, head.method, target, head.peer, decision, status, reason, cause, self._config())
         self._fresh.append(fresh)
         if cause is not None:
             self._fresh_failure = fresh
 
     def malformed(self, peer: str, status: int, now: float, *, reason: Reason) -> None:
         """Bytes from `peer` that never became a request were refused."""
-        self._fresh.append((now, "", "", peer, None, status, reason, None))
+        self._fresh.append((now, "", "", peer, None, status, reason, None, self._config()))
 
     def used_up(self, key_id: str, state: QuotaState) -> None:
         """A quota has refused a request with this key."""
@@ -157,22 +188,48 @@ class Refusals:
             self._upstream_failure, self._fresh_failure = self._readable(self._fresh_failure), None
 
     def _readable(self, fresh: _Fresh) -> Refusal:
-        now, method, target, peer, decision, status, reason, cause = fresh
+        now, method, target, peer, decision, status, reason, cause, config = fresh
         key = _key_of(decision)
         route = decision.route if decision is not None else None
+        quota = decision.refused_quota if isinstance(decision, Deny) and reason is Reason.QUOTA_EXCEEDED else None
+        path = self._redaction.path(target, longest=_PATH_CHARS + 1)
         return Refusal(
             at=int(now * 1_000_000),
+            request_id="" if decision is None else self._redaction.text(decision.request_id, longest=_PATH_CHARS),
             status=status,
             reason=reason,
             cause=cause,
             route=NO_ROUTE if route is None else route.name,
             method=self._redaction.text(method, longest=_PATH_CHARS),
-            path=self._redaction.path(target, longest=_PATH_CHARS),
+            path=path[:_PATH_CHARS],
+            is_cut=len(path) > _PATH_CHARS,
             address=peer if decision is None else decision.client_address,
             key_id="" if key is None else key.id,
             prefix="" if key is None else key.prefix,
             tenant=None if key is None else key.tenant,
+            environment=None if key is None else key.environment,
+            plan=None if key is None else key.plan,
+            scopes=() if key is None else key.scopes,
+            missing=_missing(decision),
+            pass_through=decision is not None and decision.pass_through,
+            quota="" if quota is None else quota.quota.name,
+            limit=0 if quota is None else quota.limit,
+            retry_after=0 if quota is None else quota.retry_after_seconds,
+            quotas=() if decision is None or key is None else tuple(map(_left, decision.quota_states)),
+            config=config or "",
         )
+
+
+def _left(state: QuotaState) -> str:
+    return f"{state.quota.name}: {state.remaining} of {state.limit} left"
+
+
+def _missing(decision: Decision | None) -> tuple[str, ...]:
+    if not isinstance(decision, Deny) or decision.route is None or decision.principal is None:
+        return ()
+    if decision.reason is not Reason.INSUFFICIENT_SCOPE:
+        return ()
+    return tuple(sorted(missing_scopes(decision.route.policy, decision.principal.scopes)))
 
 
 def _key_of(decision: Decision | None) -> ApiKey | None:

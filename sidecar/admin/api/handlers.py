@@ -16,6 +16,7 @@ from sidecar.admin.api.schemas import (
     DueOut,
     ExplanationOut,
     OverviewOut,
+    PastDecisionList,
     PlanList,
     QuotaUsageList,
     RefusalList,
@@ -32,6 +33,7 @@ from sidecar.admin.api.serializers import (
     given_or,
     health_out,
     nearly_used_up_out,
+    past_decision_out,
     plans_out,
     quota_out,
     quota_usage_out,
@@ -43,12 +45,13 @@ from sidecar.admin.api.serializers import (
     time_of,
     usage_out,
 )
-from sidecar.admin.problems import FieldError, invalid_request
+from sidecar.admin.problems import FieldError, invalid_request, unknown_request
 from sidecar.admin.service import AdminService
 from sidecar.core.apikey import Secret
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import allowed_routes
 from sidecar.keys.records import public_key
+from sidecar.telemetry.refusals import RefusalFilter
 from sidecar.usage.recorder import DAY, UsageFilter
 
 _MAX_ANOMALIES: Final = 20
@@ -84,6 +87,15 @@ async def show_routes(service: AdminService, call: Bare) -> Reply:
 async def list_refusals(service: AdminService, call: Call[RefusalQuery, NoBody]) -> Reply:
     refusals = service.refusals(refusal_filter(call.query))
     return Reply(value=RefusalList(refusals=tuple(map(refusal_out, refusals))))
+
+
+async def show_refusals(service: AdminService, call: Bare) -> Reply:
+    """The id in the path is that of the requests."""
+    found = service.refusals(RefusalFilter(request_id=call.key_id))
+    if not found:
+        raise unknown_request()
+    decisions = await service.past_refusals(found)
+    return Reply(value=PastDecisionList(total=len(found), decisions=tuple(map(past_decision_out, decisions))))
 
 
 async def list_audit(service: AdminService, call: Call[AuditQuery, NoBody]) -> Reply:
@@ -191,6 +203,18 @@ VIEW_OPERATIONS: Final = (
         body=NoBody,
         handle=list_refusals,
         response=RefusalList,
+        group=_USE,
+    ),
+    Operation(
+        name="showRefusals",
+        method="GET",
+        path="/refusals/{id}",
+        summary="Show the newest refusals with this request id, each as it was decided then and would be now",
+        query=NoQuery,
+        body=NoBody,
+        handle=show_refusals,
+        response=PastDecisionList,
+        problems=(404,),
         group=_USE,
     ),
     Operation(

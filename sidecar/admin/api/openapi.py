@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecar.admin.api.operations import B, NoBody, Operation, Operations, Q
+from sidecar.admin.api.operations import ONE_KEY, B, NoBody, Operation, Operations, Q
 from sidecar.admin.api.requests import (
     Matching,
 )
@@ -143,7 +143,7 @@ def document(operations: Operations, *, root: str, version: str) -> dict[str, An
     for kind in (*types, Matching):
         schemas[kind.__name__].update(getattr(kind, "rules", {}))
     paths: dict[str, dict[str, Any]] = {}
-    followers = [one.name for one in operations if _ID_STEP in one.path]
+    followers = [one.name for one in operations if one.path.startswith(ONE_KEY)]
     for one in operations:
         paths.setdefault(root + one.path, {})[one.method.lower()] = _operation(one, followers)
     return {

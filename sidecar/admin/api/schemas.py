@@ -77,10 +77,13 @@ class UsageList(Struct, frozen=True, kw_only=True):
 class RefusalOut(Struct, frozen=True, kw_only=True):
     """A request that was refused, or not served. `key_id` and `prefix` are of the key that was recognised.
 
-    Where no request could be read, `method` and `path` are empty.
+    Where no request could be read, `method` and `path` are empty, and there is no `request_id`. Clients may send ids of
+    their own, so that several refusals may have the same. `config` is the beginning of the hash of the configuration
+    that was in force.
     """
 
     at: str
+    request_id: str | None
     status: int
     reason: str
     cause: str | None
@@ -90,6 +93,7 @@ class RefusalOut(Struct, frozen=True, kw_only=True):
     address: str
     key_id: str | None
     prefix: str | None
+    config: str | None
 
 
 class RefusalList(Struct, frozen=True, kw_only=True):
@@ -215,6 +219,26 @@ class ExplanationOut(Struct, frozen=True, kw_only=True):
     key_id: str | None
     quotas: tuple[QuotaStateOut, ...]
     lines: tuple[LineOut, ...]
+
+
+class PastDecisionOut(Struct, frozen=True, kw_only=True):
+    """A refusal with its decision: `then` as it was, `now` as it would be today; empty where that cannot be told.
+
+    `otherwise` is whether today's decision is another one; null where that cannot be told. `verdict` says so in words.
+    """
+
+    refusal: RefusalOut
+    then: tuple[LineOut, ...]
+    now: tuple[LineOut, ...]
+    otherwise: bool | None
+    verdict: str
+
+
+class PastDecisionList(Struct, frozen=True, kw_only=True):
+    """Refusals with one request id, the newest first, at most 20 of `total`."""
+
+    total: int
+    decisions: tuple[PastDecisionOut, ...]
 
 
 class WhoOut(Struct, frozen=True, kw_only=True):

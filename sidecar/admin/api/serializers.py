@@ -1,6 +1,6 @@
 """Between the structs of the API and the values of keys, gate and configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -24,6 +24,7 @@ from sidecar.admin.api.schemas import (
     HealthOut,
     LineOut,
     NearlyUsedUpOut,
+    PastDecisionOut,
     PlanOut,
     QuotaOut,
     QuotaStateOut,
@@ -38,12 +39,12 @@ from sidecar.admin.api.schemas import (
 )
 from sidecar.admin.auth import Admin
 from sidecar.admin.problems import FieldError, invalid_request
-from sidecar.admin.running import Health, NearlyUsedUp
+from sidecar.admin.running import Health, NearlyUsedUp, PastRefusal
 from sidecar.config.build.config import Config
 from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route, Subject
 from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import microseconds, rfc3339
-from sidecar.gate.explain import Explanation
+from sidecar.gate.explain import Explanation, Line
 from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter, after_cursor
 from sidecar.keys.records import public_key
 from sidecar.keys.transitions import KeyChange, Rotation
@@ -242,7 +243,7 @@ def explanation_out(explanation: Explanation) -> ExplanationOut:
         where=decision.route.where if decision.route else None,
         key_id=key.id if key else None,
         quotas=tuple(map(_quota_state_out, decision.quota_states)),
-        lines=tuple(LineOut(label=line.label, text=line.text) for line in explanation.lines),
+        lines=_lines_out(explanation.lines),
     )
 
 
@@ -295,6 +296,7 @@ def tenant_nearly_used_up_out(one: NearlyUsedUp) -> TenantNearlyUsedUpOut:
 def refusal_out(refusal: Refusal) -> RefusalOut:
     return RefusalOut(
         at=rfc3339(refusal.at),
+        request_id=refusal.request_id or None,
         status=refusal.status,
         reason=refusal.reason.value,
         cause=None if refusal.cause is None else refusal.cause.value,
@@ -304,7 +306,23 @@ def refusal_out(refusal: Refusal) -> RefusalOut:
         address=refusal.address,
         key_id=refusal.key_id or None,
         prefix=refusal.prefix or None,
+        config=refusal.config or None,
     )
+
+
+def past_decision_out(one: PastRefusal) -> PastDecisionOut:
+    decision = one.decision
+    return PastDecisionOut(
+        refusal=refusal_out(one.refusal),
+        then=_lines_out(decision.then),
+        now=_lines_out(decision.now),
+        otherwise=decision.otherwise,
+        verdict=decision.verdict,
+    )
+
+
+def _lines_out(lines: Iterable[Line]) -> tuple[LineOut, ...]:
+    return tuple(LineOut(label=line.label, text=line.text) for line in lines)
 
 
 def health_out(health: Health, config: Config) -> HealthOut:

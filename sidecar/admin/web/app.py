@@ -17,6 +17,7 @@ from sidecar.admin.web.key import VERBS, carry_out, confirm, show_key
 from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.keys import carry_out_many, confirm_many, export_keys, list_keys
 from sidecar.admin.web.overview import show_overview
+from sidecar.admin.web.refusal import show_refusals
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import ADMIN_COOKIES
@@ -177,6 +178,7 @@ def add_pages(app: web.Application, instruments: Instruments, *, clock: Clock) -
             web.post(f"{_KEY}/change", change),
             web.get(_VERB, confirm),
             web.post(_VERB, carry_out),
+            web.get("/refusals/{id}", show_refusals),
             web.get("/audit", list_audit),
             web.get("/explain", show_explain),
             web.post("/explain", explain),

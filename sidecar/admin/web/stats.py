@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from aiohttp import web
 from msgspec import structs
@@ -125,6 +125,8 @@ def _label(at: int, pattern: str) -> str:
 # Refusals.
 
 _REFUSALS_SHOWN: Final = 50
+_NO_PAGE: Final = frozenset({"", ".", ".."})
+"""Request ids that no address can hold: browsers read the dots as folders."""
 
 
 def count_rows(counts: Mapping[str, int], link: Callable[[str], str]) -> tuple[CountRow, ...]:
@@ -167,10 +169,15 @@ def _choices(every: str, names: Set[str], chosen: str) -> tuple[Option, ...]:
     return Option(value="", label=every), *(Option(value=name, label=name, chosen=name == chosen) for name in known)
 
 
-def _refusal(one: Refusal, now: int) -> RefusalRow:
+def explain_link(one: Refusal) -> str:
+    """The address that asks about the same request again; empty where none could be read."""
     given = {"method": one.method, "target": one.path}
     if one.key_id or one.reason is Reason.MISSING_CREDENTIAL:
         given["key"] = one.key_id
+    return f"/explain?{urlencode(given)}" if one.method else ""
+
+
+def _refusal(one: Refusal, now: int) -> RefusalRow:
     return RefusalRow(
         moment=moment(one.at, now),
         reason=one.reason.value if one.cause is None else f"{one.reason} ({one.cause})",
@@ -180,5 +187,6 @@ def _refusal(one: Refusal, now: int) -> RefusalRow:
         address=one.address or "Not known",
         key_id=one.key_id,
         prefix=one.prefix,
-        explain=f"/explain?{urlencode(given)}" if one.method else "",
+        why="" if one.request_id in _NO_PAGE else f"/refusals/{quote(one.request_id, safe='')}",
+        explain=explain_link(one),
     )

@@ -229,7 +229,7 @@ class CountRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalRow:
-    """A request that was refused, and the address that explains it."""
+    """A request that was refused, and the addresses that explain it; empty where there is nothing to explain."""
 
     moment: Moment
     reason: str
@@ -239,8 +239,8 @@ class RefusalRow:
     address: str
     key_id: str
     prefix: str
+    why: str
     explain: str
-    """Empty where there is no request to explain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from sidecar.config.decoder import decode
 from sidecar.config.document import AdminSettings, AdminToken
 from sidecar.config.errors import ConfigError, Path, Place, Report, did_you_mean
-from sidecar.config.policy import ErrorEntry, Identity, KeySettings, Limit, ScopeEntry
-from sidecar.config.routes import ChargeEntry
+from sidecar.config.policy import Identity, KeySettings, Limit, ScopeEntry
+from sidecar.config.routes import ChargeEntry, ErrorEntry
 from sidecar.config.yaml_tree import read_nodes
 from sidecar.core.apikey import wrapped
-from sidecar.core.error_responses import ErrorTemplate
+from sidecar.core.error_responses import DETAILED, ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.headers import REWRITTEN, STRIPPED, HeaderNames, HeaderRules, fold
 from sidecar.core.model import EVERY, Charge, Quota
@@ -201,6 +201,8 @@ def errors_of(
                 report.key_problem(path, f"unknown reason '{name}'{did_you_mean(name, known)}")
             elif name in found:
                 report.key_problem(path, f"the reason '{name}' has an error response already")
+            elif entry.detail and name not in (*DETAILED, _DEFAULT):
+                report.problem((*path, "detail"), f"tells no more of {name}: it is for {' and '.join(DETAILED)}")
             else:
                 found[name] = response
     default = found.pop(_DEFAULT, None)
@@ -209,17 +211,23 @@ def errors_of(
 
 def check_template(template: object, allowed: frozenset[str], path: Path, report: Report) -> None:
     """Reports each placeholder that is not in `allowed`, at its text."""
+    for at, text in texts(template, path):
+        for name in unknown_placeholders(text, allowed):
+            close = did_you_mean(name, allowed) if allowed else ": no placeholder is allowed here"
+            report.problem(at, f"unknown placeholder '{{{name}}}'{close}")
+
+
+def texts(template: object, path: Path) -> Iterator[tuple[Path, str]]:
+    """Every text of a template, with its place."""
     match template:
         case dict():
             for name, value in template.items():
-                check_template(value, allowed, (*path, name), report)
+                yield from texts(value, (*path, name))
         case list():
             for index, value in enumerate(template):
-                check_template(value, allowed, (*path, index), report)
+                yield from texts(value, (*path, index))
         case str():
-            for name in unknown_placeholders(template, allowed):
-                close = did_you_mean(name, allowed) if allowed else ": no placeholder is allowed here"
-                report.problem(path, f"unknown placeholder '{{{name}}}'{close}")
+            yield path, template
 
 
 def _error_template(entry: ErrorEntry, path: Path, report: Report) -> ErrorTemplate:
@@ -227,7 +235,7 @@ def _error_template(entry: ErrorEntry, path: Path, report: Report) -> ErrorTempl
     check_template(body, ERROR_PLACEHOLDERS, (*path, "body"), report)
     for name, value in (entry.headers or {}).items():
         check_template(value, _NONE, (*path, "headers", name), report)
-    return ErrorTemplate(status=entry.status, headers=entry.headers, body=body)
+    return ErrorTemplate(status=entry.status, headers=entry.headers, body=body, detail=entry.detail)
 
 
 def _folded(name: str) -> bytes:

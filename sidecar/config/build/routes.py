@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 from msgspec import UNSET
 
-from sidecar.config.build.policy import charges_of, check_template, required
+from sidecar.config.build.policy import charges_of, check_template, required, texts
 from sidecar.config.document import UpstreamSettings
 from sidecar.config.errors import Path, Report, did_you_mean
 from sidecar.config.policy import KeySettings
@@ -18,7 +18,7 @@ from sidecar.core.patterns import Pattern, parse_pattern
 from sidecar.core.policy import DENIED, Catalogue
 from sidecar.core.quotas import ENDING_NAMES
 from sidecar.core.routing import EVERYTHING, NO_ROUTE, Overlap, is_token, known_spelling, overlaps, unreachable
-from sidecar.core.templates import RESPOND_PLACEHOLDERS
+from sidecar.core.templates import EVERY_QUOTA, RESPOND_PLACEHOLDERS, of_key, placeholders
 
 _MOST_METHOD_CHARS = 32
 _KEY = "must be `METHOD /pattern`, `METHOD|METHOD /pattern` or `* /pattern`"
@@ -246,13 +246,29 @@ def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse |
     if whole and short:
         report.problem((*path, "respond"), "is the body of a response, and `response` has one: write one of the two")
     if entry.response is not None:
-        return _response(entry.response, entry.public or entry.cache == "shared", (*path, "response"), report)
+        shared = entry.public or entry.cache == "shared"
+        response = _response(entry.response, shared, (*path, "response"), report)
+        return _told_to_key(response, entry, (*path, "response", "body"), report)
     if not short:
         return None
     if entry.respond is None:
         report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
     check_template(entry.respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
-    return StaticResponse(body=entry.respond)
+    return _told_to_key(StaticResponse(body=entry.respond), entry, (*path, "respond"), report)
+
+
+def _told_to_key(response: StaticResponse, entry: PolicyEntry, path: Path, report: Report) -> StaticResponse:
+    """A response that tells of a key is for its holder alone. path: of the body."""
+    told = [(at, text, name) for at, text in texts(response.body, path) for name in placeholders(text)]
+    for at, text, name in told:
+        if of_key(name) and entry.public:
+            why = "tells of a key, and a public route takes requests without one: leave it out, or `public`"
+            report.problem(at, f"`{{{name}}}` {why}")
+        elif of_key(name) and entry.cache == "shared":
+            report.problem(at, f"`{{{name}}}` tells of one key, and `cache: shared` gives the response to everybody")
+        elif name == EVERY_QUOTA and text != f"{{{EVERY_QUOTA}}}":
+            report.problem(at, f"`{{{name}}}` is a list: let it be all of the text that it stands in")
+    return replace(response, tells_quotas=any(name == EVERY_QUOTA for _, _, name in told))
 
 
 _WITHOUT_BODY = (204, 205, 304)

@@ -21,7 +21,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 def test_check_of_a_good_file_is_one_line(runner: CliRunner) -> None:
     result = runner.invoke(check_command, [str(EXAMPLE)])
     assert result.exit_code == 0
-    assert result.stdout == f"{EXAMPLE}: ok (9 routes, 3 scopes, 4 quotas, 2 plans)\n"
+    assert result.stdout == f"{EXAMPLE}: ok (10 routes, 3 scopes, 4 quotas, 2 plans)\n"
     assert result.stderr == ""
 
 

@@ -226,6 +226,10 @@ WRONG = {
     ),
     "a status that is no refusal": ("errors: {default: {status: 200}}", "errors.default.status: must be at least 400"),
     "an error placeholder": ("errors: {default: {body: {a: ['{nope}']}}}", "errors.default.body.a[0]: unknown placeh"),
+    "a detail of a wrong key": (
+        "errors: {invalid_key: {detail: true}}",
+        "errors.invalid_key.detail: tells no more of i",
+    ),
     "a header template": ("errors: {default: {headers: {X: '{reason}'}}}", "errors.default.headers.X: unknown placeh"),
     "a number that JSON lacks": ("errors: {default: {body: .inf}}", "errors.default.body: is not a JSON number"),
     "a host in a network": ("trusted_proxies: [10.0.0.1/8]", "trusted_proxies[0]: names a host inside a network (did"),

@@ -36,6 +36,7 @@ GOOD: dict[str, Any] = {
     "an encoded slash that is kept": {"paths": {"encoded_slash": "keep"}},
     "one subject or several": {"quotas": {"q": {"limit": 1, "per": "30s", "by": ["key", "route"]}}},
     "a cost": {"routes": [{"GET /x": {"quotas": ["a", {"quota": "b", "cost": 2}]}}]},
+    "a detail": {"errors": {"quota_exceeded": {"detail": True}}},
     "any body": {"errors": {"default": {"body": [1, {"a": None}]}}},
 }
 

@@ -125,6 +125,52 @@ def test_too_many_failures_say_when_to_come_back_but_not_how_many() -> None:
     assert "x-ratelimit-limit" not in fields(response)
 
 
+LACKS = "The API key lacks a scope that this operation requires"
+KEY = principal("a", tenant="acme")
+SPENT = state("general", limit=100, remaining=0, retry_after_seconds=600)
+DETAILED = {reason: ErrorTemplate(detail=True) for reason in (Reason.INSUFFICIENT_SCOPE, Reason.QUOTA_EXCEEDED)}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "expected"),
+    [
+        ({"all_scopes": frozenset({"a", "c", "b"})}, "b and c."),
+        ({"any_scopes": frozenset({"c", "b"})}, "b or c."),
+        ({"any_scopes": frozenset({"a", "b"}), "all_scopes": frozenset({"d"})}, "d."),
+    ],
+)
+def test_the_detail_names_the_missing_scopes_where_the_configuration_says_so(
+    scopes: dict[str, Any], expected: str
+) -> None:
+    refused = deny(Reason.INSUFFICIENT_SCOPE, route=route(**scopes), principal=KEY)
+    assert json.loads(responses(DETAILED).denied(refused, NOW).body)["detail"] == f"{LACKS}: {expected}"
+    assert json.loads(responses().denied(refused, NOW).body)["detail"] == LACKS + "."
+
+
+def test_the_detail_names_the_quota_that_is_used_up_to_a_valid_key_only() -> None:
+    refused = deny(Reason.QUOTA_EXCEEDED, route=route(), principal=KEY, refused_quota=SPENT)
+    told = json.loads(responses(DETAILED).denied(refused, NOW).body)["detail"]
+    assert told == "The quota general of 100 is used up. All of it is back at 1970-01-01T01:00:00Z."
+    anonymous = deny(Reason.QUOTA_EXCEEDED, route=route(), refused_quota=SPENT)
+    assert json.loads(responses(DETAILED).denied(anonymous, NOW).body)["detail"] == "The quota is used up."
+
+
+def test_a_body_of_ones_own_takes_the_same_detail() -> None:
+    body = {"error": {"code": "{reason}", "message": "No: {detail}"}}
+    own = responses({Reason.INSUFFICIENT_SCOPE: ErrorTemplate(body=body, detail=True)}, ErrorTemplate(body=body))
+    refused = deny(Reason.INSUFFICIENT_SCOPE, route=route(all_scopes=frozenset({"b"})), principal=KEY)
+    assert json.loads(own.denied(refused, NOW).body)["error"]["message"] == f"No: {LACKS}: b."
+    invalid = json.loads(own.denied(deny(Reason.REVOKED_KEY), NOW).body)
+    assert invalid["error"]["message"] == "No: The API key is not valid."
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason not in DETAILED])
+def test_no_other_reason_tells_more(reason: Reason) -> None:
+    plain, detailed = (responses(None, ErrorTemplate(detail=more)) for more in (False, True))
+    refused = deny(reason, route=route(all_scopes=frozenset({"b"})), principal=KEY, refused_quota=SPENT)
+    assert detailed.denied(refused, NOW) == plain.denied(refused, NOW)
+
+
 def test_faults_say_when_to_come_back_and_methods_which_there_are() -> None:
     assert fields(responses().for_reason(Reason.STORE_UNAVAILABLE))["retry-after"] == "1"
     assert "GET" in fields(responses().for_reason(Reason.METHOD_NOT_ALLOWED))["allow"]
@@ -167,6 +213,14 @@ def test_a_route_that_the_sidecar_answers_tells_typed_values() -> None:
     }
     assert fields(response)["cache-control"] == "no-store"
     assert fields(response)["x-ratelimit-remaining"] == "1"
+
+
+def test_values_of_a_key_cannot_leave_their_place_in_the_body() -> None:
+    name = '","admin":true,"x":"\\\r\n\x00\x1b[31m\u2028é{key.id}'
+    own = StaticResponse(body={"name": "{key.name}", "text": "of {key.name}", "at": "{key.retires_at}"})
+    response = responses().static_response(allow(own, name=name, retires_at=1_000_000), own, NOW)
+    assert json.loads(response.body) == {"name": name, "text": f"of {name}", "at": "1970-01-01T00:00:01Z"}
+    assert not any(byte < 32 for byte in response.body)
 
 
 def test_a_response_of_bytes_is_sent_as_it_is_with_the_quotas_of_the_key() -> None:

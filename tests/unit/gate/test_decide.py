@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import Deny, KeyStatus, RequestHead
+from sidecar.core.units import rfc3339
 from tests.unit.gate.world import CONFIG, World, make_world
 from tests.unit.keys.making import set_status
 
@@ -122,6 +123,27 @@ async def test_a_route_that_we_answer_ourselves_tells_of_the_key(world: World) -
     assert allow.route.policy.respond is not None
     response = world.responses.static_response(allow, allow.route.policy.respond, world.clock.seconds())
     assert response.body == f'{{"id":"{key.id}"}}'.encode()
+
+
+QUOTAS_TOLD = CONFIG.replace('/me: {respond: {id: "{key.id}"}}', '/me: {quotas: [video], respond: {left: "{quotas}"}}')
+
+
+async def test_a_route_that_tells_of_quotas_tells_all_of_the_key_and_takes_from_its_own_only(tmp_path: Path) -> None:
+    world = await make_world(
+        tmp_path, QUOTAS_TOLD.replace("plans:", "  routed: {limit: 9, per: day, by: [key, route]}\nplans:")
+    )
+    text, _ = await world.issue(plan="pro")
+    await world.allows("GET", "/counted/x", key=text)
+    for video in (5, 4):
+        allow = await world.allows("GET", "/me", key=text)
+        assert allow.route.policy.respond is not None
+        response = world.responses.static_response(allow, allow.route.policy.respond, world.clock.seconds())
+        told = {each.pop("name"): each for each in json.loads(response.body)["left"]}
+        assert told.keys() == {"general", "video"}
+        assert (told["general"]["limit"], told["general"]["remaining"]) == (100, 99)
+        assert (told["video"]["limit"], told["video"]["remaining"]) == (10, video)
+        assert told["video"]["resets_at"] == rfc3339(int(allow.quota_states[0].resets_at) * 1_000_000)
+    await world.store.close()
 
 
 async def test_any_token_is_decided_on_by_the_route_that_names_it_or_takes_every_method(world: World) -> None:

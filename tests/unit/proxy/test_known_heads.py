@@ -72,6 +72,9 @@ CONFIGS = [
     TRUSTING.replace("  failures:", "  pass_through_with_key: keep\n  imported: [{prefix: hv_live_}]\n  failures:")
     + "unmatched: {pass_through: only, public: true, quotas: [anonymous]}\n",
     TRUSTING + "unmatched: {method_not_allowed: true}\n",
+    TRUSTING.replace(
+        '/me: {respond: {id: "{key.id}"}}', '/me: {quotas: [general], respond: {id: "{key.id}", left: "{quotas}"}}'
+    ),
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]
 TARGETS = [

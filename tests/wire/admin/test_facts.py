@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from sidecar.admin.web import view_models
+from sidecar.admin.web import refusal, view_models
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.waiting import until
 from tests.wire.admin.calls import CONFIG, Admin, Person, admin_address
@@ -96,6 +96,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "request": "listRefusals/refusals/method listRefusals/refusals/path",
         "address": "listRefusals/refusals/address",
         "key_id": "listRefusals/refusals/key_id", "prefix": "listRefusals/refusals/prefix", "explain": WORDS,
+        "why": "listRefusals/refusals/request_id",
     },
     "LatestRefusals": {
         "action": WORDS, "rows": PARTS, "total": "listRefusals/refusals", "reasons": "listRefusals/refusals/reason",
@@ -158,6 +159,15 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "allowed": "explain/decision", "title": "explain/reason",
         "summary": "explain/status explain/route explain/where", "facts": "explain/lines/label explain/lines/text",
     },
+    "PastDecisionView": {
+        "title": "showRefusals/decisions/refusal/reason", "moment": "showRefusals/decisions/refusal/at",
+        "then": "showRefusals/decisions/then/label showRefusals/decisions/then/text",
+        "verdict": "showRefusals/decisions/verdict", "otherwise": "showRefusals/decisions/otherwise",
+        "now": "showRefusals/decisions/now/label showRefusals/decisions/now/text", "explain": WORDS,
+    },
+    "RefusalsView": {
+        "request_id": "showRefusals/decisions/refusal/request_id", "total": "showRefusals/total", "decisions": PARTS,
+    },
     "Explanation": {
         "methods": "listRoutes/routes/methods", "target": TYPED, "example": "listRoutes/routes/pattern", "key": TYPED,
         "problem": WORDS, "result": PARTS,
@@ -184,9 +194,9 @@ _NO_SOURCE = (TYPED, WORDS, CONSTANT, PARTS)
 
 
 def shown_fields() -> dict[str, set[str]]:
-    models = (each for each in vars(view_models).values() if isclass(each) and is_dataclass(each))
     return {model.__name__: {field.name for field in fields(model)}
-            for model in models if model.__module__ == view_models.__name__}  # fmt: skip
+            for module in (view_models, refusal) for model in vars(module).values()
+            if isclass(model) and is_dataclass(model) and model.__module__ == module.__name__}  # fmt: skip
 
 
 def test_each_fact_of_a_page_has_a_source_in_the_api() -> None:

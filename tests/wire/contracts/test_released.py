@@ -81,7 +81,8 @@ def test_the_fields_of_a_log_line(request: pytest.FixtureRequest, used: Sidecar)
     line = used.logged(lambda line: "query" in line)
     refused = used.logged(lambda line: line["reason"] == "missing_credential")
     failed = used.logged(lambda line: line["reason"] == "upstream_invalid")
-    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in (line, refused, failed)]
+    spent = used.logged(lambda line: line["reason"] == "quota_exceeded")
+    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in (line, refused, failed, spent)]
     holds(request, "log_line", shapes)
 
 

@@ -1,0 +1,273 @@
+"""A decision that was taken, shown again as it was recorded, and how a configuration decides on the same request today.
+
+A record has no headers, no query and no body, and of a key only what is allowed to it. What cannot be told from that is
+said to be unknown, and never guessed.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.config.build.config import Config
+from sidecar.core.errors import Denied, Reason
+from sidecar.core.model import ApiKey, Decision, Deny
+from sidecar.core.quotas import limit_of
+from sidecar.core.routing import NO_ROUTE
+from sidecar.core.target import parse_target, readings
+from sidecar.gate.causes import considered
+from sidecar.gate.compile import route_table
+from sidecar.gate.explain import Explanation, Line, Question, charges, explain, redacted, shown_reading
+from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.limiter.memory import MemoryLimiter
+from sidecar.limiter.port import Limiter
+from sidecar.rehearsal.recorded import RecordedRequest
+
+_OF_THE_KEY: Final = frozenset(
+    {
+        Reason.INVALID_KEY,
+        Reason.MALFORMED_CREDENTIAL,
+        Reason.EXPIRED_KEY,
+        Reason.DISABLED_KEY,
+        Reason.REVOKED_KEY,
+        Reason.RETIRED_KEY,
+    }
+)
+_OF_THE_UPSTREAM: Final = frozenset(
+    {
+        Reason.UPSTREAM_UNREACHABLE,
+        Reason.UPSTREAM_INVALID,
+        Reason.UPSTREAM_TIMEOUT,
+        Reason.UPSTREAM_BUSY,
+        Reason.BODY_TOO_LARGE,
+        Reason.REQUEST_TIMEOUT,
+        Reason.INTERNAL,
+    }
+)
+"""What goes wrong after the gate has let a request through, or beside it."""
+_OF_THE_MOMENT: Final = {
+    Reason.STORE_UNAVAILABLE: "the store could not be read. See sidecar doctor",
+    Reason.LIMITER_UNAVAILABLE: "quotas could not be counted. See sidecar doctor",
+    Reason.TOO_MANY_FAILURES: "too many wrong keys had come from the address. keys.failures says how many may",
+    Reason.LOOP_DETECTED: "the request had come this way before. An upstream leads back to the sidecar",
+}
+_OF_THE_HEAD: Final = frozenset(
+    {Reason.BAD_REQUEST, Reason.BAD_HEADER, Reason.HEADERS_TOO_LARGE, Reason.UNSUPPORTED_CODING}
+)
+_UNDECODABLE: Final = re.compile(r"[\ud800-\udfff]|\\ud[89a-f][0-9a-f]{2}")
+_OMITTED: Final = frozenset({"request", "key", "scopes held", "quota", "forwarded as", "header", "decision"})
+"""Labels of an explanation that are of the record, or of what is not recorded."""
+_ROUTES: Final = "routes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastDecision:
+    """then: as it was recorded. now: how the configuration decides today; empty where that cannot be told."""
+
+    then: Sequence[Line]
+    now: Sequence[Line]
+    otherwise: bool | None
+    """Whether today's decision is another one; None where that cannot be told."""
+    verdict: str
+    """That, and why, in a sentence or two."""
+
+
+async def past_decision(
+    record: RecordedRequest,
+    config: Config,
+    gate_of: Callable[[KeyFinder, Limiter], Gate],
+    *,
+    missing: Collection[str] = (),
+    quotas: Sequence[str] = (),
+    is_cut: bool = False,
+    randbelow: Callable[[int], int],
+) -> PastDecision:
+    """No quota is taken.
+
+    missing: scopes that are known to have been missing. quotas: what is known to have been left of quotas, in words.
+    is_cut: whether the path is not whole.
+    """
+    then = list(_recorded(record, config, missing, quotas))
+    untold = _untold(record, config, is_cut=is_cut)
+    if untold:
+        return PastDecision(then=then, now=(), otherwise=None, verdict=untold)
+    question = Question(method=record.method, target=record.path, key=_key_of(record))
+    found = await explain(question, config, gate_of, MemoryLimiter(), randbelow=randbelow)
+    now = list(_judged(found, config, record))
+    otherwise, verdict = _compared(record, found.decision, config)
+    return PastDecision(then=then, now=now, otherwise=otherwise, verdict=verdict)
+
+
+# As it was.
+
+
+def _recorded(
+    record: RecordedRequest, config: Config, missing: Collection[str], quotas: Sequence[str]
+) -> Iterator[Line]:
+    yield Line("request", redacted(config, record.request_id) or "without an id")
+    yield Line("time", record.time)
+    asked = redacted(config, f"{record.method} {record.path}")
+    yield Line("asked", asked if record.method else "malformed: no request could be read")
+    if hidden := record.hidden:
+        yield Line("", f"its path is {hidden} in the record")
+    yield Line("from", record.client_address or "not known")
+    yield Line("answered", str(record.status) + (f": {record.reason}" if record.reason else ""))
+    if record.cause:
+        yield Line("cause", record.cause)
+    yield Line("route", record.route or "none: no route named it, or it was refused before")
+    yield from _recorded_key(record)
+    if missing:
+        yield Line("missing", ", ".join(sorted(missing)))
+    for place, quota in enumerate(quotas):
+        yield Line("" if place else "quotas", quota)
+    if record.quota:
+        yield Line("used up", f"{record.quota} of {record.limit}; free again after {record.retry_after or '?'} s")
+    yield Line("config", _config(record, config))
+
+
+def _recorded_key(record: RecordedRequest) -> Iterator[Line]:
+    if record.key_id is None:
+        yield Line("key", "a credential that is not a key" if record.credential == "pass_through" else _no_key(record))
+        return
+    yield Line("key", f"{record.key_id}  {record.key_prefix or ''}…")
+    values = (record.tenant, record.environment, record.plan)
+    yield Line("", "tenant {}, environment {}, plan {}".format(*(value or "-" for value in values)))
+    yield Line("scopes", f"granted then: {', '.join(record.scopes) or 'none, or not recorded'}")
+
+
+def _no_key(record: RecordedRequest) -> str:
+    return "one that nobody knows" if record.reason in _OF_THE_KEY else "none"
+
+
+def _config(record: RecordedRequest, config: Config) -> str:
+    if record.config is None:
+        return "not recorded: the line is of an older version"
+    if config.sha256.startswith(record.config):
+        return f"{record.config}, the same as today"
+    return f"{record.config}; today's is {config.sha256[: len(record.config)]}"
+
+
+# As it is today.
+
+
+def _untold(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
+    """Return why today's decision cannot be told, as a sentence; empty where it can."""
+    if beyond := _beyond_configuration(record):
+        return f"No configuration decides this: {beyond}."
+    unknown = _unknown(record, config, is_cut=is_cut)
+    return f"Today's decision cannot be told: {unknown}." if unknown else ""
+
+
+def _beyond_configuration(record: RecordedRequest) -> str:
+    if record.reason in _OF_THE_MOMENT:
+        return _OF_THE_MOMENT[Reason(record.reason)]
+    if record.reason not in _OF_THE_KEY:
+        return ""
+    if record.key_id is None:
+        return "nobody knew the key. Given the key, sidecar explain says what is wrong with it"
+    return f"the key was no longer valid. See sidecar keys show {record.key_id}"
+
+
+def _unknown(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
+    reason, path = record.reason, record.path
+    if not record.method or reason in _OF_THE_HEAD:
+        return "it was refused for its head, which is not recorded"
+    if reason in _OF_THE_UPSTREAM and record.route is None:
+        return "it failed before it was decided on"
+    if is_cut or record.hidden:
+        return f"its path is {record.hidden or 'cut'} in the record"
+    if not path.startswith("/") or _UNDECODABLE.search(path):
+        return "its target is no path, or has bytes that are not recorded as they came"
+    if record.credential == "pass_through":
+        return "it came with a credential that is not a key, and those are not recorded"
+    if record.config is None and record.key_id is None and config.keys.pass_through:
+        return "the line is of an older version, which does not say whether a credential came that is not a key"
+    if record.method == "OPTIONS" and record.key_id is None and reason is None:
+        return "it may have been a browser's question before its request (CORS), whose headers are not recorded"
+    return ""
+
+
+def _key_of(record: RecordedRequest) -> ApiKey | None:
+    """A key that may do what the recorded one could."""
+    if record.key_id is None:
+        return None
+    return ApiKey(
+        id=record.key_id,
+        name="",
+        prefix=record.key_prefix or "",
+        digest=b"",
+        algorithm="sha256",
+        tenant=record.tenant,
+        environment=record.environment,
+        scopes=record.scopes,
+        plan=record.plan,
+        created_at=0,
+        created_by="",
+    )
+
+
+def _judged(found: Explanation, config: Config, record: RecordedRequest) -> Iterator[Line]:
+    decision = found.decision
+    yield Line("decision", f"refuse: {decision.reason}" if isinstance(decision, Deny) else "let through")
+    label = ""
+    for line in found.lines:
+        label = line.label or label
+        # The cause of what no route names goes on with the nearest routes, which come below.
+        if label not in _OMITTED and not (label == "cause" and not line.label):
+            yield line
+    if decision.route is not None and decision.route.policy.charges:
+        yield Line("counts", charges(decision.route.policy))
+    yield from _other_readings(config, record)
+    for place, (route, why) in enumerate(considered(config, record.method, record.path)):
+        yield Line("" if place else _ROUTES, f"{route.name} ({route.where}): {why}")
+
+
+def _other_readings(config: Config, record: RecordedRequest) -> Iterator[Line]:
+    """Where a path can be read in several ways, which route each way leads to."""
+    table, keep_slash = route_table(config), config.keep_slash
+    try:
+        every = readings(parse_target(record.path, "localhost").path, keep_slash=keep_slash)
+    except Denied:
+        return
+    matches = [table.match(record.method, one) for one in every]
+    if all(match == matches[0] for match in matches):
+        return
+    for place, (one, match) in enumerate(zip(every, matches, strict=True)):
+        shown = redacted(config, shown_reading(one, keep_slash=keep_slash))
+        yield Line("" if place else "readings", f"{shown} leads to {match.route.name if match else 'no route'}")
+
+
+def _compared(record: RecordedRequest, decision: Decision, config: Config) -> tuple[bool | None, str]:
+    """Return whether it would be decided otherwise, and a sentence that says so."""
+    now = decision.reason if isinstance(decision, Deny) else None
+    if record.reason == Reason.QUOTA_EXCEEDED:
+        return _without_quota(record, decision, config)
+    then = None if record.reason in _OF_THE_UPSTREAM else record.reason
+    if then == now:
+        beside = "; what went wrong came after it" if record.reason in _OF_THE_UPSTREAM else ""
+        by = "" if _route_of(decision) == record.route else f", by another route: {_route_of(decision) or 'none'}"
+        return False, f"Today's configuration decides the same{by}{beside}."
+    outcome = "it lets it through" if now is None else f"it refuses it, {now}"
+    if record.config and config.sha256.startswith(record.config):
+        return None, f"The configuration is the same, and {outcome}: a header or query that is not recorded decided."
+    return True, f"Today's configuration decides otherwise: {outcome}."
+
+
+def _without_quota(record: RecordedRequest, decision: Decision, config: Config) -> tuple[bool | None, str]:
+    """What is left of a quota is of the moment; whether it is counted, and its limit, the configuration says."""
+    if isinstance(decision, Deny):
+        return True, f"Today's configuration refuses it before any quota is counted: {decision.reason}."
+    quota = next((one.quota for one in decision.route.policy.charges if one.quota.name == record.quota), None)
+    if record.quota is None:
+        return None, "Today's configuration lets it through as far as quotas allow; which one refused is not recorded."
+    if quota is None:
+        return True, f"Today's configuration decides otherwise: it does not count {record.quota} on this route."
+    limit = limit_of(quota, _key_of(record), config.plans)
+    if limit == record.limit:
+        return None, f"Today's configuration has the same limit of {record.quota}: what is left of it decides."
+    told = "no limit" if limit is None else f"a limit of {limit}"
+    return None, f"Today {record.quota} has {told} for this key, in place of {record.limit}: what is left decides."
+
+
+def _route_of(decision: Decision) -> str | None:
+    return None if decision.route is None or decision.route.name == NO_ROUTE else decision.route.name

@@ -282,6 +282,8 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
     quota_states: tuple[QuotaState, ...] = ()
     key_in_query: bool = False
     """Whether the target, as it came, holds a credential."""
+    pass_through: bool = False
+    """Whether the request carries a credential that is not ours; so of Deny, where it came so far."""
 
 
 class Deny(Struct, frozen=True, kw_only=True, gc=False):
@@ -299,6 +301,7 @@ class Deny(Struct, frozen=True, kw_only=True, gc=False):
     quota_states: tuple[QuotaState, ...] = ()
     refused_quota: QuotaState | None = None
     methods: tuple[str, ...] = ()
+    pass_through: bool = False
 
 
 Decision = Allow | Deny

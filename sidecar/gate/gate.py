@@ -115,7 +115,7 @@ class Gate:
             matches = [self.routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
             credential, copies = self._credential(head, received, target, host, state, remove_copies)
-            foreign = credential is not None and credential.foreign
+            foreign = state.foreign = credential is not None and credential.foreign
             state.entry = None if credential is None or foreign else await self._find(credential.text, state)
             state.context = self._authenticate(state.entry)
             match = authorize_all_readings(matches, state.principal, foreign=foreign)
@@ -405,6 +405,7 @@ def _allowed(route: Route, state: RequestState, *, target: str, host: bytes, hea
         client_address=state.client_address,
         quota_states=state.taken.states,
         key_in_query=state.key_in_query,
+        pass_through=state.foreign,
     )
 
 
@@ -418,4 +419,5 @@ def _refused(reason: Reason, state: RequestState) -> Deny:
         client_address=state.client_address,
         quota_states=state.taken.states,
         refused_quota=state.taken.refused,
+        pass_through=state.foreign,
     )

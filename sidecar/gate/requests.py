@@ -51,6 +51,8 @@ class RequestState:
     context: PrincipalContext | None = None
     taken: Taken = NOTHING_TAKEN
     key_in_query: bool = False
+    foreign: bool = False
+    """Whether the credential is not ours."""
     paths: Sequence[str] = ()
     """Every reading of the path."""
 

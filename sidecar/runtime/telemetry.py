@@ -29,6 +29,8 @@ from sidecar.usage.recorder import Usage
 
 _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
 
+SHOWN_OF_HASH: Final = 12
+"""Hexadecimal digits of a configuration's SHA-256, as `serve` prints it, too."""
 REFUSALS_SECONDS: Final = 2.0
 """How often the newest refusals are made readable, and what they hold of requests is let go."""
 
@@ -89,7 +91,8 @@ class Observing:
         )
 
     def reconfigure(self, config: Config) -> None:
-        """What keys look like, and who is trusted, from here on."""
+        """What keys look like, who is trusted, and what is in force, from here on."""
+        self._config_hash = config.sha256[:SHOWN_OF_HASH] or None
         self._redaction.reconfigure(key_prefixes(config))
         self._proxies = TrustedProxies(config.trusted_proxies, b"")
 
@@ -97,7 +100,12 @@ class Observing:
         share, random = settings.sample_successes, secrets.SystemRandom().random
         log = AccessLog(
             self._writer(sys.stdout.fileno()),
-            line=_FORMATS[settings.format](self._redaction, with_query=settings.query == "redacted"),
+            line=_FORMATS[settings.format](
+                self._redaction,
+                with_query=settings.query == "redacted",
+                config=lambda: self._config_hash,
+                share=share,
+            ),
             sample=None if share >= 1.0 else lambda: random() < share,
         )
         self._metrics.watch(access_log_dropped=lambda: log.dropped)

@@ -8,7 +8,7 @@ import select
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -26,7 +26,9 @@ MAX_CHARS: Final = 2048
 MAX_CLIENT_CHARS: Final = 512
 """Of what a client says of itself."""
 _MAX_KEPT: Final = 2 * MAX_CLIENT_CHARS
-_OPTIONAL: Final = frozenset({"cause", "query", "trace_id"})
+_OPTIONAL: Final = frozenset(
+    {"environment", "plan", "scopes", "credential", "cause", "query", "trace_id", "config", "sampled"}
+)
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNQUOTED = re.compile(rb'[^!#-\[\]-~]|"|\\')
 _QUOTED = re.compile(rb'[^ !#-\[\]-~]|"|\\')
@@ -40,6 +42,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     request_id: str
     key: ApiKey | None = None
     """What was recognised, even where it was refused."""
+    credential: Literal["key", "pass_through"] | None = None
+    """What the client presented; a key need not be a good one."""
     route: str | None = None
     method: str
     target: str
@@ -90,6 +94,10 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     key_id: str | None
     key_prefix: str | None
     tenant: str | None
+    environment: str | None = None
+    plan: str | None = None
+    scopes: tuple[str, ...] = ()
+    credential: str | None = None
     route: str | None
     method: str
     path: str
@@ -103,18 +111,33 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     bytes_out: int
     client_address: str
     trace_id: str | None = None
+    config: str | None = None
+    sampled: float | None = None
+
+
+def _no_config() -> None:
+    return None
 
 
 class JsonLines:
     """An object a line. Surrogates of undecodable bytes are written as `\\\\udcff`, all else outside ASCII escaped.
 
-    with_query: the names of the query's parameters stand in `query`.
+    with_query: the names of the query's parameters stand in `query`. config: the hash of the configuration in force.
+    share: of the lines that may be left out, how many are written.
     """
 
     tells_client = False
 
-    def __init__(self, redaction: Redaction, *, with_query: bool = False) -> None:
-        self._redaction, self._with_query = redaction, with_query
+    def __init__(
+        self,
+        redaction: Redaction,
+        *,
+        with_query: bool = False,
+        config: Callable[[], str | None] = _no_config,
+        share: float = 1.0,
+    ) -> None:
+        self._redaction, self._with_query, self._config = redaction, with_query, config
+        self._share = None if share >= 1.0 else share
 
     def __call__(self, access: Access) -> bytes:
         line = self._line(access)
@@ -132,6 +155,10 @@ class JsonLines:
             key_id=key.id if key else None,
             key_prefix=key.prefix if key else None,
             tenant=key.tenant if key else None,
+            environment=key.environment if key else None,
+            plan=key.plan if key else None,
+            scopes=key.scopes if key else (),
+            credential=access.credential,
             route=access.route,
             method=access.method[:MAX_CHARS],
             path=self._redaction.path(access.target, longest=MAX_CHARS),
@@ -145,6 +172,8 @@ class JsonLines:
             bytes_out=access.bytes_out,
             client_address=access.client_address,
             trace_id=access.trace_id,
+            config=self._config(),
+            sampled=None if self._share is None or is_always_written(access) else self._share,
         )
 
 
@@ -157,7 +186,15 @@ class CombinedLines:
 
     tells_client = True
 
-    def __init__(self, redaction: Redaction, *, with_query: bool = False) -> None:
+    def __init__(
+        self,
+        redaction: Redaction,
+        *,
+        with_query: bool = False,
+        config: Callable[[], str | None] = _no_config,
+        share: float = 1.0,
+    ) -> None:
+        """config, share: of JsonLines; the format has no place for them."""
         self._redaction, self._with_query = redaction, with_query
 
     def __call__(self, access: Access) -> bytes:
@@ -192,7 +229,7 @@ def _apache_time(unix_seconds: int) -> bytes:
 
 def _encode_ascii(line: _Line) -> bytes:
     values = msgspec.structs.asdict(line).items()
-    kept = ((name, value) for name, value in values if value is not None or name not in _OPTIONAL)
+    kept = ((name, value) for name, value in values if name not in _OPTIONAL or value not in (None, ()))
     fields = {name: well_formed(value) if isinstance(value, str) else value for name, value in kept}
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
 
@@ -213,6 +250,11 @@ def _escaped(text: str, unsafe: re.Pattern[bytes]) -> bytes:
 def _escape(unsafe: re.Match[bytes]) -> bytes:
     byte = unsafe[0]
     return b"\\" + byte if byte in (b'"', b"\\") else b"\\x%02x" % byte[0]
+
+
+def is_always_written(access: Access) -> bool:
+    """Whether it was refused or failed, so that no sample leaves it out."""
+    return access.status >= 400 or access.reason is not None
 
 
 _LINES_AT_ONCE = 256
@@ -250,7 +292,7 @@ class AccessLog(Batches[Access, bytes]):
 
     def wants(self, access: Access) -> bool:
         """Whether it is to be recorded: every refusal and failure is."""
-        return self._sample is None or access.status >= 400 or access.reason is not None or self._sample()
+        return self._sample is None or is_always_written(access) or self._sample()
 
 
 _ATOMIC: Final = 4096

@@ -1,5 +1,7 @@
 """Reports every finished request to the metrics, the access log, tracing and the usage counts."""
 
+from typing import Final, Literal
+
 from sidecar.core.errors import Reason, UpstreamCause
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.core.observer import Forwarding, UpstreamName
@@ -64,7 +66,7 @@ class Exchanges:
         access = Access(
             at=now - seconds,
             request_id="" if decision is None else decision.request_id,
-            key=_key_of(decision),
+            key=_key_of(decision), credential=_credential(decision),
             route=None if route == NO_ROUTE else route,
             method=head.method,
             target=head.target,
@@ -126,3 +128,19 @@ def _key_of(decision: Decision | None) -> ApiKey | None:
     if isinstance(decision, Allow):
         return decision.principal.key if decision.principal else None
     return decision.key if decision else None
+
+
+_NOT_FOUND: Final = frozenset({Reason.INVALID_KEY, Reason.TOO_MANY_FAILURES})
+
+
+def _credential(decision: Decision | None) -> Literal["key", "pass_through"] | None:
+    """What the client presented, good or not."""
+    if decision is None:
+        return None
+    if decision.principal is not None:
+        return "key"
+    if decision.pass_through:
+        return "pass_through"
+    if isinstance(decision, Allow):
+        return None
+    return "key" if decision.key is not None or decision.reason in _NOT_FOUND else None

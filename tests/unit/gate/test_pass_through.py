@@ -66,6 +66,7 @@ async def test_anyone_may_bring_one_that_is_passed_on(
 ) -> None:
     decision = await decided(passing, field, peer=peer, forwards=forwards)
     assert isinstance(decision, Allow)
+    assert decision.pass_through
     assert decision.principal is None
     assert tuple(text.encode() for text in field) in decision.headers
 

@@ -267,5 +267,33 @@ async def test_of_successes_a_share_is_written_and_every_refusal_and_failure() -
     assert all(log.wants(line) for line in ended)
 
 
+OF_A_KEY = {
+    "environment": "live",
+    "plan": "pro",
+    "scopes": ["streams:*", "videos:read"],
+    "credential": "key",
+}
+
+
+@pytest.mark.parametrize("target", ["/v1/streams", "/v1/streams/\udcff"])
+def test_a_line_holds_what_a_replay_needs(target: str) -> None:
+    key = ApiKey(
+        id="key_1", name="ci", prefix="hv_live_abcd", digest=b"secret", algorithm="sha256", environment="live",
+        plan="pro", scopes=("streams:*", "videos:read"), created_at=0, created_by="test",
+    )  # fmt: skip
+    line = JsonLines(REDACTION, config=lambda: "3f2a91c0bd12")
+    told = json.loads(line(access(target=target, key=key, credential="key")))
+    assert told.items() >= {**OF_A_KEY, "config": "3f2a91c0bd12"}.items()
+    bare = json.loads(JsonLines(REDACTION)(access(target=target)))
+    assert bare.keys().isdisjoint({*OF_A_KEY, "config", "sampled"})
+
+
+def test_a_line_that_may_be_left_out_tells_how_many_are_written() -> None:
+    line = JsonLines(REDACTION, share=0.1)
+    assert json.loads(line(access()))["sampled"] == 0.1
+    assert "sampled" not in json.loads(line(access(status=401, reason="invalid_key")))
+    assert "sampled" not in json.loads(line(access(status=502)))
+
+
 async def test_json_is_the_format_unless_another_is_chosen() -> None:
     assert json.loads(await written(access()))["path"] == "/v1/streams"

@@ -29,7 +29,8 @@ keys: {{environments: {{live: hv_live_}}, failures: {{limit: 3, per: minute}}}}
 scopes: {{read: Read}}
 quotas: {{few: {{limit: 1, per: hour, by: key}}}}
 usage: {{unusual: {{new_network: true}}}}
-access_log: {{query: redacted}}
+plans: {{basic: {{few: 1}}}}
+access_log: {{query: redacted, sample_successes: 0.999999}}
 tracing: {{endpoint: http://127.0.0.1:9}}
 trusted_proxies: [127.0.0.1/32]
 routes:

@@ -42,7 +42,7 @@ def holds(request: pytest.FixtureRequest, name: str, found: Any) -> None:
 def used(start_shared_sidecar: StartSidecar, upstream_process: Upstream) -> Iterator[Sidecar]:
     """A sidecar that has let requests pass, refused some, been failed by its upstream, and been asked by a proxy."""
     sidecar = start_shared_sidecar(CONFIG)
-    key = sidecar.keys.issue(scopes=("read",))
+    key = sidecar.keys.issue(scopes=("read",), plan="basic")
     for target, credential in (("/items/1?a=1", key), ("/items/1", key), ("/items/1", None), ("/public/1", None)):
         sidecar.ask("GET", target, key=credential)
     upstream_process.plan(b"GARBAGE\r\n\r\n")

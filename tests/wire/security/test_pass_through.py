@@ -43,6 +43,14 @@ def test_a_credential_for_the_service_reaches_it_from_anyone(
     assert upstream.last().all(field[0]) == [field[1]]
 
 
+def test_the_access_log_tells_which_kind_of_credential_came(sidecar: Sidecar) -> None:
+    brought = {"none": [], "pass_through": [("X-Session", "s3")], "key": [("Authorization", "Bearer hv_live_wrong")]}
+    for kind, headers in brought.items():
+        sidecar.ask("GET", f"/items/{kind}", headers)
+        line = sidecar.logged(lambda line, path=f"/items/{kind}": line["path"] == path)
+        assert line.get("credential", "none") == kind
+
+
 @pytest.mark.requirement("S2.14")
 @pytest.mark.parametrize("field", OF_PROXIES)
 def test_a_user_that_only_a_proxy_may_name_lets_no_stranger_pass(

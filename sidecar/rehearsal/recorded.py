@@ -1,0 +1,200 @@
+"""An access log of JSON lines, read back as the requests that were recorded, however long it is."""
+
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated, BinaryIO, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sidecar.telemetry.access_log import MAX_CHARS
+from sidecar.telemetry.redaction import HIDDEN
+
+MOST_BYTES: Final = 64 * 1024
+"""Of a line; one of ours is shorter. What is longer is skipped, and never held."""
+_AT_ONCE: Final = 256 * 1024
+_BOM: Final = b"\xef\xbb\xbf"
+_GZIP: Final = b"\x1f\x8b"
+_UNREAD: Final = {
+    b"\x28\xb5\x2f\xfd": "is packed with zstd: send what `zstd -dc` prints to stdin",
+    b"BZh": "is packed with bzip2: send what `bzip2 -dc` prints to stdin",
+    b"\xfd7zXZ": "is packed with xz: send what `xz -dc` prints to stdin",
+    b"PK\x03\x04": "is a zip archive: send what `unzip -p` prints to stdin",
+    b"\xff\xfe": "is UTF-16: convert it to UTF-8",
+    b"\xfe\xff": "is UTF-16: convert it to UTF-8",
+}
+"""What else logs come as, by how it begins, and what to do."""
+_LONGEST_MAGIC: Final = max(map(len, _UNREAD))
+
+
+class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A line of the access log. Fields that older versions did not write have defaults."""
+
+    time: str = ""
+    """RFC 3339."""
+    request_id: str = ""
+    key_id: str | None = None
+    key_prefix: str | None = None
+    tenant: str | None = None
+    environment: str | None = None
+    plan: str | None = None
+    scopes: tuple[str, ...] = ()
+    """As stored on the key."""
+    credential: Literal["key", "pass_through"] | None = None
+    route: str | None = None
+    method: str
+    path: str
+    """The raw target without its query, perhaps redacted or cut: see `hidden`."""
+    status: int
+    reason: str | None = None
+    client_address: str = ""
+    config: str | None = None
+    """The beginning of the hash of the configuration in force; None in lines of older versions."""
+    sampled: Annotated[float, Meta(gt=0, le=1)] | None = None
+
+    @property
+    def weight(self) -> float:
+        """How many requests it stands for."""
+        return 1.0 if self.sampled is None else 1.0 / self.sampled
+
+    @property
+    def hidden(self) -> Literal["redacted", "cut"] | None:
+        """Why its path, or method, is not what the client sent; None where it is."""
+        if HIDDEN in self.path or HIDDEN in self.method:
+            return "redacted"
+        return "cut" if len(self.path) >= MAX_CHARS or len(self.method) >= MAX_CHARS else None
+
+
+class LogError(Exception):
+    """The log cannot be read, or not to its end: what was read so far stands. Says what follows the log's name."""
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """The log at `path`, or stdin for `-`. Raises LogError."""
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed below
+    except (OSError, ValueError) as error:
+        raise LogError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    with file:
+        yield file
+
+
+@dataclass(slots=True)
+class LineCounts:
+    """What became of the lines. Blank ones do not count."""
+
+    requests: int = 0
+    foreign: int = 0
+    """Lines that are no requests: of another format, or of something else that writes there."""
+    too_long: int = 0
+    first_unread: int | None = None
+    """The number of the first line that is foreign or too long, from 1."""
+
+    @property
+    def lines(self) -> int:
+        return self.requests + self.foreign + self.too_long
+
+
+class RecordedRequests:
+    """The requests of a log, plain or gzip, once and in order. Iterating raises LogError.
+
+    progress: told how many bytes of the file were read, packed as they are.
+    """
+
+    def __init__(self, file: BinaryIO, *, progress: Callable[[int], None] = lambda _: None) -> None:
+        self._file, self._progress = file, progress
+        self.counts = LineCounts()
+
+    def __iter__(self) -> Iterator[RecordedRequest]:
+        decode, counts = msgspec.json.Decoder(RecordedRequest).decode, self.counts
+        for number, line in enumerate(_lines(_unpacked(self._chunks())), 1):
+            try:
+                request = decode(line or b"")
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._unread(number, line)
+            else:
+                counts.requests += 1
+                yield request
+
+    def _unread(self, number: int, line: bytes | None) -> None:
+        counts = self.counts
+        if line is None:
+            counts.too_long += 1
+        elif line and not line.isspace():
+            counts.foreign += 1
+        else:
+            return
+        counts.first_unread = counts.first_unread or number
+
+    def _chunks(self) -> Iterator[bytes]:
+        read = 0
+        try:
+            while chunk := self._file.read(_AT_ONCE):
+                read += len(chunk)
+                yield chunk
+                self._progress(read)
+        except OSError as error:
+            raise LogError(f"cannot be read any further: {error.strerror or error}") from None
+
+
+def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """By what it begins with, and not by the file's name. Raises LogError."""
+    first = b""
+    for chunk in chunks:
+        first += chunk
+        if len(first) >= _LONGEST_MAGIC:
+            break
+    for magic, what in _UNREAD.items():
+        if first.startswith(magic):
+            raise LogError(what)
+    texts = _gunzipped(first, chunks) if first.startswith(_GZIP) else chain([first], chunks)
+    yield next(texts, b"").removeprefix(_BOM)
+    yield from texts
+
+
+def _gunzipped(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """What several members hold, one after the other, as rotated logs that are put together have them (RFC 1952)."""
+    unpacker, packed = zlib.decompressobj(zlib.MAX_WBITS | 16), first
+    try:
+        while True:
+            yield unpacker.decompress(packed, _AT_ONCE)
+            packed = unpacker.unconsumed_tail
+            if unpacker.eof:
+                packed = unpacker.unused_data.lstrip(b"\0") or next(chunks, b"").lstrip(b"\0")
+                if not packed:
+                    return
+                unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            elif not packed:
+                packed = next(chunks, b"")
+                if not packed:
+                    raise LogError("is a gzip file that is cut off: only what stands before was read")
+    except zlib.error as error:
+        raise LogError(f"is a gzip file that is damaged ({error}): only what stands before was read") from None
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes | None]:
+    """Without their ends; None for one of over MOST_BYTES. Holds one line and a chunk at most."""
+    rest, skipping = b"", False
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        if not others:
+            rest, skipping = (b"", True) if skipping or len(rest) + len(first) > MOST_BYTES else (rest + first, False)
+            continue
+        yield _bounded(rest + first, skipping)
+        rest, skipping = others.pop(), False
+        for line in others:
+            yield line if len(line) <= MOST_BYTES else None
+    if rest or skipping:
+        yield _bounded(rest, skipping)
+
+
+def _bounded(line: bytes, skipping: bool) -> bytes | None:
+    return None if skipping or len(line) > MOST_BYTES else line

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "admin": ("sidecar.cli.admin", "admin_group"),
     "audit": ("sidecar.cli.store", "audit_group"),
     "explain": ("sidecar.cli.explain", "explain_command"),
+    "suggest": ("sidecar.cli.suggest", "suggest_command"),
     "doctor": ("sidecar.cli.explain", "doctor_command"),
     "demo": ("sidecar.cli.demo", "demo_command"),
 }

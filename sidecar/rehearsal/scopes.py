@@ -61,9 +61,13 @@ class ScopeSets:
         """The smallest set for `needs` out of what `held` amounts to; None where that is not enough."""
         return self._smallest(frozenset(held), self.expand(held), needs)
 
-    def unused(self, held: Sequence[str], scopes: frozenset[str]) -> tuple[str, ...]:
-        """The names of `held` that give none of `scopes`."""
-        return tuple(name for name in held if self.expand((name,)).isdisjoint(scopes))
+    def used(self, held: Sequence[str], scopes: frozenset[str]) -> tuple[str, ...]:
+        """The names of `held` that give `scopes`: for each of these the one that amounts to the least."""
+        giving = (
+            min((len(self.expand((name,))), name) for name in held if scope in self.expand((name,))) for scope in scopes
+        )
+        needed = {name for _, name in giving}
+        return tuple(name for name in held if name in needed)
 
     def _find(self, held: frozenset[str], available: frozenset[str], needs: Needs) -> SmallestSet | None:
         wanted: set[str] = set().union(*(all_scopes for _, all_scopes in needs))

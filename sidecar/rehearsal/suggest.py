@@ -33,6 +33,8 @@ class Record:
     """Whether what is not on record has not happened: not so of a sample."""
     with_public: bool = True
     """Whether requests without a key are on record."""
+    with_last_use: bool = True
+    """Whether it is known when a key was last used."""
     fewest_requests: int = FEWEST_REQUESTS
 
 
@@ -72,9 +74,12 @@ class KeySuggestion:
     key: ApiKey
     verdict: Verdict
     why: str
+    """Empty where the verdict says it all."""
     requests: int
     changed: int
     """Requests that passed then, and that the configuration in force would not let pass."""
+    holds: int = 0
+    """How many scopes those of the key amount to."""
     used: tuple[str, ...] = ()
     """Those of its scopes that its requests needed."""
     unused: tuple[str, ...] = ()
@@ -110,16 +115,16 @@ class Suggestions:
         needs = needs_of(policy for reading in use.readings.values() for policy in policies_of(reading))
         found = self.sets.smallest(key.scopes, needs)
         verdict, why = self._judge(key, use, found)
-        scopes = found.scopes if found else frozenset[str]()
-        unused = self.sets.unused(key.scopes, scopes)
+        used = self.sets.used(key.scopes, found.scopes) if found else key.scopes
         return KeySuggestion(
             key=key,
             verdict=verdict,
             why=why,
             requests=use.requests,
             changed=use.changed,
-            used=tuple(name for name in key.scopes if name not in unused),
-            unused=unused,
+            holds=len(self.sets.expand(key.scopes)),
+            used=used,
+            unused=tuple(name for name in key.scopes if name not in used),
             needed=found.names if found else (),
             smallest=found is not None and found.exact,
             at_least=found.at_least if found else 0,
@@ -147,7 +152,7 @@ class Suggestions:
         if found is None or not all(passes(reading, key, found.scopes) for reading in use.readings.values()):
             return "undecided", "no set of its scopes lets all recorded requests pass"
         if found.scopes == self.sets.expand(key.scopes) and set(key.scopes) <= self._config.catalogue.scopes.keys():
-            return "fits", "it needs all that it holds"
+            return "fits", ""
         if not self.record.complete:
             return "undecided", "the log is a sample: what is missing in it may have happened"
         if (barred := self._barred(key, found.names)) is not None:
@@ -164,6 +169,8 @@ class Suggestions:
     def _without_use(self, key: ApiKey, use: KeyUse) -> tuple[Verdict, str]:
         if use.changed:
             return "undecided", "all that it did would be refused today"
+        if not self.record.with_last_use:
+            return ("unused", "not on record") if self.record.complete else ("undecided", "not in the sample")
         if key.last_used_at is None:
             return "unused", "never used"
         if key.last_used_at < self.record.since:

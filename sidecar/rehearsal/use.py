@@ -1,7 +1,7 @@
 """What keys and routes were used for, told by a log or by stored counts, and judged by the present configuration."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -15,13 +15,20 @@ from sidecar.core.model import EVERY, ApiKey, Policy, Principal, Route
 from sidecar.core.policy import authorize_all_readings
 from sidecar.core.routing import Match
 from sidecar.core.target import parse_target, readings
+from sidecar.core.units import microseconds
 from sidecar.gate.compile import method_rules, route_table
 from sidecar.rehearsal.peaks import Peaks, charged_to
+from sidecar.rehearsal.recorded import RecordedRequest
 from sidecar.usage.recorder import UsageTotal
 
 # A request as the gate reads it.
 
 
+_SECOND: Final = 1_000_000
+_BETWEEN: Final = 1_000
+"""Requests of a log between two words of progress."""
+MOST_KEYS: Final = 200_000
+"""That are learnt from a log."""
 _READ: Final = 65_536
 """Pairs of method and path that are remembered."""
 _NO_POLICY_PASSED: Final = frozenset(
@@ -144,34 +151,59 @@ class KeyUse(Struct):
 class _Held(NamedTuple):
     key: ApiKey
     scopes: frozenset[str]
-    use: KeyUse
+
+
+NO_USE: Final = KeyUse()
+"""Of a key that was not used; not to be written to."""
 
 
 @dataclass(slots=True)
 class Use:
     """What keys and routes were used for.
 
-    Only keys that were given are counted by name, so that a log full of other ids takes no memory.
+    Only keys that were given are counted by name, so that a log full of other ids takes no memory; unless `from_log`
+    is set, where the log is all that is known of keys, and then at most MOST_KEYS of them.
     """
 
     config: Config
+    from_log: bool = False
+    requests: int = 0
+    sampled: bool = field(init=False)
+    """Whether some requests may have been left out of the log."""
     unknown_keys: int = 0
     """Requests of keys that were not given."""
+    earlier: int = 0
+    """Requests of a log from before the time that was asked for."""
+    first: int | None = None
+    """Time of the first request of a log, in microseconds; None where none has a time."""
+    last: int | None = None
     routes: Counter[str] = field(default_factory=Counter)
     """Requests by route that were let pass."""
     refused: Counter[str] = field(default_factory=Counter)
     _router: Router = field(init=False)
     _held: dict[str, _Held] = field(default_factory=dict)
+    _uses: dict[str, KeyUse] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._router = Router(self.config)
+        log = self.config.access_log
+        self.sampled = log is not None and log.sample_successes < 1
 
     def add_key(self, key: ApiKey, scopes: frozenset[str]) -> None:
         """Count the uses of this key from here on. scopes: what those of the key amount to."""
-        self._held[key.id] = _Held(key, scopes, KeyUse())
+        self._held[key.id] = _Held(key, scopes)
+
+    def forget_keys(self) -> None:
+        """Forget all keys and what they were used for."""
+        self._held.clear()
+        self._uses.clear()
+
+    @property
+    def keys(self) -> Iterator[ApiKey]:
+        return (held.key for held in self._held.values())
 
     def of(self, key_id: str) -> KeyUse:
-        return self._held[key_id].use
+        return self._uses.get(key_id, NO_USE)
 
     def add_total(self, total: UsageTotal) -> None:
         """Count what is stored of a key."""
@@ -180,51 +212,115 @@ class Use:
             self.unknown_keys += total.count
             return
         reading = self._router.on(total.route, held.key)
-        passed = self._count(held, reading, total.route, total.reason, total.count)
-        if passed and reading is not None and total.reason != Reason.QUOTA_EXCEEDED:
+        if self._count(held, reading, total.route, total.reason, total.count) and reading is not None:
+            peaks = self._of(held).peaks
             for charge, limit in charged_to(self.config, reading.route, held.key):
-                held.use.peaks.add_total(charge, limit, total)
+                peaks.add_total(charge, limit, total)
 
     def add_route_total(self, total: UsageTotal) -> None:
         """Count what is stored of all keys together."""
         counts = self.refused if total.reason in _NO_POLICY_PASSED else self.routes
         counts[total.route] += total.count
 
-    def add_request(self, key_id: str | None, method: str, path: str, reason: str | None, at: float) -> None:
-        """Count a line of a log. path: without a query. at: Unix seconds."""
-        reading = self._router.read(method, path)
-        if reading is None:
+    def add_log(self, requests: Iterable[RecordedRequest], *, since: int, progress: Callable[[int], None]) -> None:
+        """Count the requests of a log that are not from before `since` (microseconds). progress: told their number."""
+        for number, request in enumerate(requests):
+            at = _micros(request.time)
+            if at is not None and at < since:
+                self.earlier += 1
+            else:
+                self._add_request(request, at)
+            if number % _BETWEEN == 0:
+                progress(number)
+
+    def _add_request(self, request: RecordedRequest, at: int | None) -> None:
+        self.requests += 1
+        if at is not None:
+            self._note_time(at)
+        self.sampled = self.sampled or request.sampled is not None
+        reading = None if request.hidden else self._router.read(request.method, request.path)
+        if reading is not None and reading.route is not None:
+            (self.refused if request.reason in _NO_POLICY_PASSED else self.routes)[reading.route.name] += 1
+        if request.key_id is None:
             return
-        name = reading.routes[0] if reading.routes else ""
-        if reading.route is not None:
-            (self.refused if reason in _NO_POLICY_PASSED else self.routes)[reading.route.name] += 1
-        if key_id is None:
-            return
-        held = self._held.get(key_id)
+        held = self._held_by(request, request.key_id)
         if held is None:
             self.unknown_keys += 1
-        elif self._count(held, reading, name, reason or "", 1) and reason != Reason.QUOTA_EXCEEDED:
-            for charge, limit in charged_to(self.config, reading.route, held.key):
-                held.use.peaks.add(charge, limit, at)
+            return
+        # Of what cannot be read again, the route that it came to is known all the same.
+        reading = reading or self._router.on(request.route or "", held.key)
+        name = reading.routes[0] if reading is not None and reading.routes else ""
+        if self._count(held, reading, name, request.reason or "", 1) and reading is not None:
+            self._add_peaks(held, reading, (at or 0) / _SECOND)
+
+    def _note_time(self, at: int) -> None:
+        self.first = at if self.first is None or at < self.first else self.first
+        self.last = at if self.last is None or at > self.last else self.last
+
+    def _held_by(self, request: RecordedRequest, key_id: str) -> _Held | None:
+        held = self._held.get(key_id)
+        if not self.from_log or request.config is None or (held is not None and held.key.scopes == request.scopes):
+            return held
+        if held is None and len(self._held) >= MOST_KEYS:
+            return None
+        key = _key_of(request, key_id)
+        self.add_key(key, self.config.catalogue.expand(key.scopes))
+        return self._held[key_id]
+
+    def _add_peaks(self, held: _Held, reading: Reading, at_seconds: float) -> None:
+        for charge, limit in charged_to(self.config, reading.route, held.key):
+            self._of(held).peaks.add(charge, limit, at_seconds)
+
+    def _of(self, held: _Held) -> KeyUse:
+        found = self._uses.get(held.key.id)
+        if found is None:
+            found = self._uses[held.key.id] = KeyUse()
+        return found
 
     def _count(self, held: _Held, reading: Reading | None, route: str, reason: str, count: int) -> bool:
-        """Whether the policy let the requests pass, then and today."""
-        use = held.use
+        """Whether the policy let the requests pass, then and today, and quotas were taken from."""
+        use = self._of(held)
         if reason == Reason.INSUFFICIENT_SCOPE and route:
             use.lacking[route] += count
         if reason in _NO_POLICY_PASSED:
             return False
-        if reason == Reason.QUOTA_EXCEEDED:
-            use.over_quota[route] += count
-        if reading is None or not self._passes(held, reading):
+        if reading is None or not _passes(use, held, reading):
             use.changed += count
             return False
         use.requests += count
         use.by_route[route] += count
         use.readings.setdefault(reading.routes, reading)
-        return True
+        if reason == Reason.QUOTA_EXCEEDED:
+            use.over_quota[route] += count
+        return reason != Reason.QUOTA_EXCEEDED
 
-    def _passes(self, held: _Held, reading: Reading) -> bool:
-        if not reading.bound and reading.routes in held.use.readings:
-            return True
-        return passes(reading, held.key, held.scopes)
+
+def _passes(use: KeyUse, held: _Held, reading: Reading) -> bool:
+    if not reading.bound and reading.routes in use.readings:
+        return True
+    return passes(reading, held.key, held.scopes)
+
+
+def _key_of(request: RecordedRequest, key_id: str) -> ApiKey:
+    """What a log tells of a key."""
+    return ApiKey(
+        id=key_id,
+        name="",
+        prefix=request.key_prefix or "",
+        digest=b"",
+        algorithm="",
+        tenant=request.tenant,
+        environment=request.environment,
+        scopes=request.scopes,
+        plan=request.plan,
+        created_at=0,
+        created_by="",
+    )
+
+
+def _micros(time: str) -> int | None:
+    """Microseconds of a time in a log; None where it is none."""
+    try:
+        return microseconds(time)
+    except ValueError:
+        return None

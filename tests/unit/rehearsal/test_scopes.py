@@ -115,9 +115,19 @@ def test_what_the_key_does_not_hold_is_never_suggested(used: Policy) -> None:
     assert ScopeSets(CATALOGUE, ROUTES).smallest(("read",), needs_of([used])) is None
 
 
-def test_a_scope_is_unused_where_nothing_of_it_is_needed() -> None:
-    sets = ScopeSets(CATALOGUE, ROUTES)
-    assert sets.unused(("admin", "audit", "videos:*", "lost"), frozenset({"read"})) == ("audit", "videos:*", "lost")
+@pytest.mark.parametrize(
+    ("held", "needed", "used"),
+    [
+        pytest.param(("admin", "audit", "lost"), ("read",), ("admin",), id="all-that-gives-it"),
+        pytest.param(("admin", "read"), ("read",), ("read",), id="the-narrower-one-of-two"),
+        pytest.param(("*", "audit"), ("read", "audit"), ("*", "audit"), id="each-for-its-own"),
+        pytest.param(("audit",), (), (), id="none"),
+    ],
+)
+def test_a_scope_is_used_where_no_narrower_one_gives_what_is_needed(
+    held: Sequence[str], needed: Sequence[str], used: Sequence[str]
+) -> None:
+    assert ScopeSets(CATALOGUE, ROUTES).used(held, frozenset(needed)) == tuple(used)
 
 
 def test_a_hard_choice_ends_soon_and_says_that_it_may_not_be_the_smallest() -> None:

@@ -201,7 +201,7 @@ async def _judged_by_counts(
     async for page in keys:
         use.forget_keys()
         for key in page:
-            use.add_key(key, suggestions.sets.expand(key.scopes))
+            use.add_key(key)
         for total in await store.usage.totals([key.id for key in page], since=record.since, until=record.until):
             use.add_total(total)
         if page:
@@ -217,7 +217,7 @@ async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, 
     if keys is not None:
         async for page in keys:
             for key in page:
-                use.add_key(key, work.config.catalogue.expand(key.scopes))
+                use.add_key(key)
     notes = [note for path in options["logs"] for note in _read(path, use, asked)]
     if use.requests == 0:
         raise Misuse(f"no request is from after {rfc3339(asked)[:10]}: give an earlier --since, or another log")

@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -55,9 +55,11 @@ async def print_table(told: Told) -> int:
         if grid is None:
             grid = Grid(_COLUMNS, rows, width=width, least=_LEAST)
             click.echo(grid.heading())
+        lines = []
         for one, row in zip(page, rows, strict=True):
-            narrowed += one.verdict == "narrow"
-            click.echo("\n".join([grid.line(row), *(f"    {harmless(line)}" for line in _details(one, told.days))]))
+            lines += [grid.line(row), *(f"    {harmless(line)}" for line in _details(one, told.days))]
+        narrowed += _narrowed(page)
+        click.echo("\n".join(lines))
     if grid is None:
         click.echo("No key is there to judge.")
     lines = [*_summary(narrowed), *map(_idle, told.routes()), *told.notes]
@@ -137,7 +139,7 @@ def _summary(narrowed: int) -> Iterator[str]:
 
 
 async def print_json(told: Told) -> int:
-    """Key by key, since there may be very many."""
+    """A line for each key, since there may be very many."""
     head = {
         "source": told.source,
         "since": rfc3339(told.since),
@@ -147,17 +149,12 @@ async def print_json(told: Told) -> int:
     click.echo(f'{json.dumps(head, indent=2)[:-2]},\n  "keys": [', nl=False)
     narrowed, between = 0, "\n"
     async for page in told.keys:
-        for one in page:
-            narrowed += one.verdict == "narrow"
-            click.echo(between + _indented(_key_as_json(one, told)), nl=False)
-            between = ",\n"
+        narrowed += _narrowed(page)
+        click.echo(between + ",\n".join(f"    {json.dumps(_key_as_json(one, told))}" for one in page), nl=False)
+        between = ",\n"
     rest = {"routes": [_route_as_json(idle) for idle in told.routes()], "notes": list(told.notes)}
     click.echo(f"{'' if between == chr(10) else chr(10) + '  '}],\n{json.dumps(rest, indent=2)[2:]}")
     return narrowed
-
-
-def _indented(value: Mapping[str, Any]) -> str:
-    return "\n".join(f"    {line}" for line in json.dumps(value, indent=2).splitlines())
 
 
 def _key_as_json(one: KeySuggestion, told: Told) -> dict[str, Any]:
@@ -190,37 +187,39 @@ def _route_as_json(idle: IdleRoute) -> dict[str, Any]:
 
 async def print_commands(told: Told) -> int:
     """A line for each key that could have less, and a comment with the reason above it."""
-    _comment(f"{_SOURCES[told.source]} from {rfc3339(told.since)} to {rfc3339(told.until)}. Review each line first.")
+    source = f"{_SOURCES[told.source]} from {rfc3339(told.since)} to {rfc3339(told.until)}"
+    click.echo(_comment(f"{source}. Review each line first."), nl=False)
     narrowed = 0
     async for page in told.keys:
-        for one in page:
-            narrowed += one.verdict == "narrow"
-            _print_key(one, told)
-    for place, line in enumerate((*map(_idle, told.routes()), *told.notes)):
-        if place == 0:
-            click.echo()
-        _comment(line)
+        narrowed += _narrowed(page)
+        click.echo("".join(f"\n{line}" for one in page for line in _lines(one, told)), nl=False)
+    click.echo()
+    for line in (*map(_idle, told.routes()), *told.notes):
+        click.echo(_comment(line))
     return narrowed
 
 
-def _print_key(one: KeySuggestion, told: Told) -> None:
+def _lines(one: KeySuggestion, told: Told) -> Iterator[str]:
     remarks = list(_details(one, told.days))
     if one.verdict == "unused":
         remarks.insert(0, f"{one.why}: does anybody need it?")
     if not remarks:
         return
-    click.echo()
-    for remark in remarks:
-        _comment(f"{who(one.key)} {remark}")
+    yield ""
+    yield from (_comment(f"{who(one.key)} {remark}") for remark in remarks)
     if (command := command_of(one, told)) is not None:
-        click.echo(command)
+        yield command
     elif one.verdict == "narrow":
         where = f" in {told.file}" if told.file else ""
-        _comment(f"change its scopes{where}: {', '.join(one.needed) or 'none'}")
+        yield _comment(f"change its scopes{where}: {', '.join(one.needed) or 'none'}")
 
 
-def _comment(text: str) -> None:
-    click.echo(f"# {harmless(text)}")
+def _comment(text: str) -> str:
+    return f"# {harmless(text)}"
+
+
+def _narrowed(page: Sequence[KeySuggestion]) -> int:
+    return sum(one.verdict == "narrow" for one in page)
 
 
 def command_of(one: KeySuggestion, told: Told) -> str | None:

@@ -1,13 +1,11 @@
 """How much of its quotas a key has used at most at a time. Pure."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 from msgspec import Struct
 
-from sidecar.config.build.config import Config
 from sidecar.core.model import ApiKey, Charge, Quota, Route, Subject, Window
-from sidecar.core.quotas import limit_of, period_seconds, window_at
+from sidecar.core.quotas import Plans, limit_of, period_seconds, window_at
 from sidecar.usage.recorder import UsageTotal
 
 _HOUR, _DAY = 3_600, 86_400
@@ -16,52 +14,46 @@ _HOUR, _DAY = 3_600, 86_400
 class Peak(Struct):
     """Of one quota. Times and periods in seconds."""
 
-    limit: int
+    limit: int | None
+    """None is unlimited."""
     most: int = 0
     """No period held more than this; it may have been less."""
     _start: int = 0
     _count: int = 0
     _before: int = 0
 
-    def add(self, quota: Quota, cost: int, at: float) -> None:
-        """Count a request. Lines of a log come in the order of time, or nearly so: one that is late counts as now."""
-        start, length = _window(quota, at)
+    def add_total(self, charge: Charge, total: UsageTotal) -> None:
+        """Count what a route took at most: routes may have had their peaks at different times."""
+        self.most += charge.cost * _most_in_period(charge.quota, total)
+
+    def add(self, charge: Charge, at: float) -> None:
+        """Count a request at `at` (Unix seconds). One that comes late, out of the order of time, counts as now."""
+        start, length = _window(charge.quota, at)
         if start > self._start:
             self._before = self._count if start - self._start <= length else 0
             self._start, self._count = start, 0
-        self._count += cost
+        self._count += charge.cost
         # A window that slides, or a bucket that refills meanwhile, spans two of the clock's at most.
-        held = self._count if quota.window is Window.FIXED else self._count + self._before
-        self.most = max(self.most, held)
+        held = self._count if charge.quota.window is Window.FIXED else self._count + self._before
+        if held > self.most:
+            self.most = held
 
 
-class Peaks(Struct):
-    """By name of the quota, of one key."""
-
-    by_name: dict[str, Peak] = {}
-
-    def add(self, charge: Charge, limit: int, at: float) -> None:
-        self._of(charge, limit).add(charge.quota, charge.cost, at)
-
-    def add_total(self, charge: Charge, limit: int, total: UsageTotal) -> None:
-        """Count what a route took at most: routes may have had their peaks at different times."""
-        self._of(charge, limit).most += charge.cost * _most_in_period(charge.quota, total)
-
-    def _of(self, charge: Charge, limit: int) -> Peak:
-        found = self.by_name.get(charge.quota.name)
-        if found is None:
-            found = self.by_name[charge.quota.name] = Peak(limit=limit)
-        return found
+def own_charges(route: Route) -> tuple[Charge, ...]:
+    """The quotas that a request with a key takes from, and that are counted by key alone."""
+    return tuple(
+        charge
+        for charge in route.policy.charges
+        if charge.quota.by == (Subject.KEY,) and charge.quota.only != "anonymous"
+    )
 
 
-def charged_to(config: Config, route: Route | None, key: ApiKey) -> Iterator[tuple[Charge, int]]:
-    """The quotas that a request takes from and that are the key's own, each with the key's limit."""
-    for charge in route.policy.charges if route else ():
-        quota = charge.quota
-        if quota.by == (Subject.KEY,) and quota.only != "anonymous":
-            limit = limit_of(quota, key, config.plans)
-            if limit is not None:
-                yield charge, limit
+def peak_of(peaks: dict[str, Peak], quota: Quota, key: ApiKey, plans: Plans) -> Peak:
+    """That of the key; a new one is added to `peaks`."""
+    found = peaks.get(quota.name)
+    if found is None:
+        found = peaks[quota.name] = Peak(limit=limit_of(quota, key, plans))
+    return found
 
 
 def _window(quota: Quota, at: float) -> tuple[int, int]:

@@ -198,13 +198,13 @@ class Suggestions:
     def _quotas(self, key: ApiKey, use: KeyUse) -> Iterator[QuotaFit]:
         often = self._often_hit(use)
         for name, (over, requests) in sorted(often.items()):
-            peak = use.peaks.by_name.get(name)
+            peak = use.peaks.get(name)
             limit = peak.limit if peak else None
             yield QuotaFit(quota=name, fit="often_hit", limit=limit, most=over, requests=requests)
         if not self.record.complete:
             return
-        for name, peak in sorted(use.peaks.by_name.items()):
-            if name not in often and peak.most < peak.limit * FAR_ABOVE:
+        for name, peak in sorted(use.peaks.items()):
+            if name not in often and peak.limit is not None and peak.most < peak.limit * FAR_ABOVE:
                 requests = self._counted_by(name, use.by_route)
                 yield QuotaFit(quota=name, fit="far_above", limit=peak.limit, most=peak.most, requests=requests)
 

@@ -7,17 +7,16 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from msgspec import Struct
-from msgspec import field as default
 
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import EVERY, ApiKey, Policy, Principal, Route
+from sidecar.core.model import EVERY, ApiKey, Charge, Policy, Principal, Route
 from sidecar.core.policy import authorize_all_readings
 from sidecar.core.routing import Match
 from sidecar.core.target import parse_target, readings
 from sidecar.core.units import microseconds
 from sidecar.gate.compile import method_rules, route_table
-from sidecar.rehearsal.peaks import Peaks, charged_to
+from sidecar.rehearsal.peaks import Peak, own_charges, peak_of
 from sidecar.rehearsal.recorded import RecordedRequest
 from sidecar.usage.recorder import UsageTotal
 
@@ -29,8 +28,8 @@ _BETWEEN: Final = 1_000
 """Requests of a log between two words of progress."""
 MOST_KEYS: Final = 200_000
 """That are learnt from a log."""
-_READ: Final = 65_536
-"""Pairs of method and path that are remembered."""
+_KINDS: Final = 16_384
+"""Kinds of keys and requests that are remembered."""
 _NO_POLICY_PASSED: Final = frozenset(
     {
         Reason.BAD_REQUEST,
@@ -66,11 +65,22 @@ class Reading(NamedTuple):
     routes: tuple[str, ...]
     """Names of all routes that have to let it pass, the first one being that which is logged."""
     bound: bool
-    """Whether the routes compare parts of the path with the key."""
+    """Whether the routes look at more of the key than its scopes."""
+    route: Route | None
+    """That which is logged."""
+    charges: tuple[Charge, ...]
+    """Of the quotas that are counted by key."""
 
-    @property
-    def route(self) -> Route | None:
-        return self.matches[0].route if self.matches[0] else None
+
+def _reading(matches: tuple[Match | None, ...]) -> Reading:
+    found = [match for first in matches for match in _with_unslashed(first)]
+    return Reading(
+        matches=matches,
+        routes=tuple(dict.fromkeys(match.route.name for match in found)),
+        bound=any(match.tenant or match.environment or match.route.policy.environments for match in found),
+        route=matches[0].route if matches[0] else None,
+        charges=own_charges(matches[0].route) if matches[0] else (),
+    )
 
 
 class Router:
@@ -79,37 +89,46 @@ class Router:
     def __init__(self, config: Config) -> None:
         self._config, self._table, self._methods = config, route_table(config), method_rules(config)
         self._by_name = {route.name: route for route in config.routes}
-        self.read = lru_cache(maxsize=_READ)(self._read)
-        """Of method and path, without a query; None for what no route is asked about."""
+        self._plain: dict[str, Reading] = {}
+        """By route, where nothing of the path is compared with the key."""
 
     def on(self, name: str, key: ApiKey) -> Reading | None:
         """A request of which the route alone is known, and that belongs to the key; None for a route that is gone."""
         route = self._by_name.get(name)
         if route is None:
             return None
-        match = Match(route, tenant=key.tenant or EVERY, environment=key.environment or EVERY)
-        return Reading((match,), (name,), bound=True)
+        return _reading((Match(route, tenant=key.tenant or EVERY, environment=key.environment or EVERY),))
 
-    def _read(self, method: str, path: str) -> Reading | None:
+    def read(self, method: str, path: str) -> Reading | None:
+        """A request, without its query; None where no route is asked about it."""
         try:
             self._methods.check(method)
             target = parse_target(path, "localhost")
-            paths = (target.path,) if target.ordinary else self._readings(target.path)
+            if target.ordinary:
+                return self._of_one(self._table.match(method, target.path))
+            paths = readings(target.path, keep_slash=self._config.keep_slash)
         except Denied:
             return None
-        matches = tuple(self._table.match(method, path) for path in paths)
-        found = [match for first in matches for match in _with_unslashed(first)]
-        bound = any(match.tenant is not None or match.environment is not None for match in found)
-        return Reading(matches, tuple(dict.fromkeys(match.route.name for match in found)), bound)
+        return _reading(tuple(self._table.match(method, path) for path in paths))
 
-    def _readings(self, path: str) -> tuple[str, ...]:
-        return readings(path, keep_slash=self._config.keep_slash)
+    def _of_one(self, match: Match | None) -> Reading:
+        if match is None:
+            return _NOWHERE
+        if match.tenant is not None or match.environment is not None or match.unslashed is not None:
+            return _reading((match,))
+        found = self._plain.get(match.route.name)
+        if found is None:
+            found = self._plain[match.route.name] = _reading((match,))
+        return found
 
 
 def _with_unslashed(match: Match | None) -> Iterator[Match]:
     while match is not None:
         yield match
         match = match.unslashed
+
+
+_NOWHERE: Final = Reading(matches=(None,), routes=(), bound=False, route=None, charges=())
 
 
 def policies_of(reading: Reading) -> Iterator[Policy]:
@@ -140,12 +159,13 @@ class KeyUse(Struct):
     """Of these requests, one for all that lead to the same routes."""
     changed: int = 0
     """That passed then, and today no route would let pass."""
-    lacking: Counter[str] = default(default_factory=Counter)
+    lacking: dict[str, int] = {}
     """Refused for lack of a scope, by route."""
-    over_quota: Counter[str] = default(default_factory=Counter)
+    over_quota: dict[str, int] = {}
     """Refused for a quota, by route."""
-    by_route: Counter[str] = default(default_factory=Counter)
-    peaks: Peaks = default(default_factory=Peaks)
+    by_route: dict[str, int] = {}
+    peaks: dict[str, Peak] = {}
+    """By quota."""
 
 
 class _Held(NamedTuple):
@@ -181,17 +201,21 @@ class Use:
     """Requests by route that were let pass."""
     refused: Counter[str] = field(default_factory=Counter)
     _router: Router = field(init=False)
+    _expand: Callable[[tuple[str, ...]], frozenset[str]] = field(init=False)
     _held: dict[str, _Held] = field(default_factory=dict)
     _uses: dict[str, KeyUse] = field(default_factory=dict)
+    _judged: dict[tuple[frozenset[str], tuple[str, ...]], bool] = field(default_factory=dict)
+    """By scopes and routes, where no more is looked at: as many as there are kinds of keys, and of requests."""
 
     def __post_init__(self) -> None:
+        self._expand = lru_cache(maxsize=_KINDS)(self.config.catalogue.expand)
         self._router = Router(self.config)
         log = self.config.access_log
         self.sampled = log is not None and log.sample_successes < 1
 
-    def add_key(self, key: ApiKey, scopes: frozenset[str]) -> None:
-        """Count the uses of this key from here on. scopes: what those of the key amount to."""
-        self._held[key.id] = _Held(key, scopes)
+    def add_key(self, key: ApiKey) -> None:
+        """Count the uses of this key from here on."""
+        self._held[key.id] = _Held(key, self._expand(key.scopes))
 
     def forget_keys(self) -> None:
         """Forget all keys and what they were used for."""
@@ -211,11 +235,10 @@ class Use:
         if held is None:
             self.unknown_keys += total.count
             return
-        reading = self._router.on(total.route, held.key)
-        if self._count(held, reading, total.route, total.reason, total.count) and reading is not None:
-            peaks = self._of(held).peaks
-            for charge, limit in charged_to(self.config, reading.route, held.key):
-                peaks.add_total(charge, limit, total)
+        use, reading = self._of(total.key_id), self._router.on(total.route, held.key)
+        if self._count(use, held, reading, total.route, total.reason, total.count) and reading is not None:
+            for charge in reading.charges:
+                peak_of(use.peaks, charge.quota, held.key, self.config.plans).add_total(charge, total)
 
     def add_route_total(self, total: UsageTotal) -> None:
         """Count what is stored of all keys together."""
@@ -249,9 +272,11 @@ class Use:
             return
         # Of what cannot be read again, the route that it came to is known all the same.
         reading = reading or self._router.on(request.route or "", held.key)
-        name = reading.routes[0] if reading is not None and reading.routes else ""
-        if self._count(held, reading, name, request.reason or "", 1) and reading is not None:
-            self._add_peaks(held, reading, (at or 0) / _SECOND)
+        route = reading.routes[0] if reading is not None and reading.routes else ""
+        use = self._of(request.key_id)
+        if self._count(use, held, reading, route, request.reason or "", 1) and reading is not None:
+            for charge in reading.charges:
+                peak_of(use.peaks, charge.quota, held.key, self.config.plans).add(charge, (at or 0) / _SECOND)
 
     def _note_time(self, at: int) -> None:
         self.first = at if self.first is None or at < self.first else self.first
@@ -263,42 +288,48 @@ class Use:
             return held
         if held is None and len(self._held) >= MOST_KEYS:
             return None
-        key = _key_of(request, key_id)
-        self.add_key(key, self.config.catalogue.expand(key.scopes))
+        self.add_key(_key_of(request, key_id))
         return self._held[key_id]
 
-    def _add_peaks(self, held: _Held, reading: Reading, at_seconds: float) -> None:
-        for charge, limit in charged_to(self.config, reading.route, held.key):
-            self._of(held).peaks.add(charge, limit, at_seconds)
-
-    def _of(self, held: _Held) -> KeyUse:
-        found = self._uses.get(held.key.id)
+    def _of(self, key_id: str) -> KeyUse:
+        found = self._uses.get(key_id)
         if found is None:
-            found = self._uses[held.key.id] = KeyUse()
+            found = self._uses[key_id] = KeyUse()
         return found
 
-    def _count(self, held: _Held, reading: Reading | None, route: str, reason: str, count: int) -> bool:
+    def _count(self, use: KeyUse, held: _Held, reading: Reading | None, route: str, reason: str, count: int) -> bool:
         """Whether the policy let the requests pass, then and today, and quotas were taken from."""
-        use = self._of(held)
-        if reason == Reason.INSUFFICIENT_SCOPE and route:
-            use.lacking[route] += count
         if reason in _NO_POLICY_PASSED:
+            if reason == Reason.INSUFFICIENT_SCOPE and route:
+                _add(use.lacking, route, count)
             return False
-        if reading is None or not _passes(use, held, reading):
+        if reading is None or not self._passes(use, held, reading):
             use.changed += count
             return False
         use.requests += count
-        use.by_route[route] += count
-        use.readings.setdefault(reading.routes, reading)
+        _add(use.by_route, route, count)
+        if reading.routes not in use.readings:
+            use.readings[reading.routes] = reading
         if reason == Reason.QUOTA_EXCEEDED:
-            use.over_quota[route] += count
+            _add(use.over_quota, route, count)
         return reason != Reason.QUOTA_EXCEEDED
 
+    def _passes(self, use: KeyUse, held: _Held, reading: Reading) -> bool:
+        if reading.bound:
+            return passes(reading, held.key, held.scopes)
+        if reading.routes in use.readings:
+            return True
+        kind = (held.scopes, reading.routes)
+        found = self._judged.get(kind)
+        if found is None:
+            if len(self._judged) >= _KINDS:
+                self._judged.clear()
+            found = self._judged[kind] = passes(reading, held.key, held.scopes)
+        return found
 
-def _passes(use: KeyUse, held: _Held, reading: Reading) -> bool:
-    if not reading.bound and reading.routes in use.readings:
-        return True
-    return passes(reading, held.key, held.scopes)
+
+def _add(counts: dict[str, int], name: str, count: int) -> None:
+    counts[name] = counts.get(name, 0) + count
 
 
 def _key_of(request: RecordedRequest, key_id: str) -> ApiKey:

@@ -1,7 +1,6 @@
 """How suggestions are printed: as a table, as JSON, or as commands to review."""
 
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ import click
 from sidecar.cli.output import harmless, who
 from sidecar.cli.tables import Grid
 from sidecar.core.units import counted, rfc3339
-from sidecar.rehearsal.suggest import IdleRoute, KeySuggestion, QuotaFit, Refused
+from sidecar.rehearsal.suggest import IdleRoute, KeySuggestion, QuotaFit, Refused, change_command
 from sidecar.usage.recorder import DAY
 
 _COLUMNS: Final = ("id", "name", "tenant", "scopes", "used", "requests", "suggestion")
@@ -226,5 +225,4 @@ def command_of(one: KeySuggestion, told: Told) -> str | None:
     """`sidecar keys change ID --scope …`, as a shell takes it; None where nothing is to be changed by it."""
     if one.verdict != "narrow" or told.file is not None or not one.key.id[:1].isalnum():
         return None
-    scopes = [word for name in one.needed for word in ("--scope", name)] or ["--no-scopes"]
-    return shlex.join(["sidecar", "keys", "change", *told.command, one.key.id, *scopes])
+    return change_command(one.key.id, one.needed, told.command)

@@ -8,7 +8,7 @@ from typing import Final
 from sidecar.core.model import Policy
 from sidecar.core.policy import Catalogue, missing_scopes
 
-_MOST_STEPS: Final = 2_000
+MOST_STEPS: Final = 2_000
 """Sets that are looked at for one key before the best so far has to do. Few keys need more than ten."""
 _REMEMBERED: Final = 16_384
 """Most keys share a few pairs of held scopes and needs."""
@@ -45,7 +45,7 @@ class ScopeSets:
     names, with the most names that the key holds already, and by the alphabet.
     """
 
-    def __init__(self, catalogue: Catalogue, routes: Iterable[Policy], *, most_steps: int = _MOST_STEPS) -> None:
+    def __init__(self, catalogue: Catalogue, routes: Iterable[Policy], *, most_steps: int = MOST_STEPS) -> None:
         self._most_steps = most_steps
         self._guarded = [policy for policy in routes if not policy.public and (policy.any_scopes or policy.all_scopes)]
         self._closure = {name: catalogue.expand([name]) for name in catalogue.scopes}

@@ -1,5 +1,6 @@
 """What keys could do without: from their recorded use to suggestions. Pure."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -12,7 +13,7 @@ from sidecar.gate.compile import key_rules
 from sidecar.keys.ports import KeyConflict
 from sidecar.keys.transitions import KeyChange, with_change
 from sidecar.keys.validation import InvalidKey
-from sidecar.rehearsal.scopes import ScopeSets, SmallestSet, needs_of
+from sidecar.rehearsal.scopes import MOST_STEPS, ScopeSets, SmallestSet, needs_of
 from sidecar.rehearsal.use import KeyUse, Use, passes, policies_of
 
 FEWEST_REQUESTS: Final = 20
@@ -104,8 +105,9 @@ class IdleRoute:
 class Suggestions:
     """Judges recorded use by one configuration. now: microseconds."""
 
-    def __init__(self, config: Config, record: Record, *, now: int) -> None:
-        self.sets = ScopeSets(config.catalogue, [route.policy for route in config.routes])
+    def __init__(self, config: Config, record: Record, *, now: int, most_steps: int = MOST_STEPS) -> None:
+        policies = [route.policy for route in config.routes]
+        self.sets = ScopeSets(config.catalogue, policies, most_steps=most_steps)
         self.record = record
         self._config, self._now, self._rules = config, now, key_rules(config)
         self._routes: Mapping[str, Route] = {route.name: route for route in config.routes}
@@ -154,7 +156,7 @@ class Suggestions:
         if found.scopes == self.sets.expand(key.scopes) and set(key.scopes) <= self._config.catalogue.scopes.keys():
             return "fits", ""
         if not self.record.complete:
-            return "undecided", "the log is a sample: what is missing in it may have happened"
+            return "undecided", "the record is not complete: what is missing in it may have happened"
         if (barred := self._barred(key, found.names)) is not None:
             return "undecided", f"it needs less, but may not be changed so: {barred}"
         return "narrow", ""
@@ -170,7 +172,7 @@ class Suggestions:
         if use.changed:
             return "undecided", "all that it did would be refused today"
         if not self.record.with_last_use:
-            return ("unused", "not on record") if self.record.complete else ("undecided", "not in the sample")
+            return ("unused", "not on record") if self.record.complete else ("undecided", "nothing of it is on record")
         if key.last_used_at is None:
             return "unused", "never used"
         if key.last_used_at < self.record.since:
@@ -222,3 +224,9 @@ class Suggestions:
     def _quotas_of(self, route: str) -> Sequence[str]:
         found = self._routes.get(route)
         return [charge.quota.name for charge in found.policy.charges] if found else []
+
+
+def change_command(key_id: str, scopes: Sequence[str], options: Sequence[str] = ()) -> str:
+    """`sidecar keys change ID --scope …`, as a shell takes it."""
+    words = [word for name in scopes for word in ("--scope", name)] or ["--no-scopes"]
+    return shlex.join(["sidecar", "keys", "change", *options, key_id, *words])

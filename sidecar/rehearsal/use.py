@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -12,7 +12,7 @@ from sidecar.config.build.config import Config
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, ApiKey, Charge, Policy, Principal, Route
 from sidecar.core.policy import authorize_all_readings
-from sidecar.core.routing import Match
+from sidecar.core.routing import Match, MethodRules, RouteTable
 from sidecar.core.target import parse_target, readings
 from sidecar.core.units import microseconds
 from sidecar.gate.compile import method_rules, route_table
@@ -87,10 +87,18 @@ class Router:
     """Reads requests as the gate does."""
 
     def __init__(self, config: Config) -> None:
-        self._config, self._table, self._methods = config, route_table(config), method_rules(config)
+        self._config = config
         self._by_name = {route.name: route for route in config.routes}
         self._plain: dict[str, Reading] = {}
         """By route, where nothing of the path is compared with the key."""
+
+    @cached_property
+    def _table(self) -> RouteTable:
+        return route_table(self._config)
+
+    @cached_property
+    def _methods(self) -> MethodRules:
+        return method_rules(self._config)
 
     def on(self, name: str, key: ApiKey) -> Reading | None:
         """A request of which the route alone is known, and that belongs to the key; None for a route that is gone."""

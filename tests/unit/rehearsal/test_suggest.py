@@ -47,7 +47,7 @@ plans:
   endless: {daily: unlimited}
 routes:
   - GET /items/**: {scopes: [read], pass_through: false}
-  - GET /items/{id}: {scopes: [bills, read], pass_through: false}
+  - GET /items/{id}: {scopes: [bills], pass_through: false}
   - POST /items/**: {all_scopes: [write], pass_through: false}
   - GET /o/{org}/**: {scopes: [admin, "videos:list"], tenant: org, pass_through: false}
   - GET /videos/**: {scopes: ["videos:list", "videos:cut"], quotas: [minutely, {quota: daily, cost: 2}]}

@@ -1,5 +1,7 @@
 """What a key needed of its scopes lately, as its stored counts tell."""
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,12 +11,12 @@ from sidecar.core.units import counted
 from sidecar.rehearsal.suggest import KeySuggestion, Record, Suggestions, change_command
 from sidecar.rehearsal.use import Use
 from sidecar.store.usage import StoredUsage
-from sidecar.usage.recorder import DAY
+from sidecar.usage.recorder import DAY, UsageTotal
 
 _DAYS: Final = 90
 _MICROSECONDS: Final = 1_000_000
 _FEW_STEPS: Final = 200
-"""Nothing else runs meanwhile."""
+"""A person waits for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +58,15 @@ async def scope_use(usage: StoredUsage, config: Config, key: ApiKey, *, now: int
     """now: microseconds. kept: whether the use of keys is kept at all. Raises StoreUnavailable."""
     since = max(now - _DAYS * DAY, now - int(config.usage.keep_seconds * _MICROSECONDS))
     record = Record(since=since, until=now, complete=kept, with_public=False, with_last_use=kept)
+    totals = await usage.totals([key.id], since=since, until=now)
+    # With hundreds of routes and scopes it takes tens of milliseconds, and requests must not wait for it.
+    suggestion = await asyncio.to_thread(_suggestion, config, record, key, totals)
+    return ScopeUse(suggestion=suggestion, since=since, until=now)
+
+
+def _suggestion(config: Config, record: Record, key: ApiKey, totals: Iterable[UsageTotal]) -> KeySuggestion:
     use = Use(config)
     use.add_key(key)
-    for total in await usage.totals([key.id], since=since, until=now):
+    for total in totals:
         use.add_total(total)
-    suggestions = Suggestions(config, record, now=now, most_steps=_FEW_STEPS)
-    return ScopeUse(suggestion=suggestions.of_key(key, use.of(key.id)), since=since, until=now)
+    return Suggestions(config, record, now=record.until, most_steps=_FEW_STEPS).of_key(key, use.of(key.id))

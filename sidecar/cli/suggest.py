@@ -40,6 +40,11 @@ class SuggestOptions(TypedDict):
     assume_complete: bool
 
 
+def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> int:
+    """As `since`, but nothing is from before 1970."""
+    return max(0, since(context, parameter, value) or 0)
+
+
 @click.command("suggest")
 @config_option
 @click.option(
@@ -52,7 +57,7 @@ class SuggestOptions(TypedDict):
     metavar="FILE",
     help="An access log in JSON, plain or gzip, or - for stdin; repeatable. Default: what the store counted.",
 )
-@click.option("--since", callback=since, default="90d", show_default=True, metavar="WHEN", help="90d, or 2027-01-31.")
+@click.option("--since", callback=_since, default="90d", show_default=True, metavar="WHEN", help="90d, or 2027-01-31.")
 @click.option(
     "--key", callback=key_name, metavar="ID", help="Only this key: an id, a prefix, or - to read it from stdin."
 )
@@ -94,6 +99,8 @@ def suggest_command(
         raise Misuse("--json and --commands contradict each other: give only one of them")
     if options["logs"].count("-") + (options["key"] == "-") > 1:
         raise Misuse("stdin can be read only once: give - only once")
+    if options["since"] > key_service.now():
+        raise Misuse("--since is in the future: say when to begin, such as 90d")
     config = load_or_exit(config_path, {"store": store})
     show = print_json if as_json else print_commands if as_commands else print_table
     with reported():
@@ -223,7 +230,7 @@ async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, 
         raise Misuse(f"no request is from after {rfc3339(asked)[:10]}: give an earlier --since, or another log")
     record = Record(
         since=asked if use.first is None else max(asked, use.first),
-        until=use.last or key_service.now(),
+        until=min(use.last or key_service.now(), key_service.now()),
         complete=options["assume_complete"] or not use.sampled,
         with_last_use=with_last_use,
         fewest_requests=options["min_requests"],

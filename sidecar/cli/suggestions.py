@@ -99,7 +99,7 @@ def _details(one: KeySuggestion, days: str) -> Iterator[str]:
     for fit in one.quotas:
         yield _of_quota(fit)
     if one.changed:
-        yield f"{counted(one.changed, 'request')} on record would be refused today with any scopes of the key"
+        yield f"{counted(one.changed, 'request')} on record would be refused today, whatever of its scopes it keeps"
 
 
 def _of_scopes(one: KeySuggestion, days: str) -> str:

@@ -1,5 +1,6 @@
 """The smallest set of scopes that some policies need, out of what a key holds. Pure."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -141,14 +142,16 @@ class _Search:
         return self._best
 
     def _greedy(self, scopes: frozenset[str], choices: Sequence[frozenset[str]]) -> frozenset[str]:
-        """Takes what decides the most choices for each scope that it adds: larger than the best by a logarithm."""
+        """Takes again and again what stands in the most choices for each scope that it adds."""
         while choices:
-            options = sorted(frozenset().union(*choices))
-            added = {option: len(self.closure[option] - scopes) for option in options}
-            decided = {option: _decided(choices, self.closure[option]) for option in options}
-            scopes |= self.closure[max(options, key=lambda option: decided[option] / added[option])]
+            number = Counter(option for choice in choices for option in choice)
+            scopes |= self.closure[max(sorted(number), key=lambda option: self._worth(option, scopes, number))]
             choices = [choice for choice in choices if choice.isdisjoint(scopes)]
         return scopes
+
+    def _worth(self, option: str, scopes: frozenset[str], number: Mapping[str, int]) -> float:
+        added = self.closure[option] - scopes
+        return sum(number[scope] for scope in added if scope in number) / len(added)
 
     def _branch(self, scopes: frozenset[str], choices: Sequence[frozenset[str]]) -> None:
         if not choices:
@@ -164,7 +167,3 @@ class _Search:
 
     def _larger(self, scopes: frozenset[str], choice: frozenset[str]) -> Iterator[frozenset[str]]:
         yield from sorted((scopes | self.closure[option] for option in sorted(choice)), key=len)
-
-
-def _decided(choices: Iterable[frozenset[str]], scopes: frozenset[str]) -> int:
-    return sum(not choice.isdisjoint(scopes) for choice in choices)

@@ -24,6 +24,7 @@ from sidecar.usage.recorder import UsageTotal
 
 
 _SECOND: Final = 1_000_000
+_YEAR_9999: Final = microseconds("9999-01-01")
 _BETWEEN: Final = 1_000
 """Requests of a log between two words of progress."""
 MOST_KEYS: Final = 200_000
@@ -100,9 +101,13 @@ class Router:
     def _methods(self) -> MethodRules:
         return method_rules(self._config)
 
-    def on(self, name: str, key: ApiKey) -> Reading | None:
+    def named(self, name: str | None) -> Route | None:
+        """The route of this name that the configuration has."""
+        return None if name is None else self._by_name.get(name)
+
+    def on(self, name: str | None, key: ApiKey) -> Reading | None:
         """A request of which the route alone is known, and that belongs to the key; None for a route that is gone."""
-        route = self._by_name.get(name)
+        route = self.named(name)
         if route is None:
             return None
         return _reading((Match(route, tenant=key.tenant or EVERY, environment=key.environment or EVERY),))
@@ -270,8 +275,7 @@ class Use:
             self._note_time(at)
         self.sampled = self.sampled or request.sampled is not None
         reading = None if request.hidden else self._router.read(request.method, request.path)
-        if reading is not None and reading.route is not None:
-            (self.refused if request.reason in _NO_POLICY_PASSED else self.routes)[reading.route.name] += 1
+        self._count_route(request, reading)
         if request.key_id is None:
             return
         held = self._held_by(request, request.key_id)
@@ -279,12 +283,17 @@ class Use:
             self.unknown_keys += 1
             return
         # Of what cannot be read again, the route that it came to is known all the same.
-        reading = reading or self._router.on(request.route or "", held.key)
+        reading = reading or self._router.on(request.route, held.key)
         route = reading.routes[0] if reading is not None and reading.routes else ""
         use = self._of(request.key_id)
         if self._count(use, held, reading, route, request.reason or "", 1) and reading is not None:
             for charge in reading.charges:
                 peak_of(use.peaks, charge.quota, held.key, self.config.plans).add(charge, (at or 0) / _SECOND)
+
+    def _count_route(self, request: RecordedRequest, reading: Reading | None) -> None:
+        route = self._router.named(request.route) if reading is None else reading.route
+        if route is not None:
+            (self.refused if request.reason in _NO_POLICY_PASSED else self.routes)[route.name] += 1
 
     def _note_time(self, at: int) -> None:
         self.first = at if self.first is None or at < self.first else self.first
@@ -358,8 +367,9 @@ def _key_of(request: RecordedRequest, key_id: str) -> ApiKey:
 
 
 def _micros(time: str) -> int | None:
-    """Microseconds of a time in a log; None where it is none."""
+    """Microseconds of a time in a log; None where it is none, or one that no calendar goes on from."""
     try:
-        return microseconds(time)
+        at = microseconds(time)
     except ValueError:
         return None
+    return at if at < _YEAR_9999 else None

@@ -327,6 +327,11 @@ def test_a_log_alone_tells_of_keys_what_new_lines_say(config: Config) -> None:
     assert Suggestions(config, record, now=NOW_US).of_key(known, use.of(known.id)).needed == ("read",)
 
 
+def test_a_request_that_cannot_be_read_again_counts_for_its_route(config: Config) -> None:
+    hidden = [request(None, path="/items/" + "x" * 2048, route=name) for name in ("GET /shared", "GET /gone", None)]
+    assert dict(used(config, [], hidden).routes) == {"GET /shared": 1}
+
+
 def test_other_ids_in_a_log_take_no_memory(config: Config) -> None:
     use = used(config, [an_old_key()], (request(an_old_key()) for _ in range(100)))
     assert (len(list(use.keys)), use.unknown_keys) == (1, 100)

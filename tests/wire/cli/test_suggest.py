@@ -210,6 +210,7 @@ def test_odd_lines_beside_requests_are_passed_over(keys: Keys, old: IssuedKey, t
         (("--from", "-", "--key", "-"), "only once"),
         (("--from", "/"), "cannot be read"),
         (("--since", "soon"), "neither a duration"),
+        (("--since", "2999-01-01"), "in the future"),
         (("--min-requests", "0"), "whole number"),
     ],
 )
@@ -218,6 +219,15 @@ def test_options_that_make_no_sense_exit_with_2(
 ) -> None:
     result = suggest(keys, *arguments)
     assert result.exit_code == 2 and wrong in result.stderr
+
+
+@pytest.mark.parametrize("since", ["999999999d", "1001-01-01", "0s"])
+def test_any_time_is_a_beginning(keys: Keys, old: IssuedKey, tmp_path: Path, since: str) -> None:
+    log = write_log(
+        tmp_path / "a.jsonl", lines(old), lines(old, 1, time="9999-12-31T23:59:59Z"), lines(old, 1, time="x")
+    )
+    assert suggest(keys, "--since", since).exit_code == 0
+    assert suggest(keys, "--since", since, "--from", log).exit_code == 0
 
 
 def test_an_unknown_key_is_said_to_be(keys: Keys, old: IssuedKey) -> None:

@@ -36,7 +36,7 @@ class ScopeUse:
         """`Has 4 scopes, used 1 in 90 days`, and what follows from it."""
         one = self.suggestion
         number = len(one.key.scopes)
-        held = f"{counted(number, 'scope')}{f' ({one.holds} with all that they include)' if one.holds > number else ''}"
+        held = f"{counted(number, 'scope')}{f' ({one.holds} with all included)' if one.holds > number else ''}"
         match one.verdict:
             case "narrow" | "fits":
                 return f"Has {held}, used {len(one.used)} in {self.days}"

@@ -105,7 +105,7 @@ def _details(one: KeySuggestion, days: str) -> Iterator[str]:
 def _of_scopes(one: KeySuggestion, days: str) -> str:
     """`has 4 scopes, used 1 in 90 days: read; not used: write, …`."""
     number = len(one.key.scopes)
-    included = f" ({one.holds} with all that they include)" if one.holds > number else ""
+    included = f" ({one.holds} with all included)" if one.holds > number else ""
     used = f": {', '.join(one.used)}" if one.used else ""
     unused = f"; not used: {', '.join(one.unused)}" if one.unused else ""
     needs = f"; needs {', '.join(one.needed)}" if one.needed != one.used else ""

@@ -40,7 +40,7 @@ def test_the_page_of_the_key_says_so_and_leads_to_the_change(wide: tuple[Sidecar
     _, ops, key_id = wide
     person = Person(ops)
     html = person.get(f"/keys/{key_id}").body.decode()
-    told = "Use of scopes Has 2 scopes (3 with all that they include), used 1 in 90 days Needed streams:read"
+    told = "Use of scopes Has 2 scopes (3 with all included), used 1 in 90 days Needed streams:read"
     assert f"{told} Not used billing To narrow it" in words_of(html)
     assert f"sidecar keys change {key_id} --scope streams:read" in words_of(html)
     [link] = [unescape(link) for link in re.findall(r'href="(/keys/[^"]*/change\?[^"]*)"', html)]

@@ -8,6 +8,7 @@ from typing import Final
 from sidecar.admin.auth import Admin, plan_errors, quota_errors, scope_errors, tenant_errors
 from sidecar.admin.problems import FieldError, Problem, forbidden, unknown_key
 from sidecar.admin.running import Health, NearlyUsedUp, PastRefusal, QuotaReader, Running, health_of, past_refusals
+from sidecar.admin.scopes import ScopeUse, scope_use
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
@@ -206,6 +207,12 @@ class AdminReader:
         if key_id is not None:
             await self.get(key_id)
         return await self._dependencies.usage.counts(replace(wanted, key_id=key_id, tenant=self.admin.tenant))
+
+    async def scope_use(self, key: ApiKey) -> ScopeUse:
+        """What the key needed of its scopes in the last 90 days."""
+        file = self._dependencies.key_file
+        kept = file is None or file.keeps_usage
+        return await scope_use(self._dependencies.usage, self.config, key, now=self.now, kept=kept)
 
     async def unusual(self, *, limit: int) -> Sequence[Anomaly]:
         """Anomalies, the newest first, of keys that the administrator may see."""

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "explain": ("sidecar.cli.explain", "explain_command"),
     "diff": ("sidecar.cli.diff", "diff_command"),
     "why": ("sidecar.cli.why", "why_command"),
+    "suggest": ("sidecar.cli.suggest", "suggest_command"),
     "doctor": ("sidecar.cli.explain", "doctor_command"),
     "demo": ("sidecar.cli.demo", "demo_command"),
 }

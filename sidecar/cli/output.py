@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import click
 
+from sidecar.cli.tables import Grid
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import counted, rfc3339
@@ -64,37 +65,17 @@ _MIN_WIDTHS: Final = {"name": 9, "tenant": 7, "env": 4, "scopes": 8, "by": 8}
 
 
 class Table:
-    """Keys as lines. The first keys decide the width of each column.
-
-    width: of the terminal; longer cells are cut. None: nothing is cut.
-    """
+    """Keys as lines, laid out as by Grid."""
 
     def __init__(self, keys: Sequence[ApiKey], now: int, columns: Sequence[str], width: int | None) -> None:
-        self._now, self._columns, self._cut = now, columns, width is not None
-        rows = [self._cells(key) for key in keys]
-        self._widths = [max(len(name), *(len(row[place]) for row in rows)) for place, name in enumerate(columns)]
-        if width is not None:
-            self._shrink(width)
+        self._now, self._columns = now, columns
+        self._grid = Grid(columns, [self._cells(key) for key in keys], width=width, least=_MIN_WIDTHS)
 
     def heading(self) -> str:
-        return self._line([name.upper() for name in self._columns])
+        return self._grid.heading()
 
     def line(self, key: ApiKey) -> str:
-        return self._line(self._cells(key))
-
-    def _shrink(self, width: int) -> None:
-        """Narrow the widest column first, each down to its minimum."""
-        while sum(self._widths) + len(self._columns) - 1 > width:
-            places = [at for at, name in enumerate(self._columns) if self._widths[at] > _MIN_WIDTHS.get(name, 1000)]
-            if not places:
-                return
-            self._widths[max(places, key=lambda at: self._widths[at])] -= 1
-
-    def _line(self, cells: Sequence[str]) -> str:
-        return " ".join(map(self._fitted, self._columns, cells, self._widths)).rstrip()
-
-    def _fitted(self, column: str, text: str, width: int) -> str:
-        return _fit(text, width) if self._cut and column in _MIN_WIDTHS else text.ljust(width)
+        return self._grid.line(self._cells(key))
 
     def _cells(self, key: ApiKey) -> tuple[str, ...]:
         return tuple(harmless(COLUMNS[name](key, self._now)) for name in self._columns)
@@ -133,10 +114,6 @@ def _as_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return harmless(", ".join(value)) or "-"
     return "-" if value is None else harmless(str(value))
-
-
-def _fit(text: str, width: int) -> str:
-    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
 
 
 def span(microseconds: int) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from sidecar.keys.ports import QuotaRow
 from sidecar.store.connection import Connection, Database
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
-from sidecar.usage.recorder import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
+from sidecar.usage.recorder import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow, UsageTotal
 
 # The last use of each key, and the networks that it came from.
 
@@ -78,6 +78,16 @@ _PRUNE: Final = (
 
 _ALL_KEYS: Final = ""
 """In the place of a key id: the sum over all keys, stored because nobody can wait for it to be computed."""
+_TOTALS: Final = f"""SELECT key_id, route, reason, CAST(sum(in_day) AS BIGINT), CAST(max(in_hour) AS BIGINT),
+        CAST(max(in_day) AS BIGINT)
+    FROM (SELECT key_id, route, reason, at - at % {DAY} AS day, sum(count) AS in_day, max(count) AS in_hour
+        FROM (SELECT key_id, route, reason, hour AS at, sum(count) AS count FROM usage
+            WHERE key_id IN {{keys}} AND hour >= ? AND hour < ? GROUP BY key_id, route, reason, hour
+            UNION ALL
+            SELECT key_id, route, reason, day, sum(count) FROM usage_day
+            WHERE key_id IN {{keys}} AND day >= ? AND day < ? GROUP BY key_id, route, reason, day
+        ) AS by_hour GROUP BY key_id, route, reason, at - at % {DAY}
+    ) AS by_day GROUP BY key_id, route, reason ORDER BY key_id, route, reason"""  # noqa: S608 - no input
 
 
 class StoredUsage:
@@ -128,6 +138,20 @@ class StoredUsage:
         return [
             UsageRow(key_id=key_id, at=at, route=route, status_class=status_class, count=count, reason=reason)
             for key_id, at, route, status_class, reason, count in await self._database.read("usage", sql, values)
+        ]
+
+    async def totals(self, key_ids: Collection[str], *, since: int, until: int) -> Sequence[UsageTotal]:
+        """Of each key, from the hour or day that holds `since` on, up to `until` (microseconds).
+
+        An empty id stands for all keys together. In order of key, route and reason.
+        """
+        if not key_ids:
+            return ()
+        sql = _TOTALS.format(keys=_among(len(key_ids)))
+        values = (*key_ids, since - since % HOUR, until, *key_ids, since - since % DAY, until)
+        return [
+            UsageTotal(key_id=key_id, route=route, reason=reason, count=count, most_in_hour=hour, most_in_day=day)
+            for key_id, route, reason, count, hour, day in await self._database.read("usage", sql, values)
         ]
 
     async def roll_up(self, before: int, most: int) -> int:

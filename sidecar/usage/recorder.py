@@ -31,6 +31,22 @@ class UsageRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageTotal:
+    """How often a key was presented on a route over a span of time, by `reason` as in a UsageRow.
+
+    What is too old to be kept by the hour counts as if it were all of the first hour of its day.
+    """
+
+    key_id: str
+    """Empty in a sum over all keys."""
+    route: str
+    reason: str
+    count: int
+    most_in_hour: int
+    most_in_day: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFilter:
     """Which counts to read: of the hour or day that holds `since`, and of later ones that begin before `until`.
 

@@ -22,6 +22,7 @@ from sidecar.admin.api.schemas import (
     RefusalList,
     RouteList,
     ScopeList,
+    ScopeUseOut,
     UsageList,
     WhoOut,
 )
@@ -40,6 +41,7 @@ from sidecar.admin.api.serializers import (
     refusal_filter,
     refusal_out,
     route_out,
+    scope_use_out,
     scopes_out,
     tenant_nearly_used_up_out,
     time_of,
@@ -82,6 +84,11 @@ async def show_quotas(service: AdminService, call: Bare) -> Reply:
 async def show_routes(service: AdminService, call: Bare) -> Reply:
     key = await service.get(call.key_id)
     return Reply(value=RouteList(routes=tuple(map(route_out, allowed_routes(service.config, key)))))
+
+
+async def show_scope_use(service: AdminService, call: Bare) -> Reply:
+    key = await service.get(call.key_id)
+    return Reply(value=scope_use_out(await service.scope_use(key)))
 
 
 async def list_refusals(service: AdminService, call: Call[RefusalQuery, NoBody]) -> Reply:
@@ -257,6 +264,14 @@ VIEW_OPERATIONS: Final = (
             ("listRoutes", "/routes", "List the routes, with file and line", list_routes, RouteList, _GATE),
             ("showQuotas", f"{ONE_KEY}/quotas", "Show what a key has left", show_quotas, QuotaUsageList, _USE),
             ("showKeyRoutes", f"{ONE_KEY}/routes", "List the routes that a key may use", show_routes, RouteList, _GATE),
+            (
+                "showScopeUse",
+                f"{ONE_KEY}/scope-use",
+                "Show which scopes a key needed lately, and which it could do without",
+                show_scope_use,
+                ScopeUseOut,
+                _USE,
+            ),
             ("listScopes", "/scopes", "List the scopes of the catalogue", list_scopes, ScopeList, _GATE),
             ("listPlans", "/plans", "List plans and quotas", list_plans, PlanList, _GATE),
             ("whoAmI", "/whoami", "Show the admin token of this request", who_am_i, WhoOut, _SIDECAR),

@@ -192,6 +192,34 @@ class RouteList(Struct, frozen=True, kw_only=True):
     routes: tuple[RouteOut, ...]
 
 
+class LackOut(Struct, frozen=True, kw_only=True):
+    """Requests of a key on one route that were refused because it lacks scopes: one of `lacks`, or all of them."""
+
+    route: str
+    lacks: tuple[str, ...]
+    count: int
+
+
+class ScopeUseOut(Struct, frozen=True, kw_only=True):
+    """What a key needed of its scopes in the last 90 days, or for as long as `usage.keep`."""
+
+    since: str
+    until: str
+    suggestion: Literal["narrow", "fits", "too_early", "unused", "undecided"]
+    """It could do with `needed`; not with less; there is too little use to say; it was not used; it cannot be told."""
+    why: str | None
+    requests: int
+    """Those that the routes would let pass today."""
+    scopes: tuple[str, ...]
+    used: tuple[str, ...]
+    unused: tuple[str, ...]
+    needed: tuple[str, ...]
+    """The smallest set with which all those requests would pass. A scope that it holds may include one of these."""
+    refused: tuple[LackOut, ...]
+    command: str | None
+    """What narrows the key, to be reviewed."""
+
+
 class LineOut(Struct, frozen=True, kw_only=True):
     """A step of the decision, as text."""
 

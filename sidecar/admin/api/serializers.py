@@ -22,6 +22,7 @@ from sidecar.admin.api.schemas import (
     AuditOut,
     ExplanationOut,
     HealthOut,
+    LackOut,
     LineOut,
     NearlyUsedUpOut,
     PastDecisionOut,
@@ -33,6 +34,7 @@ from sidecar.admin.api.schemas import (
     RefusalOut,
     RouteOut,
     ScopeOut,
+    ScopeUseOut,
     TenantNearlyUsedUpOut,
     UsageList,
     UsageOut,
@@ -40,6 +42,7 @@ from sidecar.admin.api.schemas import (
 from sidecar.admin.auth import Admin
 from sidecar.admin.problems import FieldError, invalid_request
 from sidecar.admin.running import Health, NearlyUsedUp, PastRefusal
+from sidecar.admin.scopes import ScopeUse
 from sidecar.config.build.config import Config
 from sidecar.core.model import Allow, Deny, Quota, QuotaState, Route, Subject
 from sidecar.core.quotas import QuotaUsage
@@ -228,6 +231,23 @@ def route_out(route: Route) -> RouteOut:
         takes_keys=policy.refuses_keys is None,
         answered=policy.respond is not None,
         deny=policy.deny,
+    )
+
+
+def scope_use_out(use: ScopeUse) -> ScopeUseOut:
+    one = use.suggestion
+    return ScopeUseOut(
+        since=rfc3339(use.since),
+        until=rfc3339(use.until),
+        suggestion=one.verdict,
+        why=one.why or None,
+        requests=one.requests,
+        scopes=one.key.scopes,
+        used=one.used,
+        unused=one.unused,
+        needed=one.needed,
+        refused=tuple(LackOut(route=each.route, lacks=each.lacks, count=each.count) for each in one.refused),
+        command=use.command,
     )
 
 

@@ -1,6 +1,7 @@
 """The pages that issue and change a key."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from hashlib import sha256
 
 from aiohttp import web
@@ -66,10 +67,19 @@ async def issue(request: web.Request) -> web.Response:
 
 
 async def show_change(request: web.Request) -> web.Response:
-    """Show the form with the key's current values."""
+    """Show the form with the key's current values, or with fewer scopes where the address names some."""
     service = _writable_service(request)
     key = await service.get(request.match_info["id"])
-    return _change_form(request, service, key, values_of(key), {}, 200, etag_of(key))
+    values = values_of(key)
+    if (wanted := request.query.getall("scope", None)) is not None:
+        values = replace(values, scopes=_narrowed(service, key, wanted))
+    return _change_form(request, service, key, values, {}, 200, etag_of(key))
+
+
+def _narrowed(service: AdminService, key: ApiKey, wanted: Collection[str]) -> tuple[str, ...]:
+    """Those that the key holds already: a link that somebody sends must not fill in more."""
+    held = service.config.catalogue.expand(key.scopes)
+    return tuple(name for name in dict.fromkeys(wanted) if name in held)
 
 
 async def change(request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
 """The page of one key, and the pages that rotate, disable, enable or revoke it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 from urllib.parse import urlencode
@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from sidecar.admin.api.routes import service_of
+from sidecar.admin.scopes import ScopeUse
 from sidecar.admin.service import AdminService
 from sidecar.admin.web.audit import entries_of
 from sidecar.admin.web.formatting import (
@@ -214,13 +215,14 @@ async def show_key(request: web.Request) -> web.Response:
     rows = await service.usage(key.id, replace(wanted, with_reasons=True))
     whole, slot = f"/keys/{key.id}?span={days}", slot_of(request, wanted)
     shown = rows if slot is None else [row for row in rows if slot.since <= row.at < (slot.until or 0)]
-    routes = allowed_routes(service.config, key)
+    routes, actions = allowed_routes(service.config, key), allowed_actions(key, service.now)
+    may_change = service.admin.may_write and "change" in actions
     view = KeyPage(
         id=key.id,
         name=key.name,
         status=status_badge(key, service.now),
         status_note=status_note(key, service.now),
-        facts=tuple(_facts(key, service.now)),
+        facts=tuple(_facts(key, service.now, _scope_facts(await service.scope_use(key), link=may_change))),
         routes=tuple(_route(route) for route in routes),
         quotas=tuple(quota_row(one, service.now) for one in await service.quota_usage(key)),
         chart=usage_chart(rows, wanted, dict(_SPANS)[days], link=lambda at: f"{whole}&at={at}#usage", slot=slot)
@@ -233,7 +235,7 @@ async def show_key(request: web.Request) -> web.Response:
         by_reason=_by_reason(key, days, shown),
         latest=latest_refusals(service, request, key_id=key.id, slot=slot),
         audit=await _audit(service, key),
-        actions=allowed_actions(key, service.now),
+        actions=actions,
         done=_DONE.get(request.query.get("done", ""), ""),
     )
     return request.app[TEMPLATES].page(request, "key.html", view=view)
@@ -293,12 +295,13 @@ def _by_route(rows: Sequence[UsageRow]) -> tuple[UsageByRoute, ...]:
     )
 
 
-def _facts(key: ApiKey, now: int) -> Iterator[Fact]:
+def _facts(key: ApiKey, now: int, of_scopes: Iterable[Fact]) -> Iterator[Fact]:
     yield Fact(label="Id", value=key.id, mono=True)
     yield Fact(label="Prefix", value=f"{key.prefix}…", mono=True)
     yield Fact(label="Tenant", value=key.tenant or "")
     yield Fact(label="Environment", value=key.environment or "")
     yield Fact(label="Scopes", chips=key.scopes)
+    yield from of_scopes
     yield Fact(label="Plan", value=key.plan or "")
     if key.quotas:
         yield Fact(label="Own limits", chips=tuple(f"{name}: {limit:,}" for name, limit in key.quotas.items()))
@@ -316,6 +319,20 @@ def _facts(key: ApiKey, now: int) -> Iterator[Fact]:
         yield Fact(label="Retires" if key.retires_at > now else "Retired", moment=moment(key.retires_at, now))
     if key.replaces:
         yield Fact(label="Replaces", value=key.replaces, link=f"/keys/{key.replaces}")
+
+
+def _scope_facts(use: ScopeUse, *, link: bool) -> Iterator[Fact]:
+    one = use.suggestion
+    if not one.key.scopes:
+        return
+    yield Fact(label="Use of scopes", value=use.sentence)
+    if use.command is not None:
+        yield Fact(label="Needed", chips=one.needed)
+        yield Fact(label="Not used", chips=one.unused)
+        narrowed = urlencode([("scope", name) for name in one.needed or ("",)])
+        if link:
+            yield Fact(label="To narrow it", value="Review and change", link=f"/keys/{one.key.id}/change?{narrowed}")
+        yield Fact(label="As a command", value=use.command, mono=True)
 
 
 async def _audit(service: AdminService, key: ApiKey) -> tuple[AuditEntry, ...]:

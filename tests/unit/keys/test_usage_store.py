@@ -8,7 +8,7 @@ import pytest
 from sidecar.store.store import SqliteStore
 from sidecar.store.usage import MOST_NETWORKS
 from sidecar.usage.anomalies import Anomaly, AnomalyKind
-from sidecar.usage.recorder import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow
+from sidecar.usage.recorder import DAY, HOUR, Earlier, LastUse, UsageFilter, UsageRow, UsageTotal
 from tests.unit.keys.making import ANN, NOW_US, Clock, a_key
 
 TODAY = NOW_US - NOW_US % DAY
@@ -48,6 +48,27 @@ async def test_usage_is_read_for_a_key_for_some_for_a_tenant_and_for_all(store: 
     assert await store.usage.counts(UsageFilter(key_id=ours.id, tenant="other", **ALL)) == []
     assert await store.usage.counts(UsageFilter(key_ids=(), **ALL)) == []
     assert await store.usage.counts(UsageFilter(**ALL)) == [row(TODAY, 7, key_id="")]
+
+
+async def test_totals_tell_the_most_in_an_hour_and_in_a_day(store: SqliteStore, week: list[UsageRow]) -> None:
+    refused = replace(row(TODAY, 3, status_class=4), reason="insufficient_scope")
+    await store.usage.add([row(TODAY + HOUR, 4, status_class=5), refused, row(TODAY, 1, key_id="key_2")])
+    [allowed, lacking] = await store.usage.totals(["key_1"], **ALL)
+    assert allowed == UsageTotal(key_id="key_1", route="GET /a", reason="", count=144, most_in_hour=14, most_in_day=24)
+    assert (lacking.reason, lacking.count, lacking.most_in_hour, lacking.most_in_day) == ("insufficient_scope", 3, 3, 3)
+    both = await store.usage.totals(["key_1", "key_2"], **ALL)
+    assert [one.key_id for one in both] == ["key_1", "key_1", "key_2"]
+    assert sum(one.count for one in await store.usage.totals([""], **ALL)) == 148
+    assert await store.usage.totals([], **ALL) == ()
+
+
+async def test_totals_of_old_days_are_of_their_first_hour(store: SqliteStore, week: list[UsageRow]) -> None:
+    await store.usage.roll_up(TODAY - 2 * DAY, most=100)
+    since = week[2].at + 5
+    [total] = await store.usage.totals(["key_1"], since=since, until=TODAY + DAY)
+    assert (total.count, total.most_in_hour, total.most_in_day) == (120, 20, 20)
+    [late] = await store.usage.totals(["key_1"], since=week[-1].at + 5, until=TODAY + DAY)
+    assert (late.count, late.most_in_hour) == (10, 10)
 
 
 async def test_the_span_begins_with_the_hour_that_holds_its_start(store: SqliteStore, week: list[UsageRow]) -> None:

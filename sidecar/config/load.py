@@ -136,7 +136,7 @@ def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[st
     overrides: values of NAMES in place of the file's; a `${VAR}` in them is text.
     environ: the values of `${VAR}` in the file, and SIDECAR_ADMIN_TOKEN; each may be in a file (`Environment`).
     """
-    text, environ = _read(path), Environment(environ)
+    text, environ = read_file(path, MAX_BYTES), Environment(environ)
     root = apply_overrides(read_nodes(text, path), overrides)
     report = Report(root.place)
     document = decode(root, Document, report, environ)
@@ -147,10 +147,11 @@ def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[st
     return replace(config, sha256=sha256(text).hexdigest(), warnings=report.warnings)
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str, most: int) -> bytes:
+    """Up to one byte more than `most`, so that what is longer can be told. Raises ConfigError."""
     try:
         with open(path, "rb", opener=_without_waiting) as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(most + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise unreadable(Place(path), f"cannot be read: {reason or 'not a path'}") from None

@@ -1,13 +1,12 @@
 """`sidecar routes from-openapi`, and what `sidecar check --openapi` adds to a check."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 
-from sidecar.cli.options import Misuse
 from sidecar.cli.output import progress
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError, Problem
@@ -15,6 +14,8 @@ from sidecar.core.units import counted
 from sidecar.rehearsal.coverage import Finding, compare
 from sidecar.rehearsal.draft import Draft, DraftedRoute, draft
 from sidecar.rehearsal.openapi import Description, read_description
+
+_UNUSABLE_STATUS = 2
 
 
 def _path_prefix(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -120,20 +121,11 @@ def from_openapi_command(
             description = read_description(file, base_path, tell=tell)
         made = draft(description, routes_only=routes_only)
     except ConfigError as error:
-        raise _Unusable(error.problems) from None
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        context.exit(_UNUSABLE_STATUS)
     text = json.dumps(_draft_as_json(description, made), indent=2) if as_json else made.text
     click.echo(text, nl=as_json)
-
-
-class _Unusable(Misuse):
-    """A document that cannot be used: its problems, each in a line of its own. Exit status 2."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__(*map(str, problems))
-
-    def show(self, file: Any = None) -> None:
-        for problem in self.problems:
-            click.echo(problem, file=file, err=file is None)
 
 
 def _draft_as_json(description: Description, made: Draft) -> Mapping[str, Any]:

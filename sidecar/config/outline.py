@@ -29,6 +29,9 @@ _NOTHING: Outline = {}
 _MERGE = "<<"
 _NULLS = ("", "~", "null", "Null", "NULL")
 # libyaml's parser is some thirty times as fast; PyYAML's wheels have it, a build without a C compiler does not.
+_STARTS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
+_ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+_NODES = (yaml.ScalarEvent, *_STARTS)
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -68,8 +71,6 @@ class _Frame:
 
     place: Place
     outline: Outline
-    kept: bool
-    """Whether what stands in it is read; of what is left out, only anchored values are."""
     wanted: bool
     """Whether the outline names it; an anchored value that it does not name is kept for its aliases alone."""
     mapping: bool
@@ -79,6 +80,8 @@ class _Frame:
     items: list[Node] = field(default_factory=list)
     size: int = 1
     """Values in it, every alias expanded."""
+    skipped: int = 0
+    """How many collections around it are left out: it is there for its aliases alone."""
 
     def node(self) -> Node:
         return (
@@ -93,11 +96,16 @@ class _YamlReader:
     anchors: dict[str, tuple[Node, int]] = field(default_factory=dict)
     root: Node | None = None
     documents: int = 0
+    skipped: int = 0
+    """How many collections are open that the outline leaves out, below the last of `frames`."""
 
     def read(self, text: str, outline: Outline) -> Node:
         try:
             for event in yaml.parse(text, Loader=_PARSER):
-                self._take(event, outline)
+                if self.skipped:
+                    self._skip(event)
+                else:
+                    self._take(event, outline)
         except yaml.MarkedYAMLError as error:
             message = " ".join(part for part in (error.context, error.problem) if part)
             raise unreadable(place_of(error.problem_mark or error.context_mark, self.file), message) from None
@@ -106,6 +114,28 @@ class _YamlReader:
         if self.root is None:
             raise unreadable(Place(self.file, 1, 1), "the file is empty")
         return self.root
+
+    def _skip(self, event: Any) -> None:
+        """Most events of a large document come here."""
+        kind = type(event)
+        if kind in _ENDS:
+            self.skipped -= 1
+            if not self.skipped:
+                self._drop()
+        elif kind in _NODES and event.anchor is not None:
+            self._keep_for_aliases(event)
+        elif kind in _STARTS:
+            self.skipped += 1
+            self._check_depth(event)
+
+    def _keep_for_aliases(self, event: Any) -> None:
+        name: str = event.anchor
+        if isinstance(event, yaml.ScalarEvent):
+            self.anchors[name] = (self._text(event), 1)
+            return
+        frame = self._frame(event, None, wanted=False)
+        frame.skipped, self.skipped = self.skipped, 0
+        self.frames.append(frame)
 
     def _take(self, event: Any, outline: Outline) -> None:
         match event:
@@ -125,6 +155,10 @@ class _YamlReader:
     def _refuse(self, event: Any, message: str) -> NoReturn:
         raise unreadable(place_of(event.start_mark, self.file), message)
 
+    def _check_depth(self, event: Any) -> None:
+        if len(self.frames) + self.skipped > MOST_DEPTH:
+            self._refuse(event, "too many or too deeply nested values")
+
     def _awaits_key(self) -> bool:
         return bool(self.frames) and self.frames[-1].mapping and self.frames[-1].key is None
 
@@ -136,50 +170,46 @@ class _YamlReader:
         return _below(frame.outline, frame.key.text) if frame.key is not None else frame.outline
 
     def _open(self, event: Any, root: Outline) -> None:
-        if len(self.frames) >= MOST_DEPTH:
-            self._refuse(event, "too many or too deeply nested values")
-        inside = not self.frames or self.frames[-1].kept
-        if inside and self._awaits_key():
+        self._check_depth(event)
+        if self._awaits_key():
             self._refuse(event, "a key must be text")
-        outline = self._outline(root) if inside else _NOTHING
-        wanted = inside and outline != _NOTHING
-        kept = wanted or event.anchor is not None
-        self.frames.append(
-            _Frame(
-                place=place_of(event.start_mark, self.file),
-                outline=outline if wanted else None,
-                kept=kept,
-                wanted=wanted,
-                mapping=isinstance(event, yaml.MappingStartEvent),
-                anchor=event.anchor,
-            )
+        outline = self._outline(root)
+        if outline != _NOTHING:
+            self.frames.append(self._frame(event, outline, wanted=True))
+        elif event.anchor is not None:
+            self._keep_for_aliases(event)
+        else:
+            self.skipped = 1
+
+    def _frame(self, event: Any, outline: Outline, *, wanted: bool) -> _Frame:
+        return _Frame(
+            place=place_of(event.start_mark, self.file),
+            outline=outline,
+            wanted=wanted,
+            mapping=isinstance(event, yaml.MappingStartEvent),
+            anchor=event.anchor,
         )
 
     def _close(self, event: Any) -> None:
         frame = self.frames.pop()
-        if not frame.kept:
-            self._drop()
-            return
         node = frame.node()
         if frame.anchor is not None:
             self.anchors[frame.anchor] = (node, frame.size)
+        self.skipped = frame.skipped
         if frame.wanted:
             self._put(node, frame.size, event)
-        else:
+        elif not self.skipped:
             self._drop()
 
     def _scalar(self, event: Any, root: Outline) -> None:
-        inside = not self.frames or self.frames[-1].kept
-        if not inside and event.anchor is None:
-            return
         node = self._text(event)
         if event.anchor is not None:
             self.anchors[event.anchor] = (node, 1)
-        if inside and self._awaits_key():
+        if self._awaits_key():
             self.frames[-1].key = node
-        elif inside and self._outline(root) != _NOTHING:
+        elif self._outline(root) != _NOTHING:
             self._put(node, 1, event)
-        elif inside:
+        else:
             self._drop()
 
     def _text(self, event: Any) -> Scalar:
@@ -189,8 +219,6 @@ class _YamlReader:
         return Scalar(checked(event.value, place), tag, place)
 
     def _alias(self, event: Any) -> None:
-        if self.frames and not self.frames[-1].kept:
-            return
         if event.anchor not in self.anchors:
             self._refuse(event, f"the alias '{event.anchor}' stands for nothing before it, or contains itself")
         node, size = self.anchors[event.anchor]

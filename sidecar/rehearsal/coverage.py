@@ -52,8 +52,8 @@ def compare(description: Description, config: Config, *, tell: Callable[[int], N
 
     tell: called with the number of operations so far.
     """
-    comparison = _Comparison(config, ScopeNames(description.scopes))
     endpoints = endpoints_of(description.operations)
+    comparison = _Comparison(config, ScopeNames(description.scopes), endpoints)
     for number, endpoint in enumerate(endpoints):
         tell(number)
         comparison.add(endpoint)
@@ -66,8 +66,11 @@ def compare(description: Description, config: Config, *, tell: Callable[[int], N
 
 
 class _Comparison:
-    def __init__(self, config: Config, names: ScopeNames) -> None:
-        self.config, self.names = config, names
+    def __init__(self, config: Config, names: ScopeNames, endpoints: Sequence[Endpoint]) -> None:
+        self.config = config
+        # Names of scopes go by the order in which they are asked for, and so in that of the draft.
+        self.requirements = {id(endpoint): endpoint.requirement(names) for endpoint in endpoints}
+        self.shapes = {(endpoint.method, endpoint.pattern.shape) for endpoint in endpoints}
         self.table: RouteTable = route_table(config)
         self.found: list[Finding] = []
         self.met: dict[int, Route] = {}
@@ -87,8 +90,13 @@ class _Comparison:
         if missed:
             self.found.append(self.uncovered(endpoint, list(routes.values())))
         for route in routes.values():
-            if not route.policy.deny and route.policy.refuses_keys is None:
+            if not route.policy.deny and route.policy.refuses_keys is None and not self.is_anothers(route, endpoint):
                 self.found.extend(self.security(endpoint, route))
+
+    def is_anothers(self, route: Route, endpoint: Endpoint) -> bool:
+        """Whether a route for some of an endpoint's paths is that of another, more specific one."""
+        shape = parse_pattern(route.pattern).shape
+        return shape != endpoint.pattern.shape and (endpoint.method, shape) in self.shapes
 
     def route(self, method: str, path: str) -> Route | None:
         match = self.table.match(method, path)
@@ -102,7 +110,7 @@ class _Comparison:
         else:
             part = "only a part of its paths is" if routes else "no route covers it"
             part = f"{part} covered, by `{routes[0].name}` ({routes[0].where})" if routes else part
-            entry = f"- {endpoint.method} {endpoint.pattern}: {{{policy_text(endpoint.requirement(self.names))}}}"
+            entry = f"- {endpoint.method} {endpoint.pattern}: {{{policy_text(self.requirements[id(endpoint)])}}}"
             message = f"`{_shown(operation)}`: {part}: add `{entry}`{self.near(endpoint)}"
         return Finding(
             kind="uncovered", message=message, place=operation.place, operation=operation.name, route=denying
@@ -124,7 +132,7 @@ class _Comparison:
         said = [operation for operation in endpoint.operations if operation.public or operation.security is not None]
         if len(said) < len(endpoint.operations):
             return
-        requirement = endpoint.requirement(self.names)
+        requirement = self.requirements[id(endpoint)]
         operation = said[0]
         where = f"`{route.name}` ({route.where})"
         told = self.disagreement(requirement, route.policy, operation, where)

@@ -73,7 +73,8 @@ def draft(description: Description, *, routes_only: bool = False) -> Draft:
     endpoints = endpoints_of(description.operations)
     if len(endpoints) > _MOST_ROUTES:
         raise _too_large(description, f"{len(endpoints):,} routes")
-    routes = tuple(_routes(endpoints, names))
+    silent = _is_silent(description)
+    routes = tuple(_routes(endpoints, names, silent=silent))
     ties = tuple(_tie_breakers(routes, description))
     scopes = tuple(sorted({scope for each in (*routes, *ties) for scope in _scopes_of(each.requirement)}))
     lines = [*_head(description, routes_only), *_catalogue(description, names, scopes), *_listed(routes, ties)]
@@ -94,7 +95,12 @@ def _scopes_of(requirement: Requirement) -> frozenset[str]:
 # Routes.
 
 
-def _routes(endpoints: Sequence[Endpoint], names: ScopeNames) -> Iterator[DraftedRoute]:
+def _is_silent(description: Description) -> bool:
+    """Whether nothing is said of the security of any operation, which is then told once."""
+    return all(operation.security is None for operation in description.operations)
+
+
+def _routes(endpoints: Sequence[Endpoint], names: ScopeNames, *, silent: bool) -> Iterator[DraftedRoute]:
     found = [(endpoint, endpoint.requirement(names)) for endpoint in endpoints]
     read = {endpoint.pattern.shape: made.demands for endpoint, made in found if endpoint.method == "GET"}
     for endpoint, requirement in found:
@@ -104,19 +110,19 @@ def _routes(endpoints: Sequence[Endpoint], names: ScopeNames) -> Iterator[Drafte
         yield DraftedRoute(
             name=f"{endpoint.method} {endpoint.pattern}",
             requirement=requirement,
-            above=tuple(_remarks(endpoint, requirement)),
+            above=tuple(_remarks(endpoint, requirement, silent=silent)),
             beside=", ".join(each.operation_id for each in endpoint.operations if each.operation_id),
         )
 
 
-def _remarks(endpoint: Endpoint, requirement: Requirement) -> Iterator[str]:
+def _remarks(endpoint: Endpoint, requirement: Requirement, *, silent: bool) -> Iterator[str]:
     operations = endpoint.operations
     if len(operations) > 1:
         told = ", ".join(f"`{operation.name}`" for operation in operations)
         yield f"One route to a router: {told}"
     yield from dict.fromkeys(remark for operation in operations for remark in operation.remarks)
     yield from requirement.remarks
-    if not requirement.public and not any(operation.security for operation in operations):
+    if not silent and all(operation.security is None for operation in operations):
         yield "The document says nothing of its security"
 
 
@@ -151,6 +157,8 @@ def _head(description: Description, routes_only: bool) -> Iterator[str]:
     number = counted(len(description.operations), "operation")
     yield from _comment(f"Drafted from {description.file}{title}: {number}.")
     yield from _comment("Every route but the public ones needs a scope. Read it, and rename what you call otherwise.")
+    if _is_silent(description):
+        yield from _comment("The document says nothing of security: scopes are named by tags, and no route is public.")
     for remark in description.remarks:
         yield from _comment(str(remark))
     if routes_only:

@@ -122,7 +122,7 @@ def description_of(data: bytes, file: str, base_path: str | None = None, *, tell
     tree = Tree(root)
     description = _Reader(tree, file, base_path, tell).description()
     if tree.problems:
-        raise ConfigError(sorted(tree.problems, key=lambda problem: (problem.line, problem.column)))
+        raise ConfigError(sorted(dict.fromkeys(tree.problems), key=lambda problem: (problem.line, problem.column)))
     return description
 
 

@@ -92,13 +92,14 @@ class _Reading:
         return self._with_fixed_text(segment, names, unquote(before), unquote(after))
 
     def _with_fixed_text(self, segment: str, names: list[str], before: str, after: str) -> str:
-        prefix, suffix = _fixed_head(before), _fixed_head(after[::-1])[::-1]
-        if prefix == before and suffix == after:
-            if names or prefix not in ("", ".", ".."):
-                return f"{prefix}{self._param('_'.join(map(_bare, names)))}{suffix}" if names else prefix
-            return prefix and self._param(_PLACEHOLDER)
+        prefix, suffix, name = _fixed_head(before), _fixed_head(after[::-1])[::-1], "_".join(map(_bare, names))
+        whole = prefix == before and suffix == after
+        if whole and names:
+            return f"{prefix}{self._param(name)}{suffix}"
+        if whole and prefix not in (".", ".."):
+            return prefix
         self.remarks.append(f"`{segment}` holds what no pattern can: a parameter stands for it")
-        return f"{prefix}{self._param('_'.join(map(_bare, names)) or _PLACEHOLDER)}{suffix}"
+        return f"{prefix.strip('.')}{self._param(name or _PLACEHOLDER)}{suffix}"
 
     def _param(self, name: str) -> str:
         """The parameter, with a name that a pattern takes and that no other parameter of it has."""

@@ -82,14 +82,14 @@ class Tree:
         if text.startswith("#"):
             self.remark(reference.place, f"{what}: `{short(text)}` is not in the document")
         else:
-            self._strangers.append(told(reference.place, f"`{short(text)}`"))
+            self._strangers.append(told(reference.place, f"the reference `{short(text)}`"))
 
     def tell_strangers(self) -> None:
         """One remark on all references to other files: a document of many files has hundreds."""
         if self._strangers:
             first, number = self._strangers[0], len(self._strangers)
-            what = f"{first.message} is" if number == 1 else f"{first.message} and {counted(number - 1, 'other')} are"
-            message = f"{what} in another file, which is not read: bundle the document into one file"
+            others = "" if number == 1 else f", and {counted(number - 1, 'other')}"
+            message = f"{first.message}{others}: other files are not read; bundle the document into one"
             self.remarks.append(replace(first, message=message))
 
     def _at(self, reference: str) -> Node | None:

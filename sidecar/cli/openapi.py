@@ -102,12 +102,13 @@ def routes_group() -> None:
 def from_openapi_command(
     context: click.Context, file: str, base_path: str | None, routes_only: bool, as_json: bool
 ) -> None:
-    """Draft a configuration from an OpenAPI document: routes, the catalogue of scopes, and tie-breakers.
+    """Draft a configuration from an OpenAPI document.
 
-    FILE is OpenAPI 2.0 (Swagger), 3.0, 3.1 or 3.2, as YAML or JSON, of up to 32 MiB. Every operation gets a route.
-    `public: true` stands only where the document says so (`security: []`); every other route needs a scope: those of
-    the document's OAuth schemes, or TAG:read and TAG:write where it names none. Where two paths overlap and neither is
-    more specific, a route for what they share demands what both do. Comments say where a route is wider than its path.
+    FILE is OpenAPI 2.0 (Swagger), 3.0, 3.1 or 3.2, as YAML or JSON, of up to 32 MiB. The draft has a route for every
+    operation, and the catalogue of scopes. `public: true` stands only where the document says so (`security: []`);
+    every other route needs a scope: those of the document's OAuth schemes, or TAG:read and TAG:write where it names
+    none. Where two paths overlap and neither is more specific, a route for what they share demands what both do.
+    Comments say where a route is wider than its path.
 
     Exits with 2 and prints a line for each problem where FILE cannot be used.
 

@@ -2,12 +2,14 @@
 
 import json
 import os
-from collections.abc import Sized
-from dataclasses import asdict
+from collections.abc import Mapping, Sized
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
 
-from sidecar.cli.options import config_or_exit
+from sidecar.cli.openapi import Comparison, base_path_option, compared
+from sidecar.cli.options import Misuse, config_or_exit
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
@@ -30,9 +32,19 @@ _WARNED_STATUS = 1
     metavar="FILE",
     help="The same as FILE (SIDECAR_CONFIG).",
 )
+@click.option("--openapi", type=click.Path(), metavar="DOCUMENT", help="Compare the routes with an OpenAPI document.")
+@base_path_option
 @click.argument("file", type=click.Path(), required=False)
 @click.pass_context
-def check_command(context: click.Context, file: str | None, config: str | None, as_json: bool, strict: bool) -> None:
+def check_command(
+    context: click.Context,
+    file: str | None,
+    config: str | None,
+    as_json: bool,
+    strict: bool,
+    openapi: str | None,
+    base_path: str | None,
+) -> None:
     """Check a configuration file and print every problem at once.
 
     Without FILE it is that of -c, of SIDECAR_CONFIG, or ./sidecar.yaml. SIDECAR_* variables (SIDECAR_LISTEN, …)
@@ -40,29 +52,76 @@ def check_command(context: click.Context, file: str | None, config: str | None, 
     2 and prints a line for each problem: FILE:LINE:COLUMN: path.of.value: what is wrong. Prints a warning for what is
     valid but hardly meant, such as a scope that no route requires.
 
+    With --openapi, also for operations of the document that no route covers, routes that match none, operations whose
+    `security` says otherwise than their route, and paths that two operations share. Notes say what is read otherwise
+    than it is written, such as a parameter that may hold slashes; --strict takes them.
+
     \b
     Example:
       sidecar check config.example.yaml
       sidecar check --strict sidecar.yaml
+      sidecar check --openapi openapi.yaml sidecar.yaml
     """
-    path, problems, warnings, summary = config_or_exit(file or config), tuple[Problem, ...](), tuple[Problem, ...](), ""
+    if base_path is not None and openapi is None:
+        raise Misuse("--base-path is for --openapi DOCUMENT: name one, or leave it out")
+    checked = _checked(config_or_exit(file or config), openapi, base_path)
+    if as_json:
+        click.echo(json.dumps(checked.as_json(), indent=2))
+    else:
+        _print(checked, strict)
+    if checked.problems or (strict and checked.warned):
+        context.exit(_CONFIG_STATUS if checked.problems else _WARNED_STATUS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checked:
+    """What a check found."""
+
+    path: str
+    config: Config | None
+    own_problems: tuple[Problem, ...] = ()
+    comparison: Comparison | None = None
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return (*self.own_problems, *(self.comparison.problems if self.comparison else ()))
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        return self.config.warnings if self.config else ()
+
+    @property
+    def warned(self) -> bool:
+        return bool(self.warnings or (self.comparison and self.comparison.warnings))
+
+    def as_json(self) -> Mapping[str, Any]:
+        told: dict[str, Any] = {"config": self.path, "ok": not self.problems}
+        told["problems"] = [asdict(problem) for problem in self.own_problems]
+        told["warnings"] = [asdict(warning) for warning in self.warnings]
+        return told if self.comparison is None else {**told, "openapi": self.comparison.as_json()}
+
+
+def _checked(path: str, openapi: str | None, base_path: str | None) -> _Checked:
+    config, problems = None, tuple[Problem, ...]()
     try:
-        loaded = load(path, overrides=overrides_from(os.environ), environ=os.environ)
-        warnings, summary = tuple(loaded.warnings), _summary(loaded)
+        config = load(path, overrides=overrides_from(os.environ), environ=os.environ)
     except ConfigError as error:
         problems = error.problems
-    if as_json:
-        told = {"config": path, "ok": not problems, "problems": [asdict(problem) for problem in problems]}
-        told["warnings"] = [asdict(warning) for warning in warnings]
-        click.echo(json.dumps(told, indent=2))
-    else:
-        for each in (*problems, *warnings):
-            click.echo(str(each), err=True)
-        if not problems:
-            refused = strict and warnings
-            click.echo(f"{path}: {'valid, but --strict takes no warnings' if refused else 'ok'} ({summary})")
-    if problems or (strict and warnings):
-        context.exit(_CONFIG_STATUS if problems else _WARNED_STATUS)
+    comparison = None if openapi is None else compared(openapi, config, base_path)
+    return _Checked(path=path, config=config, own_problems=problems, comparison=comparison)
+
+
+def _print(checked: _Checked, strict: bool) -> None:
+    findings = checked.comparison.findings if checked.comparison else ()
+    for each in (*checked.problems, *checked.warnings, *findings):
+        click.echo(str(each), err=True)
+    if checked.config is None or checked.problems:
+        return
+    refused = strict and checked.warned
+    verdict = "valid, but --strict takes no warnings" if refused else "ok"
+    click.echo(f"{checked.path}: {verdict} ({_summary(checked.config)})")
+    if checked.comparison is not None:
+        click.echo(checked.comparison.summary)
 
 
 @click.command("schema")

@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "serve": ("sidecar.cli.serve", "serve_command"),
     "drain": ("sidecar.cli.serve", "drain_command"),
     "check": ("sidecar.cli.check", "check_command"),
+    "routes": ("sidecar.cli.openapi", "routes_group"),
     "schema": ("sidecar.cli.check", "schema_command"),
     "test": ("sidecar.cli.test", "test_command"),
     "keys": ("sidecar.cli.keys", "keys_group"),

@@ -51,13 +51,14 @@ def read_nodes(data: bytes, file: str) -> Node:
     """Parses the one document of a file and expands its aliases. Raises ConfigError."""
     if len(data) > MAX_BYTES:
         raise unreadable(Place(file), f"the file is larger than {MAX_BYTES >> 20} MiB")
-    root = _compose(_decode(data, file), file)
+    root = _compose(text_of(data, file), file)
     if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == f"{_YAML_TAG}null"):
         raise unreadable(Place(file, 1, 1), "the file is empty")
     return _Expansion(file).expand(root, 0)
 
 
-def _decode(data: bytes, file: str) -> str:
+def text_of(data: bytes, file: str) -> str:
+    """Raises ConfigError where it is not UTF-8; a byte order mark is no part of it."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -77,10 +78,10 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         message = " ".join(part for part in (error.context, error.problem) if part)
-        raise unreadable(_place(error.problem_mark or error.context_mark, file), message) from None
+        raise unreadable(place_of(error.problem_mark or error.context_mark, file), message) from None
     except (ValueError, OverflowError):
         # PyYAML lets chr() fail on an escape such as "\UFFFFFFFF".
-        raise unreadable(_place(loader.get_mark(), file), "holds an escape that is not a character") from None
+        raise unreadable(place_of(loader.get_mark(), file), "holds an escape that is not a character") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,7 +115,7 @@ class _Expansion:
     open: set[int] = field(default_factory=set)
 
     def expand(self, node: yaml.Node, depth: int) -> Node:
-        place = _place(node.start_mark, self.file)
+        place = place_of(node.start_mark, self.file)
         self.left -= 1
         if self.left < 0 or depth > MAX_DEPTH:
             raise unreadable(place, "too many or too deeply nested values once every alias is expanded")
@@ -145,7 +146,8 @@ class _Expansion:
         return Scalar(node.value, node.tag.removeprefix(_YAML_TAG), place)
 
 
-def _place(mark: Any, file: str) -> Place:
+def place_of(mark: Any, file: str) -> Place:
+    """Of a mark of PyYAML, which may be missing."""
     return Place(file, mark.line + 1, mark.column + 1) if mark is not None else Place(file, 1, 1)
 
 

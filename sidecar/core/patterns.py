@@ -82,10 +82,10 @@ class Pattern:
 
     def meets(self, other: "Pattern") -> bool:
         """Whether some path is one of both."""
-        shorter, longer = sorted((self, other), key=lambda pattern: len(pattern.segments))
+        shorter, longer = (self, other) if len(self.segments) <= len(other.segments) else (other, self)
         if len(shorter.segments) < len(longer.segments) and not shorter.rest:
             return False
-        return all(_shared(mine, theirs) for mine, theirs in zip(shorter.segments, longer.segments, strict=False))
+        return all(map(_shared, shorter.segments, longer.segments))
 
     def shared(self, other: "Pattern") -> tuple["Pattern", ...]:
         """The patterns that together match what both do; nearly always one."""

@@ -47,7 +47,7 @@ def test_ci_runs_the_very_test_command_of_the_readme() -> None:
 
 
 def test_the_documents_name_every_command_and_no_other() -> None:
-    named = {match.strip() for match in re.findall(r"`(sidecar(?: [a-z]+)+)", DOCUMENTS)}
+    named = {match.strip() for match in re.findall(r"`(sidecar(?: [a-z]+(?:-[a-z]+)*)+)", DOCUMENTS)}
     known = {name for name, _ in commands()}
     assert known <= named
     assert all(any(name.startswith(one) or one.startswith(name) for one in known) for name in named)

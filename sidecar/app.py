@@ -39,7 +39,8 @@ from sidecar.runtime.telemetry import Observing
 from sidecar.runtime.workers import PUSH_SECONDS, Begin, Common, Control, Worker, Workers
 from sidecar.store.connection import RETRY_SECONDS
 from sidecar.store.store import Store
-from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
+from sidecar.telemetry.metrics import Metrics, StoreMetrics, UsageMetrics
+from sidecar.telemetry.reloads import Reloads
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
 

@@ -6,7 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.core.errors import Reason
-from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics
+from sidecar.telemetry.metrics import Metrics, StoreMetrics
+from sidecar.telemetry.reloads import Reloads
 from sidecar.telemetry.snapshots import Snapshot, kept, merged, total_by
 
 

@@ -339,10 +339,12 @@ async def _listen_for_admin(
         fullest=parts.limiters.fullest,
         make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
         counts_by_reason=parts.metrics.refusals,
+        counts_by_route=parts.metrics.by_route,
         refusals=parts.observing.refusals,
         problems=partial(problems, parts),
         remarks=partial(remarks, parts, reloads),
         config_since=lambda: started if reloads is None else reloads.at,
+        reloads=reloads,
         clients=lambda: clients,
         clock=CLOCK,
     )

@@ -20,7 +20,7 @@ from prometheus_client.samples import Exemplar
 from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
-from sidecar.telemetry.snapshots import Merged, Snapshot, snapshot_of, total_by
+from sidecar.telemetry.snapshots import Merged, Snapshot, snapshot_of, totals_by
 
 # What the operator counts of the use of keys beside the requests themselves.
 
@@ -196,9 +196,23 @@ class Metrics(Collector):
 
     def refusals(self) -> Mapping[str, int]:
         """Requests that were denied, by reason, since the start."""
-        counts = Counter(total_by("reason", "sidecar_denied", {} if self._others is None else self._others()))
-        for (_, reason), count in self._denied.items():
-            counts[reason] += count
+        counts: Counter[str] = Counter()
+        for denied in self.by_route().values():
+            counts.update(denied)
+        del counts[""]
+        return counts
+
+    def by_route(self) -> Mapping[str, Counter[str]]:
+        """Requests since the start by route and the reason that they were denied for; empty: all of the route."""
+        counts: dict[str, Counter[str]] = {}
+        others = {} if self._others is None else self._others()
+        for (route, _, _), count in self._requests.items():
+            counts.setdefault(route, Counter())[""] += count
+        for (route,), count in totals_by(["route"], "sidecar_requests", others).items():
+            counts.setdefault(route, Counter())[""] += count
+        denied = (self._denied, totals_by(["route", "reason"], "sidecar_denied", others))
+        for (route, reason), count in (item for each in denied for item in each.items()):
+            counts.setdefault(route, Counter())[reason] += count
         return counts
 
     def taken(self, states: Iterable[QuotaState]) -> None:

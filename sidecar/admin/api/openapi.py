@@ -108,7 +108,7 @@ _TEXT: Final = {
     400: "The request is not valid; `errors` points to each invalid field.",
     401: "No valid admin token.",
     403: "The admin token does not allow this, or another site sent the request.",
-    404: "There is no such key, or it belongs to another tenant.",
+    404: "There is no such key (or it belongs to another tenant), or no such route.",
     408: "The body did not arrive in time.",
     409: "The key's state does not allow it.",
     412: "The key has changed and no longer matches If-Match.",
@@ -182,8 +182,9 @@ def _operation(one: Operation[Q, B], followers: Sequence[str]) -> dict[str, Any]
 def _parameters(one: Operation[Q, B]) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [_ID] if _ID_STEP in one.path else []
     schema = msgspec.json.schema_components([one.query], ref_template=_REFS)[1][one.query.__name__]
+    required = schema.get("required", ())
     for name, part in schema["properties"].items():
-        parameters.append({"name": name, "in": "query", "required": False, "schema": part})
+        parameters.append({"name": name, "in": "query", "required": name in required, "schema": part})
     if one.takes_if_match:
         parameters.append(_IF_MATCH)
     if one.takes_idempotency_key:

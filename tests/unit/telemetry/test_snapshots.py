@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from sidecar.core.errors import Reason
 from sidecar.telemetry.metrics import Metrics, StoreMetrics
 from sidecar.telemetry.reloads import Reloads
-from sidecar.telemetry.snapshots import Snapshot, kept, merged, total_by
+from sidecar.telemetry.snapshots import Snapshot, kept, merged, totals_by
 
 
 def worker(*, requests: int = 0, in_flight: int = 0, write_problem: str = "") -> Snapshot:
@@ -72,4 +72,4 @@ def test_the_process_that_shows_them_shows_its_own_with_them() -> None:
 
 def test_refusals_are_counted_over_all() -> None:
     parts = {"1": worker(requests=2), "2": worker(requests=1)}
-    assert total_by("reason", "sidecar_denied", parts) == {"quota_exceeded": 3}
+    assert totals_by(["reason"], "sidecar_denied", parts) == {("quota_exceeded",): 3}

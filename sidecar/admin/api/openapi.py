@@ -108,7 +108,7 @@ _TEXT: Final = {
     400: "The request is not valid; `errors` points to each invalid field.",
     401: "No valid admin token.",
     403: "The admin token does not allow this, or another site sent the request.",
-    404: "There is no such key (or it belongs to another tenant), or no such route.",
+    404: "There is no such key, or it belongs to another tenant.",
     408: "The body did not arrive in time.",
     409: "The key's state does not allow it.",
     412: "The key has changed and no longer matches If-Match.",
@@ -172,7 +172,7 @@ def _operation(one: Operation[Q, B], followers: Sequence[str]) -> dict[str, Any]
         "tags": [one.group],
         "parameters": [*_parameters(one)],
         "responses": {str(status): _response(one, status, followers) for status in one.statuses}
-        | {str(status): _problem(status) for status in statuses},
+        | {str(status): _problem(one, status) for status in statuses},
     }
     if one.body is not NoBody:
         described["requestBody"] = {"required": one.body_required, "content": _content("application/json", one.body)}
@@ -202,8 +202,9 @@ def _response(one: Operation[Q, B], status: int, followers: Sequence[str]) -> di
     return response
 
 
-def _problem(status: int) -> dict[str, Any]:
-    text = f"{HTTPStatus(status).phrase}. {_TEXT[status]}"
+def _problem(one: Operation[Q, B], status: int) -> dict[str, Any]:
+    detail = one.unknown if status == HTTPStatus.NOT_FOUND and one.unknown else _TEXT[status]
+    text = f"{HTTPStatus(status).phrase}. {detail}"
     problem: dict[str, Any] = {"description": text, "content": _content(PROBLEM_JSON, ProblemDetails)}
     if status in _RETRY:
         problem["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}

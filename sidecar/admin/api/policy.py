@@ -91,6 +91,7 @@ POLICY_OPERATIONS: Final = (
         handle=show_reach,
         response=ReachOut,
         problems=(404,),
+        unknown="The configuration in force has no such route.",
         group=_GATE,
     ),
     Operation(

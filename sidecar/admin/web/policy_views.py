@@ -52,7 +52,7 @@ class OutcomeCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRow:
-    """A route of the policy. marks: what is special about it, in a word or two each. where: the file without folders."""
+    """A route of the policy. marks: what is special about it, in words. where: the file without folders."""
 
     name: str
     link: str

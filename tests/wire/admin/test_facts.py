@@ -382,10 +382,8 @@ def test_the_pages_of_the_policy_show_what_the_api_says(lively: tuple[Admin, str
     page = page_of(ops, "/policy/GET%20%2Fstreams%2F**")
     assert missing(page, streams["route"]["pattern"], streams["route"]["where"], *streams["route"]["methods"]) == []
     reach = ops.call("GET", "policy/reach?route=GET%20/streams/**").json
-    assert (
-        missing(page, f"{reach['count']} of {reach['looked_at']} usable key", *(key["name"] for key in reach["keys"]))
-        == []
-    )
+    names = [key["name"] for key in reach["keys"]]
+    assert missing(page, f"{reach['count']} of {reach['looked_at']} usable key", *names) == []
     assert missing(page, *(f"{reason} {count}" for reason, count in streams["since_start"]["denied"].items())) == []
 
 

@@ -13,11 +13,11 @@ from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import ApiKey, Policy, Route
 from sidecar.core.routing import NO_ROUTE
-from sidecar.gate.explain import requirements
+from sidecar.gate.explain import redacted, requirements
 from sidecar.gate.reach import opens, scopes_used
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import COLUMNS, key_of
-from sidecar.telemetry.reloads import RefusedConfig
+from sidecar.telemetry.reloads import ConfigProblem, RefusedConfig
 from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow
 
 # What came of requests.
@@ -267,7 +267,7 @@ class ConfigState:
     since: float
     needs_restart: Sequence[str]
     pending: RefusedConfig | None
-    """Without its problems for an administrator of one tenant."""
+    """For an administrator of one tenant, this is without its problems, and `needs_restart` is empty."""
 
 
 def config_state(service: AdminReader) -> ConfigState:
@@ -277,15 +277,17 @@ def config_state(service: AdminReader) -> ConfigState:
         path=None if mine else config.path,
         sha256=config.sha256,
         since=running.config_since(),
-        needs_restart=() if reloads is None else reloads.kept,
+        needs_restart=() if reloads is None or mine else reloads.kept,
         pending=pending_config(service),
     )
 
 
 def pending_config(service: AdminReader) -> RefusedConfig | None:
-    """The configuration that was refused at the newest reload."""
+    """The configuration that was refused at the newest reload, without anything that looks like a key."""
     reloads = service.running.reloads
     refused = None if reloads is None else reloads.pending
-    if refused is None or service.admin.tenant is None:
-        return refused
-    return RefusedConfig(since=refused.since, at=refused.at, problems=(), total=refused.total)
+    if refused is None:
+        return None
+    shown = refused.problems if service.admin.tenant is None else ()
+    problems = tuple(ConfigProblem(one.where, redacted(service.config, one.message)) for one in shown)
+    return replace(refused, problems=problems)

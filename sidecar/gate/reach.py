@@ -45,11 +45,16 @@ def closed_routes(config: Config, key: ApiKey) -> list[ClosedRoute]:
     """The routes that `key` may not use, in the configuration's order."""
     held = config.catalogue.expand(key.scopes)
     closure = {name: config.catalogue.expand([name]) for name in config.catalogue.scopes}
+    order = {name: at for at, name in enumerate(closure)}
+    granting: dict[str, list[str]] = {}
+    for name, scopes in closure.items():
+        for scope in scopes:
+            granting.setdefault(scope, []).append(name)
     found = []
     for route in config.routes:
         if not opens(route.policy, key, held):
             missing = missing_scopes(route.policy, held) - {""}
-            useful = (name for name, scopes in closure.items() if scopes & missing)
+            useful = sorted({name for scope in missing for name in granting.get(scope, ())}, key=order.__getitem__)
             opened_by = tuple(name for name in useful if opens(route.policy, key, held | closure[name]))
             bar = bar_of(route.policy, key)
             found.append(ClosedRoute(route=route, missing=missing, opened_by=opened_by, bar=bar))

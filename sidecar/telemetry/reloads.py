@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 _log = logging.getLogger(__name__)
 _KEPT: Final = 100
 """Problems of one file: nobody reads more at once."""
+_LONGEST: Final = 500
+"""Characters of one: a file may hold a name of megabytes."""
 
 
 class ConfigProblem(NamedTuple):
@@ -57,7 +59,8 @@ class Reloads(Collector):
 
     def refused(self, problems: Sequence[ConfigProblem], *, at: float) -> None:
         """It is not, for one reason or more; the one before stays in force."""
-        refused = RefusedConfig(since=at, at=at, problems=tuple(problems[:_KEPT]), total=len(problems))
+        kept = tuple(ConfigProblem(one.where, _cut(one.message)) for one in problems[:_KEPT])
+        refused = RefusedConfig(since=at, at=at, problems=kept, total=len(problems))
         self.pending = refused if self.pending is None else replace(refused, since=self.pending.since)
         self._counts["failure"] += 1
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -91,3 +94,7 @@ class Reloads(Collector):
             "0 after a reload that failed, else 1.",
             value=self.pending is None,
         )
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"

@@ -154,7 +154,7 @@ class PendingOut(Struct, frozen=True, kw_only=True):
 
 
 class ConfigurationOut(Struct, frozen=True, kw_only=True):
-    """The configuration in force. `path` is null for an administrator of one tenant."""
+    """The configuration in force. An administrator of one tenant sees no `path` (null) and no `needs_restart`."""
 
     path: str | None
     sha256: str

@@ -68,6 +68,9 @@ def test_the_process_that_shows_them_shows_its_own_with_them() -> None:
     assert 'sidecar_config_info{sha256="f00"} 1.0' in text
     assert metrics.exposition("application/openmetrics-text")[0].endswith(b"# EOF\n")
     assert metrics.refusals() == {"quota_exceeded": 3}
+    metrics.finished("(none)", "GET", 429, seconds=0.1)
+    metrics.finished("(none)", "POST", 200, seconds=0.1)
+    assert metrics.by_route() == {"GET /v1/**": {"": 2, "quota_exceeded": 2}, "(none)": {"": 2, "quota_exceeded": 1}}
 
 
 def test_refusals_are_counted_over_all() -> None:

@@ -315,10 +315,24 @@ def test_the_first_refusal_says_since_when_and_the_newest_is_shown(start_sidecar
     assert "50 more errors" in shown(ops, "/policy")
 
 
-def test_what_needs_a_restart_is_named(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_a_problem_is_shown_without_keys_and_cut(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     file, good = tmp_path / "sidecar.yaml", f"{CONFIG}reload: {{interval: 50ms}}\n"
     file.write_text(good, encoding="utf-8")
     ops, _ = tenants_of(start_sidecar(file))
+    key = "hv_live_" + "aB3" * 14
+    write(file, good.replace("[billing]", f"[{key}]").replace("[streams:read], quotas", f"[{'x' * 5000}], quotas"))
+    until(lambda: ops.call("GET", "configuration").json["pending"] is not None)
+    long, short = (one["message"] for one in ops.call("GET", "configuration").json["pending"]["problems"])
+    assert (len(long), long[-1]) == (501, "…")
+    assert short == "routes[1].scopes[0]: unknown scope 'hv_live_[redacted]'"
+    assert key not in shown(ops, "/policy")
+
+
+def test_what_needs_a_restart_is_named(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    file, good = tmp_path / "sidecar.yaml", f"{CONFIG}reload: {{interval: 50ms}}\n"
+    file.write_text(good, encoding="utf-8")
+    ops, acme = tenants_of(start_sidecar(file))
     write(file, good + "access_log: off\n")
     until(lambda: ops.call("GET", "configuration").json["needs_restart"] == ["access_log"])
     assert "In force but for what needs a restart: access_log." in shown(ops, "/policy")
+    assert acme.call("GET", "configuration").json["needs_restart"] == []

@@ -39,7 +39,8 @@ from sidecar.runtime.telemetry import Observing
 from sidecar.runtime.workers import PUSH_SECONDS, Begin, Common, Control, Worker, Workers
 from sidecar.store.connection import RETRY_SECONDS
 from sidecar.store.store import Store
-from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
+from sidecar.telemetry.metrics import Metrics, StoreMetrics, UsageMetrics
+from sidecar.telemetry.reloads import Reloads
 from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
 
@@ -338,10 +339,12 @@ async def _listen_for_admin(
         fullest=parts.limiters.fullest,
         make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
         counts_by_reason=parts.metrics.refusals,
+        counts_by_route=parts.metrics.by_route,
         refusals=parts.observing.refusals,
         problems=partial(problems, parts),
         remarks=partial(remarks, parts, reloads),
         config_since=lambda: started if reloads is None else reloads.at,
+        reloads=reloads,
         clients=lambda: clients,
         clock=CLOCK,
     )

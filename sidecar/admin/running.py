@@ -21,6 +21,7 @@ from sidecar.rehearsal.past_decision import PastDecision, past_decision
 from sidecar.rehearsal.recorded import RecordedRequest
 from sidecar.store.keys import StoredKeys
 from sidecar.telemetry.refusals import Refusal, Refusals
+from sidecar.telemetry.reloads import Reloads
 
 _MICROSECONDS: Final = 1_000_000
 
@@ -29,17 +30,40 @@ _MICROSECONDS: Final = 1_000_000
 class Running:
     """Where to ask. Times in Unix seconds.
 
-    counts_by_reason: since `since`. fullest: keys and tenants that have used most of a limit, given the limits of plans
-    by quota; called in a thread. problems, remarks: lines as of `/readyz?verbose`.
+    counts_by_reason: since `since`. counts_by_route: the same by route, where the empty reason has all requests.
+    fullest: keys and tenants that have used most of a limit, given the limits of plans by quota; called in a thread.
+    problems, remarks: lines as of `/readyz?verbose`.
     """
 
     refusals: Refusals
     counts_by_reason: Callable[[], Mapping[str, int]]
+    counts_by_route: Callable[[], Mapping[str, Mapping[str, int]]]
     since: float
     fullest: Callable[[Mapping[str, Collection[int]]], Sequence[tuple[Subject, str]]]
     problems: Callable[[], Awaitable[Sequence[str]]]
     remarks: Callable[[], Sequence[str]]
     config_since: Callable[[], float]
+    reloads: Reloads | None
+    """None where the configuration is never read again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFile:
+    """The file that keys are read from, and whether their use and changes are kept anywhere."""
+
+    path: str
+    keeps_usage: bool
+
+    def refusal(self, admin: Admin) -> str:
+        """Why no key can be changed. An administrator of one tenant learns no names of files."""
+        file = f"the file {self.path}" if admin.tenant is None else "a file"
+        return f"the keys are those of {file}, which is only read here: change the file"
+
+    def note(self, admin: Admin) -> str:
+        kept = (
+            "" if self.keeps_usage else " Their use and changes are kept nowhere: store.usage names a place for them."
+        )
+        return f"The keys {self.refusal(admin).removeprefix('the keys ')}.{kept}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

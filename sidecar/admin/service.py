@@ -3,11 +3,20 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from sidecar.admin.auth import Admin, plan_errors, quota_errors, scope_errors, tenant_errors
 from sidecar.admin.problems import FieldError, Problem, forbidden, unknown_key
-from sidecar.admin.running import Health, NearlyUsedUp, PastRefusal, QuotaReader, Running, health_of, past_refusals
+from sidecar.admin.running import (
+    Health,
+    KeyFile,
+    NearlyUsedUp,
+    PastRefusal,
+    QuotaReader,
+    Running,
+    health_of,
+    past_refusals,
+)
 from sidecar.admin.scopes import ScopeUse, scope_use
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import Secret, looks_secret
@@ -29,7 +38,7 @@ from sidecar.keys.ports import (
     after_cursor,
     cursor_of,
 )
-from sidecar.keys.records import etag_of
+from sidecar.keys.records import etag_of, key_of
 from sidecar.keys.transitions import KeyChange, ManyAction, Rotation, changed_alike, is_open_to, with_change
 from sidecar.keys.validation import KeyRules, NewKey
 from sidecar.limiter.port import Limiter
@@ -39,25 +48,6 @@ from sidecar.store.usage import StoredAnomalies, StoredUsage
 from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
 from sidecar.usage.recorder import UsageFilter, UsageRow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyFile:
-    """The file that keys are read from, and whether their use and changes are kept anywhere."""
-
-    path: str
-    keeps_usage: bool
-
-    def refusal(self, admin: Admin) -> str:
-        """Why no key can be changed. An administrator of one tenant learns no names of files."""
-        file = f"the file {self.path}" if admin.tenant is None else "a file"
-        return f"the keys are those of {file}, which is only read here: change the file"
-
-    def note(self, admin: Admin) -> str:
-        kept = (
-            "" if self.keeps_usage else " Their use and changes are kept nowhere: store.usage names a place for them."
-        )
-        return f"The keys {self.refusal(admin).removeprefix('the keys ')}.{kept}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +109,10 @@ class AdminReader:
         return self._dependencies.config()
 
     @property
+    def running(self) -> Running:
+        return self._dependencies.running
+
+    @property
     def reads_file(self) -> bool:
         """Whether keys are those of a file, and nothing here changes them."""
         return self._dependencies.key_file is not None
@@ -134,12 +128,15 @@ class AdminReader:
         There are none after a key that it may not see, either: how many are older would reveal that key's age.
         """
         limit = wanted.limit or _PAGE_SIZE
-        if not (wanted.tenant is None or self.admin.sees(wanted.tenant)) or not await self._sees_key(wanted.after):
-            return Page(keys=(), next=None)
-        within = replace(wanted, tenant=self.admin.tenant or wanted.tenant, limit=limit + 1)
-        found = await self._dependencies.keys.list(within)
+        found = [key_of(row) for row in await self.rows(replace(wanted, limit=limit + 1))]
         following = cursor_of(found[limit - 1], wanted.sort) if len(found) > limit else None
         return Page(keys=found[:limit], next=following)
+
+    async def rows(self, wanted: KeyFilter) -> Sequence[Sequence[Any]]:
+        """The same keys as rows of COLUMNS (`keys.records`), for those who look at many."""
+        if not (wanted.tenant is None or self.admin.sees(wanted.tenant)) or not await self._sees_key(wanted.after):
+            return ()
+        return await self._dependencies.keys.rows(replace(wanted, tenant=self.admin.tenant or wanted.tenant))
 
     async def pages(self, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
         """All keys of `list`, some at a time."""

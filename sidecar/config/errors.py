@@ -36,9 +36,14 @@ class Problem:
         """`file:line:column`."""
         return _printable(f"{self.file}:{self.line}:{self.column}" if self.line else self.file)
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """What is wrong, without its place."""
         path = f"{self.path}: " if self.path and self.line else ""
-        return f"{self.where}: {_printable(path + self.message)}"
+        return _printable(path + self.message)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
 
 
 class ConfigError(Exception):

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from sidecar.config.build.config import Config, config_of
 from sidecar.config.decoder import decode
 from sidecar.config.document import Document
-from sidecar.config.errors import Place, Report, unreadable
+from sidecar.config.errors import ConfigError, Place, Report, unreadable
+from sidecar.config.variables import Variables
 from sidecar.config.yaml_tree import MAX_BYTES, Entries, Items, Node, Scalar, read_nodes
 
 # Secrets as files, as Docker and Kubernetes mount them.
@@ -134,9 +135,19 @@ def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[st
     """Loads the file at `path`. Raises ConfigError with every problem. Blocks: it reads the file.
 
     overrides: values of NAMES in place of the file's; a `${VAR}` in them is text.
-    environ: the values of `${VAR}` in the file, and SIDECAR_ADMIN_TOKEN; each may be in a file (`Environment`).
+    environ: the values of `${VAR}` in the file, and SIDECAR_ADMIN_TOKEN; each may be in a file (`Environment`). No
+    message repeats one of them.
     """
-    text, environ = read_file(path), Environment(environ)
+    variables = Variables(Environment(environ))
+    try:
+        config = _load(path, overrides, variables)
+    except ConfigError as error:
+        raise ConfigError(map(variables.without_values, error.problems)) from None
+    return replace(config, warnings=tuple(map(variables.without_values, config.warnings)))
+
+
+def _load(path: str, overrides: Mapping[str, str], environ: Mapping[str, str]) -> Config:
+    text = read_file(path)
     root = apply_overrides(read_nodes(text, path), overrides)
     report = Report(root.place)
     document = decode(root, Document, report, environ)

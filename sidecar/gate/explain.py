@@ -26,13 +26,14 @@ from sidecar.core.model import (
     Route,
     Taken,
 )
-from sidecar.core.policy import missing_scopes, takes_environment
+from sidecar.core.policy import missing_scopes
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.target import KEPT_SLASH, parse_target, readings
 from sidecar.core.units import rfc3339
 from sidecar.gate.causes import causes
 from sidecar.gate.compile import key_format, key_prefixes, responses
 from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.reach import opens
 from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.limiter.port import Limiter
 from sidecar.telemetry.redaction import Redaction
@@ -332,7 +333,7 @@ class _Peeking:
 def allowed_routes(config: Config, key: ApiKey) -> list[Route]:
     """Return the routes that `key` allows, in the configuration's order."""
     scopes = config.catalogue.expand(key.scopes)
-    return [route for route in config.routes if _opens(route.policy, key, scopes)]
+    return [route for route in config.routes if opens(route.policy, key, scopes)]
 
 
 def routes_for_scope(config: Config, scope: str) -> list[Route]:
@@ -356,20 +357,6 @@ def charges(policy: Policy) -> str:
         charge.quota.name if charge.cost == 1 else f"{charge.quota.name} ({charge.cost} each)"
         for charge in policy.charges
     )
-
-
-def _opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
-    if policy.refuses_keys is not None:
-        return False
-    if policy.public:
-        return True
-    if missing_scopes(policy, scopes):
-        return False
-    if policy.tenant_param and key.tenant is None:
-        return False
-    if policy.environment_param and key.environment is None:
-        return False
-    return takes_environment(policy, key)
 
 
 def _requirements(policy: Policy) -> Iterator[str]:

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from sidecar.admin.api.routes import admin_app
 from sidecar.admin.auth import Tokens
-from sidecar.admin.running import Running
-from sidecar.admin.service import AdminDependencies, KeyFile
+from sidecar.admin.running import KeyFile, Running
+from sidecar.admin.service import AdminDependencies
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.build.config import Config
@@ -26,6 +26,7 @@ from sidecar.limiter.port import Limiter
 from sidecar.store.file import FileStore
 from sidecar.store.store import Store
 from sidecar.telemetry.refusals import Refusals
+from sidecar.telemetry.reloads import Reloads
 
 MakeGate = Callable[[Config, KeyFinder, Limiter], Gate]
 
@@ -42,13 +43,16 @@ class Process:
     """Keys and tenants that have used most of a limit, given the limits of plans."""
     make_gate: MakeGate
     counts_by_reason: Callable[[], Mapping[str, int]]
-    """Refusals since the start."""
+    """Refusals since the start; `counts_by_route` as in Running."""
+    counts_by_route: Callable[[], Mapping[str, Mapping[str, int]]]
     refusals: Refusals
     problems: Callable[[], Awaitable[Sequence[str]]]
     """As of `/readyz`; so are `remarks`."""
     remarks: Callable[[], Sequence[str]]
     config_since: Callable[[], float]
     """Unix seconds."""
+    reloads: Reloads | None
+    """None where the configuration is never read again."""
     clients: Callable[[], Sequence[Address]]
     clock: Clock
 
@@ -92,11 +96,13 @@ def _running(process: Process) -> Running:
     return Running(
         refusals=process.refusals,
         counts_by_reason=process.counts_by_reason,
+        counts_by_route=process.counts_by_route,
         since=process.clock.seconds(),
         fullest=process.fullest,
         problems=process.problems,
         remarks=process.remarks,
         config_since=process.config_since,
+        reloads=process.reloads,
     )
 
 

@@ -21,8 +21,9 @@ from sidecar.runtime.tasks import Background, Drainer
 from sidecar.runtime.telemetry import Observing
 from sidecar.runtime.workers import Begin, Common, Control, Duties, Push, Workers
 from sidecar.store.store import Store
-from sidecar.telemetry.metrics import Metrics, Reloads
+from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.observer import Exchanges
+from sidecar.telemetry.reloads import Reloads
 from sidecar.telemetry.snapshots import Snapshot, WorkerMetrics
 from sidecar.usage.recorder import Usage
 

@@ -7,7 +7,7 @@ import asyncio
 import ctypes
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import cast
 
@@ -37,7 +37,8 @@ from sidecar.proxy.tls import ListenerCertificates, describe
 from sidecar.proxy.transport import HeldBytes
 from sidecar.proxy.upstream import Upstream
 from sidecar.runtime.descriptors import Descriptors, Room
-from sidecar.telemetry.metrics import Metrics, Reloads
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.reloads import ConfigProblem, Reloads
 
 _CLOSED_BY_SECONDS = 1.0
 _log = logging.getLogger(__name__)
@@ -342,11 +343,13 @@ class Reloader:
             wanted = await self._read()
             kept = await self._adopt(wanted)
         except ConfigError as error:
-            first, *more = error.problems
-            self._reloads.refused(str(first), where=first.where, more=len(more))
+            self._refused(ConfigProblem(problem.where, problem.text) for problem in error.problems)
         except StartError as error:
-            self._reloads.refused(str(error), where="see the log")
+            self._refused([ConfigProblem("", str(error))])
         except Exception as error:  # A reload that failed must not be the last.
-            self._reloads.refused(f"internal error: {type(error).__name__}", where="see the log")
+            self._refused([ConfigProblem("", f"internal error: {type(error).__name__}")])
         else:
             self._reloads.taken(wanted.path, wanted.sha256, at=self._clock.seconds(), kept=kept)
+
+    def _refused(self, problems: Iterable[ConfigProblem]) -> None:
+        self._reloads.refused(list(problems), at=self._clock.seconds())

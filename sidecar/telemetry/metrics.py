@@ -4,7 +4,6 @@ prometheus_client takes a lock and hashes labels on every increment; dicts of in
 bounded: a route's name as configured or `(none)`, a known method or `other`, a `Reason`, a quota's name.
 """
 
-import logging
 import platform
 from bisect import bisect_left
 from collections import Counter
@@ -21,64 +20,7 @@ from prometheus_client.samples import Exemplar
 from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
-from sidecar.telemetry.snapshots import Merged, Snapshot, snapshot_of, total_by
-
-# What the operator is told of the configuration in force: metrics, log lines, and a remark for readiness.
-
-
-_log = logging.getLogger(__name__)
-
-
-class Reloads(Collector):
-    """How often the configuration was read again, and which one is in force since when (Unix seconds)."""
-
-    def __init__(self, sha256: str, *, at: float) -> None:
-        self._sha256, self._at = sha256, at
-        self._counts = {"success": 0, "failure": 0}
-        self._failed = False
-        self._remark = ""
-
-    def taken(self, path: str, sha256: str, *, at: float, kept: Sequence[str]) -> None:
-        """It is in force, but for the options in `kept`."""
-        self._sha256, self._at, self._failed = sha256, at, False
-        self._counts["success"] += 1
-        self._remark = f"in force but for what needs a restart: {', '.join(kept)}" if kept else ""
-        _log.warning("sidecar: config: %s is in force (sha256 %s)", path, sha256[:12])
-        if kept:
-            _log.warning("sidecar: config: needs a restart to take effect: %s", ", ".join(kept))
-
-    def refused(self, problem: str, *, where: str, more: int = 0) -> None:
-        """It is not; the one before stays in force. `problem`: the first of them, one line; `more`: how many others."""
-        self._failed = True
-        self._counts["failure"] += 1
-        self._remark = f"not taken, the one before stays in force: {where}"
-        others = f" (and {more} more)" if more else ""
-        _log.warning("sidecar: config: not taken, the one before stays in force: %s%s", problem, others)
-
-    @property
-    def at(self) -> float:
-        """Since when the one in force is, in Unix seconds."""
-        return self._at
-
-    def remarks(self) -> Sequence[str]:
-        """A line where there is something to say. The problem's place only: its words may hold what the file does."""
-        return [f"config: {self._remark}"] if self._remark else []
-
-    def collect(self) -> Iterator[Metric]:
-        reloads = CounterMetricFamily("sidecar_config_reload", "Times the file was read again.", labels=("result",))
-        for result, count in self._counts.items():
-            reloads.add_metric((result,), count)
-        yield reloads
-        yield InfoMetricFamily("sidecar_config", "What is in force.", value={"sha256": self._sha256})
-        yield GaugeMetricFamily(
-            "sidecar_config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was taken, in Unix seconds.",
-            value=self._at,
-        )
-        yield GaugeMetricFamily(
-            "sidecar_config_last_reload_successful", "0 after a reload that failed, else 1.", value=not self._failed
-        )
-
+from sidecar.telemetry.snapshots import Merged, Snapshot, snapshot_of, totals_by
 
 # What the operator counts of the use of keys beside the requests themselves.
 
@@ -254,9 +196,23 @@ class Metrics(Collector):
 
     def refusals(self) -> Mapping[str, int]:
         """Requests that were denied, by reason, since the start."""
-        counts = Counter(total_by("reason", "sidecar_denied", {} if self._others is None else self._others()))
-        for (_, reason), count in self._denied.items():
-            counts[reason] += count
+        counts: Counter[str] = Counter()
+        for denied in self.by_route().values():
+            counts.update(denied)
+        del counts[""]
+        return counts
+
+    def by_route(self) -> Mapping[str, Counter[str]]:
+        """Requests since the start by route and the reason that they were denied for; empty: all of the route."""
+        counts: dict[str, Counter[str]] = {}
+        others = {} if self._others is None else self._others()
+        for (route, _, _), count in self._requests.items():
+            counts.setdefault(route, Counter())[""] += count
+        for (route,), count in totals_by(["route"], "sidecar_requests", others).items():
+            counts.setdefault(route, Counter())[""] += count
+        denied = (self._denied, totals_by(["route", "reason"], "sidecar_denied", others))
+        for (route, reason), count in (item for each in denied for item in each.items()):
+            counts.setdefault(route, Counter())[reason] += count
         return counts
 
     def taken(self, states: Iterable[QuotaState]) -> None:

@@ -55,12 +55,13 @@ def kept(ended: Snapshot, last: Snapshot) -> Snapshot:
     return merged({"": ended, " ": counts})
 
 
-def total_by(label: str, name: str, snapshots: Mapping[str, Snapshot]) -> Mapping[str, int]:
-    """Sums of a counter's samples by one of its labels. name: of the family."""
-    counts = dict[str, int]()
+def totals_by(labels: Sequence[str], name: str, snapshots: Mapping[str, Snapshot]) -> Mapping[tuple[str, ...], int]:
+    """Sums of a counter's samples by some of its labels. name: of the family."""
+    counts = dict[tuple[str, ...], int]()
     for snapshot in snapshots.values():
         for sample in (sample for metric in snapshot if metric.name == name for sample in metric.samples):
-            counts[sample.labels[label]] = counts.get(sample.labels[label], 0) + int(sample.value)
+            values = tuple(sample.labels[label] for label in labels)
+            counts[values] = counts.get(values, 0) + int(sample.value)
     return counts
 
 

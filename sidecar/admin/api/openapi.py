@@ -172,7 +172,7 @@ def _operation(one: Operation[Q, B], followers: Sequence[str]) -> dict[str, Any]
         "tags": [one.group],
         "parameters": [*_parameters(one)],
         "responses": {str(status): _response(one, status, followers) for status in one.statuses}
-        | {str(status): _problem(status) for status in statuses},
+        | {str(status): _problem(one, status) for status in statuses},
     }
     if one.body is not NoBody:
         described["requestBody"] = {"required": one.body_required, "content": _content("application/json", one.body)}
@@ -182,8 +182,9 @@ def _operation(one: Operation[Q, B], followers: Sequence[str]) -> dict[str, Any]
 def _parameters(one: Operation[Q, B]) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [_ID] if _ID_STEP in one.path else []
     schema = msgspec.json.schema_components([one.query], ref_template=_REFS)[1][one.query.__name__]
+    required = schema.get("required", ())
     for name, part in schema["properties"].items():
-        parameters.append({"name": name, "in": "query", "required": False, "schema": part})
+        parameters.append({"name": name, "in": "query", "required": name in required, "schema": part})
     if one.takes_if_match:
         parameters.append(_IF_MATCH)
     if one.takes_idempotency_key:
@@ -201,8 +202,9 @@ def _response(one: Operation[Q, B], status: int, followers: Sequence[str]) -> di
     return response
 
 
-def _problem(status: int) -> dict[str, Any]:
-    text = f"{HTTPStatus(status).phrase}. {_TEXT[status]}"
+def _problem(one: Operation[Q, B], status: int) -> dict[str, Any]:
+    detail = one.unknown if status == HTTPStatus.NOT_FOUND and one.unknown else _TEXT[status]
+    text = f"{HTTPStatus(status).phrase}. {detail}"
     problem: dict[str, Any] = {"description": text, "content": _content(PROBLEM_JSON, ProblemDetails)}
     if status in _RETRY:
         problem["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}

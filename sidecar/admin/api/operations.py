@@ -227,6 +227,8 @@ class Operation(Generic[Q, B]):
     group: str
     statuses: tuple[int, ...] = (200,)
     problems: tuple[int, ...] = ()
+    unknown: str = ""
+    """What a 404 means where it is not about a key."""
     takes_if_match: bool = False
     takes_idempotency_key: bool = False
     key_at: str = ""

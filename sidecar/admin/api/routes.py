@@ -14,6 +14,7 @@ from sidecar.admin.api.handlers import VIEW_OPERATIONS
 from sidecar.admin.api.key_handlers import KEY_OPERATIONS
 from sidecar.admin.api.openapi import document, page
 from sidecar.admin.api.operations import B, Call, NoBody, Operation, Operations, Q, body_of, read_body, read_query
+from sidecar.admin.api.policy import POLICY_OPERATIONS
 from sidecar.admin.auth import Tokens
 from sidecar.admin.middleware import ADMIN, JSON, PROXIES, Handler, client_address, middlewares
 from sidecar.admin.problems import FieldError, Problem, invalid_request, pointer_of, store_unavailable, unknown_key
@@ -30,7 +31,7 @@ from sidecar.keys.ports import (
 from sidecar.keys.validation import InvalidKey, Violation
 
 ROOT: Final = "/api/v1"
-OPERATIONS: Final = cast(Operations, (*KEY_OPERATIONS, *VIEW_OPERATIONS))
+OPERATIONS: Final = cast(Operations, (*KEY_OPERATIONS, *VIEW_OPERATIONS, *POLICY_OPERATIONS))
 
 _IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 _KEY: Final = re.compile("[!-~]{1,255}")

@@ -17,6 +17,7 @@ from sidecar.admin.web.key import VERBS, carry_out, confirm, show_key
 from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.keys import carry_out_many, confirm_many, export_keys, list_keys
 from sidecar.admin.web.overview import show_overview
+from sidecar.admin.web.policy import show_policy, show_route, try_policy, try_route
 from sidecar.admin.web.refusal import show_refusals
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments
 from sidecar.core.units import Clock
@@ -149,6 +150,7 @@ _STATIC: Final = {
     "chevron.svg": "image/svg+xml",
 }
 _KEY: Final = "/keys/{id}"
+_ROUTE: Final = "/policy/{route:.+}"
 _VERB: Final = f"{_KEY}/{{verb:{VERBS}}}"
 
 
@@ -180,6 +182,10 @@ def add_pages(app: web.Application, instruments: Instruments, *, clock: Clock) -
             web.post(_VERB, carry_out),
             web.get("/refusals/{id}", show_refusals),
             web.get("/audit", list_audit),
+            web.get("/policy", show_policy),
+            web.post("/policy", try_policy),
+            web.get(_ROUTE, show_route),
+            web.post(_ROUTE, try_route),
             web.get("/explain", show_explain),
             web.post("/explain", explain),
         ]

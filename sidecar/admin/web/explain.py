@@ -1,6 +1,7 @@
 """The page that explains a decision of the gate."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -8,12 +9,12 @@ from aiohttp import web
 from sidecar.admin.api.routes import service_of
 from sidecar.admin.problems import Problem
 from sidecar.admin.service import AdminService
-from sidecar.admin.web.formatting import TEMPLATES, sentence
+from sidecar.admin.web.formatting import TEMPLATES, route_link, sentence
 from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.view_models import ExplainResult, Fact, Option
 from sidecar.admin.web.view_models import Explanation as View
 from sidecar.core.apikey import Secret, looks_secret
-from sidecar.core.model import EVERY, Allow, Decision
+from sidecar.core.model import EVERY, Allow, Decision, Route
 from sidecar.core.patterns import parse_pattern
 from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS
 from sidecar.gate.explain import Explanation, Line, redacted
@@ -25,27 +26,35 @@ _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "head
 async def show_explain(request: web.Request) -> web.Response:
     """Show the form, filled in as the address says. A whole API key in an address is not shown again."""
     method, target, key = (request.query.get(name, "") for name in ("method", "target", "key"))
-    shown = "" if looks_secret(key) else key
-    return _page(request, service_of(request), method=method or "GET", target=target, key=shown)
+    view = asked(service_of(request), method=method or "GET", target=target, key=key)
+    return request.app[TEMPLATES].page(request, "explain.html", here="explain", view=view)
 
 
 async def explain(request: web.Request) -> web.Response:
-    """Explain the submitted request. A whole API key is never shown again, in the path neither."""
+    """Explain the submitted request."""
+    view, status = await answered(request)
+    return request.app[TEMPLATES].page(request, "explain.html", here="explain", status=status, view=view)
+
+
+async def answered(request: web.Request) -> tuple[View, int]:
+    """The form that was submitted, with its result or its problem, and the status of the page.
+
+    A whole API key is never shown again, in the path neither.
+    """
     service, form = service_of(request), await form_of(request)
     method, target, key = (form.get(name, "").strip() for name in ("method", "target", "key"))
-    shown = "" if looks_secret(key) else key
+    view = asked(service, method=method, target=target, key=key)
     if not (target.startswith("/") and target.isascii() and target.isprintable() and " " not in target):
         problem = "A path begins with / and is printable ASCII, as a client sends it. Write other characters as %XX."
-        return _page(request, service, method=method, target=target, key=shown, problem=problem, status=422)
+        return replace(view, problem=problem), 422
     try:
         explanation = await _explain(service, method, target, key)
     except Problem as refusal:
         if refusal.status not in (400, 404, 409):
             raise
         problem = "; ".join(flaw.detail for flaw in refusal.errors) or refusal.detail
-        problem = sentence(problem)
-        return _page(request, service, method=method, target=target, key=shown, problem=problem, status=422)
-    return _page(request, service, method=method, target=target, key=shown, result=_result(explanation))
+        return replace(view, problem=sentence(problem)), 422
+    return replace(view, result=_result(explanation)), 200
 
 
 async def _explain(service: AdminService, method: str, target: str, key: str) -> Explanation:
@@ -54,26 +63,14 @@ async def _explain(service: AdminService, method: str, target: str, key: str) ->
     return await service.explain(method, target, key=key or None)
 
 
-def _page(
-    request: web.Request,
-    service: AdminService,
-    *,
-    method: str = "GET",
-    target: str = "",
-    key: str = "",
-    problem: str = "",
-    result: ExplainResult | None = None,
-    status: int = 200,
-) -> web.Response:
-    view = View(
+def asked(service: AdminService, *, method: str = "GET", target: str = "", key: str = "") -> View:
+    """The form, filled in."""
+    return View(
         methods=_methods(service, method),
         target=redacted(service.config, target),
         example=_example(service),
-        key=key,
-        problem=problem,
-        result=result,
+        key="" if looks_secret(key) else key,
     )
-    return request.app[TEMPLATES].page(request, "explain.html", here="explain", status=status, view=view)
 
 
 def _methods(service: AdminService, chosen: str) -> tuple[Option, ...]:
@@ -87,13 +84,17 @@ def _example(service: AdminService) -> str:
     """Return a path that matches a route."""
     routes = (route for route in service.config.routes if not route.policy.public and not route.policy.deny)
     pattern = next((route.pattern for route in routes), "/")
+    return example_of(pattern)
+
+
+def example_of(pattern: str) -> str:
     return "/" + "/".join(parse_pattern(pattern).example("1"))
 
 
 def _result(explanation: Explanation) -> ExplainResult:
     decision = explanation.decision
     title, summary = _outcome(decision, explanation.status)
-    facts = tuple(_facts(explanation.lines))
+    facts = tuple(_facts(explanation.lines, decision.route))
     return ExplainResult(allowed=isinstance(decision, Allow), title=title, summary=summary, facts=facts)
 
 
@@ -108,7 +109,8 @@ def _outcome(decision: Decision, status: int | None) -> tuple[str, str]:
     return f"Refused: {decision.reason}", f"It would be refused with {status}{by}."
 
 
-def _facts(lines: Iterable[Line]) -> Iterable[Fact]:
+def _facts(lines: Iterable[Line], route: Route | None) -> Iterable[Fact]:
     for line in lines:
         label = line.label.strip()
-        yield Fact(label=label.capitalize(), value=line.text, mono=label in _MONO)
+        link = route_link(route.name) if label == "route" and route is not None else ""
+        yield Fact(label=label.capitalize(), value=line.text, link=link, mono=label in _MONO)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -114,6 +115,11 @@ def share_text(part: int, whole: int) -> str:
     return f"{percent(part, whole)}% of requests" if part * 100 >= whole else "under 1% of requests"
 
 
+def route_link(name: str) -> str:
+    """Return the address of a route's page."""
+    return f"/policy/{quote(name, safe='')}"
+
+
 def span_of(seconds: int) -> str:
     """Format a duration such as `24 hours` or `7 days`."""
     unit, size = next(((u, s) for u, s in _UNITS[2:] if seconds % s == 0), ("second", 1))
@@ -204,8 +210,20 @@ def frame_of(request: web.Request, here: str) -> Frame:
         rights=_rights(admin),
         may_write=admin.may_write and file is None,
         note="" if file is None else file.note(admin),
+        pending=_pending(request),
         proof=session.proof if session is not None else "",
     )
+
+
+def _pending(request: web.Request) -> str:
+    """Nothing for an administrator of one tenant, who can do nothing about it."""
+    parts, admin = request.app[DEPENDENCIES], request[ADMIN]
+    refused = parts.running.reloads.pending if parts.running.reloads is not None else None
+    if refused is None or admin.tenant is not None:
+        return ""
+    since = moment(int(refused.since * MICROSECONDS), parts.clock.micros()).relative
+    errors = counted(refused.total, "error")
+    return f"The configuration file was refused {since} ({errors}). The one before it stays in force."
 
 
 def _rights(admin: Admin) -> str:

@@ -29,6 +29,7 @@ from sidecar.admin.web.issue import (
     show_secret,
 )
 from sidecar.admin.web.key_form import Form, form_of
+from sidecar.admin.web.reach import key_reach
 from sidecar.admin.web.stats import (
     INSTRUMENTS,
     class_of,
@@ -49,13 +50,11 @@ from sidecar.admin.web.view_models import (
     KeyPage,
     Option,
     QuotaRow,
-    RouteRow,
     UsageByRoute,
 )
-from sidecar.core.model import ApiKey, KeyStatus, Route
+from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import counted
-from sidecar.gate.explain import allowed_routes, charges, requirements
 from sidecar.keys.ports import AlreadyProcessed, AuditFilter, IdempotencyKeyReused, KeyChanged, KeyConflict
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import Rotation
@@ -215,7 +214,7 @@ async def show_key(request: web.Request) -> web.Response:
     rows = await service.usage(key.id, replace(wanted, with_reasons=True))
     whole, slot = f"/keys/{key.id}?span={days}", slot_of(request, wanted)
     shown = rows if slot is None else [row for row in rows if slot.since <= row.at < (slot.until or 0)]
-    routes, actions = allowed_routes(service.config, key), allowed_actions(key, service.now)
+    actions = allowed_actions(key, service.now)
     may_change = service.admin.may_write and "change" in actions
     view = KeyPage(
         id=key.id,
@@ -223,7 +222,6 @@ async def show_key(request: web.Request) -> web.Response:
         status=status_badge(key, service.now),
         status_note=status_note(key, service.now),
         facts=tuple(_facts(key, service.now, _scope_facts(await service.scope_use(key), link=may_change))),
-        routes=tuple(_route(route) for route in routes),
         quotas=tuple(quota_row(one, service.now) for one in await service.quota_usage(key)),
         chart=usage_chart(rows, wanted, dict(_SPANS)[days], link=lambda at: f"{whole}&at={at}#usage", slot=slot)
         if rows
@@ -238,7 +236,7 @@ async def show_key(request: web.Request) -> web.Response:
         actions=actions,
         done=_DONE.get(request.query.get("done", ""), ""),
     )
-    return request.app[TEMPLATES].page(request, "key.html", view=view)
+    return request.app[TEMPLATES].page(request, "key.html", view=view, reach=key_reach(service.config, key))
 
 
 def _by_reason(key: ApiKey, days: str, rows: Sequence[UsageRow]) -> tuple[CountRow, ...]:
@@ -272,10 +270,6 @@ def _days(text: str) -> str:
 
 def _span(now: int, days: str) -> UsageFilter:
     return last_day(now) if days == "1" else last_days(now, int(days))
-
-
-def _route(route: Route) -> RouteRow:
-    return RouteRow(name=route.name, where=route.where, needs=requirements(route.policy), quotas=charges(route.policy))
 
 
 def _by_route(rows: Sequence[UsageRow]) -> tuple[UsageByRoute, ...]:

@@ -162,7 +162,10 @@ async def _states(service: AdminService) -> tuple[State, ...]:
         _upstream(health.upstream_failed, service.now),
         State(name="Store", good=not store, value=store or takes),
         State(
-            name="Configuration", good=not config, value=config or f"{service.config.sha256[:12]}, in force since {age}"
+            name="Configuration",
+            good=not config,
+            value=config or f"{service.config.sha256[:12]}, in force since {age}",
+            link="/policy",
         ),
     )
 

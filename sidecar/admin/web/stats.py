@@ -140,23 +140,26 @@ def count_rows(counts: Mapping[str, int], link: Callable[[str], str]) -> tuple[C
 
 
 def latest_refusals(
-    service: AdminService, request: web.Request, *, key_id: str | None, slot: UsageFilter | None
+    service: AdminService, request: web.Request, *, key_id: str | None, slot: UsageFilter | None, of_route: str = ""
 ) -> LatestRefusals:
-    """The newest refusals, of all keys or of one, in this hour or day, as the address of the page filters them."""
+    """The newest refusals, of all keys or of one, in this hour or day, as the address of the page filters them.
+
+    of_route: of this route alone, whatever the address says.
+    """
     # What an address holds is shown again: not a key that somebody has put there.
     given = {name: value for name, value in request.query.items() if not looks_secret(value)}
-    reason, route = given.get("reason", ""), given.get("route", "")
-    found = service.refusals(RefusalFilter(key_id=key_id))
+    reason, route = given.get("reason", ""), "" if of_route else given.get("route", "")
+    found = service.refusals(RefusalFilter(key_id=key_id, route=of_route or None))
     wanted = RefusalFilter(reason=reason or None, route=route or None)
     if slot is not None:
         wanted = structs.replace(wanted, since=slot.since, until=slot.until)
     shown = [one for one in found if wanted.fits(one)]
     return LatestRefusals(
-        action=request.path,
+        action=request.rel_url.raw_path,
         rows=tuple(_refusal(one, service.now) for one in shown[:_REFUSALS_SHOWN]),
         total=f"{len(shown):,} of the newest {KEPT}",
         reasons=_choices("Any reason", {one.reason.value for one in found}, reason),
-        routes=_choices("Any route", {one.route for one in found}, route),
+        routes=() if of_route else _choices("Any route", {one.route for one in found}, route),
         slot=slot_text(slot),
         kept=tuple((name, given[name]) for name in ("span", "at") if name in given),
         filtered=bool(reason or route or slot),

@@ -8,13 +8,17 @@ from sidecar.admin.web.charts import Chart, Spark
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The frame of every page. proof: the session's token against cross-site request forgery. note: empty for none."""
+    """The frame of every page. proof: the session's token against cross-site request forgery. note: empty for none.
+
+    pending: what is to be said of a configuration that was refused; empty for nothing.
+    """
 
     here: str
     who: str
     rights: str
     may_write: bool
     note: str
+    pending: str
     proof: str
 
 
@@ -191,16 +195,6 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouteRow:
-    """A route and what it requires."""
-
-    name: str
-    where: str
-    needs: str
-    quotas: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaRow:
     """A quota of a key, and what is left of it now. `percent` is the used part."""
 
@@ -309,7 +303,6 @@ class KeyPage:
     status: StatusBadge
     status_note: str
     facts: tuple[Fact, ...]
-    routes: tuple[RouteRow, ...]
     quotas: tuple[QuotaRow, ...]
     chart: Chart | None
     spans: tuple[Option, ...]

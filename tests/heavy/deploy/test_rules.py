@@ -11,7 +11,8 @@ import yaml
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.remote import RemoteStatistics
 from sidecar.telemetry.limiter import LimiterMetrics, RemoteLimiterMetrics
-from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics, UsageMetrics
+from sidecar.telemetry.metrics import Metrics, StoreMetrics, UsageMetrics
+from sidecar.telemetry.reloads import Reloads
 from tests.harness.processes import ROOT
 from tests.harness.tools import needed
 

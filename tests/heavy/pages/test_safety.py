@@ -16,7 +16,7 @@ HOSTILE = (
     "=cmd|' /C calc'!A0",
     "{{ 1301 * 1303 }} {% raw %} ${1301*1303}",
 )
-PAGES = ("/", "/keys", "/keys/new", "/audit", "/explain", "/sign-in")
+PAGES = ("/", "/keys", "/keys/new", "/policy", "/policy/GET%20%2Fv1%2Fstatus", "/audit", "/explain", "/sign-in")
 STRICT = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -52,6 +52,7 @@ def test_what_a_key_is_called_is_shown_and_never_run(page: Page, site: Site) -> 
     for target in (
         "/keys",
         "/audit",
+        "/policy/GET%20%2Fv1%2Fstreams%2F**",
         *(f"/keys/{key.id}{more}" for key in keys for more in ("", "/change", "/revoke")),
     ):
         page.goto(site.url + target)
@@ -103,7 +104,9 @@ def test_no_page_holds_script_style_or_address_of_its_own(inside: Site) -> None:
         assert not re.search(r"(src|href|action)=\"(https?:)?//", text), target
 
 
-@pytest.mark.parametrize("target", ["/", "/keys", "/keys/new", "/keys/none", "/audit", "/explain", "/nothing"])
+@pytest.mark.parametrize(
+    "target", ["/", "/keys", "/keys/new", "/keys/none", "/audit", "/policy", "/explain", "/nothing"]
+)
 def test_without_signing_in_every_page_is_a_401_with_the_form(house: Site, target: str) -> None:
     house.cookie = ""
     response = house.get(target)
@@ -135,7 +138,9 @@ def test_a_wrong_token_is_told_so_and_is_not_shown_again(house: Site) -> None:
 
 
 @pytest.mark.parametrize("proof", ["", "0" * 32])
-@pytest.mark.parametrize("target", ["/keys/new", "/keys/none/change", "/keys/none/revoke", "/explain", "/sign-out"])
+@pytest.mark.parametrize(
+    "target", ["/keys/new", "/keys/none/change", "/keys/none/revoke", "/policy", "/explain", "/sign-out"]
+)
 def test_a_form_without_this_sessions_proof_is_refused(inside: Site, target: str, proof: str) -> None:
     response = inside.post(target, proof=proof, name="from elsewhere", target="/x")
     assert response.status == 403 and "another session" in response.text

@@ -18,6 +18,9 @@ _PAST_THE_EDGE = """[...document.querySelectorAll('body *')]
 """What is wider than the card that it stands in, or than the page."""
 
 
+_REST = ("/audit", "/policy", "/policy/GET%20%2Fv1%2Fstreams%2F**")
+
+
 def worker(number: int) -> str:
     """A key that nobody uses, as a line for `sidecar keys import`."""
     secret = {"prefix": f"hv_live_{number:04}", "hash": sha256(b"%d" % number).hexdigest(), "algorithm": "sha256"}
@@ -48,11 +51,11 @@ def test_signing_in_and_finding_the_way_needs_no_mouse(page: Page, house: Site) 
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     order = []
-    for _ in range(8):
+    for _ in range(9):
         page.keyboard.press("Tab")
         order.append(focused(page))
     assert order == [
-        "Skip to content", "sidecar", "Overview", "Keys", "Audit", "Explain", "API", "Sign out"
+        "Skip to content", "sidecar", "Overview", "Keys", "Policy", "Audit", "Explain", "API", "Sign out"
     ]  # fmt: skip
 
 
@@ -103,6 +106,8 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, house: Site, scheme: st
         "/keys?search=nothing",
         f"/keys/many?action=revoke&id={key_id}",
         "/keys/new",
+        "/policy",
+        "/policy/GET%20%2Fv1%2Fstreams%2F**",
         "/audit",
         "/explain",
         "/api/docs",
@@ -118,7 +123,7 @@ def test_nothing_is_wider_than_a_laptops_screen(page: Page, site: Site) -> None:
     key = site.sidecar.keys.issue("x" * 200, tenant="y" * 100, scopes=("streams:read", "streams:write"))
     page.set_viewport_size({"width": 1280, "height": 800})
     site.let_in(page)
-    for target in ("/", "/keys?tenant=" + "y" * 100, f"/keys/many?action=revoke&id={key.id}", "/audit"):
+    for target in ("/", "/keys?tenant=" + "y" * 100, f"/keys/many?action=revoke&id={key.id}", *_REST):
         page.goto(site.url + target)
         assert page.evaluate(_PAST_THE_EDGE) == [], target
         wider = "[...document.querySelectorAll('.table-wrap')].filter(one => one.scrollWidth > one.clientWidth).length"

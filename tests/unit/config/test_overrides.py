@@ -149,3 +149,25 @@ def test_the_time_of_grace_stands_beside_the_store_whoever_names_that(loading: L
 def test_a_grace_is_neither_shorter_than_the_store_is_asked_nor_without_end(problems: Complaining, grace: str) -> None:
     (line,) = problems(MAPPED.replace("30s", grace))
     assert "store.grace: must be 0s, or between 1s and 1h: a revoked key may go on for as long" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("keys: {default_plan: '${WORD}'}\n", "unknown plan '${WORD}'"),
+        ("keys: {default_scopes: ['${WORD}']}\n", "unknown scope '${WORD}'"),
+        ("keys: {default_scopes: ['x-${WORD}-y']}\n", "unknown scope '${WORD}'"),
+        ("upstreams: {other: '${WORD}'}\n", "(did you mean '${WORD}'?) (the value is that of WORD)"),
+        ("trusted_proxies: ['${NETWORK}']\n", "names a host inside a network"),
+    ],
+)
+def test_no_message_repeats_the_value_of_a_variable(problems: Complaining, text: str, told: str) -> None:
+    environ = {"WORD": "s3cret.of.somebody", "NETWORK": "10.1.2.3/8"}
+    (line,) = problems(MINIMAL + text, environ=environ)
+    assert told in line
+    assert not [value for value in environ.values() if value in line]
+
+
+def test_our_own_words_stay_though_a_variable_holds_them(problems: Complaining) -> None:
+    (line,) = problems(MINIMAL + "ops: '${WORD}'\n", environ={"WORD": "must"})
+    assert ": ops: must be " in line

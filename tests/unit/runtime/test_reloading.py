@@ -8,7 +8,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.load import load
 from sidecar.runtime.serving import Reloader
 from sidecar.runtime.tasks import SystemClock
-from sidecar.telemetry.metrics import Reloads
+from sidecar.telemetry.reloads import Reloads
 
 HALF = """\
 listen: 127.0.0.1:8080

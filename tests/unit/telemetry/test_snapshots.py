@@ -6,8 +6,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.core.errors import Reason
-from sidecar.telemetry.metrics import Metrics, Reloads, StoreMetrics
-from sidecar.telemetry.snapshots import Snapshot, kept, merged, total_by
+from sidecar.telemetry.metrics import Metrics, StoreMetrics
+from sidecar.telemetry.reloads import Reloads
+from sidecar.telemetry.snapshots import Snapshot, kept, merged, totals_by
 
 
 def worker(*, requests: int = 0, in_flight: int = 0, write_problem: str = "") -> Snapshot:
@@ -67,8 +68,11 @@ def test_the_process_that_shows_them_shows_its_own_with_them() -> None:
     assert 'sidecar_config_info{sha256="f00"} 1.0' in text
     assert metrics.exposition("application/openmetrics-text")[0].endswith(b"# EOF\n")
     assert metrics.refusals() == {"quota_exceeded": 3}
+    metrics.finished("(none)", "GET", 429, seconds=0.1)
+    metrics.finished("(none)", "POST", 200, seconds=0.1)
+    assert metrics.by_route() == {"GET /v1/**": {"": 2, "quota_exceeded": 2}, "(none)": {"": 2, "quota_exceeded": 1}}
 
 
 def test_refusals_are_counted_over_all() -> None:
     parts = {"1": worker(requests=2), "2": worker(requests=1)}
-    assert total_by("reason", "sidecar_denied", parts) == {"quota_exceeded": 3}
+    assert totals_by(["reason"], "sidecar_denied", parts) == {("quota_exceeded",): 3}

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from sidecar.admin.web import refusal, view_models
+from sidecar.admin.web import policy_views, refusal, view_models
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.waiting import until
 from tests.wire.admin.calls import CONFIG, Admin, Person, admin_address
@@ -32,6 +32,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
     "Frame": {
         "here": WORDS, "who": "whoAmI/name", "rights": "whoAmI/rights whoAmI/tenant", "may_write": "whoAmI/rights",
         "note": "showOverview/health/remarks", "proof": WORDS,
+        "pending": "showConfiguration/pending/since showConfiguration/pending/total",
     },
     "Moment": {"relative": WORDS, "exact": WORDS, "machine": WORDS},
     "Option": {"value": WORDS, "label": WORDS, "chosen": TYPED},
@@ -75,10 +76,61 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
     },
     "Fact": {"label": WORDS, "value": PARTS, "moment": PARTS, "link": WORDS, "chips": PARTS, "mono": WORDS},
     "RouteRow": {
-        "name": "showKeyRoutes/routes/name", "where": "showKeyRoutes/routes/where",
-        "needs": "showKeyRoutes/routes/any_scopes showKeyRoutes/routes/all_scopes showKeyRoutes/routes/tenant_param "
-                 "showKeyRoutes/routes/environment_param showKeyRoutes/routes/public showKeyRoutes/routes/pass_through",
-        "quotas": "showKeyRoutes/routes/quotas",
+        "name": "showKeyReach/allowed/name", "link": WORDS, "where": "showKeyReach/allowed/where",
+        "needs": "showKeyReach/allowed/any_scopes showKeyReach/allowed/all_scopes showKeyReach/allowed/tenant_param "
+                 "showKeyReach/allowed/environment_param showKeyReach/allowed/public showKeyReach/allowed/pass_through",
+        "quotas": "showKeyReach/allowed/quotas",
+    },
+    "ClosedRow": {
+        "name": "showKeyReach/closed/route/name", "link": WORDS,
+        "why": "showKeyReach/closed/bar showKeyReach/closed/missing",
+        "opened_by": "showKeyReach/closed/opened_by", "others": "showKeyReach/closed/opened_by",
+    },
+    "KeyReach": {"allowed": PARTS, "near": PARTS, "barred": PARTS, "more": "showKeyReach/closed"},
+    "OutcomeCell": {
+        "allowed": "showPolicy/routes/last_day/allowed showPolicy/routes/last_day/server_errors "
+                   "showPolicy/routes/since_start/allowed",
+        "refused": "showPolicy/routes/last_day/refused showPolicy/routes/since_start/refused",
+        "detail": "showPolicy/routes/last_day/denied showPolicy/routes/since_start/denied",
+        "faults": "showPolicy/routes/last_day/faults showPolicy/routes/since_start/faults",
+    },
+    "PolicyRow": {
+        "name": "showPolicy/routes/route/name", "link": WORDS, "needs": "showPolicy/routes/needs",
+        "marks": "showPolicy/routes/route/public showPolicy/routes/route/deny showPolicy/routes/forwarding/responds "
+                 "showPolicy/routes/forwarding/upstream",
+        "quotas": "showPolicy/routes/route/quotas", "where": "showPolicy/routes/route/where", "day": PARTS,
+        "counted": PARTS,
+    },
+    "ProblemRow": {
+        "where": "showConfiguration/pending/problems/where", "message": "showConfiguration/pending/problems/message",
+    },
+    "PendingConfig": {
+        "since": "showConfiguration/pending/since", "at": "showConfiguration/pending/at", "problems": PARTS,
+        "more": "showConfiguration/pending/total",
+    },
+    "PolicyPage": {
+        "intro": "listRoutes/routes showConfiguration/path showConfiguration/sha256 showConfiguration/since",
+        "pending": PARTS, "restart": "showConfiguration/needs_restart", "ask": PARTS, "rows": PARTS, "search": TYPED,
+        "scopes": "listScopes/scopes/name", "used": CONSTANT, "filtered": TYPED, "total": "showPolicy/routes",
+        "counted_since": "showPolicy/counted_since", "first": WORDS, "next": WORDS,
+    },
+    "ReachKey": {
+        **{name: f"showReach/keys/{name}" for name in ("id", "name", "prefix", "tenant", "environment", "scopes")},
+        "last_used": "showReach/keys/last_used_at",
+    },
+    "RouteReach": {
+        "summary": "showReach/audience showReach/count showReach/looked_at", "note": "showReach/whole", "keys": PARTS,
+        "tenants": "showReach/tenants/tenant showReach/tenants/count",
+        "scopes": "showReach/scopes/scope showReach/scopes/count", "tenant": TYPED, "every": WORDS, "first": WORDS,
+        "next": "showReach/next",
+    },
+    "RoutePage": {
+        "name": "showPolicy/routes/route/name", "link": WORDS, "needs": "showPolicy/routes/needs",
+        "marks": "showPolicy/routes/route/public showPolicy/routes/forwarding/responds", "facts": PARTS,
+        "chart": "showTotalUsage/rows/at showTotalUsage/rows/route showTotalUsage/rows/count", "day": PARTS,
+        "by_reason": "showPolicy/routes/last_day/denied", "counted": PARTS,
+        "counted_by_reason": "showPolicy/routes/since_start/denied", "counted_since": "showPolicy/counted_since",
+        "reach": PARTS, "ask": PARTS, "latest": PARTS,
     },
     "QuotaRow": {
         "name": "showQuotas/quotas/name", "limit": "showQuotas/quotas/limit listPlans/quotas/per",
@@ -118,7 +170,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
                  "showKey/quotas showKey/metadata showKey/last_used_at showKey/last_used_address "
                  "showKey/last_used_agent showKey/created_at showKey/created_by showKey/expires_at "
                  "showKey/retires_at showKey/replaces",
-        "routes": PARTS, "quotas": PARTS, "chart": "showUsage/rows/at showUsage/rows/count", "spans": CONSTANT,
+        "quotas": PARTS, "chart": "showUsage/rows/at showUsage/rows/count", "spans": CONSTANT,
         "slot": TYPED, "whole": WORDS, "by_route": PARTS, "by_reason": PARTS, "latest": PARTS, "audit": PARTS,
         "actions": "showKey/status", "done": WORDS,
     },
@@ -190,16 +242,27 @@ LABELS: Final = {
     "Upstream": "showOverview/health/upstream_failed/at showOverview/health/upstream_failed/cause",
     "Store": "showOverview/health/problems showOverview/health/remarks",
     "Configuration": "showOverview/health/config_sha256 showOverview/health/config_since showOverview/health/remarks",
+    "Methods": "showPolicy/routes/route/methods", "Path": "showPolicy/routes/route/pattern",
+    "Requires": "showPolicy/routes/needs", "Any of": "showPolicy/routes/route/any_scopes",
+    "All of": "showPolicy/routes/route/all_scopes", "Environments": "showPolicy/routes/route/environments",
+    "Quotas": "showPolicy/routes/route/quotas listPlans/quotas/limit listPlans/quotas/per listPlans/quotas/by",
+    "Responds": "showPolicy/routes/forwarding/responds", "Goes to": "showPolicy/routes/forwarding/upstream",
+    "Prefix taken off": "showPolicy/routes/forwarding/strip_prefix",
+    "Waits": "showPolicy/routes/forwarding/answer_timeout_seconds",
+    "Body": "showPolicy/routes/forwarding/body_bytes showPolicy/routes/forwarding/unlimited_body",
+    "Caches": "showPolicy/routes/forwarding/shared_cache", "Scripts of": "showPolicy/routes/forwarding/origins",
+    "Other credentials": "showPolicy/routes/route/pass_through", "Defined in": "showPolicy/routes/route/where",
 }  # fmt: skip
 """Sources of what stands beside a label: facts of a key, tiles and states of the overview."""
 _LABEL: Final = re.compile(r'<dt>(.*?)</dt>|<div class="name">(.*?)</div>|<li class="(?:good|bad)"><b>(.*?)</b>')
+VIEWS: Final = (view_models, policy_views, refusal)
 _NO_SOURCE = (TYPED, WORDS, CONSTANT, PARTS)
 
 
 def shown_fields() -> dict[str, set[str]]:
+    models = (each for module in VIEWS for each in vars(module).values() if isclass(each) and is_dataclass(each))
     return {model.__name__: {field.name for field in fields(model)}
-            for module in (view_models, refusal) for model in vars(module).values()
-            if isclass(model) and is_dataclass(model) and model.__module__ == module.__name__}  # fmt: skip
+            for model in models if model.__module__ in {module.__name__ for module in VIEWS}}  # fmt: skip
 
 
 def test_each_fact_of_a_page_has_a_source_in_the_api() -> None:
@@ -319,6 +382,24 @@ def test_the_page_of_a_key_shows_what_the_api_says(lively: tuple[Admin, str]) ->
     assert missing(page, f"Name: {changed['before']['name']} → {changed['after']['name']}", changed["source"]) == []
 
 
+def test_the_pages_of_the_policy_show_what_the_api_says(lively: tuple[Admin, str]) -> None:
+    ops, _ = lively
+    page, policy = page_of(ops, "/policy"), ops.call("GET", "policy").json
+    state = ops.call("GET", "configuration").json
+    assert missing(page, state["path"], state["sha256"][:12]) == []
+    for one in policy["routes"]:
+        route, day = one["route"], one["last_day"]
+        assert missing(page, route["name"], one["needs"], *route["quotas"]) == []
+        assert missing(page, *(f"{day[name]} {name}" for name in ("allowed", "refused") if day[name])) == []
+    [streams, *_] = policy["routes"]
+    page = page_of(ops, "/policy/GET%20%2Fstreams%2F**")
+    assert missing(page, streams["route"]["pattern"], streams["route"]["where"], *streams["route"]["methods"]) == []
+    reach = ops.call("GET", "policy/reach?route=GET%20/streams/**").json
+    names = [key["name"] for key in reach["keys"]]
+    assert missing(page, f"{reach['count']} of {reach['looked_at']} usable key", *names) == []
+    assert missing(page, *(f"{reason} {count}" for reason, count in streams["since_start"]["denied"].items())) == []
+
+
 def exact(time: str) -> str:
     """RFC 3339 as pages write it."""
     return f"{time[:10]} {time[11:19]} UTC"
@@ -338,7 +419,8 @@ def test_lists_of_keys_and_changes_show_what_the_api_says(lively: tuple[Admin, s
 
 def test_each_labelled_fact_has_a_source_in_the_api(lively: tuple[Admin, str]) -> None:
     ops, key_id = lively
-    found = {unescape("".join(one)) for path in ("/", f"/keys/{key_id}") for one in _LABEL.findall(html_of(ops, path))}
+    pages = ("/", f"/keys/{key_id}", "/policy/GET%20%2Fstreams%2F**")
+    found = {unescape("".join(one)) for path in pages for one in _LABEL.findall(html_of(ops, path))}
     assert len(found) > 15
     assert found - set(LABELS) == set()
 

@@ -71,13 +71,13 @@ function isInUse(part) {
 }
 
 // Only what has changed is replaced, so that nothing flashes, and nothing that is being used.
-async function refresh(main) {
+async function refresh() {
   const response = await fetch(location.href, { headers: { "X-Refresh": "1" }, redirect: "error" });
   if (!response.ok) {
     return;
   }
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-  for (const part of main.querySelectorAll("[data-part]")) {
+  for (const part of document.querySelectorAll("[data-part]")) {
     const next = fresh.querySelector(`[data-part="${part.dataset.part}"]`);
     if (next && next.innerHTML !== part.innerHTML && !isInUse(part)) {
       part.replaceChildren(...document.adoptNode(next).childNodes);
@@ -85,11 +85,10 @@ async function refresh(main) {
   }
 }
 
-const live = document.querySelector("[data-live]");
-if (live) {
+if (document.querySelector("[data-live]")) {
   setInterval(() => {
     if (!document.hidden) {
-      refresh(live).catch(() => {});
+      refresh().catch(() => {});
     }
   }, 5000);
 }

@@ -163,12 +163,12 @@ def read_table(data: bytes, file: str) -> Node:
     """As `read_nodes`, for larger files. Raises ConfigError."""
     if len(data) > MOST_TABLE_BYTES:
         raise unreadable(Place(file), f"the file is larger than {MOST_TABLE_BYTES >> 20} MiB: make it several")
-    text = _decode(data, file)
+    text = text_of(data, file)
     try:
         root = _Events(text, file).document()
     except yaml.MarkedYAMLError as error:
         message = " ".join(part for part in (error.context, error.problem) if part)
-        raise unreadable(_place(error.problem_mark or error.context_mark, file), message) from None
+        raise unreadable(place_of(error.problem_mark or error.context_mark, file), message) from None
     except yaml.reader.ReaderError as error:
         place = Place(file, text[: error.position].count("\n") + 1, 1) if error.position else Place(file, 1, 1)
         raise unreadable(place, "holds a character that YAML does not allow") from None
@@ -198,7 +198,7 @@ class _Events:
         root = self._node(self._next(), 0)
         self._next()
         if not isinstance(event := self._next(), yaml.StreamEndEvent):
-            raise unreadable(_place(event.start_mark, self._file), "expected a single document, but found another one")
+            raise unreadable(place_of(event.start_mark, self._file), "expected a single document, but found another one")
         return root
 
     def _node(self, event: Any, depth: int) -> Node:

@@ -11,9 +11,9 @@ from sidecar.cli.output import progress
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.core.units import counted
-from sidecar.rehearsal.coverage import Finding, compare
-from sidecar.rehearsal.draft import Draft, DraftedRoute, draft
-from sidecar.rehearsal.openapi import Description, read_description
+from sidecar.rehearsal.openapi.coverage import Finding, compare
+from sidecar.rehearsal.openapi.description import Description, read_description
+from sidecar.rehearsal.openapi.draft import Draft, DraftedRoute, draft
 
 _UNUSABLE_STATUS = 2
 

@@ -11,10 +11,10 @@ from sidecar.core.patterns import Pattern, parse_pattern
 from sidecar.core.policy import missing_scopes
 from sidecar.core.routing import NO_ROUTE, RouteTable, overlaps
 from sidecar.gate.compile import route_table
-from sidecar.rehearsal.draft import policy_text
-from sidecar.rehearsal.openapi import Description
-from sidecar.rehearsal.requirements import Endpoint, Operation, Requirement, ScopeNames, endpoints_of
-from sidecar.rehearsal.tree import short
+from sidecar.rehearsal.openapi.description import Description
+from sidecar.rehearsal.openapi.draft import policy_text
+from sidecar.rehearsal.openapi.requirements import Endpoint, Operation, Requirement, ScopeNames, endpoints_of
+from sidecar.rehearsal.openapi.tree import short
 
 Kind = Literal["uncovered", "unmatched", "security", "ambiguous", "remark"]
 _ANYTHING = "\0"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.rehearsal.coverage import Finding, compare
-from tests.unit.rehearsal.documents import SETTINGS, described, document, loaded
+from sidecar.rehearsal.openapi.coverage import Finding, compare
+from tests.unit.rehearsal.openapi.documents import SETTINGS, described, document, loaded
 
 SCOPES = "scopes: {read: R, write: {includes: [read]}, admin: {includes: [write]}, other: O}\n"
 ROUTE = "`GET /a` (sidecar.yaml:5)"

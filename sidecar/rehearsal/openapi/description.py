@@ -14,9 +14,9 @@ from sidecar.config.load import read_file
 from sidecar.config.outline import MOST_BYTES, Outline, read_outline
 from sidecar.config.yaml_tree import Entries, Node, Scalar
 from sidecar.core.routing import NEVER_ROUTED, is_token, known_spelling
-from sidecar.rehearsal.requirements import Operation
-from sidecar.rehearsal.templates import template_of
-from sidecar.rehearsal.tree import NONE, Fields, Tree, field_of, is_null, short, text_in
+from sidecar.rehearsal.openapi.requirements import Operation
+from sidecar.rehearsal.openapi.templates import template_of
+from sidecar.rehearsal.openapi.tree import NONE, Fields, Tree, field_of, is_null, short, text_in
 
 _PARAMETER: Outline = {
     "$ref": None,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.patterns import parse_pattern
-from sidecar.rehearsal.templates import template_of
+from sidecar.rehearsal.openapi.templates import template_of
 
 EXACT = {
     "/": "/",

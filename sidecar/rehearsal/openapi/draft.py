@@ -17,9 +17,9 @@ from sidecar.config.yaml_tree import MAX_BYTES
 from sidecar.core.model import Route
 from sidecar.core.routing import overlaps
 from sidecar.core.units import counted
-from sidecar.rehearsal.openapi import Description
-from sidecar.rehearsal.requirements import Endpoint, Requirement, ScopeNames, endpoints_of, strictest
-from sidecar.rehearsal.tree import told
+from sidecar.rehearsal.openapi.description import Description
+from sidecar.rehearsal.openapi.requirements import Endpoint, Requirement, ScopeNames, endpoints_of, strictest
+from sidecar.rehearsal.openapi.tree import told
 
 _MOST_ROUTES = 10_000
 _MOST_ROUNDS = 100

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sidecar.config.errors import ConfigError
-from sidecar.rehearsal.openapi import description_of
-from tests.unit.rehearsal.documents import OAUTH, described, document, names
+from sidecar.rehearsal.openapi.description import description_of
+from tests.unit.rehearsal.openapi.documents import OAUTH, described, document, names
 
 GET: Any = {"get": {}}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from sidecar.config.build.config import Config
 from sidecar.config.load import load
-from sidecar.rehearsal.coverage import Finding, compare
-from sidecar.rehearsal.draft import draft
-from sidecar.rehearsal.openapi import Description, description_of
+from sidecar.rehearsal.openapi.coverage import Finding, compare
+from sidecar.rehearsal.openapi.description import Description, description_of
+from sidecar.rehearsal.openapi.draft import draft
 
 SETTINGS = "listen: 127.0.0.1:0\nupstream: http://127.0.0.1:8000\nstore: sqlite:///tmp/keys.db\n"
 OAUTH = {

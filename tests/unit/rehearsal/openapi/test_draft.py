@@ -11,9 +11,9 @@ from sidecar.config.errors import ConfigError
 from sidecar.core.patterns import Pattern
 from sidecar.core.policy import missing_scopes
 from sidecar.gate.compile import route_table
-from sidecar.rehearsal.draft import draft
-from sidecar.rehearsal.requirements import Operation, ScopeNames, requirement_of
-from tests.unit.rehearsal.documents import SETTINGS, described, document, drafted, loaded, policies
+from sidecar.rehearsal.openapi.draft import draft
+from sidecar.rehearsal.openapi.requirements import Operation, ScopeNames, requirement_of
+from tests.unit.rehearsal.openapi.documents import SETTINGS, described, document, drafted, loaded, policies
 
 GITHUB = """
 openapi: 3.0.3

@@ -1,0 +1,1 @@
+"""OpenAPI documents: what they say, drafted as routes or compared with them."""

@@ -310,6 +310,9 @@ class _JsonReader:
 
     def _peek(self) -> str:
         """The next character that is no space; empty at the end."""
+        char = self._text[self._at : self._at + 1]
+        if char > " ":
+            return char
         found = _SPACE.match(self._text, self._at)
         self._at = found.end() if found else self._at
         return self._text[self._at : self._at + 1]

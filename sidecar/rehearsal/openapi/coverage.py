@@ -70,7 +70,7 @@ class _Comparison:
         self.config = config
         # Names of scopes go by the order in which they are asked for, and so in that of the draft.
         self.requirements = {id(endpoint): endpoint.requirement(names) for endpoint in endpoints}
-        self.shapes = {(endpoint.method, endpoint.pattern.shape) for endpoint in endpoints}
+        self.endpoints = endpoints
         self.table: RouteTable = route_table(config)
         self.found: list[Finding] = []
         self.met: dict[int, Route] = {}
@@ -94,9 +94,13 @@ class _Comparison:
                 self.found.extend(self.security(endpoint, route))
 
     def is_anothers(self, route: Route, endpoint: Endpoint) -> bool:
-        """Whether a route for some of an endpoint's paths is that of another, more specific one."""
-        shape = parse_pattern(route.pattern).shape
-        return shape != endpoint.pattern.shape and (endpoint.method, shape) in self.shapes
+        """Whether a route for a part of an endpoint's paths is that of another operation, or for what both share."""
+        pattern = parse_pattern(route.pattern)
+        if pattern.shape == endpoint.pattern.shape or not pattern.within(endpoint.pattern):
+            return False
+        others = [each for each in self.endpoints if each.method == endpoint.method and pattern.within(each.pattern)]
+        opened = any(self.requirements[id(each)].public for each in others)
+        return len(others) > 1 and (opened or not route.policy.public)
 
     def route(self, method: str, path: str) -> Route | None:
         match = self.table.match(method, path)

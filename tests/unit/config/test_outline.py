@@ -56,11 +56,11 @@ def test_each_value_has_its_place(text: str) -> None:
 
 
 def test_places_in_one_long_line_are_columns() -> None:
-    paths = {f"/{number}": {"get": {"tags": []}} for number in range(20_000)}
+    paths: object = {f"/{number}": {"get": {"tags": []}} for number in range(5_000)}
     root = read_outline(json.dumps({"paths": paths}).encode(), "api.json", OUTLINE)
     assert isinstance(root, Entries) and isinstance(root.entries[0][1], Entries)
     key, _ = root.entries[0][1].entries[-1]
-    assert (key.text, key.place.line) == ("/19999", 1) and key.place.column > 500_000
+    assert (key.text, key.place.line) == ("/4999", 1) and key.place.column > 100_000
 
 
 def test_what_is_left_out_may_still_be_meant_by_an_alias() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from sidecar.admin.problems import Problem
-from sidecar.admin.service import AdminReader
+from sidecar.admin.reading import AdminReader
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason, status_of
 from sidecar.core.model import ApiKey, Policy, Route

@@ -198,7 +198,8 @@ class _Events:
         root = self._node(self._next(), 0)
         self._next()
         if not isinstance(event := self._next(), yaml.StreamEndEvent):
-            raise unreadable(place_of(event.start_mark, self._file), "expected a single document, but found another one")
+            place = place_of(event.start_mark, self._file)
+            raise unreadable(place, "expected a single document, but found another one")
         return root
 
     def _node(self, event: Any, depth: int) -> Node:

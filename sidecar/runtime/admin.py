@@ -8,8 +8,8 @@ from aiohttp import web
 
 from sidecar.admin.api.routes import admin_app
 from sidecar.admin.auth import Tokens
+from sidecar.admin.reading import AdminDependencies
 from sidecar.admin.running import KeyFile, Running
-from sidecar.admin.service import AdminDependencies
 from sidecar.admin.web.app import add_pages
 from sidecar.admin.web.stats import Instruments
 from sidecar.config.build.config import Config

@@ -18,7 +18,8 @@ from sidecar.admin.api.policy import POLICY_OPERATIONS
 from sidecar.admin.auth import Tokens
 from sidecar.admin.middleware import ADMIN, JSON, PROXIES, Handler, client_address, middlewares
 from sidecar.admin.problems import FieldError, Problem, invalid_request, pointer_of, store_unavailable, unknown_key
-from sidecar.admin.service import AdminDependencies, AdminService
+from sidecar.admin.reading import AdminDependencies
+from sidecar.admin.service import AdminService
 from sidecar.core.client_address import TrustedProxies
 from sidecar.keys.ports import (
     IdempotencyKey,

@@ -8,7 +8,8 @@ from aiohttp import hdrs, web
 
 from sidecar.admin.api.routes import service_of
 from sidecar.admin.problems import Problem, unknown_key
-from sidecar.admin.service import MOST_AT_ONCE, AdminService
+from sidecar.admin.reading import MOST_AT_ONCE
+from sidecar.admin.service import AdminService
 from sidecar.admin.web.charts import spark
 from sidecar.admin.web.formatting import PAGE_HEADERS, TEMPLATES, moment_or_none, status_badge
 from sidecar.admin.web.key_form import Form, form_of

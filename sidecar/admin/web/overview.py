@@ -8,8 +8,9 @@ from aiohttp import web
 
 from sidecar.admin.api.routes import service_of
 from sidecar.admin.problems import Problem
+from sidecar.admin.reading import DUE_WITHIN_SECONDS
 from sidecar.admin.running import NEARLY, NearlyUsedUp
-from sidecar.admin.service import DUE_WITHIN_SECONDS, AdminService
+from sidecar.admin.service import AdminService
 from sidecar.admin.web.charts import CLASSES
 from sidecar.admin.web.formatting import MICROSECONDS, TEMPLATES, moment, moment_or_none, share_text, span_of
 from sidecar.admin.web.key import quota_row

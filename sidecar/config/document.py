@@ -43,10 +43,10 @@ from sidecar.config.fields import (
     seconds,
     size,
 )
+from sidecar.config.identity import Identity
 from sidecar.config.policy import (
     Entry,
     ErrorEntry,
-    Identity,
     KeySettings,
     Limit,
     NamedQuota,
@@ -56,7 +56,7 @@ from sidecar.config.policy import (
     checked_keys,
 )
 from sidecar.config.routes import CorsEntry, DefaultsEntry, RouteOrGroup, UnmatchedEntry, cors_of
-from sidecar.core.model import Cors
+from sidecar.core.model import Cors, Mode
 from sidecar.usage.anomalies import Unusual
 
 # The data listener, and what a client may take up.
@@ -391,6 +391,8 @@ class RateLimitHeaders(Entry, frozen=True, kw_only=True):
 class Document(Entry, frozen=True, kw_only=True):
     """The whole file. `listen`, `upstream` and `store` are needed, here or from the command line or environment."""
 
+    mode: Mode | None = None
+    """Of what has none of its own; None is `enforce`."""
     listen: Listen | None = None
     tls: ListenerTls | None = None
     proxy_protocol: bool | None = None

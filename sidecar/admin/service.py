@@ -9,6 +9,7 @@ from sidecar.admin.auth import Admin, plan_errors, quota_errors, scope_errors, t
 from sidecar.admin.problems import FieldError, Problem, forbidden, unknown_key
 from sidecar.admin.running import Health, NearlyUsedUp, QuotaReader, Running, health_of
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import observing
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
 from sidecar.core.quotas import QuotaUsage
@@ -226,6 +227,10 @@ class AdminReader:
     def running_since(self) -> int:
         """Microseconds."""
         return int(self._dependencies.running.since * _MICROSECONDS)
+
+    @property
+    def observing(self) -> Sequence[str]:
+        return observing(self.config, keys=self.admin.tenant is None)
 
     async def health(self) -> Health:
         return await health_of(self._dependencies.running, self.admin)

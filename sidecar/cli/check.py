@@ -9,6 +9,7 @@ import click
 
 from sidecar.cli.options import config_or_exit
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import in_one_line, observing
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
 from sidecar.config.schema import json_schema
@@ -37,7 +38,7 @@ def check_command(context: click.Context, file: str | None, config: str | None, 
     Without FILE it is that of -c, of SIDECAR_CONFIG, or ./sidecar.yaml. SIDECAR_* variables (SIDECAR_LISTEN, …)
     override the file, as they do for `sidecar serve`. Exits with 0 if the configuration is valid. Otherwise exits with
     2 and prints a line for each problem: FILE:LINE:COLUMN: path.of.value: what is wrong. Prints a warning for what is
-    valid but hardly meant, such as a scope that no route requires.
+    valid but hardly meant, such as a scope that no route requires, and a note of what is observed and not enforced.
 
     \b
     Example:
@@ -45,14 +46,16 @@ def check_command(context: click.Context, file: str | None, config: str | None, 
       sidecar check --strict sidecar.yaml
     """
     path, problems, warnings, summary = config_or_exit(file or config), tuple[Problem, ...](), tuple[Problem, ...](), ""
+    observed: tuple[str, ...] = ()
     try:
         loaded = load(path, overrides=overrides_from(os.environ), environ=os.environ)
-        warnings, summary = tuple(loaded.warnings), _summary(loaded)
+        warnings, summary, observed = tuple(loaded.warnings), _summary(loaded), observing(loaded)
     except ConfigError as error:
         problems = error.problems
     if as_json:
         told = {"config": path, "ok": not problems, "problems": [asdict(problem) for problem in problems]}
         told["warnings"] = [asdict(warning) for warning in warnings]
+        told["observing"] = list(observed)
         click.echo(json.dumps(told, indent=2))
     else:
         for each in (*problems, *warnings):
@@ -60,6 +63,8 @@ def check_command(context: click.Context, file: str | None, config: str | None, 
         if not problems:
             refused = strict and warnings
             click.echo(f"{path}: {'valid, but --strict takes no warnings' if refused else 'ok'} ({summary})")
+            if observed:
+                click.echo(f"{path}: note: only observed, not enforced: {in_one_line(observed)}")
     if problems or (strict and warnings):
         context.exit(_CONFIG_STATUS if problems else _WARNED_STATUS)
 

@@ -26,7 +26,7 @@ MAX_CHARS: Final = 2048
 MAX_CLIENT_CHARS: Final = 512
 """Of what a client says of itself."""
 _MAX_KEPT: Final = 2 * MAX_CLIENT_CHARS
-_OPTIONAL: Final = frozenset({"cause", "query", "trace_id"})
+_OPTIONAL: Final = frozenset({"cause", "query", "trace_id", "would_deny"})
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNQUOTED = re.compile(rb'[^!#-\[\]-~]|"|\\')
 _QUOTED = re.compile(rb'[^ !#-\[\]-~]|"|\\')
@@ -59,6 +59,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     agent: str = ""
     trace_id: str | None = None
     """32 hexadecimal digits, where requests are traced."""
+    would_deny: str | None = None
+    """Why it would have been refused, where `mode: observe` let it go on."""
 
 
 def with_client(access: Access, head: RequestHead) -> Access:
@@ -103,6 +105,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     bytes_out: int
     client_address: str
     trace_id: str | None = None
+    would_deny: str | None = None
 
 
 class JsonLines:
@@ -145,6 +148,7 @@ class JsonLines:
             bytes_out=access.bytes_out,
             client_address=access.client_address,
             trace_id=access.trace_id,
+            would_deny=access.would_deny,
         )
 
 
@@ -249,8 +253,10 @@ class AccessLog(Batches[Access, bytes]):
         self._sample = sample
 
     def wants(self, access: Access) -> bool:
-        """Whether it is to be recorded: every refusal and failure is."""
-        return self._sample is None or access.status >= 400 or access.reason is not None or self._sample()
+        """Whether it is to be recorded: every refusal and failure is, and what would have been refused."""
+        if self._sample is None or access.status >= 400 or access.reason is not None:
+            return True
+        return access.would_deny is not None or self._sample()
 
 
 _ATOMIC: Final = 4096

@@ -7,6 +7,7 @@ from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import Clock
 from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_trace
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.observation import WouldDenyMetrics
 from sidecar.telemetry.refusals import Refusals
 from sidecar.telemetry.tracing import Tracer
 from sidecar.usage.recorder import Usage
@@ -24,7 +25,9 @@ class Exchanges:
         clock: Clock,
         refusals: Refusals,
         tracer: Tracer | None = None,
+        would_deny: WouldDenyMetrics | None = None,
     ) -> None:
+        self._would_deny = would_deny or WouldDenyMetrics()
         self._metrics, self._access_log, self._usage, self._clock = metrics, access_log, usage, clock
         self._tracer, self._refusals = tracer, refusals
 
@@ -55,8 +58,10 @@ class Exchanges:
         if reason is not None:
             self._failed(route, reason, cause, decision)
             self._refusals.add(head, decision, status, now, reason=reason, cause=cause)
+        observed = None
         if isinstance(decision, Allow):
             self._allowed(decision, head, status, now, reason)
+            observed = decision.would_deny
         elif decision is not None:
             self._refused(decision, route, status, now)
         if self._access_log is None and self._tracer is None:
@@ -72,6 +77,7 @@ class Exchanges:
             seconds=seconds, upstream_seconds=upstream_seconds,
             bytes_in=bytes_in, bytes_out=bytes_out,
             client_address=head.peer if decision is None else decision.client_address,
+            would_deny=None if observed is None else observed.reason,
         )  # fmt: skip
         self._record(access, head, decision, forwarding)
 
@@ -113,6 +119,9 @@ class Exchanges:
         if allow.quota_states:
             self._metrics.taken(allow.quota_states)
         self._usage.used(allow, head, status, now, reason or "")
+        if allow.would_deny is not None:
+            self._would_deny.count(allow.route.name, allow.would_deny.reason)
+            self._refusals.add(head, allow, status, now, reason=allow.would_deny.reason, cause=None, observed=True)
 
     def _refused(self, deny: Deny, route: str, status: int, now: float) -> None:
         if deny.refused_quota is not None:

@@ -38,6 +38,8 @@ class Refusal(Struct, frozen=True, kw_only=True, gc=False):
     """Of the key that was recognised, even if it is not valid; so is `prefix`, its stored prefix."""
     prefix: str
     tenant: str | None
+    observed: bool = False
+    """It went on all the same (`mode: observe`), and `status` is that of its real response."""
 
 
 class RefusalFilter(Struct, frozen=True, kw_only=True):
@@ -67,7 +69,7 @@ class Gathered(Struct, frozen=True, kw_only=True, gc=False):
     used_up: dict[tuple[str, str], QuotaState]
 
 
-_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None]
+_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None, bool]
 """Unix seconds, method, target, the socket's other end, and the rest as in Refusal."""
 
 
@@ -91,18 +93,19 @@ class Refusals:
         *,
         reason: Reason,
         cause: UpstreamCause | None,
+        observed: bool = False,
     ) -> None:
-        """A request was refused, or not served, at `now` (Unix seconds)."""
+        """A request was refused, or not served, at `now` (Unix seconds); `observed`: it went on all the same."""
         # A slice as long as the text is the text itself.
         target = head.target[:_TARGET_CHARS]
-        fresh = (now, head.method, target, head.peer, decision, status, reason, cause)
+        fresh = (now, head.method, target, head.peer, decision, status, reason, cause, observed)
         self._fresh.append(fresh)
         if cause is not None:
             self._fresh_failure = fresh
 
     def malformed(self, peer: str, status: int, now: float, *, reason: Reason) -> None:
         """Bytes from `peer` that never became a request were refused."""
-        self._fresh.append((now, "", "", peer, None, status, reason, None))
+        self._fresh.append((now, "", "", peer, None, status, reason, None, False))
 
     def used_up(self, key_id: str, state: QuotaState) -> None:
         """A quota has refused a request with this key."""
@@ -157,7 +160,7 @@ class Refusals:
             self._upstream_failure, self._fresh_failure = self._readable(self._fresh_failure), None
 
     def _readable(self, fresh: _Fresh) -> Refusal:
-        now, method, target, peer, decision, status, reason, cause = fresh
+        now, method, target, peer, decision, status, reason, cause, observed = fresh
         key = _key_of(decision)
         route = decision.route if decision is not None else None
         return Refusal(
@@ -172,6 +175,7 @@ class Refusals:
             key_id="" if key is None else key.id,
             prefix="" if key is None else key.prefix,
             tenant=None if key is None else key.tenant,
+            observed=observed,
         )
 
 

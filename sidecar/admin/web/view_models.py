@@ -15,6 +15,7 @@ class Frame:
     rights: str
     may_write: bool
     note: str
+    observing: str
     proof: str
 
 
@@ -233,6 +234,7 @@ class RefusalRow:
 
     moment: Moment
     reason: str
+    observed: bool
     status: int
     request: str
     route: str

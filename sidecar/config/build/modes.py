@@ -6,8 +6,8 @@ holds. Else it is observed where the route says so, or every lacking scope, or t
 the key, or where the file says `mode: observe`.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from sidecar.config.build.config import Config
@@ -27,7 +27,8 @@ class Modes:
     """The modes of one configuration."""
 
     def __init__(self, config: Config) -> None:
-        self.unmatched = config.unmatched
+        self.unmatched = replace(config.unmatched, policy=replace(config.unmatched.policy, charges=()))
+        """Where requests go on to that no route matches. Their quotas are shown, and never taken from."""
         self._everything = config.mode == OBSERVE
         self._keys = frozenset(config.keys.observe)
         self._scopes = {name: scope.mode for name, scope in config.catalogue.scopes.items()}
@@ -52,16 +53,16 @@ class Modes:
         return "the mode of the file is observe" if self._everything else ""
 
 
-def observing(config: Config) -> tuple[str, ...]:
-    """What is observed, in words; nothing where every refusal holds."""
-    return tuple(_observing(config))
+def observing(config: Config, *, keys: bool = True) -> tuple[str, ...]:
+    """What is observed, in words; nothing where every refusal holds. keys: whether those are named, too."""
+    named = [f"key {name}" for name in config.keys.observe] if keys else []
+    return (*_observing(config), *named)
 
 
-def observing_line(config: Config) -> str:
-    """The same in one line, not too long; empty where every refusal holds."""
-    found = observing(config)
+def in_one_line(found: Sequence[str]) -> str:
+    """What `observing` found, in a line that is not too long."""
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(islice(found, _SHOWN)) + more
+    return ", ".join(found[:_SHOWN]) + more
 
 
 def _observing(config: Config) -> Iterator[str]:
@@ -73,4 +74,3 @@ def _observing(config: Config) -> Iterator[str]:
         yield "paths that no route names"
     yield from (f"scope {name}" for name, scope in config.catalogue.scopes.items() if scope.mode == OBSERVE)
     yield from (f"quota {name}" for name, quota in config.quotas.items() if quota.mode == OBSERVE)
-    yield from (f"key {name}" for name in config.keys.observe)

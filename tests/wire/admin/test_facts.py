@@ -31,7 +31,7 @@ _ONE_KEY: Final = {
 SOURCES: Final[dict[str, dict[str, str]]] = {
     "Frame": {
         "here": WORDS, "who": "whoAmI/name", "rights": "whoAmI/rights whoAmI/tenant", "may_write": "whoAmI/rights",
-        "note": "showOverview/health/remarks", "proof": WORDS,
+        "note": "showOverview/health/remarks", "observing": "showOverview/health/observing", "proof": WORDS,
     },
     "Moment": {"relative": WORDS, "exact": WORDS, "machine": WORDS},
     "Option": {"value": WORDS, "label": WORDS, "chosen": TYPED},
@@ -93,6 +93,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
     "RefusalRow": {
         "moment": "listRefusals/refusals/at", "reason": "listRefusals/refusals/reason listRefusals/refusals/cause",
         "status": "listRefusals/refusals/status", "route": "listRefusals/refusals/route",
+        "observed": "listRefusals/refusals/observed",
         "request": "listRefusals/refusals/method listRefusals/refusals/path",
         "address": "listRefusals/refusals/address",
         "key_id": "listRefusals/refusals/key_id", "prefix": "listRefusals/refusals/prefix", "explain": WORDS,
@@ -155,7 +156,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "near_percent": CONSTANT,
     },
     "ExplainResult": {
-        "allowed": "explain/decision", "title": "explain/reason",
+        "allowed": "explain/decision", "title": "explain/reason explain/would_deny",
         "summary": "explain/status explain/route explain/where", "facts": "explain/lines/label explain/lines/text",
     },
     "Explanation": {

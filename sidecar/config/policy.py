@@ -200,7 +200,12 @@ def prefix_of(written: str | EnvironmentEntry, _path: Path, _report: Report) -> 
 OnePrefix = Annotated[str, made(prefix_of, KeyPrefix, EnvironmentEntry)]
 
 KeyName = Annotated[
-    str, leaf(matching("[!-~]{1,100}", "must be the id or the stored prefix of a key"), "the id or prefix of a key")
+    str,
+    leaf(
+        matching("[!-~]{1,100}", "must be the id or the stored prefix of a key"),
+        "the id or prefix of a key",
+        "^[!-~]{1,100}$",
+    ),
 ]
 
 _REQUIRABLE = "tenant|environment|scopes|plan|expires_at"

@@ -74,6 +74,10 @@ def with_trace(access: Access, trace_id: str) -> Access:
     return replace(access, trace_id=trace_id)
 
 
+def with_refusal(access: Access, reason: str) -> Access:
+    return replace(access, would_deny=reason)
+
+
 class LineFormat(Protocol):
     """Makes one line of a request, without its end."""
 

@@ -5,7 +5,7 @@ from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.core.observer import Forwarding, UpstreamName
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import Clock
-from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_trace
+from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_refusal, with_trace
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.observation import WouldDenyMetrics
 from sidecar.telemetry.refusals import Refusals
@@ -58,10 +58,8 @@ class Exchanges:
         if reason is not None:
             self._failed(route, reason, cause, decision)
             self._refusals.add(head, decision, status, now, reason=reason, cause=cause)
-        observed = None
         if isinstance(decision, Allow):
             self._allowed(decision, head, status, now, reason)
-            observed = decision.would_deny
         elif decision is not None:
             self._refused(decision, route, status, now)
         if self._access_log is None and self._tracer is None:
@@ -77,7 +75,6 @@ class Exchanges:
             seconds=seconds, upstream_seconds=upstream_seconds,
             bytes_in=bytes_in, bytes_out=bytes_out,
             client_address=head.peer if decision is None else decision.client_address,
-            would_deny=None if observed is None else observed.reason,
         )  # fmt: skip
         self._record(access, head, decision, forwarding)
 
@@ -85,6 +82,8 @@ class Exchanges:
         self, access: Access, head: RequestHead, decision: Decision | None, forwarding: Forwarding | None
     ) -> None:
         log, tracer = self._access_log, self._tracer
+        if isinstance(decision, Allow) and decision.would_deny is not None:
+            access = with_refusal(access, decision.would_deny.reason)
         if tracer is not None:
             trace = tracer.begin(head) if forwarding is None else forwarding.trace
             access = with_trace(access, trace.trace_id)

@@ -33,6 +33,7 @@ access_log: {{query: redacted}}
 tracing: {{endpoint: http://127.0.0.1:9}}
 trusted_proxies: [127.0.0.1/32]
 routes:
+- GET /observed/**: {{mode: observe}}
 - GET /public/**: {{public: true}}
 - GET /items/**: {{scopes: [read], quotas: [few]}}
 """

@@ -48,6 +48,7 @@ def used(start_shared_sidecar: StartSidecar, upstream_process: Upstream) -> Iter
     upstream_process.plan(b"GARBAGE\r\n\r\n")
     sidecar.ask("GET", "/public/1")
     sidecar.ask("GET", "/items/1", key="hv_live_wrong")
+    sidecar.ask("GET", "/observed/1")
     sidecar.exchange(b"GARBAGE\r\n\r\n")
     with listener(sidecar, "decision") as proxy:
         proxy.ask("GET", "/envoy/items/1")
@@ -81,7 +82,9 @@ def test_the_fields_of_a_log_line(request: pytest.FixtureRequest, used: Sidecar)
     line = used.logged(lambda line: "query" in line)
     refused = used.logged(lambda line: line["reason"] == "missing_credential")
     failed = used.logged(lambda line: line["reason"] == "upstream_invalid")
-    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in (line, refused, failed)]
+    observed = used.logged(lambda line: "would_deny" in line)
+    lines = (line, refused, failed, observed)
+    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in lines]
     holds(request, "log_line", shapes)
 
 

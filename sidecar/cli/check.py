@@ -64,7 +64,7 @@ def check_command(context: click.Context, file: str | None, config: str | None, 
             refused = strict and warnings
             click.echo(f"{path}: {'valid, but --strict takes no warnings' if refused else 'ok'} ({summary})")
             if observed:
-                click.echo(f"{path}: note: only observed, not enforced: {in_one_line(observed)}")
+                click.echo(f"{path}: note: only observed, not enforced: {in_one_line(observed)}", err=True)
     if problems or (strict and warnings):
         context.exit(_CONFIG_STATUS if problems else _WARNED_STATUS)
 

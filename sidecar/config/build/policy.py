@@ -168,8 +168,10 @@ def _check_headers(identity: Identity, keys: KeySettings, report: Report) -> Non
     known = {_folded(identity.request_id)}
     for name, template in identity.headers.items():
         check_template(template, IDENTITY_PLACEHOLDERS, ("identity", "headers", name), report)
-    for name in identity.own_headers:
-        path: Path = ("identity", "headers", name) if name in identity.headers else ("identity", "would_deny")
+    places: list[tuple[str, Path]] = [(name, ("identity", "headers", name)) for name in identity.headers]
+    if identity.would_deny is not None:
+        places.append((identity.would_deny, ("identity", "would_deny")))
+    for name, path in places:
         if _folded(name) in known:
             report.key_problem(path, "is the same header as another one here")
         if _folded(name) in passing:

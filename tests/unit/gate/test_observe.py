@@ -1,19 +1,23 @@
 """Gate.decide with `mode: observe`: which refusals are only told of, who the request is then, what always holds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.core.errors import Reason
-from sidecar.core.model import Allow, ApiKey, KeyStatus, RequestHead
+from sidecar.core.errors import Fault, Reason
+from sidecar.core.model import Allow, ApiKey, Bucket, KeyStatus, RequestHead, Taken
+from sidecar.gate.gate import Gate
+from sidecar.keys.cache import KeyCache
+from sidecar.limiter.memory import MemoryLimiter
 from tests.harness.targets import CLIMBS
 from tests.unit.gate.test_limits import strangers, unknown
 from tests.unit.gate.test_revalidate import changed
 from tests.unit.gate.world import CONFIG, World, make_world
-from tests.unit.keys.making import NOW_US, set_status
+from tests.unit.keys.making import ANN, NOW_US, set_status
 
 WITH_HEADER = CONFIG.replace("identity:\n", "identity:\n  would_deny: X-Would-Deny\n")
 OBSERVE = WITH_HEADER + "mode: observe\n"
@@ -173,6 +177,30 @@ async def test_a_store_that_cannot_be_asked_lets_nobody_through(observing: World
         assert (await observing.denies("GET", target, key=text)).reason is Reason.STORE_UNAVAILABLE
 
 
+class Broken(MemoryLimiter):
+    """It cannot tell; `immediate` as the others are."""
+
+    async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        raise Fault(Reason.LIMITER_UNAVAILABLE)
+
+
+async def test_a_limiter_that_cannot_tell_lets_nobody_through(observing: World) -> None:
+    gate = Gate(
+        observing.gate.config,
+        KeyCache(observing.store.keys, size=10, grace=observing.grace),
+        Broken(),
+        hasher=observing.hasher,
+        clock=observing.clock,
+        new_request_id=lambda: "made",
+        failures=MemoryLimiter(),
+    )
+    world = replace(observing, gate=gate)
+    text, _ = await observing.issue(tenant="acme")
+    for target, key in (("/counted/x", text), ("/public/x", "")):
+        assert (await world.denies("GET", target, key=key)).reason is Reason.LIMITER_UNAVAILABLE
+    assert (await world.denies("GET", "/public/x", key=unknown(text))).reason is Reason.LIMITER_UNAVAILABLE
+
+
 @pytest.mark.requirement("S1.1")
 @pytest.mark.parametrize("climb", CLIMBS)
 async def test_a_path_with_two_readings_stays_refused(observing: World, climb: str) -> None:
@@ -323,8 +351,6 @@ async def test_a_key_that_is_named_goes_on_and_no_other(tmp_path: Path) -> None:
 
 
 async def _add(world: World, key: ApiKey) -> None:
-    from tests.unit.keys.making import ANN
-
     await world.store.keys.add([key], actor=ANN)
 
 

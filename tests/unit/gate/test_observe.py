@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.errors import Fault, Reason
-from sidecar.core.model import Allow, ApiKey, Bucket, KeyStatus, RequestHead, Taken
+from sidecar.core.model import Allow, Bucket, KeyStatus, RequestHead, Taken
 from sidecar.gate.gate import Gate
 from sidecar.keys.cache import KeyCache
 from sidecar.limiter.memory import MemoryLimiter
@@ -27,8 +27,10 @@ IDENTITY = {b"x-key", b"x-name", b"x-trace"}
 @asynccontextmanager
 async def world_of(folder: Path, config: str) -> AsyncIterator[World]:
     made = await make_world(folder, config)
-    yield made
-    await made.store.close()
+    try:
+        yield made
+    finally:
+        await made.store.close()
 
 
 @pytest.fixture
@@ -109,6 +111,24 @@ async def test_a_wrong_key_in_the_query_or_a_cookie_is_taken_away(tmp_path: Path
             assert (b"Cookie", b"a=1; b=2") in allow.headers
 
 
+async def test_a_wrong_key_among_protocols_is_taken_away_and_the_others_stay(tmp_path: Path) -> None:
+    sources = "{header: Sec-WebSocket-Protocol}]"
+    async with world_of(tmp_path, OBSERVE.replace("{header: X-Api-Key}]", sources)) as world:
+        for key in (next(strangers()), "hv_live_nope"):
+            sent = {"Sec-WebSocket-Protocol": f"chat, {key}"}
+            allow = await goes_on(world, "GET", "/items/1", Reason.INVALID_KEY, **sent)
+            assert (b"Sec-WebSocket-Protocol", b"chat") in allow.headers
+
+
+async def test_a_path_without_a_route_loses_the_prefix_as_others_do(tmp_path: Path) -> None:
+    upstream = "{url: http://127.0.0.1:1/base, strip_prefix: /api}"
+    async with world_of(tmp_path, OBSERVE.replace("http://127.0.0.1:1", upstream)) as world:
+        allow = await goes_on(world, "GET", "/api/x?a=%2F", Reason.MISSING_CREDENTIAL)
+        assert allow.target == "/base/x?a=%2F"
+        for target in ("/other", "/%61pi/x", "/api/a/../../api/x", "/api//x"):
+            await world.denies("GET", target)
+
+
 @pytest.mark.parametrize(
     ("method", "target", "granted", "reason"),
     [
@@ -162,7 +182,9 @@ async def test_the_first_refusal_is_the_one_that_is_told(observing: World) -> No
 @pytest.mark.requirement("S4.3")
 @pytest.mark.parametrize("ended", ["disabled", "revoked", "expired", "retired"])
 async def test_a_key_that_has_ended_stays_refused(observing: World, ended: str) -> None:
-    changes = {"expired": {"expires_at": NOW_US - 1}, "retired": {"retires_at": NOW_US - 1}}.get(ended, {})
+    changes: dict[str, Any] = {"expired": {"expires_at": NOW_US - 1}, "retired": {"retires_at": NOW_US - 1}}.get(
+        ended, {}
+    )
     text, key = await observing.issue("read", **changes)
     if ended in ("disabled", "revoked"):
         await set_status(observing.store.keys, key.id, KeyStatus(ended))
@@ -339,19 +361,15 @@ async def test_a_quota_that_observes_lets_no_request_past_another_one(tmp_path: 
 async def test_a_key_that_is_named_goes_on_and_no_other(tmp_path: Path) -> None:
     async with world_of(tmp_path, WITH_HEADER) as world:
         text, named = await world.issue()
-        other, _ = await world.issue()
+        other, unnamed = await world.issue()
         config = WITH_HEADER.replace("  failures:", f"  observe: [{named.id}]\n  failures:")
     (tmp_path / "again").mkdir()
     async with world_of(tmp_path / "again", config) as world:
-        await _add(world, named)
+        await world.store.keys.add([named, unnamed], actor=ANN)
         await goes_on(world, "GET", "/items/1", Reason.INSUFFICIENT_SCOPE, key=text)
         await goes_on(world, "GET", "/nowhere", Reason.NO_ROUTE, key=text)
-        for key in (other, ""):
-            await world.denies("GET", "/items/1", key=key)
-
-
-async def _add(world: World, key: ApiKey) -> None:
-    await world.store.keys.add([key], actor=ANN)
+        assert (await world.denies("GET", "/items/1", key=other)).reason is Reason.INSUFFICIENT_SCOPE
+        assert (await world.denies("GET", "/items/1")).reason is Reason.MISSING_CREDENTIAL
 
 
 async def test_paths_without_a_route_are_observed_by_themselves(tmp_path: Path) -> None:

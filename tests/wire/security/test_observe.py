@@ -111,6 +111,8 @@ def test_a_proxy_that_asks_gets_every_identity_header_empty(start_sidecar: Start
             assert told.status == 200
             assert [told.header(name) for name in ASKED[:3]] == ["", "", ""]
             assert told.header("X-Would-Deny") == ("invalid_key" if headers else "missing_credential")
+            if dialect == "envoy":
+                assert "authorization" in told.header("X-Envoy-Auth-Headers-To-Remove").split(",")
         told = decider.ask(dialect, "GET", "/items/1", [("X-Would-Deny", "x")], key="Kr")
         assert (told.status, told.header("X-Auth-Subject"), told.header("X-Would-Deny")) == (200, "t-Kr", "")
         assert decider.ask(dialect, "GET", "/items/1", key="Kv").status == 401

@@ -11,6 +11,7 @@ from typing import Final
 
 from sidecar import __version__
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import in_one_line, observing
 from sidecar.config.fields import Address
 from sidecar.config.load import Environment
 from sidecar.config.reload import is_mounted_alone, share_of
@@ -95,7 +96,10 @@ class App:
             keys = counted(sum(count for (status, _), count in counts.items() if status == "active"), "active key")
         except StoreUnavailable:
             keys = "a store that cannot be read now"
-        return f"{__version__} with {keys}, {counted(len(config.routes), 'route')}, configuration {config.sha256[:12]}"
+        observed = observing(config)
+        mode = f", only observing {in_one_line(observed)}" if observed else ""
+        routes = counted(len(config.routes), "route")
+        return f"{__version__} with {keys}, {routes}, configuration {config.sha256[:12]}{mode}"
 
     @property
     def workers(self) -> Workers | None:

@@ -19,6 +19,7 @@ from sidecar.admin.running import (
 )
 from sidecar.admin.scopes import ScopeUse, scope_use
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import observing
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import ApiKey
 from sidecar.core.quotas import QuotaUsage
@@ -229,6 +230,11 @@ class AdminReader:
     def running_since(self) -> int:
         """Microseconds."""
         return int(self._dependencies.running.since * _MICROSECONDS)
+
+    @property
+    def observing(self) -> Sequence[str]:
+        """As `observing` of config.build.modes, without keys for an administrator of one tenant."""
+        return observing(self.config, keys=self.admin.tenant is None)
 
     async def health(self) -> Health:
         return await health_of(self._dependencies.running, self.admin)

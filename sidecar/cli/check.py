@@ -11,6 +11,7 @@ import click
 from sidecar.cli.openapi import Comparison, base_path_option, compared
 from sidecar.cli.options import Misuse, config_or_exit
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import in_one_line, observing
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
 from sidecar.config.schema import json_schema
@@ -50,7 +51,7 @@ def check_command(
     Without FILE it is that of -c, of SIDECAR_CONFIG, or ./sidecar.yaml. SIDECAR_* variables (SIDECAR_LISTEN, …)
     override the file, as they do for `sidecar serve`. Exits with 0 if the configuration is valid. Otherwise exits with
     2 and prints a line for each problem: FILE:LINE:COLUMN: path.of.value: what is wrong. Prints a warning for what is
-    valid but hardly meant, such as a scope that no route requires.
+    valid but hardly meant, such as a scope that no route requires, and a note of what is observed and not enforced.
 
     With --openapi, also for operations of the document that no route covers, routes that match none, operations whose
     `security` says otherwise than their route, and paths that two operations share. Notes say what is read otherwise
@@ -98,6 +99,7 @@ class _Checked:
         told: dict[str, Any] = {"config": self.path, "ok": not self.problems}
         told["problems"] = [asdict(problem) for problem in self.own_problems]
         told["warnings"] = [asdict(warning) for warning in self.warnings]
+        told["observing"] = [] if self.config is None else list(observing(self.config))
         return told if self.comparison is None else {**told, "openapi": self.comparison.as_json()}
 
 
@@ -120,6 +122,8 @@ def _print(checked: _Checked, strict: bool) -> None:
     refused = strict and checked.warned
     verdict = "valid, but --strict takes no warnings" if refused else "ok"
     click.echo(f"{checked.path}: {verdict} ({_summary(checked.config)})")
+    if observed := observing(checked.config):
+        click.echo(f"{checked.path}: note: only observed, not enforced: {in_one_line(observed)}", err=True)
     if checked.comparison is not None:
         click.echo(checked.comparison.summary)
 

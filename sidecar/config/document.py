@@ -43,9 +43,9 @@ from sidecar.config.fields import (
     seconds,
     size,
 )
+from sidecar.config.identity import Identity
 from sidecar.config.policy import (
     Entry,
-    Identity,
     KeySettings,
     Limit,
     NamedQuota,
@@ -55,7 +55,7 @@ from sidecar.config.policy import (
     checked_keys,
 )
 from sidecar.config.routes import CorsEntry, DefaultsEntry, ErrorEntry, RouteOrGroup, UnmatchedEntry, cors_of
-from sidecar.core.model import Cors
+from sidecar.core.model import Cors, Mode
 from sidecar.usage.anomalies import Unusual
 
 # The data listener, and what a client may take up.
@@ -390,6 +390,8 @@ class RateLimitHeaders(Entry, frozen=True, kw_only=True):
 class Document(Entry, frozen=True, kw_only=True):
     """The whole file. `listen`, `upstream` and `store` are needed, here or from the command line or environment."""
 
+    mode: Mode | None = None
+    """Of what has none of its own; None is `enforce`."""
     listen: Listen | None = None
     tls: ListenerTls | None = None
     proxy_protocol: bool | None = None

@@ -1,41 +1,35 @@
-"""The sections on keys, scopes, quotas, routes and identity.
+"""The sections on keys, scopes, quotas and paths.
 
 A struct is a mapping of the file. A struct whose name ends in `Entry` becomes another value: at once, by the function
 beside it, or in `build`, where the names in it are resolved. Every other struct is what the program uses.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from sidecar.config.decoder import leaf, made
 from sidecar.config.errors import Path, Report
 from sidecar.config.fields import (
-    FIELD_NAME,
-    RESERVED_HEADERS,
     Duration,
     DurationOrOff,
     ForeignPrefix,
-    HeaderValue,
     KeyPrefix,
     Name,
     OptionalToken,
-    OwnHeader,
     Period,
     default,
     left_out,
     matching,
     off,
-    parse_own_header,
-    parse_token,
     renamed,
     seconds,
 )
 from sidecar.core.apikey import STORED_RANDOM, ForeignHash, ForeignKeys
-from sidecar.core.headers import HeaderNames
-from sidecar.core.model import EVERY, Quota, Source, Subject, Window
+from sidecar.core.model import EVERY, Mode, Quota, Source, Subject, Window
 from sidecar.core.quotas import OF_A_KEY
 
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
@@ -114,6 +108,7 @@ class QuotaEntry(Allowance, frozen=True, kw_only=True):
 
     by: Subject | Annotated[tuple[Subject, ...], Meta(min_length=1)] = Subject.KEY
     only: Literal["all", "key", "anonymous"] = "all"
+    mode: Mode | None = left_out()
 
 
 def quota_of(entry: QuotaEntry, path: Path, report: Report) -> Quota:
@@ -128,7 +123,7 @@ def quota_of(entry: QuotaEntry, path: Path, report: Report) -> Quota:
         message = "an anonymous request has no key, tenant or environment to count by: use by: address"
         report.problem((*path, "only"), message)
     _check_window(entry, path, report)
-    return entry.quota(name, by, entry.only)
+    return replace(entry.quota(name, by, entry.only), mode=entry.mode)
 
 
 def failures_of(written: Allowance | Literal["off"], path: Path, report: Report) -> Quota | None:
@@ -202,6 +197,15 @@ def prefix_of(written: str | EnvironmentEntry, _path: Path, _report: Report) -> 
 
 OnePrefix = Annotated[str, made(prefix_of, KeyPrefix, EnvironmentEntry)]
 
+KeyName = Annotated[
+    str,
+    leaf(
+        matching("[!-~]{1,100}", "must be the id or the stored prefix of a key"),
+        "the id or prefix of a key",
+        "^[!-~]{1,100}$",
+    ),
+]
+
 _REQUIRABLE = "tenant|environment|scopes|plan|expires_at"
 Requirement = Annotated[
     str,
@@ -257,6 +261,8 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     rotation_overlap_seconds: Duration = seconds("24h", name="rotation_overlap")
     retire_unused_seconds: DurationOrOff = off(name="retire_unused")
     """A replaced key that is unused for so long retires before its overlap ends; None is never."""
+    observe: tuple[KeyName, ...] = ()
+    """Ids or stored prefixes of keys whose refusals are only told of."""
 
     def stored_prefix(self, text: str) -> str:
         """What is stored readably of a key, so that people recognise it."""
@@ -303,6 +309,11 @@ def checked_keys(keys: KeySettings, path: Path, report: Report) -> KeySettings:
     if keys.retire_unused_seconds is not None and keys.retire_unused_seconds < _LEAST_UNUSED_SECONDS:
         why = "uses reach the store up to a minute late, and those of other processes later still"
         report.problem((*path, "retire_unused"), f"must be at least 1h: {why}")
+    for at, name in report.numbered((*path, "observe"), keys.observe):
+        if any(
+            name.startswith(prefix) and len(name) >= len(prefix) + keys.length for prefix in keys.environments.values()
+        ):
+            report.problem(at, "is as long as a whole key: write its id or what is shown of it, and never a key")
     return keys
 
 
@@ -390,7 +401,7 @@ def _places(sources: Sequence[Source]) -> set[tuple[str, str, str]]:
     }
 
 
-# Scopes, routes and identity.
+# Scopes and paths.
 
 
 class ScopeEntry(Entry, frozen=True, kw_only=True):
@@ -398,6 +409,7 @@ class ScopeEntry(Entry, frozen=True, kw_only=True):
 
     description: str = ""
     includes: tuple[str, ...] = ()
+    mode: Mode | None = left_out()
 
 
 class PathsEntry(Entry, frozen=True, kw_only=True):
@@ -408,35 +420,3 @@ class PathsEntry(Entry, frozen=True, kw_only=True):
     """Whether the upstream may take %2F for a slash, or keeps it in its segment."""
     colon: Literal["verb", "plain"] = "verb"
     """Whether `{id}` takes no colon where another route has `{id}:cancel`, or a colon is like any other character."""
-
-
-def parse_header_pattern(text: str) -> str:
-    """A header that the configuration may name, or what several begin with, followed by one `*`."""
-    beginning, star, rest = text.partition("*")
-    if not star:
-        return parse_own_header(text)
-    if rest or not beginning.strip("-_."):
-        raise ValueError("is neither a name nor a pattern: a pattern has one '*', at its end, as in X-Envoy-*")
-    parse_token(beginning)
-    pattern = HeaderNames([text])
-    handled = [name.decode() for name in sorted(RESERVED_HEADERS) if name in pattern]
-    if handled:
-        raise ValueError(f"stands for {handled[0]}, too, which the sidecar itself handles: write a longer pattern")
-    return text
-
-
-HeaderPattern = Annotated[
-    str, leaf(parse_header_pattern, "the name of a header, or a pattern such as X-Envoy-*", f"^{FIELD_NAME}$")
-]
-
-
-class Identity(Entry, frozen=True, kw_only=True):
-    """Headers that tell the upstream who calls."""
-
-    headers: Mapping[OwnHeader, HeaderValue] = field(default_factory=dict)
-    """Name to template, as written."""
-    request_id: OwnHeader = "X-Request-Id"
-    strip: tuple[HeaderPattern, ...] = ()
-    """Removed from every request, beside STRIPPED of core.headers."""
-    keep: tuple[HeaderPattern, ...] = ()
-    """What the trusted proxies set themselves; removed from everyone else's requests."""

@@ -83,6 +83,7 @@ _LIVE = frozenset(
     {
         "path",
         "sha256",
+        "mode",
         "limits",
         "upstream",
         "upstreams",

@@ -21,7 +21,7 @@ from sidecar.config.fields import (
 )
 from sidecar.config.policy import Entry, EnvironmentList, Positive, ScopeList
 from sidecar.core.cors import parse_origin
-from sidecar.core.model import EVERY, Cors
+from sidecar.core.model import EVERY, Cors, Mode
 
 
 class ChargeEntry(Entry, frozen=True, kw_only=True):
@@ -118,6 +118,8 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     """None is as the upstream's settings say."""
     upstream: str | None = left_out()
     """One of `upstreams`; None is the default one."""
+    mode: Mode | None = left_out()
+    """Whether refusals hold, or are only told of; None is as its group, `defaults` or the file says."""
     deny: bool = False
     """Refuses every request, as if no route named it: a hole in a wider route."""
 
@@ -151,6 +153,7 @@ class GroupEntry(Entry, frozen=True, kw_only=True):
     body: SizeOrOff | None = left_out()
     strip_prefix: PathPrefix | None = left_out()
     upstream: str | None = left_out()
+    mode: Mode | None = left_out()
     routes: Annotated[tuple[RouteEntry, ...], Meta(min_length=1)]
 
 
@@ -170,6 +173,7 @@ class DefaultsEntry(Entry, frozen=True, kw_only=True):
     """What holds for every route that says nothing else."""
 
     quotas: tuple[str | ChargeEntry, ...] = ()
+    mode: Mode | None = left_out()
 
 
 class UnmatchedEntry(Entry, frozen=True, kw_only=True):
@@ -181,3 +185,4 @@ class UnmatchedEntry(Entry, frozen=True, kw_only=True):
     quotas: tuple[str | ChargeEntry, ...] = ()
     method_not_allowed: bool = False
     """Whether a key is told the methods of routes with its path (405), which it may not be allowed to use."""
+    mode: Mode | None = left_out()

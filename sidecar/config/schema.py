@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import NODEFAULT, Struct, inspect
 
-from sidecar.config import document, policy
+from sidecar.config import document, identity, policy
 from sidecar.config.decoder import Default, declared, type_in_file
 
 _VARIABLE = r"\$\{"
@@ -28,7 +28,7 @@ _RELEASED_NAMES: Mapping[type, str] = {
     document.UpstreamSettings: "UpstreamEntry",
     document.UpstreamTls: "UpstreamTlsEntry",
     document.UsageSettings: "UsageEntry",
-    policy.Identity: "IdentityEntry",
+    identity.Identity: "IdentityEntry",
     policy.KeySettings: "KeysEntry",
 }
 """Names under `$defs` that other schemas may refer to; the name of the class where it is not here."""

@@ -110,6 +110,37 @@ class CredentialRules:
             sources=frozenset().union(*(other.sources for other in found)),
         )
 
+    def lone(self, fields: Fields, query: str | None) -> Credential | None:
+        """What stands where keys do, whatever it is, to be removed; None for nothing.
+
+        text: without the scheme; empty where it is too short for a key, of which no copy is looked for. Raises Denied
+        where it is not one thing, or stands where it cannot be removed.
+        """
+        if query and not self._queries:
+            self._refuse_key_in_query(query)
+        found = [*self._whole_headers(fields), *self._whole_values(fields, query or "")]
+        if len(found) > 1 or any(not _PRINTABLE.fullmatch(text.encode("utf-8", "replace")) for text, _ in found):
+            raise Denied(Reason.MALFORMED_CREDENTIAL)
+        for text, source in found:
+            return Credential(text=text if len(text) >= _LEAST_WITHIN else "", sources=frozenset((source,)))
+        return None
+
+    def _whole_headers(self, fields: Fields) -> Iterator[tuple[str, Source]]:
+        for name, expected in self._headers.items():
+            for value in fields.get(name, ()):
+                _, _, rest = value.decode("latin-1").partition(" ")
+                yield rest.strip(" ") or value.decode("latin-1"), next(iter(expected[0].sources))
+
+    def _whole_values(self, fields: Fields, query: str) -> Iterator[tuple[str, Source]]:
+        for source in self._lists:
+            lines = fields.get(source.name.lower().encode(), ())
+            items = [item.strip(b" \t").decode("latin-1") for line in lines for item in line.split(b",")]
+            yield from ((item, source) for item in items if item.startswith(self._prefixes))
+        for source in self._cookies:
+            yield from ((value, source) for name, value in cookies(fields) if name == source.name)
+        for source in self._queries:
+            yield from ((value, source) for name, value in parameters(query) if name == source.name)
+
     def usual_line(self) -> re.Pattern[bytes] | None:
         """A header line that holds a credential in the usual way, and CR LF before it; group 1 is the credential.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -17,6 +17,12 @@ from sidecar.core.errors import Reason
 
 EVERY = "*"
 """Tenant, environment, scope or method that stands for every one."""
+
+Mode = Literal["enforce", "observe"]
+"""Whether what is decided holds, or is only told of. None: a part has no word on it, and a wider one decides."""
+
+ENFORCE: Final[Mode] = "enforce"
+OBSERVE: Final[Mode] = "observe"
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Header fields as sent: case, order and duplicates kept."""
@@ -119,6 +125,7 @@ class Quota:
     by: tuple[Subject, ...] = (Subject.KEY,)
     only: Literal["all", "key", "anonymous"] = "all"
     """Requests it applies to: every one, those with a key, those without."""
+    mode: Mode | None = None
 
 
 class Bucket(Struct, frozen=True, kw_only=True, gc=False):
@@ -232,6 +239,8 @@ class Policy:
     shared_cache: bool = False
     """Whether a cache may give the responses to one key to everybody."""
     forward: ForwardRules = _FORWARD_RULES
+    mode: Mode | None = None
+    """The route's own, or that of its group or of `defaults`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +277,13 @@ class Source:
         return self.kind == "header" and self.name.lower() == "sec-websocket-protocol"
 
 
+class WouldDeny(Struct, frozen=True, kw_only=True, gc=False):
+    """Why a request would be refused, and what lets it go on all the same, in words."""
+
+    reason: Reason
+    because: str
+
+
 class Allow(Struct, frozen=True, kw_only=True, gc=False):
     """The request may pass, with all that the data path needs to forward it."""
 
@@ -288,6 +304,8 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
     """What is left of every quota of the key, where the response tells it."""
     pass_through: bool = False
     """Whether the request carries a credential that is not ours; so of Deny, where it came so far."""
+    would_deny: WouldDeny | None = None
+    """Where the request goes on only because of `mode: observe`."""
 
 
 class Deny(Struct, frozen=True, kw_only=True, gc=False):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf
 
 from sidecar.core.errors import Denied, Reason, status_of
-from sidecar.core.model import EVERY, ApiKey, KeyStatus, Policy, Principal
+from sidecar.core.model import EVERY, ApiKey, KeyStatus, Mode, Policy, Principal
 from sidecar.core.routing import Match
 
 
@@ -16,6 +16,7 @@ class Scope:
     name: str
     description: str = ""
     includes: tuple[str, ...] = ()
+    mode: Mode | None = None
 
 
 class Catalogue:

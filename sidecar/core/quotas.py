@@ -297,6 +297,11 @@ def longest_refusal(states: Iterable[QuotaState]) -> QuotaState | None:
     return longest if longest is not None and longest.retry_after_seconds else None
 
 
+def untold(state: QuotaState) -> QuotaState:
+    """The state without a time to wait."""
+    return replace(state, retry_after_seconds=0)
+
+
 class QuotaUsage(Struct, frozen=True, kw_only=True, gc=False):
     """The state of a quota for a key. No state if it is counted by something that only a request has."""
 

@@ -135,7 +135,7 @@ class Injection:
 
     def copies(self, credential: Credential | None) -> Copies | None:
         """Of a credential that the upstream must not see."""
-        if credential is None or credential.foreign or self.forward_credential:
+        if credential is None or credential.foreign or self.forward_credential or not credential.text:
             return None
         return Copies(credential.text)
 

@@ -95,6 +95,7 @@ CHECKS: Final = (
     Check("Listeners", "event loop", listener_checks.loop),
     Check("Configuration", "changes", config_checks.changes),
     Check("Configuration", "file mode", config_checks.config_mode),
+    Check("Configuration", "mode", config_checks.mode),
     Check("Configuration", "public routes", config_checks.public_routes),
     Check("Configuration", "probes", config_checks.probes),
     Check("Configuration", "key in query", config_checks.key_in_query),

@@ -142,7 +142,7 @@ class Terms:
     """served: names of the enabled dialects. trusts: whether a peer is a proxy that may ask."""
 
     def __init__(self, config: Config) -> None:
-        identity = (*config.identity.headers, config.identity.request_id)
+        identity = (*config.identity.own_headers, config.identity.request_id)
         strip = (*STRIPPED, *config.identity.strip)
         self.served = frozenset(config.decision.dialects if config.decision else ())
         self.trusts = TrustedProxies(config.trusted_proxies, b"").trusts

@@ -65,7 +65,7 @@ def credential_rules(config: Config) -> CredentialRules:
 
 def header_rules(config: Config, credentials: CredentialRules) -> HeaderRules:
     return HeaderRules(
-        identity=config.identity.headers,
+        identity=config.identity.own_headers,
         strip=config.identity.strip,
         keep=config.identity.keep,
         credential=credentials.header_names,
@@ -117,8 +117,13 @@ def sharing(config: Config) -> SharingRules:
     templates = (*config.errors.values(), *([config.default_error] if config.default_error else []))
     own = [name for template in templates for name in template.headers or ()]
     names = (*rate_limit_fields(config).names, *ENDING_NAMES, "WWW-Authenticate", config.identity.request_id, *own)
+    # Unmatched requests may go on, too, where they are only observed.
     return SharingRules(
-        _every_route(config), config.cors, sources=config.keys.sources, passing=config.keys.pass_through, added=names
+        (*config.routes, config.unmatched),
+        config.cors,
+        sources=config.keys.sources,
+        passing=config.keys.pass_through,
+        added=names,
     )
 
 

@@ -61,7 +61,11 @@ def steps(config: Config, head: RequestHead, decision: Decision, status: int | N
     lines += _quotas(decision)
     if isinstance(decision, Allow):
         lines += _sent(config, decision)
-        lines.append(Line("decision", "allow" if decision.principal else "allow, without a key of ours"))
+        if decision.would_deny is not None:
+            reason, because = decision.would_deny.reason, decision.would_deny.because
+            lines.append(Line("decision", f"would deny: {reason}; observed because {because}"))
+        else:
+            lines.append(Line("decision", "allow" if decision.principal else "allow, without a key of ours"))
     else:
         lines.append(Line("decision", f"deny: {decision.reason}, answered with {status}"))
     return lines
@@ -96,6 +100,9 @@ def _escaped(char: str) -> str:
 def _route(route: Route | None) -> Iterator[Line]:
     if route is None:
         yield Line("route", "none: what no route names is denied")
+        return
+    if route.name == NO_ROUTE and not route.policy.pass_through:
+        yield Line("route", "none")
         return
     if route.name == NO_ROUTE:
         yield Line("route", f"none: `unmatched` lets only credentials pass that are not keys  ({route.where})")
@@ -218,9 +225,23 @@ async def explain(
     status = _status(responses(config), decision)
     hidden = _forms(config, text)
     lines = [_without(hidden, line) for line in steps(config, head, decision, status)]
-    if isinstance(decision, Deny):
-        lines += _causes(question, config, decision)
+    if (refusal := _refusal(decision)) is not None:
+        lines += _causes(question, config, refusal)
     return Explanation(decision=decision, status=status, lines=[_redacted(config, line) for line in lines])
+
+
+def _refusal(decision: Decision) -> Deny | None:
+    """The denial, or what would be one."""
+    if isinstance(decision, Deny) or decision.would_deny is None:
+        return decision if isinstance(decision, Deny) else None
+    return Deny(
+        reason=decision.would_deny.reason,
+        route=None if decision.route.name == NO_ROUTE else decision.route,
+        principal=decision.principal,
+        request_id=decision.request_id,
+        client_address=decision.client_address,
+        refused_quota=next((state for state in decision.quota_states if not state.remaining), None),
+    )
 
 
 def _causes(question: Question, config: Config, deny: Deny) -> Iterator[Line]:

@@ -1,6 +1,7 @@
 """The gate: a request head in, a decision out. Read `Gate.decide` first; it is the whole story."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -8,11 +9,11 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 from msgspec.structs import replace
 
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import Modes, observing
 from sidecar.core.apikey import Hasher
 from sidecar.core.cors import requested_method
-from sidecar.core.credentials import Copies, Credential
 from sidecar.core.errors import Denied, Fault, Reason
-from sidecar.core.headers import SortedHeaders, check_host
+from sidecar.core.headers import check_host
 from sidecar.core.model import (
     Allow,
     ApiKey,
@@ -33,6 +34,8 @@ from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
 from sidecar.gate.compile import PrincipalCompiler, PrincipalContext, key_format
 from sidecar.gate.failures import Failures
+from sidecar.gate.observation import NO_VALID_KEY, OBSERVABLE, Observation
+from sidecar.gate.presented import Presented
 from sidecar.gate.requests import NOTHING_TAKEN, RequestState, Understood
 from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.keys.ports import StoreUnavailable
@@ -97,6 +100,9 @@ class Gate:
             config.catalogue, self._identity, config.plans, size=config.keys.cache_size
         )
         self._unmatched, self._every_quota = config.unmatched, compiled.every_quota(config)
+        self._modes = Modes(config) if observing(config) else None
+        self._presented = Presented(self.credentials, self.injection, new_request_id)
+        self._would_deny = (config.identity.would_deny or "").encode()
         self.answers_preflights = any(route.policy.cors is not None for route in config.routes)
 
     async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
@@ -115,7 +121,7 @@ class Gate:
             paths = state.paths = self._readings(target)
             matches = [self.routes.match(head.method, path) for path in paths]
             state.route = matches[0].route if matches[0] else None
-            credential, copies = self._credential(head, received, target, host, state, remove_copies)
+            credential, copies = self._presented.credential(head, received, target, host, state, remove_copies)
             foreign = state.foreign = credential is not None and credential.foreign
             state.entry = None if credential is None or foreign else await self._find(credential.text, state)
             state.context = self._authenticate(state.entry)
@@ -124,11 +130,11 @@ class Gate:
             state.taken, state.left = await self._take(match.route, state)
             _check_taken(state.taken)
             headers = self.injection.headers(head, received, credential, copies, host, self._identity_of(state))
-            return _allowed(match.route, state, target=upstream_target, host=host, headers=headers)
+            return state.allow(match.route, target=upstream_target, host=host, headers=headers)
         except Denied as denied:
-            return await self._deny(denied.reason, state)
+            return await self._refuse(denied.reason, head, state, remove_copies)
         except Fault as fault:
-            return _refused(fault.reason, state)
+            return state.deny(fault.reason)
 
     def decide_now(self, head: RequestHead, understood: Understood) -> Decision | None:
         """As `decide`, for a request that is understood. None where the decision has to wait; nothing is taken then."""
@@ -155,6 +161,8 @@ class Gate:
         except (StoreUnavailable, Fault):
             return None
         except Denied as denied:
+            if self._modes is not None and denied.reason in OBSERVABLE:
+                return None
             state = RequestState(address, request_id, match.route if match else None, known, context, taken)
             return self._deny_now(denied.reason, state, head, understood.host)
         kept = self.injection.forwarded(head, understood.kept, understood.host)
@@ -191,11 +199,11 @@ class Gate:
             state.taken, _ = await self._take(route, state)
             _check_taken(state.taken)
         except Denied as denied:
-            return await self._deny(denied.reason, state)
+            return await self._refuse(denied.reason, head, state, True)
         except Fault as fault:
-            return _refused(fault.reason, state)
+            return state.deny(fault.reason)
         headers = (*self.injection.forwarded(head, understood.kept, understood.host), *self._identity_of(state))
-        return _allowed(route, state, target=understood.target, host=understood.host, headers=headers)
+        return state.allow(route, target=understood.target, host=understood.host, headers=headers)
 
     def preflight(self, head: RequestHead) -> Allow | None:
         """The route that a browser asks for before it sends a request there (Fetch, section 3.2.2), without a key.
@@ -216,7 +224,7 @@ class Gate:
             return None
         address = self.proxies.client_address(head.peer, received.fields)
         state = RequestState(client_address=address, request_id=self._new_request_id())
-        return _allowed(first.route, state, target=head.target, host=b"", headers=())
+        return state.allow(first.route, target=head.target, host=b"", headers=())
 
     async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
         """The key as it is stored now, or why it is no longer valid; as it was where the store cannot tell."""
@@ -237,38 +245,16 @@ class Gate:
             target = parse_target(head.target, allow.host.decode("ascii"))
             matches = [self.routes.match(head.method, path) for path in self._readings(target)]
             principal = Principal(key=key, scopes=self.config.catalogue.expand(key.scopes))
-            authorize_all_readings(matches, principal, foreign=False)
+            if self._modes is None:
+                authorize_all_readings(matches, principal, foreign=False)
+            else:
+                Observation(self._modes, key).authorize(matches, principal, foreign=False)
         except Denied as denied:
             return denied.reason
         return None
 
     def _readings(self, target: Target) -> tuple[str, ...]:
         return (target.path,) if target.ordinary else readings(target.path, keep_slash=self.config.keep_slash)
-
-    def _credential(
-        self,
-        head: RequestHead,
-        received: SortedHeaders,
-        target: Target,
-        host: bytes,
-        state: RequestState,
-        remove_copies: bool,
-    ) -> tuple[Credential | None, Copies | None]:
-        """What the client presents. It stays out of the request id, which the upstream, the logs and the client see."""
-        credential = self.credentials.find(received.fields, target.query)
-        if self.credentials.may_pass and (credential is None or credential.foreign):
-            # A proxy that forwards by itself hands on its client's fields, forwarding fields included.
-            reaching = self.injection.reaching(head, received, from_proxy=remove_copies)
-            credential = self.credentials.foreign(reaching)
-        if credential is not None and not credential.foreign and not remove_copies:
-            self.injection.check_beside_key(received)
-        copies = self.injection.copies(credential)
-        state.key_in_query = credential is not None and any(source.kind == "query" for source in credential.sources)
-        if credential is not None and copies is not None:
-            self.injection.check_copies(target, received, credential, copies, host=host, remove=remove_copies)
-            if copies.are_in_text(state.request_id):
-                state.request_id = self._new_request_id()
-        return credential, copies
 
     def _check_method(self, head: RequestHead) -> None:
         self.methods.check(head.method)
@@ -342,6 +328,64 @@ class Gate:
             return (id_header,)
         return (id_header, *context.identity, *self._identity.of_request(context.principal.key, request_id))
 
+    async def _refuse(self, reason: Reason, head: RequestHead, state: RequestState, remove_copies: bool) -> Decision:
+        """The denial, unless it is only observed."""
+        if self._modes is None or reason not in OBSERVABLE:
+            return await self._deny(reason, state)
+        try:
+            return await self._observe(reason, head, state, remove_copies, Observation(self._modes, state.key))
+        except Denied as denied:
+            return await self._deny(denied.reason, state)
+        except Fault as fault:
+            return state.deny(fault.reason)
+
+    async def _observe(
+        self, reason: Reason, head: RequestHead, state: RequestState, remove_copies: bool, seen: Observation
+    ) -> Allow:
+        """Where the request goes on to. Raises Denied for a refusal that holds, `reason` or another one, and Fault."""
+        received = self.rules.classify(head.headers)
+        host = check_host(received.fields.get(b"host"), head.version)
+        target = parse_target(head.target, host.decode("ascii"))
+        paths = self._readings(target)
+        matches = [self.routes.match(head.method, path) for path in paths]
+        if any(match != matches[0] for match in matches):
+            raise Denied(reason)
+        injection = self.injection
+        if reason in NO_VALID_KEY:
+            seen.check(reason, state.route)
+            injection = self._presented.without_key
+            credential, copies = self._presented.no_key(received, target, host, state, remove_copies)
+            await self._count_failure(reason, state, seen)
+        else:
+            credential, copies = self._presented.credential(head, received, target, host, state, remove_copies)
+        foreign = credential is not None and credential.foreign
+        match = seen.authorize(matches, state.principal, foreign=foreign)
+        upstream_target = injection.target(target, paths, credential, copies, match.route.policy.forward)
+        state.taken = await self._take_observed(match.route, state, seen)
+        headers = injection.headers(head, received, credential, copies, host, self._identity_of(state))
+        if self._would_deny and seen.first is not None:
+            headers = (*headers, (self._would_deny, seen.first.reason.encode()))
+        return state.allow(match.route, target=upstream_target, host=host, headers=headers, would_deny=seen.first)
+
+    async def _count_failure(self, reason: Reason, state: RequestState, seen: Observation) -> None:
+        """As where it is refused: an address that sends many has fewer of its keys looked up."""
+        if reason is Reason.MALFORMED_CREDENTIAL:
+            return
+        with suppress(Fault):
+            counted = await self._failures.count(state.client_address, self._clock.seconds())
+            if counted.refused is not None:
+                seen.check(Reason.TOO_MANY_FAILURES, state.route)
+
+    async def _take_observed(self, route: Route, state: RequestState, seen: Observation) -> Taken:
+        """As `_take`, where some quotas may be used up. Raises Denied where one of them holds, and Fault."""
+        taken, _ = await self._take(route, state)
+        if taken.refused is None:
+            return taken
+        held = seen.enforced(route, self._buckets(route, state))
+        state.taken = await self._limiter.take(held, self._clock.seconds()) if held else NOTHING_TAKEN
+        _check_taken(state.taken)
+        return seen.used_up(route, taken, state.taken)
+
     async def _deny(self, reason: Reason, state: RequestState) -> Deny:
         """The denial. Wrong keys are counted; a valid key's quotas are reported, but nothing is taken from them."""
         state.request_id = state.request_id or self._new_request_id()
@@ -356,8 +400,8 @@ class Gate:
         except Fault:
             pass
         if self._tells_methods(reason):
-            return replace(_refused(reason, state), methods=self.routes.methods(state.paths))
-        return _refused(reason, state)
+            return replace(state.deny(reason), methods=self.routes.methods(state.paths))
+        return state.deny(reason)
 
     def _deny_now(self, reason: Reason, state: RequestState, head: RequestHead, host: bytes) -> Deny | None:
         """None where what the key has left is told, and has to be waited for."""
@@ -397,33 +441,3 @@ def _now(work: Coroutine[Any, Any, T]) -> T:
 def _check_taken(taken: Taken) -> None:
     if taken.refused is not None:
         raise Denied(Reason.QUOTA_EXCEEDED)
-
-
-def _allowed(route: Route, state: RequestState, *, target: str, host: bytes, headers: Headers) -> Allow:
-    return Allow(
-        route=route,
-        principal=state.principal,
-        target=target,
-        headers=headers,
-        host=host,
-        request_id=state.request_id,
-        client_address=state.client_address,
-        quota_states=state.taken.states,
-        key_in_query=state.key_in_query,
-        quotas_left=state.left,
-        pass_through=state.foreign,
-    )
-
-
-def _refused(reason: Reason, state: RequestState) -> Deny:
-    return Deny(
-        reason=reason,
-        route=state.route,
-        principal=state.principal,
-        key=state.entry.key if state.entry else None,
-        request_id=state.request_id,
-        client_address=state.client_address,
-        quota_states=state.taken.states,
-        refused_quota=state.taken.refused,
-        pass_through=state.foreign,
-    )

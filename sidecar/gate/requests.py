@@ -6,7 +6,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from sidecar.core.model import Principal, QuotaState, Route, Taken
+from sidecar.core.errors import Reason
+from sidecar.core.model import Allow, ApiKey, Deny, Headers, Principal, QuotaState, Route, Taken, WouldDeny
 from sidecar.core.routing import Match
 from sidecar.gate.compile import PrincipalContext
 from sidecar.keys.cache import CacheEntry
@@ -61,3 +62,39 @@ class RequestState:
     @property
     def principal(self) -> Principal | None:
         return self.context.principal if self.context else None
+
+    @property
+    def key(self) -> ApiKey | None:
+        """The valid one that it has."""
+        return self.context.principal.key if self.context else None
+
+    def allow(
+        self, route: Route, *, target: str, host: bytes, headers: Headers, would_deny: WouldDeny | None = None
+    ) -> Allow:
+        return Allow(
+            route=route,
+            principal=self.principal,
+            target=target,
+            headers=headers,
+            host=host,
+            request_id=self.request_id,
+            client_address=self.client_address,
+            quota_states=self.taken.states,
+            key_in_query=self.key_in_query,
+            quotas_left=self.left,
+            pass_through=self.foreign,
+            would_deny=would_deny,
+        )
+
+    def deny(self, reason: Reason) -> Deny:
+        return Deny(
+            reason=reason,
+            route=self.route,
+            principal=self.principal,
+            key=self.entry.key if self.entry else None,
+            request_id=self.request_id,
+            client_address=self.client_address,
+            quota_states=self.taken.states,
+            refused_quota=self.taken.refused,
+            pass_through=self.foreign,
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import in_one_line, observing
 from sidecar.config.reload import share_of
 from sidecar.gate.compile import key_prefixes
 from sidecar.keys.ports import StoreUnavailable
@@ -140,7 +141,12 @@ async def reconfigure_workers(parts: Parts, workers: Workers) -> None:
 def remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
     files = (watch.remarks() for watch in (reloads, parts.key_file) if watch is not None)
     own = (*parts.serving.grace.remarks(), *parts.limiters.remarks(), *parts.sharing.remarks())
-    return [*(line for lines in files for line in lines), *own, *_unwritten(parts.store)]
+    return [*(line for lines in files for line in lines), *own, *_unwritten(parts.store), *_observed(parts)]
+
+
+def _observed(parts: Parts) -> Sequence[str]:
+    found = observing(parts.serving.config)
+    return [f"mode: only observed, not enforced: {in_one_line(found)}"] if found else []
 
 
 def _unwritten(store: Store) -> Sequence[str]:

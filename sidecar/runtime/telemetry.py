@@ -12,6 +12,7 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import observing
 from sidecar.config.document import AccessLogSettings, Tracing
 from sidecar.core.client_address import TrustedProxies
 from sidecar.core.units import Clock
@@ -20,6 +21,7 @@ from sidecar.runtime.serving import StartError
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer, lines_writer
 from sidecar.telemetry.metrics import BOUNDS, Metrics
+from sidecar.telemetry.observation import ObservingMetrics, WouldDenyMetrics
 from sidecar.telemetry.observer import Exchanges
 from sidecar.telemetry.redaction import Redaction
 from sidecar.telemetry.refusals import Refusals
@@ -79,7 +81,10 @@ class Observing:
         self.refusals = Refusals(self._redaction, config=lambda: self._config_hash)
         background.repeat(self.refusals.settle, REFUSALS_SECONDS)
         self._proxies = TrustedProxies((), b"")
+        self._would_deny = WouldDenyMetrics()
+        metrics.also(self._would_deny)
         self.reconfigure(config)
+        metrics.also(ObservingMetrics(lambda: self._observing))
         self.access_log = None if config.access_log is None else self._log(config.access_log)
         """None where there is none; so is `tracer`."""
         self.tracer = None if config.tracing is None else self._trace(config.tracing)
@@ -87,12 +92,19 @@ class Observing:
     def exchanges(self, usage: Usage) -> Exchanges:
         """The observer of requests."""
         return Exchanges(
-            self._metrics, self.access_log, usage, clock=self._clock, refusals=self.refusals, tracer=self.tracer
+            self._metrics,
+            self.access_log,
+            usage,
+            clock=self._clock,
+            refusals=self.refusals,
+            tracer=self.tracer,
+            would_deny=self._would_deny,
         )
 
     def reconfigure(self, config: Config) -> None:
-        """What keys look like, who is trusted, and what is in force, from here on."""
+        """What keys look like, who is trusted, what is in force and whether anything is observed, from here on."""
         self._config_hash = config.sha256[:SHOWN_OF_HASH] or None
+        self._observing = bool(observing(config))
         self._redaction.reconfigure(key_prefixes(config))
         self._proxies = TrustedProxies(config.trusted_proxies, b"")
 

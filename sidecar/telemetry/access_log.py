@@ -29,7 +29,7 @@ _MAX_KEPT: Final = 2 * MAX_CLIENT_CHARS
 _OPTIONAL: Final = frozenset(
     {
         *("environment", "plan", "scopes", "credential", "cause", "query", "trace_id", "config", "sampled"),
-        *("quota", "limit", "retry_after"),
+        *("quota", "limit", "retry_after", "would_deny"),
     }
 )
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -68,6 +68,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """32 hexadecimal digits, where requests are traced."""
     refused_quota: QuotaState | None = None
     """The one that was used up."""
+    would_deny: str | None = None
+    """Why it would have been refused, where `mode: observe` let it go on."""
 
 
 def with_client(access: Access, head: RequestHead) -> Access:
@@ -83,6 +85,10 @@ def with_trace(access: Access, trace_id: str) -> Access:
 
 def with_quota(access: Access, refused: QuotaState | None) -> Access:
     return replace(access, refused_quota=refused)
+
+
+def with_refusal(access: Access, reason: str) -> Access:
+    return replace(access, would_deny=reason)
 
 
 class LineFormat(Protocol):
@@ -123,6 +129,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     bytes_out: int
     client_address: str
     trace_id: str | None = None
+    would_deny: str | None = None
     config: str | None = None
     sampled: float | None = None
 
@@ -187,6 +194,7 @@ class JsonLines:
             bytes_out=access.bytes_out,
             client_address=access.client_address,
             trace_id=access.trace_id,
+            would_deny=access.would_deny,
             config=self._config(),
             sampled=None if self._share is None or is_always_written(access) else self._share,
         )
@@ -268,8 +276,8 @@ def _escape(unsafe: re.Match[bytes]) -> bytes:
 
 
 def is_always_written(access: Access) -> bool:
-    """Whether it was refused or failed, so that no sample leaves it out."""
-    return access.status >= 400 or access.reason is not None
+    """Whether it was refused, would have been, or failed, so that no sample leaves it out."""
+    return access.status >= 400 or access.reason is not None or access.would_deny is not None
 
 
 _LINES_AT_ONCE = 256
@@ -306,7 +314,7 @@ class AccessLog(Batches[Access, bytes]):
         self._sample = sample
 
     def wants(self, access: Access) -> bool:
-        """Whether it is to be recorded: every refusal and failure is."""
+        """Whether it is to be recorded: every refusal and failure is, and what would have been refused."""
         return self._sample is None or is_always_written(access) or self._sample()
 
 

@@ -7,8 +7,9 @@ from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
 from sidecar.core.observer import Forwarding, UpstreamName
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import Clock
-from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_quota, with_trace
+from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_quota, with_refusal, with_trace
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.observation import WouldDenyMetrics
 from sidecar.telemetry.refusals import Refusals
 from sidecar.telemetry.tracing import Tracer
 from sidecar.usage.recorder import Usage
@@ -26,7 +27,9 @@ class Exchanges:
         clock: Clock,
         refusals: Refusals,
         tracer: Tracer | None = None,
+        would_deny: WouldDenyMetrics | None = None,
     ) -> None:
+        self._would_deny = would_deny or WouldDenyMetrics()
         self._metrics, self._access_log, self._usage, self._clock = metrics, access_log, usage, clock
         self._tracer, self._refusals = tracer, refusals
 
@@ -83,6 +86,8 @@ class Exchanges:
         log, tracer = self._access_log, self._tracer
         if access.reason is Reason.QUOTA_EXCEEDED and isinstance(decision, Deny):
             access = with_quota(access, decision.refused_quota)
+        if isinstance(decision, Allow) and decision.would_deny is not None:
+            access = with_refusal(access, decision.would_deny.reason)
         if tracer is not None:
             trace = tracer.begin(head) if forwarding is None else forwarding.trace
             access = with_trace(access, trace.trace_id)
@@ -117,6 +122,9 @@ class Exchanges:
         if allow.quota_states:
             self._metrics.taken(allow.quota_states)
         self._usage.used(allow, head, status, now, reason or "")
+        if allow.would_deny is not None:
+            self._would_deny.count(allow.route.name, allow.would_deny.reason)
+            self._refusals.add(head, allow, status, now, reason=allow.would_deny.reason, cause=None, observed=True)
 
     def _refused(self, deny: Deny, route: str, status: int, now: float) -> None:
         if deny.refused_quota is not None:

@@ -58,6 +58,8 @@ class Refusal(Struct, frozen=True, kw_only=True, gc=False):
     """What was left of each quota of the route, in words."""
     config: str = ""
     """The beginning of the hash of the configuration in force."""
+    observed: bool = False
+    """It went on all the same (`mode: observe`), and `status` is that of its real response."""
 
 
 class RefusalFilter(Struct, frozen=True, kw_only=True):
@@ -93,8 +95,11 @@ class Gathered(Struct, frozen=True, kw_only=True, gc=False):
     used_up: dict[tuple[str, str], QuotaState]
 
 
-_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None, str | None]
-"""Unix seconds, method, target, the socket's other end, and the rest as in Refusal; last, the configuration."""
+_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None, str | None, bool]
+"""Unix seconds, method, target, the socket's other end, and the rest as in Refusal.
+
+Then the configuration, and whether it was observed.
+"""
 
 
 def _no_config() -> None:
@@ -122,18 +127,19 @@ class Refusals:
         *,
         reason: Reason,
         cause: UpstreamCause | None,
+        observed: bool = False,
     ) -> None:
-        """A request was refused, or not served, at `now` (Unix seconds)."""
+        """A request was refused, or not served, at `now` (Unix seconds); `observed`: it went on all the same."""
         # A slice as long as the text is the text itself.
         target = head.target[:_TARGET_CHARS]
-        fresh = (now, head.method, target, head.peer, decision, status, reason, cause, self._config())
+        fresh = (now, head.method, target, head.peer, decision, status, reason, cause, self._config(), observed)
         self._fresh.append(fresh)
         if cause is not None:
             self._fresh_failure = fresh
 
     def malformed(self, peer: str, status: int, now: float, *, reason: Reason) -> None:
         """Bytes from `peer` that never became a request were refused."""
-        self._fresh.append((now, "", "", peer, None, status, reason, None, self._config()))
+        self._fresh.append((now, "", "", peer, None, status, reason, None, self._config(), False))
 
     def used_up(self, key_id: str, state: QuotaState) -> None:
         """A quota has refused a request with this key."""
@@ -188,7 +194,7 @@ class Refusals:
             self._upstream_failure, self._fresh_failure = self._readable(self._fresh_failure), None
 
     def _readable(self, fresh: _Fresh) -> Refusal:
-        now, method, target, peer, decision, status, reason, cause, config = fresh
+        now, method, target, peer, decision, status, reason, cause, config, observed = fresh
         key = _key_of(decision)
         route = decision.route if decision is not None else None
         quota = decision.refused_quota if isinstance(decision, Deny) and reason is Reason.QUOTA_EXCEEDED else None
@@ -217,6 +223,7 @@ class Refusals:
             retry_after=0 if quota is None else quota.retry_after_seconds,
             quotas=() if decision is None or key is None else tuple(map(_left, decision.quota_states)),
             config=config or "",
+            observed=observed,
         )
 
 

@@ -21,7 +21,7 @@ CONTROL: Final = "control"
 _OF_A_PROCESS: Final = "process_"
 _LEAST: Final = frozenset({"sidecar_store_writable"})
 """Gauges of which the least tells of the worst,"""
-_MOST: Final = frozenset({"sidecar_store_grace_active", "sidecar_limiter_breaker_state"})
+_MOST: Final = frozenset({"sidecar_store_grace_active", "sidecar_limiter_breaker_state", "sidecar_observing"})
 """and those of which the most does."""
 _KEPT: Final = frozenset({"counter", "histogram"})
 

@@ -68,6 +68,7 @@ class Spans:
             **_optional("user_agent.original", self._agent(head)),
             **_optional("sidecar.reason", access.reason or ""),
             **_optional("sidecar.cause", access.cause or ""),
+            **_optional("sidecar.would_deny", access.would_deny or ""),
             **_optional("sidecar.key.id", access.key.id if access.key else ""),
             **_optional("sidecar.key.tenant", (access.key.tenant or "") if access.key else ""),
         }

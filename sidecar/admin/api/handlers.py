@@ -168,7 +168,7 @@ async def overview(service: AdminService, _: Bare) -> Reply:
         requests_by_class=dict(requests),
         due=due,
         unusual=unusual,
-        health=health_out(await service.health(), service.config),
+        health=health_out(await service.health(), service.config, service.observing),
         refusals_by_reason=None if counts is None else dict(counts),
         refusals_since=rfc3339(service.running_since),
         nearly_used_up=tuple(nearly_used_up_out(one, service.now) for one in near if not one.of_tenant),

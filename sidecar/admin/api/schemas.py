@@ -94,6 +94,8 @@ class RefusalOut(Struct, frozen=True, kw_only=True):
     key_id: str | None
     prefix: str | None
     config: str | None
+    observed: bool
+    """It went on all the same (`mode: observe`); `status` is that of its real response."""
 
 
 class RefusalList(Struct, frozen=True, kw_only=True):
@@ -241,6 +243,8 @@ class ExplanationOut(Struct, frozen=True, kw_only=True):
 
     decision: Literal["allow", "deny"]
     reason: str | None
+    would_deny: str | None
+    """The reason that would refuse it, where `mode: observe` lets it go on."""
     status: int | None
     route: str | None
     where: str | None
@@ -349,6 +353,8 @@ class HealthOut(Struct, frozen=True, kw_only=True):
 
     An administrator of one tenant sees when and why, not which request.
     """
+    observing: tuple[str, ...]
+    """What is decided but not enforced (`mode: observe`), in words; empty where every refusal holds."""
 
 
 class OverviewOut(Struct, frozen=True, kw_only=True):

@@ -258,6 +258,7 @@ def explanation_out(explanation: Explanation) -> ExplanationOut:
     return ExplanationOut(
         decision="allow" if isinstance(decision, Allow) else "deny",
         reason=denied.reason.value if denied else None,
+        would_deny=decision.would_deny.reason.value if isinstance(decision, Allow) and decision.would_deny else None,
         status=explanation.status,
         route=decision.route.name if decision.route else None,
         where=decision.route.where if decision.route else None,
@@ -327,6 +328,7 @@ def refusal_out(refusal: Refusal) -> RefusalOut:
         key_id=refusal.key_id or None,
         prefix=refusal.prefix or None,
         config=refusal.config or None,
+        observed=refusal.observed,
     )
 
 
@@ -345,7 +347,7 @@ def _lines_out(lines: Iterable[Line]) -> tuple[LineOut, ...]:
     return tuple(LineOut(label=line.label, text=line.text) for line in lines)
 
 
-def health_out(health: Health, config: Config) -> HealthOut:
+def health_out(health: Health, config: Config, observing: Sequence[str]) -> HealthOut:
     failed = health.upstream_failed
     return HealthOut(
         ready=health.ready,
@@ -354,4 +356,5 @@ def health_out(health: Health, config: Config) -> HealthOut:
         config_sha256=config.sha256,
         config_since=rfc3339(int(health.config_since * 1_000_000)),
         upstream_failed=None if failed is None else refusal_out(failed),
+        observing=tuple(observing),
     )

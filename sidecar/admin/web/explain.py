@@ -104,7 +104,12 @@ def _outcome(decision: Decision, status: int | None) -> tuple[str, str]:
     if isinstance(decision, Allow):
         if status is None:
             name = decision.route.policy.forward.upstream
-            return "Allowed", f"It would be forwarded to the upstream{f' {name}' if name else ''}{by}."
+            title = (
+                "Allowed"
+                if decision.would_deny is None
+                else f"Observed: would be refused: {decision.would_deny.reason}"
+            )
+            return title, f"It would be forwarded to the upstream{f' {name}' if name else ''}{by}."
         return "Allowed", f"The sidecar itself would respond with {status}{by}."
     return f"Refused: {decision.reason}", f"It would be refused with {status}{by}."
 

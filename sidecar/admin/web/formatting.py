@@ -15,6 +15,7 @@ from sidecar.admin.auth import Admin, Session
 from sidecar.admin.middleware import ADMIN
 from sidecar.admin.web.view_models import Frame, Moment, StatusBadge
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import in_one_line, observing
 from sidecar.config.build.policy import NAME_OF_VARIABLE, VARIABLE
 from sidecar.core.credentials import header_value
 from sidecar.core.model import EVERY, ApiKey, KeyStatus, Quota, Route, Source
@@ -211,6 +212,7 @@ def frame_of(request: web.Request, here: str) -> Frame:
         may_write=admin.may_write and file is None,
         note="" if file is None else file.note(admin),
         pending=_pending(request),
+        observing=_observing(request, admin),
         proof=session.proof if session is not None else "",
     )
 
@@ -224,6 +226,16 @@ def _pending(request: web.Request) -> str:
     since = moment(int(refused.since * MICROSECONDS), parts.clock.micros()).relative
     errors = counted(refused.total, "error")
     return f"The configuration file was refused {since} ({errors}). The one before it stays in force."
+
+
+def _observing(request: web.Request, admin: Admin) -> str:
+    """What is not enforced, and since when; empty where every refusal holds."""
+    dependencies = request.app[DEPENDENCIES]
+    found = observing(dependencies.config(), keys=admin.tenant is None)
+    if not found:
+        return ""
+    since = moment(int(dependencies.running.config_since() * MICROSECONDS), dependencies.clock.micros())
+    return f"{in_one_line(found)}, since {since.relative}"
 
 
 def _rights(admin: Admin) -> str:

@@ -184,6 +184,7 @@ def _refusal(one: Refusal, now: int) -> RefusalRow:
     return RefusalRow(
         moment=moment(one.at, now),
         reason=one.reason.value if one.cause is None else f"{one.reason} ({one.cause})",
+        observed=one.observed,
         status=one.status,
         request=f"{one.method} {one.path}" if one.method else "Malformed: no request could be read",
         route=one.route,

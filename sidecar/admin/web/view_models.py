@@ -19,6 +19,7 @@ class Frame:
     may_write: bool
     note: str
     pending: str
+    observing: str
     proof: str
 
 
@@ -227,6 +228,7 @@ class RefusalRow:
 
     moment: Moment
     reason: str
+    observed: bool
     status: int
     request: str
     route: str

@@ -37,11 +37,12 @@ from sidecar.config.document import (
 from sidecar.config.engines import LimiterSettings
 from sidecar.config.errors import Path, Problem, Report, did_you_mean
 from sidecar.config.fields import Address, UpstreamUrl
-from sidecar.config.policy import Identity, KeySettings, PathsEntry
+from sidecar.config.identity import Identity
+from sidecar.config.policy import KeySettings, PathsEntry
 from sidecar.config.routes import DefaultsEntry, UnmatchedEntry
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
-from sidecar.core.model import EVERY, Cors, Policy, Quota, Route
+from sidecar.core.model import ENFORCE, EVERY, Cors, Mode, Policy, Quota, Route
 from sidecar.core.patterns import parse_pattern
 from sidecar.core.policy import Catalogue
 from sidecar.core.quotas import Plans
@@ -66,6 +67,8 @@ class Config:
     """Of the file, hexadecimal."""
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     """What can be used, but is hardly meant."""
+    mode: Mode = ENFORCE
+    """Of what has none of its own; see `modes`."""
     listen: tuple[Address, ...]
     tls: ListenerTls | None
     proxy_protocol: bool
@@ -148,8 +151,9 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     check_passing(config.identity, config.keys, proxies=proxies, admin=admin is not None, report=report)
     words = _vocabulary(config, catalogue, report)
     errors, default_error = errors_of(document.errors or {}, report)
-    common = (document.defaults or DefaultsEntry()).quotas
-    defaults = Policy(charges=charges_of(common, ("defaults", "quotas"), config.quotas, report))
+    common = document.defaults or DefaultsEntry()
+    charges = charges_of(common.quotas, ("defaults", "quotas"), config.quotas, report)
+    defaults = Policy(charges=charges, mode=common.mode)
     routes = routes_of(document.routes or (), defaults, words, report)
     table = tuple(route for _, route in routes)
     config = replace(
@@ -190,6 +194,7 @@ def _sections(path: str, document: Document) -> Config:
     paths = document.paths or PathsEntry()
     return Config(
         path=path,
+        mode=document.mode or ENFORCE,
         listen=document.listen or (),
         tls=document.tls,
         proxy_protocol=bool(document.proxy_protocol),

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from sidecar.config.decoder import decode
 from sidecar.config.document import AdminSettings, AdminToken
 from sidecar.config.errors import ConfigError, Path, Place, Report, did_you_mean
-from sidecar.config.policy import Identity, KeySettings, Limit, ScopeEntry
+from sidecar.config.identity import Identity
+from sidecar.config.policy import KeySettings, Limit, ScopeEntry
 from sidecar.config.routes import ChargeEntry, ErrorEntry
 from sidecar.config.yaml_tree import read_nodes
 from sidecar.core.apikey import wrapped
@@ -37,7 +38,7 @@ def catalogue_of(entries: Mapping[str, str | ScopeEntry | None], report: Report)
     for name, entry in entries.items():
         match entry:
             case ScopeEntry():
-                scopes[name] = Scope(name=name, description=entry.description, includes=entry.includes)
+                scopes[name] = Scope(name=name, description=entry.description, includes=entry.includes, mode=entry.mode)
             case _:
                 scopes[name] = Scope(name=name, description=entry or "")
     catalogue = Catalogue(scopes.values())
@@ -166,8 +167,11 @@ def _check_headers(identity: Identity, keys: KeySettings, report: Report) -> Non
     passing = {_folded(source.name) for source in keys.pass_through if source.kind == "header"}
     known = {_folded(identity.request_id)}
     for name, template in identity.headers.items():
-        path: Path = ("identity", "headers", name)
-        check_template(template, IDENTITY_PLACEHOLDERS, path, report)
+        check_template(template, IDENTITY_PLACEHOLDERS, ("identity", "headers", name), report)
+    places: list[tuple[str, Path]] = [(name, ("identity", "headers", name)) for name in identity.headers]
+    if identity.would_deny is not None:
+        places.append((identity.would_deny, ("identity", "would_deny")))
+    for name, path in places:
         if _folded(name) in known:
             report.key_problem(path, "is the same header as another one here")
         if _folded(name) in passing:
@@ -178,8 +182,8 @@ def _check_headers(identity: Identity, keys: KeySettings, report: Report) -> Non
 def _never_kept(identity: Identity, keys: KeySettings) -> Iterator[tuple[str, str]]:
     """Names, and what each is."""
     yield identity.request_id, "the header of identity.request_id"
-    for name in identity.headers:
-        yield name, "a header of identity.headers"
+    for name in identity.own_headers:
+        yield name, "a header of identity.headers" if name in identity.headers else "that of identity.would_deny"
     for source in keys.sources:
         if source.kind != "query":
             yield "Cookie" if source.kind == "cookie" else source.name, "where keys.from looks for a credential"

@@ -13,7 +13,7 @@ from sidecar.config.policy import KeySettings
 from sidecar.config.routes import ONLY, GroupEntry, PolicyEntry, ResponseEntry, UnmatchedEntry
 from sidecar.core.errors import Reason
 from sidecar.core.headers import HeaderNames, fold
-from sidecar.core.model import EVERY, Cors, ForwardRules, Policy, Quota, Route, StaticResponse
+from sidecar.core.model import EVERY, OBSERVE, Cors, ForwardRules, Policy, Quota, Route, StaticResponse
 from sidecar.core.patterns import Pattern, parse_pattern
 from sidecar.core.policy import DENIED, Catalogue
 from sidecar.core.quotas import ENDING_NAMES
@@ -102,6 +102,7 @@ def _joined(own: Policy, inherited: Policy, given: Container[str]) -> Policy:
         charges=own.charges if "quotas" in given else inherited.charges,
         pass_through=own.pass_through if "pass_through" in given else inherited.pass_through,
         forward=_joined_rules(own.forward, inherited.forward),
+        mode=own.mode or inherited.mode,
     )
 
 
@@ -112,7 +113,10 @@ def _joined_rules(own: ForwardRules, inherited: ForwardRules) -> ForwardRules:
 
 def _check_inherited(entry: PolicyEntry, own: Policy, inherited: Policy, path: Path, report: Report) -> None:
     """Reports what cannot hold together with what the group demands."""
-    if entry.public and replace(inherited, charges=(), pass_through=True, forward=ForwardRules()) != Policy():
+    if (
+        entry.public
+        and replace(inherited, charges=(), pass_through=True, forward=ForwardRules(), mode=None) != Policy()
+    ):
         report.problem(
             (*path, "public"), "its group requires something of a key: write this route outside of the group"
         )
@@ -240,6 +244,8 @@ def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse |
     if whole or short:
         for option in (option for option in _FORWARDING if getattr(entry, option) is not None):
             report.problem((*path, option), f"the sidecar itself responds (`{name}`): nothing is forwarded")
+        if entry.mode == OBSERVE:
+            report.problem((*path, "mode"), f"the sidecar itself responds (`{name}`), and never says more than is true")
     if (whole or short) and entry.pass_through == ONLY:
         message = "a route with `pass_through: only` is the upstream's: it has no response of ours"
         report.problem((*path, name), message)
@@ -330,6 +336,7 @@ def _demands(entry: PolicyEntry | GroupEntry, path: Path, words: Vocabulary, rep
         charges=charges_of(entry.quotas or (), (*path, "quotas"), words.quotas, report),
         pass_through=entry.pass_through is not False,
         forward=_forward(entry, path, report),
+        mode=entry.mode,
     )
 
 
@@ -370,6 +377,7 @@ def unmatched_of(entry: UnmatchedEntry, routes: Sequence[Route], words: Vocabula
         charges=charges_of(entry.quotas, (*path, "quotas"), words.quotas, report),
         pass_through=passes,
         refuses_keys=Reason.NO_ROUTE,
+        mode=entry.mode,
     )
     where = report.where(path) if passes else ""
     return Route(name=NO_ROUTE, methods=frozenset({EVERY}), pattern=EVERYTHING, policy=policy, where=where)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from sidecar.config.build.modes import in_one_line, observing
 from sidecar.config.engines import LimiterSettings
 from sidecar.doctor.facts import Facts, Finding, RunningFacts, Unknown, ok, problem, span, unchecked, warning
 from sidecar.limiter.redis.url import RedisUrl
@@ -101,6 +102,18 @@ def probes(facts: Facts) -> Finding:
 
 def _is_probe(pattern: str) -> bool:
     return pattern.rstrip("/").rpartition("/")[2].lower() in PROBES
+
+
+def mode(facts: Facts) -> Finding:
+    """Whether every refusal holds."""
+    found = observing(facts.config)
+    if not found:
+        return ok("every decision is enforced")
+    return warning(
+        f"only observed, not enforced: {in_one_line(found)}",
+        why="Requests that would be refused there reach the service all the same, those without a key included.",
+        do="See sidecar_would_deny_total for whom it would refuse; then remove `mode: observe`.",
+    )
 
 
 def key_in_query(facts: Facts) -> Finding:

@@ -36,6 +36,7 @@ from tests.unit.keys.making import ANN
 PEER, PROXY = "198.51.100.7", "10.0.0.1"
 TRUSTING = CONFIG + "trusted_proxies: [10.0.0.0/8]\n"
 SHARED = TRUSTING + "cors: {origins: [https://app.test]}\n"
+OBSERVING = TRUSTING.replace("identity:\n", "identity:\n  would_deny: X-Would-Deny\n")
 CONFIGS = [
     TRUSTING,
     TRUSTING.replace("  failures:", "  copies: refuse\n  failures:"),
@@ -75,6 +76,11 @@ CONFIGS = [
     TRUSTING.replace(
         '/me: {respond: {id: "{key.id}"}}', '/me: {quotas: [general], respond: {id: "{key.id}", left: "{quotas}"}}'
     ),
+    OBSERVING + "mode: observe\n",
+    OBSERVING.replace("  read: Read\n", "  read: {mode: observe}\n").replace(
+        "video: {limit", "video: {mode: observe, limit"
+    ),
+    OBSERVING.replace("/counted/**: {", "/counted/**: {mode: observe, ") + "unmatched: {mode: observe}\n",
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "get", "LIST", "mirror", "TRACE", "OPTIONS", "FROBNICATE"]
 TARGETS = [

@@ -33,6 +33,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "here": WORDS, "who": "whoAmI/name", "rights": "whoAmI/rights whoAmI/tenant", "may_write": "whoAmI/rights",
         "note": "showOverview/health/remarks", "proof": WORDS,
         "pending": "showConfiguration/pending/since showConfiguration/pending/total",
+        "observing": "showOverview/health/observing",
     },
     "Moment": {"relative": WORDS, "exact": WORDS, "machine": WORDS},
     "Option": {"value": WORDS, "label": WORDS, "chosen": TYPED},
@@ -145,6 +146,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
     "RefusalRow": {
         "moment": "listRefusals/refusals/at", "reason": "listRefusals/refusals/reason listRefusals/refusals/cause",
         "status": "listRefusals/refusals/status", "route": "listRefusals/refusals/route",
+        "observed": "listRefusals/refusals/observed",
         "request": "listRefusals/refusals/method listRefusals/refusals/path",
         "address": "listRefusals/refusals/address",
         "key_id": "listRefusals/refusals/key_id", "prefix": "listRefusals/refusals/prefix", "explain": WORDS,
@@ -208,7 +210,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "near_percent": CONSTANT,
     },
     "ExplainResult": {
-        "allowed": "explain/decision", "title": "explain/reason",
+        "allowed": "explain/decision", "title": "explain/reason explain/would_deny",
         "summary": "explain/status explain/route explain/where", "facts": "explain/lines/label explain/lines/text",
     },
     "PastDecisionView": {

@@ -34,6 +34,7 @@ access_log: {{query: redacted, sample_successes: 0.999999}}
 tracing: {{endpoint: http://127.0.0.1:9}}
 trusted_proxies: [127.0.0.1/32]
 routes:
+- GET /observed/**: {{mode: observe}}
 - GET /public/**: {{public: true}}
 - GET /items/**: {{scopes: [read], quotas: [few]}}
 """

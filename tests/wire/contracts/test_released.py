@@ -48,6 +48,7 @@ def used(start_shared_sidecar: StartSidecar, upstream_process: Upstream) -> Iter
     upstream_process.plan(b"GARBAGE\r\n\r\n")
     sidecar.ask("GET", "/public/1")
     sidecar.ask("GET", "/items/1", key="hv_live_wrong")
+    sidecar.ask("GET", "/observed/1")
     sidecar.exchange(b"GARBAGE\r\n\r\n")
     with listener(sidecar, "decision") as proxy:
         proxy.ask("GET", "/envoy/items/1")
@@ -82,7 +83,9 @@ def test_the_fields_of_a_log_line(request: pytest.FixtureRequest, used: Sidecar)
     refused = used.logged(lambda line: line["reason"] == "missing_credential")
     failed = used.logged(lambda line: line["reason"] == "upstream_invalid")
     spent = used.logged(lambda line: line["reason"] == "quota_exceeded")
-    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in (line, refused, failed, spent)]
+    observed = used.logged(lambda line: "would_deny" in line)
+    lines = (line, refused, failed, spent, observed)
+    shapes = [{name: type(value).__name__ for name, value in found.items()} for found in lines]
     holds(request, "log_line", shapes)
 
 

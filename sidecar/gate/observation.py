@@ -1,0 +1,112 @@
+"""Refusals that are only told of (`mode: observe`): which of a request's are, and where it then goes on to."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from sidecar.config.build.modes import Modes, Part
+from sidecar.core.errors import Denied, Reason
+from sidecar.core.model import ApiKey, Bucket, Principal, Quota, Route, Taken, WouldDeny
+from sidecar.core.policy import authorize, missing_scopes
+from sidecar.core.quotas import untold
+from sidecar.core.routing import Match
+
+NO_VALID_KEY: Final = frozenset({Reason.MALFORMED_CREDENTIAL, Reason.INVALID_KEY, Reason.TOO_MANY_FAILURES})
+"""What stands where keys do is none: such a request goes on without it, and without an identity."""
+OBSERVABLE: Final = NO_VALID_KEY | {
+    Reason.MISSING_CREDENTIAL,
+    Reason.NO_ROUTE,
+    Reason.INSUFFICIENT_SCOPE,
+    Reason.WRONG_TENANT,
+    Reason.WRONG_ENVIRONMENT,
+    Reason.QUOTA_EXCEEDED,
+}
+"""All else holds always: what is malformed or ambiguous, faults, keys that somebody ended or that have expired."""
+
+
+class Observation:
+    """What is observed of one request. key: the valid one that it has."""
+
+    def __init__(self, modes: Modes, key: ApiKey | None) -> None:
+        self._modes, self._key = modes, key
+        self.first: WouldDeny | None = None
+        """The refusal that would have been its answer: the first, but that too many wrong keys hide which it was."""
+
+    def check(self, reason: Reason, route: Route | None, parts: Sequence[Part] = ()) -> None:
+        """Raises Denied where a refusal for `reason` holds. route: None where none matches."""
+        because = self._because(route, parts) if reason in OBSERVABLE else ""
+        if not because:
+            raise Denied(reason)
+        if self.first is None or reason is Reason.TOO_MANY_FAILURES:
+            self.first = WouldDeny(reason=reason, because=because)
+
+    def authorize(self, matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
+        """Where the request goes on to. Raises Denied for what holds.
+
+        matches: of every reading of the path. Readings that differ never go on, though all were refused alike: what is
+        forwarded has one meaning.
+        """
+        first = matches[0]
+        if any(match != first for match in matches):
+            raise Denied(Reason.AMBIGUOUS_TARGET)
+        return self._authorize(first, principal, foreign=foreign)
+
+    def enforced(self, route: Route, buckets: Sequence[Bucket]) -> list[Bucket]:
+        """Those whose quotas hold."""
+        return [bucket for bucket in buckets if not self._because(route, [_part(bucket.quota)])]
+
+    def used_up(self, route: Route, taken: Taken, held: Taken) -> Taken:
+        """What is left, where observed quotas are used up. taken: all buckets, refused. held: the enforced ones, taken.
+
+        The count is told as it stands, without a time to wait: nobody has to.
+        """
+        refused = [_part(state.quota) for state in taken.states if state.retry_after_seconds]
+        self.check(Reason.QUOTA_EXCEEDED, route, [part for part in refused if self._because(route, [part])])
+        left = {state.quota.name: state for state in held.states}
+        states = (left.get(state.quota.name, untold(state)) for state in taken.states)
+        return Taken(states=tuple(states))
+
+    def _because(self, route: Route | None, parts: Sequence[Part]) -> str:
+        return self._modes.because(self._modes.unmatched if route is None else route, self._key, parts)
+
+    def _authorize(self, match: Match | None, principal: Principal | None, *, foreign: bool) -> Match:
+        if match is None:
+            self.check(Reason.NO_ROUTE if principal else Reason.MISSING_CREDENTIAL, None)
+            return Match(self._modes.unmatched)
+        if match.unslashed is not None:
+            self._authorize(match.unslashed, principal, foreign=foreign)
+        relaxed = match._replace(unslashed=None)
+        while True:
+            try:
+                authorize(relaxed, principal, foreign=foreign)
+                return match
+            except Denied as denied:
+                self._check_match(denied.reason, match, principal)
+                if principal is None:
+                    return match
+                relaxed, principal = _without(denied.reason, relaxed, principal)
+
+    def _check_match(self, reason: Reason, match: Match, principal: Principal | None) -> None:
+        policy = match.route.policy
+        if reason is Reason.NO_ROUTE:  # Of a route: nobody may pass there, or no key of ours.
+            raise Denied(reason)
+        lacking = reason is Reason.INSUFFICIENT_SCOPE and principal is not None
+        missing = missing_scopes(policy, principal.scopes) if lacking and principal is not None else ()
+        self.check(reason, match.route, self._modes.of_scopes(missing))
+
+
+def _part(quota: Quota) -> Part:
+    return Part(f"quota {quota.name}", quota.mode)
+
+
+def _without(reason: Reason, match: Match, principal: Principal) -> tuple[Match, Principal]:
+    """As if what was refused for `reason` were granted: what else the route demands is still to be judged."""
+    policy = match.route.policy
+    match reason:
+        case Reason.INSUFFICIENT_SCOPE:
+            return match, replace(principal, scopes=principal.scopes | missing_scopes(policy, principal.scopes))
+        case Reason.WRONG_TENANT:
+            policy = replace(policy, tenant_param=None)
+        case _:
+            policy = replace(policy, environment_param=None, environments=frozenset())
+    return match._replace(route=replace(match.route, policy=policy)), principal

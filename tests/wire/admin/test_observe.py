@@ -1,0 +1,39 @@
+"""What the admin listener tells of `mode: observe`."""
+
+from tests.harness.running import StartSidecar
+from tests.wire.admin.calls import ACME, CONFIG, Admin, Person, admin_address
+
+OBSERVE = CONFIG.replace("keys:\n", "mode: observe\nkeys:\n  observe: [key_secretive]\n")
+
+
+def test_what_is_observed_is_told_on_every_page_and_in_the_api(start_sidecar: StartSidecar) -> None:
+    sidecar = start_sidecar(OBSERVE)
+    ops = Admin(address=admin_address(sidecar))
+    key_id, secret = ops.issue(scopes=["streams:read"])
+    assert sidecar.ask("GET", "/billing/1", key=secret).status == 200
+    [refusal] = ops.call("GET", "refusals").json["refusals"]
+    assert (refusal["reason"], refusal["status"], refusal["observed"]) == ("insufficient_scope", 200, True)
+    assert ops.call("GET", "overview").json["health"]["observing"] == ["everything", "key key_secretive"]
+    explained = ops.call("POST", "explain", {"method": "GET", "target": "/billing/1", "key": key_id}).json
+    assert (explained["decision"], explained["would_deny"]) == ("allow", "insufficient_scope")
+    lines = {line["label"]: line["text"] for line in explained["lines"]}
+    assert lines["decision"] == "would deny: insufficient_scope; observed because the mode of the file is observe"
+    assert lines["cause"].startswith("the key lacks billing")
+    person = Person(ops)
+    for path in ("/", "/keys", "/keys/new", f"/keys/{key_id}", "/audit", "/explain"):
+        page = person.get(path).body.decode()
+        assert "Observed, not enforced:</b> everything, key key_secretive, since" in page
+    assert "observed, 200" in person.get("/").body.decode()
+    assert "Observed: would be refused: insufficient_scope" in person.explain("/billing/1", key_id)
+
+
+def test_an_administrator_of_a_tenant_learns_no_other_key(start_sidecar: StartSidecar) -> None:
+    acme = Admin(address=admin_address(start_sidecar(OBSERVE)), token=ACME)
+    assert acme.call("GET", "overview").json["health"]["observing"] == ["everything"]
+    assert "key_secretive" not in Person(acme).get("/").body.decode()
+
+
+def test_there_is_no_banner_where_everything_is_enforced(start_sidecar: StartSidecar) -> None:
+    ops = Admin(address=admin_address(start_sidecar(CONFIG)))
+    assert ops.call("GET", "overview").json["health"]["observing"] == []
+    assert "not enforced" not in Person(ops).get("/").body.decode()

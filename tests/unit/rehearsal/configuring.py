@@ -1,9 +1,6 @@
 """Configurations of a few lines."""
 
-from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from sidecar.config.build.config import Config
 from sidecar.config.load import load
@@ -23,19 +20,15 @@ scopes:
   videos:write: {includes: ["videos:read"]}
 """
 
-Configured = Callable[..., Config]
 
+class Configured:
+    """Loads configurations of these routes, and of other lines, each from a file of its own in `folder`."""
 
-@pytest.fixture
-def configured(tmp_path: Path) -> Configured:
-    """Loads a configuration of these routes, and of other lines."""
-    made = 0
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._made = folder, 0
 
-    def configure(routes: str, more: str = KEYS + SCOPES) -> Config:
-        nonlocal made
-        made += 1
-        file = tmp_path / f"{made}.yaml"
+    def __call__(self, routes: str, more: str = KEYS + SCOPES) -> Config:
+        self._made += 1
+        file = self._folder / f"{self._made}.yaml"
         file.write_text(f"{BEGIN}{more}routes:\n{routes}", encoding="utf-8")
         return load(str(file), environ={})
-
-    return configure

@@ -1,50 +1,15 @@
-"""Configurations of a few lines, and files of policy tests beside one."""
+"""A file of policy tests beside a configuration, and what `sidecar test` says of it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.rehearsal.coverage import Coverage, Reached
 from sidecar.rehearsal.results import Result, results_of, selected
 from sidecar.rehearsal.suite import Suite, read_suite
-
-BEGIN = """\
-listen: 127.0.0.1:0
-upstream: http://127.0.0.1:1
-store: sqlite:///nowhere
-"""
-KEYS = "keys: {environments: {live: ex_, test: ey_}}\n"
-SCOPES = """\
-scopes:
-  read: Read
-  write: {includes: [read]}
-  admin: Administer
-  videos:read: Watch
-  videos:write: {includes: ["videos:read"]}
-"""
-
-Configured = Callable[..., Config]
-
-
-@pytest.fixture
-def configured(tmp_path: Path) -> Configured:
-    """Loads a configuration of these routes, and of other lines."""
-    made = 0
-
-    def configure(routes: str, more: str = KEYS + SCOPES) -> Config:
-        nonlocal made
-        made += 1
-        file = tmp_path / f"{made}.yaml"
-        file.write_text(f"{BEGIN}{more}routes:\n{routes}", encoding="utf-8")
-        return load(str(file), environ={})
-
-    return configure
-
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -76,7 +41,7 @@ routes:
 identity: {headers: {X-Key: "{key.id}", X-Plan: "{key.plan}"}}
 rate_limit_headers: {x: true}
 """
-TEST_KEYS = """\
+KEYS = """\
 config: sidecar.yaml
 keys:
   reader: {scopes: [read], tenant: acme}
@@ -94,14 +59,14 @@ class Place:
         self.config = folder / "sidecar.yaml"
         self.config.write_text(CONFIG, encoding="utf-8")
 
-    def read(self, text: str | bytes, *, head: str = TEST_KEYS) -> Suite:
+    def read(self, text: str | bytes, *, head: str = KEYS) -> Suite:
         file = self.folder / "policy.tests.yml"
         file.write_bytes(text if isinstance(text, bytes) else (head + text).encode())
         return read_suite(
             str(file), config_path=None, load=lambda path, environ: load(path, environ=environ), environ={}
         )
 
-    def run(self, text: str, *, head: str = TEST_KEYS, only: str = "") -> list[Result]:
+    def run(self, text: str, *, head: str = KEYS, only: str = "") -> list[Result]:
         suite = self.read(text, head=head)
         return list(results_of(suite, MemoryLimiter, wanted=selected(suite, only), reached=Reached()))
 
@@ -115,7 +80,7 @@ class Place:
         """Of all cases: what, expected, got."""
         return [(one.what, one.expected, one.got) for result in self.run(text) for one in result.differences]
 
-    def problems(self, text: str | bytes, *, head: str = TEST_KEYS) -> list[str]:
+    def problems(self, text: str | bytes, *, head: str = KEYS) -> list[str]:
         """The lines that a wrong file is answered with, the folder's name left out."""
         try:
             self.read(text, head=head)

@@ -1,6 +1,7 @@
 """What changes between two configurations: by what requests get, not by how it is written."""
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,14 @@ from sidecar.rehearsal.diff.changes import Change
 from sidecar.rehearsal.diff.compare import compare
 from sidecar.rehearsal.outcomes import Judge, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
-from tests.unit.rehearsal.conftest import KEYS, SCOPES, Configured
+from tests.unit.rehearsal.configuring import KEYS, SCOPES, Configured
 
 ITEMS = "- GET /items/**: {scopes: [read]}\n"
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Configured:
+    return Configured(tmp_path)
 
 
 def told(old: Config, new: Config) -> list[tuple[str, str]]:

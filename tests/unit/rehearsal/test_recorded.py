@@ -101,14 +101,20 @@ def test_a_line_of_the_longest_length_is_read() -> None:
     assert paths(longest.replace(b"/a", b"/aa")) == []
 
 
-@pytest.mark.parametrize("log", [b"", b"\n", b"\xef\xbb\xbf", b" \r\n\r\n", gzip.compress(b"", mtime=0)])
+EMPTY = {"nothing": b"", "a line": b"\n", "a mark": b"\xef\xbb\xbf", "blanks": b" \r\n\r\n", "gzip": gzip.compress(b"")}
+
+
+@pytest.mark.parametrize("log", EMPTY.values(), ids=EMPTY)
 def test_an_empty_log_holds_nothing(log: bytes) -> None:
     found, requests = read(log)
     assert found == [] and requests.counts.lines == 0
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-@pytest.mark.parametrize("log", [b"\xef\xbb\xbf" + line(), line().replace(b"\n", b"\r\n"), line()[:-1]])
+MARKED = {"a mark": b"\xef\xbb\xbf" + line(), "CRLF": line().replace(b"\n", b"\r\n"), "no end": line()[:-1]}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("log", MARKED.values(), ids=MARKED)
 def test_marks_of_windows_and_a_missing_end_do_not_matter(log: bytes, pack: Any) -> None:
     assert paths(pack(log)) == ["/a"]
 
@@ -148,7 +154,16 @@ def test_of_a_damaged_gzip_file_what_was_read_is_kept(damage: Any, told: str) ->
     assert requests.counts.requests == len(found)
 
 
-@pytest.mark.parametrize("begin", [b"\x28\xb5\x2f\xfd", b"BZh9", b"\xfd7zXZ\x00", b"PK\x03\x04", "{".encode("utf-16")])
+OTHERWISE = {
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "bzip2": b"BZh9",
+    "xz": b"\xfd7zXZ\x00",
+    "zip": b"PK\x03\x04",
+    "UTF-16": "{".encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("begin", OTHERWISE.values(), ids=OTHERWISE)
 def test_a_log_that_is_packed_otherwise_is_refused_with_what_to_do(begin: bytes) -> None:
     with pytest.raises(LogError, match=r"stdin|convert"):
         read(begin + bytes(1000))

@@ -14,7 +14,7 @@ from sidecar.rehearsal.recorded import RecordedRequest
 from sidecar.rehearsal.replay import Disagreement, Replay
 from tests.harness.targets import CLIMBS, DISGUISES, MALFORMED, OTHER_CLIMBS, OVERLONG, TWICE_DECODED
 from tests.unit.gate.world import CONFIG, World, make_world
-from tests.unit.rehearsal.conftest import KEYS, SCOPES, Configured
+from tests.unit.rehearsal.configuring import KEYS, SCOPES, Configured
 
 OLD = """\
 - GET /items/**: {scopes: [read]}
@@ -37,6 +37,11 @@ def recorded(method: str = "GET", path: str = "/items/1", status: int = 200, **v
 
 def anonymous(path: str = "/items/1", status: int = 401, **values: Any) -> RecordedRequest:
     return recorded(**{"path": path, "status": status, "key_id": None, "scopes": (), "credential": None, **values})
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Configured:
+    return Configured(tmp_path)
 
 
 @pytest.fixture

@@ -5,14 +5,18 @@ quotas.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import Modes, observing
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import ApiKey, Principal, Route
 from sidecar.core.policy import authorize_all_readings
+from sidecar.core.routing import Match
 from sidecar.core.target import Target, parse_target, readings
 from sidecar.gate.compile import credential_rules, header_rules, injection, method_rules, route_table, trusted_proxies
+from sidecar.gate.observation import OBSERVABLE, Observation
 from sidecar.rehearsal.recorded import RecordedRequest
 
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
@@ -47,6 +51,7 @@ class Judge:
         self._table, self._methods = route_table(config), method_rules(config)
         self._injection = injection(config, header_rules(config, credential_rules(config)), trusted_proxies(config))
         self._passes = bool(config.keys.pass_through)
+        self._modes = Modes(config) if observing(config) else None
         rules = [route.policy.forward for route in (*config.routes, config.unmatched)]
         self._prefixed = any(any(self._injection.prefixes(each)) for each in rules)
 
@@ -55,8 +60,8 @@ class Judge:
         if request.key_id is None:
             return None
         key = ApiKey(
-            id="", name="", prefix="", digest=b"", algorithm="", created_at=0, created_by="",
-            scopes=request.scopes, tenant=request.tenant, environment=request.environment,
+            id=request.key_id, name="", prefix=request.key_prefix or "", digest=b"", algorithm="", created_at=0,
+            created_by="", scopes=request.scopes, tenant=request.tenant, environment=request.environment,
         )  # fmt: skip
         return Principal(key=key, scopes=self._catalogue.expand(key.scopes))
 
@@ -73,9 +78,19 @@ class Judge:
             paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self._keep_slash)
             matches = [self._table.match(method, path) for path in paths]
             route = matches[0].route if matches[0] else None
-            match = authorize_all_readings(matches, principal, foreign=foreign and self._passes)
+            match = self._authorized(matches, principal, foreign=foreign and self._passes)
             if self._prefixed:
                 self._injection.target(target, paths, None, None, match.route.policy.forward)
         except Denied as denied:
             return Outcome(denied.reason, None if route is None else route.name)
         return Outcome(None, match.route.name)
+
+    def _authorized(self, matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
+        """Where the request goes on to, also where its refusal is only observed."""
+        try:
+            return authorize_all_readings(matches, principal, foreign=foreign)
+        except Denied as denied:
+            if self._modes is None or denied.reason not in OBSERVABLE or any(match != matches[0] for match in matches):
+                raise
+        seen = Observation(self._modes, None if principal is None else principal.key)
+        return seen.authorize(matches, principal, foreign=foreign)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import Modes
 from sidecar.core.model import EVERY, Policy
 from sidecar.core.policy import Catalogue
 from sidecar.core.routing import Match
@@ -67,12 +68,19 @@ class Grants:
 
     def __init__(self, config: Config, names: Iterable[str], fresh: frozenset[str] = frozenset()) -> None:
         self._passes, self._fresh = bool(config.keys.pass_through), fresh
+        self._modes = Modes(config)
         self._granting: dict[str, set[str]] = {}
         for name in names:
             for scope in config.catalogue.expand([name]):
                 self._granting.setdefault(scope, set()).add(name)
 
+    def observed(self, match: Match | None) -> str:
+        """Why whoever lacks a key passes all the same, in words; empty where refusals hold."""
+        return self._modes.because(self._modes.unmatched if match is None else match.route, None)
+
     def access(self, match: Match | None) -> Access:
+        if match is None and self.observed(match):
+            return Access(anonymous=True, pass_through=True, terms=Terms())
         if match is None or match.route.policy.deny:
             return CLOSED
         own = self._own(match, match.route.policy)
@@ -80,14 +88,20 @@ class Grants:
 
     def _own(self, match: Match, policy: Policy) -> Access:
         terms = None if policy.refuses_keys is not None else Terms() if policy.public else self._terms(match, policy)
-        passes = policy.public or (self._passes and policy.pass_through and policy.respond is None)
-        return Access(anonymous=policy.public, pass_through=passes, terms=terms)
+        anyone = policy.public or bool(self.observed(match))
+        passes = anyone or (self._passes and policy.pass_through and policy.respond is None)
+        return Access(anonymous=anyone, pass_through=passes, terms=terms)
 
     def _terms(self, match: Match, policy: Policy) -> Terms:
-        clauses = [self._clause([scope]) for scope in policy.all_scopes]
-        clauses += [self._clause(policy.any_scopes)] if policy.any_scopes else []
+        wanted = [*([scope] for scope in policy.all_scopes), *([policy.any_scopes] if policy.any_scopes else [])]
+        held = [
+            scopes for scopes in wanted if not self._modes.because(match.route, None, self._modes.of_scopes(scopes))
+        ]
+        clauses = shortest(map(self._clause, held))
+        if self.observed(match):
+            return Terms(clauses=clauses)
         return Terms(
-            clauses=shortest(clauses),
+            clauses=clauses,
             tenants=frozenset([match.tenant or ""] if policy.tenant_param else []),
             named_environments=frozenset([match.environment or ""] if policy.environment_param else []),
             environments=policy.environments or None,

@@ -42,6 +42,12 @@ class _Side:
     def access(self, match: Match | None) -> Access:
         return self._grants.access(match)
 
+    def in_words(self, match: Match | None) -> str:
+        """Who may pass."""
+        told = _in_words(match, self.access(match))
+        observed = self._grants.observed(match)
+        return f"everyone, {observed}" if observed else told
+
 
 @dataclass(slots=True)
 class _Group:
@@ -83,7 +89,8 @@ def _compared(before: _Side, after: _Side, old: Match | None, new: Match | None)
     """None where both do the same."""
     mine, theirs = before.access(old), after.access(new)
     won, lost = gained(mine, theirs), gained(theirs, mine)
-    details = [*_passing(old, new, mine, theirs, won, lost)]
+    words = before.in_words(old), after.in_words(new)
+    details = [*_passing(words, mine, theirs, won, lost)]
     if mine != CLOSED and theirs != CLOSED and old is not None and new is not None:
         details += _treatment(before.config, after.config, old.route, new.route)
     if not details:
@@ -92,11 +99,12 @@ def _compared(before: _Side, after: _Side, old: Match | None, new: Match | None)
 
 
 def _passing(
-    old: Match | None, new: Match | None, before: Access, after: Access, won: Sequence[str], lost: Sequence[str]
+    words: tuple[str, str], before: Access, after: Access, won: Sequence[str], lost: Sequence[str]
 ) -> Iterator[Detail]:
+    """words: who may pass, before and after."""
     if before == after:
         return
-    was, becomes = _in_words(old, before), _in_words(new, after)
+    was, becomes = words
     if was != becomes:
         yield Detail("may pass", was, becomes)
     single, other = _names(alone(before)), _names(alone(after))
@@ -187,7 +195,7 @@ def _change(group: _Group, asked: Sequence[str]) -> Change:
     return Change(
         section="routes",
         what=f"{_methods(group.methods, asked)} {_pattern(old, new)}{note}",
-        kind="added" if old is None else "removed" if new is None else "changed",
+        kind="changed" if (old is None) == (new is None) else "added" if old is None else "removed",
         effects=group.effects,
         details=group.details,
         old="" if old is None else old.where,
@@ -206,7 +214,7 @@ def _methods(found: set[str], asked: Sequence[str]) -> str:
 def _pattern(old: Route | None, new: Route | None) -> str:
     """The pattern of what both routes take; of the new one, where they take the same."""
     if old is None or new is None:
-        return next(route.pattern for route in (old, new) if route is not None)
+        return next((route.pattern for route in (old, new) if route is not None), "of what no route names")
     mine, theirs = parse_pattern(old.pattern), parse_pattern(new.pattern)
     if theirs.within(mine):
         return new.pattern

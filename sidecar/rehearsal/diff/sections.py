@@ -101,12 +101,15 @@ class Sections:
                 yield self._change((*path, name), "changed", _parts(described(old[name]), described(new[name])))
 
     def _scopes(self) -> Iterator[Change]:
-        """By what they amount to. Whom that lets in is told of the routes."""
+        """By what they amount to, and their mode. Whom that lets in is told of the routes."""
         old, new = (
-            {name: config.catalogue.expand([name]) - {name} for name in config.catalogue.scopes}
+            {
+                name: (config.catalogue.expand([name]) - {name}, scope.mode)
+                for name, scope in config.catalogue.scopes.items()
+            }
             for config in (self._old, self._new)
         )
-        for change in self._named(("scopes",), old, new, lambda held: {"includes": shown(held) or "nothing"}):
+        for change in self._named(("scopes",), old, new, _of_scope):
             opened = self._opened_by(change.what.partition(".")[2]) if change.kind == "added" else ""
             details = (*change.details, *((Detail("opens", after=opened),) if opened else ()))
             yield replace(change, details=details)
@@ -143,6 +146,7 @@ class Sections:
             ("pass_through", _places(old.pass_through), _places(new.pass_through)),
             ("environments", _environments(old), _environments(new)),
             ("imported", _imported(old), _imported(new)),
+            ("observe", frozenset(old.observe), frozenset(new.observe)),
         ):
             if mine != theirs:
                 details = (Detail("", shown(mine) or "none", shown(theirs) or "none"),)
@@ -203,7 +207,7 @@ _OF_KEYS: Final[tuple[tuple[str, str, object], ...]] = (
 _FORM: Final = frozenset({"length", "checksum_length"})
 """Keys of another form than that are not looked up."""
 _COMPARED_KEYS: Final = frozenset(
-    {"sources", "pass_through", "environments", "imported", *(field for _, field, _ in _OF_KEYS)}
+    {"sources", "pass_through", "environments", "imported", "observe", *(field for _, field, _ in _OF_KEYS)}
 )
 _NAMED: Final = 5
 """Routes that are named where there may be hundreds."""
@@ -235,8 +239,13 @@ def _differing(before: object, after: object) -> list[str]:
 
 def _of_quota(quota: Quota) -> Mapping[str, str]:
     told: dict[str, object] = {"limit": quota.limit, "per": quota.period, "window": quota.window, "burst": quota.burst}
-    told |= {"by": tuple(subject.value for subject in quota.by), "only": quota.only}
+    told |= {"mode": quota.mode, "by": tuple(subject.value for subject in quota.by), "only": quota.only}
     return {name: shown(value) for name, value in told.items() if value is not None}
+
+
+def _of_scope(scope: tuple[frozenset[str], str | None]) -> Mapping[str, str]:
+    held, mode = scope
+    return {"includes": shown(held) or "nothing", **({} if mode is None else {"mode": mode})}
 
 
 def _of_plan(plan: Mapping[str, int | None]) -> Mapping[str, str]:

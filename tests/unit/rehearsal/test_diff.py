@@ -241,6 +241,20 @@ def test_no_secret_of_a_configuration_is_shown(configured: Configured) -> None:
     assert (found.effect, found.what) == ("closes", "keys.imported")
 
 
+def test_what_is_only_observed_is_open(configured: Configured) -> None:
+    observed = "- GET /items/**: {scopes: [read], mode: observe}\n"
+    found = change(configured(ITEMS), configured(observed))
+    assert (found.effect, found.what) == ("opens", "GET /items/**")
+    assert details(found)["may pass"] == ("read", "everyone, the mode of the route is observe")
+    assert ("opens", "GET /items/**") in told(configured(ITEMS), configured(ITEMS, f"mode: observe\n{KEYS}{SCOPES}"))
+    assert told(configured(observed), configured(ITEMS)) == [("closes", "GET /items/**")]
+    lax = SCOPES.replace("read: Read", "read: {mode: observe}")
+    assert told(configured(ITEMS), configured(ITEMS, KEYS + lax)) == [
+        ("opens", "GET /items/**"),
+        ("changes", "scopes.read"),
+    ]
+
+
 def test_credentials_that_may_pass_open_every_route_that_lets_them(configured: Configured) -> None:
     passing = KEYS.replace("}}", "}, pass_through: [{header: X-Session}]}")
     found = told(configured(ONE), configured(ONE, passing + SCOPES))
@@ -253,7 +267,11 @@ SEGMENTS = ("a", "b", "{x}", "{x}:go", "a{x}")
 POLICIES = (
     "{}", "{public: true}", "{deny: true}", "{scopes: [read]}", "{scopes: [write]}", "{all_scopes: [read, admin]}",
     "{scopes: [admin, read]}", "{environments: [live]}", "{scopes: ['videos:read']}", "{pass_through: false}",
+    "{mode: observe, scopes: [read]}", "{mode: enforce, scopes: [videos:write]}", "{scopes: [admin], mode: observe}",
 )  # fmt: skip
+
+
+MODES = (SCOPES, SCOPES, SCOPES, SCOPES.replace("read: Read", "read: {mode: observe}"), f"mode: observe\n{SCOPES}")
 
 
 def drawn(chance: random.Random) -> str:
@@ -303,9 +321,8 @@ def test_no_request_is_opened_or_closed_without_being_told(configured: Configure
     while compared < 40:
         routes = [drawn(chance) for _ in range(chance.randint(1, 4))]
         try:
-            old, new = (
-                configured("".join(each) or ONE, keys + SCOPES) for each in (routes, changed_a_bit(chance, routes))
-            )
+            both = routes, changed_a_bit(chance, routes)
+            old, new = (configured("".join(each) or ONE, keys + chance.choice(MODES)) for each in both)
         except ConfigError:
             continue
         compared += 1

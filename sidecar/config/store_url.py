@@ -21,6 +21,11 @@ _OPTIONS: Final = {
     *("ssl_max_protocol_version", "ssl_min_protocol_version"),
 }
 
+_VALUES: Final = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
+
 
 def parse_store(text: str) -> str:
     """`sqlite:///absolute/path` or `file:///…`, a relative path from the working directory; or a URL of PostgreSQL."""
@@ -50,9 +55,13 @@ def _postgresql(text: str) -> str:
     found = _POSTGRESQL_URL.fullmatch(text)
     if found is None:
         raise ValueError(f"must be {_POSTGRESQL}; in a password, @ : / ? # and % must be percent-encoded")
-    unknown = sorted({option.partition("=")[0] for option in (found[1] or "").split("&") if option} - _OPTIONS)
+    options = [option.partition("=") for option in (found[1] or "").split("&") if option]
+    unknown = sorted({name for name, _, _ in options} - _OPTIONS)
     if unknown:
         raise ValueError(f"has the option {unknown[0]}, which is not one of {', '.join(sorted(_OPTIONS))}")
+    for name, _, value in options:
+        if value not in _VALUES.get(name, (value,)):
+            raise ValueError(f"has another {name} than {', '.join(_VALUES[name])}")
     return "postgresql" + text[text.index(":") :]
 
 

@@ -129,10 +129,22 @@ class PostgresqlServer:
 
     def ask_for_password(self, user: str, password: str) -> None:
         """Make this role, and ask it for its password (SCRAM)."""
-        rules = self._data / "pg_hba.conf"
-        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{_TRUSTING}", encoding="ascii")
         made = f"DO $$ BEGIN CREATE ROLE {user} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-        self.sql(made, f"ALTER ROLE {user} PASSWORD '{password}'", "SELECT pg_reload_conf()")
+        self.sql(made, f"ALTER ROLE {user} PASSWORD '{password}'")
+        self.let_in(f"host all {user} 127.0.0.1/32 scram-sha-256")
+
+    def let_in(self, *rules: str) -> None:
+        """Who gets in how: lines of pg_hba.conf. All others are trusted."""
+        text = "".join(f"{rule}\n" for rule in rules) + _TRUSTING
+        (self._data / "pg_hba.conf").write_text(text, encoding="ascii")
+        self.sql("SELECT pg_reload_conf()")
+
+    def give(self, *paths: Path) -> None:
+        """Files that it reads, and nobody else: keys."""
+        for path in paths:
+            path.chmod(0o600)
+            if self._user is not None:
+                os.chown(path, pwd.getpwnam(self._user).pw_uid, -1)
 
     def _run(self, line: Sequence[str], text: str | None = None) -> str:
         program = str(self._bin / line[0]) if "/" not in line[0] else line[0]

@@ -290,6 +290,7 @@ WRONG_URLS = [
     "postgresql://u:hunter2%zz@h/db",
     "postgresql://h/db?password=hunter2",
     "postgresql://h/db?ssl=hunter2",
+    "postgresql://h/db?sslmode=hunter2",
     "postgresql://h/db#hunter2",
 ]
 

@@ -50,6 +50,13 @@ def parse_usage_store(text: str) -> str:
     return parse_store(text)
 
 
+def parse_replica(text: str) -> str:
+    """As `parse_store`, for PostgreSQL."""
+    if not text.startswith(("postgresql:", "postgres:")):
+        raise ValueError(f"must be {_POSTGRESQL}")
+    return _postgresql(text)
+
+
 def _postgresql(text: str) -> str:
     """As libpq reads it, but for options that nobody here would apply."""
     found = _POSTGRESQL_URL.fullmatch(text)
@@ -68,6 +75,11 @@ def _postgresql(text: str) -> str:
 def is_sqlite(store: str) -> bool:
     """Whether a parsed store URL names a file of SQLite."""
     return store.startswith("sqlite:")
+
+
+def is_postgresql(store: str) -> bool:
+    """Whether a parsed store URL names a database of PostgreSQL."""
+    return store.startswith("postgresql:")
 
 
 def shown_store(store: str) -> str:

@@ -25,13 +25,13 @@ _SETTINGS = {
     "autovacuum": "off",
     "log_min_messages": "log",  # It tells when it is ready.
 }
-_TRUSTING = "host all all 127.0.0.1/32 trust\n"
+_TRUSTING = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
 
 
 class PostgresqlServer:
     """May be stopped and started again. Databases are made from a template, which takes some 50 ms."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, standby_of: "PostgresqlServer | None" = None) -> None:
         self.folder, self._data = folder, folder / "data"
         self._bin = _programs()
         self._user = other_user()
@@ -40,6 +40,10 @@ class PostgresqlServer:
         self.port = 0
         if self._user is not None:
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
+        if standby_of is not None:
+            line = ["pg_basebackup", "-D", str(self._data), "-h", "127.0.0.1", "-p", str(standby_of.port)]
+            self._run([*line, "-U", SUPERUSER, "-R", "-X", "stream", "-c", "fast", "--no-sync"])
+            return
         line = ["initdb", "-D", str(self._data), "-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust"]
         self._run([*line, "--no-sync", "--no-instructions"])
 
@@ -157,12 +161,12 @@ class PostgresqlServer:
 
 
 @contextmanager
-def running_postgresql(**settings: str) -> Iterator[PostgresqlServer]:
-    """A server, until the end."""
+def running_postgresql(standby_of: PostgresqlServer | None = None, **settings: str) -> Iterator[PostgresqlServer]:
+    """A server, until the end. standby_of: the primary whose changes it replays (streaming replication)."""
     folder = Path(tempfile.mkdtemp(prefix="sidecar-postgresql-"))
     server: PostgresqlServer | None = None
     try:
-        server = PostgresqlServer(folder)
+        server = PostgresqlServer(folder, standby_of)
         server.start(**settings)
         yield server
     finally:

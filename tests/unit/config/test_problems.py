@@ -8,7 +8,7 @@ import pytest
 from sidecar.config.document import Document
 from sidecar.config.policy import Entry
 from sidecar.config.store_url import parse_store, shown_store
-from tests.unit.config.conftest import MINIMAL, Complaining
+from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 WRONG = {
     "an unknown key": ("lisen: x:1", "4:1: lisen: unknown key (did you mean 'listen'?)"),
@@ -281,6 +281,15 @@ def test_a_store_that_is_not_built_in_is_told(problems: Complaining, store: str)
 def test_the_use_of_keys_in_a_file_is_kept_by_sqlite_only(problems: Complaining) -> None:
     (line,) = problems(MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'file:keys.yaml', usage: 'file:usage.yaml'}"))
     assert line.startswith("3:39: store.usage: must be sqlite:///absolute/path")
+
+
+def test_a_replica_is_another_database_of_postgresql(problems: Complaining, loading: Loading) -> None:
+    wrong = MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'postgresql://h/db', replica: 'sqlite:keys.db'}")
+    (line,) = problems(wrong)
+    assert line.startswith("3:44: store.replica: must be postgresql://")
+    right = MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'postgresql://h/db', replica: 'postgresql://s/db'}")
+    assert loading(right).store_replica == "postgresql://s/db"
+    assert loading(right, overrides={"store": "sqlite:keys.db"}).store_replica == ""
 
 
 WRONG_URLS = [

@@ -42,10 +42,10 @@ class PostgresqlServer:
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
         if standby_of is not None:
             line = ["pg_basebackup", "-D", str(self._data), "-h", "127.0.0.1", "-p", str(standby_of.port)]
-            self._run([*line, "-U", SUPERUSER, "-R", "-X", "stream", "-c", "fast", "--no-sync"])
+            self.run([*line, "-U", SUPERUSER, "-R", "-X", "stream", "-c", "fast", "--no-sync"])
             return
         line = ["initdb", "-D", str(self._data), "-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust"]
-        self._run([*line, "--no-sync", "--no-instructions"])
+        self.run([*line, "--no-sync", "--no-instructions"])
 
     def start(self, **settings: str) -> None:
         """On the port of before, if there was one. `settings` are PostgreSQL's own."""
@@ -121,13 +121,13 @@ class PostgresqlServer:
         """Rows of text, of all statements."""
         line = [str(self._bin / "psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-F", "\x1f"]
         given = list(itertools.chain.from_iterable(("-c", statement) for statement in statements))
-        told = self._run([*line, *given, url or self.url("postgres", user=user)])
+        told = self.run([*line, *given, url or self.url("postgres", user=user)])
         return [tuple(row.split("\x1f")) for row in told.splitlines()]
 
     def file(self, path: Path, *, url: str, **variables: str) -> None:
         """Run a file of SQL by psql."""
         given = [f"--set={name}={value}" for name, value in variables.items()]
-        self._run(
+        self.run(
             [str(self._bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *given, "-f", "-", url], path.read_text()
         )
 
@@ -150,7 +150,8 @@ class PostgresqlServer:
             if self._user is not None:
                 os.chown(path, pwd.getpwnam(self._user).pw_uid, -1)
 
-    def _run(self, line: Sequence[str], text: str | None = None) -> str:
+    def run(self, line: Sequence[str], text: str | None = None) -> str:
+        """One of PostgreSQL's programs, and what it prints."""
         program = str(self._bin / line[0]) if "/" not in line[0] else line[0]
         done = subprocess.run(
             [program, *line[1:]], input=text, capture_output=True, text=True, check=False, cwd="/", user=self._user

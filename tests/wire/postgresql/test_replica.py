@@ -1,10 +1,11 @@
 """Lookups at a real standby (`store.replica`): they count only where it has what the primary has."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from sidecar.core.model import KeyStatus
+from sidecar.store.postgresql.generation import KeyWatch
 from sidecar.store.store import Store, open_store
 from tests.harness.keys import Keys
 from tests.harness.postgresql import PostgresqlServer, running_postgresql
@@ -93,6 +94,45 @@ async def test_another_database_than_a_standby_of_it_is_not_used(server: Postgre
     assert await opened.keys.find({key.digest: "sha256"}) == key
     assert not is_used(opened) and "it is no standby" in opened.remarks()[0]
     await opened.close()
+
+
+class Answering:
+    """A connection whose answers were read before the news that come ahead of them."""
+
+    def __init__(self) -> None:
+        self.number, self.news = 1, ""
+        self.told: Callable[[str], None] = print
+
+    async def listen(self, channel: str, told: Callable[[str], None], lost: Callable[[], None]) -> None:
+        self.told = told
+
+    async def fetch(self, sql: str) -> list[tuple[int, int]]:
+        if self.news:
+            self.told(self.news)
+        return [(self.number, 0)]
+
+    async def close(self) -> None:
+        """It holds nothing."""
+
+
+async def test_a_number_that_was_read_before_the_news_is_not_taken_for_the_newest() -> None:
+    """Else a standby that has only come as far would be believed."""
+    connection = Answering()
+
+    async def connect() -> Answering:
+        return connection
+
+    watch = KeyWatch(connect, "the store", clock=Clock(), lag=lambda seconds: None)
+    await watch.start()
+    assert watch.number == 1
+    connection.news = '2 ["key_a"]'
+    await watch.read()
+    assert watch.number is None
+    connection.number, connection.news = 2, ""
+    await watch.read()
+    assert watch.number == 2
+    await watch.close()
+    assert watch.number is None
 
 
 def serving(start_sidecar: StartSidecar, url: str, replica: str) -> Sidecar:

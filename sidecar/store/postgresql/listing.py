@@ -60,12 +60,21 @@ class _Page:
 
     def by_age(self, *conditions: Statement) -> Statement:
         terms = [*conditions, *self._filters()]
+        by = self._age()
         if self._wanted.after is not None:
-            terms.append(("serial < (SELECT serial FROM api_key WHERE id = ?)", (self._wanted.after,)))
+            terms.append((f"{by} < (SELECT {by} FROM api_key WHERE id = ?)", (self._wanted.after,)))  # noqa: S608 - no input
         where, values = _where(terms)
-        # What has ended is old, as a rule: in the order of serials, nearly every key would be read before it.
-        by = "serial + 0" if self._wanted.effective_status in _BY_TIME else "serial"
         return f"{_SELECT}{where} ORDER BY {by} DESC LIMIT ?", (*values, self._wanted.limit)
+
+    def _age(self) -> str:
+        """The serial, by which keys are ordered; written so where the planner is to leave the order of all keys alone.
+
+        What has ended is old, as a rule, and a tenant may have no key of an environment: nearly every key would be read
+        before the page is full, which the planner, who takes columns for independent, does not expect.
+        """
+        wanted = self._wanted
+        among = wanted.effective_status in _BY_TIME or (wanted.tenant is not None and wanted.environment is not None)
+        return "serial + 0" if among else "serial"
 
     def by_order(self, text: str) -> Statement:
         by, down = SORTED_BY[self._wanted.sort], self._wanted.sort == "used"

@@ -79,9 +79,11 @@ async def test_no_page_reads_or_sorts_all_keys(store: Store, page: str) -> None:
 
 
 async def test_an_environment_that_a_tenant_does_not_have_is_not_looked_for_among_its_keys(store: Store) -> None:
-    [(sql, values)] = page_statements(KeyFilter(tenant="tenant-1", environment="test", limit=50), NOW_US)
-    told = await plan(store, sql, values)
-    assert "api_key_tenant_environment" in told and "Filter" not in told, told
+    for after in (None, "key_9000"):
+        wanted = KeyFilter(tenant="tenant-1", environment="test", after=after, limit=50)
+        [(sql, values)] = page_statements(wanted, NOW_US)
+        told = await plan(store, sql, values)
+        assert "api_key_tenant_environment" in told and "Filter" not in told, told
 
 
 async def test_counting_a_tenants_keys_reads_its_index(store: Store) -> None:

@@ -1,8 +1,10 @@
 """`sidecar store backup`, `restore`, `check` and `info`."""
 
+import asyncio
 import json
 import os
 from dataclasses import asdict
+from types import ModuleType
 from typing import Any, Final
 
 import click
@@ -10,10 +12,12 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.options import Failure, Misuse, from_store, reported
 from sidecar.cli.output import harmless, progress
-from sidecar.config.store_url import parse_store, sqlite_path
+from sidecar.config.store_url import parse_store, shown_store, sqlite_path
 from sidecar.core.units import counted, rfc3339
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.sqlite.backup import Restore, Undone, back_up, restoring
 from sidecar.store.sqlite.inspect import Checked, StoreInfo, check, info
+from sidecar.store.store import NO_LIBRARY
 
 _MEGABYTE: Final = 1_000_000
 _VERBS: Final = {
@@ -37,7 +41,11 @@ def _file_of(config: str | None, store: str | None) -> str:
 def path_of(url: str) -> str:
     """Return the path of the store. Raises Misuse for one that is no file."""
     if not url.startswith("sqlite:"):
-        raise Misuse("only a SQLite store is a file; for PostgreSQL use its own tools, such as pg_dump and pg_restore")
+        raise Misuse(
+            "only a SQLite store is a file; a PostgreSQL one is saved by `pg_dump --format=custom --schema=sidecar "
+            "--file=keys.dump URL` and restored by `pg_restore --clean --if-exists --single-transaction --dbname=URL "
+            "keys.dump`"
+        )
     try:
         return sqlite_path(parse_store(url))
     except ValueError as error:
@@ -113,20 +121,25 @@ def check_command(config: str | None, store: str | None, as_json: bool) -> None:
     """Check that the key store, or a backup, is sound. Exits with 1 if it is not. Nothing is changed.
 
     Checked are the pages of the file and its indexes, the schema, the digest and the fields of every key, the search
-    index, rows about keys that are not there, and the chain of the audit.
+    index, rows about keys that are not there, and the chain of the audit. Of PostgreSQL, what its constraints do not
+    keep sound: algorithms, rows about keys that are not there, and the chain of the audit.
 
     \b
     Example:
       sidecar store check --store sqlite:keys-2027-01-31.db
     """
     with reported():
-        path = _file_of(config, store)
+        url = key_service.url_of(config, store)
         with progress("Checked", "row") as done:
-            checked = check(path, progress=done)
+            if url.startswith("postgresql:"):
+                checked, name = asyncio.run(_postgresql().check(url, progress=done)), shown_store(url)
+            else:
+                name = path_of(url)
+                checked = check(name, progress=done)
     if as_json:
         click.echo(json.dumps({**_checked_as_json(checked), "problems": checked.problems}, indent=2))
     elif not checked.problems:
-        click.echo(f"{path} is sound: {_holds(checked)}, schema version {checked.version}.")
+        click.echo(f"{name} is sound: {_holds(checked)}, schema version {checked.version}.")
     if checked.problems:
         raise Failure(*checked.problems)
 
@@ -143,12 +156,26 @@ def info_command(config: str | None, store: str | None, as_json: bool) -> None:
       sidecar store info -c sidecar.yaml
     """
     with reported():
-        found = info(_file_of(config, store), now=key_service.now())
+        url, now = key_service.url_of(config, store), key_service.now()
+        if url.startswith("postgresql:"):
+            found = asyncio.run(_postgresql().info(url, now=now))
+        else:
+            found = info(path_of(url), now=now)
     if as_json:
         click.echo(json.dumps(_info_as_json(found), indent=2))
         return
     for name, text in _lines_of(found).items():
         click.echo(f"{name:<14} {text}")
+
+
+def _postgresql() -> ModuleType:
+    """Raises StoreUnavailable."""
+    try:
+        # Its library is for those who use it.
+        from sidecar.store.postgresql import inspect
+    except ImportError as error:
+        raise StoreUnavailable(NO_LIBRARY) from error
+    return inspect
 
 
 def _holds(checked: Checked) -> str:
@@ -215,16 +242,19 @@ def _info_as_json(found: StoreInfo) -> dict[str, Any]:
         "changed_by": found.changed_by,
         "used_at": rfc3339(found.used_at),
         "held_by": [{"pid": pid, "program": program} for pid, program in found.holders.items()],
+        **({} if found.connections is None else {"connections": found.connections}),
     }
 
 
 def _lines_of(found: StoreInfo) -> dict[str, str]:
     keys = ", ".join(f"{number:,} {status}" for status, number in found.keys.items())
     holders = ", ".join(f"process {pid} ({harmless(program)})" for pid, program in found.holders.items())
+    if found.connections is not None:
+        holders = f"{counted(found.connections, 'connection')} of sidecars and commands"
     change = f"{rfc3339(found.changed_at)}, {found.change} by {harmless(found.changed_by)}" if found.change else "none"
     return {
         "Engine": found.engine,
-        "File": f"{found.path}, {_megabytes(found.bytes)}",
+        "File" if found.connections is None else "Database": f"{found.path}, {_megabytes(found.bytes)}",
         "Schema": f"version {found.version}; this program uses {found.newest_version}, and migrates older ones",
         "Keys": keys or "none",
         "Audit": counted(found.audit_rows, "row"),

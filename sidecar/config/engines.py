@@ -12,6 +12,7 @@ from sidecar.config.fields import (
     FilePath,
     LimiterUrl,
     Namespace,
+    Replica,
     Store,
     Timeout,
     UsageStore,
@@ -19,7 +20,7 @@ from sidecar.config.fields import (
     seconds,
 )
 from sidecar.config.policy import Entry
-from sidecar.config.store_url import is_file
+from sidecar.config.store_url import is_file, is_postgresql
 from sidecar.limiter.redis.url import RedisUrl
 from sidecar.limiter.remote import Outage
 from sidecar.limiter.tables import DEFAULT_ENTRIES
@@ -32,6 +33,8 @@ class StoreSettings(Entry, frozen=True, kw_only=True):
     url: Store
     usage: UsageStore = left_out("")
     """Of keys in a file: where their use, changes and quotas are kept; empty for nowhere."""
+    replica: Replica = left_out("")
+    """Of keys in PostgreSQL: a standby where they are looked up; empty for the primary."""
     grace: Duration = seconds("0s")
 
 
@@ -46,7 +49,14 @@ def store_of(written: str | StoreSettings, path: Path, report: Report) -> StoreS
         report.problem((*path, "grace"), "must be 0s, or between 1s and 1h: a revoked key may go on for as long")
     if settings.usage and not is_file(settings.url):
         report.doubt((*path, "usage"), "is only for keys in a file: any other store keeps usage itself")
+    if settings.replica and not is_postgresql(settings.url):
+        report.doubt((*path, "replica"), "is only for keys in PostgreSQL: this store has none")
     return settings
+
+
+def replica_of(settings: StoreSettings | None) -> str:
+    """Where keys are looked up, if not at the store itself."""
+    return settings.replica if settings is not None and is_postgresql(settings.url) else ""
 
 
 class LimiterSettings(Entry, frozen=True, kw_only=True):

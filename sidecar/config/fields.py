@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Meta, field
 
 from sidecar.config.decoder import Default, leaf
-from sidecar.config.store_url import parse_store, parse_usage_store
+from sidecar.config.store_url import parse_replica, parse_store, parse_usage_store
 from sidecar.core.headers import HOP_BY_HOP, fold
 from sidecar.core.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 from sidecar.limiter.redis.url import RedisUrl, parse_redis_url
@@ -356,6 +356,7 @@ Store = Annotated[
     ),
 ]
 UsageStore = Annotated[str, leaf(parse_usage_store, "sqlite:///path", "^sqlite:.+$")]
+Replica = Annotated[str, leaf(parse_replica, "postgresql://user@host/database", "^postgres(ql)?:.+$")]
 _parse_namespace = matching(r"[A-Za-z0-9._-]{1,100}", "must be letters, digits and ._- (up to 100)")
 Namespace = Annotated[str, leaf(_parse_namespace, "letters, digits and ._-", "^[A-Za-z0-9._-]{1,100}$")]
 LimiterUrl = Annotated[

@@ -21,6 +21,11 @@ _OPTIONS: Final = {
     *("ssl_max_protocol_version", "ssl_min_protocol_version"),
 }
 
+_VALUES: Final = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
+
 
 def parse_store(text: str) -> str:
     """`sqlite:///absolute/path` or `file:///…`, a relative path from the working directory; or a URL of PostgreSQL."""
@@ -45,20 +50,36 @@ def parse_usage_store(text: str) -> str:
     return parse_store(text)
 
 
+def parse_replica(text: str) -> str:
+    """As `parse_store`, for PostgreSQL."""
+    if not text.startswith(("postgresql:", "postgres:")):
+        raise ValueError(f"must be {_POSTGRESQL}")
+    return _postgresql(text)
+
+
 def _postgresql(text: str) -> str:
     """As libpq reads it, but for options that nobody here would apply."""
     found = _POSTGRESQL_URL.fullmatch(text)
     if found is None:
         raise ValueError(f"must be {_POSTGRESQL}; in a password, @ : / ? # and % must be percent-encoded")
-    unknown = sorted({option.partition("=")[0] for option in (found[1] or "").split("&") if option} - _OPTIONS)
+    options = [option.partition("=") for option in (found[1] or "").split("&") if option]
+    unknown = sorted({name for name, _, _ in options} - _OPTIONS)
     if unknown:
         raise ValueError(f"has the option {unknown[0]}, which is not one of {', '.join(sorted(_OPTIONS))}")
+    for name, _, value in options:
+        if value not in _VALUES.get(name, (value,)):
+            raise ValueError(f"has another {name} than {', '.join(_VALUES[name])}")
     return "postgresql" + text[text.index(":") :]
 
 
 def is_sqlite(store: str) -> bool:
     """Whether a parsed store URL names a file of SQLite."""
     return store.startswith("sqlite:")
+
+
+def is_postgresql(store: str) -> bool:
+    """Whether a parsed store URL names a database of PostgreSQL."""
+    return store.startswith("postgresql:")
 
 
 def shown_store(store: str) -> str:

@@ -429,13 +429,13 @@ def _known(entry: CacheEntry | Literal[Miss.MISS] | None) -> CacheEntry:
 
 
 def _now(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits."""
+    """The result of a coroutine that never waits. Where it would, what it waits for ends with a Fault."""
     try:
         work.send(None)
+        while True:
+            work.throw(Fault(Reason.LIMITER_UNAVAILABLE))
     except StopIteration as done:
         return cast(T, done.value)
-    work.close()
-    raise RuntimeError("a limiter that is immediate has waited")
 
 
 def _check_taken(taken: Taken) -> None:

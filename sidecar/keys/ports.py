@@ -11,6 +11,8 @@ from sidecar.core.model import ApiKey
 
 RESTORE: Final = "stop all that use it, then restore a backup with `sidecar store restore FILE`"
 """What to do with a store that is damaged or empty."""
+RESTORE_DUMP: Final = "stop all that use it, then restore a dump with `pg_restore`, see deploy/guide/stores.md"
+"""The same for PostgreSQL."""
 
 
 class StoreUnavailable(Exception):

@@ -13,7 +13,10 @@ class Limiter(Protocol):
     """Counts what was taken. All adapters pass one contract suite. Raises core.errors.Fault when it cannot tell."""
 
     immediate: bool
-    """Its coroutines never wait, so that a decision can be had without a task."""
+    """Its coroutines hardly ever wait, so that a decision can be had without a task.
+
+    One that waits all the same has taken nothing so far, and passes on an exception that is thrown in.
+    """
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Take every bucket's cost, or (one of them short) nothing at all; one atomic step. `now` in Unix seconds."""

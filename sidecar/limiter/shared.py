@@ -6,6 +6,7 @@ a task, which made a whole request of 105 to 125 µs one of 165 to 205. A semaph
 locks, and stay locked when its owner is killed.
 """
 
+import asyncio
 import json
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
+from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken, Window
 from sidecar.core.quotas import (
     NO_DEBT,
@@ -40,7 +42,7 @@ from sidecar.limiter.memory import (
     shape_of,
     top_subjects,
 )
-from sidecar.limiter.slots import MUCH, OF_STRANGERS, Place, Slots
+from sidecar.limiter.slots import MUCH, OF_STRANGERS, Busy, Place, Slots
 from sidecar.limiter.tables import DEFAULT_ENTRIES, SubjectId, is_of_strangers
 
 Numbers = tuple[int, ...]
@@ -50,6 +52,9 @@ bucket in two halves, and its microsecond. None is nothing."""
 _SECOND: Final = 1_000_000
 _HALF: Final = 62
 _LOW: Final = (1 << _HALF) - 1
+_LOCK_SECONDS: Final = 0.25
+"""After which whoever holds a lock is taken to be stopped: it holds it for microseconds."""
+_NAP_SECONDS: Final = 0.001
 _PLACES: Final = 4096
 """Remembered of each quota."""
 
@@ -85,6 +90,7 @@ class SharedLimiter:
     """
 
     immediate = True
+    """But for the odd moment of `take`."""
 
     def __init__(self, *, max_entries: int = DEFAULT_ENTRIES) -> None:
         self._slots, self._secret = Slots(max_entries), secrets.token_bytes(32)
@@ -106,12 +112,21 @@ class SharedLimiter:
         return self._slots.evicted()
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """As MemoryLimiter.take. Raises Fault where another process was stopped in the middle of a take."""
-        return self._take_one(buckets[0], now) if len(buckets) == 1 else self._judge(buckets, now, take=True)
+        """As MemoryLimiter.take. Waits only where another process was put to sleep in the middle of a take.
+
+        Raises Fault where that one does not go on.
+        """
+        try:
+            return self._take_one(buckets[0], now) if len(buckets) == 1 else self._judge(buckets, now, take=True)
+        except Busy:
+            return await self._judge_later(buckets, now, take=True)
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """As MemoryLimiter.peek; raises as `take` does."""
-        return self._judge(buckets, now, take=False)
+        """As MemoryLimiter.peek; waits and raises as `take` does."""
+        try:
+            return self._judge(buckets, now, take=False)
+        except Busy:
+            return await self._judge_later(buckets, now, take=False)
 
     def expire(self, now: float) -> None:
         """What is past is free by itself; `len` counts as of now."""
@@ -184,6 +199,18 @@ class SharedLimiter:
         finally:
             self._slots.unlock(locks)
         return Taken(states=tuple(states), refused=refused)
+
+    async def _judge_later(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
+        """As `_judge`, once the locks are free. Nothing else of this process waits meanwhile."""
+        loop = asyncio.get_running_loop()
+        late = loop.time() + _LOCK_SECONDS
+        while True:
+            await asyncio.sleep(_NAP_SECONDS)
+            try:
+                return self._judge(buckets, now, take=take)
+            except Busy:
+                if loop.time() > late:
+                    raise Fault(Reason.LIMITER_UNAVAILABLE) from None
 
     def _write(self, bucket: Bucket, place: Place, slot: int, count: Numbers, state: QuotaState, now_us: int) -> None:
         counts, expires = self._counts_of(bucket.quota), _end(bucket, count)

@@ -10,12 +10,10 @@ seldom wait for each other. What is counted is a few whole numbers, see `limiter
 import fcntl
 import mmap
 import os
-import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from struct import Struct
 from typing import Final
-
-from sidecar.core.errors import Fault, Reason
 
 WAYS: Final = 64
 """Slots of a set."""
@@ -49,9 +47,12 @@ MUCH: Final = 2
 _STRUCTS: Final = tuple(Struct(f"{count}Q") for count in range(MOST_NUMBERS + 1))
 _EXPIRES: Final = Struct(f"{WAYS}Q")
 _TRY: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
-_LOCK_SECONDS: Final = 0.25
-"""After which whoever holds a lock is taken to be stopped: it holds it for microseconds."""
-_NAP_SECONDS: Final = 0.000_05
+_TRIES: Final = 16
+"""Of a lock that is held, some 20 microseconds together: an event loop may not wait any longer."""
+
+
+class Busy(Exception):
+    """Another process holds a lock, and may have been put to sleep with it. Nothing was changed."""
 
 
 class Place:
@@ -83,11 +84,11 @@ class Slots:
         return Place(digest, _FIRST_SET + number * _SET_BYTES, number % _LOCKS)
 
     def lock(self, numbers: Sequence[int]) -> None:
-        """Lock each, which are in order. Raises Fault where another process does not give one back."""
+        """Lock each, which are in order. Raises Busy, and then none is locked, where another process holds one."""
         for at, number in enumerate(numbers):
             try:
                 self.lock_one(number)
-            except Fault:
+            except Busy:
                 self.unlock(numbers[:at])
                 raise
 
@@ -96,7 +97,7 @@ class Slots:
         try:
             fcntl.lockf(self._locks, _TRY, 1, number)
         except OSError:
-            self._wait(number)
+            self._try_again(number)
         if self._words[number * _JOURNAL_BYTES // 8]:
             self._write_back(number * _JOURNAL_BYTES)
 
@@ -205,18 +206,13 @@ class Slots:
         self._words[(base + _EVICTED_AT) // 8] += 1
         return min(going, key=lambda way: (held[way] & MUCH, expires[way]))
 
-    def _wait(self, number: int) -> None:
-        """Its owner may have been put to sleep with it, for a moment. Raises Fault after _LOCK_SECONDS."""
-        late = time.monotonic() + _LOCK_SECONDS
-        while True:
-            time.sleep(_NAP_SECONDS)
-            try:
+    def _try_again(self, number: int) -> None:
+        """For an owner that runs on another core, and gives it back in microseconds. Raises Busy."""
+        for _ in range(_TRIES):
+            with suppress(OSError):
                 fcntl.lockf(self._locks, _TRY, 1, number)
-            except OSError:
-                if time.monotonic() > late:
-                    raise Fault(Reason.LIMITER_UNAVAILABLE) from None
-            else:
                 return
+        raise Busy
 
     def _write_back(self, journal: int) -> None:
         """Undo what a process had begun when it was killed. May itself be begun again."""

@@ -141,7 +141,13 @@ async def reconfigure_workers(parts: Parts, workers: Workers) -> None:
 def remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
     files = (watch.remarks() for watch in (reloads, parts.key_file) if watch is not None)
     own = (*parts.serving.grace.remarks(), *parts.limiters.remarks(), *parts.sharing.remarks())
-    return [*(line for lines in files for line in lines), *own, *_unwritten(parts.store), *_observed(parts)]
+    return [
+        *(line for lines in files for line in lines),
+        *own,
+        *parts.store.remarks(),
+        *_unwritten(parts.store),
+        *_observed(parts),
+    ]
 
 
 def _observed(parts: Parts) -> Sequence[str]:

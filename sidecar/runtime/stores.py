@@ -16,7 +16,7 @@ from sidecar.limiter.shared import EmbeddedLimiter
 from sidecar.runtime.control import Sharing, served_store
 from sidecar.runtime.key_file import open_key_file
 from sidecar.runtime.serving import StartError
-from sidecar.runtime.telemetry import RevocationLag
+from sidecar.runtime.telemetry import ReplicaInStep, RevocationLag
 from sidecar.store.file import InvalidKeyFile
 from sidecar.store.store import Store, open_store
 from sidecar.telemetry.limiter import LimiterMetrics
@@ -66,10 +66,18 @@ async def _store_of(config: Config, hasher: Hasher, metrics: Metrics, clock: Clo
         return await open_key_file(config, hasher, clock=clock, timings=metrics.store_timed)
     lag = RevocationLag()
     store = await open_store(
-        config.store, create=False, watched=True, clock=clock, timings=metrics.store_timed, lag=lag.observe
+        config.store,
+        create=False,
+        watched=True,
+        clock=clock,
+        timings=metrics.store_timed,
+        lag=lag.observe,
+        replica=config.store_replica,
     )
     if not is_sqlite(config.store):
         metrics.also(lag)
+    if store.follows is not None:
+        metrics.also(ReplicaInStep(store.follows))
     return store
 
 

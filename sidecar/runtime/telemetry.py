@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidecar.config.build.config import Config
@@ -55,6 +55,20 @@ class RevocationLag(Collector):
             "Seconds from a change of keys to when this process knew of it.",
             buckets=[*buckets],
             sum_value=self._total,
+        )
+
+
+class ReplicaInStep(Collector):
+    """Whether keys are looked up at the store's replica (PostgreSQL)."""
+
+    def __init__(self, in_step: Callable[[], bool]) -> None:
+        self._in_step = in_step
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "sidecar_store_replica_in_step",
+            "0 while lookups go to the primary, because the replica lags or is away.",
+            value=self._in_step(),
         )
 
 

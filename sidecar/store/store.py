@@ -1,6 +1,6 @@
 """A store, composed of its parts over one database; a caller takes the part that it needs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from sidecar.config.store_url import is_sqlite, sqlite_path
@@ -26,7 +26,8 @@ class Store:
     """The parts, the same for every engine.
 
     pages, count: statements that list and count keys. bulk: what the engine does around the insertion of many keys.
-    close: closes the database.
+    close: closes the database. follows: whether lookups go to a replica; None where there is none. remarks: lines for
+    readiness about it.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Store:
         count: CountStatement,
         bulk: InBulk,
         close: Callable[[], Awaitable[None]],
+        follows: Callable[[], bool] | None = None,
+        remarks: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.keys = StoredKeys(database, pages=pages, count=count)
         """Finds, lists and changes keys."""
@@ -54,7 +57,7 @@ class Store:
         """Keeps unusual events."""
         self.quotas = StoredQuotas(database)
         """Keeps quota states over a restart."""
-        self.database = database
+        self.database, self.follows, self.remarks = database, follows, remarks
         self.tables = StoredTables(database)
         """Reads and writes whole tables, for a move to another store."""
         self._close = close
@@ -89,12 +92,14 @@ async def open_store(
     clock: Clock,
     timings: Callable[[str, float], None],
     lag: Callable[[float], None] = lambda seconds: None,
+    replica: str = "",
 ) -> Store:
     """Open the store of a parsed URL. `timings` receives each operation and its seconds.
 
     create: make an empty store where there is none, which is StoreUnavailable otherwise.
     watched: follow the changes of keys by other processes, as requests need it; else each is asked for.
     lag: receives for each change how many seconds after its commit it was known here, where the store tells it.
+    replica: a parsed URL of a standby of PostgreSQL, where lookups go if `watched`; empty for none.
     """
     if is_sqlite(url):
         return await SqliteStore.open(sqlite_path(url), create=create, clock=clock, timings=timings)
@@ -104,12 +109,15 @@ async def open_store(
     except ImportError as error:
         raise StoreUnavailable(NO_LIBRARY) from error
     database = await connection.PostgresqlDatabase.open(
-        url, create=create, watched=watched, clock=clock, timings=timings, lag=lag
+        url, replica=replica, create=create, watched=watched, clock=clock, timings=timings, lag=lag
     )
+    found = database.replica
     return Store(
         database,
         pages=listing.page_statements,
         count=listing.count_statement,
         bulk=schema.in_bulk,
         close=database.close,
+        follows=None if found is None else lambda: found.in_step,
+        remarks=tuple if found is None else found.remarks,
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _KEYS = 200_000
-_CONFIG = """
+CONFIG = """
 listen: 127.0.0.1:0
 upstream: http://127.0.0.1:1
 store: sqlite:///nowhere.db
@@ -39,12 +39,12 @@ def main(count: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config = folder / "sidecar.yaml"
-        config.write_text(_CONFIG)
+        config.write_text(CONFIG)
         print(f"{'import of ' + format(count, ',') + ' keys':32}{'keys/s':>10}{'CPU µs/key':>12}")
         for form in ("jsonl", "csv"):
             for turn, into in enumerate(("an empty store", "a store with as many")):
                 file = folder / f"{turn}.{form}"
-                _write(file, range(turn * count, turn * count + count))
+                written(file, range(turn * count, turn * count + count))
                 seconds, busy = _imported(config, folder / f"{form}.db", file)
                 told = f"{form}, {into}"
                 print(f"{told:32}{count / seconds:10,.0f}{busy / count * 1e6:12.1f}", flush=True)
@@ -59,7 +59,7 @@ def _imported(config: Path, store: Path, file: Path) -> tuple[float, float]:
     return seconds, after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def _write(file: Path, numbers: range) -> None:
+def written(file: Path, numbers: range) -> None:
     with file.open("w", encoding="utf-8", newline="") as out:
         if file.suffix == ".jsonl":
             out.writelines(json.dumps(record) + "\n" for record in map(_record, numbers))

@@ -23,11 +23,11 @@ from sidecar.keys.ports import AuditFilter, KeyFilter
 from sidecar.keys.records import row_of
 from sidecar.runtime.tasks import SystemClock
 from sidecar.store.keys import INSERT_KEY
-from sidecar.store.store import SqliteStore
+from sidecar.store.store import SqliteStore, Store
 from tests.unit.keys.making import NOW_US, a_key, digest_of, ignore
 
 _KEYS = 1_000_000
-_PAGE = 50
+PAGE = 50
 _TIMES = 7
 _TEAMS = ("billing", "search", "mobile", "nightly build", "reporting")
 
@@ -72,21 +72,21 @@ async def main(folder: str) -> None:
         _fill(path)
         seconds = time.perf_counter() - started
         print(f"{_KEYS:,} keys stored in {seconds:.0f} s, {_KEYS / seconds:,.0f} a second, past the audit")
-    print(f"{'milliseconds for a page of ' + str(_PAGE):40}{'keys':>8}{'median':>10}{'slowest':>10}")
+    print(f"{'milliseconds for a page of ' + str(PAGE):40}{'keys':>8}{'median':>10}{'slowest':>10}")
     for kind, wanted in KINDS.items():
-        page, times = await _timed(store, wanted)
+        page, times = await timed(store, wanted)
         print(f"{kind:40}{len(page):8}{statistics.median(times):10.1f}{max(times):10.1f}")
     started = time.perf_counter()
-    await store.audit.rows(AuditFilter(limit=_PAGE))
+    await store.audit.rows(AuditFilter(limit=PAGE))
     print(f"audit page: {(time.perf_counter() - started) * 1000:.1f} ms")
     await store.close()
 
 
-async def _timed(store: SqliteStore, wanted: KeyFilter) -> tuple[Any, list[float]]:
+async def timed(store: Store, wanted: KeyFilter) -> tuple[Any, list[float]]:
     times = []
     for _ in range(_TIMES):
         started = time.perf_counter()
-        page = await store.keys.list(replace(wanted, limit=_PAGE))
+        page = await store.keys.list(replace(wanted, limit=PAGE))
         times.append((time.perf_counter() - started) * 1000)
     return page, times
 
@@ -94,10 +94,10 @@ async def _timed(store: SqliteStore, wanted: KeyFilter) -> tuple[Any, list[float
 def _fill(path: str) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA synchronous = OFF")
-        connection.executemany(INSERT_KEY, _rows())
+        connection.executemany(INSERT_KEY, rows_of_a_million())
 
 
-def _rows() -> Iterator[tuple[Any, ...]]:
+def rows_of_a_million() -> Iterator[tuple[Any, ...]]:
     template = a_key(scopes=("streams:read",), metadata={"user_id": "7"})
     for number in range(_KEYS):
         yield row_of(

@@ -25,13 +25,13 @@ _SETTINGS = {
     "autovacuum": "off",
     "log_min_messages": "log",  # It tells when it is ready.
 }
-_TRUSTING = "host all all 127.0.0.1/32 trust\n"
+_TRUSTING = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
 
 
 class PostgresqlServer:
     """May be stopped and started again. Databases are made from a template, which takes some 50 ms."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, standby_of: "PostgresqlServer | None" = None) -> None:
         self.folder, self._data = folder, folder / "data"
         self._bin = _programs()
         self._user = other_user()
@@ -40,8 +40,12 @@ class PostgresqlServer:
         self.port = 0
         if self._user is not None:
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
+        if standby_of is not None:
+            line = ["pg_basebackup", "-D", str(self._data), "-h", "127.0.0.1", "-p", str(standby_of.port)]
+            self.run([*line, "-U", SUPERUSER, "-R", "-X", "stream", "-c", "fast", "--no-sync"])
+            return
         line = ["initdb", "-D", str(self._data), "-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust"]
-        self._run([*line, "--no-sync", "--no-instructions"])
+        self.run([*line, "--no-sync", "--no-instructions"])
 
     def start(self, **settings: str) -> None:
         """On the port of before, if there was one. `settings` are PostgreSQL's own."""
@@ -117,24 +121,37 @@ class PostgresqlServer:
         """Rows of text, of all statements."""
         line = [str(self._bin / "psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-F", "\x1f"]
         given = list(itertools.chain.from_iterable(("-c", statement) for statement in statements))
-        told = self._run([*line, *given, url or self.url("postgres", user=user)])
+        told = self.run([*line, *given, url or self.url("postgres", user=user)])
         return [tuple(row.split("\x1f")) for row in told.splitlines()]
 
     def file(self, path: Path, *, url: str, **variables: str) -> None:
         """Run a file of SQL by psql."""
         given = [f"--set={name}={value}" for name, value in variables.items()]
-        self._run(
+        self.run(
             [str(self._bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *given, "-f", "-", url], path.read_text()
         )
 
     def ask_for_password(self, user: str, password: str) -> None:
         """Make this role, and ask it for its password (SCRAM)."""
-        rules = self._data / "pg_hba.conf"
-        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{_TRUSTING}", encoding="ascii")
         made = f"DO $$ BEGIN CREATE ROLE {user} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-        self.sql(made, f"ALTER ROLE {user} PASSWORD '{password}'", "SELECT pg_reload_conf()")
+        self.sql(made, f"ALTER ROLE {user} PASSWORD '{password}'")
+        self.let_in(f"host all {user} 127.0.0.1/32 scram-sha-256")
 
-    def _run(self, line: Sequence[str], text: str | None = None) -> str:
+    def let_in(self, *rules: str) -> None:
+        """Who gets in how: lines of pg_hba.conf. All others are trusted."""
+        text = "".join(f"{rule}\n" for rule in rules) + _TRUSTING
+        (self._data / "pg_hba.conf").write_text(text, encoding="ascii")
+        self.sql("SELECT pg_reload_conf()")
+
+    def give(self, *paths: Path) -> None:
+        """Files that it reads, and nobody else: keys."""
+        for path in paths:
+            path.chmod(0o600)
+            if self._user is not None:
+                os.chown(path, pwd.getpwnam(self._user).pw_uid, -1)
+
+    def run(self, line: Sequence[str], text: str | None = None) -> str:
+        """One of PostgreSQL's programs, and what it prints."""
         program = str(self._bin / line[0]) if "/" not in line[0] else line[0]
         done = subprocess.run(
             [program, *line[1:]], input=text, capture_output=True, text=True, check=False, cwd="/", user=self._user
@@ -145,12 +162,12 @@ class PostgresqlServer:
 
 
 @contextmanager
-def running_postgresql(**settings: str) -> Iterator[PostgresqlServer]:
-    """A server, until the end."""
+def running_postgresql(standby_of: PostgresqlServer | None = None, **settings: str) -> Iterator[PostgresqlServer]:
+    """A server, until the end. standby_of: the primary whose changes it replays (streaming replication)."""
     folder = Path(tempfile.mkdtemp(prefix="sidecar-postgresql-"))
     server: PostgresqlServer | None = None
     try:
-        server = PostgresqlServer(folder)
+        server = PostgresqlServer(folder, standby_of)
         server.start(**settings)
         yield server
     finally:

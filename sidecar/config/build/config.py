@@ -34,7 +34,7 @@ from sidecar.config.document import (
     UsageSettings,
     Workers,
 )
-from sidecar.config.engines import LimiterSettings
+from sidecar.config.engines import LimiterSettings, replica_of
 from sidecar.config.errors import Path, Problem, Report, did_you_mean
 from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.config.identity import Identity
@@ -84,6 +84,8 @@ class Config:
     """`sqlite:///path`, `postgresql://…`, or `file:///path` of a file of records."""
     store_usage: str = ""
     """Of a file of records: the SQLite database that keeps use and changes of its keys; empty for none."""
+    store_replica: str = ""
+    """Of PostgreSQL: the URL of a standby where keys are looked up; empty for the primary."""
     store_grace: float = 0.0
     """Seconds for which keys that were seen go on while the store does not answer."""
     limiter: LimiterSettings
@@ -204,6 +206,7 @@ def _sections(path: str, document: Document) -> Config:
         upstreams=document.upstreams or {},
         store=document.store.url if document.store else "",
         store_usage=document.store.usage if document.store else "",
+        store_replica=replica_of(document.store),
         store_grace=document.store.grace if document.store else 0.0,
         limiter=document.limiter or LimiterSettings(),
         keys=document.keys or KeySettings(),

@@ -170,7 +170,8 @@ def _literal_secrets(config: Config) -> int:
         text = Path(config.path).read_bytes()
     except OSError:
         return 0
-    secrets = [*(keys.pepper for keys in config.keys.imported), password_of(config.store).encode()]
+    passwords = (password_of(url).encode() for url in (config.store, config.store_replica))
+    secrets = {*(keys.pepper for keys in config.keys.imported), *passwords}
     return sum(1 for secret in secrets if secret and secret in text)
 
 

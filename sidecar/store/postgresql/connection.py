@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -15,6 +16,7 @@ from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import DuplicateRow, Steps, answers_within
 from sidecar.store.postgresql.generation import KeyWatch, NotWatched
+from sidecar.store.postgresql.replica import Replica
 from sidecar.store.postgresql.schema import SCHEMA, prepare
 from sidecar.store.postgresql.statements import (
     LostConnection,
@@ -236,6 +238,7 @@ class PostgresqlDatabase(Steps):
         self,
         url: str,
         *,
+        replica: str = "",
         watched: bool,
         clock: Clock,
         timings: Callable[[str, float], None],
@@ -247,9 +250,14 @@ class PostgresqlDatabase(Steps):
         self._lookups = Pool(connector(url, FIND_SECONDS), LOOKUP_CONNECTIONS)
         self._reads = Pool(connector(url, READ_SECONDS), READ_CONNECTIONS)
         self._writes = Pool(connector(url, WRITE_SECONDS), WRITE_CONNECTIONS)
+        self._at_replica = Pool(connector(replica, FIND_SECONDS), LOOKUP_CONNECTIONS)
+        self.replica: Replica | None = None
         watching: KeyWatch | NotWatched = NotWatched(self._read_value)
         if watched:
-            watching = KeyWatch(connector(url, FIND_SECONDS), self.name, clock=clock, lag=lag)
+            watching = keys = KeyWatch(connector(url, FIND_SECONDS), self.name, clock=clock, lag=lag)
+            if replica:
+                fetch = partial(self._read, self._at_replica)
+                self.replica = Replica(fetch, shown_store(replica), number=lambda: keys.number)
         self.watch = watching
         self.generation, self.read_generation = watching.current, watching.read
         self.changes_since = watching.changes_since
@@ -259,6 +267,7 @@ class PostgresqlDatabase(Steps):
         cls,
         url: str,
         *,
+        replica: str = "",
         create: bool,
         watched: bool,
         clock: Clock,
@@ -266,7 +275,7 @@ class PostgresqlDatabase(Steps):
         lag: Callable[[float], None],
     ) -> "PostgresqlDatabase":
         """As open_store of store.py. Raises StoreUnavailable."""
-        database = cls(url, watched=watched, clock=clock, timings=timings, lag=lag)
+        database = cls(url, replica=replica, watched=watched, clock=clock, timings=timings, lag=lag)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
             preparing = await connector(url, WRITE_SECONDS)()
@@ -278,13 +287,17 @@ class PostgresqlDatabase(Steps):
             finally:
                 await preparing.close()
             await database.watch.start()
+            if database.replica is not None:
+                await database.replica.start()
             stack.pop_all()
         return database
 
     async def close(self) -> None:
         self.is_open = False
+        if self.replica is not None:
+            await self.replica.close()
         await self.watch.close()
-        for pool in (self._lookups, self._reads, self._writes):
+        for pool in (self._lookups, self._reads, self._writes, self._at_replica):
             await pool.close()
 
     async def may_issue(self) -> bool:
@@ -300,7 +313,8 @@ class PostgresqlDatabase(Steps):
 
     async def lookup(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self.operation(operation):
-            return await self._within(FIND_SECONDS, self._lookups, sql, values)
+            found = None if self.replica is None else await self.replica.find(sql, values)
+            return await self._within(FIND_SECONDS, self._lookups, sql, values) if found is None else found
 
     async def read(self, operation: str, sql: str, values: Any = ()) -> list[Any]:
         with self.operation(operation):
@@ -350,7 +364,8 @@ class PostgresqlDatabase(Steps):
             return await connection.fetch(sql, values)
 
     async def _read_value(self) -> int:
-        [(value,)] = await self.lookup("generation", "SELECT value FROM generation")
+        with self.operation("generation"):
+            [(value,)] = await self._within(FIND_SECONDS, self._lookups, "SELECT value FROM generation", ())
         return int(value)
 
 

@@ -44,7 +44,7 @@ class KeyWatch:
         self._changes = KeyChanges()
         self.changes_since = self._changes.since
         self._number: int | None = None
-        """The last one that was learnt."""
+        """The last one that was learnt; None where it is not known which one was the last."""
         self._trouble = f"the key store {name} is not open"
         self._connection: Any = None
         self._asking = asyncio.Lock()
@@ -60,6 +60,11 @@ class KeyWatch:
             raise StoreUnavailable(self._trouble)
         return self._changes.generation
 
+    @property
+    def number(self) -> int | None:
+        """The newest that is known of the store's, of which no other came before; None where that is in doubt."""
+        return None if self._trouble else self._number
+
     async def read(self) -> int:
         """The number, in which every change counts that was acknowledged before the call. Raises StoreUnavailable."""
         self.current()
@@ -73,7 +78,7 @@ class KeyWatch:
         told = self._awaited.setdefault(number, asyncio.get_running_loop().create_future())
         try:
             if not await answers_within(ASK_SECONDS, told):
-                self._learn(number, None)
+                self._learn(None, None)
         finally:
             self._awaited.pop(number, None)
 
@@ -98,13 +103,14 @@ class KeyWatch:
         self._lost = lost = asyncio.Event()
         try:
             await connection.listen(CHANNEL, self._told, lambda: self._lose(lost, f"{self._name} ended the connection"))
+            before = self._changes.generation
             number = await self._fetch_number()
         except BaseException:
             lost.set()
             connection.terminate()
             raise
         # What happened in between was told to nobody.
-        self._learn(number, None)
+        self._learn(number if before == self._changes.generation else None, None)
         self._trouble = ""
 
     def _lose(self, lost: asyncio.Event, trouble: str) -> None:
@@ -134,7 +140,7 @@ class KeyWatch:
 
     async def _ask(self) -> None:
         """Raises StoreUnavailable, and then the connection is given up."""
-        lost, connection = self._lost, self._connection
+        lost, connection, before = self._lost, self._connection, self._changes.generation
         asked = asyncio.ensure_future(self._fetch_number())
         try:
             if not await answers_within(ASK_SECONDS, asked):
@@ -147,7 +153,8 @@ class KeyWatch:
         finally:
             asked.cancel()
         if number != self._number:
-            self._learn(number, None)
+            # Where news came meanwhile, nobody knows whether it was read before or after them.
+            self._learn(number if before == self._changes.generation else None, None)
 
     async def _fetch_number(self) -> int:
         async with self._asking:

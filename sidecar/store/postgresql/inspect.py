@@ -1,14 +1,20 @@
-"""A report on a store in PostgreSQL that changes nothing, whatever its schema version."""
+"""Reports on a store in PostgreSQL that change nothing, whatever its schema version."""
 
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
 from sidecar.config.store_url import shown_store
+from sidecar.core.units import counted
+from sidecar.keys.ports import RESTORE_DUMP, AuditState
+from sidecar.store.audit import CHAINED, Head, Walk
 from sidecar.store.connection import Connection
-from sidecar.store.postgresql.connection import CHANGE_LOCK, READ_SECONDS, connector
-from sidecar.store.postgresql.schema import MIGRATIONS, version_of
-from sidecar.store.sqlite.inspect import StoreReport
+from sidecar.store.postgresql.connection import CHANGE_LOCK, READ_SECONDS, PostgresqlConnection, connector
+from sidecar.store.postgresql.schema import MIGRATIONS, SCHEMA, version_of
+from sidecar.store.sqlite.inspect import OF_KEYS, Checked, StoreInfo, StoreReport
+from sidecar.store.tables import COPYING, UNFINISHED
 
 _COUNTS: Final = """SELECT count(*), count(*) FILTER (WHERE expires_at IS NULL), count(*) FILTER (WHERE created_at < ?)
     FROM api_key WHERE status = 'active'
@@ -57,3 +63,130 @@ async def _with_keys(connection: Connection, known: StoreReport, now: int, oldes
         too_old=too_old,
         algorithms=dict(await connection.fetch(_ALGORITHMS)),
     )
+
+
+# What operators ask of a store: `sidecar store info`.
+
+_STANDINGS: Final = """SELECT CASE WHEN status <> 'active' THEN status WHEN expires_at <= ? THEN 'expired'
+    WHEN retires_at <= ? THEN 'retired' ELSE 'active' END, count(*) FROM api_key GROUP BY 1 ORDER BY 1"""
+_NEWEST_CHANGE: Final = "SELECT id, at, action, actor FROM audit ORDER BY id DESC LIMIT 1"
+_SIZE: Final = """SELECT coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint FROM pg_class
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = ? AND relkind = 'r'"""
+_CONNECTIONS: Final = """SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'sidecar' AND pid <> pg_backend_pid()"""
+
+
+async def info(url: str, *, now: int) -> StoreInfo:
+    """now: microseconds. Raises StoreUnavailable."""
+    async with _snapshot(url) as connection:
+        [(server,)] = await connection.fetch("SHOW server_version")
+        [(size,)] = await connection.fetch(_SIZE, (SCHEMA,))
+        [(connections,)] = await connection.fetch(_CONNECTIONS)
+        known = StoreInfo(
+            engine=f"PostgreSQL {server}",
+            path=shown_store(url),
+            bytes=size,
+            version=(await version_of(connection, shown_store(url)))[0],
+            newest_version=len(MIGRATIONS),
+            connections=connections,
+        )
+        return await _with_changes(connection, known, now) if 0 < known.version <= len(MIGRATIONS) else known
+
+
+async def _with_changes(connection: Connection, known: StoreInfo, now: int) -> StoreInfo:
+    rows, at, action, actor = next(iter(await connection.fetch(_NEWEST_CHANGE)), (0, None, "", ""))
+    [(used_at,)] = await connection.fetch("SELECT max(last_used_at) FROM api_key")
+    return replace(
+        known,
+        keys=dict(await connection.fetch(_STANDINGS, (now, now))),
+        audit_rows=rows,
+        changed_at=at,
+        change=action,
+        changed_by=actor,
+        used_at=used_at,
+    )
+
+
+# Whether a store is sound: `sidecar store check`. PostgreSQL itself keeps digests unique and as long as they must be.
+
+_CHECK_SECONDS: Final = 600.0
+_BATCH: Final = 2_000
+_WRONG: Final = {
+    """SELECT count(*) FROM api_key
+        WHERE algorithm !~ '^(sha256|(hmac-sha256|sha256-pepper-first|sha256-pepper-last):.{8})$'""": (
+        "{keys} with a digest of an algorithm that this program does not know"
+    ),
+    "SELECT count(*) FROM api_key WHERE NOT EXISTS (SELECT FROM audit WHERE key_id = api_key.id)": (
+        "{keys} without a row in the audit: not the sidecar has stored them"
+    ),
+    """SELECT count(DISTINCT key_id) FROM audit
+        WHERE NOT EXISTS (SELECT FROM api_key WHERE id = audit.key_id)""": (
+        "{keys} in the audit that the store does not have: not the sidecar has removed them"
+    ),
+}
+"""A query that counts keys, and what they are if there are any."""
+
+
+async def check(url: str, *, progress: Callable[[int], None] = lambda rows: None) -> Checked:
+    """Look at all that the store holds. `progress` gets the rows of the audit so far.
+
+    Raises StoreUnavailable where it cannot be read at all.
+    """
+    async with _snapshot(url) as connection:
+        version, _ = await version_of(connection, shown_store(url))
+        if not 0 < version <= len(MIGRATIONS):
+            return Checked(problems=(_unreadable(version),), version=version)
+        [(keys,)] = await connection.fetch("SELECT count(*) FROM api_key")
+        audit = await _followed(connection, progress)
+        problems = [problem async for problem in _problems(connection)]
+        if audit.problem is not None:
+            problems.append(f"the audit was tampered with: {audit.problem}")
+        return Checked(problems=tuple(problems), version=version, keys=keys, audit=audit)
+
+
+@asynccontextmanager
+async def _snapshot(url: str) -> AsyncIterator[PostgresqlConnection]:
+    """What others write meanwhile is in none of the answers, or in all. Raises StoreUnavailable."""
+    connection = await connector(url, _CHECK_SECONDS)()
+    try:
+        await connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield connection
+    finally:
+        await connection.close()
+
+
+def _unreadable(version: int) -> str:
+    if version == 0:
+        return f"the store is empty: {RESTORE_DUMP}"
+    return f"schema version {version} is newer than this program's {len(MIGRATIONS)}: use a newer sidecar"
+
+
+async def _problems(connection: Connection) -> AsyncIterator[str]:
+    for sql, what in _WRONG.items():
+        [(wrong,)] = await connection.fetch(sql)
+        if wrong:
+            yield what.format(keys=counted(wrong, "key"))
+    if await connection.fetch("SELECT 1 FROM quota_state WHERE quota = ? LIMIT 1", (COPYING,)):
+        yield UNFINISHED
+    if not await connection.fetch("SELECT 1 FROM api_key LIMIT 1"):
+        return
+    for table in OF_KEYS:
+        strange = f"key_id <> '' AND NOT EXISTS (SELECT FROM api_key WHERE id = {table}.key_id)"
+        [(rows,)] = await connection.fetch(f"SELECT count(*) FROM {table} WHERE {strange}")  # noqa: S608 - names of our own
+        if rows:
+            yield f"{counted(rows, 'row')} of {table} about keys that the store does not have"
+
+
+async def _followed(connection: Connection, progress: Callable[[int], None]) -> AuditState:
+    walk = Walk()
+    ends = await connection.fetch("SELECT id, hash, (SELECT coalesce(max(id), 0) FROM audit) FROM audit_head")
+    if len(ends) != 1:
+        return AuditState(rows=0, head=str(walk.head), problem="the head of the audit was removed")
+    [(number, digest, last_id)] = ends
+    sql = f"SELECT {', '.join(CHAINED)}, hash FROM audit WHERE id > ? AND id <= ? ORDER BY id LIMIT {_BATCH}"  # noqa: S608 - names of our own
+    while rows := await connection.fetch(sql, (walk.head.id, number)):
+        if (problem := next(filter(None, map(walk.step, rows)), None)) is not None:
+            return AuditState(rows=walk.rows, head=str(walk.head), problem=problem)
+        progress(walk.rows)
+    problem = walk.end(Head(id=number, hash=digest), last_id)
+    return AuditState(rows=walk.rows, head=str(walk.head), problem=problem)

@@ -293,7 +293,10 @@ _USAGE: Final = (
 
 _FIRST: Final = (*_WORDS, *_KEYS, *_NOTICES, *_AUDIT, *_GUARDS, *_USAGE)
 
-MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1),)
+_SECOND: Final = (f"CREATE INDEX api_key_tenant_environment ON {SCHEMA}.api_key (tenant, environment, (serial + 0))",)
+"""So that a page of an environment of a large tenant does not read all keys: see the orders of listing.py."""
+
+MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1), (_SECOND, 1))
 """Statements of each migration, and the oldest version of the program that runs on what they leave.
 
 The n-th leads to schema version n. A migration that only adds (a table, an index, a column with a default) leaves the
@@ -392,7 +395,29 @@ async def _begin(connection: Runner) -> None:
     await connection.run(f"INSERT INTO {SCHEMA}.schema_version VALUES (0, 0)")
 
 
+_FEW_KEYS: Final = 1_000
+"""Which are read quickly in any way."""
+_OUTDATED: Final = f"""SELECT coalesce(max(serial), 0) > {_FEW_KEYS} + 2 * greatest(0,
+    (SELECT reltuples FROM pg_class WHERE oid = '{SCHEMA}.api_key'::regclass)) FROM {SCHEMA}.api_key"""
+
+
 @asynccontextmanager
 async def in_bulk(connection: Connection) -> AsyncIterator[None]:
-    """As InBulk: COPY is all that it needs."""
+    """As InBulk: COPY is all that it needs to be quick.
+
+    Afterwards the planner learns what is there, where that is far more than it knows of: until autovacuum came, within
+    some minutes, pages among many keys would take seconds.
+    """
     yield
+    [(outdated,)] = await connection.fetch(_OUTDATED)
+    if outdated:
+        await _analyze(connection)
+
+
+async def _analyze(connection: Connection) -> None:
+    await connection.execute("SAVEPOINT imported")
+    try:
+        for table in ("api_key", "audit"):
+            await connection.execute(f"ANALYZE {SCHEMA}.{table}")
+    except StoreUnavailable:  # It took too long: what was imported counts all the same.
+        await connection.execute("ROLLBACK TO SAVEPOINT imported")

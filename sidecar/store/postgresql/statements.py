@@ -71,6 +71,10 @@ class LostConnection(StoreUnavailable):
 
 
 _SERVER: Final = "check that PostgreSQL runs there and accepts connections from this host"
+_ENDED: Final = (
+    "ended the connection: check that PostgreSQL runs there, and that it knows the authority of the client certificate "
+    "(sslcert), if there is one"
+)
 _ADVICE: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str]]] = (
     (
         asyncpg.InvalidPasswordError,
@@ -78,7 +82,8 @@ _ADVICE: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str
     ),
     (
         asyncpg.InvalidAuthorizationSpecificationError,
-        "refuses this user: check that the role exists, and that pg_hba.conf lets it in from this host",
+        "refuses this user: check that the role exists, and that pg_hba.conf lets it in from this host (it may want "
+        "TLS: sslmode=require, or a client certificate: sslcert and sslkey)",
     ),
     (asyncpg.InvalidCatalogNameError, "has no such database: create it (`createdb`), or correct the URL"),
     (
@@ -103,10 +108,27 @@ _ADVICE: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str
         (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError),
         "is behind a pooler that mixes sessions: put PgBouncer in session mode",
     ),
-    (asyncpg.ClientConfigurationError, "cannot be reached as its URL says: check its TLS files and parameters"),
-    ((FileNotFoundError, PermissionError, ssl.SSLError), "cannot be reached safely: check sslmode and the TLS files"),
+    (
+        asyncpg.ClientConfigurationError,
+        "cannot be reached as its URL says: check its parameters; sslmode=verify-ca and verify-full need a readable "
+        "sslrootcert",
+    ),
+    (
+        (FileNotFoundError, PermissionError, ssl.SSLError),
+        "cannot be reached safely: check the TLS files of the URL: sslrootcert, sslcert, and sslkey, which must fit it",
+    ),
     (TimeoutError, f"did not answer in time: {_SERVER}"),
 )
+_CERTIFICATE: Final = "shows a certificate that "
+_NOT_SIGNED: Final = f"{_CERTIFICATE}is not signed by an authority of sslrootcert: name the right file"
+_OTHER_NAME: Final = f"{_CERTIFICATE}is for another name: write that name as the URL's host, or sslmode=verify-ca"
+_UNVERIFIED: Final = {
+    10: f"{_CERTIFICATE}has expired: renew it",
+    **dict.fromkeys((18, 19, 20, 21), _NOT_SIGNED),
+    23: f"{_CERTIFICATE}was revoked, as sslcrl says",
+    **dict.fromkeys((62, 64), _OTHER_NAME),
+}
+"""By X509_V_ERR of OpenSSL (x509_vfy.h): expired, four of an unknown authority, revoked, host and address mismatch."""
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -124,11 +146,17 @@ def unavailable(error: Exception, name: str) -> StoreUnavailable:
         advice = "refuses TLS: set it up there, or write another sslmode"
         return StoreUnavailable(f"the key store {name} {advice} [{code}]", cause=advice)
     if isinstance(error, _LOST) and not isinstance(error, asyncpg.CannotConnectNowError):
-        advice = f"cannot be reached: {_SERVER}"
+        advice = _ENDED if isinstance(error, asyncpg.ConnectionDoesNotExistError) else f"cannot be reached: {_SERVER}"
         return LostConnection(f"the key store {name} {advice} [{code}]", cause=advice)
-    otherwise = f"cannot be reached: {_SERVER}" if isinstance(error, OSError) else "failed: see PostgreSQL's log"
-    advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), otherwise)
+    advice = _advice(error)
     return StoreUnavailable(f"the key store {name} {advice} [{code}]", cause=advice)
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _UNVERIFIED:
+        return _UNVERIFIED[error.verify_code]
+    otherwise = f"cannot be reached: {_SERVER}" if isinstance(error, OSError) else "failed: see PostgreSQL's log"
+    return next((advice for kind, advice in _ADVICE if isinstance(error, kind)), otherwise)
 
 
 @contextmanager

@@ -124,6 +124,8 @@ class StoreInfo:
     """The last use of any key."""
     holders: Mapping[int, str] = field(default_factory=dict)
     """The processes that have it open: id to the name of the program. Those of other containers are not known."""
+    connections: int | None = None
+    """Of sidecars and commands to a server; None for a file."""
 
 
 _STANDINGS: Final = """SELECT CASE WHEN status <> 'active' THEN status WHEN expires_at <= :now THEN 'expired'
@@ -204,7 +206,7 @@ _WRONG: Final = {
     ),
 }
 """A query that counts keys, and what they are if there are any."""
-_OF_KEYS: Final = ("usage", "usage_day", "key_network", "unusual", "idempotency")
+OF_KEYS: Final = ("usage", "usage_day", "key_network", "unusual", "idempotency")
 """Tables whose rows name a key, or none."""
 _STATUSES: Final = ("active", "disabled", "revoked")
 _WORD_OF_STATUS: Final = "\ue000s"
@@ -286,7 +288,7 @@ def _strangers(connection: sqlite3.Connection) -> Iterator[str]:
     """Rows of keys that the store does not have. One without any key may hold the use of keys that stand elsewhere."""
     if not connection.execute("SELECT 1 FROM api_key LIMIT 1").fetchall():
         return
-    for table in _OF_KEYS:
+    for table in OF_KEYS:
         sql = f"SELECT count(*) FROM {table} WHERE key_id <> '' AND key_id NOT IN (SELECT id FROM api_key)"  # noqa: S608 - names of our own
         [(rows,)] = connection.execute(sql)
         if rows:

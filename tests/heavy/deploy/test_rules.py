@@ -1,5 +1,6 @@
 """The rules for Prometheus, read and tested by its own tool."""
 
+import asyncio
 import re
 import subprocess
 from pathlib import Path
@@ -8,11 +9,17 @@ from typing import Any
 import pytest
 import yaml
 
+from sidecar.config.load import load
+from sidecar.core.apikey import Hasher
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.remote import RemoteStatistics
+from sidecar.runtime.key_file import KeyFileWatch, open_key_file
+from sidecar.runtime.telemetry import ReplicaInStep
 from sidecar.telemetry.limiter import LimiterMetrics, RemoteLimiterMetrics
 from sidecar.telemetry.metrics import Metrics, StoreMetrics, UsageMetrics
 from sidecar.telemetry.reloads import Reloads
+from sidecar.telemetry.snapshots import WorkerMetrics
+from tests.harness.clock import Clock
 from tests.harness.processes import ROOT
 from tests.harness.tools import needed
 
@@ -71,8 +78,9 @@ def test_each_alert_says_what_is_so_and_what_to_do_and_has_a_story(alert: dict[s
     assert f'alertname="{alert["alert"]}"' in STORIES
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
-def test_rules_read_metrics_that_there_are(rule: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of all series, as Prometheus knows them."""
     collectors = (
         Metrics(),
         Reloads("", at=0),
@@ -80,8 +88,28 @@ def test_rules_read_metrics_that_there_are(rule: dict[str, Any]) -> None:
         LimiterMetrics(MemoryLimiter()),
         RemoteLimiterMetrics(RemoteStatistics()),
         StoreMetrics(str, grace=lambda: (False, 0), processes=int),
+        ReplicaInStep(bool),
+        WorkerMetrics(int, int),
     )
     families = {family.name: family.type for collector in collectors for family in collector.collect()}
+    families.update(asyncio.run(of_a_key_file(tmp_path_factory.mktemp("keys"))))
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",), "info": ("_info",)}
-    known = {f"{name}{suffix}" for name, kind in families.items() for suffix in suffixes[kind]}
+    return {f"{name}{suffix}" for name, kind in families.items() for suffix in suffixes[kind]}
+
+
+async def of_a_key_file(folder: Path) -> dict[str, str]:
+    """Name to type of what is told of keys in a file."""
+    (folder / "keys.yaml").write_text("[]", encoding="ascii")
+    config = folder / "sidecar.yaml"
+    config.write_text(f"listen: 127.0.0.1:0\nupstream: http://127.0.0.1:1\nstore: file://{folder}/keys.yaml\n")
+    settings = load(str(config), environ={})
+    store = await open_key_file(settings, Hasher(), clock=Clock(0.0), timings=lambda operation, seconds: None)
+    try:
+        return {family.name: family.type for family in KeyFileWatch(store, clock=Clock(0.0)).collect()}
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_rules_read_metrics_that_there_are(rule: dict[str, Any], known: set[str]) -> None:
     assert set(re.findall(r"(?<![\w:])sidecar_\w+", rule["expr"])) <= known

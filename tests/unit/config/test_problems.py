@@ -8,7 +8,7 @@ import pytest
 from sidecar.config.document import Document
 from sidecar.config.policy import Entry
 from sidecar.config.store_url import parse_store, shown_store
-from tests.unit.config.conftest import MINIMAL, Complaining
+from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 
 WRONG = {
     "an unknown key": ("lisen: x:1", "4:1: lisen: unknown key (did you mean 'listen'?)"),
@@ -287,6 +287,15 @@ def test_the_use_of_keys_in_a_file_is_kept_by_sqlite_only(problems: Complaining)
     assert line.startswith("3:39: store.usage: must be sqlite:///absolute/path")
 
 
+def test_a_replica_is_another_database_of_postgresql(problems: Complaining, loading: Loading) -> None:
+    wrong = MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'postgresql://h/db', replica: 'sqlite:keys.db'}")
+    (line,) = problems(wrong)
+    assert line.startswith("3:44: store.replica: must be postgresql://")
+    right = MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'postgresql://h/db', replica: 'postgresql://s/db'}")
+    assert loading(right).store_replica == "postgresql://s/db"
+    assert loading(right, overrides={"store": "sqlite:keys.db"}).store_replica == ""
+
+
 WRONG_URLS = [
     "postgresql:db",
     "postgresql://u:hunter2/7@h/db",
@@ -294,6 +303,7 @@ WRONG_URLS = [
     "postgresql://u:hunter2%zz@h/db",
     "postgresql://h/db?password=hunter2",
     "postgresql://h/db?ssl=hunter2",
+    "postgresql://h/db?sslmode=hunter2",
     "postgresql://h/db#hunter2",
 ]
 

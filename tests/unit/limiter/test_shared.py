@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -175,19 +175,39 @@ def test_of_processes_that_take_at_once_exactly_the_limit_passes(forked: Callabl
     assert len(counts) == 3 and sum(counts) == LIMIT
 
 
-def test_a_process_that_is_stopped_in_a_take_stops_no_other(forked: Callable[[Callable[[], None]], int]) -> None:
-    limiter, (ready, told) = SharedLimiter(), os.pipe()
+def stopped_in_a_take(limiter: SharedLimiter, forked: Callable[[Callable[[], None]], int]) -> int:
+    """A process that stands still, and holds all locks."""
 
-    def lock_and_wait() -> None:
+    def lock_and_stop() -> None:
         limiter._slots.lock(range(64))
-        os.write(told, b"!")
-        signal.pause()
+        os.kill(os.getpid(), signal.SIGSTOP)
 
-    pid = forked(lock_and_wait)
-    os.read(ready, 1)
-    os.close(ready)
-    os.close(told)
+    pid = forked(lock_and_stop)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    return pid
+
+
+async def turns_until(work: Awaitable[object]) -> int:
+    """How often the loop turns until it is done."""
+    waiting, turns = asyncio.ensure_future(work), 0
+    while not waiting.done():
+        turns += 1
+        await asyncio.sleep(0)
+    return turns
+
+
+@pytest.mark.parametrize("ask", ["take", "peek"])
+@pytest.mark.parametrize("quotas", [1, 2])
+async def test_a_process_that_is_stopped_in_a_take_stops_no_other_and_no_event_loop(
+    forked: Callable[[Callable[[], None]], int], ask: str, quotas: int
+) -> None:
+    limiter, wanted = SharedLimiter(), [bucket(name=f"quota-{number}") for number in range(quotas)]
+    pid = stopped_in_a_take(limiter, forked)
+    asked = asyncio.ensure_future(getattr(limiter, ask)(wanted, NOON))
+    assert await turns_until(asyncio.wait([asked])) > 100
     with pytest.raises(Fault):
-        asyncio.run(limiter.take([bucket()], NOON))
+        await asked
+    later = asyncio.ensure_future(getattr(limiter, ask)(wanted, NOON))
+    await asyncio.sleep(0)
     os.kill(pid, signal.SIGKILL)
-    assert asyncio.run(limiter.take([bucket()], NOON)).refused is None
+    assert (await later).refused is None

@@ -157,6 +157,12 @@ class WaitingLimiter(MemoryLimiter):
         return await super().peek(buckets, now)
 
 
+class BusyLimiter(WaitingLimiter):
+    """One that never waits, but for the moment in which another process holds what it needs."""
+
+    immediate = True
+
+
 class Ways:
     """Two gates over one store: one is asked the longer way only, the other the shorter one where it can be.
 
@@ -610,3 +616,15 @@ def test_no_secret_of_a_response_stays_in_memory() -> None:
     finally:
         loop.close()
     assert not any(isinstance(each, bytes) and b"s3cret" in each for each in reachable(known))
+
+
+async def test_where_counts_are_held_by_another_process_a_request_goes_the_longer_way_and_is_counted_once(
+    ways: Ways,
+) -> None:
+    ways.shorter = _gate(ways.world, BusyLimiter())
+    ways.known = KnownRequests(ways.shorter)
+    raw = ways.written(b"GET /counted/x HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: <key>\r\n\r\n")
+    for _ in range(4):
+        longer, shorter = await ways.both(raw, PEER)
+        assert shorter == longer
+    assert ways.taken == 0

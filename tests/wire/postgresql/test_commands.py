@@ -1,12 +1,14 @@
 """Commands on a store in PostgreSQL, and what they say where it cannot be used."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sidecar.store.postgresql.schema import MIGRATIONS
 from tests.harness.keys import Keys, run_cli
 from tests.harness.postgresql import PostgresqlServer
 from tests.harness.processes import clean_environ
@@ -138,4 +140,58 @@ def test_ten_processes_that_start_at_once_make_one_store(server: PostgresqlServe
     started = [subprocess.Popen(line, env=clean_environ(), stderr=subprocess.PIPE) for _ in range(10)]
     told = [process.communicate()[1] for process in started]
     assert [process.returncode for process in started] == [0] * 10, told
-    assert server.sql("SELECT count(*), max(version) FROM sidecar.schema_version", url=url) == [("1", "1")]
+    assert server.sql("SELECT count(*), max(version) FROM sidecar.schema_version", url=url) == [
+        ("1", str(len(MIGRATIONS)))
+    ]
+
+
+def test_info_tells_what_the_store_holds(keys: Keys, url: str) -> None:
+    keys.issue("one")
+    assert keys.run("revoke", keys.issue("two").id, "--yes").exit_code == 0
+    told = json.loads(run_cli("store", "info", "--store", url, "--json").stdout)
+    assert told["engine"].startswith("PostgreSQL ") and told["path"] == url.replace("postgres@", "")
+    assert (told["keys"], told["audit_rows"], told["change"]) == ({"active": 1, "revoked": 1}, 3, "revoke")
+    assert (told["schema_version"], told["connections"]) == (len(MIGRATIONS), 0) and told["bytes"] > 100_000
+    assert "0 connections of sidecars" in run_cli("store", "info", "--store", url).stdout
+
+
+UNSOUND = {
+    "DELETE FROM sidecar.audit WHERE id = 2": "the audit was tampered with: row 2 was removed",
+    "UPDATE sidecar.audit SET actor = 'nobody' WHERE id = 1": "the audit was tampered with: row 1 was changed",
+    "DELETE FROM sidecar.audit_head": "the head of the audit was removed",
+    "DELETE FROM sidecar.api_key WHERE name = 'two'": "1 key in the audit that the store does not have",
+    "UPDATE sidecar.api_key SET id = 'key_of_nobody' WHERE name = 'two'": "1 key without a row in the audit",
+    "UPDATE sidecar.api_key SET algorithm = 'md5' WHERE name = 'two'": "1 key with a digest of an algorithm",
+    "INSERT INTO sidecar.usage VALUES ('key_of_nobody', 0, '', 2, 1, '')": "1 row of usage about keys",
+    "UPDATE sidecar.schema_version SET version = 0": "the store is empty",
+    "UPDATE sidecar.schema_version SET version = 99": "is newer than this program's",
+}
+
+
+def test_check_says_what_is_wrong_with_the_store(server: PostgresqlServer, keys: Keys, url: str) -> None:
+    for name in ("one", "two"):
+        keys.issue(name)
+    sound = run_cli("store", "check", "--store", url)
+    assert sound.exit_code == 0 and "is sound: 2 keys, 2 rows of audit" in sound.stdout
+    name = url.rpartition("/")[2]
+    for statement, problem in UNSOUND.items():
+        damaged = server.database(template=name)
+        server.sql(statement, url=damaged)
+        done = run_cli("store", "check", "--store", damaged)
+        assert done.exit_code == 1 and problem in done.stderr, (statement, done.output)
+        assert json.loads(run_cli("store", "check", "--store", damaged, "--json").stdout)["problems"]
+
+
+def test_a_dump_is_restored_as_the_refusal_of_a_backup_says(server: PostgresqlServer, keys: Keys, url: str) -> None:
+    issued = keys.issue("saved")
+    refused = run_cli("store", "backup", "--store", url, str(server.folder / "none"))
+    assert refused.exit_code == 2
+    save, restore = (line.split() for line in re.findall("`(pg_.*?)`", " ".join(refused.stderr.split())))
+    dump = server.folder / "keys.dump"
+    written = [word.replace("keys.dump", str(dump)).replace("URL", url) for word in save]
+    server.run(written)
+    assert keys.run("revoke", issued.id, "--yes").exit_code == 0
+    for _ in range(2):
+        server.run([word.replace("keys.dump", str(dump)).replace("URL", url) for word in restore])
+        assert keys.told("show", issued.id)["status"] == "active"
+        assert run_cli("store", "check", "--store", url).exit_code == 0

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from sidecar.keys.ports import KeyFilter
+from sidecar.keys.records import new_row
 from sidecar.store.keys import find_statement
 from sidecar.store.postgresql.listing import count_statement, page_statements
-from sidecar.store.store import Store
+from sidecar.store.store import Store, open_store
 from tests.harness.postgresql import PostgresqlServer
-from tests.unit.keys.making import NOW_US
+from tests.unit.keys.making import ANN, NOW_US, Clock, a_key, ignore
 
 KEYS = 20_000
 _FILL = f"""INSERT INTO sidecar.api_key (id, name, prefix, digest, algorithm, tenant, environment, scopes, quotas,
@@ -53,6 +54,7 @@ PAGES = {
     "a tenant's revoked ones": KeyFilter(tenant="tenant-10", effective_status="revoked", limit=50),
     "an environment": KeyFilter(environment="test", limit=50),
     "expired": KeyFilter(effective_status="expired", limit=50),
+    "expired, a word": KeyFilter(search="night", effective_status="expired", limit=50),
     "active": KeyFilter(effective_status="active", limit=50),
     "a rare word": KeyFilter(search="key 17", limit=50),
     "a common word": KeyFilter(search="night", limit=50),
@@ -76,6 +78,14 @@ async def test_no_page_reads_or_sorts_all_keys(store: Store, page: str) -> None:
     assert await store.keys.list(wanted)
 
 
+async def test_an_environment_that_a_tenant_does_not_have_is_not_looked_for_among_its_keys(store: Store) -> None:
+    for after in (None, "key_9000"):
+        wanted = KeyFilter(tenant="tenant-1", environment="test", after=after, limit=50)
+        [(sql, values)] = page_statements(wanted, NOW_US)
+        told = await plan(store, sql, values)
+        assert "api_key_tenant_environment" in told and "Filter" not in told, told
+
+
 async def test_counting_a_tenants_keys_reads_its_index(store: Store) -> None:
     assert "api_key_tenant" in await plan(store, *count_statement(KeyFilter(tenant="tenant-7"), NOW_US, 100))
 
@@ -84,3 +94,15 @@ async def test_a_beginning_that_too_many_keys_share_is_not_searched_for(store: S
     assert await store.keys.list(KeyFilter(search="key_", limit=5)) != []  # A word of each name.
     assert await store.keys.list(KeyFilter(search="sk_live_", limit=5)) == []
     assert len(await store.keys.list(KeyFilter(search="sk_live_123", limit=500))) == 22
+
+
+IMPORTED = 2_000
+
+
+async def test_after_an_import_the_planner_knows_what_is_there(server: PostgresqlServer, url: str) -> None:
+    store = await open_store(url, create=False, clock=Clock(), timings=ignore)
+    async with store.imports.intake(at=NOW_US, actor=ANN) as intake:
+        await intake.add(intake.batch([new_row(a_key()) for _ in range(IMPORTED)]))
+    await store.close()
+    known = server.sql("SELECT reltuples FROM pg_class WHERE relname IN ('api_key', 'audit')", url=url)
+    assert known == [(str(IMPORTED),)] * 2

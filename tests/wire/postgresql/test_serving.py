@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from signal import SIGQUIT
 
 import pytest
 
@@ -93,6 +94,28 @@ def test_while_the_database_is_down_requests_get_503_and_afterwards_all_is_well(
         assert status(sidecar, "sk_live_nobody") == 401
         assert sidecar.ready().status == 200
         assert sidecar.stop() == 0
+
+
+@pytest.mark.requirement("R2.1")
+@pytest.mark.requirement("R2.5")
+def test_with_grace_keys_that_workers_have_seen_go_on_and_then_no_key_does_until_the_database_is_back(
+    start_sidecar: StartSidecar,
+) -> None:
+    with running_postgresql() as own:
+        url = own.database()
+        config = CONFIG.replace("store: sqlite:///replaced", f"store: {{url: '{url}', grace: 6s}}")
+        sidecar = start_sidecar(config, store=url, options=["--workers", "2"])
+        seen, unseen = sidecar.keys.issue(scopes=("read",)), sidecar.keys.issue(scopes=("read",))
+        assert {status(sidecar, seen) for _ in range(40)} == {200}  # On connections that any worker may get.
+        own.stop(SIGQUIT)
+        assert {status(sidecar, seen) for _ in range(10)} == {200}
+        assert is_unavailable(sidecar, unseen)
+        assert sidecar.ready().status == 200
+        until(lambda: sidecar.ready().status == 503)
+        until(lambda: all(is_unavailable(sidecar, seen) for _ in range(10)))
+        own.start()
+        until(lambda: not is_unavailable(sidecar, seen), within=BACK_SECONDS)
+        until(lambda: not any(is_unavailable(sidecar, key) for key in (seen, unseen) * 5), within=BACK_SECONDS)
 
 
 @pytest.mark.requirement("R2.5")

@@ -8,8 +8,8 @@ from typing import Final
 from sidecar.config.build.config import Config
 from sidecar.core.model import ApiKey
 from sidecar.core.units import counted
-from sidecar.rehearsal.suggest import KeySuggestion, Record, Suggestions, change_command
-from sidecar.rehearsal.use import Use
+from sidecar.rehearsal.suggestions.suggest import KeySuggestion, Record, Suggestions, change_command
+from sidecar.rehearsal.suggestions.use import Use
 from sidecar.store.usage import StoredUsage
 from sidecar.usage.recorder import DAY, UsageTotal
 

@@ -16,7 +16,7 @@ from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
 from sidecar.config.schema import json_schema
 from sidecar.core.units import counted
-from sidecar.rehearsal.document import Document as TestDocument
+from sidecar.rehearsal.policy_tests.document import Document as TestDocument
 
 _CONFIG_STATUS = 2
 _WARNED_STATUS = 1

@@ -13,9 +13,9 @@ from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
 from sidecar.rehearsal.diff.compare import Diff, compare
+from sidecar.rehearsal.diff.replay import Kind, Replay
 from sidecar.rehearsal.diff.report import Replayed, as_json, as_markdown, as_text
 from sidecar.rehearsal.recorded import LogError, RecordedRequests, opened
-from sidecar.rehearsal.replay import Kind, Replay
 
 _MEGABYTE: Final = 1_000_000
 _FOUND, _BAD_INPUT = 1, 2

@@ -20,8 +20,8 @@ from sidecar.core.units import counted, rfc3339
 from sidecar.keys.ports import KeyFilter, NoStore
 from sidecar.keys.records import effective_status
 from sidecar.rehearsal.recorded import LogError, RecordedRequests, opened
-from sidecar.rehearsal.suggest import FEWEST_REQUESTS, IdleRoute, KeySuggestion, Record, Suggestions
-from sidecar.rehearsal.use import Use
+from sidecar.rehearsal.suggestions.suggest import FEWEST_REQUESTS, IdleRoute, KeySuggestion, Record, Suggestions
+from sidecar.rehearsal.suggestions.use import Use
 from sidecar.store.file import FileStore
 from sidecar.store.store import Store
 from sidecar.usage.recorder import DAY

@@ -12,7 +12,7 @@ import click
 from sidecar.cli.output import harmless, who
 from sidecar.cli.tables import Grid
 from sidecar.core.units import counted, rfc3339
-from sidecar.rehearsal.suggest import IdleRoute, KeySuggestion, QuotaFit, Refused, change_command
+from sidecar.rehearsal.suggestions.suggest import IdleRoute, KeySuggestion, QuotaFit, Refused, change_command
 from sidecar.usage.recorder import DAY
 
 _COLUMNS: Final = ("id", "name", "tenant", "scopes", "used", "requests", "suggestion")

@@ -17,9 +17,9 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.load import load, overrides_from
 from sidecar.core.units import counted
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.rehearsal.comparison import Difference
-from sidecar.rehearsal.coverage import Coverage, Reached
-from sidecar.rehearsal.results import (
+from sidecar.rehearsal.policy_tests.comparison import Difference
+from sidecar.rehearsal.policy_tests.coverage import Coverage, Reached
+from sidecar.rehearsal.policy_tests.results import (
     FileResults,
     Result,
     as_json,
@@ -28,7 +28,7 @@ from sidecar.rehearsal.results import (
     results_of,
     selected,
 )
-from sidecar.rehearsal.suite import Suite, read_suite
+from sidecar.rehearsal.policy_tests.suite import Suite, read_suite
 
 _FAILED_STATUS: Final = 1
 _MISUSE_STATUS: Final = 2

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sidecar.config.load import load
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.rehearsal.coverage import Reached
-from sidecar.rehearsal.results import results_of, selected
-from sidecar.rehearsal.suite import Suite, read_suite
+from sidecar.rehearsal.policy_tests.coverage import Reached
+from sidecar.rehearsal.policy_tests.results import results_of, selected
+from sidecar.rehearsal.policy_tests.suite import Suite, read_suite
 from tests.harness.running import EXAMPLES
 
 HEAD = f"""\

@@ -9,8 +9,8 @@ from sidecar.core.errors import Reason
 from sidecar.core.units import counted
 from sidecar.rehearsal.diff.changes import Change, Detail
 from sidecar.rehearsal.diff.compare import Diff
+from sidecar.rehearsal.diff.replay import SHOWN_OF_HASH, Count, Example, Group, GroupKey, NotJudged, Replay
 from sidecar.rehearsal.recorded import LineCounts
-from sidecar.rehearsal.replay import SHOWN_OF_HASH, Count, Example, Group, GroupKey, NotJudged, Replay
 
 _MOST_ROWS: Final = 40
 """Of a table for people; JSON has them all. A comment on GitHub has at most 65,536 characters."""

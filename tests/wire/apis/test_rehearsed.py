@@ -9,8 +9,8 @@ import pytest
 from sidecar.config.load import load
 from sidecar.core.model import ApiKey, RequestHead
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.rehearsal.judge import Judge, Outcome
-from sidecar.rehearsal.suite import Case, Suite, read_suite
+from sidecar.rehearsal.policy_tests.judge import Judge, Outcome
+from sidecar.rehearsal.policy_tests.suite import Case, Suite, read_suite
 from tests.harness.recording import Upstream
 from tests.harness.running import EXAMPLES, Sidecar, StartSidecar
 from tests.harness.wire import Response, request_bytes

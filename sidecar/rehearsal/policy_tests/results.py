@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 from msgspec import Struct
 
 from sidecar.limiter.port import Limiter
-from sidecar.rehearsal.comparison import Difference, differences
-from sidecar.rehearsal.coverage import Coverage, Gap, Reached
-from sidecar.rehearsal.judge import Judge
-from sidecar.rehearsal.rules import Places, Rule, reasons_why, rules
-from sidecar.rehearsal.suite import Case, Suite
+from sidecar.rehearsal.policy_tests.comparison import Difference, differences
+from sidecar.rehearsal.policy_tests.coverage import Coverage, Gap, Reached
+from sidecar.rehearsal.policy_tests.judge import Judge
+from sidecar.rehearsal.policy_tests.rules import Places, Rule, reasons_why, rules
+from sidecar.rehearsal.policy_tests.suite import Case, Suite
 
 
 class Result(Struct, frozen=True, kw_only=True):

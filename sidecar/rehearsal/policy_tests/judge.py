@@ -11,9 +11,9 @@ from sidecar.core.model import Allow, Bucket, Decision, Deny, Headers, RequestHe
 from sidecar.gate.compile import responses, sharing
 from sidecar.gate.gate import Gate
 from sidecar.limiter.port import Limiter
-from sidecar.rehearsal.document import LATEST
-from sidecar.rehearsal.keys import KnownKeys
-from sidecar.rehearsal.suite import Case, Suite
+from sidecar.rehearsal.policy_tests.document import LATEST
+from sidecar.rehearsal.policy_tests.keys import KnownKeys
+from sidecar.rehearsal.policy_tests.suite import Case, Suite
 
 REQUEST_ID: Final = "0" * 32
 """Of each request that brings none."""

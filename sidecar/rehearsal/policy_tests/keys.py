@@ -11,7 +11,7 @@ from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.gate.compile import key_rules
 from sidecar.keys.cache import MISS, CacheEntry, Miss
 from sidecar.keys.validation import NewKey
-from sidecar.rehearsal.document import CUT, MISTYPED, UNKNOWN, KeyEntry
+from sidecar.rehearsal.policy_tests.document import CUT, MISTYPED, UNKNOWN, KeyEntry
 
 _SECOND: Final = 1_000_000
 _MAKER: Final = "sidecar test"

@@ -9,12 +9,12 @@ import pytest
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, Deny
-from sidecar.rehearsal.outcomes import Judge, parsed
+from sidecar.rehearsal.diff.outcomes import Judge, parsed
+from sidecar.rehearsal.diff.replay import Disagreement, Replay
 from sidecar.rehearsal.recorded import RecordedRequest
-from sidecar.rehearsal.replay import Disagreement, Replay
 from tests.harness.targets import CLIMBS, DISGUISES, MALFORMED, OTHER_CLIMBS, OVERLONG, TWICE_DECODED
 from tests.unit.gate.world import CONFIG, World, make_world
-from tests.unit.rehearsal.configuring import KEYS, SCOPES, Configured
+from tests.unit.rehearsal.diff.configuring import KEYS, SCOPES, Configured
 
 OLD = """\
 - GET /items/**: {scopes: [read]}

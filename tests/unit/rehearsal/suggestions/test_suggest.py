@@ -20,8 +20,8 @@ from sidecar.core.units import rfc3339
 from sidecar.gate.explain import Question, explain
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.rehearsal.recorded import RecordedRequest
-from sidecar.rehearsal.suggest import KeySuggestion, Record, Suggestions, change_command
-from sidecar.rehearsal.use import MOST_KEYS, Use
+from sidecar.rehearsal.suggestions.suggest import KeySuggestion, Record, Suggestions, change_command
+from sidecar.rehearsal.suggestions.use import MOST_KEYS, Use
 from sidecar.usage.recorder import DAY, UsageTotal
 from tests.unit.keys.making import NOW_US, a_key
 

@@ -8,8 +8,8 @@ from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason
 from sidecar.core.model import Allow, Policy, Route
 from sidecar.core.policy import missing_scopes
-from sidecar.rehearsal.judge import Outcome
-from sidecar.rehearsal.rules import Places
+from sidecar.rehearsal.policy_tests.judge import Outcome
+from sidecar.rehearsal.policy_tests.rules import Places
 
 
 class Gap(NamedTuple):

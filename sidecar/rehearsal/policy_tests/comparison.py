@@ -10,9 +10,17 @@ from sidecar.config.build.config import Config
 from sidecar.core.credentials import header_value
 from sidecar.core.model import Allow, Headers
 from sidecar.core.routing import NO_ROUTE
-from sidecar.rehearsal.document import ALLOW, DENY, NONE, ExpectEntry, ForwardedEntry, HeaderValues, ResponseEntry
-from sidecar.rehearsal.judge import ClientResponse, Judge, Outcome
-from sidecar.rehearsal.suite import DEFAULT_UPSTREAM, KEY_TEXT
+from sidecar.rehearsal.policy_tests.document import (
+    ALLOW,
+    DENY,
+    NONE,
+    ExpectEntry,
+    ForwardedEntry,
+    HeaderValues,
+    ResponseEntry,
+)
+from sidecar.rehearsal.policy_tests.judge import ClientResponse, Judge, Outcome
+from sidecar.rehearsal.policy_tests.suite import DEFAULT_UPSTREAM, KEY_TEXT
 
 _ABSENT = "(absent)"
 _NOT_FORWARDED = "(not forwarded)"

@@ -14,7 +14,14 @@ from sidecar.config.decoder import decode
 from sidecar.config.errors import Report
 from sidecar.config.schema import json_schema
 from sidecar.config.yaml_tree import read_table
-from sidecar.rehearsal.document import CaseEntry, Document, ExpectEntry, ForwardedEntry, KeyEntry, ResponseEntry
+from sidecar.rehearsal.policy_tests.document import (
+    CaseEntry,
+    Document,
+    ExpectEntry,
+    ForwardedEntry,
+    KeyEntry,
+    ResponseEntry,
+)
 from tests.harness.pages import GUIDE, blocks, read
 from tests.harness.running import EXAMPLES
 

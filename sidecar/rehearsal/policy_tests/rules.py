@@ -13,8 +13,8 @@ from sidecar.core.policy import missing_scopes
 from sidecar.core.routing import NO_ROUTE
 from sidecar.gate.causes import causes
 from sidecar.gate.explain import charges, requirements
-from sidecar.rehearsal.comparison import forms_of, without
-from sidecar.rehearsal.judge import Outcome
+from sidecar.rehearsal.policy_tests.comparison import forms_of, without
+from sidecar.rehearsal.policy_tests.judge import Outcome
 
 
 class Rule(NamedTuple):

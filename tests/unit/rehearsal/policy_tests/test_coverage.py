@@ -1,6 +1,6 @@
 """What no test reaches is listed, and nothing else."""
 
-from tests.unit.rehearsal.conftest import Place
+from tests.unit.rehearsal.policy_tests.conftest import Place
 
 EVERYTHING = """\
 cases:

@@ -7,9 +7,9 @@ import pytest
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
 from sidecar.limiter.memory import MemoryLimiter
-from sidecar.rehearsal.coverage import Coverage, Reached
-from sidecar.rehearsal.results import Result, results_of, selected
-from sidecar.rehearsal.suite import Suite, read_suite
+from sidecar.rehearsal.policy_tests.coverage import Coverage, Reached
+from sidecar.rehearsal.policy_tests.results import Result, results_of, selected
+from sidecar.rehearsal.policy_tests.suite import Suite, read_suite
 
 CONFIG = """\
 listen: 127.0.0.1:0

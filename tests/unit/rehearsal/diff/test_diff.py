@@ -10,9 +10,9 @@ from sidecar.config.errors import ConfigError
 from sidecar.core.routing import KNOWN_METHODS
 from sidecar.rehearsal.diff.changes import Change
 from sidecar.rehearsal.diff.compare import compare
-from sidecar.rehearsal.outcomes import Judge, parsed
+from sidecar.rehearsal.diff.outcomes import Judge, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
-from tests.unit.rehearsal.configuring import KEYS, SCOPES, Configured
+from tests.unit.rehearsal.diff.configuring import KEYS, SCOPES, Configured
 
 ITEMS = "- GET /items/**: {scopes: [read]}\n"
 

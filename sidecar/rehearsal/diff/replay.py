@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason
 from sidecar.core.model import Principal
-from sidecar.rehearsal.outcomes import Judge, Outcome, parsed
+from sidecar.rehearsal.diff.outcomes import Judge, Outcome, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
 
 Kind = Literal["opened", "closed", "refused otherwise"]

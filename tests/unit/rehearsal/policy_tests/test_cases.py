@@ -4,7 +4,7 @@ from base64 import b64encode
 
 import pytest
 
-from tests.unit.rehearsal.conftest import Place
+from tests.unit.rehearsal.policy_tests.conftest import Place
 
 
 def test_a_line_is_a_case(place: Place) -> None:

@@ -18,7 +18,7 @@ from sidecar.core.apikey import Hasher
 from sidecar.core.model import Headers, RequestHead
 from sidecar.gate.explain import presenting, with_key_in_query
 from sidecar.keys.validation import InvalidKey
-from sidecar.rehearsal.document import (
+from sidecar.rehearsal.policy_tests.document import (
     NONE,
     RESERVED,
     CaseEntry,
@@ -30,8 +30,8 @@ from sidecar.rehearsal.document import (
     RequestLine,
     TableEntry,
 )
-from sidecar.rehearsal.document import expect_of as expectation_of
-from sidecar.rehearsal.keys import KeyMaker, MadeKey
+from sidecar.rehearsal.policy_tests.document import expect_of as expectation_of
+from sidecar.rehearsal.policy_tests.keys import KeyMaker, MadeKey
 
 KEY_TEXT: Final = "{key}"
 """In a target or a header: the text of the key."""

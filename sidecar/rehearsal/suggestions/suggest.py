@@ -13,8 +13,8 @@ from sidecar.gate.compile import key_rules
 from sidecar.keys.ports import KeyConflict
 from sidecar.keys.transitions import KeyChange, with_change
 from sidecar.keys.validation import InvalidKey
-from sidecar.rehearsal.scopes import MOST_STEPS, ScopeSets, SmallestSet, needs_of
-from sidecar.rehearsal.use import KeyUse, Use, passes, policies_of
+from sidecar.rehearsal.suggestions.scopes import MOST_STEPS, ScopeSets, SmallestSet, needs_of
+from sidecar.rehearsal.suggestions.use import KeyUse, Use, passes, policies_of
 
 FEWEST_REQUESTS: Final = 20
 """With fewer requests on record, what a key has not done so far says little."""

@@ -16,8 +16,8 @@ from sidecar.core.routing import Match, MethodRules, RouteTable
 from sidecar.core.target import parse_target, readings
 from sidecar.core.units import microseconds
 from sidecar.gate.compile import method_rules, route_table
-from sidecar.rehearsal.peaks import Peak, own_charges, peak_of
 from sidecar.rehearsal.recorded import RecordedRequest
+from sidecar.rehearsal.suggestions.peaks import Peak, own_charges, peak_of
 from sidecar.usage.recorder import UsageTotal
 
 # A request as the gate reads it.

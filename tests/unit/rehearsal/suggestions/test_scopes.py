@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.model import Policy
 from sidecar.core.policy import Catalogue, Scope, missing_scopes
-from sidecar.rehearsal.scopes import Needs, ScopeSets, needs_of
+from sidecar.rehearsal.suggestions.scopes import Needs, ScopeSets, needs_of
 
 NAMES = ("a", "b", "c", "d", "n:e", "n:f")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar.config.yaml_tree import read_nodes, read_table
-from tests.unit.rehearsal.conftest import Place
+from tests.unit.rehearsal.policy_tests.conftest import Place
 
 
 def test_every_mistake_is_told_at_once_with_its_place_and_what_was_meant(place: Place) -> None:

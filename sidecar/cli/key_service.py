@@ -122,7 +122,7 @@ async def issue(config: Config, wanted: NewKey) -> Issued:
     rules.check_new(wanted, now())
     async with open_store(config.store, create=True) as store:
         await check_peppers(store.statistics, hasher)
-        return await _lifecycle(store.keys, hasher).issue(wanted, rules, actor=actor())
+        return await lifecycle_of(store.keys, hasher).issue(wanted, rules, actor=actor())
 
 
 def prepare(config: Config, wanted: NewKey) -> Issued:
@@ -137,7 +137,7 @@ async def change(url: str, name: str, verb: Verb[T], config: Config | None = Non
     `config` says how imported keys are hashed. Raises Failure, Misuse, KeyConflict and StoreUnavailable.
     """
     async with open_store(url) as store:
-        lifecycle = _lifecycle(store.keys, hasher_of_environ(config) if name == _STDIN else Hasher())
+        lifecycle = lifecycle_of(store.keys, hasher_of_environ(config) if name == _STDIN else Hasher())
         return await verb(lifecycle, await _find(lifecycle, name))
 
 
@@ -146,7 +146,7 @@ async def rotate(config: Config, name: str, rotation: Rotation) -> Rotated:
     rules, hasher = rules_of(config), hasher_of_environ(config)
     async with open_store(config.store) as store:
         await check_peppers(store.statistics, hasher)
-        lifecycle = _lifecycle(store.keys, hasher)
+        lifecycle = lifecycle_of(store.keys, hasher)
         return await lifecycle.rotate((await _find(lifecycle, name)).id, rotation, rules, actor=actor())
 
 
@@ -182,7 +182,7 @@ def now() -> int:
     return int(time.time() * 1_000_000)
 
 
-def _lifecycle(keys: KeyRegistry, hasher: Hasher) -> Lifecycle:
+def lifecycle_of(keys: KeyRegistry, hasher: Hasher) -> Lifecycle:
     return Lifecycle(keys, hasher, clock=SystemClock(), randbelow=secrets.randbelow)
 
 

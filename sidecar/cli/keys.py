@@ -21,30 +21,19 @@ from sidecar.cli.options import (
     moment,
     pairs,
     reported,
-    seconds,
 )
 from sidecar.cli.output import StatusAction, change_told, described, key_as_json, plaintext, spoken, status_told
 from sidecar.cli.reports import due, list_keys, usage
+from sidecar.cli.rotation import expires_option, rotate
 from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
-from sidecar.keys.lifecycle import Lifecycle, Rotated
+from sidecar.keys.lifecycle import Lifecycle
 from sidecar.keys.records import etag_of
-from sidecar.keys.transitions import UNSET, KeyChange, ManyAction, Rotation, UnsetType
+from sidecar.keys.transitions import UNSET, KeyChange, ManyAction, UnsetType
 from sidecar.keys.validation import NewKey
 
 V = TypeVar("V")
-
-
-def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | UnsetType | None:
-    if value is None:
-        return UNSET
-    return None if value == "never" else moment(context, parameter, value)
-
-
-_expires = click.option(
-    "--expires", callback=_expiry, metavar="WHEN", help="90d, 2027-01-31 (00:00 UTC), or never. Default: as before."
-)
 
 
 class ChangeOptions(TypedDict):
@@ -64,7 +53,7 @@ class ChangeOptions(TypedDict):
 
 @click.command()
 @changing
-@_expires
+@expires_option
 @click.option("--name", help="What the key is for.")
 @click.option("--scope", "scopes", multiple=True, metavar="S", help="Replaces all its scopes; repeatable.")
 @click.option("--no-scopes", is_flag=True, help="Remove all scopes.")
@@ -129,55 +118,6 @@ def _merged(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[
     if unknown := [name for name in removed if name not in entries]:
         raise Misuse(*(f"the key has no {name!r} to remove" for name in unknown))
     return {name: value for name, value in {**entries, **added}.items() if name not in removed}
-
-
-@click.command()
-@from_store
-@_expires
-@click.option("--overlap", callback=seconds, metavar="TIME", help="How long KEY keeps working; 0s: not at all.")
-@click.argument("key", callback=key_name)
-def rotate(
-    config: str | None,
-    store: str | None,
-    as_json: bool,
-    key: str,
-    overlap: float | None,
-    expires: int | UnsetType | None,
-) -> None:
-    """Replace a key by a new one, and print the new one once.
-
-    The new key may do what KEY may. KEY keeps working for the overlap (default: keys.rotation_overlap of the
-    configuration, 24h) and then retires. The running sidecar retires it sooner once it has been unused for
-    keys.retire_unused. KEY is an id, a prefix, or - to read the key from stdin.
-
-    \b
-    Example:
-      sidecar keys rotate -c sidecar.yaml key_5f0Zr2mWq8LcXaTn3vYe --overlap 48h
-    """
-    with reported():
-        settings = key_service.settings_of(config, store)
-        overlap_seconds = settings.keys.rotation_overlap_seconds if overlap is None else overlap
-        rotation = Rotation(overlap_seconds=overlap_seconds, expires_at=expires)
-        rotated = asyncio.run(key_service.rotate(settings, key, rotation))
-    sooner = "" if settings.keys.retire_unused_seconds is None else ", or less long if it stays unused"
-    click.echo(_rotated_as_json(rotated) if as_json else _rotated_as_text(rotated, sooner))
-
-
-def _rotated_as_json(rotated: Rotated) -> str:
-    new = rotated.new
-    issued = {"id": new.key.id, "key": new.secret.text, **key_as_json(new.key)}
-    return json.dumps({**issued, "old": key_as_json(rotated.old)}, indent=2)
-
-
-def _rotated_as_text(rotated: Rotated, sooner: str) -> str:
-    old, new = rotated.old, rotated.new
-    return "\n".join(
-        (
-            f"Issued {new.key.id} to replace {old.id}; expires {rfc3339(new.key.expires_at) or 'never'}.",
-            plaintext(new.secret),
-            f"The old key works until {rfc3339(old.retires_at)}{sooner}. To see its usage: sidecar keys due.",
-        )
-    )
 
 
 @click.group(name="keys")

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -259,6 +260,23 @@ def test_a_key_past_its_age_is_announced_once_and_is_due(start_sidecar: StartSid
         announced += [json.loads(line) for line in sidecar.process.stderr.all() if '"kind":"old_key"' in line]
     [event] = announced
     assert (event["event"], event["key_id"], event["client_address"]) == ("unusual", old.id, "")
+
+
+@pytest.mark.requirement("T8a")
+def test_a_key_past_its_age_is_replaced_on_its_own_with_the_overlap(
+    sidecar: Sidecar, upstream: Upstream, tmp_path: Path
+) -> None:
+    old = sidecar.keys.issue("Past its age", plan="enterprise", metadata=OWNER)
+    created_at = int((time.time() - 91 * 24 * HOUR) * 1_000_000)
+    with closing(sqlite3.connect(sidecar.keys.store)) as store, store:
+        store.execute("UPDATE api_key SET created_at = ? WHERE id = ?", (created_at, old.id))
+    replaced = sidecar.keys.told("rotate", "--due", "--into", str(tmp_path), "--overlap", "1h")["replaced"]
+    [new] = [one for one in replaced if one["old"] == old.id]
+    text = Path(new["file"]).read_text(encoding="utf-8").strip()
+    for key in (old, text):
+        assert sidecar.ask("GET", "/v1/api/loops", key=key).status == 200
+    assert {seen.header("X-User-Id") for seen in upstream.requests()} == {"usr_1"}
+    assert old.id not in {due["key"]["id"] for due in sidecar.keys.told("due", "--within", "0s")}
 
 
 @pytest.mark.requirement("T8")

@@ -170,3 +170,49 @@ def test_due_tells_when_a_replaced_key_retires_that_stays_unused(keys: Keys) -> 
     lines = keys.run("due").stdout.splitlines()
     sooner = f" retires {first['at']}, or {first['unless_used_at']} if it stays unused; never used"
     assert [sooner in line for line in lines] == [True, False]
+
+
+def test_every_due_key_is_replaced_and_each_new_one_is_in_a_file_for_its_owner_only(keys: Keys, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    old, soon, fresh = keys.issue("old", tenant="acme"), keys.issue("soon", expires="3d"), keys.issue("fresh")
+    replaced = keys.issue("replaced")
+    keys.told("rotate", replaced.id)
+    aged(keys, old.id, 100)
+    [one] = keys.told("rotate", "--due", "--into", str(folder))["replaced"]
+    assert (one["old"], one["file"]) == (old.id, str(folder / one["new"]))
+    told = keys.run("rotate", "--due", "--into", str(folder), "--within", "7d", "--overlap", "1h")
+    assert told.exit_code == 0 and f"Replaced {soon.id} (soon): the new key is in {folder}/" in told.stdout
+    files = sorted(folder.iterdir())
+    assert len(files) == 2 and {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    for file in files:
+        text = file.read_text()
+        assert json.loads(keys.run("show", "-", "--json", stdin=text).stdout)["id"] == file.name
+        assert text.strip() not in told.stdout
+    assert keys.told("show", one["new"])["tenant"] == "acme"
+    assert keys.told("show", fresh.id)["retires_at"] is None
+    assert keys.run("rotate", "--due", "--into", str(folder)).stdout == "No key is due.\n"
+
+
+def test_no_key_is_replaced_whose_successor_cannot_be_written(keys: Keys, tmp_path: Path) -> None:
+    old = keys.issue("old")
+    aged(keys, old.id, 100)
+    for into in ("/proc/self", str(tmp_path / "missing"), str(keys.config)):
+        told = keys.run("rotate", "--due", "--into", into)
+        assert told.exit_code in (1, 2) and into in told.stderr and "Traceback" not in told.stderr
+    assert keys.told("show", old.id)["retires_at"] is None
+    assert len(keys.told("list")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "give either KEY, or --due"),
+        (("key_1", "--due", "--into", "."), "give either KEY, or --due"),
+        (("--due",), "--due needs --into FOLDER"),
+        (("key_1", "--into", "."), "--into, --within and --tenant go with --due"),
+    ],
+)
+def test_rotate_says_what_goes_with_what(keys: Keys, arguments: tuple[str, ...], problem: str) -> None:
+    told = keys.run("rotate", *arguments)
+    assert told.exit_code == 2 and problem in told.stderr

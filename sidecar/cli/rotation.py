@@ -69,9 +69,7 @@ def _check(options: RotateOptions) -> None:
 @expires_option
 @click.option("--overlap", callback=seconds, metavar="TIME", help="How long the old key keeps working; 0s: not at all.")
 @click.option("--due", is_flag=True, help="Replace every key that is due, in place of KEY.")
-@click.option(
-    "--into", callback=printable, metavar="FOLDER", help="With --due: where the new keys go, in a file each."
-)
+@click.option("--into", callback=printable, metavar="FOLDER", help="With --due: where the new keys go, in a file each.")
 @click.option("--within", callback=seconds, default="0s", metavar="TIME", help="With --due: how far to look ahead.")
 @click.option("--tenant", callback=printable, metavar="T", help="With --due: only keys of this tenant.")
 @click.argument("key", callback=key_name, required=False)

@@ -113,6 +113,7 @@ class Observing:
             refusals=self.refusals,
             tracer=self.tracer,
             would_deny=self._would_deny,
+            config=lambda: self._config_hash,
         )
 
     def reconfigure(self, config: Config) -> None:
@@ -129,7 +130,6 @@ class Observing:
             line=_FORMATS[settings.format](
                 self._redaction,
                 with_query=settings.query == "redacted",
-                config=lambda: self._config_hash,
                 share=share,
             ),
             sample=None if share >= 1.0 else lambda: random() < share,

@@ -66,6 +66,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     agent: str = ""
     trace_id: str | None = None
     """32 hexadecimal digits, where requests are traced."""
+    config: str | None = None
+    """The beginning of the hash of the configuration in force at the end of the response."""
     refused_quota: QuotaState | None = None
     """The one that was used up."""
     would_deny: str | None = None
@@ -134,15 +136,11 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     sampled: float | None = None
 
 
-def _no_config() -> None:
-    return None
-
-
 class JsonLines:
     """An object a line. Surrogates of undecodable bytes are written as `\\\\udcff`, all else outside ASCII escaped.
 
-    with_query: the names of the query's parameters stand in `query`. config: the hash of the configuration in force.
-    share: of the lines that may be left out, how many are written.
+    with_query: the names of the query's parameters stand in `query`. share: of the lines that may be left out, how many
+    are written.
     """
 
     tells_client = False
@@ -152,10 +150,9 @@ class JsonLines:
         redaction: Redaction,
         *,
         with_query: bool = False,
-        config: Callable[[], str | None] = _no_config,
         share: float = 1.0,
     ) -> None:
-        self._redaction, self._with_query, self._config = redaction, with_query, config
+        self._redaction, self._with_query = redaction, with_query
         self._share = None if share >= 1.0 else share
 
     def __call__(self, access: Access) -> bytes:
@@ -195,7 +192,7 @@ class JsonLines:
             client_address=access.client_address,
             trace_id=access.trace_id,
             would_deny=access.would_deny,
-            config=self._config(),
+            config=access.config,
             sampled=None if self._share is None or is_always_written(access) else self._share,
         )
 
@@ -214,10 +211,9 @@ class CombinedLines:
         redaction: Redaction,
         *,
         with_query: bool = False,
-        config: Callable[[], str | None] = _no_config,
         share: float = 1.0,
     ) -> None:
-        """config, share: of JsonLines; the format has no place for them."""
+        """share: of JsonLines; the format has no place for it."""
         self._redaction, self._with_query = redaction, with_query
 
     def __call__(self, access: Access) -> bytes:

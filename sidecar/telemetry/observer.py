@@ -1,5 +1,6 @@
 """Reports every finished request to the metrics, the access log, tracing and the usage counts."""
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 from sidecar.core.errors import Reason, UpstreamCause
@@ -28,10 +29,12 @@ class Exchanges:
         refusals: Refusals,
         tracer: Tracer | None = None,
         would_deny: WouldDenyMetrics | None = None,
+        config: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """config: the beginning of the hash of the configuration in force."""
         self._would_deny = would_deny or WouldDenyMetrics()
         self._metrics, self._access_log, self._usage, self._clock = metrics, access_log, usage, clock
-        self._tracer, self._refusals = tracer, refusals
+        self._tracer, self._refusals, self._config = tracer, refusals, config
 
     def begun(self) -> None:
         self._metrics.in_flight += 1
@@ -77,6 +80,7 @@ class Exchanges:
             seconds=seconds, upstream_seconds=upstream_seconds,
             bytes_in=bytes_in, bytes_out=bytes_out,
             client_address=head.peer if decision is None else decision.client_address,
+            config=self._config(),
         )  # fmt: skip
         self._record(access, head, decision, forwarding)
 

@@ -17,6 +17,7 @@ from sidecar.runtime.key_file import KeyFileWatch, open_key_file
 from sidecar.runtime.telemetry import ReplicaInStep
 from sidecar.telemetry.limiter import LimiterMetrics, RemoteLimiterMetrics
 from sidecar.telemetry.metrics import Metrics, StoreMetrics, UsageMetrics
+from sidecar.telemetry.observation import ObservingMetrics, WouldDenyMetrics
 from sidecar.telemetry.reloads import Reloads
 from sidecar.telemetry.snapshots import WorkerMetrics
 from tests.harness.clock import Clock
@@ -90,6 +91,8 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         StoreMetrics(str, grace=lambda: (False, 0), processes=int),
         ReplicaInStep(bool),
         WorkerMetrics(int, int),
+        WouldDenyMetrics(),
+        ObservingMetrics(bool),
     )
     families = {family.name: family.type for collector in collectors for family in collector.collect()}
     families.update(asyncio.run(of_a_key_file(tmp_path_factory.mktemp("keys"))))

@@ -281,10 +281,10 @@ def test_a_line_holds_what_a_replay_needs(target: str) -> None:
         id="key_1", name="ci", prefix="hv_live_abcd", digest=b"secret", algorithm="sha256", environment="live",
         plan="pro", scopes=("streams:*", "videos:read"), created_at=0, created_by="test",
     )  # fmt: skip
-    line = JsonLines(REDACTION, config=lambda: "3f2a91c0bd12")
-    told = json.loads(line(access(target=target, key=key, credential="key")))
+    line = JsonLines(REDACTION)
+    told = json.loads(line(access(target=target, key=key, credential="key", config="3f2a91c0bd12")))
     assert told.items() >= {**OF_A_KEY, "config": "3f2a91c0bd12"}.items()
-    bare = json.loads(JsonLines(REDACTION)(access(target=target)))
+    bare = json.loads(line(access(target=target)))
     assert bare.keys().isdisjoint({*OF_A_KEY, "config", "sampled"})
 
 

@@ -78,9 +78,8 @@ class Exchanges:
             target=head.target,
             status=status, reason=reason, cause=cause,
             seconds=seconds, upstream_seconds=upstream_seconds,
-            bytes_in=bytes_in, bytes_out=bytes_out,
+            bytes_in=bytes_in, bytes_out=bytes_out, config=self._config(),
             client_address=head.peer if decision is None else decision.client_address,
-            config=self._config(),
         )  # fmt: skip
         self._record(access, head, decision, forwarding)
 

@@ -35,7 +35,7 @@ _WIDTH = 14
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with an object for each request.")
 def why_command(config_path: str, request_id: str, logs: Sequence[str], as_json: bool) -> None:
-    """Show why a past request was refused or let through.
+    """Show why a past request was refused, let through, or would have been refused.
 
     ID is the id of the request, which every response carries (X-Request-Id). Clients may send ids of their own, and one
     id several times: every request that had it is shown, as the log recorded it. Below stands what the configuration
@@ -127,7 +127,7 @@ class _Json:
 
 def _as_json(record: RecordedRequest, config: Config, decision: PastDecision) -> dict[str, Any]:
     texts = {name: getattr(record, name) for name in ("request_id", "method", "path")}
-    names = ("time", "key_id", "route", "status", "reason", "config")
+    names = ("time", "key_id", "route", "status", "reason", "would_deny", "config")
     return {
         **{name: redacted(config, text) for name, text in texts.items()},
         **{name: getattr(record, name) for name in names},

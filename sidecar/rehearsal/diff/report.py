@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.core.errors import Reason
+from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import counted
 from sidecar.rehearsal.diff.changes import Change, Detail
 from sidecar.rehearsal.diff.compare import Diff
@@ -219,11 +220,12 @@ def _caller(key: GroupKey) -> str:
 
 
 def _outcomes(key: GroupKey) -> str:
-    old, new = (
-        f"{outcome.route or 'no route'}: {_outcome(outcome.reason)}{_observed(outcome)}"
-        for outcome in (key.old, key.new)
-    )
+    old, new = (f"{_route(outcome)}: {_outcome(outcome.reason)}{_observed(outcome)}" for outcome in (key.old, key.new))
     return f"{old} → {new}"
+
+
+def _route(outcome: Outcome) -> str:
+    return "no route" if outcome.route in (None, NO_ROUTE) else str(outcome.route)
 
 
 def _observed(outcome: Outcome) -> str:

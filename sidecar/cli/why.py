@@ -35,7 +35,7 @@ _WIDTH = 14
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with an object for each request.")
 def why_command(config_path: str, request_id: str, logs: Sequence[str], as_json: bool) -> None:
-    """Show why a past request was refused, let through, or would have been refused.
+    """Show why a past request was refused or let through.
 
     ID is the id of the request, which every response carries (X-Request-Id). Clients may send ids of their own, and one
     id several times: every request that had it is shown, as the log recorded it. Below stands what the configuration

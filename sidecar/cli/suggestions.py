@@ -113,19 +113,24 @@ def _of_scopes(one: KeySuggestion, days: str) -> str:
 
 
 def _of_refused(refused: Refused) -> str:
-    times = counted(refused.count, "time")
-    return f"was refused {times} on {refused.route} for lack of {' or '.join(refused.lacks)}: is it to have that?"
+    times = [f"was refused {counted(refused.count, 'time')}"] if refused.count else []
+    if refused.observed:
+        times.append(f"would have been refused {counted(refused.observed, 'time')}")
+    lacks = " or ".join(refused.lacks)
+    return f"{' and '.join(times)} on {refused.route} for lack of {lacks}: is it to have that?"
 
 
 def _of_quota(fit: QuotaFit) -> str:
     if fit.fit == "often_hit":
         limit = "" if fit.limit is None else f" ({fit.limit:,})"
-        return f"quota {fit.quota}{limit} refused {fit.most:,} of {counted(fit.requests, 'request')}"
+        return f"quota {fit.quota}{limit} was used up for {fit.most:,} of {counted(fit.requests, 'request')}"
     return f"quota {fit.quota} is {fit.limit:,}, and at most {fit.most:,} of it was ever used"
 
 
 def _idle(idle: IdleRoute) -> str:
     refused = f", and {counted(idle.refused, 'request')} refused" if idle.refused else ""
+    if idle.observed:
+        refused += f", and {counted(idle.observed, 'request')} went on that would have been refused"
     return f"No request passed on {idle.route.name} ({idle.route.where}){refused}."
 
 
@@ -178,7 +183,7 @@ def _key_as_json(one: KeySuggestion, told: Told) -> dict[str, Any]:
 
 
 def _route_as_json(idle: IdleRoute) -> dict[str, Any]:
-    return {"name": idle.route.name, "where": idle.route.where, "refused": idle.refused}
+    return {"name": idle.route.name, "where": idle.route.where, "refused": idle.refused, "observed": idle.observed}
 
 
 # For people who change keys.

@@ -127,7 +127,7 @@ class _Json:
 
 def _as_json(record: RecordedRequest, config: Config, decision: PastDecision) -> dict[str, Any]:
     texts = {name: getattr(record, name) for name in ("request_id", "method", "path")}
-    names = ("time", "key_id", "route", "status", "reason", "config")
+    names = ("time", "key_id", "route", "status", "reason", "would_deny", "config")
     return {
         **{name: redacted(config, text) for name, text in texts.items()},
         **{name: getattr(record, name) for name in names},

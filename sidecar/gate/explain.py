@@ -225,12 +225,12 @@ async def explain(
     status = _status(responses(config), decision)
     hidden = _forms(config, text)
     lines = [_without(hidden, line) for line in steps(config, head, decision, status)]
-    if (refusal := _refusal(decision)) is not None:
+    if (refusal := refusal_of(decision)) is not None:
         lines += _causes(question, config, refusal)
     return Explanation(decision=decision, status=status, lines=[_redacted(config, line) for line in lines])
 
 
-def _refusal(decision: Decision) -> Deny | None:
+def refusal_of(decision: Decision) -> Deny | None:
     """The denial, or what would be one."""
     if isinstance(decision, Deny) or decision.would_deny is None:
         return decision if isinstance(decision, Deny) else None

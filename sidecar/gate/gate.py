@@ -417,8 +417,10 @@ class Gate:
     async def _left(self, state: RequestState, context: PrincipalContext) -> Taken:
         """What the key has left of the route's quotas."""
         buckets = self._principals.buckets(state.route or self._unmatched, context, state.client_address)
-        peeked = await self._limiter.peek(buckets, self._clock.seconds())
-        return Taken(states=peeked.states, refused=state.taken.refused)
+        states = (await self._limiter.peek(buckets, self._clock.seconds())).states
+        if self._modes is not None:
+            states = Observation(self._modes, state.key).told(state.route, states)
+        return Taken(states=states, refused=state.taken.refused)
 
 
 def _known(entry: CacheEntry | Literal[Miss.MISS] | None) -> CacheEntry:

@@ -6,7 +6,7 @@ from typing import Final
 
 from sidecar.config.build.modes import Modes, Part
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import ApiKey, Bucket, Principal, Quota, Route, Taken, WouldDeny
+from sidecar.core.model import ApiKey, Bucket, Principal, Quota, QuotaState, Route, Taken, WouldDeny
 from sidecar.core.policy import authorize, missing_scopes
 from sidecar.core.quotas import untold
 from sidecar.core.routing import Match
@@ -65,6 +65,10 @@ class Observation:
         left = {state.quota.name: state for state in held.states}
         states = (left.get(state.quota.name, untold(state)) for state in taken.states)
         return Taken(states=tuple(states))
+
+    def told(self, route: Route | None, states: Sequence[QuotaState]) -> tuple[QuotaState, ...]:
+        """What is left, without a time to wait where the quota is only observed: nobody has to."""
+        return tuple(untold(state) if self._because(route, [_part(state.quota)]) else state for state in states)
 
     def _because(self, route: Route | None, parts: Sequence[Part]) -> str:
         return self._modes.because(self._modes.unmatched if route is None else route, self._key, parts)

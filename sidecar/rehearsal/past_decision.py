@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.config.build.config import Config
+from sidecar.config.build.modes import Modes, Part
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import ApiKey, Decision, Deny
+from sidecar.core.model import Allow, ApiKey, Decision, Deny
 from sidecar.core.quotas import limit_of
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.target import parse_target, readings
@@ -19,8 +20,10 @@ from sidecar.gate.causes import considered
 from sidecar.gate.compile import route_table
 from sidecar.gate.explain import Explanation, Line, Question, charges, explain, redacted, shown_reading
 from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.observation import NO_VALID_KEY
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
+from sidecar.rehearsal.diff.outcomes import Judge, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
 
 _OF_THE_KEY: Final = frozenset(
@@ -88,6 +91,9 @@ async def past_decision(
     is_cut: whether the path is not whole.
     """
     then = list(_recorded(record, config, missing, quotas))
+    if record.would_deny in NO_VALID_KEY and not _unknown(record, config, is_cut=is_cut):
+        wrong, verdict = _with_wrong_key(record, Reason(record.would_deny), config)
+        return PastDecision(then=then, now=(), otherwise=wrong, verdict=verdict)
     untold = _untold(record, config, is_cut=is_cut)
     if untold:
         return PastDecision(then=then, now=(), otherwise=None, verdict=untold)
@@ -112,9 +118,11 @@ def _recorded(
         yield Line("", f"its path is {hidden} in the record")
     yield Line("from", record.client_address or "not known")
     yield Line("answered", str(record.status) + (f": {record.reason}" if record.reason else ""))
+    if record.would_deny:
+        yield Line("would deny", f"{record.would_deny}: it went on all the same, because the refusal was only observed")
     if record.cause:
         yield Line("cause", record.cause)
-    yield Line("route", record.route or "none: no route named it, or it was refused before")
+    yield Line("route", _named_route(record) or "none: no route named it, or it was refused before")
     yield from _recorded_key(record)
     if missing:
         yield Line("missing", ", ".join(sorted(missing)))
@@ -136,7 +144,7 @@ def _recorded_key(record: RecordedRequest) -> Iterator[Line]:
 
 
 def _no_key(record: RecordedRequest) -> str:
-    return "one that nobody knows" if record.reason in _OF_THE_KEY else "none"
+    return "one that nobody knows" if (record.would_deny or record.reason) in _OF_THE_KEY else "none"
 
 
 def _config(record: RecordedRequest, config: Config) -> str:
@@ -182,7 +190,7 @@ def _unknown(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
         return "it came with a credential that is not a key, and those are not recorded"
     if record.config is None and record.key_id is None and config.keys.pass_through:
         return "the line is of an older version, which does not say whether a credential came that is not a key"
-    if record.method == "OPTIONS" and record.key_id is None and reason is None:
+    if record.method == "OPTIONS" and record.key_id is None and reason is None and record.would_deny is None:
         return "it may have been a browser's question before its request (CORS), whose headers are not recorded"
     return ""
 
@@ -208,7 +216,7 @@ def _key_of(record: RecordedRequest) -> ApiKey | None:
 
 def _judged(found: Explanation, config: Config, record: RecordedRequest) -> Iterator[Line]:
     decision = found.decision
-    yield Line("decision", f"refuse: {decision.reason}" if isinstance(decision, Deny) else "let through")
+    yield Line("decision", _decision(decision))
     label = ""
     for line in found.lines:
         label = line.label or label
@@ -237,20 +245,47 @@ def _other_readings(config: Config, record: RecordedRequest) -> Iterator[Line]:
         yield Line("" if place else "readings", f"{shown} leads to {match.route.name if match else 'no route'}")
 
 
+def _decision(decision: Decision) -> str:
+    if isinstance(decision, Deny):
+        return f"refuse: {decision.reason}"
+    seen = decision.would_deny
+    return "let through" if seen is None else f"would deny: {seen.reason}; goes on because {seen.because}"
+
+
 def _compared(record: RecordedRequest, decision: Decision, config: Config) -> tuple[bool | None, str]:
     """Return whether it would be decided otherwise, and a sentence that says so."""
-    now = decision.reason if isinstance(decision, Deny) else None
-    if record.reason == Reason.QUOTA_EXCEEDED:
+    seen = decision.would_deny if isinstance(decision, Allow) else None
+    now = decision.reason if isinstance(decision, Deny) else None if seen is None else seen.reason
+    if Reason.QUOTA_EXCEEDED in (record.reason, record.would_deny):
         return _without_quota(record, decision, config)
-    then = None if record.reason in _OF_THE_UPSTREAM else record.reason
-    if then == now:
-        beside = "; what went wrong came after it" if record.reason in _OF_THE_UPSTREAM else ""
-        by = "" if _route_of(decision) == record.route else f", by another route: {_route_of(decision) or 'none'}"
-        return False, f"Today's configuration decides the same{by}{beside}."
+    beside = record.reason in _OF_THE_UPSTREAM
+    then = record.would_deny or (None if beside else record.reason)
+    if (then, record.would_deny is not None) == (now, seen is not None):
+        after = "; what went wrong came after it" if beside else ""
+        by = "" if _route_of(decision) == _named_route(record) else _by_another(decision)
+        on = "" if seen is None else f": it goes on, because {seen.because}"
+        return False, f"Today's configuration decides the same{by}{after}{on}."
     outcome = "it lets it through" if now is None else f"it refuses it, {now}"
+    if seen is not None:
+        outcome = f"it lets it go on, though it would be refused for {now}, because {seen.because}"
     if record.config and config.sha256.startswith(record.config):
         return None, f"The configuration is the same, and {outcome}: a header or query that is not recorded decided."
     return True, f"Today's configuration decides otherwise: {outcome}."
+
+
+def _by_another(decision: Decision) -> str:
+    return f", by another route: {_route_of(decision) or 'none'}"
+
+
+def _with_wrong_key(record: RecordedRequest, reason: Reason, config: Config) -> tuple[bool, str]:
+    """Of a request that went on without the wrong key that it had, and with an identity of nobody."""
+    outcome = Judge(config).judge(record.method, parsed(record.path), None, foreign=False, wrong_key=reason)
+    if outcome.reason is not None:
+        return True, f"Today's configuration decides otherwise: it refuses it, {outcome.reason}."
+    modes = Modes(config)
+    route = next((each for each in config.routes if each.name == outcome.route), modes.unmatched)
+    because = modes.because(route, None)
+    return False, f"Today's configuration decides the same: it goes on without the wrong key, because {because}."
 
 
 def _without_quota(record: RecordedRequest, decision: Decision, config: Config) -> tuple[bool | None, str]:
@@ -259,7 +294,10 @@ def _without_quota(record: RecordedRequest, decision: Decision, config: Config) 
         return True, f"Today's configuration refuses it before any quota is counted: {decision.reason}."
     quota = next((one.quota for one in decision.route.policy.charges if one.quota.name == record.quota), None)
     if record.quota is None:
-        return None, "Today's configuration lets it through as far as quotas allow; which one refused is not recorded."
+        return (
+            None,
+            f"Today's configuration lets it through as far as quotas allow{_observed_quotas(decision, config)}.",
+        )
     if quota is None:
         return True, f"Today's configuration decides otherwise: it does not count {record.quota} on this route."
     limit = limit_of(quota, _key_of(record), config.plans)
@@ -267,6 +305,20 @@ def _without_quota(record: RecordedRequest, decision: Decision, config: Config) 
         return None, f"Today's configuration has the same limit of {record.quota}: what is left of it decides."
     told = "no limit" if limit is None else f"a limit of {limit}"
     return None, f"Today {record.quota} has {told} for this key, in place of {record.limit}: what is left decides."
+
+
+def _observed_quotas(allow: Allow, config: Config) -> str:
+    modes, route = Modes(config), allow.route
+    key = None if allow.principal is None else allow.principal.key
+    quotas = dict.fromkeys(charge.quota for charge in route.policy.charges)
+    reasons = {each.name: modes.because(route, key, [Part(f"quota {each.name}", each.mode)]) for each in quotas}
+    if observed := [f"{name} is only observed, because {why}" for name, why in reasons.items() if why]:
+        return f"; {'; '.join(observed)}"
+    return "; which one refused is not recorded"
+
+
+def _named_route(record: RecordedRequest) -> str | None:
+    return None if record.route == NO_ROUTE else record.route
 
 
 def _route_of(decision: Decision) -> str | None:

@@ -58,6 +58,8 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     limit: int | None = None
     retry_after: int | None = None
     client_address: str = ""
+    would_deny: str | None = None
+    """Why it would have been refused, where it went on because of `mode: observe`."""
     config: str | None = None
     """The beginning of the hash of the configuration in force; None in lines of older versions."""
     sampled: Annotated[float, Meta(gt=0, le=1)] | None = None

@@ -216,7 +216,7 @@ class Refusals:
             environment=None if key is None else key.environment,
             plan=None if key is None else key.plan,
             scopes=() if key is None else key.scopes,
-            missing=_missing(decision),
+            missing=_missing(decision, reason),
             pass_through=decision is not None and decision.pass_through,
             quota="" if quota is None else quota.quota.name,
             limit=0 if quota is None else quota.limit,
@@ -231,10 +231,10 @@ def _left(state: QuotaState) -> str:
     return f"{state.quota.name}: {state.remaining} of {state.limit} left"
 
 
-def _missing(decision: Decision | None) -> tuple[str, ...]:
-    if not isinstance(decision, Deny) or decision.route is None or decision.principal is None:
+def _missing(decision: Decision | None, reason: Reason) -> tuple[str, ...]:
+    if decision is None or decision.route is None or decision.principal is None:
         return ()
-    if decision.reason is not Reason.INSUFFICIENT_SCOPE:
+    if reason is not Reason.INSUFFICIENT_SCOPE:
         return ()
     return tuple(sorted(missing_scopes(decision.route.policy, decision.principal.scopes)))
 

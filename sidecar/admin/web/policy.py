@@ -35,6 +35,7 @@ from sidecar.admin.web.policy_views import (
 from sidecar.admin.web.reach import route_reach
 from sidecar.admin.web.stats import count_rows, latest_refusals, slot_of, usage_chart
 from sidecar.admin.web.view_models import CountRow, Explanation, Fact, Option
+from sidecar.config.build.modes import Modes
 from sidecar.core.apikey import looks_secret
 from sidecar.core.model import EVERY, Policy, Route
 from sidecar.core.routing import NO_ROUTE
@@ -68,13 +69,14 @@ async def _policy_page(request: web.Request, ask: Explanation, status: int) -> w
     stored = outcomes_by_route(await service.usage(None, last_day(service.now)))
     since_start = counted_outcomes(service)
     routes = fitting_routes(service.config, wanted, stored, since_start)
+    modes = Modes(service.config)
     start, link = _start(request.query.get("from", ""), len(routes)), _linking(wanted)
     view = PolicyPage(
         intro=_intro(service),
         pending=_pending(service),
         restart=", ".join(config_state(service).needs_restart),
         ask=ask,
-        rows=tuple(_row(route, stored, since_start) for route in routes[start : start + _PAGE_SIZE]),
+        rows=tuple(_row(route, modes, stored, since_start) for route in routes[start : start + _PAGE_SIZE]),
         search=wanted.search,
         scopes=_scopes(service, wanted.scope),
         used=_used(wanted),
@@ -140,11 +142,13 @@ def _used(wanted: RouteFilter) -> tuple[Option, ...]:
     return tuple(Option(value=value, label=text, chosen=value == wanted.used) for value, text in _USED.items())
 
 
-def _row(route: Route, stored: Mapping[str, Outcomes], since_start: Mapping[str, Outcomes] | None) -> PolicyRow:
+def _row(
+    route: Route, modes: Modes, stored: Mapping[str, Outcomes], since_start: Mapping[str, Outcomes] | None
+) -> PolicyRow:
     return PolicyRow(
         name=route.name,
         link=route_link(route.name),
-        marks=tuple(_marks(route)),
+        marks=tuple(_marks(route, modes)),
         needs=needs(route),
         quotas=charges(route.policy),
         where=route.where.rpartition("/")[2],
@@ -153,8 +157,10 @@ def _row(route: Route, stored: Mapping[str, Outcomes], since_start: Mapping[str,
     )
 
 
-def _marks(route: Route) -> Iterator[str]:
+def _marks(route: Route, modes: Modes) -> Iterator[str]:
     policy = route.policy
+    if modes.because(route, None):
+        yield "observe"
     if route.name == NO_ROUTE:
         yield "what no route names"
     if policy.public:
@@ -216,7 +222,7 @@ async def _route_page(request: web.Request, route: Route, ask: Explanation, stat
     view = RoutePage(
         name=route.name,
         link=link,
-        marks=tuple(_marks(route)),
+        marks=tuple(_marks(route, Modes(service.config))),
         needs=needs(route),
         facts=tuple(_facts(service, route)),
         chart=usage_chart(rows, wanted, "24 hours", link=lambda at: f"{link}?at={at}#latest", slot=slot)

@@ -23,10 +23,14 @@ _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
 
 
 class Outcome(NamedTuple):
-    """reason: why it is refused; None where it passes. route: its name; None where none matches."""
+    """reason: why it is refused; None where it passes. route: its name; None where none matches.
+
+    would_deny: why it passes only because its refusal is observed.
+    """
 
     reason: Reason | None
     route: str | None
+    would_deny: Reason | None = None
 
 
 def parsed(path: str) -> Target | Reason:
@@ -52,6 +56,8 @@ class Judge:
         self._injection = injection(config, header_rules(config, credential_rules(config)), trusted_proxies(config))
         self._passes = bool(config.keys.pass_through)
         self._modes = Modes(config) if observing(config) else None
+        self.observes = self._modes is not None
+        """Whether any refusal is only observed."""
         rules = [route.policy.forward for route in (*config.routes, config.unmatched)]
         self._prefixed = any(any(self._injection.prefixes(each)) for each in rules)
 
@@ -65,10 +71,19 @@ class Judge:
         )  # fmt: skip
         return Principal(key=key, scopes=self._catalogue.expand(key.scopes))
 
-    def judge(self, method: str, target: Target | Reason, principal: Principal | None, *, foreign: bool) -> Outcome:
+    def judge(
+        self,
+        method: str,
+        target: Target | Reason,
+        principal: Principal | None,
+        *,
+        foreign: bool,
+        wrong_key: Reason | None = None,
+    ) -> Outcome:
         """As `Gate.decide`, quotas aside. foreign: whether it carries a credential that is not ours.
 
-        Where it stood is not recorded: any place that `keys.pass_through` names is taken for that.
+        Where it stood is not recorded: any place that `keys.pass_through` names is taken for that. wrong_key: what is
+        wrong with the key that it has in place of a good one (NO_VALID_KEY).
         """
         route: Route | None = None
         try:
@@ -78,19 +93,26 @@ class Judge:
             paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self._keep_slash)
             matches = [self._table.match(method, path) for path in paths]
             route = matches[0].route if matches[0] else None
-            match = self._authorized(matches, principal, foreign=foreign and self._passes)
+            match, seen = self._authorized(matches, principal, foreign and self._passes, wrong_key)
             if self._prefixed:
                 self._injection.target(target, paths, None, None, match.route.policy.forward)
         except Denied as denied:
             return Outcome(denied.reason, None if route is None else route.name)
-        return Outcome(None, match.route.name)
+        return Outcome(None, match.route.name, seen)
 
-    def _authorized(self, matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
-        """Where the request goes on to, also where its refusal is only observed."""
+    def _authorized(
+        self, matches: Sequence[Match | None], principal: Principal | None, foreign: bool, wrong_key: Reason | None
+    ) -> tuple[Match, Reason | None]:
+        """Where the request goes on to, and why that would be refused if it were not only observed."""
         try:
-            return authorize_all_readings(matches, principal, foreign=foreign)
+            if wrong_key is not None:
+                raise Denied(wrong_key)
+            return authorize_all_readings(matches, principal, foreign=foreign), None
         except Denied as denied:
             if self._modes is None or denied.reason not in OBSERVABLE or any(match != matches[0] for match in matches):
                 raise
         seen = Observation(self._modes, None if principal is None else principal.key)
-        return seen.authorize(matches, principal, foreign=foreign)
+        if wrong_key is not None:
+            seen.check(wrong_key, None if matches[0] is None else matches[0].route)
+        match = seen.authorize(matches, principal, foreign=foreign)
+        return match, None if seen.first is None else seen.first.reason

@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason
 from sidecar.core.model import Principal
+from sidecar.gate.observation import NO_VALID_KEY
 from sidecar.rehearsal.diff.outcomes import Judge, Outcome, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
 
@@ -99,6 +100,7 @@ class _Caller:
     old: Principal | None
     new: Principal | None
     foreign: bool
+    wrong_key: Reason | None
 
 
 class Disagreement(NamedTuple):
@@ -122,9 +124,12 @@ class Replay:
         self.disagreements: dict[Disagreement, Group] = {}
         self.elsewhere = 0
         """Lines that were written under another configuration than the old one."""
+        self.over_quota = 0
+        """Lines of requests that were over a quota which was only observed."""
         self.sampled = False
         """Whether lines were left out, so that counts are estimates."""
         self._old, self._new = Judge(old), Judge(new)
+        self._observes = self._old.observes or self._new.observes
         self._callers: dict[tuple[object, ...], _Caller] = {}
         self._kept: dict[tuple[str, str, _Caller], tuple[Outcome, Outcome]] = {}
         self._kept_chars = 0
@@ -132,17 +137,19 @@ class Replay:
     def add(self, request: RecordedRequest) -> None:
         if request.config is not None and request.config != self._old_hash:
             self.elsewhere += 1
-        recorded = _recorded(request)
+        recorded = _recorded(request, wrong_keys=self._observes)
         if isinstance(recorded, str) and not isinstance(recorded, Reason):
             self.not_judged[recorded] += 1
             return
         old, new = self._judge(request)
-        if request.method == "OPTIONS" and old.reason is not None and _may_be_preflight(request):
+        refused = old.reason is not None or old.would_deny is not None
+        if request.method == "OPTIONS" and refused and _may_be_preflight(request):
             self.not_judged["preflight"] += 1
             return
         self.judged.add(request)
         if request.sampled is not None and request.sampled < 1:
             self.sampled = True
+        self.over_quota += request.would_deny == Reason.QUOTA_EXCEEDED
         if old.reason is not recorded:
             self.disagreements.setdefault(Disagreement(recorded, old.reason), Group()).add(request)
         if old.reason is not new.reason:
@@ -155,20 +162,21 @@ class Replay:
         if found is None:
             target, foreign = parsed(path), caller.foreign
             found = (
-                self._old.judge(method, target, caller.old, foreign=foreign),
-                self._new.judge(method, target, caller.new, foreign=foreign),
+                self._old.judge(method, target, caller.old, foreign=foreign, wrong_key=caller.wrong_key),
+                self._new.judge(method, target, caller.new, foreign=foreign, wrong_key=caller.wrong_key),
             )
             self._keep(key, found)
         return found
 
     def _caller(self, request: RecordedRequest) -> _Caller:
-        key = request.key_id, request.scopes, request.tenant, request.environment, request.credential
+        wrong_key = _wrong_key(request)
+        key = request.key_id, request.scopes, request.tenant, request.environment, request.credential, wrong_key
         found = self._callers.get(key)
         if found is None:
             if len(self._callers) >= _MOST_KEPT:
                 self._callers.clear()
             foreign = request.key_id is None and request.credential == "pass_through"
-            found = _Caller(self._old.principal(request), self._new.principal(request), foreign)
+            found = _Caller(self._old.principal(request), self._new.principal(request), foreign, wrong_key)
             self._callers[key] = found
         return found
 
@@ -198,8 +206,19 @@ class Replay:
         return sorted(self.groups.items(), key=lambda item: (kinds.index(item[0].kind), -item[1].count.requests))
 
 
-def _recorded(request: RecordedRequest) -> Reason | NotJudged | None:
-    """Why the policy refused it, None where it let it pass; or why that is not known."""
+def _wrong_key(request: RecordedRequest) -> Reason | None:
+    """What was wrong with the key that it had in place of a good one."""
+    if request.key_id is not None or request.credential == "pass_through":
+        return None
+    reason = request.would_deny or request.reason
+    return Reason(reason) if reason in NO_VALID_KEY else None
+
+
+def _recorded(request: RecordedRequest, *, wrong_keys: bool) -> Reason | NotJudged | None:
+    """Why the policy refused it, None where it let it pass; or why that is not known.
+
+    wrong_keys: whether a configuration lets requests with a wrong key go on.
+    """
     if (hidden := request.hidden) is not None:
         return hidden
     if request.key_id is not None and request.config is None and not request.scopes:
@@ -216,9 +235,12 @@ def _recorded(request: RecordedRequest) -> Reason | NotJudged | None:
         return reason
     if reason in _AFTER_POLICY:
         return None
+    if wrong_keys and _wrong_key(request) is not None:
+        return reason
     return "wrong key" if reason in _OF_KEYS else "fault" if reason in _FAULTS else "malformed"
 
 
 def _may_be_preflight(request: RecordedRequest) -> bool:
     """A browser asks for another method than that of its question, which the log does not hold."""
-    return request.credential is None and request.reason is None and request.status == 204
+    answered = request.credential is None and request.reason is None and request.status == 204
+    return answered and request.would_deny is None

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.core.errors import Reason
+from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import counted
 from sidecar.rehearsal.diff.changes import Change, Detail
 from sidecar.rehearsal.diff.compare import Diff
+from sidecar.rehearsal.diff.outcomes import Outcome
 from sidecar.rehearsal.diff.replay import SHOWN_OF_HASH, Count, Example, Group, GroupKey, NotJudged, Replay
 from sidecar.rehearsal.recorded import LineCounts
 
@@ -86,6 +88,7 @@ def _replay_as_json(replayed: Replayed) -> dict[str, Any]:
         "changed": {kind: _count_as_json(count) for kind, count in replay.changed.items()},
         "groups": [_group_as_json(key, group) for key, group in replay.ordered()],
         "beyond_groups": _count_as_json(replay.beyond),
+        "over_quota_lines": replay.over_quota,
         "other_configuration_lines": replay.elsewhere,
         "disagreements": [
             {
@@ -109,11 +112,15 @@ def _group_as_json(key: GroupKey, group: Group) -> dict[str, Any]:
         "key_id": key.key_id,
         "tenant": key.tenant,
         "pass_through": key.pass_through,
-        "old": {"reason": key.old.reason, "route": key.old.route},
-        "new": {"reason": key.new.reason, "route": key.new.route},
+        "old": _outcome_as_json(key.old),
+        "new": _outcome_as_json(key.new),
         **_count_as_json(group.count),
         "examples": list(map(_example_as_json, group.examples)),
     }
+
+
+def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    return {"reason": outcome.reason, "route": outcome.route, "would_deny": outcome.would_deny}
 
 
 def _example_as_json(example: Example) -> dict[str, str]:
@@ -191,6 +198,8 @@ def _notes(replayed: Replayed) -> Iterator[str]:
         whys = (f"{number:,} {WHY_NOT[why]}" for why, number in replay.not_judged.most_common())
         yield f"Not judged: {'; '.join(whys)}."
     yield NEVER_JUDGED
+    if replay.over_quota:
+        yield f"Over a quota that was only observed: {counted(replay.over_quota, 'line')}. Enforced, it refuses them."
     if replay.elsewhere:
         yield f"Written under another configuration than the old one: {counted(replay.elsewhere, 'line')}."
     for (recorded, judged), group in replay.disagreements.items():
@@ -211,8 +220,16 @@ def _caller(key: GroupKey) -> str:
 
 
 def _outcomes(key: GroupKey) -> str:
-    old, new = (f"{outcome.route or 'no route'}: {_outcome(outcome.reason)}" for outcome in (key.old, key.new))
+    old, new = (f"{_route(outcome)}: {_outcome(outcome.reason)}{_observed(outcome)}" for outcome in (key.old, key.new))
     return f"{old} → {new}"
+
+
+def _route(outcome: Outcome) -> str:
+    return "no route" if outcome.route in (None, NO_ROUTE) else str(outcome.route)
+
+
+def _observed(outcome: Outcome) -> str:
+    return "" if outcome.would_deny is None else f" (observed: {outcome.would_deny})"
 
 
 def _example(example: Example) -> str:

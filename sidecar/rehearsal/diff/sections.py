@@ -174,13 +174,14 @@ class Sections:
                 yield self._change(("paths", name), details=details, opens=opens, closes=closes)
 
     def _others(self) -> Iterator[Change]:
-        """By name only."""
+        """By name only, but for the mode, which is no secret."""
         for field in fields(Config):
             before, after = getattr(self._old, field.name), getattr(self._new, field.name)
             if field.compare and field.name not in _COMPARED and before != after:
                 path = _RENAMED.get(field.name, (field.name,))
                 names = _differing(before, after)
-                yield self._change(path, details=(Detail("", after=", ".join(names)),) if names else ())
+                details = (Detail("", after=", ".join(names)),) if names else ()
+                yield self._change(path, details=(Detail("", before, after),) if path == ("mode",) else details)
 
 
 _COMPARED: Final = frozenset(

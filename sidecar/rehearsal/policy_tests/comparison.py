@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from sidecar.config.build.config import Config
 from sidecar.core.credentials import header_value
-from sidecar.core.model import Allow, Headers
+from sidecar.core.model import Allow, Deny, Headers
 from sidecar.core.routing import NO_ROUTE
 from sidecar.rehearsal.policy_tests.document import (
     ALLOW,
@@ -57,7 +57,11 @@ def without(forms: Sequence[str], text: str) -> str:
 def _differences(judge: Judge, outcome: Outcome) -> Iterator[Difference]:
     expect = outcome.case.expect
     if (wanted := expect.decision) is not None and not _is_decision(wanted, outcome):
-        yield Difference("decision", wanted, outcome.word)
+        observed = outcome.observed
+        told = "" if observed is None else f", though it would deny: {observed.reason}"
+        yield Difference("decision", wanted, f"{outcome.word}{told}")
+    if expect.would_deny is not None and expect.would_deny != (would_deny := _would_deny(outcome)):
+        yield Difference("would deny", expect.would_deny, would_deny)
     if expect.status is not None or expect.response is not None:
         yield from _of_response(expect, judge.response(outcome))
     if expect.route is not None and (route := _route(outcome)) != expect.route:
@@ -73,6 +77,13 @@ def _differences(judge: Judge, outcome: Outcome) -> Iterator[Difference]:
 def _is_decision(wanted: str, outcome: Outcome) -> bool:
     got = outcome.word
     return got == wanted or (wanted == DENY and got != ALLOW)
+
+
+def _would_deny(outcome: Outcome) -> str:
+    """`none`, where nothing is refused."""
+    if isinstance(outcome.decision, Deny):
+        return f"(refused: {outcome.word})"
+    return NONE if outcome.observed is None else str(outcome.observed.reason)
 
 
 def _route(outcome: Outcome) -> str:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason
-from sidecar.core.model import Allow, Policy, Route
+from sidecar.core.model import Deny, Policy, Route
 from sidecar.core.policy import missing_scopes
+from sidecar.gate.explain import refusal_of
 from sidecar.rehearsal.policy_tests.judge import Outcome
 from sidecar.rehearsal.policy_tests.rules import Places
 
@@ -50,17 +51,22 @@ class Reached:
     reasons: set[Reason] = field(default_factory=set)
 
     def add(self, outcome: Outcome) -> None:
+        """What is only observed is reached as the refusal that it is, and lets nobody through."""
         decision = outcome.decision
         route, principal = decision.route, decision.principal
         if route is not None:
             self.routes.add(route.name)
-        if isinstance(decision, Allow):
-            self.allowed.add(decision.route.name)
+        if (refused := refusal_of(decision)) is not None:
+            self._add_refusal(refused)
+        elif route is not None:
+            self.allowed.add(route.name)
             if principal is not None:
-                self.letting |= _required(decision.route.policy) & principal.scopes
-            return
-        self.reasons.add(decision.reason)
-        if decision.reason is Reason.INSUFFICIENT_SCOPE and route is not None and principal is not None:
+                self.letting |= _required(route.policy) & principal.scopes
+
+    def _add_refusal(self, deny: Deny) -> None:
+        route, principal = deny.route, deny.principal
+        self.reasons.add(deny.reason)
+        if deny.reason is Reason.INSUFFICIENT_SCOPE and route is not None and principal is not None:
             self.lacking |= missing_scopes(route.policy, principal.scopes)
 
     def coverage(self, config: Config) -> Coverage:

@@ -13,6 +13,7 @@ from sidecar.config.fields import FIELD_NAME, Name, Token, default, left_out, re
 from sidecar.config.policy import Entry, Positive
 from sidecar.core.errors import Reason
 from sidecar.core.units import DURATION_PATTERN, microseconds, parse_duration
+from sidecar.gate.observation import OBSERVABLE
 
 # Words: a request in one line, and what is expected of it in one word.
 
@@ -70,6 +71,16 @@ def parse_decision(text: str) -> str:
     return word
 
 
+def parse_would_deny(text: str) -> str:
+    """A reason for which a refusal may be only observed, or `none`."""
+    if text in OBSERVABLE or text == NONE:
+        return text
+    if text in tuple(Reason):
+        raise ValueError(f"{text} is never only observed: it holds always, so write `decision: {text}`")
+    near = did_you_mean(text, (NONE, *OBSERVABLE))
+    raise ValueError(f"must be a reason that `mode: observe` lets go on, such as insufficient_scope, or none{near}")
+
+
 def parse_moment(text: str) -> int:
     """Microseconds. RFC 3339 can write all that comes within the longest of durations."""
     try:
@@ -107,6 +118,8 @@ _REQUEST_TEXT = "a request such as GET /v1/streams as reader"
 Request = Annotated[Any, leaf(parse_request, _REQUEST_TEXT, r"^\S+ +\S+( +as +\S+)?$")]
 Word = Annotated[Any, _plain(parse_word, "allow, deny, a reason or a status", rf"^({'|'.join(_WORDS)}|[1-5]\d\d)$")]
 Decision = Annotated[str, leaf(parse_decision, "allow, deny or a reason", f"^({'|'.join(_WORDS)})$")]
+_OBSERVED = "|".join((NONE, *sorted(OBSERVABLE)))
+WouldDeny = Annotated[str, leaf(parse_would_deny, "a reason that is only observed, or none", f"^({_OBSERVED})$")]
 Status = Annotated[int, Meta(ge=100, le=599)]
 Time = Annotated[float, leaf(_parse_time, "a duration such as 30s, 15m, 24h or 90d", DURATION_PATTERN)]
 Moment = Annotated[int, _plain(parse_moment, "a date or a time such as 2026-06-01T12:30:00Z")]
@@ -175,6 +188,8 @@ class ExpectEntry(Entry, frozen=True, kw_only=True):
     """What is expected of a request. What is left out is not looked at."""
 
     decision: Decision | None = left_out()
+    would_deny: WouldDeny | None = left_out()
+    """The refusal that is only observed (`mode: observe`), so that the request goes on; `none` where there is none."""
     status: Status | None = left_out()
     route: str | None = left_out()
     """As in the configuration; `none` where no route matches."""
@@ -206,7 +221,7 @@ class CaseEntry(Entry, frozen=True, kw_only=True):
     examples = MappingProxyType(
         {
             "request": "`request: GET /v1/streams`; in one line, a case is `- GET /v1/streams as reader: allow`",
-            "expect": "`expect: allow`, or a mapping with decision, status, route, takes, forwarded, response",
+            "expect": "`expect: allow`, or a mapping with decision, would_deny, status, route, takes, and so on",
         }
     )
 

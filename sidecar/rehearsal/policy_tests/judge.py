@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.core.apikey import Hasher
-from sidecar.core.model import Allow, Bucket, Decision, Deny, Headers, RequestHead, Taken
+from sidecar.core.model import Allow, Bucket, Decision, Deny, Headers, RequestHead, Taken, WouldDeny
 from sidecar.gate.compile import responses, sharing
 from sidecar.gate.gate import Gate
 from sidecar.limiter.port import Limiter
@@ -41,6 +41,11 @@ class Outcome(Struct, frozen=True, kw_only=True, gc=False):
     def word(self) -> str:
         """`allow`, or the reason."""
         return str(self.decision.reason) if isinstance(self.decision, Deny) else "allow"
+
+    @property
+    def observed(self) -> WouldDeny | None:
+        """The refusal that is only told of, so that the request goes on."""
+        return self.decision.would_deny if isinstance(self.decision, Allow) else None
 
 
 class ClientResponse(Struct, frozen=True, kw_only=True, gc=False):

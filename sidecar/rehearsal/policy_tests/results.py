@@ -22,6 +22,8 @@ class Result(Struct, frozen=True, kw_only=True):
     case: Case
     got: str
     """`allow`, or the reason."""
+    would_deny: str | None = None
+    """The reason of a refusal that is only observed."""
     differences: Sequence[Difference] = ()
     rules: Sequence[Rule] = ()
     why: Sequence[str] = ()
@@ -66,12 +68,13 @@ def results_of(
             continue
         reached.add(outcome)
         found = differences(judge, outcome)
+        observed = None if outcome.observed is None else str(outcome.observed.reason)
         if not found:
-            yield Result(case=case, got=outcome.word)
+            yield Result(case=case, got=outcome.word, would_deny=observed)
             continue
         why = reasons_why(suite.config, outcome)
         decided = rules(suite.config, outcome, places)
-        yield Result(case=case, got=outcome.word, differences=found, rules=decided, why=why)
+        yield Result(case=case, got=outcome.word, would_deny=observed, differences=found, rules=decided, why=why)
 
 
 # As JSON.
@@ -106,6 +109,7 @@ def _failure_as_json(result: Result) -> dict[str, Any]:
         "group": result.case.group,
         "where": result.case.where,
         "got": result.got,
+        "would_deny": result.would_deny,
         "differences": [{"what": one.what, "expected": one.expected, "got": one.got} for one in result.differences],
         "rules": [{"where": rule.where, "text": rule.text} for rule in result.rules],
         "why": list(result.why),

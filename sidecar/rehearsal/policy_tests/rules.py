@@ -8,11 +8,11 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.load import read_file
 from sidecar.config.yaml_tree import Entries, Node, Scalar, read_nodes
 from sidecar.core.errors import Reason
-from sidecar.core.model import Deny, Route
+from sidecar.core.model import Route
 from sidecar.core.policy import missing_scopes
 from sidecar.core.routing import NO_ROUTE
 from sidecar.gate.causes import causes
-from sidecar.gate.explain import charges, requirements
+from sidecar.gate.explain import charges, refusal_of, requirements
 from sidecar.rehearsal.policy_tests.comparison import forms_of, without
 from sidecar.rehearsal.policy_tests.judge import Outcome
 
@@ -58,9 +58,9 @@ def rules(config: Config, outcome: Outcome, places: Places) -> list[Rule]:
 
 
 def _rules(config: Config, outcome: Outcome, places: Places) -> Iterator[Rule]:
-    decision = outcome.decision
-    yield _of_route(decision.route, places)
-    if not isinstance(decision, Deny):
+    yield _of_route(outcome.decision.route, places)
+    decision = refusal_of(outcome.decision)
+    if decision is None:
         return
     match decision.reason:
         case Reason.QUOTA_EXCEEDED if decision.refused_quota is not None:
@@ -82,9 +82,11 @@ def _of_route(route: Route | None, places: Places) -> Rule:
 
 
 def reasons_why(config: Config, outcome: Outcome) -> Sequence[str]:
-    """In sentences, why a request is refused; none where it is allowed. No sentence holds a key."""
-    decision, key = outcome.decision, outcome.case.key.text
-    if not isinstance(decision, Deny):
+    """In sentences, why a request is refused, or would be; none where it is allowed. No sentence holds a key."""
+    decision, key = refusal_of(outcome.decision), outcome.case.key.text
+    if decision is None:
         return ()
-    found = causes(config, outcome.case.head, key or None, decision)
+    found = [*causes(config, outcome.case.head, key or None, decision)]
+    if outcome.observed is not None:
+        found.append(f"it goes on all the same, because {outcome.observed.because}")
     return [without(forms_of(config, key), sentence) if key else sentence for sentence in found]

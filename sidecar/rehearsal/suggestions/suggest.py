@@ -52,6 +52,8 @@ class Refused:
     lacks: tuple[str, ...]
     """What the route wants and the key does not hold."""
     count: int
+    observed: int = 0
+    """Those that went on all the same, because the refusal was only observed (`mode: observe`); not in `count`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,8 @@ class IdleRoute:
 
     route: Route
     refused: int
+    observed: int = 0
+    """That went on only because their refusal was observed."""
 
 
 class Suggestions:
@@ -140,7 +144,8 @@ class Suggestions:
             if use.routes[route.name] or route.policy.deny or not self.record.complete:
                 continue
             if self.record.with_public or not (route.policy.public or self._lets_pass(route.policy)):
-                yield IdleRoute(route=route, refused=use.refused[route.name])
+                refused, observed = use.refused[route.name], use.observed[route.name]
+                yield IdleRoute(route=route, refused=refused, observed=observed)
 
     def _lets_pass(self, policy: Policy) -> bool:
         return policy.pass_through and bool(self._config.keys.pass_through)
@@ -171,6 +176,8 @@ class Suggestions:
     def _without_use(self, key: ApiKey, use: KeyUse) -> tuple[Verdict, str]:
         if use.changed:
             return "undecided", "all that it did would be refused today"
+        if use.observed:
+            return "undecided", "all that it did would have been refused"
         if not self.record.with_last_use:
             return ("unused", "not on record") if self.record.complete else ("undecided", "nothing of it is on record")
         if key.last_used_at is None:
@@ -191,11 +198,12 @@ class Suggestions:
 
     def _refused(self, key: ApiKey, use: KeyUse) -> Iterator[Refused]:
         """Those that would still be refused."""
-        for name, count in sorted(use.lacking.items()):
+        for name in sorted({*use.lacking, *use.observed}):
             route = self._routes.get(name)
             lacks = missing_scopes(route.policy, self.sets.expand(key.scopes)) if route else ()
             if lacks:
-                yield Refused(route=name, lacks=tuple(sorted(lacks)), count=count)
+                count, observed = use.lacking.get(name, 0), use.observed.get(name, 0)
+                yield Refused(route=name, lacks=tuple(sorted(lacks)), count=count, observed=observed)
 
     def _quotas(self, key: ApiKey, use: KeyUse) -> Iterator[QuotaFit]:
         often = self._often_hit(use)

@@ -174,6 +174,8 @@ class KeyUse(Struct):
     """That passed then, and today no route would let pass."""
     lacking: dict[str, int] = {}
     """Refused for lack of a scope, by route."""
+    observed: dict[str, int] = {}
+    """That went on, by route, though it lacked a scope (`mode: observe`)."""
     over_quota: dict[str, int] = {}
     """Refused for a quota, by route."""
     by_route: dict[str, int] = {}
@@ -213,6 +215,8 @@ class Use:
     routes: Counter[str] = field(default_factory=Counter)
     """Requests by route that were let pass."""
     refused: Counter[str] = field(default_factory=Counter)
+    observed: Counter[str] = field(default_factory=Counter)
+    """Those of a log that went on only because their refusal was observed; in neither of the others."""
     _router: Router = field(init=False)
     _expand: Callable[[tuple[str, ...]], frozenset[str]] = field(init=False)
     _held: dict[str, _Held] = field(default_factory=dict)
@@ -286,14 +290,22 @@ class Use:
         reading = reading or self._router.on(request.route, held.key)
         route = reading.routes[0] if reading is not None and reading.routes else ""
         use = self._of(request.key_id)
-        if self._count(use, held, reading, route, request.reason or "", 1) and reading is not None:
+        if request.would_deny in _NO_POLICY_PASSED:
+            if request.would_deny == Reason.INSUFFICIENT_SCOPE and route:
+                _add(use.observed, route, 1)
+            return
+        reason = request.would_deny or request.reason or ""
+        if self._count(use, held, reading, route, reason, 1) and reading is not None:
             for charge in reading.charges:
                 peak_of(use.peaks, charge.quota, held.key, self.config.plans).add(charge, (at or 0) / _SECOND)
 
     def _count_route(self, request: RecordedRequest, reading: Reading | None) -> None:
         route = self._router.named(request.route) if reading is None else reading.route
         if route is not None:
-            (self.refused if request.reason in _NO_POLICY_PASSED else self.routes)[route.name] += 1
+            counts = self.refused if request.reason in _NO_POLICY_PASSED else self.routes
+            if request.would_deny in _NO_POLICY_PASSED:
+                counts = self.observed
+            counts[route.name] += 1
 
     def _note_time(self, at: int) -> None:
         self.first = at if self.first is None or at < self.first else self.first

@@ -40,18 +40,24 @@ routes:
   - POST /items/**: {all_scopes: [read, write]}
   - GET /counted/**: {quotas: [general, {quota: video, cost: 2}]}
   - "* /o/{org}/e/{env}/**": {tenant: org, environment: env}
-  - GET /me: {respond: {id: "{key.id}"}}
+  - GET /me: {quotas: [general], respond: {id: "{key.id}", left: "{quotas}"}}
 cors: {origins: ["https://app.test"]}
 identity:
   headers: {X-Key: "{key.id}", X-Trace: "{request.id}"}
 """
 PATIENCE_SECONDS = 0.3
 """For a response to what is not a whole request."""
-RELOADED = CONFIG.replace("scopes: [read], quotas: [general]", "scopes: [write]")
+RELOADED = (
+    CONFIG.replace("scopes: [read], quotas: [general]", "scopes: [write]").replace(
+        "  headers: {X-Key", "  would_deny: X-Would-Deny\n  headers: {X-Key"
+    )
+    + "mode: observe\n"
+)
 _OF_TIME = re.compile(
     r"_(seconds_(bucket|sum)|created|timestamp_seconds)\b|^(process|python|sidecar_store)_|_in_flight|last_reload"
 )
 _LOOKUPS = 'sidecar_store_seconds_count{operation="find"}'
+_HITS = 'sidecar_key_cache_total{result="hit"}'
 _SECONDS = re.compile(r"\bt=\d+")
 """Of RateLimit: until it resets."""
 _IDS = re.compile(rb"(?im)^(x-request-id|x-trace): [^\r]*\r\n")
@@ -144,7 +150,8 @@ def counted(sidecar: Sidecar) -> dict[str, float]:
 
 def logged(sidecar: Sidecar) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in sidecar.process.stdout.all()]
-    timed = {"time", "request_id", "seconds", "upstream_seconds"}
+    # Each reloads in its own time, and `config` says by which one a request ended.
+    timed = {"time", "request_id", "seconds", "upstream_seconds", "config"}
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
@@ -163,8 +170,11 @@ def test_a_memory_makes_no_difference_but_in_time(twins: Twins, steps: list[Any]
 
 def test_afterwards_metrics_and_logs_are_the_same(twins: Twins) -> None:
     knowing, other = twins.sidecars
-    assert counted(knowing) == counted(other)
-    assert counted(knowing)['sidecar_key_cache_total{result="hit"}'] > 0
+    known, plain = counted(knowing), counted(other)
+    # What is observed is decided on once more on the longer way, which looks for its key again.
+    assert known.pop(_HITS) >= plain.pop(_HITS) > 0
+    assert known == plain
+    assert any(name.startswith("sidecar_would_deny_total") for name in known)
     for sidecar in twins.sidecars:
         untroubled(sidecar)
         assert sidecar.stop() == 0

@@ -358,6 +358,22 @@ async def test_a_quota_that_observes_lets_no_request_past_another_one(tmp_path: 
         assert denied.refused_quota.quota.name == "general"
 
 
+@pytest.mark.parametrize(("mode", "waits"), [("observe", False), ("enforce", True)])
+async def test_a_refusal_names_no_time_to_wait_for_a_quota_that_is_observed(
+    tmp_path: Path, mode: str, waits: bool
+) -> None:
+    config = WITH_HEADER.replace("video: {limit: 10,", f"video: {{limit: 3, mode: {mode},").replace(
+        "{all_scopes: [read, write]}", "{all_scopes: [read, write], quotas: [{quota: video, cost: 4}]}"
+    )
+    async with world_of(tmp_path, config) as world:
+        text, _ = await world.issue("read")
+        denied = await world.denies("POST", "/items/1", key=text)
+        assert denied.reason is Reason.INSUFFICIENT_SCOPE
+        assert [state.remaining for state in denied.quota_states] == [3]
+        fields = dict(world.responses.denied(denied, world.clock.now).headers)
+        assert (b"Retry-After" in fields) is waits
+
+
 async def test_a_key_that_is_named_goes_on_and_no_other(tmp_path: Path) -> None:
     async with world_of(tmp_path, WITH_HEADER) as world:
         text, named = await world.issue()

@@ -141,6 +141,68 @@ def test_readings_that_lead_to_different_routes_are_shown_with_their_routes(conf
     assert first.endswith(" leads to GET /items/**") and last == "/public/x leads to GET /public/**"
 
 
+OBSERVED = CONFIG.replace("GET /items/**: {", "GET /items/**: {mode: observe, ").replace(
+    "video: {limit: 10,", "video: {limit: 10, mode: observe,"
+)
+
+
+@pytest.mark.parametrize(
+    ("past", "enforced", "observed"),
+    [
+        (
+            {"would_deny": "missing_credential"},
+            "otherwise: it refuses it, missing_credential.",
+            "decides the same: it goes on, because the mode of the route is observe.",
+        ),
+        (
+            {"would_deny": "insufficient_scope", **KEY, "scopes": ()},
+            "otherwise: it refuses it, insufficient_scope.",
+            "decides the same: it goes on, because the mode of the route is observe.",
+        ),
+        (
+            {"would_deny": "invalid_key"},
+            "otherwise: it refuses it, invalid_key.",
+            "decides the same: it goes on without the wrong key, because the mode of the route is observe.",
+        ),
+        (
+            {"would_deny": "missing_credential", **KEY},
+            "otherwise: it lets it through.",
+            "otherwise: it lets it through.",
+        ),
+        (
+            {"would_deny": "quota_exceeded", "path": "/counted/x", "route": "GET /counted/**", **KEY},
+            "as far as quotas allow; which one refused is not recorded.",
+            "as far as quotas allow; video is only observed, because the mode of quota video is observe.",
+        ),
+        (
+            {"reason": "missing_credential", "status": 401},
+            "decides the same.",
+            "otherwise: it lets it go on, though it would be refused for missing_credential, because the mode of the "
+            "route is observe.",
+        ),
+        (
+            {"would_deny": "missing_credential", "reason": "upstream_invalid", "status": 502},
+            "otherwise: it refuses it, missing_credential.",
+            "the same; what went wrong came after it: it goes on, because the mode of the route is observe.",
+        ),
+    ],
+)
+def test_what_went_on_is_told_as_such_and_why(
+    config: Config, tmp_path: Path, past: dict[str, Any], enforced: str, observed: str
+) -> None:
+    values = {"method": "GET", "path": "/items/7", "status": 200, "route": "GET /items/**", **past}
+    request = record(**values)
+    file = tmp_path / "observing.yaml"
+    file.write_text(OBSERVED, encoding="utf-8")
+    then, now = told(request, config), told(request, load(str(file), environ={}))
+    assert then.verdict.endswith(enforced)
+    assert now.verdict.endswith(observed)
+    if "would_deny" in past:
+        assert texts(now.then, "would deny") == [
+            f"{past['would_deny']}: it went on all the same, because the refusal was only observed"
+        ]
+
+
 HOSTILE = st.sampled_from(
     [
         *CLIMBS,
@@ -165,6 +227,7 @@ HOSTILE = st.sampled_from(
     reason=st.one_of(st.none(), st.sampled_from([reason.value for reason in Reason]), st.text(max_size=5)),
     scopes=st.lists(st.text(max_size=5), max_size=2).map(tuple),
     key_id=st.one_of(st.none(), st.text(max_size=5)),
+    would_deny=st.one_of(st.none(), st.sampled_from([reason.value for reason in Reason]), st.text(max_size=5)),
     environment=st.one_of(st.none(), st.sampled_from(["live", "test", "*"]), st.text(max_size=5)),
 )
 def test_no_record_however_forged_ends_in_an_error(config: Config, **values: Any) -> None:

@@ -25,6 +25,12 @@ def test_what_is_observed_is_told_on_every_page_and_in_the_api(start_sidecar: St
         assert "Observed, not enforced:</b> everything, key key_secretive, since" in page
     assert "observed, 200" in person.get("/").body.decode()
     assert "Observed: would be refused: insufficient_scope" in person.explain("/billing/1", key_id)
+    past = person.get(f"/refusals/{refusal['request_id']}").body.decode()
+    assert "Why it would be refused" in past and "Observed: would be refused: insufficient_scope" in past
+    assert "decides the same: it goes on, because the mode of the file is observe." in past
+    [told] = ops.call("GET", f"refusals/{refusal['request_id']}").json["decisions"]
+    assert told["otherwise"] is False and any(line["label"] == "missing" for line in told["then"])
+    assert person.get("/policy").body.decode().count(">observe<") > 2
 
 
 def test_an_administrator_of_a_tenant_learns_no_other_key(start_sidecar: StartSidecar) -> None:
@@ -36,4 +42,6 @@ def test_an_administrator_of_a_tenant_learns_no_other_key(start_sidecar: StartSi
 def test_there_is_no_banner_where_everything_is_enforced(start_sidecar: StartSidecar) -> None:
     ops = Admin(address=admin_address(start_sidecar(CONFIG)))
     assert ops.call("GET", "overview").json["health"]["observing"] == []
-    assert "not enforced" not in Person(ops).get("/").body.decode()
+    person = Person(ops)
+    assert "not enforced" not in person.get("/").body.decode()
+    assert ">observe<" not in person.get("/policy").body.decode()

@@ -8,7 +8,7 @@ import pytest
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.core.routing import KNOWN_METHODS
-from sidecar.rehearsal.diff.changes import Change
+from sidecar.rehearsal.diff.changes import Change, Detail
 from sidecar.rehearsal.diff.compare import compare
 from sidecar.rehearsal.diff.outcomes import Judge, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
@@ -248,6 +248,9 @@ def test_what_is_only_observed_is_open(configured: Configured) -> None:
     assert details(found)["may pass"] == ("read", "everyone, the mode of the route is observe")
     assert ("opens", "GET /items/**") in told(configured(ITEMS), configured(ITEMS, f"mode: observe\n{KEYS}{SCOPES}"))
     assert told(configured(observed), configured(ITEMS)) == [("closes", "GET /items/**")]
+    everything = configured(ITEMS, f"mode: observe\n{KEYS}{SCOPES}")
+    [mode] = [one for one in compare(everything, configured(ITEMS)).changes if one.section == "mode"]
+    assert mode.details == (Detail("", "observe", "enforce"),)
     lax = SCOPES.replace("read: Read", "read: {mode: observe}")
     assert told(configured(ITEMS), configured(ITEMS, KEYS + lax)) == [
         ("opens", "GET /items/**"),

@@ -60,7 +60,7 @@ def test_requests_whose_outcome_changes_are_counted_by_key_route_and_reason(repl
     replay.add(anonymous(path="/items/free", reason="missing_credential"))
     replay.add(anonymous(path="/items/1", reason="missing_credential"))
     assert kinds(replay) == {"opened": 1, "closed": 6, "refused otherwise": 0}
-    rows = [(key.kind, key.key_id, key.old, key.new, group.count.lines) for key, group in replay.ordered()]
+    rows = [(key.kind, key.key_id, key.old[:2], key.new[:2], group.count.lines) for key, group in replay.ordered()]
     free, items = "GET /items/free", "GET /items/**"
     assert rows == [
         ("opened", None, (Reason.MISSING_CREDENTIAL, items), (None, free), 1),
@@ -168,6 +168,54 @@ SPELLINGS = [*CLIMBS, *DISGUISES, *OTHER_CLIMBS, *OVERLONG, *TWICE_DECODED, *(f"
 METHODS = ["GET", "POST", "DELETE", "get", "LIST", "TRACE"]
 
 
+def observed(reason: str, path: str = "/items/1", **values: Any) -> RecordedRequest:
+    return anonymous(path, 200, would_deny=reason, **values)
+
+
+def test_what_went_on_because_it_was_observed_closes_once_it_is_enforced(configured: Configured) -> None:
+    observing = configured(OLD, f"mode: observe\n{MORE}")
+    replay = Replay(observing, configured(OLD, MORE))
+    config = observing.sha256[:12]
+    for line in (
+        observed("missing_credential", config=config),
+        observed("invalid_key", config=config),
+        observed("invalid_key", "/open/1", config=config),
+        observed("no_route", "/nowhere", key_id="key_1", credential="key", config=config),
+        recorded(scopes=(), would_deny="insufficient_scope", config=config),
+        recorded("POST", "/jobs", scopes=("write",), would_deny="quota_exceeded", config=config),
+        recorded(config=config),
+    ):
+        replay.add(line)
+    found = {(key.old.would_deny, key.new.reason, key.new.route) for key, _ in replay.ordered()}
+    items = "GET /items/**"
+    assert found == {
+        (Reason.MISSING_CREDENTIAL, Reason.MISSING_CREDENTIAL, items),
+        (Reason.INVALID_KEY, Reason.INVALID_KEY, items),
+        (Reason.INVALID_KEY, Reason.INVALID_KEY, "GET /open/**"),
+        (Reason.NO_ROUTE, Reason.NO_ROUTE, None),
+        (Reason.INSUFFICIENT_SCOPE, Reason.INSUFFICIENT_SCOPE, items),
+    }
+    assert kinds(replay) == {"opened": 0, "closed": 5, "refused otherwise": 0}
+    assert (replay.elsewhere, replay.disagreements, replay.not_judged, replay.over_quota) == (0, {}, {}, 1)
+
+
+def test_wrong_keys_are_judged_where_they_are_observed_and_only_there(configured: Configured) -> None:
+    enforcing, observing = configured(OLD, MORE), configured(OLD, f"mode: observe\n{MORE}")
+    line = anonymous(reason="invalid_key", credential="key")
+    opening, same = Replay(enforcing, observing), Replay(enforcing, enforcing)
+    opening.add(line)
+    same.add(line)
+    assert (kinds(opening)["opened"], opening.not_judged) == (1, {})
+    assert (kinds(same)["opened"], same.not_judged) == (0, {"wrong key": 1})
+
+
+def test_a_preflight_that_was_answered_while_all_was_observed_is_not_judged(configured: Configured) -> None:
+    replay = Replay(configured(OLD, f"mode: observe\n{MORE}"), configured(OLD, MORE))
+    replay.add(recorded("OPTIONS", "/items/1", 204, key_id=None, scopes=(), credential=None))
+    replay.add(observed("missing_credential", method="OPTIONS"))
+    assert (replay.not_judged, kinds(replay)["closed"]) == ({"preflight": 1}, 1)
+
+
 UNCOUNTED = (
     CONFIG.replace("limit: 3, per: hour", "limit: 1000000, per: hour")
     .replace("limit: 10,", "limit: 1000000,")
@@ -197,14 +245,17 @@ async def test_the_judge_comes_to_what_the_gate_decides_but_for_quotas(world: Wo
     keys = [await world.issue(*scopes, tenant="acme") for scopes in ((), ("read",), ("write",))]
     judge, reasons = Judge(world.gate.config), set()
     callers: list[tuple[str, ApiKey | None, dict[str, str]]] = [(text, key, {}) for text, key in keys]
-    callers += [("", None, {}), ("", None, {"Cookie": "session=1"})]
+    callers += [("", None, {}), ("", None, {"Cookie": "session=1"}), ("hv_live_short", None, {})]
     asked = product([*PATHS, *(spelling.partition("?")[0] for spelling in SPELLINGS)], METHODS, callers)
     for path, method, (text, key, headers) in asked:
         decision = await world.decide(method, path, key=text, **headers)
-        outcome = judge.judge(method, parsed(path), judge.principal(of_key(key)), foreign=bool(headers))
+        wrong_key = Reason.INVALID_KEY if text and key is None else None
+        principal = judge.principal(of_key(key))
+        outcome = judge.judge(method, parsed(path), principal, foreign=bool(headers), wrong_key=wrong_key)
         reason = decision.reason if isinstance(decision, Deny) else None
         route = None if decision.route is None else decision.route.name
-        assert (outcome.reason, outcome.route) == (reason, route), (method, path, key, headers)
+        seen = None if isinstance(decision, Deny) or decision.would_deny is None else decision.would_deny.reason
+        assert outcome == (reason, route, seen), (method, path, key, headers)
         reasons.add(reason)
     assert len(reasons) > 6
 

@@ -358,3 +358,51 @@ def test_the_result_of_a_case_does_not_depend_on_those_before_it(place: Place) -
     ]
     for turn in range(len(lines)):
         assert place.passes("\n".join(["cases:", *lines[turn:], *lines[:turn], ""])) == 5
+
+
+OBSERVED = """\
+cases:
+  - {request: GET /items as idle, expect: {decision: allow, would_deny: insufficient_scope, takes: [few]}}
+  - {request: GET /items, expect: {would_deny: missing_credential, forwarded: {without: [X-Key]}}}
+  - {request: GET /items as unknown, expect: {would_deny: invalid_key, forwarded: {without: [Authorization]}}}
+  - {request: GET /items as reader, expect: {would_deny: none}}
+  - {request: GET /items as reader, used: {few: 3}, expect: {decision: quota_exceeded}}
+  - GET /items as idle: allow
+"""
+IDLE = "  idle: {scopes: []}\n"
+
+
+def observing(place: Place) -> None:
+    text = place.config.read_text(encoding="utf-8").replace("read: Read", "read: {mode: observe}")
+    text = text.replace("GET /items/**: {", "GET /items/**: {mode: observe, ")
+    place.config.write_text(text.replace("few: {limit: 3,", "few: {mode: enforce, limit: 3,"), encoding="utf-8")
+
+
+def test_a_refusal_that_is_only_observed_is_expected_as_such(place: Place) -> None:
+    observing(place)
+    assert place.passes(IDLE + OBSERVED) == 6
+
+
+def test_where_an_observed_refusal_was_not_expected_the_failure_names_it_and_why_it_goes_on(place: Place) -> None:
+    observing(place)
+    cases = """\
+cases:
+  - GET /items as idle: insufficient_scope
+  - {request: GET /items as idle, expect: {would_deny: none}}
+  - {request: GET /items as reader, expect: {would_deny: insufficient_scope}}
+  - {request: POST /items as idle, expect: {would_deny: insufficient_scope}}
+"""
+    first, *others = place.run(IDLE + cases)
+    [difference] = first.differences
+    assert difference == ("decision", "insufficient_scope", "allow, though it would deny: insufficient_scope")
+    assert (first.got, first.would_deny) == ("allow", "insufficient_scope")
+    assert [rule.text for rule in first.rules] == ["GET /items/**: read; counts few", "scope read"]
+    assert first.why == [
+        "the key lacks read: sidecar keys change key_idle --scope read",
+        "it goes on all the same, because the mode of the route is observe",
+    ]
+    assert [one.differences for one in others] == [
+        [("would deny", "none", "insufficient_scope")],
+        [("would deny", "insufficient_scope", "none")],
+        [("would deny", "insufficient_scope", "(refused: insufficient_scope)")],
+    ]

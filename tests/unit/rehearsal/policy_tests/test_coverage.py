@@ -52,3 +52,13 @@ def test_a_gap_is_named_with_its_line(place: Place) -> None:
     assert found["scope", "write"] == ("no test is refused for the lack of it", line_of("  write:"))
     assert ("reason", "wrong_tenant") in found and ("reason", "invalid_key") not in found
     assert ("reason", "key_not_accepted") not in found, "no route of this configuration refuses all keys"
+
+
+def test_what_is_only_observed_is_reached_as_a_refusal_and_lets_nobody_through(place: Place) -> None:
+    text = place.config.read_text(encoding="utf-8").replace("GET /items/**: {", "GET /items/**: {mode: observe, ")
+    place.config.write_text(text, encoding="utf-8")
+    covered = place.coverage(f"{IDLE}cases: [GET /items as idle: allow, GET /items: allow]\n")
+    gaps = {(gap.kind, gap.name): gap.missing for gap in covered.gaps}
+    assert gaps["route", "GET /items/**"] == "no test is let through"
+    assert gaps["scope", "read"] == "no test is let through with it"
+    assert not {("reason", "insufficient_scope"), ("reason", "missing_credential")} & gaps.keys()

@@ -156,3 +156,16 @@ z: >-
 """
     )
     assert read_table(data, "x") == read_nodes(data, "x")
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("insufficient_scop", "did you mean 'insufficient_scope'?"),
+        ("expired_key", "expired_key is never only observed: it holds always, so write `decision: expired_key`"),
+        ("allow", "must be a reason that `mode: observe` lets go on"),
+    ],
+)
+def test_only_what_may_be_observed_is_expected_to_be(place: Place, word: str, told: str) -> None:
+    [problem] = place.problems(f"cases:\n  - {{request: GET /open, expect: {{would_deny: {word}}}}}\n")
+    assert problem.startswith("policy.tests.yml:7:") and told in problem

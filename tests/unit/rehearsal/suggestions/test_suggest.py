@@ -186,6 +186,32 @@ def test_what_the_policy_let_pass_counts_whatever_became_of_it(config: Config, r
     assert found.requests == (1 if reason in after else 0)
 
 
+def test_what_went_on_while_it_was_observed_is_told_as_a_refusal_and_proves_no_need(config: Config) -> None:
+    key = an_old_key("read", "bills")
+    passed = [request(key)] * 30
+    observed = [request(key, "POST", would_deny="insufficient_scope")] * 12
+    refused = [request(key, "POST", status=403, reason="insufficient_scope")] * 3
+    found = suggested(config, key, [*passed, *observed, *refused])
+    assert (found.verdict, found.needed, found.requests, found.changed) == ("narrow", ("read",), 30, 0)
+    [lack] = found.refused
+    assert (lack.route, lack.lacks, lack.count, lack.observed) == ("POST /items/**", ("write",), 3, 12)
+    alone = suggested(config, key, observed)
+    assert (alone.verdict, alone.why) == ("undecided", "all that it did would have been refused")
+
+
+def test_a_route_on_which_all_was_observed_let_nothing_pass(config: Config) -> None:
+    key = an_old_key()
+    use = Use(config)
+    use.add_key(key)
+    observed = [request(key, "POST", would_deny="insufficient_scope")] * 2
+    quota = [request(key, path="/shared", would_deny="quota_exceeded")]
+    use.add_log([*observed, *quota], since=0, progress=lambda _: None)
+    record = Record(since=0, until=NOW_US)
+    idle = {one.route.name: one for one in Suggestions(config, record, now=NOW_US).idle_routes(use)}
+    assert (idle["POST /items/**"].refused, idle["POST /items/**"].observed) == (0, 2)
+    assert "GET /shared" not in idle
+
+
 def test_requests_that_would_be_refused_today_are_left_out_and_told(config: Config) -> None:
     key = an_old_key("read", "bills")
     gone = [request(key, path=path) for path in ("/nowhere", "/o/other/x", "/closed/1")]

@@ -68,6 +68,11 @@ class RequestState:
         """The valid one that it has."""
         return self.context.principal.key if self.context else None
 
+    def tell(self, peeked: Taken | None) -> None:
+        """What the key has left, as far as that is known."""
+        if peeked is not None:
+            self.taken = Taken(states=peeked.states, refused=self.taken.refused)
+
     def allow(
         self, route: Route, *, target: str, host: bytes, headers: Headers, would_deny: WouldDeny | None = None
     ) -> Allow:

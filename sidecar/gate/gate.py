@@ -45,7 +45,8 @@ WRONG_KEY = frozenset(
     {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}
 )
 """Denials that count against the address they come from."""
-_COUNTED = WRONG_KEY | {Reason.TOO_MANY_FAILURES}
+_TOO_MANY = Reason.TOO_MANY_FAILURES
+_COUNTED = WRONG_KEY | {_TOO_MANY}
 _KNOWN_KEY = frozenset({Reason.DISABLED_KEY, Reason.EXPIRED_KEY})
 """Those of a key that may be good again; where the configuration says so, they tell what is left of its quotas."""
 
@@ -393,7 +394,7 @@ class Gate:
         try:
             if reason in _COUNTED:
                 state.taken = await self._failures.count(state.client_address, self._clock.seconds())
-                reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
+                reason = _TOO_MANY if state.taken.refused is not None else reason
             if buckets := self._told(reason, state):
                 state.tell(await self._limiter.peek(buckets, self._clock.seconds()))
         except Fault:
@@ -407,13 +408,14 @@ class Gate:
         try:
             if reason in _COUNTED:
                 state.taken = self._failures.count_now(state.client_address, self._clock.seconds())
-                reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
+                reason = _TOO_MANY if state.taken.refused is not None else reason
             if state.entry is not None and (buckets := self._told(reason, state)):
                 state.tell(self._limiter.peek_now(buckets, self._clock.seconds()))
         except Fault:
             pass
-        if self._tells_methods(reason):
-            state.paths = self._readings(parse_target(head.target, host.decode("ascii")))
+        if not self._tells_methods(reason):
+            return state.deny(reason)
+        state.paths = self._readings(parse_target(head.target, host.decode("ascii")))
         return self._denial(reason, state)
 
     def _denial(self, reason: Reason, state: RequestState) -> Deny:
@@ -421,7 +423,7 @@ class Gate:
         return replace(denial, methods=self.routes.methods(state.paths)) if self._tells_methods(reason) else denial
 
     def _tells_methods(self, reason: Reason) -> bool:
-        return reason is Reason.NO_ROUTE and self.config.method_not_allowed
+        return self.config.method_not_allowed and reason is Reason.NO_ROUTE
 
     def _told(self, reason: Reason, state: RequestState) -> Sequence[Bucket]:
         """Quotas of which a denial says what the key has left."""

@@ -282,7 +282,7 @@ class Handler:
     def _respond_alone(self, exchange: Exchange, snapshot: Snapshot, decision: Decision) -> bool:
         """Respond where that takes no upstream."""
         if isinstance(decision, Deny):
-            if decision.reason is Reason.METHOD_NOT_ALLOWED and exchange.head.method not in _HARMLESS:
+            if exchange.head.method not in _HARMLESS and decision.reason is Reason.METHOD_NOT_ALLOWED:
                 exchange.keep_alive = False
             response = snapshot.responses.denied(decision, self._clock.seconds())
             self._send(exchange, snapshot, response, decision.reason)

@@ -55,7 +55,8 @@ class ClientConnection(FlowControlled):
     __slots__ = (
         "_admitted", "_arrived", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since", "_loop",
         "_on_closed", "_parser", "_places", "_producer", "_rules", "_sent_half_closed", "_since", "_spoke_at", "_state",
-        "_task", "_tunnel", "_unsent", "_unsent_since", "is_probe", "peer", "scheme", "untried", "writing_paused",
+        "_task", "_tunnel", "_unsent", "_unsent_since", "date_line", "is_probe", "peer", "scheme", "untried",
+        "writing_paused",
     )  # fmt: skip
 
     def __init__(
@@ -98,13 +99,11 @@ class ClientConnection(FlowControlled):
         self.is_probe = is_probe
         self.peer = peer
         self.scheme: Literal["http", "https"] = "http"
+        self.date_line = handler.date_line
 
     @property
     def closing_when_idle(self) -> bool:
         return self._handler.closing_when_idle
-
-    def date_line(self) -> bytes:
-        return self._handler.date_line()
 
     @property
     def entered(self) -> bool:

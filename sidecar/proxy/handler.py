@@ -365,7 +365,7 @@ class Handler:
         if sharing is None:
             return fields
         if sharing.cors is not None and tells_browsers(response.names):
-            response.headers = without_cors(response.headers)
+            response.headers, response.start = without_cors(response.headers), b""
         request, in_query = exchange.head.headers, allow.key_in_query
         return (*fields, *sharing.fields(request, response.names, response.headers, key_in_query=in_query))
 

@@ -366,11 +366,12 @@ class RateLimitFields:
         """None for no states. With a refused one among them comes `Retry-After` (RFC 9110 §10.2.3), always."""
         if not states:
             return ()
-        tightest = states[0] if len(states) == 1 else min(states, key=_tightness)
+        tightest, wait = states[0], states[0].retry_after_seconds
+        if len(states) > 1:
+            tightest, wait = min(states, key=_tightness), max([each.retry_after_seconds for each in states])
         fields: Headers = self._x_fields(tightest, now) if self._x else ()
         if self._ietf:
             fields += self._ietf_fields(states, now)
-        wait = tightest.retry_after_seconds if len(states) == 1 else max([each.retry_after_seconds for each in states])
         return (*fields, (b"Retry-After", b"%d" % wait)) if wait else fields
 
     def _x_fields(self, state: QuotaState, now: float) -> Headers:
@@ -382,12 +383,15 @@ class RateLimitFields:
         )
 
     def _ietf_fields(self, states: Sequence[QuotaState], now: float) -> Headers:
-        policies, limits = [], []
-        for state in states:
-            name, policy = self._policies.get((state.quota.name, state.limit)) or self._policy(state, now)
-            policies.append(policy)
-            limits.append(b"%b;r=%d;t=%d" % (name, state.remaining, _seconds_left(state, now)))
-        return ((b"RateLimit-Policy", b", ".join(policies)), (b"RateLimit", b", ".join(limits)))
+        policies, limits = self._items(states[0], now)
+        for state in states[1:]:
+            policy, limit = self._items(state, now)
+            policies, limits = b"%b, %b" % (policies, policy), b"%b, %b" % (limits, limit)
+        return ((b"RateLimit-Policy", policies), (b"RateLimit", limits))
+
+    def _items(self, state: QuotaState, now: float) -> tuple[bytes, bytes]:
+        name, policy = self._policies.get((state.quota.name, state.limit)) or self._policy(state, now)
+        return policy, b"%b;r=%d;t=%d" % (name, state.remaining, _seconds_left(state, now))
 
     def _policy(self, state: QuotaState, now: float) -> tuple[bytes, bytes]:
         name = _quoted(state.quota.name)

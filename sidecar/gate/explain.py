@@ -347,6 +347,11 @@ class _Peeking:
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
         return await self._limiter.peek(buckets, now)
 
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken | None:
+        return self._limiter.peek_now(buckets, now)
+
+    peek_now = take_now
+
 
 # Which routes a key may use, and why, before there is a request.
 

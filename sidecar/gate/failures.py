@@ -37,15 +37,22 @@ class Failures:
         taken = await self._limiter.take([_bucket(self._quota, address_subject(address))], now)
         return Taken(states=(), refused=taken.refused)
 
-    async def refuse_lookup(self, address: str, now: float) -> bool:
-        """Whether `look_up` would refuse now. Nothing is taken."""
+    def count_now(self, address: str, now: float) -> Taken:
+        """As `count`. Where that would have to wait, nothing is counted, as where nobody can count."""
+        if self._quota is None:
+            return _NOTHING
+        taken = self._limiter.take_now([_bucket(self._quota, address_subject(address))], now)
+        return _NOTHING if taken is None or taken.refused is None else Taken(states=(), refused=taken.refused)
+
+    def refuse_lookup(self, address: str, now: float) -> bool:
+        """Whether `look_up` would refuse now, as far as that can be told at once. Nothing is taken."""
         subject = address_subject(address)
-        if self._quota is None or not await self._is_empty(_bucket(self._quota, subject), now):
+        if self._quota is None or not self._is_empty_now(_bucket(self._quota, subject), now):
             return False
         return (
             self._under_way >= _MOST_UNDER_WAY
-            or await self._is_empty(_bucket(_ALL), now)
-            or await self._is_empty(_bucket(_EACH, subject), now)
+            or self._is_empty_now(_bucket(_ALL), now)
+            or self._is_empty_now(_bucket(_EACH, subject), now)
         )
 
     async def look_up(
@@ -73,6 +80,13 @@ class Failures:
         except Fault:
             # As elsewhere with failures: where nobody can count them, they refuse nobody.
             return False
+
+    def _is_empty_now(self, bucket: Bucket, now: float) -> bool:
+        try:
+            peeked = self._limiter.peek_now([bucket], now)
+        except Fault:
+            return False
+        return peeked is not None and peeked.refused is not None
 
 
 def _bucket(quota: Quota, *subject: str) -> Bucket:

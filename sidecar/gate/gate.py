@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, cast
 
 from msgspec.structs import replace
 
@@ -45,11 +45,10 @@ WRONG_KEY = frozenset(
     {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}
 )
 """Denials that count against the address they come from."""
+_TOO_MANY = Reason.TOO_MANY_FAILURES
+_COUNTED = WRONG_KEY | {_TOO_MANY}
 _KNOWN_KEY = frozenset({Reason.DISABLED_KEY, Reason.EXPIRED_KEY})
 """Those of a key that may be good again; where the configuration says so, they tell what is left of its quotas."""
-
-
-T = TypeVar("T")
 
 
 class KeyFinder(Protocol):
@@ -156,7 +155,10 @@ class Gate:
             match = authorize(match, context.principal if context else None, foreign=False)
             if match.route.policy.charges:
                 buckets = self._principals.buckets(match.route, context, address)
-                taken = _now(self._limiter.take(buckets, self._clock.seconds()))
+                at_once = self._limiter.take_now(buckets, self._clock.seconds())
+                if at_once is None:
+                    return None
+                taken = at_once
                 _check_taken(taken)
         except (StoreUnavailable, Fault):
             return None
@@ -298,7 +300,7 @@ class Gate:
 
     def _check_lookup(self, digest: bytes, address: str) -> None:
         """Raises Denied where the store would not be asked for a key from there."""
-        if not self._keys.remembers(digest) and _now(self._failures.refuse_lookup(address, self._clock.seconds())):
+        if not self._keys.remembers(digest) and self._failures.refuse_lookup(address, self._clock.seconds()):
             raise Denied(Reason.TOO_MANY_FAILURES)
 
     def may_be_stored(self, text: str) -> bool:
@@ -390,37 +392,55 @@ class Gate:
         """The denial. Wrong keys are counted; a valid key's quotas are reported, but nothing is taken from them."""
         state.request_id = state.request_id or self._new_request_id()
         try:
-            if reason in WRONG_KEY or reason is Reason.TOO_MANY_FAILURES:
+            if reason in _COUNTED:
                 state.taken = await self._failures.count(state.client_address, self._clock.seconds())
-                reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
-                if reason in _KNOWN_KEY and state.entry and self.config.rate_limit_headers.on_refused_keys:
-                    state.taken = await self._left(state, self._principals.of(state.entry))
-            elif state.context and not state.taken.states:
-                state.taken = await self._left(state, state.context)
+                reason = _TOO_MANY if state.taken.refused is not None else reason
+            if buckets := self._told(reason, state):
+                self._tell(state, await self._limiter.peek(buckets, self._clock.seconds()))
         except Fault:
             pass
-        if self._tells_methods(reason):
-            return replace(state.deny(reason), methods=self.routes.methods(state.paths))
-        return state.deny(reason)
+        return self._denial(reason, state)
 
     def _deny_now(self, reason: Reason, state: RequestState, head: RequestHead, host: bytes) -> Deny | None:
-        """None where what the key has left is told, and has to be waited for."""
+        """As `_deny`. None where what the key has left is told, and has to be waited for."""
         if state.entry is not None and not self._limiter.immediate:
             return None
-        if self._tells_methods(reason):
-            state.paths = self._readings(parse_target(head.target, host.decode("ascii")))
-        return _now(self._deny(reason, state))
+        try:
+            if reason in _COUNTED:
+                state.taken = self._failures.count_now(state.client_address, self._clock.seconds())
+                reason = _TOO_MANY if state.taken.refused is not None else reason
+            if state.entry is not None and (buckets := self._told(reason, state)):
+                self._tell(state, self._limiter.peek_now(buckets, self._clock.seconds()))
+        except Fault:
+            pass
+        if not self._tells_methods(reason):
+            return state.deny(reason)
+        state.paths = self._readings(parse_target(head.target, host.decode("ascii")))
+        return self._denial(reason, state)
+
+    def _denial(self, reason: Reason, state: RequestState) -> Deny:
+        denial = state.deny(reason)
+        return replace(denial, methods=self.routes.methods(state.paths)) if self._tells_methods(reason) else denial
 
     def _tells_methods(self, reason: Reason) -> bool:
-        return reason is Reason.NO_ROUTE and self.config.method_not_allowed
+        return self.config.method_not_allowed and reason is Reason.NO_ROUTE
 
-    async def _left(self, state: RequestState, context: PrincipalContext) -> Taken:
-        """What the key has left of the route's quotas."""
-        buckets = self._principals.buckets(state.route or self._unmatched, context, state.client_address)
-        states = (await self._limiter.peek(buckets, self._clock.seconds())).states
-        if self._modes is not None:
-            states = Observation(self._modes, state.key).told(state.route, states)
-        return Taken(states=states, refused=state.taken.refused)
+    def _told(self, reason: Reason, state: RequestState) -> Sequence[Bucket]:
+        """Quotas of which a denial says what the key has left."""
+        context = None if state.taken.states else state.context
+        if reason in _COUNTED:
+            shown = reason in _KNOWN_KEY and self.config.rate_limit_headers.on_refused_keys
+            context = self._principals.of(state.entry) if shown and state.entry is not None else None
+        if context is None:
+            return ()
+        return self._principals.buckets(state.route or self._unmatched, context, state.client_address)
+
+    def _tell(self, state: RequestState, peeked: Taken | None) -> None:
+        """What the key has left, as far as that is known."""
+        if peeked is not None:
+            seen = None if self._modes is None else Observation(self._modes, state.key)
+            states = peeked.states if seen is None else seen.told(state.route, peeked.states)
+            state.taken = Taken(states=states, refused=state.taken.refused)
 
 
 def _known(entry: CacheEntry | Literal[Miss.MISS] | None) -> CacheEntry:
@@ -428,16 +448,6 @@ def _known(entry: CacheEntry | Literal[Miss.MISS] | None) -> CacheEntry:
     if entry is None or entry is MISS:
         raise Denied(Reason.INVALID_KEY)
     return entry
-
-
-def _now(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits. Where it would, what it waits for ends with a Fault."""
-    try:
-        work.send(None)
-        while True:
-            work.throw(Fault(Reason.LIMITER_UNAVAILABLE))
-    except StopIteration as done:
-        return cast(T, done.value)
 
 
 def _check_taken(taken: Taken) -> None:

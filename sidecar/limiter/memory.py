@@ -171,6 +171,12 @@ class MemoryLimiter:
         return self._room.evicted
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        return self.take_now(buckets, now)
+
+    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        return self.peek_now(buckets, now)
+
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Take every bucket's cost or nothing. Where several are short, `refused` is the one with the longest wait."""
         if self._room.dropped:
             self._room.drain()
@@ -180,7 +186,7 @@ class MemoryLimiter:
         state = self._table(bucket.quota, now).take(bucket, now)
         return Taken(states=(state,), refused=state if state.retry_after_seconds else None)
 
-    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
+    def peek_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """What `take` would say, with `remaining` as it stands now. Nothing is taken."""
         states = [self._table(bucket.quota, now).peek(bucket, now) for bucket in merged(buckets)]
         return Taken(states=tuple(states), refused=longest_refusal(states))

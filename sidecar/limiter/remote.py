@@ -99,18 +99,26 @@ class OutageLimiter:
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Raises Fault where nothing is to be decided."""
-        taken = await self._decided(buckets, now, take=True)
-        self._statistics.fallbacks["refused" if taken.refused else "allowed"] += 1
-        return taken
+        return self.take_now(buckets, now)
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Raises Fault, as `take`."""
-        return await self._decided(buckets, now, take=False)
+        return self.peek_now(buckets, now)
 
-    async def _decided(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        """Raises Fault, as `take`."""
+        taken = self._decided(buckets, now, take=True)
+        self._statistics.fallbacks["refused" if taken.refused else "allowed"] += 1
+        return taken
+
+    def peek_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        """Raises Fault, as `take`."""
+        return self._decided(buckets, now, take=False)
+
+    def _decided(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
         if self._outage == "local":
             shares = [self._share(bucket) for bucket in buckets]
-            return await (self._counts.take(shares, now) if take else self._counts.peek(shares, now))
+            return self._counts.take_now(shares, now) if take else self._counts.peek_now(shares, now)
         if self._outage == "open":
             return Taken(states=())
         if take:

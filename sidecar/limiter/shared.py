@@ -90,7 +90,7 @@ class SharedLimiter:
     """
 
     immediate = True
-    """But for the odd moment of `take`."""
+    """But for the odd moment, see `take`."""
 
     def __init__(self, *, max_entries: int = DEFAULT_ENTRIES) -> None:
         self._slots, self._secret = Slots(max_entries), secrets.token_bytes(32)
@@ -116,17 +116,25 @@ class SharedLimiter:
 
         Raises Fault where that one does not go on.
         """
-        try:
-            return self._take_one(buckets[0], now) if len(buckets) == 1 else self._judge(buckets, now, take=True)
-        except Busy:
-            return await self._judge_later(buckets, now, take=True)
+        return self.take_now(buckets, now) or await self._judge_later(buckets, now, take=True)
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """As MemoryLimiter.peek; waits and raises as `take` does."""
+        return self.peek_now(buckets, now) or await self._judge_later(buckets, now, take=False)
+
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken | None:
+        """As `take`; None where it would wait."""
+        try:
+            return self._take_one(buckets[0], now) if len(buckets) == 1 else self._judge(buckets, now, take=True)
+        except Busy:
+            return None
+
+    def peek_now(self, buckets: Sequence[Bucket], now: float) -> Taken | None:
+        """As `peek`; None where it would wait."""
         try:
             return self._judge(buckets, now, take=False)
         except Busy:
-            return await self._judge_later(buckets, now, take=False)
+            return None
 
     def expire(self, now: float) -> None:
         """What is past is free by itself; `len` counts as of now."""

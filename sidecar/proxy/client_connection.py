@@ -42,6 +42,9 @@ STEPS: Mapping[State, frozenset[State]] = {
 }
 """The steps that a connection may take."""
 
+# For each request: in Python 3.11, to find a member in its enumeration takes as long as a call.
+_WAITING, _RESPONDING, _LINGERING = State.WAITING, State.RESPONDING, State.LINGERING
+
 
 class ClientConnection(FlowControlled):
     """The parser says what has come, and the handler responds, in a task for each request.
@@ -52,7 +55,8 @@ class ClientConnection(FlowControlled):
     __slots__ = (
         "_admitted", "_arrived", "_body", "_exchange", "_half_closed_since", "_handler", "_head_since", "_loop",
         "_on_closed", "_parser", "_places", "_producer", "_rules", "_sent_half_closed", "_since", "_spoke_at", "_state",
-        "_task", "_tunnel", "_unsent", "_unsent_since", "is_probe", "peer", "scheme", "untried", "writing_paused",
+        "_task", "_tunnel", "_unsent", "_unsent_since", "date_line", "is_probe", "peer", "scheme", "untried",
+        "writing_paused",
     )  # fmt: skip
 
     def __init__(
@@ -95,13 +99,11 @@ class ClientConnection(FlowControlled):
         self.is_probe = is_probe
         self.peer = peer
         self.scheme: Literal["http", "https"] = "http"
+        self.date_line = handler.date_line
 
     @property
     def closing_when_idle(self) -> bool:
         return self._handler.closing_when_idle
-
-    def date_line(self) -> bytes:
-        return self._handler.date_line()
 
     @property
     def entered(self) -> bool:
@@ -177,7 +179,7 @@ class ClientConnection(FlowControlled):
 
     def begin(self, exchange: Exchange) -> None:
         self._parser.hold()
-        self._step(State.RESPONDING)
+        self._step(_RESPONDING)
         self._head_since, self.untried = 0.0, False
         self._exchange, self._body = exchange, exchange.body
 
@@ -187,7 +189,7 @@ class ClientConnection(FlowControlled):
 
     def end(self, exchange: Exchange) -> None:
         self._exchange = None
-        if self._state is State.RESPONDING:
+        if self._state is _RESPONDING:
             self._end_response(exchange)
 
     def cut(self) -> None:
@@ -220,7 +222,7 @@ class ClientConnection(FlowControlled):
             return
         if self._arrived:
             data, self._arrived = self._arrived + data, b""
-        elif self._state is State.WAITING and len(data) <= self._rules.known_bytes and self._parser.is_empty:
+        elif self._state is _WAITING and len(data) <= self._rules.known_bytes and self._parser.is_empty:
             # Decided on in the next turn, so that the keys are as they were when all of it had come.
             self._arrived = data
             self._handler.arrived(self)
@@ -229,7 +231,7 @@ class ClientConnection(FlowControlled):
 
     def take_arrived(self) -> None:
         data, self._arrived = self._arrived, b""
-        if data and self._state is State.WAITING:
+        if data and self._state is _WAITING:
             try:
                 known = self._handler.respond_now(self, data, self._rules.head, self._rules.bodies)
             except Exception as exc:
@@ -363,9 +365,13 @@ class ClientConnection(FlowControlled):
     def _receive_next(self) -> None:
         if self._state is State.CLOSED:
             return
-        self._step(State.WAITING)
+        self._step(_WAITING)
         self._body = None
-        self._receive(self._parser.next_request())
+        if self._parser.holds_more:
+            self._receive(self._parser.next_request())
+        else:
+            self._parser.next_request()
+            self._head_since = 0.0
         self.resume_reading()
         if self._half_closed_since and self._state is State.WAITING:
             self._close()
@@ -440,8 +446,9 @@ class ClientConnection(FlowControlled):
         self._held.tell(self._transport, writing_paused=self.writing_paused, reading_paused=self._reading_paused)
 
     def _step(self, state: State) -> None:
-        if state not in STEPS[self._state]:
-            raise IllegalStep(f"{self._state.name} to {state.name}")
-        if state is State.LINGERING or self._state is State.LINGERING:
-            self._places.lingering += (state is State.LINGERING) - (self._state is State.LINGERING)
+        before = self._state
+        if state not in STEPS[before]:
+            raise IllegalStep(f"{before.name} to {state.name}")
+        if state is _LINGERING or before is _LINGERING:
+            self._places.lingering += (state is _LINGERING) - (before is _LINGERING)
         self._state, self._since = state, self._loop.time()

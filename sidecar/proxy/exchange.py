@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from operator import itemgetter
@@ -14,7 +14,7 @@ from sidecar.core.upstream_request import propagate, with_via
 from sidecar.gate.gate import Gate
 from sidecar.http.requests import MessageHead
 from sidecar.proxy.request_body import BodyRules, ClientBody
-from sidecar.proxy.response_parser import HeaderList, UpstreamResponse
+from sidecar.proxy.response_parser import HeaderList, UpstreamResponse, field_lines, response_start
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.tunnel import Client, Tunnel, among, offered
 
@@ -36,7 +36,7 @@ def local_response_head(response: Response, *, end: bytes) -> bytes:
 @lru_cache(maxsize=256)
 def _local_head(response: Response) -> bytes:
     """Without its end. Error responses are the same again and again."""
-    lines = [_status_line(response.status, _PHRASES.get(response.status, b"")), *field_lines(response.headers)]
+    lines = [response_start(response.status, _PHRASES.get(response.status, b""), response.headers)]
     if response.status not in _NO_BODY:
         lines.append(b"Content-Length: %d" % len(response.body))
     return b"\r\n".join(lines)
@@ -44,24 +44,19 @@ def _local_head(response: Response) -> bytes:
 
 def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
     """An interim response of the upstream's."""
-    return b"\r\n".join([_status_line(status, reason), *field_lines(headers)]) + b"\r\n\r\n"
+    return response_start(status, reason, headers) + b"\r\n\r\n"
 
 
 def upstream_head(response: UpstreamResponse, ours: Headers, *, chunked: bool, end: bytes) -> bytes:
     """The upstream's head as it sent it; fields of `ours` stand in place of its own of the same names."""
-    headers = response.headers
+    headers, start = response.headers, response.start
     if not response.names.isdisjoint(map(bytes.lower, map(_NAME, ours))):
         names = [name.lower() for name, _ in ours]
-        headers = [field for field in headers if field[0].lower() not in names]
-    lines = [_status_line(response.status, response.reason), *field_lines(headers), *field_lines(ours)]
+        headers, start = [field for field in headers if field[0].lower() not in names], b""
+    lines = [start or response_start(response.status, response.reason, headers), *field_lines(ours)]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked")
     return b"\r\n".join(lines) + end
-
-
-def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
-    """Header fields as lines without their ends."""
-    return map(b": ".join, fields)
 
 
 def has_body(method: str, status: int) -> bool:
@@ -79,10 +74,6 @@ def persistence(keep_alive: bool, version: tuple[int, int]) -> bytes:
 def switched(protocol: bytes) -> bytes:
     """The end of a 101's head."""
     return b"\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
-
-
-def _status_line(status: int, reason: bytes) -> bytes:
-    return b"HTTP/1.1 %d %b" % (status, reason)
 
 
 _EVENT_ENDS = (b"\n\n", b"\r\r", b"\n\r\n", b"\r\r\n", b"\n\r")
@@ -239,11 +230,13 @@ class Exchange:
 
     def respond(self, response: Response, reason: Reason | None = None, *, id_header: bytes = b"") -> None:
         """Send a response of the sidecar itself. reason: of a denial or a fault. id_header: for the request's id."""
-        self._settle_unread_body()
+        if self.body is not None:
+            self._settle_unread_body(self.body)
         body = response.body if has_body(self.head.method, response.status) else b""
         self.status, self.reason, self.bytes_out = response.status, reason, len(body)
         end = self.client.date_line() + self._id_line(id_header) + self._persistence()
-        self._write_soon(local_response_head(response, end=end), body)
+        self.responded = True
+        self.client.write_soon(local_response_head(response, end=end), body)
 
     async def send_upstream_response(self, response: UpstreamResponse, ours: Headers, *, id_header: bytes) -> None:
         """Send the upstream's response, with `ours` added to its head. Raises Fault before any of it is sent.
@@ -268,12 +261,13 @@ class Exchange:
         if id_header.lower() not in response.names:
             end += self._id_line(id_header)
         head = upstream_head(response, ours, chunked=chunked, end=end + self._persistence())
+        self.responded = True
         if response.complete:
             body = response.take()
             self.bytes_out = len(body)
-            self._write_soon(head, framed_whole(body) if chunked else body)
+            self.client.write_soon(head, framed_whole(body) if chunked else body)
         else:
-            self._write_soon(head)
+            self.client.write_soon(head)
         return chunked
 
     def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
@@ -299,7 +293,8 @@ class Exchange:
             raise upstream_fault(UpstreamCause.UNEXPECTED_UPGRADE)
         self.status, self.keep_alive = response.status, False
         self._tunnel = Tunnel(self.client, response, asyncio.get_running_loop())
-        self._write_soon(upstream_head(response, ours, chunked=False, end=switched(response.upgrade)))
+        self.responded = True
+        self.client.write_soon(upstream_head(response, ours, chunked=False, end=switched(response.upgrade)))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:
@@ -351,10 +346,6 @@ class Exchange:
         self.bytes_out += len(data)
         self.client.write(framed(data))
 
-    def _write_soon(self, *pieces: bytes) -> None:
-        self.responded = True
-        self.client.write_soon(*pieces)
-
     def _id_line(self, header: bytes) -> bytes:
         """Who was refused can say which request it was."""
         if not header or self.decision is None:
@@ -370,10 +361,8 @@ class Exchange:
         if not self.responded and self.body is not None and not self.body.ended:
             self.client.write(CONTINUE)
 
-    def _settle_unread_body(self) -> None:
+    def _settle_unread_body(self, body: ClientBody) -> None:
         """An unread body is read to its end if it is short and on its way; else the connection ends."""
-        if self.body is None or self.body.ended:
-            return
-        length = self.body.length
-        if self.body.waited_for or length is None or length > SHORT_BODY_BYTES:
+        length = body.length
+        if not body.ended and (body.waited_for or length is None or length > SHORT_BODY_BYTES):
             self.keep_alive = False

@@ -282,7 +282,7 @@ class Handler:
     def _respond_alone(self, exchange: Exchange, snapshot: Snapshot, decision: Decision) -> bool:
         """Respond where that takes no upstream."""
         if isinstance(decision, Deny):
-            if decision.reason is Reason.METHOD_NOT_ALLOWED and exchange.head.method not in _HARMLESS:
+            if exchange.head.method not in _HARMLESS and decision.reason is Reason.METHOD_NOT_ALLOWED:
                 exchange.keep_alive = False
             response = snapshot.responses.denied(decision, self._clock.seconds())
             self._send(exchange, snapshot, response, decision.reason)
@@ -365,7 +365,7 @@ class Handler:
         if sharing is None:
             return fields
         if sharing.cors is not None and tells_browsers(response.names):
-            response.headers = without_cors(response.headers)
+            response.headers, response.start = without_cors(response.headers), b""
         request, in_query = exchange.head.headers, allow.key_in_query
         return (*fields, *sharing.fields(request, response.names, response.headers, key_in_query=in_query))
 

@@ -127,13 +127,15 @@ class KnownRequests:
             credential = KnownCredential(sha256(secret).digest(), secret)
         lines = self._lines_of_proxies if self._gate.proxies.trusts(peer) else self._lines
         block = lines.block(text, fresh, most_lines)
-        target = self._target(line, fresh) if block is not None else None
+        target = self._targets.young.get(line) or self._target(line, fresh) if block is not None else None
         body = data[end + 4 :]
         if block is None or target is None or len(body) != block.length:
             return None
         if body and _is_too_large(body, target.match, most_bytes):
             return None
-        if secret and (secret in text or secret in line or _is_hidden(secret, block, target)):
+        if secret and (secret in text or secret in line):
+            return None
+        if (block.hiding or target.hiding) and secret and _is_hidden(secret, block, target):
             return None
         for memory, known, value in fresh:
             memory.learn(known, value)
@@ -153,7 +155,7 @@ class KnownRequests:
         )
 
     def _target(self, text: bytes, fresh: _Fresh) -> _Target | None:
-        target = self._targets.young.get(text) or self._targets.recall(text)
+        target = self._targets.recall(text)
         if target is None:
             target = self._read_target(text)
             if target is not None and len(text) <= _LONGEST and not self._signs_of_key.search(text):
@@ -195,8 +197,6 @@ def _is_too_large(body: bytes, match: Match | None, most_bytes: float | None) ->
 
 def _is_hidden(secret: bytes, block: _Block, target: _Target) -> bool:
     """Whether a copy of the credential, written in another way, stands elsewhere in the request."""
-    if not block.hiding and not target.hiding:
-        return False
     copies = Copies(secret.decode())
     if copies.removed_from(block.hiding) != block.hiding:
         return True

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from sidecar.core.headers import HOP_BY_HOP, Memory
 from sidecar.http.requests import CONTENT_LENGTH, HEADER_LINE
-from sidecar.proxy.response_parser import MAX_HEAD_BYTES, HeaderList, UpstreamResponse
+from sidecar.proxy.response_parser import MAX_HEAD_BYTES, HeaderList, UpstreamResponse, response_start
 
 _LONGEST: Final = 256
 """Bytes of a line that is learnt."""
@@ -42,13 +42,14 @@ class _Line(Struct, frozen=True, gc=False):
 
 
 class _Head(Struct, frozen=True, gc=False):
-    """names: in lower case. length: of the body."""
+    """names: in lower case. length: of the body. start: as `response_start`."""
 
     status: int
     reason: bytes
     headers: HeaderList
     names: set[bytes]
     length: int
+    start: bytes
 
 
 class KnownResponses:
@@ -71,7 +72,7 @@ class KnownResponses:
         if head is None or len(body) != head.length:
             return None
         response = UpstreamResponse(head.status, head.reason, head.headers, head.names, self._loop)
-        response.has_length = response.complete = True
+        response.start, response.has_length, response.complete = head.start, True, True
         response.feed(body)
         return response
 
@@ -94,7 +95,7 @@ class KnownResponses:
             if line.passes:
                 headers.append(line.pair)
                 names.add(line.lower)
-        head = _Head(status[0], status[1], headers, names, length)
+        head = _Head(status[0], status[1], headers, names, length, response_start(*status, headers))
         if not unknown and len(text) <= _LONGEST_HEAD:
             self._heads.learn(text, head)
         return head

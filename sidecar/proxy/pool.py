@@ -87,12 +87,13 @@ class Pool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """An exchange is over and the connection can carry another."""
-        self._lent.discard(connection)
+        if self._lent:
+            self._lent.discard(connection)
         now = self._loop.time()
         too_many = len(self._all) - len(self._lent) > self._settings.max_connections
         if self._closed or too_many or now >= connection.retires_at:
             connection.abort()
-        elif not self._hand_on(connection):
+        elif not self._queue or not self._hand_on(connection):
             connection.fresh_until = min(now + self._settings.idle_timeout, connection.retires_at)
             self._idle.append(connection)
             if connection.fresh_until < self._sweeps_at:

@@ -141,6 +141,10 @@ class Phase(Enum):
     """Nothing: all bytes are dropped."""
 
 
+# For each request: in Python 3.11, to find a member in its enumeration takes as long as a call.
+_HEAD, _RESPONSE = Phase.HEAD, Phase.RESPONSE
+
+
 class RequestParser:
     """`feed` gives the events of one request; after its END nothing more, until `next_request`."""
 
@@ -187,11 +191,11 @@ class RequestParser:
     @property
     def is_empty(self) -> bool:
         """It waits for a head, and nothing of it has come."""
-        return self._phase is Phase.HEAD and not self._received
+        return self._phase is _HEAD and not self._received
 
     def hold(self) -> None:
         """A request has come by another way: keep what follows until `next_request`."""
-        self._phase = Phase.RESPONSE
+        self._phase = _RESPONSE
 
     def read_whole(self, data: bytes) -> MessageHead | None:
         """The head, where `data` is exactly one and nothing came before it; its body follows. Raises MalformedHead.
@@ -211,7 +215,7 @@ class RequestParser:
 
     def next_request(self) -> Iterator[Event]:
         """The response is sent: the events of what has come meanwhile. Raises as `feed` does."""
-        self._phase = Phase.HEAD
+        self._phase = _HEAD
         return self._read() if self._received else _NOTHING
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """How an upstream's answers are read: bytes in, one answer at a time out. No I/O."""
 
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from httptools import HttpParserError, HttpParserInvalidStatusError, HttpParserUpgrade, HttpResponseParser
@@ -15,6 +15,16 @@ from sidecar.core.headers import HOP_BY_HOP
 HeaderList = list[tuple[bytes, bytes]]
 Informational = Callable[[int, bytes, HeaderList], None]
 """Told of an interim answer: status, reason phrase, end-to-end headers."""
+
+
+def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
+    """Header fields as lines without their ends."""
+    return map(b": ".join, fields)
+
+
+def response_start(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A response's head as we write it, up to the last of `headers`, without that line's end."""
+    return b"\r\n".join([b"HTTP/1.1 %d %b" % (status, reason), *field_lines(headers)])
 
 
 class Flow(Protocol):
@@ -60,6 +70,7 @@ class UpstreamResponse:
         "on_gone",
         "reason",
         "source",
+        "start",
         "status",
         "upgrade",
         "version",
@@ -69,6 +80,8 @@ class UpstreamResponse:
         self, status: int, reason: bytes, headers: HeaderList, names: set[bytes], loop: AbstractEventLoop
     ) -> None:
         self.status, self.reason, self.headers, self.names = status, reason, headers, names
+        self.start = b""
+        """`response_start` of it, where that is known."""
         self.chunked = self.has_length = self.complete = self.early = False
         self.version = "1.1"
         """Of HTTP, as the upstream speaks it."""

@@ -52,6 +52,9 @@ STEPS: Mapping[State, frozenset[State]] = {
 }
 """The steps that a connection may take."""
 
+# For each request: in Python 3.11, to find a member in its enumeration takes as long as a call.
+_IDLE, _AWAITING, _RECEIVING = State.IDLE, State.AWAITING, State.RECEIVING
+
 _UPLOADING = frozenset({State.SENDING, State.EARLY})
 _RESPONDING = frozenset({State.EARLY, State.RECEIVING})
 _EXPECTING = frozenset({State.SENDING, State.AWAITING, State.EARLY, State.RECEIVING, State.UPGRADED})
@@ -176,7 +179,7 @@ class UpstreamConnection(FlowControlled):
             waiter.set_exception(self._lost(None))
             self.abort()
             return
-        self._step(State.AWAITING if whole else State.SENDING)
+        self._step(_AWAITING if whole else State.SENDING)
         self._waiter = waiter
         if self._known is not None and not isinstance(waiter, asyncio.Future):
             self._unexpected = method, informational
@@ -363,7 +366,7 @@ class UpstreamConnection(FlowControlled):
             self._expect()
             return False
         self._waiter = self._unexpected = self._deadline = None
-        self._step(State.RECEIVING)
+        self._step(_RECEIVING)
         waiter.set_result(response)
         self._used = True
         if self.usable:
@@ -373,7 +376,7 @@ class UpstreamConnection(FlowControlled):
         return True
 
     def _become_idle(self) -> None:
-        self._step(State.IDLE)
+        self._step(_IDLE)
         self._on_idle(self)
 
     def _deliver(self, response: UpstreamResponse) -> None:

@@ -67,6 +67,11 @@ class RedisLimiter:
         """As `take`; takes nothing."""
         return await self._ask(buckets, now, take=False)
 
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> None:
+        """The server has to be waited for."""
+
+    peek_now = take_now
+
     async def run(self) -> None:
         """Connects, and connects anew; ends when it is cancelled."""
         pause = _FIRST_PAUSE_SECONDS

@@ -168,7 +168,7 @@ class _Counts:
     """A limiter that notes what is taken. Which buckets a request has is the gate's to say, so that what is used up
     before is taken when it first asks."""
 
-    immediate = True
+    immediate = False
 
     def __init__(self, new_limiter: Callable[[], Limiter]) -> None:
         self._new, self._limiter, self._clean = new_limiter, new_limiter(), True
@@ -199,6 +199,11 @@ class _Counts:
         if self._used:
             await self._take_used(buckets)
         return await self._limiter.peek(buckets, now)
+
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> None:
+        """It is always waited for."""
+
+    peek_now = take_now
 
     async def _take_used(self, buckets: Sequence[Bucket]) -> None:
         """No more than there is: a quota that is used up is used up."""

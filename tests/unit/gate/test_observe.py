@@ -202,7 +202,7 @@ async def test_a_store_that_cannot_be_asked_lets_nobody_through(observing: World
 class Broken(MemoryLimiter):
     """It cannot tell; `immediate` as the others are."""
 
-    async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
         raise Fault(Reason.LIMITER_UNAVAILABLE)
 
 

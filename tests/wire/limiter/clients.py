@@ -32,6 +32,11 @@ class Timed:
         self._clock.set(now)
         return await self._limiter.peek(buckets, now)
 
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> None:
+        """The server has to be waited for."""
+
+    peek_now = take_now
+
 
 @asynccontextmanager
 async def redis_limiter(

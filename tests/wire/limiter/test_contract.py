@@ -81,9 +81,15 @@ class PureLimiter:
         self._counts: dict[tuple[str, tuple[str, ...]], tuple[int, ...]] = {}
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        return self._asked(merged(buckets), now, take=True)
+        return self.take_now(buckets, now)
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        return self.peek_now(buckets, now)
+
+    def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
+        return self._asked(merged(buckets), now, take=True)
+
+    def peek_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
         return self._asked(merged(buckets), now, take=False)
 
     def _asked(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:

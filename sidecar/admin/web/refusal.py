@@ -27,6 +27,8 @@ class PastDecisionView:
     """A refusal, as it was and as it would be today."""
 
     title: str
+    observed: bool
+    """It went on all the same."""
     moment: Moment
     then: tuple[Fact, ...]
     verdict: str
@@ -71,7 +73,8 @@ def _total(count: int, past: Sequence[PastRefusal]) -> str:
 def _decision(past: PastRefusal, now: int) -> PastDecisionView:
     refusal, decision = past.refusal, past.decision
     return PastDecisionView(
-        title=f"Refused: {refusal.reason}",
+        title=f"Observed: would be refused: {refusal.reason}" if refusal.observed else f"Refused: {refusal.reason}",
+        observed=refusal.observed,
         moment=moment(refusal.at, now),
         then=tuple(_facts(decision.then, key_id=refusal.key_id)),
         verdict=decision.verdict,

@@ -27,6 +27,7 @@ from sidecar.admin.policy import (
     route_named,
 )
 from sidecar.admin.service import AdminService
+from sidecar.config.build.modes import Modes
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import allowed_routes
 from sidecar.gate.reach import closed_routes
@@ -41,8 +42,9 @@ async def show_policy(service: AdminService, call: Call[PolicyQuery, NoBody]) ->
     counted = counted_outcomes(service)
     filter_ = RouteFilter(search=given_or(query.search, ""), scope=given_or(query.scope, ""), used=query.used)
     routes = fitting_routes(service.config, filter_, stored, counted)
+    modes = Modes(service.config)
     policy = PolicyOut(
-        routes=tuple(route_policy_out(route, stored, counted) for route in routes),
+        routes=tuple(route_policy_out(modes, route, stored, counted) for route in routes),
         since=rfc3339(wanted.since),
         counted_since=rfc3339(service.running_since),
     )

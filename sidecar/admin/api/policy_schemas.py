@@ -10,6 +10,7 @@ from sidecar.admin.api.requests import RequestSchema, Tenant
 from sidecar.admin.api.schemas import RouteOut
 from sidecar.admin.api.serializers import route_out
 from sidecar.admin.policy import Audience, ConfigState, Outcomes, Reach, audience, needs
+from sidecar.config.build.modes import Modes
 from sidecar.core.model import Route
 from sidecar.core.units import rfc3339
 from sidecar.gate.reach import ClosedRoute
@@ -65,6 +66,8 @@ class RoutePolicyOut(Struct, frozen=True, kw_only=True):
 
     route: RouteOut
     needs: str
+    observed: bool
+    """A refusal is only told of (`mode: observe` of the route or the file), unless a quota or scope says `enforce`."""
     audience: Audience
     """Whom it lets pass: everybody, nobody, only requests without a key, or keys that have what it requires."""
     forwarding: ForwardingOut
@@ -166,12 +169,13 @@ class ConfigurationOut(Struct, frozen=True, kw_only=True):
 
 
 def route_policy_out(
-    route: Route, last_day: Mapping[str, Outcomes], since_start: Mapping[str, Outcomes] | None
+    modes: Modes, route: Route, last_day: Mapping[str, Outcomes], since_start: Mapping[str, Outcomes] | None
 ) -> RoutePolicyOut:
     counted = None if since_start is None else _outcomes_out(since_start.get(route.name, Outcomes()))
     return RoutePolicyOut(
         route=route_out(route),
         needs=needs(route),
+        observed=bool(modes.because(route, None)),
         audience=audience(route),
         forwarding=_forwarding_out(route),
         last_day=_outcomes_out(last_day.get(route.name, Outcomes())),

@@ -229,13 +229,13 @@ def _pending(request: web.Request) -> str:
 
 
 def _observing(request: web.Request, admin: Admin) -> str:
-    """What is not enforced, and since when; empty where every refusal holds."""
+    """What is not enforced, and since when; empty where every refusal holds. Without the log's backticks."""
     dependencies = request.app[DEPENDENCIES]
     found = observing(dependencies.config(), keys=admin.tenant is None)
     if not found:
         return ""
     since = moment(int(dependencies.running.config_since() * MICROSECONDS), dependencies.clock.micros())
-    return f"{in_one_line(found)}, since {since.relative}"
+    return f"{in_one_line([one.strip('`') for one in found])}, since {since.exact}"
 
 
 def _rights(admin: Admin) -> str:

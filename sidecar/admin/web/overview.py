@@ -165,7 +165,7 @@ async def _states(service: AdminService) -> tuple[State, ...]:
         State(
             name="Configuration",
             good=not config,
-            value=config or f"{service.config.sha256[:12]}, in force since {age}",
+            value=config or f"{service.config.sha256[:12]}, loaded {age}",
             link="/policy",
         ),
     )

@@ -13,6 +13,7 @@ from sidecar.admin.policy import (
     Outcome,
     Outcomes,
     RouteFilter,
+    audience,
     config_state,
     counted_outcomes,
     fitting_routes,
@@ -76,7 +77,7 @@ async def _policy_page(request: web.Request, ask: Explanation, status: int) -> w
         pending=_pending(service),
         restart=", ".join(config_state(service).needs_restart),
         ask=ask,
-        rows=tuple(_row(route, modes, stored, since_start) for route in routes[start : start + _PAGE_SIZE]),
+        rows=tuple(_row(modes, route, stored, since_start) for route in routes[start : start + _PAGE_SIZE]),
         search=wanted.search,
         scopes=_scopes(service, wanted.scope),
         used=_used(wanted),
@@ -116,7 +117,7 @@ def _intro(service: AdminService) -> str:
     state = config_state(service)
     since = moment(int(state.since * MICROSECONDS), service.now).relative
     of = "" if state.path is None else f" of {state.path}"
-    return f"{counted(len(service.config.routes), 'route')}{of} (sha256 {state.sha256[:12]}), taken {since}."
+    return f"{counted(len(service.config.routes), 'route')}{of} (sha256 {state.sha256[:12]}), loaded {since}."
 
 
 def _pending(service: AdminService) -> PendingConfig | None:
@@ -143,12 +144,12 @@ def _used(wanted: RouteFilter) -> tuple[Option, ...]:
 
 
 def _row(
-    route: Route, modes: Modes, stored: Mapping[str, Outcomes], since_start: Mapping[str, Outcomes] | None
+    modes: Modes, route: Route, stored: Mapping[str, Outcomes], since_start: Mapping[str, Outcomes] | None
 ) -> PolicyRow:
     return PolicyRow(
         name=route.name,
         link=route_link(route.name),
-        marks=tuple(_marks(route, modes)),
+        marks=tuple(_marks(modes, route)),
         needs=needs(route),
         quotas=charges(route.policy),
         where=route.where.rpartition("/")[2],
@@ -157,10 +158,10 @@ def _row(
     )
 
 
-def _marks(route: Route, modes: Modes) -> Iterator[str]:
+def _marks(modes: Modes, route: Route) -> Iterator[str]:
     policy = route.policy
     if modes.because(route, None):
-        yield "observe"
+        yield "observed"
     if route.name == NO_ROUTE:
         yield "what no route names"
     if policy.public:
@@ -222,7 +223,7 @@ async def _route_page(request: web.Request, route: Route, ask: Explanation, stat
     view = RoutePage(
         name=route.name,
         link=link,
-        marks=tuple(_marks(route, Modes(service.config))),
+        marks=tuple(_marks(Modes(service.config), route)),
         needs=needs(route),
         facts=tuple(_facts(service, route)),
         chart=usage_chart(rows, wanted, "24 hours", link=lambda at: f"{link}?at={at}#latest", slot=slot)
@@ -249,7 +250,6 @@ def _facts(service: AdminService, route: Route) -> Iterator[Fact]:
     methods = ("Every method",) if EVERY in route.methods else tuple(sorted(route.methods))
     yield Fact(label="Methods", chips=methods)
     yield Fact(label="Path", value=route.pattern, mono=True)
-    yield Fact(label="Requires", value=needs(route))
     if policy.any_scopes:
         yield Fact(label="Any of", chips=tuple(sorted(policy.any_scopes)))
     if policy.all_scopes and not policy.deny:
@@ -257,7 +257,7 @@ def _facts(service: AdminService, route: Route) -> Iterator[Fact]:
     if policy.environments:
         yield Fact(label="Environments", chips=tuple(sorted(policy.environments)))
     yield Fact(label="Quotas", chips=tuple(_quotas(policy)))
-    yield from _forwarding(policy)
+    yield from _forwarding(route)
     if service.config.keys.pass_through and policy.pass_through and not policy.public:
         yield Fact(label="Other credentials", value="are passed on: the service judges them")
     yield Fact(label="Defined in", value=route.where or "The default: what no route names", mono=bool(route.where))
@@ -270,12 +270,13 @@ def _quotas(policy: Policy) -> Iterator[str]:
         yield f"{charge.quota.name}: {limit_text(charge.quota, charge.quota.limit)} by {by}{cost}"
 
 
-def _forwarding(policy: Policy) -> Iterator[Fact]:
-    forward = policy.forward
+def _forwarding(route: Route) -> Iterator[Fact]:
+    policy, forward = route.policy, route.policy.forward
     if policy.respond is not None:
         yield Fact(label="Responds", value=f"with {policy.respond.status}, by the sidecar itself")
-    elif not policy.deny:
-        yield Fact(label="Goes to", value=f"the upstream {forward.upstream or '(the default one)'}")
+    elif audience(route) != "nobody":
+        upstream = f"upstream {forward.upstream}" if forward.upstream else "the default upstream"
+        yield Fact(label="Goes to", value=upstream)
     if forward.strip_prefix is not None:
         yield Fact(label="Prefix taken off", value=forward.strip_prefix or "None", mono=True)
     if forward.answer_timeout_seconds is not None:

@@ -36,6 +36,8 @@ class KeyReach:
     allowed: tuple[RouteRow, ...]
     near: tuple[ClosedRow, ...]
     barred: tuple[ClosedRow, ...]
+    closed: str
+    """How many are closed, in words."""
     more: str
     """How many are not shown, in words; empty for none."""
 

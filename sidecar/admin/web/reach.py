@@ -35,6 +35,7 @@ def key_reach(config: Config, key: ApiKey) -> KeyReach:
         allowed=tuple(map(_route, allowed_routes(config, key))),
         near=tuple(map(_closed, near[:_MOST_CLOSED])),
         barred=tuple(map(_closed, barred[:_MOST_CLOSED])),
+        closed=counted(len(closed), "closed route"),
         more=counted(hidden, "more route") if hidden else "",
     )
 

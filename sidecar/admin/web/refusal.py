@@ -73,7 +73,7 @@ def _total(count: int, past: Sequence[PastRefusal]) -> str:
 def _decision(past: PastRefusal, now: int) -> PastDecisionView:
     refusal, decision = past.refusal, past.decision
     return PastDecisionView(
-        title=f"{'Observed: would be refused' if refusal.observed else 'Refused'}: {refusal.reason}",
+        title=f"Observed: would be refused: {refusal.reason}" if refusal.observed else f"Refused: {refusal.reason}",
         observed=refusal.observed,
         moment=moment(refusal.at, now),
         then=tuple(_facts(decision.then, key_id=refusal.key_id)),

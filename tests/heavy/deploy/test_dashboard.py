@@ -25,6 +25,7 @@ routes:
   - GET /v1/streams/**: {scopes: [streams:read]}
   - POST /v1/streams/**: {scopes: [streams:write]}
   - GET /v1/little: {quotas: [general]}
+  - GET /v1/rehearsed: {scopes: [streams:write], mode: observe}
 """
 pytestmark = pytest.mark.timeout(300)
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "sidecar.json").read_text(encoding="utf-8"))
@@ -53,6 +54,7 @@ class Site:
                     for method, target in (("GET", "/v1/streams/1"), ("POST", "/v1/streams"), ("GET", "/v1/little")):
                         connection.ask(method, target, [("Authorization", f"Bearer {key}")])
                 connection.ask("GET", "/elsewhere")
+                connection.ask("GET", "/v1/rehearsed")
         self._lonely.ask("GET", "/v1/streams/1", key=lonely)
         self._healthy.process.signal(signal.SIGHUP)
 
@@ -68,7 +70,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(start_shared_sidecar: StartSidecar, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("prometheus")
-    sidecars = [start_shared_sidecar(CONFIG), start_shared_sidecar(CONFIG, upstream_url="http://127.0.0.1:1")]
+    lonely = start_shared_sidecar(f"{CONFIG}workers: 2\n", upstream_url="http://127.0.0.1:1")
+    sidecars = [start_shared_sidecar(CONFIG), lonely]
     with running_prometheus(folder, [sidecar.ops for sidecar in sidecars], RULES_FILE) as prometheus:
         yield Site(sidecars, prometheus)
 

@@ -116,9 +116,9 @@ class Site:
             connection.close()
 
 
-def start_site(start: StartSidecar) -> Site:
-    """A new sidecar with a new store, in which one key stands."""
-    sidecar = start(_config(), environ={"SIDECAR_ADMIN_TOKEN": TOKEN})
+def start_site(start: StartSidecar, *, more: str = "") -> Site:
+    """A new sidecar with a new store, in which one key stands. more: routes beside those of CONFIG."""
+    sidecar = start(_config().replace("identity:\n", f"{more}identity:\n"), environ={"SIDECAR_ADMIN_TOKEN": TOKEN})
     line = sidecar.process.stderr.wait_for(lambda line: _ADMIN.fullmatch(line) is not None)
     found = _ADMIN.fullmatch(line or "")
     assert found, sidecar.process.stderr.all()

@@ -2,6 +2,7 @@
 
 import html
 import re
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -16,7 +17,10 @@ HOSTILE = (
     "=cmd|' /C calc'!A0",
     "{{ 1301 * 1303 }} {% raw %} ${1301*1303}",
 )
-PAGES = ("/", "/keys", "/keys/new", "/policy", "/policy/GET%20%2Fv1%2Fstatus", "/audit", "/explain", "/sign-in")
+ROUTE, WHY = "/policy/GET%20%2Fv1%2Fstreams%2F**", "/refusals/told"
+PAGES = ("/", "/keys", "/keys/new", "/policy", ROUTE, WHY, "/audit", "/explain", "/sign-in")
+HOSTILE_ROUTE = "GET /'&ltimg=x(1)/{id}:go/**"
+"""With all that a pattern may hold of what HTML and scripts read."""
 STRICT = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -31,8 +35,10 @@ STRICT = {
 
 @pytest.fixture(scope="module")
 def house(start_shared_sidecar: StartSidecar) -> Site:
-    """One sidecar for those tests that leave no trace in each other's way."""
-    return start_site(start_shared_sidecar)
+    """One sidecar for those tests that leave no trace in each other's way, with the refusal of the page WHY."""
+    site = start_site(start_shared_sidecar)
+    site.sidecar.ask("GET", "/nowhere", [("X-Request-Id", "told")])
+    return site
 
 
 @pytest.fixture
@@ -52,7 +58,7 @@ def test_what_a_key_is_called_is_shown_and_never_run(page: Page, site: Site) -> 
     for target in (
         "/keys",
         "/audit",
-        "/policy/GET%20%2Fv1%2Fstreams%2F**",
+        ROUTE,
         *(f"/keys/{key.id}{more}" for key in keys for more in ("", "/change", "/revoke")),
     ):
         page.goto(site.url + target)
@@ -62,6 +68,21 @@ def test_what_a_key_is_called_is_shown_and_never_run(page: Page, site: Site) -> 
     page.goto(site.url + "/keys")
     for name in HOSTILE:
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+
+
+def test_what_a_route_and_a_path_are_called_is_shown_and_never_run(page: Page, start_sidecar: StartSidecar) -> None:
+    site = start_site(start_sidecar, more=f'  - "{HOSTILE_ROUTE}": {{scopes: [streams:read]}}\n')
+    path = "/<script>alert(2)</script>/{{ 1301 * 1303 }}"
+    key = site.sidecar.keys.issue("Own", scopes=("streams:read",))
+    site.sidecar.ask("GET", path.replace(" ", "%20"), [("X-Request-Id", "told")], key=key)
+    site.let_in(page)
+    for target in ("/", "/policy", "/policy?search=%26ltimg", f"/policy/{quote(HOSTILE_ROUTE, safe='')}", WHY,
+                   f"/keys/{key.id}", f"/explain?target={quote(path)}"):  # fmt: skip
+        page.goto(site.url + target)
+        assert page.locator("img, script:not([src]), [onerror]").count() == 0, target
+        assert page.locator("main h1").is_visible() and "1695203" not in page.content(), target
+    page.goto(f"{site.url}/policy")
+    expect(page.get_by_role("link", name=HOSTILE_ROUTE, exact=True)).to_be_visible()
 
 
 def test_a_search_is_shown_again_and_never_run(page: Page, site: Site) -> None:
@@ -105,7 +126,7 @@ def test_no_page_holds_script_style_or_address_of_its_own(inside: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["/", "/keys", "/keys/new", "/keys/none", "/audit", "/policy", "/explain", "/nothing"]
+    "target", ["/", "/keys", "/keys/new", "/keys/none", "/audit", "/policy", ROUTE, WHY, "/explain", "/nothing"]
 )
 def test_without_signing_in_every_page_is_a_401_with_the_form(house: Site, target: str) -> None:
     house.cookie = ""
@@ -139,7 +160,7 @@ def test_a_wrong_token_is_told_so_and_is_not_shown_again(house: Site) -> None:
 
 @pytest.mark.parametrize("proof", ["", "0" * 32])
 @pytest.mark.parametrize(
-    "target", ["/keys/new", "/keys/none/change", "/keys/none/revoke", "/policy", "/explain", "/sign-out"]
+    "target", ["/keys/new", "/keys/none/change", "/keys/none/revoke", "/policy", ROUTE, "/explain", "/sign-out"]
 )
 def test_a_form_without_this_sessions_proof_is_refused(inside: Site, target: str, proof: str) -> None:
     response = inside.post(target, proof=proof, name="from elsewhere", target="/x")
@@ -157,8 +178,8 @@ def test_a_form_without_this_sessions_proof_is_refused(inside: Site, target: str
     ],
 )
 def test_a_form_that_another_site_sends_is_refused(inside: Site, headers: dict[str, str]) -> None:
-    for target in ("/keys/new", "/sign-in", "/sign-out"):
-        assert inside.post(target, headers=headers, name="from elsewhere", token=TOKEN).status == 403
+    for target in ("/keys/new", "/policy", ROUTE, "/sign-in", "/sign-out"):
+        assert inside.post(target, headers=headers, name="from elsewhere", target="/x", token=TOKEN).status == 403
     assert "from elsewhere" not in inside.get("/keys").text
 
 
@@ -192,7 +213,11 @@ def test_a_token_that_may_only_look_is_offered_nothing_and_may_do_nothing(site: 
 def test_a_token_of_one_tenant_sees_and_makes_keys_of_that_tenant_only(site: Site) -> None:
     own = site.sidecar.keys.issue("Own", tenant="acme")
     other = site.sidecar.keys.issue("Of others", tenant="globex")
+    site.sidecar.ask("GET", "/nowhere", [("X-Request-Id", "told")], key=other)
     site.enter(ACME)
+    assert "Of others" not in site.get(ROUTE).text + site.get("/policy").text
+    tried = site.post(ROUTE, method="GET", target="/v1/streams", key=other.id).text
+    assert "Of others" not in tried and "globex" not in tried and site.get(WHY).status == 404
     listed = site.get("/keys").text
     assert "Own" in listed and "Of others" not in listed
     assert "Of others" not in site.get("/audit").text + site.get("/").text

@@ -18,7 +18,10 @@ _PAST_THE_EDGE = """[...document.querySelectorAll('body *')]
 """What is wider than the card that it stands in, or than the page."""
 
 
-_REST = ("/audit", "/policy", "/policy/GET%20%2Fv1%2Fstreams%2F**")
+_ROUTE, _WHY = "/policy/GET%20%2Fv1%2Fstreams%2F**", "/refusals/told"
+_REST = ("/audit", "/policy", _ROUTE, _WHY)
+_TOLD = [("X-Request-Id", "told")]
+"""With it, the refusal has the page `_WHY`."""
 
 
 def worker(number: int) -> str:
@@ -35,6 +38,7 @@ def house(start_shared_sidecar: StartSidecar) -> Site:
     imported = site.sidecar.keys.run("import", "-", stdin="\n".join(map(worker, range(55))))
     assert imported.exit_code == 0, imported.output
     site.sidecar.keys.issue("Nightly export", tenant="globex", environment="test", scopes=("streams:write",))
+    site.sidecar.ask("GET", "/nowhere/" + "x" * 200, _TOLD)
     return site
 
 
@@ -74,7 +78,7 @@ def test_the_way_past_the_navigation_is_the_first_stop(page: Page, house: Site) 
 
 def test_what_has_the_focus_is_seen_to_have_it(page: Page, house: Site) -> None:
     house.let_in(page)
-    for target in ("/keys", "/keys/new"):
+    for target in ("/keys", "/keys/new", _ROUTE):
         page.goto(house.url + target)
         for _ in range(20):
             page.keyboard.press("Tab")
@@ -85,7 +89,7 @@ def test_what_has_the_focus_is_seen_to_have_it(page: Page, house: Site) -> None:
 
 def test_every_field_has_a_name(page: Page, house: Site) -> None:
     house.let_in(page)
-    for target in ("/keys", "/keys/new", "/audit", "/explain"):
+    for target in ("/keys", "/keys/new", "/audit", "/explain", "/policy", _ROUTE):
         page.goto(house.url + target)
         nameless = page.evaluate(
             "[...document.querySelectorAll('input:not([type=hidden]), select, textarea')]"
@@ -106,11 +110,9 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, house: Site, scheme: st
         "/keys?search=nothing",
         f"/keys/many?action=revoke&id={key_id}",
         "/keys/new",
-        "/policy",
-        "/policy/GET%20%2Fv1%2Fstreams%2F**",
-        "/audit",
         "/explain",
         "/api/docs",
+        *_REST,
     )
     many = f"/keys/many?action=revoke&id={key_id}"
     for target in (*targets, many, f"/keys/{key_id}", f"/keys/{key_id}/change", f"/keys/{key_id}/revoke"):
@@ -121,6 +123,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, house: Site, scheme: st
 
 def test_nothing_is_wider_than_a_laptops_screen(page: Page, site: Site) -> None:
     key = site.sidecar.keys.issue("x" * 200, tenant="y" * 100, scopes=("streams:read", "streams:write"))
+    site.sidecar.ask("GET", "/nowhere/" + "x" * 200, _TOLD, key=key)
     page.set_viewport_size({"width": 1280, "height": 800})
     site.let_in(page)
     for target in ("/", "/keys?tenant=" + "y" * 100, f"/keys/many?action=revoke&id={key.id}", *_REST):

@@ -87,7 +87,10 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "why": "showKeyReach/closed/bar showKeyReach/closed/missing",
         "opened_by": "showKeyReach/closed/opened_by", "others": "showKeyReach/closed/opened_by",
     },
-    "KeyReach": {"allowed": PARTS, "near": PARTS, "barred": PARTS, "more": "showKeyReach/closed"},
+    "KeyReach": {
+        "allowed": PARTS, "near": PARTS, "barred": PARTS, "closed": "showKeyReach/closed",
+        "more": "showKeyReach/closed",
+    },
     "OutcomeCell": {
         "allowed": "showPolicy/routes/last_day/allowed showPolicy/routes/last_day/server_errors "
                    "showPolicy/routes/since_start/allowed",
@@ -97,8 +100,8 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
     },
     "PolicyRow": {
         "name": "showPolicy/routes/route/name", "link": WORDS, "needs": "showPolicy/routes/needs",
-        "marks": "showPolicy/routes/route/public showPolicy/routes/route/deny showPolicy/routes/forwarding/responds "
-                 "showPolicy/routes/forwarding/upstream",
+        "marks": "showPolicy/routes/observed showPolicy/routes/route/public showPolicy/routes/route/deny "
+                 "showPolicy/routes/forwarding/responds showPolicy/routes/forwarding/upstream",
         "quotas": "showPolicy/routes/route/quotas", "where": "showPolicy/routes/route/where", "day": PARTS,
         "counted": PARTS,
     },
@@ -127,7 +130,8 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
     },
     "RoutePage": {
         "name": "showPolicy/routes/route/name", "link": WORDS, "needs": "showPolicy/routes/needs",
-        "marks": "showPolicy/routes/route/public showPolicy/routes/forwarding/responds", "facts": PARTS,
+        "marks": "showPolicy/routes/observed showPolicy/routes/route/public showPolicy/routes/forwarding/responds",
+        "facts": PARTS,
         "chart": "showTotalUsage/rows/at showTotalUsage/rows/route showTotalUsage/rows/count", "day": PARTS,
         "by_reason": "showPolicy/routes/last_day/denied", "counted": PARTS,
         "counted_by_reason": "showPolicy/routes/since_start/denied", "counted_since": "showPolicy/counted_since",
@@ -214,7 +218,8 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "summary": "explain/status explain/route explain/where", "facts": "explain/lines/label explain/lines/text",
     },
     "PastDecisionView": {
-        "title": "showRefusals/decisions/refusal/reason", "moment": "showRefusals/decisions/refusal/at",
+        "title": "showRefusals/decisions/refusal/reason", "observed": "showRefusals/decisions/refusal/observed",
+        "moment": "showRefusals/decisions/refusal/at",
         "then": "showRefusals/decisions/then/label showRefusals/decisions/then/text",
         "verdict": "showRefusals/decisions/verdict", "otherwise": "showRefusals/decisions/otherwise",
         "now": "showRefusals/decisions/now/label showRefusals/decisions/now/text", "explain": WORDS,
@@ -427,9 +432,9 @@ def test_each_labelled_fact_has_a_source_in_the_api(lively: tuple[Admin, str]) -
     assert found - set(LABELS) == set()
 
 
-def without_ids(text: str) -> str:
-    """The id of a request is a new one each time."""
-    return re.sub("[0-9a-f]{32}", "ID", " ".join(text.split()))
+def lasting(text: str) -> str:
+    """Without what differs from one explanation to the next: the id of the request, and when a quota is whole again."""
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", re.sub("[0-9a-f]{32}", "ID", " ".join(text.split())))
 
 
 def test_the_explanation_shows_what_the_api_says(start_sidecar: StartSidecar) -> None:
@@ -441,8 +446,8 @@ def test_the_explanation_shows_what_the_api_says(start_sidecar: StartSidecar) ->
         told = ops.call("POST", "explain", {"method": "GET", "target": target, "key": key_id}).json
         page = person.explain(target, key_id)
         facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page)
-        shown = [(words_of(label).lower(), without_ids(words_of(text))) for label, text in facts]
-        lines = [(line["label"].strip().lower(), without_ids(line["text"])) for line in told["lines"]]
+        shown = [(words_of(label).lower(), lasting(words_of(text))) for label, text in facts]
+        lines = [(line["label"].strip().lower(), lasting(line["text"])) for line in told["lines"]]
         assert shown == lines
         outcome = "Allowed" if told["decision"] == "allow" else f"Refused: {told['reason']}"
         assert missing(words_of(page), outcome, *([told["route"], told["where"]] if told["route"] else [])) == []

@@ -8,8 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.harness.processes import clean_environ
-from tests.harness.running import Sidecar
-from tests.wire.admin.calls import OPS, Admin
+from tests.harness.running import StartSidecar
+from tests.wire.admin.calls import CONFIG, OPS, Admin, admin_address
 
 SEED = "20260101"
 ROOT = Path(__file__).parents[3]
@@ -34,8 +34,10 @@ def test_the_document_describes_every_operation_and_only_known_types(ops: Admin)
 
 @pytest.mark.timeout(300)
 def test_schemathesis_finds_no_5xx_nothing_undocumented_and_nothing_open(
-    ops: Admin, sidecar: Sidecar, tmp_path: Path
+    start_sidecar: StartSidecar, tmp_path: Path
 ) -> None:
+    sidecar = start_sidecar(CONFIG + "trusted_proxies: [127.0.0.1]\n")
+    ops = Admin(address=admin_address(sidecar))
     ops.issue(scopes=["streams:read"])
     base = f"http://{ops.address[0]}:{ops.address[1]}"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{base}/api/openapi.json"]

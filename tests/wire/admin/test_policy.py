@@ -249,6 +249,23 @@ def test_a_form_without_proof_is_refused(ops: Admin) -> None:
         assert Person(ops).post(path, method="GET", target="/x", proof="").status == 403
 
 
+# A route that is only observed.
+
+
+def test_a_route_that_is_only_observed_is_marked(start_sidecar: StartSidecar) -> None:
+    config = CONFIG.replace("{scopes: [billing]}", "{scopes: [billing], mode: observe}")
+    sidecar = start_sidecar(config)
+    ops = Admin(address=admin_address(sidecar))
+    assert {name: one["observed"] for name, one in routes_of(ops).items()} == {
+        STREAMS: False, BILLING: True, "(none)": False
+    }  # fmt: skip
+    mark, banner = '<span class="chip">observed</span>', "<b>Observed, not enforced:</b> GET /billing/**, since 20"
+    assert mark in shown(ops, page_of(BILLING)) and mark not in shown(ops, page_of(STREAMS))
+    assert banner in shown(ops, "/policy")
+    sidecar.ask("GET", "/billing/1", [("X-Request-Id", "told")])
+    assert "Observed: would be refused: missing_credential" in shown(ops, "/refusals/told")
+
+
 # A configuration that was refused.
 
 
@@ -280,6 +297,7 @@ def test_a_refused_configuration_is_shown_with_its_errors_until_it_is_mended(
     ]
     banner, page = shown(ops, "/keys"), shown(ops, "/policy")
     assert "The configuration file was refused" in banner and "2 errors" in banner
+    assert page.count("was refused") == 1
     assert f"{file}:" in page and "did you mean" in page and "s3cret" not in page
     assert_without_details(acme, file)
     assert list(routes_of(ops)) == [STREAMS, BILLING, "(none)"]
@@ -334,5 +352,5 @@ def test_what_needs_a_restart_is_named(start_sidecar: StartSidecar, tmp_path: Pa
     ops, acme = tenants_of(start_sidecar(file))
     write(file, good + "access_log: off\n")
     until(lambda: ops.call("GET", "configuration").json["needs_restart"] == ["access_log"])
-    assert "In force but for what needs a restart: access_log." in shown(ops, "/policy")
+    assert "These options of the file need a restart to count: access_log." in shown(ops, "/policy")
     assert acme.call("GET", "configuration").json["needs_restart"] == []

@@ -30,7 +30,7 @@ def test_what_is_observed_is_told_on_every_page_and_in_the_api(start_sidecar: St
     assert "decides the same: it goes on, because the mode of the file is observe." in past
     [told] = ops.call("GET", f"refusals/{refusal['request_id']}").json["decisions"]
     assert told["otherwise"] is False and any(line["label"] == "missing" for line in told["then"])
-    assert person.get("/policy").body.decode().count(">observe<") > 2
+    assert person.get("/policy").body.decode().count(">observed<") > 2
 
 
 def test_an_administrator_of_a_tenant_learns_no_other_key(start_sidecar: StartSidecar) -> None:
@@ -44,4 +44,4 @@ def test_there_is_no_banner_where_everything_is_enforced(start_sidecar: StartSid
     assert ops.call("GET", "overview").json["health"]["observing"] == []
     person = Person(ops)
     assert "not enforced" not in person.get("/").body.decode()
-    assert ">observe<" not in person.get("/policy").body.decode()
+    assert ">observed<" not in person.get("/policy").body.decode()

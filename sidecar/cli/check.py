@@ -10,6 +10,7 @@ import click
 
 from sidecar.cli.openapi import Comparison, base_path_option, compared
 from sidecar.cli.options import Misuse, config_or_exit
+from sidecar.cli.output import harmless
 from sidecar.config.build.config import Config
 from sidecar.config.build.modes import in_one_line, observing
 from sidecar.config.errors import ConfigError, Problem
@@ -119,13 +120,13 @@ def _print(checked: _Checked, strict: bool) -> None:
         click.echo(str(each), err=True)
     if checked.config is None or checked.problems:
         return
-    refused = strict and checked.warned
+    path, refused = harmless(checked.path), strict and checked.warned
     verdict = "valid, but --strict takes no warnings" if refused else "ok"
-    click.echo(f"{checked.path}: {verdict} ({_summary(checked.config)})")
+    click.echo(f"{path}: {verdict} ({_summary(checked.config)})")
     if observed := observing(checked.config):
-        click.echo(f"{checked.path}: note: only observed, not enforced: {in_one_line(observed)}", err=True)
+        click.echo(f"{path}: note: only observed, not enforced: {harmless(in_one_line(observed))}", err=True)
     if checked.comparison is not None:
-        click.echo(checked.comparison.summary)
+        click.echo(harmless(checked.comparison.summary))
 
 
 @click.command("schema")

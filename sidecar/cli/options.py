@@ -10,6 +10,7 @@ from typing import IO, Any, ClassVar, Final
 
 import click
 
+from sidecar.cli.output import harmless
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load, overrides_from
@@ -33,7 +34,7 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         for problem in self.problems:
-            click.echo(f"Error: {problem}", file=file, err=file is None)
+            click.echo(f"Error: {harmless(problem)}", file=file, err=file is None)
 
 
 class Misuse(Failure):

@@ -161,7 +161,9 @@ def _is_below(covered: Sequence[Coverage], minimum: int | None) -> bool:
     """Whether less is reached, of any configuration; says so."""
     below = [one for one in covered if minimum is not None and one.percent < minimum]
     for one in below:
-        click.echo(f"Error: {one.config}: {one.percent:.1f} % is reached, which is less than {minimum} %", err=True)
+        click.echo(
+            f"Error: {harmless(one.config)}: {one.percent:.1f} % is reached, which is less than {minimum} %", err=True
+        )
     return bool(below)
 
 

@@ -126,7 +126,7 @@ class _Json:
 
 
 def _as_json(record: RecordedRequest, config: Config, decision: PastDecision) -> dict[str, Any]:
-    texts = {name: getattr(record, name) for name in ("request_id", "method", "path")}
+    texts = {"request_id": record.request_id, "method": record.method, "path": record.path_alone}
     names = ("time", "key_id", "route", "status", "reason", "would_deny", "config")
     return {
         **{name: redacted(config, text) for name, text in texts.items()},

@@ -202,12 +202,17 @@ class _YamlReader:
             self._drop()
 
     def _scalar(self, event: Any, root: Outline) -> None:
+        awaits_key = self._awaits_key()
+        wanted = not awaits_key and self._outline(root) != _NOTHING
+        if not (awaits_key or wanted or event.anchor is not None):
+            self._drop()
+            return
         node = self._text(event)
         if event.anchor is not None:
             self.anchors[event.anchor] = (node, 1)
-        if self._awaits_key():
+        if awaits_key:
             self.frames[-1].key = node
-        elif self._outline(root) != _NOTHING:
+        elif wanted:
             self._put(node, 1, event)
         else:
             self._drop()
@@ -265,7 +270,7 @@ def _merged(entries: list[tuple[Scalar, Node]]) -> Iterator[tuple[Scalar, Node]]
 
 
 def checked(text: str, place: Place) -> str:
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise unreadable(place, "holds an escape that is not a character")
     return text
 

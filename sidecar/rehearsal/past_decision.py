@@ -112,7 +112,7 @@ def _recorded(
 ) -> Iterator[Line]:
     yield Line("request", redacted(config, record.request_id) or "without an id")
     yield Line("time", record.time)
-    asked = redacted(config, f"{record.method} {record.path}")
+    asked = redacted(config, f"{record.method} {record.path_alone}")
     yield Line("asked", asked if record.method else "malformed: no request could be read")
     if hidden := record.hidden:
         yield Line("", f"its path is {hidden} in the record")

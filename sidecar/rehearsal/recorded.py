@@ -1,5 +1,7 @@
 """An access log of JSON lines, read back as the requests that were recorded, however long it is."""
 
+import os
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ _UNREAD: Final = {
 }
 """What else logs come as, by how it begins, and what to do."""
 _LONGEST_MAGIC: Final = max(map(len, _UNREAD))
+_SMALLEST_SHARE: Final = 1e-9
+"""Of requests that are logged: what a smaller one stands for is no number."""
 
 
 class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -62,12 +66,17 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Why it would have been refused, where it went on because of `mode: observe`."""
     config: str | None = None
     """The beginning of the hash of the configuration in force; None in lines of older versions."""
-    sampled: Annotated[float, Meta(gt=0, le=1)] | None = None
+    sampled: Annotated[float, Meta(ge=_SMALLEST_SHARE, le=1)] | None = None
 
     @property
     def weight(self) -> float:
         """How many requests it stands for."""
         return 1.0 if self.sampled is None else 1.0 / self.sampled
+
+    @property
+    def path_alone(self) -> str:
+        """Without a query, where another program logged one: what stands there is not for people to see."""
+        return self.path.partition("?")[0]
 
     @property
     def hidden(self) -> Literal["redacted", "cut"] | None:
@@ -92,7 +101,15 @@ def opened(path: str) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         raise LogError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     with file:
+        if _is_endless(file):
+            raise LogError("is a device, and no log")
         yield file
+
+
+def _is_endless(file: BinaryIO) -> bool:
+    """Whether it is such as /dev/zero. A terminal ends, and so does /dev/null."""
+    mode = os.fstat(file.fileno()).st_mode
+    return stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not file.isatty() and file.name != os.devnull)
 
 
 @dataclass(slots=True)
@@ -124,6 +141,8 @@ class RecordedRequests:
     def __iter__(self) -> Iterator[RecordedRequest]:
         decode, counts = msgspec.json.Decoder(RecordedRequest).decode, self.counts
         for number, line in enumerate(_lines(_unpacked(self._chunks())), 1):
+            if line == b"":
+                continue  # A packed file may hold very many of them.
             try:
                 request = decode(line or b"")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -8,9 +8,11 @@ from typing import Final, Literal, NamedTuple
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason
 from sidecar.core.model import Principal
+from sidecar.gate.compile import key_prefixes
 from sidecar.gate.observation import NO_VALID_KEY
 from sidecar.rehearsal.diff.outcomes import Judge, Outcome, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
+from sidecar.telemetry.redaction import Redaction
 
 Kind = Literal["opened", "closed", "refused otherwise"]
 NotJudged = Literal[
@@ -60,7 +62,7 @@ class Count:
 
 
 class Example(NamedTuple):
-    """A request as it was recorded, its path shortened."""
+    """A request as it was recorded, shortened, and without any key that may stand in it."""
 
     time: str
     request_id: str
@@ -86,11 +88,16 @@ class Group:
     count: Count = field(default_factory=Count)
     examples: list[Example] = field(default_factory=list)
 
-    def add(self, request: RecordedRequest) -> None:
+    def add(self, request: RecordedRequest, redaction: Redaction) -> None:
         self.count.add(request)
         if len(self.examples) < _EXAMPLES:
-            path = request.path if len(request.path) <= _EXAMPLE_CHARS else f"{request.path[:_EXAMPLE_CHARS]}…"
-            self.examples.append(Example(request.time, request.request_id, request.method[:_EXAMPLE_CHARS], path))
+            texts = request.time, request.request_id, request.method, request.path_alone
+            self.examples.append(Example(*(_shortened(redaction, text) for text in texts)))
+
+
+def _shortened(redaction: Redaction, text: str) -> str:
+    shown = redaction.text(text, longest=_EXAMPLE_CHARS + 1)
+    return shown if len(shown) <= _EXAMPLE_CHARS else f"{shown[:_EXAMPLE_CHARS]}…"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +137,7 @@ class Replay:
         """Whether lines were left out, so that counts are estimates."""
         self._old, self._new = Judge(old), Judge(new)
         self._observes = self._old.observes or self._new.observes
+        self._redaction = Redaction((*key_prefixes(old), *key_prefixes(new)))
         self._callers: dict[tuple[object, ...], _Caller] = {}
         self._kept: dict[tuple[str, str, _Caller], tuple[Outcome, Outcome]] = {}
         self._kept_chars = 0
@@ -151,7 +159,7 @@ class Replay:
             self.sampled = True
         self.over_quota += request.would_deny == Reason.QUOTA_EXCEEDED
         if old.reason is not recorded:
-            self.disagreements.setdefault(Disagreement(recorded, old.reason), Group()).add(request)
+            self.disagreements.setdefault(Disagreement(recorded, old.reason), Group()).add(request, self._redaction)
         if old.reason is not new.reason:
             self._count(request, old, new)
 
@@ -198,7 +206,7 @@ class Replay:
                 self.beyond.add(request)
                 return
             group = self.groups[key] = Group()
-        group.add(request)
+        group.add(request, self._redaction)
 
     def ordered(self) -> Sequence[tuple[GroupKey, Group]]:
         """What opens first, then what closes; of each the largest first."""

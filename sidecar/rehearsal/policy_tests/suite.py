@@ -13,8 +13,9 @@ from sidecar.config.build.config import Config
 from sidecar.config.decoder import decode
 from sidecar.config.errors import ConfigError, Path, Report, did_you_mean
 from sidecar.config.load import read_file
+from sidecar.config.variables import Variables
 from sidecar.config.yaml_tree import MOST_TABLE_BYTES, read_table
-from sidecar.core.apikey import Hasher
+from sidecar.core.apikey import Hasher, looks_secret
 from sidecar.core.model import Headers, RequestHead
 from sidecar.gate.explain import presenting, with_key_in_query
 from sidecar.keys.validation import InvalidKey
@@ -82,8 +83,22 @@ def read_suite(
     """Reads the file at `path`. Raises ConfigError with every problem, of the file or of its configuration.
 
     config_path: in place of the one that the file names. otherwise: where it names none. load: reads a configuration
-    with these `${VAR}`.
+    with these `${VAR}`. No problem repeats the value of a variable.
     """
+    variables = Variables(environ)
+    try:
+        return _read(path, config_path, otherwise, lambda name, own: load(name, {**environ, **own}), variables)
+    except ConfigError as error:
+        raise ConfigError(map(variables.without_values, error.problems)) from None
+
+
+def _read(
+    path: str,
+    config_path: str | None,
+    otherwise: str | None,
+    load: Callable[[str, Mapping[str, str]], Config],
+    environ: Variables,
+) -> Suite:
     root = read_table(read_file(path, most=MOST_TABLE_BYTES), path)
     report = Report(root.place)
     document = decode(root, Document, report, environ) or Document()
@@ -96,7 +111,7 @@ def read_suite(
         )
         report.close()
     try:
-        config = load(str(wanted), {**environ, **document.variables})
+        config = load(str(wanted), document.variables)
     except ConfigError:
         report.close()
         raise
@@ -158,7 +173,10 @@ class _Resolver:
         if name not in self._document.keys:
             shown = did_you_mean(name, known) or f" (known are {', '.join(known[:20])})"
             report = self._report.key_problem if of_key else self._report.problem
-            report(path, f"names a key {name!r} that `keys` does not have{shown}")
+            named = f"names a key {name!r} that `keys` does not have"
+            if looks_secret(name):
+                named = "looks like an API key, and must be one of the names in `keys`"
+            report(path, f"{named}{shown}")
         return _NO_KEY
 
     # Cases.

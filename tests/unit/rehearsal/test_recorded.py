@@ -63,6 +63,7 @@ FOREIGN = {
     "a null for a path": line(path=None),
     "a share of nothing": line(sampled=0),
     "a share of more than all": line(sampled=1.5),
+    "a share that stands for endlessly many": line(sampled=5e-324),
     "an unknown credential": line(credential="cookie"),
     "half a line": line()[:20] + b"\n",
     "two in one line": line()[:-1] + line(),
@@ -173,6 +174,19 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Any) -> None:
     for path in (tmp_path, tmp_path / "missing", "a\0b"):
         with pytest.raises(LogError, match="cannot be read"), opened(str(path)):
             pass
+
+
+def test_a_device_that_never_ends_is_no_log() -> None:
+    for path in ("/dev/zero", "/dev/full"):
+        with pytest.raises(LogError, match="device"), opened(path):
+            pass
+    with opened("/dev/null") as file:
+        assert list(RecordedRequests(file)) == []
+
+
+def test_a_query_that_another_program_logged_is_not_for_people_to_see() -> None:
+    [request], _ = read(line(path="/a?token=hidden"))
+    assert request.path_alone == "/a"
 
 
 def test_paths_that_are_redacted_or_cut_are_known() -> None:

@@ -215,3 +215,35 @@ def test_a_group_without_a_command_shows_its_help_and_no_error(words: list[str])
     assert done.output.startswith(f"Usage: {' '.join(['main', *words])} [OPTIONS] COMMAND")
     assert done.output.count("Usage:") == 1
     assert "Error:" not in done.output
+
+
+ODD: str = "n\x07\u202e"
+SHOWN = [
+    ["check", f"{ODD}.yaml"],
+    ["check", f"{ODD}.yaml", "--strict"],
+    ["check", f"{ODD}.yaml", "--openapi", f"{ODD}.json"],
+    ["test", f"{ODD}.yml", "--coverage-minimum", "100"],
+    ["test", f"{ODD}.yml", "--junit", f"missing/{ODD}"],
+    ["diff", f"{ODD}.yaml", f"{ODD}.yaml", "--replay", "/dev/zero"],
+    ["suggest", "-c", f"{ODD}.yaml", "--from", ODD],
+    ["suggest", "-c", f"{ODD}.yaml", "--from", f"{ODD}.json"],
+    ["why", "r1", "-c", f"{ODD}.yaml", "--log", ODD],
+    ["keys", "list", "--store", f"sqlite:///{ODD}"],
+]
+
+
+@pytest.mark.parametrize("words", SHOWN, ids=lambda words: " ".join(words).replace(ODD, "odd"))
+def test_names_of_files_send_nothing_to_the_terminal(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(f"{ODD}.yaml").write_text(
+        "listen: 127.0.0.1:0\nupstream: http://127.0.0.1:1\nstore: sqlite:none.db\nkeys: {environments: {live: ex_}}\n"
+        "scopes: {read: Read, idle: Idle}\nroutes: [GET /a: {scopes: [read]}]\nmode: observe\n",
+        encoding="utf-8",
+    )
+    Path(f"{ODD}.yml").write_text(f'config: "{ODD[:1]}\\a\\u202e.yaml"\ncases: [GET /a: missing_credential]\n', "utf-8")
+    Path(f"{ODD}.json").write_text('{"openapi": "3.0.0", "info": {}, "paths": {"/a": {"get": {}}}}\n', "utf-8")
+    done = run_cli(*words)
+    assert done.output.replace("\n", "").isprintable(), done.output
+    assert "n??" in done.output or "/dev/zero is a device" in done.output

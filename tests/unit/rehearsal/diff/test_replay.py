@@ -70,6 +70,15 @@ def test_requests_whose_outcome_changes_are_counted_by_key_route_and_reason(repl
     assert [example.request_id for example in replay.ordered()[1][1].examples] == ["r0", "r1", "r2"]
 
 
+def test_an_example_holds_no_key_no_query_and_no_more_than_a_line(replay: Replay) -> None:
+    key = "hv_live_" + "aB3" * 14
+    replay.add(recorded(path=f"/items/{key}?token=hidden", request_id=key, time="t" * 5_000))
+    [(_, group)] = replay.ordered()
+    [example] = group.examples
+    assert example.path == "/items/hv_live_[redacted]" and example.request_id == "hv_live_[redacted]"
+    assert len(example.time) <= 201
+
+
 def test_a_refusal_for_another_reason_is_neither_opened_nor_closed(configured: Configured) -> None:
     replay = Replay(configured(OLD, MORE), configured("- GET /a: {}\n", MORE))
     replay.add(recorded(path="/items/1", scopes=("admin",), status=403, reason="insufficient_scope"))

@@ -1,5 +1,6 @@
 """A file of policy tests beside a configuration, and what `sidecar test` says of it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ class Place:
         file = self.folder / "policy.tests.yml"
         file.write_bytes(text if isinstance(text, bytes) else (head + text).encode())
         return read_suite(
-            str(file), config_path=None, load=lambda path, environ: load(path, environ=environ), environ={}
+            str(file), config_path=None, load=lambda path, environ: load(path, environ=environ), environ=os.environ
         )
 
     def run(self, text: str, *, head: str = KEYS, only: str = "") -> list[Result]:

@@ -142,6 +142,16 @@ def test_variables_of_the_configuration_stand_in_the_file(place: Place) -> None:
     assert place.passes("variables: {BILLING: http://127.0.0.1:2}\ncases: [GET /open: allow]") == 1
 
 
+def test_no_problem_repeats_a_key_or_the_value_of_a_variable(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIDDEN", "kept-to-itself")
+    pasted = "ex_live_" + "aB3" * 14
+    found = place.problems(
+        f"cases:\n  - GET /items as {pasted}: allow\n  - {{request: GET /items, expect: allow, key: '${{HIDDEN}}'}}\n"
+    )
+    assert pasted not in "".join(found) and "kept-to-itself" not in "".join(found)
+    assert "looks like an API key" in found[0] and "${HIDDEN}" in found[1]
+
+
 def test_what_libyaml_reads_is_what_the_reader_of_configurations_reads(place: Place) -> None:
     """Types, places and values: numbers, times, quotes, blocks, merge keys."""
     data = (

@@ -155,7 +155,7 @@ def logged(sidecar: Sidecar) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
-@budget(60)
+@budget(30)
 @given(steps=STEPS, places=st.lists(st.integers(0, 400), max_size=1))
 def test_a_memory_makes_no_difference_but_in_time(twins: Twins, steps: list[Any], places: list[int]) -> None:
     for step in steps:

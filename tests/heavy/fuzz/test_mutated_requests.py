@@ -34,7 +34,7 @@ QUIET_SECONDS = 0.05
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
-@budget(1200)
+@budget(600)
 @given(raw=mutated(SEEDS), places=st.lists(st.integers(0, 4000), max_size=3))
 def test_a_tampered_request_gets_nothing_through(fuzz_site: FuzzSite, raw: bytes, places: list[int]) -> None:
     sent = (raw + LAST).replace(b"<key>", fuzz_site.key.text.encode())

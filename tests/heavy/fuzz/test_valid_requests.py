@@ -17,7 +17,7 @@ ADDED = {
 }  # fmt: skip
 
 
-@budget(300)
+@budget(150)
 @given(request=valid("/allowed", METHODS))
 def test_a_valid_request_arrives_byte_for_byte(fuzz_site: FuzzSite, request: Request) -> None:
     raw = request.raw(fuzz_site.credential)

@@ -61,8 +61,11 @@ class Tab:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, with a profile of its own; not for longer than these tests, because it runs an event loop."""
-    program = needed("chromium")
+    """Debian's Chromium, with a profile of its own; not for longer than these tests, because it runs an event loop.
+
+    Its build without windows takes half the CPU time: the other draws the browser itself, too, for nobody.
+    """
+    program = needed("chromium", better="chromium-headless-shell")
     expect.set_options(timeout=PATIENCE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

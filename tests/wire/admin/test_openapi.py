@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 
 from tests.harness.processes import clean_environ
 from tests.harness.running import StartSidecar
+from tests.heavy.fuzz.budget import FACTOR
 from tests.wire.admin.calls import CONFIG, OPS, Admin, admin_address
 
 SEED = "20260101"
@@ -41,8 +42,8 @@ def test_schemathesis_finds_no_5xx_nothing_undocumented_and_nothing_open(
     ops.issue(scopes=["streams:read"])
     base = f"http://{ops.address[0]}:{ops.address[1]}"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{base}/api/openapi.json"]
-    command += ["--header", f"Authorization: Bearer {OPS}", "--seed", SEED, "--max-examples", "4", "--no-color"]
-    command += ["--checks", "all", "--continue-on-failure"]
+    command += ["--header", f"Authorization: Bearer {OPS}", "--seed", SEED, "--no-color"]
+    command += ["--max-examples", str(2 * FACTOR), "--checks", "all", "--continue-on-failure"]
     (tmp_path / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
     environ = {**clean_environ(), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=290, check=False)

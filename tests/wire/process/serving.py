@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.harness import forks
 from tests.harness.keys import Keys
 from tests.harness.processes import ROOT, STOP_SECONDS, clean_environ
 from tests.harness.waiting import until
@@ -41,10 +42,24 @@ def environ(**more: str) -> dict[str, str]:
 
 
 class Served:
-    """`sidecar serve` in `folder`, where its sockets are. popen: of subprocess.Popen."""
+    """`sidecar serve` in `folder`, where its sockets are. popen: of subprocess.Popen.
 
-    def __init__(self, folder: Path, arguments: Sequence[str] = (), command: Sequence[str] = (), **popen: Any) -> None:
-        command = command or [sys.executable, "-m", "sidecar", "serve", "-c", "sidecar.yaml", *arguments]
+    forked: quickly, behind a process that hands signals on and ends as it does; its pid is that process's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str] = (),
+        command: Sequence[str] = (),
+        *,
+        forked: bool = False,
+        **popen: Any,
+    ) -> None:
+        words = ["serve", "-c", "sidecar.yaml", *arguments]
+        if forked:
+            command, popen["pass_fds"] = forks.command(*words), [forks.server().fileno()]
+        command = command or [sys.executable, "-m", "sidecar", *words]
         self.process = subprocess.Popen(command, **{"cwd": folder, "env": environ(), **popen})
         self._folder = folder
 

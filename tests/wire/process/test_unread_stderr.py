@@ -33,7 +33,7 @@ def pipe() -> Iterator[FullPipe]:
 
 
 def test_a_full_stderr_delays_no_request_no_probe_and_no_signal(folder: Path, pipe: FullPipe) -> None:
-    with Served(folder, stderr=pipe.write_end) as sidecar:
+    with Served(folder, stderr=pipe.write_end, forked=True) as sidecar:
         sidecar.wait_until_ready()
         for _ in range(50):
             assert b" 400 " in sidecar.exchange("data", GARBAGE)
@@ -49,7 +49,7 @@ def test_what_stderr_does_not_take_is_dropped_counted_and_told_once_there_is_roo
     deep = folder / "/".join([LONG] * LEVELS)
     deep.mkdir(parents=True)
     (folder / "sidecar.yaml").rename(deep / "sidecar.yaml")
-    with Served(folder, ["-c", str(deep / "sidecar.yaml")], stderr=pipe.write_end) as sidecar:
+    with Served(folder, ["-c", str(deep / "sidecar.yaml")], stderr=pipe.write_end, forked=True) as sidecar:
         sidecar.wait_until_ready()
         (deep / "sidecar.yaml").unlink()
 
@@ -72,7 +72,7 @@ def test_what_stderr_does_not_take_is_dropped_counted_and_told_once_there_is_roo
 
 def test_what_was_logged_before_a_clean_end_is_written(folder: Path) -> None:
     read_end, write_end = os.pipe()
-    with Served(folder, stderr=write_end) as sidecar:
+    with Served(folder, stderr=write_end, forked=True) as sidecar:
         os.close(write_end)
         sidecar.wait_until_ready()
         sidecar.exchange("data", GARBAGE)
@@ -86,7 +86,7 @@ def test_what_was_logged_before_a_clean_end_is_written(folder: Path) -> None:
 
 def test_a_reader_that_is_gone_changes_nothing(folder: Path) -> None:
     read_end, write_end = os.pipe()
-    with Served(folder, stderr=write_end) as sidecar:
+    with Served(folder, stderr=write_end, forked=True) as sidecar:
         os.close(write_end)
         os.close(read_end)
         sidecar.wait_until_ready()
@@ -96,7 +96,7 @@ def test_a_reader_that_is_gone_changes_nothing(folder: Path) -> None:
 
 def test_a_reason_not_to_start_that_nobody_reads_keeps_no_process(folder: Path, pipe: FullPipe) -> None:
     (folder / "keys.db").unlink()
-    with Served(folder, stderr=pipe.write_end) as sidecar:
+    with Served(folder, stderr=pipe.write_end, forked=True) as sidecar:
         assert sidecar.process.wait(30) == 1
 
 

@@ -90,8 +90,8 @@ class KeyCache:
         self._reader = reader
         self._grace = grace or Grace(reader, 0, time=loop.time)
         self._call_soon = loop.call_soon
-        self._turn: int | None = None
-        """The generation read in this turn of the loop; None before that."""
+        self._turn: int | Literal[Miss.MISS] | None = None
+        """The generation read in this turn of the loop; None before that, MISS where only `find` can tell it."""
         self._generation: int | None = None
         """What is in memory is valid for this one: the newest that was read."""
         self._epoch = 0
@@ -125,12 +125,17 @@ class KeyCache:
                 return self._without_store(secret_digest, error)
             if generation is None:
                 # Nobody has to wait for a store that does not answer.
-                return self._seen(secret_digest) if self._grace.active else MISS
+                if self._grace.active:
+                    return self._seen(secret_digest)
+                # Where every key is mistyped, nobody asks `find`.
+                self._turn = MISS
+                self._call_soon(self._end_turn)
+                return MISS
             self._turn = generation
             self._call_soon(self._end_turn)
             if generation != self._generation:
                 self._go_to(generation)
-        return self._look(secret_digest)
+        return MISS if generation is MISS else self._look(secret_digest)
 
     def remembers(self, secret_digest: bytes) -> bool:
         """Whether it is a key's that was here, out of date or not, or the store is being asked for it."""

@@ -28,7 +28,7 @@ routes:
 - GET /v1/**: {scopes: [read], quotas: [all, slid], respond: {}}
 """
 COUNTER = re.compile(r"\w+_(total|bucket|count)\b")
-LIMIT, KILLS, CLIENTS, WORKERS = 1_400, 100, 3, 3
+LIMIT, KILLS, CLIENTS, WORKERS = 1_400, 200, 3, 3
 BROKEN = 0
 """In place of a status: the connection ended without a response, as that of a killed worker does."""
 
@@ -93,7 +93,7 @@ def kill_some(workers: Callable[[], list[int]]) -> None:
         pause.wait(chance.random() * 0.15)
 
 
-def test_a_hundred_kills_leave_counts_exact_and_fail_nobody_else(start_sidecar: StartSidecar) -> None:
+def test_two_hundred_kills_leave_counts_exact_and_fail_nobody_else(start_sidecar: StartSidecar) -> None:
     sidecar, over = start_sidecar(CONFIG, options=["--workers", str(WORKERS)]), Event()
     control = children(sidecar.process.pid)[0]
     key = sidecar.keys.issue(scopes=("read",))

@@ -30,8 +30,8 @@ _NAMES: Final[Mapping[Kind, Sequence[str]]] = {
 @click.argument("old", type=click.Path())
 @click.argument("new", type=click.Path())
 @click.option("--replay", "log", metavar="LOG", help="Judge the requests of this access log (JSON, gzip; - for stdin).")
-@click.option("--json", "form", flag_value="json", help="Print JSON.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, for a pull request's comment.")
+@click.option("--json", "as_json_", is_flag=True, help="Print JSON.")
+@click.option("--markdown", "as_markdown_", is_flag=True, help="Print Markdown, for a pull request's comment.")
 @click.option(
     "--fail-on",
     "kinds",
@@ -41,7 +41,13 @@ _NAMES: Final[Mapping[Kind, Sequence[str]]] = {
 )
 @click.pass_context
 def diff_command(
-    context: click.Context, old: str, new: str, log: str | None, form: str | None, kinds: tuple[str, ...]
+    context: click.Context,
+    old: str,
+    new: str,
+    log: str | None,
+    as_json_: bool,
+    as_markdown_: bool,
+    kinds: tuple[str, ...],
 ) -> None:
     """Show what a new configuration opens and closes.
 
@@ -55,6 +61,9 @@ def diff_command(
       sidecar diff old.yaml sidecar.yaml
       sidecar diff old.yaml sidecar.yaml --replay access.log.gz --markdown
     """
+    if as_json_ and as_markdown_:
+        raise Misuse("--json and --markdown contradict each other: give only one of them")
+    form = "json" if as_json_ else "markdown" if as_markdown_ else None
     diff = compare(*_loaded(old, new))
     replayed = None if log is None else _replayed(diff, log)
     click.echo(_report(diff, replayed, form))

@@ -146,6 +146,7 @@ def test_export_into_a_folder_that_is_not_there_is_one_line(place: Place) -> Non
             "keys list --status activ",
             "--status: write one of active, retiring, disabled, revoked, expired, retired, not 'activ'",
         ),
+        ("diff a b --json --markdown", "--json and --markdown contradict each other: give only one of them"),
         ("keys export --format xml", "--format: write one of jsonl, csv, not 'xml'"),
         ("admin token --rights all", "--rights: write one of read, write, not 'all'"),
         (

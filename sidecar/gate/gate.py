@@ -45,8 +45,7 @@ WRONG_KEY = frozenset(
     {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}
 )
 """Denials that count against the address they come from."""
-_TOO_MANY = Reason.TOO_MANY_FAILURES
-_COUNTED = WRONG_KEY | {_TOO_MANY}
+_COUNTED = WRONG_KEY | {Reason.TOO_MANY_FAILURES}
 _KNOWN_KEY = frozenset({Reason.DISABLED_KEY, Reason.EXPIRED_KEY})
 """Those of a key that may be good again; where the configuration says so, they tell what is left of its quotas."""
 
@@ -155,10 +154,7 @@ class Gate:
             match = authorize(match, context.principal if context else None, foreign=False)
             if match.route.policy.charges:
                 buckets = self._principals.buckets(match.route, context, address)
-                at_once = self._limiter.take_now(buckets, self._clock.seconds())
-                if at_once is None:
-                    return None
-                taken = at_once
+                taken = _at_once(self._limiter.take_now(buckets, self._clock.seconds()))
                 _check_taken(taken)
         except (StoreUnavailable, Fault):
             return None
@@ -394,7 +390,7 @@ class Gate:
         try:
             if reason in _COUNTED:
                 state.taken = await self._failures.count(state.client_address, self._clock.seconds())
-                reason = _TOO_MANY if state.taken.refused is not None else reason
+                reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
             if buckets := self._told(reason, state):
                 self._tell(state, await self._limiter.peek(buckets, self._clock.seconds()))
         except Fault:
@@ -408,7 +404,7 @@ class Gate:
         try:
             if reason in _COUNTED:
                 state.taken = self._failures.count_now(state.client_address, self._clock.seconds())
-                reason = _TOO_MANY if state.taken.refused is not None else reason
+                reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
             if state.entry is not None and (buckets := self._told(reason, state)):
                 self._tell(state, self._limiter.peek_now(buckets, self._clock.seconds()))
         except Fault:
@@ -431,9 +427,8 @@ class Gate:
         if reason in _COUNTED:
             shown = reason in _KNOWN_KEY and self.config.rate_limit_headers.on_refused_keys
             context = self._principals.of(state.entry) if shown and state.entry is not None else None
-        if context is None:
-            return ()
-        return self._principals.buckets(state.route or self._unmatched, context, state.client_address)
+        route = state.route or self._unmatched
+        return () if context is None else self._principals.buckets(route, context, state.client_address)
 
     def _tell(self, state: RequestState, peeked: Taken | None) -> None:
         """What the key has left, as far as that is known."""
@@ -448,6 +443,13 @@ def _known(entry: CacheEntry | Literal[Miss.MISS] | None) -> CacheEntry:
     if entry is None or entry is MISS:
         raise Denied(Reason.INVALID_KEY)
     return entry
+
+
+def _at_once(taken: Taken | None) -> Taken:
+    """Raises Fault where the limiter has to be waited for."""
+    if taken is None:
+        raise Fault(Reason.LIMITER_UNAVAILABLE)
+    return taken
 
 
 def _check_taken(taken: Taken) -> None:

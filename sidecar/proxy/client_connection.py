@@ -96,10 +96,8 @@ class ClientConnection(FlowControlled):
         self.writing_paused = False
         self.untried = True
         """No request has come yet."""
-        self.is_probe = is_probe
-        self.peer = peer
+        self.is_probe, self.peer, self.date_line = is_probe, peer, handler.date_line
         self.scheme: Literal["http", "https"] = "http"
-        self.date_line = handler.date_line
 
     @property
     def closing_when_idle(self) -> bool:
@@ -366,12 +364,10 @@ class ClientConnection(FlowControlled):
         if self._state is State.CLOSED:
             return
         self._step(_WAITING)
-        self._body = None
+        self._body, self._head_since = None, 0.0
+        events = self._parser.next_request()
         if self._parser.holds_more:
-            self._receive(self._parser.next_request())
-        else:
-            self._parser.next_request()
-            self._head_since = 0.0
+            self._receive(events)
         self.resume_reading()
         if self._half_closed_since and self._state is State.WAITING:
             self._close()

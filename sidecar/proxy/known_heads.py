@@ -133,9 +133,7 @@ class KnownRequests:
             return None
         if body and _is_too_large(body, target.match, most_bytes):
             return None
-        if secret and (secret in text or secret in line):
-            return None
-        if (block.hiding or target.hiding) and secret and _is_hidden(secret, block, target):
+        if secret and (secret in text or secret in line or _is_hidden(secret, block, target)):
             return None
         for memory, known, value in fresh:
             memory.learn(known, value)
@@ -197,6 +195,8 @@ def _is_too_large(body: bytes, match: Match | None, most_bytes: float | None) ->
 
 def _is_hidden(secret: bytes, block: _Block, target: _Target) -> bool:
     """Whether a copy of the credential, written in another way, stands elsewhere in the request."""
+    if not block.hiding and not target.hiding:
+        return False
     copies = Copies(secret.decode())
     if copies.removed_from(block.hiding) != block.hiding:
         return True

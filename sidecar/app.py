@@ -20,8 +20,9 @@ from sidecar.core.units import counted
 from sidecar.core.upstream_request import RequestIds
 from sidecar.forward_auth.server import DecisionServer
 from sidecar.gate.compile import key_prefixes
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
 from sidecar.http.accepting import Bind, bound
+from sidecar.keys.cache import KeyFinder
 from sidecar.keys.lifecycle import MissingPepper, Rehashing, check_peppers
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.memory import MemoryLimiter

@@ -25,7 +25,8 @@ from sidecar.core.model import ApiKey
 from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import Clock
 from sidecar.gate.explain import Explanation, Question, explain
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
+from sidecar.keys.cache import KeyFinder
 from sidecar.keys.lifecycle import Due, Lifecycle, upcoming_keys
 from sidecar.keys.ports import (
     AuditFilter,

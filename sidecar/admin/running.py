@@ -14,7 +14,8 @@ from sidecar.core.quotas import QuotaUsage, buckets_for, limits_of
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import allowed_routes
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
+from sidecar.keys.cache import KeyFinder
 from sidecar.keys.ports import KeyFilter
 from sidecar.limiter.port import Limiter
 from sidecar.rehearsal.past_decision import PastDecision, past_decision

@@ -22,7 +22,8 @@ from sidecar.core.apikey import Secret
 from sidecar.doctor.facts import Severity
 from sidecar.doctor.run import Examination, examine
 from sidecar.gate.explain import Explanation, Question, explain
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
+from sidecar.keys.cache import KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter

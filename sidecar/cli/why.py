@@ -15,7 +15,8 @@ from sidecar.config.build.config import Config
 from sidecar.core.apikey import Hasher
 from sidecar.core.units import counted
 from sidecar.gate.explain import Line, redacted
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
+from sidecar.keys.cache import KeyFinder
 from sidecar.limiter.port import Limiter
 from sidecar.rehearsal.past_decision import PastDecision, past_decision
 from sidecar.rehearsal.recorded import LineCounts, LogError, RecordedRequest, RecordedRequests, opened

@@ -32,9 +32,9 @@ from sidecar.core.target import KEPT_SLASH, parse_target, readings
 from sidecar.core.units import rfc3339
 from sidecar.gate.causes import causes
 from sidecar.gate.compile import key_format, key_prefixes, responses
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
 from sidecar.gate.reach import opens
-from sidecar.keys.cache import MISS, CacheEntry, Miss
+from sidecar.keys.cache import MISS, CacheEntry, KeyFinder, Miss
 from sidecar.limiter.port import Limiter
 from sidecar.telemetry.redaction import Redaction
 

@@ -1,10 +1,10 @@
 """The gate: a request head in, a decision out. Read `Gate.decide` first; it is the whole story."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 from msgspec.structs import replace
 
@@ -37,7 +37,7 @@ from sidecar.gate.failures import Failures
 from sidecar.gate.observation import NO_VALID_KEY, OBSERVABLE, Observation
 from sidecar.gate.presented import Presented
 from sidecar.gate.requests import NOTHING_TAKEN, RequestState, Understood
-from sidecar.keys.cache import MISS, CacheEntry, Miss
+from sidecar.keys.cache import MISS, CacheEntry, KeyFinder, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter
 
@@ -48,16 +48,6 @@ WRONG_KEY = frozenset(
 _COUNTED = WRONG_KEY | {Reason.TOO_MANY_FAILURES}
 _KNOWN_KEY = frozenset({Reason.DISABLED_KEY, Reason.EXPIRED_KEY})
 """Those of a key that may be good again; where the configuration says so, they tell what is left of its quotas."""
-
-
-class KeyFinder(Protocol):
-    """Finds keys: a cache over a store or, for `explain`, one made-up key. Raises StoreUnavailable."""
-
-    def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None: ...
-
-    def remembers(self, secret_digest: bytes) -> bool: ...
-
-    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None: ...
 
 
 class Gate:

@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from sidecar.core.model import ApiKey
 from sidecar.keys.grace import Grace
@@ -72,6 +72,16 @@ MISS: Final = Miss.MISS
 _OUT_OF_DATE: Final = -1
 """An epoch that no cache has."""
 _Outcome = CacheEntry | StoreUnavailable | Literal[Miss.MISS] | None
+
+
+class KeyFinder(Protocol):
+    """Finds keys: a cache over a store or, for `explain`, one made-up key. Raises StoreUnavailable."""
+
+    def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None: ...
+
+    def remembers(self, secret_digest: bytes) -> bool: ...
+
+    async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None: ...
 
 
 class KeyCache:

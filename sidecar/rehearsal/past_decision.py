@@ -19,8 +19,9 @@ from sidecar.core.target import parse_target, readings
 from sidecar.gate.causes import considered
 from sidecar.gate.compile import route_table
 from sidecar.gate.explain import Explanation, Line, Question, charges, explain, redacted, shown_reading
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
 from sidecar.gate.observation import NO_VALID_KEY
+from sidecar.keys.cache import KeyFinder
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.rehearsal.diff.outcomes import Judge, parsed

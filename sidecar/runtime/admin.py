@@ -19,7 +19,8 @@ from sidecar.core.apikey import Hasher
 from sidecar.core.model import Subject
 from sidecar.core.units import Clock
 from sidecar.gate.compile import key_rules, trusted_proxies
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
+from sidecar.keys.cache import KeyFinder
 from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter

@@ -24,10 +24,10 @@ from sidecar.core.units import Clock
 from sidecar.forward_auth.dialects import Terms
 from sidecar.forward_auth.server import Snapshot as DecisionSnapshot
 from sidecar.gate.compile import responses, sharing
-from sidecar.gate.gate import Gate, KeyFinder
+from sidecar.gate.gate import Gate
 from sidecar.http.accepting import BindError
 from sidecar.http.hardened import ServerLimits, serving_app
-from sidecar.keys.cache import KeyCache
+from sidecar.keys.cache import KeyCache, KeyFinder
 from sidecar.keys.grace import Grace
 from sidecar.keys.ports import KeyReader
 from sidecar.proxy.handler import Snapshot

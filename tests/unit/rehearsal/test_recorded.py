@@ -18,7 +18,7 @@ KEY = ApiKey(
     id="key_1", name="ci", prefix="hv_live_abcd", digest=b"secret", algorithm="sha256", tenant="acme",
     environment="live", plan="pro", scopes=("streams:read", "videos:*"), created_at=0, created_by="test",
 )  # fmt: skip
-LINE = JsonLines(Redaction(("hv_live_",)), config=lambda: "3f2a91c0bd12", share=0.1)
+LINE = JsonLines(Redaction(("hv_live_",)), share=0.1)
 
 
 def line(**values: Any) -> bytes:
@@ -35,7 +35,9 @@ def paths(log: bytes) -> list[str]:
 
 
 def test_what_is_written_is_read_back() -> None:
-    written = access(key=KEY, credential="key", route="GET /v1/streams", status=200, client_address="192.0.2.1")
+    written = access(
+        key=KEY, credential="key", route="GET /v1/streams", status=200, client_address="192.0.2.1", config="3f2a91c0bd12"
+    )
     [request], _ = read(LINE(written) + b"\n")
     assert request == RecordedRequest(
         time="2026-03-01T12:00:00.062Z", request_id="r1", key_id="key_1", key_prefix="hv_live_abcd", tenant="acme",

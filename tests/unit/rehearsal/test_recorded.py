@@ -36,7 +36,12 @@ def paths(log: bytes) -> list[str]:
 
 def test_what_is_written_is_read_back() -> None:
     written = access(
-        key=KEY, credential="key", route="GET /v1/streams", status=200, client_address="192.0.2.1", config="3f2a91c0bd12"
+        key=KEY,
+        credential="key",
+        route="GET /v1/streams",
+        status=200,
+        client_address="192.0.2.1",
+        config="3f2a91c0bd12",
     )
     [request], _ = read(LINE(written) + b"\n")
     assert request == RecordedRequest(

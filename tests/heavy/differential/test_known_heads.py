@@ -179,4 +179,4 @@ def test_afterwards_metrics_and_logs_are_the_same(twins: Twins) -> None:
         untroubled(sidecar)
         assert sidecar.stop() == 0
     assert logged(knowing) == logged(other)
-    assert len(logged(knowing)) > 100
+    assert len(logged(knowing)) > 30

@@ -56,7 +56,16 @@ class RedisServer:
         command += ["--unixsocket", str(self.socket), "--dir", str(self._folder), "--daemonize", "no", *self._options]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        return comes_to_listen(self._process, port)
+        return comes_to_listen(self._process, port) and self._answers(port)
+
+    def _answers(self, port: int) -> bool:
+        """One whose second port is in use ends only after the first one listens, and answers nothing."""
+        try:
+            with socket.create_connection(("127.0.0.1", port), CALL_SECONDS) as plain:
+                plain.sendall(packed("PING"))
+                return plain.recv(100) != b""
+        except ConnectionError:
+            return False
 
     def kill(self) -> None:
         if self._process is not None:

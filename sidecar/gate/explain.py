@@ -99,7 +99,7 @@ def _escaped(char: str) -> str:
 
 def _route(route: Route | None) -> Iterator[Line]:
     if route is None:
-        yield Line("route", "none: what no route names is denied")
+        yield Line("route", "none: a request that matches no route is denied")
         return
     if route.name == NO_ROUTE and not route.policy.pass_through:
         yield Line("route", "none")

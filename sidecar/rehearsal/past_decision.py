@@ -12,7 +12,7 @@ from typing import Final
 from sidecar.config.build.config import Config
 from sidecar.config.build.modes import Modes, Part
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import Allow, ApiKey, Decision, Deny
+from sidecar.core.model import Allow, Decision, Deny
 from sidecar.core.quotas import limit_of
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.target import parse_target, readings
@@ -98,7 +98,7 @@ async def past_decision(
     untold = _untold(record, config, is_cut=is_cut)
     if untold:
         return PastDecision(then=then, now=(), otherwise=None, verdict=untold)
-    question = Question(method=record.method, target=record.path, key=_key_of(record))
+    question = Question(method=record.method, target=record.path, key=record.key)
     found = await explain(question, config, gate_of, MemoryLimiter(), randbelow=randbelow)
     now = list(_judged(found, config, record))
     otherwise, verdict = _compared(record, found.decision, config)
@@ -196,25 +196,6 @@ def _unknown(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
     return ""
 
 
-def _key_of(record: RecordedRequest) -> ApiKey | None:
-    """A key that may do what the recorded one could."""
-    if record.key_id is None:
-        return None
-    return ApiKey(
-        id=record.key_id,
-        name="",
-        prefix=record.key_prefix or "",
-        digest=b"",
-        algorithm="sha256",
-        tenant=record.tenant,
-        environment=record.environment,
-        scopes=record.scopes,
-        plan=record.plan,
-        created_at=0,
-        created_by="",
-    )
-
-
 def _judged(found: Explanation, config: Config, record: RecordedRequest) -> Iterator[Line]:
     decision = found.decision
     yield Line("decision", _decision(decision))
@@ -301,7 +282,7 @@ def _without_quota(record: RecordedRequest, decision: Decision, config: Config) 
         )
     if quota is None:
         return True, f"Today's configuration decides otherwise: it does not count {record.quota} on this route."
-    limit = limit_of(quota, _key_of(record), config.plans)
+    limit = limit_of(quota, record.key, config.plans)
     if limit == record.limit:
         return None, f"Today's configuration has the same limit of {record.quota}: what is left of it decides."
     told = "no limit" if limit is None else f"a limit of {limit}"

@@ -13,6 +13,7 @@ from typing import Annotated, BinaryIO, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from sidecar.core.model import ApiKey
 from sidecar.telemetry.access_log import MAX_CHARS
 from sidecar.telemetry.redaction import HIDDEN
 
@@ -67,6 +68,25 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     config: str | None = None
     """The beginning of the hash of the configuration in force; None in lines of older versions."""
     sampled: Annotated[float, Meta(ge=_SMALLEST_SHARE, le=1)] | None = None
+
+    @property
+    def key(self) -> ApiKey | None:
+        """A key that may do what the recorded one could; its digest is nobody's."""
+        if self.key_id is None:
+            return None
+        return ApiKey(
+            id=self.key_id,
+            name="",
+            prefix=self.key_prefix or "",
+            digest=b"",
+            algorithm="sha256",
+            tenant=self.tenant,
+            environment=self.environment,
+            scopes=self.scopes,
+            plan=self.plan,
+            created_at=0,
+            created_by="",
+        )
 
     @property
     def weight(self) -> float:

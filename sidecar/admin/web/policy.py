@@ -163,7 +163,7 @@ def _marks(modes: Modes, route: Route) -> Iterator[str]:
     if modes.because(route, None):
         yield "observed"
     if route.name == NO_ROUTE:
-        yield "what no route names"
+        yield "requests that match no route"
     if policy.public:
         yield "public"
     if policy.deny:
@@ -260,7 +260,7 @@ def _facts(service: AdminService, route: Route) -> Iterator[Fact]:
     yield from _forwarding(route)
     if service.config.keys.pass_through and policy.pass_through and not policy.public:
         yield Fact(label="Other credentials", value="are passed on: the service judges them")
-    yield Fact(label="Defined in", value=route.where or "The default: what no route names", mono=bool(route.where))
+    yield Fact(label="Defined in", value=route.where or "Default for what matches no route", mono=bool(route.where))
 
 
 def _quotas(policy: Policy) -> Iterator[str]:

@@ -214,7 +214,7 @@ def _methods(found: set[str], asked: Sequence[str]) -> str:
 def _pattern(old: Route | None, new: Route | None) -> str:
     """The pattern of what both routes take; of the new one, where they take the same."""
     if old is None or new is None:
-        return next((route.pattern for route in (old, new) if route is not None), "of what no route names")
+        return next((route.pattern for route in (old, new) if route is not None), "of requests that match no route")
     mine, theirs = parse_pattern(old.pattern), parse_pattern(new.pattern)
     if theirs.within(mine):
         return new.pattern

@@ -75,7 +75,7 @@ def _rules(config: Config, outcome: Outcome, places: Places) -> Iterator[Rule]:
 
 def _of_route(route: Route | None, places: Places) -> Rule:
     if route is None or route.name == NO_ROUTE:
-        return Rule(places.of("unmatched") or places.of("routes"), "no route: what no route names is denied")
+        return Rule(places.of("unmatched") or places.of("routes"), "no route: what matches no route is denied")
     counted = charges(route.policy)
     demands = requirements(route.policy)
     return Rule(route.where, f"{route.name}: {demands}{f'; counts {counted}' if counted else ''}")

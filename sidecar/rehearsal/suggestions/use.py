@@ -315,9 +315,10 @@ class Use:
         held = self._held.get(key_id)
         if not self.from_log or request.config is None or (held is not None and held.key.scopes == request.scopes):
             return held
-        if held is None and len(self._held) >= MOST_KEYS:
+        key = request.key
+        if key is None or (held is None and len(self._held) >= MOST_KEYS):
             return None
-        self.add_key(_key_of(request, key_id))
+        self.add_key(key)
         return self._held[key_id]
 
     def _of(self, key_id: str) -> KeyUse:
@@ -359,23 +360,6 @@ class Use:
 
 def _add(counts: dict[str, int], name: str, count: int) -> None:
     counts[name] = counts.get(name, 0) + count
-
-
-def _key_of(request: RecordedRequest, key_id: str) -> ApiKey:
-    """What a log tells of a key."""
-    return ApiKey(
-        id=key_id,
-        name="",
-        prefix=request.key_prefix or "",
-        digest=b"",
-        algorithm="",
-        tenant=request.tenant,
-        environment=request.environment,
-        scopes=request.scopes,
-        plan=request.plan,
-        created_at=0,
-        created_by="",
-    )
 
 
 def _micros(time: str) -> int | None:

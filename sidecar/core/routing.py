@@ -383,22 +383,36 @@ def _binding(pattern: Pattern, name: str | None) -> _Binding | None:
 
 def _find(node: _Node, segments: Sequence[str], depth: int, plain: frozenset[int]) -> _Leaf | None:
     """plain: positions at which no parameter takes a colon."""
-    if depth == len(segments):
-        return node.leaf or node.rest
-    segment = segments[depth]
-    child = node.literals.get(segment)
-    if child is not None and (found := _find(child, segments, depth + 1, plain)):
+    rest = None
+    for place in range(depth, len(segments)):
+        rest, segment = node.rest or rest, segments[place]
+        literal, param = node.literals.get(segment), node.param
+        if not segment or place in plain:
+            param = None
+        if node.fixed or (literal is not None and param is not None):
+            if found := _find_preferred(node, literal, segments, place, plain):
+                return found
+            literal = None
+        below = param if literal is None else literal
+        if below is None:
+            return rest
+        node = below
+    return node.leaf or node.rest or rest
+
+
+def _find_preferred(
+    node: _Node, literal: _Node | None, segments: Sequence[str], depth: int, plain: frozenset[int]
+) -> _Leaf | None:
+    """Below the literal, then below a parameter with fixed text: both are preferred to one without."""
+    if literal is not None and (found := _find(literal, segments, depth + 1, plain)):
         return found
     if node.fixed:
-        for parts, child in node.fitting(segment):
-            if depth in plain and ":" in parts.value(segment):
+        for parts, child in node.fitting(segments[depth]):
+            if depth in plain and ":" in parts.value(segments[depth]):
                 continue
             if found := _find(child, segments, depth + 1, plain):
                 return found
-    param = node.param
-    if param is not None and segment and depth not in plain and (found := _find(param, segments, depth + 1, plain)):
-        return found
-    return node.rest
+    return None
 
 
 def _verbs(units: Sequence[_Unit]) -> _Node | None:

@@ -24,7 +24,7 @@ from sidecar.gate.observation import NO_VALID_KEY
 from sidecar.keys.cache import KeyFinder
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
-from sidecar.rehearsal.diff.outcomes import Judge, parsed
+from sidecar.rehearsal.diff.outcomes import Caller, Judge, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
 
 _OF_THE_KEY: Final = frozenset(
@@ -261,7 +261,7 @@ def _by_another(decision: Decision) -> str:
 
 def _with_wrong_key(record: RecordedRequest, reason: Reason, config: Config) -> tuple[bool, str]:
     """Of a request that went on without the wrong key that it had, and with an identity of nobody."""
-    outcome = Judge(config).judge(record.method, parsed(record.path), None, foreign=False, wrong_key=reason)
+    outcome = Judge(config).judge(record.method, parsed(record.path), Caller(None, wrong_key=reason))
     if outcome.reason is not None:
         return True, f"Today's configuration decides otherwise: it refuses it, {outcome.reason}."
     modes = Modes(config)

@@ -6,12 +6,13 @@ quotas.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sidecar.config.build.config import Config
 from sidecar.config.build.modes import Modes, observing
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import ApiKey, Principal, Route
+from sidecar.core.model import ApiKey, Principal
 from sidecar.core.policy import authorize_all_readings
 from sidecar.core.routing import Match
 from sidecar.core.target import Target, parse_target, readings
@@ -19,6 +20,7 @@ from sidecar.gate.compile import credential_rules, header_rules, injection, meth
 from sidecar.gate.observation import OBSERVABLE, Observation
 from sidecar.rehearsal.recorded import RecordedRequest
 
+_MOST_KNOWN: Final = 20_000
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
 
 
@@ -47,8 +49,22 @@ def _host(path: str) -> str:
     return "" if found is None else found[1]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Caller:
+    """Whoever asks, under one configuration. Compared by identity.
+
+    foreign: whether the request carries a credential that is not ours. Where it stood is not recorded: any place that
+    `keys.pass_through` names is taken for that. wrong_key: what is wrong with the key that it has in place of a good
+    one (NO_VALID_KEY).
+    """
+
+    principal: Principal | None
+    foreign: bool = False
+    wrong_key: Reason | None = None
+
+
 class Judge:
-    """Judges requests under one configuration."""
+    """Judges requests under one configuration. What it remembers is bounded."""
 
     def __init__(self, config: Config) -> None:
         self._catalogue, self._keep_slash = config.catalogue, config.keep_slash
@@ -60,6 +76,7 @@ class Judge:
         """Whether any refusal is only observed."""
         rules = [route.policy.forward for route in (*config.routes, config.unmatched)]
         self._prefixed = any(any(self._injection.prefixes(each)) for each in rules)
+        self._known: dict[tuple[int, str | None, str | None, Caller], Outcome] = {}
 
     def principal(self, request: RecordedRequest) -> Principal | None:
         """The key that the request was recorded with, here. None without one."""
@@ -71,48 +88,53 @@ class Judge:
         )  # fmt: skip
         return Principal(key=key, scopes=self._catalogue.expand(key.scopes))
 
-    def judge(
-        self,
-        method: str,
-        target: Target | Reason,
-        principal: Principal | None,
-        *,
-        foreign: bool,
-        wrong_key: Reason | None = None,
-    ) -> Outcome:
-        """As `Gate.decide`, quotas aside. foreign: whether it carries a credential that is not ours.
-
-        Where it stood is not recorded: any place that `keys.pass_through` names is taken for that. wrong_key: what is
-        wrong with the key that it has in place of a good one (NO_VALID_KEY).
-        """
-        route: Route | None = None
+    def judge(self, method: str, target: Target | Reason, caller: Caller) -> Outcome:
+        """As `Gate.decide`, quotas aside."""
         try:
             self._methods.check(method)
-            if isinstance(target, Reason):
-                return Outcome(target, None)
+        except Denied as denied:
+            return Outcome(denied.reason, None)
+        if isinstance(target, Reason):
+            return Outcome(target, None)
+        if not target.ordinary or self._prefixed:
+            return self._judge_readings(method, target, caller)
+        match = self._table.match(method, target.path)
+        if match is None or match.unslashed is not None:
+            return self._judge_readings(method, target, caller)
+        # Nothing else decides. A log has many paths that come once, and few of these.
+        key = id(match.route), match.tenant, match.environment, caller
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            found = self._known[key] = self._judge_readings(method, target, caller)
+        return found
+
+    def _judge_readings(self, method: str, target: Target, caller: Caller) -> Outcome:
+        route = None
+        try:
             paths = (target.path,) if target.ordinary else readings(target.path, keep_slash=self._keep_slash)
             matches = [self._table.match(method, path) for path in paths]
             route = matches[0].route if matches[0] else None
-            match, seen = self._authorized(matches, principal, foreign and self._passes, wrong_key)
+            match, seen = self._authorized(matches, caller)
             if self._prefixed:
                 self._injection.target(target, paths, None, None, match.route.policy.forward)
         except Denied as denied:
             return Outcome(denied.reason, None if route is None else route.name)
         return Outcome(None, match.route.name, seen)
 
-    def _authorized(
-        self, matches: Sequence[Match | None], principal: Principal | None, foreign: bool, wrong_key: Reason | None
-    ) -> tuple[Match, Reason | None]:
+    def _authorized(self, matches: Sequence[Match | None], caller: Caller) -> tuple[Match, Reason | None]:
         """Where the request goes on to, and why that would be refused if it were not only observed."""
+        principal, foreign = caller.principal, caller.foreign and self._passes
         try:
-            if wrong_key is not None:
-                raise Denied(wrong_key)
+            if caller.wrong_key is not None:
+                raise Denied(caller.wrong_key)
             return authorize_all_readings(matches, principal, foreign=foreign), None
         except Denied as denied:
             if self._modes is None or denied.reason not in OBSERVABLE or any(match != matches[0] for match in matches):
                 raise
         seen = Observation(self._modes, None if principal is None else principal.key)
-        if wrong_key is not None:
-            seen.check(wrong_key, None if matches[0] is None else matches[0].route)
+        if caller.wrong_key is not None:
+            seen.check(caller.wrong_key, None if matches[0] is None else matches[0].route)
         match = seen.authorize(matches, principal, foreign=foreign)
         return match, None if seen.first is None else seen.first.reason

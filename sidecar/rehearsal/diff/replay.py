@@ -7,10 +7,9 @@ from typing import Final, Literal, NamedTuple
 
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason
-from sidecar.core.model import Principal
 from sidecar.gate.compile import key_prefixes
 from sidecar.gate.observation import NO_VALID_KEY
-from sidecar.rehearsal.diff.outcomes import Judge, Outcome, parsed
+from sidecar.rehearsal.diff.outcomes import Caller, Judge, Outcome, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
 from sidecar.telemetry.redaction import Redaction
 
@@ -58,7 +57,7 @@ class Count:
 
     def add(self, request: RecordedRequest) -> None:
         self.lines += 1
-        self.requests += request.weight
+        self.requests += 1.0 if request.sampled is None else request.weight
 
 
 class Example(NamedTuple):
@@ -100,14 +99,11 @@ def _shortened(redaction: Redaction, text: str) -> str:
     return shown if len(shown) <= _EXAMPLE_CHARS else f"{shown[:_EXAMPLE_CHARS]}…"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Caller:
-    """A recorded key, or none, under both configurations. Compared by identity."""
+class _Callers(NamedTuple):
+    """Who sent a recorded request, under both configurations."""
 
-    old: Principal | None
-    new: Principal | None
-    foreign: bool
-    wrong_key: Reason | None
+    old: Caller
+    new: Caller
 
 
 class Disagreement(NamedTuple):
@@ -138,8 +134,8 @@ class Replay:
         self._old, self._new = Judge(old), Judge(new)
         self._observes = self._old.observes or self._new.observes
         self._redaction = Redaction((*key_prefixes(old), *key_prefixes(new)))
-        self._callers: dict[tuple[object, ...], _Caller] = {}
-        self._kept: dict[tuple[str, str, _Caller], tuple[Outcome, Outcome]] = {}
+        self._callers: dict[tuple[object, ...], _Callers] = {}
+        self._kept: dict[tuple[str, str, Caller], tuple[Outcome, Outcome]] = {}
         self._kept_chars = 0
 
     def add(self, request: RecordedRequest) -> None:
@@ -164,19 +160,16 @@ class Replay:
             self._count(request, old, new)
 
     def _judge(self, request: RecordedRequest) -> tuple[Outcome, Outcome]:
-        method, path, caller = request.method, request.path, self._caller(request)
-        key = method, path, caller
+        method, path, callers = request.method, request.path, self._callers_of(request)
+        key = method, path, callers.old
         found = self._kept.get(key)
         if found is None:
-            target, foreign = parsed(path), caller.foreign
-            found = (
-                self._old.judge(method, target, caller.old, foreign=foreign, wrong_key=caller.wrong_key),
-                self._new.judge(method, target, caller.new, foreign=foreign, wrong_key=caller.wrong_key),
-            )
+            target = parsed(path)
+            found = self._old.judge(method, target, callers.old), self._new.judge(method, target, callers.new)
             self._keep(key, found)
         return found
 
-    def _caller(self, request: RecordedRequest) -> _Caller:
+    def _callers_of(self, request: RecordedRequest) -> _Callers:
         wrong_key = _wrong_key(request)
         key = request.key_id, request.scopes, request.tenant, request.environment, request.credential, wrong_key
         found = self._callers.get(key)
@@ -184,11 +177,12 @@ class Replay:
             if len(self._callers) >= _MOST_KEPT:
                 self._callers.clear()
             foreign = request.key_id is None and request.credential == "pass_through"
-            found = _Caller(self._old.principal(request), self._new.principal(request), foreign, wrong_key)
+            old, new = self._old.principal(request), self._new.principal(request)
+            found = _Callers(Caller(old, foreign, wrong_key), Caller(new, foreign, wrong_key))
             self._callers[key] = found
         return found
 
-    def _keep(self, key: tuple[str, str, _Caller], outcomes: tuple[Outcome, Outcome]) -> None:
+    def _keep(self, key: tuple[str, str, Caller], outcomes: tuple[Outcome, Outcome]) -> None:
         if len(self._kept) >= _MOST_KEPT or self._kept_chars >= _MOST_KEPT_CHARS:
             self._kept.clear()
             self._kept_chars = 0

@@ -10,7 +10,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.core.routing import KNOWN_METHODS
 from sidecar.rehearsal.diff.changes import Change, Detail
 from sidecar.rehearsal.diff.compare import compare
-from sidecar.rehearsal.diff.outcomes import Judge, parsed
+from sidecar.rehearsal.diff.outcomes import Caller, Judge, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
 from tests.unit.rehearsal.diff.configuring import KEYS, SCOPES, Configured
 
@@ -314,7 +314,7 @@ def asked(chance: random.Random) -> RecordedRequest:
 
 def passes(judge: Judge, request: RecordedRequest) -> bool:
     foreign = request.credential == "pass_through"
-    outcome = judge.judge(request.method, parsed(request.path), judge.principal(request), foreign=foreign)
+    outcome = judge.judge(request.method, parsed(request.path), Caller(judge.principal(request), foreign))
     return outcome.reason is None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.core.errors import Reason
 from sidecar.core.model import ApiKey, Deny
-from sidecar.rehearsal.diff.outcomes import Judge, parsed
+from sidecar.rehearsal.diff.outcomes import Caller, Judge, parsed
 from sidecar.rehearsal.diff.replay import Disagreement, Replay
 from sidecar.rehearsal.recorded import RecordedRequest
 from tests.harness.targets import CLIMBS, DISGUISES, MALFORMED, OTHER_CLIMBS, OVERLONG, TWICE_DECODED
@@ -260,7 +260,7 @@ async def test_the_judge_comes_to_what_the_gate_decides_but_for_quotas(world: Wo
         decision = await world.decide(method, path, key=text, **headers)
         wrong_key = Reason.INVALID_KEY if text and key is None else None
         principal = judge.principal(of_key(key))
-        outcome = judge.judge(method, parsed(path), principal, foreign=bool(headers), wrong_key=wrong_key)
+        outcome = judge.judge(method, parsed(path), Caller(principal, bool(headers), wrong_key))
         reason = decision.reason if isinstance(decision, Deny) else None
         route = None if decision.route is None else decision.route.name
         seen = None if isinstance(decision, Deny) or decision.would_deny is None else decision.would_deny.reason

@@ -10,8 +10,6 @@ class Reason(StrEnum):
     The first three groups are decisions (`Denied`); the last is what could not be found out (`Fault`).
     """
 
-    __hash__ = str.__hash__  # Enum's own is a Python function, called for each lookup by a reason.
-
     BAD_REQUEST = "bad_request"
     BAD_TARGET = "bad_target"
     AMBIGUOUS_TARGET = "ambiguous_target"

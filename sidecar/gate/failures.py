@@ -1,7 +1,7 @@
 """Wrong keys by address, and what addresses that sent too many of them may still ask of the store."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.core.client_address import address_subject
 from sidecar.core.errors import Denied, Fault, Reason
@@ -18,17 +18,34 @@ _EACH: Final = Quota(name="failures/each", limit=50, burst=300, period=1, window
 """For one of them, so that it leaves some to the others."""
 _MOST_UNDER_WAY: Final = 64
 """Such lookups at a time, of all addresses: where the store is slow, others must not wait behind them."""
+_MOST_KNOWN: Final = 4096
+_LOOKUP_SECONDS: Final = 0.01
+"""For so long a lookup stays refused: half of the time in which one of _EACH comes back."""
+
+
+class _Known(NamedTuple):
+    """What is so from `since` until `until`, as long as the clock is not put back."""
+
+    since: float
+    until: float
+    taken: Taken = _NOTHING
+
+    def holds(self, now: float) -> bool:
+        return self.since <= now < self.until
 
 
 class Failures:
     """Counts wrong keys by address, and spares the store where an address has none left (`keys.failures`).
 
+    A flood from an address costs little: that it has none left is known until the second in which Retry-After changes.
     quota: None is no limit. Times are Unix seconds.
     """
 
     def __init__(self, quota: Quota | None, limiter: Limiter) -> None:
         self._quota, self._limiter = quota, limiter
         self._under_way = 0
+        self._used_up: dict[str, _Known] = {}
+        self._refused_lookups: dict[str, _Known] = {}
 
     async def count(self, address: str, now: float) -> Taken:
         """What the address has left is not reported; that nothing is left, is. Raises Fault."""
@@ -41,19 +58,40 @@ class Failures:
         """As `count`. Where that would have to wait, nothing is counted, as where nobody can count."""
         if self._quota is None:
             return _NOTHING
+        known = self._used_up.get(address)
+        if known is not None and known.holds(now):
+            return known.taken
         taken = self._limiter.take_now([_bucket(self._quota, address_subject(address))], now)
-        return _NOTHING if taken is None or taken.refused is None else Taken(states=(), refused=taken.refused)
+        if taken is None or taken.refused is None:
+            return _NOTHING
+        refused = Taken(states=(), refused=taken.refused)
+        if self._quota.window is Window.FIXED:
+            until = taken.refused.resets_at - (taken.refused.retry_after_seconds - 1)
+            _learn(self._used_up, address, _Known(now, until, refused))
+        return refused
 
     def refuse_lookup(self, address: str, now: float) -> bool:
         """Whether `look_up` would refuse now, as far as that can be told at once. Nothing is taken."""
-        subject = address_subject(address)
-        if self._quota is None or not self._is_empty_now(_bucket(self._quota, subject), now):
+        known = self._refused_lookups.get(address)
+        if known is not None and known.holds(now):
+            return True
+        if self._quota is None or not self._has_used_up(self._quota, address, now):
             return False
-        return (
-            self._under_way >= _MOST_UNDER_WAY
-            or self._is_empty_now(_bucket(_ALL), now)
-            or self._is_empty_now(_bucket(_EACH, subject), now)
-        )
+        subject = address_subject(address)
+        if (
+            self._under_way < _MOST_UNDER_WAY
+            and not self._is_empty_now(_bucket(_ALL), now)
+            and not self._is_empty_now(_bucket(_EACH, subject), now)
+        ):
+            return False
+        _learn(self._refused_lookups, address, _Known(now, now + _LOOKUP_SECONDS))
+        return True
+
+    def _has_used_up(self, quota: Quota, address: str, now: float) -> bool:
+        known = self._used_up.get(address)
+        if known is not None and known.holds(now):
+            return True
+        return self._is_empty_now(_bucket(quota, address_subject(address)), now)
 
     async def look_up(
         self, address: str, now: float, find: Callable[[], Awaitable[CacheEntry | None]]
@@ -91,3 +129,9 @@ class Failures:
 
 def _bucket(quota: Quota, *subject: str) -> Bucket:
     return Bucket(quota=quota, subject=subject, limit=quota.limit)
+
+
+def _learn(memory: dict[str, _Known], address: str, known: _Known) -> None:
+    if len(memory) >= _MOST_KNOWN:
+        memory.clear()
+    memory[address] = known

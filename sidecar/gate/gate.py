@@ -32,11 +32,11 @@ from sidecar.core.target import Target, parse_target, readings
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import IdentityHeaders, request_id
 from sidecar.gate import compile as compiled
-from sidecar.gate.compile import PrincipalCompiler, PrincipalContext, key_format
+from sidecar.gate.compile import PrincipalCompiler, PrincipalContext
 from sidecar.gate.failures import Failures
 from sidecar.gate.observation import NO_VALID_KEY, OBSERVABLE, Observation
-from sidecar.gate.presented import Presented
-from sidecar.gate.requests import NOTHING_TAKEN, RequestState, Understood
+from sidecar.gate.presented import KeyForms, Presented
+from sidecar.gate.requests import NOTHING_TAKEN, KnownCredential, RequestState, Understood
 from sidecar.keys.cache import MISS, CacheEntry, KeyFinder, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter
@@ -73,10 +73,7 @@ class Gate:
         self._clock, self._new_request_id = clock, new_request_id
         self.methods = compiled.method_rules(config)
         self.routes = compiled.route_table(config)
-        self._format = key_format(config)
-        self._prefixes = tuple(config.keys.environments.values())
-        self._foreign = tuple(keys.prefix for keys in config.keys.imported)
-        self._foreign_like_ours = tuple(prefix for prefix in self._foreign if prefix.startswith(self._prefixes))
+        self.forms = KeyForms(config)
         self.credentials = compiled.credential_rules(config)
         self._identity = IdentityHeaders(config.identity.headers)
         self.proxies = compiled.trusted_proxies(config)
@@ -136,8 +133,7 @@ class Gate:
         try:
             if understood.credential is not None:
                 entry = self._keys.peek(understood.credential.digest)
-                if entry is MISS and self.may_be_stored(understood.credential.text.decode()):
-                    self._check_lookup(understood.credential.digest, address)
+                if entry is MISS and self._may_be_found(understood.credential, address):
                     return None
                 known = _known(entry)
                 context = self._authenticate(known)
@@ -267,7 +263,7 @@ class Gate:
         try:
             entry = self._keys.peek(digest)
             if entry is MISS:
-                if not self.may_be_stored(text):
+                if not self.forms.may_be_stored(text):
                     raise Denied(Reason.INVALID_KEY)
                 entry = await self._look_up(text, digest, state.client_address)
         except StoreUnavailable:
@@ -284,16 +280,14 @@ class Gate:
             return await find()
         return await self._failures.look_up(address, self._clock.seconds(), find)
 
-    def _check_lookup(self, digest: bytes, address: str) -> None:
+    def _may_be_found(self, credential: KnownCredential, address: str) -> bool:
         """Raises Denied where the store would not be asked for a key from there."""
-        if not self._keys.remembers(digest) and self._failures.refuse_lookup(address, self._clock.seconds()):
+        if not self.forms.may_be_a_key(credential):
+            return False
+        known = self._keys.remembers(credential.digest)
+        if not known and self._failures.refuse_lookup(address, self._clock.seconds()):
             raise Denied(Reason.TOO_MANY_FAILURES)
-
-    def may_be_stored(self, text: str) -> bool:
-        """Keys made elsewhere have no form to check; one that begins like ours must have ours, or be listed."""
-        if text.startswith(self._prefixes):
-            return self._format.check(text, self._prefixes) is not None or text.startswith(self._foreign_like_ours)
-        return text.startswith(self._foreign)
+        return True
 
     async def _take(self, route: Route, state: RequestState) -> tuple[Taken, tuple[QuotaState, ...]]:
         """And what is left of every quota of the key, where the response tells it."""

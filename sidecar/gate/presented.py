@@ -2,14 +2,47 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
+from sidecar.config.build.config import Config
 from sidecar.core.credentials import Copies, Credential, CredentialRules
 from sidecar.core.errors import Denied
-from sidecar.core.headers import SortedHeaders
+from sidecar.core.headers import Memory, SortedHeaders
 from sidecar.core.model import RequestHead
 from sidecar.core.target import Target
 from sidecar.core.upstream_request import Injection
-from sidecar.gate.requests import RequestState
+from sidecar.gate.compile import key_format
+from sidecar.gate.requests import KnownCredential, RequestState
+
+_MOST_MALFORMED: Final = 10_000
+
+
+class KeyForms:
+    """Which texts may be keys, by their form alone: others are refused before the store is asked."""
+
+    def __init__(self, config: Config) -> None:
+        self._format = key_format(config)
+        self._prefixes = tuple(config.keys.environments.values())
+        self._foreign = tuple(keys.prefix for keys in config.keys.imported)
+        self._foreign_like_ours = tuple(prefix for prefix in self._foreign if prefix.startswith(self._prefixes))
+        self._malformed: Memory[bool] = Memory(_MOST_MALFORMED)
+        """By their SHA-256: whoever has mistyped a key sends it again and again."""
+
+    def may_be_stored(self, text: str) -> bool:
+        """Keys made elsewhere have no form to check; one that begins like ours must have ours, or be listed."""
+        if text.startswith(self._prefixes):
+            return self._format.check(text, self._prefixes) is not None or text.startswith(self._foreign_like_ours)
+        return text.startswith(self._foreign)
+
+    def may_be_a_key(self, credential: KnownCredential) -> bool:
+        """As `may_be_stored`, and cheap for one that was refused before."""
+        digest = credential.digest
+        if digest in self._malformed.young or self._malformed.recall(digest):
+            return False
+        if self.may_be_stored(credential.text.decode()):
+            return True
+        self._malformed.learn(digest, True)
+        return False
 
 
 class Presented:

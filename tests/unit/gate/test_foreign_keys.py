@@ -106,6 +106,6 @@ async def test_a_key_made_elsewhere_may_begin_like_ours_where_it_is_listed(tmp_p
 async def test_only_what_begins_as_is_listed_is_looked_up(tmp_path: Path, text: str, looked_up: bool) -> None:
     world = await make_world(tmp_path, LIKE_OURS)
     try:
-        assert world.gate.may_be_stored(text) is looked_up
+        assert world.gate.forms.may_be_stored(text) is looked_up
     finally:
         await world.store.close()

@@ -546,6 +546,19 @@ async def test_both_ways_refuse_an_address_alike_that_has_failed_too_often(ways:
         ways.world.clock.now += 0.1
 
 
+async def test_both_ways_tell_an_address_alike_how_long_to_wait_whatever_the_clock_does(ways: Ways) -> None:
+    line, waits = f"X-Api-Key: {KeyFormat().make('hv_live_', random.Random(9).randrange)[:-1]}_", set()  # noqa: S311
+    raw = raw_of("GET", "/items/7", ["Host: a", line], "")
+    for step in (0, 0, 0, 0, 0, 0.25, 0.5, 0.5, 1, -0.5, -4, -0.25, 5, 20, 30, 60, 0, 0, 0, 0, 1, -90, 0, 200):
+        ways.world.clock.now += step
+        longer, shorter = await ways.both(raw, PEER)
+        assert shorter == longer
+        deny = shorter[0]  # type: ignore[index]
+        waits.add(deny.refused_quota and deny.refused_quota.retry_after_seconds)
+    assert ways.taken == 24
+    assert len(waits) > 6
+
+
 RESPONSE_LINES = [
     b"Content-Length: 2", b"Content-Length: 2", b"content-length: 02", b"Content-Length: 3", b"Content-Length: 2, 2",
     b"Content-Type: application/json", b"Date: Thu, 01 Jan 1970 00:00:00 GMT", b"Set-Cookie: session=1",

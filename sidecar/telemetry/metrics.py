@@ -8,7 +8,6 @@ import platform
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
@@ -17,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
+from sidecar import __version__
 from sidecar.core.errors import Reason, UpstreamCause, reason_of, status_of
 from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
@@ -369,7 +369,7 @@ class Metrics(Collector):
         for labels, count in self._keys_due.items():
             due.add_metric(labels, count)
         yield due
-        build = {"version": version("sidecar"), "python": platform.python_version()}
+        build = {"version": __version__, "python": platform.python_version()}
         yield InfoMetricFamily("sidecar_build", "What is running.", value=build)
 
 

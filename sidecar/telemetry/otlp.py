@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -22,6 +21,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from sidecar import __version__
 from sidecar.core.observer import SAMPLED
 from sidecar.telemetry.spans import Span
 
@@ -50,7 +50,7 @@ class OtlpExport:
             sampler=ALWAYS_ON, resource=_resource(service), id_generator=self._ids, shutdown_on_exit=False
         )
         provider.add_span_processor(self._ended)
-        self._tracer = provider.get_tracer("sidecar", version("sidecar"))
+        self._tracer = provider.get_tracer("sidecar", __version__)
         self._exporter = OTLPSpanExporter(endpoint, headers=dict(headers) or None, timeout=timeout_seconds)
 
     def __call__(self, spans: Sequence[Span]) -> None:

@@ -12,9 +12,8 @@ from sidecar.cli.output import harmless, progress
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
-from sidecar.rehearsal.diff.compare import Diff, compare
 from sidecar.rehearsal.diff.replay import Kind, Replay
-from sidecar.rehearsal.diff.report import Replayed, as_json, as_markdown, as_text
+from sidecar.rehearsal.diff.report import Diff, Replayed, as_json, as_markdown, as_text, compare
 from sidecar.rehearsal.recorded import LogError, RecordedRequests, opened
 
 _MEGABYTE: Final = 1_000_000

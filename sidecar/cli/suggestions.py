@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import click
 
-from sidecar.cli.output import harmless, who
-from sidecar.cli.tables import Grid
+from sidecar.cli.output import Grid, harmless, who
 from sidecar.core.units import counted, rfc3339
 from sidecar.rehearsal.suggestions.suggest import IdleRoute, KeySuggestion, QuotaFit, Refused, change_command
 from sidecar.usage.recorder import DAY

@@ -47,9 +47,6 @@ class Reason(StrEnum):
     LOOP_DETECTED = "loop_detected"
     INTERNAL = "internal"
 
-    # Enum's own is written in Python, and reasons are looked up several times for each refusal.
-    __hash__ = str.__hash__
-
 
 class UpstreamCause(StrEnum):
     """Closed set of what was wrong with the upstream, for the operator only: log field, metric label, trace attribute.

@@ -1,18 +1,59 @@
-"""A diff, and what a replay found, as JSON and in words: for a terminal, and as Markdown for a pull request."""
+"""Compares two configurations, and reports the diff and a replay: as JSON, as text, and as Markdown for reviews."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import counted
-from sidecar.rehearsal.diff.changes import Change, Detail
-from sidecar.rehearsal.diff.compare import Diff
+from sidecar.rehearsal.diff.changes import Change, Detail, Effect
 from sidecar.rehearsal.diff.outcomes import Outcome
 from sidecar.rehearsal.diff.replay import SHOWN_OF_HASH, Count, Example, Group, GroupKey, NotJudged, Replay
+from sidecar.rehearsal.diff.routes import route_changes
+from sidecar.rehearsal.diff.sections import Sections
 from sidecar.rehearsal.recorded import LineCounts
+
+_ORDER = ("opens and closes", "opens", "closes", "changes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """What changes from one configuration to another; what opens or closes something stands first."""
+
+    old: Config
+    new: Config
+    changes: Sequence[Change]
+
+    def having(self, effect: Effect) -> Sequence[Change]:
+        return [change for change in self.changes if effect in change.effects]
+
+    @property
+    def others(self) -> Sequence[Change]:
+        """Those that neither open nor close anything."""
+        return [change for change in self.changes if not change.effects]
+
+    @property
+    def summary(self) -> str:
+        """`2 open, 1 closes, 3 other changes`."""
+        if not self.changes:
+            return "no change"
+        opens, closes = len(self.having("opens")), len(self.having("closes"))
+        others = counted(len(self.others), "other change")
+        return f"{opens} {_verb(opens, 'open')}, {closes} {_verb(closes, 'close')}, {others}"
+
+
+def _verb(number: int, verb: str) -> str:
+    return f"{verb}s" if number == 1 else verb
+
+
+def compare(old: Config, new: Config) -> Diff:
+    """Names of quotas, plans and scopes count, as keys hold them; names of routes, their order and places do not."""
+    changes = [*route_changes(old, new), *Sections(old, new).changes()]
+    return Diff(old=old, new=new, changes=sorted(changes, key=lambda change: _ORDER.index(change.effect)))
+
 
 _MOST_ROWS: Final = 40
 """Of a table for people; JSON has them all. A comment on GitHub has at most 65,536 characters."""

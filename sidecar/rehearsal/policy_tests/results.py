@@ -10,9 +10,8 @@ from msgspec import Struct
 
 from sidecar.limiter.port import Limiter
 from sidecar.rehearsal.policy_tests.comparison import Difference, differences
-from sidecar.rehearsal.policy_tests.coverage import Coverage, Gap, Reached
+from sidecar.rehearsal.policy_tests.coverage import Coverage, Gap, Places, Reached, Rule, reasons_why, rules
 from sidecar.rehearsal.policy_tests.judge import Judge
-from sidecar.rehearsal.policy_tests.rules import Places, Rule, reasons_why, rules
 from sidecar.rehearsal.policy_tests.suite import Case, Suite
 
 

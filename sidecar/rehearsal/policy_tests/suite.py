@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from sidecar.config.build.config import Config
 from sidecar.config.decoder import decode
 from sidecar.config.errors import ConfigError, Path, Report, did_you_mean
-from sidecar.config.load import read_file
-from sidecar.config.variables import Variables
+from sidecar.config.load import Variables, read_file
 from sidecar.config.yaml_tree import MOST_TABLE_BYTES, read_table
 from sidecar.core.apikey import Hasher, looks_secret
 from sidecar.core.model import Headers, RequestHead

@@ -120,7 +120,7 @@ def _as_text(found: Difference, how: _How) -> Iterator[str]:
     yield from (f"+ {who(key)}" for key in found.added)
     yield from (f"~ {who(before)}: {changes_told(before, after)}" for before, after in found.changed)
     yield from (f"- {who(key)}" for key in found.surplus)
-    yield from (f"! {who(key)} is revoked and stays so: take its record out of the file" for key in found.revoked)
+    yield from (f"! {who(key)} is revoked for good: remove its record from the file" for key in found.revoked)
     if not found:
         yield f"Nothing to do: the store has what {how.name} says."
         return

@@ -81,7 +81,7 @@ def backup_command(config: str | None, store: str | None, as_json: bool, force: 
 
 @click.command("restore")
 @from_store
-@click.option("--yes", is_flag=True, help="Restore, though changes since the backup are undone.")
+@click.option("--yes", is_flag=True, help="Restore even if that undoes changes made since the backup.")
 @click.argument("file", type=click.Path())
 def restore_command(config: str | None, store: str | None, as_json: bool, yes: bool, file: str) -> None:
     """Put the backup FILE in the place of the key store.
@@ -108,11 +108,11 @@ def restore_command(config: str | None, store: str | None, as_json: bool, yes: b
     else:
         _tell_undone(restore.undone)
     if refused:
-        raise Failure("nothing was restored: changes would be undone. Pass --yes to restore all the same")
+        raise Failure("nothing was restored, because changes would be undone. Pass --yes to restore anyway")
     if not as_json:
         click.echo(f"Restored {restore.path} from {file}: {_holds(restore.checked)}. Start the sidecar again.")
         if kept is not None:
-            click.echo(f"The store of before is kept as {kept}.")
+            click.echo(f"The previous store is kept as {kept}.")
 
 
 @click.command("check")
@@ -212,14 +212,14 @@ def _restore_as_json(restore: Restore, kept: str | None, *, restored: bool) -> d
 
 def _tell_undone(undone: Undone) -> None:
     if undone.unknown:
-        click.echo(f"What was changed since the backup cannot be told: {undone.unknown}")
+        click.echo(f"Cannot tell what changed since the backup: {undone.unknown}")
     if undone.changes:
         first, *others = [f"{number:,} {_VERBS.get(action, action)}" for action, number in undone.changes.items()]
         are = "key was" if first.startswith("1 ") else "keys were"
         number, _, verb = first.partition(" ")
         newest = rfc3339(undone.backup_at) or "never"
         listed = ", ".join([f"{number} {are} {verb}", *others])
-        click.echo(f"After this backup, whose newest change is of {newest}: {listed}. All of this is undone.")
+        click.echo(f"A restore undoes all changes since this backup (newest change: {newest}): {listed}.")
     if undone.revived:
         click.echo(f"{counted(undone.revived_count, 'key')} would work again, or for longer:")
         for key in undone.revived[:_LISTED]:

@@ -121,7 +121,7 @@ def _print(checked: _Checked, strict: bool) -> None:
     if checked.config is None or checked.problems:
         return
     path, refused = harmless(checked.path), strict and checked.warned
-    verdict = "valid, but --strict takes no warnings" if refused else "ok"
+    verdict = "valid, but --strict allows no warnings" if refused else "ok"
     click.echo(f"{path}: {verdict} ({_summary(checked.config)})")
     if observed := observing(checked.config):
         click.echo(f"{path}: note: only observed, not enforced: {harmless(in_one_line(observed))}", err=True)
@@ -130,7 +130,7 @@ def _print(checked: _Checked, strict: bool) -> None:
 
 
 @click.command("schema")
-@click.option("--tests", is_flag=True, help="That of a file of policy tests (`sidecar test`).")
+@click.option("--tests", is_flag=True, help="Print the schema of policy test files (`sidecar test`).")
 def schema_command(tests: bool) -> None:
     """Print a JSON Schema of the configuration file, for editors.
 

@@ -28,7 +28,7 @@ base_path_option: Callable[[Any], Any] = click.option(
     "--base-path",
     callback=_path_prefix,
     metavar="PATH",
-    help="What paths begin with where clients call; default: as the document's servers say.",
+    help="Prefix of the paths that clients call. Default: from the document's servers.",
 )
 
 
@@ -96,7 +96,7 @@ def routes_group() -> None:
 @routes_group.command("from-openapi")
 @click.argument("file", type=click.Path())
 @base_path_option
-@click.option("--routes-only", is_flag=True, help="Print `scopes` and `routes` alone, to add to a configuration.")
+@click.option("--routes-only", is_flag=True, help="Print only `scopes` and `routes`, to add to a configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `yaml` in it is the draft.")
 @click.pass_context
 def from_openapi_command(

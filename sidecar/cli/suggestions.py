@@ -59,7 +59,7 @@ async def print_table(told: Told) -> int:
         narrowed += _narrowed(page)
         click.echo("\n".join(lines))
     if grid is None:
-        click.echo("No key is there to judge.")
+        click.echo("There are no keys to judge.")
     lines = [*_summary(narrowed), *map(_idle, told.routes()), *told.notes]
     click.echo("\n".join(["", *map(harmless, lines)]))
     return narrowed
@@ -98,7 +98,7 @@ def _details(one: KeySuggestion, days: str) -> Iterator[str]:
     for fit in one.quotas:
         yield _of_quota(fit)
     if one.changed:
-        yield f"{counted(one.changed, 'request')} on record would be refused today, whatever of its scopes it keeps"
+        yield f"{counted(one.changed, 'request')} on record would be refused today, whichever of its scopes it keeps"
 
 
 def _of_scopes(one: KeySuggestion, days: str) -> str:
@@ -116,7 +116,7 @@ def _of_refused(refused: Refused) -> str:
     if refused.observed:
         times.append(f"would have been refused {counted(refused.observed, 'time')}")
     lacks = " or ".join(refused.lacks)
-    return f"{' and '.join(times)} on {refused.route} for lack of {lacks}: is it to have that?"
+    return f"{' and '.join(times)} on {refused.route} for lack of {lacks}: should it have that?"
 
 
 def _of_quota(fit: QuotaFit) -> str:

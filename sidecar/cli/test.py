@@ -45,8 +45,8 @@ _BATCH: Final = 1_000
     "config_path",
     type=click.Path(),
     metavar="FILE",
-    help="Test this configuration in place of those that the files name. A file that names none is of SIDECAR_CONFIG, "
-    "or of ./sidecar.yaml.",
+    help="Test this configuration instead of those that the files name. Default for a file that names none: "
+    "SIDECAR_CONFIG, or ./sidecar.yaml.",
 )
 @click.option("-k", "text", default="", metavar="TEXT", help="Only cases with TEXT in their name, group or FILE:LINE.")
 @click.option("--coverage", is_flag=True, help="List the routes, scopes and reasons that no test reaches.")
@@ -55,7 +55,7 @@ _BATCH: Final = 1_000
     "minimum",
     type=WholeNumber(min=0, max=100),
     metavar="PERCENT",
-    help="Exit with 1 if less is reached; implies --coverage.",
+    help="Exit with 1 if less is covered; implies --coverage.",
 )
 @click.option("--junit", "junit_path", type=click.Path(), metavar="FILE", help="Write the results there as JUnit XML.")
 @click.option("--json", "as_json_", is_flag=True, help="Print JSON.")

@@ -59,7 +59,7 @@ _FORMATS: Final = get_args(FileFormat)
     "--format",
     "form",
     type=OneOf((*_FORMATS, *PRODUCTS)),
-    help="Format of the file, or the product whose list it is. Default: by its extension, csv or jsonl.",
+    help="Format of the file, or the product that made it. Default: by its extension, csv or jsonl.",
 )
 @click.option(
     "--hash",
@@ -70,7 +70,7 @@ _FORMATS: Final = get_args(FileFormat)
 @click.option(
     "--hash-plaintext",
     is_flag=True,
-    help="Take keys themselves (the field key) and hash each as it is read. None is stored or printed.",
+    help="Accept plaintext keys (the field key), and hash each as it is read. None is stored or printed.",
 )
 @click.option("--dry-run", is_flag=True, help="Check every line, but import nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

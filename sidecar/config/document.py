@@ -121,7 +121,7 @@ def checked_limits(limits: Limits, path: Path, report: Report) -> Limits:
     if max(limits.request_line, limits.header) > limits.head:
         report.problem((*path, "head"), "is less than one request line or header may have")
     if limits.held_bytes < _LEAST_HELD_BYTES:
-        report.problem((*path, "held_bytes"), "must be at least 1MiB: a few clients that are behind take as much")
+        report.problem((*path, "held_bytes"), "must be at least 1MiB: a few slow clients need as much")
     return limits
 
 

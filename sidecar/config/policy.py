@@ -300,9 +300,9 @@ def checked_keys(keys: KeySettings, path: Path, report: Report) -> KeySettings:
     _check_sources(keys.pass_through, (*path, "pass_through"), report)
     for at, source in report.numbered((*path, "pass_through"), keys.pass_through):
         if source.part is not None:
-            report.problem((*at, "as"), "what passes, passes whole: leave it out")
+            report.problem((*at, "as"), "credentials pass through whole: leave it out")
         if source.kind == "query":
-            report.problem((*at, "query"), "query parameters are never held back: name a header or a cookie")
+            report.problem((*at, "query"), "query parameters always pass through: name a header or a cookie")
     _check_imported(keys, (*path, "imported"), report)
     if keys.max_age_seconds == 0:
         report.problem((*path, "max_age"), "must be more than 0, or off")

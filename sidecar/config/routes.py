@@ -52,10 +52,10 @@ def cors_of(entry: CorsEntry, path: Path, report: Report) -> Cors:
     for name in ("origins", "headers", "expose"):
         for at, text in report.numbered((*path, name), getattr(entry, name)):
             if text == EVERY and entry.credentials:
-                why = "browsers take no '*' from who lets them send cookies (credentials: true)"
+                why = "browsers reject '*' together with cookies (credentials: true)"
                 report.problem(at, f"{why}: list each one")
             elif name != "origins" and "*" in text and text != EVERY:
-                report.problem(at, 'is no pattern: list each name, or write "*" for every one')
+                report.problem(at, "cannot contain '*': list each name, or write '*' alone for every one")
     return Cors(
         origins=frozenset(entry.origins),
         headers=entry.headers,

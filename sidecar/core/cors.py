@@ -20,7 +20,7 @@ def parse_origin(text: str) -> str:
     if text == EVERY:
         return text
     if text.lower() == "null":
-        raise ValueError("'null' is the origin of any sandboxed frame and local file: whoever wants it, has it")
+        raise ValueError("'null' is the origin of any sandboxed frame and local file: anyone can send it")
     if "*" in text:
         raise ValueError("has a '*' in it: list each origin, or write \"*\" alone for every one")
     found = _ORIGIN.fullmatch(text)

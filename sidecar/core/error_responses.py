@@ -70,8 +70,8 @@ _DETAIL: Mapping[Reason, str] = {
     Reason.UPSTREAM_INVALID: "The service gave an invalid response.",
     Reason.UPSTREAM_TIMEOUT: "The service did not respond in time.",
     Reason.UPSTREAM_BUSY: "The service has no room for the request at the moment.",
-    Reason.LOOP_DETECTED: "The request has come this way before.",
-    Reason.INTERNAL: "Something went wrong here.",
+    Reason.LOOP_DETECTED: "The request has already passed through here.",
+    Reason.INTERNAL: "An internal error occurred.",
 }
 
 
@@ -289,7 +289,7 @@ def specific_detail(deny: Deny) -> str | None:
     if deny.reason is Reason.QUOTA_EXCEEDED and deny.refused_quota is not None:
         state = deny.refused_quota
         until = rfc3339(ceil(state.resets_at) * 1_000_000)
-        return f"The quota {state.quota.name} of {state.limit} is used up. All of it is back at {until}."
+        return f"The quota {state.quota.name} of {state.limit} is used up. It is fully available again at {until}."
     if deny.reason is Reason.INSUFFICIENT_SCOPE:
         missing = missing_in_words(deny.route.policy, deny.principal.scopes)
         return f"The API key lacks a scope that this operation requires: {missing}." if missing else None

@@ -330,7 +330,7 @@ class _RequestHandler(web.RequestHandler):
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("internal error: %s", type(exc).__name__)
         if request.writer.output_size > 0:
-            raise ConnectionError("a response was begun already")
+            raise ConnectionError("the response has begun already")
         response = to_aiohttp(self._host.refuse(_reason_of(status, exc)))
         response.force_close()
         return response

@@ -192,7 +192,7 @@ def _unknown(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
     if record.config is None and record.key_id is None and config.keys.pass_through:
         return "the line is of an older version, which does not say whether a credential came that is not a key"
     if record.method == "OPTIONS" and record.key_id is None and reason is None and record.would_deny is None:
-        return "it may have been a browser's question before its request (CORS), whose headers are not recorded"
+        return "it may have been CORS preflights (CORS), whose headers are not recorded"
     return ""
 
 

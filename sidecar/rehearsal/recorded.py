@@ -122,7 +122,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
         raise LogError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     with file:
         if _is_endless(file):
-            raise LogError("is a device, and no log")
+            raise LogError("is a device, not a log")
         yield file
 
 
@@ -222,9 +222,9 @@ def _gunzipped(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
             elif not packed:
                 packed = next(chunks, b"")
                 if not packed:
-                    raise LogError("is a gzip file that is cut off: only what stands before was read")
+                    raise LogError("is a gzip file that is cut off: only the part before that was read")
     except zlib.error as error:
-        raise LogError(f"is a gzip file that is damaged ({error}): only what stands before was read") from None
+        raise LogError(f"is a gzip file that is damaged ({error}): only the part before that was read") from None
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes | None]:

@@ -92,8 +92,8 @@ class KeyFileWatch(Collector):
 
     def remarks(self) -> Sequence[str]:
         """Where keys come from, and where the file was not taken: only the place, as words may hold what it does."""
-        kept = "" if self._store.keeps_usage else "; their use and changes are kept nowhere"
-        note = f"keys: those of the file {self._store.path}, which is only read{kept}"
+        kept = "" if self._store.keeps_usage else "; their use and changes are not stored"
+        note = f"keys: from the file {self._store.path}, which is read-only{kept}"
         if self._problem is None:
             return [note]
         places = ", ".join(dict.fromkeys(line.partition(": ")[0] for line in self._problem.problems[:_SHOWN]))

@@ -23,7 +23,9 @@ class LimiterMetrics(Collector):
             "sidecar_quota_entries_limit", "Most counts of quotas in memory.", value=limiter.max_entries
         )
         yield CounterMetricFamily(
-            "sidecar_quota_entries_evicted", "Counts that made room for others and start anew.", value=limiter.evicted
+            "sidecar_quota_entries_evicted",
+            "Counts evicted to make room for others; they start from zero.",
+            value=limiter.evicted,
         )
 
 
@@ -36,7 +38,7 @@ class RemoteLimiterMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         statistics = self._statistics
         errors = CounterMetricFamily(
-            "sidecar_limiter_errors", "Times the shared limiter could not be asked any more.", labels=("cause",)
+            "sidecar_limiter_errors", "Times the shared limiter became unavailable.", labels=("cause",)
         )
         for cause, count in statistics.errors.items():
             errors.add_metric((cause,), count)

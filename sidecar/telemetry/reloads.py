@@ -83,10 +83,10 @@ class Reloads(Collector):
         for result, count in self._counts.items():
             reloads.add_metric((result,), count)
         yield reloads
-        yield InfoMetricFamily("sidecar_config", "What is in force.", value={"sha256": self._sha256})
+        yield InfoMetricFamily("sidecar_config", "The configuration in force.", value={"sha256": self._sha256})
         yield GaugeMetricFamily(
             "sidecar_config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was taken, in Unix seconds.",
+            "Time of the last successful reload, in Unix seconds.",
             value=self._at,
         )
         yield GaugeMetricFamily(

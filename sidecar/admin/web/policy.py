@@ -259,7 +259,7 @@ def _facts(service: AdminService, route: Route) -> Iterator[Fact]:
     yield Fact(label="Quotas", chips=tuple(_quotas(policy)))
     yield from _forwarding(route)
     if service.config.keys.pass_through and policy.pass_through and not policy.public:
-        yield Fact(label="Other credentials", value="are passed on: the service judges them")
+        yield Fact(label="Other credentials", value="are passed on: the service checks them")
     yield Fact(label="Defined in", value=route.where or "Default for what matches no route", mono=bool(route.where))
 
 

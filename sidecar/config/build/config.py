@@ -87,7 +87,7 @@ class Config:
     store_replica: str = ""
     """Of PostgreSQL: the URL of a standby where keys are looked up; empty for the primary."""
     store_grace: float = 0.0
-    """Seconds for which keys that were seen go on while the store does not answer."""
+    """Seconds for which cached keys keep working while the store does not answer."""
     limiter: LimiterSettings
     keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
@@ -407,7 +407,7 @@ def _uncounted(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
     for path, route in routes:
         said = "quotas" in report.names(path) or "quotas" in report.names(path[:2])
         if not route.policy.charges and not route.policy.deny and not said:
-            yield path, f"`{route.name}` has no quota, and other routes do: write `quotas: []` if that is meant"
+            yield path, f"`{route.name}` has no quota, but other routes do: write `quotas: []` if that is intended"
 
 
 def _open_below_closed(routes: Sequence[tuple[Path, Route]]) -> Doubts:

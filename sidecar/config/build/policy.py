@@ -206,7 +206,7 @@ def errors_of(
             elif name in found:
                 report.key_problem(path, f"the reason '{name}' has an error response already")
             elif entry.detail and name not in (*DETAILED, _DEFAULT):
-                report.problem((*path, "detail"), f"tells no more of {name}: it is for {' and '.join(DETAILED)}")
+                report.problem((*path, "detail"), f"adds nothing for {name}: it is for {' and '.join(DETAILED)}")
             else:
                 found[name] = response
     default = found.pop(_DEFAULT, None)

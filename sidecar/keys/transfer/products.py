@@ -97,7 +97,7 @@ def _kong_records(document: object) -> Iterator[Record]:
 def _from_kong(credential: Record) -> Fields:
     if credential.get("ttl"):
         # The Admin API tells what is left of it, a dump what it was at first.
-        raise InvalidLine(["ttl: when this key ends cannot be told: write it as expires_at, in JSON lines"])
+        raise InvalidLine(["ttl: does not say when this key expires: write it as expires_at, in JSON lines"])
     found = credential.get("consumer")
     consumer: Record = found if isinstance(found, dict) else {"id": found}
     owner = consumer.get("username") or consumer.get("custom_id") or consumer.get("id")
@@ -121,7 +121,7 @@ def _aws_records(document: object) -> Iterator[Record]:
 
 def _from_aws(item: Record) -> Fields:
     if "value" not in item:
-        raise InvalidLine(["value: is not there: list keys with --include-values"])
+        raise InvalidLine(["value: is missing: list keys with --include-values"])
     created = item.get("createdDate")
     return {
         "key": item["value"],
@@ -184,7 +184,7 @@ def _from_tyk(session: Record) -> Fields:
         raise InvalidLine(["add the key to each session object, as `key`, or its hash, as `hash`: see the recipes"])
     if digest is not None and _MURMUR.fullmatch(digest):
         raise InvalidLine(
-            ["hash: is a Murmur hash, which cannot be taken over: only those of hash_key_function sha256 can"]
+            ["hash: is a Murmur hash, which cannot be imported: only hashes of hash_key_function sha256 can"]
         )
     expires = session.get("expires", 0)
     return {
@@ -213,7 +213,7 @@ def _from_unkey(key: Record) -> Fields:
     plaintext, digest = key.get("plaintext"), key.get("hash")
     if not plaintext and not digest:
         raise InvalidLine(
-            ["plaintext: is not there: list keys with decrypt: true, which only recoverable keys have, or add the hash"]
+            ["plaintext: is missing: list keys with decrypt: true, which only recoverable keys have, or add the hash"]
         )
     identity = key.get("identity") or {}
     return {

@@ -62,12 +62,12 @@ _EXAMPLES: Final = 2
 WHY_NOT: Final[Mapping[NotJudged, str]] = {
     "redacted": "their path is redacted",
     "cut": "their path is cut",
-    "wrong key": "refused for a wrong key, and stay so",
-    "malformed": "refused before any policy is asked, and stay so",
+    "wrong key": "refused for a wrong key, and still are",
+    "malformed": "refused before any policy applies, and still are",
     "fault": "the store failed",
-    "preflight": "a browser's question before its request",
-    "without scopes": "of an older version that logged no scopes",
-    "unknown reason": "of a reason that is not known here",
+    "preflight": "CORS preflights",
+    "without scopes": "logged by an older version, without scopes",
+    "unknown reason": "with an unknown reason",
 }
 NEVER_JUDGED: Final = "Quotas, headers and bodies are not judged."
 
@@ -220,7 +220,7 @@ def _replay_lines(replayed: Replayed) -> Iterator[str]:
 
 def _changed(replay: Replay) -> str:
     parts = [f"{_number(count, replay)} {kind}" for kind, count in replay.changed.items() if count.lines]
-    return f"{_number(replay.judged, replay)} requests judged, {', '.join(parts) or 'none with another outcome'}"
+    return f"{_number(replay.judged, replay)} requests judged, {', '.join(parts) or 'none with a different outcome'}"
 
 
 def _number(count: Count, replay: Replay) -> str:
@@ -240,14 +240,14 @@ def _notes(replayed: Replayed) -> Iterator[str]:
         yield f"Not judged: {'; '.join(whys)}."
     yield NEVER_JUDGED
     if replay.over_quota:
-        yield f"Over a quota that was only observed: {counted(replay.over_quota, 'line')}. Enforced, it refuses them."
+        yield f"Over a quota that was only observed: {counted(replay.over_quota, 'line')}. Enforcing it refuses them."
     if replay.elsewhere:
-        yield f"Written under another configuration than the old one: {counted(replay.elsewhere, 'line')}."
+        yield f"Logged under a configuration other than the old one: {counted(replay.elsewhere, 'line')}."
     for (recorded, judged), group in replay.disagreements.items():
         was, is_now = _outcome(recorded), _outcome(judged)
         yield f"The log says {was}, the old configuration {is_now}: {counted(group.count.lines, 'line')}."
     if replay.beyond.lines:
-        yield f"In more groups than are kept: {_number(replay.beyond, replay)}."
+        yield f"Left out, because there are too many groups: {_number(replay.beyond, replay)}."
 
 
 def _outcome(reason: Reason | None) -> str:

@@ -151,9 +151,9 @@ class _Comparison:
         if wanted.public and policy.public:
             return ""
         if wanted.public:
-            return f"the document opens it to everybody, and {where} needs a key"
+            return f"the document opens it to everybody, but {where} needs a key"
         if policy.public:
-            return f"the document requires credentials, and {where} is public"
+            return f"the document requires credentials, but {where} is public"
         if wanted.from_tag:
             return ""
         unknown = sorted((wanted.any_scopes | wanted.all_scopes) - self.config.catalogue.scopes.keys())
@@ -168,17 +168,17 @@ class _Comparison:
         if not new:
             return ""
         hints = [f"'{name}'{did_you_mean(name, self.config.catalogue.scopes)}" for name in new]
-        return f"the document requires {', '.join(hints)}, which `scopes` has not; {where} covers it"
+        return f"the document requires {', '.join(hints)}, which is not in `scopes`; {where} covers it"
 
     def scopes(self, wanted: Requirement, policy: Policy, where: str) -> str:
         expand = self.config.catalogue.expand
         for granted in _grants(wanted.policy):
             if missing := missing_scopes(policy, expand(granted)):
-                return f"{_told(granted)} suffices to the document, and {where} wants {_told(missing)}"
+                return f"{_told(granted)} is enough for the document, but {where} requires {_told(missing)}"
         for granted in _grants(policy):
             if missing := missing_scopes(wanted.policy, expand(granted)):
                 held = _told(granted) if granted else "no scope at all"
-                return f"the document requires {_told(missing)}, and to {where} {held} suffices"
+                return f"the document requires {_told(missing)}, but for {where} {held} is enough"
         return ""
 
     # Overlaps, and routes of no operation.

@@ -176,7 +176,7 @@ class _Reader:
             self.tree.problem(self.tree.root.place, why)
         elif not _VERSION.fullmatch(text_in(top[name][1]).strip()):
             found = f"'{short(text_in(top[name][1]))}'"
-            self.tree.problem(top[name][1].place, f"{found} is no version that is known: 2.0, 3.0, 3.1 and 3.2 are")
+            self.tree.problem(top[name][1].place, f"{found} is not a supported version: 2.0, 3.0, 3.1 and 3.2 are")
 
     # Security.
 
@@ -219,7 +219,7 @@ class _Reader:
         scopes = set[str]()
         for key, names in schemes.values():
             if key.text not in self.defined:
-                self.tree.remark(key.place, f"'{short(key.text)}' is no security scheme of the document")
+                self.tree.remark(key.place, f"'{short(key.text)}' is not a security scheme of the document")
             scopes.update(filter(None, map(text_in, self.tree.items(names, "the scopes of a scheme"))))
         return frozenset(scopes) if schemes else None
 
@@ -258,7 +258,7 @@ class _Reader:
             self.tree.problem(key.place, f"a path of {len(key.text):,} characters is longer than requests may be")
             return
         if not key.text.startswith("/"):
-            self.tree.remark(key.place, f"`{short(key.text)}` does not begin with a slash, and is taken as if it did")
+            self.tree.remark(key.place, f"`{short(key.text)}` does not begin with a slash: one is added")
         found = self.tree.followed(node, f"`{short(key.text)}`")
         own = self.tree.mapping(node, f"`{short(key.text)}`")
         fields = own if found is None else {**self.tree.mapping(found, f"`{short(key.text)}`"), **own}
@@ -268,7 +268,7 @@ class _Reader:
             if method in NEVER_ROUTED:
                 self.tree.remark(place, f"`{method} {short(key.text)}`: such requests are always answered 405")
             elif spelling != method:
-                message = f"`{method}` and `{spelling}` are one method but for the case: `{method}` is left out"
+                message = f"`{method}` and `{spelling}` differ only in case: `{method}` is left out"
                 self.tree.remark(place, message)
             else:
                 self._operation(method, place, key.text, operation, context)

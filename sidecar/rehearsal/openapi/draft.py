@@ -123,7 +123,7 @@ def _remarks(endpoint: Endpoint, requirement: Requirement, *, silent: bool) -> I
     yield from dict.fromkeys(remark for operation in operations for remark in operation.remarks)
     yield from requirement.remarks
     if not silent and all(operation.security is None for operation in operations):
-        yield "The document says nothing of its security"
+        yield "The document says nothing about security"
 
 
 def _tie_breakers(routes: Sequence[DraftedRoute], description: Description) -> Iterator[DraftedRoute]:
@@ -156,9 +156,13 @@ def _head(description: Description, routes_only: bool) -> Iterator[str]:
     title = f" ({description.title})" if description.title else ""
     number = counted(len(description.operations), "operation")
     yield from _comment(f"Drafted from {description.file}{title}: {number}.")
-    yield from _comment("Every route but the public ones needs a scope. Read it, and rename what you call otherwise.")
+    yield from _comment(
+        "Every route except the public ones needs a scope. Review it, and rename what you call differently."
+    )
     if _is_silent(description):
-        yield from _comment("The document says nothing of security: scopes are named by tags, and no route is public.")
+        yield from _comment(
+            "The document says nothing about security: scopes are named by tags, and no route is public."
+        )
     for remark in description.remarks:
         yield from _comment(str(remark))
     if routes_only:
@@ -191,7 +195,9 @@ def _listed(routes: Sequence[DraftedRoute], ties: Sequence[DraftedRoute]) -> Ite
         yield from _lines(each)
     if ties:
         yield ""
-        yield from _comment("Paths that two routes match, and neither is more specific: these demand what both do.")
+        yield from _comment(
+            "Paths that two routes match, where neither is more specific: these routes demand what both do."
+        )
     for each in ties:
         yield from _lines(each)
 

@@ -51,12 +51,12 @@ class _Reading:
         last, made, rest = len(segments) - 1, list[str](), False
         for position, segment in enumerate(segments):
             if position == last and self._takes_slashes(segment, last=True):
-                self.remarks.append(f"`{segment}` may hold slashes: `**` stands for it, and for nothing, too")
+                self.remarks.append(f"`{segment}` may contain slashes: `**` stands for it, and also matches nothing")
                 rest = True
                 continue
             if self._takes_slashes(segment, last=False):
                 self.remarks.append(
-                    f"`{segment}` may hold slashes, and a pattern has `**` only at its end: one segment"
+                    f"`{segment}` may contain slashes, but a pattern has `**` only at its end: one segment"
                 )
             made.append(self._segment(segment))
         return parse_pattern("/" + "/".join([*made, *(["**"] if rest else [])]))
@@ -81,14 +81,14 @@ class _Reading:
     def _segment(self, segment: str) -> str:
         express = _EXPRESS.fullmatch(segment)
         if express is not None:
-            self.remarks.append(f"`{segment}` is taken for a parameter")
+            self.remarks.append(f"`{segment}` is treated as a parameter")
             return self._param(express[1])
         names = _EXPRESSION.findall(segment)
         before, after = segment, ""
         if names:
             before, after = segment[: segment.index("{")], segment[segment.rindex("}") + 1 :]
         if len(names) > 1:
-            self.remarks.append(f"`{segment}` has several parameters, and a route takes one in a segment")
+            self.remarks.append(f"`{segment}` has several parameters, but a route takes one in a segment")
         return self._with_fixed_text(segment, names, unquote(before), unquote(after))
 
     def _with_fixed_text(self, segment: str, names: list[str], before: str, after: str) -> str:
@@ -98,7 +98,7 @@ class _Reading:
             return f"{prefix}{self._param(name)}{suffix}"
         if whole and prefix not in (".", ".."):
             return prefix
-        self.remarks.append(f"`{segment}` holds what no pattern can: a parameter stands for it")
+        self.remarks.append(f"`{segment}` contains what no pattern can: a parameter stands for it")
         return f"{prefix.strip('.')}{self._param(name or _PLACEHOLDER)}{suffix}"
 
     def _param(self, name: str) -> str:

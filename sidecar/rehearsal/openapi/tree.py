@@ -49,7 +49,7 @@ class Tree:
         for key, value in node.entries:
             if key.text in found:
                 first = found[key.text][0].place.line
-                self.problem(key.place, f"'{short(key.text)}' stands twice, first in line {first}: leave one out")
+                self.problem(key.place, f"'{short(key.text)}' is a duplicate, first in line {first}: leave one out")
             else:
                 found[key.text] = (key, value)
         return found

@@ -76,7 +76,7 @@ def parse_would_deny(text: str) -> str:
     if text in OBSERVABLE or text == NONE:
         return text
     if text in tuple(Reason):
-        raise ValueError(f"{text} is never only observed: it holds always, so write `decision: {text}`")
+        raise ValueError(f"{text} is always enforced: write `decision: {text}`")
     near = did_you_mean(text, (NONE, *OBSERVABLE))
     raise ValueError(f"must be a reason that `mode: observe` lets go on, such as insufficient_scope, or none{near}")
 

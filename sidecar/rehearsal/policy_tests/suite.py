@@ -230,7 +230,7 @@ class _Resolver:
         line: RequestLine = entry.request
         if line.key is not None:
             if entry.key is not None:
-                self._report.problem((*path, "key"), f"the request says `as {line.key}`: keep one of both")
+                self._report.problem((*path, "key"), f"the request says `as {line.key}`: keep one of them")
             full = "request" in self._report.names(path)
             return self._key(line.key, (*path, "request") if full else path, of_key=not full)
         if isinstance(entry.key, KeyEntry):

@@ -105,12 +105,12 @@ class Replica:
             return
         shown = rows[0][0] if rows else None
         if shown is None:
-            self._leave("it is no standby")
+            self._leave("it is not a standby")
         elif shown in (before, self._number()):
             self._lagged = False
             self._use()
         elif self._lagged:
-            self._leave("it lags behind the primary by over 1 s, or is no copy of it")
+            self._leave("it lags behind the primary by over 1 s, or is not a copy of it")
         else:
             self._lagged = True
 
@@ -140,4 +140,4 @@ class Replica:
             _log.warning("sidecar: store: %s", self._told())
 
     def _told(self) -> str:
-        return f"lookups go to the primary, and not to the replica {self._name}: {self._trouble}"
+        return f"lookups go to the primary instead of the replica {self._name}: {self._trouble}"

@@ -21,7 +21,7 @@ _ORDER = ("opens and closes", "opens", "closes", "changes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """What changes from one configuration to another; what opens or closes something stands first."""
+    """The changes from one configuration to another; those that open or close something come first."""
 
     old: Config
     new: Config
@@ -50,13 +50,15 @@ def _verb(number: int, verb: str) -> str:
 
 
 def compare(old: Config, new: Config) -> Diff:
-    """Names of quotas, plans and scopes count, as keys hold them; names of routes, their order and places do not."""
+    """Names of quotas, plans and scopes matter, because keys refer to them; names of routes, their order and places do
+    not.
+    """
     changes = [*route_changes(old, new), *Sections(old, new).changes()]
     return Diff(old=old, new=new, changes=sorted(changes, key=lambda change: _ORDER.index(change.effect)))
 
 
 _MOST_ROWS: Final = 40
-"""Of a table for people; JSON has them all. A comment on GitHub has at most 65,536 characters."""
+"""The number of rows in a table for people; JSON has all rows. A comment on GitHub has at most 65,536 characters."""
 _EXAMPLES: Final = 2
 
 WHY_NOT: Final[Mapping[NotJudged, str]] = {
@@ -74,7 +76,7 @@ NEVER_JUDGED: Final = "Quotas, headers and bodies are not judged."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """A log that was replayed. problem: why it was not read to its end; empty where it was."""
+    """A replayed log. problem: why it was not read to its end; empty if it was."""
 
     log: str
     counts: LineCounts

@@ -1,7 +1,7 @@
 """Path templates of OpenAPI (`/repos/{owner}/{repo}/compare/{base}...{head}`) as patterns of routes.
 
-A pattern has one parameter in a segment, `**` only at its end, and fixed text without escapes. What a template says
-beyond that is widened to the next pattern that matches all of its paths, and the reader is told so.
+A pattern has one parameter in a segment, `**` only at its end, and fixed text without escapes. Any other template is
+widened to the nearest pattern that matches all of its paths, with a remark that says so.
 """
 
 import re
@@ -18,14 +18,14 @@ _NO_PATH = ("{?", "{&", "{;", "{#")
 """RFC 6570: expressions for a query, for parameters of a segment and for a fragment."""
 _EXPRESS = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
 _REST_NAMES = frozenset({"path", "filepath", "file_path", "subpath", "proxy", "splat", "wildcard", "rest"})
-"""Names of a last parameter that may hold slashes, in the documents of Kubernetes, GitHub and gateways."""
+"""Names of a last parameter that may contain slashes, in the documents of Kubernetes, GitHub and gateways."""
 _PLACEHOLDER = "value"
 _MOST_NAME = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A path template, the pattern that matches all of its paths, and in what the pattern is wider or narrower."""
+    """A path template, the pattern that matches all of its paths, and remarks on how they differ."""
 
     text: str
     """As written, with the base path before it."""
@@ -34,7 +34,7 @@ class Template:
 
 
 def template_of(text: str, slashes: Collection[str] = ()) -> Template:
-    """slashes: names of parameters whose values may hold slashes."""
+    """slashes: names of parameters whose values may contain slashes."""
     reading = _Reading(frozenset(slashes))
     pattern = reading.pattern(text)
     return Template(text=text, pattern=pattern, remarks=tuple(dict.fromkeys(reading.remarks)))
@@ -102,7 +102,7 @@ class _Reading:
         return f"{prefix.strip('.')}{self._param(name or _PLACEHOLDER)}{suffix}"
 
     def _param(self, name: str) -> str:
-        """The parameter, with a name that a pattern takes and that no other parameter of it has."""
+        """The parameter, with a name that a pattern allows and that is unique in it."""
         clean = re.sub(r"[^A-Za-z0-9_]", "_", name)[:_MOST_NAME] or _PLACEHOLDER
         clean = f"_{clean}" if clean[0].isdigit() else clean
         made = clean
@@ -114,7 +114,9 @@ class _Reading:
 
 
 def _split(text: str) -> tuple[list[str], bool]:
-    """The segments of a template, and whether they are all of it: no query and no fragment. A slash in `{}` is none."""
+    """The segments of a template, and whether it has nothing else (query or fragment). A slash within `{}` does not
+    separate.
+    """
     segments, whole = [""], True
     for piece in _PIECE.findall(text.removeprefix("/")):
         if piece in ("?", "#"):

@@ -19,21 +19,21 @@ from sidecar.rehearsal.policy_tests.judge import Outcome
 
 
 class Rule(NamedTuple):
-    """A rule that decided. where: `file:line`, empty where no line says so."""
+    """A rule that decided. where: `file:line`, empty if there is none."""
 
     where: str
     text: str
 
 
 class Places:
-    """Where the sections of a configuration stand that its `Config` does not place. Reads the file when first asked."""
+    """The places of sections that `Config` does not record. Reads the file when first asked."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._root: Node | None = None
 
     def of(self, *names: str) -> str:
-        """`file:line` of the key that is reached by `names`; empty where there is none."""
+        """`file:line` of the key that is reached by `names`; empty if there is none."""
         if self._root is None:
             try:
                 self._root = read_nodes(read_file(self._path), self._path)
@@ -83,7 +83,7 @@ def _of_route(route: Route | None, places: Places) -> Rule:
 
 
 def reasons_why(config: Config, outcome: Outcome) -> Sequence[str]:
-    """In sentences, why a request is refused, or would be; none where it is allowed. No sentence holds a key."""
+    """Sentences that say why a request is, or would be, refused; none if it is allowed. No sentence contains a key."""
     decision, key = refusal_of(outcome.decision), outcome.case.key.text
     if decision is None:
         return ()
@@ -104,7 +104,7 @@ class Gap(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How many of the things that tests should reach are reached, and the rest in the configuration's order.
+    """The number of things that tests should reach, how many are reached, and the rest in the configuration's order.
 
     A route counts twice: a test reaches it, and is let through. A scope, too: a test is let through with it, and
     another is refused for the lack of it. Each reason counts once.
@@ -122,7 +122,7 @@ class Coverage:
 
 @dataclass(slots=True)
 class Reached:
-    """Notes what outcomes reach, of one configuration."""
+    """Records what outcomes reach, for one configuration."""
 
     routes: set[str] = field(default_factory=set)
     allowed: set[str] = field(default_factory=set)
@@ -131,7 +131,7 @@ class Reached:
     reasons: set[Reason] = field(default_factory=set)
 
     def add(self, outcome: Outcome) -> None:
-        """What is only observed is reached as the refusal that it is, and lets nobody through."""
+        """A refusal that is only observed counts as a refusal, not as an allowed request."""
         decision = outcome.decision
         route, principal = decision.route, decision.principal
         if route is not None:
@@ -194,13 +194,13 @@ def _required(policy: Policy) -> frozenset[str]:
 
 
 def _can_lack(config: Config, scope: str) -> bool:
-    """Whether a key can be without it: not where each has one scope, and all include this one."""
+    """Whether a key can lack it: not if each key has exactly one scope, and all scopes include this one."""
     catalogue = config.catalogue
     return config.keys.scopes_per_key is None or any(scope not in catalogue.expand([one]) for one in catalogue.scopes)
 
 
 def _reachable(config: Config) -> Iterator[Reason]:
-    """The reasons that this configuration can refuse a request for, but for what is malformed and what is away."""
+    """The reasons for which this configuration can refuse a request, except for malformed requests and outages."""
     policies = [route.policy for route in config.routes]
     yield Reason.MISSING_CREDENTIAL
     yield from (Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY)

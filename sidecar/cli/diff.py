@@ -50,9 +50,9 @@ def diff_command(
 ) -> None:
     """Show what a new configuration opens and closes.
 
-    Two files that say the same in other words have no difference: what counts is what requests get. With --replay, each
-    request of a recorded access log is judged under both, with the key's recorded scopes, tenant and environment. Exits
-    with 0 if nothing changed that --fail-on names, with 1 if something did, and with 2 if a file cannot be used.
+    The effect on requests is compared, not the text: two files with the same meaning have no difference. With --replay,
+    each request of a recorded access log is judged under both, with the key's recorded scopes, tenant and environment.
+    Exits with 0 if nothing changed that --fail-on names, with 1 if something did, and with 2 if a file cannot be used.
 
     \b
     Example:

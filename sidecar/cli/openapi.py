@@ -105,12 +105,12 @@ def from_openapi_command(
     """Draft a configuration from an OpenAPI document.
 
     FILE is OpenAPI 2.0 (Swagger), 3.0, 3.1 or 3.2, as YAML or JSON, of up to 32 MiB. The draft has a route for every
-    operation, and the catalogue of scopes. `public: true` stands only where the document says so (`security: []`);
-    every other route needs a scope: those of the document's OAuth schemes, or TAG:read and TAG:write where it names
-    none. Where two paths overlap and neither is more specific, a route for what they share demands what both do.
-    Comments say where a route is wider than its path.
+    operation, and the catalogue of scopes. A route is public only if the document says so (`security: []`). Every other
+    route needs a scope: one of the document's OAuth schemes, or TAG:read or TAG:write if it names none. If two paths
+    overlap and neither is more specific, a route for the paths that they share requires what both require. A comment
+    marks each route that is wider than its path.
 
-    Exits with 2 and prints a line for each problem where FILE cannot be used.
+    If FILE cannot be used, exits with 2 and prints a line for each problem.
 
     \b
     Example:

@@ -83,12 +83,13 @@ def suggest_command(
     strict: bool,
     **options: Unpack[SuggestOptions],
 ) -> None:
-    """Suggest scopes that keys can do without, from what they did. Changes nothing.
+    """Suggest scopes that keys can do without. Changes nothing.
 
-    For each key that works: the smallest set of its scopes with which all its recorded requests would still pass, by
-    the rules of the gate; the scopes it never used; the quotas that are far above its use, or refuse it all the time.
-    Also keys that were never used, and routes on which no request passed. A key that is younger than the record, or
-    has few requests on it, is left alone. What a key was refused for is shown, and never granted.
+    For each valid key, it shows the smallest set of its scopes with which all its recorded requests would still pass,
+    by the rules of the gate; the scopes that it never used; the quotas that are far above its use, or refuse it all the
+    time. It also shows keys that were never used, and routes on which no request passed. A key that was issued after
+    the record begins, or has few recorded requests, gets no suggestion. Scopes for lack of which a key was refused are
+    shown, and never granted.
 
     \b
     Example:

@@ -70,12 +70,12 @@ def test_command(
     junit_path: str | None,
     as_json_: bool,
 ) -> None:
-    """Test what a configuration does with requests, before it does.
+    """Test how a configuration decides on requests.
 
-    Each FILE names a configuration, made-up keys, and cases: a request, a key, and what is expected. The decisions are
-    those of the code that serves requests; no store is opened, and nothing is sent. A case that fails is shown with
-    what was expected, what came, and the line of the rule that decided. Exits with 0 if all pass, with 1 if a case
-    fails, with 2 if a file is wrong. See `sidecar schema --tests` for editors.
+    Each FILE names a configuration, made-up keys, and cases: a request, a key, and the expected outcome. The code that
+    serves requests decides; no store is opened, and nothing is sent. A failed case is shown with the expected and the
+    actual outcome, and the line of the rule that decided. Exits with 0 if all pass, with 1 if a case fails, with 2 if a
+    file is wrong. See `sidecar schema --tests` for editors.
 
     \b
     Example:

@@ -90,8 +90,8 @@ def import_command(
     If any line is wrong, every wrong line is reported and nothing is imported. FILE (- for stdin) holds JSON lines or
     CSV. Each line needs the fields hash (SHA-256 in hex or base64) and name. It may have prefix (the key's first
     characters), tenant, environment, scopes, plan, quotas, metadata, expires_at, created_at, enabled, id and algorithm.
-    --format kong, aws, apisix, tyk or unkey reads a list as these products give it.
-    Set the prefix of the keys, and the pepper that they are hashed with, in keys.imported of the configuration.
+    --format kong, aws, apisix, tyk or unkey reads a list in the format of these products. Set the prefix of the keys,
+    and the pepper that they are hashed with, in keys.imported of the configuration.
 
     \b
     Example:

@@ -143,7 +143,7 @@ async def past_refusals(
 
 
 def _record(refusal: Refusal) -> RecordedRequest:
-    """As a line of the access log tells of it."""
+    """As recorded in a line of the access log."""
     return RecordedRequest(
         time=rfc3339(refusal.at),
         request_id=refusal.request_id,

@@ -127,7 +127,7 @@ _TIMES: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")
 
 
 def status_told(action: StatusAction, before: ApiKey, now: int) -> str:
-    """Return what has become of the key, as one sentence. before: the key as it was found."""
+    """Return what happened to the key, as one sentence. before: the key before the change."""
     done = _DONE[action]
     if (
         before.status

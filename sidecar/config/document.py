@@ -216,7 +216,7 @@ class AdminSettings(Entry, frozen=True, kw_only=True):
 
     listen: Listen = default("127.0.0.1:9091", (parse_address("127.0.0.1:9091"),))
     hosts: tuple[HostName, ...] = ()
-    """Names that a request may be sent to, beside localhost and the bound address; in lower case."""
+    """Allowed host names besides localhost and the bound address; in lower case."""
     tokens: tuple[AdminToken, ...] = ()
 
 
@@ -384,7 +384,7 @@ class RateLimitHeaders(Entry, frozen=True, kw_only=True):
     reset: Literal["unix", "delta"] = "unix"
     ietf: bool = True
     on_refused_keys: bool = False
-    """Also on the 401 of a disabled or an expired key, which tells whoever has it that it was one."""
+    """Also on the 401 of a disabled or an expired key, which reveals that the key existed."""
 
 
 class Document(Entry, frozen=True, kw_only=True):

@@ -175,7 +175,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 _WORD = re.compile(r"'([^']+)'|[^\s',;()]+")
-"""What a message repeats of a value stands in quotes, or is a word by itself."""
+"""A part of a value that a message repeats is in quotes, or is a word by itself."""
 _LEAST_QUOTED = 3
 _LEAST_WORD = 8
 """Shorter words are our own ones: `must be true or false` says nothing of a value that holds `true`."""

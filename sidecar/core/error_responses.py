@@ -83,7 +83,7 @@ class ErrorTemplate:
     headers: Mapping[str, str] | None = None
     body: object = None
     detail: bool = False
-    """Whether a valid key is told which scopes are missing, or which quota is used up."""
+    """Whether a valid key learns which scopes are missing, or which quota is used up."""
 
 
 def _allow(methods: Iterable[str]) -> tuple[bytes, bytes]:

@@ -127,7 +127,7 @@ _TIMEOUTS = frozenset({UpstreamCause.CONNECT, UpstreamCause.REQUEST_BODY, Upstre
 
 
 def reason_of(cause: UpstreamCause) -> Reason:
-    """What the client is told where `cause` was wrong with the upstream."""
+    """The reason that the client gets if the upstream failed with `cause`."""
     if cause in _INVALID:
         return Reason.UPSTREAM_INVALID
     return Reason.UPSTREAM_TIMEOUT if cause in _TIMEOUTS else Reason.UPSTREAM_UNREACHABLE

@@ -1,4 +1,4 @@
-"""The hardened server under ops, admin and forward auth: a connection of ours before aiohttp's.
+"""The hardened server under ops, admin and forward auth: a connection class of our own in front of aiohttp's.
 
 `GuardedConnection` hands aiohttp one request at a time, and only what is a request. It limits connections, the time and
 size of a head, idle time, and clients that do not read. Bytes that are not a request are neither echoed nor logged.

@@ -1,4 +1,4 @@
-"""How long cached keys keep working while the store cannot be asked (`store.grace`)."""
+"""How long cached keys keep working while the store does not answer (`store.grace`)."""
 
 import asyncio
 import logging

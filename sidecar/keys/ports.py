@@ -39,7 +39,7 @@ class KeyConflict(Exception):
 
 
 class ReadOnlyStore(KeyConflict):
-    """The keys are those of a file, which is changed by whoever has it. The message names it."""
+    """The keys come from a file, which must be changed instead. The message names it."""
 
     def __init__(self, path: str) -> None:
         super().__init__(f"the keys come from the file {path}, which is read-only here: change the file")

@@ -98,7 +98,7 @@ class Sharing:
         self.processes = 1
 
     async def look(self) -> bool:
-        """Whether counts may not be kept there, as where others serve it, too. Says so where that has changed.
+        """Whether counts must not be kept there, because other sidecars serve the store, too. Logs a change of that.
 
         Raises StoreUnavailable.
         """

@@ -57,7 +57,7 @@ class UsageKeeper:
         self._writer.agents.reconfigure(prefixes)
         self._round = asyncio.Lock()
         self.gather: Callable[[], Awaitable[None]] | None = None
-        """Lets other processes tell what they have counted."""
+        """Lets other processes report what they have counted."""
 
     @property
     def events(self) -> AnomalyLog:

@@ -156,7 +156,7 @@ def _observed(parts: Parts) -> Sequence[str]:
 
 
 def _unwritten(store: Store) -> Sequence[str]:
-    """No reason to be unready: requests are decided on all the same."""
+    """Not a reason to be unready: requests are still decided."""
     problem = store.database.write_problem
     return [f"store: the last change was not written: {problem}"] if problem else []
 

@@ -37,7 +37,7 @@ REFUSALS_SECONDS: Final = 2.0
 
 
 class RevocationLag(Collector):
-    """How long after its commit a change of keys was known here, where the store tells it (PostgreSQL)."""
+    """The delay between the commit of a change of keys and its arrival here, if the store reports it (PostgreSQL)."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)

@@ -1,4 +1,4 @@
-"""What the operator counts of the counting of quotas."""
+"""Metrics of the quota limiters."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ class LimiterMetrics(Collector):
 
 
 class RemoteLimiterMetrics(Collector):
-    """How the shared limiter answers, and what is decided while it does not."""
+    """Metrics of the shared limiter, and of decisions while it does not answer."""
 
     def __init__(self, statistics: RemoteStatistics) -> None:
         self._statistics = statistics

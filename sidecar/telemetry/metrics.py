@@ -251,7 +251,7 @@ class Metrics(Collector):
         self._keys_due = keys
 
     def background_failed(self, reason: Reason) -> None:
-        """A round of what goes on beside the requests (writing, counting keys, reloading, timers) failed."""
+        """A round of background work (writing, counting keys, reloading, timers) failed."""
         _add(self._background_failures, (reason.value,))
 
     def declare_series(

@@ -212,7 +212,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation(Generic[Q, B]):
-    """One method on one path. `problems` are its error statuses beside those of every operation."""
+    """One method on one path. `problems` are its error statuses in addition to those of every operation."""
 
     name: str
     method: Literal["GET", "POST", "PATCH"]

@@ -62,12 +62,12 @@ class ForwardingOut(Struct, frozen=True, kw_only=True):
 
 
 class RoutePolicyOut(Struct, frozen=True, kw_only=True):
-    """A route, what it requires in words, and what came of its requests."""
+    """A route, its requirements in words, and the outcomes of its requests."""
 
     route: RouteOut
     needs: str
     observed: bool
-    """A refusal is only told of (`mode: observe` of the route or the file), unless a quota or scope says `enforce`."""
+    """Refusals are only observed (`mode: observe` of the route or the file), unless a quota or scope says `enforce`."""
     audience: Audience
     """Whom it lets pass: everybody, nobody, only requests without a key, or keys that have what it requires."""
     forwarding: ForwardingOut
@@ -87,7 +87,7 @@ class PolicyOut(Struct, frozen=True, kw_only=True):
 
 
 class TenantKeysOut(Struct, frozen=True, kw_only=True):
-    """Keys of a tenant; null is none."""
+    """Number of keys of a tenant; null: keys without a tenant."""
 
     tenant: str | None
     count: int

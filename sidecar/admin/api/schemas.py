@@ -95,7 +95,7 @@ class RefusalOut(Struct, frozen=True, kw_only=True):
     prefix: str | None
     config: str | None
     observed: bool
-    """It went on all the same (`mode: observe`); `status` is that of its real response."""
+    """It went on anyway (`mode: observe`); `status` is that of its actual response."""
 
 
 class RefusalList(Struct, frozen=True, kw_only=True):
@@ -208,7 +208,9 @@ class ScopeUseOut(Struct, frozen=True, kw_only=True):
     since: str
     until: str
     suggestion: Literal["narrow", "fits", "too_early", "unused", "undecided"]
-    """It could do with `needed`; not with less; there is too little use to say; it was not used; it cannot be told."""
+    """`narrow`: `needed` would be enough; `fits`: nothing less would; `too_early`: there is too little use; `unused`:
+    it was not used; `undecided`: unknown.
+    """
     why: str | None
     requests: int
     """Those that the routes would let pass today."""
@@ -254,9 +256,9 @@ class ExplanationOut(Struct, frozen=True, kw_only=True):
 
 
 class PastDecisionOut(Struct, frozen=True, kw_only=True):
-    """A refusal with its decision: `then` as it was, `now` as it would be today; empty where that cannot be told.
+    """A refusal with its decision: `then` as it was, `now` as it would be today; empty if that is unknown.
 
-    `otherwise` is whether today's decision is another one; null where that cannot be told. `verdict` says so in words.
+    `otherwise` is whether today's decision differs; null if that is unknown. `verdict` says so in words.
     """
 
     refusal: RefusalOut

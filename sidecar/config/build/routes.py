@@ -264,7 +264,7 @@ def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse |
 
 
 def _told_to_key(response: StaticResponse, entry: PolicyEntry, path: Path, report: Report) -> StaticResponse:
-    """A response that tells of a key is for its holder alone. path: of the body."""
+    """A response with values of a key is only for its holder. path: of the body."""
     told = [(at, text, name) for at, text in texts(response.body, path) for name in placeholders(text)]
     for at, text, name in told:
         if of_key(name) and entry.public:
@@ -307,7 +307,7 @@ def _response(entry: ResponseEntry, shared: bool, path: Path, report: Report) ->
 
 
 def _body(entry: ResponseEntry, kind: str, path: Path, report: Report) -> object:
-    """kind: its type. JSON may hold placeholders; any other text is sent as it is."""
+    """kind: its type. JSON may contain placeholders; any other text is sent unchanged."""
     at = (*path, "body")
     if entry.body is UNSET:
         return b""
@@ -363,7 +363,7 @@ def _contradictions(entry: PolicyEntry) -> Iterator[tuple[str, str]]:
 
 
 def unmatched_of(entry: UnmatchedEntry, routes: Sequence[Route], words: Vocabulary, report: Report) -> Route:
-    """What holds where none of `routes` matches. A route only where credentials pass that are not ours."""
+    """The policy if none of `routes` matches. A route only if credentials that are not keys pass."""
     path: Path = ("unmatched",)
     passes = entry.pass_through == ONLY
     if entry.public and not passes and report.sound((*path, "pass_through")):

@@ -66,7 +66,7 @@ def test_a_mistyped_command_is_told_the_nearest_one(runner: CliRunner) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["keys"], ["keys", "list"], ["serve"]], ids=" ".join)
-def test_h_is_help(runner: CliRunner, words: list[str]) -> None:
+def test_h_prints_the_help(runner: CliRunner, words: list[str]) -> None:
     assert runner.invoke(main, [*words, "-h"]).stdout == runner.invoke(main, [*words, "--help"]).stdout != ""
 
 

@@ -198,7 +198,7 @@ def test_what_is_no_file_is_told(name: str, why: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_misuse_is_told(words: tuple[str, ...], expected: str) -> None:
+def test_misuse_exits_with_2_and_says_what_is_wrong(words: tuple[str, ...], expected: str) -> None:
     done = run(*words)
     assert done.exit_code == 2 and expected in done.stderr
 

@@ -34,7 +34,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _RETRY_SOON = (b"Retry-After", b"1")
 _NO_POLICY = Policy()
 
-_SAID_TO_BE_INVALID = frozenset(
+SHOWN_AS_INVALID_KEY = frozenset(
     {
         Reason.MALFORMED_CREDENTIAL,
         Reason.EXPIRED_KEY,
@@ -279,7 +279,7 @@ def _problem(reason: Reason, status: int, detail: str) -> dict[str, object]:
 
 def _told(reason: Reason) -> Reason:
     """What the client may learn."""
-    return Reason.INVALID_KEY if reason in _SAID_TO_BE_INVALID else reason
+    return Reason.INVALID_KEY if reason in SHOWN_AS_INVALID_KEY else reason
 
 
 def specific_detail(deny: Deny) -> str | None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.config.build.modes import Modes, Part
+from sidecar.core.error_responses import SHOWN_AS_INVALID_KEY
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Allow, Decision, Deny
 from sidecar.core.quotas import limit_of
@@ -27,16 +28,7 @@ from sidecar.limiter.port import Limiter
 from sidecar.rehearsal.diff.outcomes import Caller, Judge, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
 
-_OF_THE_KEY: Final = frozenset(
-    {
-        Reason.INVALID_KEY,
-        Reason.MALFORMED_CREDENTIAL,
-        Reason.EXPIRED_KEY,
-        Reason.DISABLED_KEY,
-        Reason.REVOKED_KEY,
-        Reason.RETIRED_KEY,
-    }
-)
+_OF_THE_KEY: Final = SHOWN_AS_INVALID_KEY | {Reason.INVALID_KEY}
 _OF_THE_UPSTREAM: Final = frozenset(
     {
         Reason.UPSTREAM_UNREACHABLE,

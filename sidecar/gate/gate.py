@@ -35,7 +35,8 @@ from sidecar.gate import compile as compiled
 from sidecar.gate.compile import PrincipalCompiler, PrincipalContext, key_format
 from sidecar.gate.failures import Failures
 from sidecar.gate.observation import NO_VALID_KEY, OBSERVABLE, Observation
-from sidecar.gate.requests import NOTHING_TAKEN, Presented, RequestState, Understood
+from sidecar.gate.presented import Presented
+from sidecar.gate.requests import NOTHING_TAKEN, RequestState, Understood
 from sidecar.keys.cache import MISS, CacheEntry, KeyFinder, Miss
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter

@@ -21,7 +21,8 @@ from sidecar.runtime.serving import StartError
 from sidecar.runtime.tasks import Background
 from sidecar.telemetry.access_log import AccessLog, CombinedLines, JsonLines, descriptor_writer, lines_writer
 from sidecar.telemetry.metrics import BOUNDS, Metrics
-from sidecar.telemetry.observer import Exchanges, ObservingMetrics, WouldDenyMetrics
+from sidecar.telemetry.observation import ObservingMetrics, WouldDenyMetrics
+from sidecar.telemetry.observer import Exchanges
 from sidecar.telemetry.redaction import Redaction
 from sidecar.telemetry.refusals import Refusals
 from sidecar.telemetry.spans import Spans

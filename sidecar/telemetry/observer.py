@@ -1,11 +1,7 @@
 """Reports every finished request to the metrics, the access log, tracing and the usage counts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Literal
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from sidecar.core.errors import Reason, UpstreamCause
 from sidecar.core.model import Allow, ApiKey, Decision, Deny, RequestHead
@@ -14,41 +10,10 @@ from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import Clock
 from sidecar.telemetry.access_log import Access, AccessLog, with_client, with_quota, with_refusal, with_trace
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.observation import WouldDenyMetrics
 from sidecar.telemetry.refusals import Refusals
 from sidecar.telemetry.tracing import Tracer
 from sidecar.usage.recorder import Usage
-
-
-class WouldDenyMetrics(Collector):
-    """Counts of requests by the route and the reason that would have refused them."""
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, Reason], int] = {}
-
-    def count(self, route: str, reason: Reason) -> None:
-        self._counts[route, reason] = self._counts.get((route, reason), 0) + 1
-
-    def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(
-            "sidecar_would_deny",
-            "Requests let through that `mode: observe` alone did not refuse.",
-            labels=("route", "reason"),
-        )
-        for labels, count in list(self._counts.items()):
-            family.add_metric(labels, count)
-        yield family
-
-
-class ObservingMetrics(Collector):
-    """observing: whether any refusal of the configuration in force is only observed."""
-
-    def __init__(self, observing: Callable[[], bool]) -> None:
-        self._observing = observing
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "sidecar_observing", "1 while anything is only observed and not enforced.", value=self._observing()
-        )
 
 
 class Exchanges:

@@ -17,7 +17,7 @@ from sidecar.runtime.key_file import KeyFileWatch, open_key_file
 from sidecar.runtime.telemetry import ReplicaInStep
 from sidecar.telemetry.limiter import LimiterMetrics, RemoteLimiterMetrics
 from sidecar.telemetry.metrics import Metrics, StoreMetrics, UsageMetrics
-from sidecar.telemetry.observer import ObservingMetrics, WouldDenyMetrics
+from sidecar.telemetry.observation import ObservingMetrics, WouldDenyMetrics
 from sidecar.telemetry.reloads import Reloads
 from sidecar.telemetry.snapshots import WorkerMetrics
 from tests.harness.clock import Clock

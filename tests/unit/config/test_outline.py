@@ -90,7 +90,7 @@ DANGERS = {
     "two documents": ("kept: 1\n---\nkept: 2\n", "2:1: holds more than one document"),
     "a list for a key": ("? [a]\n: 1\n", "1:3: a key must be text"),
     "a list behind an alias for a key": ("x: &x [a]\nkept: {*x : 1}", "a key must be text"),
-    "an alias of nothing": ("kept: *nothing", "1:7: the alias 'nothing' stands for nothing before it"),
+    "an alias of nothing": ("kept: *nothing", "1:7: the alias 'nothing' is not defined before it"),
     "an alias of itself": ("kept: &a [*a]", "1:11: the alias 'a' is not defined before it, or contains itself"),
     "depth": ("kept: " + "[" * 500, "deeply nested"),
     "depth that is left out": ("x: " + "{a: " * 500 + "1" + "}" * 500, "too many or too deeply nested values"),

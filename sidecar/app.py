@@ -115,7 +115,7 @@ class App:
         return f"{told}requests that have begun for up to {rules.timeout:g} s"
 
     async def drain(self, *, at_once: bool = False) -> None:
-        """Shut down in order: tell balancers first (unless `at_once`), then finish the requests that have begun."""
+        """Shut down in order: notify load balancers first (unless `at_once`), then finish the requests in progress."""
         await self._parts.drain(at_once=at_once)
 
     def hurry(self) -> None:

@@ -1,8 +1,8 @@
 -- Asks the sidecar about a request: `http-request lua.sidecar` in haproxy.cfg. It sets txn.sidecar_allows to true only
--- where the sidecar allows; haproxy.cfg refuses everything else, so an error in this script lets nothing through.
+-- if the sidecar allows the request; haproxy.cfg refuses everything else, so an error in this script lets nothing pass.
 local address, milliseconds = os.getenv("SIDECAR_ADDRESS"), tonumber(os.getenv("SIDECAR_TIMEOUT"))
 
--- Of the connection or of the body, which stays here; and what the sidecar is told below.
+-- Headers of the connection or of the body, which is not sent to the sidecar; and headers that are set below.
 local not_sent = {
     ["host"] = true, ["connection"] = true, ["keep-alive"] = true, ["proxy-connection"] = true, ["te"] = true,
     ["trailer"] = true, ["upgrade"] = true, ["expect"] = true, ["content-length"] = true, ["transfer-encoding"] = true,
@@ -12,7 +12,7 @@ local not_sent = {
 local not_passed_on = {
     ["connection"] = true, ["keep-alive"] = true, ["content-length"] = true, ["transfer-encoding"] = true,
 }
--- Identity headers, and those for the client. haproxy.cfg reads them as txn.sidecar.x_auth_subject.
+-- Identity headers, and headers for the client. haproxy.cfg reads them as txn.sidecar.x_auth_subject.
 local told = {
     "x-auth-subject", "x-auth-scopes", "x-auth-key-id", "x-request-id",
     "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit", "ratelimit-policy",
@@ -55,7 +55,7 @@ core.register_action("sidecar", {"http-req"}, function(txn)
     local answer = core.httpclient():get({
         url = "http://" .. address .. "/caddy", headers = question(txn), timeout = milliseconds,
     })
-    -- HAProxy words a 503 or a 504 itself where the sidecar gives no answer; that is passed on, too.
+    -- If the sidecar does not answer, HAProxy itself makes a 503 or a 504; that is passed on, too.
     if answer == nil or answer.status == nil or answer.status < 200 then return end
     if answer.status ~= 200 then return refuse(txn, answer) end
     for _, name in ipairs(told) do

@@ -51,7 +51,7 @@ PROXIES: Final = web.AppKey[Callable[[], TrustedProxies]]("proxies")
 
 
 def client_address(request: web.Request) -> str:
-    """The client's, which a trusted proxy tells; the peer's otherwise. Empty on a Unix socket."""
+    """The client's address as given by a trusted proxy, or else the peer's. Empty on a Unix socket."""
     proxies = request.app[PROXIES]()
     values = [value.encode("utf-8", "surrogateescape") for value in request.headers.getall(proxies.header.decode(), [])]
     return proxies.client_address(request.remote or "", {proxies.header: values})
@@ -62,7 +62,7 @@ def is_api(request: web.Request) -> bool:
 
 
 def middlewares(tokens: Tokens, hosts: Callable[[], Sequence[str]]) -> Sequence[Any]:
-    """The middlewares, outermost first. hosts: names that a request may name beside localhost and the bound address."""
+    """The middlewares, outermost first. hosts: allowed host names besides localhost and the bound address."""
     return [
         web.middleware(one)
         for one in (_problems_to_responses, _host_check(hosts), _credential_check(tokens), _content_type, _same_origin)

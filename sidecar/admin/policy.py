@@ -1,4 +1,4 @@
-"""The policy in force, for an administrator: what came of the requests of each route, and which keys reach it."""
+"""The policy in force, for an administrator: the outcomes of the requests of each route, and the keys that reach it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow
 # What came of requests.
 
 Outcome = Literal["allowed", "malformed", "credential", "permission", "quota", "fault"]
-"""Refusals by what was wrong: with the request, the credential, what the key may do, or how often."""
+"""Refusals by cause: the request, the credential, the rights of the key, or its quota."""
 REFUSALS: Final[tuple[Outcome, ...]] = ("credential", "permission", "quota", "malformed")
 
 _STATUSES: Final[Mapping[int, Outcome]] = {401: "credential", 403: "permission", 429: "quota"}
@@ -33,7 +33,7 @@ _UNSUPPORTED: Final = 501
 
 
 def outcome_of(reason: str) -> Outcome:
-    """What became of a request that was denied for `reason`; an unknown one is of another version."""
+    """The outcome of a request that was denied for `reason`; an unknown reason is from another version."""
     if reason not in _REASONS:
         return "permission"
     if _REASONS[reason] is Reason.TOO_MANY_FAILURES:
@@ -48,7 +48,7 @@ class Outcomes:
 
     allowed: int = 0
     server_errors: int = 0
-    """Those of `allowed` that the service itself answered with 5xx."""
+    """The part of `allowed` to which the service itself responded with 5xx."""
     denied: Counter[str] = field(default_factory=Counter)
 
     def count(self, outcome: Outcome) -> int:
@@ -66,7 +66,7 @@ class Outcomes:
 
 
 def outcomes_by_route(rows: Iterable[UsageRow]) -> Mapping[str, Outcomes]:
-    """Of stored counts with reasons. Only requests with a key that was recognised are stored."""
+    """From stored counts with reasons. Only requests with a recognised key are stored."""
     found: dict[str, Outcomes] = {}
     for row in rows:
         outcomes = found.setdefault(row.route, Outcomes())
@@ -79,7 +79,7 @@ def outcomes_by_route(rows: Iterable[UsageRow]) -> Mapping[str, Outcomes]:
 
 
 def counted_outcomes(service: AdminReader) -> Mapping[str, Outcomes] | None:
-    """By route, since the start, with and without a key; None for an administrator of one tenant."""
+    """Outcomes by route since the start, with and without a key; None for an administrator of one tenant."""
     if service.admin.tenant is not None:
         return None
     found = {}
@@ -90,7 +90,7 @@ def counted_outcomes(service: AdminReader) -> Mapping[str, Outcomes] | None:
 
 
 def last_day(now: int) -> UsageFilter:
-    """The current hour and the 23 hours before it, with reasons. now: microseconds."""
+    """Outcomes in the current hour and the 23 hours before it, with reasons. now: microseconds."""
     end = now - now % HOUR + HOUR
     return UsageFilter(since=end - DAY, until=end, with_reasons=True)
 
@@ -99,7 +99,7 @@ def last_day(now: int) -> UsageFilter:
 
 
 def policy_routes(config: Config) -> Sequence[Route]:
-    """Those of the file, in its order, and what no route names."""
+    """The routes of the file, in its order, and last the requests that match no route."""
     return (*config.routes, config.unmatched)
 
 
@@ -113,7 +113,7 @@ def route_named(config: Config, name: str) -> Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteFilter:
-    """Which routes. search: a part of the name, in any case. used: whether requests came. Empty: any."""
+    """Filters for routes. search: a part of the name, ignoring case. used: whether there were requests. Empty: any."""
 
     search: str = ""
     scope: str = ""
@@ -126,7 +126,7 @@ def fitting_routes(
     stored: Mapping[str, Outcomes],
     counted: Mapping[str, Outcomes] | None,
 ) -> list[Route]:
-    """Those of `policy_routes` that fit. stored, counted: what is known of their use."""
+    """The routes of `policy_routes` that match. stored, counted: their known use."""
     search, used = wanted.search.casefold(), {name for name, found in stored.items() if found.total}
     used |= {name for name, found in (counted or {}).items() if found.total}
     return [
@@ -148,29 +148,29 @@ def needs(route: Route) -> str:
 # Which keys reach a route.
 
 MOST_KEYS: Final = 10_000
-"""Keys that are looked at for one answer, the newest first."""
+"""The number of keys that are searched for one response, newest first."""
 _AT_ONCE: Final = 1_000
 _ID, _TENANT, _ENVIRONMENT, _SCOPES = (COLUMNS.index(name) for name in ("id", "tenant", "environment", "scopes"))
 _MOST_NAMED: Final = 100
-"""Tenants and scopes in one answer, those with most keys."""
+"""The number of tenants and scopes in one response: those with the most keys."""
 
 Audience = Literal["everybody", "nobody", "no_key", "keys"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """The usable keys that reach a route, the newest first: some of them, and how many by tenant and by scope.
+    """The valid keys that reach a route, newest first: some of them, and the numbers by tenant and by scope.
 
     A key counts for each of its scopes that the route names.
     """
 
     keys: Sequence[ApiKey]
     next: str | None
-    """Cursor of the keys after these; None on the last page."""
+    """The cursor of the next keys; None on the last page."""
     count: int
     looked_at: int
     whole: bool
-    """Whether every key was looked at."""
+    """Whether every key was searched."""
     tenants: Sequence[tuple[str | None, int]]
     scopes: Sequence[tuple[str, int]]
 
@@ -188,7 +188,7 @@ def audience(route: Route) -> Audience:
 async def reach(
     service: AdminReader, route: Route, *, tenant: str | None = None, after: str | None = None, limit: int
 ) -> Reach:
-    """At most MOST_KEYS keys are looked at. tenant: only its keys. after: cursor of the page before."""
+    """Searches at most MOST_KEYS keys. tenant: only its keys. after: cursor of the previous page."""
     found = _Found(service.config, route.policy, limit=limit)
     wanted = KeyFilter(effective_status="active", tenant=tenant, after=after, limit=_AT_ONCE)
     while audience(route) == "keys" and (rows := await service.rows(wanted)):
@@ -199,7 +199,7 @@ async def reach(
 
 
 class _Found:
-    """Looks at rows of COLUMNS: to make a key of each would take most of the time."""
+    """Reads rows of COLUMNS: making a key of each would take most of the time."""
 
     def __init__(self, config: Config, policy: Policy, *, limit: int) -> None:
         self._config, self._policy, self._limit = config, policy, limit
@@ -222,7 +222,7 @@ class _Found:
         return self._whole
 
     def _opens(self, row: Sequence[Any]) -> bool:
-        """As the gate judges; it judges keys with these three alike."""
+        """Uses the gate's rules, which treat keys with these three properties alike."""
         rights = (row[_SCOPES], row[_TENANT], row[_ENVIRONMENT])
         judged = self._judged.get(rights)
         if judged is None:
@@ -259,7 +259,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigState:
-    """The configuration in force since `since` (Unix seconds), and what was refused in its place, or waits."""
+    """The configuration in force since `since` (Unix seconds), and the one that was refused or needs a restart."""
 
     path: str | None
     """None for an administrator of one tenant, who learns no names of files."""
@@ -267,7 +267,7 @@ class ConfigState:
     since: float
     needs_restart: Sequence[str]
     pending: RefusedConfig | None
-    """For an administrator of one tenant, this is without its problems, and `needs_restart` is empty."""
+    """For an administrator of one tenant, its problems are left out, and `needs_restart` is empty."""
 
 
 def config_state(service: AdminReader) -> ConfigState:

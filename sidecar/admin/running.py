@@ -58,12 +58,10 @@ class KeyFile:
     def refusal(self, admin: Admin) -> str:
         """Why no key can be changed. An administrator of one tenant learns no names of files."""
         file = f"the file {self.path}" if admin.tenant is None else "a file"
-        return f"the keys are those of {file}, which is only read here: change the file"
+        return f"the keys come from {file}, which is read-only here: change the file"
 
     def note(self, admin: Admin) -> str:
-        kept = (
-            "" if self.keeps_usage else " Their use and changes are kept nowhere: store.usage names a place for them."
-        )
+        kept = "" if self.keeps_usage else "Their use and changes are not stored: set store.usage to keep them."
         return f"The keys {self.refusal(admin).removeprefix('the keys ')}.{kept}"
 
 
@@ -145,7 +143,7 @@ async def past_refusals(
 
 
 def _record(refusal: Refusal) -> RecordedRequest:
-    """As a line of the access log tells of it."""
+    """As recorded in a line of the access log."""
     return RecordedRequest(
         time=rfc3339(refusal.at),
         request_id=refusal.request_id,

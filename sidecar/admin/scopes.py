@@ -1,4 +1,4 @@
-"""What a key needed of its scopes lately, as its stored counts tell."""
+"""Which scopes a key needed lately, judged by its stored counts."""
 
 import asyncio
 from collections.abc import Iterable

@@ -50,11 +50,11 @@ def apply_command(
 ) -> None:
     """Make the store's keys what a file says they are.
 
-    All of it is done or nothing. FILE (- for stdin) is a YAML list of records, or JSON lines: records as sidecar keys
-    issue --offline prints them, with the fields of sidecar keys import. Missing keys are added, and keys with the id of
-    a record (or its hash, where it has no id) become what it says: what a record leaves out, the key does not have.
-    Other keys are left alone unless --prune revokes them. A key keeps its hash, and a revoked key stays revoked. If any
-    record is wrong, every wrong one is reported and nothing is changed.
+    The change is atomic: all of it, or nothing. FILE (- for stdin) is a YAML list of records, or JSON lines: records as
+    sidecar keys issue --offline prints them, with the fields of sidecar keys import. Missing keys are added, and keys
+    with the id of a record (or its hash, if it has no id) get its values; fields that a record leaves out are removed
+    from the key. Other keys are left alone unless --prune revokes them. A key keeps its hash, and a revoked key stays
+    revoked. If any record is wrong, every wrong one is reported and nothing is changed.
 
     \b
     Example:
@@ -120,7 +120,7 @@ def _as_text(found: Difference, how: _How) -> Iterator[str]:
     yield from (f"+ {who(key)}" for key in found.added)
     yield from (f"~ {who(before)}: {changes_told(before, after)}" for before, after in found.changed)
     yield from (f"- {who(key)}" for key in found.surplus)
-    yield from (f"! {who(key)} is revoked and stays so: take its record out of the file" for key in found.revoked)
+    yield from (f"! {who(key)} is revoked for good: remove its record from the file" for key in found.revoked)
     if not found:
         yield f"Nothing to do: the store has what {how.name} says."
         return

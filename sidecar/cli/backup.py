@@ -59,9 +59,10 @@ def path_of(url: str) -> str:
 def backup_command(config: str | None, store: str | None, as_json: bool, force: bool, file: str) -> None:
     """Copy the key store to FILE, while others use it.
 
-    The copy is the store as it is at one moment, and is checked as by `sidecar store check` before it gets its name.
-    FILE has mode 0600: it holds hashes, names and tenants, but no key. Keep the pepper as well, in another place:
-    without it the backup verifies no key. Keep the printed head of the audit, too, for `sidecar audit verify --noted`.
+    The copy is a snapshot of the store, and is checked like `sidecar store check` does before it gets its name. FILE
+    has mode 0600: it holds hashes, names and tenants, but no keys. Keep a copy of the pepper, too, in another place:
+    without the pepper, the backup cannot verify any key. Note the printed head of the audit for `sidecar audit verify
+    --noted`.
 
     \b
     Example:
@@ -81,15 +82,15 @@ def backup_command(config: str | None, store: str | None, as_json: bool, force: 
 
 @click.command("restore")
 @from_store
-@click.option("--yes", is_flag=True, help="Restore, though changes since the backup are undone.")
+@click.option("--yes", is_flag=True, help="Restore even if that undoes changes made since the backup.")
 @click.argument("file", type=click.Path())
 def restore_command(config: str | None, store: str | None, as_json: bool, yes: bool, file: str) -> None:
-    """Put the backup FILE in the place of the key store.
+    """Replace the key store by the backup FILE.
 
-    No process may use the store meanwhile. FILE is checked and compared with the store first. Where changes would be
-    undone, the command lists them, above all the keys that would work again because they were revoked or disabled
-    since, and restores nothing without --yes.
-    The store that was there is kept beside the new one as keys.db.before-restore-TIME.
+    No process may use the store meanwhile. FILE is first checked and compared with the store. If changes would be
+    undone, the command lists them, in particular the keys that would work again because they were revoked or disabled
+    since, and restores nothing without --yes. The previous store is kept next to the new one as
+    keys.db.before-restore-TIME.
 
     \b
     Example:
@@ -108,11 +109,11 @@ def restore_command(config: str | None, store: str | None, as_json: bool, yes: b
     else:
         _tell_undone(restore.undone)
     if refused:
-        raise Failure("nothing was restored: changes would be undone. Pass --yes to restore all the same")
+        raise Failure("nothing was restored, because changes would be undone. Pass --yes to restore anyway")
     if not as_json:
         click.echo(f"Restored {restore.path} from {file}: {_holds(restore.checked)}. Start the sidecar again.")
         if kept is not None:
-            click.echo(f"The store of before is kept as {kept}.")
+            click.echo(f"The previous store is kept as {kept}.")
 
 
 @click.command("check")
@@ -120,9 +121,9 @@ def restore_command(config: str | None, store: str | None, as_json: bool, yes: b
 def check_command(config: str | None, store: str | None, as_json: bool) -> None:
     """Check that the key store, or a backup, is sound. Exits with 1 if it is not. Nothing is changed.
 
-    Checked are the pages of the file and its indexes, the schema, the digest and the fields of every key, the search
-    index, rows about keys that are not there, and the chain of the audit. Of PostgreSQL, what its constraints do not
-    keep sound: algorithms, rows about keys that are not there, and the chain of the audit.
+    It checks the pages of the file and its indexes, the schema, the digest and the fields of every key, the search
+    index, rows about missing keys, and the chain of the audit. On PostgreSQL, it checks what constraints do not
+    guarantee: algorithms, rows about missing keys, and the chain of the audit.
 
     \b
     Example:
@@ -147,7 +148,7 @@ def check_command(config: str | None, store: str | None, as_json: bool) -> None:
 @click.command("info")
 @from_store
 def info_command(config: str | None, store: str | None, as_json: bool) -> None:
-    """Show what the key store holds, and who has it open.
+    """Show the contents and the users of the key store.
 
     Nothing is changed. Processes of other containers are not seen.
 
@@ -212,14 +213,14 @@ def _restore_as_json(restore: Restore, kept: str | None, *, restored: bool) -> d
 
 def _tell_undone(undone: Undone) -> None:
     if undone.unknown:
-        click.echo(f"What was changed since the backup cannot be told: {undone.unknown}")
+        click.echo(f"Cannot tell what changed since the backup: {undone.unknown}")
     if undone.changes:
         first, *others = [f"{number:,} {_VERBS.get(action, action)}" for action, number in undone.changes.items()]
         are = "key was" if first.startswith("1 ") else "keys were"
         number, _, verb = first.partition(" ")
         newest = rfc3339(undone.backup_at) or "never"
         listed = ", ".join([f"{number} {are} {verb}", *others])
-        click.echo(f"After this backup, whose newest change is of {newest}: {listed}. All of this is undone.")
+        click.echo(f"A restore undoes all changes since this backup (newest change: {newest}): {listed}.")
     if undone.revived:
         click.echo(f"{counted(undone.revived_count, 'key')} would work again, or for longer:")
         for key in undone.revived[:_LISTED]:

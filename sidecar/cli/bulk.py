@@ -35,9 +35,14 @@ class Selection(TypedDict):
 def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that select keys in place of KEY."""
     for option in (
-        click.option("--yes", is_flag=True, help="Do not ask. Many keys are changed without a terminal only with it."),
+        click.option("--yes", is_flag=True, help="Do not ask. Required to change many keys without a terminal."),
         click.option("--dry-run", is_flag=True, help="Only list the keys that the options select."),
-        click.option("--unused-for", callback=seconds, metavar="TIME", help="All keys unused for so long, as 90d."),
+        click.option(
+            "--unused-for",
+            callback=seconds,
+            metavar="TIME",
+            help="All keys that were not used for this long, such as 90d.",
+        ),
         click.option("--environment", callback=printable, metavar="E", help="All keys of this environment."),
         click.option("--tenant", callback=printable, metavar="T", help="All keys of this tenant."),
     ):

@@ -49,14 +49,15 @@ def check_command(
 ) -> None:
     """Check a configuration file and print every problem at once.
 
-    Without FILE it is that of -c, of SIDECAR_CONFIG, or ./sidecar.yaml. SIDECAR_* variables (SIDECAR_LISTEN, …)
-    override the file, as they do for `sidecar serve`. Exits with 0 if the configuration is valid. Otherwise exits with
-    2 and prints a line for each problem: FILE:LINE:COLUMN: path.of.value: what is wrong. Prints a warning for what is
-    valid but hardly meant, such as a scope that no route requires, and a note of what is observed and not enforced.
+    Without FILE, it checks the file of -c, of SIDECAR_CONFIG, or ./sidecar.yaml. SIDECAR_* variables (SIDECAR_LISTEN,
+    …) override the file, as they do for `sidecar serve`. Exits with 0 if the configuration is valid. Otherwise exits
+    with 2 and prints a line for each problem: FILE:LINE:COLUMN: path.of.value: what is wrong. Prints a warning for
+    valid values that are probably mistakes, such as a scope that no route requires, and a note of rules that are only
+    observed and not enforced.
 
-    With --openapi, also for operations of the document that no route covers, routes that match none, operations whose
-    `security` says otherwise than their route, and paths that two operations share. Notes say what is read otherwise
-    than it is written, such as a parameter that may hold slashes; --strict takes them.
+    With --openapi, it also warns of operations of the document that no route covers, routes that match no operation,
+    operations whose `security` differs from their route, and paths that two operations share. Notes name what is read
+    differently from how it is written, such as a parameter that may contain slashes; --strict allows notes.
 
     \b
     Example:
@@ -121,7 +122,7 @@ def _print(checked: _Checked, strict: bool) -> None:
     if checked.config is None or checked.problems:
         return
     path, refused = harmless(checked.path), strict and checked.warned
-    verdict = "valid, but --strict takes no warnings" if refused else "ok"
+    verdict = "valid, but --strict allows no warnings" if refused else "ok"
     click.echo(f"{path}: {verdict} ({_summary(checked.config)})")
     if observed := observing(checked.config):
         click.echo(f"{path}: note: only observed, not enforced: {harmless(in_one_line(observed))}", err=True)
@@ -130,7 +131,7 @@ def _print(checked: _Checked, strict: bool) -> None:
 
 
 @click.command("schema")
-@click.option("--tests", is_flag=True, help="That of a file of policy tests (`sidecar test`).")
+@click.option("--tests", is_flag=True, help="Print the schema of policy test files (`sidecar test`).")
 def schema_command(tests: bool) -> None:
     """Print a JSON Schema of the configuration file, for editors.
 

@@ -222,7 +222,7 @@ def _print_introduction(addresses: Mapping[str, Address], keys: Mapping[str, str
         click.echo(f"      {step.status}{f' {step.reason}' if step.reason else ''}: {step.why}\n")
     click.echo(f"Admin page (keys, usage, audit): http://{addresses['admin']}/  (API: /api/docs)")
     click.echo(f"  Sign in with this admin token: {token}\n")
-    click.echo("Below stands its access log: a line for each decision, as it happens.")
+    click.echo("Its access log follows: a line for each decision, as it happens.")
     click.echo(f"Metrics: curl http://{addresses['ops']}/metrics   Stop: Ctrl-C")
 
 

@@ -12,9 +12,8 @@ from sidecar.cli.output import harmless, progress
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load, overrides_from
-from sidecar.rehearsal.diff.compare import Diff, compare
 from sidecar.rehearsal.diff.replay import Kind, Replay
-from sidecar.rehearsal.diff.report import Replayed, as_json, as_markdown, as_text
+from sidecar.rehearsal.diff.report import Diff, Replayed, as_json, as_markdown, as_text, compare
 from sidecar.rehearsal.recorded import LogError, RecordedRequests, opened
 
 _MEGABYTE: Final = 1_000_000
@@ -51,9 +50,9 @@ def diff_command(
 ) -> None:
     """Show what a new configuration opens and closes.
 
-    Two files that say the same in other words have no difference: what counts is what requests get. With --replay, each
-    request of a recorded access log is judged under both, with the key's recorded scopes, tenant and environment. Exits
-    with 0 if nothing changed that --fail-on names, with 1 if something did, and with 2 if a file cannot be used.
+    The effect on requests is compared, not the text: two files with the same meaning have no difference. With --replay,
+    each request of a recorded access log is judged under both, with the key's recorded scopes, tenant and environment.
+    Exits with 0 if nothing changed that --fail-on names, with 1 if something did, and with 2 if a file cannot be used.
 
     \b
     Example:

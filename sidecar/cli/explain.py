@@ -50,8 +50,8 @@ def explain_command(
 ) -> None:
     """Show what the sidecar would do with a request, and why. Uses up no quota.
 
-    TARGET is the path and query as a client sends them, such as /v1/streams/7?page=2. It is not a whole URL. What stdin
-    holds is presented as it is, quotes around a key included, so that the cause of a refusal can be named.
+    TARGET is the path and query as a client sends them, such as /v1/streams/7?page=2. It is not a whole URL. The text
+    on stdin is presented unchanged, including quotes around a key, so that the cause of a refusal can be named.
 
     \b
     Example:

@@ -287,7 +287,7 @@ def enable(**options: Unpack[StatusOptions]) -> None:
 @selecting
 @click.argument("key", required=False, callback=key_name)
 def revoke(key: str | None, **options: Unpack[ManyOptions]) -> None:
-    """Revoke keys permanently. In a terminal, it asks before.
+    """Revoke keys permanently. In a terminal, it asks for confirmation.
 
     KEY is an id, a prefix, or - to read the key from stdin. Options select many keys in place of it.
 

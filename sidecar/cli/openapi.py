@@ -28,7 +28,7 @@ base_path_option: Callable[[Any], Any] = click.option(
     "--base-path",
     callback=_path_prefix,
     metavar="PATH",
-    help="What paths begin with where clients call; default: as the document's servers say.",
+    help="Prefix of the paths that clients call. Default: from the document's servers.",
 )
 
 
@@ -96,7 +96,7 @@ def routes_group() -> None:
 @routes_group.command("from-openapi")
 @click.argument("file", type=click.Path())
 @base_path_option
-@click.option("--routes-only", is_flag=True, help="Print `scopes` and `routes` alone, to add to a configuration.")
+@click.option("--routes-only", is_flag=True, help="Print only `scopes` and `routes`, to add to a configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `yaml` in it is the draft.")
 @click.pass_context
 def from_openapi_command(
@@ -105,12 +105,12 @@ def from_openapi_command(
     """Draft a configuration from an OpenAPI document.
 
     FILE is OpenAPI 2.0 (Swagger), 3.0, 3.1 or 3.2, as YAML or JSON, of up to 32 MiB. The draft has a route for every
-    operation, and the catalogue of scopes. `public: true` stands only where the document says so (`security: []`);
-    every other route needs a scope: those of the document's OAuth schemes, or TAG:read and TAG:write where it names
-    none. Where two paths overlap and neither is more specific, a route for what they share demands what both do.
-    Comments say where a route is wider than its path.
+    operation, and the catalogue of scopes. A route is public only if the document says so (`security: []`). Every other
+    route needs a scope: one of the document's OAuth schemes, or TAG:read or TAG:write if it names none. If two paths
+    overlap and neither is more specific, a route for the paths that they share requires what both require. A comment
+    marks each route that is wider than its path.
 
-    Exits with 2 and prints a line for each problem where FILE cannot be used.
+    If FILE cannot be used, exits with 2 and prints a line for each problem.
 
     \b
     Example:

@@ -70,7 +70,7 @@ def config_here(config: str | None) -> str | None:
 
 
 def config_or_exit(config: str | None) -> str:
-    """As `config_here`. Raises Misuse where there is none."""
+    """As `config_here`. Raises Misuse if there is none."""
     found = config_here(config)
     if found is None:
         raise Misuse("no configuration is named: give -c FILE, set SIDECAR_CONFIG, or run where a sidecar.yaml is")
@@ -165,7 +165,7 @@ class WholeNumber(click.IntRange):
 
 
 def value_refused(error: click.BadParameter) -> Misuse:
-    """The error as all others are told: the option, what is wrong, and what to write."""
+    """The error in the same form as all others: the option, what is wrong, and what to write."""
     hint = error.param.get_error_hint(error.ctx) if error.param is not None and error.ctx is not None else ""
     name = (hint or str(error.param_hint or "")).replace("'", "")
     return Misuse(f"{name}: {error.message}" if name else error.message)

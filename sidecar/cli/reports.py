@@ -52,7 +52,7 @@ def usage(config: str | None, store: str | None, as_json: bool, days: int, key: 
     """Show a key's requests by route, status class and time.
 
     KEY is an id, a prefix, or - to read the key from stdin. Refused requests count, too. A running sidecar writes its
-    counts every few seconds, so that the latest requests may be missing.
+    counts every few seconds, so the latest requests may be missing.
 
     \b
     Example:
@@ -145,7 +145,7 @@ def _bars(totals: Mapping[int, int], chars: int) -> Sequence[str]:
 )
 @click.option("--tenant", metavar="T", help="Only keys of this tenant.")
 def due(config: str | None, store: str | None, as_json: bool, within: float, tenant: str | None) -> None:
-    """List keys that need replacing, and what they are still used for.
+    """List keys that need replacing, and their latest use.
 
     A key is due if it is older than keys.max_age of the configuration, or if it expires or retires soon. Usage is that
     of the last day. Without a configuration, no key counts as too old.
@@ -232,8 +232,8 @@ class ListOptions(TypedDict):
 def list_keys(config: str | None, store: str | None, as_json: bool, **options: Unpack[ListOptions]) -> None:
     """List keys, newest first.
 
-    ENDS is when a key expires or, after it was replaced (retiring), retires. In a terminal, long cells are cut to its
-    width; in a pipe they are whole.
+    ENDS is when a key expires or, after it was replaced (retiring), retires. In a terminal, long cells are cut to fit
+    its width; in a pipe they are complete.
 
     \b
     Example:

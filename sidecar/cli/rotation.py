@@ -77,14 +77,14 @@ def _check(options: RotateOptions) -> None:
 def rotate(
     context: click.Context, config: str | None, store: str | None, as_json: bool, **options: Unpack[RotateOptions]
 ) -> None:
-    """Replace a key by a new one, or all that are due.
+    """Replace a key by a new one, or all keys that are due.
 
-    The new key may do what KEY may. KEY keeps working for the overlap (default: keys.rotation_overlap of the
+    The new key has the rights of KEY. KEY keeps working for the overlap (default: keys.rotation_overlap of the
     configuration, 24h) and then retires. The running sidecar retires it sooner once it has been unused for
     keys.retire_unused. KEY is an id, a prefix, or - to read the key from stdin.
 
     With --due, keys older than keys.max_age are replaced, and those that expire --within a time. Each new key is
-    written to FOLDER/ID, for its owner only, and is printed nowhere. Exits with 1 if one could not be replaced.
+    written to FOLDER/ID, readable only by its owner, and is not printed. Exits with 1 if one could not be replaced.
 
     \b
     Example:

@@ -247,10 +247,15 @@ def _loop_factory() -> Any:
 
 @click.command("drain")
 @click.option(
-    "-c", "--config", envvar="SIDECAR_CONFIG", type=click.Path(), metavar="FILE", help="Its `drain: socket:` is asked."
+    "-c",
+    "--config",
+    envvar="SIDECAR_CONFIG",
+    type=click.Path(),
+    metavar="FILE",
+    help="Configuration that names the socket in `drain: socket:`.",
 )
 @click.option(
-    "--socket", "path", type=click.Path(), metavar="FILE", help="The socket; the configuration is then not read."
+    "--socket", "path", type=click.Path(), metavar="FILE", help="The socket itself; the configuration is not read."
 )
 @click.option("--undo", is_flag=True, help="Be ready again.")
 def drain_command(config: str | None, path: str | None, undo: bool) -> None:
@@ -277,5 +282,5 @@ def _socket_of(config: str | None) -> str:
     found = config_or_exit(config)
     path = load_or_exit(found, {}).drain.socket
     if not path:
-        raise Misuse(f"{found} has no `drain: {{socket: FILE}}`, by which a running sidecar is reached")
+        raise Misuse(f"{found} has no `drain: {{socket: FILE}}`: a running sidecar is reached through that socket")
     return path

@@ -128,8 +128,8 @@ def store_group() -> None:
 def make(config: str | None, store: str | None) -> None:
     """Create an empty key store if there is none.
 
-    An existing store is left as it is. `sidecar serve` never creates a store, so that a lost volume is noticed. Run
-    this command before the first start of an installation whose keys are issued later.
+    An existing store is not changed. `sidecar serve` never creates a store, so that a lost volume is noticed. Run this
+    command before the first start if you issue keys later.
 
     \b
     Example:
@@ -151,12 +151,12 @@ async def _make(url: str) -> None:
 @click.option("--to", "destination", required=True, metavar="URL", help="An empty store, or none yet.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def copy_command(source: str, destination: str, as_json: bool) -> None:
-    """Copy a key store with all that it holds into another.
+    """Copy everything in a key store to another, empty one.
 
     Keys, audit, usage, networks, unusual events, quota counts and idempotency keys are copied, then compared by number
-    and checksum. The other store may be of another engine. A copy that was killed goes on where it was when the same
-    command is run again; until it has ended, no sidecar starts on it. Stop the sidecars first: what they change
-    meanwhile makes the comparison fail, and what they change later is missing from the copy.
+    and checksum. The other store may use another engine. If the command was killed, run it again to continue; no
+    sidecar starts on an unfinished copy. Stop the sidecars first: a change during the copy makes the comparison fail,
+    and later changes are missing from the copy.
 
     \b
     Example:

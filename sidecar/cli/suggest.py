@@ -67,9 +67,9 @@ def _since(context: click.Context, parameter: click.Parameter, value: str | None
     default=FEWEST_REQUESTS,
     show_default=True,
     metavar="N",
-    help="With fewer on record it is too early to say.",
+    help="With fewer recorded requests, suggest nothing.",
 )
-@click.option("--assume-complete", is_flag=True, help="Take a log that is a sample for all that happened.")
+@click.option("--assume-complete", is_flag=True, help="Treat a sampled log as complete.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--commands", "as_commands", is_flag=True, help="Print commands to review, with the reason above each.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a key could have less.")
@@ -83,12 +83,13 @@ def suggest_command(
     strict: bool,
     **options: Unpack[SuggestOptions],
 ) -> None:
-    """Suggest scopes that keys can do without, from what they did. Changes nothing.
+    """Suggest scopes that keys can do without. Changes nothing.
 
-    For each key that works: the smallest set of its scopes with which all its recorded requests would still pass, by
-    the rules of the gate; the scopes it never used; the quotas that are far above its use, or refuse it all the time.
-    Also keys that were never used, and routes on which no request passed. A key that is younger than the record, or
-    has few requests on it, is left alone. What a key was refused for is shown, and never granted.
+    For each valid key, it shows the smallest set of its scopes with which all its recorded requests would still pass,
+    by the rules of the gate; the scopes that it never used; the quotas that are far above its use, or refuse it all the
+    time. It also shows keys that were never used, and routes on which no request passed. A key that was issued after
+    the record begins, or has few recorded requests, gets no suggestion. Scopes for lack of which a key was refused are
+    shown, and never granted.
 
     \b
     Example:
@@ -187,7 +188,7 @@ async def _working(store: Store) -> AsyncIterator[Sequence[ApiKey]]:
 
 async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store: Store) -> Told:
     if not _keeps_usage(store):
-        raise Misuse("the use of keys in a file is kept nowhere: give --from FILE, or name a place as store.usage")
+        raise Misuse("the use of keys from a file is not stored: give --from FILE, or set store.usage")
     now, asked, keep = key_service.now(), work.options["since"], work.config.usage.keep_seconds
     since = max(asked, now - int(keep * 1_000_000))
     record = Record(since=since, until=now, with_public=False, fewest_requests=work.options["min_requests"])
@@ -227,7 +228,7 @@ async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, 
                 use.add_key(key)
     notes = [note for path in options["logs"] for note in _read(path, use, asked)]
     if use.requests == 0:
-        raise Misuse(f"no request is from after {rfc3339(asked)[:10]}: give an earlier --since, or another log")
+        raise Misuse(f"no request is later than {rfc3339(asked)[:10]}: give an earlier --since, or another log")
     record = Record(
         since=asked if use.first is None else max(asked, use.first),
         until=min(use.last or key_service.now(), key_service.now()),
@@ -269,8 +270,8 @@ def _notes(use: Use, record: Record, *, named: str | None) -> Iterator[str]:
     if use.earlier:
         yield f"{counted(use.earlier, 'request')} from before --since left out."
     if use.unknown_keys and named is None:
-        yield f"{counted(use.unknown_keys, 'request')} not judged: of keys that work no more, or that are not known."
+        yield f"{counted(use.unknown_keys, 'request')} not judged: their keys no longer work, or are unknown."
     if use.sampled and record.complete:
-        yield "The log is a sample, and was taken for complete."
+        yield "The log is a sample, and was treated as complete."
     elif use.sampled:
-        yield "The log is a sample: what is not in it may have happened. --assume-complete takes it for all."
+        yield "The log is a sample: requests may be missing from it. --assume-complete treats it as complete."

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import click
 
-from sidecar.cli.output import harmless, who
-from sidecar.cli.tables import Grid
+from sidecar.cli.output import Grid, harmless, who
 from sidecar.core.units import counted, rfc3339
 from sidecar.rehearsal.suggestions.suggest import IdleRoute, KeySuggestion, QuotaFit, Refused, change_command
 from sidecar.usage.recorder import DAY
@@ -60,7 +59,7 @@ async def print_table(told: Told) -> int:
         narrowed += _narrowed(page)
         click.echo("\n".join(lines))
     if grid is None:
-        click.echo("No key is there to judge.")
+        click.echo("There are no keys to judge.")
     lines = [*_summary(narrowed), *map(_idle, told.routes()), *told.notes]
     click.echo("\n".join(["", *map(harmless, lines)]))
     return narrowed
@@ -99,7 +98,7 @@ def _details(one: KeySuggestion, days: str) -> Iterator[str]:
     for fit in one.quotas:
         yield _of_quota(fit)
     if one.changed:
-        yield f"{counted(one.changed, 'request')} on record would be refused today, whatever of its scopes it keeps"
+        yield f"{counted(one.changed, 'request')} on record would be refused today, whichever of its scopes it keeps"
 
 
 def _of_scopes(one: KeySuggestion, days: str) -> str:
@@ -117,7 +116,7 @@ def _of_refused(refused: Refused) -> str:
     if refused.observed:
         times.append(f"would have been refused {counted(refused.observed, 'time')}")
     lacks = " or ".join(refused.lacks)
-    return f"{' and '.join(times)} on {refused.route} for lack of {lacks}: is it to have that?"
+    return f"{' and '.join(times)} on {refused.route} for lack of {lacks}: should it have that?"
 
 
 def _of_quota(fit: QuotaFit) -> str:

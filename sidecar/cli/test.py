@@ -45,8 +45,8 @@ _BATCH: Final = 1_000
     "config_path",
     type=click.Path(),
     metavar="FILE",
-    help="Test this configuration in place of those that the files name. A file that names none is of SIDECAR_CONFIG, "
-    "or of ./sidecar.yaml.",
+    help="Test this configuration instead of those that the files name. Default for a file that names none: "
+    "SIDECAR_CONFIG, or ./sidecar.yaml.",
 )
 @click.option("-k", "text", default="", metavar="TEXT", help="Only cases with TEXT in their name, group or FILE:LINE.")
 @click.option("--coverage", is_flag=True, help="List the routes, scopes and reasons that no test reaches.")
@@ -55,7 +55,7 @@ _BATCH: Final = 1_000
     "minimum",
     type=WholeNumber(min=0, max=100),
     metavar="PERCENT",
-    help="Exit with 1 if less is reached; implies --coverage.",
+    help="Exit with 1 if less is covered; implies --coverage.",
 )
 @click.option("--junit", "junit_path", type=click.Path(), metavar="FILE", help="Write the results there as JUnit XML.")
 @click.option("--json", "as_json_", is_flag=True, help="Print JSON.")
@@ -70,12 +70,12 @@ def test_command(
     junit_path: str | None,
     as_json_: bool,
 ) -> None:
-    """Test what a configuration does with requests, before it does.
+    """Test how a configuration decides on requests.
 
-    Each FILE names a configuration, made-up keys, and cases: a request, a key, and what is expected. The decisions are
-    those of the code that serves requests; no store is opened, and nothing is sent. A case that fails is shown with
-    what was expected, what came, and the line of the rule that decided. Exits with 0 if all pass, with 1 if a case
-    fails, with 2 if a file is wrong. See `sidecar schema --tests` for editors.
+    Each FILE names a configuration, made-up keys, and cases: a request, a key, and the expected outcome. The code that
+    serves requests decides; no store is opened, and nothing is sent. A failed case is shown with the expected and the
+    actual outcome, and the line of the rule that decided. Exits with 0 if all pass, with 1 if a case fails, with 2 if a
+    file is wrong. See `sidecar schema --tests` for editors.
 
     \b
     Example:

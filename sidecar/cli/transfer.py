@@ -59,7 +59,7 @@ _FORMATS: Final = get_args(FileFormat)
     "--format",
     "form",
     type=OneOf((*_FORMATS, *PRODUCTS)),
-    help="Format of the file, or the product whose list it is. Default: by its extension, csv or jsonl.",
+    help="Format of the file, or the product that made it. Default: by its extension, csv or jsonl.",
 )
 @click.option(
     "--hash",
@@ -70,7 +70,7 @@ _FORMATS: Final = get_args(FileFormat)
 @click.option(
     "--hash-plaintext",
     is_flag=True,
-    help="Take keys themselves (the field key) and hash each as it is read. None is stored or printed.",
+    help="Accept plaintext keys (the field key), and hash each as it is read. None is stored or printed.",
 )
 @click.option("--dry-run", is_flag=True, help="Check every line, but import nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -90,8 +90,8 @@ def import_command(
     If any line is wrong, every wrong line is reported and nothing is imported. FILE (- for stdin) holds JSON lines or
     CSV. Each line needs the fields hash (SHA-256 in hex or base64) and name. It may have prefix (the key's first
     characters), tenant, environment, scopes, plan, quotas, metadata, expires_at, created_at, enabled, id and algorithm.
-    --format kong, aws, apisix, tyk or unkey reads a list as these products give it.
-    Set the prefix of the keys, and the pepper that they are hashed with, in keys.imported of the configuration.
+    --format kong, aws, apisix, tyk or unkey reads a list in the format of these products. Set the prefix of the keys,
+    and the pepper that they are hashed with, in keys.imported of the configuration.
 
     \b
     Example:

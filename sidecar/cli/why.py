@@ -38,9 +38,9 @@ _WIDTH = 14
 def why_command(config_path: str, request_id: str, logs: Sequence[str], as_json: bool) -> None:
     """Show why a past request was refused or let through.
 
-    ID is the id of the request, which every response carries (X-Request-Id). Clients may send ids of their own, and one
-    id several times: every request that had it is shown, as the log recorded it. Below stands what the configuration
-    decides today on the same request of a key with the same rights, with the routes that were considered. Nothing is
+    ID is the id of the request, which every response carries (X-Request-Id). Clients may send ids of their own, and use
+    one several times: every request with the id is shown, as the log recorded it. Below it is today's decision of the
+    configuration on the same request by a key with the same rights, with the routes that were considered. Nothing is
     sent, and no quota is used up.
 
     \b

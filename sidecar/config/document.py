@@ -71,7 +71,7 @@ class ListenerTls(Entry, frozen=True, kw_only=True):
     certificate: FilePath
     key: FilePath
     client_ca: FilePath = left_out("")
-    """Authority whose certificates clients must show; empty for none."""
+    """Authority that must have signed the clients' certificates; empty for none."""
 
 
 BindAddresses = Annotated[tuple[BindAddress, ...], Meta(min_length=1)]
@@ -91,7 +91,7 @@ _LEAST_HELD_BYTES = 1 << 20
 
 
 class Limits(Entry, frozen=True, kw_only=True):
-    """What a client may take up, in bytes and seconds."""
+    """Limits on the resources of clients, in bytes and seconds."""
 
     request_line: Size = size("8KiB")
     header: Size = size("8KiB")
@@ -101,14 +101,14 @@ class Limits(Entry, frozen=True, kw_only=True):
     """None is no limit."""
     head_timeout: Timeout = seconds("10s")
     body_rate: Size = size("256B")
-    """Bytes per second that a body must arrive with, on average over any ten seconds."""
+    """The minimum rate of a body in bytes per second, averaged over any ten seconds."""
     answer_timeout: Timeout = seconds("60s")
     """How long a client may read nothing of its response."""
     half_closed_timeout: Timeout = seconds("1s")
     """How long the response may take to begin after the client has ended its side of the connection."""
     idle_timeout: Timeout = seconds("75s")
     held_bytes: Size = size("32MiB")
-    """In memory for all clients that are behind; past it, the slowest are disconnected."""
+    """Bytes in memory for all slow clients; past it, the slowest are disconnected."""
     connections: Positive = 16384
     connections_per_address: Positive = 16384
 
@@ -121,7 +121,7 @@ def checked_limits(limits: Limits, path: Path, report: Report) -> Limits:
     if max(limits.request_line, limits.header) > limits.head:
         report.problem((*path, "head"), "is less than one request line or header may have")
     if limits.held_bytes < _LEAST_HELD_BYTES:
-        report.problem((*path, "held_bytes"), "must be at least 1MiB: a few clients that are behind take as much")
+        report.problem((*path, "held_bytes"), "must be at least 1MiB: a few slow clients need as much")
     return limits
 
 
@@ -144,7 +144,7 @@ class UpstreamSettings(Entry, frozen=True, kw_only=True):
 
     url: Upstream
     tls: UpstreamTls | None = left_out()
-    """None where the URL is not https."""
+    """None if the URL is not https."""
     connect_timeout: Timeout = seconds("2s")
     answer_timeout: Timeout = seconds("60s")
     idle_timeout: Duration = seconds("4s")
@@ -205,7 +205,7 @@ class AdminToken(Entry, frozen=True, kw_only=True):
     scopes: tuple[str, ...] | None = left_out()
     """The scopes that a token of one tenant may grant; None is every scope of the catalogue, but no wildcard."""
     plans: tuple[str, ...] | None = left_out()
-    """The plans that a token of one tenant may put a key on; None is all of them, and none."""
+    """The plans that a token of one tenant may assign; None is any plan, or no plan."""
 
     def __repr__(self) -> str:
         return f"AdminToken(name={self.name!r}, rights={self.rights!r}, tenant={self.tenant!r})"
@@ -216,7 +216,7 @@ class AdminSettings(Entry, frozen=True, kw_only=True):
 
     listen: Listen = default("127.0.0.1:9091", (parse_address("127.0.0.1:9091"),))
     hosts: tuple[HostName, ...] = ()
-    """Names that a request may be sent to, beside localhost and the bound address; in lower case."""
+    """Allowed host names besides localhost and the bound address; in lower case."""
     tokens: tuple[AdminToken, ...] = ()
 
 
@@ -272,7 +272,7 @@ Workers = Annotated[int, Meta(ge=1, le=256)] | Literal["auto"]
 
 
 class Process(Entry, frozen=True, kw_only=True):
-    """What of the process's memory others can read: API keys of requests and secrets are in it."""
+    """Who can read the process's memory, which contains API keys of requests and secrets."""
 
     core_dumps: bool = False
     """Whether a crash may write memory to a file, within the limits that the process was started with."""
@@ -287,7 +287,7 @@ _DAY_SECONDS = 86_400
 
 
 class RefusalsEntry(Entry, frozen=True, kw_only=True):
-    """So many refusals of one key, or of one network, within this time."""
+    """A number of refusals of one key, or of one network, within a time."""
 
     limit: Annotated[int, Meta(ge=1, le=10**9)] = 100
     within: Timeout = seconds("1m")
@@ -314,7 +314,7 @@ def unusual_of(entry: UnusualEntry, path: Path = (), report: Report | None = Non
 
 
 class UsageSettings(Entry, frozen=True, kw_only=True):
-    """How long usage is kept by the hour, how long at all, and what of it is unusual."""
+    """How long usage is kept by the hour, and in total, and which use is unusual."""
 
     hours_seconds: Timeout = seconds("14d", name="hours")
     keep_seconds: Timeout = seconds("90d", name="keep")
@@ -339,7 +339,7 @@ class AccessLogSettings(Entry, frozen=True, kw_only=True):
 
     format: LogFormat = "json"
     sample_successes: Share = 1.0
-    """The share that is written of the requests that neither were denied nor failed."""
+    """The share of requests that is logged, of those that were neither denied nor failed."""
     query: Literal["none", "redacted"] = "none"
 
 
@@ -349,13 +349,13 @@ def access_log_of(written: str | AccessLogSettings, path: Path, report: Report) 
 
 
 class Tracing(Entry, frozen=True, kw_only=True):
-    """Where spans are sent (OTLP over HTTP), and of how many requests."""
+    """Where spans are sent (OTLP over HTTP), and for which share of requests."""
 
     examples = MappingProxyType({"endpoint": "`endpoint: http://otel-collector:4318`"})
 
     endpoint: Collector
     sample: Share = 0.1
-    """Of the requests whose caller has not decided."""
+    """The share for requests whose caller has not decided."""
     parent: Literal["anyone", "trusted_proxies", "nobody"] = "anyone"
     """Whose `traceparent` is continued."""
     service: ServiceName = ""
@@ -384,14 +384,14 @@ class RateLimitHeaders(Entry, frozen=True, kw_only=True):
     reset: Literal["unix", "delta"] = "unix"
     ietf: bool = True
     on_refused_keys: bool = False
-    """Also on the 401 of a disabled or an expired key, which tells whoever has it that it was one."""
+    """Also on the 401 of a disabled or an expired key, which reveals that the key existed."""
 
 
 class Document(Entry, frozen=True, kw_only=True):
     """The whole file. `listen`, `upstream` and `store` are needed, here or from the command line or environment."""
 
     mode: Mode | None = None
-    """Of what has none of its own; None is `enforce`."""
+    """The mode of everything without its own; None is `enforce`."""
     listen: Listen | None = None
     tls: ListenerTls | None = None
     proxy_protocol: bool | None = None

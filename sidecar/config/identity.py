@@ -1,4 +1,4 @@
-"""The `identity` section: what the upstream is told of who calls."""
+"""The `identity` section: how the upstream learns who is calling."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -40,19 +40,19 @@ HeaderPattern = Annotated[
 
 
 class Identity(Entry, frozen=True, kw_only=True):
-    """Headers that tell the upstream who calls."""
+    """Headers that identify the caller to the upstream."""
 
     headers: Mapping[OwnHeader, HeaderValue] = field(default_factory=dict)
     """Name to template, as written."""
     request_id: OwnHeader = "X-Request-Id"
     strip: tuple[HeaderPattern, ...] = ()
-    """Removed from every request, beside STRIPPED of core.headers."""
+    """Removed from every request, in addition to STRIPPED of core.headers."""
     keep: tuple[HeaderPattern, ...] = ()
-    """What the trusted proxies set themselves; removed from everyone else's requests."""
+    """Headers that the trusted proxies set themselves; removed from all other requests."""
     would_deny: OwnHeader | None = left_out()
-    """Header that tells why a request would have been refused; None tells nothing."""
+    """Header with the reason for which a request would have been refused; None sends none."""
 
     @property
     def own_headers(self) -> tuple[str, ...]:
-        """Names of what the sidecar alone sets, beside the request id."""
+        """Names of the headers that only the sidecar sets, besides the request id."""
         return (*self.headers, *(() if self.would_deny is None else (self.would_deny,)))

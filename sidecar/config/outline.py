@@ -225,7 +225,7 @@ class _YamlReader:
 
     def _alias(self, event: Any) -> None:
         if event.anchor not in self.anchors:
-            self._refuse(event, f"the alias '{event.anchor}' stands for nothing before it, or contains itself")
+            self._refuse(event, f"the alias '{event.anchor}' is not defined before it, or contains itself")
         node, size = self.anchors[event.anchor]
         if self._awaits_key():
             if not isinstance(node, Scalar):

@@ -221,7 +221,7 @@ Requirement = Annotated[
 
 
 class KeySettings(Entry, frozen=True, kw_only=True):
-    """Where keys stand in a request, what they look like, and which credentials are not ours."""
+    """Where requests carry keys, what keys look like, and which credentials are not keys."""
 
     sources: SourceList = default(
         (SourceEntry(header="Authorization", scheme="Bearer"),),
@@ -245,10 +245,10 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     """For keys that are issued without a plan."""
     pass_through: tuple[OneSource, ...] = ()
     beside_key: Literal["remove", "keep"] = renamed("pass_through_with_key", "remove")
-    """What becomes of credentials that are not ours beside a key."""
+    """What happens to credentials that are not keys in a request with a key."""
     forward_credential: bool = False
     copies: Literal["remove", "refuse"] = "remove"
-    """What becomes of the key where it stands elsewhere in the request, too."""
+    """What happens to copies of the key elsewhere in the request."""
     cache_size: Annotated[int, Meta(ge=1, le=10**8)] = 100_000
     failures: Annotated[Quota | None, made(failures_of, Literal["off"], Allowance)] = default(
         _FAILURES, _FAILURES.quota(FAILURES, (Subject.ADDRESS,))
@@ -262,7 +262,7 @@ class KeySettings(Entry, frozen=True, kw_only=True):
     retire_unused_seconds: DurationOrOff = off(name="retire_unused")
     """A replaced key that is unused for so long retires before its overlap ends; None is never."""
     observe: tuple[KeyName, ...] = ()
-    """Ids or stored prefixes of keys whose refusals are only told of."""
+    """Ids or stored prefixes of keys whose refusals are only observed."""
 
     def stored_prefix(self, text: str) -> str:
         """What is stored readably of a key, so that people recognise it."""
@@ -279,7 +279,7 @@ class KeySettings(Entry, frozen=True, kw_only=True):
 
     @property
     def passing_headers(self) -> tuple[str, ...]:
-        """Names of headers that may hold a credential which is not ours."""
+        """Names of headers that may hold a credential that is not a key."""
         return tuple(source.name for source in self.pass_through if source.kind == "header")
 
 
@@ -300,9 +300,9 @@ def checked_keys(keys: KeySettings, path: Path, report: Report) -> KeySettings:
     _check_sources(keys.pass_through, (*path, "pass_through"), report)
     for at, source in report.numbered((*path, "pass_through"), keys.pass_through):
         if source.part is not None:
-            report.problem((*at, "as"), "what passes, passes whole: leave it out")
+            report.problem((*at, "as"), "credentials pass through whole: leave it out")
         if source.kind == "query":
-            report.problem((*at, "query"), "query parameters are never held back: name a header or a cookie")
+            report.problem((*at, "query"), "query parameters always pass through: name a header or a cookie")
     _check_imported(keys, (*path, "imported"), report)
     if keys.max_age_seconds == 0:
         report.problem((*path, "max_age"), "must be more than 0, or off")

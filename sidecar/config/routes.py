@@ -52,10 +52,10 @@ def cors_of(entry: CorsEntry, path: Path, report: Report) -> Cors:
     for name in ("origins", "headers", "expose"):
         for at, text in report.numbered((*path, name), getattr(entry, name)):
             if text == EVERY and entry.credentials:
-                why = "browsers take no '*' from who lets them send cookies (credentials: true)"
+                why = "browsers reject '*' together with cookies (credentials: true)"
                 report.problem(at, f"{why}: list each one")
             elif name != "origins" and "*" in text and text != EVERY:
-                report.problem(at, 'is no pattern: list each name, or write "*" for every one')
+                report.problem(at, "cannot contain '*': list each name, or write '*' alone for every one")
     return Cors(
         origins=frozenset(entry.origins),
         headers=entry.headers,
@@ -88,7 +88,7 @@ class ErrorEntry(Entry, frozen=True, kw_only=True):
     status: Annotated[int, Meta(ge=400, le=599)] | None = left_out()
     headers: Mapping[OwnHeader, HeaderValue] | None = left_out()
     detail: bool = False
-    """Whether a valid key is told which scopes are missing, or which quota is used up."""
+    """Whether a valid key learns which scopes are missing, or which quota is used up."""
     body: Any = UNSET
 
 
@@ -103,7 +103,7 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     environments: EnvironmentList | None = left_out()
     quotas: tuple[str | ChargeEntry, ...] = ()
     pass_through: bool | Literal["only"] = True
-    """`only`: these alone pass, and no key of ours."""
+    """`only`: only these credentials pass, and no key."""
     respond: Any = UNSET
     """The JSON of a 200; `response` says the whole of it."""
     response: ResponseEntry | None = left_out()
@@ -111,7 +111,7 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     """None is the file's own section."""
     cache: Literal["private", "shared"] = "private"
     answer_timeout: Timeout | None = left_out()
-    """How long the upstream may take; None is as it is set up."""
+    """How long the upstream may take; None uses the upstream's setting."""
     body: SizeOrOff | None = left_out()
     """How long a request's may be; None is as in `limits`."""
     strip_prefix: PathPrefix | None = left_out()
@@ -119,7 +119,7 @@ class PolicyEntry(Entry, frozen=True, kw_only=True):
     upstream: str | None = left_out()
     """One of `upstreams`; None is the default one."""
     mode: Mode | None = left_out()
-    """Whether refusals hold, or are only told of; None is as its group, `defaults` or the file says."""
+    """Whether refusals are enforced or only observed; None uses the mode of the group, `defaults` or the file."""
     deny: bool = False
     """Refuses every request, as if no route named it: a hole in a wider route."""
 
@@ -184,5 +184,5 @@ class UnmatchedEntry(Entry, frozen=True, kw_only=True):
     """Where it is left out, nothing passes."""
     quotas: tuple[str | ChargeEntry, ...] = ()
     method_not_allowed: bool = False
-    """Whether a key is told the methods of routes with its path (405), which it may not be allowed to use."""
+    """Whether a key learns the methods of routes with its path (405), even of routes that it may not use."""
     mode: Mode | None = left_out()

@@ -1,9 +1,10 @@
 """The JSON Schema (2020-12) of the configuration file, for editors; from the same types that a file is decoded with.
 
-Where a number, a truth value or one of several words may stand, a text with a `${VAR}` may stand as well.
+Wherever a number, a boolean or one of several words is allowed, a text with `${VAR}` is allowed, too.
 """
 
 from collections.abc import Mapping
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -89,7 +90,7 @@ class _Writer:
         name = _RELEASED_NAMES.get(cls, cls.__name__)
         if name not in self._definitions:
             self._definitions[name] = {}
-            self._definitions[name] = {"title": name, "description": cls.__doc__ or "", **write()}
+            self._definitions[name] = {"title": name, "description": cleandoc(cls.__doc__ or ""), **write()}
         return {"$ref": f"#/$defs/{name}"}
 
     def _struct(self, kind: inspect.StructType) -> dict[str, Any]:

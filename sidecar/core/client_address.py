@@ -1,4 +1,4 @@
-"""Who the client is when a proxy stands between, and what the upstream is told of it."""
+"""The client's address behind proxies, and the forwarding headers for the upstream."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ class TrustedProxies:
         return known
 
     def client_address(self, peer: str, fields: Mapping[bytes, Sequence[bytes]]) -> str:
-        """The right-most address that no trusted proxy has; the peer's where the chain tells nothing.
+        """The right-most address that does not belong to a trusted proxy; the peer's if the chain has none.
 
         A malformed entry ends the walk: what stands left of it is hearsay.
         """

@@ -20,7 +20,7 @@ def parse_origin(text: str) -> str:
     if text == EVERY:
         return text
     if text.lower() == "null":
-        raise ValueError("'null' is the origin of any sandboxed frame and local file: whoever wants it, has it")
+        raise ValueError("'null' is the origin of any sandboxed frame and local file: anyone can send it")
     if "*" in text:
         raise ValueError("has a '*' in it: list each origin, or write \"*\" alone for every one")
     found = _ORIGIN.fullmatch(text)
@@ -34,12 +34,12 @@ def parse_origin(text: str) -> str:
 
 
 def origin_of(headers: Headers) -> bytes | None:
-    """The one Origin; None where there is none, or more."""
+    """The single Origin; None if there is none, or more than one."""
     return _only(headers, b"origin")
 
 
 def requested_method(head: RequestHead) -> str | None:
-    """What a preflight asks for; None where the request is no preflight (Fetch, section 3.2.2)."""
+    """What a preflight asks for; None if the request is not a preflight (Fetch, section 3.2.2)."""
     if head.method != "OPTIONS" or origin_of(head.headers) is None:
         return None
     method = _only(head.headers, b"access-control-request-method")
@@ -108,7 +108,7 @@ def tells_browsers(names: Iterable[bytes]) -> bool:
 
 
 def without_cors(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """`headers` without what somebody else tells browsers."""
+    """`headers` without CORS headers from elsewhere."""
     return [field for field in headers if not field[0].lower().startswith(_CORS_NAMES)]
 
 

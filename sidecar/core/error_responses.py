@@ -34,7 +34,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _RETRY_SOON = (b"Retry-After", b"1")
 _NO_POLICY = Policy()
 
-_SAID_TO_BE_INVALID = frozenset(
+SHOWN_AS_INVALID_KEY = frozenset(
     {
         Reason.MALFORMED_CREDENTIAL,
         Reason.EXPIRED_KEY,
@@ -70,8 +70,8 @@ _DETAIL: Mapping[Reason, str] = {
     Reason.UPSTREAM_INVALID: "The service gave an invalid response.",
     Reason.UPSTREAM_TIMEOUT: "The service did not respond in time.",
     Reason.UPSTREAM_BUSY: "The service has no room for the request at the moment.",
-    Reason.LOOP_DETECTED: "The request has come this way before.",
-    Reason.INTERNAL: "Something went wrong here.",
+    Reason.LOOP_DETECTED: "The request has already passed through here.",
+    Reason.INTERNAL: "An internal error occurred.",
 }
 
 
@@ -83,7 +83,7 @@ class ErrorTemplate:
     headers: Mapping[str, str] | None = None
     body: object = None
     detail: bool = False
-    """Whether a valid key is told which scopes are missing, or which quota is used up."""
+    """Whether a valid key learns which scopes are missing, or which quota is used up."""
 
 
 def _allow(methods: Iterable[str]) -> tuple[bytes, bytes]:
@@ -279,7 +279,7 @@ def _problem(reason: Reason, status: int, detail: str) -> dict[str, object]:
 
 def _told(reason: Reason) -> Reason:
     """What the client may learn."""
-    return Reason.INVALID_KEY if reason in _SAID_TO_BE_INVALID else reason
+    return Reason.INVALID_KEY if reason in SHOWN_AS_INVALID_KEY else reason
 
 
 def specific_detail(deny: Deny) -> str | None:
@@ -289,7 +289,7 @@ def specific_detail(deny: Deny) -> str | None:
     if deny.reason is Reason.QUOTA_EXCEEDED and deny.refused_quota is not None:
         state = deny.refused_quota
         until = rfc3339(ceil(state.resets_at) * 1_000_000)
-        return f"The quota {state.quota.name} of {state.limit} is used up. All of it is back at {until}."
+        return f"The quota {state.quota.name} of {state.limit} is used up. It is fully available again at {until}."
     if deny.reason is Reason.INSUFFICIENT_SCOPE:
         missing = missing_in_words(deny.route.policy, deny.principal.scopes)
         return f"The API key lacks a scope that this operation requires: {missing}." if missing else None

@@ -45,9 +45,6 @@ class Reason(StrEnum):
     LOOP_DETECTED = "loop_detected"
     INTERNAL = "internal"
 
-    # Enum's own is written in Python, and reasons are looked up several times for each refusal.
-    __hash__ = str.__hash__
-
 
 class UpstreamCause(StrEnum):
     """Closed set of what was wrong with the upstream, for the operator only: log field, metric label, trace attribute.
@@ -128,7 +125,7 @@ _TIMEOUTS = frozenset({UpstreamCause.CONNECT, UpstreamCause.REQUEST_BODY, Upstre
 
 
 def reason_of(cause: UpstreamCause) -> Reason:
-    """What the client is told where `cause` was wrong with the upstream."""
+    """The reason that the client gets if the upstream failed with `cause`."""
     if cause in _INVALID:
         return Reason.UPSTREAM_INVALID
     return Reason.UPSTREAM_TIMEOUT if cause in _TIMEOUTS else Reason.UPSTREAM_UNREACHABLE

@@ -16,10 +16,10 @@ from msgspec import Struct
 from sidecar.core.errors import Reason
 
 EVERY = "*"
-"""Tenant, environment, scope or method that stands for every one."""
+"""The wildcard for every tenant, environment, scope or method."""
 
 Mode = Literal["enforce", "observe"]
-"""Whether what is decided holds, or is only told of. None: a part has no word on it, and a wider one decides."""
+"""Whether refusals are enforced or only observed. None: this part has no mode, and a wider one decides."""
 
 ENFORCE: Final[Mode] = "enforce"
 OBSERVE: Final[Mode] = "observe"
@@ -175,9 +175,9 @@ class Cors:
     origins: frozenset[str]
     """As browsers write them (`https://app.example.com`); `{"*"}` is every one."""
     headers: tuple[str, ...] = ()
-    """Request headers, beside those that hold a key; `*` is every one."""
+    """Request headers, besides those that hold a key; `*` is every one."""
     expose: tuple[str, ...] = ()
-    """Response headers, beside those that the sidecar adds; `*` is every one."""
+    """Response headers, besides those that the sidecar adds; `*` is every one."""
     credentials: bool = False
     """Whether browsers may send cookies, and client certificates."""
     max_age_seconds: int = 600
@@ -192,7 +192,7 @@ class StaticResponse:
     body: object = None
     """JSON with placeholders, or bytes that are sent as they are."""
     tells_quotas: bool = False
-    """Whether it tells what is left of every quota of the key."""
+    """Whether it shows what is left of every quota of the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,9 +229,9 @@ class Policy:
     """Environments whose keys are taken; empty is every one."""
     charges: tuple[Charge, ...] = ()
     pass_through: bool = True
-    """Whether credentials that are not ours may pass (where `keys.pass_through` names them)."""
+    """Whether credentials that are not keys may pass (if `keys.pass_through` names them)."""
     refuses_keys: Reason | None = None
-    """Why no key of ours may pass, whatever its scopes; None where one may."""
+    """Why no key may pass, whatever its scopes; None if one may."""
     respond: StaticResponse | None = None
     """None is the upstream's response."""
     cors: Cors | None = None
@@ -278,7 +278,7 @@ class Source:
 
 
 class WouldDeny(Struct, frozen=True, kw_only=True, gc=False):
-    """Why a request would be refused, and what lets it go on all the same, in words."""
+    """Why a request would be refused, and why it goes on anyway, in words."""
 
     reason: Reason
     because: str
@@ -299,11 +299,11 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
     client_address: str
     quota_states: tuple[QuotaState, ...] = ()
     key_in_query: bool = False
-    """Whether the target, as it came, holds a credential."""
+    """Whether the received target contains a credential."""
     quotas_left: tuple[QuotaState, ...] = ()
-    """What is left of every quota of the key, where the response tells it."""
+    """What is left of every quota of the key, if the response shows it."""
     pass_through: bool = False
-    """Whether the request carries a credential that is not ours; so of Deny, where it came so far."""
+    """Whether the request carries a credential that is not a key; the same for Deny, if it came that far."""
     would_deny: WouldDeny | None = None
     """Where the request goes on only because of `mode: observe`."""
 

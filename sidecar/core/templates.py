@@ -54,7 +54,7 @@ def placeholders(template: object) -> list[str]:
 
 
 def of_key(name: str) -> bool:
-    """Whether the placeholder tells of a key, which not every request has."""
+    """Whether the placeholder needs a key, which not every request has."""
     return name == EVERY_QUOTA or name.startswith("key.")
 
 

@@ -69,7 +69,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def to_the_millisecond(at: float) -> str:
-    """Unix seconds in RFC 3339, as the logs tell them."""
+    """Unix seconds in RFC 3339, as written in logs."""
     seconds, milliseconds = divmod(int(at * 1000), 1000)
     return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
 

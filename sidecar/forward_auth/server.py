@@ -1,4 +1,4 @@
-"""The decision listener: a proxy asks about a request, and is told what the gate says. Read `_respond` first."""
+"""The decision listener: a proxy asks about a request, and gets the gate's decision. Read `_respond` first."""
 
 import logging
 from dataclasses import dataclass

@@ -123,7 +123,7 @@ def _form_fault(config: Config, text: str, prefix: str) -> str:
     tail, length = text[len(prefix) :], len(prefix) + form.length
     strange = next((place for place, char in enumerate(tail, len(prefix) + 1) if char not in ALPHABET), None)
     if strange is not None:
-        return f"its character {strange} is none that keys have: they have letters and digits after {prefix}"
+        return f"its character {strange} never occurs in keys: they have letters and digits after {prefix}"
     if len(text) != length:
         what = "it is cut" if len(text) < length else "something was added to it"
         return f"{what}: it has {len(text)} characters, and keys that begin with {prefix} have {length}"
@@ -149,7 +149,7 @@ def _ended(deny: Deny) -> str:
 
 def _not_granted(deny: Deny) -> str:
     if deny.principal is None or deny.route is None:
-        return "the key does not hold for this resource"
+        return "the key is not valid for this resource"
     key, policy = deny.principal.key, deny.route.policy
     environment = key.environment or "none"
     match deny.reason:
@@ -183,7 +183,7 @@ def _method(method: str) -> str:
     spelling = known_spelling(method)
     if spelling is not None and spelling != method:
         return f"the case of a method counts: write {spelling}"
-    return "no route names this method, and it is no registered one"
+    return "no route names this method, and it is not a registered one"
 
 
 def _no_route(config: Config, head: RequestHead) -> Iterator[str]:
@@ -253,7 +253,9 @@ def _compared(route: Route, segments: Sequence[str], case_sensitive: bool) -> tu
         close = likeness if likeness >= _LIKE and not _is_param(wanted) else 0.0
         return place + close, f"{wanted!r} is expected in place {place + 1} of the path"
     more = "/".join(segments[len(pattern.segments) :])
-    return len(pattern.segments), "the path has a / more at its end" if not more else "the path goes on after it ends"
+    return len(
+        pattern.segments
+    ), "the path has one / too many at its end" if not more else "the path goes on after it ends"
 
 
 def _is_param(segment: str) -> bool:

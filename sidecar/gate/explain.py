@@ -65,7 +65,7 @@ def steps(config: Config, head: RequestHead, decision: Decision, status: int | N
             reason, because = decision.would_deny.reason, decision.would_deny.because
             lines.append(Line("decision", f"would deny: {reason}; observed because {because}"))
         else:
-            lines.append(Line("decision", "allow" if decision.principal else "allow, without a key of ours"))
+            lines.append(Line("decision", "allow" if decision.principal else "allow, without a key of the sidecar"))
     else:
         lines.append(Line("decision", f"deny: {decision.reason}, answered with {status}"))
     return lines
@@ -110,7 +110,7 @@ def _route(route: Route | None) -> Iterator[Line]:
     yield Line("route", f"{route.name}  ({route.where})")
     policy = route.policy
     if policy.refuses_keys is not None:
-        yield Line("", "pass_through: only: for credentials that are not keys, and for no key")
+        yield Line("", "pass_through: only: for credentials that are not keys, and never for a key")
     if policy.public:
         yield Line("", "public: no key is needed")
     if policy.deny:
@@ -155,7 +155,7 @@ def _demands(route: Route, principal: Principal) -> Iterator[Line]:
 
 def _bound(value: str | None) -> str:
     if value == EVERY:
-        return "anything: the key holds for every one"
+        return "anything: the key is valid for every one"
     return value or "that of the key, which has none"
 
 

@@ -235,7 +235,7 @@ class ConnectionLimits:
 
 
 NOTICE_SECONDS: Final = 10.0
-"""How often the log is told, at most."""
+"""The shortest time between two log lines."""
 
 
 class RateLimitedLog:

@@ -1,4 +1,4 @@
-"""The hardened server under ops, admin and forward auth: a connection of ours before aiohttp's.
+"""The hardened server under ops, admin and forward auth: a connection class of our own in front of aiohttp's.
 
 `GuardedConnection` hands aiohttp one request at a time, and only what is a request. It limits connections, the time and
 size of a head, idle time, and clients that do not read. Bytes that are not a request are neither echoed nor logged.
@@ -330,7 +330,7 @@ class _RequestHandler(web.RequestHandler):
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("internal error: %s", type(exc).__name__)
         if request.writer.output_size > 0:
-            raise ConnectionError("a response was begun already")
+            raise ConnectionError("the response has begun already")
         response = to_aiohttp(self._host.refuse(_reason_of(status, exc)))
         response.force_close()
         return response

@@ -1,4 +1,4 @@
-"""Headers of the PROXY protocol, by which a proxy tells who its client is ahead of the client's own bytes.
+"""Headers of the PROXY protocol, in which a proxy sends the client's address before the client's own bytes.
 
 Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, sections 2.1 (a line of text) and 2.2 (binary).
 """
@@ -112,7 +112,7 @@ def _over(family: int, rest: int) -> _Over:
 
 
 def _client(over: _Over | None, received: bytes) -> str:
-    """The source address, which comes first. That of a Unix socket tells nothing that we could use."""
+    """The source address, which comes first. That of a Unix socket is of no use."""
     at = _FIXED.size
     match over:
         case _Over.TCP4:

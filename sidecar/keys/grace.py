@@ -1,4 +1,4 @@
-"""How long keys that were seen go on while the store cannot be asked (`store.grace`)."""
+"""How long cached keys keep working while the store does not answer (`store.grace`)."""
 
 import asyncio
 import logging
@@ -38,27 +38,27 @@ class Grace:
 
     @property
     def active(self) -> bool:
-        """Whether the store does not answer, and keys that were seen go on."""
+        """Whether the store does not answer, and cached keys keep working."""
         return self._problem != "" and self._left() > 0
 
     def covers(self, error: StoreUnavailable) -> bool:
-        """Note that the store did not answer. Whether keys that were seen go on."""
+        """Note that the store did not answer. Whether cached keys keep working."""
         if not self._seconds:
             return False
         if not self._problem:
             self._problem, self._over, self._before = str(error), False, self.lookups
             if self.active:
                 _log.warning(
-                    "sidecar: store: no answer: keys that were seen go on for up to %.3g s: %s", self._left(), error
+                    "sidecar: store: no answer: cached keys keep working for up to %.3g s: %s", self._left(), error
                 )
         self._tell_end()
         return self.active
 
     def remarks(self) -> Sequence[str]:
-        """A line for readiness, while keys that were seen go on."""
+        """A line for readiness, while cached keys keep working."""
         if not self.active:
             return []
-        return [f"store: no answer, keys that were seen go on for {self._left():.0f} s more: {self._problem}"]
+        return [f"store: no answer, cached keys keep working for {self._left():.0f} s more: {self._problem}"]
 
     async def watch(self) -> None:
         """Ask the store again and again, until this is cancelled."""

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal, Protocol
 
 from sidecar.core.model import ApiKey
 
-RESTORE: Final = "stop all that use it, then restore a backup with `sidecar store restore FILE`"
+RESTORE: Final = "stop everything that uses it, then restore a backup with `sidecar store restore FILE`"
 """What to do with a store that is damaged or empty."""
-RESTORE_DUMP: Final = "stop all that use it, then restore a dump with `pg_restore`, see deploy/guide/stores.md"
+RESTORE_DUMP: Final = "stop everything that uses it, then restore a dump with `pg_restore`, see deploy/guide/stores.md"
 """The same for PostgreSQL."""
 
 
@@ -39,10 +39,10 @@ class KeyConflict(Exception):
 
 
 class ReadOnlyStore(KeyConflict):
-    """The keys are those of a file, which is changed by whoever has it. The message names it."""
+    """The keys come from a file, which must be changed instead. The message names it."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"the keys are those of the file {path}, which is only read here: change the file")
+        super().__init__(f"the keys come from the file {path}, which is read-only here: change the file")
 
 
 class UnknownKey(KeyConflict):

@@ -61,7 +61,7 @@ class RemoteStatistics:
 
 
 class Fullest:
-    """Keys and tenants of which this process has lately seen little left; the shared counts tell of one at a time."""
+    """Keys and tenants that recently had little left; the shared counts can only be read one at a time."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[Subject, str], None] = {}

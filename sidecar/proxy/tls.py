@@ -42,9 +42,9 @@ class ListenerCertificates:
             self._identity = identity
             try:
                 self._context = listener_context(self._settings)
-                _log.warning("sidecar: tls: read %s again", self._settings.certificate)
+                _log.warning("sidecar: tls: reloaded %s", self._settings.certificate)
             except OSError as error:
-                _log.warning("sidecar: tls: %s; the certificate before it stays in use", describe(error))
+                _log.warning("sidecar: tls: %s; the previous certificate stays in use", describe(error))
         return self._context
 
     def _identify(self) -> tuple[FileIdentity, ...]:
@@ -111,7 +111,7 @@ def _load_authority(context: ssl.SSLContext, name: str) -> None:
     try:
         context.load_verify_locations(name)
     except ssl.SSLError as error:
-        raise OSError(0, f"holds no certificate of an authority ({error.reason})", name) from error
+        raise OSError(0, f"contains no certificate of an authority ({error.reason})", name) from error
 
 
 def _check_readable(name: str) -> None:

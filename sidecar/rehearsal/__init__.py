@@ -1,1 +1,1 @@
-"""What a policy would do to requests: those of a test, a recorded log, or an OpenAPI document."""
+"""What a policy would do with requests: those of a test, a recorded log, or an OpenAPI document."""

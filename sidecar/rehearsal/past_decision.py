@@ -1,7 +1,7 @@
-"""A decision that was taken, shown again as it was recorded, and how a configuration decides on the same request today.
+"""Shows a past decision as it was recorded, and how a configuration decides on the same request today.
 
-A record has no headers, no query and no body, and of a key only what is allowed to it. What cannot be told from that is
-said to be unknown, and never guessed.
+A record has no headers, no query and no body, and of a key only its rights. Anything that does not follow from the
+record is reported as unknown, never guessed.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.config.build.modes import Modes, Part
+from sidecar.core.error_responses import SHOWN_AS_INVALID_KEY
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Allow, Decision, Deny
 from sidecar.core.quotas import limit_of
@@ -27,16 +28,7 @@ from sidecar.limiter.port import Limiter
 from sidecar.rehearsal.diff.outcomes import Caller, Judge, parsed
 from sidecar.rehearsal.recorded import RecordedRequest
 
-_OF_THE_KEY: Final = frozenset(
-    {
-        Reason.INVALID_KEY,
-        Reason.MALFORMED_CREDENTIAL,
-        Reason.EXPIRED_KEY,
-        Reason.DISABLED_KEY,
-        Reason.REVOKED_KEY,
-        Reason.RETIRED_KEY,
-    }
-)
+_OF_THE_KEY: Final = SHOWN_AS_INVALID_KEY | {Reason.INVALID_KEY}
 _OF_THE_UPSTREAM: Final = frozenset(
     {
         Reason.UPSTREAM_UNREACHABLE,
@@ -48,7 +40,7 @@ _OF_THE_UPSTREAM: Final = frozenset(
         Reason.INTERNAL,
     }
 )
-"""What goes wrong after the gate has let a request through, or beside it."""
+"""Reasons that arise after the gate has let a request through, or outside of the gate."""
 _OF_THE_MOMENT: Final = {
     Reason.STORE_UNAVAILABLE: "the store could not be read. See sidecar doctor",
     Reason.LIMITER_UNAVAILABLE: "quotas could not be counted. See sidecar doctor",
@@ -60,18 +52,18 @@ _OF_THE_HEAD: Final = frozenset(
 )
 _UNDECODABLE: Final = re.compile(r"[\ud800-\udfff]|\\ud[89a-f][0-9a-f]{2}")
 _OMITTED: Final = frozenset({"request", "key", "scopes held", "quota", "forwarded as", "header", "decision"})
-"""Labels of an explanation that are of the record, or of what is not recorded."""
+"""Labels of an explanation that belong to the record, or to what is not recorded."""
 _ROUTES: Final = "routes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastDecision:
-    """then: as it was recorded. now: how the configuration decides today; empty where that cannot be told."""
+    """then: the recorded decision. now: how the configuration decides today; empty if that is unknown."""
 
     then: Sequence[Line]
     now: Sequence[Line]
     otherwise: bool | None
-    """Whether today's decision is another one; None where that cannot be told."""
+    """Whether today's decision differs; None if that is unknown."""
     verdict: str
     """That, and why, in a sentence or two."""
 
@@ -88,8 +80,8 @@ async def past_decision(
 ) -> PastDecision:
     """No quota is taken.
 
-    missing: scopes that are known to have been missing. quotas: what is known to have been left of quotas, in words.
-    is_cut: whether the path is not whole.
+    missing: scopes that are known to have been missing. quotas: the known rest of quotas, in words. is_cut: whether the
+    path was cut.
     """
     then = list(_recorded(record, config, missing, quotas))
     if record.would_deny in NO_VALID_KEY and not _unknown(record, config, is_cut=is_cut):
@@ -160,7 +152,7 @@ def _config(record: RecordedRequest, config: Config) -> str:
 
 
 def _untold(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
-    """Return why today's decision cannot be told, as a sentence; empty where it can."""
+    """Return why today's decision is unknown, as a sentence; empty if it is known."""
     if beyond := _beyond_configuration(record):
         return f"No configuration decides this: {beyond}."
     unknown = _unknown(record, config, is_cut=is_cut)
@@ -192,7 +184,7 @@ def _unknown(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
     if record.config is None and record.key_id is None and config.keys.pass_through:
         return "the line is of an older version, which does not say whether a credential came that is not a key"
     if record.method == "OPTIONS" and record.key_id is None and reason is None and record.would_deny is None:
-        return "it may have been a browser's question before its request (CORS), whose headers are not recorded"
+        return "it may have been CORS preflights (CORS), whose headers are not recorded"
     return ""
 
 
@@ -213,7 +205,7 @@ def _judged(found: Explanation, config: Config, record: RecordedRequest) -> Iter
 
 
 def _other_readings(config: Config, record: RecordedRequest) -> Iterator[Line]:
-    """Where a path can be read in several ways, which route each way leads to."""
+    """The route of each reading of an ambiguous path."""
     table, keep_slash = route_table(config), config.keep_slash
     try:
         every = readings(parse_target(record.path, "localhost").path, keep_slash=keep_slash)
@@ -235,7 +227,7 @@ def _decision(decision: Decision) -> str:
 
 
 def _compared(record: RecordedRequest, decision: Decision, config: Config) -> tuple[bool | None, str]:
-    """Return whether it would be decided otherwise, and a sentence that says so."""
+    """Return whether the decision would be different, and a sentence that says so."""
     seen = decision.would_deny if isinstance(decision, Allow) else None
     now = decision.reason if isinstance(decision, Deny) else None if seen is None else seen.reason
     if Reason.QUOTA_EXCEEDED in (record.reason, record.would_deny):
@@ -260,7 +252,7 @@ def _by_another(decision: Decision) -> str:
 
 
 def _with_wrong_key(record: RecordedRequest, reason: Reason, config: Config) -> tuple[bool, str]:
-    """Of a request that went on without the wrong key that it had, and with an identity of nobody."""
+    """For a request that went on without its wrong key, and without an identity."""
     outcome = Judge(config).judge(record.method, parsed(record.path), Caller(None, wrong_key=reason))
     if outcome.reason is not None:
         return True, f"Today's configuration decides otherwise: it refuses it, {outcome.reason}."
@@ -271,7 +263,7 @@ def _with_wrong_key(record: RecordedRequest, reason: Reason, config: Config) -> 
 
 
 def _without_quota(record: RecordedRequest, decision: Decision, config: Config) -> tuple[bool | None, str]:
-    """What is left of a quota is of the moment; whether it is counted, and its limit, the configuration says."""
+    """The rest of a quota is known only at the moment; the configuration says whether it is counted, and its limit."""
     if isinstance(decision, Deny):
         return True, f"Today's configuration refuses it before any quota is counted: {decision.reason}."
     quota = next((one.quota for one in decision.route.policy.charges if one.quota.name == record.quota), None)

@@ -1,4 +1,4 @@
-"""An access log of JSON lines, read back as the requests that were recorded, however long it is."""
+"""Reads an access log of JSON lines as recorded requests, however long it is."""
 
 import os
 import stat
@@ -18,7 +18,7 @@ from sidecar.telemetry.access_log import MAX_CHARS
 from sidecar.telemetry.redaction import HIDDEN
 
 MOST_BYTES: Final = 64 * 1024
-"""Of a line; one of ours is shorter. What is longer is skipped, and never held."""
+"""Bytes of a line; the sidecar's own lines are shorter. Longer lines are skipped, and never kept in memory."""
 _AT_ONCE: Final = 256 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 _GZIP: Final = b"\x1f\x8b"
@@ -30,10 +30,10 @@ _UNREAD: Final = {
     b"\xff\xfe": "is UTF-16: convert it to UTF-8",
     b"\xfe\xff": "is UTF-16: convert it to UTF-8",
 }
-"""What else logs come as, by how it begins, and what to do."""
+"""Other formats of logs, by their first bytes, and what to do."""
 _LONGEST_MAGIC: Final = max(map(len, _UNREAD))
 _SMALLEST_SHARE: Final = 1e-9
-"""Of requests that are logged: what a smaller one stands for is no number."""
+"""The smallest share of requests that are logged."""
 
 
 class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -59,19 +59,19 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cause: str | None = None
     """What was wrong with the upstream."""
     quota: str | None = None
-    """The one that was used up; so are its `limit`, and the seconds to wait."""
+    """The quota that was used up; `limit` and the seconds to wait belong to it."""
     limit: int | None = None
     retry_after: int | None = None
     client_address: str = ""
     would_deny: str | None = None
-    """Why it would have been refused, where it went on because of `mode: observe`."""
+    """The reason that would have refused it, if it went on because of `mode: observe`."""
     config: str | None = None
     """The beginning of the hash of the configuration in force; None in lines of older versions."""
     sampled: Annotated[float, Meta(ge=_SMALLEST_SHARE, le=1)] | None = None
 
     @property
     def key(self) -> ApiKey | None:
-        """A key that may do what the recorded one could; its digest is nobody's."""
+        """A key with the rights of the recorded one, and a digest that belongs to no key."""
         if self.key_id is None:
             return None
         return ApiKey(
@@ -90,24 +90,26 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def weight(self) -> float:
-        """How many requests it stands for."""
+        """How many requests the line represents."""
         return 1.0 if self.sampled is None else 1.0 / self.sampled
 
     @property
     def path_alone(self) -> str:
-        """Without a query, where another program logged one: what stands there is not for people to see."""
+        """The target without a query, which another program may have logged: a query may hold secrets."""
         return self.path.partition("?")[0]
 
     @property
     def hidden(self) -> Literal["redacted", "cut"] | None:
-        """Why its path, or method, is not what the client sent; None where it is."""
+        """Why its path, or method, is not what the client sent; None if it is."""
         if HIDDEN in self.path or HIDDEN in self.method:
             return "redacted"
         return "cut" if len(self.path) >= MAX_CHARS or len(self.method) >= MAX_CHARS else None
 
 
 class LogError(Exception):
-    """The log cannot be read, or not to its end: what was read so far stands. Says what follows the log's name."""
+    """The log cannot be read, or not to its end; the lines read so far remain valid. The message follows the log's
+    name.
+    """
 
 
 @contextmanager
@@ -122,23 +124,23 @@ def opened(path: str) -> Iterator[BinaryIO]:
         raise LogError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     with file:
         if _is_endless(file):
-            raise LogError("is a device, and no log")
+            raise LogError("is a device, not a log")
         yield file
 
 
 def _is_endless(file: BinaryIO) -> bool:
-    """Whether it is such as /dev/zero. A terminal ends, and so does /dev/null."""
+    """Whether it is an endless device such as /dev/zero. A terminal ends, and so does /dev/null."""
     mode = os.fstat(file.fileno()).st_mode
     return stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not file.isatty() and file.name != os.devnull)
 
 
 @dataclass(slots=True)
 class LineCounts:
-    """What became of the lines. Blank ones do not count."""
+    """Counts of the lines by kind. Blank lines do not count."""
 
     requests: int = 0
     foreign: int = 0
-    """Lines that are no requests: of another format, or of something else that writes there."""
+    """Lines that are not requests: in another format, or written by another program."""
     too_long: int = 0
     first_unread: int | None = None
     """The number of the first line that is foreign or too long, from 1."""
@@ -149,9 +151,9 @@ class LineCounts:
 
 
 class RecordedRequests:
-    """The requests of a log, plain or gzip, once and in order. Iterating raises LogError.
+    """Yields the requests of a log, plain or gzip, once and in order. Iterating raises LogError.
 
-    progress: told how many bytes of the file were read, packed as they are.
+    progress: called with the number of bytes that were read of the file, before unpacking.
     """
 
     def __init__(self, file: BinaryIO, *, progress: Callable[[int], None] = lambda _: None) -> None:
@@ -193,7 +195,7 @@ class RecordedRequests:
 
 
 def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """By what it begins with, and not by the file's name. Raises LogError."""
+    """Recognises the format by the first bytes, not by the file's name. Raises LogError."""
     first = b""
     for chunk in chunks:
         first += chunk
@@ -208,7 +210,7 @@ def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _gunzipped(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """What several members hold, one after the other, as rotated logs that are put together have them (RFC 1952)."""
+    """Unpacks several members in sequence, as in concatenated rotated logs (RFC 1952)."""
     unpacker, packed = zlib.decompressobj(zlib.MAX_WBITS | 16), first
     try:
         while True:
@@ -222,13 +224,13 @@ def _gunzipped(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
             elif not packed:
                 packed = next(chunks, b"")
                 if not packed:
-                    raise LogError("is a gzip file that is cut off: only what stands before was read")
+                    raise LogError("is a gzip file that is cut off: only the part before that was read")
     except zlib.error as error:
-        raise LogError(f"is a gzip file that is damaged ({error}): only what stands before was read") from None
+        raise LogError(f"is a gzip file that is damaged ({error}): only the part before that was read") from None
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes | None]:
-    """Without their ends; None for one of over MOST_BYTES. Holds one line and a chunk at most."""
+    """Lines without line ends; None for a line of over MOST_BYTES. Keeps at most one line and a chunk in memory."""
     rest, skipping = b"", False
     for chunk in chunks:
         first, *others = chunk.split(b"\n")

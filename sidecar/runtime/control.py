@@ -98,7 +98,7 @@ class Sharing:
         self.processes = 1
 
     async def look(self) -> bool:
-        """Whether counts may not be kept there, as where others serve it, too. Says so where that has changed.
+        """Whether counts must not be kept there, because other sidecars serve the store, too. Logs a change of that.
 
         Raises StoreUnavailable.
         """
@@ -106,7 +106,7 @@ class Sharing:
         if before == 1 < self.processes:
             _log.warning("sidecar: %s", self._told())
         elif before > 1 == self.processes:
-            _log.warning("sidecar: no other sidecar serves the store %s any more: counts outlive a restart", self._name)
+            _log.warning("sidecar: no other sidecar serves the store %s any more: counts survive a restart", self._name)
         return not self._kept or self.processes > 1
 
     def remarks(self) -> Sequence[str]:
@@ -115,7 +115,7 @@ class Sharing:
 
     def _told(self) -> str:
         others = "another sidecar serves" if self.processes == 2 else f"{self.processes - 1} other sidecars serve"
-        return f"{others} the store {self._name}: each counts quotas for itself, and counts do not outlive a restart"
+        return f"{others} the store {self._name}: each counts quotas separately, and counts do not survive a restart"
 
 
 class NoAnswer(Exception):
@@ -136,7 +136,7 @@ def ask(path: str, word: str) -> str:
         raise NoAnswer(_unreachable(path, error)) from None
     verdict, _, text = answer.partition(" ")
     if verdict != "ok":
-        raise NoAnswer(text or f"what listens on {path} is no sidecar")
+        raise NoAnswer(text or f"the process that listens on {path} is not a sidecar")
     return text
 
 
@@ -195,7 +195,7 @@ def _make_room(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise StartError(f"cannot listen on {path} (drain.socket): there is a file, which is no socket")
+        raise StartError(f"cannot listen on {path} (drain.socket): a file is there, which is not a socket")
     with socket.socket(socket.AF_UNIX) as client:
         client.setblocking(False)
         with suppress(ConnectionRefusedError):

@@ -27,7 +27,7 @@ from sidecar.telemetry.metrics import Metrics
 WATCH_SECONDS: Final = 1.0
 """How often the file is looked at."""
 _SHOWN: Final = 3
-"""Problems that readiness tells of; the log has the first, and the next start all."""
+"""The number of problems that readiness shows; the log has the first, and the next start all."""
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +51,7 @@ def rules_of(config: Config, hasher: Callable[[], Hasher], clock: Clock) -> Call
 
 
 class KeyFileWatch(Collector):
-    """Looks at the file, and takes it when it has changed. One that is not valid leaves the keys as they are."""
+    """Watches the file, and loads it when it has changed. An invalid file leaves the keys as they are."""
 
     def __init__(self, store: FileStore, *, clock: Clock) -> None:
         self._store, self._clock = store, clock
@@ -91,9 +91,11 @@ class KeyFileWatch(Collector):
             self._taken(len(records), changed=bool(found))
 
     def remarks(self) -> Sequence[str]:
-        """Where keys come from, and where the file was not taken: only the place, as words may hold what it does."""
-        kept = "" if self._store.keeps_usage else "; their use and changes are kept nowhere"
-        note = f"keys: those of the file {self._store.path}, which is only read{kept}"
+        """Where keys come from, and the place of a mistake in the file: only the place, as its text may contain
+        secrets.
+        """
+        kept = "" if self._store.keeps_usage else "; their use and changes are not stored"
+        note = f"keys: from the file {self._store.path}, which is read-only{kept}"
         if self._problem is None:
             return [note]
         places = ", ".join(dict.fromkeys(line.partition(": ")[0] for line in self._problem.problems[:_SHOWN]))
@@ -131,7 +133,7 @@ class KeyFileWatch(Collector):
 
 
 def watch_of(store: Store, background: Background, metrics: Metrics, *, clock: Clock) -> KeyFileWatch | None:
-    """Begins to watch the store's file. None for a store that is no file."""
+    """Begins to watch the store's file. None if the store is not a file."""
     if not isinstance(store, FileStore):
         return None
     watch = KeyFileWatch(store, clock=clock)

@@ -57,7 +57,7 @@ class UsageKeeper:
         self._writer.agents.reconfigure(prefixes)
         self._round = asyncio.Lock()
         self.gather: Callable[[], Awaitable[None]] | None = None
-        """Lets other processes tell what they have counted."""
+        """Lets other processes report what they have counted."""
 
     @property
     def events(self) -> AnomalyLog:
@@ -320,7 +320,7 @@ class Upkeep:
         if not 0 <= now - self._told_at < _TELL_SECONDS:
             self._told_at = now
             _log.warning(
-                "sidecar: limiter: its %d entries are full: the least used counts by address start anew. Raise "
+                "sidecar: limiter: its %d entries are full: the least used counts by address start from zero. Raise "
                 "limiter.entries (600 bytes each), or look for a flood of addresses",
                 limiter.max_entries,
             )

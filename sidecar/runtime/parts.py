@@ -135,7 +135,7 @@ async def reconfigure_workers(parts: Parts, workers: Workers) -> None:
     if isinstance(parts.limiters.quotas, SharedLimiter):
         parts.limiters.quotas.quotas = config.quotas
     for problem in await workers.reconfigure(config):
-        _log.error("sidecar: config: a worker did not take it, and serves by the one before: %s", problem)
+        _log.error("sidecar: config: a worker refused it, and keeps the previous one: %s", problem)
 
 
 def remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
@@ -156,7 +156,7 @@ def _observed(parts: Parts) -> Sequence[str]:
 
 
 def _unwritten(store: Store) -> Sequence[str]:
-    """No reason to be unready: requests are decided on all the same."""
+    """Not a reason to be unready: requests are still decided."""
     problem = store.database.write_problem
     return [f"store: the last change was not written: {problem}"] if problem else []
 
@@ -164,7 +164,7 @@ def _unwritten(store: Store) -> Sequence[str]:
 async def problems(parts: Parts) -> Sequence[str]:
     """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain.
 
-    While keys that were seen go on without the store, it stays ready, so that not every replica is taken out at once.
+    While cached keys keep working without the store, it stays ready, so that not every replica is taken out at once.
     """
     if parts.drainer.not_ready:
         return [f"drain: {parts.drainer.not_ready}"]

@@ -1,4 +1,4 @@
-"""What goes on beside the requests, and how it ends: the clock, background tasks, a shutdown that fails no request."""
+"""The clock, background tasks, and a shutdown that fails no request."""
 
 import asyncio
 import logging
@@ -127,7 +127,7 @@ class Drainer:
         self._patience = asyncio.timeout(None)
         self._hurried = False
         self._since: float | None = None
-        """When balancers began to be told."""
+        """When load balancers were first told, by readiness, to go elsewhere."""
         self.begun = False
         """Whether the process ends; `announce` alone does not end it."""
 

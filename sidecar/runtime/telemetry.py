@@ -38,7 +38,7 @@ REFUSALS_SECONDS: Final = 2.0
 
 
 class RevocationLag(Collector):
-    """How long after its commit a change of keys was known here, where the store tells it (PostgreSQL)."""
+    """The delay between the commit of a change of keys and its arrival here, if the store reports it (PostgreSQL)."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)
@@ -52,7 +52,7 @@ class RevocationLag(Collector):
         buckets = zip((*map(str, BOUNDS), "+Inf"), accumulate(self._counts), strict=True)
         yield HistogramMetricFamily(
             "sidecar_revocation_lag_seconds",
-            "Seconds from a change of keys to when this process knew of it.",
+            "Seconds until this process learned of a change to keys.",
             buckets=[*buckets],
             sum_value=self._total,
         )
@@ -67,7 +67,7 @@ class ReplicaInStep(Collector):
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "sidecar_store_replica_in_step",
-            "0 while lookups go to the primary, because the replica lags or is away.",
+            "0 while lookups go to the primary, because the replica lags or is unreachable.",
             value=self._in_step(),
         )
 
@@ -149,7 +149,7 @@ class Observing:
             from sidecar.telemetry.otlp import OtlpExport
         except ImportError:
             raise StartError(
-                "tracing is configured, and OpenTelemetry is not installed: install the extra otel (where the sidecar "
+                "tracing is configured, but OpenTelemetry is not installed: install the extra otel (where the sidecar "
                 "was installed from a checkout: pip install '.[otel]'), or remove `tracing` from the configuration"
             ) from None
         export = OtlpExport(

@@ -1,4 +1,4 @@
-"""What the processes of `sidecar serve --workers` tell each other.
+"""Messages between the processes of `sidecar serve --workers`.
 
 The control process serves operators and proxies (ops, admin, forward auth) and does what must be done once; workers
 serve the data listener. Each worker has a pair of sockets with the control process. The parent made them and holds
@@ -29,7 +29,7 @@ ANSWER_SECONDS: Final = 1.0
 """For an answer that comes at once, or never."""
 RECONFIGURE_SECONDS: Final = 30.0
 PUSH_SECONDS: Final = 1.0
-"""How often workers tell what they have counted; kill -9 loses at most what was counted since."""
+"""How often workers report what they have counted; kill -9 loses at most what was counted since."""
 _LAST_SECONDS: Final = 2.0
 """In which a worker that has drained ends."""
 _INLINE_BYTES: Final = 32_768
@@ -220,7 +220,7 @@ class Workers:
         return {"": self._ended, **{str(member.number): member.metrics for member in list(self._members)}}
 
     async def collect(self) -> None:
-        """Let each tell what it has counted until now."""
+        """Let each worker report what it has counted until now."""
         await self._ask_all("push")
 
     async def answer(self, *, least: int) -> bool:
@@ -339,7 +339,7 @@ class Duties:
     """For any thread: where there are many routes, it takes tens of milliseconds."""
     push: Callable[[Snapshot], Push]
     keep: Callable[[Push], None]
-    """Takes back what could not be told."""
+    """Takes back counts that could not be sent."""
     answers: Callable[[], Awaitable[bool]]
     reconfigure: Callable[[Config], Awaitable[str]]
     announce: Callable[[], object]
@@ -362,7 +362,7 @@ class Worker:
         return await self._begin
 
     def serve(self, duties: Duties) -> None:
-        """Say that it serves, and do as it is told."""
+        """Report that it serves, and carry out commands."""
         self._duties = duties
         self._link.send("up")
 

@@ -49,7 +49,7 @@ def read_records(content: bytes, rules: LineRules) -> Sequence[Record]:
     if len(content) > MAX_BYTES:
         raise InvalidFile([BadLine(line=1, problem=f"the file is larger than {MAX_BYTES >> 20} MiB")])
     if not content.strip():
-        raise InvalidFile([BadLine(line=1, problem="the file is empty; if it shall have no keys, write []")])
+        raise InvalidFile([BadLine(line=1, problem="the file is empty; for a file without keys, write []")])
     # A YAML list begins with another character.
     is_json_lines = content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
     return records_of(KeyFile(io.BytesIO(content), "jsonl") if is_json_lines else _yaml_entries(content), rules)
@@ -235,7 +235,9 @@ class FileStore(SqliteStore):
         store = cls(database, path, rules, folder)
         try:
             if await database.read("apply", _FOREIGN):
-                raise StoreUnavailable(f"{usage} holds keys that are not of a file: name another one as store.usage")
+                raise StoreUnavailable(
+                    f"{usage} holds keys that did not come from a file: name another one as store.usage"
+                )
             await store.take(records)
         except BaseException:
             await store.close()

@@ -1,7 +1,7 @@
-"""Whole tables, and how they move to another store, whatever the engines: read in pages, written, and compared.
+"""Copies whole tables to another store, on any engine: reads pages, writes them, and compares the results.
 
-A copy that is under way is marked by notes in `quota_state` (see NO_NOTE). They are written in the transaction of each
-page, so that a copy that was killed goes on where it was, and are removed at its end.
+Notes in `quota_state` mark an unfinished copy (see NO_NOTE). They are written in the transaction of each page, so that
+a killed copy continues where it was, and are removed at the end.
 """
 
 import json
@@ -20,7 +20,7 @@ from sidecar.store.usage import NO_NOTE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """What is copied of a table. `order`: columns that put its rows in an order, no two in the same place."""
+    """The columns of a table that are copied. `order`: columns that give its rows a unique order."""
 
     name: str
     columns: tuple[str, ...]
@@ -29,7 +29,7 @@ class Table:
 
 
 COPYING: Final = "(copy)"
-"""In the place of a quota's name: the row is about a copy under way."""
+"""In place of a quota's name: the row is a note about an unfinished copy."""
 UNFINISHED: Final = "it is a copy that was not finished: run `sidecar store copy` again"
 
 _COUNTED: Final = ("route", "status_class", "reason")
@@ -53,7 +53,7 @@ TABLES: Final = (
         where=NO_NOTE,
     ),
 )
-"""All that a store holds, but for its schema and what the engine keeps for itself (generation, search index)."""
+"""Everything in a store, except for its schema and the engine's own data (generation, search index)."""
 
 _PAGE: Final = 2_000
 _FOR_EVER: Final = 2**62
@@ -63,7 +63,7 @@ _SUM_BITS: Final = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """How far a table is copied: the values of its order in the last row, how many rows, and whether that is all."""
+    """The progress of a table: the order values of the last copied row, the number of rows, and whether that is all."""
 
     after: tuple[Any, ...] = ()
     rows: int = 0
@@ -72,7 +72,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checksum:
-    """Of a table, in whatever order its rows are read."""
+    """The checksum of a table, independent of the order in which its rows are read."""
 
     rows: int = 0
     sum: int = 0
@@ -93,7 +93,7 @@ class StoredTables:
         return await self._database.read("copy", sql, tuple(after))
 
     async def checksum(self, table: Table, progress: Callable[[int], None]) -> Checksum:
-        """progress: gets how many rows were read."""
+        """progress: called with the number of rows that were read."""
         rows = total = 0
         async for page in self._pages(table):
             rows += len(page)
@@ -107,19 +107,19 @@ class StoredTables:
         return number, bytes(digest)
 
     async def origin(self) -> str:
-        """What tells this store from others: its first change."""
+        """The identity of this store: its first change."""
         rows = await self._database.read("copy", "SELECT hash FROM audit WHERE id = 1")
         return bytes(rows[0][0]).hex() if rows else ""
 
     async def refuse_unfinished(self) -> None:
-        """Raises StoreUnavailable where a copy into this store has begun and not ended: keys would be missing."""
+        """Raises StoreUnavailable if a copy into this store was begun but not finished: keys would be missing."""
         if await self._database.read("copy", f"SELECT 1 FROM quota_state WHERE quota = '{COPYING}' LIMIT 1"):  # noqa: S608 - a name of our own
             raise StoreUnavailable(f"the key store cannot be used: {UNFINISHED}")
 
     async def begin(self, origin: str) -> Mapping[str, Place]:
-        """Mark this store as a copy of the one of that origin; how far an earlier one has come, by table.
+        """Mark this store as a copy of the store with that origin. Returns the progress of an earlier copy, by table.
 
-        Raises StoreUnavailable where it holds anything that is no earlier copy.
+        Raises StoreUnavailable if the store holds anything other than an earlier copy.
         """
         async with self._database.transaction("copy") as connection:
             marks = await _marks_of(connection)
@@ -133,7 +133,7 @@ class StoredTables:
         return {}
 
     async def put(self, table: Table, rows: Sequence[Sequence[Any]], place: Place) -> Place:
-        """Write a page that `page` gave, after the place up to which the table is copied; the new place."""
+        """Write a page from `page` after the last copied row. Returns the new progress."""
         skipped = len(table.order)
         after = tuple(rows[-1][:skipped]) if rows else place.after
         new = Place(after=after, rows=place.rows + len(rows), done=len(rows) < _PAGE)
@@ -150,13 +150,13 @@ class StoredTables:
         return new
 
     async def again(self, tables: Sequence[Table]) -> None:
-        """Let the next copy begin these tables anew."""
+        """Make the next copy start these tables from the beginning."""
         async with self._database.transaction("copy") as connection:
             for table in tables:
                 await _clear(connection, table)
 
     async def finish(self) -> None:
-        """The copy is whole: this is a store like any other."""
+        """Mark the copy as complete: this is now a store like any other."""
         async with self._database.transaction("copy") as connection:
             await connection.execute("DELETE FROM quota_state WHERE quota = ?", (COPYING,))
 
@@ -215,8 +215,8 @@ async def copy_tables(
 ) -> Mapping[str, int]:
     """Copy all tables, compare them, and give the number of rows of each. `source` is only read.
 
-    progress: gets the rows of each page. Raises StoreUnavailable; where the comparison fails, the next call copies the
-    tables again that differ.
+    progress: called with the number of rows of each page. Raises StoreUnavailable. If the comparison fails, the next
+    call copies the tables that differ again.
     """
     await source.refuse_unfinished()
     places = dict(await destination.begin(await source.origin()))

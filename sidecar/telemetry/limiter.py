@@ -1,4 +1,4 @@
-"""What the operator counts of the counting of quotas."""
+"""Metrics of the quota limiters."""
 
 from collections.abc import Iterator
 
@@ -23,12 +23,14 @@ class LimiterMetrics(Collector):
             "sidecar_quota_entries_limit", "Most counts of quotas in memory.", value=limiter.max_entries
         )
         yield CounterMetricFamily(
-            "sidecar_quota_entries_evicted", "Counts that made room for others and start anew.", value=limiter.evicted
+            "sidecar_quota_entries_evicted",
+            "Counts evicted to make room for others; they start from zero.",
+            value=limiter.evicted,
         )
 
 
 class RemoteLimiterMetrics(Collector):
-    """How the shared limiter answers, and what is decided while it does not."""
+    """Metrics of the shared limiter, and of decisions while it does not answer."""
 
     def __init__(self, statistics: RemoteStatistics) -> None:
         self._statistics = statistics
@@ -36,7 +38,7 @@ class RemoteLimiterMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         statistics = self._statistics
         errors = CounterMetricFamily(
-            "sidecar_limiter_errors", "Times the shared limiter could not be asked any more.", labels=("cause",)
+            "sidecar_limiter_errors", "Times the shared limiter became unavailable.", labels=("cause",)
         )
         for cause, count in statistics.errors.items():
             errors.add_metric((cause,), count)

@@ -53,17 +53,21 @@ class StoreMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         active, lookups = self._grace()
         yield GaugeMetricFamily(
-            "sidecar_store_writable", "0 after a change that the store did not take.", value=not self._write_problem()
+            "sidecar_store_writable", "0 after the store failed to write a change.", value=not self._write_problem()
         )
         yield GaugeMetricFamily(
             "sidecar_store_processes",
-            "Sidecars that serve this store and count quotas in memory, this one included: each counts for itself.",
+            "Sidecars that serve this store and count quotas in memory, including this one; each counts separately.",
             value=self._processes(),
         )
         yield GaugeMetricFamily(
-            "sidecar_store_grace_active", "1 while keys go on though the store does not answer.", value=active
+            "sidecar_store_grace_active",
+            "1 while the store does not answer and cached keys keep working.",
+            value=active,
         )
-        yield CounterMetricFamily("sidecar_store_grace_lookups", "Keys taken from memory meanwhile.", value=lookups)
+        yield CounterMetricFamily(
+            "sidecar_store_grace_lookups", "Keys taken from memory while the store does not answer.", value=lookups
+        )
 
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -247,7 +251,7 @@ class Metrics(Collector):
         self._keys_due = keys
 
     def background_failed(self, reason: Reason) -> None:
-        """A round of what goes on beside the requests (writing, counting keys, reloading, timers) failed."""
+        """A round of background work (writing, counting keys, reloading, timers) failed."""
         _add(self._background_failures, (reason.value,))
 
     def declare_series(
@@ -293,7 +297,7 @@ class Metrics(Collector):
         yield from self._counters()
         yield _histograms(
             "sidecar_request_seconds",
-            "Seconds from a request's head to its answer's end.",
+            "Seconds from a request's head to the end of its response.",
             "route",
             self._request_seconds,
         )
@@ -302,7 +306,7 @@ class Metrics(Collector):
         )
         yield _histograms(
             "sidecar_overhead_seconds",
-            "Seconds of a request that the upstream did not take: the sidecar's own, and those of the bodies' way.",
+            "Seconds of a request outside the upstream: the sidecar's own time, and the transfer of bodies.",
             "route",
             self._overhead_seconds,
         )
@@ -317,13 +321,13 @@ class Metrics(Collector):
         cache: Counts = {(result,): count for result, count in self._read_key_cache().items()}
         yield _counter("sidecar_requests", "Requests answered.", ("route", "method", "code"), requests)
         yield _counter(
-            "sidecar_denied", "Requests refused, or not served for a fault.", ("route", "reason"), self._denied
+            "sidecar_denied", "Requests refused, or not served because of a fault.", ("route", "reason"), self._denied
         )
         yield _counter(
             "sidecar_auth_failures", "Requests whose credential was refused (401).", ("reason",), self._auth_failures
         )
         yield from self._failures()
-        yield _counter("sidecar_quota_taken", "Takes that a quota let pass.", ("quota",), taken)
+        yield _counter("sidecar_quota_taken", "Takes that a quota allowed.", ("quota",), taken)
         yield _counter("sidecar_quota_refused", "Takes that a quota refused.", ("quota", "route"), self._refused)
         yield _counter("sidecar_connections_refused", "Connections past a limit.", ("limit",), self._turned_away)
         yield CounterMetricFamily(
@@ -332,7 +336,7 @@ class Metrics(Collector):
         yield _counter("sidecar_key_cache", "Lookups in the cache of keys.", ("result",), cache)
         yield _counter(
             "sidecar_background_failures",
-            "Rounds of what goes on beside the requests that failed.",
+            "Rounds of background work that failed.",
             ("reason",),
             self._background_failures,
         )
@@ -354,7 +358,7 @@ class Metrics(Collector):
         )
         yield _counter(
             "sidecar_streams_ended",
-            "Streams, tunnels and uploads that were ended because of their key.",
+            "Streams, tunnels and uploads closed because of their key.",
             ("reason",),
             self._streams_ended,
         )

@@ -37,5 +37,5 @@ class ObservingMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
-            "sidecar_observing", "1 as long as anything is observed only and not enforced.", value=self._observing()
+            "sidecar_observing", "1 while anything is only observed and not enforced.", value=self._observing()
         )

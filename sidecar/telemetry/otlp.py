@@ -80,12 +80,12 @@ class OtlpExport:
         """Once when it begins, and once when it is over."""
         if failing and not self._failing:
             _log.warning(
-                "sidecar: tracing: %s does not take spans, which are dropped meanwhile: %s",
+                "sidecar: tracing: %s does not accept spans, which are dropped meanwhile: %s",
                 self._endpoint,
                 self._complaints.last,
             )
         elif self._failing and not failing:
-            _log.warning("sidecar: tracing: %s takes spans again", self._endpoint)
+            _log.warning("sidecar: tracing: %s accepts spans again", self._endpoint)
         self._failing = failing
 
 

@@ -49,7 +49,7 @@ class Refusal(Struct, frozen=True, kw_only=True, gc=False):
     missing: tuple[str, ...] = ()
     """Scopes that the route wanted, and the key lacked."""
     pass_through: bool = False
-    """Whether a credential was presented that is no key."""
+    """Whether a credential was presented that is not a key."""
     quota: str = ""
     """The one that was used up; so are its `limit`, and the seconds to wait."""
     limit: int = 0
@@ -59,7 +59,7 @@ class Refusal(Struct, frozen=True, kw_only=True, gc=False):
     config: str = ""
     """The beginning of the hash of the configuration in force."""
     observed: bool = False
-    """It went on all the same (`mode: observe`), and `status` is that of its real response."""
+    """It went on anyway (`mode: observe`), and `status` is that of its actual response."""
 
 
 class RefusalFilter(Struct, frozen=True, kw_only=True):
@@ -129,7 +129,7 @@ class Refusals:
         cause: UpstreamCause | None,
         observed: bool = False,
     ) -> None:
-        """A request was refused, or not served, at `now` (Unix seconds); `observed`: it went on all the same."""
+        """A request was refused, or not served, at `now` (Unix seconds); `observed`: it went on anyway."""
         # A slice as long as the text is the text itself.
         target = head.target[:_TARGET_CHARS]
         fresh = (now, head.method, target, head.peer, decision, status, reason, cause, self._config(), observed)

@@ -1,4 +1,6 @@
-"""What the operator is told of the configuration: metrics, log lines, a remark for readiness, and what was refused."""
+"""Reports reloads of the configuration to the operator: metrics, log lines, a remark for readiness, and what was
+refused.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -58,7 +60,7 @@ class Reloads(Collector):
             _log.warning("sidecar: config: needs a restart to take effect: %s", ", ".join(kept))
 
     def refused(self, problems: Sequence[ConfigProblem], *, at: float) -> None:
-        """It is not, for one reason or more; the one before stays in force."""
+        """It was refused, for one or more reasons; the previous one stays in force."""
         kept = tuple(ConfigProblem(one.where, _cut(one.message)) for one in problems[:_KEPT])
         refused = RefusedConfig(since=at, at=at, problems=kept, total=len(problems))
         self.pending = refused if self.pending is None else replace(refused, since=self.pending.since)
@@ -68,11 +70,11 @@ class Reloads(Collector):
 
     @property
     def at(self) -> float:
-        """Since when the one in force is, in Unix seconds."""
+        """When the configuration in force was loaded, in Unix seconds."""
         return self._at
 
     def remarks(self) -> Sequence[str]:
-        """A line where there is something to say. The problem's place only: its words may hold what the file does."""
+        """A line if there is something to report. Only the problem's place: its text may contain secrets."""
         if self.pending is not None:
             where = self.pending.problems[0].where or "see the log"
             return [f"config: not taken, the one before stays in force: {where}"]
@@ -83,10 +85,10 @@ class Reloads(Collector):
         for result, count in self._counts.items():
             reloads.add_metric((result,), count)
         yield reloads
-        yield InfoMetricFamily("sidecar_config", "What is in force.", value={"sha256": self._sha256})
+        yield InfoMetricFamily("sidecar_config", "The configuration in force.", value={"sha256": self._sha256})
         yield GaugeMetricFamily(
             "sidecar_config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was taken, in Unix seconds.",
+            "Time of the last successful reload, in Unix seconds.",
             value=self._at,
         )
         yield GaugeMetricFamily(

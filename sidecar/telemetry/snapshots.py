@@ -20,9 +20,9 @@ CONTROL: Final = "control"
 """The process that shows them, as the label `worker` has it."""
 _OF_A_PROCESS: Final = "process_"
 _LEAST: Final = frozenset({"sidecar_store_writable"})
-"""Gauges of which the least tells of the worst,"""
+"""Gauges whose minimum shows the worst process,"""
 _MOST: Final = frozenset({"sidecar_store_grace_active", "sidecar_limiter_breaker_state", "sidecar_observing"})
-"""and those of which the most does."""
+"""and gauges whose maximum does."""
 _KEPT: Final = frozenset({"counter", "histogram"})
 
 _Series = dict[tuple[str, tuple[tuple[str, str], ...]], Sample]

@@ -28,7 +28,7 @@ _CLIENT_GONE: Final = "client_gone"
 
 
 class Span(Struct, frozen=True, kw_only=True, gc=False):
-    """What a collector is told of one request, or of one request to the upstream. Times in ns since 1970."""
+    """The span of one request, or of one request to the upstream. Times in ns since 1970."""
 
     name: str
     kind: Literal["server", "client"]
@@ -43,7 +43,7 @@ class Span(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Spans:
-    """Makes spans. redaction: what must not be told."""
+    """Makes spans. redaction: removes secrets."""
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction

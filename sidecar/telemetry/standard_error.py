@@ -61,7 +61,7 @@ class QueuedText(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Take it for later; raises TypeError for what is no text."""
+        """Queue the text; raises TypeError for anything else."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         with self._changed:

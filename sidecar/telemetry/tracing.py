@@ -152,7 +152,7 @@ class TraceMetrics(Collector):
         self._tracer = tracer
 
     def collect(self) -> Iterator[Metric]:
-        spans = CounterMetricFamily("sidecar_tracing_spans", "Spans by what became of them.", labels=("result",))
+        spans = CounterMetricFamily("sidecar_tracing_spans", "Spans by outcome.", labels=("result",))
         spans.add_metric(("exported",), self._tracer.exported)
         spans.add_metric(("dropped",), self._tracer.dropped)
         yield spans

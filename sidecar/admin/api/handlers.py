@@ -1,4 +1,4 @@
-"""The operations of the API that show what happens, and their handlers."""
+"""The operations of the API on usage, audit, policy and state, and their handlers."""
 
 from collections import Counter
 from dataclasses import replace
@@ -64,7 +64,7 @@ _SIDECAR: Final = "This sidecar"
 
 
 async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> Reply:
-    """Of the key in the path; of all keys together without one."""
+    """Usage of the key in the path, or of all keys together without one."""
     key_id = call.key_id or None
     until = given_or(time_of(call.query.until), service.now)
     since = given_or(time_of(call.query.since), until - DAY)
@@ -97,7 +97,7 @@ async def list_refusals(service: AdminService, call: Call[RefusalQuery, NoBody])
 
 
 async def show_refusals(service: AdminService, call: Bare) -> Reply:
-    """The id in the path is that of the requests."""
+    """Refusals with the request id in the path."""
     found = service.refusals(RefusalFilter(request_id=call.key_id))
     if not found:
         raise unknown_request()

@@ -109,7 +109,7 @@ def _reply(key: ApiKey, value: msgspec.Struct, status: int = 200) -> Reply:
 
 
 async def _expected(service: AdminService, call: Call[Q, B]) -> str | None:
-    """The entity tag that the key must still have. If several are given, the one that it has now."""
+    """The entity tag that the key must still have. If several are given, its current one."""
     if not call.matches:
         return None
     if len(call.matches) > 1 and (now := etag_of(await service.get(call.key_id))) in call.matches:

@@ -45,11 +45,11 @@ _WRONG_TIME: Final = "must be a time with an offset, such as 2027-01-31T12:00:00
 _QUERY: Final = "?"
 _BODY_SECONDS: Final = 10
 _MAX_ERRORS: Final = 100
-"""More would help nobody, and cost far more than to send the body."""
+"""The most errors in one response: more would help nobody, and cost far more than sending the body."""
 _SHOWN: Final = 12
-"""How much of a member's name is repeated: a secret may stand in its place."""
+"""The number of characters of a member's name that are repeated: it may be a secret in the wrong place."""
 _MAX_PARTS: Final = 1_000
-"""A list or object with more is reported as too long, and its parts are not checked."""
+"""A list or object with more items is reported as too long, and its parts are not checked."""
 
 
 async def body_of(request: web.Request) -> bytes:
@@ -84,7 +84,7 @@ _DECODER: Final = msgspec.json.Decoder(float_hook=_number)
 
 
 class _Doubled(Exception):
-    """An object names a member twice: the beginning of its name, in quotes."""
+    """Raised if an object names a member twice. Holds the beginning of the name, in quotes."""
 
 
 def _each_once(members: list[tuple[str, object]]) -> None:
@@ -97,7 +97,7 @@ def _each_once(members: list[tuple[str, object]]) -> None:
 
 
 def read_query(pairs: Sequence[tuple[str, str]], kind: type[T]) -> T:
-    """The query parameters as a struct; texts become numbers where the field is one. Raises Problem 400."""
+    """The query parameters as a struct; texts become numbers if the field is a number. Raises Problem 400."""
     names = [name for name, _ in pairs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise invalid_request(
@@ -117,7 +117,7 @@ def _read(value: object, kind: type[T], root: str) -> T:
 
 
 def _struct_errors(value: Mapping[str, object], kind: type[msgspec.Struct], root: str) -> Iterator[FieldError]:
-    """The errors of each part by itself, because msgspec stops at the first error."""
+    """Checks each part separately, because msgspec stops at the first error."""
     fields = {one.encode_name: one for one in msgspec.structs.fields(kind)}
     for name in value:
         if name not in fields:
@@ -212,7 +212,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation(Generic[Q, B]):
-    """One method on one path. `problems` are its error statuses beside those of every operation."""
+    """One method on one path. `problems` are its error statuses in addition to those of every operation."""
 
     name: str
     method: Literal["GET", "POST", "PATCH"]
@@ -221,14 +221,14 @@ class Operation(Generic[Q, B]):
     query: type[Q]
     body: type[B]
     body_required: bool = True
-    """Whether a request must have a body; a missing body is read as the empty object otherwise."""
+    """Whether a request must have a body; otherwise a missing body is read as the empty object."""
     handle: Callable[[AdminService, Call[Q, B]], Awaitable[Reply]]
     response: type[Struct]
     group: str
     statuses: tuple[int, ...] = (200,)
     problems: tuple[int, ...] = ()
     unknown: str = ""
-    """What a 404 means where it is not about a key."""
+    """What a 404 means, if it is not about a key."""
     takes_if_match: bool = False
     takes_idempotency_key: bool = False
     key_at: str = ""

@@ -1,4 +1,4 @@
-"""What the API takes and responds with about the policy in force, and how that is made of the values below."""
+"""Requests and responses of the API about the policy in force, and how responses are made."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -18,7 +18,7 @@ from sidecar.keys.records import PublicKey, public_key
 
 
 class PolicyQuery(RequestSchema, frozen=True, kw_only=True):
-    """Which routes to show. `search`: a part of the name, in any case. `used`: whether any requests came."""
+    """Which routes to show. `search`: a part of the name, ignoring case. `used`: whether there were requests."""
 
     search: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
     scope: Annotated[str, Meta(max_length=200, description="that the route names")] | UnsetType = UNSET
@@ -26,7 +26,7 @@ class PolicyQuery(RequestSchema, frozen=True, kw_only=True):
 
 
 class ReachQuery(RequestSchema, frozen=True, kw_only=True):
-    """Of which route, and which of its keys."""
+    """The route, and filters for its keys."""
 
     route: Annotated[str, Meta(min_length=1, max_length=1000, description="name, as in the configuration")]
     tenant: Tenant | UnsetType = UNSET
@@ -35,11 +35,11 @@ class ReachQuery(RequestSchema, frozen=True, kw_only=True):
 
 
 class OutcomesOut(Struct, frozen=True, kw_only=True):
-    """How many requests were allowed, refused, and not served for a fault of the sidecar or the service."""
+    """How many requests were allowed, refused, and not served because of a fault of the sidecar or the service."""
 
     allowed: int
     server_errors: int
-    """Those of `allowed` that the service answered with 5xx; counted in `last_day` only."""
+    """The part of `allowed` to which the service responded with 5xx; counted in `last_day` only."""
     refused: int
     faults: int
     denied: dict[str, int]
@@ -47,47 +47,47 @@ class OutcomesOut(Struct, frozen=True, kw_only=True):
 
 
 class ForwardingOut(Struct, frozen=True, kw_only=True):
-    """What happens to requests that pass. Null is what holds for all routes."""
+    """How allowed requests are forwarded. Null: as for all routes."""
 
     upstream: str | None
     responds: int | None
-    """Status with which the sidecar itself responds; null where the upstream does."""
+    """Status with which the sidecar itself responds; null if the upstream responds."""
     strip_prefix: str | None
     answer_timeout_seconds: float | None
     body_bytes: int | None
     unlimited_body: bool
     shared_cache: bool
     origins: tuple[str, ...]
-    """Those whose scripts may read responses."""
+    """Origins whose scripts may read responses."""
 
 
 class RoutePolicyOut(Struct, frozen=True, kw_only=True):
-    """A route, what it requires in words, and what came of its requests."""
+    """A route, its requirements in words, and the outcomes of its requests."""
 
     route: RouteOut
     needs: str
     observed: bool
-    """A refusal is only told of (`mode: observe` of the route or the file), unless a quota or scope says `enforce`."""
+    """Refusals are only observed (`mode: observe` of the route or the file), unless a quota or scope says `enforce`."""
     audience: Audience
-    """Whom it lets pass: everybody, nobody, only requests without a key, or keys that have what it requires."""
+    """Who may pass: everybody, nobody, only requests without a key, or keys that meet the requirements."""
     forwarding: ForwardingOut
     last_day: OutcomesOut
-    """Only requests with a key that was recognised, of keys that this admin token may see."""
+    """Only requests with a recognised key that this admin token may see."""
     since_start: OutcomesOut | None
-    """With and without a key, since `counted_since`; null for an administrator of one tenant."""
+    """Requests with and without a key, since `counted_since`; null for an administrator of one tenant."""
 
 
 class PolicyOut(Struct, frozen=True, kw_only=True):
-    """The routes that fit, in the order of the file; `(none)`, the last, is what no route names."""
+    """The matching routes, in the order of the file; the last, `(none)`, stands for requests that match no route."""
 
     routes: tuple[RoutePolicyOut, ...]
     since: str
-    """When `last_day` begins."""
+    """The beginning of `last_day`."""
     counted_since: str
 
 
 class TenantKeysOut(Struct, frozen=True, kw_only=True):
-    """Keys of a tenant; null is none."""
+    """Number of keys of a tenant; null: keys without a tenant."""
 
     tenant: str | None
     count: int
@@ -101,21 +101,21 @@ class ScopeKeysOut(Struct, frozen=True, kw_only=True):
 
 
 class ReachOut(Struct, frozen=True, kw_only=True):
-    """The usable keys that can reach a route, the newest first; at most 10,000 keys are looked at for one response."""
+    """The valid keys that can reach a route, newest first; at most 10,000 keys are searched for one response."""
 
     route: str
     audience: Audience
-    """Keys are looked at only where it is `keys`."""
+    """Keys are searched only if it is `keys`."""
     keys: tuple[PublicKey, ...]
     next: str | None
-    """Cursor of the keys after these."""
+    """The cursor of the next keys."""
     count: int
-    """How many of those that were looked at can reach it."""
+    """How many of the searched keys can reach it."""
     looked_at: int
     whole: bool
-    """Whether every key (of the tenant, after the cursor) was looked at."""
+    """Whether every key (of the tenant, after the cursor) was searched."""
     tenants: tuple[TenantKeysOut, ...]
-    """The 100 with most keys; so of `scopes`. A key counts for each of its scopes that the route names."""
+    """The 100 with the most keys; the same for `scopes`. A key counts for each of its scopes that the route names."""
     scopes: tuple[ScopeKeysOut, ...]
 
 
@@ -124,11 +124,11 @@ class ClosedRouteOut(Struct, frozen=True, kw_only=True):
 
     route: RouteOut
     missing: tuple[str, ...]
-    """Scopes that it names and the key does not hold."""
+    """Scopes that the route names and the key does not have."""
     opened_by: tuple[str, ...]
     """Scopes, each of which alone would let the key pass."""
     bar: str
-    """What keeps the key out whatever its scopes are; empty for nothing."""
+    """Why the key is refused whatever its scopes are; empty if scopes decide."""
 
 
 class KeyReachOut(Struct, frozen=True, kw_only=True):
@@ -139,7 +139,7 @@ class KeyReachOut(Struct, frozen=True, kw_only=True):
 
 
 class ConfigProblemOut(Struct, frozen=True, kw_only=True):
-    """What is wrong with a configuration file. `where` is `file:line:column`; empty where the file itself is good."""
+    """A problem of a configuration file. `where` is `file:line:column`; empty if the file itself is valid."""
 
     where: str
     message: str
@@ -149,7 +149,7 @@ class PendingOut(Struct, frozen=True, kw_only=True):
     """The configuration that was refused at the newest reload."""
 
     since: str
-    """Of the first refusal since the one in force was taken; `at`: of the newest."""
+    """Time of the first refusal since the configuration in force was loaded; `at`: of the newest."""
     at: str
     problems: tuple[ConfigProblemOut, ...]
     """The first 100 of `total`; none for an administrator of one tenant."""
@@ -163,9 +163,9 @@ class ConfigurationOut(Struct, frozen=True, kw_only=True):
     sha256: str
     since: str
     needs_restart: tuple[str, ...]
-    """Options of the file that count from the next restart."""
+    """Options of the file that take effect at the next restart."""
     pending: PendingOut | None
-    """Null where the newest reload was taken."""
+    """Null if the newest reload succeeded."""
 
 
 def route_policy_out(

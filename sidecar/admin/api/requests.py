@@ -1,4 +1,4 @@
-"""What the API takes, a struct for each query and body. A field that is left out is UNSET; unknown ones are refused."""
+"""The queries and bodies of the API, one struct each. A field that is left out is UNSET; unknown fields are refused."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -36,11 +36,13 @@ class RequestSchema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A request's body or query."""
 
     rules: ClassVar[Mapping[str, Any]] = {}
-    """JSON Schema of what the fields must be together."""
+    """JSON Schema of a condition on several fields."""
 
 
 class KeyCreate(RequestSchema, frozen=True, kw_only=True):
-    """A key to issue. It gets the default scopes if `scopes` is null, and the first environment if that is null."""
+    """A key to issue. It gets the default scopes if `scopes` is null, and the first environment if `environment` is
+    null.
+    """
 
     name: Name
     tenant: NewTenant | None = None
@@ -82,7 +84,7 @@ class ExplainRequest(RequestSchema, frozen=True, kw_only=True):
 
 
 class Matching(RequestSchema, frozen=True, kw_only=True):
-    """Which keys: all that fit each of the given fields, of which there must be one. The fields are as in KeyQuery."""
+    """Selects all keys that match every given field; at least one is required. The fields are as in KeyQuery."""
 
     rules: ClassVar[Mapping[str, Any]] = {"minProperties": 1}
 
@@ -94,7 +96,7 @@ class Matching(RequestSchema, frozen=True, kw_only=True):
 
 
 class KeysChange(RequestSchema, frozen=True, kw_only=True):
-    """What to do with which keys, at most 1,000: those with these ids, or those that match. All change, or none."""
+    """An action, and its keys: at most 1,000, by id or by filter. All are changed, or none."""
 
     rules: ClassVar[Mapping[str, Any]] = {"oneOf": [{"required": ["ids"]}, {"required": ["matching"]}]}
 

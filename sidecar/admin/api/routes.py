@@ -144,8 +144,8 @@ def admin_app(
 ) -> web.Application:
     """The API. `add_pages` adds the web pages to it.
 
-    hosts: names that a request may name beside localhost and the bound address.
-    proxies: whose forwarding header is believed.
+    hosts: allowed host names besides localhost and the bound address. proxies: peers whose forwarding header is
+    trusted.
     """
     app = web.Application(middlewares=middlewares(tokens, hosts), client_max_size=BODY_LIMIT)
     app[DEPENDENCIES] = dependencies

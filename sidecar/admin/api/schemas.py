@@ -1,4 +1,4 @@
-"""What the API responds with, one struct for each JSON object. Times are RFC 3339, in UTC."""
+"""The responses of the API, one struct for each JSON object. Times are RFC 3339, in UTC."""
 
 from typing import Any, Literal
 
@@ -71,15 +71,15 @@ class UsageList(Struct, frozen=True, kw_only=True):
     until: str
     rows: tuple[UsageOut, ...]
     reasons: tuple[ReasonOut, ...] = ()
-    """Of the same requests, those that were refused or not served."""
+    """The part of these requests that was refused or not served."""
 
 
 class RefusalOut(Struct, frozen=True, kw_only=True):
-    """A request that was refused, or not served. `key_id` and `prefix` are of the key that was recognised.
+    """A request that was refused, or not served. `key_id` and `prefix` are those of the recognised key.
 
-    Where no request could be read, `method` and `path` are empty, and there is no `request_id`. Clients may send ids of
-    their own, so that several refusals may have the same. `config` is the beginning of the hash of the configuration
-    that was in force.
+    If no request could be read, `method` and `path` are empty, and there is no `request_id`. Clients may send ids of
+    their own, so several refusals may have the same id. `config` is the beginning of the hash of the configuration that
+    was in force.
     """
 
     at: str
@@ -95,7 +95,7 @@ class RefusalOut(Struct, frozen=True, kw_only=True):
     prefix: str | None
     config: str | None
     observed: bool
-    """It went on all the same (`mode: observe`); `status` is that of its real response."""
+    """It went on anyway (`mode: observe`); `status` is that of its actual response."""
 
 
 class RefusalList(Struct, frozen=True, kw_only=True):
@@ -181,7 +181,7 @@ class RouteOut(Struct, frozen=True, kw_only=True):
     quotas: dict[str, int]
     pass_through: bool
     takes_keys: bool
-    """False: only credentials pass that are not keys (`pass_through: only`)."""
+    """False: only credentials that are not keys pass (`pass_through: only`)."""
     answered: bool
     """Whether the sidecar responds itself, without the upstream."""
     deny: bool = False
@@ -208,18 +208,21 @@ class ScopeUseOut(Struct, frozen=True, kw_only=True):
     since: str
     until: str
     suggestion: Literal["narrow", "fits", "too_early", "unused", "undecided"]
-    """It could do with `needed`; not with less; there is too little use to say; it was not used; it cannot be told."""
+    """`narrow`: `needed` would be enough; `fits`: nothing less would; `too_early`: there is too little use; `unused`:
+    it was not used; `undecided`: unknown.
+    """
     why: str | None
     requests: int
-    """Those that the routes would let pass today."""
+    """Requests that the routes would allow today."""
     scopes: tuple[str, ...]
     used: tuple[str, ...]
     unused: tuple[str, ...]
     needed: tuple[str, ...]
-    """The smallest set with which all those requests would pass. A scope that it holds may include one of these."""
+    """The smallest set of scopes with which all those requests would pass. A scope of the key may include one of these.
+    """
     refused: tuple[LackOut, ...]
     command: str | None
-    """What narrows the key, to be reviewed."""
+    """The command that narrows the key, for review."""
 
 
 class LineOut(Struct, frozen=True, kw_only=True):
@@ -244,7 +247,7 @@ class ExplanationOut(Struct, frozen=True, kw_only=True):
     decision: Literal["allow", "deny"]
     reason: str | None
     would_deny: str | None
-    """The reason that would refuse it, where `mode: observe` lets it go on."""
+    """The reason that would refuse it, if only `mode: observe` lets it go on."""
     status: int | None
     route: str | None
     where: str | None
@@ -254,9 +257,9 @@ class ExplanationOut(Struct, frozen=True, kw_only=True):
 
 
 class PastDecisionOut(Struct, frozen=True, kw_only=True):
-    """A refusal with its decision: `then` as it was, `now` as it would be today; empty where that cannot be told.
+    """A refusal with its decision: `then` as it was, `now` as it would be today; empty if that is unknown.
 
-    `otherwise` is whether today's decision is another one; null where that cannot be told. `verdict` says so in words.
+    `otherwise` is whether today's decision differs; null if that is unknown. `verdict` says so in words.
     """
 
     refusal: RefusalOut
@@ -274,7 +277,7 @@ class PastDecisionList(Struct, frozen=True, kw_only=True):
 
 
 class WhoOut(Struct, frozen=True, kw_only=True):
-    """The admin token of the request, what it may see and grant, and what keys have."""
+    """The admin token of the request, its rights, and the defaults and required fields of keys."""
 
     name: str
     rights: Literal["read", "write"]
@@ -283,12 +286,12 @@ class WhoOut(Struct, frozen=True, kw_only=True):
     """The scopes of the catalogue that it may grant."""
     plans: tuple[str, ...]
     environments: tuple[str, ...]
-    """Those that keys have, the default first."""
+    """Environments of keys, the default first."""
     default_scopes: tuple[str, ...]
-    """What a key gets that is issued without; so is `default_plan`."""
+    """The scopes of keys that are issued without scopes; `default_plan` likewise."""
     default_plan: str | None
     required: tuple[str, ...]
-    """What a key must be issued with."""
+    """Fields that a key must have when it is issued."""
 
 
 class DueOut(Struct, frozen=True, kw_only=True):
@@ -310,7 +313,7 @@ class AnomalyOut(Struct, frozen=True, kw_only=True):
 
 
 class QuotaUsageOut(Struct, frozen=True, kw_only=True):
-    """A quota of a key, and what is left of it; null where only a request has what it is counted by."""
+    """A quota of a key, and what is left of it; null if it is counted by something that only a request has."""
 
     name: str
     limit: int
@@ -333,7 +336,7 @@ class NearlyUsedUpOut(Struct, frozen=True, kw_only=True):
 
 
 class TenantNearlyUsedUpOut(Struct, frozen=True, kw_only=True):
-    """A quota of which the keys of a tenant (in one environment, where that is given) have used 80 % or more."""
+    """A quota of which the keys of a tenant (in one environment, if given) have used 80 % or more."""
 
     tenant: str
     environment: str | None
@@ -349,12 +352,12 @@ class HealthOut(Struct, frozen=True, kw_only=True):
     config_sha256: str
     config_since: str
     upstream_failed: RefusalOut | None
-    """The newest request that was not served for the upstream's fault, since the start.
+    """The newest request since the start that was not served because of the upstream.
 
     An administrator of one tenant sees when and why, not which request.
     """
     observing: tuple[str, ...]
-    """What is decided but not enforced (`mode: observe`), in words; empty where every refusal holds."""
+    """What is only observed and not enforced (`mode: observe`), in words; empty if everything is enforced."""
 
 
 class OverviewOut(Struct, frozen=True, kw_only=True):

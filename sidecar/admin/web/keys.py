@@ -254,5 +254,5 @@ def _done(query: Mapping[str, str]) -> str:
     if done not in _VERBS or not all(text.isascii() and text.isdigit() and len(text) <= 4 for text in numbers):
         return ""
     changed, left = int(numbers[0]), max(0, int(numbers[1]) - int(numbers[0]))
-    stayed = f" {counted(left, 'key')} stayed: used or changed in the meantime." if left else ""
+    stayed = f" {counted(left, 'key')} left unchanged: used or changed in the meantime." if left else ""
     return f"{_CHANGED[_VERBS[done]]} {counted(changed, 'key')}.{stayed}"

@@ -56,7 +56,7 @@ _REFUSED: Final[Mapping[Outcome, str]] = {
 
 
 async def show_policy(request: web.Request) -> web.Response:
-    """Show the routes that fit the filters, and a configuration that was refused."""
+    """Show the routes that match the filters, and a configuration that was refused."""
     return await _policy_page(request, asked(service_of(request)), 200)
 
 
@@ -91,7 +91,7 @@ async def _policy_page(request: web.Request, ask: Explanation, status: int) -> w
 
 
 def _filter(request: web.Request) -> RouteFilter:
-    """As the address says; what may be a key is not shown again."""
+    """The form's values from the address; text that may be a key is not shown again."""
     given = {name: value.strip() for name, value in request.query.items() if not looks_secret(value)}
     used = given.get("used", "")
     return RouteFilter(
@@ -192,7 +192,7 @@ def _cell(outcomes: Outcomes | None) -> OutcomeCell:
 
 
 async def show_route(request: web.Request) -> web.Response:
-    """Show what a route demands, what came of its requests, and who reaches it."""
+    """Show what a route requires, the outcomes of its requests, and who can reach it."""
     service, route = service_of(request), _route_of(request)
     key = request.query.get("key", "")
     return await _route_page(request, route, asked(service, **_example(route), key=key), 200)
@@ -205,7 +205,7 @@ async def try_route(request: web.Request) -> web.Response:
 
 
 def _route_of(request: web.Request) -> Route:
-    """Raises Problem 404. The raw path, because names hold slashes and `%`."""
+    """Raises Problem 404. Reads the raw path, because names contain slashes and `%`."""
     return route_named(service_of(request).config, unquote(request.rel_url.raw_path.removeprefix("/policy/")))
 
 
@@ -259,7 +259,7 @@ def _facts(service: AdminService, route: Route) -> Iterator[Fact]:
     yield Fact(label="Quotas", chips=tuple(_quotas(policy)))
     yield from _forwarding(route)
     if service.config.keys.pass_through and policy.pass_through and not policy.public:
-        yield Fact(label="Other credentials", value="are passed on: the service judges them")
+        yield Fact(label="Other credentials", value="are passed on: the service checks them")
     yield Fact(label="Defined in", value=route.where or "Default for what matches no route", mono=bool(route.where))
 
 

@@ -19,32 +19,32 @@ class RouteRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedRow:
-    """A route that a key may not use, and why. opened_by: scopes, each of which would open it, the first few."""
+    """A route that a key may not use, and why. opened_by: the first few scopes, each of which would open it."""
 
     name: str
     link: str
     why: str
     opened_by: tuple[str, ...]
     others: int
-    """How many more would."""
+    """The number of further scopes that would open it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyReach:
-    """What a key reaches. near: routes that want of scopes alone closes; barred: those that no scope would open."""
+    """The routes of a key. near: routes that it lacks only scopes for; barred: routes that no scope would open."""
 
     allowed: tuple[RouteRow, ...]
     near: tuple[ClosedRow, ...]
     barred: tuple[ClosedRow, ...]
     closed: str
-    """How many are closed, in words."""
+    """The number of closed routes, in words."""
     more: str
-    """How many are not shown, in words; empty for none."""
+    """The number of routes that are not shown, in words; empty for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeCell:
-    """What came of requests; empty texts for none. detail: refusals by what was wrong."""
+    """The outcomes of requests; empty texts for none. detail: refusals by cause."""
 
     allowed: str = ""
     refused: str = ""
@@ -54,7 +54,7 @@ class OutcomeCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRow:
-    """A route of the policy. marks: what is special about it, in words. where: the file without folders."""
+    """A route of the policy. marks: its special properties, in words. where: the file without folders."""
 
     name: str
     link: str
@@ -68,7 +68,7 @@ class PolicyRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemRow:
-    """What is wrong with a configuration file, and where: empty where the file itself is good."""
+    """A problem of a configuration file. where: its place; empty if the file itself is valid."""
 
     where: str
     message: str
@@ -76,7 +76,7 @@ class ProblemRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingConfig:
-    """The configuration that was refused. more: how many problems are not shown, in words; empty for none."""
+    """The configuration that was refused. more: the number of problems that are not shown, in words; empty for none."""
 
     since: Moment
     at: Moment
@@ -86,7 +86,7 @@ class PendingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyPage:
-    """The routes that fit, and the filters. first, next: addresses of pages. restart: options that wait for one."""
+    """The matching routes, and the filters. first, next: addresses of pages. restart: options that need a restart."""
 
     intro: str
     pending: PendingConfig | None
@@ -99,7 +99,7 @@ class PolicyPage:
     filtered: bool
     total: str
     counted_since: str
-    """Since when `counted` of the rows counts; empty where the administrator may not see that."""
+    """The beginning of the period of `counted` in the rows; empty if the administrator may not see it."""
     first: str | None
     next: str | None
 
@@ -119,25 +119,25 @@ class ReachKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteReach:
-    """Who reaches a route, in a sentence; with keys: which, and how many by tenant and by scope."""
+    """Who can reach a route, in a sentence; for keys: which, and how many by tenant and by scope."""
 
     summary: str
     note: str
-    """What was not looked at; empty for nothing."""
+    """What was not searched; empty for nothing."""
     keys: tuple[ReachKey, ...]
     tenants: tuple[CountRow, ...]
     scopes: tuple[CountRow, ...]
     tenant: str
-    """Of which tenant alone they are; empty for every one."""
+    """The tenant whose keys are shown; empty for all tenants."""
     every: str
-    """Address of the page with keys of every tenant."""
+    """The address of the page with the keys of every tenant."""
     first: str | None
     next: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePage:
-    """One route. counted: None where the administrator may not see it."""
+    """One route. counted: None if the administrator may not see it."""
 
     name: str
     link: str

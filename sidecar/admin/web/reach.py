@@ -77,7 +77,7 @@ async def route_reach(request: web.Request, service: AdminService, route: Route)
     kept = {"tenant": tenant} if tenant else {}
     return RouteReach(
         summary=_summary(route, found, tenant=tenant, after=after),
-        note="" if found.whole else "Only so many are looked at at once: Next goes on with older ones.",
+        note="" if found.whole else "Not all keys were searched: Next continues with older ones.",
         keys=tuple(_reach_key(key, service.now) for key in found.keys),
         tenants=_tenants(found, link),
         scopes=count_rows(dict(found.scopes), lambda _: ""),

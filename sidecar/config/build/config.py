@@ -87,7 +87,7 @@ class Config:
     store_replica: str = ""
     """Of PostgreSQL: the URL of a standby where keys are looked up; empty for the primary."""
     store_grace: float = 0.0
-    """Seconds for which keys that were seen go on while the store does not answer."""
+    """Seconds for which cached keys keep working while the store does not answer."""
     limiter: LimiterSettings
     keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
@@ -99,7 +99,7 @@ class Config:
     unmatched: Route = _UNMATCHED
     """Matches no request where it lets nothing pass; its quotas are shown to keys then."""
     method_not_allowed: bool = False
-    """Whether a key that no route lets in is told the methods that routes have at its path."""
+    """Whether a key without a matching route learns the methods that routes have at its path."""
     case_sensitive: bool
     encoded_slash: Literal["split", "keep"]
     colon: Literal["verb", "plain"] = "verb"
@@ -138,7 +138,7 @@ class Config:
 
 
 def config_of(path: str, document: Document, report: Report, environ: Mapping[str, str]) -> Config:
-    """Reports every name that stands for nothing, and what one section demands of another."""
+    """Reports every unknown name, and every requirement of one section on another."""
     _check_needed(document, report)
     _check_addresses(document, report)
     config = _sections(path, document)
@@ -282,7 +282,7 @@ _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 def bound(addresses: Sequence[Address]) -> Sequence[Address]:
-    """`addresses`, and that of IPv4 where `[::]` stands for both families."""
+    """`addresses`, and that of IPv4 if `[::]` means both families."""
     ipv4 = {address.port for address in addresses if address.host and ":" not in address.host}
     both = [at for at in addresses if at.host == "::" and at.port not in ipv4]
     return [*addresses, *(Address(host=_EVERY[4], port=at.port) for at in both)]
@@ -407,7 +407,7 @@ def _uncounted(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
     for path, route in routes:
         said = "quotas" in report.names(path) or "quotas" in report.names(path[:2])
         if not route.policy.charges and not route.policy.deny and not said:
-            yield path, f"`{route.name}` has no quota, and other routes do: write `quotas: []` if that is meant"
+            yield path, f"`{route.name}` has no quota, but other routes do: write `quotas: []` if that is intended"
 
 
 def _open_below_closed(routes: Sequence[tuple[Path, Route]]) -> Doubts:

@@ -1,4 +1,5 @@
-"""What of a configuration is only observed: decided and told of, and let through all the same (`mode: observe`).
+"""Which parts of a configuration are only observed: refusals are counted and logged, and requests go on (`mode:
+observe`).
 
 What is nearer to the request has the word, and `enforce` the last one. A route's mode is its own, or that of its group,
 or that of `defaults`. Where the route, the quota that is used up or a scope that is lacking says `enforce`, a refusal

@@ -129,7 +129,7 @@ def check_identity(identity: Identity, keys: KeySettings, *, proxies: bool, repo
 
 
 def check_passing(identity: Identity, keys: KeySettings, *, proxies: bool, admin: bool, report: Report) -> None:
-    """What passes must reach the upstream as it came, because the upstream alone can refuse it.
+    """Credentials that pass through must reach the upstream unchanged, because only the upstream can refuse them.
 
     proxies: whether any is trusted. admin: whether people sign in to the sidecar itself.
     """
@@ -206,7 +206,7 @@ def errors_of(
             elif name in found:
                 report.key_problem(path, f"the reason '{name}' has an error response already")
             elif entry.detail and name not in (*DETAILED, _DEFAULT):
-                report.problem((*path, "detail"), f"tells no more of {name}: it is for {' and '.join(DETAILED)}")
+                report.problem((*path, "detail"), f"adds nothing for {name}: it is for {' and '.join(DETAILED)}")
             else:
                 found[name] = response
     default = found.pop(_DEFAULT, None)
@@ -261,7 +261,7 @@ def admin_of(
     catalogue: Catalogue,
     plans: Collection[str],
 ) -> AdminSettings | None:
-    """None where there is no token: nobody could use the listener, so that it is not opened."""
+    """None without a token: nobody could use the listener, so it is not opened."""
     _check_tokens(settings, catalogue, plans, report)
     tokens = (*_from_environ(environ, report), *settings.tokens)
     return replace(settings, tokens=tokens) if tokens else None

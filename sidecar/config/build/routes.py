@@ -147,7 +147,7 @@ def _check_spellings(routes: Iterable[tuple[Path, Route]], report: Report) -> No
         for method in sorted(route.methods):
             spelling, other = first.setdefault(method.upper(), (method, route))
             if spelling != method:
-                message = f"'{method}' and '{spelling}' (`{other.name}`, {other.where}) are one method but for the case"
+                message = f"'{method}' and '{spelling}' (`{other.name}`, {other.where}) differ only in case"
                 report.key_problem(path, f"{message}: name one of them")
 
 
@@ -245,9 +245,9 @@ def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse |
         for option in (option for option in _FORWARDING if getattr(entry, option) is not None):
             report.problem((*path, option), f"the sidecar itself responds (`{name}`): nothing is forwarded")
         if entry.mode == OBSERVE:
-            report.problem((*path, "mode"), f"the sidecar itself responds (`{name}`), and never says more than is true")
+            report.problem((*path, "mode"), f"the sidecar itself responds (`{name}`), so there is nothing to observe")
     if (whole or short) and entry.pass_through == ONLY:
-        message = "a route with `pass_through: only` is the upstream's: it has no response of ours"
+        message = "a route with `pass_through: only` is forwarded: it has no response of the sidecar"
         report.problem((*path, name), message)
     if whole and short:
         report.problem((*path, "respond"), "is the body of a response, and `response` has one: write one of the two")
@@ -264,16 +264,16 @@ def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse |
 
 
 def _told_to_key(response: StaticResponse, entry: PolicyEntry, path: Path, report: Report) -> StaticResponse:
-    """A response that tells of a key is for its holder alone. path: of the body."""
+    """A response with values of a key is only for its holder. path: of the body."""
     told = [(at, text, name) for at, text in texts(response.body, path) for name in placeholders(text)]
     for at, text, name in told:
         if of_key(name) and entry.public:
-            why = "tells of a key, and a public route takes requests without one: leave it out, or `public`"
+            why = "needs a key, but a public route takes requests without one: leave out this or `public`"
             report.problem(at, f"`{{{name}}}` {why}")
         elif of_key(name) and entry.cache == "shared":
-            report.problem(at, f"`{{{name}}}` tells of one key, and `cache: shared` gives the response to everybody")
+            report.problem(at, f"`{{{name}}}` differs by key, but `cache: shared` gives the response to everybody")
         elif name == EVERY_QUOTA and text != f"{{{EVERY_QUOTA}}}":
-            report.problem(at, f"`{{{name}}}` is a list: let it be all of the text that it stands in")
+            report.problem(at, f"`{{{name}}}` is a list: it must be the whole text")
     return replace(response, tells_quotas=any(name == EVERY_QUOTA for _, _, name in told))
 
 
@@ -307,7 +307,7 @@ def _response(entry: ResponseEntry, shared: bool, path: Path, report: Report) ->
 
 
 def _body(entry: ResponseEntry, kind: str, path: Path, report: Report) -> object:
-    """kind: its type. JSON may hold placeholders; any other text is sent as it is."""
+    """kind: its type. JSON may contain placeholders; any other text is sent unchanged."""
     at = (*path, "body")
     if entry.body is UNSET:
         return b""
@@ -363,7 +363,7 @@ def _contradictions(entry: PolicyEntry) -> Iterator[tuple[str, str]]:
 
 
 def unmatched_of(entry: UnmatchedEntry, routes: Sequence[Route], words: Vocabulary, report: Report) -> Route:
-    """What holds where none of `routes` matches. A route only where credentials pass that are not ours."""
+    """The policy if none of `routes` matches. A route only if credentials that are not keys pass."""
     path: Path = ("unmatched",)
     passes = entry.pass_through == ONLY
     if entry.public and not passes and report.sound((*path, "pass_through")):

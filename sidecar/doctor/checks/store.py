@@ -156,7 +156,7 @@ def key_file(facts: Facts) -> Finding | None:
             why="Kubernetes never updates such a file, so a revoked key keeps working.",
             do="Mount the ConfigMap or Secret as a folder, without subPath.",
         )
-    kept = "" if found.keeps_usage else "; their use and changes are kept nowhere (store.usage)"
+    kept = "" if found.keeps_usage else "; their use and changes are not stored (store.usage)"
     return ok(f"{counted(found.records, 'record')} in {found.path}{kept}")
 
 

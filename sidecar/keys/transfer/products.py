@@ -1,4 +1,4 @@
-"""Reads the lists of keys that other products give, and hashes keys that such lists hold themselves.
+"""Reads lists of keys that other products export, and hashes the plaintext keys in them.
 
 Sources: Kong, `GET /key-auths`, and `deck gateway dump --format json`; AWS, the API key file format of API Gateway, and
 `aws apigateway get-api-keys --include-values`; APISIX, `GET /apisix/admin/consumers` and `…/credentials`; Tyk,
@@ -19,7 +19,7 @@ from sidecar.keys.validation import KeyRules
 Product = Literal["kong", "aws", "apisix", "tyk", "unkey"]
 PRODUCTS: Final[tuple[Product, ...]] = get_args(Product)
 MAX_BYTES: Final = 256 * 1024 * 1024
-"""How large a list may be: it is read as a whole."""
+"""The largest size of a list, which is read as a whole."""
 
 Record = Mapping[str, Any]
 Fields = dict[str, object]
@@ -37,7 +37,7 @@ def product_entries(file: BinaryIO, product: Product) -> Iterator[Entry | BadLin
 
 
 def _from_json(content: bytes, product: Product) -> Iterator[Entry | BadLine]:
-    """Read one JSON document, or several that follow each other, as where a list comes in pages."""
+    """Read one JSON document, or several in sequence, as for a list of several pages."""
     records, fields_of = _READERS[product]
     number, decoder = 0, json.JSONDecoder()
     try:
@@ -68,7 +68,7 @@ def _objects(value: object) -> Iterator[Record]:
 
 
 def _metadata(**values: object) -> dict[str, str]:
-    """Text for each value that there is. Line breaks are spaces, as metadata is printable."""
+    """The values that are present, as text. Line breaks become spaces, because metadata is printable."""
     return {name: " ".join(_text(value).split()) for name, value in values.items() if value not in (None, "", [], {})}
 
 
@@ -97,7 +97,7 @@ def _kong_records(document: object) -> Iterator[Record]:
 def _from_kong(credential: Record) -> Fields:
     if credential.get("ttl"):
         # The Admin API tells what is left of it, a dump what it was at first.
-        raise InvalidLine(["ttl: when this key ends cannot be told: write it as expires_at, in JSON lines"])
+        raise InvalidLine(["ttl: does not say when this key expires: write it as expires_at, in JSON lines"])
     found = credential.get("consumer")
     consumer: Record = found if isinstance(found, dict) else {"id": found}
     owner = consumer.get("username") or consumer.get("custom_id") or consumer.get("id")
@@ -121,7 +121,7 @@ def _aws_records(document: object) -> Iterator[Record]:
 
 def _from_aws(item: Record) -> Fields:
     if "value" not in item:
-        raise InvalidLine(["value: is not there: list keys with --include-values"])
+        raise InvalidLine(["value: is missing: list keys with --include-values"])
     created = item.get("createdDate")
     return {
         "key": item["value"],
@@ -145,7 +145,7 @@ def _from_aws_row(row: Entry | BadLine) -> Entry | BadLine:
 
 
 def _apisix_records(document: object) -> Iterator[Record]:
-    """Other consumers and credentials, as for JWT, are left out."""
+    """Leaves out other consumers and credentials, such as for JWT."""
     listed = document.get("list", [document]) if isinstance(document, dict) else document
     for item in _objects(listed):
         value = item.get("value")
@@ -184,7 +184,7 @@ def _from_tyk(session: Record) -> Fields:
         raise InvalidLine(["add the key to each session object, as `key`, or its hash, as `hash`: see the recipes"])
     if digest is not None and _MURMUR.fullmatch(digest):
         raise InvalidLine(
-            ["hash: is a Murmur hash, which cannot be taken over: only those of hash_key_function sha256 can"]
+            ["hash: is a Murmur hash, which cannot be imported: only hashes of hash_key_function sha256 can"]
         )
     expires = session.get("expires", 0)
     return {
@@ -213,7 +213,7 @@ def _from_unkey(key: Record) -> Fields:
     plaintext, digest = key.get("plaintext"), key.get("hash")
     if not plaintext and not digest:
         raise InvalidLine(
-            ["plaintext: is not there: list keys with decrypt: true, which only recoverable keys have, or add the hash"]
+            ["plaintext: is missing: list keys with decrypt: true, which only recoverable keys have, or add the hash"]
         )
     identity = key.get("identity") or {}
     return {
@@ -252,7 +252,7 @@ _NO_PLAINTEXT: Final = (
 
 
 class Plaintexts:
-    """Puts the hash of a key in its place, with the scheme by which it will be looked up."""
+    """Replaces a key by its hash, in the scheme by which the key will be looked up."""
 
     def __init__(self, rules: KeyRules, origin: Origin, hasher: Hasher) -> None:
         self._rules, self._origin, self._hasher = rules, origin, hasher
@@ -291,7 +291,7 @@ class Plaintexts:
 
 
 def hashed(entries: Iterable[Entry | BadLine], plaintexts: Plaintexts | None) -> Iterator[Entry | BadLine]:
-    """Yield entries without any key in them. Without `plaintexts`, the first one that holds a key is the last."""
+    """Yield entries without any key in them. Without `plaintexts`, stop at the first entry that has a key."""
     for entry in entries:
         if isinstance(entry, BadLine) or "key" not in entry.fields:
             yield entry

@@ -10,8 +10,7 @@ from typing import Final
 from sidecar.core.model import Bucket, Subject, Taken
 from sidecar.core.quotas import merged
 from sidecar.limiter.redis.connecting import Connector, Server
-from sidecar.limiter.redis.pipeline import Pipeline, probe
-from sidecar.limiter.redis.script import Script, taken_of
+from sidecar.limiter.redis.pipeline import Pipeline, Script, probe, taken_of
 from sidecar.limiter.redis.url import RedisUrl
 from sidecar.limiter.remote import Fullest, OutageLimiter, RemoteStatistics, Unavailable
 

@@ -1,1 +1,1 @@
-"""What changes between two configurations, by what requests get, not by how it is written."""
+"""Compares two configurations by their effect on requests, not by their text."""

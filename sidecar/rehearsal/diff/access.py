@@ -1,8 +1,9 @@
-"""Who may pass a route, in a form in which policies that say the same in other words are equal.
+"""Who may pass a route, in a canonical form: policies with the same meaning are equal.
 
-What a policy wants of a key's scopes is a conjunction of clauses: of each, the key holds at least one. A clause names
-the scopes that can be granted, wildcards and scopes that include others among them, so that clauses of two catalogues
-can be compared. Such a condition has one shortest form: its clauses without those that hold another one.
+A policy's condition on scopes is a conjunction of clauses: the key must hold at least one scope of each clause. A
+clause names all scopes that can be granted, including wildcards and scopes that include others, so that clauses of two
+catalogues can be compared. The condition has one shortest form: clauses that are supersets of another clause are left
+out.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -23,11 +24,11 @@ class Terms:
 
     clauses: Clauses = frozenset()
     tenants: frozenset[str] = frozenset()
-    """What of the path must be the key's tenant."""
+    """The path parameter that must equal the key's tenant."""
     named_environments: frozenset[str] = frozenset()
-    """What of the path must be the key's environment."""
+    """The path parameter that must equal the key's environment."""
     environments: frozenset[str] | None = None
-    """Whose keys are taken; None is every one."""
+    """Environments whose keys are accepted; None accepts every one."""
 
     def and_also(self, other: "Terms") -> "Terms":
         both = [names for names in (self.environments, other.environments) if names is not None]
@@ -41,7 +42,9 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Which callers pass: without a credential, with one that is not ours, with a key. terms: None for no key."""
+    """Which callers pass: without a credential, with a credential that is not a key, with a key. terms: None if no key
+    passes.
+    """
 
     anonymous: bool = False
     pass_through: bool = False
@@ -60,10 +63,10 @@ CLOSED = Access()
 
 
 class Grants:
-    """Which scopes, granted to a key, amount to which scopes of one configuration's catalogue.
+    """Maps scopes that are granted to a key to the scopes of one configuration's catalogue.
 
-    names: all that may be granted, in either of the two that are compared. fresh: those that no key can hold yet; they
-    count where a route names them, and not where they include what it names.
+    names: all scopes that may be granted, in either of the compared configurations. fresh: scopes that no key can hold
+    yet; they count if a route names them, but not if they only include a scope that it names.
     """
 
     def __init__(self, config: Config, names: Iterable[str], fresh: frozenset[str] = frozenset()) -> None:
@@ -75,7 +78,7 @@ class Grants:
                 self._granting.setdefault(scope, set()).add(name)
 
     def observed(self, match: Match | None) -> str:
-        """Why whoever lacks a key passes all the same, in words; empty where refusals hold."""
+        """Why requests without a key pass anyway, in words; empty if refusals are enforced."""
         return self._modes.because(self._modes.unmatched if match is None else match.route, None)
 
     def access(self, match: Match | None) -> Access:
@@ -120,7 +123,7 @@ def grantable(*catalogues: Catalogue) -> frozenset[str]:
 
 
 def shortest(clauses: Iterable[frozenset[str]]) -> Clauses:
-    """Without those that hold another one: whoever meets that one meets them."""
+    """Leaves out clauses that are supersets of another clause: a key that satisfies the smaller one satisfies them."""
     kept: list[frozenset[str]] = []
     for clause in sorted(set(clauses), key=len):
         if not any(other <= clause for other in kept):
@@ -129,13 +132,13 @@ def shortest(clauses: Iterable[frozenset[str]]) -> Clauses:
 
 
 def alone(access: Access) -> frozenset[str]:
-    """The scopes of which each one is enough, where any is needed."""
+    """The scopes of which any one is enough, if any is needed."""
     clauses = access.terms.clauses if access.terms is not None else frozenset()
     return frozenset.intersection(*clauses) if clauses else frozenset()
 
 
 def gained(old: Access, new: Access) -> list[str]:
-    """Who passes under `new` and did not under `old`, in words."""
+    """Who passes under `new` but did not under `old`, in words."""
     return [*_gained_without_key(old, new), *_gained_by_keys(old.terms, new.terms)]
 
 
@@ -167,7 +170,7 @@ def _gained_by_keys(old: Terms | None, new: Terms | None) -> Iterator[str]:
 
 
 def _enough(clauses: Clauses, lacking: frozenset[str]) -> Sequence[str]:
-    """Scopes that meet every clause with none of `lacking`; names rather than wildcards."""
+    """Scopes that satisfy every clause without any of `lacking`; names are preferred to wildcards."""
     chosen: set[str] = set()
     for clause in sorted(clauses, key=sorted):
         if chosen.isdisjoint(clause):

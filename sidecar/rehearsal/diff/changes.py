@@ -11,7 +11,7 @@ LONGEST: Final = 160
 
 
 class Detail(NamedTuple):
-    """One thing that is otherwise; empty for what is not there."""
+    """One difference; a side is empty if it does not have the option."""
 
     name: str
     before: str = ""
@@ -20,10 +20,10 @@ class Detail(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What is otherwise for one kind of requests, or in one named part of a section.
+    """A difference for one kind of requests, or in one named part of a section.
 
-    effects: whether somebody passes who did not, or no longer passes; without both, something else changes. old, new:
-    `file:line`, empty where there is none.
+    effects: whether requests pass that did not, or no longer pass; empty if something else changes. old, new:
+    `file:line`, empty if there is none.
     """
 
     section: str

@@ -1,7 +1,6 @@
-"""What a configuration makes of a recorded request: the gate's own steps, with the rights that the log holds.
+"""How a configuration decides on a recorded request: the gate's own steps, with the rights in the log.
 
-Not judged are what the log does not hold, or what is not the policy's: headers and bodies, keys that were wrong, and
-quotas.
+It does not judge what the log does not hold, or what is not part of the policy: headers and bodies, wrong keys, quotas.
 """
 
 import re
@@ -25,9 +24,9 @@ _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
 
 
 class Outcome(NamedTuple):
-    """reason: why it is refused; None where it passes. route: its name; None where none matches.
+    """reason: why the request is refused; None if it passes. route: its name; None if none matches.
 
-    would_deny: why it passes only because its refusal is observed.
+    would_deny: the reason of a refusal that is only observed, so that the request passes.
     """
 
     reason: Reason | None
@@ -36,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 def parsed(path: str) -> Target | Reason:
-    """The target, or why it is refused as it stands, under any configuration."""
+    """The parsed target, or the reason for which every configuration refuses it."""
     try:
         return parse_target(path, _host(path))
     except Denied as denied:
@@ -44,18 +43,17 @@ def parsed(path: str) -> Target | Reason:
 
 
 def _host(path: str) -> str:
-    """Of a target in absolute form, which the gate had compared with the Host; empty for all others."""
+    """The host of a target in absolute form, which the gate compared with `Host`; empty for other targets."""
     found = None if path.startswith("/") else _ABSOLUTE.match(path)
     return "" if found is None else found[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Caller:
-    """Whoever asks, under one configuration. Compared by identity.
+    """A caller under one configuration. Compared by identity.
 
-    foreign: whether the request carries a credential that is not ours. Where it stood is not recorded: any place that
-    `keys.pass_through` names is taken for that. wrong_key: what is wrong with the key that it has in place of a good
-    one (NO_VALID_KEY).
+    foreign: whether the request has a credential that is not a key. Its place is not recorded: any place that
+    `keys.pass_through` names is assumed. wrong_key: the reason why its key is not valid (NO_VALID_KEY).
     """
 
     principal: Principal | None
@@ -64,7 +62,7 @@ class Caller:
 
 
 class Judge:
-    """Judges requests under one configuration. What it remembers is bounded."""
+    """Judges requests under one configuration. Its memory is bounded."""
 
     def __init__(self, config: Config) -> None:
         self._catalogue, self._keep_slash = config.catalogue, config.keep_slash
@@ -79,7 +77,7 @@ class Judge:
         self._known: dict[tuple[int, str | None, str | None, Caller], Outcome] = {}
 
     def principal(self, request: RecordedRequest) -> Principal | None:
-        """The key that the request was recorded with, here. None without one."""
+        """The key of the recorded request, under this configuration. None without a key."""
         if request.key_id is None:
             return None
         key = ApiKey(
@@ -89,7 +87,7 @@ class Judge:
         return Principal(key=key, scopes=self._catalogue.expand(key.scopes))
 
     def judge(self, method: str, target: Target | Reason, caller: Caller) -> Outcome:
-        """As `Gate.decide`, quotas aside."""
+        """Decides as `Gate.decide` does, except for quotas."""
         try:
             self._methods.check(method)
         except Denied as denied:
@@ -124,7 +122,7 @@ class Judge:
         return Outcome(None, match.route.name, seen)
 
     def _authorized(self, matches: Sequence[Match | None], caller: Caller) -> tuple[Match, Reason | None]:
-        """Where the request goes on to, and why that would be refused if it were not only observed."""
+        """The route on which the request goes on, and why it would be refused if the refusal were enforced."""
         principal, foreign = caller.principal, caller.foreign and self._passes
         try:
             if caller.wrong_key is not None:

@@ -1,4 +1,4 @@
-"""A recorded access log, judged under two configurations: which requests would get another outcome."""
+"""Judges a recorded access log under two configurations, and collects the requests whose outcome changes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ _FAULTS: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.INTERNAL})
 
 @dataclass(slots=True)
 class Count:
-    """lines: as recorded. requests: what they stand for, where a sample was written."""
+    """lines: number of log lines. requests: number of requests that these lines represent, if the log is a sample."""
 
     lines: int = 0
     requests: float = 0.0
@@ -61,7 +61,7 @@ class Count:
 
 
 class Example(NamedTuple):
-    """A request as it was recorded, shortened, and without any key that may stand in it."""
+    """A recorded request, shortened, and without any key that it may contain."""
 
     time: str
     request_id: str
@@ -70,7 +70,7 @@ class Example(NamedTuple):
 
 
 class GroupKey(NamedTuple):
-    """What requests of one group have in common."""
+    """The common properties of the requests of one group."""
 
     kind: Kind
     key_id: str | None
@@ -82,7 +82,7 @@ class GroupKey(NamedTuple):
 
 @dataclass(slots=True)
 class Group:
-    """Requests of one key whose outcome changes alike."""
+    """Requests of one key whose outcome changes in the same way."""
 
     count: Count = field(default_factory=Count)
     examples: list[Example] = field(default_factory=list)
@@ -100,21 +100,21 @@ def _shortened(redaction: Redaction, text: str) -> str:
 
 
 class _Callers(NamedTuple):
-    """Who sent a recorded request, under both configurations."""
+    """The sender of a recorded request, under both configurations."""
 
     old: Caller
     new: Caller
 
 
 class Disagreement(NamedTuple):
-    """What the log says of requests, and what the old configuration makes of them. None: it passes."""
+    """The recorded outcome of requests, and the outcome under the old configuration. None: the request passes."""
 
     recorded: Reason | None
     judged: Reason | None
 
 
 class Replay:
-    """Takes requests one by one. What it holds is bounded, however long the log is."""
+    """Accepts requests one by one. Its memory is bounded, however long the log is."""
 
     def __init__(self, old: Config, new: Config) -> None:
         self._old_hash = old.sha256[:SHOWN_OF_HASH]
@@ -122,11 +122,11 @@ class Replay:
         self.changed: dict[Kind, Count] = {"opened": Count(), "closed": Count(), "refused otherwise": Count()}
         self.groups: dict[GroupKey, Group] = {}
         self.beyond = Count()
-        """Changed requests of more groups than are kept."""
+        """Changed requests beyond the groups that are kept."""
         self.not_judged: Counter[NotJudged] = Counter()
         self.disagreements: dict[Disagreement, Group] = {}
         self.elsewhere = 0
-        """Lines that were written under another configuration than the old one."""
+        """Lines that were logged under a configuration other than the old one."""
         self.over_quota = 0
         """Lines of requests that were over a quota which was only observed."""
         self.sampled = False
@@ -209,7 +209,7 @@ class Replay:
 
 
 def _wrong_key(request: RecordedRequest) -> Reason | None:
-    """What was wrong with the key that it had in place of a good one."""
+    """The reason why its key was not valid."""
     if request.key_id is not None or request.credential == "pass_through":
         return None
     reason = request.would_deny or request.reason
@@ -217,7 +217,7 @@ def _wrong_key(request: RecordedRequest) -> Reason | None:
 
 
 def _recorded(request: RecordedRequest, *, wrong_keys: bool) -> Reason | NotJudged | None:
-    """Why the policy refused it, None where it let it pass; or why that is not known.
+    """Why the policy refused the request, None if the policy let it pass; or why that is not known.
 
     wrong_keys: whether a configuration lets requests with a wrong key go on.
     """
@@ -243,6 +243,6 @@ def _recorded(request: RecordedRequest, *, wrong_keys: bool) -> Reason | NotJudg
 
 
 def _may_be_preflight(request: RecordedRequest) -> bool:
-    """A browser asks for another method than that of its question, which the log does not hold."""
+    """A preflight asks for a method that the log does not hold."""
     answered = request.credential is None and request.reason is None and request.status == 204
     return answered and request.would_deny is None

@@ -1,39 +1,82 @@
-"""A diff, and what a replay found, as JSON and in words: for a terminal, and as Markdown for a pull request."""
+"""Compares two configurations, and reports the diff and a replay: as JSON, as text, and as Markdown for reviews."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sidecar.config.build.config import Config
 from sidecar.core.errors import Reason
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.units import counted
-from sidecar.rehearsal.diff.changes import Change, Detail
-from sidecar.rehearsal.diff.compare import Diff
+from sidecar.rehearsal.diff.changes import Change, Detail, Effect
 from sidecar.rehearsal.diff.outcomes import Outcome
 from sidecar.rehearsal.diff.replay import SHOWN_OF_HASH, Count, Example, Group, GroupKey, NotJudged, Replay
+from sidecar.rehearsal.diff.routes import route_changes
+from sidecar.rehearsal.diff.sections import Sections
 from sidecar.rehearsal.recorded import LineCounts
 
+_ORDER = ("opens and closes", "opens", "closes", "changes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """The changes from one configuration to another; those that open or close something come first."""
+
+    old: Config
+    new: Config
+    changes: Sequence[Change]
+
+    def having(self, effect: Effect) -> Sequence[Change]:
+        return [change for change in self.changes if effect in change.effects]
+
+    @property
+    def others(self) -> Sequence[Change]:
+        """Those that neither open nor close anything."""
+        return [change for change in self.changes if not change.effects]
+
+    @property
+    def summary(self) -> str:
+        """`2 open, 1 closes, 3 other changes`."""
+        if not self.changes:
+            return "no change"
+        opens, closes = len(self.having("opens")), len(self.having("closes"))
+        others = counted(len(self.others), "other change")
+        return f"{opens} {_verb(opens, 'open')}, {closes} {_verb(closes, 'close')}, {others}"
+
+
+def _verb(number: int, verb: str) -> str:
+    return f"{verb}s" if number == 1 else verb
+
+
+def compare(old: Config, new: Config) -> Diff:
+    """Names of quotas, plans and scopes matter, because keys refer to them; names of routes, their order and places do
+    not.
+    """
+    changes = [*route_changes(old, new), *Sections(old, new).changes()]
+    return Diff(old=old, new=new, changes=sorted(changes, key=lambda change: _ORDER.index(change.effect)))
+
+
 _MOST_ROWS: Final = 40
-"""Of a table for people; JSON has them all. A comment on GitHub has at most 65,536 characters."""
+"""The number of rows in a table for people; JSON has all rows. A comment on GitHub has at most 65,536 characters."""
 _EXAMPLES: Final = 2
 
 WHY_NOT: Final[Mapping[NotJudged, str]] = {
     "redacted": "their path is redacted",
     "cut": "their path is cut",
-    "wrong key": "refused for a wrong key, and stay so",
-    "malformed": "refused before any policy is asked, and stay so",
+    "wrong key": "refused for a wrong key, and still are",
+    "malformed": "refused before any policy applies, and still are",
     "fault": "the store failed",
-    "preflight": "a browser's question before its request",
-    "without scopes": "of an older version that logged no scopes",
-    "unknown reason": "of a reason that is not known here",
+    "preflight": "CORS preflights",
+    "without scopes": "logged by an older version, without scopes",
+    "unknown reason": "with an unknown reason",
 }
 NEVER_JUDGED: Final = "Quotas, headers and bodies are not judged."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """A log that was replayed. problem: why it was not read to its end; empty where it was."""
+    """A replayed log. problem: why it was not read to its end; empty if it was."""
 
     log: str
     counts: LineCounts
@@ -179,7 +222,7 @@ def _replay_lines(replayed: Replayed) -> Iterator[str]:
 
 def _changed(replay: Replay) -> str:
     parts = [f"{_number(count, replay)} {kind}" for kind, count in replay.changed.items() if count.lines]
-    return f"{_number(replay.judged, replay)} requests judged, {', '.join(parts) or 'none with another outcome'}"
+    return f"{_number(replay.judged, replay)} requests judged, {', '.join(parts) or 'none with a different outcome'}"
 
 
 def _number(count: Count, replay: Replay) -> str:
@@ -199,14 +242,14 @@ def _notes(replayed: Replayed) -> Iterator[str]:
         yield f"Not judged: {'; '.join(whys)}."
     yield NEVER_JUDGED
     if replay.over_quota:
-        yield f"Over a quota that was only observed: {counted(replay.over_quota, 'line')}. Enforced, it refuses them."
+        yield f"Over a quota that was only observed: {counted(replay.over_quota, 'line')}. Enforcing it refuses them."
     if replay.elsewhere:
-        yield f"Written under another configuration than the old one: {counted(replay.elsewhere, 'line')}."
+        yield f"Logged under a configuration other than the old one: {counted(replay.elsewhere, 'line')}."
     for (recorded, judged), group in replay.disagreements.items():
         was, is_now = _outcome(recorded), _outcome(judged)
         yield f"The log says {was}, the old configuration {is_now}: {counted(group.count.lines, 'line')}."
     if replay.beyond.lines:
-        yield f"In more groups than are kept: {_number(replay.beyond, replay)}."
+        yield f"Left out, because there are too many groups: {_number(replay.beyond, replay)}."
 
 
 def _outcome(reason: Reason | None) -> str:

@@ -1,29 +1,28 @@
-"""What requests get under two configurations: found by asking both route tables, not by comparing what is written.
+"""Compares the routes of two configurations: by looking requests up in both route tables, not by comparing texts.
 
-Of a path that can be read in several ways each reading is looked at for itself; whether they agree, a replay tells.
+Each reading of an ambiguous path is looked up separately; a replay says whether the readings agree.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.config.build.config import Config
 from sidecar.core.errors import Denied
 from sidecar.core.model import EVERY, Cors, Policy, Route
-from sidecar.core.patterns import parse_pattern
-from sidecar.core.routing import NO_ROUTE, Match
+from sidecar.core.patterns import Pattern, parse_pattern, parts_of
+from sidecar.core.routing import EVERYTHING, KNOWN_METHODS, NEVER_ROUTED, NO_ROUTE, Match
 from sidecar.gate.compile import method_rules, route_table
 from sidecar.gate.explain import charges, requirements
 from sidecar.rehearsal.diff.access import CLOSED, Access, Grants, alone, gained, grantable
 from sidecar.rehearsal.diff.changes import Change, Detail, Effect, effects, shown
-from sidecar.rehearsal.diff.requests import examples, methods
 
 _OTHERS: Final = "(other methods)"
 _NOBODY: Final = "nobody may pass"
 
 
 class _Side:
-    """One of the two configurations, and what it does with a request."""
+    """One of the two configurations, and how it treats requests."""
 
     def __init__(self, config: Config, names: Iterable[str], fresh: frozenset[str]) -> None:
         self.config = config
@@ -51,7 +50,7 @@ class _Side:
 
 @dataclass(slots=True)
 class _Group:
-    """Requests that come from one route to one other, with the same difference."""
+    """Requests that move from one route to another, with the same difference."""
 
     old: Match | None
     new: Match | None
@@ -62,7 +61,7 @@ class _Group:
 
 
 def route_changes(old: Config, new: Config) -> Iterator[Change]:
-    """Each route, or part of one, whose requests are treated otherwise."""
+    """Each route, or part of a route, whose requests are treated differently."""
     held, names = grantable(old.catalogue), grantable(old.catalogue, new.catalogue)
     before, after = (_Side(config, names, names - held) for config in (old, new))
     groups: dict[object, _Group] = {}
@@ -86,7 +85,7 @@ def _identity(match: Match | None) -> object:
 
 
 def _compared(before: _Side, after: _Side, old: Match | None, new: Match | None) -> _Group | None:
-    """None where both do the same."""
+    """None if both configurations treat the request alike."""
     mine, theirs = before.access(old), after.access(new)
     won, lost = gained(mine, theirs), gained(theirs, mine)
     words = before.in_words(old), after.in_words(new)
@@ -157,7 +156,7 @@ def _responder(policy: Policy) -> str:
 
 
 def _forwarding(old: Config, new: Config, before: Policy, after: Policy) -> Iterator[Detail]:
-    """What a route inherits of its upstream is told of the upstream."""
+    """Options that a route inherits from its upstream are reported as changes of the upstream."""
     mine, theirs = before.forward, after.forward
     one, other = old.every_upstream[mine.upstream], new.every_upstream[theirs.upstream]
     moved = mine.upstream != theirs.upstream
@@ -204,7 +203,7 @@ def _change(group: _Group, asked: Sequence[str]) -> Change:
 
 
 def _methods(found: set[str], asked: Sequence[str]) -> str:
-    """As a route would be written, where the group has all of its methods."""
+    """The requests as a route would be written, if the group has all methods of the route."""
     if found.issuperset(asked):
         return EVERY
     named = sorted(found - {asked[-1]} - ({"HEAD"} if "GET" in found else set()))
@@ -212,7 +211,7 @@ def _methods(found: set[str], asked: Sequence[str]) -> str:
 
 
 def _pattern(old: Route | None, new: Route | None) -> str:
-    """The pattern of what both routes take; of the new one, where they take the same."""
+    """The pattern of the paths that both routes match; that of the new route if both match the same paths."""
     if old is None or new is None:
         return next((route.pattern for route in (old, new) if route is not None), "of requests that match no route")
     mine, theirs = parse_pattern(old.pattern), parse_pattern(new.pattern)
@@ -221,3 +220,80 @@ def _pattern(old: Route | None, new: Route | None) -> str:
     if mine.within(theirs):
         return old.pattern
     return " and ".join(map(str, mine.shared(theirs))) or new.pattern
+
+
+_VALUE = "\0"
+"""The prefix of values that occur in no pattern."""
+
+
+class Example(NamedTuple):
+    """A path, and what distinguishes it from other paths of its pattern."""
+
+    path: str
+    note: str = ""
+
+
+def examples(old: Sequence[Route], new: Sequence[Route]) -> Iterator[Example]:
+    """Paths of every kind that the routes distinguish. All values in a path differ, so that bindings can be
+    distinguished.
+    """
+    patterns = _patterns(old, new)
+    deepest = max(len(pattern.segments) for pattern in patterns)
+    verbs = any(parts.has_verb for pattern in patterns for segment in pattern.segments if (parts := parts_of(segment)))
+    for pattern in patterns:
+        yield from _of_pattern(pattern, deepest + 1 - len(pattern.segments), verbs=verbs)
+
+
+def methods(old: Sequence[Route], new: Sequence[Route]) -> tuple[str, ...]:
+    """The methods that the routes name, and last one that stands for all others."""
+    named = {method for route in (*old, *new) for method in route.methods} - {EVERY} - NEVER_ROUTED
+    others = sorted(KNOWN_METHODS - NEVER_ROUTED - named)
+    return (*sorted(named), *others[-1:])
+
+
+def _patterns(old: Sequence[Route], new: Sequence[Route]) -> Sequence[Pattern]:
+    """Each pattern once, and the intersections of a pattern of only one side with a pattern of only the other."""
+    before, after = _by_shape(old), _by_shape(new)
+    everything = parse_pattern(EVERYTHING)
+    found = {everything.shape: everything, **before, **after}
+    gone = [pattern for shape, pattern in before.items() if shape not in after]
+    come = [pattern for shape, pattern in after.items() if shape not in before]
+    for one in gone:
+        for other in come:
+            for shared in one.shared(other):
+                found.setdefault(shared.shape, shared)
+    return list(found.values())
+
+
+def _by_shape(routes: Iterable[Route]) -> dict[Pattern, Pattern]:
+    return {pattern.shape: pattern for pattern in (parse_pattern(route.pattern) for route in routes)}
+
+
+def _of_pattern(pattern: Pattern, depth: int, *, verbs: bool) -> Iterator[Example]:
+    """depth: how many segments beyond the pattern's are distinguished. verbs: whether a colon may matter."""
+    stem = _filled(pattern)
+    for segments, note in ((stem, ""), *(_with_colons(pattern, stem) if verbs else ())):
+        if not pattern.rest:
+            yield Example("/" + "/".join(segments), note)
+            continue
+        for more in range(depth + 1):
+            path = [*segments, *(f"{_VALUE}+{place}" for place in range(more))]
+            if path:
+                yield Example("/" + "/".join(path), note)
+            yield Example("/" + "/".join([*path, ""]), note or "with a slash at its end")
+
+
+def _filled(pattern: Pattern) -> list[str]:
+    return [
+        parts.fill(f"{_VALUE}{place}") if (parts := parts_of(segment)) else segment
+        for place, segment in enumerate(pattern.segments)
+    ]
+
+
+def _with_colons(pattern: Pattern, stem: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+    """The path with a colon in a parameter without fixed text, as for a verb that no route names."""
+    for place, segment in enumerate(pattern.segments):
+        parts = parts_of(segment)
+        if parts is not None and not parts.prefix and not parts.suffix:
+            values = [*stem[:place], f"{stem[place]}:{_VALUE}", *stem[place + 1 :]]
+            yield values, f"with a colon in {segment}"

@@ -1,6 +1,6 @@
-"""What changes beside routes: scopes, quotas, plans, identity headers, upstreams, and how keys are presented.
+"""Finds changes outside of routes: scopes, quotas, plans, identity headers, upstreams, and how keys are presented.
 
-Values are shown where they tell who may do what. Of all other options only the name is: some hold secrets.
+Values are shown if they say who may do what. For all other options only the name is shown, because some hold secrets.
 """
 
 import os
@@ -22,7 +22,7 @@ from sidecar.rehearsal.diff.changes import Change, Detail, effects, shown
 
 
 class Places:
-    """Where the options of a file stand. Of what is no regular file, such as a pipe, nothing is known."""
+    """The places of options in a file. Unknown if it is not a regular file, such as a pipe."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -91,7 +91,7 @@ class Sections:
         new: Mapping[str, Any],
         described: Callable[[Any], Mapping[str, str]],
     ) -> Iterator[Change]:
-        """described: what of an entry is shown, by its options' names."""
+        """described: the options of an entry that are shown, by name."""
         for name in [*old, *(name for name in new if name not in old)]:
             if name not in new:
                 yield self._change((*path, name), "removed", _whole(described(old[name]), before=True))
@@ -101,7 +101,7 @@ class Sections:
                 yield self._change((*path, name), "changed", _parts(described(old[name]), described(new[name])))
 
     def _scopes(self) -> Iterator[Change]:
-        """By what they amount to, and their mode. Whom that lets in is told of the routes."""
+        """Compares scopes by what they include, and their mode. The changes of routes say whom that lets in."""
         old, new = (
             {
                 name: (config.catalogue.expand([name]) - {name}, scope.mode)
@@ -174,7 +174,7 @@ class Sections:
                 yield self._change(("paths", name), details=details, opens=opens, closes=closes)
 
     def _others(self) -> Iterator[Change]:
-        """By name only, but for the mode, which is no secret."""
+        """Compares by name only, except for the mode, which is not secret."""
         for field in fields(Config):
             before, after = getattr(self._old, field.name), getattr(self._new, field.name)
             if field.compare and field.name not in _COMPARED and before != after:
@@ -204,19 +204,19 @@ _OF_KEYS: Final[tuple[tuple[str, str, object], ...]] = (
     ("length", "length", None),
     ("checksum", "checksum_length", None),
 )
-"""Option, field, and which of its values refuses more."""
+"""Option, field, and the value of it that refuses more."""
 _FORM: Final = frozenset({"length", "checksum_length"})
-"""Keys of another form than that are not looked up."""
+"""Keys that do not have this form are not looked up."""
 _COMPARED_KEYS: Final = frozenset(
     {"sources", "pass_through", "environments", "imported", "observe", *(field for _, field, _ in _OF_KEYS)}
 )
 _NAMED: Final = 5
-"""Routes that are named where there may be hundreds."""
+"""The number of routes that are named if there may be hundreds."""
 _FIXED: Final = re.compile(r"[^{}\W_]+(?![^{]*\})")
 
 
 def _template(text: str) -> str:
-    """Placeholders as they are, and fixed text hidden: it may be a secret that the upstream asks for."""
+    """Shows placeholders, and hides fixed text: it may be a secret that the upstream checks."""
     return _FIXED.sub("…", text)
 
 

@@ -1,1 +1,1 @@
-"""OpenAPI documents: what they say, drafted as routes or compared with them."""
+"""OpenAPI documents: reads them, drafts routes from them, and compares them with routes."""

@@ -1,4 +1,4 @@
-"""An OpenAPI document held against a configuration: what each says that the other does not, or says otherwise."""
+"""Compares an OpenAPI document with a configuration, and finds what is missing or different on either side."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ _MOST_LISTED = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing, with its place in the document, and in the configuration where a route is concerned.
+    """One finding, with its place in the document, and in the configuration if it concerns a route.
 
-    A remark is no warning: something of the document that is read otherwise than it is written.
+    A remark is not a warning: it says that something in the document is read differently from how it is written.
     """
 
     kind: Kind
@@ -48,7 +48,8 @@ class Finding:
 
 
 def compare(description: Description, config: Config, *, tell: Callable[[int], None] = lambda _: None) -> list[Finding]:
-    """What is found, in the order of the document; then routes that match no operation, in that of the configuration.
+    """Yields findings in the order of the document, then routes that match no operation, in the order of the
+    configuration.
 
     tell: called with the number of operations so far.
     """
@@ -74,9 +75,9 @@ class _Comparison:
         self.table: RouteTable = route_table(config)
         self.found: list[Finding] = []
         self.met: dict[int, Route] = {}
-        """Routes that an operation comes to, by identity."""
+        """Routes that match an operation, by identity."""
         self.unknown: set[str] = set()
-        """Scopes that were told already."""
+        """Scopes that were reported already."""
 
     def add(self, endpoint: Endpoint) -> None:
         routes: dict[int, Route] = {}
@@ -94,7 +95,9 @@ class _Comparison:
                 self.found.extend(self.security(endpoint, route))
 
     def is_anothers(self, route: Route, endpoint: Endpoint) -> bool:
-        """Whether a route for a part of an endpoint's paths is that of another operation, or for what both share."""
+        """Whether a route for a part of an endpoint's paths belongs to another operation, or to the paths that both
+        share.
+        """
         pattern = parse_pattern(route.pattern)
         if pattern.shape == endpoint.pattern.shape or not pattern.within(endpoint.pattern):
             return False
@@ -147,13 +150,13 @@ class _Comparison:
             )
 
     def disagreement(self, wanted: Requirement, policy: Policy, operation: Operation, where: str) -> str:
-        """Empty where both let the same callers in."""
+        """Empty if both let the same callers in."""
         if wanted.public and policy.public:
             return ""
         if wanted.public:
-            return f"the document opens it to everybody, and {where} needs a key"
+            return f"the document opens it to everybody, but {where} needs a key"
         if policy.public:
-            return f"the document requires credentials, and {where} is public"
+            return f"the document requires credentials, but {where} is public"
         if wanted.from_tag:
             return ""
         unknown = sorted((wanted.any_scopes | wanted.all_scopes) - self.config.catalogue.scopes.keys())
@@ -162,29 +165,29 @@ class _Comparison:
         return self.scopes(wanted, policy, where)
 
     def unknown_scopes(self, unknown: Sequence[str], where: str) -> str:
-        """Each is told once, however many operations name it."""
+        """Each scope is reported once, however many operations name it."""
         new = [name for name in unknown if name not in self.unknown]
         self.unknown.update(new)
         if not new:
             return ""
         hints = [f"'{name}'{did_you_mean(name, self.config.catalogue.scopes)}" for name in new]
-        return f"the document requires {', '.join(hints)}, which `scopes` has not; {where} covers it"
+        return f"the document requires {', '.join(hints)}, which is not in `scopes`; {where} covers it"
 
     def scopes(self, wanted: Requirement, policy: Policy, where: str) -> str:
         expand = self.config.catalogue.expand
         for granted in _grants(wanted.policy):
             if missing := missing_scopes(policy, expand(granted)):
-                return f"{_told(granted)} suffices to the document, and {where} wants {_told(missing)}"
+                return f"{_told(granted)} is enough for the document, but {where} requires {_told(missing)}"
         for granted in _grants(policy):
             if missing := missing_scopes(wanted.policy, expand(granted)):
                 held = _told(granted) if granted else "no scope at all"
-                return f"the document requires {_told(missing)}, and to {where} {held} suffices"
+                return f"the document requires {_told(missing)}, but for {where} {held} is enough"
         return ""
 
     # Overlaps, and routes of no operation.
 
     def ambiguous(self, endpoints: Sequence[Endpoint]) -> Iterator[Finding]:
-        """Paths that two templates match, where the configuration has no route for just these."""
+        """Paths that two templates match and for which the configuration has no route of their own."""
         by_name = {f"{endpoint.method} {endpoint.pattern}": endpoint for endpoint in endpoints}
         made = [_as_route(endpoint, name) for name, endpoint in by_name.items()]
         for overlap in overlaps(made, case_sensitive=self.config.case_sensitive):
@@ -195,7 +198,7 @@ class _Comparison:
                     yield _ambiguous(name, one.operations[0], other.operations[0], deciding)
 
     def deciding(self, method: str, shared: Pattern, one: Endpoint, other: Endpoint) -> Route | None:
-        """The route that decides what two operations share; None where that is as it should be."""
+        """The route that decides on the paths that two operations share; None if it is the right one."""
         method = method.partition("|")[0]
         route = self.route(method, next(_samples(shared)))
         own = [self.route(each.method, next(_samples(each.pattern))) for each in (one, other)]
@@ -206,7 +209,7 @@ class _Comparison:
         return route if any(each.pattern.within(pattern) for each in (one, other)) else None
 
     def unmatched(self, endpoints: Sequence[Endpoint]) -> Iterator[Finding]:
-        """Of routes that deny, or that the sidecar itself responds to, the document need not know."""
+        """The document need not have routes that deny, or to which the sidecar itself responds."""
         for route in self.config.routes:
             if id(route) in self.met or route.policy.deny or route.policy.respond is not None:
                 continue
@@ -224,7 +227,7 @@ class _Comparison:
 
 
 def _samples(pattern: Pattern) -> Iterator[str]:
-    """Paths that stand for all of a pattern, made of segments that nobody writes."""
+    """Sample paths of a pattern, made of segments that nobody writes."""
     stem = pattern.example(_ANYTHING)
     for tail in ((_ANYTHING,), (_ANYTHING, _ANYTHING)) if pattern.rest else ((),):
         yield "/" + "/".join((*stem, *tail))

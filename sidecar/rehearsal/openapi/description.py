@@ -1,7 +1,7 @@
-"""An OpenAPI document (2.0, 3.0, 3.1, 3.2; YAML or JSON) as operations with what they demand.
+"""An OpenAPI document (2.0, 3.0, 3.1, 3.2; YAML or JSON) as operations with their requirements.
 
-Read are paths, methods, `security`, tags and servers, and `$ref` within the document. Webhooks and callbacks are
-requests that the service itself sends; schemas, examples and responses say nothing of who may call.
+It reads paths, methods, `security`, tags and servers, and `$ref` within the document. It ignores webhooks and
+callbacks, which the service itself sends, and schemas, examples and responses, which do not say who may call.
 """
 
 import re
@@ -59,11 +59,11 @@ _VERSION = re.compile(r"2\.0|3\.[0-2](\.[0-9]+)?(-.+)?")
 _MOST_OPERATIONS = 20_000
 _MOST_BASES = 20
 _LONGEST_TEMPLATE = 4096
-"""Half of the longest request line that is taken unless `limits` says otherwise."""
+"""Half of the default limit for a request line."""
 _LONGEST_METHOD = 32
 _AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*|[A-Za-z][A-Za-z0-9+.-]*:")
 _GENERAL = re.compile(r"api|apis|rest|v[0-9][0-9A-Za-z.]*|[0-9.-]*", re.IGNORECASE)
-"""Segments that say nothing of what a path is about."""
+"""Segments that do not describe the subject of a path."""
 _CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
 """A set of characters in a regular expression."""
 
@@ -82,18 +82,18 @@ class Scheme:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a document says of an API, as far as it is about who may call what."""
+    """The parts of a document that say who may call what."""
 
     file: str
     title: str
     schemes: tuple[Scheme, ...]
     operations: tuple[Operation, ...]
     remarks: tuple[Problem, ...] = ()
-    """What could not be read as it was meant, or cannot be routed."""
+    """Notes on what could not be read as intended, or cannot be routed."""
 
     @property
     def scopes(self) -> Mapping[str, str]:
-        """Those of every scheme, with their descriptions, and those that operations name."""
+        """The scopes of every scheme with their descriptions, and those that operations name."""
         found = {name: text for scheme in self.schemes for name, text in scheme.scopes.items()}
         for operation in self.operations:
             for name in sorted(frozenset().union(*(operation.security or ()))):
@@ -108,14 +108,14 @@ def _tell_nobody(_count: int) -> None:
 def read_description(path: str, base_path: str | None = None, *, tell: Tell = _tell_nobody) -> Description:
     """Reads the document at `path`. Raises ConfigError with every problem. Blocks: it reads the file.
 
-    base_path: what paths begin with, in place of what the document says of its servers.
-    tell: called with the number of operations so far.
+    base_path: prefix of all paths, in place of the one from the document's servers. tell: called with the number of
+    operations so far.
     """
     return description_of(read_file(path, most=MOST_BYTES), path, base_path, tell=tell)
 
 
 def description_of(data: bytes, file: str, base_path: str | None = None, *, tell: Tell = _tell_nobody) -> Description:
-    """As `read_description`, of what was read."""
+    """As `read_description`, for text that was already read."""
     root = read_outline(data, file, _DOCUMENT)
     if not isinstance(root, Entries):
         raise unreadable(root.place, "is not an OpenAPI document: it must be a mapping with `openapi` and `paths`")
@@ -128,12 +128,12 @@ def description_of(data: bytes, file: str, base_path: str | None = None, *, tell
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What holds where an operation says nothing else."""
+    """The default for operations without their own `security`."""
 
     bases: tuple[str, ...]
     security: Node | None
     slashes: Mapping[str, bool]
-    """Names of path parameters, and whether their values may hold slashes."""
+    """Names of path parameters, and whether their values may contain slashes."""
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ class _Reader:
     defined: set[str] = field(default_factory=set)
     """Names of security schemes."""
     spellings: dict[str, str] = field(default_factory=dict)
-    """Methods in capitals to how they are written: no two routes may differ in the case of theirs."""
+    """Maps upper-case methods to their spelling: no two routes may have methods that differ only in case."""
 
     def description(self) -> Description:
         top = self.tree.mapping(self.tree.root, "the document")
@@ -176,7 +176,7 @@ class _Reader:
             self.tree.problem(self.tree.root.place, why)
         elif not _VERSION.fullmatch(text_in(top[name][1]).strip()):
             found = f"'{short(text_in(top[name][1]))}'"
-            self.tree.problem(top[name][1].place, f"{found} is no version that is known: 2.0, 3.0, 3.1 and 3.2 are")
+            self.tree.problem(top[name][1].place, f"{found} is not a supported version: 2.0, 3.0, 3.1 and 3.2 are")
 
     # Security.
 
@@ -203,7 +203,9 @@ class _Reader:
         return Scheme(name=name, kind=told.get(kind, kind), scopes=scopes)
 
     def _security(self, node: Node | None) -> tuple[tuple[frozenset[str], ...] | None, bool]:
-        """Alternatives, and whether one of them, or that there is none, lets callers in without credentials."""
+        """The alternatives, and whether callers without credentials are allowed: by one of them, or because there is
+        none.
+        """
         if node is None or is_null(node):
             return None, False
         found = []
@@ -215,18 +217,18 @@ class _Reader:
         return tuple(each for each in found if each is not None), not found or None in found
 
     def _alternative(self, schemes: Fields) -> frozenset[str] | None:
-        """The scopes of all its schemes; None without any scheme."""
+        """The scopes of all schemes of an alternative; None without any scheme."""
         scopes = set[str]()
         for key, names in schemes.values():
             if key.text not in self.defined:
-                self.tree.remark(key.place, f"'{short(key.text)}' is no security scheme of the document")
+                self.tree.remark(key.place, f"'{short(key.text)}' is not a security scheme of the document")
             scopes.update(filter(None, map(text_in, self.tree.items(names, "the scopes of a scheme"))))
         return frozenset(scopes) if schemes else None
 
     # Servers.
 
     def _bases(self, fields: Fields, inherited: tuple[str, ...]) -> tuple[str, ...]:
-        """What paths begin with: of `servers`, or of `basePath`."""
+        """The prefixes of all paths: from `servers` or `basePath`."""
         if self.base_path is not None:
             return (_trimmed(self.base_path),)
         if "basePath" in fields:
@@ -258,7 +260,7 @@ class _Reader:
             self.tree.problem(key.place, f"a path of {len(key.text):,} characters is longer than requests may be")
             return
         if not key.text.startswith("/"):
-            self.tree.remark(key.place, f"`{short(key.text)}` does not begin with a slash, and is taken as if it did")
+            self.tree.remark(key.place, f"`{short(key.text)}` does not begin with a slash: one is added")
         found = self.tree.followed(node, f"`{short(key.text)}`")
         own = self.tree.mapping(node, f"`{short(key.text)}`")
         fields = own if found is None else {**self.tree.mapping(found, f"`{short(key.text)}`"), **own}
@@ -268,7 +270,7 @@ class _Reader:
             if method in NEVER_ROUTED:
                 self.tree.remark(place, f"`{method} {short(key.text)}`: such requests are always answered 405")
             elif spelling != method:
-                message = f"`{method}` and `{spelling}` are one method but for the case: `{method}` is left out"
+                message = f"`{method}` and `{spelling}` differ only in case: `{method}` is left out"
                 self.tree.remark(place, message)
             else:
                 self._operation(method, place, key.text, operation, context)
@@ -322,7 +324,7 @@ class _Reader:
             self.tree.problem(operation.place, f"has more than {_MOST_OPERATIONS:,} operations")
 
     def _slashes(self, fields: Fields, inherited: Mapping[str, bool]) -> Mapping[str, bool]:
-        """Of `parameters`, over those of the path."""
+        """The operation's `parameters`, which override those of the path."""
         found = dict(inherited)
         for node in self.tree.items(field_of(fields, "parameters"), "`parameters`"):
             target = self.tree.followed(node, "the parameter")
@@ -332,7 +334,7 @@ class _Reader:
         return found
 
     def _holds_slashes(self, parameter: Fields) -> bool:
-        """GitHub says so by an extension, Google by a regular expression: `^projects/[^/]+$`."""
+        """GitHub uses an extension for this, Google a regular expression: `^projects/[^/]+$`."""
         schema = self.tree.mapping(field_of(parameter, "schema"), "`schema`")
         for fields in (parameter, schema):
             if text_in(field_of(fields, "x-multi-segment")) == "true":
@@ -343,12 +345,12 @@ class _Reader:
 
 
 def _trimmed(base: str) -> str:
-    """`/v1` of `v1/?x#y`; empty of `/`."""
+    """`/v1` for `v1/?x#y`; empty for `/`."""
     path = re.split(r"[?#]", base, maxsplit=1)[0].strip().strip("/")
     return f"/{path}" if path else ""
 
 
 def _subject(path: str) -> str:
-    """What a path is about, for operations without a tag: its first segment that is fixed and says something."""
+    """The subject of a path, for operations without a tag: its first fixed segment that is meaningful."""
     segments = (segment.partition(".")[0] for segment in path.split("/") if "{" not in segment)
     return next((segment for segment in segments if not _GENERAL.fullmatch(segment)), "api")

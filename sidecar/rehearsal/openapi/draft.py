@@ -1,8 +1,8 @@
 """A configuration for the API that a document describes, as YAML for people to read and to change.
 
-Every operation gets a route. Only what the document opens to everybody is public; everything else needs a scope: those
-of the document, or one for reading and one for writing what a tag stands for. Where two paths overlap and neither is
-more specific, a route for what they share demands what both do.
+Every operation gets a route. Only operations that the document opens to everybody are public; all others need a scope:
+one of the document, or one for reading and one for writing, named by a tag. If two paths overlap and neither is more
+specific, a route for the paths that they share requires what both require.
 """
 
 import json
@@ -28,7 +28,7 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*(:[A-Za-z0-9_./-]+)*")
 _PLAIN_ROUTE = re.compile(r"[A-Z]+ /(?:[A-Za-z0-9_./{}()~+@$=-]|:(?=[A-Za-z0-9_]))*(?:\*\*)?")
 _UNBROKEN: Mapping[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
-"""What YAML 1.1 takes for something else than text."""
+"""Words that YAML 1.1 does not read as text."""
 _LONGEST_DESCRIPTION = 200
 _SETTINGS = """\
 listen: 127.0.0.1:8080
@@ -39,7 +39,7 @@ store: sqlite:keys.db
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftedRoute:
-    """A line of the draft: a route, what it demands, and what is said above it and beside it."""
+    """A line of the draft: a route, its requirements, and the comments above it and behind it."""
 
     name: str
     """`GET /v1/items/{id}`."""
@@ -56,7 +56,7 @@ class DraftedRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """text: YAML. The routes of operations, and those that resolve overlaps of two of them."""
+    """text: YAML. The routes of operations, and the routes that resolve overlaps of two operations."""
 
     text: str
     routes: tuple[DraftedRoute, ...]
@@ -65,9 +65,9 @@ class Draft:
 
 
 def draft(description: Description, *, routes_only: bool = False) -> Draft:
-    """Raises ConfigError where a configuration cannot hold it.
+    """Raises ConfigError if a configuration cannot express it.
 
-    routes_only: without the settings that a configuration must have, to be added to one.
+    routes_only: leaves out the settings that a configuration must have, so that the draft can be added to one.
     """
     names = ScopeNames(description.scopes)
     endpoints = endpoints_of(description.operations)
@@ -96,7 +96,7 @@ def _scopes_of(requirement: Requirement) -> frozenset[str]:
 
 
 def _is_silent(description: Description) -> bool:
-    """Whether nothing is said of the security of any operation, which is then told once."""
+    """Whether the document does not mention the security of any operation, which is then reported once."""
     return all(operation.security is None for operation in description.operations)
 
 
@@ -123,11 +123,11 @@ def _remarks(endpoint: Endpoint, requirement: Requirement, *, silent: bool) -> I
     yield from dict.fromkeys(remark for operation in operations for remark in operation.remarks)
     yield from requirement.remarks
     if not silent and all(operation.security is None for operation in operations):
-        yield "The document says nothing of its security"
+        yield "The document says nothing about security"
 
 
 def _tie_breakers(routes: Sequence[DraftedRoute], description: Description) -> Iterator[DraftedRoute]:
-    """Routes for what two others share, and for what these share in turn, until every request has one."""
+    """Routes for paths that two others share, and that these share in turn, until every request has one route."""
     drafted = {each.name: each for each in routes}
     for _ in range(_MOST_ROUNDS):
         missing: dict[str, dict[str, None]] = {}
@@ -156,9 +156,13 @@ def _head(description: Description, routes_only: bool) -> Iterator[str]:
     title = f" ({description.title})" if description.title else ""
     number = counted(len(description.operations), "operation")
     yield from _comment(f"Drafted from {description.file}{title}: {number}.")
-    yield from _comment("Every route but the public ones needs a scope. Read it, and rename what you call otherwise.")
+    yield from _comment(
+        "Every route except the public ones needs a scope. Review it, and rename what you call differently."
+    )
     if _is_silent(description):
-        yield from _comment("The document says nothing of security: scopes are named by tags, and no route is public.")
+        yield from _comment(
+            "The document says nothing about security: scopes are named by tags, and no route is public."
+        )
     for remark in description.remarks:
         yield from _comment(str(remark))
     if routes_only:
@@ -191,7 +195,9 @@ def _listed(routes: Sequence[DraftedRoute], ties: Sequence[DraftedRoute]) -> Ite
         yield from _lines(each)
     if ties:
         yield ""
-        yield from _comment("Paths that two routes match, and neither is more specific: these demand what both do.")
+        yield from _comment(
+            "Paths that two routes match, where neither is more specific: these routes demand what both do."
+        )
     for each in ties:
         yield from _lines(each)
 
@@ -228,17 +234,17 @@ def _comment(text: str) -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    """Printable characters and single spaces, so that a comment ends where it should."""
+    """Replaces unprintable characters and repeated spaces, so that a comment cannot end early."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _plain(text: str) -> str:
-    """As a key, in which `$` is like any other character."""
+    """Quotes a key, in which `$` has no special meaning."""
     return text if _PLAIN.fullmatch(text) and text.lower() not in _WORDS else json.dumps(text, ensure_ascii=False)
 
 
 def _value(text: str) -> str:
-    """As a value, in which `${…}` is a variable and `$$` a `$`."""
+    """Quotes a value, in which `${…}` is a variable and `$$` a `$`."""
     return _plain(text.replace("$", "$$"))
 
 

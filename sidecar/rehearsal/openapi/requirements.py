@@ -1,7 +1,7 @@
-"""What operations demand of a caller (`security`), in the words of a route: public, or scopes.
+"""The requirements of operations (`security`), expressed as options of a route: public, or scopes.
 
-A document says alternatives, each of several schemes with scopes; a route says any of some scopes, and all of others.
-What a route cannot say becomes stricter, never wider.
+A document lists alternatives, each with several schemes and their scopes; a route requires any of some scopes, and all
+of others. What a route cannot express becomes stricter, never wider.
 """
 
 import re
@@ -14,28 +14,28 @@ from sidecar.core.model import Policy
 from sidecar.core.patterns import Pattern
 
 READING = frozenset({"GET", "HEAD", "OPTIONS", "QUERY"})
-"""Methods of which no client expects a change (RFC 9110 section 9.2.1)."""
+"""Safe methods (RFC 9110 section 9.2.1)."""
 _NO_NAME = re.compile(r"[^!#-\[\]-~]+")
 _LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A method and a path of a document, with what it demands."""
+    """A method and a path of a document, with its requirements."""
 
     method: str
     template: str
     pattern: Pattern
     place: Place
     tag: str = ""
-    """Its first one, or what its path begins with."""
+    """Its first tag, or the first meaningful segment of its path."""
     operation_id: str = ""
     security: tuple[frozenset[str], ...] | None = None
-    """Alternatives, each with the scopes of all its schemes, or none; None where nothing is said."""
+    """Alternatives, each with the scopes of all its schemes, or none; None if the document does not say."""
     public: bool = False
     """Whether the document lets callers in without credentials: `security: []`, or an alternative of no scheme."""
     remarks: tuple[str, ...] = ()
-    """In what the pattern is wider or narrower than the template."""
+    """How the pattern is wider or narrower than the template."""
 
     @property
     def name(self) -> str:
@@ -44,14 +44,14 @@ class Operation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
-    """As a policy of a route: a key with any of some scopes and with all of others, or no key."""
+    """Requirements as a route has them: a key with any of some scopes and all of others, or no key."""
 
     public: bool = False
     any_scopes: frozenset[str] = frozenset()
     all_scopes: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
     from_tag: bool = False
-    """Whether the document names no scope, so that the tag does."""
+    """Whether the scopes come from the tag, because the document names none."""
 
     @property
     def policy(self) -> Policy:
@@ -64,14 +64,14 @@ class Requirement:
 
 
 Source = tuple[str, str]
-"""`scope` with the name of a scope of the document, or `read` or `write` with a tag of it."""
+"""`scope` with the name of a scope in the document, or `read` or `write` with one of its tags."""
 _Owner = TypeVar("_Owner")
 
 
 class ScopeNames:
-    """Names of scopes for what a document calls them. Two of its names never become one.
+    """Maps a document's names to names of scopes. Two of its names never become one.
 
-    declared: the scopes of its schemes, which keep their names where these are valid.
+    declared: the scopes of its schemes, which keep their names if these are valid.
     """
 
     def __init__(self, declared: Iterable[str]) -> None:
@@ -104,7 +104,7 @@ class ScopeNames:
 
 
 def _unused(wanted: str, owner: _Owner, taken: dict[str, _Owner]) -> str:
-    """`wanted`, with a number after it where another owner has that."""
+    """`wanted`, followed by a number if that name has another owner."""
     made, number = wanted, 2
     while taken.setdefault(made, owner) != owner:
         made, number = _numbered(wanted, number), number + 1
@@ -117,13 +117,13 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _scope_name(name: str) -> str:
-    """The nearest name that a catalogue takes (RFC 6750 section 3, and no wildcard)."""
+    """The nearest name that a catalogue allows (RFC 6750 section 3, and no wildcard)."""
     made = _NO_NAME.sub("_", name)[:_LONGEST_NAME] or "_"
     return f"{made[:-1]}all" if made == "*" or made.endswith(":*") else made
 
 
 def requirement_of(operation: Operation, names: ScopeNames) -> Requirement:
-    """What a route for `operation` demands."""
+    """The requirements of a route for `operation`."""
     if operation.public:
         return Requirement(public=True)
     alternatives = [frozenset(map(names.of_scheme, scopes)) for scopes in operation.security or () if scopes]
@@ -134,14 +134,14 @@ def requirement_of(operation: Operation, names: ScopeNames) -> Requirement:
 
 
 def _of_alternatives(alternatives: Sequence[frozenset[str]]) -> Requirement:
-    """alternatives: scopes that suffice together; none is empty."""
+    """alternatives: sets of scopes, each of which is enough; none is empty."""
     fewest = [each for each in alternatives if not any(other < each for other in alternatives)]
     common = frozenset.intersection(*fewest)
     others = {each - common for each in fewest}
     if len(others) == 1 or all(len(each) == 1 for each in others):
         return _simplest(frozenset().union(*others), common)
     told = " or ".join(sorted("+".join(sorted(each)) for each in fewest))
-    remark = f"the document takes {told}, which a route cannot say: it requires them all"
+    remark = f"the document takes {told}, which a route cannot express: it requires all of them"
     return Requirement(all_scopes=frozenset().union(*fewest), remarks=(remark,))
 
 
@@ -154,7 +154,7 @@ def _simplest(any_scopes: frozenset[str], all_scopes: frozenset[str]) -> Require
 
 
 def strictest(requirements: Sequence[Requirement]) -> Requirement:
-    """What satisfies every one of them, for requests that several operations may mean."""
+    """Requirements that satisfy all operations, for requests that may belong to several of them."""
     first = requirements[0]
     if all(each.demands == first.demands for each in requirements):
         return first
@@ -172,7 +172,7 @@ def strictest(requirements: Sequence[Requirement]) -> Requirement:
 
 @dataclass(slots=True)
 class Endpoint:
-    """Operations that no route can tell apart: one method and patterns that match the same paths."""
+    """Operations that no route can distinguish: one method, and patterns that match the same paths."""
 
     method: str
     pattern: Pattern

@@ -1,7 +1,7 @@
 """Path templates of OpenAPI (`/repos/{owner}/{repo}/compare/{base}...{head}`) as patterns of routes.
 
-A pattern has one parameter in a segment, `**` only at its end, and fixed text without escapes. What a template says
-beyond that is widened to the next pattern that matches all of its paths, and the reader is told so.
+A pattern has one parameter in a segment, `**` only at its end, and fixed text without escapes. Any other template is
+widened to the nearest pattern that matches all of its paths, with a remark that says so.
 """
 
 import re
@@ -18,14 +18,14 @@ _NO_PATH = ("{?", "{&", "{;", "{#")
 """RFC 6570: expressions for a query, for parameters of a segment and for a fragment."""
 _EXPRESS = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
 _REST_NAMES = frozenset({"path", "filepath", "file_path", "subpath", "proxy", "splat", "wildcard", "rest"})
-"""Names of a last parameter that may hold slashes, in the documents of Kubernetes, GitHub and gateways."""
+"""Names of a last parameter that may contain slashes, in the documents of Kubernetes, GitHub and gateways."""
 _PLACEHOLDER = "value"
 _MOST_NAME = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A path template, the pattern that matches all of its paths, and in what the pattern is wider or narrower."""
+    """A path template, the pattern that matches all of its paths, and remarks on how they differ."""
 
     text: str
     """As written, with the base path before it."""
@@ -34,7 +34,7 @@ class Template:
 
 
 def template_of(text: str, slashes: Collection[str] = ()) -> Template:
-    """slashes: names of parameters whose values may hold slashes."""
+    """slashes: names of parameters whose values may contain slashes."""
     reading = _Reading(frozenset(slashes))
     pattern = reading.pattern(text)
     return Template(text=text, pattern=pattern, remarks=tuple(dict.fromkeys(reading.remarks)))
@@ -51,12 +51,12 @@ class _Reading:
         last, made, rest = len(segments) - 1, list[str](), False
         for position, segment in enumerate(segments):
             if position == last and self._takes_slashes(segment, last=True):
-                self.remarks.append(f"`{segment}` may hold slashes: `**` stands for it, and for nothing, too")
+                self.remarks.append(f"`{segment}` may contain slashes: `**` stands for it, and also matches nothing")
                 rest = True
                 continue
             if self._takes_slashes(segment, last=False):
                 self.remarks.append(
-                    f"`{segment}` may hold slashes, and a pattern has `**` only at its end: one segment"
+                    f"`{segment}` may contain slashes, but a pattern has `**` only at its end: one segment"
                 )
             made.append(self._segment(segment))
         return parse_pattern("/" + "/".join([*made, *(["**"] if rest else [])]))
@@ -81,14 +81,14 @@ class _Reading:
     def _segment(self, segment: str) -> str:
         express = _EXPRESS.fullmatch(segment)
         if express is not None:
-            self.remarks.append(f"`{segment}` is taken for a parameter")
+            self.remarks.append(f"`{segment}` is treated as a parameter")
             return self._param(express[1])
         names = _EXPRESSION.findall(segment)
         before, after = segment, ""
         if names:
             before, after = segment[: segment.index("{")], segment[segment.rindex("}") + 1 :]
         if len(names) > 1:
-            self.remarks.append(f"`{segment}` has several parameters, and a route takes one in a segment")
+            self.remarks.append(f"`{segment}` has several parameters, but a route takes one in a segment")
         return self._with_fixed_text(segment, names, unquote(before), unquote(after))
 
     def _with_fixed_text(self, segment: str, names: list[str], before: str, after: str) -> str:
@@ -98,11 +98,11 @@ class _Reading:
             return f"{prefix}{self._param(name)}{suffix}"
         if whole and prefix not in (".", ".."):
             return prefix
-        self.remarks.append(f"`{segment}` holds what no pattern can: a parameter stands for it")
+        self.remarks.append(f"`{segment}` contains what no pattern can: a parameter stands for it")
         return f"{prefix.strip('.')}{self._param(name or _PLACEHOLDER)}{suffix}"
 
     def _param(self, name: str) -> str:
-        """The parameter, with a name that a pattern takes and that no other parameter of it has."""
+        """The parameter, with a name that a pattern allows and that is unique in it."""
         clean = re.sub(r"[^A-Za-z0-9_]", "_", name)[:_MOST_NAME] or _PLACEHOLDER
         clean = f"_{clean}" if clean[0].isdigit() else clean
         made = clean
@@ -114,7 +114,9 @@ class _Reading:
 
 
 def _split(text: str) -> tuple[list[str], bool]:
-    """The segments of a template, and whether they are all of it: no query and no fragment. A slash in `{}` is none."""
+    """The segments of a template, and whether it has nothing else (query or fragment). A slash within `{}` does not
+    separate.
+    """
     segments, whole = [""], True
     for piece in _PIECE.findall(text.removeprefix("/")):
         if piece in ("?", "#"):

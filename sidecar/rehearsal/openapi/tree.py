@@ -1,4 +1,4 @@
-"""The tree of a document: its mappings and lists, references within it (`$ref`), and what is wrong with them."""
+"""The tree of a document: its mappings and lists, its internal references (`$ref`), and their problems."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _LONGEST = 80
 
 
 class Tree:
-    """Collects problems, with which a document cannot be used, and remarks on what is left out."""
+    """Collects problems, which make a document unusable, and remarks on parts that are left out."""
 
     def __init__(self, root: Node) -> None:
         self.root = root
@@ -34,7 +34,7 @@ class Tree:
         self.remarks.append(told(place, message))
 
     def mapping(self, node: Node | None, what: str) -> Fields:
-        """None of one that is left out, empty, or no mapping, which is a problem."""
+        """Returns no entries if the mapping is left out or empty. Anything but a mapping is a problem."""
         if node is None or is_null(node):
             return NONE
         if not isinstance(node, Entries):
@@ -49,13 +49,13 @@ class Tree:
         for key, value in node.entries:
             if key.text in found:
                 first = found[key.text][0].place.line
-                self.problem(key.place, f"'{short(key.text)}' stands twice, first in line {first}: leave one out")
+                self.problem(key.place, f"'{short(key.text)}' is a duplicate, first in line {first}: leave one out")
             else:
                 found[key.text] = (key, value)
         return found
 
     def items(self, node: Node | None, what: str) -> tuple[Node, ...]:
-        """None of a list that is left out, empty, or no list, which is a problem."""
+        """Returns no items if the list is left out or empty. Anything but a list is a problem."""
         if node is None or is_null(node):
             return ()
         if not isinstance(node, Items):
@@ -64,7 +64,7 @@ class Tree:
         return node.items
 
     def followed(self, node: Node, what: str) -> Node | None:
-        """What a node stands for that may be `{$ref: '#/…'}`; None where that is not in this document."""
+        """Resolves a node that may be `{$ref: '#/…'}`; None if the target is not in this document."""
         for _ in range(_MOST_REFERENCES):
             reference = field_of(self.mapping(node, what), "$ref") if isinstance(node, Entries) else None
             if reference is None:
@@ -117,7 +117,7 @@ def field_of(fields: Fields, name: str) -> Node | None:
 
 
 def text_in(node: Node | None) -> str:
-    """Empty where there is none, or no text."""
+    """Empty if there is none, or if it is not text."""
     return node.text if isinstance(node, Scalar) and not is_null(node) else ""
 
 

@@ -1,4 +1,4 @@
-"""What was expected of a case beside what came of it, and the rules that decided."""
+"""Compares the expected outcome of a case with the actual one, and names the rules that decided."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ _NOT_FORWARDED = "(not forwarded)"
 
 
 class Difference(NamedTuple):
-    """One thing that is not as expected. No text holds a key: `{key}` stands for it."""
+    """One difference from what was expected. No text contains a key: `{key}` stands for it."""
 
     what: str
     expected: str
@@ -35,7 +35,7 @@ class Difference(NamedTuple):
 
 
 def differences(judge: Judge, outcome: Outcome) -> list[Difference]:
-    """Nothing where all is as expected."""
+    """Yields nothing if all is as expected."""
     found = list(_differences(judge, outcome))
     if found and outcome.case.key.text:
         forms = forms_of(judge.config, outcome.case.key.text)
@@ -44,7 +44,7 @@ def differences(judge: Judge, outcome: Outcome) -> list[Difference]:
 
 
 def forms_of(config: Config, key: str) -> Sequence[str]:
-    """How the key may be written in a header, the longest first."""
+    """Spellings of the key in a header, the longest first."""
     return (*(header_value(source, key) for source in config.keys.sources if source.part is not None), key)
 
 
@@ -80,14 +80,14 @@ def _is_decision(wanted: str, outcome: Outcome) -> bool:
 
 
 def _would_deny(outcome: Outcome) -> str:
-    """`none`, where nothing is refused."""
+    """`none` if nothing is refused."""
     if isinstance(outcome.decision, Deny):
         return f"(refused: {outcome.word})"
     return NONE if outcome.observed is None else str(outcome.observed.reason)
 
 
 def _route(outcome: Outcome) -> str:
-    """`none`, where `unmatched` decides, too."""
+    """`none`, also if `unmatched` decides."""
     route = outcome.decision.route
     return NONE if route is None or route.name == NO_ROUTE else route.name
 

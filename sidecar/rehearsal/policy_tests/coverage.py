@@ -1,16 +1,96 @@
-"""Which routes, scopes and reasons of a configuration no test reaches."""
+"""Finds the rules that decided on a test's request, and the routes, scopes and reasons that no test reaches."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sidecar.config.build.config import Config
+from sidecar.config.errors import ConfigError
+from sidecar.config.load import read_file
+from sidecar.config.yaml_tree import Entries, Node, Scalar, read_nodes
 from sidecar.core.errors import Reason
 from sidecar.core.model import Deny, Policy, Route
 from sidecar.core.policy import missing_scopes
-from sidecar.gate.explain import refusal_of
+from sidecar.core.routing import NO_ROUTE
+from sidecar.gate.causes import causes
+from sidecar.gate.explain import charges, refusal_of, requirements
+from sidecar.rehearsal.policy_tests.comparison import forms_of, without
 from sidecar.rehearsal.policy_tests.judge import Outcome
-from sidecar.rehearsal.policy_tests.rules import Places
+
+
+class Rule(NamedTuple):
+    """A rule that decided. where: `file:line`, empty if there is none."""
+
+    where: str
+    text: str
+
+
+class Places:
+    """The places of sections that `Config` does not record. Reads the file when first asked."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._root: Node | None = None
+
+    def of(self, *names: str) -> str:
+        """`file:line` of the key that is reached by `names`; empty if there is none."""
+        if self._root is None:
+            try:
+                self._root = read_nodes(read_file(self._path), self._path)
+            except ConfigError:
+                return ""
+        node, found = self._root, None
+        for name in names:
+            if not isinstance(node, Entries):
+                return ""
+            found, node = next(((key, value) for key, value in node.entries if key.text == name), (None, node))
+            if found is None:
+                return ""
+        return _where(found)
+
+
+def _where(key: Scalar | None) -> str:
+    return "" if key is None else f"{key.place.file}:{key.place.line}"
+
+
+def rules(config: Config, outcome: Outcome, places: Places) -> list[Rule]:
+    """The route first."""
+    return list(_rules(config, outcome, places))
+
+
+def _rules(config: Config, outcome: Outcome, places: Places) -> Iterator[Rule]:
+    yield _of_route(outcome.decision.route, places)
+    decision = refusal_of(outcome.decision)
+    if decision is None:
+        return
+    match decision.reason:
+        case Reason.QUOTA_EXCEEDED if decision.refused_quota is not None:
+            quota = decision.refused_quota.quota
+            yield Rule(places.of("quotas", quota.name), f"quota {quota.name}: {decision.refused_quota.limit}")
+        case Reason.TOO_MANY_FAILURES:
+            yield Rule(places.of("keys", "failures"), "keys.failures")
+        case Reason.INSUFFICIENT_SCOPE if decision.route is not None and decision.principal is not None:
+            for scope in sorted(missing_scopes(decision.route.policy, decision.principal.scopes)):
+                yield Rule(places.of("scopes", scope), f"scope {scope}")
+
+
+def _of_route(route: Route | None, places: Places) -> Rule:
+    if route is None or route.name == NO_ROUTE:
+        return Rule(places.of("unmatched") or places.of("routes"), "no route: what matches no route is denied")
+    counted = charges(route.policy)
+    demands = requirements(route.policy)
+    return Rule(route.where, f"{route.name}: {demands}{f'; counts {counted}' if counted else ''}")
+
+
+def reasons_why(config: Config, outcome: Outcome) -> Sequence[str]:
+    """Sentences that say why a request is, or would be, refused; none if it is allowed. No sentence contains a key."""
+    decision, key = refusal_of(outcome.decision), outcome.case.key.text
+    if decision is None:
+        return ()
+    found = [*causes(config, outcome.case.head, key or None, decision)]
+    if outcome.observed is not None:
+        found.append(f"it goes on all the same, because {outcome.observed.because}")
+    return [without(forms_of(config, key), sentence) if key else sentence for sentence in found]
 
 
 class Gap(NamedTuple):
@@ -24,7 +104,7 @@ class Gap(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How many of the things that tests should reach are reached, and the rest in the configuration's order.
+    """The number of things that tests should reach, how many are reached, and the rest in the configuration's order.
 
     A route counts twice: a test reaches it, and is let through. A scope, too: a test is let through with it, and
     another is refused for the lack of it. Each reason counts once.
@@ -42,7 +122,7 @@ class Coverage:
 
 @dataclass(slots=True)
 class Reached:
-    """Notes what outcomes reach, of one configuration."""
+    """Records what outcomes reach, for one configuration."""
 
     routes: set[str] = field(default_factory=set)
     allowed: set[str] = field(default_factory=set)
@@ -51,7 +131,7 @@ class Reached:
     reasons: set[Reason] = field(default_factory=set)
 
     def add(self, outcome: Outcome) -> None:
-        """What is only observed is reached as the refusal that it is, and lets nobody through."""
+        """A refusal that is only observed counts as a refusal, not as an allowed request."""
         decision = outcome.decision
         route, principal = decision.route, decision.principal
         if route is not None:
@@ -114,13 +194,13 @@ def _required(policy: Policy) -> frozenset[str]:
 
 
 def _can_lack(config: Config, scope: str) -> bool:
-    """Whether a key can be without it: not where each has one scope, and all include this one."""
+    """Whether a key can lack it: not if each key has exactly one scope, and all scopes include this one."""
     catalogue = config.catalogue
     return config.keys.scopes_per_key is None or any(scope not in catalogue.expand([one]) for one in catalogue.scopes)
 
 
 def _reachable(config: Config) -> Iterator[Reason]:
-    """The reasons that this configuration can refuse a request for, but for what is malformed and what is away."""
+    """The reasons for which this configuration can refuse a request, except for malformed requests and outages."""
     policies = [route.policy for route in config.routes]
     yield Reason.MISSING_CREDENTIAL
     yield from (Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY)

@@ -1,4 +1,4 @@
-"""A file of policy tests as people write it: keys, cases, tables of cases, and what is expected of each."""
+"""A file of policy tests as people write it: keys, cases, tables of cases, and their expectations."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ RESERVED: Final[Mapping[str, str]] = MappingProxyType(
         CUT: "a key without its end",
     }
 )
-"""What a request may have in place of one of `keys`."""
+"""Names that a request may use in place of one of `keys`."""
 _REQUEST: Final = re.compile(rf"({FIELD_NAME}) +([!-~]+)(?: +as +(\S+))?")
 _LOOKS_RIGHT: Final = re.compile(r"\S+ +\S+(?: +as +\S+)?")
 _STATUS: Final = re.compile("[1-5][0-9][0-9]")
@@ -38,7 +38,7 @@ _LONGEST_SECONDS: Final = 36_500 * 86_400
 
 
 class RequestLine(NamedTuple):
-    """`GET /v1/streams as reader`; `key` is None where it is left out."""
+    """`GET /v1/streams as reader`; `key` is None if it is left out."""
 
     text: str
     method: str
@@ -76,13 +76,13 @@ def parse_would_deny(text: str) -> str:
     if text in OBSERVABLE or text == NONE:
         return text
     if text in tuple(Reason):
-        raise ValueError(f"{text} is never only observed: it holds always, so write `decision: {text}`")
+        raise ValueError(f"{text} is always enforced: write `decision: {text}`")
     near = did_you_mean(text, (NONE, *OBSERVABLE))
     raise ValueError(f"must be a reason that `mode: observe` lets go on, such as insufficient_scope, or none{near}")
 
 
 def parse_moment(text: str) -> int:
-    """Microseconds. RFC 3339 can write all that comes within the longest of durations."""
+    """Microseconds. RFC 3339 can express every time within the longest duration of these."""
     try:
         found = microseconds(text)
     except ValueError:
@@ -105,7 +105,7 @@ def _parse_line(text: str) -> str:
 
 
 def _plain(parse: Any, description: str, pattern: str = "") -> Meta:
-    """As `leaf`, of what YAML may read as a number: `403`, `X-RateLimit-Limit: 100`."""
+    """As `leaf`, for text that YAML may read as a number: `403`, `X-RateLimit-Limit: 100`."""
     schema: dict[str, Any] = {"type": ["string", "number", "boolean"]}
     return Meta(
         description=description,
@@ -126,7 +126,7 @@ Moment = Annotated[int, _plain(parse_moment, "a date or a time such as 2026-06-0
 HeaderText = Annotated[str, _plain(_parse_line, "the value of a header, in one line")]
 HeaderValues = Mapping[Token, HeaderText | tuple[HeaderText, ...]]
 NOW: Final = "2026-01-01T12:00:00Z"
-"""Unless the file says otherwise, so that tests do not depend on the day that they run."""
+"""The default, so that tests do not depend on the day on which they run."""
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 
 
@@ -137,7 +137,7 @@ KeyStatus = Literal["active", "disabled", "revoked", "expired", "retired"]
 
 
 class KeyEntry(Entry, frozen=True, kw_only=True):
-    """A key of a test. What is left out is as `sidecar keys issue` has it."""
+    """A key of a test. Defaults are those of `sidecar keys issue`."""
 
     scopes: tuple[str, ...] | None = left_out()
     tenant: str | None = left_out()
@@ -154,7 +154,7 @@ class KeyEntry(Entry, frozen=True, kw_only=True):
     """How long ago it was issued."""
     expires_in: Time | None = left_out()
     retires_in: Time | None = left_out()
-    """It was replaced, and its overlap ends then."""
+    """The key was replaced, and its overlap ends after this time."""
     secret: str | None = left_out()
     """Its text, such as that of a key which was made elsewhere; by default one of the right form."""
 
@@ -175,26 +175,26 @@ class ForwardedEntry(Entry, frozen=True, kw_only=True):
 
 
 class ResponseEntry(Entry, frozen=True, kw_only=True):
-    """The response that the client gets; of the upstream's own, only what the sidecar adds to it."""
+    """The response that the client gets; for a response of the upstream, only what the sidecar adds."""
 
     headers: HeaderValues = field(default_factory=dict)
     present: tuple[Token, ...] = renamed("with", ())
     without: tuple[Token, ...] = ()
     body: Any = UNSET
-    """JSON, or text where the body is none."""
+    """JSON, or text if the body is not JSON."""
 
 
 class ExpectEntry(Entry, frozen=True, kw_only=True):
-    """What is expected of a request. What is left out is not looked at."""
+    """The expected outcome of a request. Options that are left out are not compared."""
 
     decision: Decision | None = left_out()
     would_deny: WouldDeny | None = left_out()
-    """The refusal that is only observed (`mode: observe`), so that the request goes on; `none` where there is none."""
+    """The refusal that is only observed (`mode: observe`), so that the request goes on; `none` if there is none."""
     status: Status | None = left_out()
     route: str | None = left_out()
-    """As in the configuration; `none` where no route matches."""
+    """As in the configuration; `none` if no route matches."""
     takes: tuple[str, ...] | Mapping[str, Positive] | None = left_out()
-    """Quotas that are counted, all of them; as a mapping with what each is charged."""
+    """All quotas that are counted; as a mapping, with the amount for each."""
     remaining: Mapping[str, Count] = field(default_factory=dict)
     forwarded: ForwardedEntry | None = left_out()
     response: ResponseEntry | None = left_out()
@@ -216,7 +216,7 @@ Expect = Annotated[ExpectEntry, made(expect_of, Word, ExpectEntry)]
 
 
 class CaseEntry(Entry, frozen=True, kw_only=True):
-    """One request, and what is expected of it."""
+    """One request, and its expected outcome."""
 
     examples = MappingProxyType(
         {
@@ -234,11 +234,11 @@ class CaseEntry(Entry, frozen=True, kw_only=True):
     peer: str | None = left_out()
     """Address of the client's socket."""
     times: Annotated[int, Meta(ge=1, le=_MOST_TIMES)] = 1
-    """The request is sent as often; what is expected is expected of the last."""
+    """The number of times that the request is sent; the last one is compared."""
     used: Mapping[str, Positive] = field(default_factory=dict)
-    """What of each quota is used up before."""
+    """The amount of each quota that is used up before the request."""
     after: Time = seconds("0s")
-    """Time that passes then, before the request."""
+    """The time that passes between `used` and the request."""
 
 
 def case_of(written: CaseEntry | Mapping[RequestLine, ExpectEntry], path: Path, report: Report) -> CaseEntry:
@@ -254,7 +254,7 @@ Cases = Annotated[tuple[Case, ...], Meta(min_length=1)]
 
 
 class DefaultsEntry(Entry, frozen=True, kw_only=True):
-    """What holds for each case that says nothing else."""
+    """The defaults of each case."""
 
     key: str | None = left_out()
     headers: HeaderValues = field(default_factory=dict)
@@ -268,7 +268,7 @@ class GroupEntry(DefaultsEntry, frozen=True, kw_only=True):
 
     name: str = ""
     sequence: bool = False
-    """Whether each case begins with what the cases before it have used up, and at their time."""
+    """Whether each case starts with the counts, and at the time, at which the previous one ended."""
     cases: Cases
 
 
@@ -285,7 +285,7 @@ class TableEntry(Entry, frozen=True, kw_only=True):
     name: str = ""
     keys: Annotated[tuple[str, ...], Meta(min_length=1)]
     requests: Annotated[Mapping[Request, Word | tuple[Word, ...]], Meta(min_length=1)]
-    """A word alone is that of every column."""
+    """A single word applies to every column."""
 
 
 class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -296,7 +296,7 @@ class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     variables: Mapping[str, HeaderText] = field(default_factory=dict)
     """Of the environment, for `${VAR}` in the configuration."""
     now: Moment = default(NOW, parse_moment(NOW))
-    """The time at which it all happens."""
+    """The time at which the tests take place."""
     defaults: DefaultsEntry = DefaultsEntry()
     keys: Mapping[Name, KeyEntry] = field(default_factory=dict)
     cases: Cases | None = left_out()

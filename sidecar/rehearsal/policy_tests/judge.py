@@ -1,4 +1,4 @@
-"""What a configuration does with the requests of tests: the gate itself, over made-up keys and a clock by hand."""
+"""Judges the requests of tests: with the gate itself, made-up keys, and a clock that is set by hand."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
@@ -16,12 +16,12 @@ from sidecar.rehearsal.policy_tests.keys import KnownKeys
 from sidecar.rehearsal.policy_tests.suite import Case, Suite
 
 REQUEST_ID: Final = "0" * 32
-"""Of each request that brings none."""
+"""The request id of each request that has none."""
 T = TypeVar("T")
 
 
 class Outcome(Struct, frozen=True, kw_only=True, gc=False):
-    """What became of a case. takes: quota to what the last request was charged. at: Unix seconds."""
+    """The outcome of a case. takes: the amount that the last request took from each quota. at: Unix seconds."""
 
     case: Case
     decision: Decision
@@ -31,7 +31,7 @@ class Outcome(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def forwarded(self) -> Allow | None:
-        """None where the sidecar itself responds."""
+        """None if the sidecar itself responds."""
         decision = self.decision
         if self.preflight or isinstance(decision, Deny) or decision.route.policy.respond is not None:
             return None
@@ -44,12 +44,14 @@ class Outcome(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def observed(self) -> WouldDeny | None:
-        """The refusal that is only told of, so that the request goes on."""
+        """The refusal that is only observed, so that the request goes on."""
         return self.decision.would_deny if isinstance(self.decision, Allow) else None
 
 
 class ClientResponse(Struct, frozen=True, kw_only=True, gc=False):
-    """What the client gets. Of a forwarded request: status and body are the upstream's (None), headers are added."""
+    """The response to the client. For a forwarded request, status and body are the upstream's (None), headers are
+    added.
+    """
 
     status: int | None
     headers: Headers
@@ -59,7 +61,7 @@ class ClientResponse(Struct, frozen=True, kw_only=True, gc=False):
 class Judge:
     """Judges the cases of a suite, in their order. new_limiter: makes one without counts, whose coroutines never wait.
 
-    A case sees nothing of those before it, unless it follows the one before.
+    A case does not depend on those before it, unless it follows the previous one.
     """
 
     def __init__(self, suite: Suite, new_limiter: Callable[[], Limiter]) -> None:
@@ -96,7 +98,7 @@ class Judge:
         return Outcome(case=case, decision=decision, takes=taken, at=at, preflight=preflight)
 
     def _begin(self, case: Case) -> None:
-        """Anew. Whether a key was seen before shows only where wrong keys came between: in a sequence."""
+        """Starts anew. Whether a key was seen before matters only after wrong keys, so only in a sequence."""
         self._clock.set(self._began)
         self._counts.forget()
         self._failures.forget()
@@ -104,7 +106,7 @@ class Judge:
             self._keys.forget()
 
     def response(self, outcome: Outcome) -> ClientResponse:
-        """As the data listener has it (`proxy.handler`)."""
+        """As in the data listener (`proxy.handler`)."""
         decision, head = outcome.decision, outcome.case.head
         if outcome.preflight and isinstance(decision, Allow):
             response = self._sharing.preflight(head, decision.route)
@@ -131,7 +133,7 @@ class Judge:
         return finished(self._gate.decide(head)), False
 
     def _added(self, allow: Allow, head: RequestHead, at: float) -> Headers:
-        """To the upstream's response, where that says nothing of caches and other origins itself."""
+        """The headers that are added to a response of the upstream that has none for caches and other origins."""
         fields = self._responses.client_headers(allow.principal, allow.quota_states, at)
         rules = self._sharing.of(allow.route)
         shared = () if rules is None else rules.fields(head.headers, set(), (), key_in_query=allow.key_in_query)
@@ -142,7 +144,7 @@ class Judge:
 
 
 class _Clock:
-    """Stands still until it is set. Microseconds."""
+    """A clock that stands still until it is set. Microseconds."""
 
     def __init__(self, now: int) -> None:
         self._now = now
@@ -151,7 +153,7 @@ class _Clock:
         self._now = now
 
     def advance(self, seconds: float) -> None:
-        """No further than RFC 3339 can write what is counted then."""
+        """At most the latest time that RFC 3339 can express."""
         self._now = min(self._now + int(seconds * 1_000_000), LATEST)
 
     def seconds(self) -> float:
@@ -165,8 +167,9 @@ class _Clock:
 
 
 class _Counts:
-    """A limiter that notes what is taken. Which buckets a request has is the gate's to say, so that what is used up
-    before is taken when it first asks."""
+    """A limiter that records what is taken. Only the gate knows the buckets of a request, so amounts that are used up
+    beforehand are taken when the gate first asks.
+    """
 
     immediate = False
 
@@ -206,7 +209,7 @@ class _Counts:
     peek_now = take_now
 
     async def _take_used(self, buckets: Sequence[Bucket]) -> None:
-        """No more than there is: a quota that is used up is used up."""
+        """At most what is left of the quota."""
         self._clean = False
         for bucket in buckets:
             cost = self._used.pop(bucket.quota.name, 0)

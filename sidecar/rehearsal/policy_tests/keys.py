@@ -1,4 +1,4 @@
-"""The keys of tests: made up, of the form that the configuration gives keys, and never in a store."""
+"""The keys of tests: made up, in the form that the configuration prescribes, and never in a store."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ _MAKER: Final = "sidecar test"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeKey:
-    """What a request presents, and the key that it finds; None where no such key was issued."""
+    """The text that a request presents, and its key; None if no such key was issued."""
 
     text: str = field(repr=False)
     key: ApiKey | None
@@ -32,7 +32,7 @@ class KeyMaker:
         self._rules, self._hasher, self._now = key_rules(config), hasher, now
 
     def make(self, name: str, entry: KeyEntry) -> MadeKey:
-        """Raises InvalidKey where `sidecar keys issue` would refuse such a key."""
+        """Raises InvalidKey if `sidecar keys issue` would refuse such a key."""
         wanted = NewKey(
             name=entry.name or name,
             scopes=entry.scopes,
@@ -75,7 +75,7 @@ class KeyMaker:
         return MadeKey(text=text[:-4] if kind == CUT else text, key=None)
 
     def _times(self, entry: KeyEntry) -> dict[str, Any]:
-        """When what the entry says of its life happens."""
+        """The times in the life of the key, from its entry."""
         now = self._now
         expires = 0.0 if entry.status == "expired" else entry.expires_in
         retires = 0.0 if entry.status == "retired" else entry.retires_in
@@ -92,15 +92,15 @@ _STORED: Final = frozenset(KeyStatus)
 
 
 def _text(form: KeyFormat, prefix: str, name: str) -> str:
-    """A plaintext of the right form that follows from the name: nothing is guarded by it."""
+    """A well-formed plaintext that is derived from the name: it protects nothing."""
     number = int.from_bytes(sha256(f"{_MAKER} {prefix} {name}".encode()).digest() * 4)
     return form.make(prefix, lambda below: number % below)
 
 
 class KnownKeys:
-    """Finds made-up keys as a cache over a store finds those that were issued.
+    """Finds made-up keys, as a cache over a store finds issued ones.
 
-    `forget` makes it as after a start: what was looked up before is remembered by its text.
+    `forget` resets it to the state after a start. It remembers by text which keys were looked up.
     """
 
     def __init__(self) -> None:

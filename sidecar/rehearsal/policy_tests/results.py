@@ -1,4 +1,4 @@
-"""What came of the cases of a file, and how machines read it: as JSON, and as JUnit's XML."""
+"""The results of the cases of a file, also for programs: as JSON, and as JUnit's XML."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ from msgspec import Struct
 
 from sidecar.limiter.port import Limiter
 from sidecar.rehearsal.policy_tests.comparison import Difference, differences
-from sidecar.rehearsal.policy_tests.coverage import Coverage, Gap, Reached
+from sidecar.rehearsal.policy_tests.coverage import Coverage, Gap, Places, Reached, Rule, reasons_why, rules
 from sidecar.rehearsal.policy_tests.judge import Judge
-from sidecar.rehearsal.policy_tests.rules import Places, Rule, reasons_why, rules
 from sidecar.rehearsal.policy_tests.suite import Case, Suite
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """A case has passed where there are no differences; only one that failed has rules and the reasons why."""
+    """A case without differences has passed; only a failed case has rules and reasons."""
 
     case: Case
     got: str
@@ -35,7 +34,7 @@ class Result(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileResults:
-    """Of one file, in its order. seconds: how long its cases took, reading left out."""
+    """The results of one file, in its order. seconds: duration of its cases, without reading the file."""
 
     path: str
     config: str
@@ -48,7 +47,7 @@ class FileResults:
 
 
 def selected(suite: Suite, text: str) -> Callable[[Case], bool]:
-    """Whether a case is wanted: its title, or its place without folders, has `text` in it, in any case."""
+    """Whether a case is selected: its title, or its place without folders, contains `text`, ignoring case."""
     wanted = text.casefold()
 
     def is_wanted(case: Case) -> bool:
@@ -60,7 +59,7 @@ def selected(suite: Suite, text: str) -> Callable[[Case], bool]:
 def results_of(
     suite: Suite, new_limiter: Callable[[], Limiter], *, wanted: Callable[[Case], bool], reached: Reached
 ) -> Iterator[Result]:
-    """Judges every case, because others may follow it, and yields those that are wanted."""
+    """Judges every case, because others may follow it, and yields the selected ones."""
     judge, places = Judge(suite, new_limiter), Places(suite.config.path)
     for case in suite.cases:
         outcome = judge.judge(case)
@@ -81,7 +80,7 @@ def results_of(
 
 
 def as_json(files: Sequence[FileResults], covered: Sequence[Coverage] | None) -> dict[str, Any]:
-    """`ok`, `counts`, `files` with the cases that failed, and `coverage` where it was asked for."""
+    """`ok`, `counts`, `files` with the failed cases, and `coverage` if it was requested."""
     total, failed = sum(len(file.results) for file in files), sum(len(file.failed) for file in files)
     document: dict[str, Any] = {
         "ok": failed == 0,
@@ -166,12 +165,12 @@ def described(result: Result) -> Iterator[str]:
 
 
 def _xml(text: str) -> str:
-    """Without what XML cannot hold."""
+    """Removes characters that XML does not allow."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 def gaps_by_kind(gaps: Iterable[Gap]) -> Mapping[str, Sequence[Gap]]:
-    """In the order in which kinds come first."""
+    """Groups by kind, in the order of their first occurrence."""
     found: dict[str, list[Gap]] = {}
     for gap in gaps:
         found.setdefault(gap.kind, []).append(gap)

@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from sidecar.config.build.config import Config
 from sidecar.config.decoder import decode
 from sidecar.config.errors import ConfigError, Path, Report, did_you_mean
-from sidecar.config.load import read_file
-from sidecar.config.variables import Variables
+from sidecar.config.load import Variables, read_file
 from sidecar.config.yaml_tree import MOST_TABLE_BYTES, read_table
 from sidecar.core.apikey import Hasher, looks_secret
 from sidecar.core.model import Headers, RequestHead
@@ -35,16 +34,16 @@ from sidecar.rehearsal.policy_tests.document import expect_of as expectation_of
 from sidecar.rehearsal.policy_tests.keys import KeyMaker, MadeKey
 
 KEY_TEXT: Final = "{key}"
-"""In a target or a header: the text of the key."""
+"""Stands for the text of the key, in a target or a header."""
 DEFAULT_UPSTREAM: Final = "default"
 _CLIENT: Final = "203.0.113.1"
-"""Of a block that nobody has (RFC 5737)."""
+"""An address for documentation (RFC 5737)."""
 _NO_KEY: Final = MadeKey(text="", key=None)
 _NO_DEFAULTS: Final = DefaultsEntry()
 
 
 class Case(Struct, frozen=True, kw_only=True, gc=False):
-    """A request, and what is expected of it. where: `file:line`. after: seconds that pass before."""
+    """A request and its expected outcome. where: `file:line`. after: seconds that pass before the request."""
 
     name: str
     group: str
@@ -56,9 +55,9 @@ class Case(Struct, frozen=True, kw_only=True, gc=False):
     used: Mapping[str, int]
     after: float = 0.0
     leads: bool = False
-    """Whether others follow it."""
+    """Whether other cases follow it."""
     follows: bool = False
-    """Whether it begins with what the case before it left: its counts, and its time."""
+    """Whether it starts with the counts and the time of the previous case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +81,8 @@ def read_suite(
 ) -> Suite:
     """Reads the file at `path`. Raises ConfigError with every problem, of the file or of its configuration.
 
-    config_path: in place of the one that the file names. otherwise: where it names none. load: reads a configuration
-    with these `${VAR}`. No problem repeats the value of a variable.
+    config_path: overrides the configuration that the file names. otherwise: used if the file names none. load: reads a
+    configuration with these `${VAR}`. No problem repeats the value of a variable.
     """
     variables = Variables(environ)
     try:
@@ -166,7 +165,7 @@ class _Resolver:
         return made
 
     def _key(self, name: str, path: Path, *, of_key: bool = False) -> MadeKey:
-        """of_key: whether the name stands in the key at `path`, not in its value."""
+        """of_key: whether the name is in the key at `path`, not in its value."""
         if name in self._keys:
             return self._keys[name]
         known = [*self._document.keys, *RESERVED]
@@ -231,7 +230,7 @@ class _Resolver:
         line: RequestLine = entry.request
         if line.key is not None:
             if entry.key is not None:
-                self._report.problem((*path, "key"), f"the request says `as {line.key}`: keep one of both")
+                self._report.problem((*path, "key"), f"the request says `as {line.key}`: keep one of them")
             full = "request" in self._report.names(path)
             return self._key(line.key, (*path, "request") if full else path, of_key=not full)
         if isinstance(entry.key, KeyEntry):
@@ -283,7 +282,7 @@ class _Resolver:
     # Expectations.
 
     def _check(self, expect: ExpectEntry, path: Path) -> None:
-        """What a word stands for needs no check."""
+        """Expectations from a single word need no check."""
         if expect.route is None and expect.takes is None and not expect.remaining and expect.forwarded is None:
             return
         at = (*path, "expect") if "expect" in self._report.names(path) else path
@@ -313,7 +312,7 @@ class _Resolver:
             self._report.problem((*path, "peer"), "must be an address such as 203.0.113.7, or empty for a Unix socket")
 
     def _fields(self, headers: HeaderValues, key: MadeKey) -> Headers:
-        """Without a key, what would hold it is left out: a default says how keys are sent."""
+        """Without a key, headers that would contain it are left out: a default only says how keys are sent."""
         if not headers:
             return _HOST
         fields = tuple(
@@ -338,7 +337,7 @@ def _clash(id: str, other_id: str, made: MadeKey, other: MadeKey) -> bool:
 
 
 def _over(base: HeaderValues, over: HeaderValues) -> HeaderValues:
-    """`base` with the headers of `over` in place of its own of the same names."""
+    """`base`, with the headers of `over` replacing its own of the same names."""
     if not over or not base:
         return over or base
     names = {name.lower() for name in over}

@@ -406,7 +406,7 @@ async def _commit(connection: PostgresqlConnection) -> None:
     try:
         await connection.run("COMMIT")
     except LostConnection as error:
-        doubt = "the change may have been written: look before you repeat it"
+        doubt = "the change may have been written: check before you repeat it"
         raise LostConnection(f"{error}; {doubt}", cause=f"{error.cause}; {doubt}") from error
 
 

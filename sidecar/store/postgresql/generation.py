@@ -136,7 +136,7 @@ class KeyWatch:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         finally:
-            self._trouble = f"the key store {self._name} is not watched any more: restart the sidecar"
+            self._trouble = f"the key store {self._name} is no longer watched: restart the sidecar"
 
     async def _ask(self) -> None:
         """Raises StoreUnavailable, and then the connection is given up."""

@@ -117,11 +117,11 @@ _WRONG: Final = {
         "{keys} with a digest of an algorithm that this program does not know"
     ),
     "SELECT count(*) FROM api_key WHERE NOT EXISTS (SELECT FROM audit WHERE key_id = api_key.id)": (
-        "{keys} without a row in the audit: not the sidecar has stored them"
+        "{keys} without a row in the audit: the sidecar did not store them"
     ),
     """SELECT count(DISTINCT key_id) FROM audit
         WHERE NOT EXISTS (SELECT FROM api_key WHERE id = audit.key_id)""": (
-        "{keys} in the audit that the store does not have: not the sidecar has removed them"
+        "{keys} in the audit that the store does not have: the sidecar did not remove them"
     ),
 }
 """A query that counts keys, and what they are if there are any."""

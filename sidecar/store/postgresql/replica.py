@@ -1,22 +1,22 @@
-"""Lookups from a standby (`store.replica`), which may lag: never so that a revocation is missed.
+"""Looks keys up at a standby (`store.replica`), which may lag, without ever missing a revocation.
 
-LISTEN does not work on a standby, so changes are learnt from the primary, whoever looks keys up: a request that comes
-after the news of a change finds the key out of date in memory, as ever. What remains is that the standby may still show
-the key as it was. Why that never counts:
+LISTEN does not work on a standby, so the primary announces changes, wherever keys are looked up: after the
+announcement, the key in memory is out of date, as usual. But the standby may still show the key as it was before the
+change. Such a row is never used, for these reasons:
 
 - Every transaction that changes keys writes a new random number to `generation`, and holds its row until it commits. So
-  the primary went through one sequence of numbers, none of which came twice.
-- A standby replays commits in the primary's order, so a snapshot of it that shows a number has each change up to the
+  the primary went through one sequence of numbers without repetition.
+- A standby replays commits in the primary's order, so a snapshot with a certain number includes every change up to the
   one that wrote it. A lookup reads the number and the keys in one statement, and so in one snapshot.
-- Its rows count only where that number is the primary's newest that this process has learnt, when it began to ask or
-  when it was answered. So they hold every change that was known when the lookup began. A change that is known since
-  makes the cache read again, as it does where the primary was asked.
-- For any other number (the standby lags, is ahead of the news, or is no copy of this primary), the primary is asked.
-  While nothing is learnt from the primary, no number is right: requests get 503, or `store.grace`.
+- The rows are used only if that number is the newest of the primary that this process knew, at the beginning or at the
+  end of the lookup. So they include every change that was known when the lookup began. A change that becomes known
+  later makes the cache read again, as it does for lookups at the primary.
+- For any other number (the standby lags, is ahead of the announcement, or is not a copy of this primary), the primary
+  is asked. While the primary is unreachable, no number is right: requests get 503, or `store.grace` applies.
 
-So the bound of a revocation is the primary's. The standby is asked for its number every second; where it lagged twice
-in a row, did not answer, or is no standby (a logical replica may show rows in another order), it is left alone until it
-is in step. One that hangs costs those who are looking a key up `REPLICA_SECONDS`, once.
+So a revocation takes effect as fast as with the primary alone. The standby's number is checked every second. If it
+lagged twice in a row, did not answer, or is not a standby (a logical replica may show rows in another order), it is not
+used until it has caught up. A standby that hangs delays the lookups in progress by `REPLICA_SECONDS`, once.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ ASK_SECONDS: Final = 1.0
 REPLICA_SECONDS: Final = 0.25
 """How long a lookup waits for the standby, before it goes to the primary."""
 _NUMBER: Final = "CASE WHEN pg_is_in_recovery() THEN value END"
-"""NULL where it is no standby."""
+"""NULL if it is not a standby."""
 _ASK_NUMBER: Final = f"SELECT {_NUMBER} FROM generation"  # noqa: S608 - no input
 
 _log = logging.getLogger(__name__)
 
 
 class Replica:
-    """A standby, and whether it has what the primary has.
+    """A standby, and whether it has every change of the primary.
 
-    fetch: rows of a query there; raises StoreUnavailable. number: the newest that is known of the primary's, or None.
+    fetch: runs a query there; raises StoreUnavailable. number: the newest known number of the primary, or None.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Replica:
     ) -> None:
         self._fetch, self._name, self._number = fetch, name, number
         self._trouble = "was not asked yet"
-        """Why it is not asked; empty where it is."""
+        """Why it is not used; empty if it is."""
         self._lagged = False
-        """Whether it did when it was last asked."""
+        """Whether it lagged at the last check."""
         self._keeping: asyncio.Task[None] | None = None
 
     @property
@@ -68,7 +68,7 @@ class Replica:
         return [f"store: {self._told()}"] if self._trouble else []
 
     async def find(self, sql: str, values: Sequence[Any]) -> list[Any] | None:
-        """Rows of a query whose first column is never NULL; None where the primary is to be asked."""
+        """Rows of a query whose first column is never NULL; None if the primary must be asked."""
         before = self._number()
         if self._trouble or before is None:
             return None
@@ -83,7 +83,7 @@ class Replica:
         return [row[1:] for row in rows if row[1] is not None]
 
     async def start(self) -> None:
-        """Look whether it is in step, and go on to look. A standby that is away keeps nobody from starting."""
+        """Check whether it has caught up, and keep checking. An unreachable standby does not prevent the start."""
         await self.look()
         if self._trouble:
             _log.warning("sidecar: store: %s", self._told())
@@ -105,12 +105,12 @@ class Replica:
             return
         shown = rows[0][0] if rows else None
         if shown is None:
-            self._leave("it is no standby")
+            self._leave("it is not a standby")
         elif shown in (before, self._number()):
             self._lagged = False
             self._use()
         elif self._lagged:
-            self._leave("it lags behind the primary by over 1 s, or is no copy of it")
+            self._leave("it lags behind the primary by over 1 s, or is not a copy of it")
         else:
             self._lagged = True
 
@@ -140,4 +140,4 @@ class Replica:
             _log.warning("sidecar: store: %s", self._told())
 
     def _told(self) -> str:
-        return f"lookups go to the primary, and not to the replica {self._name}: {self._trouble}"
+        return f"lookups go to the primary instead of the replica {self._name}: {self._trouble}"

@@ -1,6 +1,6 @@
-"""A copy of a SQLite store in one file: made while others use the store, checked, and put back in its place.
+"""Copies a SQLite store to one file while others use it, checks the copy, and restores it.
 
-All of it blocks, and raises StoreUnavailable.
+All functions block, and raise StoreUnavailable.
 """
 
 import os
@@ -19,10 +19,10 @@ from sidecar.store.sqlite.files import COMPANIONS, exclusively, holders, in_use,
 from sidecar.store.sqlite.inspect import Checked, check
 
 Progress = Callable[[int], None]
-"""Gets the megabytes that were copied so far."""
+"""Called with the number of megabytes that were copied so far."""
 
 _PAGES: Final = 1_024
-"""Copied at once, 4 MB, between two calls of Progress."""
+"""Pages that are copied at once (4 MB), between two calls of Progress."""
 _MEGABYTE: Final = 1_000_000
 _NOT_WRITTEN: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
@@ -70,7 +70,7 @@ def _part_beside(target: str) -> Iterator[str]:
 
 
 def _copy(path: str, part: str, progress: Progress) -> None:
-    """Copy the store as it is at one moment, the changes in its log included."""
+    """Copy the store as of one moment, including the changes in its log."""
     refuse_strays(path)
     with (
         translated(path),
@@ -110,7 +110,7 @@ def _sound(file: str, what: str) -> Checked:
 
 
 def _put(part: str, target: str, *, force: bool) -> None:
-    """Give the part its name, once all of it has reached the disk."""
+    """Give the partial file its name, once all of it has reached the disk."""
     try:
         _sync(part)
         if force:
@@ -125,7 +125,7 @@ def _put(part: str, target: str, *, force: bool) -> None:
 
 
 def _link(file: str, name: str) -> None:
-    """Give a file another name, which no file may have. Raises OSError."""
+    """Rename a file to a name that must not exist yet. Raises OSError."""
     try:
         os.link(file, name)
     except FileExistsError:
@@ -167,13 +167,13 @@ _CHAINED_SINCE: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revived:
-    """A key that works in the backup, and in the store not, or not for as long."""
+    """A key that works in the backup, but not in the store, or not for as long."""
 
     id: str
     prefix: str
     name: str
     standing: str
-    """In the store."""
+    """Its status in the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,14 +188,14 @@ class Undone:
     backup_at: int | None = None
     """When the newest change in the backup was made, in microseconds."""
     unknown: str = ""
-    """Why it cannot be told; empty where it can."""
+    """Why the changes are unknown; empty if they are known."""
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.revived or self.unknown)
 
 
 def _undone(path: str, part: str, now: int) -> Undone:
-    """Compare both audits, and both standings of every key."""
+    """Compare both audits, and the status of every key in both stores."""
     if not os.path.exists(path):
         return Undone()
     try:
@@ -228,7 +228,7 @@ def _compared(connection: sqlite3.Connection, times: dict[str, int]) -> Undone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restore:
-    """A checked copy of a backup, in the folder of the store that it is to replace."""
+    """A checked copy of a backup, in the folder of the store that it will replace."""
 
     checked: Checked
     undone: Undone
@@ -237,7 +237,7 @@ class Restore:
     _now: int
 
     def put(self) -> str | None:
-        """Put it in the store's place. Where the store of before is kept, or None. Refuses a store that is used."""
+        """Replace the store. Returns the path of the previous store, or None. Refuses a store that is in use."""
         try:
             return self._put()
         except OSError as error:
@@ -276,7 +276,9 @@ class Restore:
 
 
 def _fold_log(path: str) -> None:
-    """Write the store's log into it, and remove both companions. Raises StoreUnavailable where it is used."""
+    """Write the store's log into the database, and remove the files `-wal` and `-shm`. Raises StoreUnavailable if the
+    store is in use.
+    """
     with translated(path), closing(connect(path, timeout=0)) as connection:
         try:
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
@@ -311,7 +313,9 @@ def _refuse_backup(path: str, file: str) -> None:
 
 
 def _own_as_before(path: str, part: str) -> None:
-    """Give the part the owner and mode of the store, or else the owner of its folder: root may restore for another."""
+    """Give the partial file the owner and mode of the store, or else the owner of its folder: root may restore for
+    another user.
+    """
     found = Path(path).parent.stat() if not os.path.exists(path) else os.stat(path)
     ours = os.stat(part)
     try:

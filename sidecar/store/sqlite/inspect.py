@@ -199,10 +199,10 @@ _WRONG: Final = {
         "{keys} with damaged scopes, quotas or metadata"
     ),
     "SELECT count(*) FROM api_key WHERE id NOT IN (SELECT key_id FROM audit)": (
-        "{keys} without a row in the audit: not the sidecar has stored them"
+        "{keys} without a row in the audit: the sidecar did not store them"
     ),
     "SELECT count(*) FROM (SELECT DISTINCT key_id FROM audit) WHERE key_id NOT IN (SELECT id FROM api_key)": (
-        "{keys} in the audit that the store does not have: not the sidecar has removed them"
+        "{keys} in the audit that the store does not have: the sidecar did not remove them"
     ),
 }
 """A query that counts keys, and what they are if there are any."""

@@ -46,7 +46,7 @@ def connected(sidecar: Sidecar) -> Iterator[socket.socket]:
 
 @pytest.mark.requirement("R1.5")
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_large_answer(sidecar: Sidecar, digest: str, chunked: bool) -> None:
+def test_a_large_response_streams_in_bounded_memory(sidecar: Sidecar, digest: str, chunked: bool) -> None:
     with connected(sidecar) as sock:
         sock.sendall(request_bytes("GET", "/public/down/chunked" if chunked else "/public/down"))
         reader = Reader(sock)
@@ -60,7 +60,7 @@ def test_a_large_answer(sidecar: Sidecar, digest: str, chunked: bool) -> None:
 
 @pytest.mark.requirement("R1.5")
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_large_upload(sidecar: Sidecar, digest: str, chunked: bool) -> None:
+def test_a_large_upload_streams_in_bounded_memory(sidecar: Sidecar, digest: str, chunked: bool) -> None:
     framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(SIZE))
     with connected(sidecar) as sock:
         sock.sendall(request_bytes("PUT", "/public/up", [framing]))
@@ -72,7 +72,9 @@ def test_a_large_upload(sidecar: Sidecar, digest: str, chunked: bool) -> None:
 
 
 @pytest.mark.requirement("R1.5")
-def test_a_large_answer_to_a_slow_reader(sidecar: Sidecar, large_upstream: LargeUpstream, digest: str) -> None:
+def test_a_large_response_to_a_slow_reader_streams_in_bounded_memory(
+    sidecar: Sidecar, large_upstream: LargeUpstream, digest: str
+) -> None:
     """It reads a part, then nothing until the upstream, too, is held back; and so on to the end."""
     parts = 32
     with connected(sidecar) as sock:

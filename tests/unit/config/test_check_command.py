@@ -66,7 +66,7 @@ def test_a_mistyped_command_is_told_the_nearest_one(runner: CliRunner) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["keys"], ["keys", "list"], ["serve"]], ids=" ".join)
-def test_h_is_help(runner: CliRunner, words: list[str]) -> None:
+def test_h_prints_the_help(runner: CliRunner, words: list[str]) -> None:
     assert runner.invoke(main, [*words, "-h"]).stdout == runner.invoke(main, [*words, "--help"]).stdout != ""
 
 
@@ -101,7 +101,7 @@ def test_warnings_are_told_and_count_only_where_check_is_strict(runner: CliRunne
     file = tmp_path / "odd.yaml"
     file.write_text(MINIMAL + "routes:\n- GET /v1/:id: {}\n")
     warning = f"{file}:5:3: routes[0]: warning: ':id' matches these characters only: write {{id}} for a parameter\n"
-    for options, status, told in (([], 0, "ok"), (["--strict"], 1, "valid, but --strict takes no warnings")):
+    for options, status, told in (([], 0, "ok"), (["--strict"], 1, "valid, but --strict allows no warnings")):
         result = runner.invoke(check_command, [*options, str(file)])
         assert (result.exit_code, result.stderr) == (status, warning)
         assert result.stdout == f"{file}: {told} (1 route, 0 scopes, 0 quotas, 0 plans)\n"

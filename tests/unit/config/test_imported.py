@@ -28,7 +28,7 @@ WRONG = {
 }
 
 
-def test_they_are_read(loading: Loading) -> None:
+def test_imported_keys_are_read(loading: Loading) -> None:
     entries = '[{prefix: sk_}, {prefix: "", hash: sha256-pepper-last, pepper: "${OLD:-salt}"}]'
     assert loading(MINIMAL + OURS + entries).keys.imported == (
         ForeignKeys(prefix="sk_"),

@@ -63,19 +63,19 @@ WRONG = {
     "origins that nobody named": ("cors: {headers: [X-A]}", "4:7: cors.origins: missing"),
     "cookies for every origin": (
         'cors: {origins: ["*"], credentials: true}',
-        "4:18: cors.origins[0]: browsers take no '*' from who lets them send cookies (credentials: true)",
+        "4:18: cors.origins[0]: browsers reject '*' together with cookies (credentials: true)",
     ),
     "cookies and every header": (
         'cors: {origins: ["https://a.test"], expose: [X-A, "*"], credentials: true}',
-        "4:51: cors.expose[1]: browsers take no '*'",
+        "4:51: cors.expose[1]: browsers reject '*'",
     ),
     "headers that begin alike": (
         'cors: {origins: ["*"], headers: [X-*]}',
-        "4:34: cors.headers[0]: is no pattern: list each name, or write",
+        "4:34: cors.headers[0]: cannot contain '*': list each name, or write",
     ),
     "cookies for every origin of a route": (
         'routes: [{GET /a: {cors: {origins: ["*"], credentials: true}}}]',
-        "routes[0].cors.origins[0]: browsers take no '*'",
+        "routes[0].cors.origins[0]: browsers reject '*'",
     ),
     "a section that is only on": ("routes: [{GET /a: {cors: on}}]", "routes[0].cors: must be off, or a mapping with"),
     "a cache of nobody": ("routes: [{GET /a: {cache: public}}]", "routes[0].cache: must be private or shared"),
@@ -121,7 +121,7 @@ WRONG = {
         'keys: {from: [{cookie: s}], pass_through: [{cookie: s}], imported: [{prefix: ""}]}',
         "is empty, which takes every credential that keys.pass_through should let pass: name a prefix",
     ),
-    "a passing query": ("keys: {pass_through: [{query: q}]}", "keys.pass_through[0].query: query parameters are"),
+    "a passing query": ("keys: {pass_through: [{query: q}]}", "keys.pass_through[0].query: query parameters always"),
     "an empty prefix": ('keys: {environments: {live: ""}}', "keys.environments.live: must be 1 to 64 of"),
     "a prefix of a prefix": ("keys: {environments: {a: k_, b: k_b_}}", "keys.environments.b: the prefix begins with"),
     "one prefix twice": ("keys: {environments: {a: k_, b: k_}}", "keys.environments.b: the prefix is that of 'a'"),
@@ -197,7 +197,7 @@ WRONG = {
     ),
     "a response on a route for sessions only": (
         "keys: {pass_through: [{cookie: s}]}\nroutes: [{GET /x: {pass_through: only, respond: {a: b}}}]",
-        "routes[0].respond: a route with `pass_through: only` is the upstream's",
+        "routes[0].respond: a route with `pass_through: only` is forwarded",
     ),
     "sessions only without sessions": (
         "routes: [{GET /x: {pass_through: only}}]",
@@ -228,7 +228,7 @@ WRONG = {
     "an error placeholder": ("errors: {default: {body: {a: ['{nope}']}}}", "errors.default.body.a[0]: unknown placeh"),
     "a detail of a wrong key": (
         "errors: {invalid_key: {detail: true}}",
-        "errors.invalid_key.detail: tells no more of i",
+        "errors.invalid_key.detail: adds nothing for i",
     ),
     "a header template": ("errors: {default: {headers: {X: '{reason}'}}}", "errors.default.headers.X: unknown placeh"),
     "a number that JSON lacks": ("errors: {default: {body: .inf}}", "errors.default.body: is not a JSON number"),

@@ -34,10 +34,10 @@ WRONG = {
     "GET /x: {quotas: [general, general]}": "routes[0].quotas[1]: the quota 'general' is listed twice",
     "GET /x: {quotas: [{quota: general, cost: 0}]}": "routes[0].quotas[0].cost: must be at least 1",
     "GET /x: {respond: {a: '{key.idd}'}}": "routes[0].respond.a: unknown placeholder '{key.idd}'",
-    "GET /x: {public: true, respond: {a: ['{key.id}']}}": "respond.a[0]: `{key.id}` tells of a key, and a public",
-    "GET /x: {public: true, response: {body: '{quotas}'}}": "response.body: `{quotas}` tells of a key, and a public",
-    "GET /x: {cache: shared, respond: {a: '{key.name}'}}": "respond.a: `{key.name}` tells of one key, and `cache: sh",
-    "GET /x: {respond: {a: 'left: {quotas}'}}": "routes[0].respond.a: `{quotas}` is a list: let it be all of the text",
+    "GET /x: {public: true, respond: {a: ['{key.id}']}}": "respond.a[0]: `{key.id}` needs a key, but a public",
+    "GET /x: {public: true, response: {body: '{quotas}'}}": "response.body: `{quotas}` needs a key, but a public",
+    "GET /x: {cache: shared, respond: {a: '{key.name}'}}": "respond.a: `{key.name}` differs by key, but `cache: sh",
+    "GET /x: {respond: {a: 'left: {quotas}'}}": "routes[0].respond.a: `{quotas}` is a list: it must be the whole text",
     "GET /x: {respond: {a: '{quota}'}}": "unknown placeholder '{quota}' (did you mean 'quotas'?)",
     "GET /x: {respond: }": "routes[0].respond: is empty: leave it out",
     "GET /x: {respond: {a: b}, response: {body: c}}": "routes[0].respond: is the body of a response, and `response`",
@@ -99,7 +99,7 @@ def test_any_token_is_a_method_that_a_route_may_name(loading: Loading) -> None:
 def test_methods_of_two_routes_that_differ_in_case_only_are_told_with_both_places(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- LIST /x: {}\n- POST|list /y: {}\n")
     assert line.startswith("8:3: routes[1]: 'list' and 'LIST' (`LIST /x`, ")
-    assert "sidecar.yaml:7) are one method but for the case: name one of them" in line
+    assert "sidecar.yaml:7) differ only in case: name one of them" in line
 
 
 def test_a_policy_beside_its_route_is_told(problems: Complaining) -> None:

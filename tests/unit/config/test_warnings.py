@@ -36,11 +36,11 @@ ODD = {
     ),
     "a route without quotas": (
         QUOTAS + "routes: [GET /a: {quotas: [general]}, GET /b: {}]",
-        "5:39: routes[1]: warning: `GET /b` has no quota, and other routes do",
+        "5:39: routes[1]: warning: `GET /b` has no quota, but other routes do",
     ),
     "a route of a group without quotas": (
         QUOTAS + "routes: [GET /a: {quotas: [general]}, {path: /b, routes: [GET: {}]}]",
-        "routes[1].routes[0]: warning: `GET /b` has no quota, and other routes do",
+        "routes[1].routes[0]: warning: `GET /b` has no quota, but other routes do",
     ),
     "a public route below a closed one": (
         "routes: [GET /a/**: {}, 'GET /a/{id}': {public: true}]",

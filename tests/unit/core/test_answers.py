@@ -150,7 +150,7 @@ def test_the_detail_names_the_missing_scopes_where_the_configuration_says_so(
 def test_the_detail_names_the_quota_that_is_used_up_to_a_valid_key_only() -> None:
     refused = deny(Reason.QUOTA_EXCEEDED, route=route(), principal=KEY, refused_quota=SPENT)
     told = json.loads(responses(DETAILED).denied(refused, NOW).body)["detail"]
-    assert told == "The quota general of 100 is used up. All of it is back at 1970-01-01T01:00:00Z."
+    assert told == "The quota general of 100 is used up. It is fully available again at 1970-01-01T01:00:00Z."
     anonymous = deny(Reason.QUOTA_EXCEEDED, route=route(), refused_quota=SPENT)
     assert json.loads(responses(DETAILED).denied(anonymous, NOW).body)["detail"] == "The quota is used up."
 

@@ -125,7 +125,7 @@ async def test_begin_and_end_are_told_once(world: World, caplog: pytest.LogCaptu
         await reason(world, key)
         await world.grace.check()
     [remark] = world.grace.remarks()
-    assert remark.startswith("store: no answer, keys that were seen go on for 30 s more: ")
+    assert remark.startswith("store: no answer, cached keys keep working for 30 s more: ")
     world.clock.now += 40
     for _ in range(3):
         await reason(world, key)

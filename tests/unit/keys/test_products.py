@@ -124,15 +124,15 @@ def test_a_list_of_another_product_becomes_keys_that_the_gate_finds(
 
 
 REFUSED: tuple[tuple[Product, Any, str], ...] = (
-    ("kong", {"data": [{"key": KEY, "ttl": 60}]}, "1: ttl: when this key ends cannot be told"),
+    ("kong", {"data": [{"key": KEY, "ttl": 60}]}, "1: ttl: does not say when this key expires"),
     ("kong", "{", "1: from here on, the file is not JSON"),
     ("aws", f"name,value\nMobile,{KEY}\n", "1: the header row has no column 'key'"),
     ("aws", f"name,key,enabled\nMobile,{KEY},maybe\n", "2: enabled: write TRUE or FALSE"),
-    ("aws", {"items": [{"name": "Mobile"}]}, "1: value: is not there: list keys with --include-values"),
+    ("aws", {"items": [{"name": "Mobile"}]}, "1: value: is missing: list keys with --include-values"),
     ("apisix", {"value": {"plugins": {"key-auth": {"key": "$secret://vault/1/a"}}}}, "1: key: is a reference"),
     ("tyk", {"alias": "Mobile"}, "1: add the key to each session object"),
     ("tyk", {"hash": "5ffb3f1d", "alias": "Mobile"}, "1: hash: is a Murmur hash"),
-    ("unkey", {"data": [{"keyId": "key_1", "name": "Mobile"}]}, "1: plaintext: is not there"),
+    ("unkey", {"data": [{"keyId": "key_1", "name": "Mobile"}]}, "1: plaintext: is missing"),
 )
 
 

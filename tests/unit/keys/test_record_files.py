@@ -91,7 +91,7 @@ def test_each_problem_names_the_line_on_which_its_record_begins(rules: KeyRules)
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "1: the file is empty; if it shall have no keys, write []"),
+        ("", "1: the file is empty; for a file without keys, write []"),
         ("# nothing\n", "1: the file is empty"),
         ("keys: []", "1: the file must be a YAML list of records, or JSON lines"),
         ("- [a", "1: while parsing a flow sequence expected ',' or ']', but got '<stream end>'"),

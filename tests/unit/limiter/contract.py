@@ -120,7 +120,7 @@ class LimiterContract(ABC):
         plan = Bucket(quota=quota, subject=("key-1",), limit=5)
         assert await passed(limiter, plan, NOON, tries=9) == 5
 
-    async def test_no_buckets_pass(self, limiter: Limiter) -> None:
+    async def test_a_take_without_buckets_passes(self, limiter: Limiter) -> None:
         taken = await limiter.take([], NOON)
         assert taken.states == ()
         assert taken.refused is None

@@ -174,7 +174,7 @@ def test_so_many_keys_are_looked_at_in_steps(start_sidecar: StartSidecar) -> Non
     assert (found["count"], found["looked_at"], found["whole"]) == (0, MOST_KEYS, False)
     rest = reach_of(ops, BILLING, after=found["next"])
     assert (rest["looked_at"], rest["whole"], rest["next"]) == (5, True, None)
-    assert f"None of {MOST_KEYS:,} usable keys. Only so many are looked at" in shown(ops, page_of(BILLING))
+    assert f"None of {MOST_KEYS:,} usable keys. Not all keys were searched" in shown(ops, page_of(BILLING))
 
 
 def fill(sidecar: Sidecar, number: int) -> None:

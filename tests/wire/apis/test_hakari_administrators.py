@@ -47,7 +47,7 @@ def test_an_administrator_creates_lists_and_revokes_the_keys_of_the_own_project(
 
 
 @pytest.mark.requirement("K9")
-def test_and_no_others(sidecar: Sidecar, admins: dict[str, Admin]) -> None:
+def test_keys_of_other_projects_do_not_exist_for_them(sidecar: Sidecar, admins: dict[str, Admin]) -> None:
     theirs = sidecar.keys.issue("Theirs", tenant="prj_2", scopes=("streams:read",))
     mine = admins["prj_1"]
     assert theirs.id not in mine.call("GET", "keys").body.decode()

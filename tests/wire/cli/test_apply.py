@@ -101,7 +101,7 @@ def test_a_revoked_key_stays_revoked_and_is_named_each_time(keys: Keys, file: Pa
     assert (again.exit_code, again.stdout.splitlines()) == (
         0,
         [
-            f"! {record['id']} (CI) is revoked and stays so: take its record out of the file",
+            f"! {record['id']} (CI) is revoked for good: remove its record from the file",
             f"Nothing to do: the store has what {file} says.",
         ],
     )

@@ -131,7 +131,7 @@ def test_what_is_not_judged_is_told(files: Files) -> None:
     output = files.replay(b"Starting\n" + log).output
     assert "Not requests: 1 line, the first is line 1." in output
     assert "1 their path is redacted" in output and "1 refused for a wrong key" in output
-    assert "1 of an older version that logged no scopes" in output
+    assert "1 logged by an older version, without scopes" in output
     assert "Quotas, headers and bodies are not judged." in output
 
 

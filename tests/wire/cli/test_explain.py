@@ -152,7 +152,7 @@ def test_an_encoded_slash_splits_or_not_as_configured(asked: Asked) -> None:
 def test_without_a_key_the_public_route_is_open(asked: Asked) -> None:
     told = asked.explain("GET", "/open")
     assert "public: no key is needed" in told
-    assert "allow, without a key of ours" in told
+    assert "allow, without a key of the sidecar" in told
 
 
 def test_an_unknown_key_is_one_line_that_says_where_to_look(asked: Asked) -> None:
@@ -193,7 +193,7 @@ def cause(told: str) -> str:
         ("{key}a", "something was added to it: it has 47 characters"),
         ("{cut}", "it is cut: it has 44 characters, and keys that begin with ex_ have 46"),
         ("{swapped}", "its checksum does not fit"),
-        ("ex_" + "-" * 43, "its character 4 is none that keys have"),
+        ("ex_" + "-" * 43, "its character 4 never occurs in keys"),
         ("EX_1", "upper and lower case count: keys begin with ex_"),
         ("sk_1", "it begins with none of the prefixes of this configuration: ex_"),
         (KeyFormat().make("ex_", lambda _: 7), "it is well-formed, but the store has no such key"),
@@ -228,7 +228,7 @@ def test_the_cause_of_an_ended_key_is_when_it_ended(asked: Asked, change: str, t
         ("GET", "/itms/1", "GET /items/** ({file}:11): 'items' is expected in place 1 of the path"),
         ("GET", "/repos", "GET /repos/{{repo}} ({file}:15): the path ends before '{{repo}}'"),
         ("GET", "/repos/a/b", "GET /repos/{{repo}} ({file}:15): the path goes on after it ends"),
-        ("GET", "/repos/a/", "GET /repos/{{repo}} ({file}:15): the path has a / more at its end"),
+        ("GET", "/repos/a/", "GET /repos/{{repo}} ({file}:15): the path has one / too many at its end"),
         ("get", "/items", "the case of a method counts: write GET"),
         ("FETCH", "/items", "no route names this method"),
         ("POST", "/items", "the key lacks write: sidecar keys change {id} --scope read --scope write"),

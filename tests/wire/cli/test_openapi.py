@@ -24,7 +24,7 @@ paths:
 """
 DRAFT = """\
 # Drafted from api.yaml (Streams): 4 operations.
-# Every route but the public ones needs a scope. Read it, and rename what you call otherwise.
+# Every route except the public ones needs a scope. Review it, and rename what you call differently.
 # Security schemes of the document: o (oauth2).
 # Keys are expected as `Authorization: Bearer KEY` unless keys.from says otherwise.
 
@@ -39,7 +39,7 @@ scopes:
 routes:
 - GET /v1/streams/{id}: {scopes: [read]}    # getStream
 - DELETE /v1/streams/{id}: {scopes: [write]}
-# `{path}` may hold slashes: `**` stands for it, and for nothing, too.
+# `{path}` may contain slashes: `**` stands for it, and also matches nothing.
 - GET /v1/files/**: {scopes: [read]}
 - GET /v1/status: {public: true}
 """
@@ -55,11 +55,12 @@ routes:
 - GET /v1/old: {public: true}
 """
 FOUND = [
-    "api.yaml:7:19: warning: `GET /v1/streams/{id}`: 'read' suffices to the document, and `GET /v1/streams/{id}` "
-    "(sidecar.yaml:6) wants 'write'",
+    "api.yaml:7:19: warning: `GET /v1/streams/{id}`: 'read' is enough for the document, but `GET /v1/streams/{id}` "
+    "(sidecar.yaml:6) requires 'write'",
     "api.yaml:7:50: warning: `DELETE /v1/streams/{id}`: no route covers it: "
     "add `- DELETE /v1/streams/{id}: {scopes: [write]}`; the path has routes for GET, HEAD",
-    "api.yaml:8:19: note: `GET /v1/files/{path}`: `{path}` may hold slashes: `**` stands for it, and for nothing, too",
+    "api.yaml:8:19: note: `GET /v1/files/{path}`: `{path}` may contain slashes: `**` stands for it, "
+    "and also matches nothing",
     "sidecar.yaml:9:1: warning: `GET /v1/old` matches no operation of the document",
 ]
 
@@ -115,7 +116,7 @@ def test_findings_go_to_stderr_and_are_refused_by_strict_alone() -> None:
     assert done.stdout.splitlines()[1] == "api.yaml: 4 operations, 3 warnings, 1 note"
     strict = run("check", "--strict", "--openapi", "api.yaml")
     assert (strict.exit_code, strict.stderr.splitlines()) == (1, FOUND)
-    assert strict.stdout.startswith("sidecar.yaml: valid, but --strict takes no warnings")
+    assert strict.stdout.startswith("sidecar.yaml: valid, but --strict allows no warnings")
 
 
 def test_findings_are_told_as_json() -> None:
@@ -197,7 +198,7 @@ def test_what_is_no_file_is_told(name: str, why: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_misuse_is_told(words: tuple[str, ...], expected: str) -> None:
+def test_misuse_exits_with_2_and_says_what_is_wrong(words: tuple[str, ...], expected: str) -> None:
     done = run(*words)
     assert done.exit_code == 2 and expected in done.stderr
 

@@ -58,27 +58,27 @@ def used(start_shared_sidecar: StartSidecar, upstream_process: Upstream) -> Iter
     yield sidecar
 
 
-def test_the_schema_of_the_configuration(request: pytest.FixtureRequest) -> None:
+def test_the_schema_of_the_configuration_is_as_released(request: pytest.FixtureRequest) -> None:
     printed = CliRunner().invoke(main, ["schema"], catch_exceptions=False).output
     holds(request, "configuration", without_prose(json.loads(printed)))
 
 
-def test_the_commands_and_their_options(request: pytest.FixtureRequest) -> None:
+def test_the_commands_and_their_options_are_as_released(request: pytest.FixtureRequest) -> None:
     holds(request, "commands", commands())
 
 
-def test_the_openapi_document(request: pytest.FixtureRequest, used: Sidecar) -> None:
+def test_the_openapi_document_is_as_released(request: pytest.FixtureRequest, used: Sidecar) -> None:
     with listener(used, "admin") as admin:
         credential = ("Authorization", f"Bearer {TOKEN}")
         found = admin.exchange(request_bytes("GET", "/api/openapi.json", [credential], host="localhost"))
     holds(request, "openapi", without_prose(inlined(found.json())))
 
 
-def test_the_metrics(request: pytest.FixtureRequest, used: Sidecar) -> None:
+def test_the_metrics_are_as_released(request: pytest.FixtureRequest, used: Sidecar) -> None:
     holds(request, "metrics", metrics(used))
 
 
-def test_the_fields_of_a_log_line(request: pytest.FixtureRequest, used: Sidecar) -> None:
+def test_the_fields_of_a_log_line_are_as_released(request: pytest.FixtureRequest, used: Sidecar) -> None:
     line = used.logged(lambda line: "query" in line)
     refused = used.logged(lambda line: line["reason"] == "missing_credential")
     failed = used.logged(lambda line: line["reason"] == "upstream_invalid")
@@ -89,7 +89,7 @@ def test_the_fields_of_a_log_line(request: pytest.FixtureRequest, used: Sidecar)
     holds(request, "log_line", shapes)
 
 
-def test_the_fields_of_an_event(request: pytest.FixtureRequest, used: Sidecar) -> None:
+def test_the_fields_of_an_event_are_as_released(request: pytest.FixtureRequest, used: Sidecar) -> None:
     line = used.process.stderr.wait_for(lambda line: line.startswith("{"))
     assert line is not None
     event = json.loads(line)
@@ -97,9 +97,9 @@ def test_the_fields_of_an_event(request: pytest.FixtureRequest, used: Sidecar) -
     holds(request, "event", {**fixed, **{name: type(value).__name__ for name, value in event.items()}})
 
 
-def test_the_columns_of_the_store(request: pytest.FixtureRequest, used: Sidecar) -> None:
+def test_the_columns_of_the_store_are_as_released(request: pytest.FixtureRequest, used: Sidecar) -> None:
     holds(request, "store", schema_of(used.keys.store))
 
 
-def test_the_yaml_that_is_shipped(request: pytest.FixtureRequest) -> None:
+def test_the_yaml_in_the_repository_is_as_released(request: pytest.FixtureRequest) -> None:
     holds(request, "yaml", yaml_files())

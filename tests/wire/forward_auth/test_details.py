@@ -61,7 +61,7 @@ def test_the_quota_that_is_used_up_is_named(decider: Decider) -> None:
     asked, sent = decider.ask("caddy", "GET", "/few", key="spender"), decider.sidecar.ask("GET", "/few", key=key)
     assert asked.status == sent.status == 429
     assert asked.json() == sent.json()
-    assert sent.json()["message"].startswith("The quota few of 1 is used up. All of it is back at 20")
+    assert sent.json()["message"].startswith("The quota few of 1 is used up. It is fully available again at 20")
 
 
 def test_a_key_learns_what_it_is_and_what_is_left_as_often_as_it_asks(decider: Decider) -> None:

@@ -50,7 +50,7 @@ def test_while_the_store_is_locked_keys_that_were_seen_go_on_and_the_operator_is
             assert [status(sidecar, key) for key in (seen, new, seen)] == [200, 503, 200]
         assert sidecar.ask("GET", "/items/1", key=new).header("retry-after") == "1"
         assert health(sidecar, "/readyz") == (200, "ok\n")
-        assert "store: no answer, keys that were seen go on for " in health(sidecar, "/readyz?verbose")[1]
+        assert "store: no answer, cached keys keep working for " in health(sidecar, "/readyz?verbose")[1]
         assert sidecar.metric("sidecar_store_grace_active") == 1
         assert sidecar.metric("sidecar_store_grace_lookups_total") >= 4
     until(lambda: sidecar.metric("sidecar_store_grace_active") == 0)
@@ -58,7 +58,7 @@ def test_while_the_store_is_locked_keys_that_were_seen_go_on_and_the_operator_is
     assert "store: ok" in health(sidecar, "/readyz?verbose")[1]
     assert sidecar.process.stderr.wait_for(lambda line: "store: answers again" in line) is not None
     [begun] = [line for line in sidecar.process.stderr.all() if "store: no answer" in line]
-    assert "keys that were seen go on for up to " in begun
+    assert "cached keys keep working for up to " in begun
 
 
 @pytest.mark.requirement("R2.1")

@@ -133,7 +133,7 @@ def test_a_bad_file_leaves_the_keys_as_they_are_and_tells(start_sidecar: StartSi
     told(served.sidecar, "is in force (0 records)")
     assert served.status(key) == 401
     assert served.readiness()[1] == [
-        f"keys: those of the file {mounted.file}, which is only read; their use and changes are kept nowhere",
+        f"keys: from the file {mounted.file}, which is read-only; their use and changes are not stored",
         *("data: ok", "store: ok", "config: ok"),
     ]
 
@@ -182,7 +182,7 @@ def test_commands_read_the_file_and_refuse_to_change_its_keys(mounted: MountedKe
         mounted.run("keys", "apply", str(mounted.file)),
         mounted.run("store", "make"),
     ]
-    message = f"Error: the keys are those of the file {mounted.file}, which is only read here: change the file\n"
+    message = f"Error: the keys come from the file {mounted.file}, which is read-only here: change the file\n"
     assert {(each.exit_code, each.stderr) for each in refused} == {(1, message)}
     mounted.write("- 7")
     assert mounted.run("keys", "list").stderr.startswith(f"Error: {mounted.file}:1: is not a record")
@@ -204,7 +204,7 @@ def test_the_page_and_the_api_show_keys_and_change_none(start_sidecar: StartSide
     page = person.get("/keys").body.decode()
     assert "First" in page
     assert str(mounted.file) in page
-    assert "Their use and changes are kept nowhere" in page
+    assert "Their use and changes are not stored" in page
     assert "Issue a key" not in page
     assert person.post(f"/keys/{key.id}/revoke").status == 409
     assert served.status(key) == 200
@@ -247,7 +247,7 @@ def test_a_store_of_issued_keys_is_not_taken_for_the_place_of_their_use(mounted:
     other.write_text(CONFIG.replace("store: sqlite:///nowhere", usage))
     refused = run_cli("keys", "list", "-c", str(other))
     assert refused.exit_code == 1
-    assert "holds keys that are not of a file" in refused.stderr
+    assert "holds keys that did not come from a file" in refused.stderr
     assert [key["name"] for key in issued.told("list")] == ["Issued"]
 
 
@@ -275,7 +275,7 @@ def test_doctor_reads_the_file_as_a_sidecar_would(mounted: MountedKeys) -> None:
 
     mounted.issue("First")
     mounted.write()
-    kept = "; their use and changes are kept nowhere (store.usage)"
+    kept = "; their use and changes are not stored (store.usage)"
     assert found() == ("ok", f"1 record in {mounted.file}{kept}")
     mounted.write("- 7\n- 8\n")
     wrong = "is not a record: each item of the list maps fields to values"

@@ -7,7 +7,7 @@ from random import Random
 from sidecar.core.model import Bucket, Taken
 from sidecar.limiter.redis.connecting import Connector
 from sidecar.limiter.redis.limiter import RedisLimiter
-from sidecar.limiter.redis.script import TEXT, Script
+from sidecar.limiter.redis.pipeline import TEXT, Script
 from sidecar.limiter.redis.url import parse_redis_url
 from sidecar.limiter.remote import Outage, OutageLimiter, RemoteStatistics
 from tests.harness.redis import Clock, RedisServer

@@ -92,7 +92,7 @@ async def test_another_database_than_a_standby_of_it_is_not_used(server: Postgre
     key = a_key()
     await opened.keys.add([key], actor=ANN)
     assert await opened.keys.find({key.digest: "sha256"}) == key
-    assert not is_used(opened) and "it is no standby" in opened.remarks()[0]
+    assert not is_used(opened) and "it is not a standby" in opened.remarks()[0]
     await opened.close()
 
 

@@ -120,7 +120,7 @@ def test_two_sidecars_do_not_share_a_socket(sidecar: Sidecar, start_sidecar: Sta
 
 def test_a_file_that_is_no_socket_is_not_removed(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     (tmp_path / "drain.sock").write_text("mine")
-    with pytest.raises(Exception, match="which is no socket"):
+    with pytest.raises(Exception, match="which is not a socket"):
         start_sidecar(config_in(tmp_path))
     assert (tmp_path / "drain.sock").read_text() == "mine"
 

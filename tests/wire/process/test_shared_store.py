@@ -39,7 +39,7 @@ def remark(sidecar: Sidecar) -> bool:
 def warnings(sidecar: Sidecar) -> list[str]:
     """What it said until it listened, and the line after that."""
     assert sidecar.process.stderr.wait_for(lambda line: "active key" in line) is not None
-    return [line for line in sidecar.process.stderr.all() if "each counts quotas for itself" in line]
+    return [line for line in sidecar.process.stderr.all() if "each counts quotas separately" in line]
 
 
 def test_a_second_sidecar_on_a_store_says_that_each_counts_for_itself(start_sidecar: StartSidecar) -> None:
@@ -81,7 +81,7 @@ def test_the_first_sidecar_learns_of_one_in_another_container_and_of_its_end(
         second.wait_until_ready()
         assert second.metrics()[PROCESSES] == 2
         until(lambda: first.metric(PROCESSES) == 2)
-        assert first.process.stderr.wait_for(lambda line: "each counts quotas for itself" in line)
+        assert first.process.stderr.wait_for(lambda line: "each counts quotas separately" in line)
         assert len(warnings(first)) == 1 and remark(first)
     until(lambda: first.metric(PROCESSES) == 1)
     assert not remark(first)

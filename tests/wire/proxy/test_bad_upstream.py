@@ -308,7 +308,7 @@ async def test_a_post_that_is_not_answered_is_a_502(set_up: SetUp) -> None:
     assert len(bench.upstream.peers) == 1
 
 
-async def test_what_the_observer_is_told(set_up: SetUp) -> None:
+async def test_the_observer_learns_status_and_sizes_of_each_request(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"12345")))
     await bench.ask(post(b"abc"))
     await bench.ask(get("/denied"))

@@ -30,13 +30,13 @@ def test_a_dead_collector_neither_slows_requests_nor_fills_the_log_nor_delays_th
         credential = ("Authorization", f"Bearer {key.text}")
         for _ in range(300):
             assert connection.ask("GET", "/items/7", [credential]).status == 200
-        assert sidecar.process.stderr.wait_for(lambda line: "does not take spans" in line)
+        assert sidecar.process.stderr.wait_for(lambda line: "does not accept spans" in line)
         for _ in range(300):
             assert connection.ask("GET", "/items/7", [credential]).status == 200
     with Collector(port=port) as revived:
         sidecar.ask("GET", "/items/7", identified("revived"), key=key)
         server_span(revived, "revived")
-        assert sidecar.process.stderr.wait_for(lambda line: "takes spans again" in line)
+        assert sidecar.process.stderr.wait_for(lambda line: "accepts spans again" in line)
     assert sidecar.metric('sidecar_tracing_spans_total{result="dropped"}') > 0
     assert sidecar.metric('sidecar_tracing_spans_total{result="exported"}') > 0
     assert len(complaints(sidecar)) == 2, complaints(sidecar)
@@ -67,7 +67,7 @@ def test_a_collector_that_refuses_is_told_of_once(start_sidecar: StartSidecar) -
             assert sidecar.process.stderr.wait_for(lambda line: "401" in line)
         assert sidecar.stop() == 0
     [line] = complaints(sidecar)
-    assert line.startswith(f"sidecar: tracing: {refusing.url}/v1/traces does not take spans")
+    assert line.startswith(f"sidecar: tracing: {refusing.url}/v1/traces does not accept spans")
 
 
 def test_without_the_extra_the_start_says_what_to_install(start_sidecar: StartSidecar, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.core.routing import KNOWN_METHODS
 from sidecar.rehearsal.diff.changes import Change, Detail
-from sidecar.rehearsal.diff.compare import compare
 from sidecar.rehearsal.diff.outcomes import Caller, Judge, parsed
+from sidecar.rehearsal.diff.report import compare
 from sidecar.rehearsal.recorded import RecordedRequest
 from tests.unit.rehearsal.diff.configuring import KEYS, SCOPES, Configured
 

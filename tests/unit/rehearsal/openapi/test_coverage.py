@@ -81,36 +81,44 @@ SECURITY = {
     "open there": (
         {"security": []},
         "{scopes: [read]}",
-        f"the document opens it to everybody, and {ROUTE} needs a key",
+        f"the document opens it to everybody, but {ROUTE} needs a key",
     ),
-    "open here": (needs("read"), "{public: true}", f"the document requires credentials, and {ROUTE} is public"),
+    "open here": (needs("read"), "{public: true}", f"the document requires credentials, but {ROUTE} is public"),
     "open here, a key there": (
         {"security": [{"key": []}]},
         "{public: true}",
-        f"the document requires credentials, and {ROUTE} is public",
+        f"the document requires credentials, but {ROUTE} is public",
     ),
-    "no scope here": (needs("read"), "{}", f"the document requires 'read', and to {ROUTE} no scope at all suffices"),
-    "less here": (needs("write"), "{scopes: [read]}", f"the document requires 'write', and to {ROUTE} 'read' suffices"),
-    "more here": (needs("read"), "{scopes: [write]}", f"'read' suffices to the document, and {ROUTE} wants 'write'"),
+    "no scope here": (needs("read"), "{}", f"the document requires 'read', but for {ROUTE} no scope at all is enough"),
+    "less here": (
+        needs("write"),
+        "{scopes: [read]}",
+        f"the document requires 'write', but for {ROUTE} 'read' is enough",
+    ),
+    "more here": (
+        needs("read"),
+        "{scopes: [write]}",
+        f"'read' is enough for the document, but {ROUTE} requires 'write'",
+    ),
     "all here, any there": (
         needs("read", "other"),
         "{all_scopes: [read, other]}",
-        f"'other' suffices to the document, and {ROUTE} wants 'read'",
+        f"'other' is enough for the document, but {ROUTE} requires 'read'",
     ),
     "any here, all there": (
         {"security": [{"oauth": ["admin", "other"]}]},
         "{scopes: [admin, other]}",
-        f"the document requires 'other', and to {ROUTE} 'admin' suffices",
+        f"the document requires 'other', but for {ROUTE} 'admin' is enough",
     ),
     "a choice here": (
         needs("read"),
         "{scopes: [read, other]}",
-        f"the document requires 'read', and to {ROUTE} 'other' suffices",
+        f"the document requires 'read', but for {ROUTE} 'other' is enough",
     ),
     "unknown here": (
         needs("raed"),
         "{scopes: [read]}",
-        f"the document requires 'raed' (did you mean 'read'?), which `scopes` has not; {ROUTE} covers it",
+        f"the document requires 'raed' (did you mean 'read'?), which is not in `scopes`; {ROUTE} covers it",
     ),
 }
 
@@ -182,7 +190,7 @@ def test_what_is_read_otherwise_than_written_is_a_note(tmp_path: Path) -> None:
     findings = found(tmp_path, paths, "GET /**: {scopes: [read]}")
     assert [finding.is_warning for finding in findings] == [False, False]
     assert "`GET /{a}` is one path to a router with `GET /{b}` (line" in messages(findings, tmp_path)[1]
-    assert ": note: `GET /files/{path}`: `{path}` may hold slashes" in str(findings[0])
+    assert ": note: `GET /files/{path}`: `{path}` may contain slashes" in str(findings[0])
 
 
 def test_a_document_of_another_base_path_is_said_to_be_one(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_every_method_of_every_path_is_an_operation() -> None:
 def test_methods_beyond_those_have_a_section_of_their_own() -> None:
     item: Any = {"additionalOperations": {"COPY": {}, "copy": {}, "Foo": {}, "FOO": {}, "no method": {}}}
     assert names(described(document({"/a": item}))) == ["COPY /a", "COPY /a", "Foo /a"]
-    assert "`FOO` and `Foo` are one method but for the case" in remarks(document({"/a": item}))[0]
+    assert "`FOO` and `Foo` differ only in case" in remarks(document({"/a": item}))[0]
 
 
 @pytest.mark.parametrize("version", ["3.0.0", "3.0.3", "3.1.0", "3.2.0", 3.1])
@@ -153,7 +153,7 @@ def test_the_security_of_an_operation_is_its_own_or_the_documents(
 
 def test_a_scheme_that_is_not_defined_is_said() -> None:
     written = document({"/a": {"get": {"security": [{"mistyped": []}]}}})
-    assert remarks(written) == ["'mistyped' is no security scheme of the document"]
+    assert remarks(written) == ["'mistyped' is not a security scheme of the document"]
     assert not described(written).operations[0].public
 
 
@@ -179,18 +179,18 @@ def test_what_no_route_can_match_is_said() -> None:
     assert [problem.message for problem in found.remarks] == [
         "`TRACE /a`: such requests are always answered 405",
         "`gett` of `/a` is no method, and is left out (did you mean 'get'?)",
-        "`b` does not begin with a slash, and is taken as if it did",
+        "`b` does not begin with a slash: one is added",
     ]
 
 
 WRONG = {
     "a list": ("- a\n", ["1:1: is not an OpenAPI document: it must be a mapping with `openapi` and `paths`"]),
     "another file": ("a: 1\n", ["1:1: is not an OpenAPI document: it has neither `openapi: 3.…` nor `swagger: '2.0'`"]),
-    "a version": ("openapi: 4.0\npaths: {}\n", ["1:10: '4.0' is no version that is known: 2.0, 3.0, 3.1 and 3.2 are"]),
+    "a version": ("openapi: 4.0\npaths: {}\n", ["1:10: '4.0' is not a supported version: 2.0, 3.0, 3.1 and 3.2 are"]),
     "no paths": ("openapi: 3.1.0\n", ["1:1: describes no operation: its `paths` are missing or empty"]),
     "a path twice": (
         "openapi: 3.1.0\npaths:\n  /a: {get: {}}\n  /a: {}\n",
-        ["4:3: '/a' stands twice, first in line 3: leave one out"],
+        ["4:3: '/a' is a duplicate, first in line 3: leave one out"],
     ),
     "types": (
         "openapi: 3.1.0\nservers: 5\npaths:\n  /a: []\n  /b: {get: 5, put: {tags: x, security: {}}}\n",

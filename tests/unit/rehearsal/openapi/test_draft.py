@@ -121,8 +121,8 @@ def test_tags_name_the_scopes_where_the_document_names_none(tmp_path: Path) -> N
     }
     assert "# Drafted from api.yaml (Code hosting): 13 operations." in text
     assert "- GET /users/{name}: {scopes: [users:read]}    # users/get" in text
-    assert "# `{base}...{head}` has several parameters, and a route takes one in a segment." in text
-    assert "# `{path}` may hold slashes: `**` stands for it, and for nothing, too." in text
+    assert "# `{base}...{head}` has several parameters, but a route takes one in a segment." in text
+    assert "# `{path}` may contain slashes: `**` stands for it, and also matches nothing." in text
 
 
 def test_scopes_of_the_document_keep_their_names_where_they_can(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_scopes_of_the_document_keep_their_names_where_they_can(tmp_path: Path) 
     }
     assert config.catalogue.scopes["all"].description == "All"
     assert 'a_b-2: "One"    # a b in the document' in text
-    assert "which a route cannot say: it requires them all." in text
+    assert "which a route cannot express: it requires all of them." in text
 
 
 def test_paths_that_a_router_takes_for_one_are_one_route(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_head_has_a_route_of_its_own_only_where_it_demands_something_else(tmp_pa
 def test_silence_about_security_is_no_permission(tmp_path: Path) -> None:
     text, config, _ = drafted(tmp_path, described({"openapi": "3.1.0", "paths": {"/a": {"get": {}, "put": {}}}}))
     assert policies(config) == {"GET /a": ["a:read"], "PUT /a": ["a:write"]}
-    assert "# The document says nothing of security: scopes are named by tags, and no route is public." in text
+    assert "# The document says nothing about security: scopes are named by tags, and no route is public." in text
 
 
 def test_tags_never_take_the_name_of_a_scope_or_of_another_tag(tmp_path: Path) -> None:

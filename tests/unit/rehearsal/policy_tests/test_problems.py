@@ -172,7 +172,7 @@ z: >-
     ("word", "told"),
     [
         ("insufficient_scop", "did you mean 'insufficient_scope'?"),
-        ("expired_key", "expired_key is never only observed: it holds always, so write `decision: expired_key`"),
+        ("expired_key", "expired_key is always enforced: write `decision: expired_key`"),
         ("allow", "must be a reason that `mode: observe` lets go on"),
     ],
 )

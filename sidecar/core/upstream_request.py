@@ -1,5 +1,6 @@
 """What is sent to the upstream in place of the client's own target and header fields."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -273,15 +274,15 @@ def propagate(trace: Trace, headers: Headers) -> Headers:
     return (*[pair for pair in headers if pair[0].lower() not in foreign], (TRACEPARENT, parent))
 
 
-def request_id(values: Mapping[bytes, list[bytes]], header: bytes) -> str | None:
-    """The client's request id, where it sent exactly one that is safe to write anywhere."""
+def request_id(values: Mapping[bytes, list[bytes]], header: bytes, keys: re.Pattern[bytes]) -> str | None:
+    """The client's request id, where it sent exactly one that is safe to write anywhere. keys: what looks like one."""
     found = values.get(header)
-    return found[0].decode("ascii") if found is not None and len(found) == 1 and is_request_id(found[0]) else None
+    return found[0].decode("ascii") if found is not None and len(found) == 1 and is_request_id(found[0], keys) else None
 
 
-def is_request_id(value: bytes) -> bool:
-    """Whether it is safe to write anywhere."""
-    return 0 < len(value) <= 128 and value.translate(None, _ID_BYTES) == b""
+def is_request_id(value: bytes, keys: re.Pattern[bytes]) -> bool:
+    """Whether it is safe to write anywhere; keys: what looks like one."""
+    return 0 < len(value) <= 128 and value.translate(None, _ID_BYTES) == b"" and keys.search(value) is None
 
 
 class RequestIds:

@@ -277,7 +277,7 @@ class UpstreamConnection(FlowControlled):
         self._step(State.IDLE)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        flows = self._response is not None and self._response.flowing
+        flows = self._response is not None and self._response.flowing and not self._reader.in_small_pieces
         return self._held.stream_buffer if flows else self._held.buffer
 
     def data_received(self, data: bytes) -> None:

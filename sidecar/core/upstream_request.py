@@ -38,12 +38,22 @@ class IdentityHeaders:
         return tuple((name, field_value(render_text(template, values))) for name, template in self._by_request)
 
 
-@lru_cache(maxsize=4096)
+_LONGEST_HOST = 300
+"""Of a name that is looked up, 253 bytes are the most; strangers choose longer ones, and their memory is ours."""
+
+
 def forwarding_headers(peer: str, scheme: str, host: bytes) -> Headers:
     """What the socket tells, for a client that no trusted proxy stands for."""
+    return (_known_forwarding if len(host) <= _LONGEST_HOST else _forwarding)(peer, scheme, host)
+
+
+def _forwarding(peer: str, scheme: str, host: bytes) -> Headers:
     address = ((b"X-Forwarded-For", peer.encode()),) if peer else ()
     named = ((b"X-Forwarded-Host", host),) if host else ()
     return (*address, (b"X-Forwarded-Proto", scheme.encode()), *named)
+
+
+_known_forwarding = lru_cache(maxsize=4096)(_forwarding)
 
 
 def forwarded_header(peer: str, scheme: str, host: bytes) -> bytes:

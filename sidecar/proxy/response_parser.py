@@ -1,5 +1,6 @@
 """How an upstream's answers are read: bytes in, one answer at a time out. No I/O."""
 
+import re
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -165,6 +166,8 @@ _MANY_PIECES = 256
 
 _READ = HOP_BY_HOP | {b"content-length"}
 _BODILESS = frozenset({204, 304})
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""In a reason phrase the parser takes most of them (RFC 9112 section 4)."""
 _UNNAMEABLE = frozenset({b"content-length", b"close", b"keep-alive"})
 """Connection options that name no field to remove; framing cannot be named away."""
 
@@ -289,8 +292,8 @@ class ResponseParser:
         version = self._check(status, parser)
         if self._head_bytes > MAX_HEAD_BYTES and self._header_bytes() > MAX_HEAD_BYTES:
             raise self._invalid(UpstreamCause.HEAD_TOO_LARGE)
-        if status == 204 and self._length is not None:
-            self._named |= {b"content-length"}  # RFC 9110 section 8.6: a 204 has none; a 304 may.
+        if (status == 204 or self._interim) and self._length is not None:
+            self._named |= {b"content-length"}  # RFC 9110 section 8.6: neither a 204 nor a 1xx has one; a 304 may.
         if self._named:
             self._headers = [pair for pair in self._headers if pair[0].lower() not in self._named]
             self._names -= self._named
@@ -383,7 +386,7 @@ class ResponseParser:
     def _check(self, status: int, parser: HttpResponseParser) -> str:
         """The version. HTTP/1.0 has no chunks, and only with a Connection field does it keep the connection."""
         self.keep_alive = parser.should_keep_alive()
-        if status < 100:
+        if status < 100 or _CONTROL.search(self._reason) is not None:
             raise self._invalid(UpstreamCause.BAD_STATUS)
         if status == 101 and not self._may_switch(parser):
             raise self._invalid(UpstreamCause.UNEXPECTED_UPGRADE)

@@ -78,3 +78,20 @@ def test_what_connection_names_is_no_header_of_the_response(loop: asyncio.Abstra
     _, response = begun(loop, b"HTTP/1.1 200 OK\r\n" + lines)
     assert response.headers == [(b"X-B", b"2"), (b"Content-Length", b"0")]
     assert response.names == {b"x-b"}
+
+
+@pytest.mark.parametrize("phrase", [b"a\x00", b"a\x1fb", b"\x7f", b"\x0b"])
+def test_a_reason_phrase_with_controls_is_refused(loop: asyncio.AbstractEventLoop, phrase: bytes) -> None:
+    with pytest.raises(InvalidResponse) as invalid:
+        begun(loop, b"HTTP/1.1 200 " + phrase + b"\r\nContent-Length: 0\r\n\r\n")
+    assert invalid.value.cause is UpstreamCause.BAD_STATUS
+
+
+def test_an_interim_response_loses_its_length_as_a_204_does(loop: asyncio.AbstractEventLoop) -> None:
+    interim: list[object] = []
+    parser = ResponseParser(loop)
+    parser.expect("GET", informational=lambda status, reason, headers: interim.append((status, headers)))
+    parser.feed(b"HTTP/1.1 103 Hints\r\nContent-Length: 2\r\nLink: </a>\r\n\r\n")
+    parser.feed(b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n")
+    assert interim == [(103, [(b"Link", b"</a>")])]
+    assert parser.response is not None and parser.response.headers == []

@@ -70,6 +70,13 @@ def test_what_the_service_sets_stays(sidecar: Sidecar, key: IssuedKey, upstream:
     assert upstream.last().header("X-Correlation-Id") == "mine"
 
 
+def test_an_upgrade_carries_the_id(sidecar: Sidecar, key: IssuedKey, upstream: Upstream) -> None:
+    upstream.plan(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", close=True)
+    asking = [("Connection", "Upgrade"), ("Upgrade", "echo"), ("X-Correlation-Id", "mine")]
+    response = sidecar.ask("GET", "/items/7", asking, key=key)
+    assert (response.status, response.all("X-Correlation-Id")) == (101, ["mine"])
+
+
 def test_an_upstream_that_is_out_of_order_is_told_of_with_the_id(
     sidecar: Sidecar, key: IssuedKey, upstream: Upstream
 ) -> None:

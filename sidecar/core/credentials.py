@@ -1,9 +1,8 @@
 """Where a key may stand in a request, and how it is told from credentials that are not ours."""
 
 import re
-from binascii import Error, a2b_base64, b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Literal, NamedTuple
 from urllib.parse import unquote_plus, unquote_to_bytes
 
@@ -328,6 +327,10 @@ def without_item(line: bytes, item: bytes) -> bytes:
 _LEAST_WITHIN = 16
 """Shorter credentials are looked for as whole values only: they may be words of a sentence."""
 _MOST_DECODED = 3
+BASIC_SIGN = b"basic"
+"""In lower case, what stands before Basic credentials."""
+_BASIC = re.compile(rb"basic[\t +]+\"?([a-z0-9+/_-]+)", re.IGNORECASE)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 class Copies:
@@ -348,15 +351,16 @@ class Copies:
 
     def removed_from(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Without the headers, and without the cookies, that hold it."""
-        if not self._may_be_in(b"\n".join([value for _, value in headers])):
+        if not self._may_be_in(b"\n".join(map(b"\n".join, headers))):
             return headers
         kept = []
         for name, value in headers:
-            if name.lower() == b"cookie":
+            lower = name.lower()
+            if lower == b"cookie":
                 left = self._cookies_without(value)
                 if left or not value:
                     kept.append((name, left))
-            elif not self.are_in(value):
+            elif not (self.are_in(value) or self._is_elsewhere_in(name, lower, value)):
                 kept.append((name, value))
         return kept
 
@@ -368,10 +372,16 @@ class Copies:
         return "&".join(pair for pair in query.split("&") if not self._is_in_pair(pair))
 
     def _may_be_in(self, values: bytes) -> bool:
-        return self._text in values or b"%" in values or b"asic " in values.lower()
+        return self._text in values or b"%" in values or BASIC_SIGN in values.lower()
 
     def _is_within(self, value: bytes) -> bool:
         return self._text in value if len(self._text) >= _LEAST_WITHIN else self._text == value.strip(b' \t"')
+
+    def _is_elsewhere_in(self, name: bytes, lower: bytes, value: bytes) -> bool:
+        """Within the header's name, where it is long; or, where it is short, all that follows a scheme."""
+        if len(self._text) >= _LEAST_WITHIN:
+            return self.are_in(name)
+        return lower == b"authorization" and self.are_in(value.partition(b" ")[2])
 
     def _cookies_without(self, line: bytes) -> bytes:
         pairs = line.split(b";")
@@ -384,15 +394,26 @@ class Copies:
 
 
 def _readings(value: bytes) -> Iterator[bytes]:
+    for reading in _decodings(value):
+        yield reading
+        for encoded in _BASIC.findall(reading):
+            whole = _lenient_base64(encoded)
+            yield whole
+            for half in whole.split(b":", 1):
+                yield from _decodings(half)
+
+
+def _decodings(value: bytes) -> Iterator[bytes]:
+    """As it is, and percent-decoded once and more often."""
     yield value
-    decoded = value
     for _ in range(_MOST_DECODED):
-        if b"%" not in decoded:
+        if b"%" not in value:
             break
-        decoded = unquote_to_bytes(decoded)
-        yield decoded
-    scheme, _, rest = value.partition(b" ")
-    if scheme.lower() == b"basic":
-        with suppress(Error):
-            user, _, password = a2b_base64(rest + b"==").partition(b":")
-            yield from (user, password)
+        value = unquote_to_bytes(value)
+        yield value
+
+
+def _lenient_base64(encoded: bytes) -> bytes:
+    """What the least careful reader makes of it: either alphabet, and no matter how it is padded or cut."""
+    text = encoded.translate(_URL_SAFE)
+    return a2b_base64(text[: len(text) - (len(text) % 4 == 1)] + b"==")

@@ -1,5 +1,6 @@
 """What is sent to the upstream in place of the client's own target and header fields."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -37,12 +38,22 @@ class IdentityHeaders:
         return tuple((name, field_value(render_text(template, values))) for name, template in self._by_request)
 
 
-@lru_cache(maxsize=4096)
+_LONGEST_HOST = 300
+"""Of a name that is looked up, 253 bytes are the most; strangers choose longer ones, and their memory is ours."""
+
+
 def forwarding_headers(peer: str, scheme: str, host: bytes) -> Headers:
     """What the socket tells, for a client that no trusted proxy stands for."""
+    return (_known_forwarding if len(host) <= _LONGEST_HOST else _forwarding)(peer, scheme, host)
+
+
+def _forwarding(peer: str, scheme: str, host: bytes) -> Headers:
     address = ((b"X-Forwarded-For", peer.encode()),) if peer else ()
     named = ((b"X-Forwarded-Host", host),) if host else ()
     return (*address, (b"X-Forwarded-Proto", scheme.encode()), *named)
+
+
+_known_forwarding = lru_cache(maxsize=4096)(_forwarding)
 
 
 def forwarded_header(peer: str, scheme: str, host: bytes) -> bytes:
@@ -273,15 +284,15 @@ def propagate(trace: Trace, headers: Headers) -> Headers:
     return (*[pair for pair in headers if pair[0].lower() not in foreign], (TRACEPARENT, parent))
 
 
-def request_id(values: Mapping[bytes, list[bytes]], header: bytes) -> str | None:
-    """The client's request id, where it sent exactly one that is safe to write anywhere."""
+def request_id(values: Mapping[bytes, list[bytes]], header: bytes, keys: re.Pattern[bytes]) -> str | None:
+    """The client's request id, where it sent exactly one that is safe to write anywhere. keys: what looks like one."""
     found = values.get(header)
-    return found[0].decode("ascii") if found is not None and len(found) == 1 and is_request_id(found[0]) else None
+    return found[0].decode("ascii") if found is not None and len(found) == 1 and is_request_id(found[0], keys) else None
 
 
-def is_request_id(value: bytes) -> bool:
-    """Whether it is safe to write anywhere."""
-    return 0 < len(value) <= 128 and value.translate(None, _ID_BYTES) == b""
+def is_request_id(value: bytes, keys: re.Pattern[bytes]) -> bool:
+    """Whether it is safe to write anywhere; keys: what looks like one."""
+    return 0 < len(value) <= 128 and value.translate(None, _ID_BYTES) == b"" and keys.search(value) is None
 
 
 class RequestIds:

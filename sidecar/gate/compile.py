@@ -1,5 +1,6 @@
 """What is worked out once, not for each request: the parts of a gate, and the principal of a key."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,6 +56,16 @@ def line_rules(config: Config, hasher: Hasher, *, now: int, actor: Actor, new_id
 def key_prefixes(config: Config) -> Sequence[str]:
     """What keys begin with, those made elsewhere too; an empty one where they begin with anything."""
     return (*config.keys.environments.values(), *(keys.prefix for keys in config.keys.imported))
+
+
+_LEAST_BODY = 16
+"""Letters and digits after a key's prefix: one of ours has at least 22."""
+
+
+def key_pattern(config: Config) -> re.Pattern[bytes]:
+    """What looks like a key, wherever it stands. Keys without a prefix look like anything, and are not found."""
+    prefixes = [re.escape(prefix.encode()) for prefix in key_prefixes(config) if prefix]
+    return re.compile(rb"(?:%b)[0-9A-Za-z]{%d}" % (b"|".join(prefixes) or b"(?!)", _LEAST_BODY))
 
 
 def credential_rules(config: Config) -> CredentialRules:

@@ -79,6 +79,7 @@ class Gate:
         self.proxies = compiled.trusted_proxies(config)
         self._id_header = config.identity.request_id.encode()
         self._id_field = self._id_header.lower()
+        self.key_pattern = compiled.key_pattern(config)
         self.rules = compiled.header_rules(config, self.credentials)
         self.injection = compiled.injection(config, self.rules, self.proxies)
         self._principals = PrincipalCompiler(
@@ -98,7 +99,7 @@ class Gate:
         state = RequestState(client_address=head.peer)
         try:
             received = self.rules.classify(head.headers)
-            state.request_id = request_id(received.fields, self._id_field) or self._new_request_id()
+            state.request_id = request_id(received.fields, self._id_field, self.key_pattern) or self._new_request_id()
             state.client_address = self.proxies.client_address(head.peer, received.fields)
             self._check_method(head)
             host = check_host(received.fields.get(b"host"), head.version)

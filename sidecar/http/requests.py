@@ -48,6 +48,7 @@ _OTHER_CODINGS: Final = re.compile(
     rb"(?!chunked\b)%b++(?:[ \t]*,[ \t]*(?!chunked\b)%b++)*[ \t]*,[ \t]*chunked" % (_TOKEN, _TOKEN)
 )
 _END: Final = b"\r\n\r\n"
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)*+")
 
 
 class MalformedHead(Exception):
@@ -85,6 +86,12 @@ class MessageHead(Struct, frozen=True, gc=False):
     upgrade: str
     """The protocols that the client offers to switch to, as one value."""
     expects_continue: bool
+
+
+def empty_lines(received: bytearray) -> int:
+    """The length of those that `received` begins with; before a request they are ignored (RFC 9112 §2.2)."""
+    found = _EMPTY_LINES.match(received)
+    return 0 if found is None else found.end()
 
 
 def find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | None:
@@ -286,8 +293,8 @@ class RequestSequence:
     def _begin_request(self) -> int:
         """The length of the head, or 0 while it is incomplete."""
         self.phase = Phase.HEAD
-        while self._searched == 0 and self._received.startswith(b"\r\n"):
-            del self._received[:2]  # RFC 9112 §2.2: empty lines before a request are ignored.
+        if self._searched == 0:
+            del self._received[: empty_lines(self._received)]
         if self._received[:2] in (bytearray(), bytearray(b"\r")):
             return 0
         end = find_end(self._received, self._searched, self._limits)

@@ -212,7 +212,7 @@ class ClientConnection(FlowControlled):
             reset(self._transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._held.buffer if self._body is None else self._held.stream_buffer
+        return self._held.buffer if self._body is None or self._parser.in_small_pieces else self._held.stream_buffer
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:

@@ -244,7 +244,7 @@ class Exchange:
         id_header: for the request's id, where the upstream sent none.
         """
         if response.status == SWITCHING_PROTOCOLS:
-            await self._switch(response, ours)
+            await self._switch(response, ours, id_header)
             return
         chunked = self.begin_upstream_response(response, ours, id_header)
         if not response.complete:
@@ -258,9 +258,8 @@ class Exchange:
             self.keep_alive = False
         self.status = response.status
         end = b"" if b"date" in response.names else self.client.date_line()
-        if id_header.lower() not in response.names:
-            end += self._id_line(id_header)
-        head = upstream_head(response, ours, chunked=chunked, end=end + self._persistence())
+        end += self._missing_id_line(response, id_header) + self._persistence()
+        head = upstream_head(response, ours, chunked=chunked, end=end)
         self.responded = True
         if response.complete:
             body = response.take()
@@ -287,14 +286,15 @@ class Exchange:
             lines.append(b"Connection: Upgrade\r\nUpgrade: %b" % self.upgrade.encode())
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"
 
-    async def _switch(self, response: UpstreamResponse, ours: Headers) -> None:
+    async def _switch(self, response: UpstreamResponse, ours: Headers, id_header: bytes) -> None:
         """Become a tunnel, to the protocol that the client offered."""
         if response.upgrade is None or not among(response.upgrade, self.upgrade):
             raise upstream_fault(UpstreamCause.UNEXPECTED_UPGRADE)
         self.status, self.keep_alive = response.status, False
         self._tunnel = Tunnel(self.client, response, asyncio.get_running_loop())
         self.responded = True
-        self.client.write_soon(upstream_head(response, ours, chunked=False, end=switched(response.upgrade)))
+        end = self._missing_id_line(response, id_header) + switched(response.upgrade)
+        self.client.write_soon(upstream_head(response, ours, chunked=False, end=end))
         try:
             await self._tunnel.run(self._write_piece)
         except Fault as fault:
@@ -345,6 +345,9 @@ class Exchange:
     def _write_chunk(self, data: bytes) -> None:
         self.bytes_out += len(data)
         self.client.write(framed(data))
+
+    def _missing_id_line(self, response: UpstreamResponse, header: bytes) -> bytes:
+        return b"" if header.lower() in response.names else self._id_line(header)
 
     def _id_line(self, header: bytes) -> bytes:
         """Who was refused can say which request it was."""

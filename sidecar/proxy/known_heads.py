@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from sidecar.core.credentials import Copies
+from sidecar.core.credentials import BASIC_SIGN, Copies
 from sidecar.core.errors import Denied
 from sidecar.core.headers import Action, Memory, check_host
 from sidecar.core.model import RequestHead
@@ -213,7 +213,7 @@ class _Lines:
         self._blocks: Memory[_Block] = Memory(_MOST_BLOCKS)
         self._unlearnt = False
         """Whether a line of the block that is read is never learnt."""
-        self._signs = re.compile((_signs_of_key(gate) + b"|asic |" + ADMIN_COOKIE.encode()).lower())
+        self._signs = re.compile((_signs_of_key(gate) + b"|" + BASIC_SIGN + b"|" + ADMIN_COOKIE.encode()).lower())
         """Of a key, of a copy of one that is not written as it is, of a cookie that is withheld; in lower case."""
         self._names: Memory[tuple[bytes, int]] = Memory(_MOST_NAMES)
         self._id_field = gate.config.identity.request_id.lower().encode()
@@ -321,7 +321,7 @@ class _Lines:
         if lower == b"host":
             return _host(pair)
         if lower == self._id_field:
-            return _Line(pair, _REQUEST_ID, False) if is_request_id(value) else None
+            return _Line(pair, _REQUEST_ID, False) if is_request_id(value, self._gate.key_pattern) else None
         if (
             lower in _UNUSUAL
             or lower in self._lists
@@ -337,7 +337,7 @@ class _Lines:
             return _Line(pair, _WAY if lower == self._gate.proxies.header else _HIDING, True)
         if action is not Action.KEEP and action is not Action.READ_AND_KEEP:
             return None
-        if b"%" in value or b"asic " in value.lower():
+        if b"%" in pair[0] or b"%" in value or BASIC_SIGN in value.lower():
             return None if once is not None else _Line(pair, _HIDING, True)
         return _Line(pair, _PLAIN if once is None else once, True)
 

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Final
 
 from sidecar.core.errors import Reason
-from sidecar.http.requests import HeadLimits, MessageHead, find_end, read_head
+from sidecar.http.requests import HeadLimits, MessageHead, empty_lines, find_end, read_head
 
 # The chunked transfer coding (RFC 9112 §7.1). Strict: each line has one reading, so that nobody before or behind sees
 # another end of the body.
@@ -23,7 +23,11 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;%b(?:=(?:%b|%b))?)*+)\r\n" % (_TOKEN, _TOKEN, _QUOTED))
 _TRAILERS: Final = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
+_PLAIN_SIZE: Final = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
+"""Of most chunks but the last."""
 _SIZE_BYTES: Final = 16
+_MANY_CHUNKS: Final = 256
+"""In one read: of a body in such small chunks, less is to be read at a time, because each of them takes its time."""
 _CRLF: Final = b"\r\n"
 
 
@@ -38,7 +42,7 @@ class BrokenBody(Exception):
 class ChunkReader:
     """Reads one body."""
 
-    __slots__ = ("_extra", "_in_trailers", "_left", "_line")
+    __slots__ = ("_extra", "_in_trailers", "_left", "_line", "in_small_pieces")
 
     def __init__(self) -> None:
         self._line = b""
@@ -47,6 +51,8 @@ class ChunkReader:
         """Bytes that are still to come of a chunk, with its CR LF."""
         self._extra = 0
         self._in_trailers = False
+        self.in_small_pieces = False
+        """Many chunks came at once."""
 
     def feed(self, data: bytes) -> tuple[bytes, int | None]:
         """What `data` holds of the body, and how many of its bytes belong to the body if it ends in them.
@@ -58,8 +64,11 @@ class ChunkReader:
         pieces: list[bytes] = []
         at = 0
         while at < len(data) and not self._in_trailers:
-            at = self._read_chunk(data, at, pieces) if self._left else self._read_size(data, at)
+            at = self._read_chunk(data, at, pieces) if self._left else _read_whole_chunks(data, at, pieces)
+            if not self._left and at < len(data):
+                at = self._read_size(data, at)
         end = self._read_trailers(data, at) if self._in_trailers else None
+        self.in_small_pieces = len(pieces) > _MANY_CHUNKS
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), None if end is None else end - before
 
     def _read_chunk(self, data: bytes, at: int, pieces: list[bytes]) -> int:
@@ -109,6 +118,18 @@ class ChunkReader:
         self._extra += size
         if self._extra > MOST_EXTRA_BYTES:
             raise BrokenBody
+
+
+def _read_whole_chunks(data: bytes, at: int, pieces: list[bytes]) -> int:
+    """Of usual form, from `at` on. Where the last of them ends."""
+    while (size := _PLAIN_SIZE.match(data, at)) is not None:
+        begin = size.end()
+        end = begin + int(size[1], 16)
+        if data[end : end + 2] != _CRLF:
+            break
+        pieces.append(data[begin:end])
+        at = end + 2
+    return at
 
 
 # Requests.
@@ -164,6 +185,11 @@ class RequestParser:
     def in_head(self) -> bool:
         """The first byte of a head has come, and not its end."""
         return self._phase is Phase.HEAD and bool(self._received.strip(b"\r\n"))
+
+    @property
+    def in_small_pieces(self) -> bool:
+        """The body comes in many small chunks."""
+        return self._chunks is not None and self._chunks.in_small_pieces
 
     @property
     def holds_more(self) -> bool:
@@ -250,8 +276,8 @@ class RequestParser:
 
     def _read_head(self) -> MessageHead | None:
         received = self._received
-        while self._searched == 0 and received.startswith(b"\r\n"):
-            del received[:2]  # RFC 9112 §2.2: empty lines before a request are ignored.
+        if self._searched == 0:
+            del received[: empty_lines(received)]
         if not received or received == b"\r":
             return None
         end = find_end(received, self._searched, self._limits)

@@ -1,5 +1,6 @@
 """How an upstream's answers are read: bytes in, one answer at a time out. No I/O."""
 
+import re
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -56,24 +57,8 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        "_done",
-        "_failure",
-        "_loop",
-        "_pieces",
-        "_write",
-        "chunked",
-        "complete",
-        "early",
-        "has_length",
-        "headers",
-        "names",
-        "on_gone",
-        "reason",
-        "source",
-        "start",
-        "status",
-        "upgrade",
-        "version",
+        "_done", "_failure", "_loop", "_pieces", "_write", "chunked", "complete", "early", "has_length", "headers",
+        "names", "on_gone", "reason", "source", "start", "status", "upgrade", "version",
     )  # fmt: skip
 
     def __init__(
@@ -175,10 +160,14 @@ def _drop(_: bytes) -> None:
 
 
 MAX_HEAD_BYTES = 65536
-"""Head of an answer."""
+"""Head of an answer; also what may stand between two pieces of a chunked body, and after the last one."""
+_MANY_PIECES = 256
+"""In one read: of a body in such small chunks, less is read at a time, because each of them takes its time."""
 
 _READ = HOP_BY_HOP | {b"content-length"}
 _BODILESS = frozenset({204, 304})
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""In a reason phrase the parser takes most of them (RFC 9112 section 4)."""
 _UNNAMEABLE = frozenset({b"content-length", b"close", b"keep-alive"})
 """Connection options that name no field to remove; framing cannot be named away."""
 
@@ -195,32 +184,15 @@ class ResponseParser:
     """Reads the answers of one connection, strictly (RFC 9112); `expect` before each.
 
     answer: the final head, once it is here. complete: its body, too. surplus: bytes came after that.
+    in_small_pieces: the body comes in many small chunks.
     bodiless: it told of a body that no such answer has. keep_alive: the connection can carry another exchange.
     switched: after a 101, everything is the answer's body.
     """
 
     __slots__ = (
-        "_cause",
-        "_chunked",
-        "_head_bytes",
-        "_headers",
-        "_informational",
-        "_interim",
-        "_left",
-        "_length",
-        "_loop",
-        "_method",
-        "_named",
-        "_names",
-        "_parser",
-        "_reason",
-        "_upgrade",
-        "_upgrade_asked",
-        "complete",
-        "excess_data",
-        "keep_alive",
-        "response",
-        "unexpected_body",
+        "_between", "_cause", "_chunked", "_head_bytes", "_headers", "_informational", "_interim", "_left",
+        "_length", "_loop", "_method", "_named", "_names", "_parser", "_pieces", "_reason", "_upgrade",
+        "_upgrade_asked", "complete", "excess_data", "in_small_pieces", "keep_alive", "response", "unexpected_body",
         "upgraded",
     )  # fmt: skip
 
@@ -236,6 +208,11 @@ class ResponseParser:
         self._length: int | None = None
         self._left = 0
         """Bytes to come of a body whose length was told."""
+        self._pieces: list[bytes] = []
+        """Of the body, in what is being read."""
+        self._between = 0
+        """Bytes since the last of these: of chunks' sizes and extensions, and of trailers."""
+        self.in_small_pieces = False
         self._upgrade: bytes | None = None
         self._cause: UpstreamCause | None = None
         """Of what a callback raised: the parser tells only that one did."""
@@ -244,7 +221,8 @@ class ResponseParser:
         """An answer to a request with `method` comes next; `upgrade`: a 101 is welcome."""
         if self._parser is None:
             self._parser = HttpResponseParser(self)
-        self._left = 0
+        self._left = self._between = 0
+        self.in_small_pieces = False
         self._method, self._upgrade_asked, self._informational = method, upgrade, informational
         self.response = None
         self.complete = self.excess_data = self.upgraded = self.unexpected_body = False
@@ -261,6 +239,8 @@ class ResponseParser:
             return
         if self.response is None:
             self._head_bytes += len(data)
+        else:
+            self._between += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgraded:
@@ -269,8 +249,11 @@ class ResponseParser:
             if not self.complete:
                 raise InvalidResponse(self._cause or self._cause_of(error)) from None
             self.excess_data = True
+        self._hand_on_pieces()
         if self.response is None and self._head_bytes > MAX_HEAD_BYTES:
             raise InvalidResponse(UpstreamCause.HEAD_TOO_LARGE)
+        if self._between > MAX_HEAD_BYTES and not self.complete:
+            raise InvalidResponse(UpstreamCause.BAD_CHUNK)
 
     def end_of_input(self) -> bool:
         """The upstream sends no more. Whether that completes the answer; only one that nothing else delimits."""
@@ -309,10 +292,11 @@ class ResponseParser:
         version = self._check(status, parser)
         if self._head_bytes > MAX_HEAD_BYTES and self._header_bytes() > MAX_HEAD_BYTES:
             raise self._invalid(UpstreamCause.HEAD_TOO_LARGE)
-        if status == 204 and self._length is not None:
-            self._named |= {b"content-length"}  # RFC 9110 section 8.6: a 204 has none; a 304 may.
+        if (status == 204 or self._interim) and self._length is not None:
+            self._named |= {b"content-length"}  # RFC 9110 section 8.6: neither a 204 nor a 1xx has one; a 304 may.
         if self._named:
             self._headers = [pair for pair in self._headers if pair[0].lower() not in self._named]
+            self._names -= self._named
         if self._interim:
             if self._informational is not None and status != 100:
                 self._informational(status, self._reason, self._headers)
@@ -335,8 +319,9 @@ class ResponseParser:
         if self.complete or self.response is None:
             self.excess_data = True
         else:
-            self.response.feed(data)
+            self._pieces.append(data)
             self._left -= len(data)
+            self._between = 0
 
     def on_message_complete(self) -> None:
         if self._interim:
@@ -368,7 +353,16 @@ class ResponseParser:
             self._parser = None
             self._end(response)
 
+    def _hand_on_pieces(self) -> None:
+        """Together: a write for each of thousands of small chunks would take the loop's time."""
+        if not self._pieces or self.response is None:
+            return
+        pieces, self._pieces = self._pieces, []
+        self.in_small_pieces = len(pieces) > _MANY_PIECES
+        self.response.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
     def _end(self, response: UpstreamResponse) -> None:
+        self._hand_on_pieces()
         self.complete = True
         self._left = 0
         response.end()
@@ -392,7 +386,7 @@ class ResponseParser:
     def _check(self, status: int, parser: HttpResponseParser) -> str:
         """The version. HTTP/1.0 has no chunks, and only with a Connection field does it keep the connection."""
         self.keep_alive = parser.should_keep_alive()
-        if status < 100:
+        if status < 100 or _CONTROL.search(self._reason) is not None:
             raise self._invalid(UpstreamCause.BAD_STATUS)
         if status == 101 and not self._may_switch(parser):
             raise self._invalid(UpstreamCause.UNEXPECTED_UPGRADE)

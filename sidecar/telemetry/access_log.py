@@ -25,6 +25,7 @@ MAX_CHARS: Final = 2048
 """Of one value in a line."""
 MAX_CLIENT_CHARS: Final = 512
 """Of what a client says of itself."""
+_SHORTEST_KEY: Final = 16
 _MAX_KEPT: Final = 2 * MAX_CLIENT_CHARS
 _OPTIONAL: Final = frozenset(
     {
@@ -176,7 +177,7 @@ class JsonLines:
             scopes=key.scopes if key else (),
             credential=access.credential,
             route=access.route,
-            method=access.method[:MAX_CHARS],
+            method=_method(access, self._redaction),
             path=self._redaction.path(access.target, longest=MAX_CHARS),
             query=query_names(access.target, longest=MAX_CHARS) if self._with_query else None,
             status=access.status,
@@ -231,8 +232,14 @@ class CombinedLines:
     def _request(self, access: Access) -> bytes:
         query = query_names(access.target, longest=MAX_CHARS) if self._with_query else None
         shown = self._redaction.path(access.target, longest=MAX_CHARS) + ("" if query is None else f"?{query}")
-        text = f"{access.method[:MAX_CHARS]} {shown} HTTP/{access.version[0]}.{access.version[1]}"
+        text = f"{_method(access, self._redaction)} {shown} HTTP/{access.version[0]}.{access.version[1]}"
         return _escaped(text, _QUOTED)
+
+
+def _method(access: Access, redaction: Redaction) -> str:
+    """A client may call any text a method; what is shorter holds no key."""
+    method = access.method
+    return method if len(method) < _SHORTEST_KEY else redaction.text(method, longest=MAX_CHARS)
 
 
 def _to_the_microsecond(seconds: float) -> float:

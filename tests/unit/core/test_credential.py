@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 
 from sidecar.core.credentials import (
+    Copies,
     Credential,
     CredentialRules,
     cookies,
@@ -285,6 +286,24 @@ def test_an_enabled_query_parameter_and_cookie_are_sources() -> None:
     assert refusal(both, {}, "api_key=other") is Reason.INVALID_KEY
     assert refusal(both, fields(cookie=[b"api_key=hv_live_a", b"api_key=hv_live_b"])) is Reason.MALFORMED_CREDENTIAL
     assert refusal(both, fields(cookie=b"api_key=hv_live_a"), "api_key=hv_live_b") is Reason.MALFORMED_CREDENTIAL
+
+
+SHORT_COPIES = {
+    b"X-A: s3cret": False,
+    b'X-A: "s3cret"': False,
+    b"X-A: a s3cret": True,
+    b"Authorization: Bearer s3cret": False,
+    b"Authorization: Bearer s3%63ret": False,
+    b"Authorization: Bearer as3cret": True,
+    b"Authorization: Basic czNjcmV0Og==": False,
+    b"s3cret: 1": True,
+}
+
+
+@pytest.mark.parametrize(("line", "stays"), SHORT_COPIES.items())
+def test_copies_of_a_short_key_are_whole_values_and_all_that_follows_a_scheme(line: bytes, stays: bool) -> None:
+    name, _, value = line.partition(b": ")
+    assert bool(Copies("s3cret").removed_from([(name, value)])) is stays
 
 
 def test_a_credential_does_not_show_its_secret() -> None:

@@ -1,5 +1,6 @@
 """What the upstream gets in place of the client's own target and fields."""
 
+import re
 from ipaddress import ip_network
 from typing import Any
 
@@ -148,22 +149,28 @@ def test_prefixes_are_put_on_and_taken_off() -> None:
     assert target_of("/v1/x?y", None, strip_prefix="/v1", add_prefix="/internal") == "/internal/x?y"
 
 
+KEYS = re.compile(b"key_[a-z]+")
+
+
 @pytest.mark.parametrize("value", [b"a", b"0af7651916cd43dd", b"a-b.c_d~e+f/g=h:i", b"x" * 128])
 def test_a_request_id_of_the_clients_is_kept_where_it_is_safe(value: bytes) -> None:
-    assert request_id({b"x-request-id": [value]}, b"x-request-id") == value.decode()
+    assert request_id({b"x-request-id": [value]}, b"x-request-id", KEYS) == value.decode()
 
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b" ", b"a b", b"x" * 129, b"a\r\nX: y", b"a\x00", b"\xe9", b'a"', b"<b>", b"a,b", b"{key.id}", b"a%0a"],
+    [
+        *(b"", b" ", b"a b", b"x" * 129, b"a\r\nX: y", b"a\x00", b"\xe9", b'a"', b"<b>", b"a,b", b"{key.id}", b"a%0a"),
+        b"a.key_abc",
+    ],
 )
 def test_any_other_request_id_is_replaced(value: bytes) -> None:
-    assert request_id({b"x-request-id": [value]}, b"x-request-id") is None
+    assert request_id({b"x-request-id": [value]}, b"x-request-id", KEYS) is None
 
 
 def test_two_request_ids_are_none() -> None:
-    assert request_id({b"x-request-id": [b"a", b"a"]}, b"x-request-id") is None
-    assert request_id({}, b"x-request-id") is None
+    assert request_id({b"x-request-id": [b"a", b"a"]}, b"x-request-id", KEYS) is None
+    assert request_id({}, b"x-request-id", KEYS) is None
 
 
 def test_the_cookie_of_the_admin_page_does_not_reach_the_upstream_and_the_others_do() -> None:

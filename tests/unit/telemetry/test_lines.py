@@ -94,6 +94,7 @@ FORMATS = [JsonLines(REDACTION), JsonLines(REDACTION, with_query=True), Combined
         {"agent": f"curl/8 {KEY}"},
         {"agent": "a" * 500 + KEY},
         {"request_id": KEY},
+        {"method": KEY},
     ],
 )
 def test_a_key_is_not_written_wherever_it_stands(line: LineFormat, values: dict[str, object]) -> None:

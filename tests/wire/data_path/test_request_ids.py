@@ -70,6 +70,13 @@ def test_what_the_service_sets_stays(sidecar: Sidecar, key: IssuedKey, upstream:
     assert upstream.last().header("X-Correlation-Id") == "mine"
 
 
+def test_an_upgrade_carries_the_id(sidecar: Sidecar, key: IssuedKey, upstream: Upstream) -> None:
+    upstream.plan(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", close=True)
+    asking = [("Connection", "Upgrade"), ("Upgrade", "echo"), ("X-Correlation-Id", "mine")]
+    response = sidecar.ask("GET", "/items/7", asking, key=key)
+    assert (response.status, response.all("X-Correlation-Id")) == (101, ["mine"])
+
+
 def test_an_upstream_that_is_out_of_order_is_told_of_with_the_id(
     sidecar: Sidecar, key: IssuedKey, upstream: Upstream
 ) -> None:
@@ -89,8 +96,14 @@ def test_an_id_that_is_not_safe_is_replaced(sidecar: Sidecar, key: IssuedKey, un
 
 
 @pytest.mark.parametrize("again", [1, 2])
-def test_an_id_that_holds_the_key_is_replaced(sidecar: Sidecar, key: IssuedKey, again: int) -> None:
+@pytest.mark.parametrize(("presented", "status"), [("it", 200), ("none", 401), ("another", 401), ("two", 401)])
+def test_an_id_that_holds_a_key_is_replaced(
+    sidecar: Sidecar, key: IssuedKey, presented: str, status: int, again: int
+) -> None:
     fields: Fields = [("X-Correlation-Id", f"id-{key.text}")]
-    response = sidecar.ask("GET", "/items/7", fields, key=key)
-    assert response.status == 200
+    if presented == "two":
+        fields = [*fields, ("Authorization", f"Bearer {key.text}")]
+    credential = {"it": key.text, "two": key.text, "another": "hv_live_another"}.get(presented)
+    response = sidecar.ask("GET", "/items/7", fields, key=credential)
+    assert response.status == status
     assert MADE.fullmatch(response.header("X-Correlation-Id"))

@@ -1,6 +1,6 @@
 """The key that let a request in reaches the upstream by no other door."""
 
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from urllib.parse import quote
 
 import pytest
@@ -17,6 +17,7 @@ SOURCES = "keys:\n  environments: {live: hv_live_}\n  from: [{header: X-Api-Key}
 def hidden(key: str) -> list[tuple[str, str]]:
     """Headers that hold `key`."""
     every_byte = "".join(f"%{byte:02x}" for byte in key.encode())
+    login = b64encode(f"user:{key}".encode()).decode()
     return [
         ("X-Copy", key),
         ("Referer", f"https://a.test/?token={key}&x=1"),
@@ -29,6 +30,12 @@ def hidden(key: str) -> list[tuple[str, str]]:
         ("X-Login", "basic " + b64encode(f"user:{key}".encode()).decode()),
         ("X-Login", "Basic   " + b64encode(f"user:{key}".encode()).decode()),
         ("X-Unpadded", "Basic " + b64encode(f"u:{key}".encode()).decode().rstrip("=")),
+        ("X-Login", f"Basic\t{login}"),
+        ("X-Login", f'other, realm="Basic {login}"'),
+        ("X-Login", f"Basic%20{quote(login)}"),
+        ("X-Login", "Basic " + b64encode(f"user:{every_byte}".encode()).decode()),
+        ("X-Login", "Basic " + urlsafe_b64encode(f"~~~???:{key}:>>>".encode()).decode() + "="),
+        (f"X-{key}", "1"),
         ("traceparent", key),
     ]
 
@@ -67,8 +74,9 @@ def test_cookies_and_parameters_that_hold_the_key_are_removed_and_others_stay(
     removing: tuple[Sidecar, str], upstream: Upstream
 ) -> None:
     sidecar, key = removing
-    cookies = f"a=1; b={key}; c=%{ord(key[0]):x}{key[1:]}; {key}=d; e=2"
-    target = f"/items/x?one=1&two={key}&three=%{ord(key[0]):x}{key[1:]}&{key}=4&five"
+    login = quote(b64encode(f"user:{key}".encode()).decode(), safe="")
+    cookies = f"a=1; b={key}; c=%{ord(key[0]):x}{key[1:]}; {key}=d; e=2; f=Basic {login}; g=Basic+{login}"
+    target = f"/items/x?one=1&two={key}&three=%{ord(key[0]):x}{key[1:]}&{key}=4&five&six=Basic%20{login}"
     response = sidecar.ask("GET", target, [("Cookie", cookies), ("X-Api-Key", key)])
     assert response.status == 200
     seen = upstream.last()

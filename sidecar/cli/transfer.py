@@ -27,7 +27,7 @@ from sidecar.core.apikey import ForeignHash
 from sidecar.core.units import counted
 from sidecar.keys.lifecycle import check_peppers, new_ids
 from sidecar.keys.ports import KeyFilter, NoStore
-from sidecar.keys.records import public_row
+from sidecar.keys.records import COLUMNS, public_row
 from sidecar.keys.transfer.fields import LineRules, Origin
 from sidecar.keys.transfer.formats import (
     BadLine,
@@ -49,6 +49,7 @@ _GC_THRESHOLD: Final = 100_000
 """New objects between two garbage collections."""
 _SWITCH_SECONDS: Final = 0.0005
 _PAGE: Final = 2_000
+_ID: Final = COLUMNS.index("id")
 """Keys that are read at once for an export."""
 _FORMATS: Final = get_args(FileFormat)
 
@@ -244,12 +245,13 @@ async def _export(url: str, wanted: KeyFilter, form: str, output: str | None) ->
         with _tuned_for_bulk(), progress("Exported") as done, written_to(output) as file:
             if form == "csv":
                 file.write(csv_header())
-            while page := await store.keys.rows(wanted):
-                keys = [public_row(row, now) for row in page]
-                file.writelines(map(line, keys))
-                count += len(keys)
+            page = await store.keys.rows(wanted)
+            while page:
+                wanted, count = replace(wanted, after=page[-1][_ID]), count + len(page)
+                lines = (line(public_row(row, now)) for row in page)
+                # The store reads the next page while this one is written.
+                page, _ = await asyncio.gather(store.keys.rows(wanted), asyncio.to_thread(file.writelines, lines))
                 done(count)
-                wanted = replace(wanted, after=keys[-1].id)
     return count
 
 

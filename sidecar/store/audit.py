@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from json.encoder import encode_basestring_ascii
 from typing import Any, Final
+
+import msgspec
 
 from sidecar.core.model import ApiKey
 from sidecar.keys.ports import RESTORE, Actor, AuditFilter, AuditRow, AuditState, StoreUnavailable
@@ -18,11 +19,8 @@ from sidecar.store.connection import Connection, Database
 CHAINED: Final = ("id", "at", "actor", "source", "action", "key_id", "tenant", "before", "after")
 """The columns that a hash covers, in this order."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
-_PLAIN: Final[dict[type, Callable[[Any], str]]] = {
-    str: encode_basestring_ascii,
-    int: str,
-    type(None): lambda _: "null",
-}
+_DELETE: Final = b"\x7f"
+"""The one character of ASCII that only the encoder escapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +49,16 @@ def head_from(text: str) -> Head:
 
 def link(previous: bytes, row: Sequence[Any]) -> bytes:
     """The hash of a row of CHAINED, after a row with the hash `previous`."""
+    return sha256(previous + _json(row)).digest()
+
+
+def _json(row: Sequence[Any]) -> bytes:
+    """As the encoder writes it, in a fifth of the time where nothing is escaped: an import computes a million links."""
     try:
-        # The same text as the encoder's, in a third of the time; an import computes a million links.
-        text = f"[{','.join([_PLAIN[value.__class__](value) for value in row])}]"
-    except KeyError:
-        text = _ENCODER.encode(row)
-    return sha256(previous + text.encode()).digest()
+        text = msgspec.json.encode(row)
+    except (TypeError, ValueError, OverflowError):  # Half of a surrogate pair, or what no column holds.
+        return _ENCODER.encode(row).encode()
+    return text if text.isascii() and _DELETE not in text else _ENCODER.encode(row).encode()
 
 
 def linked(head: Head, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:

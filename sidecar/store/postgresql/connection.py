@@ -193,12 +193,18 @@ class Pool:
         await asyncio.gather(*(connection.close() for connection in self._made))
 
 
-def connector(url: str, seconds: float) -> Connect:
-    """Makes connections whose statements end within `seconds`."""
+# A lookup is planned once, and not for every list of digests; what is planned while there are few keys, and these are
+# read quickest one by one, has to do when there are many.
+_PLANNED_ONCE: Final = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;"
+
+
+def connector(url: str, seconds: float, more: str = "") -> Connect:
+    """Makes connections whose statements end within `seconds`. more: settings, as statements."""
     name, has_password = shown_store(url), bool(password_of(url))
     settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
         SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
         SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
+        {more}
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
 
     async def connect() -> PostgresqlConnection:
@@ -247,10 +253,10 @@ class PostgresqlDatabase(Steps):
         """Use `open`."""
         super().__init__(shown_store(url), timings)
         self._clock = clock
-        self._lookups = Pool(connector(url, FIND_SECONDS), LOOKUP_CONNECTIONS)
+        self._lookups = Pool(connector(url, FIND_SECONDS, _PLANNED_ONCE), LOOKUP_CONNECTIONS)
         self._reads = Pool(connector(url, READ_SECONDS), READ_CONNECTIONS)
         self._writes = Pool(connector(url, WRITE_SECONDS), WRITE_CONNECTIONS)
-        self._at_replica = Pool(connector(replica, FIND_SECONDS), LOOKUP_CONNECTIONS)
+        self._at_replica = Pool(connector(replica, FIND_SECONDS, _PLANNED_ONCE), LOOKUP_CONNECTIONS)
         self.replica: Replica | None = None
         watching: KeyWatch | NotWatched = NotWatched(self._read_value)
         if watched:

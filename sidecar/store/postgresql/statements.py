@@ -54,12 +54,13 @@ def arguments(sizes: Sizes, values: Sequence[Any]) -> Sequence[Any]:
 
 def storable(values: Sequence[Any]) -> Sequence[Any]:
     """The values, without characters that PostgreSQL's text cannot hold: NUL, and halves of a surrogate pair."""
-    return [_text(value) if value.__class__ is str else value for value in values]
+    for value in values:
+        if value.__class__ is str and (not value.isascii() or "\0" in value):
+            return [_text(each) if each.__class__ is str else each for each in values]
+    return values
 
 
 def _text(value: str) -> str:
-    if value.isascii() and "\0" not in value:
-        return value
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 

@@ -1,13 +1,16 @@
 """The audit's chain: what finds a row that was changed, removed or put in."""
 
+import json
 import sqlite3
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from sidecar.core.model import KeyStatus
 from sidecar.keys.ports import AuditFilter, StoreUnavailable
+from sidecar.store.audit import link
 from sidecar.store.sqlite.schema import MIGRATIONS
 from sidecar.store.store import SqliteStore
 from tests.unit.keys.making import ANN, BOB, NOW_US, a_key, open_store, set_status
@@ -40,6 +43,25 @@ async def test_an_audit_that_nobody_touched_is_whole(six_rows: SqliteStore) -> N
 async def test_an_empty_audit_is_whole(store: SqliteStore) -> None:
     state = await store.audit.verify()
     assert (state.rows, state.problem) == (0, None)
+
+
+ODD_TEXTS = (
+    "",
+    *map(chr, range(0xA1)),
+    '"quoted" \\ and </tags>',
+    "Zoë",
+    "\u2028",
+    "half a pair: \ud800",
+    "\U0001f511",
+    "\U0010ffff",
+)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=ascii)
+def test_a_hash_covers_the_same_text_as_in_audits_of_earlier_versions(text: str) -> None:
+    for row in ((1, -5, text, "cli", "import", "key_1", None, None, text), (2**63 - 1, text), (2**64, text)):
+        written = json.dumps(row, separators=(",", ":")).encode()
+        assert link(bytes(32), row) == sha256(bytes(32) + written).digest()
 
 
 COLUMNS = ("at", "actor", "source", "action", "key_id", "tenant", "before", "after")

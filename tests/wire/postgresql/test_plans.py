@@ -47,6 +47,13 @@ async def test_a_lookup_reads_the_index_of_digests(store: Store) -> None:
     assert "api_key_digest" in told and "Seq Scan" not in told
 
 
+async def test_a_lookup_is_planned_once(store: Store) -> None:
+    for number in range(9):
+        assert await store.keys.find({bytes([number] * 32): "sha256"}) is None
+    plans = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement = ?"
+    assert await store.database.lookup("find", plans, (find_statement(1).replace("IN (?)", "= ANY($1)"),)) == [(9, 0)]
+
+
 PAGES = {
     "the newest": KeyFilter(limit=50),
     "after a key": KeyFilter(after="key_9000", limit=50),

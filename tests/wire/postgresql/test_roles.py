@@ -108,6 +108,9 @@ FORBIDDEN = (
     "DELETE FROM sidecar.audit",
     "UPDATE sidecar.audit SET actor = 'nobody'",
     "INSERT INTO sidecar.audit VALUES (99, 0, '', '', 'issue', '', NULL, NULL, NULL, NULL)",
+    "INSERT INTO sidecar.audit VALUES (0, 0, '', '', 'rehash', '', NULL, NULL, NULL, NULL)",  # Before the head.
+    "INSERT INTO sidecar.audit SELECT 90 + i, 0, '', '', CASE i WHEN 9 THEN 'issue' ELSE 'rehash' END, '', NULL, NULL, "
+    "NULL, NULL FROM generate_series(0, 9) AS i",
     "UPDATE sidecar.audit_head SET id = 0",
     "UPDATE sidecar.generation SET value = 0",
     "UPDATE sidecar.schema_version SET version = 99",

@@ -14,7 +14,7 @@ from sidecar.cli.output import harmless
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load, overrides_from
-from sidecar.core.apikey import looks_secret, pasted
+from sidecar.core.apikey import beginning, looks_secret, pasted, without_keys
 from sidecar.core.units import microseconds, parse_duration
 from sidecar.keys.lifecycle import MissingPepper
 from sidecar.keys.ports import KeyConflict, StoreUnavailable
@@ -171,19 +171,9 @@ def value_refused(error: click.BadParameter) -> Misuse:
     return Misuse(f"{name}: {error.message}" if name else error.message)
 
 
-_SHOWN: Final = 12
-"""How much of an argument an error repeats: as much as the prefix of a key, which is no secret."""
-_SECRET: Final = re.compile(r"[\w-]*[0-9A-Za-z]{22,}[\w-]*")
-
-
 def shortened(text: str) -> str:
     """Return the beginning of an argument in quotes, for an error message: it may be a key, or a part of one."""
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
-
-
-def without_keys(message: str) -> str:
-    """Shorten what may be a key in an error message that repeats arguments."""
-    return _SECRET.sub(lambda found: found[0][:_SHOWN] + "…", message)
+    return repr(beginning(text))
 
 
 def key_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -72,6 +72,8 @@ class UsageList(Struct, frozen=True, kw_only=True):
     rows: tuple[UsageOut, ...]
     reasons: tuple[ReasonOut, ...] = ()
     """Of the same requests, those that were refused or not served."""
+    would_deny: tuple[ReasonOut, ...] = ()
+    """Of the same requests, those that were let through only because of `mode: observe`."""
 
 
 class RefusalOut(Struct, frozen=True, kw_only=True):
@@ -166,7 +168,7 @@ class PlanList(Struct, frozen=True, kw_only=True):
 
 
 class RouteOut(Struct, frozen=True, kw_only=True):
-    """A route of the current configuration, and its file and line."""
+    """A route of the current configuration. `where`: its file and line; one tenant's administrator sees its line."""
 
     name: str
     methods: tuple[str, ...]

@@ -30,6 +30,8 @@ _UNBROKEN: Mapping[str, Any] = {"break_long_words": False, "break_on_hyphens": F
 _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 """What YAML 1.1 takes for something else than text."""
 _LONGEST_DESCRIPTION = 200
+_LONGEST_KEY = 1_000
+"""YAML takes no simple key of over 1,024 characters (1.2, section 7.4.2)."""
 _SETTINGS = """\
 listen: 127.0.0.1:8080
 upstream: http://127.0.0.1:8000    # the service that the document describes
@@ -199,8 +201,11 @@ def _listed(routes: Sequence[DraftedRoute], ties: Sequence[DraftedRoute]) -> Ite
 def _lines(each: DraftedRoute) -> Iterator[str]:
     for remark in each.above:
         yield from _comment(f"{remark}.")
-    name = each.name if _PLAIN_ROUTE.fullmatch(each.name) else json.dumps(each.name)
     beside = f"    # {_one_line(each.beside)[:_WIDTH]}" if each.beside else ""
+    if len(each.name) > _LONGEST_KEY:
+        yield from _long_lines(each, beside)
+        return
+    name = each.name if _PLAIN_ROUTE.fullmatch(each.name) else json.dumps(each.name)
     line = f"- {name}: {{{policy_text(each.requirement)}}}"
     if len(line) <= _WIDTH:
         yield line + beside
@@ -208,6 +213,14 @@ def _lines(each: DraftedRoute) -> Iterator[str]:
     yield f"- {name}:{beside}"
     for option in _options(each.requirement):
         yield from wrap(option, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6, **_UNBROKEN)
+
+
+def _long_lines(each: DraftedRoute, beside: str) -> Iterator[str]:
+    """As a group of one: a path may be longer than a key may be, and as a value `${` in it would be a variable."""
+    method, _, path = each.name.partition(" ")
+    yield f"- path: {json.dumps(path.replace('$', '$$'))}"
+    yield "  routes:"
+    yield f"  - {method}: {{{policy_text(each.requirement)}}}{beside}"
 
 
 def policy_text(requirement: Requirement) -> str:

@@ -283,3 +283,13 @@ def _segments(operation: Operation) -> list[Pattern]:
 def _takes(operation: Operation, path: str) -> bool:
     segments = tuple(path.split("/")[1:])
     return Pattern(segments=segments, rest=False).within(operation.pattern)
+
+
+@pytest.mark.parametrize("length", [900, 1000, 1030, 4000])
+def test_a_path_that_is_longer_than_a_key_of_yaml_may_be_gets_a_route(tmp_path: Path, length: int) -> None:
+    path = "/$x/" + "a" * length + "/{id}"
+    operations = {"get": {"operationId": "long", "security": [{"oauth": ["read"]}]}, "delete": {"security": []}}
+    text, config, warnings = drafted(tmp_path, described(document({path: operations})))
+    assert warnings == []
+    assert [(each.pattern, each.policy.public) for each in config.routes] == [(path, False), (path, True)]
+    assert ("- path:" in text) == (length >= 1000)

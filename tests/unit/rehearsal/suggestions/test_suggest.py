@@ -388,6 +388,27 @@ def test_counts_say_the_same_of_scopes(config: Config) -> None:
     assert [(one.route, one.count) for one in found.refused] == [("GET /videos/**", 3)]
 
 
+def test_counts_say_what_went_on_while_it_was_observed_and_proves_no_need(config: Config) -> None:
+    key = an_old_key("read", "bills")
+    passed = total(key, "GET /items/**", 30)
+    observed = total(key, "POST /items/**", 12, reason="would_deny:insufficient_scope")
+    refused = total(key, "POST /items/**", 3, reason="insufficient_scope")
+    nowhere = total(key, "(none)", 2, reason="would_deny:no_route")
+    over = total(key, "GET /items/**", 5, reason="would_deny:quota_exceeded")
+    found = of_totals(config, key, passed, observed, refused, nowhere, over)
+    assert (found.verdict, found.needed, found.requests, found.changed) == ("narrow", ("read",), 35, 0)
+    [lack] = found.refused
+    assert (lack.route, lack.lacks, lack.count, lack.observed) == ("POST /items/**", ("write",), 3, 12)
+    use = Use(config)
+    for each in (passed, observed, over):
+        use.add_route_total(each)
+    idle = {
+        one.route.name: one for one in Suggestions(config, Record(since=0, until=NOW_US), now=NOW_US).idle_routes(use)
+    }
+    assert (idle["POST /items/**"].refused, idle["POST /items/**"].observed) == (0, 12)
+    assert "GET /items/**" not in idle
+
+
 @pytest.mark.parametrize(
     ("route", "hour", "day", "most"),
     [

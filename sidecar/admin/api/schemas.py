@@ -202,6 +202,8 @@ class LackOut(Struct, frozen=True, kw_only=True):
     route: str
     lacks: tuple[str, ...]
     count: int
+    observed: int = 0
+    """Requests that lacked them, and were let through because of `mode: observe`."""
 
 
 class ScopeUseOut(Struct, frozen=True, kw_only=True):

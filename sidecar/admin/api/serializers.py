@@ -52,6 +52,7 @@ from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter, after_cursor
 from sidecar.keys.records import public_key
 from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
+from sidecar.rehearsal.suggestions.suggest import Refused
 from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
 from sidecar.usage.recorder import UsageFilter, UsageRow, observed_reason
@@ -246,9 +247,13 @@ def scope_use_out(use: ScopeUse) -> ScopeUseOut:
         used=one.used,
         unused=one.unused,
         needed=one.needed,
-        refused=tuple(LackOut(route=each.route, lacks=each.lacks, count=each.count) for each in one.refused),
+        refused=tuple(_lack_out(each) for each in one.refused),
         command=use.command,
     )
+
+
+def _lack_out(refused: Refused) -> LackOut:
+    return LackOut(route=refused.route, lacks=refused.lacks, count=refused.count, observed=refused.observed)
 
 
 def explanation_out(explanation: Explanation) -> ExplanationOut:

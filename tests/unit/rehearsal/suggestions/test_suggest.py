@@ -199,6 +199,21 @@ def test_what_went_on_while_it_was_observed_is_told_as_a_refusal_and_proves_no_n
     assert (alone.verdict, alone.why) == ("undecided", "all that it did would have been refused")
 
 
+@pytest.mark.parametrize(
+    ("demands", "missing"),
+    [
+        ("scopes: [bills, read]", "bills or read"),
+        ("all_scopes: [bills, read]", "bills and read"),
+        ("all_scopes: [bills], scopes: [read, write]", "bills and read or write"),
+    ],
+)
+def test_of_several_scopes_it_is_told_whether_one_is_enough(tmp_path: Path, demands: str, missing: str) -> None:
+    config = loaded(tmp_path, YAML + f"  - GET /x: {{{demands}}}\n")
+    key = an_old_key()
+    [lack] = of_totals(config, key, total(key, "GET /x", 3, reason="insufficient_scope")).refused
+    assert lack.missing == missing
+
+
 def test_a_route_on_which_all_was_observed_let_nothing_pass(config: Config) -> None:
     key = an_old_key()
     use = Use(config)

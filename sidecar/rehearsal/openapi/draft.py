@@ -202,28 +202,32 @@ def _lines(each: DraftedRoute) -> Iterator[str]:
     for remark in each.above:
         yield from _comment(f"{remark}.")
     beside = f"    # {_one_line(each.beside)[:_WIDTH]}" if each.beside else ""
-    if len(each.name) > _LONGEST_KEY:
-        yield from _long_lines(each, beside)
-        return
-    name = each.name if _PLAIN_ROUTE.fullmatch(each.name) else json.dumps(each.name)
-    line = f"- {name}: {{{policy_text(each.requirement)}}}"
-    if len(line) <= _WIDTH:
+    line = route_text(each.name, each.requirement)
+    if len(line) <= _WIDTH or len(each.name) > _LONGEST_KEY:
         yield line + beside
         return
-    yield f"- {name}:{beside}"
+    yield f"- {_name_text(each.name)}:{beside}"
     for option in _options(each.requirement):
         yield from wrap(option, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6, **_UNBROKEN)
 
 
-def _long_lines(each: DraftedRoute, beside: str) -> Iterator[str]:
-    """As a group of one: a path may be longer than a key may be, and as a value `${` in it would be a variable."""
-    method, _, path = each.name.partition(" ")
-    yield f"- path: {json.dumps(path.replace('$', '$$'))}"
-    yield "  routes:"
-    yield f"  - {method}: {{{policy_text(each.requirement)}}}{beside}"
+def route_text(name: str, requirement: Requirement) -> str:
+    """A route as an item of `routes`, in one line.
+
+    One whose name is too long for a key is a group of itself: its path is a value, in which `${` would be a variable.
+    """
+    options = f"{{{_policy_text(requirement)}}}"
+    if len(name) <= _LONGEST_KEY:
+        return f"- {_name_text(name)}: {options}"
+    method, _, path = name.partition(" ")
+    return f"- {{path: {json.dumps(path.replace('$', '$$'))}, routes: [{{{method}: {options}}}]}}"
 
 
-def policy_text(requirement: Requirement) -> str:
+def _name_text(name: str) -> str:
+    return name if _PLAIN_ROUTE.fullmatch(name) else json.dumps(name)
+
+
+def _policy_text(requirement: Requirement) -> str:
     """The options of a route: `scopes: [items:read]`."""
     return ", ".join(_options(requirement))
 

@@ -41,7 +41,7 @@ def why_command(config_path: str, request_id: str, logs: Sequence[str], as_json:
     ID is the id of the request, which every response carries (X-Request-Id). Clients may send ids of their own, and one
     id several times: every request that had it is shown, as the log recorded it. Below stands what the configuration
     decides today on the same request of a key with the same rights, with the routes that were considered. Nothing is
-    sent, and no quota is used up.
+    sent, and no quota is used up. Exits with 1 if no request had the id, with 2 if a log cannot be read.
 
     \b
     Example:

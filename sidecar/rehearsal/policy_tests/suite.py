@@ -17,6 +17,7 @@ from sidecar.config.variables import Variables
 from sidecar.config.yaml_tree import MOST_TABLE_BYTES, read_table
 from sidecar.core.apikey import Hasher, beginning, looks_secret, without_keys
 from sidecar.core.model import Headers, RequestHead
+from sidecar.core.units import counted
 from sidecar.gate.explain import presenting, with_key_in_query
 from sidecar.keys.validation import InvalidKey
 from sidecar.rehearsal.policy_tests.document import (
@@ -262,7 +263,8 @@ class _Resolver:
             if line.key is not None:
                 self._report.key_problem(path, "the columns say which key: leave out `as …`")
             if len(words) != len(columns):
-                self._report.problem(path, f"has {len(words)} of {len(columns)} columns: one word for each of `keys`")
+                number = f"{counted(len(words), 'word')} for {counted(len(columns), 'key')}"
+                self._report.problem(path, f"has {number}: write one word for each of `keys`, or one alone for all")
             for (name, key), word in zip(columns, words, strict=False):
                 yield Case(
                     name=f"{line.text} as {name}",

@@ -30,7 +30,7 @@ tables:
     for meant in ("'reader'", "'insufficient_scope'", "'GET /items/**'", "'few'", "'many'", "'billing'", "'headers'"):
         assert f"did you mean {meant}?" in told, meant
     assert "unknown scope 'raed' (did you mean 'read'?)" in told and "unknown plan 'prox'" in told
-    assert "has 1 of 2 columns" in told and "leave out `as …`" in told and "missing: write `expect: allow`" in told
+    assert "has 1 word for 2 keys" in told and "leave out `as …`" in told and "missing: write `expect: allow`" in told
 
 
 def test_a_key_that_could_not_be_issued_is_none_to_test_with(place: Place) -> None:

@@ -246,7 +246,8 @@ def seconds(context: click.Context, parameter: click.Parameter, value: str | Non
 
 def since(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Return the microseconds of `7d` ago, of a date (00:00 UTC), or of a time in RFC 3339."""
+    now = int(time.time() * 1_000_000)  # Not later than that of `moment`, so that `0s` is never in the future.
     found = moment(context, parameter, value)
     if found is None or value is None or re.match("[0-9]{4}-", value):
         return found
-    return int(time.time() * 1_000_000) * 2 - found
+    return now * 2 - found

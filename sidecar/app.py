@@ -345,6 +345,7 @@ async def _listen_for_admin(
         make_gate=lambda config, keys, limiter: make_gate(config, keys, limiter, _hasher_of(config)),
         counts_by_reason=parts.metrics.refusals,
         counts_by_route=parts.metrics.by_route,
+        observed_by_route=parts.metrics.observed_by_route,
         refusals=parts.observing.refusals,
         problems=partial(problems, parts),
         remarks=partial(remarks, parts, reloads),

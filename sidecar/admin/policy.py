@@ -18,7 +18,7 @@ from sidecar.gate.reach import opens, scopes_used
 from sidecar.keys.ports import KeyFilter
 from sidecar.keys.records import COLUMNS, key_of
 from sidecar.telemetry.reloads import ConfigProblem, RefusedConfig
-from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow
+from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow, observed_reason
 
 # What came of requests.
 
@@ -50,6 +50,8 @@ class Outcomes:
     server_errors: int = 0
     """The part of `allowed` to which the service itself responded with 5xx."""
     denied: Counter[str] = field(default_factory=Counter)
+    would_deny: Counter[str] = field(default_factory=Counter)
+    """Those of `allowed` that would have been refused, were their refusal not only observed, by reason."""
 
     def count(self, outcome: Outcome) -> int:
         if outcome == "allowed":
@@ -70,11 +72,14 @@ def outcomes_by_route(rows: Iterable[UsageRow]) -> Mapping[str, Outcomes]:
     found: dict[str, Outcomes] = {}
     for row in rows:
         outcomes = found.setdefault(row.route, Outcomes())
-        if row.reason:
+        observed = observed_reason(row.reason)
+        if row.reason and not observed:
             outcomes.denied[row.reason] += row.count
-        else:
-            outcomes.allowed += row.count
-            outcomes.server_errors += row.count if row.status_class == 5 else 0
+            continue
+        outcomes.allowed += row.count
+        outcomes.server_errors += row.count if row.status_class == 5 else 0
+        if observed:
+            outcomes.would_deny[observed] += row.count
     return found
 
 
@@ -82,10 +87,14 @@ def counted_outcomes(service: AdminReader) -> Mapping[str, Outcomes] | None:
     """Outcomes by route since the start, with and without a key; None for an administrator of one tenant."""
     if service.admin.tenant is not None:
         return None
-    found = {}
+    found, observed = {}, service.running.observed_by_route()
     for route, counts in service.running.counts_by_route().items():
         denied = Counter({reason: count for reason, count in counts.items() if reason})
-        found[route] = Outcomes(allowed=max(0, counts.get("", 0) - denied.total()), denied=denied)
+        found[route] = Outcomes(
+            allowed=max(0, counts.get("", 0) - denied.total()),
+            denied=denied,
+            would_deny=Counter(observed.get(route, {})),
+        )
     return found
 
 

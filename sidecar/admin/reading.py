@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from msgspec import structs
+
 from sidecar.admin.auth import Admin
 from sidecar.admin.problems import Problem, unknown_key
 from sidecar.admin.running import (
@@ -21,10 +23,10 @@ from sidecar.admin.scopes import ScopeUse, scope_use
 from sidecar.config.build.config import Config
 from sidecar.config.build.modes import observing
 from sidecar.core.apikey import Secret, looks_secret
-from sidecar.core.model import ApiKey
+from sidecar.core.model import ApiKey, Route
 from sidecar.core.quotas import QuotaUsage
 from sidecar.core.units import Clock
-from sidecar.gate.explain import Explanation, Question, explain
+from sidecar.gate.explain import Explanation, Line, Question, explain
 from sidecar.gate.gate import Gate
 from sidecar.keys.cache import KeyFinder
 from sidecar.keys.lifecycle import Due, Lifecycle, upcoming_keys
@@ -41,6 +43,7 @@ from sidecar.keys.records import key_of
 from sidecar.keys.transitions import ManyAction, is_open_to
 from sidecar.keys.validation import KeyRules
 from sidecar.limiter.port import Limiter
+from sidecar.rehearsal.past_decision import PastDecision
 from sidecar.store.audit import StoredAudit
 from sidecar.store.keys import StoredKeys
 from sidecar.store.usage import StoredAnomalies, StoredUsage
@@ -103,6 +106,16 @@ class AdminReader:
     @property
     def config(self) -> Config:
         return self._dependencies.config()
+
+    def shown_route(self, route: Route) -> Route:
+        """The route; for an administrator of one tenant without the file's name: `line 12` for `sidecar.yaml:12`."""
+        return route if self.admin.tenant is None else replace(route, where=self._without_file(route.where))
+
+    def _shown(self, lines: Iterable[Line]) -> Sequence[Line]:
+        return [Line(line.label, self._without_file(line.text)) for line in lines]
+
+    def _without_file(self, text: str) -> str:
+        return text if self.admin.tenant is None else text.replace(f"{self.config.path}:", "line ")
 
     @property
     def running(self) -> Running:
@@ -219,7 +232,11 @@ class AdminReader:
     async def past_refusals(self, refusals: Iterable[Refusal]) -> Sequence[PastRefusal]:
         """As `past_refusals` of admin.running."""
         parts = self._dependencies
-        return await past_refusals(refusals, self.config, parts.gate_of, parts.randbelow)
+        found = await past_refusals(refusals, self.config, parts.gate_of, parts.randbelow)
+        return [replace(one, decision=self._shown_decision(one.decision)) for one in found]
+
+    def _shown_decision(self, past: PastDecision) -> PastDecision:
+        return replace(past, then=self._shown(past.then), now=self._shown(past.now))
 
     def counts_by_reason(self) -> Mapping[str, int] | None:
         """Refusals since `running_since`, with and without a key; None for an administrator of one tenant."""
@@ -281,9 +298,13 @@ class AdminReader:
         found = await self._by_secret(secret) if secret else await self._by_name(key) if key else None
         question = Question(method=method, target=target, key=found, secret=secret)
         dependencies = self._dependencies
-        return await explain(
+        told = await explain(
             question, self.config, dependencies.gate_of, dependencies.limiter, randbelow=dependencies.randbelow
         )
+        if self.admin.tenant is None or told.decision.route is None:
+            return replace(told, lines=self._shown(told.lines))
+        decision = structs.replace(told.decision, route=self.shown_route(told.decision.route))
+        return replace(told, decision=decision, lines=self._shown(told.lines))
 
     async def _by_secret(self, secret: Secret) -> ApiKey | None:
         found = await self._dependencies.lifecycle().find_by_secret(secret.text)

@@ -32,6 +32,7 @@ class Running:
     """Where to ask. Times in Unix seconds.
 
     counts_by_reason: since `since`. counts_by_route: the same by route, where the empty reason has all requests.
+    observed_by_route: of these, the ones that went on only because their refusal is observed, by reason.
     fullest: keys and tenants that have used most of a limit, given the limits of plans by quota; called in a thread.
     problems, remarks: lines as of `/readyz?verbose`.
     """
@@ -39,6 +40,7 @@ class Running:
     refusals: Refusals
     counts_by_reason: Callable[[], Mapping[str, int]]
     counts_by_route: Callable[[], Mapping[str, Mapping[str, int]]]
+    observed_by_route: Callable[[], Mapping[str, Mapping[str, int]]]
     since: float
     fullest: Callable[[Mapping[str, Collection[int]]], Sequence[tuple[Subject, str]]]
     problems: Callable[[], Awaitable[Sequence[str]]]

@@ -99,7 +99,8 @@ class _Commands(click.Group):
             raise
         except click.UsageError as error:
             # It repeats what was typed, and a key may be typed where none belongs.
-            from sidecar.cli.options import value_refused, without_keys
+            from sidecar.cli.options import value_refused
+            from sidecar.core.apikey import without_keys
 
             if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
                 raise value_refused(error) from error

@@ -14,7 +14,7 @@ from sidecar.cli.output import harmless
 from sidecar.config.build.config import Config
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load, overrides_from
-from sidecar.core.apikey import looks_secret, pasted
+from sidecar.core.apikey import beginning, looks_secret, pasted, without_keys
 from sidecar.core.units import microseconds, parse_duration
 from sidecar.keys.lifecycle import MissingPepper
 from sidecar.keys.ports import KeyConflict, StoreUnavailable
@@ -171,19 +171,9 @@ def value_refused(error: click.BadParameter) -> Misuse:
     return Misuse(f"{name}: {error.message}" if name else error.message)
 
 
-_SHOWN: Final = 12
-"""How much of an argument an error repeats: as much as the prefix of a key, which is no secret."""
-_SECRET: Final = re.compile(r"[\w-]*[0-9A-Za-z]{22,}[\w-]*")
-
-
 def shortened(text: str) -> str:
     """Return the beginning of an argument in quotes, for an error message: it may be a key, or a part of one."""
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
-
-
-def without_keys(message: str) -> str:
-    """Shorten what may be a key in an error message that repeats arguments."""
-    return _SECRET.sub(lambda found: found[0][:_SHOWN] + "…", message)
+    return repr(beginning(text))
 
 
 def key_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -256,7 +246,8 @@ def seconds(context: click.Context, parameter: click.Parameter, value: str | Non
 
 def since(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Return the microseconds of `7d` ago, of a date (00:00 UTC), or of a time in RFC 3339."""
+    now = int(time.time() * 1_000_000)  # Not later than that of `moment`, so that `0s` is never in the future.
     found = moment(context, parameter, value)
     if found is None or value is None or re.match("[0-9]{4}-", value):
         return found
-    return int(time.time() * 1_000_000) * 2 - found
+    return now * 2 - found

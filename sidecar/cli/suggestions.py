@@ -115,8 +115,7 @@ def _of_refused(refused: Refused) -> str:
     times = [f"was refused {counted(refused.count, 'time')}"] if refused.count else []
     if refused.observed:
         times.append(f"would have been refused {counted(refused.observed, 'time')}")
-    lacks = " or ".join(refused.lacks)
-    return f"{' and '.join(times)} on {refused.route} for lack of {lacks}: should it have that?"
+    return f"{' and '.join(times)} on {refused.route} for lack of {refused.missing}: should it have that?"
 
 
 def _of_quota(fit: QuotaFit) -> str:
@@ -175,10 +174,14 @@ def _key_as_json(one: KeySuggestion, told: Told) -> dict[str, Any]:
         "unused": list(one.unused),
         "needed": list(one.needed),
         "smallest": one.smallest,
-        "refused": [asdict(refused) for refused in one.refused],
+        "refused": [_refused_as_json(refused) for refused in one.refused],
         "quotas": [asdict(fit) for fit in one.quotas],
         "command": command_of(one, told),
     }
+
+
+def _refused_as_json(refused: Refused) -> dict[str, Any]:
+    return {name: value for name, value in asdict(refused).items() if name != "missing"}
 
 
 def _route_as_json(idle: IdleRoute) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def why_command(config_path: str, request_id: str, logs: Sequence[str], as_json:
     ID is the id of the request, which every response carries (X-Request-Id). Clients may send ids of their own, and use
     one several times: every request with the id is shown, as the log recorded it. Below it is today's decision of the
     configuration on the same request by a key with the same rights, with the routes that were considered. Nothing is
-    sent, and no quota is used up.
+    sent, and no quota is used up. Exits with 1 if no request has the id, with 2 if a log cannot be read.
 
     \b
     Example:
@@ -68,7 +68,8 @@ def why_command(config_path: str, request_id: str, logs: Sequence[str], as_json:
     finally:
         show.end()
     if not show.shown:
-        raise Failure(_not_found(request_id, logs, searched))
+        problem = Failure if searched.requests else Misuse
+        raise problem(_not_found(request_id, logs, searched))
 
 
 def _matches(request_id: str, logs: Sequence[str], searched: LineCounts) -> Iterator[RecordedRequest]:
@@ -81,7 +82,7 @@ def _matches(request_id: str, logs: Sequence[str], searched: LineCounts) -> Iter
                     if record.request_id == request_id:
                         yield record
         except LogError as error:
-            raise Failure(f"{harmless(path)} {error}") from None
+            raise Misuse(f"{'stdin' if path == '-' else harmless(path)} {error}") from None
 
 
 def _not_found(request_id: str, logs: Sequence[str], counts: LineCounts) -> str:
@@ -128,7 +129,7 @@ class _Json:
 
 def _as_json(record: RecordedRequest, config: Config, decision: PastDecision) -> dict[str, Any]:
     texts = {"request_id": record.request_id, "method": record.method, "path": record.path_alone}
-    names = ("time", "key_id", "route", "status", "reason", "would_deny", "config")
+    names = ("time", "key_id", "route", "status", "reason", "would_deny", "quota", "limit", "retry_after", "config")
     return {
         **{name: redacted(config, text) for name, text in texts.items()},
         **{name: getattr(record, name) for name in names},

@@ -19,6 +19,9 @@ _LONG_TAIL = re.compile(rf"[{ALPHABET}]{{{math.ceil(MIN_RANDOM_BITS / BITS_PER_C
 QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019"
 """Straight, back and typographic ones."""
 _COPIED = re.compile(rf"\A(?:[\s{QUOTES}]|[A-Za-z][A-Za-z-]*:?\s+(?=\S))+|[\s{QUOTES}]+\Z")
+_SHOWN: Final = 12
+"""As much as the prefix of a key, which is no secret."""
+_KEY_IN_TEXT: Final = re.compile(r"[\w-]*[0-9A-Za-z]{22,}[\w-]*")
 PLAIN: Final = "sha256"
 ForeignHash = Literal["sha256", "hmac-sha256", "sha256-pepper-first", "sha256-pepper-last"]
 """How keys made elsewhere may be hashed: all but the first with a pepper, as a key, before or after the text."""
@@ -97,6 +100,16 @@ STORED_RANDOM = 4
 def looks_secret(text: str) -> bool:
     """Whether `text` may be a plaintext, well-formed or not, of any configuration; an id or a stored prefix is not."""
     return _LONG_TAIL.search(text) is not None
+
+
+def beginning(text: str) -> str:
+    """As much of a text as an error message may repeat, though it may be a key, or a part of one."""
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def without_keys(message: str) -> str:
+    """A message that repeats what somebody wrote, with what may be a key shortened."""
+    return _KEY_IN_TEXT.sub(lambda found: beginning(found[0]), message)
 
 
 def pasted(text: str) -> str:

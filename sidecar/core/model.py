@@ -282,6 +282,8 @@ class WouldDeny(Struct, frozen=True, kw_only=True, gc=False):
 
     reason: Reason
     because: str
+    quota: QuotaState | None = None
+    """The observed quota that is used up, where that is the reason."""
 
 
 class Allow(Struct, frozen=True, kw_only=True, gc=False):

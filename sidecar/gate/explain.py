@@ -34,7 +34,7 @@ from sidecar.gate.causes import causes
 from sidecar.gate.compile import key_format, key_prefixes, responses
 from sidecar.gate.gate import Gate
 from sidecar.gate.reach import opens
-from sidecar.keys.cache import MISS, CacheEntry, KeyFinder, Miss
+from sidecar.keys.cache import MISS, CacheEntry, Found, KeyFinder, Miss
 from sidecar.limiter.port import Limiter
 from sidecar.telemetry.redaction import Redaction
 
@@ -163,9 +163,10 @@ def _quotas(decision: Decision) -> Iterator[Line]:
     for state in decision.quota_states:
         left = f"{state.remaining} of {state.limit} left"
         yield Line("quota", f"{state.quota.name}: {left}, whole again at {rfc3339(int(state.resets_at) * 1_000_000)}")
-    if isinstance(decision, Deny) and decision.refused_quota is not None:
-        refused = decision.refused_quota
-        yield Line("used up", f"{refused.quota.name}; try again in {refused.retry_after_seconds} s")
+    if (refusal := refusal_of(decision)) is not None and refusal.refused_quota is not None:
+        refused = refusal.refused_quota
+        then = "try again" if isinstance(decision, Deny) else "only observed; enforced, it would be free again"
+        yield Line("used up", f"{refused.quota.name}; {then} in {refused.retry_after_seconds} s")
 
 
 def _sent(config: Config, allow: Allow) -> Iterator[Line]:
@@ -240,7 +241,7 @@ def refusal_of(decision: Decision) -> Deny | None:
         principal=decision.principal,
         request_id=decision.request_id,
         client_address=decision.client_address,
-        refused_quota=next((state for state in decision.quota_states if not state.remaining), None),
+        refused_quota=decision.would_deny.quota,
     )
 
 
@@ -325,6 +326,9 @@ class _OneKey:
 
     def peek(self, secret_digest: bytes) -> Literal[Miss.MISS]:
         return MISS
+
+    def uncount(self, found: Found) -> None:
+        """Nothing is counted."""
 
     def remembers(self, secret_digest: bytes) -> bool:
         return True

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -37,7 +37,7 @@ from sidecar.gate.failures import Failures
 from sidecar.gate.observation import NO_VALID_KEY, OBSERVABLE, Observation
 from sidecar.gate.presented import KeyForms, Presented
 from sidecar.gate.requests import NOTHING_TAKEN, KnownCredential, RequestState, Understood
-from sidecar.keys.cache import MISS, CacheEntry, KeyFinder, Miss
+from sidecar.keys.cache import MISS, CacheEntry, Found, KeyFinder
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.port import Limiter
 
@@ -128,6 +128,7 @@ class Gate:
             return None
         match, way, request_id = understood.match, understood.way, understood.request_id or self._new_request_id()
         address = self.proxies.client_address(head.peer, {self.proxies.header: way}) if way else head.peer
+        entry: Found = MISS
         known: CacheEntry | None = None
         context: PrincipalContext | None = None
         taken = NOTHING_TAKEN
@@ -143,13 +144,12 @@ class Gate:
                 buckets = self._principals.buckets(match.route, context, address)
                 taken = _at_once(self._limiter.take_now(buckets, self._clock.seconds()))
                 _check_taken(taken)
-        except (StoreUnavailable, Fault):
-            return None
-        except Denied as denied:
-            if self._modes is not None and denied.reason in OBSERVABLE:
+        except (StoreUnavailable, Fault, Denied) as error:
+            if not isinstance(error, Denied) or (self._modes is not None and error.reason in OBSERVABLE):
+                self._keys.uncount(entry)
                 return None
             state = RequestState(address, request_id, match.route if match else None, known, context, taken)
-            return self._deny_now(denied.reason, state, head, understood.host)
+            return self._deny_now(error.reason, state, head, understood.host)
         kept = self.injection.forwarded(head, understood.kept, understood.host)
         return Allow(
             route=match.route,
@@ -167,15 +167,17 @@ class Gate:
         match, credential, way = understood.match, understood.credential, understood.way
         if self._limiter.immediate or match is None:
             return None
+        found: Found = MISS
         try:
-            entry = None if credential is None else _known(self._keys.peek(credential.digest))
+            found = MISS if credential is None else self._keys.peek(credential.digest)
+            entry = None if credential is None else _known(found)
             context = self._authenticate(entry)
             match = authorize(match, context.principal if context else None, foreign=False)
         except (Denied, StoreUnavailable):
+            self._keys.uncount(found)
             return None
         address = self.proxies.client_address(head.peer, {self.proxies.header: way}) if way else head.peer
-        request_id = understood.request_id or self._new_request_id()
-        state = RequestState(address, request_id, match.route, entry, context)
+        state = RequestState(address, understood.request_id or self._new_request_id(), match.route, entry, context)
         return partial(self._decide_later, head, understood, state)
 
     async def _decide_later(self, head: RequestHead, understood: Understood, state: RequestState) -> Decision:
@@ -385,6 +387,7 @@ class Gate:
     def _deny_now(self, reason: Reason, state: RequestState, head: RequestHead, host: bytes) -> Deny | None:
         """As `_deny`. None where what the key has left is told, and has to be waited for."""
         if state.entry is not None and not self._limiter.immediate:
+            self._keys.uncount(state.entry)
             return None
         try:
             if reason in _COUNTED:
@@ -423,7 +426,7 @@ class Gate:
             state.taken = Taken(states=states, refused=state.taken.refused)
 
 
-def _known(entry: CacheEntry | Literal[Miss.MISS] | None) -> CacheEntry:
+def _known(entry: Found) -> CacheEntry:
     """Raises Denied where there is none."""
     if entry is None or entry is MISS:
         raise Denied(Reason.INVALID_KEY)

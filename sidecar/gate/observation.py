@@ -8,7 +8,7 @@ from sidecar.config.build.modes import Modes, Part
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import ApiKey, Bucket, Principal, Quota, QuotaState, Route, Taken, WouldDeny
 from sidecar.core.policy import authorize, missing_scopes
-from sidecar.core.quotas import untold
+from sidecar.core.quotas import longest_refusal, untold
 from sidecar.core.routing import Match
 
 NO_VALID_KEY: Final = frozenset({Reason.MALFORMED_CREDENTIAL, Reason.INVALID_KEY, Reason.TOO_MANY_FAILURES})
@@ -32,13 +32,15 @@ class Observation:
         self.first: WouldDeny | None = None
         """The refusal that would have been its answer: the first, but that too many wrong keys hide which it was."""
 
-    def check(self, reason: Reason, route: Route | None, parts: Sequence[Part] = ()) -> None:
-        """Raises Denied where a refusal for `reason` holds. route: None where none matches."""
+    def check(
+        self, reason: Reason, route: Route | None, parts: Sequence[Part] = (), quota: QuotaState | None = None
+    ) -> None:
+        """Raises Denied where a refusal for `reason` holds. route: None where none matches. quota: that is used up."""
         because = self._because(route, parts) if reason in OBSERVABLE else ""
         if not because:
             raise Denied(reason)
         if self.first is None or reason is Reason.TOO_MANY_FAILURES:
-            self.first = WouldDeny(reason=reason, because=because)
+            self.first = WouldDeny(reason=reason, because=because, quota=quota)
 
     def authorize(self, matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
         """Where the request goes on to. Raises Denied for what holds.
@@ -60,8 +62,10 @@ class Observation:
 
         The count is told as it stands, without a time to wait: nobody has to.
         """
-        refused = [_part(state.quota) for state in taken.states if state.retry_after_seconds]
-        self.check(Reason.QUOTA_EXCEEDED, route, [part for part in refused if self._because(route, [part])])
+        refused = [state for state in taken.states if state.retry_after_seconds]
+        observed = [state for state in refused if self._because(route, [_part(state.quota)])]
+        parts = [_part(state.quota) for state in observed]
+        self.check(Reason.QUOTA_EXCEEDED, route, parts, longest_refusal(observed))
         left = {state.quota.name: state for state in held.states}
         states = (left.get(state.quota.name, untold(state)) for state in taken.states)
         return Taken(states=tuple(states))

@@ -69,6 +69,8 @@ class Miss(Enum):
 
 MISS: Final = Miss.MISS
 
+Found = CacheEntry | Literal[Miss.MISS] | None
+"""What the cache knows of a secret."""
 _OUT_OF_DATE: Final = -1
 """An epoch that no cache has."""
 _Outcome = CacheEntry | StoreUnavailable | Literal[Miss.MISS] | None
@@ -78,6 +80,9 @@ class KeyFinder(Protocol):
     """Finds keys: a cache over a store or, for `explain`, one made-up key. Raises StoreUnavailable."""
 
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None: ...
+
+    def uncount(self, found: Found) -> None:
+        """What `peek` has found is looked up again, and is to be counted once."""
 
     def remembers(self, secret_digest: bytes) -> bool: ...
 
@@ -146,6 +151,13 @@ class KeyCache:
             if generation != self._generation:
                 self._go_to(generation)
         return MISS if generation is MISS else self._look(secret_digest)
+
+    def uncount(self, found: Found) -> None:
+        """As KeyFinder.uncount."""
+        if found is None:
+            self.negative_hits -= 1
+        elif found is not MISS:
+            self.hits -= 1
 
     def remembers(self, secret_digest: bytes) -> bool:
         """Whether it is a key's that was here, out of date or not, or the store is being asked for it."""

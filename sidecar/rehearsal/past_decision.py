@@ -5,7 +5,7 @@ record is reported as unknown, never guessed.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.build.modes import Modes, Part
 from sidecar.core.error_responses import SHOWN_AS_INVALID_KEY
 from sidecar.core.errors import Denied, Reason
-from sidecar.core.model import Allow, Decision, Deny
+from sidecar.core.model import Allow, Decision, Deny, Quota
 from sidecar.core.quotas import limit_of
 from sidecar.core.routing import NO_ROUTE
 from sidecar.core.target import parse_target, readings
@@ -274,21 +274,33 @@ def _without_quota(record: RecordedRequest, decision: Decision, config: Config) 
         )
     if quota is None:
         return True, f"Today's configuration decides otherwise: it does not count {record.quota} on this route."
-    limit = limit_of(quota, record.key, config.plans)
+    limit, then = limit_of(quota, record.key, config.plans), _then_and_now(record, decision, quota, config)
     if limit == record.limit:
-        return None, f"Today's configuration has the same limit of {record.quota}: what is left of it decides."
-    told = "no limit" if limit is None else f"a limit of {limit}"
-    return None, f"Today {record.quota} has {told} for this key, in place of {record.limit}: what is left decides."
+        return None, f"Today's configuration has the same limit of {record.quota}: what is left of it decides{then}."
+    told = f"has {'no limit' if limit is None else f'a limit of {limit}'} for this key"
+    return None, f"Today {record.quota} {told}, in place of {record.limit}: what is left decides{then}."
+
+
+def _then_and_now(record: RecordedRequest, allow: Allow, quota: Quota, config: Config) -> str:
+    """What is said of the mode of the quota, where it is observed now, or was then."""
+    if why := _observed(allow, [quota], config).get(quota.name):
+        return f". It is only observed, because {why}"
+    return ". It is enforced today, and was only observed then" if record.would_deny else ""
 
 
 def _observed_quotas(allow: Allow, config: Config) -> str:
-    modes, route = Modes(config), allow.route
-    key = None if allow.principal is None else allow.principal.key
-    quotas = dict.fromkeys(charge.quota for charge in route.policy.charges)
-    reasons = {each.name: modes.because(route, key, [Part(f"quota {each.name}", each.mode)]) for each in quotas}
-    if observed := [f"{name} is only observed, because {why}" for name, why in reasons.items() if why]:
-        return f"; {'; '.join(observed)}"
+    quotas = [charge.quota for charge in allow.route.policy.charges]
+    observed = _observed(allow, quotas, config)
+    if observed:
+        return f"; {'; '.join(f'{name} is only observed, because {why}' for name, why in observed.items())}"
     return "; which one refused is not recorded"
+
+
+def _observed(allow: Allow, quotas: Iterable[Quota], config: Config) -> Mapping[str, str]:
+    """Why each of these quotas that is only observed is."""
+    modes, key = Modes(config), None if allow.principal is None else allow.principal.key
+    found = {one.name: modes.because(allow.route, key, [Part(f"quota {one.name}", one.mode)]) for one in quotas}
+    return {name: why for name, why in found.items() if why}
 
 
 def _named_route(record: RecordedRequest) -> str | None:

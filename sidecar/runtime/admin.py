@@ -44,8 +44,9 @@ class Process:
     """Keys and tenants that have used most of a limit, given the limits of plans."""
     make_gate: MakeGate
     counts_by_reason: Callable[[], Mapping[str, int]]
-    """Refusals since the start; `counts_by_route` as in Running."""
+    """Refusals since the start; `counts_by_route` and `observed_by_route` as in Running."""
     counts_by_route: Callable[[], Mapping[str, Mapping[str, int]]]
+    observed_by_route: Callable[[], Mapping[str, Mapping[str, int]]]
     refusals: Refusals
     problems: Callable[[], Awaitable[Sequence[str]]]
     """As of `/readyz`; so are `remarks`."""
@@ -98,6 +99,7 @@ def _running(process: Process) -> Running:
         refusals=process.refusals,
         counts_by_reason=process.counts_by_reason,
         counts_by_route=process.counts_by_route,
+        observed_by_route=process.observed_by_route,
         since=process.clock.seconds(),
         fullest=process.fullest,
         problems=process.problems,

@@ -97,6 +97,7 @@ class Observing:
         self._proxies = TrustedProxies((), b"")
         self._would_deny = WouldDenyMetrics()
         metrics.also(self._would_deny)
+        metrics.watch(would_deny=self._would_deny.counts)
         self.reconfigure(config)
         metrics.also(ObservingMetrics(lambda: self._observing))
         self.access_log = None if config.access_log is None else self._log(config.access_log)

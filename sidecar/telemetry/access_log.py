@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from sidecar.core.model import ApiKey, QuotaState, RequestHead
+from sidecar.core.model import ApiKey, QuotaState, RequestHead, WouldDeny
 from sidecar.core.units import to_the_millisecond
 from sidecar.telemetry.batching import Batches
 from sidecar.telemetry.redaction import Redaction, query_names
@@ -70,7 +70,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     config: str | None = None
     """The beginning of the hash of the configuration in force at the end of the response."""
     refused_quota: QuotaState | None = None
-    """The one that was used up."""
+    """The one that was used up, enforced or only observed."""
     would_deny: str | None = None
     """Why it would have been refused, where `mode: observe` let it go on."""
 
@@ -90,8 +90,8 @@ def with_quota(access: Access, refused: QuotaState | None) -> Access:
     return replace(access, refused_quota=refused)
 
 
-def with_refusal(access: Access, reason: str) -> Access:
-    return replace(access, would_deny=reason)
+def with_refusal(access: Access, seen: WouldDeny) -> Access:
+    return replace(access, would_deny=seen.reason, refused_quota=seen.quota)
 
 
 class LineFormat(Protocol):

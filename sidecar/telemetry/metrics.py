@@ -145,6 +145,7 @@ class Metrics(Collector):
         self._read_key_cache: Callable[[], Mapping[str, int]] = dict
         self._read_access_log_dropped: Callable[[], int] = int
         self._read_log_dropped: Callable[[], int] = int
+        self._read_would_deny: Callable[[], Mapping[tuple[str, ...], int]] = dict
         self._others: Callable[[], Mapping[str, Snapshot]] | None = None
         self._registry = registry if registry is not None else CollectorRegistry()
         self.snapshot: Callable[[], Snapshot] = lambda: snapshot_of(self._registry)
@@ -219,6 +220,15 @@ class Metrics(Collector):
             counts.setdefault(route, Counter())[reason] += count
         return counts
 
+    def observed_by_route(self) -> Mapping[str, Counter[str]]:
+        """Requests since the start that went on only because their refusal is observed, by route and reason."""
+        counts: dict[str, Counter[str]] = {}
+        others = {} if self._others is None else self._others()
+        observed = (self._read_would_deny(), totals_by(["route", "reason"], "sidecar_would_deny", others))
+        for (route, reason), count in (item for each in observed for item in each.items()):
+            counts.setdefault(route, Counter())[reason] += count
+        return counts
+
     def taken(self, states: Iterable[QuotaState]) -> None:
         """A take of every quota in `states` passed."""
         counts = self._taken
@@ -273,11 +283,16 @@ class Metrics(Collector):
         key_cache: Callable[[], Mapping[str, int]] | None = None,
         access_log_dropped: Callable[[], int] | None = None,
         log_dropped: Callable[[], int] | None = None,
+        would_deny: Callable[[], Mapping[tuple[str, ...], int]] | None = None,
     ) -> None:
-        """Counters that others keep, read when somebody looks: key cache lookups by result, log lines dropped."""
+        """Counters that others keep, read when somebody looks: key cache lookups by result, log lines dropped.
+
+        would_deny: requests by route and reason that was only observed; whoever keeps it shows it, too.
+        """
         self._read_key_cache = key_cache or self._read_key_cache
         self._read_access_log_dropped = access_log_dropped or self._read_access_log_dropped
         self._read_log_dropped = log_dropped or self._read_log_dropped
+        self._read_would_deny = would_deny or self._read_would_deny
 
     def also(self, collector: Collector) -> None:
         """Show what `collector` counts, too."""

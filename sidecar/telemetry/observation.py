@@ -1,6 +1,6 @@
 """What went on although it would have been refused (`mode: observe`), and whether anything is observed at all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -13,10 +13,14 @@ class WouldDenyMetrics(Collector):
     """Counts of requests by the route and the reason that would have refused them."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, Reason], int] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
 
     def count(self, route: str, reason: Reason) -> None:
         self._counts[route, reason] = self._counts.get((route, reason), 0) + 1
+
+    def counts(self) -> Mapping[tuple[str, ...], int]:
+        """By route and reason."""
+        return dict(self._counts)
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(

@@ -90,7 +90,7 @@ class Exchanges:
         if access.reason is Reason.QUOTA_EXCEEDED and isinstance(decision, Deny):
             access = with_quota(access, decision.refused_quota)
         if isinstance(decision, Allow) and decision.would_deny is not None:
-            access = with_refusal(access, decision.would_deny.reason)
+            access = with_refusal(access, decision.would_deny)
         if tracer is not None:
             trace = tracer.begin(head) if forwarding is None else forwarding.trace
             access = with_trace(access, trace.trace_id)

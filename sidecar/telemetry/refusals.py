@@ -197,7 +197,7 @@ class Refusals:
         now, method, target, peer, decision, status, reason, cause, config, observed = fresh
         key = _key_of(decision)
         route = decision.route if decision is not None else None
-        quota = decision.refused_quota if isinstance(decision, Deny) and reason is Reason.QUOTA_EXCEEDED else None
+        quota = _used_up(decision, reason, observed=observed)
         path = self._redaction.path(target, longest=_PATH_CHARS + 1)
         return Refusal(
             at=int(now * 1_000_000),
@@ -225,6 +225,14 @@ class Refusals:
             config=config or "",
             observed=observed,
         )
+
+
+def _used_up(decision: Decision | None, reason: Reason, *, observed: bool) -> QuotaState | None:
+    if reason is not Reason.QUOTA_EXCEEDED:
+        return None
+    if isinstance(decision, Deny):
+        return decision.refused_quota
+    return decision.would_deny.quota if observed and decision is not None and decision.would_deny is not None else None
 
 
 def _left(state: QuotaState) -> str:

@@ -12,6 +12,13 @@ from sidecar.core.units import Clock
 HOUR: Final = 3_600_000_000
 DAY: Final = 24 * HOUR
 """In microseconds."""
+_WOULD_DENY: Final = "would_deny:"
+"""Before the reason of a refusal that was only observed: stored beside the reasons of those that held."""
+
+
+def observed_reason(reason: str) -> str:
+    """Why a request would have been refused that a stored `reason` is of; empty where it is of something else."""
+    return reason.removeprefix(_WOULD_DENY) if reason.startswith(_WOULD_DENY) else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +34,10 @@ class UsageRow:
     status_class: int
     count: int
     reason: str = ""
-    """Why the requests were refused or not served; empty for others, and where reasons were not asked for."""
+    """Why the requests were refused or not served; empty for others, and where reasons were not asked for.
+
+    Of those that were served only because their refusal is observed, what `observed_reason` reads.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +161,13 @@ class Usage:
     def used(self, allow: Allow, head: RequestHead, status: int, now: float, reason: str = "") -> None:
         """Count a request that was let through, with the status of its response at `now` (Unix seconds).
 
-        reason: of a fault that kept it from being served.
+        reason: of a fault that kept it from being served. Where one did, nothing is said of an observed refusal.
         """
         principal = allow.principal
         if principal is None:
             return
+        if allow.would_deny is not None and not reason:
+            reason = f"{_WOULD_DENY}{allow.would_deny.reason}"
         if now >= self._ends:
             self._begin(now)
         place = (principal.key.id, allow.route.name, status // 100, allow.client_address, reason)

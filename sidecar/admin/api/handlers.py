@@ -1,6 +1,7 @@
 """The operations of the API on usage, audit, policy and state, and their handlers."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -21,6 +22,7 @@ from sidecar.admin.api.schemas import (
     QuotaUsageList,
     RefusalList,
     RouteList,
+    RouteOut,
     ScopeList,
     ScopeUseOut,
     UsageList,
@@ -50,6 +52,7 @@ from sidecar.admin.api.serializers import (
 from sidecar.admin.problems import FieldError, invalid_request, unknown_request
 from sidecar.admin.service import AdminService
 from sidecar.core.apikey import Secret
+from sidecar.core.model import Route
 from sidecar.core.units import rfc3339
 from sidecar.gate.explain import allowed_routes
 from sidecar.keys.records import public_key
@@ -72,8 +75,8 @@ async def show_usage(service: AdminService, call: Call[UsageQuery, NoBody]) -> R
         raise invalid_request([FieldError(pointer="?since", detail="must be before `until`")])
     wanted = UsageFilter(since=since, until=until, by=call.query.by)
     rows = await service.usage(key_id, wanted)
-    refused = [row for row in await service.usage(key_id, replace(wanted, with_reasons=True)) if row.reason]
-    return Reply(value=usage_out(wanted, until, rows, refused))
+    by_reason = await service.usage(key_id, replace(wanted, with_reasons=True))
+    return Reply(value=usage_out(wanted, until, rows, by_reason))
 
 
 async def show_quotas(service: AdminService, call: Bare) -> Reply:
@@ -83,7 +86,11 @@ async def show_quotas(service: AdminService, call: Bare) -> Reply:
 
 async def show_routes(service: AdminService, call: Bare) -> Reply:
     key = await service.get(call.key_id)
-    return Reply(value=RouteList(routes=tuple(map(route_out, allowed_routes(service.config, key)))))
+    return Reply(value=RouteList(routes=_routes_out(service, allowed_routes(service.config, key))))
+
+
+def _routes_out(service: AdminService, routes: Iterable[Route]) -> tuple[RouteOut, ...]:
+    return tuple(route_out(service.shown_route(route)) for route in routes)
 
 
 async def show_scope_use(service: AdminService, call: Bare) -> Reply:
@@ -124,7 +131,7 @@ async def list_scopes(service: AdminService, _: Bare) -> Reply:
 
 
 async def list_routes(service: AdminService, _: Bare) -> Reply:
-    return Reply(value=RouteList(routes=tuple(map(route_out, service.config.routes))))
+    return Reply(value=RouteList(routes=_routes_out(service, service.config.routes)))
 
 
 async def explain(service: AdminService, call: Call[NoQuery, ExplainRequest]) -> Reply:

@@ -1,5 +1,6 @@
 """The operations of the API on the policy in force, and their handlers."""
 
+from dataclasses import replace
 from typing import Final
 
 from sidecar.admin.api.operations import ONE_KEY, Bare, Call, NoBody, NoQuery, Operation, Reply
@@ -41,7 +42,7 @@ async def show_policy(service: AdminService, call: Call[PolicyQuery, NoBody]) ->
     stored = outcomes_by_route(await service.usage(None, wanted))
     counted = counted_outcomes(service)
     filter_ = RouteFilter(search=given_or(query.search, ""), scope=given_or(query.scope, ""), used=query.used)
-    routes = fitting_routes(service.config, filter_, stored, counted)
+    routes = map(service.shown_route, fitting_routes(service.config, filter_, stored, counted))
     modes = Modes(service.config)
     policy = PolicyOut(
         routes=tuple(route_policy_out(modes, route, stored, counted) for route in routes),
@@ -61,10 +62,9 @@ async def show_reach(service: AdminService, call: Call[ReachQuery, NoBody]) -> R
 
 async def show_key_reach(service: AdminService, call: Bare) -> Reply:
     key = await service.get(call.key_id)
-    allowed = tuple(map(route_out, allowed_routes(service.config, key)))
-    return Reply(
-        value=KeyReachOut(allowed=allowed, closed=tuple(map(closed_route_out, closed_routes(service.config, key))))
-    )
+    allowed = tuple(route_out(service.shown_route(route)) for route in allowed_routes(service.config, key))
+    closed = [replace(one, route=service.shown_route(one.route)) for one in closed_routes(service.config, key)]
+    return Reply(value=KeyReachOut(allowed=allowed, closed=tuple(map(closed_route_out, closed))))
 
 
 async def show_configuration(service: AdminService, _: Bare) -> Reply:

@@ -44,6 +44,8 @@ class OutcomesOut(Struct, frozen=True, kw_only=True):
     faults: int
     denied: dict[str, int]
     """Refusals and faults by reason."""
+    would_deny: dict[str, int]
+    """Requests that were let through only because of `mode: observe`, by the reason that would have refused them."""
 
 
 class ForwardingOut(Struct, frozen=True, kw_only=True):
@@ -67,18 +69,18 @@ class RoutePolicyOut(Struct, frozen=True, kw_only=True):
     route: RouteOut
     needs: str
     observed: bool
-    """Refusals are only observed (`mode: observe` of the route or the file), unless a quota or scope says `enforce`."""
+    """Whether refusals are only counted and logged (`mode: observe`). A scope or quota may still say `enforce`."""
     audience: Audience
     """Who may pass: everybody, nobody, only requests without a key, or keys that meet the requirements."""
     forwarding: ForwardingOut
     last_day: OutcomesOut
-    """Only requests with a recognised key that this admin token may see."""
+    """Of the last 24 hours. Only requests with a recognised key count, and only keys that this admin token may see."""
     since_start: OutcomesOut | None
     """Requests with and without a key, since `counted_since`; null for an administrator of one tenant."""
 
 
 class PolicyOut(Struct, frozen=True, kw_only=True):
-    """The matching routes, in the order of the file; the last, `(none)`, stands for requests that match no route."""
+    """The routes that fit, in the order of the file. The last, `(none)`, stands for requests that match no route."""
 
     routes: tuple[RoutePolicyOut, ...]
     since: str
@@ -87,14 +89,14 @@ class PolicyOut(Struct, frozen=True, kw_only=True):
 
 
 class TenantKeysOut(Struct, frozen=True, kw_only=True):
-    """Number of keys of a tenant; null: keys without a tenant."""
+    """The number of keys of one tenant; `tenant` is null for keys that have none."""
 
     tenant: str | None
     count: int
 
 
 class ScopeKeysOut(Struct, frozen=True, kw_only=True):
-    """Keys that hold a granted scope."""
+    """The number of keys that hold a scope."""
 
     scope: str
     count: int
@@ -115,8 +117,9 @@ class ReachOut(Struct, frozen=True, kw_only=True):
     whole: bool
     """Whether every key (of the tenant, after the cursor) was searched."""
     tenants: tuple[TenantKeysOut, ...]
-    """The 100 with the most keys; the same for `scopes`. A key counts for each of its scopes that the route names."""
+    """The 100 tenants with most keys."""
     scopes: tuple[ScopeKeysOut, ...]
+    """The 100 scopes with most keys. A key counts once for each of its scopes that the route names."""
 
 
 class ClosedRouteOut(Struct, frozen=True, kw_only=True):
@@ -128,7 +131,7 @@ class ClosedRouteOut(Struct, frozen=True, kw_only=True):
     opened_by: tuple[str, ...]
     """Scopes, each of which alone would let the key pass."""
     bar: str
-    """Why the key is refused whatever its scopes are; empty if scopes decide."""
+    """What keeps the key out, whatever its scopes; empty where only scopes do."""
 
 
 class KeyReachOut(Struct, frozen=True, kw_only=True):
@@ -149,7 +152,7 @@ class PendingOut(Struct, frozen=True, kw_only=True):
     """The configuration that was refused at the newest reload."""
 
     since: str
-    """Time of the first refusal since the configuration in force was loaded; `at`: of the newest."""
+    """When a reload was first refused since the configuration in force was loaded; `at`: when it was last refused."""
     at: str
     problems: tuple[ConfigProblemOut, ...]
     """The first 100 of `total`; none for an administrator of one tenant."""
@@ -163,9 +166,9 @@ class ConfigurationOut(Struct, frozen=True, kw_only=True):
     sha256: str
     since: str
     needs_restart: tuple[str, ...]
-    """Options of the file that take effect at the next restart."""
+    """Options that were changed in the file, and take effect at the next restart."""
     pending: PendingOut | None
-    """Null if the newest reload succeeded."""
+    """Null where the newest reload succeeded."""
 
 
 def route_policy_out(
@@ -190,6 +193,7 @@ def _outcomes_out(outcomes: Outcomes) -> OutcomesOut:
         refused=outcomes.refused,
         faults=outcomes.count("fault"),
         denied=dict(outcomes.denied),
+        would_deny=dict(outcomes.would_deny),
     )
 
 

@@ -72,6 +72,8 @@ class UsageList(Struct, frozen=True, kw_only=True):
     rows: tuple[UsageOut, ...]
     reasons: tuple[ReasonOut, ...] = ()
     """The part of these requests that was refused or not served."""
+    would_deny: tuple[ReasonOut, ...] = ()
+    """Of the same requests, those that were let through only because of `mode: observe`."""
 
 
 class RefusalOut(Struct, frozen=True, kw_only=True):
@@ -166,7 +168,7 @@ class PlanList(Struct, frozen=True, kw_only=True):
 
 
 class RouteOut(Struct, frozen=True, kw_only=True):
-    """A route of the current configuration, and its file and line."""
+    """A route of the current configuration. `where`: its file and line; one tenant's administrator sees its line."""
 
     name: str
     methods: tuple[str, ...]
@@ -200,6 +202,8 @@ class LackOut(Struct, frozen=True, kw_only=True):
     route: str
     lacks: tuple[str, ...]
     count: int
+    observed: int = 0
+    """Requests that lacked them, and were let through because of `mode: observe`."""
 
 
 class ScopeUseOut(Struct, frozen=True, kw_only=True):

@@ -52,9 +52,10 @@ from sidecar.keys.ports import AuditFilter, AuditRow, KeyFilter, after_cursor
 from sidecar.keys.records import public_key
 from sidecar.keys.transitions import KeyChange, Rotation
 from sidecar.keys.validation import NewKey
+from sidecar.rehearsal.suggestions.suggest import Refused
 from sidecar.telemetry.refusals import Refusal, RefusalFilter
 from sidecar.usage.anomalies import Anomaly
-from sidecar.usage.recorder import UsageFilter, UsageRow
+from sidecar.usage.recorder import UsageFilter, UsageRow, observed_reason
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -246,9 +247,13 @@ def scope_use_out(use: ScopeUse) -> ScopeUseOut:
         used=one.used,
         unused=one.unused,
         needed=one.needed,
-        refused=tuple(LackOut(route=each.route, lacks=each.lacks, count=each.count) for each in one.refused),
+        refused=tuple(_lack_out(each) for each in one.refused),
         command=use.command,
     )
+
+
+def _lack_out(refused: Refused) -> LackOut:
+    return LackOut(route=refused.route, lacks=refused.lacks, count=refused.count, observed=refused.observed)
 
 
 def explanation_out(explanation: Explanation) -> ExplanationOut:
@@ -284,14 +289,23 @@ def anomaly_out(event: Anomaly) -> AnomalyOut:
     return AnomalyOut(kind=event.kind.value, key_id=event.key_id, at=at, address=event.address, detail=event.detail)
 
 
-def usage_out(wanted: UsageFilter, until: int, rows: Sequence[UsageRow], refused: Sequence[UsageRow]) -> UsageList:
+def usage_out(wanted: UsageFilter, until: int, rows: Sequence[UsageRow], by_reason: Sequence[UsageRow]) -> UsageList:
     counts = tuple(
         UsageOut(at=rfc3339(row.at), route=row.route, status_class=row.status_class, count=row.count) for row in rows
     )
-    reasons = tuple(
-        ReasonOut(at=rfc3339(row.at), route=row.route, reason=row.reason, count=row.count) for row in refused
+    named = [(row, observed_reason(row.reason)) for row in by_reason if row.reason]
+    return UsageList(
+        by=wanted.by,
+        since=rfc3339(wanted.since),
+        until=rfc3339(until),
+        rows=counts,
+        reasons=tuple(_reason_out(row, row.reason) for row, observed in named if not observed),
+        would_deny=tuple(_reason_out(row, observed) for row, observed in named if observed),
     )
-    return UsageList(by=wanted.by, since=rfc3339(wanted.since), until=rfc3339(until), rows=counts, reasons=reasons)
+
+
+def _reason_out(row: UsageRow, reason: str) -> ReasonOut:
+    return ReasonOut(at=rfc3339(row.at), route=row.route, reason=reason, count=row.count)
 
 
 def quota_usage_out(usage: QuotaUsage) -> QuotaUsageOut:

@@ -59,7 +59,7 @@ from sidecar.keys.ports import AlreadyProcessed, AuditFilter, IdempotencyKeyReus
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import Rotation
 from sidecar.keys.validation import InvalidKey
-from sidecar.usage.recorder import UsageFilter, UsageRow
+from sidecar.usage.recorder import UsageFilter, UsageRow, observed_reason
 
 # Rotate, disable, enable and revoke: the confirmation page and the action.
 
@@ -230,20 +230,23 @@ async def show_key(request: web.Request) -> web.Response:
         slot=slot_text(slot),
         whole=f"{whole}#usage",
         by_route=_by_route(shown),
-        by_reason=_by_reason(key, days, shown),
+        by_reason=_by_reason(key, days, shown, observed=False),
+        observed=_by_reason(key, days, shown, observed=True),
         latest=latest_refusals(service, request, key_id=key.id, slot=slot),
         audit=await _audit(service, key),
         actions=actions,
         done=_DONE.get(request.query.get("done", ""), ""),
     )
-    return request.app[TEMPLATES].page(request, "key.html", view=view, reach=key_reach(service.config, key))
+    return request.app[TEMPLATES].page(request, "key.html", view=view, reach=key_reach(service, key))
 
 
-def _by_reason(key: ApiKey, days: str, rows: Sequence[UsageRow]) -> tuple[CountRow, ...]:
+def _by_reason(key: ApiKey, days: str, rows: Sequence[UsageRow], *, observed: bool) -> tuple[CountRow, ...]:
+    """Refusals, or those that were only observed."""
     counts: Counter[str] = Counter()
     for row in rows:
-        counts[row.reason] += row.count
-    del counts[""]
+        reason = observed_reason(row.reason)
+        if row.reason and bool(reason) == observed:
+            counts[reason or row.reason] += row.count
     return count_rows(counts, lambda reason: f"/keys/{key.id}?{urlencode({'span': days, 'reason': reason})}#latest")
 
 

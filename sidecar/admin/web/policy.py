@@ -72,12 +72,13 @@ async def _policy_page(request: web.Request, ask: Explanation, status: int) -> w
     routes = fitting_routes(service.config, wanted, stored, since_start)
     modes = Modes(service.config)
     start, link = _start(request.query.get("from", ""), len(routes)), _linking(wanted)
+    shown = map(service.shown_route, routes[start : start + _PAGE_SIZE])
     view = PolicyPage(
         intro=_intro(service),
         pending=_pending(service),
         restart=", ".join(config_state(service).needs_restart),
         ask=ask,
-        rows=tuple(_row(modes, route, stored, since_start) for route in routes[start : start + _PAGE_SIZE]),
+        rows=tuple(_row(modes, route, stored, since_start) for route in shown),
         search=wanted.search,
         scopes=_scopes(service, wanted.scope),
         used=_used(wanted),
@@ -179,12 +180,13 @@ def _cell(outcomes: Outcomes | None) -> OutcomeCell:
         return OutcomeCell()
     allowed, errors = outcomes.allowed, outcomes.server_errors
     by_kind = ((outcomes.count(kind), _REFUSED[kind]) for kind in REFUSALS)
-    faults = outcomes.count("fault")
+    faults, observed = outcomes.count("fault"), outcomes.would_deny.total()
     return OutcomeCell(
         allowed=f"{allowed:,} allowed{f', {errors:,} of them 5xx' if errors else ''}" if allowed else "",
         refused=f"{outcomes.refused:,} refused" if outcomes.refused else "",
         detail=", ".join(f"{count:,} {text}" for count, text in by_kind if count),
         faults=f"{faults:,} not served" if faults else "",
+        observed=f"{observed:,} would be refused" if observed else "",
     )
 
 
@@ -225,14 +227,16 @@ async def _route_page(request: web.Request, route: Route, ask: Explanation, stat
         link=link,
         marks=tuple(_marks(Modes(service.config), route)),
         needs=needs(route),
-        facts=tuple(_facts(service, route)),
+        facts=tuple(_facts(service, service.shown_route(route))),
         chart=usage_chart(rows, wanted, "24 hours", link=lambda at: f"{link}?at={at}#latest", slot=slot)
         if rows
         else None,
         day=_cell(outcomes),
-        by_reason=_by_reason(outcomes, link),
+        by_reason=_by_reason(outcomes.denied, link),
+        observed=_by_reason(outcomes.would_deny, link),
         counted=None if counts is None else _cell(counts),
-        counted_by_reason=() if counts is None else _by_reason(counts, link),
+        counted_by_reason=() if counts is None else _by_reason(counts.denied, link),
+        counted_observed=() if counts is None else _by_reason(counts.would_deny, link),
         counted_since=moment(service.running_since, service.now).relative,
         reach=await route_reach(request, service, route),
         ask=ask,
@@ -241,8 +245,8 @@ async def _route_page(request: web.Request, route: Route, ask: Explanation, stat
     return request.app[TEMPLATES].page(request, "route.html", here="policy", status=status, view=view)
 
 
-def _by_reason(outcomes: Outcomes, link: str) -> tuple[CountRow, ...]:
-    return count_rows(outcomes.denied, lambda reason: f"{link}?{urlencode({'reason': reason})}#latest")
+def _by_reason(counts: Mapping[str, int], link: str) -> tuple[CountRow, ...]:
+    return count_rows(counts, lambda reason: f"{link}?{urlencode({'reason': reason})}#latest")
 
 
 def _facts(service: AdminService, route: Route) -> Iterator[Fact]:

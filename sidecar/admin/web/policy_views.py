@@ -44,12 +44,16 @@ class KeyReach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeCell:
-    """The outcomes of requests; empty texts for none. detail: refusals by cause."""
+    """The outcomes of requests; empty texts for none. detail: refusals by cause.
+
+    observed: allowed requests that only `mode: observe` let through.
+    """
 
     allowed: str = ""
     refused: str = ""
     detail: str = ""
     faults: str = ""
+    observed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +151,10 @@ class RoutePage:
     chart: Chart | None
     day: OutcomeCell
     by_reason: tuple[CountRow, ...]
+    observed: tuple[CountRow, ...]
     counted: OutcomeCell | None
     counted_by_reason: tuple[CountRow, ...]
+    counted_observed: tuple[CountRow, ...]
     counted_since: str
     reach: RouteReach
     ask: Explanation

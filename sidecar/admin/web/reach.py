@@ -11,7 +11,6 @@ from sidecar.admin.web.formatting import moment_or_none, route_link
 from sidecar.admin.web.policy_views import ClosedRow, KeyReach, ReachKey, RouteReach, RouteRow
 from sidecar.admin.web.stats import count_rows
 from sidecar.admin.web.view_models import CountRow
-from sidecar.config.build.config import Config
 from sidecar.core.apikey import looks_secret
 from sidecar.core.model import ApiKey, Policy, Route
 from sidecar.core.units import counted
@@ -25,14 +24,15 @@ _MOST_CLOSED: Final = 100
 # What a key reaches.
 
 
-def key_reach(config: Config, key: ApiKey) -> KeyReach:
+def key_reach(service: AdminService, key: ApiKey) -> KeyReach:
     """The routes that the key may use, and those that it may not: first those that a scope would open."""
+    config = service.config
     closed = closed_routes(config, key)
     near = [one for one in closed if not one.bar]
     barred = [one for one in closed if one.bar]
     hidden = len(near[_MOST_CLOSED:]) + len(barred[_MOST_CLOSED:])
     return KeyReach(
-        allowed=tuple(map(_route, allowed_routes(config, key))),
+        allowed=tuple(_route(service.shown_route(route)) for route in allowed_routes(config, key)),
         near=tuple(map(_closed, near[:_MOST_CLOSED])),
         barred=tuple(map(_closed, barred[:_MOST_CLOSED])),
         closed=counted(len(closed), "closed route"),

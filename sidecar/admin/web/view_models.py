@@ -312,6 +312,7 @@ class KeyPage:
     whole: str
     by_route: tuple[UsageByRoute, ...]
     by_reason: tuple[CountRow, ...]
+    observed: tuple[CountRow, ...]
     latest: LatestRefusals
     audit: tuple[AuditEntry, ...]
     actions: tuple[str, ...]

@@ -97,6 +97,12 @@ def _compared(before: _Side, after: _Side, old: Match | None, new: Match | None)
     return _Group(old, new, effects(opens=bool(won), closes=bool(lost)), details)
 
 
+def _opening(access: Access) -> str:
+    """The scopes of which each one is enough, in words."""
+    needed = access.terms is not None and bool(access.terms.clauses)
+    return ", ".join(_names(alone(access))) or ("none alone" if needed else "none is needed")
+
+
 def _passing(
     words: tuple[str, str], before: Access, after: Access, won: Sequence[str], lost: Sequence[str]
 ) -> Iterator[Detail]:
@@ -106,9 +112,9 @@ def _passing(
     was, becomes = words
     if was != becomes:
         yield Detail("may pass", was, becomes)
-    single, other = _names(alone(before)), _names(alone(after))
+    single, other = _opening(before), _opening(after)
     if was == becomes and single != other:
-        yield Detail("scopes that open it", ", ".join(single) or "none alone", ", ".join(other) or "none alone")
+        yield Detail("scopes that open it", single, other)
     if won and before != CLOSED:
         yield Detail("now pass", after="; ".join(won))
     if lost and after != CLOSED:

@@ -12,7 +12,7 @@ from sidecar.core.policy import missing_scopes
 from sidecar.core.routing import NO_ROUTE, RouteTable, overlaps
 from sidecar.gate.compile import route_table
 from sidecar.rehearsal.openapi.description import Description
-from sidecar.rehearsal.openapi.draft import policy_text
+from sidecar.rehearsal.openapi.draft import route_text
 from sidecar.rehearsal.openapi.requirements import Endpoint, Operation, Requirement, ScopeNames, endpoints_of
 from sidecar.rehearsal.openapi.tree import short
 
@@ -117,7 +117,7 @@ class _Comparison:
         else:
             part = "only a part of its paths is" if routes else "no route covers it"
             part = f"{part} covered, by `{routes[0].name}` ({routes[0].where})" if routes else part
-            entry = f"- {endpoint.method} {endpoint.pattern}: {{{policy_text(self.requirements[id(endpoint)])}}}"
+            entry = route_text(f"{endpoint.method} {endpoint.pattern}", self.requirements[id(endpoint)])
             message = f"`{_shown(operation)}`: {part}: add `{entry}`{self.near(endpoint)}"
         return Finding(
             kind="uncovered", message=message, place=operation.place, operation=operation.name, route=denying

@@ -30,6 +30,8 @@ _UNBROKEN: Mapping[str, Any] = {"break_long_words": False, "break_on_hyphens": F
 _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 """Words that YAML 1.1 does not read as text."""
 _LONGEST_DESCRIPTION = 200
+_LONGEST_KEY = 1_000
+"""YAML takes no simple key of over 1,024 characters (1.2, section 7.4.2)."""
 _SETTINGS = """\
 listen: 127.0.0.1:8080
 upstream: http://127.0.0.1:8000    # the service that the document describes
@@ -205,18 +207,33 @@ def _listed(routes: Sequence[DraftedRoute], ties: Sequence[DraftedRoute]) -> Ite
 def _lines(each: DraftedRoute) -> Iterator[str]:
     for remark in each.above:
         yield from _comment(f"{remark}.")
-    name = each.name if _PLAIN_ROUTE.fullmatch(each.name) else json.dumps(each.name)
     beside = f"    # {_one_line(each.beside)[:_WIDTH]}" if each.beside else ""
-    line = f"- {name}: {{{policy_text(each.requirement)}}}"
-    if len(line) <= _WIDTH:
+    line = route_text(each.name, each.requirement)
+    if len(line) <= _WIDTH or len(each.name) > _LONGEST_KEY:
         yield line + beside
         return
-    yield f"- {name}:{beside}"
+    yield f"- {_name_text(each.name)}:{beside}"
     for option in _options(each.requirement):
         yield from wrap(option, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6, **_UNBROKEN)
 
 
-def policy_text(requirement: Requirement) -> str:
+def route_text(name: str, requirement: Requirement) -> str:
+    """A route as an item of `routes`, in one line.
+
+    One whose name is too long for a key is a group of itself: its path is a value, in which `${` would be a variable.
+    """
+    options = f"{{{_policy_text(requirement)}}}"
+    if len(name) <= _LONGEST_KEY:
+        return f"- {_name_text(name)}: {options}"
+    method, _, path = name.partition(" ")
+    return f"- {{path: {json.dumps(path.replace('$', '$$'))}, routes: [{{{method}: {options}}}]}}"
+
+
+def _name_text(name: str) -> str:
+    return name if _PLAIN_ROUTE.fullmatch(name) else json.dumps(name)
+
+
+def _policy_text(requirement: Requirement) -> str:
     """The options of a route: `scopes: [items:read]`."""
     return ", ".join(_options(requirement))
 

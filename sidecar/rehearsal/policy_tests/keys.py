@@ -9,7 +9,7 @@ from sidecar.config.build.config import Config
 from sidecar.core.apikey import ALPHABET, Hasher, KeyFormat
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.gate.compile import key_rules
-from sidecar.keys.cache import MISS, CacheEntry, Miss
+from sidecar.keys.cache import MISS, CacheEntry, Found, Miss
 from sidecar.keys.validation import NewKey
 from sidecar.rehearsal.policy_tests.document import CUT, MISTYPED, UNKNOWN, KeyEntry
 
@@ -116,6 +116,9 @@ class KnownKeys:
 
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None:
         return self._seen.get(secret_digest, MISS)
+
+    def uncount(self, found: Found) -> None:
+        """Nothing is counted."""
 
     def remembers(self, secret_digest: bytes) -> bool:
         return secret_digest in self._seen

@@ -1,21 +1,22 @@
 """A file of policy tests with every name resolved: cases that a judge can take one by one."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final
 
-from msgspec import Struct
-from msgspec.structs import replace
+from msgspec import Struct, structs
 
 from sidecar.config.build.config import Config
 from sidecar.config.decoder import decode
-from sidecar.config.errors import ConfigError, Path, Report, did_you_mean
+from sidecar.config.errors import ConfigError, Path, Problem, Report, did_you_mean
 from sidecar.config.load import Variables, read_file
 from sidecar.config.yaml_tree import MOST_TABLE_BYTES, read_table
-from sidecar.core.apikey import Hasher, looks_secret
+from sidecar.core.apikey import Hasher, beginning, looks_secret, without_keys
 from sidecar.core.model import Headers, RequestHead
+from sidecar.core.units import counted
 from sidecar.gate.explain import presenting, with_key_in_query
 from sidecar.keys.validation import InvalidKey
 from sidecar.rehearsal.policy_tests.document import (
@@ -36,6 +37,7 @@ from sidecar.rehearsal.policy_tests.keys import KeyMaker, MadeKey
 KEY_TEXT: Final = "{key}"
 """Stands for the text of the key, in a target or a header."""
 DEFAULT_UPSTREAM: Final = "default"
+_QUOTED: Final = re.compile("'[^']*'|\"[^\"]*\"")
 _CLIENT: Final = "203.0.113.1"
 """An address for documentation (RFC 5737)."""
 _NO_KEY: Final = MadeKey(text="", key=None)
@@ -82,13 +84,17 @@ def read_suite(
     """Reads the file at `path`. Raises ConfigError with every problem, of the file or of its configuration.
 
     config_path: overrides the configuration that the file names. otherwise: used if the file names none. load: reads a
-    configuration with these `${VAR}`. No problem repeats the value of a variable.
+    configuration with these `${VAR}`. No problem repeats the value of a variable, or what may be a key.
     """
     variables = Variables(environ)
     try:
         return _read(path, config_path, otherwise, lambda name, own: load(name, {**environ, **own}), variables)
     except ConfigError as error:
-        raise ConfigError(map(variables.without_values, error.problems)) from None
+        raise ConfigError(map(_without_keys, map(variables.without_values, error.problems))) from None
+
+
+def _without_keys(problem: Problem) -> Problem:
+    return replace(problem, path=without_keys(problem.path), message=without_keys(problem.message))
 
 
 def _read(
@@ -157,12 +163,18 @@ class _Resolver:
         except InvalidKey as invalid:
             for problem in invalid.problems:
                 at = getattr(problem, "path", ())
-                self._report.problem((*path, *at[:1]), str(problem))
+                self._report.problem((*path, *at[:1]), _QUOTED.sub(self._shortened, str(problem)))
             return None
         for other in (*self._keys.values(), *self._inline):
             if other.key is not None and made.key is not None and _clash(made.key.id, other.key.id, made, other):
                 self._report.key_problem(path, f"has the id or the secret of the key {other.key.id}")
         return made
+
+    def _shortened(self, quoted: re.Match[str]) -> str:
+        """Only the beginning of a name that nobody has: it may be a secret that was pasted into the wrong place."""
+        name, config = quoted[0][1:-1], self._config
+        known = (config.catalogue.scopes, config.plans, config.quotas, config.keys.environments)
+        return quoted[0] if any(name in names for names in known) else repr(beginning(name))
 
     def _key(self, name: str, path: Path, *, of_key: bool = False) -> MadeKey:
         """of_key: whether the name is in the key at `path`, not in its value."""
@@ -189,7 +201,7 @@ class _Resolver:
             defaults = self._merged(base, group, at)
             for place, (path, entry) in enumerate(report.numbered((*at, "cases"), group.cases)):
                 found = self._case(entry, path, defaults, group.name)
-                yield replace(found, leads=place == 0, follows=place > 0) if group.sequence else found
+                yield structs.replace(found, leads=place == 0, follows=place > 0) if group.sequence else found
         for at, table in report.numbered(("tables",), document.tables):
             yield from self._table(table, at, base)
 
@@ -250,7 +262,8 @@ class _Resolver:
             if line.key is not None:
                 self._report.key_problem(path, "the columns say which key: leave out `as …`")
             if len(words) != len(columns):
-                self._report.problem(path, f"has {len(words)} of {len(columns)} columns: one word for each of `keys`")
+                number = f"{counted(len(words), 'word')} for {counted(len(columns), 'key')}"
+                self._report.problem(path, f"has {number}: write one word for each of `keys`, or one alone for all")
             for (name, key), word in zip(columns, words, strict=False):
                 yield Case(
                     name=f"{line.text} as {name}",

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from sidecar.config.build.config import Config
 from sidecar.core.model import ApiKey, Policy, Route
-from sidecar.core.policy import missing_scopes
+from sidecar.core.policy import missing_in_words, missing_scopes
 from sidecar.core.units import counted, rfc3339
 from sidecar.gate.compile import key_rules
 from sidecar.keys.ports import KeyConflict
@@ -51,6 +51,8 @@ class Refused:
     route: str
     lacks: tuple[str, ...]
     """What the route wants and the key does not hold."""
+    missing: str
+    """The same in words: whether it is all of them, or any."""
     count: int
     observed: int = 0
     """Those that went on all the same, because the refusal was only observed (`mode: observe`); not in `count`."""
@@ -200,10 +202,15 @@ class Suggestions:
         """Those that would still be refused."""
         for name in sorted({*use.lacking, *use.observed}):
             route = self._routes.get(name)
-            lacks = missing_scopes(route.policy, self.sets.expand(key.scopes)) if route else ()
-            if lacks:
-                count, observed = use.lacking.get(name, 0), use.observed.get(name, 0)
-                yield Refused(route=name, lacks=tuple(sorted(lacks)), count=count, observed=observed)
+            held = self.sets.expand(key.scopes)
+            if route is not None and (lacks := missing_scopes(route.policy, held)):
+                yield Refused(
+                    route=name,
+                    lacks=tuple(sorted(lacks)),
+                    missing=missing_in_words(route.policy, held),
+                    count=use.lacking.get(name, 0),
+                    observed=use.observed.get(name, 0),
+                )
 
     def _quotas(self, key: ApiKey, use: KeyUse) -> Iterator[QuotaFit]:
         often = self._often_hit(use)

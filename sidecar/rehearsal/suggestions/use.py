@@ -18,7 +18,7 @@ from sidecar.core.units import microseconds
 from sidecar.gate.compile import method_rules, route_table
 from sidecar.rehearsal.recorded import RecordedRequest
 from sidecar.rehearsal.suggestions.peaks import Peak, own_charges, peak_of
-from sidecar.usage.recorder import UsageTotal
+from sidecar.usage.recorder import UsageTotal, observed_reason
 
 # A request as the gate reads it.
 
@@ -216,7 +216,7 @@ class Use:
     """Requests by route that were let pass."""
     refused: Counter[str] = field(default_factory=Counter)
     observed: Counter[str] = field(default_factory=Counter)
-    """Those of a log that went on only because their refusal was observed; in neither of the others."""
+    """Those that went on only because their refusal was observed; in neither of the others."""
     _router: Router = field(init=False)
     _expand: Callable[[tuple[str, ...]], frozenset[str]] = field(init=False)
     _held: dict[str, _Held] = field(default_factory=dict)
@@ -253,13 +253,21 @@ class Use:
             self.unknown_keys += total.count
             return
         use, reading = self._of(total.key_id), self._router.on(total.route, held.key)
-        if self._count(use, held, reading, total.route, total.reason, total.count) and reading is not None:
+        observed = observed_reason(total.reason)
+        if observed in _NO_POLICY_PASSED:
+            if observed == Reason.INSUFFICIENT_SCOPE and reading is not None:
+                _add(use.observed, total.route, total.count)
+            return
+        reason = observed or total.reason
+        if self._count(use, held, reading, total.route, reason, total.count) and reading is not None:
             for charge in reading.charges:
                 peak_of(use.peaks, charge.quota, held.key, self.config.plans).add_total(charge, total)
 
     def add_route_total(self, total: UsageTotal) -> None:
         """Count what is stored of all keys together."""
         counts = self.refused if total.reason in _NO_POLICY_PASSED else self.routes
+        if observed_reason(total.reason) in _NO_POLICY_PASSED:
+            counts = self.observed
         counts[total.route] += total.count
 
     def add_log(self, requests: Iterable[RecordedRequest], *, since: int, progress: Callable[[int], None]) -> None:

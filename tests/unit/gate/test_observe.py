@@ -3,14 +3,17 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidecar.core.apikey import KeyFormat
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Allow, Bucket, KeyStatus, RequestHead, Taken
 from sidecar.gate.gate import Gate
+from sidecar.gate.requests import KnownCredential, Understood
 from sidecar.keys.cache import KeyCache
 from sidecar.limiter.memory import MemoryLimiter
 from tests.harness.targets import CLIMBS
@@ -167,6 +170,34 @@ async def test_a_used_up_quota_tells_its_count_and_no_time_to_wait(observing: Wo
         fields = dict(observing.responses.client_headers(allow.principal, allow.quota_states, observing.clock.now))
         assert b"Retry-After" not in fields
         assert fields[b"X-RateLimit-Remaining"] == b"1"
+        quota = allow.would_deny.quota if allow.would_deny is not None else None
+        assert quota is not None
+        assert (quota.quota.name, quota.limit) == ("video", 10)
+        assert quota.retry_after_seconds > 0
+
+
+async def test_what_two_ways_look_up_for_one_request_counts_once(observing: World) -> None:
+    """The shorter way leaves what it would refuse to the longer one, which knows what is observed."""
+    text, _ = await observing.issue()
+    cache = KeyCache(observing.store.keys, size=10)
+    gate = Gate(
+        observing.gate.config,
+        cache,
+        MemoryLimiter(),
+        hasher=observing.hasher,
+        clock=observing.clock,
+        new_request_id=lambda: "made",
+    )
+    match = gate.routes.match("POST", "/items/1")
+    for presented, found in ((text, (1, 0)), (KeyFormat().make("hv_live_", lambda _: 7), (1, 1))):
+        headers = ((b"Host", b"api.test"), (b"X-Api-Key", presented.encode()))
+        request = RequestHead(method="POST", target="/items/1", headers=headers, peer="198.51.100.7")
+        credential = KnownCredential(sha256(presented.encode()).digest(), presented.encode())
+        understood = Understood(match, "/items/1", [], b"api.test", credential=credential)
+        assert isinstance(await gate.decide(request), Allow)
+        assert gate.decide_now(request, understood) is None
+        assert isinstance(await gate.decide(request), Allow)
+        assert (cache.hits, cache.negative_hits) == found
 
 
 async def test_the_first_refusal_is_the_one_that_is_told(observing: World) -> None:

@@ -141,6 +141,7 @@ def test_readings_that_lead_to_different_routes_are_shown_with_their_routes(conf
     assert first.endswith(" leads to GET /items/**") and last == "/public/x leads to GET /public/**"
 
 
+USED_UP = {"quota": "video", "limit": 10, "retry_after": 60}
 OBSERVED = CONFIG.replace("GET /items/**: {", "GET /items/**: {mode: observe, ").replace(
     "video: {limit: 10,", "video: {limit: 10, mode: observe,"
 )
@@ -175,6 +176,11 @@ OBSERVED = CONFIG.replace("GET /items/**: {", "GET /items/**: {mode: observe, ")
             "as far as quotas allow; video is only observed, because the mode of quota video is observe.",
         ),
         (
+            {"would_deny": "quota_exceeded", "path": "/counted/x", "route": "GET /counted/**", **KEY, **USED_UP},
+            "what is left of it decides. It is enforced today, and was only observed then.",
+            "what is left of it decides. It is only observed, because the mode of quota video is observe.",
+        ),
+        (
             {"reason": "missing_credential", "status": 401},
             "decides the same.",
             "otherwise: it lets it go on, though it would be refused for missing_credential, because the mode of the "
@@ -197,6 +203,8 @@ def test_what_went_on_is_told_as_such_and_why(
     then, now = told(request, config), told(request, load(str(file), environ={}))
     assert then.verdict.endswith(enforced)
     assert now.verdict.endswith(observed)
+    if "quota" in past:
+        assert texts(now.then, "used up") == ["video of 10; free again after 60 s"]
     if "would_deny" in past:
         assert texts(now.then, "would deny") == [
             f"{past['would_deny']}: it went on all the same, because the refusal was only observed"

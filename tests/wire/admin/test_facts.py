@@ -97,6 +97,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "refused": "showPolicy/routes/last_day/refused showPolicy/routes/since_start/refused",
         "detail": "showPolicy/routes/last_day/denied showPolicy/routes/since_start/denied",
         "faults": "showPolicy/routes/last_day/faults showPolicy/routes/since_start/faults",
+        "observed": "showPolicy/routes/last_day/would_deny showPolicy/routes/since_start/would_deny",
     },
     "PolicyRow": {
         "name": "showPolicy/routes/route/name", "link": WORDS, "needs": "showPolicy/routes/needs",
@@ -134,7 +135,9 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
         "facts": PARTS,
         "chart": "showTotalUsage/rows/at showTotalUsage/rows/route showTotalUsage/rows/count", "day": PARTS,
         "by_reason": "showPolicy/routes/last_day/denied", "counted": PARTS,
-        "counted_by_reason": "showPolicy/routes/since_start/denied", "counted_since": "showPolicy/counted_since",
+        "counted_by_reason": "showPolicy/routes/since_start/denied",
+        "observed": "showPolicy/routes/last_day/would_deny",
+        "counted_observed": "showPolicy/routes/since_start/would_deny", "counted_since": "showPolicy/counted_since",
         "reach": PARTS, "ask": PARTS, "latest": PARTS,
     },
     "QuotaRow": {
@@ -178,6 +181,7 @@ SOURCES: Final[dict[str, dict[str, str]]] = {
                  "showKey/retires_at showKey/replaces",
         "quotas": PARTS, "chart": "showUsage/rows/at showUsage/rows/count", "spans": CONSTANT,
         "slot": TYPED, "whole": WORDS, "by_route": PARTS, "by_reason": PARTS, "latest": PARTS, "audit": PARTS,
+        "observed": "showUsage/would_deny/reason showUsage/would_deny/count",
         "actions": "showKey/status", "done": WORDS,
     },
     "Confirm": {

@@ -1,5 +1,6 @@
 """The policy in the API and on its pages: what routes demand, what came of requests, who reaches what."""
 
+import re
 import sqlite3
 from contextlib import closing
 from html import escape
@@ -58,6 +59,7 @@ def test_requests_are_told_by_route_and_outcome(start_sidecar: StartSidecar) -> 
     assert (streams["last_day"]["allowed"], streams["last_day"]["denied"]) == (2, {})
     assert streams["since_start"] == {
         "allowed": 2, "server_errors": 0, "refused": 1, "faults": 0, "denied": {"missing_credential": 1},
+        "would_deny": {},
     }  # fmt: skip
     assert policy[BILLING]["last_day"]["denied"] == {"insufficient_scope": 1}
     page = shown(ops, "/policy")
@@ -147,6 +149,7 @@ def assert_mine_only(acme: Admin, own: str) -> None:
         page = shown(acme, path)
         assert "of globex" not in page and "of None" not in page and "Since the start" not in page
     assert all(one["since_start"] is None for one in routes_of(acme).values())
+    assert all(re.fullmatch("(line [0-9]+)?", one["route"]["where"]) for one in routes_of(acme).values())
     assert acme.call("GET", "configuration").json["path"] is None
 
 

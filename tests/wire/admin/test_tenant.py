@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.wire.admin.calls import Admin
+from tests.harness.running import Sidecar
+from tests.wire.admin.calls import Admin, Person
 
 pytestmark = pytest.mark.requirement("K9")
 
@@ -121,3 +122,21 @@ def test_a_tenants_own_key_lives_on_and_comes_back(acme: Admin) -> None:
     assert acme.call("PATCH", f"keys/{key_id}", {"expires_at": None}).json["expires_at"] is None
     assert acme.call("POST", f"keys/{key_id}/disable").status == 200
     assert acme.call("POST", f"keys/{key_id}/enable").json["status"] == "active"
+
+
+def test_no_place_in_a_file_is_told_by_its_name(acme: Admin, ops: Admin, sidecar: Sidecar) -> None:
+    key_id, secret = acme.issue(plan="free")
+    question = {"method": "GET", "target": "/billing/1", "key": key_id}
+    for call in ("routes", "policy", f"keys/{key_id}/reach", f"keys/{key_id}/routes"):
+        assert "sidecar.yaml" not in acme.call("GET", call).body.decode(), call
+        assert "sidecar.yaml:" in ops.call("GET", call).body.decode(), call
+    told = acme.call("POST", "explain", question)
+    assert told.json["where"].startswith("line ") and "sidecar.yaml" not in told.body.decode()
+    assert ops.call("POST", "explain", question).json["where"].endswith("sidecar.yaml:" + told.json["where"][5:])
+    headers = [("X-Request-Id", "asked-by-acme")]
+    sidecar.ask("GET", "/billing/1", headers, key=secret)
+    assert "(line " in acme.call("GET", "refusals/asked-by-acme").body.decode()
+    pages = ("/policy", "/policy/GET%20%2Fbilling%2F**", f"/keys/{key_id}", "/refusals/asked-by-acme")
+    for path in pages:
+        assert "sidecar.yaml:" not in acme.call("GET", path, Accept="text/html").body.decode(), path
+    assert "sidecar.yaml:" not in Person(acme).explain("/billing/1", key_id)

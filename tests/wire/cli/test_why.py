@@ -117,15 +117,15 @@ def test_no_line_of_a_log_reaches_the_terminal_as_more_than_text(
 
 
 WRONG = {
-    "an empty file": (b"", 1, "no line is of an access log in JSON"),
+    "an empty file": (b"", 2, "no line is of an access log in JSON"),
     "another format": (
         b'192.0.2.1 - - [01/Mar/2026] "GET / HTTP/1.1" 200 5\n',
-        1,
+        2,
         "no line is of an access log in JSON",
     ),
-    "no text": (bytes(range(256)) * 40, 1, "no line is of an access log in JSON"),
-    "a log that is cut off": (gzip.compress(b"x" * 9000)[:30], 1, "is a gzip file that is cut off"),
-    "another packing": (b"\x28\xb5\x2f\xfd" + b"x" * 90, 1, "is packed with zstd"),
+    "no text": (bytes(range(256)) * 40, 2, "no line is of an access log in JSON"),
+    "a log that is cut off": (gzip.compress(b"x" * 9000)[:30], 2, "is a gzip file that is cut off"),
+    "another packing": (b"\x28\xb5\x2f\xfd" + b"x" * 90, 2, "is packed with zstd"),
 }
 
 
@@ -143,8 +143,8 @@ def test_wrong_arguments_are_told_in_a_line(asked: Asked) -> None:
         (["", "--log", "-"], 2, "the id is empty"),
         (["r1"], 2, "no access log is named: give --log FILE, or --log - for stdin"),
         (["r1", "--log", "-", "--log", "-"], 2, "stdin can be read only once"),
-        (["r1", "--log", str(asked.folder)], 1, "cannot be read"),
-        (["r1", "--log", str(asked.folder / "none")], 1, "No such file"),
+        (["r1", "--log", str(asked.folder)], 2, "cannot be read"),
+        (["r1", "--log", str(asked.folder / "none")], 2, "No such file"),
         ([key, "--log", "-"], 2, "looks like an API key"),
         (["\x1b[2J", "--log", "-"], 2, "unprintable"),
     ):

@@ -115,6 +115,9 @@ class _NoKeys:
     def peek(self, secret_digest: bytes) -> None:
         """No key is known."""
 
+    def uncount(self, found: object) -> None:
+        """Nothing is counted."""
+
     def remembers(self, secret_digest: bytes) -> bool:
         return False
 

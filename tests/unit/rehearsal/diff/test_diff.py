@@ -256,6 +256,8 @@ def test_what_is_only_observed_is_open(configured: Configured) -> None:
         ("opens", "GET /items/**"),
         ("changes", "scopes.read"),
     ]
+    [route, _] = compare(configured(ITEMS), configured(ITEMS, KEYS + lax)).changes
+    assert details(route)["scopes that open it"][1] == "none is needed"
 
 
 def test_credentials_that_may_pass_open_every_route_that_lets_them(configured: Configured) -> None:

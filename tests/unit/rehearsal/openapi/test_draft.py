@@ -1,5 +1,6 @@
 """A draft loads without a warning, covers every operation, and is never wider than the document."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.core.patterns import Pattern
 from sidecar.core.policy import missing_scopes
 from sidecar.gate.compile import route_table
+from sidecar.rehearsal.openapi.coverage import compare
 from sidecar.rehearsal.openapi.draft import draft
 from sidecar.rehearsal.openapi.requirements import Operation, ScopeNames, requirement_of
 from tests.unit.rehearsal.openapi.documents import SETTINGS, described, document, drafted, loaded, policies
@@ -283,3 +285,18 @@ def _segments(operation: Operation) -> list[Pattern]:
 def _takes(operation: Operation, path: str) -> bool:
     segments = tuple(path.split("/")[1:])
     return Pattern(segments=segments, rest=False).within(operation.pattern)
+
+
+@pytest.mark.parametrize("length", [900, 1000, 1030, 4000])
+def test_a_path_that_is_longer_than_a_key_of_yaml_may_be_gets_a_route(tmp_path: Path, length: int) -> None:
+    path = "/$x/" + "a" * length + "/{id}"
+    operations = {"get": {"operationId": "long", "security": [{"oauth": ["read"]}]}, "delete": {"security": []}}
+    text, config, warnings = drafted(tmp_path, described(document({path: operations})))
+    assert warnings == []
+    assert [(each.pattern, each.policy.public) for each in config.routes] == [(path, False), (path, True)]
+    assert ("- {path:" in text) == (length >= 1000)
+    text = SETTINGS + "routes: [{GET /other: {}}]\n"
+    found = compare(described(document({path: operations})), loaded(tmp_path, text))
+    missing = next(each for each in found if each.operation.startswith("GET"))
+    [entry] = re.findall("add `(.*)`", missing.message)
+    assert loaded(tmp_path, SETTINGS + f"scopes: {{read: Read}}\nroutes:\n{entry}\n").routes[0].pattern == path

@@ -30,7 +30,7 @@ tables:
     for meant in ("'reader'", "'insufficient_scope'", "'GET /items/**'", "'few'", "'many'", "'billing'", "'headers'"):
         assert f"did you mean {meant}?" in told, meant
     assert "unknown scope 'raed' (did you mean 'read'?)" in told and "unknown plan 'prox'" in told
-    assert "has 1 of 2 columns" in told and "leave out `as …`" in told and "missing: write `expect: allow`" in told
+    assert "has 1 word for 2 keys" in told and "leave out `as …`" in told and "missing: write `expect: allow`" in told
 
 
 def test_a_key_that_could_not_be_issued_is_none_to_test_with(place: Place) -> None:
@@ -150,6 +150,39 @@ def test_no_problem_repeats_a_key_or_the_value_of_a_variable(place: Place, monke
     )
     assert pasted not in "".join(found) and "kept-to-itself" not in "".join(found)
     assert "looks like an API key" in found[0] and "${HIDDEN}" in found[1]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "keys: {a: {scopes: [SECRET]}}",
+        "keys: {a: {plan: SECRET}}",
+        "keys: {a: {environment: SECRET}}",
+        "keys: {a: {tenant: 'SECRET /'}}",
+        "keys: {a: {quotas: {SECRET: 1}}}",
+        "keys: {a: {metadata: {'SECRET /': x}}}",
+        "keys: {a: {SECRET: 1}}",
+        "keys: {SECRET: {scopes: [nothing]}}",
+        "defaults: {key: SECRET}",
+        "tables: [{keys: [none, SECRET], requests: {GET /SECRET: [allow]}}]",
+        "cases: [{request: GET /open, expect: {takes: [SECRET], remaining: {SECRET: 1}, route: SECRET}}]",
+        "cases: [{request: GET /open, expect: {forwarded: {upstream: SECRET}}}]",
+        "cases: [{request: GET /open, expect: SECRET, used: {SECRET: 1}, peer: SECRET}]",
+    ],
+)
+def test_no_problem_repeats_a_secret_in_a_wrong_place(place: Place, written: str) -> None:
+    secret = "ex_live_" + "aB3" * 14
+    text = written.replace("SECRET", secret)
+    whole = text if "cases" in written or "tables" in written else f"{text}\ncases: [GET /open: allow]"
+    found = place.problems(whole, head="config: sidecar.yaml\n")
+    assert found and secret[:20] not in "".join(found)
+
+
+def test_what_is_long_and_unknown_of_a_key_is_cut_and_what_is_known_is_not(place: Place) -> None:
+    text = "keys: {a: {scopes: [hunter2-hunter2]}, b: {scopes: [raed]}}\ncases: [GET /open: allow]"
+    first, second = place.problems(text, head="config: sidecar.yaml\n")
+    assert "unknown scope 'hunter2-hunt…'" in first and "hunter2-hunter2" not in first
+    assert "unknown scope 'raed' (did you mean 'read'?)" in second
 
 
 def test_what_libyaml_reads_is_what_the_reader_of_configurations_reads(place: Place) -> None:

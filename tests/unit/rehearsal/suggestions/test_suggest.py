@@ -199,6 +199,21 @@ def test_what_went_on_while_it_was_observed_is_told_as_a_refusal_and_proves_no_n
     assert (alone.verdict, alone.why) == ("undecided", "all that it did would have been refused")
 
 
+@pytest.mark.parametrize(
+    ("demands", "missing"),
+    [
+        ("scopes: [bills, read]", "bills or read"),
+        ("all_scopes: [bills, read]", "bills and read"),
+        ("all_scopes: [bills], scopes: [read, write]", "bills and read or write"),
+    ],
+)
+def test_of_several_scopes_it_is_told_whether_one_is_enough(tmp_path: Path, demands: str, missing: str) -> None:
+    config = loaded(tmp_path, YAML + f"  - GET /x: {{{demands}}}\n")
+    key = an_old_key()
+    [lack] = of_totals(config, key, total(key, "GET /x", 3, reason="insufficient_scope")).refused
+    assert lack.missing == missing
+
+
 def test_a_route_on_which_all_was_observed_let_nothing_pass(config: Config) -> None:
     key = an_old_key()
     use = Use(config)
@@ -386,6 +401,27 @@ def test_counts_say_the_same_of_scopes(config: Config) -> None:
     found = of_totals(config, key, total(key, "GET /items/**", 50), total(key, "GET /o/{org}/**", 1), lost, lack)
     assert (found.verdict, found.needed, found.requests, found.changed) == ("narrow", ("admin",), 51, 4)
     assert [(one.route, one.count) for one in found.refused] == [("GET /videos/**", 3)]
+
+
+def test_counts_say_what_went_on_while_it_was_observed_and_proves_no_need(config: Config) -> None:
+    key = an_old_key("read", "bills")
+    passed = total(key, "GET /items/**", 30)
+    observed = total(key, "POST /items/**", 12, reason="would_deny:insufficient_scope")
+    refused = total(key, "POST /items/**", 3, reason="insufficient_scope")
+    nowhere = total(key, "(none)", 2, reason="would_deny:no_route")
+    over = total(key, "GET /items/**", 5, reason="would_deny:quota_exceeded")
+    found = of_totals(config, key, passed, observed, refused, nowhere, over)
+    assert (found.verdict, found.needed, found.requests, found.changed) == ("narrow", ("read",), 35, 0)
+    [lack] = found.refused
+    assert (lack.route, lack.lacks, lack.count, lack.observed) == ("POST /items/**", ("write",), 3, 12)
+    use = Use(config)
+    for each in (passed, observed, over):
+        use.add_route_total(each)
+    idle = {
+        one.route.name: one for one in Suggestions(config, Record(since=0, until=NOW_US), now=NOW_US).idle_routes(use)
+    }
+    assert (idle["POST /items/**"].refused, idle["POST /items/**"].observed) == (0, 12)
+    assert "GET /items/**" not in idle
 
 
 @pytest.mark.parametrize(

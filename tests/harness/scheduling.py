@@ -10,14 +10,18 @@ import gc
 import os
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from _pytest.runner import runtestprotocol
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 _MOST_WORKERS = 8
+_DURATION_SECONDS = 0.005
+"""What `--durations` leaves out."""
 _LONGEST = (
     "pages",
     "reload/test_under_load",
@@ -57,6 +61,7 @@ _LONGEST = (
 """Files, and a folder, that take 10 seconds or more while four workers share two cores."""
 _TOGETHER = "tests/heavy/pages/"
 """A folder that stays with one worker, because its files share what takes long to start: a browser."""
+_UNITS = Path(__file__).parents[1] / "unit"
 _WAY_IN = Path(__file__)
 _ROOM = Path(__file__).with_name("__init__.py")
 
@@ -99,16 +104,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(_LONGEST)}
     alone = {item.path for item in items if item.get_closest_marker("alone")}
 
-    def rank(item: pytest.Item) -> tuple[bool, int]:
-        names = item.path.parent.name, f"{item.path.parent.name}/{item.path.stem}"
-        return item.path in alone, min(ranks.get(name, len(ranks)) for name in names)
+    @cache
+    def rank(path: Path) -> tuple[bool, int]:
+        names = path.parent.name, f"{path.parent.name}/{path.stem}"
+        return path in alone, min(ranks.get(name, len(ranks)) for name in names)
 
-    items.sort(key=rank)
+    items.sort(key=lambda item: rank(item.path))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core, because tests wait as much as they compute: for timeouts, for ends, for other processes."""
-    return min(2 * len(os.sched_getaffinity(0)), _MOST_WORKERS)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two for each core, because tests wait as much as they compute: for timeouts, for ends, for other processes.
+
+    The units only compute, so that a second one would only import and collect everything once more.
+    """
+    asked = [config.invocation_params.dir.joinpath(argument).resolve() for argument in config.args]
+    units = all(path.is_relative_to(_UNITS) for path in asked)
+    return min((1 if units else 2) * len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
 class _ByFile(LoadFileScheduling):
@@ -119,6 +130,22 @@ class _ByFile(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     """As `--dist loadfile`, but for the folder that stays together."""
     return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(specname="pytest_runtest_protocol")
+def run_and_report_what_is_looked_at(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Of a test that passes at once a worker sends one report, of its call, and not six messages of its course.
+
+    Ten thousand tests are sixty thousand of them otherwise, which take 20 CPU seconds: a thirtieth of a run. A report
+    in XML, or of each test by name, has the whole course.
+    """
+    config = item.config
+    if not hasattr(config, "workerinput") or config.getoption("xmlpath") or config.getoption("verbose") > 0:
+        return None
+    for report in runtestprotocol(item, log=False, nextitem=nextitem):
+        if report.when == "call" or not report.passed or report.duration >= _DURATION_SECONDS:
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
 from sidecar.config.document import Drain
+from tests.harness.documents import read_yaml
 from tests.harness.processes import ROOT
 from tests.harness.tools import needed
 
@@ -61,7 +61,7 @@ def test_the_unit_leaves_time_to_drain_and_does_not_repeat_what_cannot_work() ->
 
 @pytest.fixture
 def compose() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text(encoding="utf-8"))
+    read: dict[str, Any] = read_yaml((COMPOSE / "compose.yaml").read_text(encoding="utf-8"))
     return read
 
 

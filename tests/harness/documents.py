@@ -1,4 +1,4 @@
-"""YAML read by libyaml where PyYAML has it: in a tenth of the time, which counts where a module reads as it is collected."""
+"""YAML, read by libyaml where PyYAML has it: in a tenth of the time, which counts while tests are collected."""
 
 from typing import Any
 

@@ -24,10 +24,10 @@ _DURATION_SECONDS = 0.005
 """What `--durations` leaves out."""
 _LONGEST = (
     "pages",
-    "reload/test_under_load",
-    "deploy/test_container",
-    "admin/test_openapi",
     "process/test_killed_workers",
+    "deploy/test_container",
+    "reload/test_under_load",
+    "admin/test_openapi",
     "docs/test_commands",
     "http/test_attacks",
     "proxy/test_held_bytes",
@@ -35,6 +35,7 @@ _LONGEST = (
     "security/test_large_bodies",
     "telemetry/test_tracing",
     "postgresql/test_contract",
+    "postgresql/test_commands",
     "process/test_standard_streams",
     "deploy/test_kubernetes",
     "cli/test_backup",

@@ -10,6 +10,7 @@ import gc
 import os
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from xdist.scheduler import LoadFileScheduling
 _MOST_WORKERS = 8
 _LONGEST = (
     "pages",
-    "reload/test_under_load",
-    "deploy/test_container",
-    "admin/test_openapi",
     "process/test_killed_workers",
+    "deploy/test_container",
+    "reload/test_under_load",
+    "admin/test_openapi",
     "docs/test_commands",
     "http/test_attacks",
     "proxy/test_held_bytes",
@@ -31,6 +32,7 @@ _LONGEST = (
     "security/test_large_bodies",
     "telemetry/test_tracing",
     "postgresql/test_contract",
+    "postgresql/test_commands",
     "process/test_standard_streams",
     "deploy/test_kubernetes",
     "cli/test_backup",
@@ -57,6 +59,7 @@ _LONGEST = (
 """Files, and a folder, that take 10 seconds or more while four workers share two cores."""
 _TOGETHER = "tests/heavy/pages/"
 """A folder that stays with one worker, because its files share what takes long to start: a browser."""
+_UNITS = Path(__file__).parents[1] / "unit"
 _WAY_IN = Path(__file__)
 _ROOM = Path(__file__).with_name("__init__.py")
 
@@ -99,16 +102,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(_LONGEST)}
     alone = {item.path for item in items if item.get_closest_marker("alone")}
 
-    def rank(item: pytest.Item) -> tuple[bool, int]:
-        names = item.path.parent.name, f"{item.path.parent.name}/{item.path.stem}"
-        return item.path in alone, min(ranks.get(name, len(ranks)) for name in names)
+    @cache
+    def rank(path: Path) -> tuple[bool, int]:
+        names = path.parent.name, f"{path.parent.name}/{path.stem}"
+        return path in alone, min(ranks.get(name, len(ranks)) for name in names)
 
-    items.sort(key=rank)
+    items.sort(key=lambda item: rank(item.path))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core, because tests wait as much as they compute: for timeouts, for ends, for other processes."""
-    return min(2 * len(os.sched_getaffinity(0)), _MOST_WORKERS)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two for each core, because tests wait as much as they compute: for timeouts, for ends, for other processes.
+
+    The units only compute, so that a second one would only import and collect everything once more.
+    """
+    asked = [config.invocation_params.dir.joinpath(argument).resolve() for argument in config.args]
+    units = all(path.is_relative_to(_UNITS) for path in asked)
+    return min((1 if units else 2) * len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
 class _ByFile(LoadFileScheduling):

@@ -10,8 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tests.harness.documents import read_all_yaml
 from tests.harness.processes import ROOT
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
@@ -55,7 +54,7 @@ def stored_digest(folder: str) -> str:
 
 
 def manifests(text: str) -> list[Manifest]:
-    return list(yaml.safe_load_all(text))
+    return read_all_yaml(text)
 
 
 def digest() -> str:

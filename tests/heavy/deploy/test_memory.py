@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from sidecar.config.build.config import Config
 from sidecar.config.load import load
 from sidecar.runtime.descriptors import Descriptors
+from tests.harness.documents import read_yaml
 from tests.harness.processes import ROOT
 from tests.heavy.deploy.rendering import MANIFESTS
 from tests.heavy.deploy.test_kubernetes import OVERLAYS, SHARED, config_of, containers
@@ -72,7 +72,7 @@ def test_what_the_caps_of_a_pod_allow_fits_its_memory(folder: str, tmp_path: Pat
 
 @pytest.mark.requirement("S7.7")
 def test_what_the_caps_allow_fits_the_memory_that_the_compose_file_gives(tmp_path: Path) -> None:
-    service = yaml.safe_load((ROOT / "deploy" / "compose" / "compose.yaml").read_text())["services"]["sidecar"]
+    service = read_yaml((ROOT / "deploy" / "compose" / "compose.yaml").read_text())["services"]["sidecar"]
     assert "../kubernetes/base/config:/etc/sidecar:ro" in service["volumes"], "the same configuration"
     config = load(str(MANIFESTS / "base" / "config" / "sidecar.yaml"), environ={})
     assert size(sums(config)[-1]) <= size(service["mem_limit"]) * (1 - KEPT_FREE)

@@ -5,8 +5,8 @@ import signal
 from fnmatch import fnmatchcase
 
 import pytest
-import yaml
 
+from tests.harness.documents import read_yaml
 from tests.harness.headers import STRIPPED
 from tests.harness.running import StartSidecar
 from tests.harness.wire import Connection, request_bytes
@@ -133,7 +133,7 @@ def test_a_connection_that_asks_nothing_is_closed(start_sidecar: StartSidecar) -
 
 
 def test_every_proxy_s_file_takes_over_every_identity_header() -> None:
-    identity = yaml.safe_load((FILES / "sidecar.yaml").read_text(encoding="utf-8"))["identity"]["headers"]
+    identity = read_yaml((FILES / "sidecar.yaml").read_text(encoding="utf-8"))["identity"]["headers"]
     assert {*identity, "X-Request-Id"} == set(IDENTITY)
     for file in ("nginx.conf", "Caddyfile", "envoy.yaml", "traefik.yaml", "haproxy.cfg"):
         text = (FILES / file).read_text(encoding="utf-8").lower()
@@ -153,7 +153,7 @@ def test_every_proxy_s_file_removes_what_the_sidecar_leaves_to_it(file: str) -> 
 
 
 def test_traefik_is_told_to_overwrite_and_to_hide() -> None:
-    written = yaml.safe_load((FILES / "traefik.yaml").read_text(encoding="utf-8"))["http"]
+    written = read_yaml((FILES / "traefik.yaml").read_text(encoding="utf-8"))["http"]
     asked, hidden = written["middlewares"]["sidecar"]["forwardAuth"], written["middlewares"]["clean"]["headers"]
     assert asked["address"] == "http://127.0.0.1:8081/traefik"
     assert asked["trustForwardHeader"] is False

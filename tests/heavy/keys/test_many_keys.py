@@ -32,6 +32,7 @@ async def test_the_sum_over_all_keys_costs_as_little_as_its_rows(store: SqliteSt
 
 
 async def seconds(store: SqliteStore, wanted: UsageFilter) -> float:
-    started = time.perf_counter()
+    """Of this process and its threads, so that nobody else on the machine counts."""
+    started = time.process_time()
     await store.usage.counts(wanted)
-    return time.perf_counter() - started
+    return time.process_time() - started

@@ -3,6 +3,7 @@
 import json
 import re
 from hashlib import sha256
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -20,6 +21,7 @@ _PAST_THE_EDGE = """[...document.querySelectorAll('body *')]
 
 _ROUTE, _WHY = "/policy/GET%20%2Fv1%2Fstreams%2F**", "/refusals/told"
 _REST = ("/audit", "/policy", _ROUTE, _WHY)
+_SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 _TOLD = [("X-Request-Id", "told")]
 """With it, the refusal has the page `_WHY`."""
 
@@ -98,10 +100,9 @@ def test_every_field_has_a_name(page: Page, house: Site) -> None:
         assert nameless == [], target
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_a_phone(browser: Browser, house: Site, scheme: str) -> None:
+def test_nothing_is_wider_than_a_phone_light_or_dark(browser: Browser, house: Site) -> None:
     key_id = house.sidecar.keys.told("list")[0]["id"]
-    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": 360, "height": 740})
     page = context.new_page()
     house.let_in(page)
     targets = (
@@ -117,7 +118,10 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, house: Site, scheme: st
     many = f"/keys/many?action=revoke&id={key_id}"
     for target in (*targets, many, f"/keys/{key_id}", f"/keys/{key_id}/change", f"/keys/{key_id}/revoke"):
         page.goto(house.url + target)
-        assert page.evaluate(_PAST_THE_EDGE) == [], target
+        for scheme in _SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
+            assert page.evaluate(_PAST_THE_EDGE) == [], (target, scheme)
     context.close()
 
 

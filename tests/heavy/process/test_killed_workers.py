@@ -82,7 +82,16 @@ class Watch:
 
 
 def children(pid: int) -> list[int]:
-    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()))
+    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())
+    return sorted(child for child in found if lives(child))
+
+
+def lives(pid: int) -> bool:
+    """Until its parent has seen its end, a killed process is there, and to kill it once more kills nobody."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
 
 
 def kill_some(workers: Callable[[], list[int]]) -> None:

@@ -83,9 +83,15 @@ def tree_of(module: Path) -> ast.Module:
     return ast.parse(module.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes_of(module: Path) -> tuple[ast.AST, ...]:
+    """Walked once for all tests: the package has half a million."""
+    return tuple(ast.walk(tree_of(module)))
+
+
 def imports(module: Path) -> Iterator[str]:
     """Those at the top of a file and those within functions."""
-    for node in ast.walk(tree_of(module)):
+    for node in nodes_of(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -129,7 +135,7 @@ def test_every_library_has_its_owners_and_the_core_is_pure() -> None:
     impure = [
         f"{name_of(module)}:{getattr(node, 'lineno', 0)}"
         for module in (PACKAGE / "core").glob("*.py")
-        for node in ast.walk(tree_of(module))
+        for node in nodes_of(module)
         if isinstance(node, ast.AsyncFunctionDef | ast.Await)
         or (isinstance(node, ast.Import) and {alias.name.split(".")[0] for alias in node.names} & PURE)
         or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PURE)
@@ -142,14 +148,14 @@ def test_no_private_name_of_a_library_is_used() -> None:
     ours = {
         name
         for module in MODULES
-        for node in ast.walk(tree_of(module))
+        for node in nodes_of(module)
         for name in defined_by(node)
         if name.startswith("_") and not name.startswith("__")
     }
     strays = [
         f"{name_of(module)}:{node.lineno} {name}"
         for module in MODULES
-        for node in ast.walk(tree_of(module))
+        for node in nodes_of(module)
         for name in private_names_of(node)
         if name not in ours
     ]
@@ -198,7 +204,7 @@ def too_big(files: list[Path]) -> Iterator[str]:
             yield f"{name_of(module)}: {lines} lines"
         if lines < FEWEST_LINES and "A file of its own:" not in (ast.get_docstring(tree) or ""):
             yield f"{name_of(module)}: only {lines} lines"
-        for node in ast.walk(tree):
+        for node in nodes_of(module):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length > LONGEST_FUNCTION:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from tests.harness import forks
 from tests.harness.keys import Keys, run_cli
 from tests.harness.processes import ROOT, clean_environ
 from tests.harness.running import StartSidecar
@@ -87,15 +88,13 @@ def test_each_backup_of_a_store_that_others_write_is_the_store_at_one_moment(
     sidecar = start_sidecar(CONFIG)
 
     def back_up(number: int) -> dict[str, Any]:
-        line = [sys.executable, "-m", "sidecar", "store", "backup", "--json", "--store", sidecar.keys.url]
-        ran = subprocess.run(
-            [*line, str(tmp_path / f"{number}.db")], capture_output=True, env=clean_environ(), cwd=ROOT
-        )
+        line = forks.command("store", "backup", "--json", "--store", sidecar.keys.url, str(tmp_path / f"{number}.db"))
+        ran = subprocess.run(line, capture_output=True, env=clean_environ(), pass_fds=[forks.server().fileno()])
         found: dict[str, Any] = json.loads(ran.stdout)
         return found
 
     with ThreadPoolExecutor(1) as thread:
-        backups = [thread.submit(back_up, number) for number in range(3)]
+        backups = [thread.submit(back_up, number) for number in range(4)]
         newest = sidecar.keys.issue()
         while not backups[-1].done():
             newest = sidecar.keys.issue()

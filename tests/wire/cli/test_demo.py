@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from typing import IO
 
+from tests.harness import forks
 from tests.harness.processes import ROOT, clean_environ
 from tests.harness.tools import needed
 from tests.wire.admin.calls import Admin
@@ -26,6 +27,11 @@ def test_the_demo_checks_itself() -> None:
     assert rows[0].split() == ["request", "key", "status", "reason", "as", "expected"]
     assert all(row.endswith("yes") for row in rows[1:-1])
     assert rows[-1] == f"{len(rows) - 2} of {len(rows) - 2} responses as expected"
+
+
+def started() -> "subprocess.Popen[str]":
+    command, passed = forks.command("demo"), [forks.server().fileno()]
+    return subprocess.Popen(command, cwd=ROOT, env=clean_environ(), stdout=subprocess.PIPE, text=True, pass_fds=passed)
 
 
 def read_until(stream: IO[str], start: str) -> list[str]:
@@ -45,8 +51,7 @@ def hold(port: int) -> socket.socket | None:
 
 
 def test_the_demo_says_what_to_try_and_runs_until_it_is_interrupted() -> None:
-    environ = clean_environ()
-    with subprocess.Popen(COMMAND, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as process:
+    with started() as process:
         assert process.stdout is not None
         shown = read_until(process.stdout, "Metrics: ")
         [page] = re.findall(r"http://([0-9.]+):([0-9]+)/  ", "".join(shown))
@@ -63,7 +68,7 @@ def test_the_demo_says_what_to_try_and_runs_until_it_is_interrupted() -> None:
 def test_the_lines_that_the_demo_prints_can_be_pasted_and_each_decision_is_shown() -> None:
     # Something else has the first port, if nothing has it already: that is no reason not to start.
     held = hold(8080)
-    with subprocess.Popen(COMMAND, cwd=ROOT, env=clean_environ(), stdout=subprocess.PIPE, text=True) as process:
+    with started() as process:
         assert process.stdout is not None
         shown = read_until(process.stdout, "Metrics: ")
         typed = [line.strip() for line in shown if line.strip().startswith(("export ", "curl -i"))]

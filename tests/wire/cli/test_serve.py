@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sidecar import __version__
+from tests.harness import forks
 from tests.harness.forks import ForkedProcess
 from tests.harness.processes import ROOT, Process, clean_environ
 from tests.harness.running import StartSidecar
@@ -122,11 +122,15 @@ def test_options_win_over_variables_and_variables_over_the_file(folder: Path) ->
     assert refused(folder, "--store", "rubbish", SIDECAR_STORE="nonsense")[1][0].startswith("--store: ")
 
 
+def started(folder: Path, environ: dict[str, str], *options: str) -> "subprocess.Popen[str]":
+    command, passed = forks.command("serve", "-c", "sidecar.yaml", *options), [forks.server().fileno()]
+    return subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True, pass_fds=passed)
+
+
 def test_a_unix_socket_can_be_listened_on(folder: Path, start_sidecar: StartSidecar) -> None:
     path = folder / "data.sock"
     environ = {**clean_environ(), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "sidecar", "serve", "-c", "sidecar.yaml", "--listen", f"unix:{path}"]
-    with subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True) as process:
+    with started(folder, environ, "--listen", f"unix:{path}") as process:
         try:
             assert process.stderr is not None
             assert process.stderr.readline() == f"sidecar: data listener on unix:{path}\n"
@@ -145,8 +149,7 @@ def test_every_listener_serves_each_address_of_its_list_and_says_so(folder: Path
     text += 'ops: ["[::]:0", "127.0.0.1:0"]\nadmin: {listen: ["[::]:0"]}\ndecision: "[::]:0"\n'
     (folder / "sidecar.yaml").write_text(text + "trusted_proxies: [127.0.0.1]\n", encoding="utf-8")
     environ = {**clean_environ(), "PYTHONPATH": str(ROOT), "SIDECAR_ADMIN_TOKEN": "0123456789abcdef0123"}
-    command = [sys.executable, "-m", "sidecar", "serve", "-c", "sidecar.yaml"]
-    with subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True) as process:
+    with started(folder, environ) as process:
         try:
             assert process.stderr is not None
             told = (line.removeprefix("sidecar: ").strip().partition(" listener on ") for line in process.stderr)

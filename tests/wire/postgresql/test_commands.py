@@ -2,16 +2,15 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from sidecar.store.postgresql.schema import MIGRATIONS
+from tests.harness.forks import ForkedProcess
 from tests.harness.keys import Keys, run_cli
 from tests.harness.postgresql import PostgresqlServer
-from tests.harness.processes import clean_environ
+from tests.harness.processes import Process, clean_environ
 
 CONFIG = """
 listen: 127.0.0.1:0
@@ -136,10 +135,9 @@ def test_a_newer_schema_that_only_adds_is_used_and_one_that_takes_away_is_refuse
 
 def test_ten_processes_that_start_at_once_make_one_store(server: PostgresqlServer) -> None:
     url = server.database()
-    line = [sys.executable, "-m", "sidecar", "store", "make", "--store", url]
-    started = [subprocess.Popen(line, env=clean_environ(), stderr=subprocess.PIPE) for _ in range(10)]
-    told = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0] * 10, told
+    line = ["store", "make", "--store", url]
+    started = [Process(ForkedProcess(line, clean_environ())) for _ in range(10)]
+    assert [process.wait() for process in started] == [0] * 10, [process.stderr.all() for process in started]
     assert server.sql("SELECT count(*), max(version) FROM sidecar.schema_version", url=url) == [
         ("1", str(len(MIGRATIONS)))
     ]

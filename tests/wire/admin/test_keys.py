@@ -133,6 +133,13 @@ def test_pages_follow_each_other_without_a_gap(ops: Admin) -> None:
     assert len(listed) == 5
 
 
+@pytest.mark.parametrize("order", ["created", "used", "ends", "name"])
+@pytest.mark.parametrize("end", ["", "@", "@x", "@-1", "@" + "9" * 18, "@" + "9" * 19, "@" + "9" * 50])
+def test_a_cursor_that_was_tampered_with_is_no_fault(ops: Admin, order: str, end: str) -> None:
+    key_id, _ = ops.issue(tenant="cursors")
+    assert ops.call("GET", f"keys?sort={order}&after={key_id}{end}").status == 200
+
+
 def test_keys_are_found_by_words_state_and_id(ops: Admin) -> None:
     key_id, _ = ops.issue(name="Nightly export", tenant="search")
     ops.call("POST", f"keys/{key_id}/disable")

@@ -140,6 +140,14 @@ def test_a_cursor_that_was_tampered_with_is_no_fault(ops: Admin, order: str, end
     assert ops.call("GET", f"keys?sort={order}&after={key_id}{end}").status == 200
 
 
+def test_a_word_that_a_field_cannot_have_is_told_with_those_that_it_can(ops: Admin) -> None:
+    told = ops.call("GET", "keys?sort=x&status=nope").json["errors"]
+    assert {error["pointer"]: error["detail"] for error in told} == {
+        "?sort": "must be one of created, name, tenant, used, unused, ends",
+        "?status": "must be one of active, retiring, disabled, revoked, expired, retired",
+    }
+
+
 def test_keys_are_found_by_words_state_and_id(ops: Admin) -> None:
     key_id, _ = ops.issue(name="Nightly export", tenant="search")
     ops.call("POST", f"keys/{key_id}/disable")

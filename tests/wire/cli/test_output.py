@@ -18,7 +18,6 @@ from sidecar.cli.main import main
 from sidecar.cli.options import OneOf, WholeNumber
 from tests.harness import forks
 from tests.harness.keys import run_cli
-from tests.harness.keys import run_cli
 from tests.harness.processes import clean_environ
 from tests.wire.cli.doctoring import Place
 

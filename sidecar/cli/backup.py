@@ -68,6 +68,8 @@ def backup_command(config: str | None, store: str | None, as_json: bool, force: 
     Example:
       sidecar store backup -c sidecar.yaml keys-$(date +%F).db
     """
+    if file == "-":
+        raise Misuse("a backup is a file, and no stream: name one, such as keys-backup.db")
     with reported():
         with progress("Copied", "megabyte") as done:
             checked = back_up(_file_of(config, store), file, force=force, progress=done)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,12 +15,13 @@ import click
 from sidecar.admin.api.serializers import explanation_as_json
 from sidecar.app import make_gate
 from sidecar.cli.key_service import hasher_of_environ, line_of_stdin, open_store, url_to_read
-from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reported, seconds, shortened
+from sidecar.cli.options import Failure, config_option, key_name, load_or_exit, reader_of, reported, seconds, shortened
 from sidecar.cli.output import findings_as_json, findings_as_text
 from sidecar.config.build.config import Config
 from sidecar.config.engines import LimiterSettings
+from sidecar.config.errors import ConfigError
 from sidecar.core.apikey import Secret
-from sidecar.doctor.facts import Severity
+from sidecar.doctor.facts import Finding, Named, Severity
 from sidecar.doctor.run import Examination, examine
 from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.gate.gate import Gate
@@ -110,6 +112,20 @@ def _line(label: str, text: str) -> str:
     return f"{indent + label:<{_WIDTH}}{text}"
 
 
+def _configured(path: str, *, as_json: bool) -> Config:
+    """Read the configuration. If it is wrong, print every problem to stderr, as JSON to stdout, too; exit with 2."""
+    try:
+        return reader_of(path, {})()
+    except ConfigError as error:
+        if as_json:
+            findings = [Finding(severity=Severity.PROBLEM, saw=str(problem)) for problem in error.problems]
+            named = [Named(group="Configuration", check="file", finding=finding) for finding in findings]
+            click.echo(json.dumps(findings_as_json(path, named), indent=2))
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        sys.exit(2)
+
+
 @click.command("doctor")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -134,7 +150,7 @@ def doctor_command(context: click.Context, config_path: str, as_json: bool, deep
       sidecar doctor -c sidecar.yaml --json | jq '.findings[] | select(.severity != "ok")'
     """
     examination = Examination(
-        config=load_or_exit(config_path, {}),
+        config=_configured(config_path, as_json=as_json),
         environ=os.environ,
         clock=SystemClock(),
         open_store=open_store,

@@ -22,13 +22,22 @@ from sidecar.cli.options import (
     pairs,
     reported,
 )
-from sidecar.cli.output import StatusAction, change_told, described, key_as_json, plaintext, spoken, status_told
+from sidecar.cli.output import (
+    StatusAction,
+    change_told,
+    described,
+    key_as_json,
+    plaintext,
+    showing,
+    spoken,
+    status_told,
+)
 from sidecar.cli.reports import due, list_keys, usage
 from sidecar.cli.rotation import expires_option, rotate
 from sidecar.cli.transfer import export_command, import_command, issue_offline
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import rfc3339
-from sidecar.keys.lifecycle import Lifecycle
+from sidecar.keys.lifecycle import Issued, Lifecycle
 from sidecar.keys.records import etag_of
 from sidecar.keys.transitions import UNSET, KeyChange, ManyAction, UnsetType
 from sidecar.keys.validation import NewKey
@@ -190,6 +199,11 @@ def issue(config: str | None, store: str | None, as_json: bool, offline: bool, *
             issue_offline(key_service.settings_of(config, store), wanted, as_json)
             return
         issued = asyncio.run(key_service.issue(key_service.settings_of(config, store), wanted))
+    with showing(issued.key):
+        _print_issued(issued, as_json=as_json)
+
+
+def _print_issued(issued: Issued, *, as_json: bool) -> None:
     key = issued.key
     if as_json:
         _print_json({"id": key.id, "key": issued.secret.text, **key_as_json(key)})

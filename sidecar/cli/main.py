@@ -33,6 +33,10 @@ _COMMANDS: Final = {
 }
 
 
+_OPTIONS: Final = {"help": "--help", "version": "--version"}
+"""What other programs have as commands."""
+
+
 def open_standard_streams() -> None:
     """Open /dev/null in place of those that are closed.
 
@@ -72,7 +76,8 @@ def output_may_fail() -> Iterator[None]:
         _discard_output()
         if error.errno != errno.EPIPE:
             with suppress(OSError):
-                click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+                more = "".join(getattr(error, "__notes__", ()))
+                click.echo(f"Error: cannot write the output: {error.strerror}{more}", err=True)
         sys.exit(1)
 
 
@@ -110,9 +115,24 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _COMMANDS:
-            near = "".join(f" Did you mean {name!r}?" for name in get_close_matches(args[0], _COMMANDS, 1))
+            near = "".join(f" Did you mean {name!r}?" for name in self._near(ctx, args[0]))
             ctx.fail(f"No such command {args[0]!r}.{near}")
         return super().resolve_command(ctx, args)
+
+    def _near(self, ctx: click.Context, name: str) -> list[str]:
+        """Return the command that was meant, as it is to be typed: also one of a group, or an option."""
+        if name in _OPTIONS:
+            return [_OPTIONS[name]]
+        groups = [
+            (group, found) for group in _COMMANDS if isinstance(found := self.get_command(ctx, group), click.Group)
+        ]
+        within = {one: f"{group} {one}" for group, found in reversed(groups) for one in found.list_commands(ctx)}
+        exact = [within[name]] if name in within else []
+        return (
+            exact
+            or get_close_matches(name, _COMMANDS, 1)
+            or [within[one] for one in get_close_matches(name, within, 1)]
+        )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

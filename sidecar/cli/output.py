@@ -102,6 +102,16 @@ def plaintext(secret: Secret) -> str:
     )
 
 
+@contextmanager
+def showing(key: ApiKey) -> Iterator[None]:
+    """Name the key where what shows its plaintext cannot be written: it works, and nobody has it."""
+    try:
+        yield
+    except OSError as error:
+        error.add_note(f"; {key.id} was issued, but could not be shown: revoke it, and issue another one")
+        raise
+
+
 def count_as_json(row: UsageRow) -> dict[str, Any]:
     """Return a count of requests. `at` is the start of its hour, or of its day for old counts."""
     return {"at": rfc3339(row.at), "route": row.route, "status_class": row.status_class, "count": row.count}

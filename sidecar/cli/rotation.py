@@ -13,7 +13,7 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.key_service import hasher_of_environ, open_store, rules_of
 from sidecar.cli.options import Misuse, from_store, key_name, moment, printable, reported, seconds
-from sidecar.cli.output import harmless, key_as_json, plaintext
+from sidecar.cli.output import harmless, key_as_json, plaintext, showing
 from sidecar.config.build.config import Config
 from sidecar.core.units import counted, rfc3339
 from sidecar.keys.lifecycle import Rotated, check_peppers, upcoming_keys
@@ -100,7 +100,9 @@ def rotate(
         if options["due"]:
             failed = asyncio.run(_rotate_due(settings, rotation, options, as_json=as_json))
             context.exit(1 if failed else 0)
-        _print(asyncio.run(key_service.rotate(settings, options["key"] or "", rotation)), settings, as_json=as_json)
+        rotated = asyncio.run(key_service.rotate(settings, options["key"] or "", rotation))
+        with showing(rotated.new.key):
+            _print(rotated, settings, as_json=as_json)
 
 
 def _print(rotated: Rotated, settings: Config, *, as_json: bool) -> None:

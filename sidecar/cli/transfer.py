@@ -285,6 +285,8 @@ def _stdout() -> Iterator[TextIO]:
 
 @contextmanager
 def _named(output: str) -> Iterator[TextIO]:
+    if not output:
+        raise Misuse("the output has no name: name a file, or - for stdout")
     target = os.path.realpath(output)
     try:
         descriptor, part = _output_file(output, target)

@@ -24,7 +24,8 @@ class Environment(Mapping[str, str]):
     """Environment variables, where NAME_FILE gives NAME the content of a file, without the newline at its end.
 
     A file is read whenever its variable is asked for, so that a reload finds a new one. Reading a variable raises
-    ValueError, without any value, where its file cannot be read, or where a variable of ours is given in both ways.
+    ValueError, without any value, where its file is empty or cannot be read, or where a variable of ours is given in
+    both ways.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -56,7 +57,11 @@ def _content(variable: str, file: str) -> str:
         raise ValueError(f"the file that {variable} names cannot be read: {reason}") from None
     if len(found) > _MOST_SECRET_BYTES:
         raise ValueError(f"the file that {variable} names is larger than any secret")
-    return found.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    text = found.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    if not text:
+        # A secret that was never filled in: without this, no admin listener would open, and nobody would say why.
+        raise ValueError(f"the file that {variable} names is empty")
+    return text
 
 
 # Overrides: addresses and URLs from the command line or the environment replace those of the file.

@@ -18,7 +18,7 @@ from sidecar.core.patterns import parse_pattern, parts_of
 from sidecar.core.policy import DENIED, missing_in_words, takes_environment
 from sidecar.core.routing import NEVER_ROUTED, Match, known_spelling
 from sidecar.core.target import parse_target
-from sidecar.core.units import rfc3339
+from sidecar.core.units import counted, rfc3339
 from sidecar.gate.compile import key_format, route_table
 
 _NEAREST: Final = 3
@@ -57,6 +57,8 @@ def causes(config: Config, head: RequestHead, presented: str | None, deny: Deny)
             yield "a path begins with /"
         case Reason.METHOD_NOT_ALLOWED:
             yield _method(head.method)
+        case Reason.KEY_NOT_ACCEPTED:
+            yield _no_keys_here(deny.route)
         case Reason.INSUFFICIENT_SCOPE | Reason.WRONG_TENANT | Reason.WRONG_ENVIRONMENT:
             yield _not_granted(deny)
         case Reason.QUOTA_EXCEEDED if deny.refused_quota is not None:
@@ -106,6 +108,10 @@ def key_fault(config: Config, text: str) -> str:
     expected = ", ".join(sorted(prefixes.values()))
     if any(text.lower().startswith(prefix.lower()) for prefix in prefixes.values()):
         return f"upper and lower case count: keys begin with {expected}"
+    form = key_format(config)
+    for before in {text.find(prefix) for prefix in prefixes.values() if prefix in text}:
+        if form.check(text[before:], prefixes.values()):
+            return f"something stands before the key ({counted(before, 'character')}): send the key alone"
     return f"it begins with none of the prefixes of this configuration: {expected}"
 
 
@@ -145,6 +151,11 @@ def _ended(deny: Deny) -> str:
             return f"the key was disabled {rfc3339(key.disabled_at)}: sidecar keys enable {key.id}"
         case _:
             return f"the key was revoked {rfc3339(key.revoked_at)}, which is final: issue another one"
+
+
+def _no_keys_here(route: Route | None) -> str:
+    what = "what no route names" if route is None else f"the route {route.name} ({route.where})"
+    return f"{what} takes no keys, only credentials of keys.pass_through (pass_through: only): send one of those alone"
 
 
 def _not_granted(deny: Deny) -> str:

@@ -139,7 +139,8 @@ def cursor_of(key: ApiKey, sort: Sort) -> str:
 def after_cursor(wanted: KeyFilter, cursor: str | None) -> KeyFilter:
     """The filter, for the page after the cursor."""
     key_id, _, at = (cursor or "").partition("@")
-    is_time = at.isascii() and at.isdigit() and len(at) < _DIGITS
+    # Clients may send any text as a cursor; a store takes no larger number.
+    is_time = at.isascii() and at.isdigit() and len(at) < _DIGITS and int(at) <= NO_END
     return replace(wanted, after=key_id or None, after_at=int(at) if is_time else None)
 
 

@@ -39,6 +39,7 @@ _MESSAGES: Final = tuple(
     )
 )
 """msgspec's messages, and those of the API."""
+_NO_CHOICE: Final = "Invalid enum value"
 _TIME = re.compile(r"(/expires_at|\?since|\?until)$")
 """Fields whose text is a time."""
 _WRONG_TIME: Final = "must be a time with an offset, such as 2027-01-31T12:00:00Z"
@@ -136,7 +137,7 @@ def _value_errors(value: object, kind: Any, at: str) -> Iterator[FieldError]:
             msgspec.convert(value, kind, strict=not at.startswith(_QUERY))
     except ValueError as error:
         wrong_time = isinstance(value, str) and _TIME.search(at)
-        found.append(FieldError(pointer=at, detail=_WRONG_TIME if wrong_time else _message(str(error))))
+        found.append(FieldError(pointer=at, detail=_WRONG_TIME if wrong_time else _message(str(error), kind)))
     yield from found
 
 
@@ -148,9 +149,17 @@ def _errors_inside(value: object, kind: Any, at: str) -> Iterator[FieldError]:
         yield from _value_errors(part, inner, at + pointer_of([name]))
 
 
-def _message(text: str) -> str:
+def _message(text: str, kind: Any) -> str:
     text = _LOCATION.sub("", text)
+    if text.startswith(_NO_CHOICE) and (choices := list(_choices(kind))):
+        return f"must be one of {', '.join(choices)}"
     return next((found.expand(own) for pattern, own in _MESSAGES if (found := pattern.match(text))), text)
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    """The words that a field may have."""
+    for one in get_args(kind):
+        yield from [one] if get_origin(kind) is Literal else _choices(one)
 
 
 def _parts(value: object, kind: Any) -> list[tuple[str, object, Any]]:

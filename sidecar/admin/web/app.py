@@ -101,8 +101,8 @@ async def end(request: web.Request) -> web.Response:
 async def refused(request: web.Request, refusal: Problem) -> web.StreamResponse:
     """Show an error as a page instead of a problem document. Without a session that is the form to sign in."""
     if refusal.status == 401:
-        wanted = request.path_qs if request.method == hdrs.METH_GET else "/"
-        response = _form(request, 401, _local(wanted))
+        reading = request.method in (hdrs.METH_GET, hdrs.METH_HEAD)
+        response = _form(request, 401, _local(request.path_qs) if reading else "/", unchanged=not reading)
     else:
         title = _TITLES.get(refusal.status, "Something went wrong")
         problems = [flaw.detail for flaw in refusal.errors]
@@ -114,8 +114,10 @@ async def refused(request: web.Request, refusal: Problem) -> web.StreamResponse:
     return response
 
 
-def _form(request: web.Request, status: int, wanted: str, wrong: str = "") -> web.Response:
-    return request.app[TEMPLATES].bare("sign_in.html", status=status, next=wanted, wrong=wrong)
+def _form(request: web.Request, status: int, wanted: str, wrong: str = "", *, unchanged: bool = False) -> web.Response:
+    """unchanged: the request was to change something, and its session had ended: whoever sent it must know."""
+    values = {"next": wanted, "wrong": wrong, "unchanged": unchanged}
+    return request.app[TEMPLATES].bare("sign_in.html", status=status, **values)
 
 
 def _forget(request: web.Request) -> None:

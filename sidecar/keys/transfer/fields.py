@@ -20,8 +20,7 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
 _ID: Final = re.compile(r"key_[0-9A-Za-z]{20}")
 _PREFIX: Final = re.compile(r"[!-~]{1,100}")
 _FROM_URL: Final = str.maketrans("-_", "+/")
-_SECONDS_DIGITS: Final = 10
-_EPOCH: Final = re.compile(r"[0-9]{10}|[0-9]{13}")
+_EPOCH: Final = re.compile(r"([0-9]{10})(?:\.([0-9]{1,9}))?|([0-9]{13})|([0-9]{16})")
 _MIN_PREFIX: Final = 6
 """Characters of a prefix: no hash in base64 begins with so many of them by chance."""
 _NO_HASH: Final = (
@@ -228,7 +227,7 @@ def _type_problem(name: str, value: object) -> str | None:
             return None if fits else "must map names to strings"
         case "enabled":
             return None if isinstance(value, bool) else "must be true or false"
-        case "created_at" | "expires_at" if type(value) is int:
+        case "created_at" | "expires_at" if type(value) in (int, float):
             return None
         case _:
             return None if isinstance(value, str) else "must be a string"
@@ -248,17 +247,24 @@ def is_public_prefix(prefix: str) -> bool:
     return _PREFIX.fullmatch(prefix) is not None and not looks_secret(prefix)
 
 
-def moment(text: str | int | None, name: str, problems: list[str]) -> int | None:
-    """The time in microseconds; None without one. Digits alone are Unix seconds (10 of them) or milliseconds (13)."""
+def moment(text: str | float | None, name: str, problems: list[str]) -> int | None:
+    """The time in microseconds; None without one.
+
+    Digits alone are Unix seconds (10 of them, and decimals), milliseconds (13) or microseconds (16).
+    """
     if text is None:
         return None
     text = str(text)
-    if _EPOCH.fullmatch(text):
-        return int(text) * (1_000_000 if len(text) == _SECONDS_DIGITS else 1_000)
+    if found := _EPOCH.fullmatch(text):
+        seconds, decimals, milliseconds, exact = found.groups()
+        return int((seconds + (decimals or "").ljust(6, "0")[:6]) if seconds else exact or milliseconds + "000")
     try:
         return microseconds(text)
     except ValueError:
-        problems.append(f"{name}: is neither a date (2027-01-31) nor a time in RFC 3339 (2027-01-31T12:00:00Z)")
+        problems.append(
+            f"{name}: is neither a date (2027-01-31) nor a time in RFC 3339 (2027-01-31T12:00:00Z) nor a Unix time; "
+            "leave it out where there is none"
+        )
         return None
 
 

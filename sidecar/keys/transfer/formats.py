@@ -35,6 +35,10 @@ NEEDED: Final = ("hash", "name")
 MAX_LINE_BYTES: Final = 65_536
 _BOM: Final = b"\xef\xbb\xbf"
 _NAME: Final = re.compile(r"[A-Za-z_]{1,20}")
+_NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are not UTF-8."""
+_SEPARATOR_LINE: Final = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)
+"""A first line that tells spreadsheets what separates cells."""
 _QUOTA: Final = re.compile(r"([^=\s]+)=([0-9]{1,18})")
 
 
@@ -59,9 +63,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class KeyFile:
     """The entries and bad lines of `file`, in order. `read_bytes` counts the bytes read so far.
 
-    JSON lines: one object on each line. CSV, with `,` or `;` between cells: a header row of field names; scopes and
-    quotas (`name=limit`) are separated by spaces, metadata is a JSON object, and an empty cell is a field that is not
-    given. any_columns: columns of any name, as AWS takes them; `name` and `key` must be there.
+    JSON lines: one object on each line. CSV, with `,`, `;` or tabs between cells: a header row of field names; scopes
+    and quotas (`name=limit`) are separated by spaces, metadata is a JSON object, and an empty cell is a field that is
+    not given. any_columns: columns of any name, as AWS takes them; `name` and `key` must be there.
     """
 
     def __init__(self, file: BinaryIO, form: FileFormat, *, any_columns: bool = False) -> None:
@@ -104,9 +108,11 @@ class KeyFile:
                 self._overlong.clear()
             elif isinstance(row, BadLine):
                 yield row
-            elif header is not None and row:
+            elif not any(map(str.strip, row)):
+                continue
+            elif header is not None:
                 yield _row_of(row, header, line)
-            elif row:
+            else:
                 header = [cell.strip().lower() for cell in row]
                 if problems := list(_header_problems(header, any_columns=self._any_columns)):
                     yield from (BadLine(line=line, problem=problem) for problem in problems)
@@ -194,19 +200,46 @@ def safe_name(name: str) -> str:
 
 
 def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, list[str] | BadLine]]:
-    """Rows of CSV with the lines on which they begin. The first line tells whether `,` or `;` separates cells."""
-    first = next(lines, "")
-    separator = ";" if ";" in first and "," not in first else ","
-    rows = csv.reader(chain([first], lines), strict=True, delimiter=separator)
+    """Rows of CSV with the lines on which they begin. The first line with text tells what separates cells."""
+    beginning = list(_to_first_text(lines))
+    first = beginning[-1] if beginning else ""
+    if problem := _unreadable(first):
+        yield len(beginning), BadLine(line=len(beginning), problem=problem)
+        return
+    stated = _SEPARATOR_LINE.fullmatch(first)
+    if stated:
+        beginning[-1] = "\n"
+    rows = csv.reader(chain(beginning, lines), strict=True, delimiter=stated[1] if stated else _separator(first))
     while True:
         line = rows.line_num + 1
         try:
-            yield line, next(rows)
+            row: list[str] | BadLine = next(rows)
         except StopIteration:
             return
         except csv.Error:
-            problem = "is not CSV: look for a quote that is not closed or not doubled"
-            yield line, BadLine(line=line, problem=problem)
+            row = BadLine(line=line, problem="is not CSV: look for a quote that is not closed or not doubled")
+        yield line, row
+
+
+def _to_first_text(lines: Iterator[str]) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if line.strip():
+            return
+
+
+def _unreadable(first: str) -> str:
+    """What keeps a whole file from being read, by its first line; empty where nothing does."""
+    if first.startswith(("\udcff\udcfe", "\udcfe\udcff")) or "\0" in first:
+        return "is not UTF-8, but maybe UTF-16: save the file as CSV in UTF-8"
+    if "\r" in first.rstrip("\r\n"):
+        return "its lines end in CR alone: save the file with LF or CRLF at their ends"
+    return ""
+
+
+def _separator(first: str) -> str:
+    """What stands most often between the names of the header row."""
+    return max(",;\t", key=first.count)
 
 
 def _header_problems(header: Sequence[str], *, any_columns: bool) -> Iterator[str]:
@@ -225,7 +258,11 @@ def _header_problems(header: Sequence[str], *, any_columns: bool) -> Iterator[st
 def _row_of(row: Sequence[str], header: Sequence[str], line: int) -> Entry | BadLine:
     if len(row) != len(header):
         return BadLine(line=line, problem=f"has {len(row)} cells, but the header row has {len(header)}")
-    fields: dict[str, object] = {name: cell for name, cell in zip(header, row, strict=True) if cell}
+    if _NOT_UTF8.search("".join(row)):
+        return BadLine(line=line, problem="is not UTF-8")
+    # A key is taken as it stands there: spaces may be a part of it, or the sign of a mistake.
+    cells = ((name, cell if name == _PLAINTEXT else cell.strip()) for name, cell in zip(header, row, strict=True))
+    fields: dict[str, object] = {name: cell for name, cell in cells if cell}
     try:
         for name, read in _CELLS.items():
             if name in fields:
@@ -254,9 +291,13 @@ def _metadata(cell: str) -> object:
 
 
 def _truth(cell: str) -> bool:
-    return {"true": True, "false": False, "1": True, "0": False}[cell.strip().lower()]
+    return _TRUTHS[cell.lower()]
 
 
+_TRUTHS: Final[Mapping[str, bool]] = {
+    **dict.fromkeys(("true", "1", "yes", "y", "on", "enabled", "active"), True),
+    **dict.fromkeys(("false", "0", "no", "n", "off", "disabled", "inactive"), False),
+}
 _PLAINTEXT: Final = "key"
 """The field of a key itself, in place of its hash."""
 _KNOWN: Final = frozenset({*FIELDS, _PLAINTEXT})

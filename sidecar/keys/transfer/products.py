@@ -39,17 +39,30 @@ def product_entries(file: BinaryIO, product: Product) -> Iterator[Entry | BadLin
 def _from_json(content: bytes, product: Product) -> Iterator[Entry | BadLine]:
     """Read one JSON document, or several in sequence, as for a list of several pages."""
     records, fields_of = _READERS[product]
-    number, decoder = 0, json.JSONDecoder()
+    number = 0
+    for document in _documents(content):
+        if document is _UNREADABLE:
+            yield BadLine(line=number + 1, problem="from here on, the file is not JSON in UTF-8")
+            return
+        for record in records(document):
+            number += 1
+            yield _entry(number, record, fields_of)
+
+
+_UNREADABLE: Final = object()
+
+
+def _documents(content: bytes) -> Iterator[object]:
+    """Yield JSON documents that follow each other, and `_UNREADABLE` in place of what is none."""
+    decoder = json.JSONDecoder()
     try:
         text = content.decode("utf-8-sig").strip()
         while text:
             document, end = decoder.raw_decode(text)
             text = text[end:].lstrip()
-            for record in records(document):
-                number += 1
-                yield _entry(number, record, fields_of)
+            yield document
     except (ValueError, RecursionError):
-        yield BadLine(line=number + 1, problem="from here on, the file is not JSON in UTF-8")
+        yield _UNREADABLE
 
 
 def _entry(number: int, record: Record, fields_of: Callable[[Record], Fields]) -> Entry | BadLine:
@@ -57,14 +70,18 @@ def _entry(number: int, record: Record, fields_of: Callable[[Record], Fields]) -
         found = fields_of(record)
     except InvalidLine as error:
         return BadLine(line=number, problem="; ".join(error.problems))
-    except (TypeError, AttributeError, KeyError):
+    except (TypeError, AttributeError, KeyError, ValueError, OverflowError):
         return BadLine(line=number, problem="does not look like a key in such a list: is --format right?")
     return Entry(line=number, fields={name: value for name, value in found.items() if value not in (None, "", {}, [])})
 
 
-def _objects(value: object) -> Iterator[Record]:
-    """Yield the objects of a list; nothing for anything else."""
-    yield from (item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
+def _objects(value: object) -> Iterator[Any]:
+    """Yield what a list holds; nothing for anything else. What is no object there is told of as no key."""
+    yield from value if isinstance(value, list) else ()
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _metadata(**values: object) -> dict[str, str]:
@@ -89,9 +106,9 @@ def _kong_records(document: object) -> Iterator[Record]:
         yield document
     yield from _objects(document.get("data"))
     yield from _objects(document.get("keyauth_credentials"))
-    for consumer in _objects(document.get("consumers")):
+    for consumer in filter(_is_object, _objects(document.get("consumers"))):
         for credential in _objects(consumer.get("keyauth_credentials")):
-            yield {**credential, "consumer": consumer}
+            yield {**credential, "consumer": consumer} if _is_object(credential) else credential
 
 
 def _from_kong(credential: Record) -> Fields:
@@ -105,7 +122,7 @@ def _from_kong(credential: Record) -> Fields:
     return {
         "key": credential["key"],
         "name": owner or credential.get("id"),
-        "created_at": None if created is None else int(created),
+        "created_at": created,
         "metadata": _metadata(
             consumer=consumer.get("id"), custom_id=consumer.get("custom_id"), tags=credential.get("tags")
         ),
@@ -127,7 +144,7 @@ def _from_aws(item: Record) -> Fields:
         "key": item["value"],
         "name": item["name"],
         "enabled": item.get("enabled", True),
-        "created_at": int(created) if isinstance(created, float) else created,
+        "created_at": created,
         "metadata": _metadata(aws_id=item.get("id"), description=item.get("description")),
     }
 
@@ -148,8 +165,10 @@ def _apisix_records(document: object) -> Iterator[Record]:
     """Leaves out other consumers and credentials, such as for JWT."""
     listed = document.get("list", [document]) if isinstance(document, dict) else document
     for item in _objects(listed):
-        value = item.get("value")
-        if isinstance(value, dict) and "key-auth" in (value.get("plugins") or {}):
+        value = item.get("value") if _is_object(item) else item
+        if not _is_object(value):
+            yield value
+        elif _is_object(value.get("plugins")) and "key-auth" in value["plugins"]:
             yield {**value, "place": str(item.get("key", ""))}
 
 
@@ -171,6 +190,8 @@ def _from_apisix(value: Record) -> Fields:
 
 # Tyk: session objects, each with `key` or `hash` beside its fields.
 
+_GO_ZERO_TIME: Final = ("None", "0001-01-01T00:00:00")
+"""How a time reads that was never set."""
 _MURMUR: Final = re.compile(r"(?:[0-9a-f]{8}|[0-9a-f]{16}|[0-9a-f]{32})")
 
 
@@ -193,7 +214,7 @@ def _from_tyk(session: Record) -> Fields:
         "name": session.get("alias") or session.get("org_id") or "Tyk key",
         "enabled": not session.get("is_inactive", False),
         "expires_at": expires if expires > 0 else None,
-        "created_at": session.get("date_created"),
+        "created_at": None if str(session.get("date_created")).startswith(_GO_ZERO_TIME) else session["date_created"],
         "metadata": {
             **_metadata(**(session.get("meta_data") or {})),
             **_metadata(org_id=session.get("org_id"), policies=session.get("apply_policies"), tags=session.get("tags")),
@@ -265,6 +286,8 @@ class Plaintexts:
         text = fields["key"]
         if not isinstance(text, str) or not _KEY.fullmatch(text) or pasted(text) != text:
             raise InvalidLine(["key: must be 1 to 500 printable ASCII characters, without spaces and quotes around it"])
+        if not text.startswith(str(rest.get("prefix") or "")):
+            raise InvalidLine(["prefix: is not what the key begins with: correct it, or leave it out"])
         return {"prefix": self._prefix(text), **rest, **self._digest(text)}
 
     def _digest(self, text: str) -> Fields:
@@ -294,7 +317,8 @@ def hashed(entries: Iterable[Entry | BadLine], plaintexts: Plaintexts | None) ->
     """Yield entries without any key in them. Without `plaintexts`, stop at the first entry that has a key."""
     for entry in entries:
         if isinstance(entry, BadLine) or "key" not in entry.fields:
-            yield entry
+            keyless = plaintexts is not None and isinstance(entry, Entry) and "hash" not in entry.fields
+            yield BadLine(line=entry.line, problem="key: is required") if keyless else entry
         elif plaintexts is None:
             yield BadLine(line=entry.line, problem=_NO_PLAINTEXT)
             return

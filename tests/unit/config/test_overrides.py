@@ -40,6 +40,7 @@ def test_the_token_of_the_environment_may_stand_in_a_file(loading: Loading, tmp_
             {"SIDECAR_ADMIN_TOKEN_FILE": "/nowhere"},
             "the file that SIDECAR_ADMIN_TOKEN_FILE names cannot be read: No such",
         ),
+        ({"SIDECAR_ADMIN_TOKEN_FILE": "/dev/null"}, "the file that SIDECAR_ADMIN_TOKEN_FILE names is empty"),
         ({"SIDECAR_ADMIN_TOKEN_FILE": "/dev/zero"}, "the file that SIDECAR_ADMIN_TOKEN_FILE names is larger than any"),
         ({"SIDECAR_ADMIN_TOKEN_FILE": "/x", "SIDECAR_ADMIN_TOKEN": "y"}, "SIDECAR_ADMIN_TOKEN_FILE are both set"),
         ({"SIDECAR_ADMIN_TOKEN": '"0123456789abcdef0123"'}, "has quotes around it: set it without them"),

@@ -12,7 +12,7 @@ import pytest
 from sidecar.core.apikey import ForeignKeys, Hasher
 from sidecar.keys.lifecycle import new_id
 from sidecar.keys.ports import Actor, AuditFilter, KeyFilter
-from sidecar.keys.transfer.fields import LineRules, Origin
+from sidecar.keys.transfer.fields import LineRules, Origin, moment
 from sidecar.keys.transfer.formats import FileFormat, KeyFile
 from sidecar.keys.transfer.importer import InvalidFile, NoIntake, import_keys
 from sidecar.keys.validation import KeyRules
@@ -88,6 +88,70 @@ async def test_csv_says_the_same(store: SqliteStore, rules: KeyRules) -> None:
         {"general": 5},
         {"a": "b"},
     )
+
+
+SPREADSHEETS = {
+    "semicolons": "hash;prefix;name;tenant\n{};sk_live_ab;A, B;acme\n",
+    "semicolons, and a comma in a name of the heading": '"hash";"prefix";"name";"tenant"\r\n{};sk_live_ab;"A, B";acme',
+    "tabs": "hash\tprefix\tname\ttenant\n{}\tsk_live_ab\tA, B\tacme\n",
+    "a line that names the separator": "sep=;\r\nhash;prefix;name;tenant\r\n{};sk_live_ab;A, B;acme\r\n",
+    "empty lines and rows": '\n\nhash,prefix,name,tenant\n\n{},sk_live_ab,"A, B",acme\n,,,\n , ,,\n\n',
+    "spaces around cells": "Hash ; PREFIX;name ; tenant\n {} ; sk_live_ab ; A, B; acme\n",
+}
+
+
+@pytest.mark.parametrize("text", SPREADSHEETS.values(), ids=SPREADSHEETS)
+async def test_csv_is_read_as_spreadsheets_write_it(store: SqliteStore, rules: KeyRules, text: str) -> None:
+    file = KeyFile(io.BytesIO(text.format(hash_of("sk_live_1")).encode()), "csv")
+    assert await taken_in(store, file, line_rules(rules)) == 1
+    [key] = await store.keys.list(KeyFilter())
+    assert (key.name, key.prefix, key.tenant) == ("A, B", "sk_live_ab", "acme")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("hash,name\n".encode("utf-16"), "1: is not UTF-8, but maybe UTF-16"),
+        (b"hash,name\rx,y\rz,a\r", "1: its lines end in CR alone"),
+        (b"hash,name\n%b,J\xfcrgen\n" % hash_of("a").encode(), "2: is not UTF-8"),
+    ],
+    ids=["UTF-16", "CR", "Latin-1"],
+)
+async def test_csv_that_cannot_be_read_says_what_to_save_it_as(rules: KeyRules, content: bytes, problem: str) -> None:
+    [told] = await problems_in(KeyFile(io.BytesIO(content), "csv"), line_rules(rules))
+    assert told.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("written", "at"),
+    [
+        (1_896_048_000, 1_896_048_000_000_000),
+        ("1896048000", 1_896_048_000_000_000),
+        (1_896_048_000.25, 1_896_048_000_250_000),
+        ("1896048000.1234567", 1_896_048_000_123_456),
+        ("1896048000001", 1_896_048_000_001_000),
+        ("1896048000000001", 1_896_048_000_000_001),
+        ("2030-01-31 00:00:00+00", 1_896_048_000_000_000),
+    ],
+)
+def test_a_unix_time_is_told_by_its_digits(written: str | float, at: int) -> None:
+    problems: list[str] = []
+    assert moment(written, "expires_at", problems) == at
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        *((word, "active") for word in ("TRUE", "Yes", "1", "active", "on")),
+        *((word, "disabled") for word in ("FALSE", "no", "0", "Inactive", "off")),
+    ],
+)
+async def test_enabled_is_a_word_in_csv(store: SqliteStore, rules: KeyRules, word: str, status: str) -> None:
+    row = f"{hash_of('sk_live_1')},sk_live_ab,A,{word}"
+    await taken_in(store, a_file("hash,prefix,name,enabled", row, form="csv"), line_rules(rules))
+    [key] = await store.keys.list(KeyFilter())
+    assert key.status == status
 
 
 async def test_unknown_names_in_a_csv_heading_are_one_problem(rules: KeyRules) -> None:

@@ -133,6 +133,11 @@ REFUSED: tuple[tuple[Product, Any, str], ...] = (
     ("tyk", {"alias": "Mobile"}, "1: add the key to each session object"),
     ("tyk", {"hash": "5ffb3f1d", "alias": "Mobile"}, "1: hash: is a Murmur hash"),
     ("unkey", {"data": [{"keyId": "key_1", "name": "Mobile"}]}, "1: plaintext: is missing"),
+    ("kong", [KEY], "1: does not look like a key in such a list"),
+    ("kong", {"consumers": [5, {"keyauth_credentials": [KEY]}]}, "1: does not look like a key in such a list"),
+    ("apisix", {"list": [7]}, "1: does not look like a key in such a list"),
+    ("apisix", {"list": [{"value": {"plugins": 1}}, None]}, "1: does not look like a key in such a list"),
+    ("tyk", ["x"], "1: does not look like a key in such a list"),
 )
 
 
@@ -143,6 +148,30 @@ def test_what_cannot_be_taken_over_is_named(product: Product, document: Any, pro
     [found] = product_entries(the_list(document), product)
     assert str(found).startswith(problem)
     assert KEY not in str(found)
+
+
+def test_one_odd_value_does_not_end_the_list(rules: KeyRules) -> None:
+    credentials = [{"key": KEY + str(place), "id": "a", "created_at": at} for place, at in enumerate((1, "soon", 2))]
+    assert [entry.line for entry in product_entries(the_list({"data": credentials}), "kong")] == [1, 2, 3]
+
+
+def test_a_time_of_tyk_that_was_never_set_is_none() -> None:
+    [entry] = product_entries(the_list({"key": KEY, "alias": "A", "date_created": "0001-01-01T00:00:00Z"}), "tyk")
+    assert isinstance(entry, Entry)
+    assert "created_at" not in entry.fields
+
+
+def test_a_prefix_that_the_key_does_not_begin_with_is_refused(rules: KeyRules) -> None:
+    keys, _ = plaintexts(rules, ForeignKeys(prefix="k3p"))
+    with pytest.raises(InvalidLine, match="prefix: is not what the key begins with"):
+        keys.hashed({"key": KEY, "name": "a", "prefix": "k3p_"})
+
+
+@pytest.mark.parametrize("key", ["", None])
+def test_a_line_of_a_list_without_its_key_says_so(rules: KeyRules, key: str | None) -> None:
+    keys, _ = plaintexts(rules, ForeignKeys(prefix="k3p"))
+    entries = product_entries(the_list({"data": [{"key": key, "id": "a"}]}), "kong")
+    assert [str(bad) for bad in hashed(entries, keys)] == ["1: key: is required"]
 
 
 def test_pages_that_follow_each_other_are_one_list() -> None:

@@ -56,6 +56,17 @@ def test_an_origin_that_cannot_be_read_is_another_site(ops: Admin, sidecar: Side
     assert not any("failed" in line for line in sidecar.process.stderr.all())
 
 
+@pytest.mark.parametrize(("method", "told"), [("POST", True), ("GET", False)])
+def test_whoever_submits_a_form_after_the_session_has_ended_is_told_that_nothing_was_changed(
+    ops: Admin, method: str, told: bool
+) -> None:
+    sent = [FORM, OWN_ORIGIN, ("Accept", "text/html"), ("Cookie", "sidecar_session=ended")]
+    body = b"name=lost" if method == "POST" else b""
+    answer = exchange(ops.address, request_bytes(method, "/keys/new", sent, body, host="localhost"))
+    assert answer.status == 401
+    assert (b"Your session has ended, and nothing was changed." in answer.body) is told
+
+
 def test_a_second_origin_counts_as_much_as_the_first(ops: Admin) -> None:
     sent = [CREDENTIAL, ("Content-Type", "application/json"), OWN_ORIGIN]
     assert status(ops, "POST", "/api/v1/keys", *sent, body=b'{"name": "x"}') == 201

@@ -133,6 +133,21 @@ def test_pages_follow_each_other_without_a_gap(ops: Admin) -> None:
     assert len(listed) == 5
 
 
+@pytest.mark.parametrize("order", ["created", "used", "ends", "name"])
+@pytest.mark.parametrize("end", ["", "@", "@x", "@-1", "@" + "9" * 18, "@" + "9" * 19, "@" + "9" * 50])
+def test_a_cursor_that_was_tampered_with_is_no_fault(ops: Admin, order: str, end: str) -> None:
+    key_id, _ = ops.issue(tenant="cursors")
+    assert ops.call("GET", f"keys?sort={order}&after={key_id}{end}").status == 200
+
+
+def test_a_word_that_a_field_cannot_have_is_told_with_those_that_it_can(ops: Admin) -> None:
+    told = ops.call("GET", "keys?sort=x&status=nope").json["errors"]
+    assert {error["pointer"]: error["detail"] for error in told} == {
+        "?sort": "must be one of created, name, tenant, used, unused, ends",
+        "?status": "must be one of active, retiring, disabled, revoked, expired, retired",
+    }
+
+
 def test_keys_are_found_by_words_state_and_id(ops: Admin) -> None:
     key_id, _ = ops.issue(name="Nightly export", tenant="search")
     ops.call("POST", f"keys/{key_id}/disable")

@@ -116,6 +116,17 @@ def test_a_file_is_replaced_only_where_that_is_asked_for(keys: Keys) -> None:
     assert told(store(keys, "backup", str(file), "--force", "--json"))["keys"] == 2
 
 
+def test_a_backup_is_no_stream(keys: Keys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keys.issue()
+    monkeypatch.chdir(tmp_path)
+    done = store(keys, "backup", "-")
+    assert (done.exit_code, done.output) == (
+        2,
+        "Error: a backup is a file, and no stream: name one, such as keys-backup.db\n",
+    )
+    assert not (tmp_path / "-").exists()
+
+
 def test_a_store_is_never_replaced_by_a_backup(start_sidecar: StartSidecar, keys: Keys) -> None:
     keys.issue()
     used = start_sidecar(CONFIG).keys.store

@@ -1,5 +1,6 @@
 """`sidecar doctor` on real files, a real upstream and a running sidecar."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -121,3 +122,14 @@ def test_json_counts_what_it_lists(place: Place) -> None:
     assert {frozenset(one) for one in report["findings"]} == {
         frozenset({"group", "check", "severity", "saw", "why", "do"})
     }
+
+
+def test_what_is_wrong_with_the_configuration_is_json_where_json_was_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("listen: 1\nupstream: http://127.0.0.1:1\nstore: sqlite:keys.db\n")
+    done = run_cli("doctor", "-c", str(file), "--json")
+    report = json.loads(done.stdout)
+    assert (done.exit_code, report["counts"]["problem"]) == (2, 1)
+    [finding] = report["findings"]
+    assert finding["saw"].startswith(f"{file}:1:9: listen: must be host:port")
+    assert finding["saw"] in done.stderr

@@ -13,7 +13,7 @@ CONFIG = """\
 listen: 127.0.0.1:0
 upstream: http://127.0.0.1:1
 store: {store}
-keys: {{environments: {{live: ex_}}}}
+keys: {{environments: {{live: ex_}}, pass_through: [{{cookie: session}}]}}
 scopes:
   read: Read
   write: {{includes: [read]}}
@@ -27,6 +27,7 @@ routes:
 - GET /repos/{{repo}}: {{}}
 - GET /items/hidden/**: {{deny: true}}
 - GET /either: {{scopes: [read, write]}}
+- "* /account/**": {{pass_through: only}}
 identity: {{headers: {{X-Key: "{{key.id}}"}}}}
 """
 
@@ -190,6 +191,8 @@ def cause(told: str) -> str:
         ("\u201c{key}\u201d", "quotes stand around it"),
         ("Bearer {key}", "it begins with 'Bearer'"),
         ("Authorization: Bearer {key}", "it begins with 'Authorization'"),
+        ("bearer:{key}", "something stands before the key (7 characters): send the key alone"),
+        ("\ufeff{key}", "something stands before the key (1 character)"),
         ("{key}a", "something was added to it: it has 47 characters"),
         ("{cut}", "it is cut: it has 44 characters, and keys that begin with ex_ have 46"),
         ("{swapped}", "its checksum does not fit"),
@@ -234,6 +237,11 @@ def test_the_cause_of_an_ended_key_is_when_it_ended(asked: Asked, change: str, t
         ("POST", "/items", "the key lacks write: sidecar keys change {id} --scope read --scope write"),
         ("GET", "items", "a path begins with /"),
         ("GET", "/items/hidden/x", "the route denies every request (deny: true): {file}:16"),
+        (
+            "GET",
+            "/account/me",
+            "the route * /account/** ({file}:18) takes no keys, only credentials of keys.pass_through",
+        ),
         ("GET", "/orgs/b/x", "the path names another tenant than that of the key, a"),
         ("GET", "/open/..%2fitems", "the path can be read in ways that lead to different routes"),
     ],

@@ -1,6 +1,7 @@
 """What becomes of a command's output: a reader that leaves, a full disk, and what `-o` names."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -69,6 +70,42 @@ def test_a_command_on_a_full_disk_says_so_in_one_line(place: Place, words: list[
     process = started(place, words, full)
     os.close(full)
     assert ended(process) == (1, "Error: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("verb", ["issue", "rotate"])
+def test_a_key_that_a_full_disk_kept_from_being_shown_is_named(place: Place, verb: str) -> None:
+    words = ["--name", "lost"] if verb == "issue" else [place.keys.issue().id]
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = started(place, ["keys", verb, *words], full)
+    os.close(full)
+    status, told = ended(process)
+    assert (status, told.count("\n")) == (1, 1)
+    [key_id] = re.findall(r"No space left on device; (key_\w{20}) was issued, but could not be shown", told)
+    assert place.keys.run("show", key_id).exit_code == 0
+
+
+def test_an_output_without_a_name_is_said_to_have_none(place: Place) -> None:
+    result = place.keys.run("export", "-o", "")
+    assert (result.exit_code, result.stderr) == (2, "Error: the output has no name: name a file, or - for stdout\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("explian", "explain"),
+        ("issue", "keys issue"),
+        ("rotat", "keys rotate"),
+        ("backup", "store backup"),
+        ("verify", "audit verify"),
+        ("help", "--help"),
+        ("version", "--version"),
+    ],
+)
+def test_what_was_meant_by_a_command_that_is_none_is_told_as_it_is_to_be_typed(typed: str, meant: str) -> None:
+    result = run_cli(typed)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"Error: No such command {typed!r}. Did you mean {meant!r}?\n")
 
 
 @pytest.fixture

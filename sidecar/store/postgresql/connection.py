@@ -194,11 +194,16 @@ class Pool:
 
 
 def connector(url: str, seconds: float) -> Connect:
-    """Makes connections whose statements end within `seconds`."""
+    """Makes connections whose statements end within `seconds`.
+
+    They have their own settings where those of a role or a database would break what relies on them: who waits for the
+    lock of a change must see, once it has it, what the one before wrote.
+    """
     name, has_password = shown_store(url), bool(password_of(url))
     settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
         SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
-        SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
+        SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}; SET idle_session_timeout = 0;
+        SET default_transaction_isolation = 'read committed';
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
 
     async def connect() -> PostgresqlConnection:

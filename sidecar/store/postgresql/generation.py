@@ -166,18 +166,18 @@ class KeyWatch:
     def _told(self, payload: str) -> None:
         """`NUMBER ["id", …]`, `NUMBER many`, or at the end of a transaction `NUMBER done MICROSECONDS`."""
         first, _, rest = payload.partition(" ")
+        word, _, at = rest.partition(" ")
         try:
-            number = int(first)
+            number, micros = int(first), int(at) if word == "done" and at else None
             ids = frozenset(map(str, json.loads(rest))) if rest.startswith("[") else None
-        except ValueError:  # Anyone who may connect may send one: as if any key had changed.
+        except (ValueError, RecursionError):  # Anyone who may connect may send one: as if any key had changed.
             self._learn(self._number, None)
             return
-        word, _, at = rest.partition(" ")
         if word != "done":
             self._learn(number, ids)
             return
-        if at.isdigit():
-            self._lag(max(0, self._clock.micros() + self._ahead - int(at)) / 1e6)
+        if micros is not None:
+            self._lag(max(0, self._clock.micros() + self._ahead - micros) / 1e6)
         self._done.append(number)
         if (awaited := self._awaited.get(number)) is not None and not awaited.done():
             awaited.set_result(None)

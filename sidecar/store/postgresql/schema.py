@@ -296,7 +296,25 @@ _FIRST: Final = (*_WORDS, *_KEYS, *_NOTICES, *_AUDIT, *_GUARDS, *_USAGE)
 _SECOND: Final = (f"CREATE INDEX api_key_tenant_environment ON {SCHEMA}.api_key (tenant, environment, (serial + 0))",)
 """So that a page of an environment of a large tenant does not read all keys: see the orders of listing.py."""
 
-MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1), (_SECOND, 1))
+_THIRD: Final = (
+    # A row beyond the head would keep everybody from changing a key: the next row of the audit has its number.
+    f"""CREATE FUNCTION {SCHEMA}.guard_last() {_TRIGGER}
+    BEGIN
+        IF NOT {_MAY_ISSUE} AND new.id > (SELECT id FROM {SCHEMA}.audit_head) THEN
+            {_REFUSED};
+        END IF;
+        RETURN NULL;
+    END $$""",
+    f"""CREATE CONSTRAINT TRIGGER audit_last AFTER INSERT ON {SCHEMA}.audit
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.guard_last()""",
+    # In sessions where triggers are off as well, such as those of a restore or a logical replication.
+    *(
+        f"ALTER TABLE {SCHEMA}.api_key ENABLE ALWAYS TRIGGER api_key_{trigger}"
+        for trigger in ("added", "removed", "changed", "emptied")
+    ),
+)
+
+MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1), (_SECOND, 1), (_THIRD, 1))
 """Statements of each migration, and the oldest version of the program that runs on what they leave.
 
 The n-th leads to schema version n. A migration that only adds (a table, an index, a column with a default) leaves the

@@ -364,25 +364,22 @@ def replica(facts: Facts) -> Finding | None:
         return None
     if isinstance(facts.store, Unknown):
         return unchecked(f"{name} cannot be compared with the store, which cannot be read")
-    trouble = _trouble(found)
+    trouble = found.reason if isinstance(found, Unknown) else _trouble(found, name)
     if not trouble:
-        assert isinstance(found, ReplicaFacts)
-        return ok(f"{name} has the newest change, and answers within {span(found.seconds)}")
+        return ok(f"{name} is in step with the store")
     return warning(
-        f"{name}: {trouble}" if isinstance(found, ReplicaFacts) else trouble,
+        trouble,
         why="Keys that are not in memory are looked up at the primary instead, which has to bear that.",
         do="Name a standby by streaming replication in store.replica, and look why it is away or late.",
     )
 
 
-def _trouble(found: ReplicaFacts | Unknown) -> str:
-    if isinstance(found, Unknown):
-        return found.reason
+def _trouble(found: ReplicaFacts, name: str) -> str:
     if not found.is_standby:
-        return "it is no standby"
+        return f"{name} is no standby"
     if not found.in_step:
-        return "it lags behind the primary by over 1 s, or is no copy of it"
-    return f"it takes {span(found.seconds)} to answer" if found.seconds > _SLOW_REPLICA else ""
+        return f"{name} lags behind the store by over 1 s, or is no copy of it"
+    return f"{name} takes {span(found.seconds)} to answer" if found.seconds > _SLOW_REPLICA else ""
 
 
 def clock(facts: Facts) -> Finding | None:

@@ -25,6 +25,7 @@ from sidecar.store.postgresql.statements import (
     storable,
     translated,
 )
+from sidecar.store.postgresql.tls import context_of
 
 CONNECT_SECONDS: Final = 2.0
 FIND_SECONDS: Final = 1.0
@@ -207,11 +208,12 @@ def connector(url: str, seconds: float) -> Connect:
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
 
     async def connect() -> PostgresqlConnection:
-        password = None if has_password else await asyncio.to_thread(_password)
         with reported(name):
+            password = None if has_password else await asyncio.to_thread(_password)
             raw = await asyncpg.connect(
                 url,
                 password=password,
+                ssl=await asyncio.to_thread(context_of, url, os.environ),
                 timeout=CONNECT_SECONDS,
                 # The server ends a statement; this is for a server that is not there any more.
                 command_timeout=seconds + FIND_SECONDS,

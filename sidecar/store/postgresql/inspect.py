@@ -10,13 +10,12 @@ from typing import Final
 from sidecar.config.store_url import shown_store
 from sidecar.core.units import counted
 from sidecar.keys.ports import RESTORE_DUMP, AuditState
-from sidecar.store.audit import CHAINED, Head, Walk
+from sidecar.store.audit import CHAINED, COPYING, UNFINISHED, Head, Walk
 from sidecar.store.connection import Connection
 from sidecar.store.postgresql.connection import CHANGE_LOCK, READ_SECONDS, PostgresqlConnection, connector
 from sidecar.store.postgresql.replica import ASK_NUMBER, ASK_SECONDS
 from sidecar.store.postgresql.schema import MIGRATIONS, SCHEMA, version_of
 from sidecar.store.sqlite.inspect import OF_KEYS, Checked, StoreInfo, StoreReport
-from sidecar.store.tables import COPYING, UNFINISHED
 
 _COUNTS: Final = """SELECT count(*), count(*) FILTER (WHERE expires_at IS NULL), count(*) FILTER (WHERE created_at < ?)
     FROM api_key WHERE status = 'active'

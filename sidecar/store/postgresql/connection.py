@@ -45,6 +45,7 @@ CONNECTIONS: Final = LOOKUP_CONNECTIONS + READ_CONNECTIONS + WRITE_CONNECTIONS +
 _CONNECTIONS_USED: Final = """SELECT current_setting('max_connections')::int
     - current_setting('superuser_reserved_connections')::int, count(*)
     FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+_SESSION_MODE: Final = "put PgBouncer in session mode (pool_mode = session), or name PostgreSQL itself"
 _FEW: Final = 16
 """Rows for which COPY does not pay."""
 
@@ -384,19 +385,32 @@ async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, na
     [(process,)] = await one.fetch("SELECT pg_backend_pid()")
     if process == one.process():
         return
-    await one.fetch("SELECT set_config('sidecar.session', ?, false)", (str(process),))
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            apart = await _are_apart(one, connect, str(process))
+    except TimeoutError:
+        raise StoreUnavailable(
+            f"the key store {name} is behind a pooler that has no second connection: {_SESSION_MODE}, with "
+            f"{CONNECTIONS} connections for each sidecar (default_pool_size)"
+        ) from None
+    if not apart:
+        raise StoreUnavailable(
+            f"the key store {name} is behind a pooler that mixes sessions, which never tells of changes of keys: "
+            f"{_SESSION_MODE}"
+        )
+
+
+async def _are_apart(one: PostgresqlConnection, connect: Connect, mark: str) -> bool:
+    """Whether another connection has a session of its own."""
+    await one.fetch("SELECT set_config('sidecar.session', ?, false)", (mark,))
     other = await connect()
     try:
         await other.run("BEGIN")
         seen = [await each.fetch("SELECT current_setting('sidecar.session', true)") for each in (other, one)]
         await other.run("ROLLBACK")
     finally:
-        await other.close()
-    if seen[0] == [(str(process),)] or seen[1] != [(str(process),)]:
-        raise StoreUnavailable(
-            f"the key store {name} is behind a pooler that mixes sessions, which never tells of changes of keys: put "
-            "PgBouncer in session mode (pool_mode = session), or name PostgreSQL itself"
-        )
+        other.terminate()
+    return seen[0] != [(mark,)] and seen[1] == [(mark,)]
 
 
 async def _warn_of_few_connections(connection: PostgresqlConnection) -> None:

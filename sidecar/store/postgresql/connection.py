@@ -15,7 +15,7 @@ from sidecar.config.store_url import password_of, shown_store
 from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import DuplicateRow, Steps, answers_within
-from sidecar.store.postgresql.generation import KeyWatch, NotWatched
+from sidecar.store.postgresql.generation import KeyWatch, NotWatched, the_row
 from sidecar.store.postgresql.replica import Replica
 from sidecar.store.postgresql.schema import SCHEMA, prepare
 from sidecar.store.postgresql.statements import (
@@ -373,8 +373,8 @@ class PostgresqlDatabase(Steps):
 
     async def _read_value(self) -> int:
         with self.operation("generation"):
-            [(value,)] = await self._within(FIND_SECONDS, self._lookups, "SELECT value FROM generation", ())
-        return int(value)
+            rows = await self._within(FIND_SECONDS, self._lookups, "SELECT value FROM generation", ())
+        return int(the_row(rows, self.name)[0])
 
 
 async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, name: str) -> None:

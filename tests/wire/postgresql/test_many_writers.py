@@ -99,6 +99,26 @@ async def test_a_change_that_no_notification_tells_of_is_found_by_asking(
     await eventually(lambda: stores[0].keys.generation() != before, within_seconds=10)
 
 
+async def test_the_number_of_changes_may_go_and_come_back(
+    server: PostgresqlServer, url: str, stores: list[Store]
+) -> None:
+    """No store is used meanwhile, and none has to be opened again."""
+    server.sql("DELETE FROM sidecar.generation", url=url)
+    await eventually(lambda: not _knows_changes(stores[0]), within_seconds=10)
+    with pytest.raises(StoreUnavailable, match="is damaged"):
+        stores[0].keys.generation()
+    server.sql("INSERT INTO sidecar.generation VALUES (7)", url=url)
+    await eventually(lambda: _knows_changes(stores[0]), within_seconds=10)
+
+
+def _knows_changes(store: Store) -> bool:
+    try:
+        store.keys.generation()
+    except StoreUnavailable:
+        return False
+    return True
+
+
 async def test_whoever_waits_too_long_for_another_writer_is_told_so(stores: list[Store]) -> None:
     key = a_key()
     await stores[0].keys.add([key], actor=ANN)

@@ -7,12 +7,13 @@ from typing import Any, Final
 from msgspec import Struct
 
 from sidecar.limiter.redis.connecting import Command, ScriptMissing, Server
-from sidecar.limiter.redis.script import Reply, Script
+from sidecar.limiter.redis.script import Reply, Script, is_reply
 from sidecar.limiter.remote import Unavailable
 
 _LATE_SECONDS: Final = 0.005
 """A deadline that is seen this much too late was seen by a busy loop, which may not have read what has come."""
 _GRACES: Final = 3
+_OTHERWISE: Final = "it answers otherwise than the script does"
 
 
 class _Asked(Struct, gc=False):
@@ -89,10 +90,16 @@ class Pipeline:
                 self._hand_out(reply)
 
     def _hand_out(self, reply: Any) -> None:
+        if not self._in_flight:
+            raise Unavailable("script", "it answers what nobody asked")
         asked = self._in_flight.popleft()
         if asked.reply is None:
             self._reloading = False
-        elif not asked.reply.done():
+            return
+        if not is_reply(reply):
+            self._in_flight.appendleft(asked)  # It fails with all others.
+            raise Unavailable("script", _OTHERWISE)
+        if not asked.reply.done():
             asked.reply.set_result(reply)
 
     def _ask_again(self, asked: _Asked) -> None:
@@ -141,7 +148,8 @@ async def probe(server: Server, script: Script, *, within: float) -> None:
     try:
         async with asyncio.timeout(within):
             await server.write(server.packed(script.probe))
-            await server.read()
+            if not is_reply(await server.read()):
+                raise Unavailable("script", _OTHERWISE)
     except TimeoutError:
         raise Unavailable("timeout", f"no answer within {within:g} s") from None
     except ScriptMissing:

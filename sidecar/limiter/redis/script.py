@@ -24,6 +24,8 @@ FORMAT: Final = 1
 """Of what is stored; part of each key, so that versions that store otherwise count apart."""
 
 _SECOND: Final = 1_000_000
+_FIRST: Final = 3
+"""Where the first bucket's list stands in a reply."""
 _MOST_KNOWN: Final = 4096
 _SKEW_SECONDS: Final = 1.0
 """Clocks that differ by less are taken as one, so that the end of a fixed window is told as a full second."""
@@ -78,6 +80,11 @@ class Script:
         arguments = (_kind(quota), period_seconds(quota), bucket.cost, bucket.limit, capacity(bucket))
         known = self._known[quota.name, bucket.limit, bucket.cost] = (quota, prefix, arguments)
         return known
+
+
+def is_reply(answered: Any) -> bool:
+    """Whether it has the script's form. What is no Redis, or one that mixes connections up, answers otherwise."""
+    return answered.__class__ is list and len(answered) > _FIRST and answered[_FIRST].__class__ is list
 
 
 def taken_of(buckets: Sequence[Bucket], reply: Reply, now: float, *, take: bool) -> Taken:

@@ -221,12 +221,12 @@ async def black_hole() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def repeating(answer: bytes) -> AsyncIterator[str]:
-    """Answers this to every packet, whatever it holds."""
+    """Answers this to every command, whatever it says."""
 
     async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
-            while await reader.read(65536):
-                writer.write(answer)
+            while commands := await reader.read(65536):
+                writer.write(answer * (1 + commands.count(b"\r\n*")))
         writer.close()
 
     async with await asyncio.start_server(answered, "127.0.0.1", 0) as server:

@@ -196,7 +196,7 @@ async def _parts_of(
     log_lock = None if common is None else common.log_lock
     observing = Observing(config, metrics=metrics, background=background, stack=stack, clock=CLOCK, log_lock=log_lock)
     files = descriptors(config)
-    limiters = await limiters_of(config.limiter, memory, metrics=metrics, background=background, clock=CLOCK)
+    limiters = await limiters_of(config.limiter, memory, metrics=metrics, background=background)
     gate_of = partial(_gate_of, limiters.quotas, memory)
     serving = _serving(config, rehashing, gate_of, metrics=metrics, files=files, stack=stack)
     parts = Parts(

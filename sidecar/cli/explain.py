@@ -89,7 +89,7 @@ async def _quotas(settings: LimiterSettings, memory: MemoryLimiter) -> AsyncIter
     if isinstance(settings.url, str):
         yield memory
         return
-    shared = shared_limiter(settings, settings.url, RemoteStatistics())
+    shared = shared_limiter(settings, settings.url, memory, RemoteStatistics())
     async with shared.running():
         yield shared
 

@@ -136,9 +136,7 @@ def share_of(config: Config, workers: int) -> Config:
         for each in config.every_upstream.values()
     )
     upstreams = dict(zip(config.upstreams, others, strict=True))
-    # Where a shared limiter is away, each process counts its own share.
-    limiter = structs.replace(config.limiter, replicas=config.limiter.replicas * workers)
-    return replace(config, limits=limits, upstream=upstream, upstreams=upstreams, limiter=limiter)
+    return replace(config, limits=limits, upstream=upstream, upstreams=upstreams)
 
 
 def _share(all_together: int, workers: int) -> int:

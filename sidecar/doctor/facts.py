@@ -203,6 +203,16 @@ class StoreFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFacts:
+    """The database where keys are looked up, and in how many seconds it answers."""
+
+    is_standby: bool
+    in_step: bool
+    """Whether it showed the primary's newest change within a second."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFileFacts:
     """The file that keys are read from. problems: what is wrong with it, one line each, with its name."""
 
@@ -253,6 +263,8 @@ class Facts:
     upstreams: Mapping[str, NamedUpstream] = field(default_factory=dict)
     key_file: KeyFileFacts | Unknown | None = None
     """None where keys are not in a file."""
+    replica: ReplicaFacts | Unknown | None = None
+    """None where `store.replica` names none."""
     upstream_option: str = "upstream"
     """Where in the configuration `upstream` and `bypass` stand."""
 

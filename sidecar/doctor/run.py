@@ -18,6 +18,7 @@ from sidecar.doctor.probes.host import (
     files_facts,
     host_facts,
     key_file_facts,
+    replica_facts,
     secrets_facts,
     store_facts,
 )
@@ -61,6 +62,7 @@ async def collect_facts(examination: Examination) -> Facts:
         upstreams=dict(zip(config.upstreams, others, strict=True)),
         # Runs alone: anything beside it would distort the latencies.
         store=await store_facts(config, now, examination.open_store, deep=examination.deep),
+        replica=await replica_facts(config),
         running=running,
     )
 
@@ -114,6 +116,7 @@ CHECKS: Final = (
     Check("Key store", "owner", store_checks.owner),
     Check("Key store", "disk", store_checks.disk),
     Check("Key store", "latency", store_checks.latency),
+    Check("Key store", "replica", store_checks.replica),
     Check("Key store", "clock", store_checks.clock),
     Check("Key store", "audit", store_checks.audit),
     Check("Key store", "age of keys", store_checks.keys),

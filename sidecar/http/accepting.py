@@ -132,7 +132,7 @@ def _bind_on_one_port(
             try:
                 port = _bind(address, listed, backlog, found, tried)
             except OSError as error:
-                if address.port or error.errno != errno.EADDRINUSE or not left:
+                if address.port or address.path or error.errno != errno.EADDRINUSE or not left:
                     raise
                 continue
             opened.push(tried.pop_all())
@@ -157,6 +157,7 @@ def _places(address: Address, listed: Sequence[Address]) -> Iterator[tuple[int, 
     """Families and socket addresses: one for each address of the host's name, IPv4 beside `[::]`."""
     if address.path:
         if os.path.exists(address.path) and stat.S_ISSOCK(os.stat(address.path).st_mode):
+            _refuse_used(address.path)
             os.remove(address.path)
         yield socket.AF_UNIX, address.path
         return
@@ -165,6 +166,14 @@ def _places(address: Address, listed: Sequence[Address]) -> Iterator[tuple[int, 
     if address.host == "::" and not any(0 < other.port == address.port and _is_ipv4(other) for other in listed):
         # A socket of its own, and not IPv4-mapped addresses on the one for IPv6: nothing then meets `::ffff:192.0.2.1`.
         yield socket.AF_INET, ("0.0.0.0", address.port)  # noqa: S104 - this is what the operator wrote
+
+
+def _refuse_used(path: str) -> None:
+    """Raises OSError where somebody listens there, who would lose all clients without a word: as of a port in use."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        if client.connect_ex(path) != errno.ECONNREFUSED:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _is_ipv4(address: Address) -> bool:

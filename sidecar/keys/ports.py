@@ -140,11 +140,14 @@ def after_cursor(wanted: KeyFilter, cursor: str | None) -> KeyFilter:
     """The filter, for the page after the cursor."""
     key_id, _, at = (cursor or "").partition("@")
     # Clients may send any text as a cursor; a store takes no larger number.
-    is_time = at.isascii() and at.isdigit() and len(at) < _DIGITS and int(at) <= NO_END
+    is_time = (
+        wanted.sort in _SORTED_BY_TIME and at.isascii() and at.isdigit() and len(at) < _DIGITS and int(at) <= NO_END
+    )
     return replace(wanted, after=key_id or None, after_at=int(at) if is_time else None)
 
 
 _DIGITS: Final = 20
+_SORTED_BY_TIME: Final = frozenset({"used", "unused", "ends"})
 
 NO_END: Final = 2**63 - 1
 """Stands for a key that never ends, in the order of ends."""

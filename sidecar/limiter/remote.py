@@ -10,7 +10,7 @@ from msgspec.structs import replace as struct_with
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken
-from sidecar.limiter.memory import MemoryLimiter
+from sidecar.limiter.shared import EmbeddedLimiter
 
 Cause = Literal["timeout", "connection", "auth", "loading", "readonly", "memory", "cluster", "script"]
 """Why it could not be asked. `script`: any other error that it answered."""
@@ -88,46 +88,35 @@ class OutageLimiter:
 
     local: this replica's share of each quota: the limit divided by `replicas`, and at least one request of it. All
     replicas together then let pass what one limit lets, plus at most one request each.
+    counts: where a replica counts its share; of workers, what they all count in, so that they have one share together.
     """
 
-    immediate = True
-
-    def __init__(self, outage: Outage, *, replicas: int, max_entries: int, statistics: RemoteStatistics) -> None:
-        self._outage, self._replicas, self._statistics = outage, replicas, statistics
-        self._counts = MemoryLimiter(max_entries=max_entries)
+    def __init__(self, outage: Outage, counts: EmbeddedLimiter, *, replicas: int, statistics: RemoteStatistics) -> None:
+        self._outage, self._counts = outage, counts
+        self._replicas, self._statistics = replicas, statistics
         self._shares: dict[tuple[str, int, int], tuple[Quota, Bucket]] = {}
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Raises Fault where nothing is to be decided."""
-        return self.take_now(buckets, now)
-
-    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """Raises Fault, as `take`."""
-        return self.peek_now(buckets, now)
-
-    def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """Raises Fault, as `take`."""
-        taken = self._decided(buckets, now, take=True)
+        try:
+            taken = await self._decided(buckets, now, take=True)
+        except Fault:
+            self._statistics.fallbacks["fault"] += 1
+            raise
         self._statistics.fallbacks["refused" if taken.refused else "allowed"] += 1
         return taken
 
-    def peek_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
+    async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Raises Fault, as `take`."""
-        return self._decided(buckets, now, take=False)
+        return await self._decided(buckets, now, take=False)
 
-    def _decided(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
+    async def _decided(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
         if self._outage == "local":
             shares = [self._share(bucket) for bucket in buckets]
-            return self._counts.take_now(shares, now) if take else self._counts.peek_now(shares, now)
+            return await (self._counts.take(shares, now) if take else self._counts.peek(shares, now))
         if self._outage == "open":
             return Taken(states=())
-        if take:
-            self._statistics.fallbacks["fault"] += 1
         raise Fault(Reason.LIMITER_UNAVAILABLE)
-
-    def expire(self, now: float) -> None:
-        """Let go of what is past."""
-        self._counts.expire(now)
 
     def _share(self, bucket: Bucket) -> Bucket:
         """The quota is the same object for equal buckets, by which the counts find their table at once."""

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.engines import LimiterSettings
 from sidecar.core.model import Subject
-from sidecar.core.units import Clock
 from sidecar.limiter.port import Limiter
 from sidecar.limiter.redis.url import RedisUrl
 from sidecar.limiter.remote import OutageLimiter, RemoteStatistics
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 _FULLEST: Final = 20
 """Keys and tenants of which the page asks how much they have left."""
-_EXPIRE_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +34,15 @@ class Limiters:
 
 
 async def limiters_of(
-    settings: LimiterSettings, memory: EmbeddedLimiter, *, metrics: Metrics, background: Background, clock: Clock
+    settings: LimiterSettings, memory: EmbeddedLimiter, *, metrics: Metrics, background: Background
 ) -> Limiters:
     """As `limiter` says; a Redis has been tried once, and need not be there. Raises StartError."""
     if isinstance(settings.url, str):
         return Limiters(quotas=memory, fullest=lambda limits: memory.top_subjects(most=_FULLEST, limits=limits))
     statistics = RemoteStatistics()
-    limiter = shared_limiter(settings, settings.url, statistics)
+    limiter = shared_limiter(settings, settings.url, memory, statistics)
     metrics.also(RemoteLimiterMetrics(statistics))
     background.run(limiter.run)
-    background.repeat(partial(_expire, limiter, clock), _EXPIRE_SECONDS)
     await limiter.tried()
     return Limiters(
         quotas=limiter,
@@ -55,16 +51,16 @@ async def limiters_of(
     )
 
 
-def shared_limiter(settings: LimiterSettings, url: RedisUrl, statistics: RemoteStatistics) -> "RedisLimiter":
-    """Not running yet. Raises StartError where its library is missing."""
+def shared_limiter(
+    settings: LimiterSettings, url: RedisUrl, memory: EmbeddedLimiter, statistics: RemoteStatistics
+) -> "RedisLimiter":
+    """Not running yet. memory: counts while it is away. Raises StartError where its library is missing."""
     try:
         # It takes a tenth of a second, and is for those who use it.
         from sidecar.limiter.redis.limiter import redis_limiter
     except ImportError as error:
         raise StartError("limiter: Redis needs a library: pip install 'sidecar[redis]'") from error
-    outage = OutageLimiter(
-        settings.outage, replicas=settings.replicas, max_entries=settings.entries, statistics=statistics
-    )
+    outage = OutageLimiter(settings.outage, memory, replicas=settings.replicas, statistics=statistics)
     return redis_limiter(
         url,
         outage,
@@ -74,7 +70,3 @@ def shared_limiter(settings: LimiterSettings, url: RedisUrl, statistics: RemoteS
         statistics=statistics,
         random=SystemRandom(),
     )
-
-
-async def _expire(limiter: "RedisLimiter", clock: Clock) -> None:
-    limiter.expire(clock.seconds())

@@ -23,6 +23,11 @@ _DELETE: Final = b"\x7f"
 """The one character of ASCII that only the encoder escapes."""
 
 
+COPYING: Final = "(copy)"
+"""`quota` of the notes in `quota_state` that mark a store into which another one is being copied; see tables.py."""
+UNFINISHED: Final = "it is a copy that was not finished: run `sidecar store copy` again"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """The last row of a chain, `id` 0 for none."""
@@ -113,6 +118,9 @@ Change = tuple[ApiKey | None, ApiKey]
 """A key before (None for a new one) and after."""
 
 
+_HEAD: Final = "SELECT id, hash, EXISTS (SELECT 1 FROM quota_state WHERE quota = ?) FROM audit_head"
+
+
 async def write_audit(connection: Connection, action: str, changes: Sequence[Change], *, at: int, actor: Actor) -> None:
     """Write one row for each change, in the transaction of the change."""
     if not changes:
@@ -125,8 +133,13 @@ async def write_audit(connection: Connection, action: str, changes: Sequence[Cha
 
 
 async def head_of(connection: Connection) -> Head:
-    """The end of the trail."""
-    [(number, digest)] = await connection.fetch("SELECT id, hash FROM audit_head")
+    """The end of the trail, for a change that is to follow. Raises StoreUnavailable in a copy that is not finished.
+
+    Its next rows are those of the store that is copied: a change would be lost, or would keep the copy from ending.
+    """
+    [(number, digest, copying)] = await connection.fetch(_HEAD, (COPYING,))
+    if copying:
+        raise StoreUnavailable(f"the key store cannot be changed: {UNFINISHED}", cause=UNFINISHED)
     return Head(id=number, hash=digest)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sidecar.core.units import counted
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.keys.records import COLUMNS
-from sidecar.store.audit import CHAINED
+from sidecar.store.audit import CHAINED, COPYING, UNFINISHED
 from sidecar.store.connection import Connection, Database
 from sidecar.store.usage import NO_NOTE
 
@@ -27,10 +27,6 @@ class Table:
     order: tuple[str, ...]
     where: str = "1 = 1"
 
-
-COPYING: Final = "(copy)"
-"""In place of a quota's name: the row is a note about an unfinished copy."""
-UNFINISHED: Final = "it is a copy that was not finished: run `sidecar store copy` again"
 
 _COUNTED: Final = ("route", "status_class", "reason")
 TABLES: Final = (

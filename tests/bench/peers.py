@@ -11,7 +11,7 @@ from typing import get_args
 
 from tests.bench import native
 from tests.bench.keys import Kind, keys_of
-from tests.bench.processes import SERVER_CORE, Process, Unavailable, running
+from tests.bench.processes import LOAD_CORE, SERVER_CORE, Process, Unavailable, running
 from tests.bench.site import USUAL_KEYS, Site
 from tests.harness.ports import free_port
 
@@ -20,7 +20,7 @@ listen: 127.0.0.1:{port}
 ops: 127.0.0.1:{ops}
 upstream: http://127.0.0.1:{upstream}
 store: sqlite://{store}
-limiter: memory
+limiter: {limiter}
 keys:
   from: [{{header: Authorization, scheme: Bearer}}]
   environments: {{live: hv_live_}}
@@ -49,6 +49,8 @@ class Launch:
     port: int
     folder: Path | None = None
     """Where it runs, if not here."""
+    beside: "Launch | None" = None
+    """What it needs, which runs on the other core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +62,15 @@ class SidecarSetup:
     """2 is one for reading and one for writing; any other number is of routes for reading, `/v1/**` one of them."""
     access_log: str = "off"
     failures: bool = True
+    redis: bool = False
+    """Whether quotas are counted in a Redis on this machine."""
 
     def launch(self, site: Site, name: str) -> Launch:
         port, conf = free_port(), site.folder / f"{name}.yaml"
+        beside = _redis(site) if self.redis else None
         text = SIDECAR.format(
             port=port,
+            limiter="memory" if beside is None else f"redis://127.0.0.1:{beside.port}",
             ops=free_port(),
             upstream=site.upstream.port,
             store=site.store(self.keys, name),
@@ -74,13 +80,19 @@ class SidecarSetup:
         )
         conf.write_text(text)
         command = [site.python, "-m", "sidecar", "serve", "-c", str(conf)]
-        return Launch(command=command, port=port, folder=site.code)
+        return Launch(command=command, port=port, folder=site.code, beside=beside)
 
     def _routes(self) -> str:
         if self.routes == 2:
             return _ROUTE + _WRITING
         special = (f"  - GET /v1/items{number}/{{item}}/parts/**: {_READ}\n" for number in range(self.routes - 1))
         return _ROUTE + "".join(special)
+
+
+def _redis(site: Site) -> Launch:
+    port = free_port()
+    options = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(site.folder))
+    return Launch(command=[_program("redis-server"), *options], port=port)
 
 
 def _envoy(site: Site, name: str) -> Launch:
@@ -133,6 +145,7 @@ _USUAL = SidecarSetup()
 _SIDECARS: Mapping[str, SidecarSetup] = {
     "sidecar": _USUAL,
     "sidecar-log": replace(_USUAL, access_log="json"),
+    "sidecar-redis": replace(_USUAL, redis=True),
     "sidecar-unlimited": replace(_USUAL, failures=False),
     "sidecar-1-route": replace(_USUAL, routes=1),
     "sidecar-1000-routes": replace(_USUAL, routes=1000),
@@ -155,10 +168,17 @@ def serving(site: Site, name: str) -> Iterator[Process]:
         yield site.upstream
         return
     launch = PEERS[name](site, name)
-    output = site.folder / f"{name}.out"
-    with running(launch.command, port=launch.port, core=SERVER_CORE, output=output, folder=launch.folder) as process:
+    with contextlib.ExitStack() as stack:
+        if launch.beside is not None:
+            stack.enter_context(_started(launch.beside, site, f"{name}-beside", LOAD_CORE))
+        process = stack.enter_context(_started(launch, site, name, SERVER_CORE))
         _try_out(process.port)
         yield process
+
+
+def _started(launch: Launch, site: Site, name: str, core: int) -> contextlib.AbstractContextManager[Process]:
+    output = site.folder / f"{name}.out"
+    return running(launch.command, port=launch.port, core=core, output=output, folder=launch.folder)
 
 
 def _try_out(port: int) -> None:

@@ -22,6 +22,8 @@ _UNITS: Mapping[Measure, str] = {
 class Judgement:
     """A bar and what was measured; `ratio` is the median and `ratios` are the rounds', None and empty where it was not.
 
+    Of some targets these are differences.
+
     cpu_ratio: of CPU time per request, for a throughput target, the other way round, so that it reads alike. It is
     what the ratio would be if nobody else used the machine.
     """
@@ -59,10 +61,11 @@ def judge(results: Sequence[Result]) -> list[Judgement]:
 
 def _judge(result: Result, target: Target) -> Judgement:
     by_cpu = result.ratios(target.to, target.of, "cpu_microseconds") if "_per_second" in target.measure else []
+    compared = result.differences if target.difference else result.ratios
     return Judgement(
         text=target.text,
         bar=target.bar,
-        ratios=result.ratios(target.of, target.to, target.measure),
+        ratios=compared(target.of, target.to, target.measure),
         cpu_ratio=median(by_cpu) if by_cpu else None,
     )
 

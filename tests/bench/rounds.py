@@ -28,6 +28,11 @@ class Result:
         pairs = zip(self.outcomes.get(of, ()), self.outcomes.get(to, ()), strict=False)
         return [getattr(one, measure) / max(getattr(other, measure), 1e-9) for one, other in pairs]
 
+    def differences(self, of: str, to: str, measure: Measure) -> list[float]:
+        """Round by round; empty where one of both was left out."""
+        pairs = zip(self.outcomes.get(of, ()), self.outcomes.get(to, ()), strict=False)
+        return [getattr(one, measure) - getattr(other, measure) for one, other in pairs]
+
     def middle(self, label: str, field: str) -> float:
         return float(median(getattr(outcome, field) for outcome in self.outcomes[label]))
 

@@ -24,6 +24,7 @@ _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "200",
+    "dynamic_shared_memory_type": "mmap",  # In its folder: of a killed one, nothing else would be removed.
     "autovacuum": "off",
     "log_min_messages": "log",  # It tells when it is ready.
 }

@@ -3,7 +3,7 @@
 from typing import Final
 
 from sidecar.config.build.policy import VARIABLE
-from sidecar.config.store_url import is_sqlite
+from sidecar.config.store_url import is_sqlite, shown_store
 from sidecar.core.units import counted
 from sidecar.doctor.facts import (
     DiskFacts,
@@ -12,6 +12,7 @@ from sidecar.doctor.facts import (
     Finding,
     Latency,
     ProcessFacts,
+    ReplicaFacts,
     StoreFacts,
     Unknown,
     ok,
@@ -134,6 +135,8 @@ _EPHEMERAL: Final = {
 _MIN_FREE: Final = 256 * 1024 * 1024
 _SLOW: Final = {"change check": 0.002, "key lookup": 0.02, "write lock": 0.1}
 """Operation to the median, in seconds, above which it counts as slow."""
+_SLOW_REPLICA: Final = 0.25
+"""Seconds after which a sidecar asks the primary."""
 _CLOCK_WARNING: Final = 5.0
 _CLOCK_PROBLEM: Final = 300.0
 
@@ -352,6 +355,31 @@ def latency(facts: Facts) -> Finding | None:
 def _is_slow(one: Latency) -> bool:
     limit = _SLOW[one.operation]
     return one.median > limit or one.slowest > 10 * limit
+
+
+def replica(facts: Facts) -> Finding | None:
+    """Whether keys are looked up at the replica that the configuration names."""
+    found, name = facts.replica, shown_store(facts.config.store_replica)
+    if found is None:
+        return None
+    if isinstance(facts.store, Unknown):
+        return unchecked(f"{name} cannot be compared with the store, which cannot be read")
+    trouble = found.reason if isinstance(found, Unknown) else _trouble(found, name)
+    if not trouble:
+        return ok(f"{name} is in step with the store")
+    return warning(
+        trouble,
+        why="Keys that are not in memory are looked up at the primary instead, which has to bear that.",
+        do="Name a standby by streaming replication in store.replica, and look why it is away or late.",
+    )
+
+
+def _trouble(found: ReplicaFacts, name: str) -> str:
+    if not found.is_standby:
+        return f"{name} is no standby"
+    if not found.in_step:
+        return f"{name} lags behind the store by over 1 s, or is no copy of it"
+    return f"{name} takes {span(found.seconds)} to answer" if found.seconds > _SLOW_REPLICA else ""
 
 
 def clock(facts: Facts) -> Finding | None:

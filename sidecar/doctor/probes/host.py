@@ -37,6 +37,7 @@ from sidecar.doctor.facts import (
     KeyFileFacts,
     Latency,
     ProcessFacts,
+    ReplicaFacts,
     SecretsFacts,
     StoreFacts,
     Unknown,
@@ -371,6 +372,20 @@ def _postgresql(url: str) -> _Engine:
         return await postgresql.lock_seconds(url)
 
     return _Engine(inspect=inspected, lock_seconds=locked)
+
+
+async def replica_facts(config: Config) -> ReplicaFacts | Unknown | None:
+    if not config.store_replica:
+        return None
+    try:
+        from sidecar.store.postgresql import inspect as postgresql
+
+        is_standby, in_step, seconds = await postgresql.standby(config.store, config.store_replica)
+    except ImportError:
+        return Unknown(reason=NO_LIBRARY)
+    except StoreUnavailable as error:
+        return Unknown(reason=str(error))
+    return ReplicaFacts(is_standby=is_standby, in_step=in_step, seconds=seconds)
 
 
 async def _opened(

@@ -106,10 +106,6 @@ class RedisLimiter:
         """At most so many keys and tenants of which this process has lately seen that little is left."""
         return self._fullest.latest(most)
 
-    def expire(self, now: float) -> None:
-        """Let go of what was counted in an outage, and is past."""
-        self._outage.expire(now)
-
     async def _ask(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
         if not buckets:
             return _NOTHING

@@ -29,6 +29,8 @@ FORMAT: Final = 1
 """Of what is stored; part of each key, so that versions that store otherwise count apart."""
 
 _SECOND: Final = 1_000_000
+_FIRST: Final = 3
+"""Where the first bucket's list stands in a reply."""
 _MOST_KNOWN: Final = 4096
 _SKEW_SECONDS: Final = 1.0
 """Clocks that differ by less are taken as one, so that the end of a fixed window is told as a full second."""
@@ -85,11 +87,16 @@ class Script:
         return known
 
 
+def is_reply(answered: Any) -> bool:
+    """Whether it has the script's form. Another kind of server sends other replies."""
+    return answered.__class__ is list and len(answered) > _FIRST and answered[_FIRST].__class__ is list
+
+
 def taken_of(buckets: Sequence[Bucket], reply: Reply, now: float, *, take: bool) -> Taken:
     """States from the script's reply to `buckets`. `now` is the caller's clock, by which the reset is told."""
     refused, seconds, rest = reply[:3]
     there = seconds + rest / _SECOND
-    states = [_state(bucket, reply[i], there, take=take and not refused) for i, bucket in enumerate(buckets, 3)]
+    states = [_state(bucket, reply[i], there, take=take and not refused) for i, bucket in enumerate(buckets, _FIRST)]
     if abs(now - there) >= _SKEW_SECONDS:
         states = [replace(state, resets_at=state.resets_at + now - there) for state in states]
     return Taken(states=tuple(states), refused=longest_refusal(states) if refused else None)
@@ -122,6 +129,7 @@ def _joined(parts: Sequence[str]) -> str:
 _LATE_SECONDS: Final = 0.005
 """A deadline that is seen this much too late was seen by a busy loop, which may not have read what has come."""
 _GRACES: Final = 3
+_OTHERWISE: Final = "its reply is not one of the script"
 
 
 class _Asked(Struct, gc=False):
@@ -198,10 +206,16 @@ class Pipeline:
                 self._hand_out(reply)
 
     def _hand_out(self, reply: Any) -> None:
+        if not self._in_flight:
+            raise Unavailable("script", "it sent a reply that nobody asked for")
         asked = self._in_flight.popleft()
         if asked.reply is None:
             self._reloading = False
-        elif not asked.reply.done():
+            return
+        if not is_reply(reply):
+            self._in_flight.appendleft(asked)  # It fails with all others.
+            raise Unavailable("script", _OTHERWISE)
+        if not asked.reply.done():
             asked.reply.set_result(reply)
 
     def _ask_again(self, asked: _Asked) -> None:
@@ -250,7 +264,8 @@ async def probe(server: Server, script: Script, *, within: float) -> None:
     try:
         async with asyncio.timeout(within):
             await server.write(server.packed(script.probe))
-            await server.read()
+            if not is_reply(await server.read()):
+                raise Unavailable("script", _OTHERWISE)
     except TimeoutError:
         raise Unavailable("timeout", f"no answer within {within:g} s") from None
     except ScriptMissing:

@@ -15,9 +15,10 @@ from sidecar.config.store_url import password_of, shown_store
 from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import DuplicateRow, Steps, answers_within
-from sidecar.store.postgresql.generation import KeyWatch, NotWatched
+from sidecar.store.postgresql.generation import KeyWatch, NotWatched, the_row
+from sidecar.store.postgresql.migrations import prepare
 from sidecar.store.postgresql.replica import Replica
-from sidecar.store.postgresql.schema import SCHEMA, prepare
+from sidecar.store.postgresql.schema import SCHEMA
 from sidecar.store.postgresql.statements import (
     LostConnection,
     arguments,
@@ -25,6 +26,7 @@ from sidecar.store.postgresql.statements import (
     storable,
     translated,
 )
+from sidecar.store.postgresql.tls import context_of
 
 CONNECT_SECONDS: Final = 2.0
 FIND_SECONDS: Final = 1.0
@@ -44,6 +46,7 @@ CONNECTIONS: Final = LOOKUP_CONNECTIONS + READ_CONNECTIONS + WRITE_CONNECTIONS +
 _CONNECTIONS_USED: Final = """SELECT current_setting('max_connections')::int
     - current_setting('superuser_reserved_connections')::int, count(*)
     FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+_SESSION_MODE: Final = "put PgBouncer in session mode (pool_mode = session), or name PostgreSQL itself"
 _FEW: Final = 16
 """Rows for which COPY does not pay."""
 
@@ -199,20 +202,26 @@ _PLANNED_ONCE: Final = "SET plan_cache_mode = force_generic_plan; SET enable_seq
 
 
 def connector(url: str, seconds: float, more: str = "") -> Connect:
-    """Makes connections whose statements end within `seconds`. more: settings, as statements."""
+    """Makes connections whose statements end within `seconds`. more: settings, as statements.
+
+    They have their own settings where those of a role or a database would break what relies on them: who waits for the
+    lock of a change must see, once it has it, what the one before wrote.
+    """
     name, has_password = shown_store(url), bool(password_of(url))
     settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
         SET statement_timeout = {int(seconds * 1000)}; SET lock_timeout = {int(WRITE_LOCK_SECONDS * 1000)};
-        SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
+        SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}; SET idle_session_timeout = 0;
+        SET default_transaction_isolation = 'read committed';
         {more}
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
 
     async def connect() -> PostgresqlConnection:
-        password = None if has_password else await asyncio.to_thread(_password)
         with reported(name):
+            password = None if has_password else await asyncio.to_thread(_password)
             raw = await asyncpg.connect(
                 url,
                 password=password,
+                ssl=await asyncio.to_thread(context_of, url, os.environ),
                 timeout=CONNECT_SECONDS,
                 # The server ends a statement; this is for a server that is not there any more.
                 command_timeout=seconds + FIND_SECONDS,
@@ -371,8 +380,8 @@ class PostgresqlDatabase(Steps):
 
     async def _read_value(self) -> int:
         with self.operation("generation"):
-            [(value,)] = await self._within(FIND_SECONDS, self._lookups, "SELECT value FROM generation", ())
-        return int(value)
+            rows = await self._within(FIND_SECONDS, self._lookups, "SELECT value FROM generation", ())
+        return int(the_row(rows, self.name)[0])
 
 
 async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, name: str) -> None:
@@ -383,19 +392,32 @@ async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, na
     [(process,)] = await one.fetch("SELECT pg_backend_pid()")
     if process == one.process():
         return
-    await one.fetch("SELECT set_config('sidecar.session', ?, false)", (str(process),))
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            apart = await _are_apart(one, connect, str(process))
+    except TimeoutError:
+        raise StoreUnavailable(
+            f"the key store {name} is behind a pooler that has no second connection: {_SESSION_MODE}, with "
+            f"{CONNECTIONS} connections for each sidecar (default_pool_size)"
+        ) from None
+    if not apart:
+        raise StoreUnavailable(
+            f"the key store {name} is behind a pooler that mixes sessions, which never tells of changes of keys: "
+            f"{_SESSION_MODE}"
+        )
+
+
+async def _are_apart(one: PostgresqlConnection, connect: Connect, mark: str) -> bool:
+    """Whether another connection has a session of its own."""
+    await one.fetch("SELECT set_config('sidecar.session', ?, false)", (mark,))
     other = await connect()
     try:
         await other.run("BEGIN")
         seen = [await each.fetch("SELECT current_setting('sidecar.session', true)") for each in (other, one)]
         await other.run("ROLLBACK")
     finally:
-        await other.close()
-    if seen[0] == [(str(process),)] or seen[1] != [(str(process),)]:
-        raise StoreUnavailable(
-            f"the key store {name} is behind a pooler that mixes sessions, which never tells of changes of keys: put "
-            "PgBouncer in session mode (pool_mode = session), or name PostgreSQL itself"
-        )
+        other.terminate()
+    return seen[0] != [(mark,)] and seen[1] == [(mark,)]
 
 
 async def _warn_of_few_connections(connection: PostgresqlConnection) -> None:

@@ -8,13 +8,13 @@ the same connection; while there is no such connection, nothing is known, and th
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from sidecar.core.units import Clock
 from sidecar.keys.cache import KeyChanges
-from sidecar.keys.ports import StoreUnavailable
+from sidecar.keys.ports import RESTORE_DUMP, StoreUnavailable
 from sidecar.store.connection import answers_within
 
 CHANNEL: Final = "sidecar_keys"
@@ -25,6 +25,13 @@ _LONGEST_PAUSE_SECONDS: Final = 1.0
 """Between attempts to connect, so that a server that is back is noticed within 5 seconds."""
 _MOST_DONE: Final = 1_000
 _NUMBER: Final = "SELECT value, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint FROM generation"
+
+
+def the_row(rows: Sequence[Any], name: str) -> Any:
+    """The only row of `generation`. Raises StoreUnavailable where somebody has removed it, or added another one."""
+    if len(rows) != 1:
+        raise StoreUnavailable(f"the table `generation` of the key store {name} is damaged: {RESTORE_DUMP}")
+    return rows[0]
 
 
 class KeyWatch:
@@ -159,25 +166,26 @@ class KeyWatch:
     async def _fetch_number(self) -> int:
         async with self._asking:
             asked = self._clock.micros()
-            [(number, at)] = await self._connection.fetch(_NUMBER)
+            rows = await self._connection.fetch(_NUMBER)
+            number, at = the_row(rows, self._name)
             self._ahead = at - (asked + self._clock.micros()) // 2
             return int(number)
 
     def _told(self, payload: str) -> None:
         """`NUMBER ["id", …]`, `NUMBER many`, or at the end of a transaction `NUMBER done MICROSECONDS`."""
         first, _, rest = payload.partition(" ")
+        word, _, at = rest.partition(" ")
         try:
-            number = int(first)
+            number, micros = int(first), int(at) if word == "done" and at else None
             ids = frozenset(map(str, json.loads(rest))) if rest.startswith("[") else None
-        except ValueError:  # Anyone who may connect may send one: as if any key had changed.
+        except (ValueError, RecursionError):  # Anyone who may connect may send one: as if any key had changed.
             self._learn(self._number, None)
             return
-        word, _, at = rest.partition(" ")
         if word != "done":
             self._learn(number, ids)
             return
-        if at.isdigit():
-            self._lag(max(0, self._clock.micros() + self._ahead - int(at)) / 1e6)
+        if micros is not None:
+            self._lag(max(0, self._clock.micros() + self._ahead - micros) / 1e6)
         self._done.append(number)
         if (awaited := self._awaited.get(number)) is not None and not awaited.done():
             awaited.set_result(None)

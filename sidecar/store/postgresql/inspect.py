@@ -1,5 +1,6 @@
 """Reports on a store in PostgreSQL that change nothing, whatever its schema version."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,12 +10,13 @@ from typing import Final
 from sidecar.config.store_url import shown_store
 from sidecar.core.units import counted
 from sidecar.keys.ports import RESTORE_DUMP, AuditState
-from sidecar.store.audit import CHAINED, Head, Walk
+from sidecar.store.audit import CHAINED, COPYING, UNFINISHED, Head, Walk
 from sidecar.store.connection import Connection
 from sidecar.store.postgresql.connection import CHANGE_LOCK, READ_SECONDS, PostgresqlConnection, connector
-from sidecar.store.postgresql.schema import MIGRATIONS, SCHEMA, version_of
+from sidecar.store.postgresql.migrations import version_of
+from sidecar.store.postgresql.replica import ASK_NUMBER, ASK_SECONDS
+from sidecar.store.postgresql.schema import MIGRATIONS, SCHEMA
 from sidecar.store.sqlite.inspect import OF_KEYS, Checked, StoreInfo, StoreReport
-from sidecar.store.tables import COPYING, UNFINISHED
 
 _COUNTS: Final = """SELECT count(*), count(*) FILTER (WHERE expires_at IS NULL), count(*) FILTER (WHERE created_at < ?)
     FROM api_key WHERE status = 'active'
@@ -48,6 +50,37 @@ async def lock_seconds(url: str) -> float:
         return taken
     finally:
         await connection.close()
+
+
+_PAUSE_SECONDS: Final = 0.05
+
+
+async def standby(url: str, replica: str) -> tuple[bool, bool, float]:
+    """Whether the replica is a standby, whether it shows the primary's newest change in time, and the seconds that it
+    takes to answer. Raises StoreUnavailable.
+    """
+    there = await connector(replica, READ_SECONDS)()
+    try:
+        primary = await connector(url, READ_SECONDS)()
+        try:
+            return await _in_step(primary, there)
+        finally:
+            await primary.close()
+    finally:
+        await there.close()
+
+
+async def _in_step(primary: PostgresqlConnection, replica: PostgresqlConnection) -> tuple[bool, bool, float]:
+    late = time.perf_counter() + ASK_SECONDS
+    while True:
+        newest = await primary.fetch("SELECT value FROM generation")
+        asked = time.perf_counter()
+        shown = await replica.fetch(ASK_NUMBER)
+        answered = time.perf_counter()
+        is_standby = shown != [(None,)]
+        if shown == newest or not is_standby or answered > late:
+            return is_standby, shown == newest, answered - asked
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _with_keys(connection: Connection, known: StoreReport, now: int, oldest: int) -> StoreReport:

@@ -33,7 +33,7 @@ REPLICA_SECONDS: Final = 0.25
 """How long a lookup waits for the standby, before it goes to the primary."""
 _NUMBER: Final = "CASE WHEN pg_is_in_recovery() THEN value END"
 """NULL if it is not a standby."""
-_ASK_NUMBER: Final = f"SELECT {_NUMBER} FROM generation"  # noqa: S608 - no input
+ASK_NUMBER: Final = f"SELECT {_NUMBER} FROM generation"  # noqa: S608 - no input
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Replica:
         """Ask for its number once."""
         before = self._number()
         try:
-            rows = await self._ask(_ASK_NUMBER, ())
+            rows = await self._ask(ASK_NUMBER, ())
         except StoreUnavailable as error:
             self._leave(str(error))
             return

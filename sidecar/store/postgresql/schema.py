@@ -2,13 +2,12 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final
 
-from sidecar.keys.ports import NoStore, StoreUnavailable
+from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import Connection
 
 SCHEMA: Final = "sidecar"
-_LOCK: Final = 7_301_000
 _MOST_NOTIFIED: Final = 100
 _LONGEST_NOTICE: Final = 7_000
 """PostgreSQL takes less than 8,000 bytes."""
@@ -297,6 +296,11 @@ _SECOND: Final = (f"CREATE INDEX api_key_tenant_environment ON {SCHEMA}.api_key 
 """So that a page of an environment of a large tenant does not read all keys: see the orders of listing.py."""
 
 _THIRD: Final = (
+    # In sessions where triggers are off as well, such as those of a restore or a logical replication.
+    *(
+        f"ALTER TABLE {SCHEMA}.api_key ENABLE ALWAYS TRIGGER api_key_{trigger}"
+        for trigger in ("added", "removed", "changed", "emptied")
+    ),
     # Once for a statement: a trigger for each row was half of what an audit row cost, and kept COPY from writing many
     # rows at once.
     f"""CREATE FUNCTION {SCHEMA}.guard_audit_rows() {_TRIGGER}
@@ -313,8 +317,20 @@ _THIRD: Final = (
         FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.guard_audit_rows()""",
     f"DROP TRIGGER audit_guard ON {SCHEMA}.audit",
     f"DROP FUNCTION {SCHEMA}.guard_audit()",
+    # A row beyond the head would keep everybody from changing a key: the next row of the audit has its number. The rows
+    # of an import, by a role that may issue, do not wait for the end of the transaction.
+    f"""CREATE FUNCTION {SCHEMA}.guard_last() {_TRIGGER}
+    BEGIN
+        IF new.id > (SELECT id FROM {SCHEMA}.audit_head) THEN
+            {_REFUSED};
+        END IF;
+        RETURN NULL;
+    END $$""",
+    f"""CREATE CONSTRAINT TRIGGER audit_last AFTER INSERT ON {SCHEMA}.audit
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NOT {_MAY_ISSUE})
+        EXECUTE FUNCTION {SCHEMA}.guard_last()""",
 )
-"""So that many audit rows cost less. One table alone is locked, so that nobody waits for this in a circle."""
+"""Keys are locked before the audit, as every change does, so that nobody waits for this in a circle."""
 
 MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1), (_SECOND, 1), (_THIRD, 1))
 """Statements of each migration, and the oldest version of the program that runs on what they leave.
@@ -322,97 +338,6 @@ MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1), (_SECON
 The n-th leads to schema version n. A migration that only adds (a table, an index, a column with a default) leaves the
 number as it was before, so that older sidecars go on during an update. What takes something away comes a version later.
 """
-RUNS_FROM: Final = 1
-"""The oldest schema version that this program can use as it is, for a role that may not migrate."""
-
-
-class Runner(Connection, Protocol):
-    """A connection that runs statements of our own."""
-
-    async def run(self, sql: str, *, seconds: float | None = None) -> None: ...
-
-
-async def version_of(connection: Connection, name: str) -> tuple[int, int]:
-    """The schema version and the oldest version of the program that runs on it; (0, 0) where there is no schema.
-
-    Raises StoreUnavailable.
-    """
-    [(found,)] = await connection.fetch(f"SELECT to_regclass('{SCHEMA}.schema_version') IS NOT NULL")
-    if not found:
-        return 0, 0
-    rows = await connection.fetch(f"SELECT version, oldest_program FROM {SCHEMA}.schema_version")
-    if len(rows) != 1:
-        raise StoreUnavailable(f"the schema version of the key store {name} is damaged: restore it from a backup")
-    return int(rows[0][0]), int(rows[0][1])
-
-
-async def prepare(connection: Runner, name: str, *, create: bool) -> None:
-    """Make sure that a schema that this program can use is there. `name` is for messages.
-
-    connection: to be closed afterwards, because its settings may be others then.
-    Of many processes, one migrates and the others wait. Raises StoreUnavailable; without `create`, also where there is
-    no schema: an empty store in the place of a lost one would refuse every key.
-    """
-    version, oldest_program = await version_of(connection, name)
-    if version == 0 and not create:
-        raise NoStore(
-            f"there is no key store in {name}: `sidecar keys issue` or `sidecar store make` makes it, or check the URL"
-        )
-    if oldest_program > len(MIGRATIONS):
-        raise StoreUnavailable(
-            f"the key store {name} has schema version {version}, which needs a program of schema version "
-            f"{oldest_program} or later; this one's is {len(MIGRATIONS)}: use a newer sidecar"
-        )
-    if version < len(MIGRATIONS) and await _may_migrate(connection, name, version):
-        await _migrate(connection, name)
-
-
-async def _may_migrate(connection: Runner, name: str, version: int) -> bool:
-    if version == 0:
-        return True
-    [(may,)] = await connection.fetch(f"SELECT has_schema_privilege('{SCHEMA}', 'CREATE')")
-    if not may and version < RUNS_FROM:
-        raise StoreUnavailable(
-            f"the key store {name} has schema version {version}, and this program needs {RUNS_FROM}: run "
-            "`sidecar store make` with the administration role"
-        )
-    return bool(may)
-
-
-async def _migrate(connection: Runner, name: str) -> None:
-    # A lock of the session, because a transaction that has waited for it might still know the tables of before. It
-    # waits as long as the others need, and ends with the connection at the latest.
-    await connection.run("SET lock_timeout = 0; SET statement_timeout = 0")
-    await connection.run(f"SELECT pg_advisory_lock({_LOCK})")
-    while (version := (await version_of(connection, name))[0]) < len(MIGRATIONS):
-        await connection.run("BEGIN")
-        try:
-            await _apply(connection, version)
-            await connection.run("COMMIT")
-        except StoreUnavailable:
-            await connection.run("ROLLBACK")
-            raise
-
-
-async def _apply(connection: Runner, version: int) -> None:
-    if version == 0:
-        await _begin(connection)
-    statements, oldest_program = MIGRATIONS[version]
-    for statement in statements:
-        await connection.run(statement)
-    reached = f"version = {version + 1}, oldest_program = {oldest_program}"
-    await connection.run(f"UPDATE {SCHEMA}.schema_version SET {reached}")
-
-
-async def _begin(connection: Runner) -> None:
-    [(encoding,)] = await connection.fetch("SHOW server_encoding")
-    if encoding != "UTF8":
-        raise StoreUnavailable(f"the database is encoded in {encoding}: make one with `createdb --encoding UTF8`")
-    await connection.run(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-    await connection.run(
-        f"CREATE TABLE {SCHEMA}.schema_version (version INTEGER NOT NULL, oldest_program INTEGER NOT NULL)"
-    )
-    await connection.run(f"INSERT INTO {SCHEMA}.schema_version VALUES (0, 0)")
 
 
 _FEW_KEYS: Final = 1_000

@@ -106,6 +106,10 @@ _ADVICE: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str
         "does not have the tables of this version: run `sidecar store make`, or restore a backup",
     ),
     (
+        (asyncpg.DuplicateTableError, asyncpg.DuplicateFunctionError, asyncpg.WrongObjectTypeError),
+        "has a schema `sidecar` that is no key store: name another database, or rename that schema",
+    ),
+    (
         (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError),
         "is behind a pooler that mixes sessions: put PgBouncer in session mode",
     ),

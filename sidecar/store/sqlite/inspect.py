@@ -14,11 +14,10 @@ from typing import Final
 
 from sidecar.core.units import counted
 from sidecar.keys.ports import RESTORE, AuditState, StoreUnavailable
-from sidecar.store.audit import CHAINED, Head, Walk
+from sidecar.store.audit import CHAINED, COPYING, UNFINISHED, Head, Walk
 from sidecar.store.sqlite.connection import connect, translated
 from sidecar.store.sqlite.files import COMPANIONS, holders, is_there, refuse_strays
 from sidecar.store.sqlite.schema import MIGRATIONS, OBJECTS, schema_of, version_of
-from sidecar.store.tables import COPYING, UNFINISHED
 
 _LOCK_SECONDS: Final = 1.0
 _COUNTS: Final = """SELECT count(*), coalesce(sum(expires_at IS NULL), 0), coalesce(sum(created_at < :oldest), 0)

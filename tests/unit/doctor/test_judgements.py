@@ -19,6 +19,7 @@ from sidecar.doctor.facts import (
     Latency,
     Location,
     ProcessFacts,
+    ReplicaFacts,
     Severity,
     StoreFacts,
     Unknown,
@@ -202,7 +203,17 @@ def key_file(**found: Any) -> Spoil:
     return lambda facts: replace(facts, key_file=KeyFileFacts(path="/k", **found))
 
 
+def with_replica(is_standby: bool = True, in_step: bool = True, seconds: float = 0.001) -> Spoil:
+    return lambda facts: replace(facts, replica=ReplicaFacts(is_standby=is_standby, in_step=in_step, seconds=seconds))
+
+
 SPOILT: list[tuple[str, Spoil, Severity]] = [
+    ("Key store: replica", with_replica(), OK),
+    ("Key store: replica", with_replica(in_step=False), WARNING),
+    ("Key store: replica", with_replica(is_standby=False), WARNING),
+    ("Key store: replica", with_replica(seconds=1.0), WARNING),
+    ("Key store: replica", lambda facts: replace(facts, replica=NOBODY), WARNING),
+    ("Key store: replica", lambda facts: replace(facts, replica=NOBODY, store=NOBODY), UNCHECKED),
     ("Upstream: ways around", bypass(BypassProbe(location="loopback", reachable=(OUTSIDE,))), PROBLEM),
     ("Upstream: ways around", bypass(BypassProbe(location="this host")), PROBLEM),
     ("Upstream: ways around", bypass(BypassProbe(location="elsewhere")), WARNING),

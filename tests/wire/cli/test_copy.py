@@ -149,6 +149,8 @@ def test_a_copy_that_was_killed_goes_on_and_is_no_store_before(
     assert unfinished.exit_code == 1 and "a copy that was not finished" in unfinished.stderr
     with pytest.raises(AssertionError, match="it is a copy that was not finished: run `sidecar store copy` again"):
         start_sidecar(CONFIG, store=new)
+    refused = Keys(keys.config, new).run("issue", "--name", "would be lost")
+    assert refused.exit_code == 1 and "cannot be changed: it is a copy that was not finished" in refused.stderr
     assert copy(keys, new).exit_code == 0
     assert contents(new) == contents(keys.store)
     assert head(new) == head(keys.store)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from random import Random
 
 from sidecar.core.model import Bucket, Taken
+from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.redis.connecting import Connector
 from sidecar.limiter.redis.limiter import RedisLimiter
 from sidecar.limiter.redis.pipeline import TEXT, Script
@@ -54,7 +55,7 @@ async def redis_limiter(
     limiter = RedisLimiter(
         Connector(parsed, script.any_key, ca=ca).connect,
         script,
-        OutageLimiter(outage, replicas=replicas, max_entries=1000, statistics=statistics),
+        OutageLimiter(outage, MemoryLimiter(max_entries=1000), replicas=replicas, statistics=statistics),
         timeout=timeout,
         name=str(parsed),
         statistics=statistics,

@@ -219,6 +219,40 @@ async def black_hole() -> AsyncIterator[str]:
             writer.close()
 
 
+@asynccontextmanager
+async def repeating(answer: bytes) -> AsyncIterator[str]:
+    """Answers this to every command, whatever it says."""
+
+    async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while commands := await reader.read(65536):
+                writer.write(answer * (1 + commands.count(b"\r\n*")))
+        writer.close()
+
+    async with await asyncio.start_server(answered, "127.0.0.1", 0) as server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+OF_THE_SCRIPT = b"*4\r\n:0\r\n:1772366400\r\n:0\r\n*2\r\n:1\r\n:1772370000\r\n"
+ODD = {
+    "another form": b"+OK\r\n",
+    "nothing": b"$-1\r\n",
+    "too short": b"*0\r\n",
+    "more than was asked": OF_THE_SCRIPT * 20,
+    "no protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+}
+
+
+@pytest.mark.requirement("R3.1")
+@pytest.mark.parametrize("answer", ODD)
+async def test_what_answers_otherwise_than_redis_is_an_outage_and_no_request_fails(answer: str) -> None:
+    async with repeating(ODD[answer]) as url, redis_limiter(url, outage="local", replicas=3) as (limiter, statistics):
+        taken = await asyncio.gather(*(take(limiter) for _ in range(5)))
+        assert all(one.refused is None for one in taken)
+        await eventually(lambda: statistics.errors.total() >= 2)
+        assert statistics.breaker != "closed" and statistics.problem
+
+
 async def test_a_server_that_takes_connections_and_says_nothing_holds_up_no_request() -> None:
     async with black_hole() as url, redis_limiter(url, timeout=0.05, outage="local") as (limiter, statistics):
         assert statistics.errors["timeout"] == 1

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.harness.redis import RedisServer
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.waiting import until
 from tests.harness.wire import Connection
+from tests.wire.forward_auth.asking import start_decider
 
 CONFIG = """
 listen: 127.0.0.1:0
@@ -35,6 +37,7 @@ routes:
 """
 PASSWORD = "hunter2-very-secret"
 CLIENTS, EACH = 8, 30
+OPERATED = "workers: 2\ndecision: 127.0.0.1:0\ntrusted_proxies: [127.0.0.1]\n"
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,19 @@ def test_without_redis_each_sidecar_starts_and_decides_as_configured(
     assert ready.status == 200 and "limiter: redis://127.0.0.1:1 cannot be asked (connection)" in ready.body.decode()
     assert sidecar.metric('sidecar_limiter_errors_total{cause="connection"}') >= 1
     assert PASSWORD not in ready.body.decode() + json.dumps(sidecar.process.stderr.all())
+
+
+@pytest.mark.requirement("R3.1")
+def test_without_redis_workers_and_forward_auth_have_one_share_together(
+    start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
+    config = config_of(RedisServer(tmp_path, port=1), "away") + OPERATED
+    start = partial(start_sidecar, environ={"REDIS_PASSWORD": PASSWORD})
+    decider = start_decider(start, config, {"Kr": "items:read"})
+    statuses = [decider.sidecar.ask("GET", "/month", key=decider.keys["Kr"]).status for _ in range(20)]
+    statuses += [decider.ask("traefik", "GET", "/month", key="Kr").status for _ in range(20)]
+    statuses += [decider.sidecar.ask("GET", "/month", key=decider.keys["Kr"]).status for _ in range(20)]
+    assert statuses == [200] * 50 + [429] * 10
 
 
 @pytest.mark.requirement("R3.1")

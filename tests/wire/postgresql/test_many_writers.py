@@ -22,12 +22,13 @@ WRITERS, KEYS = 4, 12
 async def stores(url: str) -> AsyncIterator[list[Store]]:
     """As that many sidecars have them."""
     async with AsyncExitStack() as stack:
-        opened = []
-        for _ in range(WRITERS):
-            store = await open_store(url, create=False, watched=True, clock=Clock(), timings=ignore)
-            stack.push_async_callback(store.close)
-            opened.append(store)
-        yield opened
+        yield [await _opened(url, stack) for _ in range(WRITERS)]
+
+
+async def _opened(url: str, stack: AsyncExitStack) -> Store:
+    store = await open_store(url, create=False, watched=True, clock=Clock(), timings=ignore)
+    stack.push_async_callback(store.close)
+    return store
 
 
 async def test_the_audit_stays_one_chain(stores: list[Store]) -> None:
@@ -46,6 +47,16 @@ async def test_the_audit_stays_one_chain(stores: list[Store]) -> None:
     state = await stores[0].audit.verify()
     assert (state.rows, state.problem) == (KEYS + WRITERS * KEYS, None)
     assert (await stores[0].keys.among(ids[:1]))[0].name.count("again") == WRITERS
+
+
+async def test_writers_wait_for_each_other_whatever_isolation_the_database_has_by_default(
+    server: PostgresqlServer, url: str
+) -> None:
+    server.sql(f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_isolation = 'serializable'")
+    async with AsyncExitStack() as stack:
+        stores = [await _opened(url, stack) for _ in range(2)]
+        await asyncio.gather(*(store.keys.add([a_key()], actor=ANN) for store in stores * 3))
+        assert (await stores[0].audit.verify()).rows == 6
 
 
 async def test_uses_and_changes_of_the_same_keys_lose_nothing(stores: list[Store]) -> None:
@@ -86,6 +97,26 @@ async def test_a_change_that_no_notification_tells_of_is_found_by_asking(
     before = stores[0].keys.generation()
     server.sql("UPDATE sidecar.generation SET value = value + 1", url=url)
     await eventually(lambda: stores[0].keys.generation() != before, within_seconds=10)
+
+
+async def test_the_number_of_changes_may_go_and_come_back(
+    server: PostgresqlServer, url: str, stores: list[Store]
+) -> None:
+    """No store is used meanwhile, and none has to be opened again."""
+    server.sql("DELETE FROM sidecar.generation", url=url)
+    await eventually(lambda: not _knows_changes(stores[0]), within_seconds=10)
+    with pytest.raises(StoreUnavailable, match="is damaged"):
+        stores[0].keys.generation()
+    server.sql("INSERT INTO sidecar.generation VALUES (7)", url=url)
+    await eventually(lambda: _knows_changes(stores[0]), within_seconds=10)
+
+
+def _knows_changes(store: Store) -> bool:
+    try:
+        store.keys.generation()
+    except StoreUnavailable:
+        return False
+    return True
 
 
 async def test_whoever_waits_too_long_for_another_writer_is_told_so(stores: list[Store]) -> None:

@@ -4,6 +4,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.harness.keys import Keys, run_cli
 from tests.harness.ports import comes_to_listen, free_port
 from tests.harness.postgresql import PostgresqlServer, other_user
@@ -55,8 +57,11 @@ def test_in_session_mode_a_change_is_told_as_ever(
         assert sidecar.stop() == 0
 
 
-def test_where_sessions_are_mixed_nothing_starts(server: PostgresqlServer, url: str) -> None:
-    with pooled(server, url, "transaction") as behind:
+@pytest.mark.parametrize(
+    "mode", ["transaction", "transaction\ndefault_pool_size = 1", "session\ndefault_pool_size = 1"]
+)
+def test_where_sessions_are_mixed_or_only_one_nothing_starts(server: PostgresqlServer, url: str, mode: str) -> None:
+    with pooled(server, url, mode) as behind:
         done = run_cli("keys", "list", "--store", behind)
         assert done.exit_code == 1
         assert "session mode" in done.output

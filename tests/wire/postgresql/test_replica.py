@@ -1,13 +1,15 @@
 """Lookups at a real standby (`store.replica`): they count only where it has what the primary has."""
 
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from sidecar.core.model import KeyStatus
 from sidecar.store.postgresql.generation import KeyWatch
 from sidecar.store.store import Store, open_store
-from tests.harness.keys import Keys
+from tests.harness.keys import Keys, run_cli
 from tests.harness.postgresql import PostgresqlServer, running_postgresql
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.waiting import eventually, until
@@ -133,6 +135,26 @@ async def test_a_number_that_was_read_before_the_news_is_not_taken_for_the_newes
     assert watch.number == 2
     await watch.close()
     assert watch.number is None
+
+
+def test_doctor_looks_whether_the_replica_has_what_the_primary_has(
+    server: PostgresqlServer, standby: PostgresqlServer, url: str, replica: str, tmp_path: Path
+) -> None:
+    keys = Keys(tmp_path / "sidecar.yaml", url)
+
+    def told(replica: str) -> str:
+        text = CONFIG.replace("store: sqlite:///replaced", f"store: {{url: '{url}', replica: '{replica}'}}")
+        keys.config.write_text(text, encoding="utf-8")
+        findings = json.loads(run_cli("doctor", "-c", str(keys.config), "--json").stdout)["findings"]
+        [found] = [one for one in findings if one["check"] == "replica"]
+        return f"{found['severity']}: {found['saw']}"
+
+    assert "in step" in told(replica)
+    standby.sql(PAUSE)
+    keys.issue("new")
+    assert told(replica).startswith("warning") and "lags behind" in told(replica)
+    assert "is no standby" in told(url)
+    assert "cannot be reached" in told("postgresql://postgres@127.0.0.1:1/none")
 
 
 def serving(start_sidecar: StartSidecar, url: str, replica: str) -> Sidecar:

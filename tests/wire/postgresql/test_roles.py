@@ -103,6 +103,7 @@ FORBIDDEN = (
     "UPDATE sidecar.api_key SET scopes = '[\"*\"]'",
     "UPDATE sidecar.api_key SET expires_at = 9",
     "UPDATE sidecar.api_key SET retires_at = 9",
+    "UPDATE sidecar.api_key SET serial = serial + 1000",
     "DELETE FROM sidecar.api_key",
     "TRUNCATE sidecar.api_key",
     "DELETE FROM sidecar.audit",
@@ -111,6 +112,8 @@ FORBIDDEN = (
     "INSERT INTO sidecar.audit VALUES (0, 0, '', '', 'rehash', '', NULL, NULL, NULL, NULL)",  # Before the head.
     "INSERT INTO sidecar.audit SELECT 90 + i, 0, '', '', CASE i WHEN 9 THEN 'issue' ELSE 'rehash' END, '', NULL, NULL, "
     "NULL, NULL FROM generate_series(0, 9) AS i",
+    # It would have the number of the next change, which could not be made.
+    "INSERT INTO sidecar.audit SELECT id + 1, 0, '', '', 'rehash', '' FROM sidecar.audit_head",
     "UPDATE sidecar.audit_head SET id = 0",
     "UPDATE sidecar.generation SET value = 0",
     "UPDATE sidecar.schema_version SET version = 99",

@@ -142,3 +142,26 @@ def test_a_sidecar_warns_where_connections_are_few(start_sidecar: StartSidecar) 
     with running_postgresql(max_connections="8") as small:
         sidecar = start_sidecar(CONFIG, store=small.database())
         assert sidecar.process.stderr.wait_for(lambda line: "connections are in use" in line) is not None
+
+
+HOSTILE = (
+    "idle_session_timeout = '50ms'",
+    "idle_in_transaction_session_timeout = '1ms'",
+    "statement_timeout = '50ms'",
+    "lock_timeout = '1ms'",
+    "search_path = public",
+    "session_replication_role = 'replica'",  # Triggers are off, as in a restore.
+)
+
+
+@pytest.mark.requirement("S4.4")
+def test_settings_of_a_database_keep_no_sidecar_from_its_work(
+    server: PostgresqlServer, url: str, start_sidecar: StartSidecar
+) -> None:
+    server.sql(*(f"ALTER DATABASE {url.rpartition('/')[2]} SET {setting}" for setting in HOSTILE))
+    sidecar = start_sidecar(CONFIG, store=url)
+    keys = [sidecar.keys.issue(scopes=("read",)) for _ in range(3)]
+    # Issuing one takes longer than a session may be idle there.
+    assert [status(sidecar, key) for key in keys] == [200] * 3
+    assert sidecar.keys.run("revoke", keys[0].id, "--yes").exit_code == 0
+    until(lambda: status(sidecar, keys[0]) == 401, within=1.0)

@@ -1,9 +1,12 @@
 """TLS to PostgreSQL and passwords, as libpq has them: what is verified, and what is said where it does not fit."""
 
+import asyncio
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -16,6 +19,7 @@ from tests.harness.tools import needed
 from tests.harness.waiting import until
 from tests.wire.postgresql.test_serving import CONFIG, status
 
+PATIENCE_SECONDS = 5.0
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
@@ -86,6 +90,27 @@ async def test_the_connection_is_encrypted(tls: TlsServer, case: str) -> None:
     finally:
         await connection.close()
     assert rows == [(True,)]
+
+
+async def test_files_are_not_read_on_the_event_loop(tls: TlsServer, tmp_path: Path) -> None:
+    """A pipe keeps whoever reads it waiting until somebody writes, which is the loop that it must not hold up."""
+    pipe, goes_on = tmp_path / "ca.crt", Event()
+    os.mkfifo(pipe)
+
+    def write() -> bool:
+        in_time = goes_on.wait(PATIENCE_SECONDS)
+        pipe.write_bytes((tls.files / "ca.crt").read_bytes())
+        return in_time
+
+    written = asyncio.ensure_future(asyncio.to_thread(write))
+    url = tls.url("guest", "localhost", f"sslmode=verify-full&sslrootcert={pipe}")
+    connecting = asyncio.ensure_future(connector(url, 1.0)())
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+    goes_on.set()
+    connection = await connecting
+    await connection.close()
+    assert await written
 
 
 async def test_sslmode_disable_encrypts_nothing(tls: TlsServer) -> None:

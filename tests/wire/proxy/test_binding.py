@@ -103,6 +103,15 @@ def test_a_socket_that_another_process_left_is_replaced_and_a_file_is_not(tmp_pa
     assert path.read_text() == "a file"
 
 
+def test_a_socket_on_which_somebody_listens_is_left_to_them(tmp_path: Path) -> None:
+    address = Address(path=str(tmp_path / "in.sock"))
+    [listening], _ = bound([address], 1)
+    with listening, socket.socket(socket.AF_UNIX) as client:
+        with pytest.raises(BindError, match="Address already in use"):
+            bound([address], 1)
+        client.connect(address.path)
+
+
 def test_a_name_has_one_port_at_all_of_its_addresses() -> None:
     sockets, [address] = bound([Address(host="localhost")], 1)
     assert {each.getsockname()[1] for each in sockets} == {address.port}

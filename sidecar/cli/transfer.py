@@ -49,8 +49,8 @@ _GC_THRESHOLD: Final = 100_000
 """New objects between two garbage collections."""
 _SWITCH_SECONDS: Final = 0.0005
 _PAGE: Final = 2_000
-_ID: Final = COLUMNS.index("id")
 """Keys that are read at once for an export."""
+_ID: Final = COLUMNS.index("id")
 _FORMATS: Final = get_args(FileFormat)
 
 

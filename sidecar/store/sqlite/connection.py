@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
@@ -71,6 +72,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 WRITE_LOCK_SECONDS = 5.0
+_RETRY_SECONDS: Final = 0.01
 _ISSUE = "`sidecar keys issue` or `sidecar store make` makes it"
 
 
@@ -89,10 +91,28 @@ def prepare(path: str, *, create: bool) -> None:
     with translated(path), closing(connect(path, timeout=WRITE_LOCK_SECONDS)) as connection:
         if version_of(connection, path) == 0 and not create:
             raise StoreUnavailable(f"the key store {path} is empty: {_ISSUE}, or {RESTORE}")
-        [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
-        if mode != "wal":
+        if _journal_mode(connection) != "wal":
             raise StoreUnavailable(f"the key store {path} cannot use a write-ahead log: put it on a local disk")
         migrate(connection, path)
+
+
+def _journal_mode(connection: sqlite3.Connection) -> str:
+    """The mode that it has after WAL was asked for.
+
+    Of several processes that ask at once, each may hold what the others wait for: so none waits, and all try again.
+    """
+    deadline = time.monotonic() + WRITE_LOCK_SECONDS
+    connection.execute("PRAGMA busy_timeout = 0")
+    while True:
+        try:
+            [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not is_lock(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
+        else:
+            connection.execute(f"PRAGMA busy_timeout = {int(WRITE_LOCK_SECONDS * 1000)}")
+            return str(mode)
 
 
 def connect(path: str, *, timeout: float, mode: str = "rw") -> sqlite3.Connection:

@@ -94,4 +94,4 @@ def test_the_cpu_that_is_requested_carries_the_load_that_is_named() -> None:
     )[0]
     assert f"cpu: {millicores}m" in written
     assert float(milliseconds) * int(load) <= int(millicores)
-    assert f"{milliseconds} ms for a request" in GUIDE
+    assert f"{milliseconds} ms for a forwarded request" in GUIDE

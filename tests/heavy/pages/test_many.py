@@ -76,7 +76,7 @@ def test_keys_without_use_are_filtered_and_one_that_is_used_meanwhile_stays(site
     age(site, "Old", 0)
     done = confirmed(site, page)
     assert done.status == 303
-    assert "Revoked 1 key. 1 key stayed" in site.get(done.headers["location"]).text
+    assert "Revoked 1 key. 1 key left unchanged" in site.get(done.headers["location"]).text
     assert statuses(site) == {"Old": "active", "Older": "revoked", "New": "active"}
 
 

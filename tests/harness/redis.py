@@ -45,6 +45,7 @@ class RedisServer:
             if self._comes_up(port):
                 self.port = port
                 return
+            self.kill()
             if self.port:
                 break
         raise AssertionError((self._folder / "redis.log").read_text())

@@ -101,7 +101,9 @@ class _Comparison:
         pattern = parse_pattern(route.pattern)
         if pattern.shape == endpoint.pattern.shape or not pattern.within(endpoint.pattern):
             return False
-        others = [each for each in self.endpoints if each.method == endpoint.method and pattern.within(each.pattern)]
+        # A route for GET takes HEAD, too.
+        methods = {"HEAD", "GET"} if endpoint.method == "HEAD" else {endpoint.method}
+        others = [each for each in self.endpoints if each.method in methods and pattern.within(each.pattern)]
         opened = any(self.requirements[id(each)].public for each in others)
         return len(others) > 1 and (opened or not route.policy.public)
 

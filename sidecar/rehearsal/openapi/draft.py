@@ -15,6 +15,7 @@ from typing import Any
 from sidecar.config.errors import ConfigError, Place
 from sidecar.config.yaml_tree import MAX_BYTES
 from sidecar.core.model import Route
+from sidecar.core.patterns import parse_pattern
 from sidecar.core.routing import overlaps
 from sidecar.core.units import counted
 from sidecar.rehearsal.openapi.description import Description
@@ -77,7 +78,8 @@ def draft(description: Description, *, routes_only: bool = False) -> Draft:
         raise _too_large(description, f"{len(endpoints):,} routes")
     silent = _is_silent(description)
     routes = tuple(_routes(endpoints, names, silent=silent))
-    ties = tuple(_tie_breakers(routes, description))
+    heads = tuple(_heads(endpoints, routes))
+    ties = (*heads, *_tie_breakers((*routes, *heads), description))
     scopes = tuple(sorted({scope for each in (*routes, *ties) for scope in _scopes_of(each.requirement)}))
     lines = [*_head(description, routes_only), *_catalogue(description, names, scopes), *_listed(routes, ties)]
     text = "\n".join([*lines, ""])
@@ -139,16 +141,31 @@ def _tie_breakers(routes: Sequence[DraftedRoute], description: Description) -> I
         if not missing:
             return
         for name, shared in missing.items():
-            tie = DraftedRoute(
-                name=name,
-                requirement=strictest([drafted[each].requirement for each in shared]),
-                above=(f"Both {' and '.join(f'`{each}`' for each in shared)}",),
-            )
-            drafted[name] = tie
+            drafted[name] = tie = _shared(name, [drafted[each] for each in shared])
             yield tie
         if len(drafted) > _MOST_ROUTES:
             raise _too_large(description, f"{len(drafted):,} routes, because its paths overlap")
     raise _too_large(description, "its paths overlap in too many ways")
+
+
+def _heads(endpoints: Sequence[Endpoint], routes: Sequence[DraftedRoute]) -> Iterator[DraftedRoute]:
+    """For HEAD on paths of a route for GET, which takes HEAD, too, below those of an operation for HEAD alone."""
+    named = {endpoint.pattern.shape for endpoint in endpoints if endpoint.method == "HEAD"}
+    heads = [(each, parse_pattern(each.route.pattern)) for each in routes if each.route.methods == {"HEAD"}]
+    for read in routes if heads else ():
+        pattern = parse_pattern(read.route.pattern)
+        if "GET" in read.route.methods and pattern.shape not in named:
+            around = [each for each, other in heads if pattern.within(other)]
+            if any(each.requirement.demands != read.requirement.demands for each in around):
+                yield _shared(f"HEAD {pattern}", [*around, read])
+
+
+def _shared(name: str, routes: Sequence[DraftedRoute]) -> DraftedRoute:
+    """For requests that belong to the operations of several routes."""
+    told = " and ".join(f"`{each.name}`" for each in routes)
+    return DraftedRoute(
+        name=name, requirement=strictest([each.requirement for each in routes]), above=(f"Both {told}",)
+    )
 
 
 # Text.

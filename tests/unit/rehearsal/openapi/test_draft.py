@@ -168,6 +168,17 @@ def test_head_has_a_route_of_its_own_only_where_it_demands_something_else(tmp_pa
     assert warnings == []
 
 
+def test_head_is_not_opened_by_a_public_route_for_get_below_it(tmp_path: Path) -> None:
+    closed, opened = {"head": {"security": [{"oauth": ["read"]}]}}, {"get": {"security": [{}]}}
+    _, config, warnings = drafted(tmp_path, described(document({"/{y}/{path}": closed, "/{path}/{y}": opened})))
+    assert policies(config) == {
+        "HEAD /{y}/**": ["read"],
+        "GET /{path}/{y}": "public",
+        "HEAD /{path}/{y}": ["read"],
+    }
+    assert warnings == []
+
+
 def test_silence_about_security_is_no_permission(tmp_path: Path) -> None:
     text, config, _ = drafted(tmp_path, described({"openapi": "3.1.0", "paths": {"/a": {"get": {}, "put": {}}}}))
     assert policies(config) == {"GET /a": ["a:read"], "PUT /a": ["a:write"]}

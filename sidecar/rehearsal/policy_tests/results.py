@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from msgspec import Struct
 
+from sidecar.core.apikey import without_keys
 from sidecar.limiter.port import Limiter
 from sidecar.rehearsal.policy_tests.comparison import Difference, differences
 from sidecar.rehearsal.policy_tests.coverage import Coverage, Gap, Places, Reached, Rule, reasons_why, rules
@@ -28,8 +29,13 @@ class Result(Struct, frozen=True, kw_only=True):
     why: Sequence[str] = ()
 
     @property
+    def name(self) -> str:
+        """Of the case, often its request line: a key that was pasted there is shortened, as in every error."""
+        return without_keys(self.case.name)
+
+    @property
     def title(self) -> str:
-        return f"{self.case.group}: {self.case.name}" if self.case.group else self.case.name
+        return f"{without_keys(self.case.group)}: {self.name}" if self.case.group else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +110,7 @@ def _file_as_json(file: FileResults) -> dict[str, Any]:
 
 def _failure_as_json(result: Result) -> dict[str, Any]:
     return {
-        "name": result.case.name,
+        "name": result.name,
         "group": result.case.group,
         "where": result.case.where,
         "got": result.got,

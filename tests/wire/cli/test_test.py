@@ -85,6 +85,16 @@ def test_a_case_that_fails_is_shown_with_the_rules_that_decided(file: Path) -> N
     assert end.startswith("3 cases in 1 file: 2 cases failed (")
 
 
+def test_a_key_that_was_pasted_into_a_request_is_shown_nowhere(file: Path, tmp_path: Path) -> None:
+    key, report = "ex_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg", tmp_path / "report.xml"
+    file.write_text(TESTS + f"  - GET /other/{key}?key={key} as idle: allow\n", encoding="utf-8")
+    for options in ((), ("--json",)):
+        tested = run_cli("test", str(file), "--junit", str(report), *options)
+        assert tested.exit_code == 1
+        assert key not in tested.output + report.read_text(encoding="utf-8")
+        assert "ex_012345678" in tested.stdout
+
+
 def test_results_are_written_as_junit_and_printed_as_json(file: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     tested = run_cli("test", str(file), "--junit", str(report), "--json", "--coverage")

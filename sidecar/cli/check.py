@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sidecar.cli.openapi import Comparison, base_path_option, compared
-from sidecar.cli.options import Misuse, config_or_exit
+from sidecar.cli.options import Misuse, config_or_exit, config_path_option
 from sidecar.cli.output import harmless
 from sidecar.config.build.config import Config
 from sidecar.config.build.modes import in_one_line, observing
@@ -26,14 +26,7 @@ _WARNED_STATUS = 1
 @click.command("check")
 @click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "-c",
-    "--config",
-    envvar="SIDECAR_CONFIG",
-    type=click.Path(),
-    metavar="FILE",
-    help="The same as FILE (SIDECAR_CONFIG).",
-)
+@config_path_option("The same as FILE (SIDECAR_CONFIG).")
 @click.option("--openapi", type=click.Path(), metavar="DOCUMENT", help="Compare the routes with an OpenAPI document.")
 @base_path_option
 @click.argument("file", type=click.Path(), required=False)

@@ -60,6 +60,8 @@ def reported() -> Iterator[None]:
 # The configuration of a command.
 
 
+Command = Callable[..., Any]
+
 _HERE: Final = "sidecar.yaml"
 _CONFIG_HELP: Final = "Configuration file (SIDECAR_CONFIG). Default: ./sidecar.yaml."
 
@@ -75,6 +77,11 @@ def config_or_exit(config: str | None) -> str:
     if found is None:
         raise Misuse("no configuration is named: give -c FILE, set SIDECAR_CONFIG, or run where a sidecar.yaml is")
     return found
+
+
+def config_path_option(text: str = _CONFIG_HELP) -> Callable[[Command], Command]:
+    """The option `-c` as it was given, for commands that need no configuration."""
+    return click.option("-c", "--config", envvar="SIDECAR_CONFIG", type=click.Path(), metavar="FILE", help=text)
 
 
 config_option = click.option(
@@ -111,8 +118,6 @@ def load_or_exit(path: str, options: Mapping[str, str | None]) -> Config:
 
 # Options that several commands have.
 
-Command = Callable[..., Any]
-
 
 def store_options(command: Command) -> Command:
     """Add the options that select the store."""
@@ -123,7 +128,7 @@ def store_options(command: Command) -> Command:
             metavar="URL",
             help="Key store, as sqlite:///path or postgresql://user@host/database; overrides the configuration.",
         ),
-        click.option("-c", "--config", envvar="SIDECAR_CONFIG", type=click.Path(), metavar="FILE", help=_CONFIG_HELP),
+        config_path_option(),
     )
     for option in options:
         command = option(command)

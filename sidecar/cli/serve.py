@@ -14,7 +14,15 @@ import click
 
 from sidecar.app import running
 from sidecar.cli.main import output_failed
-from sidecar.cli.options import Failure, Misuse, config_option, config_or_exit, load_or_exit, reader_of
+from sidecar.cli.options import (
+    Failure,
+    Misuse,
+    config_option,
+    config_or_exit,
+    config_path_option,
+    load_or_exit,
+    reader_of,
+)
 from sidecar.cli.workers import common_of, count_of, end_with_parent, supervise, wait_for_workers, work
 from sidecar.config.build.config import Config
 from sidecar.config.document import Process
@@ -246,14 +254,7 @@ def _loop_factory() -> Any:
 
 
 @click.command("drain")
-@click.option(
-    "-c",
-    "--config",
-    envvar="SIDECAR_CONFIG",
-    type=click.Path(),
-    metavar="FILE",
-    help="Configuration that names the socket in `drain: socket:`.",
-)
+@config_path_option("Configuration that names the socket in `drain: socket:`.")
 @click.option(
     "--socket", "path", type=click.Path(), metavar="FILE", help="The socket itself; the configuration is not read."
 )

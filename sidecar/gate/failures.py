@@ -20,11 +20,11 @@ _MOST_UNDER_WAY: Final = 64
 """Such lookups at a time, of all addresses: where the store is slow, others must not wait behind them."""
 _MOST_KNOWN: Final = 4096
 _LOOKUP_SECONDS: Final = 0.01
-"""For so long a lookup stays refused: half of the time in which one of _EACH comes back."""
+"""How long a refused lookup stays refused: half of the time in which _EACH allows one more."""
 
 
 class _Known(NamedTuple):
-    """What is so from `since` until `until`, as long as the clock is not put back."""
+    """A refusal that lasts from `since` until `until`, unless the clock is set back."""
 
     since: float
     until: float
@@ -37,7 +37,7 @@ class _Known(NamedTuple):
 class Failures:
     """Counts wrong keys by address, and spares the store where an address has none left (`keys.failures`).
 
-    A flood from an address costs little: that it has none left is known until the second in which Retry-After changes.
+    A flood from one address costs little: its refusal is remembered until the value of Retry-After changes.
     quota: None is no limit. Times are Unix seconds.
     """
 

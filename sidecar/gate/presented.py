@@ -18,7 +18,7 @@ _MOST_MALFORMED: Final = 10_000
 
 
 class KeyForms:
-    """Which texts may be keys, by their form alone: others are refused before the store is asked."""
+    """Knows by its form alone whether a text may be a key; other texts are refused without asking the store."""
 
     def __init__(self, config: Config) -> None:
         self._format = key_format(config)
@@ -26,7 +26,7 @@ class KeyForms:
         self._foreign = tuple(keys.prefix for keys in config.keys.imported)
         self._foreign_like_ours = tuple(prefix for prefix in self._foreign if prefix.startswith(self._prefixes))
         self._malformed: Memory[bool] = Memory(_MOST_MALFORMED)
-        """By their SHA-256: whoever has mistyped a key sends it again and again."""
+        """SHA-256 of texts that cannot be keys: a client sends its mistyped key again and again."""
 
     def may_be_stored(self, text: str) -> bool:
         """Keys made elsewhere have no form to check; one that begins like ours must have ours, or be listed."""

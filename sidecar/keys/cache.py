@@ -82,7 +82,7 @@ class KeyFinder(Protocol):
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None: ...
 
     def uncount(self, found: Found) -> None:
-        """What `peek` has found is looked up again, and is to be counted once."""
+        """Takes back the count of `peek`, because the same key is about to be looked up again."""
 
     def remembers(self, secret_digest: bytes) -> bool: ...
 

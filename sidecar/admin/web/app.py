@@ -115,7 +115,7 @@ async def refused(request: web.Request, refusal: Problem) -> web.StreamResponse:
 
 
 def _form(request: web.Request, status: int, wanted: str, wrong: str = "", *, unchanged: bool = False) -> web.Response:
-    """unchanged: the request was to change something, and its session had ended: whoever sent it must know."""
+    """unchanged: the session had ended before a change was submitted, and the form says that nothing was changed."""
     values = {"next": wanted, "wrong": wrong, "unchanged": unchanged}
     return request.app[TEMPLATES].bare("sign_in.html", status=status, **values)
 

@@ -53,7 +53,7 @@ _UNREADABLE: Final = object()
 
 
 def _documents(content: bytes) -> Iterator[object]:
-    """Yield JSON documents that follow each other, and `_UNREADABLE` in place of what is none."""
+    """Yield the JSON documents of a sequence; `_UNREADABLE` where the rest is not JSON."""
     decoder = json.JSONDecoder()
     try:
         text = content.decode("utf-8-sig").strip()
@@ -76,7 +76,7 @@ def _entry(number: int, record: Record, fields_of: Callable[[Record], Fields]) -
 
 
 def _objects(value: object) -> Iterator[Any]:
-    """Yield what a list holds; nothing for anything else. What is no object there is told of as no key."""
+    """Yield the items of a list, or nothing if it is not a list. Items that are not objects become bad lines."""
     yield from value if isinstance(value, list) else ()
 
 

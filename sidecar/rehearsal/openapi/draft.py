@@ -149,7 +149,7 @@ def _tie_breakers(routes: Sequence[DraftedRoute], description: Description) -> I
 
 
 def _heads(endpoints: Sequence[Endpoint], routes: Sequence[DraftedRoute]) -> Iterator[DraftedRoute]:
-    """For HEAD on paths of a route for GET, which takes HEAD, too, below those of an operation for HEAD alone."""
+    """Routes for HEAD where a route for GET, which also matches HEAD, lies within the paths of a HEAD operation."""
     named = {endpoint.pattern.shape for endpoint in endpoints if endpoint.method == "HEAD"}
     heads = [(each, parse_pattern(each.route.pattern)) for each in routes if each.route.methods == {"HEAD"}]
     for read in routes if heads else ():
@@ -161,7 +161,7 @@ def _heads(endpoints: Sequence[Endpoint], routes: Sequence[DraftedRoute]) -> Ite
 
 
 def _shared(name: str, routes: Sequence[DraftedRoute]) -> DraftedRoute:
-    """For requests that belong to the operations of several routes."""
+    """A route for requests that match the operations of several routes."""
     told = " and ".join(f"`{each.name}`" for each in routes)
     return DraftedRoute(
         name=name, requirement=strictest([each.requirement for each in routes]), above=(f"Both {told}",)

@@ -91,15 +91,15 @@ def prepare(path: str, *, create: bool) -> None:
     with translated(path), closing(connect(path, timeout=WRITE_LOCK_SECONDS)) as connection:
         if version_of(connection, path) == 0 and not create:
             raise StoreUnavailable(f"the key store {path} is empty: {_ISSUE}, or {RESTORE}")
-        if _journal_mode(connection) != "wal":
+        if _switched_to_wal(connection) != "wal":
             raise StoreUnavailable(f"the key store {path} cannot use a write-ahead log: put it on a local disk")
         migrate(connection, path)
 
 
-def _journal_mode(connection: sqlite3.Connection) -> str:
-    """The mode that it has after WAL was asked for.
+def _switched_to_wal(connection: sqlite3.Connection) -> str:
+    """Switch to WAL, and return the mode that is in force.
 
-    Of several processes that ask at once, each may hold what the others wait for: so none waits, and all try again.
+    Of several processes that ask at once, each may hold what the others wait for: so none waits, and each tries again.
     """
     deadline = time.monotonic() + WRITE_LOCK_SECONDS
     connection.execute("PRAGMA busy_timeout = 0")

@@ -93,20 +93,22 @@ async def test_the_connection_is_encrypted(tls: TlsServer, case: str) -> None:
 
 
 async def test_files_are_not_read_on_the_event_loop(tls: TlsServer, tmp_path: Path) -> None:
-    """A pipe keeps whoever reads it waiting until somebody writes, which is the loop that it must not hold up."""
-    pipe, goes_on = tmp_path / "ca.crt", Event()
+    """A pipe keeps its reader waiting until the loop has turned, which it cannot while it reads itself."""
+    pipe, is_read, goes_on = tmp_path / "ca.crt", asyncio.Event(), Event()
     os.mkfifo(pipe)
+    loop = asyncio.get_running_loop()
 
     def write() -> bool:
-        in_time = goes_on.wait(PATIENCE_SECONDS)
-        pipe.write_bytes((tls.files / "ca.crt").read_bytes())
+        with pipe.open("wb") as file:  # Waits for the reader.
+            loop.call_soon_threadsafe(is_read.set)
+            in_time = goes_on.wait(PATIENCE_SECONDS)
+            file.write((tls.files / "ca.crt").read_bytes())
         return in_time
 
     written = asyncio.ensure_future(asyncio.to_thread(write))
     url = tls.url("guest", "localhost", f"sslmode=verify-full&sslrootcert={pipe}")
     connecting = asyncio.ensure_future(connector(url, 1.0)())
-    for _ in range(100):
-        await asyncio.sleep(0.001)
+    await is_read.wait()
     goes_on.set()
     connection = await connecting
     await connection.close()

@@ -113,6 +113,24 @@ class PendingResponse(ResponseWaiter, Pending):
         self.handler.finish(self.exchange)
 
 
+class PendingDecision(Pending):
+    """The decision on a request of the shorter way, where the limiter has to be waited for."""
+
+    __slots__ = ("_exchange", "_handler", "_task")
+
+    def __init__(self, handler: "Handler", exchange: Exchange, deciding: Coroutine[object, None, None]) -> None:
+        self._handler, self._exchange = handler, exchange
+        self._task = asyncio.get_running_loop().create_task(deciding)
+
+    def withdraw(self) -> None:
+        self._task.cancel()
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        self.withdraw()
+        self._handler.finish(self._exchange)
+
+
 class Handler:
     """Responds to requests."""
 
@@ -181,21 +199,25 @@ class Handler:
         return True
 
     def _respond_later(self, exchange: Exchange, snapshot: Snapshot, known: KnownRequest, bodies: BodyRules) -> bool:
-        """Begin to, where the limiter has to be waited for: in a task, but without the work that is done."""
+        """Begin to, where the limiter has to be waited for: a task ends with the decision."""
         decide = snapshot.gate.decide_later(known.head, known.understood)
         if decide is None:
             return False
         if known.body:
             exchange.body = ClientBody.whole(exchange.client, bodies, known.body)
-        exchange.client.begin(exchange)
-        exchange.client.carry_on(partial(self._decide_later, exchange, snapshot, decide))
+        self._begin(exchange)
+        exchange.pending = PendingDecision(self, exchange, self._decide_later(exchange, snapshot, decide))
         return True
 
     async def _decide_later(
         self, exchange: Exchange, snapshot: Snapshot, decide: Callable[[], Awaitable[Decision]]
     ) -> None:
-        self._observer.begun()
-        await self._carry_out(exchange, snapshot, self._respond_as(exchange, snapshot, decide()))
+        try:
+            decision = exchange.decision = await decide()
+            exchange.pending = None
+            self._respond_now(exchange, snapshot, decision)
+        except Exception as exc:
+            self._break_off(exchange, snapshot, exc)
 
     def take_response(self, pending: PendingResponse, response: UpstreamResponse) -> None:
         """Of the upstream, to a request of the shorter way. What does not come in one piece is a task's."""
@@ -260,10 +282,7 @@ class Handler:
     async def _respond(self, exchange: Exchange, snapshot: Snapshot) -> None:
         if exchange.head.method == "OPTIONS" and self._respond_to_options(exchange, snapshot):
             return
-        await self._respond_as(exchange, snapshot, snapshot.gate.decide(exchange.head))
-
-    async def _respond_as(self, exchange: Exchange, snapshot: Snapshot, deciding: Awaitable[Decision]) -> None:
-        decision = exchange.decision = await deciding
+        decision = exchange.decision = await snapshot.gate.decide(exchange.head)
         if not self._respond_alone(exchange, snapshot, decision) and isinstance(decision, Allow):
             await self._forward(exchange, snapshot, decision)
 

@@ -55,18 +55,18 @@ def shared_limiter(
     settings: LimiterSettings, url: RedisUrl, memory: EmbeddedLimiter, statistics: RemoteStatistics
 ) -> "RedisLimiter":
     """Not running yet. memory: counts while it is away. Raises StartError where its library is missing."""
+    outage = OutageLimiter(settings.outage, memory, replicas=settings.replicas, statistics=statistics)
     try:
-        # It takes a tenth of a second, and is for those who use it.
         from sidecar.limiter.redis.limiter import redis_limiter
+
+        return redis_limiter(
+            url,
+            outage,
+            namespace=settings.namespace,
+            timeout=settings.timeout,
+            ca=settings.ca,
+            statistics=statistics,
+            random=SystemRandom(),
+        )
     except ImportError as error:
         raise StartError("limiter: Redis needs a library: pip install 'sidecar[redis]'") from error
-    outage = OutageLimiter(settings.outage, memory, replicas=settings.replicas, statistics=statistics)
-    return redis_limiter(
-        url,
-        outage,
-        namespace=settings.namespace,
-        timeout=settings.timeout,
-        ca=settings.ca,
-        statistics=statistics,
-        random=SystemRandom(),
-    )

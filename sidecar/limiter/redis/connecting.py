@@ -1,73 +1,141 @@
-"""Connections to the one server that holds the counts, and why there is none. Alone imports the client library."""
+"""Connections to the one server that holds the counts, and why there is none.
+
+Over a plain socket, with the parser of the client library alone: its own connections take ten microseconds a reply.
+"""
 
 import asyncio
 import ssl
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, cast
 
 import hiredis
-from redis.asyncio import Connection, RedisCluster, Sentinel, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
 
-from sidecar.limiter.redis.url import RedisUrl
+from sidecar.limiter.redis.url import Host, RedisUrl
 from sidecar.limiter.remote import Cause, Unavailable
 
 Command = Sequence[str | int]
 
 
-class Server:
-    """A connection whose replies come in the order of its commands. Raises Unavailable, and is then of no more use."""
+class ScriptMissing(Exception):
+    """The server does not know the script: it has lost its scripts, or is another one. Nothing was taken."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        self._connection = connection
+
+class Server(asyncio.Protocol):
+    """A connection whose replies come in the order of its commands, until it fails."""
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader()
+        self._transport: asyncio.Transport | None = None
+        self._take: Callable[[Any], None] = _unexpected
+        self._end: Callable[[Unavailable], None] = _ignore
+        self._problem: Unavailable | None = None
 
     @staticmethod
     def packed(command: Command) -> bytes:
-        """What to `write`. The parser's own function takes a tenth of the time that the client's takes."""
+        """What to `write`."""
         packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # Its stub names one argument.
         return packed
 
-    async def write(self, packed: bytes) -> None:
-        """Hands commands to the kernel; waits where it takes no more."""
-        try:
-            await self._connection.send_packed_command(packed, check_health=False)
-        except (RedisError, OSError) as error:
-            raise Unavailable(cause_of(error), _words(error)) from None
+    def listen(self, take: Callable[[Any], None], end: Callable[[Unavailable], None]) -> None:
+        """take: gets each reply, or ScriptMissing in its place, and may raise Unavailable. end: gets the failure."""
+        self._take, self._end = take, end
+        if self._problem is not None:
+            end(self._problem)
 
-    async def read(self) -> Any:
-        """The next reply. Raises ScriptMissing, which leaves the connection in order."""
-        try:
-            return await self._connection.read_response(disable_decoding=True)
-        except NoScriptError:
-            raise ScriptMissing from None
-        except (RedisError, OSError) as error:
-            raise Unavailable(cause_of(error), _words(error)) from None
+    def write(self, packed: bytes) -> None:
+        """Commands. What the kernel does not take waits here: for no longer than whoever asked waits for the reply."""
+        if self._transport is not None:
+            self._transport.write(packed)
 
-    async def close(self) -> None:
+    async def ask(self, command: Command) -> Any:
+        """One command while nobody listens; its reply. Raises Unavailable and ScriptMissing."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def take(answered: Any) -> None:
+            self.listen(_unexpected, _ignore)
+            if not reply.done():
+                reply.set_result(answered)
+
+        def end(problem: Unavailable) -> None:
+            if not reply.done():
+                reply.set_exception(problem)
+
+        self.listen(take, end)
+        self.write(self.packed(command))
+        answered = await reply
+        if isinstance(answered, ScriptMissing):
+            raise answered
+        return answered
+
+    def close(self) -> None:
         """At once; what comes later comes to nobody."""
-        await self._connection.disconnect(nowait=True)
+        self._fail(Unavailable("connection", "it was closed"))
+
+    # Callbacks of the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while self._problem is None and (reply := self._reader.gets()) is not False:
+                self._take(_checked(reply) if reply.__class__ is hiredis.ReplyError else reply)
+        except Unavailable as problem:
+            self._fail(problem)
+        except hiredis.HiredisError as error:
+            self._fail(Unavailable("connection", _words(error)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(Unavailable("connection", _words(exc) if exc else "it closed the connection"))
+
+    def _fail(self, problem: Unavailable) -> None:
+        if self._problem is None:
+            self._problem = problem
+            if self._transport is not None:
+                self._transport.abort()
+            self._end(problem)
 
 
-class ScriptMissing(Exception):
-    """The server does not know the script: it has lost its scripts, or is another one. Nothing was taken."""
+def _unexpected(reply: Any) -> None:
+    raise Unavailable("script", "it sent a reply that nobody asked for")
+
+
+def _ignore(problem: Unavailable) -> None:
+    """Whoever listens next is told."""
+
+
+_CAUSES: Final[Mapping[str, Cause]] = {
+    "WRONGPASS": "auth",
+    "NOAUTH": "auth",
+    "NOPERM": "auth",
+    "LOADING": "loading",
+    "READONLY": "readonly",
+    "OOM": "memory",
+    "MOVED": "cluster",
+    "ASK": "cluster",
+    "TRYAGAIN": "cluster",
+    "CLUSTERDOWN": "cluster",
+    "CROSSSLOT": "cluster",
+    "MASTERDOWN": "cluster",
+}
+"""By the first word of an error."""
+_FULL: Final = "ERR max number of clients"
+
+
+def _checked(error: Exception) -> ScriptMissing:
+    """Raises Unavailable for any error but the one that leaves the connection in order."""
+    words = _words(error)
+    code = words.partition(" ")[0]
+    if code == "NOSCRIPT":
+        return ScriptMissing(words)
+    raise Unavailable("connection" if words.startswith(_FULL) else _CAUSES.get(code, "script"), words)
+
+
+def _words(error: BaseException) -> str:
+    """One line of bounded length."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class Connector:
@@ -77,101 +145,56 @@ class Connector:
     """
 
     def __init__(self, url: RedisUrl, key: str, *, ca: str = "") -> None:
-        self._url, self._key, self._options = url, key, _options(url, ca)
-        self._latest: tuple[tuple[str, int], AbstractConnection] | None = None
+        self._url, self._ca = url, ca
+        self._place: Callable[[], Awaitable[Host]] = self._named
+        if url.kind != "server":
+            # It takes a tenth of a second and megabytes, and is for those who use it.
+            from sidecar.limiter.redis.discovery import place
+
+            self._place = partial(place, url, key, ca=ca)
 
     async def connect(self) -> Server:
-        """The same object connects again, because each new one would read all authorities from the disk."""
         try:
-            place = await _place(self._url, self._key, self._options)
-            if self._latest is None or self._latest[0] != place:
-                self._latest = (place, _connection(self._url, *place, self._options))
-            connection = self._latest[1]
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
-        except (TimeoutError, RedisError, RedisClusterException, OSError) as error:
-            raise Unavailable(cause_of(error), _words(error)) from None
-        return Server(connection)
+            server = await self._opened()
+        except (OSError, ValueError) as error:  # A name that is no host's raises UnicodeError.
+            cause: Cause = "timeout" if isinstance(error, TimeoutError) else "connection"
+            raise Unavailable(cause, _words(error)) from None
+        try:
+            await self._greet(server)
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    async def _opened(self) -> Server:
+        loop, url = asyncio.get_running_loop(), self._url
+        if url.path:
+            return (await loop.create_unix_connection(Server, url.path))[1]
+        host, port = await self._place()
+        # In a thread, because all authorities are read from the disk.
+        context = await asyncio.to_thread(_tls_context, self._ca) if url.tls else None
+        return (await loop.create_connection(Server, host, port, ssl=context))[1]
+
+    async def _named(self) -> Host:
+        return self._url.hosts[0]
+
+    async def _greet(self, server: Server) -> None:
+        url = self._url
+        if url.password:
+            await _authenticate(server, [url.username, url.password] if url.username else [url.password])
+        if url.database:
+            await server.ask(("SELECT", url.database))
 
 
-def _options(url: RedisUrl, ca: str) -> dict[str, Any]:
-    """Without any time limit: whoever asks has one for all that is asked."""
-    options: dict[str, Any] = {
-        "username": url.username or None,
-        "password": url.password or None,
-        "socket_timeout": None,
-        "socket_connect_timeout": None,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,
-    }
-    if url.tls:
-        options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True, "ssl_ca_certs": ca or None}
-        options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
-    return options
-
-
-def _connection(url: RedisUrl, host: str, port: int, options: dict[str, Any]) -> AbstractConnection:
-    if url.path:
-        return UnixDomainSocketConnection(path=url.path, **options)
-    kind = SSLConnection if url.tls else Connection
-    return kind(host=host, port=port, db=url.database, **options)
-
-
-async def _place(url: RedisUrl, key: str, options: dict[str, Any]) -> tuple[str, int]:
-    if url.path:
-        return "", 0
-    if url.kind == "sentinel":
-        return await _master(url, options)
-    if url.kind == "cluster":
-        return await _node(url, key, options)
-    return url.hosts[0]
-
-
-async def _master(url: RedisUrl, options: dict[str, Any]) -> tuple[str, int]:
-    """Sentinels take no password of the server's: they are asked without one."""
-    asked = {name: value for name, value in options.items() if name not in ("username", "password")}
-    asked["ssl"] = url.tls
-    sentinel = Sentinel(url.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+async def _authenticate(server: Server, credentials: Sequence[str]) -> None:
     try:
-        host, port = await sentinel.discover_master(url.master)
-        return str(host), int(port)
-    finally:
-        for one in sentinel.sentinels:
-            await one.aclose()
+        await server.ask(("AUTH", *credentials))
+    except Unavailable as problem:
+        # Where no password is set, or the server is too old for users, the error begins with ERR.
+        raise Unavailable("auth", str(problem)) if problem.cause == "script" else problem from None
 
 
-async def _node(url: RedisUrl, key: str, options: dict[str, Any]) -> tuple[str, int]:
-    """The node that holds the slot of `key` now. Where the slot moves, a reply says so, and all is asked anew."""
-    nodes = [ClusterNode(host, port) for host, port in url.hosts]
-    cluster = RedisCluster(startup_nodes=nodes, **{**options, "ssl": url.tls})
-    try:
-        await cluster.initialize()
-        node = cluster.get_node_from_key(key)
-        if node is None:
-            raise RedisClusterException("no node holds the slot of the counts")
-        return str(node.host), int(node.port)
-    finally:
-        await cluster.aclose()
-
-
-_CAUSES: Sequence[tuple[tuple[type[BaseException], ...], Cause]] = (
-    ((AuthenticationError, AuthorizationError, NoPermissionError), "auth"),
-    ((BusyLoadingError,), "loading"),
-    ((ReadOnlyError,), "readonly"),
-    ((OutOfMemoryError,), "memory"),
-    ((AskError, TryAgainError, ClusterError, RedisClusterException), "cluster"),
-    ((asyncio.TimeoutError,), "timeout"),
-    ((ResponseError,), "script"),
-)
-
-
-def _words(error: BaseException) -> str:
-    """One line of bounded length."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def cause_of(error: BaseException) -> Cause:
-    return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), "connection")
+def _tls_context(ca: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

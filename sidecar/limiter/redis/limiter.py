@@ -131,7 +131,7 @@ class RedisLimiter:
                 await probe(server, self._script, within=self._timeout)
         except BaseException as error:
             if server is not None:
-                await server.close()
+                server.close()
             if isinstance(error, TimeoutError):
                 raise Unavailable("timeout", f"no connection within {self._to_connect:g} s") from None
             raise

@@ -151,10 +151,9 @@ class Pipeline:
         self._server, self._script, self._timeout = server, script, timeout
         self._loop = asyncio.get_running_loop()
         self._unsent: list[bytes] = []
-        self._has_unsent = asyncio.Event()
         self._in_flight: deque[_Asked] = deque()
         self._watch: asyncio.TimerHandle | None = None
-        self._overdue: asyncio.Future[None] = self._loop.create_future()
+        self._failed: asyncio.Future[Unavailable] = self._loop.create_future()
         self._reloading = False
         self._problem: Unavailable | None = None
 
@@ -171,49 +170,36 @@ class Pipeline:
 
     async def run(self) -> None:
         """Ends by raising Unavailable, or by being cancelled."""
-        problem = Unavailable("connection", "the sidecar stops")
+        self._server.listen(self._hand_out, self._fail)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write())
-                group.create_task(self._read())
-                group.create_task(self._end_when_overdue())
-        except* Unavailable as errors:
-            problem = next(error for error in errors.exceptions if isinstance(error, Unavailable))
+            raise await self._failed
         finally:
-            self._fail(problem)
-            await self._server.close()
-        raise problem
+            self._fail(Unavailable("connection", "the sidecar stops"))
+            self._server.close()
 
     def _send(self, asked: _Asked) -> None:
         self._in_flight.append(asked)
+        if not self._unsent:
+            self._loop.call_soon(self._write)
         self._unsent.append(self._server.packed(asked.command))
-        self._has_unsent.set()
 
-    async def _write(self) -> None:
-        while True:
-            await self._has_unsent.wait()
-            self._has_unsent.clear()
-            unsent, self._unsent = self._unsent, []
-            await self._server.write(b"".join(unsent))
-
-    async def _read(self) -> None:
-        while True:
-            try:
-                reply = await self._server.read()
-            except ScriptMissing:
-                self._ask_again(self._in_flight.popleft())
-            else:
-                self._hand_out(reply)
+    def _write(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        self._server.write(b"".join(unsent))
 
     def _hand_out(self, reply: Any) -> None:
+        """Raises Unavailable for a reply that is none."""
         if not self._in_flight:
             raise Unavailable("script", "it sent a reply that nobody asked for")
         asked = self._in_flight.popleft()
+        if reply.__class__ is ScriptMissing:
+            self._ask_again(asked)
+            return
         if asked.reply is None:
             self._reloading = False
             return
         if not is_reply(reply):
-            self._in_flight.appendleft(asked)  # It fails with all others.
+            self._in_flight.appendleft(asked)  # It fails with all the others.
             raise Unavailable("script", _OTHERWISE)
         if not asked.reply.done():
             asked.reply.set_result(reply)
@@ -239,18 +225,17 @@ class Pipeline:
             self._watch_at(deadline, _GRACES)
         elif now - due > _LATE_SECONDS and graces:
             self._watch_at(now + _LATE_SECONDS, graces - 1)
-        elif not self._overdue.done():
-            self._overdue.set_exception(Unavailable("timeout", f"no answer within {self._timeout:g} s"))
-
-    async def _end_when_overdue(self) -> None:
-        await self._overdue
+        else:
+            self._fail(Unavailable("timeout", f"no answer within {self._timeout:g} s"))
 
     def _fail(self, problem: Unavailable) -> None:
+        if self._problem is not None:
+            return
         self._problem = problem
         if self._watch is not None:
             self._watch.cancel()
-        if not self._overdue.done():
-            self._overdue.cancel()
+        if not self._failed.done():
+            self._failed.set_result(problem)
         in_flight, self._in_flight = self._in_flight, deque()
         for asked in in_flight:
             if asked.reply is not None and not asked.reply.done():
@@ -259,12 +244,10 @@ class Pipeline:
 
 async def probe(server: Server, script: Script, *, within: float) -> None:
     """Loads the script, and takes once by it, `within` seconds. Raises Unavailable."""
-    await server.write(server.packed(script.load))
-    await server.read()
+    await server.ask(script.load)
     try:
         async with asyncio.timeout(within):
-            await server.write(server.packed(script.probe))
-            if not is_reply(await server.read()):
+            if not is_reply(await server.ask(script.probe)):
                 raise Unavailable("script", _OTHERWISE)
     except TimeoutError:
         raise Unavailable("timeout", f"no answer within {within:g} s") from None

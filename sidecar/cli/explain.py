@@ -21,7 +21,7 @@ from sidecar.config.build.config import Config
 from sidecar.config.engines import LimiterSettings
 from sidecar.config.errors import ConfigError
 from sidecar.core.apikey import Secret
-from sidecar.doctor.facts import Finding, Named, Severity
+from sidecar.doctor.findings import Finding, Named, Severity
 from sidecar.doctor.run import Examination, examine
 from sidecar.gate.explain import Explanation, Question, explain
 from sidecar.gate.gate import Gate

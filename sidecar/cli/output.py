@@ -15,7 +15,7 @@ import click
 from sidecar.core.apikey import Secret
 from sidecar.core.model import ApiKey, KeyStatus
 from sidecar.core.units import counted, rfc3339
-from sidecar.doctor.facts import Named, Severity
+from sidecar.doctor.findings import Named, Severity
 from sidecar.keys.lifecycle import Due, Why
 from sidecar.keys.ports import AuditRow
 from sidecar.keys.records import effective_status, public_fields

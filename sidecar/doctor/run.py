@@ -12,7 +12,8 @@ from sidecar.core.units import Clock
 from sidecar.doctor.checks import config as config_checks
 from sidecar.doctor.checks import listeners as listener_checks
 from sidecar.doctor.checks import store as store_checks
-from sidecar.doctor.facts import Facts, Finding, Named, NamedUpstream
+from sidecar.doctor.facts import Facts, NamedUpstream
+from sidecar.doctor.findings import Finding, Named
 from sidecar.doctor.probes.host import (
     Opener,
     files_facts,

@@ -4,7 +4,8 @@ from typing import Final
 
 from sidecar.config.build.modes import in_one_line, observing
 from sidecar.config.engines import LimiterSettings
-from sidecar.doctor.facts import Facts, Finding, RunningFacts, Unknown, ok, problem, span, unchecked, warning
+from sidecar.doctor.facts import Facts, RunningFacts, Unknown
+from sidecar.doctor.findings import Finding, ok, problem, span, unchecked, warning
 from sidecar.limiter.redis.url import RedisUrl
 
 PROBES: Final = frozenset(

@@ -6,19 +6,8 @@ from typing import Final
 
 from sidecar.config.build.config import bound, reaches
 from sidecar.config.fields import Address
-from sidecar.doctor.facts import (
-    BypassProbe,
-    CertificateFacts,
-    Facts,
-    Finding,
-    RunningFacts,
-    Unknown,
-    ok,
-    problem,
-    span,
-    unchecked,
-    warning,
-)
+from sidecar.doctor.facts import BypassProbe, CertificateFacts, Facts, RunningFacts, Unknown
+from sidecar.doctor.findings import Finding, ok, problem, span, unchecked, warning
 
 # The upstream.
 

@@ -5,22 +5,8 @@ from typing import Final
 from sidecar.config.build.policy import VARIABLE
 from sidecar.config.store_url import is_sqlite, shown_store
 from sidecar.core.units import counted
-from sidecar.doctor.facts import (
-    DiskFacts,
-    Facts,
-    FileFacts,
-    Finding,
-    Latency,
-    ProcessFacts,
-    ReplicaFacts,
-    StoreFacts,
-    Unknown,
-    ok,
-    problem,
-    span,
-    unchecked,
-    warning,
-)
+from sidecar.doctor.facts import DiskFacts, Facts, FileFacts, Latency, ProcessFacts, ReplicaFacts, StoreFacts, Unknown
+from sidecar.doctor.findings import Finding, ok, problem, span, unchecked, warning
 
 # Secrets.
 

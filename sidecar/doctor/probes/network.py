@@ -17,14 +17,7 @@ from sidecar.config.document import UpstreamSettings
 from sidecar.config.fields import Address
 from sidecar.core.errors import UpstreamCause
 from sidecar.core.units import Clock
-from sidecar.doctor.facts import (
-    BypassProbe,
-    FileFacts,
-    Location,
-    RunningFacts,
-    Unknown,
-    UpstreamFacts,
-)
+from sidecar.doctor.facts import BypassProbe, FileFacts, Location, RunningFacts, Unknown, UpstreamFacts
 from sidecar.doctor.probes.host import file_facts, validity_of
 from sidecar.proxy.tls import describe, upstream_context
 from sidecar.proxy.transport import cause_of

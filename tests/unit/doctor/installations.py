@@ -12,7 +12,6 @@ from sidecar.doctor.facts import (
     Facts,
     FileFacts,
     FilesFacts,
-    Finding,
     HostFacts,
     Latency,
     ProcessFacts,
@@ -21,6 +20,7 @@ from sidecar.doctor.facts import (
     StoreFacts,
     UpstreamFacts,
 )
+from sidecar.doctor.findings import Finding
 from sidecar.doctor.run import run_checks
 from sidecar.keys.ports import AuditState
 from sidecar.store.sqlite.inspect import StoreReport

@@ -20,11 +20,11 @@ from sidecar.doctor.facts import (
     Location,
     ProcessFacts,
     ReplicaFacts,
-    Severity,
     StoreFacts,
     Unknown,
     UpstreamFacts,
 )
+from sidecar.doctor.findings import Severity
 from sidecar.doctor.run import run_checks
 from tests.unit.doctor.installations import DAY, NOW, finding, installation, with_files, with_report
 

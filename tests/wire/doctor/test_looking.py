@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.doctor.facts import CertificateFacts, DiskFacts, Unknown, span
+from sidecar.doctor.facts import CertificateFacts, DiskFacts, Unknown
+from sidecar.doctor.findings import span
 from sidecar.doctor.probes.host import bits, certificate_of, disk_of, own_addresses, validity_of
 from tests.harness.tools import needed
 

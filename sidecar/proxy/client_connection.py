@@ -423,7 +423,7 @@ class ClientConnection(FlowControlled):
         if exchange is None:
             return
         if self._half_closed_since:
-            if exchange.bytes_out > self._sent_half_closed:
+            if self._unsent or exchange.bytes_out != self._sent_half_closed:  # Who is gone resets what is sent.
                 self._sent_half_closed, self._half_closed_since = exchange.bytes_out, now
             elif now - self._half_closed_since >= limits.half_closed_timeout:
                 self.reset()

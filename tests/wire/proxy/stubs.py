@@ -193,6 +193,7 @@ class Records:
         reason: Reason | None,
         cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
+        request_id: str = "",
     ) -> None:
         self.in_flight -= 1
         if self.keep:
@@ -216,5 +217,5 @@ class Records:
     def connection_refused(self, limit: str) -> None:
         self.turned.append(limit)
 
-    def bad_request(self, status: int, reason: Reason, *, peer: str) -> None:
+    def bad_request(self, status: int, reason: Reason, *, peer: str, request_id: str = "") -> None:
         self.malformed_ones.append((status, reason))

@@ -75,6 +75,7 @@ class Observer(Protocol):
         cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
         request_id: str = "",
+        cut: bool = False,
     ) -> None:
         """status: what the client was sent; CLIENT_CLOSED_REQUEST where it hung up first. bytes: of the bodies.
 
@@ -83,7 +84,7 @@ class Observer(Protocol):
         reason: of a denial or a fault; with the upstream's status, the response broke off. cause: where the fault was
         the upstream's.
         forwarding: what `forwarding` gave, where the request was sent to the upstream. request_id: where there was no
-        decision, which has its own.
+        decision, which has its own. cut: the sidecar has ended the connection before the response was whole.
         Of a question to the forward-auth listener: the gate's status, whatever the dialect makes of it.
         """
 

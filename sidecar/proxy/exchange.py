@@ -145,6 +145,7 @@ class Exchange:
         "bytes_out",
         "cause",
         "client",
+        "cut",
         "decision",
         "forwarding",
         "framing",
@@ -187,7 +188,8 @@ class Exchange:
         self.pending: Pending | None = None
         """What waits for the upstream's response where no task does."""
         self.bytes_out = 0
-        self.responded = False
+        self.responded = self.cut = False
+        """Whether a response has begun; and whether the sidecar has ended the exchange before it was whole."""
 
     @classmethod
     def of_message(cls, client: Client, message: MessageHead, rules: BodyRules) -> "Exchange":

@@ -232,6 +232,7 @@ class Handler:
             cause=exchange.cause,
             forwarding=exchange.forwarding,
             request_id=exchange.request_id,
+            cut=exchange.cut,
         )
 
     async def _carry_out(self, exchange: Exchange, snapshot: Snapshot, work: Coroutine[object, None, None]) -> None:

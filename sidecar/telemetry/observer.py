@@ -56,6 +56,7 @@ class Exchanges:
         cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
         request_id: str = "",
+        cut: bool = False,
     ) -> None:
         metrics, now = self._metrics, self._clock.seconds()
         metrics.in_flight -= 1
@@ -79,7 +80,7 @@ class Exchanges:
             target=head.target,
             status=status, reason=reason, cause=cause,
             seconds=seconds, upstream_seconds=upstream_seconds,
-            bytes_in=bytes_in, bytes_out=bytes_out, config=self._config(),
+            bytes_in=bytes_in, bytes_out=bytes_out, cut=cut, config=self._config(),
             client_address=head.peer if decision is None else decision.client_address,
         )  # fmt: skip
         self._record(access, head, decision, forwarding)

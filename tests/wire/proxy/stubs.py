@@ -161,6 +161,7 @@ class Record:
     seconds: float
     upstream_seconds: float | None
     decision: Decision | None
+    cut: bool = False
 
 
 @dataclass
@@ -194,6 +195,7 @@ class Records:
         cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
         request_id: str = "",
+        cut: bool = False,
     ) -> None:
         self.in_flight -= 1
         if self.keep:
@@ -208,6 +210,7 @@ class Records:
                     seconds=seconds,
                     upstream_seconds=upstream_seconds,
                     decision=decision,
+                    cut=cut,
                 )
             )
 

@@ -74,10 +74,8 @@ class Exchanges:
         access = Access(
             at=now - seconds,
             request_id=request_id if decision is None else decision.request_id,
-            key=_key_of(decision), credential=_credential(decision),
-            route=None if route == NO_ROUTE else route,
-            method=head.method,
-            target=head.target,
+            key=_key_of(decision), credential=_credential(decision), route=None if route == NO_ROUTE else route,
+            method=head.method, target=head.target,
             status=status, reason=reason, cause=cause,
             seconds=seconds, upstream_seconds=upstream_seconds,
             bytes_in=bytes_in, bytes_out=bytes_out, cut=cut, config=self._config(),

@@ -123,8 +123,11 @@ class DecisionServer:
     async def _observed(self, question: Question, snapshot: Snapshot) -> Response:
         """The answer, whatever happens."""
         began, decision, reason = self._clock.monotonic(), None, question.objection
+        request_id = "" if reason is None else snapshot.gate.request_id(question.head)
         self._observer.begun()
         response = snapshot.responses.for_reason(reason or Reason.INTERNAL)
+        if request_id:
+            response = _with_field(response, (snapshot.id_header, request_id.encode()))
         try:
             if reason is None:
                 decision = await snapshot.gate.decide(question.head, remove_copies=False)
@@ -142,6 +145,7 @@ class DecisionServer:
                 bytes_in=0,
                 bytes_out=len(response.body),
                 reason=reason,
+                request_id=request_id,
             )
         if reason is None:
             return response

@@ -51,6 +51,9 @@ def test_a_refusal_names_the_missing_scope_wherever_it_is_asked_for(decider: Dec
 def test_each_refusal_carries_the_id_of_its_request(decider: Decider, method: str, target: str) -> None:
     asked = decider.ask("caddy", method, target, [("X-Request-Id", "asked-1")], key="reader")
     assert (status_of(asked), asked.header("X-Request-Id")) == (403, "asked-1")
+    unclear = decider.ask("caddy", "GET", "/items/a/../b", [("X-Request-Id", "asked-2")], key="reader")
+    assert (status_of(unclear), unclear.header("X-Request-Id")) == (400, "asked-2")
+    decider.sidecar.logged(lambda line: line["request_id"] == "asked-2")
 
 
 @pytest.mark.parametrize("credential", ["", "revoked"])

@@ -5,9 +5,11 @@ import ctypes
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -24,7 +26,7 @@ from sidecar.cli.options import (
     reader_of,
 )
 from sidecar.cli.workers import common_of, count_of, end_with_parent, supervise, wait_for_workers, work
-from sidecar.config.build.config import Config
+from sidecar.config.build.config import Config, reaches
 from sidecar.config.document import Process
 from sidecar.config.fields import Address
 from sidecar.runtime.control import DRAIN, UNDO, NoAnswer, ask
@@ -91,6 +93,38 @@ def reap_adopted() -> None:
                 pass
 
 
+def refuse_loops(config: Config, path: str) -> None:
+    """Refuse an upstream whose name leads back here; what an address shows was refused when the file was read.
+
+    Looks up only names with the port of a listener. Raises Misuse.
+    """
+    for name, upstream in config.every_upstream.items():
+        option, address = "upstream" if name is None else f"upstreams.{name}", upstream.address
+        for listener, own in config.listeners.items():
+            alike = [each for each in own if each.port == address.port and not address.path and not each.path]
+            if alike and any(reaches(here, each, here=True) for here in _here(address) for each in alike):
+                what = f"{address} is the sidecar itself, at the address of {listener}"
+                raise Misuse(f"{path}: {option}: {what}: name the service's own")
+
+
+def _here(address: Address) -> list[Address]:
+    """The addresses of this machine that its name stands for."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    hosts = {str(where[0]) for family, _, _, _, where in found if _is_own(family, str(where[0]))}
+    return [replace(address, host=host) for host in hosts]
+
+
+def _is_own(family: int, host: str) -> bool:
+    """Nobody can bind to the address of another machine."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe, suppress(OSError):
+        probe.bind((host, 0))
+        return True
+    return False
+
+
 @click.command("serve")
 @config_option
 @click.option(
@@ -123,6 +157,7 @@ def serve_command(config_path: str, **options: str | None) -> None:
     let_requests_go_first()
     early = _early_reloads()
     config, read_again = load_or_exit(config_path, options), reader_of(config_path, options)
+    refuse_loops(config, config_path)
     workers = count_of(config.workers)
     if workers > 1:
         sys.exit(_supervise(config, read_again, workers))

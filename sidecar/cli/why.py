@@ -91,8 +91,8 @@ def _not_found(request_id: str, logs: Sequence[str], counts: LineCounts) -> str:
         return f"{where}: no line is of an access log in JSON: set access_log: json, and give that log"
     return (
         f"no request {shortened(request_id)} among {counted(counts.requests, 'request')} in {where}: give older logs, "
-        "too (--log access.jsonl.1.gz), take the id from the response's header, and note that access_log may leave "
-        "requests out that went well (sample_successes)"
+        "too (--log access.jsonl.1.gz), take the id from the response's header, and note that the log has no malformed "
+        "requests, and of those that went well only the share that sample_successes says"
     )
 
 
@@ -133,6 +133,7 @@ def _as_json(record: RecordedRequest, config: Config, decision: PastDecision) ->
     return {
         **{name: redacted(config, text) for name, text in texts.items()},
         **{name: getattr(record, name) for name in names},
+        "cut": record.cut,
         "then": _lines(decision.then),
         "now": _lines(decision.now),
         "otherwise": decision.otherwise,

@@ -83,6 +83,7 @@ _LIVE = frozenset(
     {
         "path",
         "sha256",
+        "warnings",
         "mode",
         "limits",
         "upstream",
@@ -111,6 +112,7 @@ _LIVE = frozenset(
     }
 )
 """Everything else is bound, opened or started once. TLS is turned on and off by a restart; its files may change."""
+_AS_WRITTEN = {"store_usage": "store.usage", "store_replica": "store.replica"}
 
 
 def without_restart(running: Config, wanted: Config) -> tuple[Config, tuple[str, ...]]:
@@ -118,7 +120,7 @@ def without_restart(running: Config, wanted: Config) -> tuple[Config, tuple[str,
     changed = (field.name for field in fields(Config) if getattr(running, field.name) != getattr(wanted, field.name))
     kept = tuple(name for name in changed if name not in _LIVE and not _is_live(name, running, wanted))
     mixed = {name: getattr(running, name) for name in kept} | {"admin": _admin(running.admin, wanted.admin)}
-    return replace(wanted, **mixed), kept
+    return replace(wanted, **mixed), tuple(_AS_WRITTEN.get(name, name) for name in kept)
 
 
 def share_of(config: Config, workers: int) -> Config:

@@ -74,6 +74,8 @@ class Observer(Protocol):
         reason: Reason | None,
         cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
+        request_id: str = "",
+        cut: bool = False,
     ) -> None:
         """status: what the client was sent; CLIENT_CLOSED_REQUEST where it hung up first. bytes: of the bodies.
 
@@ -81,11 +83,12 @@ class Observer(Protocol):
         upstream_seconds: from sending the request to the head of the response, where there was one.
         reason: of a denial or a fault; with the upstream's status, the response broke off. cause: where the fault was
         the upstream's.
-        forwarding: what `forwarding` gave, where the request was sent to the upstream.
+        forwarding: what `forwarding` gave, where the request was sent to the upstream. request_id: where there was no
+        decision, which has its own. cut: the sidecar has ended the connection before the response was whole.
         Of a question to the forward-auth listener: the gate's status, whatever the dialect makes of it.
         """
 
-    def bad_request(self, status: int, reason: Reason, *, peer: str) -> None:
+    def bad_request(self, status: int, reason: Reason, *, peer: str, request_id: str = "") -> None:
         """Bytes that never became a request, or a question from an untrusted peer, were answered.
 
         peer: the socket's other end; empty where it has no address, or where that is not known.

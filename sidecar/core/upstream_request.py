@@ -161,7 +161,7 @@ class Injection:
         remove: bool,
     ) -> None:
         """Raises Denied where the credential stands where it cannot, or may not, be removed."""
-        if copies.are_in(host):
+        if any(map(copies.are_in, (host, *received.fields.get(b"upgrade", ())))):
             raise Denied(Reason.BAD_HEADER)
         if remove and self.remove_copies:
             return

@@ -123,8 +123,11 @@ class DecisionServer:
     async def _observed(self, question: Question, snapshot: Snapshot) -> Response:
         """The answer, whatever happens."""
         began, decision, reason = self._clock.monotonic(), None, question.objection
+        request_id = "" if reason is None else snapshot.gate.request_id(question.head)
         self._observer.begun()
         response = snapshot.responses.for_reason(reason or Reason.INTERNAL)
+        if request_id:
+            response = _with_field(response, (snapshot.id_header, request_id.encode()))
         try:
             if reason is None:
                 decision = await snapshot.gate.decide(question.head, remove_copies=False)
@@ -142,6 +145,7 @@ class DecisionServer:
                 bytes_in=0,
                 bytes_out=len(response.body),
                 reason=reason,
+                request_id=request_id,
             )
         if reason is None:
             return response
@@ -153,12 +157,11 @@ class DecisionServer:
     def _worded(self, decision: Decision, snapshot: Snapshot, question: Question) -> tuple[Reason | None, Response]:
         """A route that the sidecar itself responds to is not the upstream's, where the proxy in front would send it."""
         responses, now = snapshot.responses, self._clock.seconds()
+        id_field = (snapshot.id_header, decision.request_id.encode())
         if isinstance(decision, Deny):
-            denied, id_field = responses.denied(decision, now), (snapshot.id_header, decision.request_id.encode())
-            response = Response(status=denied.status, headers=(*denied.headers, id_field), body=denied.body)
-            return decision.reason, response
+            return decision.reason, _with_field(responses.denied(decision, now), id_field)
         if decision.route.policy.respond is not None:
-            return Reason.NO_ROUTE, responses.for_reason(Reason.NO_ROUTE)
+            return Reason.NO_ROUTE, _with_field(responses.for_reason(Reason.NO_ROUTE), id_field)
         terms = snapshot.terms
         ours = responses.client_headers(decision.principal, decision.quota_states, now)
         without = terms.not_forwarded(question.head.headers, decision)
@@ -174,6 +177,10 @@ class DecisionServer:
         if peer not in self._strangers and len(self._strangers) < _MAX_NAMED:
             self._strangers.add(peer)
             _log.warning("sidecar: decision listener: refused %s, which is not in trusted_proxies", peer)
+
+
+def _with_field(response: Response, field: tuple[bytes, bytes]) -> Response:
+    return Response(status=response.status, headers=(*response.headers, field), body=response.body)
 
 
 def _server_limits(limits: Limits) -> ServerLimits:

@@ -213,6 +213,11 @@ class Gate:
         state = RequestState(client_address=address, request_id=self._new_request_id())
         return state.allow(first.route, target=head.target, host=b"", headers=())
 
+    def request_id(self, head: RequestHead | None = None) -> str:
+        """Of what is answered without a decision. head: None where the bytes are no request."""
+        sent = [value for name, value in (head.headers if head else ()) if name.lower() == self._id_field]
+        return request_id({self._id_field: sent}, self._id_field, self.key_pattern) or self._new_request_id()
+
     async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
         """The key as it is stored now, or why it is no longer valid; as it was where the store cannot tell."""
         try:

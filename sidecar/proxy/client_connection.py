@@ -134,21 +134,20 @@ class ClientConnection(FlowControlled):
 
     def check(self, now: float) -> None:
         """End what has taken too long. Called about once a second, so that no request needs a timer."""
-        limits = self._rules.limits
-        if self._is_stuck(now, limits.answer_timeout) or (self._reading_paused and was_reset(self._transport)):
-            self.reset()
+        rules, limits = self._rules, self._rules.limits
+        gone = self._reading_paused and was_reset(self._transport)
+        if gone or self._is_stuck(now, limits.answer_timeout):
+            self.reset(cut=not gone)
             return
         match self._state:
-            case State.RESPONDING:
-                self._check_exchange(now)
+            case State.RESPONDING if self._exchange is not None:
+                self._check_exchange(now, self._exchange)
             case State.WAITING if self._head_since:
                 if now - max(self._head_since, self._since) >= limits.head_timeout:
                     self._refuse(Reason.REQUEST_TIMEOUT)
-            case State.WAITING:
-                if now - self._since >= limits.idle_timeout:
-                    self._close()
+            case State.WAITING if now - self._since >= limits.idle_timeout:
+                self._close()
             case State.READING_OUT | State.LINGERING:
-                rules = self._rules
                 if now - self._since >= rules.linger_seconds or now - self._spoke_at >= rules.quiet_seconds:
                     self._close()
 
@@ -167,8 +166,10 @@ class ClientConnection(FlowControlled):
         self.resume_reading()
         return rest
 
-    def reset(self) -> None:
-        """By a reset, because the end of the stream could be taken for the end of the answer."""
+    def reset(self, *, cut: bool = True) -> None:
+        """Not by a plain end, which could be taken for the end of the response. cut: it is the sidecar that ends it."""
+        if self._exchange is not None:
+            self._exchange.cut = cut
         if self._transport is not None:
             self._batcher.flush()
             reset(self._transport)
@@ -418,12 +419,10 @@ class ClientConnection(FlowControlled):
             self._batcher.flush()
             self._transport.close()
 
-    def _check_exchange(self, now: float) -> None:
-        limits, exchange = self._rules.limits, self._exchange
-        if exchange is None:
-            return
+    def _check_exchange(self, now: float, exchange: Exchange) -> None:
+        limits = self._rules.limits
         if self._half_closed_since:
-            if exchange.bytes_out > self._sent_half_closed:
+            if self._unsent or exchange.bytes_out != self._sent_half_closed:  # Who is gone resets what is sent.
                 self._sent_half_closed, self._half_closed_since = exchange.bytes_out, now
             elif now - self._half_closed_since >= limits.half_closed_timeout:
                 self.reset()

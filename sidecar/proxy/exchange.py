@@ -71,6 +71,11 @@ def persistence(keep_alive: bool, version: tuple[int, int]) -> bytes:
     return b"\r\n\r\n" if version >= (1, 1) else b"\r\nConnection: keep-alive\r\n\r\n"
 
 
+def id_line(header: bytes, request_id: str) -> bytes:
+    """A line that follows others of a head; empty where no header is to hold the id, or none is known."""
+    return b"\r\n%b: %b" % (header, request_id.encode()) if header and request_id else b""
+
+
 def switched(protocol: bytes) -> bytes:
     """The end of a 101's head."""
     return b"\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol
@@ -140,6 +145,7 @@ class Exchange:
         "bytes_out",
         "cause",
         "client",
+        "cut",
         "decision",
         "forwarding",
         "framing",
@@ -148,6 +154,7 @@ class Exchange:
         "keep_alive",
         "pending",
         "reason",
+        "request_id",
         "responded",
         "sent",
         "status",
@@ -166,6 +173,8 @@ class Exchange:
         self._events: EventStream | None = None
         self.keep_alive = True
         self.decision: Decision | None = None
+        self.request_id = ""
+        """Of what is answered without a decision."""
         self.status = CLIENT_CLOSED_REQUEST
         self.reason: Reason | None = None
         self.cause: UpstreamCause | None = None
@@ -179,7 +188,8 @@ class Exchange:
         self.pending: Pending | None = None
         """What waits for the upstream's response where no task does."""
         self.bytes_out = 0
-        self.responded = False
+        self.responded = self.cut = False
+        """Whether a response has begun; and whether the sidecar has ended the exchange before it was whole."""
 
     @classmethod
     def of_message(cls, client: Client, message: MessageHead, rules: BodyRules) -> "Exchange":
@@ -351,9 +361,7 @@ class Exchange:
 
     def _id_line(self, header: bytes) -> bytes:
         """Who was refused can say which request it was."""
-        if not header or self.decision is None:
-            return b""
-        return b"\r\n%b: %b" % (header, self.decision.request_id.encode())
+        return id_line(header, self.request_id if self.decision is None else self.decision.request_id)
 
     def _persistence(self) -> bytes:
         if self.client.closing_when_idle or (self._offers_upgrade and self.client.has_sent_more):

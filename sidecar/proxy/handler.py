@@ -23,7 +23,7 @@ from sidecar.core.upstream_request import VIA, via
 from sidecar.gate.gate import Gate
 from sidecar.http.accepting import RateLimitedLog
 from sidecar.http.requests import HeadLimits
-from sidecar.proxy.exchange import SWITCHING_PROTOCOLS, Exchange, Pending, local_response_head, persistence
+from sidecar.proxy.exchange import SWITCHING_PROTOCOLS, Exchange, Pending, id_line, local_response_head, persistence
 from sidecar.proxy.known_heads import KnownRequest, KnownRequests
 from sidecar.proxy.request_body import BodyRules, ClientBody
 from sidecar.proxy.request_parser import BrokenBody
@@ -253,6 +253,8 @@ class Handler:
             reason=exchange.reason,
             cause=exchange.cause,
             forwarding=exchange.forwarding,
+            request_id=exchange.request_id,
+            cut=exchange.cut,
         )
 
     async def _carry_out(self, exchange: Exchange, snapshot: Snapshot, work: Coroutine[object, None, None]) -> None:
@@ -268,10 +270,11 @@ class Handler:
 
     def refuse(self, peer: str, reason: Reason) -> bytes:
         """The whole response to bytes that are not a request."""
-        response = self.snapshot.responses.for_reason(reason)
-        self._observer.bad_request(response.status, reason, peer=peer)
+        snapshot = self.snapshot
+        response, request_id = snapshot.responses.for_reason(reason), snapshot.gate.request_id()
+        self._observer.bad_request(response.status, reason, peer=peer, request_id=request_id)
         self._rate_limited.count("malformed request", "refused", f"{peer or 'a Unix socket'}: {reason}")
-        end = self.date_line() + persistence(False, (1, 1))
+        end = self.date_line() + id_line(snapshot.id_header, request_id) + persistence(False, (1, 1))
         return local_response_head(response, end=end) + response.body
 
     def failed(self, exc: Exception) -> None:
@@ -289,7 +292,8 @@ class Handler:
     def _respond_to_options(self, exchange: Exchange, snapshot: Snapshot) -> bool:
         """Respond where it is none that the gate decides on: a ping, and a browser that asks before its request."""
         if exchange.head.target == "*":
-            exchange.respond(_PONG)
+            exchange.request_id = snapshot.gate.request_id(exchange.head)
+            exchange.respond(_PONG, id_header=snapshot.id_header)
             return True
         allow = snapshot.gate.preflight(exchange.head) if snapshot.sharing.tells_browsers else None
         if allow is None:
@@ -430,6 +434,8 @@ class Handler:
             exchange.reset(reason)
         else:
             exchange.keep_alive = False
+            if exchange.decision is None:
+                exchange.request_id = snapshot.gate.request_id(exchange.head)
             self._send(exchange, snapshot, snapshot.responses.for_reason(reason), reason)
 
 

@@ -111,6 +111,8 @@ def _recorded(
         yield Line("", f"its path is {hidden} in the record")
     yield Line("from", record.client_address or "not known")
     yield Line("answered", str(record.status) + (f": {record.reason}" if record.reason else ""))
+    if record.cut:
+        yield Line("", "the sidecar ended the connection before the response was whole")
     if record.would_deny:
         yield Line("would deny", f"{record.would_deny}: it went on all the same, because the refusal was only observed")
     if record.cause:

@@ -62,6 +62,8 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The quota that was used up; `limit` and the seconds to wait belong to it."""
     limit: int | None = None
     retry_after: int | None = None
+    cut: bool = False
+    """The response did not come to its end."""
     client_address: str = ""
     would_deny: str | None = None
     """The reason that would have refused it, if it went on because of `mode: observe`."""

@@ -60,6 +60,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     upstream_seconds: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+    cut: bool = False
+    """Whether the sidecar ended the connection before the response was whole."""
     client_address: str
     version: tuple[int, int] = (1, 1)
     referer: str = ""
@@ -130,6 +132,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     upstream_seconds: float | None
     bytes_in: int
     bytes_out: int
+    cut: bool = False
     client_address: str
     trace_id: str | None = None
     would_deny: str | None = None
@@ -190,6 +193,7 @@ class JsonLines:
             upstream_seconds=None if access.upstream_seconds is None else _to_the_microsecond(access.upstream_seconds),
             bytes_in=access.bytes_in,
             bytes_out=access.bytes_out,
+            cut=access.cut,
             client_address=access.client_address,
             trace_id=access.trace_id,
             would_deny=access.would_deny,
@@ -257,6 +261,8 @@ def _encode_ascii(line: _Line) -> bytes:
     values = msgspec.structs.asdict(line).items()
     kept = ((name, value) for name, value in values if name not in _OPTIONAL or value not in (None, ()))
     fields = {name: well_formed(value) if isinstance(value, str) else value for name, value in kept}
+    if not line.cut:
+        del fields["cut"]
     return json.dumps(fields, separators=(",", ":")).encode("ascii")
 
 
@@ -280,7 +286,7 @@ def _escape(unsafe: re.Match[bytes]) -> bytes:
 
 def is_always_written(access: Access) -> bool:
     """Whether it was refused, would have been, or failed, so that no sample leaves it out."""
-    return access.status >= 400 or access.reason is not None or access.would_deny is not None
+    return access.status >= 400 or access.reason is not None or access.would_deny is not None or access.cut
 
 
 _LINES_AT_ONCE = 256

@@ -55,6 +55,8 @@ class Exchanges:
         reason: Reason | None,
         cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
+        request_id: str = "",
+        cut: bool = False,
     ) -> None:
         metrics, now = self._metrics, self._clock.seconds()
         metrics.in_flight -= 1
@@ -62,7 +64,7 @@ class Exchanges:
         metrics.finished(route, head.method, status, seconds=seconds, upstream_seconds=upstream_seconds)
         if reason is not None:
             self._failed(route, reason, cause, decision)
-            self._refusals.add(head, decision, status, now, reason=reason, cause=cause)
+            self._refusals.add(head, decision, status, now, reason=reason, cause=cause, request_id=request_id)
         if isinstance(decision, Allow):
             self._allowed(decision, head, status, now, reason)
         elif decision is not None:
@@ -71,14 +73,12 @@ class Exchanges:
             return
         access = Access(
             at=now - seconds,
-            request_id="" if decision is None else decision.request_id,
-            key=_key_of(decision), credential=_credential(decision),
-            route=None if route == NO_ROUTE else route,
-            method=head.method,
-            target=head.target,
+            request_id=request_id if decision is None else decision.request_id,
+            key=_key_of(decision), credential=_credential(decision), route=None if route == NO_ROUTE else route,
+            method=head.method, target=head.target,
             status=status, reason=reason, cause=cause,
             seconds=seconds, upstream_seconds=upstream_seconds,
-            bytes_in=bytes_in, bytes_out=bytes_out, config=self._config(),
+            bytes_in=bytes_in, bytes_out=bytes_out, cut=cut, config=self._config(),
             client_address=head.peer if decision is None else decision.client_address,
         )  # fmt: skip
         self._record(access, head, decision, forwarding)
@@ -108,10 +108,10 @@ class Exchanges:
     def connection_refused(self, limit: str) -> None:
         self._metrics.connection_refused(limit)
 
-    def bad_request(self, status: int, reason: Reason, *, peer: str) -> None:
+    def bad_request(self, status: int, reason: Reason, *, peer: str, request_id: str = "") -> None:
         self._metrics.finished(NO_ROUTE, "", status, seconds=0.0)
         self._metrics.denied(NO_ROUTE, reason)
-        self._refusals.malformed(peer, status, self._clock.seconds(), reason=reason)
+        self._refusals.malformed(peer, status, self._clock.seconds(), reason=reason, request_id=request_id)
 
     def _failed(self, route: str, reason: Reason, cause: UpstreamCause | None, decision: Decision | None) -> None:
         self._metrics.denied(route, reason)

@@ -95,10 +95,10 @@ class Gathered(Struct, frozen=True, kw_only=True, gc=False):
     used_up: dict[tuple[str, str], QuotaState]
 
 
-_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None, str | None, bool]
+_Fresh = tuple[float, str, str, str, Decision | None, int, Reason, UpstreamCause | None, str | None, bool, str]
 """Unix seconds, method, target, the socket's other end, and the rest as in Refusal.
 
-Then the configuration, and whether it was observed.
+Then the configuration, whether it was observed, and the request's id where there was no decision.
 """
 
 
@@ -128,18 +128,23 @@ class Refusals:
         reason: Reason,
         cause: UpstreamCause | None,
         observed: bool = False,
+        request_id: str = "",
     ) -> None:
-        """A request was refused, or not served, at `now` (Unix seconds); `observed`: it went on anyway."""
+        """A request was refused, or not served, at `now` (Unix seconds); `observed`: it went on anyway.
+
+        request_id: where there was no decision.
+        """
         # A slice as long as the text is the text itself.
         target = head.target[:_TARGET_CHARS]
-        fresh = (now, head.method, target, head.peer, decision, status, reason, cause, self._config(), observed)
+        config = self._config()
+        fresh = (now, head.method, target, head.peer, decision, status, reason, cause, config, observed, request_id)
         self._fresh.append(fresh)
         if cause is not None:
             self._fresh_failure = fresh
 
-    def malformed(self, peer: str, status: int, now: float, *, reason: Reason) -> None:
+    def malformed(self, peer: str, status: int, now: float, *, reason: Reason, request_id: str = "") -> None:
         """Bytes from `peer` that never became a request were refused."""
-        self._fresh.append((now, "", "", peer, None, status, reason, None, self._config(), False))
+        self._fresh.append((now, "", "", peer, None, status, reason, None, self._config(), False, request_id))
 
     def used_up(self, key_id: str, state: QuotaState) -> None:
         """A quota has refused a request with this key."""
@@ -194,14 +199,16 @@ class Refusals:
             self._upstream_failure, self._fresh_failure = self._readable(self._fresh_failure), None
 
     def _readable(self, fresh: _Fresh) -> Refusal:
-        now, method, target, peer, decision, status, reason, cause, config, observed = fresh
+        now, method, target, peer, decision, status, reason, cause, config, observed, request_id = fresh
         key = _key_of(decision)
         route = decision.route if decision is not None else None
         quota = _used_up(decision, reason, observed=observed)
         path = self._redaction.path(target, longest=_PATH_CHARS + 1)
         return Refusal(
             at=int(now * 1_000_000),
-            request_id="" if decision is None else self._redaction.text(decision.request_id, longest=_PATH_CHARS),
+            request_id=self._redaction.text(
+                request_id if decision is None else decision.request_id, longest=_PATH_CHARS
+            ),
             status=status,
             reason=reason,
             cause=cause,

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from posixpath import normpath
 from typing import Literal
 
 from sidecar.config.build.policy import (
@@ -125,6 +127,17 @@ class Config:
     def every_upstream(self) -> Mapping[str | None, UpstreamSettings]:
         """By name; None is the default one."""
         return dict([(None, self.upstream), *self.upstreams.items()])
+
+    @property
+    def listeners(self) -> Mapping[str, Sequence[Address]]:
+        """Where the sidecar listens, by the option that says so."""
+        found = {
+            "listen": self.listen,
+            "ops": self.ops,
+            "admin": None if self.admin is None else self.admin.listen,
+            "decision": None if self.decision is None else self.decision.listen,
+        }
+        return {name: bound(addresses) for name, addresses in found.items() if addresses}
 
     @property
     def upstream_connections(self) -> int:
@@ -291,11 +304,19 @@ def bound(addresses: Sequence[Address]) -> Sequence[Address]:
 def reaches(upstream: Address, listener: Address, *, here: bool = False) -> bool:
     """Whether the upstream's address leads to a listener. here: its host is known to be this one."""
     if upstream.path or listener.path:
-        return upstream.path == listener.path
+        return normpath(upstream.path) == normpath(listener.path)
     if upstream.port != listener.port:
         return False
-    bound = set(_LOOPBACK.values()) if listener.host == "localhost" else {listener.host.lower()}
-    return not bound.isdisjoint(_reached(upstream.host.lower(), here=here))
+    bound = set(_LOOPBACK.values()) if listener.host == "localhost" else {_unmapped(listener.host)}
+    return not bound.isdisjoint(_reached(_unmapped(upstream.host), here=here))
+
+
+def _unmapped(host: str) -> str:
+    """In lower case, and an IPv4 address as such where it is written as one of IPv6 (RFC 4291 section 2.5.5.2)."""
+    with suppress(ValueError):
+        mapped = IPv6Address(host).ipv4_mapped
+        return host.lower() if mapped is None else str(mapped)
+    return host.lower()
 
 
 def _reached(host: str, *, here: bool) -> set[str]:

@@ -75,7 +75,16 @@ def test_an_option_of_which_nothing_is_known_waits_for_a_restart(loading: Loadin
     for field in fields(Config):
         changed = replace(config, **{field.name: Drain(socket="/other") if field.name == "drain" else "other"})
         merged, kept = without_restart(config, changed)
-        assert kept == ((field.name,) if getattr(merged, field.name) != "other" else ()), field.name
+        written = field.name.replace("store_", "store.")
+        assert kept == ((written,) if getattr(merged, field.name) != "other" else ()), field.name
+
+
+def test_what_is_doubtful_in_a_new_file_is_no_option_that_waits_for_a_restart(loading: Loading) -> None:
+    routes = "quotas: {unused: {limit: 1, per: hour}}\nroutes:\n- GET /a: {}\n"
+    running, wanted = loading(MINIMAL + routes.partition("\n")[2]), loading(MINIMAL + routes)
+    config, kept = without_restart(running, wanted)
+    assert kept == ()
+    assert config.warnings == wanted.warnings != running.warnings
 
 
 def test_drain_is_taken_as_a_whole_unless_its_socket_waits_for_a_restart(loading: Loading) -> None:

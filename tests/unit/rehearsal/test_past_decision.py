@@ -211,6 +211,14 @@ def test_what_went_on_is_told_as_such_and_why(
         ]
 
 
+def test_a_response_that_was_broken_off_is_told_apart_from_a_whole_one(config: Config) -> None:
+    whole = record("GET", "/items/7", 200, route="GET /items/**", **KEY)
+    cut = record("GET", "/items/7", 200, route="GET /items/**", cut=True, **KEY)
+    ending = "the sidecar ended the connection before the response was whole"
+    assert texts(told(whole, config).then, "answered") == ["200"]
+    assert texts(told(cut, config).then, "answered") == ["200", ending]
+
+
 HOSTILE = st.sampled_from(
     [
         *CLIMBS,

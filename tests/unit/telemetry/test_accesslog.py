@@ -72,6 +72,13 @@ async def test_what_is_unknown_is_null() -> None:
     ]  # fmt: skip
 
 
+async def test_a_response_that_was_broken_off_is_told_apart_from_a_whole_one() -> None:
+    for hostile in ("r1", "\udcff"):
+        told = json.loads(await written(access(cut=True, request_id=hostile)))
+        assert (told["status"], told["reason"], told["cut"]) == (200, None, True)
+        assert "cut" not in json.loads(await written(access(request_id=hostile)))
+
+
 async def test_the_query_and_the_digest_are_never_written() -> None:
     out = await written(access(target="/a?api_key=canary&x=/b?c"), access(target="?canary"))
     assert b"canary" not in out

@@ -15,6 +15,7 @@ import pytest
 from sidecar import __version__
 from tests.harness import forks
 from tests.harness.forks import ForkedProcess
+from tests.harness.ports import free_port
 from tests.harness.processes import ROOT, Process, clean_environ
 from tests.harness.running import StartSidecar
 from tests.harness.wire import exchange, request_bytes
@@ -86,6 +87,15 @@ def test_a_taken_port_is_one_line_and_exit_1(folder: Path) -> None:
         status, lines = refused(folder, "--listen", f"127.0.0.1:{port}")
     assert (status, len(lines)) == (1, 1)
     assert lines[0] == f"sidecar: cannot listen on 127.0.0.1:{port} (listen): {os.strerror(errno.EADDRINUSE)}"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_upstream_whose_name_leads_back_is_one_line_and_exit_2(folder: Path, workers: str) -> None:
+    at = f"127.1:{free_port()}"  # Resolvers read it as 127.0.0.1.
+    listen = at.replace("127.1", "0.0.0.0")  # noqa: S104 - refused before anything is bound
+    status, lines = refused(folder, "--listen", listen, "--workers", workers, "--upstream", f"http://{at}")
+    assert (status, len(lines)) == (2, 1)
+    assert f"upstream: {at} is the sidecar itself, at the address of listen: name the service's own" in lines[0]
 
 
 def test_a_missing_store_is_refused_and_not_made(folder: Path) -> None:

@@ -5,6 +5,7 @@ A change on purpose is written down by `python -m pytest tests/contracts --write
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from sidecar.cli.main import main
 from tests.harness.recording import Upstream
 from tests.harness.running import Sidecar, StartSidecar
-from tests.harness.wire import request_bytes
+from tests.harness.wire import ConnectionClosed, request_bytes
 from tests.wire.contracts.outside import (
     CONFIG,
     TOKEN,
@@ -47,6 +48,9 @@ def used(start_shared_sidecar: StartSidecar, upstream_process: Upstream) -> Iter
         sidecar.ask("GET", target, key=credential)
     upstream_process.plan(b"GARBAGE\r\n\r\n")
     sidecar.ask("GET", "/public/1")
+    upstream_process.plan(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", close=True)
+    with suppress(OSError, ConnectionClosed):
+        sidecar.ask("GET", "/public/1")
     sidecar.ask("GET", "/items/1", key="hv_live_wrong")
     sidecar.ask("GET", "/observed/1")
     sidecar.exchange(b"GARBAGE\r\n\r\n")
@@ -82,9 +86,10 @@ def test_the_fields_of_a_log_line_are_as_released(request: pytest.FixtureRequest
     line = used.logged(lambda line: "query" in line)
     refused = used.logged(lambda line: line["reason"] == "missing_credential")
     failed = used.logged(lambda line: line["reason"] == "upstream_invalid")
+    cut = used.logged(lambda line: "cut" in line)
     spent = used.logged(lambda line: line["reason"] == "quota_exceeded")
     observed = used.logged(lambda line: "would_deny" in line)
-    lines = (line, refused, failed, spent, observed)
+    lines = (line, refused, failed, spent, observed, cut)
     shapes = [{name: type(value).__name__ for name, value in found.items()} for found in lines]
     holds(request, "log_line", shapes)
 

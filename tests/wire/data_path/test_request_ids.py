@@ -85,6 +85,29 @@ def test_an_upstream_that_is_out_of_order_is_told_of_with_the_id(
     assert (response.status, response.header("X-Correlation-Id")) == (502, "mine")
 
 
+MALFORMED = {
+    "no version": (400, b"GET /items/7\r\n\r\n"),
+    "no host": (400, b"GET /items/7 HTTP/1.1\r\nX-Correlation-Id: mine\r\n\r\n"),
+    "a long line": (431, b"GET /items/7 HTTP/1.1\r\nX: %b\r\n\r\n" % bytes([65] * 9000)),
+    "a coding": (501, b"POST /items/7 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
+    "a body that breaks": (400, b"POST /items/7 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n"),
+}
+
+
+@pytest.mark.parametrize("malformed", MALFORMED)
+def test_who_sends_what_is_no_request_is_told_an_id_too(sidecar: Sidecar, malformed: str) -> None:
+    status, raw = MALFORMED[malformed]
+    response = sidecar.exchange(raw)
+    assert response.status == status
+    assert len(response.all("X-Correlation-Id")) == 1 and MADE.fullmatch(response.header("X-Correlation-Id"))
+
+
+def test_the_ping_of_a_server_is_answered_with_the_id_that_is_logged(sidecar: Sidecar) -> None:
+    response = sidecar.ask("OPTIONS", "*", [("X-Correlation-Id", "ping-1")])
+    assert (response.status, response.header("X-Correlation-Id")) == (204, "ping-1")
+    sidecar.logged(lambda line: line["request_id"] == "ping-1" and line["status"] == 204)
+
+
 UNSAFE = ["a b", "a\tb", 'a"b', "é", "x" * 129, "<script>", ""]
 
 

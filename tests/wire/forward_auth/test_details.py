@@ -47,6 +47,15 @@ def test_a_refusal_names_the_missing_scope_wherever_it_is_asked_for(decider: Dec
     assert b"secret" not in asked.body + sent.body and b"t-reader" not in asked.body + sent.body
 
 
+@pytest.mark.parametrize(("method", "target"), [("POST", "/items/7"), ("GET", "/.well-known/api-key")])
+def test_each_refusal_carries_the_id_of_its_request(decider: Decider, method: str, target: str) -> None:
+    asked = decider.ask("caddy", method, target, [("X-Request-Id", "asked-1")], key="reader")
+    assert (status_of(asked), asked.header("X-Request-Id")) == (403, "asked-1")
+    unclear = decider.ask("caddy", "GET", "/items/a/../b", [("X-Request-Id", "asked-2")], key="reader")
+    assert (status_of(unclear), unclear.header("X-Request-Id")) == (400, "asked-2")
+    decider.sidecar.logged(lambda line: line["request_id"] == "asked-2")
+
+
 @pytest.mark.parametrize("credential", ["", "revoked"])
 @pytest.mark.parametrize("target", ["/items/7", "/few", "/nowhere"])
 def test_without_a_valid_key_nothing_is_named(decider: Decider, credential: str, target: str) -> None:

@@ -161,6 +161,7 @@ class Record:
     seconds: float
     upstream_seconds: float | None
     decision: Decision | None
+    cut: bool = False
 
 
 @dataclass
@@ -193,6 +194,8 @@ class Records:
         reason: Reason | None,
         cause: UpstreamCause | None = None,
         forwarding: Forwarding | None = None,
+        request_id: str = "",
+        cut: bool = False,
     ) -> None:
         self.in_flight -= 1
         if self.keep:
@@ -207,6 +210,7 @@ class Records:
                     seconds=seconds,
                     upstream_seconds=upstream_seconds,
                     decision=decision,
+                    cut=cut,
                 )
             )
 
@@ -216,5 +220,5 @@ class Records:
     def connection_refused(self, limit: str) -> None:
         self.turned.append(limit)
 
-    def bad_request(self, status: int, reason: Reason, *, peer: str) -> None:
+    def bad_request(self, status: int, reason: Reason, *, peer: str, request_id: str = "") -> None:
         self.malformed_ones.append((status, reason))

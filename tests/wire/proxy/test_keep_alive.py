@@ -134,3 +134,33 @@ async def test_what_takes_too_long_is_broken_off_when_the_server_stops(set_up: S
         await client.rest()
     assert [record.status for record in bench.records.finished_ones] == [499]
     await bench.upstream.peers[0].gone()
+
+
+UNFINISHED = {
+    "nothing": (b"", 499),
+    "up to the end of the connection": (b"HTTP/1.1 200 OK\r\n\r\npart", 200),
+    "of a known length": (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", 200),
+    "in chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n", 200),
+}
+
+
+@pytest.mark.parametrize("unfinished", UNFINISHED)
+async def test_a_response_that_takes_too_long_is_reset_and_recorded_as_cut(set_up: SetUp, unfinished: str) -> None:
+    begun, status = UNFINISHED[unfinished]
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(begun)
+        await peer.reader.read()
+
+    bench = await set_up(script)
+    client = await bench.client()
+    await client.send(get())
+    if begun:
+        await client.reader.readuntil(b"part")
+    else:
+        await eventually(lambda: bench.upstream.peers and bench.upstream.seen[0])
+    await bench.server.stop(grace_seconds=0)
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    assert [(record.status, record.cut) for record in bench.records.finished_ones] == [(status, True)]

@@ -74,6 +74,29 @@ async def test_the_upstream_is_not_waited_for_long_once_the_client_has_ended_its
     assert [record.status for record in bench.records.finished_ones] == [499]
 
 
+@pytest.mark.requirement("R1.3")
+async def test_a_client_that_has_ended_its_side_may_read_its_response_slowly(set_up: SetUp) -> None:
+    body = bytes(32 << 20)
+
+    async def script(peer: Peer) -> None:
+        if b"/large" in await peer.request():
+            await peer.send(plain(body))
+        await peer.reader.read()
+
+    bench = await set_up(script, listener={"limits": Limits(half_closed_timeout=0.1)})
+    slow, other = await bench.client(), await bench.client()
+    await slow.send(get("/large"))
+    await slow.reader.readuntil(b"\r\n\r\n")
+    slow.writer.write_eof()
+    for _ in range(2):  # Meanwhile, who waits for the upstream is given up.
+        await other.send(get())
+        other.writer.write_eof()
+        with pytest.raises(ConnectionResetError):
+            await other.rest()
+        other = await bench.client()
+    assert len(await slow.rest()) == len(body)
+
+
 async def test_options_of_the_server_is_answered_without_the_gate_and_the_upstream(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     response = await bench.ask(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -105,6 +105,17 @@ def test_a_key_in_the_host_is_400(removing: tuple[Sidecar, str], upstream: Upstr
 
 
 @pytest.mark.requirement("S2.12")
+@pytest.mark.parametrize("offer", ["{}", "websocket, {}", "chat/{}", "{}%2E"])
+def test_a_key_among_the_protocols_to_switch_to_is_400(
+    removing: tuple[Sidecar, str], upstream: Upstream, offer: str
+) -> None:
+    sidecar, key = removing
+    offered = [("Connection", "Upgrade"), ("Upgrade", offer.format(key))]
+    assert sidecar.ask("GET", "/items/x", [*offered, ("X-Api-Key", key)]).status == 400
+    assert upstream.requests() == []
+
+
+@pytest.mark.requirement("S2.12")
 def test_what_holds_no_key_stays_as_it_is_beside_what_does(removing: tuple[Sidecar, str], upstream: Upstream) -> None:
     sidecar, key = removing
     others = [("Cookie", ""), ("Cookie", " a=1 ;b"), ("X-Percent", "100%"), ("Accept", "")]

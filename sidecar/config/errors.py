@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from sidecar.core.apikey import without_keys
+
 T = TypeVar("T")
 
 Path = tuple[str | int, ...]
@@ -130,7 +132,8 @@ def _in_order(found: Iterable[tuple[Place, Path, str]]) -> Iterator[Problem]:
 
 def unreadable(place: Place, message: str) -> ConfigError:
     """The error for a file that cannot be parsed at all."""
-    return ConfigError([Problem(file=place.file, line=place.line, column=place.column, path="", message=message)])
+    shown = without_keys(message)
+    return ConfigError([Problem(file=place.file, line=place.line, column=place.column, path="", message=shown)])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,8 +10,8 @@ from sidecar.core.apikey import PLAIN, ForeignHash, ForeignKeys, looks_secret, p
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
 from sidecar.core.units import microseconds
 from sidecar.keys.ports import Actor
-from sidecar.keys.transfer.formats import FIELDS, NEEDED
-from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
+from sidecar.keys.transfer.formats import FIELDS, NEEDED, Unreadable
+from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
 Fields = Mapping[str, object]
 
@@ -32,6 +32,7 @@ _NOT_OURS: Final = (
     "made elsewhere, add {{prefix: {}}} to keys.imported in the configuration"
 )
 _SECRET: Final = re.compile(r"[0-9A-Za-z]{22,}")
+_OF_ORIGIN: Final = ("prefix", "algorithm", "environment")
 _NO_TEXTS: Final[Fields] = dict.fromkeys(FIELDS)
 
 
@@ -108,12 +109,16 @@ class LineRules:
 
         ended: whether the key may have expired.
         """
-        if problems := list(_field_problems(fields)):
-            raise InvalidLine(problems)
+        wrong = dict(_field_problems(fields))
+        problems = [f"{name}: {problem}" for name, problem in wrong.items()]
+        # The rest of the line is checked without these fields, so that everything is reported at once.
+        fields = {name: value for name, value in fields.items() if name not in wrong} if wrong else fields
         texts = cast(Mapping[str, str | None], {**_NO_TEXTS, **fields})
         enabled = fields.get("enabled") is not False
-        digest = self.digest(texts["hash"] or "", texts["prefix"], problems)
-        prefix, algorithm, environment = self._origin_of(texts, problems)
+        digest = b"" if "hash" in wrong else self.digest(texts["hash"] or "", texts["prefix"], problems)
+        prefix, algorithm, environment = "", "", texts["environment"]
+        if wrong.keys().isdisjoint(_OF_ORIGIN):
+            prefix, algorithm, environment = self._origin_of(texts, problems)
         expires_at = moment(texts["expires_at"], "expires_at", problems)
         created_at = self.created_at(texts["created_at"], problems)
         key_id = self.id_of(texts["id"], problems)
@@ -121,7 +126,9 @@ class LineRules:
         try:
             self._rules.check(wanted, 0 if ended else self.now)
         except InvalidKey as error:
-            problems += error.problems
+            problems += (
+                each for each in error.problems if not isinstance(each, Violation) or each.path[0] not in wrong
+            )
         if problems:
             raise InvalidLine(_SECRET.sub("…", problem) for problem in problems)
         return ApiKey(
@@ -204,17 +211,20 @@ class LineRules:
         return begins if prefix is None else prefix, algorithm or expected, environment or own
 
 
-def _field_problems(fields: Fields) -> Iterator[str]:
+def _field_problems(fields: Fields) -> Iterator[tuple[str, str]]:
+    """The names of fields that are missing or have a wrong type, each with what is wrong."""
     for name, value in fields.items():
         if value is not None and (problem := _type_problem(name, value)):
-            yield f"{name}: {problem}"
+            yield name, problem
     for name in NEEDED:
         if fields.get(name) is None:
-            yield f"{name}: is required"
+            yield name, "is required"
 
 
 def _type_problem(name: str, value: object) -> str | None:
     """What is wrong with the type of a value, if anything."""
+    if isinstance(value, Unreadable):
+        return value.problem
     match name:
         case "scopes":
             fits = isinstance(value, list) and all(isinstance(scope, str) for scope in value)

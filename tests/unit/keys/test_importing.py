@@ -253,6 +253,33 @@ async def test_what_is_wrong_with_a_line_is_told_with_its_number(
     assert problem.startswith(expected)
 
 
+async def test_everything_that_is_wrong_with_a_line_is_told_at_once(rules: KeyRules) -> None:
+    bad = {"hash": 5, "tenant": 5, "plan": "gold", "scopes": ["nope"], "quotas": {"general": "5"}, "expires_at": "soon"}
+    assert [problem.partition(" (")[0] for problem in await problems_in(a_file(a_line(**bad)), line_rules(rules))] == [
+        "1: hash: must be a string",
+        "1: tenant: must be a string",
+        "1: quotas: must map names to whole numbers",
+        "1: expires_at: is neither a date",
+        "1: unknown scope 'nope'",
+        "1: unknown plan 'gold'",
+    ]
+    untyped = await problems_in(a_file(a_line(name=5, prefix=5, environment=[])), line_rules(rules))
+    assert untyped == [f"1: {name}: must be a string" for name in ("prefix", "name", "environment")]
+    bare = await problems_in(a_file({"tenant": "a b"}), line_rules(rules))
+    assert [problem[:17] for problem in bare] == ["1: hash: is requi", "1: name: is requi", "1: a tenant has 1"]
+    rows = f'hash,name,quotas,metadata,enabled,plan\n{hash_of("a")},a,general:5,"{{""a"": 1, ""a"": 2}}",maybe,gold\n'
+    assert [
+        problem.partition(" (")[0] for problem in await problems_in(a_file(rows, form="csv"), line_rules(rules))
+    ] == [
+        "2: quotas: write name=limit, separated by spaces",
+        "2: metadata: 'a' occurs twice",
+        "2: enabled: write TRUE or FALSE",
+        "2: unknown plan 'gold'",
+    ]
+    unknown = await problems_in(a_file(a_line(hahs="x", naem="y")), line_rules(rules))
+    assert unknown[0].startswith("1: unknown fields 'hahs', 'naem' (known: id, hash")
+
+
 async def test_every_bad_line_is_told_and_nothing_is_taken_in(store: SqliteStore, rules: KeyRules) -> None:
     good = [a_line(f"sk_live_{number}") for number in range(2_500)]
     lines = [*good[:1_500], a_line("bad", plan="gold"), "", *good[1_500:], a_line("sk_live_7"), a_line(name="")]

@@ -223,7 +223,6 @@ REFUSED: tuple[tuple[Product, Any, str], ...] = (
     ("kong", {"data": [{"key": KEY, "ttl": 60}]}, "1: ttl: does not say when this key expires"),
     ("kong", "{", "1: from here on, the file is not JSON"),
     ("aws", f"name,value\nMobile,{KEY}\n", "1: the header row has no column 'key'"),
-    ("aws", f"name,key,enabled\nMobile,{KEY},maybe\n", "2: enabled: write TRUE or FALSE"),
     ("aws", {"items": [{"name": "Mobile"}]}, "1: value: is missing: list keys with --include-values"),
     ("apisix", {"value": {"plugins": {"key-auth": {"key": "$secret://vault/1/a"}}}}, "1: key: is a reference"),
     ("tyk", {"alias": "Mobile"}, "1: add the key to each session object"),

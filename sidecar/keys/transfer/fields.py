@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from sidecar.core.apikey import PLAIN, ForeignHash, ForeignKeys, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
-from sidecar.core.units import microseconds
+from sidecar.core.units import json_type, microseconds
 from sidecar.keys.ports import Actor
 from sidecar.keys.transfer.formats import FIELDS, NEEDED, Unreadable
 from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
@@ -32,6 +32,15 @@ _NOT_OURS: Final = (
     "made elsewhere, add {{prefix: {}}} to keys.imported in the configuration"
 )
 _SECRET: Final = re.compile(r"[0-9A-Za-z]{22,}")
+_TIMES: Final = ("created_at", "expires_at")
+_A_STRING: Final = ("be a string", str, None)
+_TYPES: Final = {
+    "scopes": ("be a list of strings", list, str),
+    "quotas": ("map names to whole numbers", dict, int),
+    "metadata": ("map names to strings", dict, str),
+    "enabled": ("be true or false", bool, None),
+}
+"""What a field must do, its type, and that of its parts."""
 _OF_ORIGIN: Final = ("prefix", "algorithm", "environment")
 _NO_TEXTS: Final[Fields] = dict.fromkeys(FIELDS)
 
@@ -225,22 +234,11 @@ def _type_problem(name: str, value: object) -> str | None:
     """What is wrong with the type of a value, if anything."""
     if isinstance(value, Unreadable):
         return value.problem
-    match name:
-        case "scopes":
-            fits = isinstance(value, list) and all(isinstance(scope, str) for scope in value)
-            return None if fits else "must be a list of strings"
-        case "quotas":
-            fits = isinstance(value, dict) and all(type(limit) is int for limit in value.values())
-            return None if fits else "must map names to whole numbers"
-        case "metadata":
-            fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-            return None if fits else "must map names to strings"
-        case "enabled":
-            return None if isinstance(value, bool) else "must be true or false"
-        case "created_at" | "expires_at" if type(value) in (int, float):
-            return None
-        case _:
-            return None if isinstance(value, str) else "must be a string"
+    wanted, whole, part = _TYPES.get(name, _A_STRING)
+    if not isinstance(value, whole) and not (name in _TIMES and type(value) in (int, float)):
+        return f"must {wanted}, not {json_type(value)}"
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return None if all(type(one) is part for one in parts) else f"must {wanted}"
 
 
 def _bytes_of(text: str) -> bytes | None:

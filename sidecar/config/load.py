@@ -148,7 +148,8 @@ def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[st
         config = _load(path, overrides, variables)
     except ConfigError as error:
         raise ConfigError(map(variables.without_secrets, error.problems)) from None
-    return replace(config, warnings=tuple(map(variables.without_secrets, config.warnings)))
+    warnings, notes = (tuple(map(variables.without_secrets, told)) for told in (config.warnings, config.notes))
+    return replace(config, warnings=warnings, notes=notes)
 
 
 def _load(path: str, overrides: Mapping[str, str], environ: Mapping[str, str]) -> Config:
@@ -160,7 +161,7 @@ def _load(path: str, overrides: Mapping[str, str], environ: Mapping[str, str]) -
         report.close()
     config = config_of(path, document or Document(), report, environ)
     report.close()
-    return replace(config, sha256=sha256(text).hexdigest(), warnings=report.warnings)
+    return replace(config, sha256=sha256(text).hexdigest(), warnings=report.warnings, notes=report.notes)
 
 
 def read_file(path: str, *, most: int = MAX_BYTES) -> bytes:

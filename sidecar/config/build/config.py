@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Literal
+from typing import Final, Literal
 
 from sidecar.config.build.policy import (
+    VARIABLE,
     admin_of,
     catalogue_of,
     charges_of,
@@ -48,6 +49,9 @@ from sidecar.core.policy import Catalogue
 from sidecar.core.quotas import Plans
 from sidecar.core.routing import EVERYTHING, NO_ROUTE, RouteTable
 
+NO_ADMIN_TOKEN: Final = (
+    f"no listener is opened without an admin token: set {VARIABLE}, or list the hash of one in admin.tokens"
+)
 _NEEDED = {
     "listen": "`listen: host:port`",
     "upstream": "`upstream: http://host:port`",
@@ -67,6 +71,8 @@ class Config:
     """Of the file, hexadecimal."""
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     """What can be used, but is hardly meant."""
+    notes: tuple[Problem, ...] = field(default=(), compare=False)
+    """What is without effect here, and may be meant so."""
     mode: Mode = ENFORCE
     """Of what has none of its own; see `modes`."""
     listen: tuple[Address, ...]
@@ -77,6 +83,8 @@ class Config:
     ops: tuple[Address, ...] | None
     admin: AdminSettings | None = None
     """None where nobody could use it: without a token."""
+    admin_lacks_token: bool = False
+    """Whether the file has the section, but its listener is not opened because there is no token."""
     upstream: UpstreamSettings
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     """Beside it, for routes that name them."""
@@ -148,6 +156,11 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     check_number(config.keys, catalogue, report)
     _check_default_plan(config.keys.default_plan, plans, report)
     admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
+    lacks_token = document.admin is not None and admin is None
+    if lacks_token and "tokens" not in report.names(("admin",)):
+        # No warning, which would fail builds with `check --strict`: the token is often set only where the sidecar runs,
+        # and `tokens: []` says so.
+        report.note(("admin",), NO_ADMIN_TOKEN)
     proxies = bool(config.trusted_proxies)
     check_identity(config.identity, config.keys, proxies=proxies, report=report)
     check_passing(config.identity, config.keys, proxies=proxies, admin=admin is not None, report=report)
@@ -161,6 +174,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     config = replace(
         config,
         admin=admin,
+        admin_lacks_token=lacks_token,
         catalogue=catalogue,
         plans=plans,
         routes=table,

@@ -427,9 +427,13 @@ def _uncounted(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
 def _open_below_closed(routes: Sequence[tuple[Path, Route]]) -> Doubts:
     wide = [route for _, route in routes if route.pattern.endswith("/**")]
     closed = RouteTable([route for route in wide if not route.policy.public and not route.policy.deny])
-    for path, route in routes:
-        if route.policy.public:
+    public = [(path, route) for path, route in routes if route.policy.public]
+    readable = {route.pattern for _, route in public if "GET" in route.methods}
+    for path, route in public:
+        # Where GET is open, HEAD opens nothing more, whether it goes with GET or has a route of its own.
+        methods = route.methods - {"HEAD"} if route.pattern in readable else route.methods
+        if methods:
             stem = "/" + "/".join(parse_pattern(route.pattern).example(_ANYTHING))
-            matches = [closed.match(_ANYTHING if method == EVERY else method, stem) for method in sorted(route.methods)]
+            matches = [closed.match(_ANYTHING if method == EVERY else method, stem) for method in sorted(methods)]
             if around := next((match.route for match in matches if match), None):
                 yield (*path, "public"), f"`{route.name}` needs no key, though `{around.name}` around it does"

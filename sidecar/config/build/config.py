@@ -83,7 +83,7 @@ class Config:
     ops: tuple[Address, ...] | None
     admin: AdminSettings | None = None
     """None where nobody could use it: without a token."""
-    admin_lacks_token: bool = False
+    admin_lacks_token: bool = field(default=False, compare=False)
     """Whether the file has the section, but its listener is not opened because there is no token."""
     upstream: UpstreamSettings
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -120,25 +120,17 @@ class LineRules:
         """
         wrong = dict(_field_problems(fields))
         problems = [f"{name}: {problem}" for name, problem in wrong.items()]
-        # The rest of the line is checked without these fields, so that everything is reported at once.
+        # Everything is reported at once: the rest of the line is checked without these fields.
         fields = {name: value for name, value in fields.items() if name not in wrong} if wrong else fields
         texts = cast(Mapping[str, str | None], {**_NO_TEXTS, **fields})
         enabled = fields.get("enabled") is not False
         digest = b"" if "hash" in wrong else self.digest(texts["hash"] or "", texts["prefix"], problems)
-        prefix, algorithm, environment = "", "", texts["environment"]
-        if wrong.keys().isdisjoint(_OF_ORIGIN):
-            prefix, algorithm, environment = self._origin_of(texts, problems)
+        prefix, algorithm, environment = self._origin_of(texts, wrong, problems)
         expires_at = moment(texts["expires_at"], "expires_at", problems)
         created_at = self.created_at(texts["created_at"], problems)
         key_id = self.id_of(texts["id"], problems)
         wanted = self._wanted(fields, texts["name"] or "", environment, expires_at)
-        try:
-            self._rules.check(wanted, 0 if ended else self.now)
-        except InvalidKey as error:
-            problems += (
-                each for each in error.problems if not isinstance(each, Violation) or each.path[0] not in wrong
-            )
-        if problems:
+        if problems := [*problems, *self._violations(wanted, wrong, ended=ended)]:
             raise InvalidLine(_SECRET.sub("…", problem) for problem in problems)
         return ApiKey(
             id=key_id,
@@ -158,6 +150,15 @@ class LineRules:
             status=KeyStatus.ACTIVE if enabled else KeyStatus.DISABLED,
             disabled_at=None if enabled else self.now,
         )
+
+    def _violations(self, wanted: NewKey, wrong: Container[str], *, ended: bool) -> Iterator[str]:
+        """The rules that the key breaks, but for those of fields that are wrong already."""
+        try:
+            self._rules.check(wanted, 0 if ended else self.now)
+        except InvalidKey as error:
+            for problem in error.problems:
+                if not isinstance(problem, Violation) or problem.path[0] not in wrong:
+                    yield problem
 
     def id_of(self, text: str | None, problems: list[str]) -> str:
         """The id in the line, or a new one."""
@@ -197,9 +198,13 @@ class LineRules:
             problems.append(_NO_HASH)
         return digest or b""
 
-    def _origin_of(self, texts: Mapping[str, str | None], problems: list[str]) -> tuple[str, str, str | None]:
-        """Stored prefix, algorithm and environment."""
+    def _origin_of(
+        self, texts: Mapping[str, str | None], wrong: Container[str], problems: list[str]
+    ) -> tuple[str, str, str | None]:
+        """Stored prefix, algorithm and environment. wrong: fields that say nothing of them."""
         prefix, algorithm, environment = texts["prefix"], texts["algorithm"], texts["environment"]
+        if any(name in wrong for name in _OF_ORIGIN):
+            return "", "", environment
         if prefix is not None and not is_public_prefix(prefix):
             problems.append(
                 "prefix: must be the first characters of the key, at most 100, and too few to guess the rest"

@@ -41,7 +41,7 @@ _TYPES: Final = {
     "enabled": ("be true or false", bool, None),
 }
 """What a field must do, its type, and that of its parts."""
-_OF_ORIGIN: Final = ("prefix", "algorithm", "environment")
+_OF_ORIGIN: Final = ("hash", "prefix", "algorithm", "environment")
 _NO_TEXTS: Final[Fields] = dict.fromkeys(FIELDS)
 
 
@@ -201,7 +201,7 @@ class LineRules:
     def _origin_of(
         self, texts: Mapping[str, str | None], wrong: Container[str], problems: list[str]
     ) -> tuple[str, str, str | None]:
-        """Stored prefix, algorithm and environment. wrong: fields that say nothing of them."""
+        """Stored prefix, algorithm and environment. wrong: fields that say nothing; without a hash it does not matter."""
         prefix, algorithm, environment = texts["prefix"], texts["algorithm"], texts["environment"]
         if any(name in wrong for name in _OF_ORIGIN):
             return "", "", environment

@@ -201,7 +201,7 @@ class LineRules:
     def _origin_of(
         self, texts: Mapping[str, str | None], wrong: Container[str], problems: list[str]
     ) -> tuple[str, str, str | None]:
-        """Stored prefix, algorithm and environment. wrong: fields that say nothing; without a hash it does not matter."""
+        """Stored prefix, algorithm and environment. wrong: fields that cannot be looked at."""
         prefix, algorithm, environment = texts["prefix"], texts["algorithm"], texts["environment"]
         if any(name in wrong for name in _OF_ORIGIN):
             return "", "", environment

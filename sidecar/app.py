@@ -30,12 +30,11 @@ from sidecar.limiter.port import Limiter
 from sidecar.ops.server import ops_app
 from sidecar.runtime.control import control_socket
 from sidecar.runtime.descriptors import Descriptors, descriptors
+from sidecar.runtime.engines import limiters_of, open_served
 from sidecar.runtime.key_file import watch_of
-from sidecar.runtime.limiters import limiters_of
 from sidecar.runtime.maintenance import OLD_KEYS_SECONDS, RETIRE_SECONDS, OldKeys, Retirement, Upkeep, UsageKeeper
 from sidecar.runtime.parts import Keeping, Parts, duties_of, problems, reconfigure_workers, remarks, with_workers
 from sidecar.runtime.serving import Reloader, Serving, StartError, serve_app, taken_port
-from sidecar.runtime.stores import open_served
 from sidecar.runtime.tasks import Background, SystemClock
 from sidecar.runtime.telemetry import Observing
 from sidecar.runtime.workers import PUSH_SECONDS, Begin, Common, Control, Worker, Workers

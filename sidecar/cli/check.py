@@ -87,6 +87,10 @@ class _Checked:
         return self.config.warnings if self.config else ()
 
     @property
+    def notes(self) -> tuple[Problem, ...]:
+        return self.config.notes if self.config else ()
+
+    @property
     def warned(self) -> bool:
         return bool(self.warnings or (self.comparison and self.comparison.warnings))
 
@@ -94,6 +98,7 @@ class _Checked:
         told: dict[str, Any] = {"config": self.path, "ok": not self.problems}
         told["problems"] = [asdict(problem) for problem in self.own_problems]
         told["warnings"] = [asdict(warning) for warning in self.warnings]
+        told["notes"] = [asdict(note) for note in self.notes]
         told["observing"] = [] if self.config is None else list(observing(self.config))
         return told if self.comparison is None else {**told, "openapi": self.comparison.as_json()}
 
@@ -110,7 +115,7 @@ def _checked(path: str, openapi: str | None, base_path: str | None) -> _Checked:
 
 def _print(checked: _Checked, strict: bool) -> None:
     findings = checked.comparison.findings if checked.comparison else ()
-    for each in (*checked.problems, *checked.warnings, *findings):
+    for each in (*checked.problems, *checked.warnings, *checked.notes, *findings):
         click.echo(str(each), err=True)
     if checked.config is None or checked.problems:
         return

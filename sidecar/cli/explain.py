@@ -30,7 +30,7 @@ from sidecar.keys.lifecycle import Lifecycle
 from sidecar.limiter.memory import MemoryLimiter
 from sidecar.limiter.port import Limiter
 from sidecar.limiter.remote import RemoteStatistics
-from sidecar.runtime.limiters import shared_limiter
+from sidecar.runtime.engines import shared_limiter
 from sidecar.runtime.tasks import SystemClock
 
 _WIDTH = 14

@@ -26,7 +26,7 @@ from sidecar.cli.options import (
     reader_of,
 )
 from sidecar.cli.workers import common_of, count_of, end_with_parent, supervise, wait_for_workers, work
-from sidecar.config.build.config import Config, reaches
+from sidecar.config.build.config import NO_ADMIN_TOKEN, Config, reaches
 from sidecar.config.document import Process
 from sidecar.config.fields import Address
 from sidecar.runtime.control import DRAIN, UNDO, NoAnswer, ask
@@ -246,6 +246,8 @@ async def _serve(
         for name, addresses in app.listeners.items():
             for address in addresses:
                 click.echo(f"sidecar: {name} listener on {address}", err=True)
+        if config.admin_lacks_token:
+            click.echo(f"sidecar: admin: {NO_ADMIN_TOKEN}", err=True)
         click.echo(f"sidecar: {await app.summary()}; {_listening(app.listeners)}", err=True)
         await stopping.wait()
         _on_hurry(app.hurry, is_child=control is not None)

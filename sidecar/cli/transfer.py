@@ -21,7 +21,7 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import Failure, Misuse, OneOf, printable, reported, store_options
-from sidecar.cli.output import plaintext, progress
+from sidecar.cli.output import harmless, plaintext, progress
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import ForeignHash
 from sidecar.core.units import counted
@@ -40,7 +40,7 @@ from sidecar.keys.transfer.formats import (
     json_line,
 )
 from sidecar.keys.transfer.importer import Intake, InvalidFile, NoIntake, import_keys
-from sidecar.keys.transfer.products import PRODUCTS, Plaintexts, Product, hashed, product_entries
+from sidecar.keys.transfer.products import PRODUCTS, LeftOut, Plaintexts, Product, hashed, product_entries
 from sidecar.keys.validation import NewKey
 
 _STDIN: Final = "-"
@@ -102,13 +102,14 @@ def import_command(
     settings = key_service.settings_of(config, store)
     read_as = cast(FileFormat | Product, form or ("csv" if file.lower().endswith(".csv") else "jsonl"))
     how = _How(hash=cast(ForeignHash | None, hash_name), hash_plaintext=hash_plaintext, dry_run=dry_run)
-    started = time.monotonic()
+    started, left_out = time.monotonic(), LeftOut()
     with reported(), _tuned_for_bulk(), _opened(file) as lines, progress("Imported") as done:
-        keys = _entries(lines, read_as)
+        keys = _entries(lines, read_as, left_out)
         with problems_told(_name_of(file), "imported"):
             count = asyncio.run(_import(settings, keys, how, done))
     if not count:
         raise Failure(f"{_name_of(file)} holds no key: nothing was imported")
+    _print_notes(_name_of(file), left_out)
     seconds = max(time.monotonic() - started, 0.001)
     if as_json:
         click.echo(json.dumps({"keys": count, "imported": not dry_run, "seconds": round(seconds, 3)}, indent=2))
@@ -126,6 +127,11 @@ class _How:
     dry_run: bool
 
 
+def _print_notes(name: str, left_out: LeftOut) -> None:
+    for first, note in left_out.notes():
+        click.echo(harmless(f"{name}:{first}: note: {note}" if first else f"{name}: note: {note}"), err=True)
+
+
 def _name_of(file: str) -> str:
     return "stdin" if file == _STDIN else file
 
@@ -140,8 +146,8 @@ def problems_told(name: str, done: str) -> Iterator[None]:
         raise Failure(*problems, f"nothing was {done}: {counted(len(problems), 'problem')}") from error
 
 
-def _entries(file: BinaryIO, form: FileFormat | Product) -> Iterable[Entry | BadLine]:
-    return product_entries(file, form) if form in PRODUCTS else KeyFile(file, cast(FileFormat, form))
+def _entries(file: BinaryIO, form: FileFormat | Product, left_out: LeftOut) -> Iterable[Entry | BadLine]:
+    return product_entries(file, form, left_out) if form in PRODUCTS else KeyFile(file, cast(FileFormat, form))
 
 
 async def _import(settings: Config, keys: Iterable[Entry | BadLine], how: _How, done: Callable[[int], None]) -> int:

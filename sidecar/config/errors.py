@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from sidecar.core.apikey import without_keys
+
 T = TypeVar("T")
 
 Path = tuple[str | int, ...]
@@ -63,6 +65,7 @@ class Report:
         self._kept: dict[Path, tuple[int, ...]] = {}
         self._found: list[tuple[Place, Path, str]] = []
         self._doubts: list[tuple[Place, Path, str]] = []
+        self._notes: list[tuple[Place, Path, str]] = []
 
     def place(self, path: Path, key: Place, value: Place) -> None:
         """Notes where the key and the value at `path` stand (an item of a list has no key: its own place twice)."""
@@ -94,10 +97,19 @@ class Report:
         """Warns of the key at `path`: it can be used, but is hardly meant."""
         self._doubts.append((self._nearest(path)[0], path, f"warning: {message}"))
 
+    def note(self, path: Path, message: str) -> None:
+        """Says what the key at `path` does not do as things stand here: it may be otherwise where the sidecar runs."""
+        self._notes.append((self._nearest(path)[0], path, f"note: {message}"))
+
     @property
     def warnings(self) -> tuple[Problem, ...]:
         """In the order of the file."""
         return tuple(_in_order(self._doubts))
+
+    @property
+    def notes(self) -> tuple[Problem, ...]:
+        """In the order of the file."""
+        return tuple(_in_order(self._notes))
 
     def names(self, path: Path) -> tuple[str, ...]:
         """The keys of the mapping at `path`, including those with a wrong value."""
@@ -130,7 +142,8 @@ def _in_order(found: Iterable[tuple[Place, Path, str]]) -> Iterator[Problem]:
 
 def unreadable(place: Place, message: str) -> ConfigError:
     """The error for a file that cannot be parsed at all."""
-    return ConfigError([Problem(file=place.file, line=place.line, column=place.column, path="", message=message)])
+    shown = without_keys(message)
+    return ConfigError([Problem(file=place.file, line=place.line, column=place.column, path="", message=shown)])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from sidecar.config.decoder import decode
 from sidecar.config.document import Document
 from sidecar.config.errors import ConfigError, Place, Problem, Report, unreadable
 from sidecar.config.yaml_tree import MAX_BYTES, Entries, Items, Node, Scalar, read_nodes
+from sidecar.core.apikey import without_keys
 
 # Secrets as files, as Docker and Kubernetes mount them.
 
@@ -146,8 +147,9 @@ def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[st
     try:
         config = _load(path, overrides, variables)
     except ConfigError as error:
-        raise ConfigError(map(variables.without_values, error.problems)) from None
-    return replace(config, warnings=tuple(map(variables.without_values, config.warnings)))
+        raise ConfigError(map(variables.without_secrets, error.problems)) from None
+    warnings, notes = (tuple(map(variables.without_secrets, told)) for told in (config.warnings, config.notes))
+    return replace(config, warnings=warnings, notes=notes)
 
 
 def _load(path: str, overrides: Mapping[str, str], environ: Mapping[str, str]) -> Config:
@@ -159,7 +161,7 @@ def _load(path: str, overrides: Mapping[str, str], environ: Mapping[str, str]) -
         report.close()
     config = config_of(path, document or Document(), report, environ)
     report.close()
-    return replace(config, sha256=sha256(text).hexdigest(), warnings=report.warnings)
+    return replace(config, sha256=sha256(text).hexdigest(), warnings=report.warnings, notes=report.notes)
 
 
 def read_file(path: str, *, most: int = MAX_BYTES) -> bytes:
@@ -205,9 +207,14 @@ class Variables(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._environ)
 
-    def without_values(self, problem: Problem) -> Problem:
-        """The problem with `${NAME}` for each word of its message that holds a value that was read, or is a part."""
-        return replace(problem, message=_WORD.sub(self._named, problem.message))
+    def without_secrets(self, problem: Problem) -> Problem:
+        """The problem with `${NAME}` for each word of its message that holds a value that was read, or is a part.
+
+        What may be a key, pasted into the wrong place, is shortened.
+        """
+        # Values first: of a value that looks like a key, not even the beginning is shown.
+        message = without_keys(_WORD.sub(self._named, problem.message))
+        return replace(problem, path=without_keys(problem.path), message=message)
 
     def _named(self, found: re.Match[str]) -> str:
         text, quoted = found[1] or found[0], found[1] is not None

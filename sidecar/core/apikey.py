@@ -15,13 +15,15 @@ _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 
 MIN_RANDOM_BITS = 128
 BITS_PER_CHARACTER = math.log2(len(ALPHABET))
-_LONG_TAIL = re.compile(rf"[{ALPHABET}]{{{math.ceil(MIN_RANDOM_BITS / BITS_PER_CHARACTER)},}}\s*\Z")
+_LONG_TAIL = re.compile(rf"(?<![{ALPHABET}])[{ALPHABET}]{{{math.ceil(MIN_RANDOM_BITS / BITS_PER_CHARACTER)},}}+\s*+\Z")
+"""Tried once at each run of characters, however long it is."""
 QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019"
 """Straight, back and typographic ones."""
 _COPIED = re.compile(rf"\A(?:[\s{QUOTES}]|[A-Za-z][A-Za-z-]*:?\s+(?=\S))+|[\s{QUOTES}]+\Z")
 _SHOWN: Final = 12
 """As much as the prefix of a key, which is no secret."""
-_KEY_IN_TEXT: Final = re.compile(r"[\w-]*[0-9A-Za-z]{22,}[\w-]*")
+_WORD: Final = re.compile(r"[\w-]{22,}")
+_KEY_IN_WORD: Final = re.compile("[0-9A-Za-z]{22}")
 PLAIN: Final = "sha256"
 ForeignHash = Literal["sha256", "hmac-sha256", "sha256-pepper-first", "sha256-pepper-last"]
 """How keys made elsewhere may be hashed: all but the first with a pepper, as a key, before or after the text."""
@@ -109,7 +111,12 @@ def beginning(text: str) -> str:
 
 def without_keys(message: str) -> str:
     """A message that repeats what somebody wrote, with what may be a key shortened."""
-    return _KEY_IN_TEXT.sub(lambda found: beginning(found[0]), message)
+
+    # One pattern for both takes seconds for a long text without a key: it tries each character as the beginning.
+    def shown(word: re.Match[str]) -> str:
+        return beginning(word[0]) if _KEY_IN_WORD.search(word[0]) else word[0]
+
+    return _WORD.sub(shown, message)
 
 
 def pasted(text: str) -> str:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from unicodedata import normalize
 
 from msgspec.structs import replace
 
@@ -11,8 +13,21 @@ from sidecar.core.model import EVERY, Cors, Headers, Policy, RequestHead, Respon
 # The origins that a configuration names, and what a request says of its own.
 
 
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
+_ADDRESS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#@\[\]]*@)?"
+    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\],]+)(?::(?P<port>[0-9]*))?(?:[/?#].*)?"
+)
+"""What of an address makes its origin, and around it what does not."""
+_LABEL = re.compile("[a-z0-9_-]{1,63}")
+_NUMBER = re.compile("[0-9]+|0x[0-9a-f]*")
+"""As the last label: the host is then an IPv4 address to browsers (URL Standard, "ends in a number")."""
+_PUNYCODE = "xn--"
+_LONGEST_NAME = 253
+_LAST_PORT = 65535
 _USUAL_PORTS = {"http": "80", "https": "443"}
+_PAGES_OF = {"ws": "http", "wss": "https"}
+_NO_ORIGIN = frozenset({"about", "blob", "data", "file", "filesystem", "ftp", "javascript", "mailto"})
+_WANTED = "must be scheme://host or scheme://host:port, in lower case, without a path"
 
 
 def parse_origin(text: str) -> str:
@@ -23,14 +38,75 @@ def parse_origin(text: str) -> str:
         raise ValueError("'null' is the origin of any sandboxed frame and local file: anyone can send it")
     if "*" in text:
         raise ValueError("has a '*' in it: list each origin, or write \"*\" alone for every one")
-    found = _ORIGIN.fullmatch(text)
-    if found is None:
-        lower = text.lower().rstrip("/")
-        hint = f" (did you mean '{lower}'?)" if _ORIGIN.fullmatch(lower) else ""
-        raise ValueError(f"must be scheme://host or scheme://host:port, in lower case, without a path{hint}")
-    if found[2] is not None and found[2] == _USUAL_PORTS.get(found[1]):
-        raise ValueError(f"has its scheme's own port, which browsers leave out: write '{text.rpartition(':')[0]}'")
+    origin, port = _origin_in(text)
+    if port and text == f"{origin}:{port}":
+        raise ValueError(f"has its scheme's own port, which browsers leave out: write '{origin}'")
+    if origin != text and not text.isascii():
+        raise ValueError(f"has letters that browsers send as punycode: write '{origin}'")
+    if origin != text:
+        raise ValueError(f"{_WANTED} (did you mean '{origin}'?)")
     return text
+
+
+def _origin_in(text: str) -> tuple[str, str]:
+    """The origin of an address (URL Standard, section 4.7), and its port where browsers leave that out."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise ValueError(_WANTED)
+    scheme, port = found["scheme"].lower(), (found["port"] or "").lstrip("0")
+    host = _ipv6(found["host"]) if found["host"].startswith("[") else _named_host(found["host"])
+    if found["port"] and (not port or len(port) > len(str(_LAST_PORT)) or int(port) > _LAST_PORT):
+        raise ValueError(f"must have a port from 1 to {_LAST_PORT}, or none")
+    if scheme in _PAGES_OF:
+        raise ValueError(f"must be the origin of a page, which may open a WebSocket: write {_PAGES_OF[scheme]}://…")
+    if scheme in _NO_ORIGIN:
+        raise ValueError(f"must be the origin of a page, such as https://app.example.com: {scheme}: has none")
+    if port == _USUAL_PORTS.get(scheme):
+        return f"{scheme}://{host}", port
+    return f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}", ""
+
+
+def _ipv6(host: str) -> str:
+    try:
+        address = IPv6Address(host[1:-1])
+    except ValueError:
+        raise ValueError(f"{_WANTED}; the text in brackets is not an IPv6 address") from None
+    mapped = int(address) if address.ipv4_mapped is not None else 0
+    # The URL Standard writes no address with dots here, as `str` of newer Pythons does.
+    return f"[::ffff:{mapped >> 16 & 0xFFFF:x}:{mapped & 0xFFFF:x}]" if mapped else f"[{address}]"
+
+
+def _named_host(host: str) -> str:
+    """A name or an IPv4 address."""
+    name = ".".join(map(_label, host.lower().split(".")))
+    labels = name.removesuffix(".").split(".")
+    if _NUMBER.fullmatch(labels[-1]):
+        try:
+            return str(IPv4Address(name))
+        except ValueError:
+            raise ValueError(f"{_WANTED}; a host that ends in a number is an IPv4 address such as 10.0.0.1") from None
+    if len(name) > _LONGEST_NAME or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError(f"{_WANTED}; a host has letters, digits, - and _ between its dots")
+    return name
+
+
+def _label(label: str) -> str:
+    """As ASCII: letters of other scripts in punycode (RFC 3492)."""
+    if not label.isascii():
+        return _PUNYCODE + normalize("NFKC", label).lower().encode("punycode").decode()
+    if label.startswith(_PUNYCODE) and not _is_punycode(label.removeprefix(_PUNYCODE)):
+        raise ValueError(f"{_WANTED}; what follows xn-- is not punycode")
+    return label
+
+
+def _is_punycode(text: str) -> bool:
+    try:
+        letters = text.encode().decode("punycode")
+    except UnicodeError:
+        return False
+    usual = normalize("NFKC", letters).lower()
+    written = letters.encode("punycode").decode()
+    return not letters.isascii() and letters.isprintable() and usual == letters and written == text
 
 
 def origin_of(headers: Headers) -> bytes | None:

@@ -68,6 +68,23 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def json_type(value: object) -> str:
+    """`a string`: what a value of JSON is, for an error message."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case dict():
+            return "an object"
+        case _:
+            return "a list"
+
+
 def to_the_millisecond(at: float) -> str:
     """Unix seconds in RFC 3339, as written in logs."""
     seconds, milliseconds = divmod(int(at * 1000), 1000)

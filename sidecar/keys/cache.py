@@ -153,11 +153,14 @@ class KeyCache:
         return MISS if generation is MISS else self._look(secret_digest)
 
     def uncount(self, found: Found) -> None:
-        """As KeyFinder.uncount."""
+        """As KeyFinder.uncount, in the turn of the loop in which it was found."""
         if found is None:
             self.negative_hits -= 1
         elif found is not MISS:
             self.hits -= 1
+            # Where the store answered, its generation is known for the rest of the turn.
+            if self._turn is None:
+                self._grace.lookups -= 1
 
     def remembers(self, secret_digest: bytes) -> bool:
         """Whether it is a key's that was here, out of date or not, or the store is being asked for it."""

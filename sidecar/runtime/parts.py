@@ -14,8 +14,8 @@ from sidecar.keys.ports import StoreUnavailable
 from sidecar.limiter.shared import SharedLimiter
 from sidecar.runtime.control import Sharing
 from sidecar.runtime.descriptors import Descriptors
+from sidecar.runtime.engines import Limiters
 from sidecar.runtime.key_file import KeyFileWatch
-from sidecar.runtime.limiters import Limiters
 from sidecar.runtime.maintenance import OldKeys, Retirement, UsageKeeper
 from sidecar.runtime.serving import Serving, StartError
 from sidecar.runtime.tasks import Background, Drainer

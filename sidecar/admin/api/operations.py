@@ -13,11 +13,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from sidecar.admin.api.requests import (
-    RequestSchema,
-)
+from sidecar.admin.api.requests import RequestSchema
 from sidecar.admin.problems import FieldError, Problem, invalid_request, pointer_of
 from sidecar.admin.service import AdminService
+from sidecar.core.units import json_type
 from sidecar.keys.ports import IdempotencyKey
 
 # Decodes a request's body and query. A problem lists every invalid field at once.
@@ -35,10 +34,19 @@ _MESSAGES: Final = tuple(
         (r"Expected `\w+` >= (\S+)$", r"must be at least \1"),
         (r"Expected `\w+` <= (\S+)$", r"must be at most \1"),
         (r"Expected `\w+` matching regex (.+)$", r"must match \1"),
-        (r"Expected `(.+)`, got `(.+)`$", r"must be \1, not \2"),
     )
 )
 """msgspec's messages, and those of the API."""
+_WRONG_TYPE: Final = re.compile(r"Expected `(.+)`, got `(.+)`$")
+_TYPES: Final = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+"""msgspec's words for types, and those of the API."""
 _NO_CHOICE: Final = "Invalid enum value"
 _TIME = re.compile(r"(/expires_at|\?since|\?until)$")
 """Fields whose text is a time."""
@@ -137,7 +145,9 @@ def _value_errors(value: object, kind: Any, at: str) -> Iterator[FieldError]:
             msgspec.convert(value, kind, strict=not at.startswith(_QUERY))
     except ValueError as error:
         wrong_time = isinstance(value, str) and _TIME.search(at)
-        found.append(FieldError(pointer=at, detail=_WRONG_TIME if wrong_time else _message(str(error), kind)))
+        found.append(
+            FieldError(pointer=at, detail=_WRONG_TIME if wrong_time else _message(str(error), value, kind, at))
+        )
     yield from found
 
 
@@ -149,8 +159,13 @@ def _errors_inside(value: object, kind: Any, at: str) -> Iterator[FieldError]:
         yield from _value_errors(part, inner, at + pointer_of([name]))
 
 
-def _message(text: str, kind: Any) -> str:
+def _message(text: str, value: object, kind: Any, at: str) -> str:
     text = _LOCATION.sub("", text)
+    if wrong := _WRONG_TYPE.match(text):
+        wanted = " or ".join(_TYPES.get(word, word) for word in wrong[1].split(" | "))
+        # Every parameter of a query is a string, and 1.5 is a number, too: the wanted type says enough.
+        instead = "" if at.startswith(_QUERY) or wrong[2] == "float" else f", not {json_type(value)}"
+        return f"must be {wanted}{instead}"
     if text.startswith(_NO_CHOICE) and (choices := list(_choices(kind))):
         return f"must be one of {', '.join(choices)}"
     return next((found.expand(own) for pattern, own in _MESSAGES if (found := pattern.match(text))), text)

@@ -10,7 +10,7 @@ from sidecar.admin.auth import LONGEST_SECONDS, Sessions, digest_of
 from sidecar.admin.middleware import LOGIN, Handler, LoginPolicy, sign_in
 from sidecar.admin.problems import Problem, unauthorized
 from sidecar.admin.web.audit import list_audit
-from sidecar.admin.web.explain import explain, show_explain
+from sidecar.admin.web.explain import explain, show_explain, show_refusals
 from sidecar.admin.web.formatting import HERE, PAGE_HEADERS, SESSION, TEMPLATES, Templates, sentence
 from sidecar.admin.web.issue import change, issue, show_change, show_issue
 from sidecar.admin.web.key import VERBS, carry_out, confirm, show_key
@@ -18,7 +18,6 @@ from sidecar.admin.web.key_form import form_of
 from sidecar.admin.web.keys import carry_out_many, confirm_many, export_keys, list_keys
 from sidecar.admin.web.overview import show_overview
 from sidecar.admin.web.policy import show_policy, show_route, try_policy, try_route
-from sidecar.admin.web.refusal import show_refusals
 from sidecar.admin.web.stats import INSTRUMENTS, Instruments
 from sidecar.core.units import Clock
 from sidecar.core.upstream_request import ADMIN_COOKIES

@@ -1,23 +1,31 @@
-"""The page that explains a decision of the gate."""
+"""The pages that explain decisions of the gate: one that is asked about, and refusals, found by the request's id."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import quote
 
 from aiohttp import web
 
 from sidecar.admin.api.routes import service_of
-from sidecar.admin.problems import Problem
+from sidecar.admin.problems import Problem, unknown_request
+from sidecar.admin.running import PastRefusal
 from sidecar.admin.service import AdminService
-from sidecar.admin.web.formatting import TEMPLATES, route_link, sentence
+from sidecar.admin.web.formatting import TEMPLATES, moment, route_link, sentence
 from sidecar.admin.web.key_form import form_of
-from sidecar.admin.web.view_models import ExplainResult, Fact, Option
+from sidecar.admin.web.stats import explain_link
+from sidecar.admin.web.view_models import ExplainResult, Fact, Moment, Option
 from sidecar.admin.web.view_models import Explanation as View
 from sidecar.core.apikey import Secret, looks_secret
 from sidecar.core.model import EVERY, Allow, Decision, Route
 from sidecar.core.patterns import parse_pattern
 from sidecar.core.routing import NEVER_ROUTED, STANDARD_METHODS
+from sidecar.core.units import counted
 from sidecar.gate.explain import Explanation, Line, redacted
+from sidecar.telemetry.refusals import RefusalFilter
+
+# A decision that is asked about.
+
 
 _METHODS: Final = tuple(name for name in STANDARD_METHODS if name not in NEVER_ROUTED)
 _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "header"})
@@ -119,3 +127,83 @@ def _facts(lines: Iterable[Line], route: Route | None) -> Iterable[Fact]:
         label = line.label.strip()
         link = route_link(route.name) if label == "route" and route is not None else ""
         yield Fact(label=label.capitalize(), value=line.text, link=link, mono=label in _MONO)
+
+
+# Refusals, as they were and as today's configuration decides.
+
+
+_MONO_THEN: Final = frozenset({"request", "asked", "path", "or read as", "readings", "config"})
+_ELSEWHERE: Final = frozenset({"request", "time"})
+"""Labels of lines that stand in the heading."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastDecisionView:
+    """A refusal, as it was and as it would be today."""
+
+    title: str
+    observed: bool
+    """It went on, because its refusal was only observed."""
+    moment: Moment
+    then: tuple[Fact, ...]
+    verdict: str
+    otherwise: bool
+    now: tuple[Fact, ...]
+    explain: str
+    """Empty where there is no request to explain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalsView:
+    """All refusals with one request id that are remembered, the newest first."""
+
+    request_id: str
+    total: str
+    """Empty where there is one."""
+    decisions: tuple[PastDecisionView, ...]
+
+
+async def show_refusals(request: web.Request) -> web.Response:
+    """Show every refusal with the id in the address."""
+    service, request_id = service_of(request), request.match_info["id"]
+    found = service.refusals(RefusalFilter(request_id=request_id))
+    if not found:
+        raise unknown_request()
+    past = await service.past_refusals(found)
+    view = RefusalsView(
+        request_id=request_id,
+        total=_total(len(found), past),
+        decisions=tuple(_past_decision(one, service.now) for one in past),
+    )
+    return request.app[TEMPLATES].page(request, "refusal.html", here="overview", view=view)
+
+
+def _total(count: int, past: Sequence[PastRefusal]) -> str:
+    if count == 1:
+        return ""
+    shown = "" if len(past) == count else f" Here are the newest {len(past)}."
+    return f"{counted(count, 'refusal')} had this id: clients may send the same one again.{shown}"
+
+
+def _past_decision(past: PastRefusal, now: int) -> PastDecisionView:
+    refusal, decision = past.refusal, past.decision
+    return PastDecisionView(
+        title=f"Observed: would be refused: {refusal.reason}" if refusal.observed else f"Refused: {refusal.reason}",
+        observed=refusal.observed,
+        moment=moment(refusal.at, now),
+        then=tuple(_past_facts(decision.then, key_id=refusal.key_id)),
+        verdict=decision.verdict,
+        otherwise=decision.otherwise is True,
+        now=tuple(_past_facts(decision.now)),
+        explain=explain_link(refusal),
+    )
+
+
+def _past_facts(lines: Iterable[Line], *, key_id: str = "") -> Iterator[Fact]:
+    """A line without a label goes on with the one before. key_id: whose page the key leads to."""
+    current = ""
+    for line in lines:
+        current = line.label or current
+        link = f"/keys/{quote(key_id, safe='')}" if key_id and line.label == "key" else ""
+        if current not in _ELSEWHERE:
+            yield Fact(label=line.label.capitalize(), value=line.text, link=link, mono=current in _MONO_THEN)

@@ -6,9 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from posixpath import normpath
-from typing import Literal
+from typing import Final, Literal
 
 from sidecar.config.build.policy import (
+    VARIABLE,
     admin_of,
     catalogue_of,
     charges_of,
@@ -50,6 +51,9 @@ from sidecar.core.policy import Catalogue
 from sidecar.core.quotas import Plans
 from sidecar.core.routing import EVERYTHING, NO_ROUTE, RouteTable
 
+NO_ADMIN_TOKEN: Final = (
+    f"no listener is opened without an admin token: set {VARIABLE}, or list the hash of one in admin.tokens"
+)
 _NEEDED = {
     "listen": "`listen: host:port`",
     "upstream": "`upstream: http://host:port`",
@@ -69,6 +73,8 @@ class Config:
     """Of the file, hexadecimal."""
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     """What can be used, but is hardly meant."""
+    notes: tuple[Problem, ...] = field(default=(), compare=False)
+    """What is without effect here, and may be meant so."""
     mode: Mode = ENFORCE
     """Of what has none of its own; see `modes`."""
     listen: tuple[Address, ...]
@@ -79,6 +85,8 @@ class Config:
     ops: tuple[Address, ...] | None
     admin: AdminSettings | None = None
     """None where nobody could use it: without a token."""
+    admin_lacks_token: bool = field(default=False, compare=False)
+    """Whether the file has the section, but its listener is not opened because there is no token."""
     upstream: UpstreamSettings
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     """Beside it, for routes that name them."""
@@ -161,6 +169,11 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     check_number(config.keys, catalogue, report)
     _check_default_plan(config.keys.default_plan, plans, report)
     admin = admin_of(document.admin or AdminSettings(), environ, report, catalogue=catalogue, plans=plans)
+    lacks_token = document.admin is not None and admin is None
+    if lacks_token and "tokens" not in report.names(("admin",)):
+        # No warning, which would fail builds with `check --strict`: the token is often set only where the sidecar runs,
+        # and `tokens: []` says so.
+        report.note(("admin",), NO_ADMIN_TOKEN)
     proxies = bool(config.trusted_proxies)
     check_identity(config.identity, config.keys, proxies=proxies, report=report)
     check_passing(config.identity, config.keys, proxies=proxies, admin=admin is not None, report=report)
@@ -174,6 +187,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     config = replace(
         config,
         admin=admin,
+        admin_lacks_token=lacks_token,
         catalogue=catalogue,
         plans=plans,
         routes=table,
@@ -434,9 +448,13 @@ def _uncounted(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
 def _open_below_closed(routes: Sequence[tuple[Path, Route]]) -> Doubts:
     wide = [route for _, route in routes if route.pattern.endswith("/**")]
     closed = RouteTable([route for route in wide if not route.policy.public and not route.policy.deny])
-    for path, route in routes:
-        if route.policy.public:
+    public = [(path, route) for path, route in routes if route.policy.public]
+    readable = {route.pattern for _, route in public if "GET" in route.methods}
+    for path, route in public:
+        # Where GET is open, HEAD opens nothing more, whether it goes with GET or has a route of its own.
+        methods = route.methods - {"HEAD"} if route.pattern in readable else route.methods
+        if methods:
             stem = "/" + "/".join(parse_pattern(route.pattern).example(_ANYTHING))
-            matches = [closed.match(_ANYTHING if method == EVERY else method, stem) for method in sorted(route.methods)]
+            matches = [closed.match(_ANYTHING if method == EVERY else method, stem) for method in sorted(methods)]
             if around := next((match.route for match in matches if match), None):
                 yield (*path, "public"), f"`{route.name}` needs no key, though `{around.name}` around it does"

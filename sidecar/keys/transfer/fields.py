@@ -2,16 +2,16 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
 from sidecar.core.apikey import PLAIN, ForeignHash, ForeignKeys, looks_secret, pepper_id
 from sidecar.core.model import EVERY, ApiKey, KeyStatus
-from sidecar.core.units import microseconds
+from sidecar.core.units import json_type, microseconds
 from sidecar.keys.ports import Actor
-from sidecar.keys.transfer.formats import FIELDS, NEEDED
-from sidecar.keys.validation import InvalidKey, KeyRules, NewKey
+from sidecar.keys.transfer.formats import FIELDS, NEEDED, Unreadable
+from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
 Fields = Mapping[str, object]
 
@@ -32,6 +32,16 @@ _NOT_OURS: Final = (
     "made elsewhere, add {{prefix: {}}} to keys.imported in the configuration"
 )
 _SECRET: Final = re.compile(r"[0-9A-Za-z]{22,}")
+_TIMES: Final = ("created_at", "expires_at")
+_A_STRING: Final = ("be a string", str, None)
+_TYPES: Final = {
+    "scopes": ("be a list of strings", list, str),
+    "quotas": ("map names to whole numbers", dict, int),
+    "metadata": ("map names to strings", dict, str),
+    "enabled": ("be true or false", bool, None),
+}
+"""What a field must do, its type, and that of its parts."""
+_OF_ORIGIN: Final = ("hash", "prefix", "algorithm", "environment")
 _NO_TEXTS: Final[Fields] = dict.fromkeys(FIELDS)
 
 
@@ -108,21 +118,19 @@ class LineRules:
 
         ended: whether the key may have expired.
         """
-        if problems := list(_field_problems(fields)):
-            raise InvalidLine(problems)
+        wrong = dict(_field_problems(fields))
+        problems = [f"{name}: {problem}" for name, problem in wrong.items()]
+        # Everything is reported at once: the rest of the line is checked without these fields.
+        fields = {name: value for name, value in fields.items() if name not in wrong} if wrong else fields
         texts = cast(Mapping[str, str | None], {**_NO_TEXTS, **fields})
         enabled = fields.get("enabled") is not False
-        digest = self.digest(texts["hash"] or "", texts["prefix"], problems)
-        prefix, algorithm, environment = self._origin_of(texts, problems)
+        digest = b"" if "hash" in wrong else self.digest(texts["hash"] or "", texts["prefix"], problems)
+        prefix, algorithm, environment = self._origin_of(texts, wrong, problems)
         expires_at = moment(texts["expires_at"], "expires_at", problems)
         created_at = self.created_at(texts["created_at"], problems)
         key_id = self.id_of(texts["id"], problems)
         wanted = self._wanted(fields, texts["name"] or "", environment, expires_at)
-        try:
-            self._rules.check(wanted, 0 if ended else self.now)
-        except InvalidKey as error:
-            problems += error.problems
-        if problems:
+        if problems := [*problems, *self._violations(wanted, wrong, ended=ended)]:
             raise InvalidLine(_SECRET.sub("…", problem) for problem in problems)
         return ApiKey(
             id=key_id,
@@ -142,6 +150,15 @@ class LineRules:
             status=KeyStatus.ACTIVE if enabled else KeyStatus.DISABLED,
             disabled_at=None if enabled else self.now,
         )
+
+    def _violations(self, wanted: NewKey, wrong: Container[str], *, ended: bool) -> Iterator[str]:
+        """The rules that the key breaks, but for those of fields that are wrong already."""
+        try:
+            self._rules.check(wanted, 0 if ended else self.now)
+        except InvalidKey as error:
+            for problem in error.problems:
+                if not isinstance(problem, Violation) or problem.path[0] not in wrong:
+                    yield problem
 
     def id_of(self, text: str | None, problems: list[str]) -> str:
         """The id in the line, or a new one."""
@@ -181,9 +198,13 @@ class LineRules:
             problems.append(_NO_HASH)
         return digest or b""
 
-    def _origin_of(self, texts: Mapping[str, str | None], problems: list[str]) -> tuple[str, str, str | None]:
-        """Stored prefix, algorithm and environment."""
+    def _origin_of(
+        self, texts: Mapping[str, str | None], wrong: Container[str], problems: list[str]
+    ) -> tuple[str, str, str | None]:
+        """Stored prefix, algorithm and environment. wrong: fields that cannot be looked at."""
         prefix, algorithm, environment = texts["prefix"], texts["algorithm"], texts["environment"]
+        if any(name in wrong for name in _OF_ORIGIN):
+            return "", "", environment
         if prefix is not None and not is_public_prefix(prefix):
             problems.append(
                 "prefix: must be the first characters of the key, at most 100, and too few to guess the rest"
@@ -204,33 +225,25 @@ class LineRules:
         return begins if prefix is None else prefix, algorithm or expected, environment or own
 
 
-def _field_problems(fields: Fields) -> Iterator[str]:
+def _field_problems(fields: Fields) -> Iterator[tuple[str, str]]:
+    """The names of fields that are missing or have a wrong type, each with what is wrong."""
     for name, value in fields.items():
         if value is not None and (problem := _type_problem(name, value)):
-            yield f"{name}: {problem}"
+            yield name, problem
     for name in NEEDED:
         if fields.get(name) is None:
-            yield f"{name}: is required"
+            yield name, "is required"
 
 
 def _type_problem(name: str, value: object) -> str | None:
     """What is wrong with the type of a value, if anything."""
-    match name:
-        case "scopes":
-            fits = isinstance(value, list) and all(isinstance(scope, str) for scope in value)
-            return None if fits else "must be a list of strings"
-        case "quotas":
-            fits = isinstance(value, dict) and all(type(limit) is int for limit in value.values())
-            return None if fits else "must map names to whole numbers"
-        case "metadata":
-            fits = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-            return None if fits else "must map names to strings"
-        case "enabled":
-            return None if isinstance(value, bool) else "must be true or false"
-        case "created_at" | "expires_at" if type(value) in (int, float):
-            return None
-        case _:
-            return None if isinstance(value, str) else "must be a string"
+    if isinstance(value, Unreadable):
+        return value.problem
+    wanted, whole, part = _TYPES.get(name, _A_STRING)
+    if not isinstance(value, whole) and not (name in _TIMES and type(value) in (int, float)):
+        return f"must {wanted}, not {json_type(value)}"
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return None if all(type(one) is part for one in parts) else f"must {wanted}"
 
 
 def _bytes_of(text: str) -> bytes | None:

@@ -33,6 +33,7 @@ FIELDS: Final = (
 )
 NEEDED: Final = ("hash", "name")
 MAX_LINE_BYTES: Final = 65_536
+_MOST_UNKNOWN: Final = 10
 _BOM: Final = b"\xef\xbb\xbf"
 _NAME: Final = re.compile(r"[A-Za-z_]{1,20}")
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
@@ -58,6 +59,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     line: int
     fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for the value of a cell that could not be read."""
+
+    problem: str
 
 
 class KeyFile:
@@ -176,9 +184,10 @@ def _read_strictly(line: bytes, number: int) -> Entry | BadLine:
 
 
 def unknown_field(names: Iterable[str]) -> str:
-    """What is wrong with the first name that no field has; empty where all are known."""
-    unknown = next((name for name in names if name not in _KNOWN), None)
-    return "" if unknown is None else f"unknown field {safe_name(unknown)} (known: {', '.join(FIELDS)})"
+    """What is wrong with names that no field has; empty where all are known."""
+    unknown = list(dict.fromkeys(safe_name(name) for name in names if name not in _KNOWN))[:_MOST_UNKNOWN]
+    fields = "fields" if len(unknown) > 1 else "field"
+    return f"unknown {fields} {', '.join(unknown)} (known: {', '.join(FIELDS)})" if unknown else ""
 
 
 class _DuplicateError(Exception):
@@ -263,15 +272,19 @@ def _row_of(row: Sequence[str], header: Sequence[str], line: int) -> Entry | Bad
     # A key is taken as it stands there: spaces may be a part of it, or the sign of a mistake.
     cells = ((name, cell if name == _PLAINTEXT else cell.strip()) for name, cell in zip(header, row, strict=True))
     fields: dict[str, object] = {name: cell for name, cell in cells if cell}
-    try:
-        for name, read in _CELLS.items():
-            if name in fields:
-                fields[name] = read(str(fields[name]))
-    except (ValueError, KeyError, RecursionError):
-        return BadLine(line=line, problem=f"{name}: {_CELL_FORMATS[name]}")
-    except _DuplicateError as error:
-        return BadLine(line=line, problem=f"{name}: {safe_name(error.name)} occurs twice")
+    for name in _CELLS:
+        if name in fields:
+            fields[name] = _cell(name, str(fields[name]))
     return Entry(line=line, fields=fields)
+
+
+def _cell(name: str, text: str) -> object:
+    try:
+        return _CELLS[name](text)
+    except (ValueError, KeyError, RecursionError):
+        return Unreadable(_CELL_FORMATS[name])
+    except _DuplicateError as error:
+        return Unreadable(f"{safe_name(error.name)} occurs twice")
 
 
 def _quotas(cell: str) -> dict[str, object]:

@@ -9,9 +9,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, Final, Literal, get_args
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, get_args
 
-from sidecar.core.apikey import Hasher, pasted
+from sidecar.core.apikey import Hasher, pasted, without_keys
+from sidecar.core.units import counted
 from sidecar.keys.transfer.fields import InvalidLine, Origin
 from sidecar.keys.transfer.formats import BadLine, Entry, KeyFile
 from sidecar.keys.validation import KeyRules
@@ -25,30 +26,81 @@ Record = Mapping[str, Any]
 Fields = dict[str, object]
 
 
-def product_entries(file: BinaryIO, product: Product) -> Iterator[Entry | BadLine]:
+class LeftOut:
+    """What a list has that no key here can have: fields by name, and entries that are no API keys."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, tuple[int, int]] = {}
+        """The number of keys that have it, and the first of them."""
+        self.others = 0
+
+    def add(self, number: int, names: Iterable[str]) -> None:
+        for name in names:
+            keys, first = self._fields.get(name, (0, number))
+            self._fields[name] = keys + 1, first
+
+    def notes(self) -> Iterator[tuple[int, str]]:
+        """A line for each field, with the number of the first key that has it; 0 for the list as a whole."""
+        for name, (keys, first) in list(self._fields.items())[:_MOST_NOTES]:
+            have = "has" if keys == 1 else "have"
+            yield first, f"{counted(keys, 'key')} {have} `{without_keys(name)[:_LONGEST_NAME]}`, which is not imported"
+        if (more := len(self._fields) - _MOST_NOTES) > 0:
+            yield 0, f"{counted(more, 'other field')} of its keys {'is' if more == 1 else 'are'} not imported either"
+        if self.others:
+            are = "is" if self.others == 1 else "are"
+            yield 0, f"{counted(self.others, 'consumer')} {are} left out: their credentials are no API keys"
+
+
+def product_entries(file: BinaryIO, product: Product, left_out: LeftOut) -> Iterator[Entry | BadLine]:
     """Yield the keys of a list. In JSON they are counted from 1; in CSV each has the number of its line."""
     content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         yield BadLine(line=1, problem=f"the file is larger than {MAX_BYTES} bytes: split it")
     elif product == "aws" and not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
-        yield from map(_from_aws_row, KeyFile(io.BytesIO(content), "csv", any_columns=True))
+        for row in KeyFile(io.BytesIO(content), "csv", any_columns=True):
+            yield _from_aws_row(row, left_out)
     else:
-        yield from _from_json(content, product)
+        yield from _from_json(content, _READERS[product], left_out)
 
 
-def _from_json(content: bytes, product: Product) -> Iterator[Entry | BadLine]:
+def _from_json(content: bytes, reader: "_Reader", left_out: LeftOut) -> Iterator[Entry | BadLine]:
     """Read one JSON document, or several in sequence, as for a list of several pages."""
-    records, fields_of = _READERS[product]
     number = 0
     for document in _documents(content):
         if document is _UNREADABLE:
             yield BadLine(line=number + 1, problem="from here on, the file is not JSON in UTF-8")
             return
-        for record in records(document):
+        for record in reader.records(document):
+            if record is _NO_API_KEY:
+                left_out.others += 1
+                continue
             number += 1
-            yield _entry(number, record, fields_of)
+            yield (entry := _entry(number, record, reader.fields_of))
+            if isinstance(entry, Entry):
+                left_out.add(number, _unread(record, reader.read))
 
 
+def _unread(record: Record, read: Mapping[str, frozenset[str]], place: str = "") -> Iterator[str]:
+    """The fields that are not read, each with its place (`consumer.acls`), unless they say nothing."""
+    for name, value in record.items():
+        at = f"{place}{name}"
+        if f"{at}." in read and _is_object(value):
+            yield from _unread(value, read, f"{at}.")
+        elif name not in read[place] and not _says_nothing(value):
+            yield at
+
+
+def _says_nothing(value: object) -> bool:
+    """Whether it is how these products write that there is none: -1 is no limit."""
+    if isinstance(value, dict):
+        return all(map(_says_nothing, value.values()))
+    return value in (None, False, 0, -1, "", [])
+
+
+_MOST_NOTES: Final = 20
+_LONGEST_NAME: Final = 60
+_NO_API_KEY: Final[Any] = object()
+"""Stands for an entry of a list with credentials of other kinds."""
 _UNREADABLE: Final = object()
 
 
@@ -97,6 +149,14 @@ def _text(value: object) -> str:
 
 # Kong: credentials of the plugin key-auth.
 
+_OTHER_CREDENTIALS: Final = (
+    "basicauth_credentials",
+    "hmacauth_credentials",
+    "jwt_secrets",
+    "mtls_auth_credentials",
+    "oauth2_credentials",
+)
+
 
 def _kong_records(document: object) -> Iterator[Record]:
     if not isinstance(document, dict):
@@ -107,6 +167,8 @@ def _kong_records(document: object) -> Iterator[Record]:
     yield from _objects(document.get("data"))
     yield from _objects(document.get("keyauth_credentials"))
     for consumer in filter(_is_object, _objects(document.get("consumers"))):
+        if not consumer.get("keyauth_credentials") and any(map(consumer.get, _OTHER_CREDENTIALS)):
+            yield _NO_API_KEY
         for credential in _objects(consumer.get("keyauth_credentials")):
             yield {**credential, "consumer": consumer} if _is_object(credential) else credential
 
@@ -149,10 +211,11 @@ def _from_aws(item: Record) -> Fields:
     }
 
 
-def _from_aws_row(row: Entry | BadLine) -> Entry | BadLine:
+def _from_aws_row(row: Entry | BadLine, left_out: LeftOut) -> Entry | BadLine:
     if isinstance(row, BadLine):
         return row
     cells = row.fields
+    left_out.add(row.line, _unread(cells, _AWS_COLUMNS))
     fields = {name: cells[name] for name in ("key", "name", "enabled") if name in cells}
     more = _metadata(description=cells.get("description"), usage_plans=cells.get("usageplanids"))
     return Entry(line=row.line, fields={**fields, "metadata": more} if more else fields)
@@ -162,7 +225,7 @@ def _from_aws_row(row: Entry | BadLine) -> Entry | BadLine:
 
 
 def _apisix_records(document: object) -> Iterator[Record]:
-    """Leaves out other consumers and credentials, such as for JWT."""
+    """Consumers and credentials of other plugins, such as for JWT, are no API keys."""
     listed = document.get("list", [document]) if isinstance(document, dict) else document
     for item in _objects(listed):
         value = item.get("value") if _is_object(item) else item
@@ -170,6 +233,8 @@ def _apisix_records(document: object) -> Iterator[Record]:
             yield value
         elif _is_object(value.get("plugins")) and "key-auth" in value["plugins"]:
             yield {**value, "place": str(item.get("key", ""))}
+        elif value.get("plugins"):
+            yield _NO_API_KEY
 
 
 def _from_apisix(value: Record) -> Fields:
@@ -253,12 +318,66 @@ def _from_unkey(key: Record) -> Fields:
     }
 
 
-_READERS: Final[Mapping[Product, tuple[Callable[[object], Iterator[Record]], Callable[[Record], Fields]]]] = {
-    "kong": (_kong_records, _from_kong),
-    "aws": (_aws_records, _from_aws),
-    "apisix": (_apisix_records, _from_apisix),
-    "tyk": (_tyk_records, _from_tyk),
-    "unkey": (_unkey_records, _from_unkey),
+class _Reader(NamedTuple):
+    """How a list is read: its records, the fields of a key, and which fields of a record are looked at.
+
+    read: by place (`""` is the record itself). Fields that only say how things stand just now, as when a key was last
+    used, count as looked at. All others are reported, so that nothing that a product adds is dropped without a word.
+    """
+
+    records: Callable[[object], Iterator[Record]]
+    fields_of: Callable[[Record], Fields]
+    read: Mapping[str, frozenset[str]]
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_AWS_COLUMNS: Final = {"": _names("key name enabled description usageplanids")}
+_READERS: Final[Mapping[Product, _Reader]] = {
+    "kong": _Reader(
+        _kong_records,
+        _from_kong,
+        {
+            "": _names("key id tags created_at updated_at ttl consumer"),
+            "consumer.": _names("id username custom_id created_at updated_at keyauth_credentials"),
+        },
+    ),
+    "aws": _Reader(
+        _aws_records, _from_aws, {"": _names("id value name description enabled createdDate lastUpdatedDate")}
+    ),
+    "apisix": _Reader(
+        _apisix_records,
+        _from_apisix,
+        {
+            "": _names("id username name desc labels plugins create_time update_time place"),
+            "plugins.": _names("key-auth"),
+        },
+    ),
+    "tyk": _Reader(
+        _tyk_records,
+        _from_tyk,
+        {
+            "": _names(
+                "key hash alias org_id is_inactive expires date_created meta_data apply_policies tags key_id "
+                "last_check last_updated allowance per quota_remaining quota_renews quota_renewal_rate data_expires "
+                "throttle_interval throttle_retry_limit id_extractor_deadline enable_detailed_recording "
+                "enable_detail_recording"
+            )
+        },
+    ),
+    "unkey": _Reader(
+        _unkey_records,
+        _from_unkey,
+        {
+            "": _names(
+                "keyId apiId workspaceId start plaintext hash name enabled expires permissions roles meta identity "
+                "createdAt updatedAt lastUsedAt"
+            ),
+            "identity.": _names("id externalId"),
+        },
+    ),
 }
 
 

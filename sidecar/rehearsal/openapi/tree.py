@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from sidecar.config.errors import Place, Problem
 from sidecar.config.yaml_tree import Entries, Items, Node, Scalar
+from sidecar.core.apikey import without_keys
 from sidecar.core.units import counted
 
 Entry = tuple[Scalar, Node]
@@ -109,7 +110,8 @@ class Tree:
 
 
 def told(place: Place, message: str) -> Problem:
-    return Problem(file=place.file, line=place.line, column=place.column, path="", message=message)
+    """What may be a key, as in an example, is shortened."""
+    return Problem(file=place.file, line=place.line, column=place.column, path="", message=without_keys(message))
 
 
 def field_of(fields: Fields, name: str) -> Node | None:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
@@ -11,10 +11,10 @@ from msgspec import Struct, structs
 
 from sidecar.config.build.config import Config
 from sidecar.config.decoder import decode
-from sidecar.config.errors import ConfigError, Path, Problem, Report, did_you_mean
+from sidecar.config.errors import ConfigError, Path, Report, did_you_mean
 from sidecar.config.load import Variables, read_file
 from sidecar.config.yaml_tree import MOST_TABLE_BYTES, read_table
-from sidecar.core.apikey import Hasher, beginning, looks_secret, without_keys
+from sidecar.core.apikey import Hasher, beginning, looks_secret
 from sidecar.core.model import Headers, RequestHead
 from sidecar.core.units import counted
 from sidecar.gate.explain import presenting, with_key_in_query
@@ -90,11 +90,7 @@ def read_suite(
     try:
         return _read(path, config_path, otherwise, lambda name, own: load(name, {**environ, **own}), variables)
     except ConfigError as error:
-        raise ConfigError(map(_without_keys, map(variables.without_values, error.problems))) from None
-
-
-def _without_keys(problem: Problem) -> Problem:
-    return replace(problem, path=without_keys(problem.path), message=without_keys(problem.message))
+        raise ConfigError(map(variables.without_secrets, error.problems)) from None
 
 
 def _read(

@@ -227,9 +227,13 @@ class Suggestions:
 
     def _often_hit(self, use: KeyUse) -> Mapping[str, tuple[int, int]]:
         """Quotas that refuse many requests, with how many and of how many."""
-        names = {name for route in use.over_quota for name in self._quotas_of(route)}
+        names = {*use.used_up, *(name for route in use.over_quota for name in self._quotas_of(route))}
         shares = {
-            name: (self._counted_by(name, use.over_quota), self._counted_by(name, use.by_route)) for name in names
+            name: (
+                use.used_up.get(name, 0) + self._counted_by(name, use.over_quota),
+                self._counted_by(name, use.by_route),
+            )
+            for name in names
         }
         return {name: (over, requests) for name, (over, requests) in shares.items() if over >= requests * OFTEN_HIT}
 

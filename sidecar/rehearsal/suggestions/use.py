@@ -177,7 +177,9 @@ class KeyUse(Struct):
     observed: dict[str, int] = {}
     """That went on, by route, though it lacked a scope (`mode: observe`)."""
     over_quota: dict[str, int] = {}
-    """Refused for a quota, by route."""
+    """Refused for a quota that is not on record, by route."""
+    used_up: dict[str, int] = {}
+    """Refused for a quota, by that quota."""
     by_route: dict[str, int] = {}
     peaks: dict[str, Peak] = {}
     """By quota."""
@@ -303,7 +305,7 @@ class Use:
                 _add(use.observed, route, 1)
             return
         reason = request.would_deny or request.reason or ""
-        if self._count(use, held, reading, route, reason, 1) and reading is not None:
+        if self._count(use, held, reading, route, reason, 1, request.quota) and reading is not None:
             for charge in reading.charges:
                 peak_of(use.peaks, charge.quota, held.key, self.config.plans).add(charge, (at or 0) / _SECOND)
 
@@ -335,8 +337,17 @@ class Use:
             found = self._uses[key_id] = KeyUse()
         return found
 
-    def _count(self, use: KeyUse, held: _Held, reading: Reading | None, route: str, reason: str, count: int) -> bool:
-        """Whether the policy let the requests pass, then and today, and quotas were taken from."""
+    def _count(
+        self,
+        use: KeyUse,
+        held: _Held,
+        reading: Reading | None,
+        route: str,
+        reason: str,
+        count: int,
+        quota: str | None = None,
+    ) -> bool:
+        """Whether the policy let the requests pass, then and today, and quotas were taken from. quota: used up."""
         if reason in _NO_POLICY_PASSED:
             if reason == Reason.INSUFFICIENT_SCOPE and route:
                 _add(use.lacking, route, count)
@@ -348,8 +359,10 @@ class Use:
         _add(use.by_route, route, count)
         if reading.routes not in use.readings:
             use.readings[reading.routes] = reading
-        if reason == Reason.QUOTA_EXCEEDED:
+        if reason == Reason.QUOTA_EXCEEDED and quota is None:
             _add(use.over_quota, route, count)
+        elif reason == Reason.QUOTA_EXCEEDED and quota is not None and quota in self.config.quotas:
+            _add(use.used_up, quota, count)
         return reason != Reason.QUOTA_EXCEEDED
 
     def _passes(self, use: KeyUse, held: _Held, reading: Reading) -> bool:

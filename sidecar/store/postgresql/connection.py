@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import asyncpg
 
-from sidecar.config.load import Environment
 from sidecar.config.store_url import password_of, shown_store
 from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import DuplicateRow, Steps, answers_within
 from sidecar.store.postgresql.generation import KeyWatch, NotWatched, the_row
 from sidecar.store.postgresql.migrations import prepare
+from sidecar.store.postgresql.passwords import in_memory, passfile_of, password_of_environ
 from sidecar.store.postgresql.replica import Replica
 from sidecar.store.postgresql.schema import SCHEMA
 from sidecar.store.postgresql.statements import (
@@ -217,16 +217,19 @@ def connector(url: str, seconds: float, more: str = "") -> Connect:
 
     async def connect() -> PostgresqlConnection:
         with reported(name):
-            password = None if has_password else await asyncio.to_thread(_password)
-            raw = await asyncpg.connect(
-                url,
-                password=password,
-                ssl=await asyncio.to_thread(context_of, url, os.environ),
-                timeout=CONNECT_SECONDS,
-                # The server ends a statement; this is for a server that is not there any more.
-                command_timeout=seconds + FIND_SECONDS,
-                server_settings={"application_name": "sidecar"},
-            )
+            password = None if has_password else await asyncio.to_thread(password_of_environ, os.environ)
+            known = has_password or password is not None
+            with in_memory(None if known else await asyncio.to_thread(passfile_of, url, os.environ)) as passfile:
+                raw = await asyncpg.connect(
+                    url,
+                    password=password,
+                    passfile=passfile,
+                    ssl=await asyncio.to_thread(context_of, url, os.environ),
+                    timeout=CONNECT_SECONDS,
+                    # The server ends a statement; this is for a server that is not there any more.
+                    command_timeout=seconds + FIND_SECONDS,
+                    server_settings={"application_name": "sidecar"},
+                )
         connection = PostgresqlConnection(raw, name)
         try:
             await connection.run(settings)
@@ -236,14 +239,6 @@ def connector(url: str, seconds: float, more: str = "") -> Connect:
         return connection
 
     return connect
-
-
-def _password() -> str | None:
-    """PGPASSWORD, or what PGPASSWORD_FILE holds now. Blocks. Raises StoreUnavailable."""
-    try:
-        return Environment(os.environ).get("PGPASSWORD")
-    except ValueError as error:
-        raise StoreUnavailable(str(error)) from error
 
 
 class PostgresqlDatabase(Steps):

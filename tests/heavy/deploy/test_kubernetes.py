@@ -244,11 +244,13 @@ def test_the_keys_from_git_are_read_where_they_are_mounted(tmp_path: Path) -> No
 @pytest.mark.parametrize("folder", SHARED)
 def test_replicas_that_share_their_state_are_replaced_one_by_one(folder: str, tmp_path: Path) -> None:
     deployment, config = one(folder, "Deployment")["spec"], config_of(folder, tmp_path)
-    assert deployment["replicas"] == config.limiter.replicas == 3
-    assert deployment["strategy"] == {
-        "type": "RollingUpdate",
-        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
-    }
+    assert deployment["replicas"] == 3
+    assert deployment["strategy"]["type"] == "RollingUpdate"
+    update = deployment["strategy"]["rollingUpdate"]
+    assert update["maxUnavailable"] + update["maxSurge"] == 1
+    # While Redis is away, each pod allows this part of each quota: together never more than the whole.
+    assert config.limiter.outage == "local"
+    assert deployment["replicas"] + update["maxSurge"] == config.limiter.replicas
     labels = deployment["template"]["metadata"]["labels"].items()
     spread = deployment["template"]["spec"]["topologySpreadConstraints"]
     assert {each["topologyKey"] for each in spread} == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}

@@ -32,6 +32,19 @@ def test_without_a_token_nobody_could_use_it_and_it_stays_closed(tmp_path: Path)
     assert loaded(tmp_path, "admin: {tokens: []}\n", SIDECAR_ADMIN_TOKEN="").admin is None
 
 
+def test_a_section_that_opens_no_listener_is_noted(tmp_path: Path) -> None:
+    for admin in ("127.0.0.1:9091", "{hosts: [a.test]}", "{}"):
+        config = loaded(tmp_path, f"admin: {admin}\n")
+        [note] = map(str, config.notes)
+        assert ": admin: note: no listener is opened without an admin token: set SIDECAR_ADMIN_TOKEN, or" in note
+        assert (config.admin_lacks_token, config.warnings) == (True, ())
+    with_token = loaded(tmp_path, "admin: 127.0.0.1:9091\n", SIDECAR_ADMIN_TOKEN="canary-canary-canary-canary")
+    for meant in (with_token, loaded(tmp_path, "admin: {tokens: []}\n"), loaded(tmp_path, "")):
+        assert meant.notes == ()
+    assert not with_token.admin_lacks_token
+    assert loaded(tmp_path, "admin: {tokens: []}\n").admin_lacks_token
+
+
 def test_a_token_in_the_environment_may_do_everything_and_is_kept_as_its_hash(tmp_path: Path) -> None:
     text = "canary-canary-canary-canary"
     config = loaded(tmp_path, "", SIDECAR_ADMIN_TOKEN=text)

@@ -107,5 +107,15 @@ def test_warnings_are_told_and_count_only_where_check_is_strict(runner: CliRunne
         assert result.stdout == f"{file}: {told} (1 route, 0 scopes, 0 quotas, 0 plans)\n"
 
 
+def test_an_admin_section_without_a_token_is_a_note_which_strict_allows(runner: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text(MINIMAL + "admin: 127.0.0.1:9091\n")
+    noted = runner.invoke(check_command, ["--strict", str(file)])
+    assert noted.exit_code == 0
+    assert noted.stderr.startswith(f"{file}:4:1: admin: note: no listener is opened without an admin token")
+    [note] = json.loads(runner.invoke(check_command, ["--json", str(file)]).stdout)["notes"]
+    assert (note["line"], note["path"]) == (4, "admin")
+
+
 def test_strict_is_content_with_a_file_without_warnings(runner: CliRunner) -> None:
     assert runner.invoke(check_command, ["--strict", str(EXAMPLE)]).exit_code == 0

@@ -69,6 +69,14 @@ def test_what_decides_on_requests_changes_without_a_restart(loading: Loading, op
     assert getattr(config, option) != getattr(running, option)
 
 
+def test_what_is_only_said_about_the_file_waits_for_no_restart(loading: Loading) -> None:
+    running, wanted = loading(MINIMAL), loading(MINIMAL + "routes: [GET /a/:id: {}]\nadmin: 127.0.0.1:9091\n")
+    config, kept = without_restart(running, wanted)
+    assert kept == ()
+    assert (config.warnings, config.notes, config.sha256) == (wanted.warnings, wanted.notes, wanted.sha256)
+    assert config.warnings and config.notes
+
+
 def test_an_option_of_which_nothing_is_known_waits_for_a_restart(loading: Loading) -> None:
     """Of what is not said to be live, the running value stands, whatever is added later."""
     config = loading(MINIMAL)

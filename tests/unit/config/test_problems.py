@@ -366,3 +366,42 @@ def test_a_name_cannot_break_the_line(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + '"a\\nb\\e[31m": 1\n')
     assert "\n" not in line
     assert "\x1b" not in line
+
+
+PASTED = "ex_live_" + "aB3" * 14
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        f"routes: [GET /x: {{scopes: [{PASTED}]}}]",
+        f"routes: [GET /x: {{quotas: [{PASTED}]}}]",
+        f"routes: [GET /x: {{environments: [{PASTED}]}}]",
+        f"routes: ['GET /{PASTED}', 'GET /{PASTED}']",
+        f"scopes: {{a: {{includes: [{PASTED}]}}}}",
+        f"scopes: {{{PASTED}: 5}}",
+        f"plans: {{free: {{{PASTED}: unlimited}}}}",
+        f"plans: {{{PASTED}: {{q: unlimited}}}}",
+        f"keys: {{default_plan: {PASTED}}}",
+        f"keys: {{default_scopes: [{PASTED}]}}",
+        f"errors: {{{PASTED}: {{status: 400}}}}",
+        f"identity: {{headers: {{X-Id: '{{{PASTED}}}'}}}}",
+        f"{PASTED}: 1",
+        f"upstream: http://127.0.0.1:8000/{PASTED}?",
+        f"realm: *{PASTED}",
+        f"ops: h:1{PASTED}",
+    ],
+)
+def test_what_may_be_a_key_is_shortened_in_every_problem(problems: Complaining, snippet: str) -> None:
+    lines = problems(f"{MINIMAL}{snippet}\n")
+    assert lines
+    assert PASTED not in "\n".join(lines)
+
+
+def test_a_warning_shortens_what_may_be_a_key(loading: Loading) -> None:
+    warnings = loading(
+        f"{MINIMAL}scopes: {{{PASTED}: unused}}\nroutes:\n- GET /{PASTED}/:id: {{public: true}}\n"
+    ).warnings
+    assert len(warnings) == 2
+    assert PASTED not in "\n".join(map(str, warnings))
+    assert "ex_live_aB3a…" in str(warnings[0])

@@ -46,6 +46,14 @@ ODD = {
         "routes: [GET /a/**: {}, 'GET /a/{id}': {public: true}]",
         "routes[1].public: warning: `GET /a/{id}` needs no key, though `GET /a/**` around it does",
     ),
+    "a public GET below a closed one, with its HEAD": (
+        "routes: [GET /a/**: {}, GET /a/b: {public: true}, HEAD /a/b: {public: true}]",
+        "needs no key, though `GET /a/**` around it does",
+    ),
+    "a public HEAD below a closed one": (
+        "routes: [GET /a/**: {}, GET /a/b: {}, HEAD /a/b: {public: true}]",
+        "`HEAD /a/b` needs no key, though `GET /a/**` around it does",
+    ),
     "a key as Basic": (
         "keys: {from: [{header: Authorization, scheme: basic}]}\nroutes: [GET /a: {}]",
         "keys.from[0]: warning: clients send `username:password`",
@@ -74,6 +82,9 @@ MEANT = {
     "quotas of defaults": QUOTAS + "defaults: {quotas: [general]}\nroutes: [GET /a: {}]",
     "a quota of what has no route": QUOTAS + "unmatched: {quotas: [general]}\nroutes: [GET /a: {}]",
     "a public route beside a closed one": "routes: [POST /a/**: {}, GET /a/b: {public: true}, GET /c/**: {}]",
+    "HEAD with a public GET below a public one": (
+        "routes: [GET /a/**: {public: true}, HEAD /a/**: {}, GET /a/b: {public: true}]"
+    ),
     "nothing yet": QUOTAS + SCOPES,
 }
 

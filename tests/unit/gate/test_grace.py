@@ -1,8 +1,10 @@
 """Keys that were seen go on while the store cannot be asked (`store.grace`). See also tests/wire/keys/test_grace.py."""
 
+import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from sidecar.core.apikey import KeyFormat
 from sidecar.core.errors import Reason
 from sidecar.core.model import KeyStatus
+from sidecar.keys.cache import CacheEntry, KeyCache
 from tests.unit.gate.world import World, make_world
 from tests.unit.keys.making import set_status
 
@@ -140,3 +143,23 @@ async def test_begin_and_end_are_told_once(world: World, caplog: pytest.LogCaptu
         "no answer for 40 s, store.grace is over",
     ]
     assert said[2:] == ["sidecar: store: answers again, after 40 s and 3 lookups without it"]
+
+
+async def test_a_lookup_that_is_made_again_counts_once(world: World) -> None:
+    text, key = await world.issue("read")
+    cache = KeyCache(world.store.keys, size=10, grace=world.grace)
+    digest = sha256(text.encode()).digest()
+
+    async def looked_up_twice() -> tuple[int, int]:
+        before = cache.hits, world.grace.lookups
+        found = cache.peek(digest)
+        assert isinstance(found, CacheEntry) and found.key.id == key.id
+        cache.uncount(found)
+        assert await cache.find(digest, lambda: world.hasher.candidates(text)) is found
+        return cache.hits - before[0], world.grace.lookups - before[1]
+
+    await cache.find(digest, lambda: world.hasher.candidates(text))
+    assert await looked_up_twice() == (1, 0)
+    await asyncio.sleep(0)
+    world.move_store()
+    assert await looked_up_twice() == (1, 1)

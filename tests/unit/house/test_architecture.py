@@ -64,6 +64,7 @@ OWNERS = {
 }
 PURE = {"asyncio", "time", "os", "sys", "socket", "random", "secrets", "threading", "pathlib", "io", "subprocess"}
 MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 236, 450, 40, 40
+MOST_PROTOCOLS = 20
 OF_ONE_PREFIX = 3
 """Files of one room that begin with the same word are a folder."""
 
@@ -209,6 +210,18 @@ def too_big(files: list[Path]) -> Iterator[str]:
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length > LONGEST_FUNCTION:
                     yield f"{name_of(module)}: {node.name} has {length} lines"
+
+
+def test_protocols_stand_at_real_seams_only() -> None:
+    """Where two implementations meet, or a floor is between; inside a room, classes know each other by name."""
+    protocols = [
+        f"{name_of(module)}: {node.name}"
+        for module in MODULES
+        for node in nodes_of(module)
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases)
+    ]
+    assert 0 < len(protocols) <= MOST_PROTOCOLS, protocols
 
 
 def test_the_gates_story_fits_one_screen() -> None:

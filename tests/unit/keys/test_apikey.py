@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from sidecar.core.apikey import ALPHABET, Hasher, KeyFormat, Pepper, Secret, looks_secret, peppers_from
+from sidecar.core.apikey import ALPHABET, Hasher, KeyFormat, Pepper, Secret, looks_secret, peppers_from, without_keys
 
 PREFIXES = ("hv_live_", "hv_test_")
 KEY = KeyFormat().make("hv_live_", Random(1).randrange)  # noqa: S311 - the same in every worker of a run
@@ -141,3 +141,11 @@ def test_secrets_do_not_show_in_a_repr() -> None:
 )
 def test_a_plaintext_is_told_from_an_id_and_a_prefix(text: str, secret: bool) -> None:
     assert looks_secret(text) is secret
+
+
+def test_a_long_text_is_searched_for_keys_in_a_moment() -> None:
+    for text in ("_" * 100_000, "a" * 100_000 + "!", (KEY + "-") * 2_000 + "!"):
+        assert not looks_secret(text)
+        assert KEY not in without_keys(text)
+    assert looks_secret("_" * 100_000 + KEY + " " * 100_000)
+    assert without_keys(f"no scope '{KEY}', no 'hv_live_Pb0A1uey'") == "no scope 'hv_live_Pb0A…', no 'hv_live_Pb0A1uey'"

@@ -202,7 +202,7 @@ WRONG = {
     "an unknown field": (a_line(hahs="x"), "1: unknown field 'hahs' (known: id, hash"),
     "a field twice": ('{"name": "a", "name": "b"}', "1: 'name' occurs twice"),
     "no name": ({"hash": hash_of("x")}, "1: name: is required"),
-    "a number for text": (a_line(tenant=5), "1: tenant: must be a string"),
+    "a number for text": (a_line(tenant=5), "1: tenant: must be a string, not a number"),
     "scopes of numbers": (a_line(scopes=[1]), "1: scopes: must be a list of strings"),
     "a quota of words": (a_line(quotas={"general": "5"}), "1: quotas: must map names"),
     "a boolean quota": (a_line(quotas={"general": True}), "1: quotas: must map names"),
@@ -251,6 +251,37 @@ async def test_what_is_wrong_with_a_line_is_told_with_its_number(
 ) -> None:
     [problem] = await problems_in(a_file(line), line_rules(rules))
     assert problem.startswith(expected)
+
+
+async def test_everything_that_is_wrong_with_a_line_is_told_at_once(rules: KeyRules) -> None:
+    bad = {"hash": 5, "tenant": 5, "plan": "gold", "scopes": ["nope"], "quotas": {"general": "5"}, "expires_at": "soon"}
+    assert [problem.partition(" (")[0] for problem in await problems_in(a_file(a_line(**bad)), line_rules(rules))] == [
+        "1: hash: must be a string, not a number",
+        "1: tenant: must be a string, not a number",
+        "1: quotas: must map names to whole numbers",
+        "1: expires_at: is neither a date",
+        "1: unknown scope 'nope'",
+        "1: unknown plan 'gold'",
+    ]
+    untyped = await problems_in(a_file(a_line(name=5, prefix=5, environment=[])), line_rules(rules))
+    assert untyped == [
+        "1: prefix: must be a string, not a number",
+        "1: name: must be a string, not a number",
+        "1: environment: must be a string, not a list",
+    ]
+    bare = await problems_in(a_file({"tenant": "a b"}), line_rules(rules))
+    assert [problem[:17] for problem in bare] == ["1: hash: is requi", "1: name: is requi", "1: a tenant has 1"]
+    rows = f'hash,name,quotas,metadata,enabled,plan\n{hash_of("a")},a,general:5,"{{""a"": 1, ""a"": 2}}",maybe,gold\n'
+    assert [
+        problem.partition(" (")[0] for problem in await problems_in(a_file(rows, form="csv"), line_rules(rules))
+    ] == [
+        "2: quotas: write name=limit, separated by spaces",
+        "2: metadata: 'a' occurs twice",
+        "2: enabled: write TRUE or FALSE",
+        "2: unknown plan 'gold'",
+    ]
+    unknown = await problems_in(a_file(a_line(hahs="x", naem="y")), line_rules(rules))
+    assert unknown[0].startswith("1: unknown fields 'hahs', 'naem' (known: id, hash")
 
 
 async def test_every_bad_line_is_told_and_nothing_is_taken_in(store: SqliteStore, rules: KeyRules) -> None:

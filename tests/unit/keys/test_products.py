@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from sidecar.core.apikey import ForeignKeys, Hasher, Pepper
 from sidecar.keys.transfer.fields import InvalidLine, LineRules, Origin
 from sidecar.keys.transfer.formats import BadLine, Entry, KeyFile
-from sidecar.keys.transfer.products import Plaintexts, Product, hashed, product_entries
+from sidecar.keys.transfer.products import LeftOut, Plaintexts, Product, hashed, product_entries
 from sidecar.keys.validation import KeyRules
 from tests.unit.keys.making import NOW_US
 from tests.unit.keys.test_importing import ANN
@@ -91,8 +92,9 @@ LISTS: tuple[tuple[Product, Any, dict[str, Any]], ...] = (
 )
 
 
-def the_list(document: Any) -> io.BytesIO:
-    return io.BytesIO((document if isinstance(document, str) else json.dumps(document)).encode())
+def entries_of(document: Any, product: Product, left_out: LeftOut | None = None) -> Iterator[Entry | BadLine]:
+    text = document if isinstance(document, str) else json.dumps(document)
+    return product_entries(io.BytesIO(text.encode()), product, left_out or LeftOut())
 
 
 def plaintexts(rules: KeyRules, *foreign: ForeignKeys, pepper: bytes | None = None) -> tuple[Plaintexts, LineRules]:
@@ -109,7 +111,7 @@ def test_a_list_of_another_product_becomes_keys_that_the_gate_finds(
     rules: KeyRules, product: Product, document: Any, told: dict[str, Any]
 ) -> None:
     plain, lines = plaintexts(rules, ForeignKeys(prefix=""))
-    [raw] = product_entries(the_list(document), product)
+    [raw] = entries_of(document, product)
     assert isinstance(raw, Entry)
     assert {**told, "key": KEY} == raw.fields
     [entry] = hashed([raw], plain)
@@ -123,11 +125,104 @@ def test_a_list_of_another_product_becomes_keys_that_the_gate_finds(
     )
 
 
+def of_kong(**more: Any) -> dict[str, Any]:
+    return {"consumers": [{"username": "ann", "keyauth_credentials": [{"key": KEY, "id": "1"}], **more}]}
+
+
+LEFT: tuple[tuple[Product, Any, list[str]], ...] = (
+    (
+        "unkey",
+        [
+            {"keyId": "1", "plaintext": KEY, "credits": None, "ratelimits": [], "lastUsedAt": 1},
+            {"keyId": "2", "plaintext": KEY, "credits": {"remaining": 5}, "ratelimits": [{"limit": 9}]},
+            {"keyId": "3", "plaintext": KEY, "credits": {"remaining": 5}, "identity": {"id": "i", "ratelimits": [1]}},
+        ],
+        [
+            "2: 2 keys have `credits`, which is not imported",
+            "2: 1 key has `ratelimits`, which is not imported",
+            "3: 1 key has `identity.ratelimits`, which is not imported",
+        ],
+    ),
+    (
+        "kong",
+        of_kong(acls=[{"group": "gold"}], jwt_secrets=[], plugins=[{"name": "rate-limiting"}]),
+        [
+            "1: 1 key has `consumer.acls`, which is not imported",
+            "1: 1 key has `consumer.plugins`, which is not imported",
+        ],
+    ),
+    (
+        "kong",
+        {"consumers": [{"username": "bob", "jwt_secrets": [{"key": "x"}]}, {"username": "eve"}]},
+        ["0: 1 consumer is left out: their credentials are no API keys"],
+    ),
+    (
+        "aws",
+        [{"value": KEY, "name": "a", "stageKeys": ["x/prod"], "tags": {"team": "a"}, "lastUpdatedDate": 1}],
+        ["1: 1 key has `stageKeys`, which is not imported", "1: 1 key has `tags`, which is not imported"],
+    ),
+    ("aws", f"Name,key,Team\nA,{KEY},\nB,{KEY},x\n", ["3: 1 key has `team`, which is not imported"]),
+    (
+        "apisix",
+        [
+            {
+                "value": {
+                    "username": "a",
+                    "group_id": "g",
+                    "plugins": {"key-auth": {"key": KEY}, "limit-count": {"n": 1}},
+                }
+            },
+            {"value": {"username": "b", "plugins": {"jwt-auth": {"key": "x"}}}},
+            {"value": {"username": "c"}},
+        ],
+        [
+            "1: 1 key has `group_id`, which is not imported",
+            "1: 1 key has `plugins.limit-count`, which is not imported",
+            "0: 1 consumer is left out: their credentials are no API keys",
+        ],
+    ),
+    (
+        "tyk",
+        {
+            "key": KEY,
+            "alias": "a",
+            "rate": 1000,
+            "per": 60,
+            "quota_max": -1,
+            "allowance": 1000,
+            "hmac_enabled": False,
+            "access_rights": {"api": {"api_id": "api"}},
+            "basic_auth_data": {"password": "", "hash_type": ""},
+        },
+        ["1: 1 key has `rate`, which is not imported", "1: 1 key has `access_rights`, which is not imported"],
+    ),
+    (
+        "unkey",
+        [{"keyId": "1", "plaintext": KEY, **{f"{KEY}{place}": 1 for place in range(21)}}],
+        [
+            *["1: 1 key has `k3pzXq81LmVt…`, which is not imported"] * 20,
+            "0: 1 other field of its keys is not imported either",
+        ],
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("product", "document", "notes"), LEFT, ids=[f"{one[0]}-{place}" for place, one in enumerate(LEFT)]
+)
+def test_what_a_key_here_cannot_have_is_counted_with_its_first_key(
+    product: Product, document: Any, notes: list[str]
+) -> None:
+    left_out = LeftOut()
+    for entry in entries_of(document, product, left_out):
+        assert isinstance(entry, Entry)
+    assert [f"{first}: {note}" for first, note in left_out.notes()] == notes
+
+
 REFUSED: tuple[tuple[Product, Any, str], ...] = (
     ("kong", {"data": [{"key": KEY, "ttl": 60}]}, "1: ttl: does not say when this key expires"),
     ("kong", "{", "1: from here on, the file is not JSON"),
     ("aws", f"name,value\nMobile,{KEY}\n", "1: the header row has no column 'key'"),
-    ("aws", f"name,key,enabled\nMobile,{KEY},maybe\n", "2: enabled: write TRUE or FALSE"),
     ("aws", {"items": [{"name": "Mobile"}]}, "1: value: is missing: list keys with --include-values"),
     ("apisix", {"value": {"plugins": {"key-auth": {"key": "$secret://vault/1/a"}}}}, "1: key: is a reference"),
     ("tyk", {"alias": "Mobile"}, "1: add the key to each session object"),
@@ -145,18 +240,18 @@ REFUSED: tuple[tuple[Product, Any, str], ...] = (
     ("product", "document", "problem"), REFUSED, ids=[f"{one[0]}-{place}" for place, one in enumerate(REFUSED)]
 )
 def test_what_cannot_be_taken_over_is_named(product: Product, document: Any, problem: str) -> None:
-    [found] = product_entries(the_list(document), product)
+    [found] = entries_of(document, product)
     assert str(found).startswith(problem)
     assert KEY not in str(found)
 
 
 def test_one_odd_value_does_not_end_the_list(rules: KeyRules) -> None:
     credentials = [{"key": KEY + str(place), "id": "a", "created_at": at} for place, at in enumerate((1, "soon", 2))]
-    assert [entry.line for entry in product_entries(the_list({"data": credentials}), "kong")] == [1, 2, 3]
+    assert [entry.line for entry in entries_of({"data": credentials}, "kong")] == [1, 2, 3]
 
 
 def test_a_time_of_tyk_that_was_never_set_is_none() -> None:
-    [entry] = product_entries(the_list({"key": KEY, "alias": "A", "date_created": "0001-01-01T00:00:00Z"}), "tyk")
+    [entry] = entries_of({"key": KEY, "alias": "A", "date_created": "0001-01-01T00:00:00Z"}, "tyk")
     assert isinstance(entry, Entry)
     assert "created_at" not in entry.fields
 
@@ -170,13 +265,13 @@ def test_a_prefix_that_the_key_does_not_begin_with_is_refused(rules: KeyRules) -
 @pytest.mark.parametrize("key", ["", None])
 def test_a_line_of_a_list_without_its_key_says_so(rules: KeyRules, key: str | None) -> None:
     keys, _ = plaintexts(rules, ForeignKeys(prefix="k3p"))
-    entries = product_entries(the_list({"data": [{"key": key, "id": "a"}]}), "kong")
+    entries = entries_of({"data": [{"key": key, "id": "a"}]}, "kong")
     assert [str(bad) for bad in hashed(entries, keys)] == ["1: key: is required"]
 
 
 def test_pages_that_follow_each_other_are_one_list() -> None:
     pages = "\n".join(json.dumps({"data": [{"key": KEY + str(page), "consumer": None}]}) for page in range(3))
-    assert [entry.line for entry in product_entries(the_list(pages), "kong")] == [1, 2, 3]
+    assert [entry.line for entry in entries_of(pages, "kong")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

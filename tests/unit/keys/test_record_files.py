@@ -82,7 +82,7 @@ def test_each_problem_names_the_line_on_which_its_record_begins(rules: KeyRules)
         "5: hash: is the same as on line 1",
         "8: 'hash' occurs twice",
         "10: quotas: must map names to whole numbers",
-        "10: scopes: must be a list of strings",
+        "10: scopes: must be a list of strings, not a string",
         "11: 'a' occurs twice",
         "12: key: is the key itself, which does not belong in a file: write its hash",
     ]

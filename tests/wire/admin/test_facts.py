@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from sidecar.admin.web import policy_views, refusal, view_models
+from sidecar.admin.web import explain, policy_views, view_models
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.waiting import until
 from tests.wire.admin.calls import CONFIG, Admin, Person, admin_address
@@ -266,7 +266,7 @@ LABELS: Final = {
 }  # fmt: skip
 """Sources of what stands beside a label: facts of a key, tiles and states of the overview."""
 _LABEL: Final = re.compile(r'<dt>(.*?)</dt>|<div class="name">(.*?)</div>|<li class="(?:good|bad)"><b>(.*?)</b>')
-VIEWS: Final = (view_models, policy_views, refusal)
+VIEWS: Final = (view_models, policy_views, explain)
 _NO_SOURCE = (TYPED, WORDS, CONSTANT, PARTS)
 
 

@@ -66,9 +66,20 @@ def test_an_invalid_field_is_reported_in_words(ops: Admin) -> None:
     response = ops.call("POST", "keys", {"name": "", "scopes": "streams:read", "quotas": {"general": 0}})
     assert {error["pointer"]: error["detail"] for error in response.json["errors"]} == {
         "/name": "must not be empty",
-        "/scopes": "must be array | null, not str",
+        "/scopes": "must be a list or null, not a string",
         "/quotas/general": "must be at least 1",
     }
+    wrong = {"name": 5, "tenant": True, "scopes": [1], "quotas": {"general": "5"}, "metadata": [], "plan": {}}
+    response = ops.call("POST", "keys", wrong)
+    assert {error["pointer"]: error["detail"] for error in response.json["errors"]} == {
+        "/name": "must be a string, not a number",
+        "/tenant": "must be a string or null, not true or false",
+        "/scopes/0": "must be a string, not a number",
+        "/quotas/general": "must be a whole number, not a string",
+        "/metadata": "must be an object, not a list",
+        "/plan": "must be a string or null, not an object",
+    }
+    assert ops.call("GET", "keys?limit=x").json["errors"][0]["detail"] == "must be a whole number"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"name": "\xff"}', b"[" * 100_000])

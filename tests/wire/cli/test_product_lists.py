@@ -30,6 +30,14 @@ def test_keys_in_a_list_are_taken_only_when_told_so_and_are_found_by_themselves(
     assert all(KEY.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 
 
+def test_what_an_import_cannot_take_over_is_said_on_stderr(keys: Keys) -> None:
+    unkey = [{"keyId": str(at), "plaintext": KEY + str(at), "ratelimits": [{"limit": 5}]} for at in range(2)]
+    for option in ("--dry-run", "--json"):
+        taken = keys.run("import", "--format", "unkey", "--hash-plaintext", option, "-", stdin=json.dumps(unkey))
+        assert taken.exit_code == 0
+        assert taken.stderr == "stdin:1: note: 2 keys have `ratelimits`, which is not imported\n"
+
+
 def test_a_disabled_key_stays_disabled(keys: Keys) -> None:
     rows = f"name;key;enabled;created_at\nA;{KEY};FALSE;1704067200\nB;{KEY}2;TRUE;1704067200000\n"
     assert keys.run("import", "--format", "csv", "--hash-plaintext", "-", stdin=rows).exit_code == 0

@@ -153,6 +153,17 @@ def test_a_unix_socket_can_be_listened_on(folder: Path, start_sidecar: StartSide
     assert process.returncode == 0
 
 
+def test_an_admin_listener_that_is_not_opened_is_said_at_the_start(folder: Path) -> None:
+    environ = {**clean_environ(), "PYTHONPATH": str(ROOT)}
+    with started(folder, environ, "--admin", "127.0.0.1:0") as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if " listener on " not in line)
+            assert line.startswith("sidecar: admin: no listener is opened without an admin token: set SIDECAR_ADMIN_")
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
 def test_every_listener_serves_each_address_of_its_list_and_says_so(folder: Path) -> None:
     text = CONFIG.replace("listen: 127.0.0.1:0\nops: 127.0.0.1:0\n", 'listen: ["[::]:0", "unix:data.sock"]\n')
     text = text.replace("unix:data.sock", f"unix:{folder}/data.sock")

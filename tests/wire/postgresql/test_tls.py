@@ -3,15 +3,17 @@
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, get_ident
 
 import pytest
 
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.postgresql.connection import connector
+from sidecar.store.postgresql.passwords import passfile_of
 from tests.harness.keys import run_cli
 from tests.harness.postgresql import PostgresqlServer, running_postgresql
 from tests.harness.running import StartSidecar
@@ -205,6 +207,37 @@ def test_a_password_is_taken_from_wherever_libpq_takes_it_and_never_told(
         done = run_cli("keys", "list", "--store", store, environ=environ)
         assert done.exit_code == 1 and told in done.output
         assert "hunter" not in done.output
+
+
+async def test_the_file_of_passwords_is_not_read_on_the_event_loop(
+    server: PostgresqlServer, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.ask_for_password("asked", "hunter2/")
+    own, environ = _given("PGPASSFILE", url, "hunter3/", tmp_path)
+    monkeypatch.setenv("PGPASSFILE", environ["PGPASSFILE"])
+    readers: list[int] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]) == environ["PGPASSFILE"]:
+            readers.append(get_ident())
+
+    sys.addaudithook(note)
+    with pytest.raises(StoreUnavailable, match="refuses the password"):
+        await connector(own, 1.0)()
+    assert readers and get_ident() not in readers
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_file_of_passwords_that_others_may_read_is_left_to_asyncpg_which_warns(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / ".pgpass"
+    file.write_text("*:*:*:*:secret\n", encoding="ascii")
+    file.chmod(mode)
+    assert passfile_of("postgresql://h/d", {"PGPASSFILE": str(file)}) is None
+    file.chmod(0o600)
+    assert passfile_of("postgresql://h/d", {"PGPASSFILE": str(file)}) == b"*:*:*:*:secret\n"
+    assert passfile_of(f"postgresql://h/d?passfile={file}", {"PGPASSFILE": "/nowhere"}) == b"*:*:*:*:secret\n"
+    assert passfile_of("postgresql://h/d", {"PGPASSFILE": str(tmp_path / "none")}) == b""
+    assert passfile_of("postgresql://h/d", {"PGPASSFILE": str(tmp_path)}) in (None, b"")
 
 
 def test_a_sidecar_serves_over_verified_tls_and_logs_no_password(tls: TlsServer, start_sidecar: StartSidecar) -> None:

@@ -334,6 +334,17 @@ def test_a_quota_that_refuses_a_tenth_is_told(config: Config) -> None:
     assert suggested(config, key, [*every(1, 91, key), *refused[:9]]).quotas == ()
 
 
+@pytest.mark.parametrize("how", [{"status": 429, "reason": "quota_exceeded"}, {"would_deny": "quota_exceeded"}])
+def test_of_the_quotas_of_a_route_only_the_one_that_the_log_names_has_refused(
+    config: Config, how: dict[str, object]
+) -> None:
+    key = an_old_key("videos:list")
+    named = [request(key, path="/videos/1", quota="minutely", **how)] * 10
+    gone = [request(key, path="/videos/1", quota="of-old", **how)] * 10
+    fits = suggested(config, key, [*every(1, 80, key), *named, *gone]).quotas
+    assert [(one.quota, one.fit, one.most, one.requests) for one in fits] == [("minutely", "often_hit", 10, 100)]
+
+
 # Routes, and keys that are not known.
 
 

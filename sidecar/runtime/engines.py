@@ -1,26 +1,44 @@
-"""The store that a running sidecar serves by: opened, checked, and marked as in use."""
+"""The engines of a running sidecar: its store, opened, checked and marked as in use; and its limiter.
+
+Quotas are counted in the sidecar's memory or in a Redis, wrong keys always in its memory.
+"""
 
 import os
 import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from random import SystemRandom
+from typing import TYPE_CHECKING, Final
 
 from sidecar.config.build.config import Config
+from sidecar.config.engines import LimiterSettings
 from sidecar.config.store_url import is_file, is_sqlite, shown_store, sqlite_path
 from sidecar.core.apikey import Hasher
+from sidecar.core.model import Subject
 from sidecar.core.units import Clock
 from sidecar.keys.lifecycle import MissingPepper, check_peppers
 from sidecar.keys.ports import StoreUnavailable
+from sidecar.limiter.port import Limiter
+from sidecar.limiter.redis.url import RedisUrl
+from sidecar.limiter.remote import OutageLimiter, RemoteStatistics
 from sidecar.limiter.shared import EmbeddedLimiter
 from sidecar.runtime.control import Sharing, served_store
 from sidecar.runtime.key_file import open_key_file
 from sidecar.runtime.serving import StartError
+from sidecar.runtime.tasks import Background
 from sidecar.runtime.telemetry import ReplicaInStep, RevocationLag
 from sidecar.store.file import InvalidKeyFile
 from sidecar.store.store import Store, open_store
-from sidecar.telemetry.limiter import LimiterMetrics
+from sidecar.telemetry.limiter import LimiterMetrics, RemoteLimiterMetrics
 from sidecar.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sidecar.limiter.redis.limiter import RedisLimiter
+
+# The store.
+
 
 _NO_ADMINISTRATION: Final = (
     "admin: this role of the database may not issue keys: name the administration role in `store`, or leave out `admin`"
@@ -109,3 +127,59 @@ def _name_of_process(config: Config) -> str:
 async def _leave(store: Store, here: str) -> None:
     with suppress(StoreUnavailable):
         await store.quotas.absent(here)
+
+
+# The limiter.
+
+
+_FULLEST: Final = 20
+"""Keys and tenants of which the page asks how much they have left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limiters:
+    """quotas: counts those of the configuration. fullest: keys and tenants that have used most of a limit, given the
+    limits of plans. remarks: why the shared counts cannot be asked now."""
+
+    quotas: Limiter
+    fullest: Callable[[Mapping[str, Collection[int]]], Sequence[tuple[Subject, str]]]
+    remarks: Callable[[], Sequence[str]] = tuple
+
+
+async def limiters_of(
+    settings: LimiterSettings, memory: EmbeddedLimiter, *, metrics: Metrics, background: Background
+) -> Limiters:
+    """As `limiter` says; a Redis has been tried once, and need not be there. Raises StartError."""
+    if isinstance(settings.url, str):
+        return Limiters(quotas=memory, fullest=lambda limits: memory.top_subjects(most=_FULLEST, limits=limits))
+    statistics = RemoteStatistics()
+    limiter = shared_limiter(settings, settings.url, memory, statistics)
+    metrics.also(RemoteLimiterMetrics(statistics))
+    background.run(limiter.run)
+    await limiter.tried()
+    return Limiters(
+        quotas=limiter,
+        fullest=lambda limits: limiter.top_subjects(_FULLEST),
+        remarks=lambda: [f"limiter: {statistics.problem}"] if statistics.problem else (),
+    )
+
+
+def shared_limiter(
+    settings: LimiterSettings, url: RedisUrl, memory: EmbeddedLimiter, statistics: RemoteStatistics
+) -> "RedisLimiter":
+    """Not running yet. memory: counts while it is away. Raises StartError where its library is missing."""
+    outage = OutageLimiter(settings.outage, memory, replicas=settings.replicas, statistics=statistics)
+    try:
+        from sidecar.limiter.redis.limiter import redis_limiter
+
+        return redis_limiter(
+            url,
+            outage,
+            namespace=settings.namespace,
+            timeout=settings.timeout,
+            ca=settings.ca,
+            statistics=statistics,
+            random=SystemRandom(),
+        )
+    except ImportError as error:
+        raise StartError("limiter: Redis needs a library: pip install 'sidecar[redis]'") from error

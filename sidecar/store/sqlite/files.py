@@ -91,7 +91,8 @@ class OpenedFiles:
     def check_database(self) -> None:
         """Raises StoreUnavailable when the path no longer leads to the file that was opened. About a microsecond."""
         if self._identity_of_database() != self._database:
-            raise StoreUnavailable(f"the key store {self.path} was replaced while in use: restart the sidecar")
+            happened = "was replaced while in use: restart the sidecar"
+            raise StoreUnavailable(f"the key store {self.path} {happened}", cause=happened)
 
     def check(self) -> None:
         """Raises StoreUnavailable when one of the three files is not the one that was opened."""
@@ -99,7 +100,10 @@ class OpenedFiles:
         for suffix, opened in zip(COMPANIONS, self._companions, strict=True):
             if (found := _identity(self.path + suffix)) != opened:
                 happened = "is gone" if found is None else "was replaced"
-                raise StoreUnavailable(f"{self.path}{suffix} {happened} while the key store is in use: {RESTART}")
+                raise StoreUnavailable(
+                    f"{self.path}{suffix} {happened} while the key store is in use: {RESTART}",
+                    cause=f"cannot be used, its {suffix} file {happened} while in use: {RESTART}",
+                )
 
     def replaced(self) -> bool:
         """Whether another process may write to a log of its own, which must be left alone."""
@@ -124,10 +128,11 @@ class OpenedFiles:
         try:
             found = os.stat(self.path)
         except OSError as error:
-            raise StoreUnavailable(
-                f"the key store {self.path} is gone or out of reach ({error.strerror}): put it back, or restore "
+            happened = (
+                f"is gone or out of reach ({error.strerror}): put it back, or restore "
                 "a backup with `sidecar store restore FILE`, and restart"
-            ) from error
+            )
+            raise StoreUnavailable(f"the key store {self.path} {happened}", cause=happened) from error
         return found.st_dev, found.st_ino
 
 

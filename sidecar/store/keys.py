@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -380,12 +380,18 @@ class KeyImports:
 
     @asynccontextmanager
     async def intake(self, *, at: int, actor: Actor) -> AsyncIterator[Intake]:
-        """One transaction for all keys."""
-        async with self._database.transaction("import") as connection:
-            [(last,)] = await connection.fetch(_LAST_SERIAL)
-            async with self._bulk(connection):
-                head, who = await head_of(connection), (at, actor.name, actor.source)
-                yield _TransactionIntake(connection, last, head=head, who=who)
+        """One transaction for all keys, which begins with `Intake.begin`."""
+        async with AsyncExitStack() as stack:
+
+            async def begin() -> tuple[Connection, int, Head]:
+                connection = await stack.enter_async_context(self._database.transaction("import"))
+                [(last,)] = await connection.fetch(_LAST_SERIAL)
+                await stack.enter_async_context(self._bulk(connection))
+                return connection, last, await head_of(connection)
+
+            fetch = partial(self._database.read, "import_dry")
+            [(last,)] = await fetch(_LAST_SERIAL)
+            yield _TransactionIntake(fetch, last, begin, who=(at, actor.name, actor.source))
 
     @asynccontextmanager
     async def dry_intake(self) -> AsyncIterator[Intake]:
@@ -400,6 +406,9 @@ class _DryIntake:
 
     def __init__(self, fetch: _Fetch, before: int) -> None:
         self._fetch, self._before = fetch, before
+
+    async def begin(self) -> None:
+        pass
 
     async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
         found: dict[bytes | str, str] = {}
@@ -418,9 +427,22 @@ class _DryIntake:
 
 
 class _TransactionIntake(_DryIntake):
-    def __init__(self, connection: Connection, before: int, *, head: Head, who: tuple[int, str, str]) -> None:
-        super().__init__(connection.fetch, before)
-        self._connection, self._head, self._who = connection, head, who
+    """begin: begins the transaction; gives the last serial that is there, and the head of the audit."""
+
+    def __init__(
+        self,
+        fetch: _Fetch,
+        before: int,
+        begin: Callable[[], Awaitable[tuple[Connection, int, Head]]],
+        *,
+        who: tuple[int, str, str],
+    ) -> None:
+        super().__init__(fetch, before)
+        self._begin, self._who = begin, who
+
+    async def begin(self) -> None:
+        self._connection, self._before, self._head = await self._begin()
+        self._fetch = self._connection.fetch
 
     def batch(self, rows: Sequence[NewRow]) -> Batch:
         entries = [(*self._who, "import", row.id, row.tenant, None, row.after) for row in rows]

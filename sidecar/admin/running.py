@@ -33,7 +33,8 @@ class Running:
 
     counts_by_reason: since `since`. counts_by_route: the same by route, where the empty reason has all requests.
     observed_by_route: of these, the ones that went on only because their refusal is observed, by reason.
-    fullest: keys and tenants that have used most of a limit, given the limits of plans by quota; called in a thread.
+    fullest: keys, tenants and environments that have used most of a limit, given the limits of plans by quota; called
+    in a thread.
     problems, remarks: lines as of `/readyz?verbose`.
     """
 
@@ -178,12 +179,12 @@ NEARLY: Final = 0.8
 _MOST_CANDIDATES: Final = 200
 """Keys of each kind that are looked at for that."""
 _KEYS_OF_A_TENANT: Final = 5
-"""The latest used ones, whose plans and limits say what the tenant's limit is."""
+"""The latest used ones, whose plans and limits say what the tenant's limit is; of an environment alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearlyUsedUp:
-    """A quota of which `key`, or all keys of its tenant together, have used most."""
+    """A quota of which `key`, or all keys of its tenant or environment together, have used most."""
 
     key: ApiKey
     usage: QuotaUsage
@@ -194,8 +195,14 @@ class NearlyUsedUp:
         return self.key.tenant is not None and Subject.TENANT in by and Subject.KEY not in by
 
     @property
+    def of_environment(self) -> bool:
+        return self.key.environment is not None and self.usage.quota.by == (Subject.ENVIRONMENT,)
+
+    @property
     def subject(self) -> tuple[str | None, ...]:
         """The same for all keys that share the quota's state."""
+        if self.of_environment:
+            return "environment", self.key.environment, self.usage.quota.name
         if not self.of_tenant:
             return self.key.id, self.usage.quota.name
         environment = self.key.environment if Subject.ENVIRONMENT in self.usage.quota.by else None
@@ -236,13 +243,16 @@ class QuotaReader:
         refused = [key_id for key_id, _ in reversed(list(self._refusing))][:_MOST_CANDIDATES]
         fullest = await asyncio.to_thread(self._running.fullest, limits_of(self._config.plans))
         tenants = [name for subject, name in fullest if subject is Subject.TENANT]
-        # A key without a tenant is counted alone, by a space and its id.
-        alone = [name.strip() for name in tenants if name.startswith(" ")]
+        environments = [name for subject, name in fullest if subject is Subject.ENVIRONMENT]
+        # A key without a tenant or environment is counted alone, by a space and its id.
+        alone = [name.strip() for name in (*tenants, *environments) if name.startswith(" ")]
         ids = [*refused, *(name for subject, name in fullest if subject is Subject.KEY), *alone]
         keys = [*await self._keys.among(list(dict.fromkeys(ids))[: 2 * _MOST_CANDIDATES])]
         for tenant in (name for name in tenants if not name.startswith(" ")):
             wanted = KeyFilter(tenant=tenant, sort="used", limit=_KEYS_OF_A_TENANT)
             keys += await self._keys.list(wanted)
+        for environment in (name for name in environments if not name.startswith(" ")):
+            keys += await self._keys.list(KeyFilter(environment=environment, sort="used", limit=_KEYS_OF_A_TENANT))
         keys += await self._keys.with_own_limits(limit=_MOST_CANDIDATES)
         return list({key.id: key for key in keys}.values())
 

@@ -192,7 +192,7 @@ _BETWEEN_SECONDS: Final = 0.2
 
 @contextmanager
 def progress(done: str, noun: str = "key") -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the number of keys so far and writes `Imported 20000 keys …`, wiped at the end.
+    """Yield a function that takes the number of keys so far and writes `Exported 20000 keys …`, wiped at the end.
 
     Only in a terminal, on stderr, and only after a second.
     """

@@ -103,7 +103,7 @@ def import_command(
     read_as = cast(FileFormat | Product, form or ("csv" if file.lower().endswith(".csv") else "jsonl"))
     how = _How(hash=cast(ForeignHash | None, hash_name), hash_plaintext=hash_plaintext, dry_run=dry_run)
     started, left_out = time.monotonic(), LeftOut()
-    with reported(), _tuned_for_bulk(), _opened(file) as lines, progress("Imported") as done:
+    with reported(), _tuned_for_bulk(), _opened(file) as lines, progress("Read") as done:
         keys = _entries(lines, read_as, left_out)
         with problems_told(_name_of(file), "imported"):
             count = asyncio.run(_import(settings, keys, how, done))

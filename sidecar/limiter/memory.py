@@ -111,18 +111,24 @@ _WORTH_TELLING: Final = 0.8
 _OF_A_TENANT: Final = frozenset({Subject.TENANT, Subject.ENVIRONMENT})
 
 
+def counted_for(quota: Quota) -> Subject | None:
+    """Whose counts these are: a key's, a tenant's or an environment's; None where they are of a part of one."""
+    if Subject.TENANT in quota.by and _OF_A_TENANT.issuperset(quota.by):
+        return Subject.TENANT
+    return quota.by[0] if quota.by in ((Subject.KEY,), (Subject.ENVIRONMENT,)) else None
+
+
 def top_subjects(
     counts: Iterable[tuple[Quota, Mapping[SubjectId, Any]]], *, most: int, limits: Mapping[str, Collection[int]]
 ) -> list[tuple[Subject, str]]:
-    """Keys and tenants that have used most of a limit, at most `most` for each limit of each quota by them.
+    """Keys, tenants and environments that have used most of a limit, at most `most` for each limit of each quota.
 
     counts: what is counted of each quota, by subject. limits: by quota, those that plans give beside the quota's own.
     May run in another thread; counts that are past, and not yet let go, may be among them.
     """
     found: dict[tuple[Subject, str], None] = {}
     for quota, held in counts:
-        by = Subject.TENANT if Subject.TENANT in quota.by and _OF_A_TENANT.issuperset(quota.by) else Subject.KEY
-        if by is Subject.KEY and quota.by != (Subject.KEY,):
+        if (by := counted_for(quota)) is None:
             continue
         at = quota.by.index(by)
         used = ((used_of(quota, counted), subject[at]) for subject, counted in held.items())

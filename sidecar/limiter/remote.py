@@ -10,6 +10,7 @@ from msgspec.structs import replace as struct_with
 
 from sidecar.core.errors import Fault, Reason
 from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken
+from sidecar.limiter.memory import counted_for
 from sidecar.limiter.shared import EmbeddedLimiter
 
 Cause = Literal["timeout", "connection", "auth", "loading", "readonly", "memory", "cluster", "script"]
@@ -61,7 +62,7 @@ class RemoteStatistics:
 
 
 class Fullest:
-    """Keys and tenants that recently had little left; the shared counts can only be read one at a time."""
+    """Keys, tenants and environments that recently had little left. Shared counts can only be read one at a time."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[Subject, str], None] = {}
@@ -70,9 +71,9 @@ class Fullest:
         """Remembers whose state it is, where most of the limit is used."""
         if state.remaining > _LITTLE * state.limit:
             return
-        by = bucket.quota.by
-        if by == (Subject.KEY,) or (by[:1] == (Subject.TENANT,) and set(by) <= {Subject.TENANT, Subject.ENVIRONMENT}):
-            subject = by[0], bucket.subject[0]
+        by = counted_for(bucket.quota)
+        if by is not None:
+            subject = by, bucket.subject[bucket.quota.by.index(by)]
             self._seen.pop(subject, None)
             self._seen[subject] = None
             if len(self._seen) > _MOST_SEEN:

@@ -138,8 +138,10 @@ _FULLEST: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limiters:
-    """quotas: counts those of the configuration. fullest: keys and tenants that have used most of a limit, given the
-    limits of plans. remarks: why the shared counts cannot be asked now."""
+    """quotas: counts those of the configuration. remarks: why the shared counts cannot be asked now.
+
+    fullest: keys, tenants and environments that have used most of a limit, given the limits of plans.
+    """
 
     quotas: Limiter
     fullest: Callable[[Mapping[str, Collection[int]]], Sequence[tuple[Subject, str]]]

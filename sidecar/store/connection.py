@@ -90,7 +90,7 @@ class Steps:
     def operation(self, operation: str) -> Iterator[None]:
         """Measure the time inside, and refuse to begin once the store is closed."""
         if not self.is_open:
-            raise StoreUnavailable(f"the key store {self.name} is closed")
+            raise StoreUnavailable(f"the key store {self.name} is closed", cause="is closed")
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:

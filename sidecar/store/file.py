@@ -21,7 +21,8 @@ from sidecar.keys.transfer.fields import LineRules
 from sidecar.keys.transfer.formats import BadLine, Entry, KeyFile, safe_name, unknown_field
 from sidecar.keys.transfer.importer import InvalidFile
 from sidecar.keys.transfer.records import Difference, Record, records_of
-from sidecar.store.keys import KeyImports, StoredKeys
+from sidecar.store.imports import KeyImports
+from sidecar.store.keys import StoredKeys
 from sidecar.store.records import StoredRecords
 from sidecar.store.sqlite.connection import SqliteDatabase
 from sidecar.store.sqlite.listing import count_statement, page_statements

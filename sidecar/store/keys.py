@@ -1,11 +1,9 @@
-"""Keys as rows: found by requests; listed, changed, counted and imported by management."""
+"""Keys as rows: found by requests; listed, changed and counted by management."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 from sidecar.core.model import ApiKey
@@ -24,9 +22,8 @@ from sidecar.keys.ports import (
     StoreUnavailable,
     UnknownKey,
 )
-from sidecar.keys.records import COLUMNS, NEW_COLUMNS, Batch, NewRow, key_of, row_of
-from sidecar.keys.transfer.importer import Intake
-from sidecar.store.audit import Change, Head, append, head_of, linked, write_audit
+from sidecar.keys.records import COLUMNS, key_of, row_of
+from sidecar.store.audit import Change, write_audit
 from sidecar.store.connection import Connection, Database, DuplicateRow
 
 # Requests that must be carried out once only are remembered with the key that they made.
@@ -358,86 +355,3 @@ class StoredStatistics:
         table = self._database.indexed("api_key", index)
         sql = f"SELECT {_FIELDS} FROM {table} WHERE {has_date} AND {conditions} ORDER BY {column} LIMIT ?"  # noqa: S608 - no input
         return [key_of(row) for row in await self._database.read(operation, sql, values)]
-
-
-# Many new keys in one transaction.
-
-
-_INSERT_NEW: Final = f"INSERT INTO api_key ({', '.join(NEW_COLUMNS)})"
-_AUDITED_AT_ONCE: Final = 3_000
-_LAST_SERIAL: Final = "SELECT coalesce(max(serial), 0) FROM api_key"
-
-InBulk = Callable[[Connection], AbstractAsyncContextManager[None]]
-"""What an engine does around the insertion of many keys, so that it costs less."""
-_Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
-
-
-class KeyImports:
-    """Both methods raise StoreUnavailable."""
-
-    def __init__(self, database: Database, *, bulk: InBulk) -> None:
-        self._database, self._bulk = database, bulk
-
-    @asynccontextmanager
-    async def intake(self, *, at: int, actor: Actor) -> AsyncIterator[Intake]:
-        """One transaction for all keys."""
-        async with self._database.transaction("import") as connection:
-            [(last,)] = await connection.fetch(_LAST_SERIAL)
-            async with self._bulk(connection):
-                head, who = await head_of(connection), (at, actor.name, actor.source)
-                yield _TransactionIntake(connection, last, head=head, who=who)
-
-    @asynccontextmanager
-    async def dry_intake(self) -> AsyncIterator[Intake]:
-        """For a dry run: nothing is written."""
-        fetch = partial(self._database.read, "import_dry")
-        [(last,)] = await fetch(_LAST_SERIAL)
-        yield _DryIntake(fetch, last)
-
-
-class _DryIntake:
-    """`before` is the last serial of the keys that were there."""
-
-    def __init__(self, fetch: _Fetch, before: int) -> None:
-        self._fetch, self._before = fetch, before
-
-    async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
-        found: dict[bytes | str, str] = {}
-        for column, values in (("digest", [row.digest for row in rows]), ("id", [row.id for row in rows])):
-            among = f"{column} IN ({', '.join('?' * len(values))}) AND serial <= ?"
-            sql = f"SELECT {column}, id FROM api_key WHERE {among}"  # noqa: S608 - no input
-            found.update(await self._fetch(sql, (*values, self._before)))
-        return found
-
-    def batch(self, rows: Sequence[NewRow]) -> Batch:
-        return Batch(rows=rows)
-
-    async def add(self, batch: Batch) -> None:
-        if await self.stored(batch.rows):
-            raise _conflict()
-
-
-class _TransactionIntake(_DryIntake):
-    def __init__(self, connection: Connection, before: int, *, head: Head, who: tuple[int, str, str]) -> None:
-        super().__init__(connection.fetch, before)
-        self._connection, self._head, self._who = connection, head, who
-
-    def batch(self, rows: Sequence[NewRow]) -> Batch:
-        entries = [(*self._who, "import", row.id, row.tenant, None, row.after) for row in rows]
-        audit_rows = list(linked(self._head, entries))
-        if audit_rows:
-            self._head = Head(id=audit_rows[-1][0], hash=audit_rows[-1][-1])
-        return Batch(rows=rows, audit_rows=audit_rows)
-
-    async def add(self, batch: Batch) -> None:
-        try:
-            await self._connection.insert(_INSERT_NEW, [row.values for row in batch.rows])
-        except DuplicateRow as error:
-            raise _conflict() from error
-        # No trigger and no index in an order of chance: here, few statements for all would cost more.
-        for start in range(0, len(batch.audit_rows), _AUDITED_AT_ONCE):
-            await append(self._connection, batch.audit_rows[start : start + _AUDITED_AT_ONCE])
-
-
-def _conflict() -> KeyConflict:
-    return KeyConflict("one of these keys is stored already")

@@ -8,7 +8,8 @@ from sidecar.core.units import Clock
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.audit import StoredAudit
 from sidecar.store.connection import Database
-from sidecar.store.keys import CountStatement, InBulk, KeyImports, PageStatements, StoredKeys, StoredStatistics
+from sidecar.store.imports import InBulk, KeyImports
+from sidecar.store.keys import CountStatement, PageStatements, StoredKeys, StoredStatistics
 from sidecar.store.records import StoredRecords
 from sidecar.store.sqlite.connection import SqliteDatabase
 from sidecar.store.sqlite.listing import count_statement, page_statements

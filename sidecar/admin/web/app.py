@@ -45,7 +45,7 @@ _TITLES: Final[Mapping[int, str]] = {
 def session_of(request: web.Request) -> bytes | None:
     """Return the digest of the admin token that started the cookie's session, or None without a session."""
     used = _REFRESH not in request.headers
-    session = request.app[SESSIONS].find(request.cookies.get(_cookie_of(request), ""), used=used)
+    session = request.app[SESSIONS].find(_session_id(request), used=used)
     if session is None:
         return None
     request[SESSION] = session
@@ -77,7 +77,7 @@ async def begin(request: web.Request) -> web.Response:
     session_id = request.app[SESSIONS].begin(digest_of(token))
     response = web.Response(status=303, headers={hdrs.LOCATION: wanted})
     response.set_cookie(
-        _cookie_of(request),
+        _SECURE_COOKIE if _is_https(request) else _COOKIE,
         session_id,
         max_age=LONGEST_SECONDS,
         path="/",
@@ -93,7 +93,9 @@ async def end(request: web.Request) -> web.Response:
     await form_of(request)
     _forget(request)
     response = web.Response(status=303, headers={hdrs.LOCATION: "/sign-in"})
-    response.del_cookie(_cookie_of(request), path="/", httponly=True, samesite="Strict", secure=_is_https(request))
+    for name in ADMIN_COOKIES:
+        secure = name == _SECURE_COOKIE
+        response.del_cookie(name, path="/", httponly=True, samesite="Strict", secure=secure)
     return response
 
 
@@ -120,7 +122,7 @@ def _form(request: web.Request, status: int, wanted: str, wrong: str = "", *, un
 
 
 def _forget(request: web.Request) -> None:
-    request.app[SESSIONS].end(request.cookies.get(_cookie_of(request), ""))
+    request.app[SESSIONS].end(_session_id(request))
 
 
 def _wait(refusal: Problem) -> str:
@@ -134,14 +136,21 @@ def _local(address: str) -> str:
     return address if is_ours and not address.startswith(("/sign-", "/static/")) else "/"
 
 
-def _cookie_of(request: web.Request) -> str:
-    """Return the name of the session's cookie. Over HTTPS no other host and no plain HTTP can have set it."""
-    return _SECURE_COOKIE if _is_https(request) else _COOKIE
+def _session_id(request: web.Request) -> str:
+    """Return the id in the session's cookie. Over HTTPS another host or plain HTTP may have set the unsecured one."""
+    unsecured = "" if _is_https(request) else request.cookies.get(_COOKIE, "")
+    return request.cookies.get(_SECURE_COOKIE, unsecured)
 
 
 def _is_https(request: web.Request) -> bool:
-    """Return whether the browser uses HTTPS, also behind a proxy. A forged header only loses its own cookie."""
-    return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+    """Return whether the browser uses HTTPS, also behind a proxy. A forged header only loses its own cookie.
+
+    Of several proxies, the first one talks to the browser. The browser itself says it in the Origin of a form.
+    """
+    proxied = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip()
+    forwarded = request.forwarded[0].get("proto", "") if request.forwarded else ""
+    origin = request.headers.get(hdrs.ORIGIN, "").partition("://")[0]
+    return request.secure or "https" in (proxied.lower(), forwarded.lower(), origin.lower())
 
 
 _STATIC: Final = {

@@ -147,6 +147,9 @@ async def _nearly_used_up(service: AdminService) -> tuple[QuotaRow, ...]:
 
 
 def _near(one: NearlyUsedUp, now: int) -> QuotaRow:
+    if one.of_environment:
+        link = f"/keys?{urlencode({'environment': one.key.environment or ''})}"
+        return quota_row(one.usage, now, subject=f"Environment {one.key.environment}", link=link)
     if not one.of_tenant:
         return quota_row(one.usage, now, subject=one.key.name, link=f"/keys/{one.key.id}")
     link = f"/keys?{urlencode({'tenant': one.key.tenant or ''})}"

@@ -2,10 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from sidecar.keys.ports import KeyConflict
 from sidecar.keys.records import Batch, NewRow, RowTemplate, RowValues, new_row
@@ -103,11 +105,14 @@ def _are_limits(quotas: Any) -> bool:
 
 
 _CHUNK: Final = 20_000
-"""Keys that go into the store at once: with many, each costs less; they are in memory twice."""
+"""Keys that go into the store at once: with many, each costs less."""
 
 
 class Intake(Protocol):
     """Takes imported keys in one transaction, or, for a dry run, drops them. Raises StoreUnavailable."""
+
+    async def begin(self) -> None:
+        """Begin the transaction, in which no other process can change a key. To be called before `batch` and `add`."""
 
     async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
         """The digests and ids of `rows` that are stored already, each with the id of the key that has it."""
@@ -121,6 +126,9 @@ class Intake(Protocol):
 
 class NoIntake:
     """The intake of a dry run without a store."""
+
+    async def begin(self) -> None:
+        pass
 
     async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
         return {}
@@ -157,26 +165,54 @@ async def import_keys(
 ) -> int:
     """The number of imported keys. Raises InvalidFile after the last line; the caller must then undo what was added.
 
-    `progress` is called from time to time, with the number of keys so far.
+    `progress` is called from time to time, with the number of keys that were read so far.
     """
-    state, rows = _State(), Rows(rules)
-    rest = iter(entries)
-
-    def read() -> tuple[Sequence[int], Batch] | None:
-        chunk = list(islice(rest, _CHUNK))
-        valid = _valid_rows(chunk, rows, state)
-        return (tuple(valid), intake.batch(list(valid.values()))) if chunk else None
-
-    found = read()
-    while found is not None:
-        # The next lines are read on a thread while the store works on these.
-        following, _ = await asyncio.gather(asyncio.to_thread(read), _add_batch(*found, intake, state))
-        state.keys += len(found[0])
-        found = following
-        progress(state.keys)
+    state, chunks = _State(), []
+    for chunk in _checked(entries, Rows(rules), state):
+        chunks.append(chunk)
+        progress(len(state.lines) // 2)
+        await asyncio.sleep(0)
+    if state.problems:
+        for chunk in chunks:
+            await _report_stored(*_CHUNKS.decode(chunk), intake, state)
+    elif chunks:
+        await intake.begin()
+        await _add_all(chunks, intake, state)
     if state.problems:
         raise InvalidFile(sorted(state.problems, key=lambda bad: bad.line))
     return state.keys
+
+
+_CHUNKS: Final = msgspec.msgpack.Decoder(tuple[list[int], list[NewRow]])
+
+
+def _checked(entries: Iterable[Entry | BadLine], rows: Rows, state: _State) -> Iterator[bytes]:
+    """The valid rows with their lines, in chunks of MessagePack, which takes a fraction of the memory.
+
+    All lines are read before any key is added: a file may be long, and come from a pipe that stalls, and nobody could
+    revoke a key meanwhile.
+    """
+    rest = iter(entries)
+    while chunk := list(islice(rest, _CHUNK)):
+        if valid := _valid_rows(chunk, rows, state):
+            yield msgspec.msgpack.encode((list(valid), list(valid.values())))
+
+
+async def _add_all(chunks: Iterable[bytes], intake: Intake, state: _State) -> None:
+    waiting = iter(chunks)
+
+    def made() -> tuple[Sequence[int], Batch] | None:
+        if (chunk := next(waiting, None)) is None:
+            return None
+        lines, rows = _CHUNKS.decode(chunk)
+        return lines, intake.batch(rows)
+
+    found = made()
+    while found is not None:
+        # The next batch is made on a thread while the store works on this one.
+        following, _ = await asyncio.gather(asyncio.to_thread(made), _add_batch(*found, intake, state))
+        state.keys += len(found[0])
+        found = following
 
 
 def _valid_rows(chunk: Sequence[Entry | BadLine], rows: Rows, state: _State) -> dict[int, NewRow]:
@@ -208,22 +244,20 @@ def _is_new(row: NewRow, line: int, state: _State) -> bool:
 
 
 async def _add_batch(lines: Sequence[int], batch: Batch, intake: Intake, state: _State) -> None:
-    if not lines:
-        return
     if state.problems:
-        await _report_stored(lines, batch, intake, state)
+        await _report_stored(lines, batch.rows, intake, state)
         return
     try:
         await intake.add(batch)
     except KeyConflict:
-        if not await _report_stored(lines, batch, intake, state):
+        if not await _report_stored(lines, batch.rows, intake, state):
             raise
 
 
-async def _report_stored(lines: Sequence[int], batch: Batch, intake: Intake, state: _State) -> bool:
+async def _report_stored(lines: Sequence[int], rows: Sequence[NewRow], intake: Intake, state: _State) -> bool:
     """Report the keys that are stored already; whether there are any."""
-    stored = await intake.stored(batch.rows)
-    for line, row in zip(lines, batch.rows, strict=True) if stored else ():
+    stored = await intake.stored(rows)
+    for line, row in zip(lines, rows, strict=True) if stored else ():
         if row.digest in stored:
             state.add_problem(line, f"hash: is stored already, as key {stored[row.digest]}")
         if row.id in stored:

@@ -361,7 +361,8 @@ class PostgresqlDatabase(Steps):
         try:
             if await answers_within(seconds, reading):
                 return reading.result()
-            raise StoreUnavailable(f"the key store {self.name} did not answer within {seconds:g} s")
+            silent = f"did not answer within {seconds:g} s"
+            raise StoreUnavailable(f"the key store {self.name} {silent}", cause=silent)
         finally:
             reading.cancel()
 

@@ -203,7 +203,8 @@ class SqliteConnection:
         try:
             if await answers_within(seconds, reading):
                 return reading.result()
-            raise StoreUnavailable(f"the key store did not answer within {seconds:g} s")
+            silent = f"did not answer within {seconds:g} s"
+            raise StoreUnavailable(f"the key store {silent}", cause=silent)
         finally:
             reading.cancel()
 

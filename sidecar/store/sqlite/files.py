@@ -25,6 +25,11 @@ _POLL_SECONDS: Final = 0.02
 _TOGETHER_NS: Final = 10_000_000_000
 _HEADER, _FRAME = 32, 24
 """Bytes of the log's header, and of each frame's before its page (sqlite.org/fileformat2.html, section 4)."""
+_LOG_SALTS: Final = 16, 8
+"""Offset and length in the log's header."""
+_MODE_AT, _WAL_MODE = 18, b"\x02\x02"
+"""Which versions of the format may write and read a database; 1 is one without a log (section 1.3.3)."""
+_INDEX_HEADER, _INDEX_SALTS, _WRITTEN_AT, _WANTED_AT = 136, slice(32, 40), 96, 128
 
 _LOCKED_AT, _LOCKED_BYTES = 0x40000000, 512
 """What SQLite locks of every database (sqlite.org/lockingv3.html)."""
@@ -91,7 +96,8 @@ class OpenedFiles:
     def check_database(self) -> None:
         """Raises StoreUnavailable when the path no longer leads to the file that was opened. About a microsecond."""
         if self._identity_of_database() != self._database:
-            raise StoreUnavailable(f"the key store {self.path} was replaced while in use: restart the sidecar")
+            happened = "was replaced while in use: restart the sidecar"
+            raise StoreUnavailable(f"the key store {self.path} {happened}", cause=happened)
 
     def check(self) -> None:
         """Raises StoreUnavailable when one of the three files is not the one that was opened."""
@@ -99,7 +105,10 @@ class OpenedFiles:
         for suffix, opened in zip(COMPANIONS, self._companions, strict=True):
             if (found := _identity(self.path + suffix)) != opened:
                 happened = "is gone" if found is None else "was replaced"
-                raise StoreUnavailable(f"{self.path}{suffix} {happened} while the key store is in use: {RESTART}")
+                raise StoreUnavailable(
+                    f"{self.path}{suffix} {happened} while the key store is in use: {RESTART}",
+                    cause=f"cannot be used, its {suffix} file {happened} while in use: {RESTART}",
+                )
 
     def replaced(self) -> bool:
         """Whether another process may write to a log of its own, which must be left alone."""
@@ -124,10 +133,11 @@ class OpenedFiles:
         try:
             found = os.stat(self.path)
         except OSError as error:
-            raise StoreUnavailable(
-                f"the key store {self.path} is gone or out of reach ({error.strerror}): put it back, or restore "
+            happened = (
+                f"is gone or out of reach ({error.strerror}): put it back, or restore "
                 "a backup with `sidecar store restore FILE`, and restart"
-            ) from error
+            )
+            raise StoreUnavailable(f"the key store {self.path} {happened}", cause=happened) from error
         return found.st_dev, found.st_ino
 
 
@@ -220,25 +230,26 @@ def exclusively(path: str) -> Iterator[None]:
 
 
 def _refuse_foreign_log(path: str) -> None:
-    """SQLite would replay a log that was left by a crash over a backup that was copied into the database's place.
-
-    The database is written after its log only by a checkpoint, which writes pages of the log in ascending order. So the
-    log's lowest page is in a database that is newer than the log, or the database was not written by a checkpoint.
-    """
+    """SQLite would replay a log that was left by a crash over a backup that was copied into the database's place."""
     log = f"{path}-wal"
     try:
-        if not _came_later(os.stat(path), os.stat(log)) or _is_used(path):
+        if _is_used(path):
             return
+        is_later = _came_later(os.stat(path), os.stat(log))
         with open(path, "rb") as database, open(log, "rb") as frames:
-            belongs = _holds_lowest_page(database, frames)
+            mode = _read_at(database, _MODE_AT, len(_WAL_MODE))
+            # Each database with a log says in its header that it has one. Backups say that they have none.
+            has_no_log = len(mode) == len(_WAL_MODE) and mode != _WAL_MODE and any(_committed_frames(frames))
+            belongs = not has_no_log and (not is_later or _was_checkpointed(database, frames, f"{path}-shm"))
     except OSError:
         return
     if not belongs:
+        touch = f". If nothing was copied, or all together, `touch {log}` says so"
         raise StoreUnavailable(
             f"the key store {path} does not belong to {log}, which has the last changes of the store that was there "
             f"before. To use a backup, run `sidecar store restore FILE`. To use what was copied there, move "
-            f"{log} and {path}-shm away and restart; to use the one before, put it back first. If nothing was copied, "
-            f"or all together, `touch {log}` says so"
+            f"{log} and {path}-shm away and restart; to use the one before, put it back first"
+            f"{'' if has_no_log else touch}"
         )
 
 
@@ -252,20 +263,55 @@ def _came_later(database: os.stat_result, log: os.stat_result) -> bool:
     return database.st_ctime_ns - log.st_ctime_ns > (_TOGETHER_NS if moved else 0)
 
 
-def _holds_lowest_page(database: BinaryIO, log: BinaryIO) -> bool:
+def _was_checkpointed(database: BinaryIO, log: BinaryIO, index: str) -> bool:
+    """Whether a checkpoint can have written a database that is newer than its log.
+
+    A checkpoint writes the newest frame of each page, in ascending order of pages. So the lowest of the pages that it
+    was to write is in the database, and so is every page that it has written.
+    """
     frames = list(_committed_frames(log))
     if not frames:
         return True
-    size = frames[0][2]
-    lowest = min(number for number, _, _ in frames)
-    database.seek((lowest - 1) * size)
-    page = database.read(size)
-    return any(_read_at(log, at, size) == page for number, at, _ in frames if number == lowest)
+    size, progress = frames[0][2], _progress(index, _read_at(log, *_LOG_SALTS))
+    counts: dict[int, list[int]] = {}
+    for count, (number, _, _) in enumerate(frames, 1):
+        counts.setdefault(number, []).append(count)
+
+    def held(number: int) -> list[int]:
+        """Which frames of the page are in the database."""
+        page = _read_at(database, (number - 1) * size, size)
+        return [count for count in counts[number] if _read_at(log, frames[count - 1][1], size) == page]
+
+    if progress is None:
+        # Nobody knows how far the checkpoint went: older frames may have been the newest ones then.
+        return bool(held(min(counts)))
+    written, wanted = progress
+    lowest = min((number for number in counts if counts[number][-1] <= wanted), default=None)
+    return lowest is not None and all(
+        counts[number][-1] in found
+        if number == lowest or counts[number][-1] <= written
+        else not found or found[0] <= wanted
+        for number, found in ((number, held(number)) for number in counts)
+    )
+
+
+def _progress(index: str, salts: bytes) -> tuple[int, int] | None:
+    """How many frames of the log checkpoints have written, and were to write (sqlite.org/walformat.html, section 2.1).
+
+    None without the index of this log.
+    """
+    try:
+        header = Path(index).read_bytes()[:_INDEX_HEADER]
+    except OSError:
+        return None
+    if len(header) < _INDEX_HEADER or header[_INDEX_SALTS] != salts:
+        return None
+    return struct.unpack_from("=I", header, _WRITTEN_AT)[0], struct.unpack_from("=I", header, _WANTED_AT)[0]
 
 
 def _committed_frames(log: BinaryIO) -> Iterator[tuple[int, int, int]]:
     """Page number, where the page stands in the log, and its size, for each frame of a transaction that ended."""
-    header = log.read(_HEADER)
+    header = _read_at(log, 0, _HEADER)
     if len(header) < _HEADER:
         return
     size, salts = struct.unpack(">I", header[8:12])[0], header[16:24]

@@ -69,6 +69,7 @@ CONFIGURED = [
     ("routes: [POST /hook: {public: true}]", "Configuration: public routes", WARNING, "POST /hook"),
     ("routes: [GET /docs/**: {public: true}]", "Configuration: public routes", OK, "GET /docs/**"),
     ("routes: [GET /healthz: {public: true}]", "Configuration: probes", OK, "GET /healthz"),
+    ("ops: ['127.0.0.1:9090', '[::1]:9090']", "Configuration: probes", OK, "at 127.0.0.1:9090, [::1]:9090 need"),
     ("drain: {delay: 10s, timeout: 25s}", "Configuration: time to end", PROBLEM, "30s"),
     ("reload: {watch: false}", "Configuration: changes", OK, "SIGHUP"),
     ("limits: {connections: 65536}", "Listeners: open files", PROBLEM, "65,536"),

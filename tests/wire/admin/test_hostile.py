@@ -213,7 +213,7 @@ def test_a_member_that_is_named_twice_is_refused(ops: Admin, body: bytes) -> Non
 
 def signed_in(admin: Admin, *headers: tuple[str, str]) -> str:
     """The cookie that starts the session, with its attributes."""
-    sent = request_bytes("POST", "/sign-in", [FORM, OWN_ORIGIN, *headers], f"token={OPS}".encode(), host="localhost")
+    sent = request_bytes("POST", "/sign-in", list(headers), f"token={OPS}".encode(), host="localhost")
     response = exchange(admin.address, sent)
     assert response.status == 303
     return response.header("Set-Cookie")
@@ -221,7 +221,7 @@ def signed_in(admin: Admin, *headers: tuple[str, str]) -> str:
 
 def test_behind_tls_a_session_s_cookie_is_for_https_and_this_host_alone(ops: Admin) -> None:
     https = ("X-Forwarded-Proto", "https")
-    plain, secured = signed_in(ops), signed_in(ops, https)
+    plain, secured = signed_in(ops, FORM, OWN_ORIGIN), signed_in(ops, FORM, OWN_ORIGIN, https)
     assert (plain.startswith("sidecar_session="), "Secure" in plain) == (True, False)
     assert secured.startswith("__Host-sidecar_session=")
     attributes = {part.strip().lower() for part in secured.split(";")[1:]}
@@ -229,5 +229,32 @@ def test_behind_tls_a_session_s_cookie_is_for_https_and_this_host_alone(ops: Adm
     assert not any(attribute.startswith("domain") for attribute in attributes), "or browsers refuse the name"
     cookie, session = ("Cookie", secured.partition(";")[0]), secured.partition(";")[0].partition("=")[2]
     assert status(ops, "GET", "/", https, cookie) == 200
-    assert status(ops, "GET", "/", cookie) == 401
+    assert status(ops, "GET", "/", cookie) == 200, "browsers send it over HTTPS alone, whatever the proxy says"
     assert status(ops, "GET", "/", https, ("Cookie", f"sidecar_session={session}")) == 401, "which another may have set"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_https"),
+    [
+        ("X-Forwarded-Proto", "https, http", True),
+        ("X-Forwarded-Proto", "HTTPS ,http", True),
+        ("X-Forwarded-Proto", "http, https", False),
+        ("Forwarded", "for=192.0.2.1;proto=https", True),
+        ("Forwarded", 'for="[2001:db8::1]";Proto="https", for=10.0.0.1;proto=http', True),
+        ("Forwarded", "for=192.0.2.1;proto=http, for=10.0.0.1;proto=https", False),
+        ("Forwarded", "proto=;;=", False),
+    ],
+)
+def test_a_proxy_may_say_in_its_own_way_that_the_browser_uses_tls(
+    ops: Admin, name: str, value: str, is_https: bool
+) -> None:
+    sent = [FORM, OWN_ORIGIN, (name, value)]
+    cookie = signed_in(ops, *sent)
+    assert cookie.startswith("__Host-") == is_https
+    assert ("Secure" in cookie) == is_https
+
+
+def test_a_browser_that_used_tls_says_so_itself_behind_a_proxy_that_does_not(ops: Admin) -> None:
+    cookie = signed_in(ops, FORM, ("Origin", "https://localhost"))
+    assert cookie.startswith("__Host-sidecar_session=") and "Secure" in cookie
+    assert status(ops, "GET", "/", ("Cookie", cookie.partition(";")[0])) == 200

@@ -165,6 +165,22 @@ def test_a_tenant_that_has_nearly_used_up_a_quota_is_named_once(start_sidecar: S
     assert Admin(address=ops.address, token=ACME).call("GET", "overview").json["tenants_nearly_used_up"] == []
 
 
+def test_an_environment_that_has_nearly_used_up_a_quota_is_named_once(start_sidecar: StartSidecar) -> None:
+    quota = "  together: {limit: 5, per: 24h, by: environment}\n"
+    config = CONFIG.replace("plans:\n", quota + "plans:\n").replace("quotas: [general]", "quotas: [together]")
+    sidecar = start_sidecar(config)
+    ops = Admin(address=admin_address(sidecar))
+    secrets = [ops.issue(scopes=["streams:read"], tenant=tenant)[1] for tenant in ("globex", "initech")]
+    for expected in ([], [("live", "together", 1)], [("live", "together", 0)]):
+        found = [(one["key"]["environment"], one["quota"]["name"], one["quota"]["remaining"])
+                 for one in ops.call("GET", "overview").json["nearly_used_up"]]  # fmt: skip
+        assert found == expected
+        for secret in (*secrets, *secrets):
+            sidecar.ask("GET", "/streams/1", key=secret)
+    page = ops.call("GET", "/", Accept="text/html").body.decode()
+    assert "Environment live" in page
+
+
 def test_the_use_of_all_keys_is_the_sum_of_each(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     sidecar = start_sidecar(CONFIG, store=tmp_path / "keys.db")
     ops = Admin(address=admin_address(sidecar))

@@ -1,6 +1,7 @@
 """A store that takes no writes: what is refused says why, and every way to look at the sidecar tells it."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -77,6 +78,28 @@ def test_the_doctor_tells_it(full: Sidecar) -> None:
     findings = {f"{one['group']}: {one['check']}": one for one in json.loads(result.stdout)["findings"]}
     assert CAUSE in findings["Running sidecar: writes"]["saw"]
     assert findings["Running sidecar: writes"]["severity"] == "problem"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "cause"),
+    [
+        (
+            "",
+            "is gone or out of reach (No such file or directory): put it back, or restore a backup with `sidecar store "
+            "restore FILE`, and restart",
+        ),
+        ("-wal", "cannot be used, its -wal file is gone while in use: stop all that use the store, then restart"),
+        ("-shm", "cannot be used, its -shm file is gone while in use: stop all that use the store, then restart"),
+    ],
+)
+def test_a_change_of_a_store_that_lost_a_file_is_refused_with_its_cause(
+    start_sidecar: StartSidecar, suffix: str, cause: str
+) -> None:
+    sidecar = start_sidecar(CONFIG)
+    os.unlink(f"{sidecar.keys.store}{suffix}")
+    refused = Admin(address=admin_address(sidecar)).call("POST", "keys", {"name": "one more"})
+    assert refused.status == 503
+    assert refused.json["detail"] == f"the change was not written: the key store {cause}"
 
 
 def test_it_ends_by_itself_once_the_store_takes_writes_again(start_sidecar: StartSidecar) -> None:

@@ -3,6 +3,8 @@
 import json
 import sqlite3
 import stat
+import subprocess
+import sys
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.keys import Keys
+from tests.harness.processes import ROOT, clean_environ
 from tests.harness.running import Sidecar, StartSidecar
 
 CONFIG = """
@@ -199,3 +202,20 @@ def test_a_sidecar_without_the_pepper_that_imported_keys_need_does_not_start(
     assert keys.run("import", "-", stdin=record(hash=legacy)).exit_code == 0
     with pytest.raises(AssertionError, match=r"not loaded.*name it in keys\.imported"):
         start_sidecar(config_with(WITHOUT), store=store)
+
+
+def test_an_import_of_a_pipe_that_stalls_keeps_nobody_from_changing_keys(keys: Keys) -> None:
+    key = keys.issue(scopes=("streams:read",))
+    line = [sys.executable, "-m", "sidecar", "keys", "import", "-", "-c", str(keys.config)]
+    environ = clean_environ(SIDECAR_STORE=keys.url, PYTHONPATH=str(ROOT))
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as importing:
+        assert importing.stdin is not None
+        for number in range(2_000):
+            importing.stdin.write(record(f"sk_live_{number}").encode() + b"\n")
+        # More than a pipe holds, so the store is open and some lines are read by now.
+        importing.stdin.flush()
+        assert keys.run("revoke", "--yes", key.id).exit_code == 0
+        told, _ = importing.communicate(timeout=60)
+    assert importing.returncode == 0
+    assert told.startswith(b"Imported 2,000 keys")
+    assert keys.told("show", key.id)["status"] == "revoked"

@@ -263,6 +263,52 @@ async def test_a_backup_put_back_over_a_store_with_an_old_log_is_refused_with_th
     await store.close()
 
 
+_BACKED_UP = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+change = "UPDATE generation SET value = value + 1"
+steps = sys.argv[2].split()
+for step in steps:
+    if step == "backup":
+        copy = sqlite3.connect(sys.argv[1] + ".backup")
+        connection.backup(copy)
+        copy.execute(f"PRAGMA journal_mode = {sys.argv[3]}").fetchall()
+        copy.close()
+    else:
+        connection.execute(change if step == "change" else "PRAGMA wal_checkpoint")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "change backup change",
+        "change change checkpoint change backup change",
+        "change backup change checkpoint",
+    ],
+)
+async def test_a_backup_of_what_the_log_has_further_back_is_refused_too(path: str, steps: str, mode: str) -> None:
+    await crashed(path)
+    subprocess.run([sys.executable, "-c", _BACKED_UP, path, steps, mode], check=True)
+    copy_into(path, Path(path + ".backup").read_bytes())
+    # Files have the time of the kernel's last tick, which may be that of the log's last write.
+    while os.stat(path).st_ctime_ns <= os.stat(path + "-wal").st_ctime_ns:
+        os.utime(path)
+    with pytest.raises(StoreUnavailable, match=r"does not belong to .*-wal"):
+        await (await open_store(path)).close()
+
+
+async def test_a_backup_is_refused_however_old_the_log_seems(path: str) -> None:
+    await crashed(path)
+    subprocess.run([sys.executable, "-c", _BACKED_UP, path, "change backup change", "DELETE"], check=True)
+    copy_into(path, Path(path + ".backup").read_bytes())
+    os.utime(path + "-wal")
+    with pytest.raises(StoreUnavailable, match=r"put it back first$"):
+        await open_store(path)
+
+
 @pytest.mark.parametrize("more", [(), ("checkpoint",)], ids=["log only", "after a checkpoint"])
 async def test_a_store_that_a_crash_has_left_opens_with_its_log(path: str, more: tuple[str, ...]) -> None:
     await crashed(path, *more)

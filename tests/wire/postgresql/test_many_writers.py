@@ -122,7 +122,8 @@ def _knows_changes(store: Store) -> bool:
 async def test_whoever_waits_too_long_for_another_writer_is_told_so(stores: list[Store]) -> None:
     key = a_key()
     await stores[0].keys.add([key], actor=ANN)
-    async with stores[1].imports.intake(at=NOW_US, actor=ANN):
+    async with stores[1].imports.intake(at=NOW_US, actor=ANN) as intake:
+        await intake.begin()
         with pytest.raises(StoreUnavailable, match="being changed by another process"):
             await set_status(stores[0].keys, key.id, KeyStatus.DISABLED)
         assert await stores[0].keys.find({key.digest: "sha256"}) == key

@@ -109,6 +109,7 @@ IMPORTED = 2_000
 async def test_after_an_import_the_planner_knows_what_is_there(server: PostgresqlServer, url: str) -> None:
     store = await open_store(url, create=False, clock=Clock(), timings=ignore)
     async with store.imports.intake(at=NOW_US, actor=ANN) as intake:
+        await intake.begin()
         await intake.add(intake.batch([new_row(a_key()) for _ in range(IMPORTED)]))
     await store.close()
     known = server.sql("SELECT reltuples FROM pg_class WHERE relname IN ('api_key', 'audit')", url=url)

@@ -93,6 +93,7 @@ async def test_a_sidecar_can_neither_issue_nor_change_a_key(admin: Store, sideca
             await set_status(sidecar.keys, key.id, status)
     with pytest.raises(NotWritten):
         async with sidecar.imports.intake(at=NOW_US, actor=ANN) as intake:
+            await intake.begin()
             await intake.add(intake.batch([new_row(a_key())]))
     assert await admin.keys.get(key.id) == key
     assert (await admin.audit.verify()).problem is None

@@ -38,7 +38,15 @@ def test_shared_statements_know_no_engine(module: Path) -> None:
 
 
 def test_the_parts_are_shared() -> None:
-    assert [module.stem for module in SHARED] == ["audit", "connection", "imports", "keys", "records", "tables", "usage"]
+    assert [module.stem for module in SHARED] == [
+        "audit",
+        "connection",
+        "imports",
+        "keys",
+        "records",
+        "tables",
+        "usage",
+    ]
 
 
 TRANSLATED = {

@@ -217,11 +217,12 @@ class _Decoder:
         self._environ = environ
 
     def value(self, node: Node, kind: inspect.Type, path: Path) -> object:
-        chosen = declared(_choose(node, kind))
+        member = _choose(node, kind)
+        chosen = declared(member)
         if chosen.make is not None and chosen.entry is not None:
             return self._made(node, chosen.entry, chosen.make, path)
         if isinstance(node, Scalar) and node.tag != "null" and chosen.is_leaf:
-            return self._leaf(node, chosen, path)
+            return self._leaf(node, chosen, path, _besides(kind, member))
         match node, chosen.kind:
             case Entries(), inspect.StructType() if not chosen.is_leaf:
                 return self._struct(node, chosen.kind, path)
@@ -332,9 +333,14 @@ class _Decoder:
             self._report.key_problem(path, str(error))
             return _INVALID
 
-    def _leaf(self, node: Scalar, leaf: Declared, path: Path) -> object:
+    def _leaf(self, node: Scalar, leaf: Declared, path: Path, others: str) -> object:
+        """others: what may stand in its place, for the error."""
+
         def read(text: str, tag: str) -> object:
-            return read_scalar(text, tag, leaf.kind) if leaf.parse is None else leaf.parse(text)
+            try:
+                return read_scalar(text, tag, leaf.kind) if leaf.parse is None else leaf.parse(text)
+            except ValueError as error:
+                raise ValueError(str(error) if "did you mean" in str(error) else f"{error}{others}") from None
 
         return self._converted(node, path, read)
 
@@ -385,6 +391,16 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
         if fits:
             return member
     return kind
+
+
+_NEVER_NAMED = (inspect.NoneType, inspect.VarTupleType)
+
+
+def _besides(kind: inspect.Type, member: inspect.Type) -> str:
+    """`, or …` for what else than `member` a union takes, but for lists of the same; empty where nothing does."""
+    types = kind.types if isinstance(kind, inspect.UnionType) else ()
+    others = (other for other in types if other != member and not isinstance(other, _NEVER_NAMED))
+    return "".join(f", or {other}" for other in dict.fromkeys(map(_describe, others)))
 
 
 def _holds_word(node: Node, member: inspect.Type) -> bool:

@@ -13,6 +13,7 @@ from sidecar.core.model import EVERY, Cors, Headers, Policy, RequestHead, Respon
 
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
 _USUAL_PORTS = {"http": "80", "https": "443"}
+_LAST_PORT = 65535
 
 
 def parse_origin(text: str) -> str:
@@ -28,6 +29,8 @@ def parse_origin(text: str) -> str:
         lower = text.lower().rstrip("/")
         hint = f" (did you mean '{lower}'?)" if _ORIGIN.fullmatch(lower) else ""
         raise ValueError(f"must be scheme://host or scheme://host:port, in lower case, without a path{hint}")
+    if int(found[2] or 0) > _LAST_PORT:
+        raise ValueError(f"has no port of TCP: the last one is {_LAST_PORT}")
     if found[2] is not None and found[2] == _USUAL_PORTS.get(found[1]):
         raise ValueError(f"has its scheme's own port, which browsers leave out: write '{text.rpartition(':')[0]}'")
     return text

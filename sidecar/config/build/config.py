@@ -316,8 +316,18 @@ def _reached(host: str, *, here: bool) -> set[str]:
 
 Doubts = Iterator[tuple[Path, str]]
 
-_EXPRESS = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
-_OF_A_RESPONSE = ("status", "headers", "location", "body")
+_EXPRESS = re.compile(r":([A-Za-z_][A-Za-z0-9_]*).*")
+_TEMPLATE = re.compile(r"\$(\{[A-Za-z0-9_]+\}).*")
+_EVERY_ELSEWHERE = frozenset({"ALL", "ANY"})
+_OF_A_RESPONSE = ("status", "statuscode", "headers", "location", "body", "contenttype")
+_TAKEN = frozenset(
+    {
+        "accept", "connection", "content-length", "content-type", "date", "expect", "forwarded", "host", "keep-alive",
+        "origin", "proxy-authorization", "proxy-connection", "range", "referer", "te", "trailer", "transfer-encoding",
+        "upgrade", "user-agent", "via", "x-real-ip",
+    }
+)  # fmt: skip
+"""In lower case: headers that clients cannot set, or never to a key."""
 _ANYTHING = "\0"
 
 
@@ -337,6 +347,17 @@ def _doubtful_sources(keys: KeySettings) -> Doubts:
         if (source.scheme or "").lower() == "basic" and source.part is None:
             why = "clients send `username:password` in base64 with Basic (RFC 7617): no key is found in that"
             yield path, f"{why}; write `as: username` (curl -u KEY:) or `as: password`"
+        elif source.kind == "header" and source.name.lower() == "cookie":
+            yield path, "a key that is a whole Cookie header is none that clients send: write `cookie: NAME`"
+        elif source.kind == "header" and _is_taken(source.name.lower()):
+            yield (
+                path,
+                f"clients and proxies write {source.name} for another purpose, and never a key: name another header",
+            )
+
+
+def _is_taken(name: str) -> bool:
+    return name in _TAKEN or name.startswith(("x-forwarded-", "sec-fetch-", "access-control-"))
 
 
 def _doubtful_includes(catalogue: Catalogue) -> Doubts:
@@ -384,8 +405,12 @@ def _unused(config: Config) -> Doubts:
 def _doubtful_routes(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
     for path, route in routes:
         for segment in parse_pattern(route.pattern).segments:
-            if _EXPRESS.fullmatch(segment):
-                yield path, f"'{segment}' matches these characters only: write {{{segment[1:]}}} for a parameter"
+            if express := _EXPRESS.fullmatch(segment):
+                yield path, f"'{segment}' matches these characters only: write {{{express[1]}}} for a parameter"
+            elif template := _TEMPLATE.fullmatch(segment):
+                yield path, f"'{segment}' matches what begins with '$': write {template[1]} for a parameter"
+        for method in sorted(route.methods & _EVERY_ELSEWHERE):
+            yield path, f"'{method}' is a method of this name: write * for every method"
         respond = route.policy.respond.body if route.policy.respond and "respond" in report.names(path) else None
         if isinstance(respond, dict) and (odd := [key for key in respond if _of_a_response(key, respond[key])]):
             at = (*path, "respond", odd[0])
@@ -398,7 +423,8 @@ def _doubtful_routes(routes: Sequence[tuple[Path, Route]], report: Report) -> Do
 
 def _of_a_response(key: str, value: object) -> bool:
     """Whether it is written as if the response had it: `status` as a number, the others whatever they are."""
-    return key.lower() in _OF_A_RESPONSE and (key.lower() != "status" or isinstance(value, int))
+    name = re.sub("[_-]", "", key).lower()
+    return name in _OF_A_RESPONSE and (not name.startswith("status") or isinstance(value, int))
 
 
 def _uncounted(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:

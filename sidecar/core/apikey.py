@@ -18,7 +18,7 @@ BITS_PER_CHARACTER = math.log2(len(ALPHABET))
 _LONG_TAIL = re.compile(rf"[{ALPHABET}]{{{math.ceil(MIN_RANDOM_BITS / BITS_PER_CHARACTER)},}}\s*\Z")
 QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019"
 """Straight, back and typographic ones."""
-_COPIED = re.compile(rf"\A(?:[\s{QUOTES}]|[A-Za-z][A-Za-z-]*:?\s+(?=\S))+|[\s{QUOTES}]+\Z")
+_COPIED = re.compile(rf"\A(?:[\s{QUOTES}]|[A-Za-z][A-Za-z-]*:?\s+(?=\S))+|(?:[\s{QUOTES}…]|\.{{3}})+\Z")
 _SHOWN: Final = 12
 """As much as the prefix of a key, which is no secret."""
 _KEY_IN_TEXT: Final = re.compile(r"[\w-]*[0-9A-Za-z]{22,}[\w-]*")
@@ -113,7 +113,7 @@ def without_keys(message: str) -> str:
 
 
 def pasted(text: str) -> str:
-    """Return the key, id or prefix in `text` without what is copied along: quotes, spaces, `Bearer `, …"""
+    """Return the key, id or prefix in `text` without what is copied along: quotes, spaces, `Bearer `, a list's …."""
     return _COPIED.sub("", text)
 
 

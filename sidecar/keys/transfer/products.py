@@ -39,7 +39,7 @@ def product_entries(file: BinaryIO, product: Product) -> Iterator[Entry | BadLin
 def _from_json(content: bytes, product: Product) -> Iterator[Entry | BadLine]:
     """Read one JSON document, or several in sequence, as for a list of several pages."""
     records, fields_of = _READERS[product]
-    number = 0
+    number, further = 0, ""
     for document in _documents(content):
         if document is _UNREADABLE:
             yield BadLine(line=number + 1, problem="from here on, the file is not JSON in UTF-8")
@@ -47,9 +47,23 @@ def _from_json(content: bytes, product: Product) -> Iterator[Entry | BadLine]:
         for record in records(document):
             number += 1
             yield _entry(number, record, fields_of)
+        further = _further_page(document)
+    if further:
+        yield BadLine(line=max(number, 1), problem=f"the list goes on (`{further}`): append its further pages")
+
+
+def _further_page(document: object) -> str:
+    """The member of a page that says that others follow it; empty if none does, or the document is no page."""
+    if not isinstance(document, dict):
+        return ""
+    if isinstance(paging := document.get("pagination"), dict) and paging.get("hasMore"):
+        return "cursor"
+    return next((name for name in _NEXT_PAGE if isinstance(document.get(name), str) and document[name]), "")
 
 
 _UNREADABLE: Final = object()
+_NEXT_PAGE: Final = ("next", "position", "NextToken")
+"""Of Kong, the API of AWS, and its command."""
 
 
 def _documents(content: bytes) -> Iterator[object]:

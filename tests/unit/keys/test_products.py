@@ -180,6 +180,32 @@ def test_pages_that_follow_each_other_are_one_list() -> None:
 
 
 @pytest.mark.parametrize(
+    ("product", "page", "ends", "member"),
+    [
+        ("kong", {"data": [{"key": KEY}], "next": "/key-auths?offset=1"}, {"next": None}, "next"),
+        ("aws", {"items": [{"value": KEY, "name": "a"}], "position": "p"}, {"position": ""}, "position"),
+        ("aws", {"items": [{"value": KEY, "name": "a"}], "NextToken": "t"}, {"NextToken": None}, "NextToken"),
+        (
+            "unkey",
+            {"data": [{"plaintext": KEY, "name": "a"}], "pagination": {"hasMore": True}},
+            {"pagination": {}},
+            "cursor",
+        ),
+    ],
+)
+def test_a_list_whose_last_pages_are_missing_is_refused(
+    product: Product, page: dict[str, Any], ends: dict[str, Any], member: str
+) -> None:
+    last = {**page, **ends}
+    assert all(
+        isinstance(entry, Entry)
+        for entry in product_entries(the_list(f"{json.dumps(page)}{json.dumps(last)}"), product)
+    )
+    *_, missing = product_entries(the_list(f"{json.dumps(last)}{json.dumps(page)}"), product)
+    assert str(missing) == f"2: the list goes on (`{member}`): append its further pages"
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("", "key: must be"),

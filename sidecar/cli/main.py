@@ -123,11 +123,14 @@ class _Commands(click.Group):
         """Return the command that was meant, as it is to be typed: also one of a group, or an option."""
         if name in _OPTIONS:
             return [_OPTIONS[name]]
+        from sidecar.cli.options import USUAL
+
+        name = USUAL.get(name, name)
         groups = [
             (group, found) for group in _COMMANDS if isinstance(found := self.get_command(ctx, group), click.Group)
         ]
         within = {one: f"{group} {one}" for group, found in reversed(groups) for one in found.list_commands(ctx)}
-        exact = [within[name]] if name in within else []
+        exact = [name] if name in _COMMANDS else [within[name]] if name in within else []
         return (
             exact
             or get_close_matches(name, _COMMANDS, 1)

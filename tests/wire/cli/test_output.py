@@ -98,12 +98,23 @@ def test_an_output_without_a_name_is_said_to_have_none(place: Place) -> None:
         ("rotat", "keys rotate"),
         ("backup", "store backup"),
         ("verify", "audit verify"),
+        ("create", "keys issue"),
+        ("ls", "keys list"),
+        ("start", "serve"),
+        ("lint", "check"),
         ("help", "--help"),
         ("version", "--version"),
     ],
 )
 def test_what_was_meant_by_a_command_that_is_none_is_told_as_it_is_to_be_typed(typed: str, meant: str) -> None:
     result = run_cli(typed)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"Error: No such command {typed!r}. Did you mean {meant!r}?\n")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("delete", "revoke"), ("add", "issue"), ("ls", "list"), ("get", "show")])
+def test_a_command_of_keys_is_found_by_its_usual_name(typed: str, meant: str) -> None:
+    result = run_cli("keys", typed)
     assert result.exit_code == 2
     assert result.stderr.endswith(f"Error: No such command {typed!r}. Did you mean {meant!r}?\n")
 

@@ -1,5 +1,6 @@
 """What becomes of a command's output: a reader that leaves, a full disk, and what `-o` names."""
 
+import asyncio
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import click
 import pytest
 from click.shell_completion import BashComplete
 
-from sidecar.cli.main import main
+from sidecar.cli.main import interruptible, main
 from sidecar.cli.options import OneOf, WholeNumber
 from tests.harness import forks
 from tests.harness.keys import run_cli
@@ -296,3 +297,21 @@ def test_names_of_files_send_nothing_to_the_terminal(
     done = run_cli(*words)
     assert done.output.replace("\n", "").isprintable(), done.output
     assert "n??" in done.output or "/dev/zero is a device" in done.output
+
+
+def test_ctrl_c_ends_a_command_at_once_that_waits_within_a_loop() -> None:
+    went_on = False
+
+    async def wait() -> None:
+        nonlocal went_on
+        os.kill(os.getpid(), signal.SIGINT)
+        went_on = True
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interruptible(), pytest.raises(KeyboardInterrupt):
+            asyncio.run(wait())
+        assert not went_on
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -115,7 +115,8 @@ _LIVE = frozenset(
 
 def without_restart(running: Config, wanted: Config) -> tuple[Config, tuple[str, ...]]:
     """`wanted` as far as it can take effect at once, and the options that keep their value until a restart."""
-    changed = (field.name for field in fields(Config) if getattr(running, field.name) != getattr(wanted, field.name))
+    options = (field.name for field in fields(Config) if field.compare)
+    changed = (name for name in options if getattr(running, name) != getattr(wanted, name))
     kept = tuple(name for name in changed if name not in _LIVE and not _is_live(name, running, wanted))
     mixed = {name: getattr(running, name) for name in kept} | {"admin": _admin(running.admin, wanted.admin)}
     return replace(wanted, **mixed), kept

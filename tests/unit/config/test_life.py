@@ -69,6 +69,13 @@ def test_what_decides_on_requests_changes_without_a_restart(loading: Loading, op
     assert getattr(config, option) != getattr(running, option)
 
 
+def test_what_is_warned_of_needs_no_restart(loading: Loading) -> None:
+    running, wanted = loading(MINIMAL), loading(MINIMAL + "routes: ['GET /a/:id': {}]\n")
+    config, kept = without_restart(running, wanted)
+    assert (kept, config.warnings) == ((), wanted.warnings)
+    assert config.warnings != running.warnings
+
+
 def test_an_option_of_which_nothing_is_known_waits_for_a_restart(loading: Loading) -> None:
     """Of what is not said to be live, the running value stands, whatever is added later."""
     config = loading(MINIMAL)

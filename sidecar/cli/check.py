@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sidecar.cli.openapi import Comparison, base_path_option, compared
 from sidecar.cli.options import Misuse, config_or_exit, config_path_option
@@ -60,7 +61,12 @@ def check_command(
     """
     if base_path is not None and openapi is None:
         raise Misuse("--base-path is for --openapi DOCUMENT: name one, or leave it out")
-    checked = _checked(config_or_exit(file or config), openapi, base_path)
+    given = context.get_parameter_source("config") is ParameterSource.COMMANDLINE
+    if file is not None and given and file != config:
+        raise Misuse("-c and FILE name two files: check one at a time")
+    if file == "":
+        raise Misuse("FILE is empty: name a file, or leave it out")
+    checked = _checked(config_or_exit(config if file is None else file), openapi, base_path)
     if as_json:
         click.echo(json.dumps(checked.as_json(), indent=2))
     else:

@@ -87,6 +87,8 @@ def _not_yaml(error: yaml.MarkedYAMLError, file: str) -> ConfigError:
     message = " ".join(part for part in (error.context, error.problem) if part)
     if "but got '{'" in message:
         message += ": put a path with {…} in quotes here"
+    elif r"character '\t'" in message:
+        message += ": indent with spaces"
     return unreadable(place_of(error.problem_mark or error.context_mark, file), message)
 
 

@@ -15,6 +15,10 @@ WRONG = {
     "a nested unknown key": ("keys: {form: []}", "4:8: keys.form: unknown key (did you mean 'from'?)"),
     "a duplicate key": ("realm: a\nrealm: b", "5:1: realm: duplicate key, first in line 4"),
     "a list for a mapping": ("paths: []", "4:8: paths: must be a mapping, not a list"),
+    "a tab as indentation": (
+        "routes:\n\t- GET /a: {}",
+        r"5:1: while scanning for the next token found character '\t' that cannot start any token: indent with spaces",
+    ),
     "an unquoted parameter": (
         "routes: [{path: /v1/{org}, routes: [GET: {}]}]",
         "4:21: while parsing a flow mapping expected ',' or '}', but got '{': put a path with {…} in quotes here",

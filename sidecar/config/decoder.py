@@ -217,8 +217,7 @@ class _Decoder:
         self._environ = environ
 
     def value(self, node: Node, kind: inspect.Type, path: Path) -> object:
-        member = _choose(node, kind)
-        chosen = declared(member)
+        chosen = declared(member := _choose(node, kind))
         if chosen.make is not None and chosen.entry is not None:
             return self._made(node, chosen.entry, chosen.make, path)
         if isinstance(node, Scalar) and node.tag != "null" and chosen.is_leaf:
@@ -334,17 +333,12 @@ class _Decoder:
             return _INVALID
 
     def _leaf(self, node: Scalar, leaf: Declared, path: Path, others: str) -> object:
-        """others: what may stand in its place, for the error."""
-
         def read(text: str, tag: str) -> object:
-            try:
-                return read_scalar(text, tag, leaf.kind) if leaf.parse is None else leaf.parse(text)
-            except ValueError as error:
-                raise ValueError(str(error) if "did you mean" in str(error) else f"{error}{others}") from None
+            return read_scalar(text, tag, leaf.kind) if leaf.parse is None else leaf.parse(text)
 
-        return self._converted(node, path, read)
+        return self._converted(node, path, read, others)
 
-    def _converted(self, node: Scalar, path: Path, read: Callable[[str, str], object]) -> object:
+    def _converted(self, node: Scalar, path: Path, read: Callable[[str, str], object], others: str = "") -> object:
         text, tag, blamed = node.text, node.tag, ""
         try:
             if tag == "str" and not node.literal and "$" in text:
@@ -352,7 +346,7 @@ class _Decoder:
                 blamed = _blamed(node.text)
             return read(text, tag)
         except ValueError as error:
-            self._report.problem(path, f"{error}{blamed}")
+            self._report.problem(path, f"{error}{'' if 'did you mean' in str(error) else others}{blamed}")
             return _INVALID
 
 
@@ -393,14 +387,11 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
     return kind
 
 
-_NEVER_NAMED = (inspect.NoneType, inspect.VarTupleType)
-
-
 def _besides(kind: inspect.Type, member: inspect.Type) -> str:
     """`, or …` for what else than `member` a union takes, but for lists of the same; empty where nothing does."""
-    types = kind.types if isinstance(kind, inspect.UnionType) else ()
-    others = (other for other in types if other != member and not isinstance(other, _NEVER_NAMED))
-    return "".join(f", or {other}" for other in dict.fromkeys(map(_describe, others)))
+    others = [other for other in kind.types if other != member] if isinstance(kind, inspect.UnionType) else []
+    named = [_describe(other) for other in others if not isinstance(other, inspect.NoneType | inspect.VarTupleType)]
+    return "".join(f", or {name}" for name in dict.fromkeys(named))
 
 
 def _holds_word(node: Node, member: inspect.Type) -> bool:

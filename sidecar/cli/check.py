@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sidecar.cli.openapi import Comparison, base_path_option, compared
 from sidecar.cli.options import Misuse, config_or_exit, config_path_option
@@ -60,13 +61,24 @@ def check_command(
     """
     if base_path is not None and openapi is None:
         raise Misuse("--base-path is for --openapi DOCUMENT: name one, or leave it out")
-    checked = _checked(config_or_exit(file or config), openapi, base_path)
+    checked = _checked(config_or_exit(_named(context, file, config)), openapi, base_path)
     if as_json:
         click.echo(json.dumps(checked.as_json(), indent=2))
     else:
         _print(checked, strict)
     if checked.problems or (strict and checked.warned):
         context.exit(_CONFIG_STATUS if checked.problems else _WARNED_STATUS)
+
+
+def _named(context: click.Context, file: str | None, config: str | None) -> str | None:
+    """The file to check; a variable that names another one does not count."""
+    if file is None:
+        return config
+    if file == "":
+        raise Misuse("FILE is empty: name a file, or leave it out")
+    if file != config and context.get_parameter_source("config") is ParameterSource.COMMANDLINE:
+        raise Misuse("-c and FILE name two files: check one at a time")
+    return file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from sidecar.cli import key_service
 from sidecar.cli.apply import apply_command
 from sidecar.cli.bulk import Selection, change_selected, selecting, selects
 from sidecar.cli.options import (
+    Group,
     Misuse,
     changing,
     config_here,
@@ -129,7 +130,7 @@ def _merged(entries: Mapping[str, V], added: Mapping[str, V], removed: Sequence[
     return {name: value for name, value in {**entries, **added}.items() if name not in removed}
 
 
-@click.group(name="keys")
+@click.group(name="keys", cls=Group)
 def keys_group() -> None:
     """Issue and manage API keys.
 

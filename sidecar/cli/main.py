@@ -3,11 +3,14 @@
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from typing import Any, Final
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -81,6 +84,26 @@ def output_may_fail() -> Iterator[None]:
         sys.exit(1)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the command at once, also while it waits for stdin within a loop.
+
+    asyncio replaces Python's own handler, but no other: its own only cancels the task, which does not run meanwhile.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or current_thread() is not main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def _discard_output() -> None:
     """Let what is still buffered go to /dev/null: the interpreter flushes it at its end, and would complain again."""
     with suppress(OSError, ValueError):
@@ -94,7 +117,7 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         open_standard_streams()
-        with output_may_fail():
+        with output_may_fail(), interruptible():
             return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -123,11 +146,14 @@ class _Commands(click.Group):
         """Return the command that was meant, as it is to be typed: also one of a group, or an option."""
         if name in _OPTIONS:
             return [_OPTIONS[name]]
+        from sidecar.cli.options import USUAL
+
+        name = USUAL.get(name, name)
         groups = [
             (group, found) for group in _COMMANDS if isinstance(found := self.get_command(ctx, group), click.Group)
         ]
         within = {one: f"{group} {one}" for group, found in reversed(groups) for one in found.list_commands(ctx)}
-        exact = [within[name]] if name in within else []
+        exact = [name] if name in _COMMANDS else [within[name]] if name in within else []
         return (
             exact
             or get_close_matches(name, _COMMANDS, 1)

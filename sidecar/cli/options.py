@@ -148,6 +148,30 @@ def changing(command: Command) -> Command:
 # Option values.
 
 
+USUAL: Final = {
+    **dict.fromkeys(("add", "create", "generate", "new"), "issue"),
+    **dict.fromkeys(("delete", "destroy", "remove", "rm"), "revoke"),
+    **dict.fromkeys(("edit", "modify", "update"), "change"),
+    **dict.fromkeys(("describe", "get", "inspect"), "show"),
+    **dict.fromkeys(("lint", "validate"), "check"),
+    **dict.fromkeys(("run", "start"), "serve"),
+    "ls": "list",
+}
+"""What other programs call a command."""
+
+
+class Group(click.Group):
+    """A group of commands that knows their usual names."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        meant = USUAL.get(args[0])
+        if args[0] not in self.commands and meant in self.commands:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
+        return super().resolve_command(ctx, args)
+
+
 class OneOf(click.Choice[str]):
     """One of some words. Anything else is refused with the words to write."""
 

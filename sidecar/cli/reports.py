@@ -276,7 +276,7 @@ async def _print_table(url: str, options: ListOptions) -> None:
                 table = Table(page, at, options["columns"], width)
                 click.echo(table.heading())
             click.echo("\n".join(map(table.line, page)))
-    if table is None and any(options[name] for name in ("tenant", "environment", "search", "status")):
+    if table is None and any(options[name] is not None for name in ("tenant", "environment", "search", "status")):
         click.echo(
             f"No key in {shown_store(url)} matches these filters; run sidecar keys list without them to see all."
         )

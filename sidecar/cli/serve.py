@@ -26,7 +26,8 @@ from sidecar.cli.options import (
     reader_of,
 )
 from sidecar.cli.workers import common_of, count_of, end_with_parent, supervise, wait_for_workers, work
-from sidecar.config.build.config import NO_ADMIN_TOKEN, Config, reaches
+from sidecar.config.build.addresses import reaches
+from sidecar.config.build.config import NO_ADMIN_TOKEN, Config
 from sidecar.config.document import Process
 from sidecar.config.fields import Address
 from sidecar.runtime.control import DRAIN, UNDO, NoAnswer, ask

@@ -40,7 +40,8 @@ from sidecar.keys.transfer.formats import (
     json_line,
 )
 from sidecar.keys.transfer.importer import Intake, InvalidFile, NoIntake, import_keys
-from sidecar.keys.transfer.products import PRODUCTS, LeftOut, Plaintexts, Product, hashed, product_entries
+from sidecar.keys.transfer.plaintexts import Plaintexts, hashed
+from sidecar.keys.transfer.products import PRODUCTS, LeftOut, Product, product_entries
 from sidecar.keys.validation import NewKey
 
 _STDIN: Final = "-"

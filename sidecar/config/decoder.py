@@ -217,11 +217,11 @@ class _Decoder:
         self._environ = environ
 
     def value(self, node: Node, kind: inspect.Type, path: Path) -> object:
-        chosen = declared(_choose(node, kind))
+        chosen = declared(member := _choose(node, kind))
         if chosen.make is not None and chosen.entry is not None:
             return self._made(node, chosen.entry, chosen.make, path)
         if isinstance(node, Scalar) and node.tag != "null" and chosen.is_leaf:
-            return self._leaf(node, chosen, path)
+            return self._leaf(node, chosen, path, _besides(kind, member))
         match node, chosen.kind:
             case Entries(), inspect.StructType() if not chosen.is_leaf:
                 return self._struct(node, chosen.kind, path)
@@ -332,13 +332,13 @@ class _Decoder:
             self._report.key_problem(path, str(error))
             return _INVALID
 
-    def _leaf(self, node: Scalar, leaf: Declared, path: Path) -> object:
+    def _leaf(self, node: Scalar, leaf: Declared, path: Path, others: str) -> object:
         def read(text: str, tag: str) -> object:
             return read_scalar(text, tag, leaf.kind) if leaf.parse is None else leaf.parse(text)
 
-        return self._converted(node, path, read)
+        return self._converted(node, path, read, others)
 
-    def _converted(self, node: Scalar, path: Path, read: Callable[[str, str], object]) -> object:
+    def _converted(self, node: Scalar, path: Path, read: Callable[[str, str], object], others: str = "") -> object:
         text, tag, blamed = node.text, node.tag, ""
         try:
             if tag == "str" and not node.literal and "$" in text:
@@ -346,7 +346,7 @@ class _Decoder:
                 blamed = _blamed(node.text)
             return read(text, tag)
         except ValueError as error:
-            self._report.problem(path, f"{error}{blamed}")
+            self._report.problem(path, f"{error}{'' if 'did you mean' in str(error) else others}{blamed}")
             return _INVALID
 
 
@@ -385,6 +385,13 @@ def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
         if fits:
             return member
     return kind
+
+
+def _besides(kind: inspect.Type, member: inspect.Type) -> str:
+    """`, or …` for what else than `member` a union takes, but for lists of the same; empty where nothing does."""
+    others = [other for other in kind.types if other != member] if isinstance(kind, inspect.UnionType) else []
+    named = [_describe(other) for other in others if not isinstance(other, inspect.NoneType | inspect.VarTupleType)]
+    return "".join(f", or {name}" for name in dict.fromkeys(named))
 
 
 def _holds_word(node: Node, member: inspect.Type) -> bool:

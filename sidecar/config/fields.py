@@ -266,11 +266,18 @@ def parse_period(text: str) -> CalendarUnit | int:
 
 
 def parse_size_or_off(text: str) -> float:
-    return inf if text == "off" else parse_size(text)
+    return inf if text == "off" else _or_off(parse_size, text)
 
 
 def parse_duration_or_off(text: str) -> float | None:
-    return None if text == "off" else parse_duration(text)
+    return None if text == "off" else _or_off(parse_duration, text)
+
+
+def _or_off(parse: Callable[[str], float], text: str) -> float:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(str(error) if "did you mean" in str(error) else f"{error}, or off") from None
 
 
 def parse_timeout(text: str) -> float:

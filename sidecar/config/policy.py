@@ -63,6 +63,8 @@ def source_of(entry: SourceEntry, path: Path, report: Report) -> Source:
     found += [Source(kind="cookie", name=entry.cookie)] if entry.cookie is not None else []
     if len(found) != 1:
         raise ValueError("must have exactly one of header, query and cookie")
+    if entry.query == "":
+        report.problem((*path, "query"), "must not be empty: name the parameter")
     if entry.scheme is not None and entry.header is None:
         report.problem((*path, "scheme"), "only a header has a scheme")
     if entry.part is not None and (entry.scheme or "").lower() != "basic":

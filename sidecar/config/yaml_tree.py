@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.config.errors import Place, unreadable
+from sidecar.config.errors import ConfigError, Place, unreadable
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000
@@ -77,11 +77,19 @@ def _compose(text: str, file: str) -> yaml.Node | None:
     try:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        message = " ".join(part for part in (error.context, error.problem) if part)
-        raise unreadable(place_of(error.problem_mark or error.context_mark, file), message) from None
+        raise _not_yaml(error, file) from None
     except (ValueError, OverflowError):
         # PyYAML lets chr() fail on an escape such as "\UFFFFFFFF".
         raise unreadable(place_of(loader.get_mark(), file), "holds an escape that is not a character") from None
+
+
+def _not_yaml(error: yaml.MarkedYAMLError, file: str) -> ConfigError:
+    message = " ".join(part for part in (error.context, error.problem) if part)
+    if "but got '{'" in message:
+        message += ": put a path with {…} in quotes here"
+    elif r"character '\t'" in message:
+        message += ": indent with spaces"
+    return unreadable(place_of(error.problem_mark or error.context_mark, file), message)
 
 
 class _Loader(yaml.SafeLoader):
@@ -167,8 +175,7 @@ def read_table(data: bytes, file: str) -> Node:
     try:
         root = _Events(text, file).document()
     except yaml.MarkedYAMLError as error:
-        message = " ".join(part for part in (error.context, error.problem) if part)
-        raise unreadable(place_of(error.problem_mark or error.context_mark, file), message) from None
+        raise _not_yaml(error, file) from None
     except yaml.reader.ReaderError as error:
         place = Place(file, text[: error.position].count("\n") + 1, 1) if error.position else Place(file, 1, 1)
         raise unreadable(place, "holds a character that YAML does not allow") from None

@@ -19,7 +19,7 @@ _LONG_TAIL = re.compile(rf"(?<![{ALPHABET}])[{ALPHABET}]{{{math.ceil(MIN_RANDOM_
 """Tried once at each run of characters, however long it is."""
 QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019"
 """Straight, back and typographic ones."""
-_COPIED = re.compile(rf"\A(?:[\s{QUOTES}]|[A-Za-z][A-Za-z-]*:?\s+(?=\S))+|[\s{QUOTES}]+\Z")
+_COPIED = re.compile(rf"\A(?:[\s{QUOTES}]|[A-Za-z][A-Za-z-]*:?\s+(?=\S))+|(?:[\s{QUOTES}…]|\.{{3}})+\Z")
 _SHOWN: Final = 12
 """As much as the prefix of a key, which is no secret."""
 _WORD: Final = re.compile(r"[\w-]{22,}")
@@ -120,7 +120,7 @@ def without_keys(message: str) -> str:
 
 
 def pasted(text: str) -> str:
-    """Return the key, id or prefix in `text` without what is copied along: quotes, spaces, `Bearer `, …"""
+    """Return the key, id or prefix in `text` without what is copied along: quotes, spaces, `Bearer `, a list's …."""
     return _COPIED.sub("", text)
 
 

@@ -307,7 +307,9 @@ class SharingRules:
         self._routes: dict[str, RouteSharing] = {}
         for route in routes:
             credential = credential_headers((*sources, *(passing if route.policy.pass_through else ())))
-            fields = None if route.policy.cors is None else compiled[route.policy.cors]
+            # A hole (`deny`) has no section of its own: its refusals must look like those of paths without a route.
+            section = cors if route.policy.deny else route.policy.cors
+            fields = None if section is None else compiled[section]
             self._routes[route.name] = RouteSharing(route.policy, fields, credential=credential)
         self.tells_browsers = bool(compiled)
         """Whether any response is decorated for scripts of other origins."""

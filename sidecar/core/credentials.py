@@ -314,6 +314,30 @@ def without_cookie(line: bytes, name: str) -> bytes:
     return b";".join(kept).strip()
 
 
+_FURTHER_COOKIE = re.compile(rb"[\s,]([^\s,=]+)\s*=")
+"""Within a pair: where RFC 2109 and Python's http.cookies let another cookie begin."""
+_PHP_NAME = bytes.maketrans(b" .[", b"___")
+
+
+def without_cookie_like(line: bytes, name: str) -> bytes:
+    """As `without_cookie`, and without every pair in which a lenient service may read the cookie.
+
+    Node and Python take spaces off a name, ASP.NET ignores its case, old PHP and Rack decode it, and PHP reads dots as
+    underscores.
+    """
+    wanted = _lenient_name(name.encode("latin-1"))
+    kept = [pair for pair in line.split(b";") if wanted not in map(_lenient_name, _cookie_names(pair))]
+    return b";".join(kept).strip()
+
+
+def _cookie_names(pair: bytes) -> list[bytes]:
+    return [pair.partition(b"=")[0], *_FURTHER_COOKIE.findall(pair)]
+
+
+def _lenient_name(name: bytes) -> bytes:
+    return unquote_to_bytes(name).strip(b' \t"').lower().translate(_PHP_NAME)
+
+
 def without_item(line: bytes, item: bytes) -> bytes:
     """The line of a list without an item, the others as they were; empty where it was the only one."""
     items = line.split(b",")

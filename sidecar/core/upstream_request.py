@@ -7,7 +7,14 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.core.client_address import TrustedProxies
-from sidecar.core.credentials import Copies, Credential, without_cookie, without_item, without_parameter
+from sidecar.core.credentials import (
+    Copies,
+    Credential,
+    without_cookie,
+    without_cookie_like,
+    without_item,
+    without_parameter,
+)
 from sidecar.core.error_responses import key_values
 from sidecar.core.errors import Denied, Fault, Reason
 from sidecar.core.headers import HeaderRules, SortedHeaders, drop_connection_options, field_value
@@ -218,7 +225,7 @@ class Injection:
         headers, cookies = self.not_beside_key
         if headers:
             kept = [pair for pair in kept if pair[0].lower() not in headers]
-        return _without_cookies(kept, cookies)
+        return _without_cookies(kept, cookies, without_cookie_like)
 
     def _end_to_end(self, kept: list[tuple[bytes, bytes]], received: SortedHeaders) -> list[tuple[bytes, bytes]]:
         if self.withheld_cookies and b"cookie" in received.fields:
@@ -264,9 +271,13 @@ def _without_items(kept: list[tuple[bytes, bytes]], credential: Credential) -> l
     return [(name, value) for name, value in lines if value or name.lower() not in names]
 
 
-def _without_cookies(kept: list[tuple[bytes, bytes]], names: Sequence[str]) -> list[tuple[bytes, bytes]]:
+def _without_cookies(
+    kept: list[tuple[bytes, bytes]],
+    names: Sequence[str],
+    without: Callable[[bytes, str], bytes] = without_cookie,
+) -> list[tuple[bytes, bytes]]:
     for cookie in names:
-        lines = [(name, without_cookie(value, cookie) if name.lower() == b"cookie" else value) for name, value in kept]
+        lines = [(name, without(value, cookie) if name.lower() == b"cookie" else value) for name, value in kept]
         kept = [(name, value) for name, value in lines if value or name.lower() != b"cookie"]
     return kept
 

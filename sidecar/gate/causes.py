@@ -12,6 +12,7 @@ from typing import Final
 
 from sidecar.config.build.config import Config
 from sidecar.core.apikey import ALPHABET, QUOTES, pasted
+from sidecar.core.credentials import parameters
 from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, ApiKey, Deny, Policy, RequestHead, Route, Source
 from sidecar.core.patterns import parse_pattern, parts_of
@@ -19,7 +20,7 @@ from sidecar.core.policy import DENIED, missing_in_words, takes_environment
 from sidecar.core.routing import NEVER_ROUTED, Match, known_spelling
 from sidecar.core.target import parse_target
 from sidecar.core.units import counted, rfc3339
-from sidecar.gate.compile import key_format, route_table
+from sidecar.gate.compile import key_format, key_prefixes, route_table
 
 _NEAREST: Final = 3
 _MOST_CONSIDERED: Final = 5
@@ -27,6 +28,7 @@ _MOST_CONSIDERED: Final = 5
 _LIKE: Final = 0.5
 """How alike a segment of the path and one of a route must be for a slip of the pen."""
 _SCHEME: Final = re.compile(r"([A-Za-z]{1,20}):?\s")
+_STAR: Final = "* is no path: the sidecar itself responds to `OPTIONS *` (204), and takes no other method with it"
 _PLAIN: Final = {
     Reason.BAD_REQUEST: "the request does not follow RFC 9112",
     Reason.BAD_TARGET: "the path has a character or an encoding that no path may have: write others as %XX, in UTF-8",
@@ -46,7 +48,7 @@ def causes(config: Config, head: RequestHead, presented: str | None, deny: Deny)
             if deny.route is None:
                 yield from _no_route(config, head)
         case Reason.INVALID_KEY | Reason.MALFORMED_CREDENTIAL:
-            yield key_fault(config, presented or "")
+            yield _in_query(config, head, presented) or key_fault(config, presented or "")
         case Reason.EXPIRED_KEY | Reason.DISABLED_KEY | Reason.REVOKED_KEY | Reason.RETIRED_KEY:
             yield _ended(deny)
         case Reason.NO_ROUTE if deny.route is not None and deny.route.policy.deny:
@@ -56,11 +58,11 @@ def causes(config: Config, head: RequestHead, presented: str | None, deny: Deny)
         case Reason.BAD_TARGET if not head.target.startswith("/"):
             yield "a path begins with /"
         case Reason.METHOD_NOT_ALLOWED:
-            yield _method(head.method)
+            yield _method(head.method) if head.target != "*" else _STAR
         case Reason.KEY_NOT_ACCEPTED:
             yield _no_keys_here(deny.route)
         case Reason.INSUFFICIENT_SCOPE | Reason.WRONG_TENANT | Reason.WRONG_ENVIRONMENT:
-            yield _not_granted(deny)
+            yield _not_granted(config, deny)
         case Reason.QUOTA_EXCEEDED if deny.refused_quota is not None:
             refused = deny.refused_quota
             yield f"the quota {refused.quota.name} of {refused.limit} is used up until {_time(refused.resets_at)}"
@@ -78,6 +80,20 @@ def _time(seconds: float) -> str:
 def _missing(config: Config, presented: str | None) -> str:
     places = " or ".join(map(_place, config.keys.sources))
     return f"{'no key was sent' if presented is None else 'the key that was read is empty'}: it goes in {places}"
+
+
+def _in_query(config: Config, head: RequestHead, presented: str | None) -> str:
+    """What is wrong with a key in the query; empty where none stands there that is to blame."""
+    prefixes = tuple(filter(None, key_prefixes(config)))
+    found = [pair for pair in parameters(head.target.partition("?")[2]) if pair[1].startswith(prefixes)]
+    if not found:
+        return ""
+    taken = {source.name for source in config.keys.sources if source.kind == "query"}
+    if not taken:
+        return "a key stands in the query, where keys.from takes none: send it in a header"
+    if presented is not None:
+        return "two keys were sent, one of them in the query: send one"
+    return key_fault(config, found[0][1]) if found[0][0] in taken else ""
 
 
 def _place(source: Source) -> str:
@@ -105,7 +121,8 @@ def key_fault(config: Config, text: str) -> str:
         return _form_fault(config, text, own)
     if any(text.startswith(keys.prefix) for keys in config.keys.imported):
         return "it begins like an imported key, but the store has no such key: mistyped, cut, or never imported"
-    expected = ", ".join(sorted(prefixes.values()))
+    foreign = (keys.prefix for keys in config.keys.imported if keys.prefix)
+    expected = ", ".join(sorted({*prefixes.values(), *foreign}))
     if any(text.lower().startswith(prefix.lower()) for prefix in prefixes.values()):
         return f"upper and lower case count: keys begin with {expected}"
     form = key_format(config)
@@ -158,7 +175,7 @@ def _no_keys_here(route: Route | None) -> str:
     return f"{what} takes no keys, only credentials of keys.pass_through (pass_through: only): send one of those alone"
 
 
-def _not_granted(deny: Deny) -> str:
+def _not_granted(config: Config, deny: Deny) -> str:
     if deny.principal is None or deny.route is None:
         return "the key is not valid for this resource"
     key, policy = deny.principal.key, deny.route.policy
@@ -172,15 +189,19 @@ def _not_granted(deny: Deny) -> str:
         case Reason.WRONG_ENVIRONMENT:
             return f"the path names another environment than that of the key, {environment}"
         case _:
-            return _lacking(key, policy, deny.principal.scopes)
+            return _lacking(key, policy, deny.principal.scopes, config.keys.scopes_per_key)
 
 
-def _lacking(key: ApiKey, policy: Policy, held: frozenset[str]) -> str:
-    """Of scopes that any one of is enough, the command names the first."""
+def _lacking(key: ApiKey, policy: Policy, held: frozenset[str], number: int | None) -> str:
+    """Of scopes that any one of is enough, the command names the first. number: of the scopes that each key has."""
     lacking = sorted(policy.all_scopes - held)
     either = sorted(policy.any_scopes) if policy.any_scopes.isdisjoint(held) else []
     what = missing_in_words(policy, held)
-    scopes = dict.fromkeys([*key.scopes, *lacking, *either[:1]])
+    wanted = dict.fromkeys([*lacking, *either[:1]])
+    spare = [scope for scope in key.scopes if scope not in wanted]
+    scopes = [*(spare if number is None else spare[: max(0, number - len(wanted))]), *wanted]
+    if number is not None and len(scopes) != number:
+        return f"the key lacks {what}, and each key has exactly {counted(number, 'scope')}: issue another one"
     options = " ".join(f"--scope {quote(scope)}" for scope in scopes)
     return f"the key lacks {what}: sidecar keys change {key.id} {options}"
 

@@ -66,6 +66,8 @@ def steps(config: Config, head: RequestHead, decision: Decision, status: int | N
             lines.append(Line("decision", f"would deny: {reason}; observed because {because}"))
         else:
             lines.append(Line("decision", "allow" if decision.principal else "allow, without a key of the sidecar"))
+    elif (head.method, head.target) == ("OPTIONS", "*"):
+        lines.append(Line("decision", "none is needed: answered with 204"))
     else:
         lines.append(Line("decision", f"deny: {decision.reason}, answered with {status}"))
     return lines

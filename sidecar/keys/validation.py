@@ -131,7 +131,7 @@ class KeyRules:
         for name in self.required:
             kind, _, entry = name.partition(".")
             given = wanted.metadata.get(entry) if entry else scopes if name == "scopes" else getattr(wanted, name)
-            if not given:
+            if not given or (isinstance(given, str) and given.isspace()):
                 yield Violation(_LACKING.format(name.replace(".", " ")), *((kind, entry) if entry else (kind,)))
         if self.scopes_per_key is not None and not self._has_number(scopes, self.scopes_per_key):
             number, known = counted(self.scopes_per_key, "scope"), ", ".join(self.catalogue.scopes)
@@ -204,7 +204,7 @@ def _metadata(metadata: Mapping[str, str]) -> Iterator[Violation]:
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(name, [each for each in known if each != EVERY], n=1)
     if close:
         return f"unknown {kind} {name!r} (did you mean {close[0]!r}?)"
     return f"unknown {kind} {name!r} (known: {', '.join(sorted(known)) or 'none'})"

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
-from posixpath import normpath
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final, Literal
 
+from sidecar.config.build.addresses import bound, check_addresses
 from sidecar.config.build.policy import (
     VARIABLE,
     admin_of,
@@ -161,7 +160,7 @@ class Config:
 def config_of(path: str, document: Document, report: Report, environ: Mapping[str, str]) -> Config:
     """Reports every unknown name, and every requirement of one section on another."""
     _check_needed(document, report)
-    _check_addresses(document, report)
+    check_addresses(document, report)
     config = _sections(path, document)
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
@@ -265,94 +264,23 @@ def _check_needed(document: Document, report: Report) -> None:
             report.problem((name,), f"missing: write {example}, or give --{name} or SIDECAR_{name.upper()}")
 
 
-def _check_addresses(document: Document, report: Report) -> None:
-    if document.decision is not None and not document.trusted_proxies:
-        report.problem(("decision",), "answers trusted proxies only: name the one in front in trusted_proxies")
-    if document.proxy_protocol and not document.trusted_proxies and not all(at.path for at in document.listen or ()):
-        report.problem(("proxy_protocol",), "is for trusted proxies only: name the one in front in trusted_proxies")
-    used: dict[Address, str] = {}
-    listeners = {
-        "listen": document.listen,
-        "ops": document.ops,
-        "admin": document.admin.listen if document.admin else None,
-        "decision": document.decision.listen if document.decision else None,
-    }
-    for name, addresses in listeners.items():
-        path = (name, "listen") if "listen" in report.names((name,)) else (name,)
-        for at, address in report.one_or_numbered(path, addresses or ()):
-            if address in used:
-                taken = "in the list" if used[address] == name else f"the address of {used[address]}"
-                report.problem(at, f"is {taken} already")
-            elif address.port or address.path:
-                used[address] = name
-    for at, upstream in _upstreams(document):
-        own = next((name for name, addresses in listeners.items() if _leads_to(upstream, addresses)), None)
-        if own is not None and report.sound(at):
-            report.problem(at, f"is the sidecar itself, at the address of {own}: name the service's own")
-
-
-def _upstreams(document: Document) -> Iterator[tuple[Path, UpstreamSettings]]:
-    if document.upstream is not None:
-        yield ("upstream",), document.upstream
-    yield from ((("upstreams", name), upstream) for name, upstream in (document.upstreams or {}).items())
-
-
-def _leads_to(upstream: UpstreamSettings, addresses: Sequence[Address] | None) -> bool:
-    return any(reaches(upstream.address, address) for address in bound(addresses or ()))
-
-
-# Whether the upstream is the sidecar itself, so that a request would go round in circles.
-
-
-_EVERY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - where others bind
-_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
-
-
-def bound(addresses: Sequence[Address]) -> Sequence[Address]:
-    """`addresses`, and that of IPv4 if `[::]` means both families."""
-    ipv4 = {address.port for address in addresses if address.host and ":" not in address.host}
-    both = [at for at in addresses if at.host == "::" and at.port not in ipv4]
-    return [*addresses, *(Address(host=_EVERY[4], port=at.port) for at in both)]
-
-
-def reaches(upstream: Address, listener: Address, *, here: bool = False) -> bool:
-    """Whether the upstream's address leads to a listener. here: its host is known to be this one."""
-    if upstream.path or listener.path:
-        return normpath(upstream.path) == normpath(listener.path)
-    if upstream.port != listener.port:
-        return False
-    bound = set(_LOOPBACK.values()) if listener.host == "localhost" else {_unmapped(listener.host)}
-    return not bound.isdisjoint(_reached(_unmapped(upstream.host), here=here))
-
-
-def _unmapped(host: str) -> str:
-    """In lower case, and an IPv4 address as such where it is written as one of IPv6 (RFC 4291 section 2.5.5.2)."""
-    with suppress(ValueError):
-        mapped = IPv6Address(host).ipv4_mapped
-        return host.lower() if mapped is None else str(mapped)
-    return host.lower()
-
-
-def _reached(host: str, *, here: bool) -> set[str]:
-    """Hosts whose listeners a connection to `host` may reach."""
-    if host == "localhost":
-        return {*_EVERY.values(), *_LOOPBACK.values()}
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return {host, *(_EVERY.values() if here else ())}
-    if address.is_unspecified:
-        return {host, _LOOPBACK[address.version]}
-    return {host, _EVERY[address.version]} if here or address.is_loopback else {host}
-
-
 # What can be used, but is hardly meant: pairs of a place and what is odd there.
 
 
 Doubts = Iterator[tuple[Path, str]]
 
-_EXPRESS = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
-_OF_A_RESPONSE = ("status", "headers", "location", "body")
+_EXPRESS = re.compile(r":([A-Za-z_][A-Za-z0-9_]*).*")
+_TEMPLATE = re.compile(r"\$(\{[A-Za-z0-9_]+\}).*")
+_EVERY_ELSEWHERE = frozenset({"ALL", "ANY"})
+_OF_A_RESPONSE = ("status", "statuscode", "headers", "location", "body", "contenttype")
+_TAKEN = frozenset(
+    {
+        "accept", "connection", "content-length", "content-type", "date", "expect", "forwarded", "host", "keep-alive",
+        "origin", "proxy-authorization", "proxy-connection", "range", "referer", "te", "trailer", "transfer-encoding",
+        "upgrade", "user-agent", "via", "x-real-ip",
+    }
+)  # fmt: skip
+"""In lower case: headers that clients cannot set, or never to a key."""
 _ANYTHING = "\0"
 
 
@@ -372,6 +300,17 @@ def _doubtful_sources(keys: KeySettings) -> Doubts:
         if (source.scheme or "").lower() == "basic" and source.part is None:
             why = "clients send `username:password` in base64 with Basic (RFC 7617): no key is found in that"
             yield path, f"{why}; write `as: username` (curl -u KEY:) or `as: password`"
+        elif source.kind == "header" and source.name.lower() == "cookie":
+            yield path, "a key that is a whole Cookie header is none that clients send: write `cookie: NAME`"
+        elif source.kind == "header" and _is_taken(source.name.lower()):
+            yield (
+                path,
+                f"clients and proxies write {source.name} for another purpose, and never a key: name another header",
+            )
+
+
+def _is_taken(name: str) -> bool:
+    return name in _TAKEN or name.startswith(("x-forwarded-", "sec-fetch-", "access-control-"))
 
 
 def _doubtful_includes(catalogue: Catalogue) -> Doubts:
@@ -419,8 +358,12 @@ def _unused(config: Config) -> Doubts:
 def _doubtful_routes(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:
     for path, route in routes:
         for segment in parse_pattern(route.pattern).segments:
-            if _EXPRESS.fullmatch(segment):
-                yield path, f"'{segment}' matches these characters only: write {{{segment[1:]}}} for a parameter"
+            if express := _EXPRESS.fullmatch(segment):
+                yield path, f"'{segment}' matches these characters only: write {{{express[1]}}} for a parameter"
+            elif template := _TEMPLATE.fullmatch(segment):
+                yield path, f"'{segment}' matches what begins with '$': write {template[1]} for a parameter"
+        for method in sorted(route.methods & _EVERY_ELSEWHERE):
+            yield path, f"'{method}' is a method of this name: write * for every method"
         respond = route.policy.respond.body if route.policy.respond and "respond" in report.names(path) else None
         if isinstance(respond, dict) and (odd := [key for key in respond if _of_a_response(key, respond[key])]):
             at = (*path, "respond", odd[0])
@@ -433,7 +376,8 @@ def _doubtful_routes(routes: Sequence[tuple[Path, Route]], report: Report) -> Do
 
 def _of_a_response(key: str, value: object) -> bool:
     """Whether it is written as if the response had it: `status` as a number, the others whatever they are."""
-    return key.lower() in _OF_A_RESPONSE and (key.lower() != "status" or isinstance(value, int))
+    name = re.sub("[_-]", "", key).lower()
+    return name in _OF_A_RESPONSE and (not name.startswith("status") or isinstance(value, int))
 
 
 def _uncounted(routes: Sequence[tuple[Path, Route]], report: Report) -> Doubts:

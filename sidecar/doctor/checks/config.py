@@ -87,8 +87,7 @@ def probes(facts: Facts) -> Finding:
     public = [route for route in facts.config.routes if route.policy.public and _is_probe(route.pattern)]
     if facts.config.ops is not None:
         also = f"; public on the data listener: {', '.join(route.name for route in public)}" if public else ""
-        where = ", ".join(map(str, facts.config.ops))
-        return ok(f"/livez and /readyz at {where} need no key{also}")
+        return ok(f"/livez and /readyz at {', '.join(map(str, facts.config.ops))} need no key{also}")
     if public:
         return warning(
             f"only health checks of the upstream: {', '.join(route.name for route in public)}",

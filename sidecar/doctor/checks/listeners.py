@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from sidecar.config.build.config import bound, reaches
+from sidecar.config.build.addresses import bound, reaches
 from sidecar.config.fields import Address
 from sidecar.doctor.facts import BypassProbe, CertificateFacts, Facts, RunningFacts, Unknown
 from sidecar.doctor.findings import Finding, ok, problem, span, unchecked, warning

@@ -31,6 +31,9 @@ _NOT_OURS: Final = (
     "prefix: is that of keys issued here, which need their `algorithm`, as `sidecar keys export` writes it; for keys "
     "made elsewhere, add {{prefix: {}}} to keys.imported in the configuration"
 )
+_MOST_SHOWN: Final = 12
+_SECRET_LENGTH: Final = 22
+"""Characters of base62 that nobody guesses (128 bits)."""
 _SECRET: Final = re.compile(r"[0-9A-Za-z]{22,}")
 _TIMES: Final = ("created_at", "expires_at")
 _A_STRING: Final = ("be a string", str, None)
@@ -65,6 +68,17 @@ class Origin:
         """Prefixes that are long enough to tell a key from a hash."""
         return tuple(prefix for prefix in self.prefixes() if len(prefix) >= _MIN_PREFIX)
 
+    def may_show(self, prefix: str) -> bool:
+        """Whether a prefix may be stored and shown: it must not be the key, or most of it.
+
+        Keys made elsewhere may have - and _ among their random characters, and so no long run of letters and digits.
+        """
+        if _PREFIX.fullmatch(prefix) is None or looks_secret(prefix):
+            return False
+        return len(prefix) < _SECRET_LENGTH or len(prefix) < _SECRET_LENGTH + max(
+            (len(begin) for begin in self.prefixes() if prefix.startswith(begin)), default=0
+        )
+
     def environment(self, prefix: str) -> str | None:
         """The environment whose keys have this prefix; None for a foreign key."""
         return next((name for name, own in self.own.items() if prefix.startswith(own)), None)
@@ -87,8 +101,8 @@ class Origin:
             matching = [keys for keys in matching if len(keys.prefix) == longest]
         if not matching:
             raise ValueError(
-                "no entry of keys.imported in the configuration matches it, and the key would be refused: add one"
-                + (f" with hash {self.hash}" if self.hash else "")
+                "no entry of keys.imported in the configuration matches it, and the key would be refused: add "
+                f"{{prefix: {_beginning(prefix)}{f', hash: {self.hash}' if self.hash else ''}}} to keys.imported"
             )
         if len({keys.algorithm for keys in matching}) > 1:
             raise ValueError(
@@ -205,7 +219,7 @@ class LineRules:
         prefix, algorithm, environment = texts["prefix"], texts["algorithm"], texts["environment"]
         if any(name in wrong for name in _OF_ORIGIN):
             return "", "", environment
-        if prefix is not None and not is_public_prefix(prefix):
+        if prefix is not None and not self.origin.may_show(prefix):
             problems.append(
                 "prefix: must be the first characters of the key, at most 100, and too few to guess the rest"
             )
@@ -223,6 +237,12 @@ class LineRules:
         if algorithm is not None and algorithm not in self.origin.algorithms:
             problems.append(_unknown_algorithm(algorithm))
         return begins if prefix is None else prefix, algorithm or expected, environment or own
+
+
+def _beginning(prefix: str | None) -> str:
+    """What the entry of a key's prefix may be: all until the last _ or - of its first characters, or a few of these."""
+    shown = (prefix or "")[:_MOST_SHOWN]
+    return shown[: max(shown.rfind("_"), shown.rfind("-")) + 1] or shown[:4] or "PREFIX"
 
 
 def _field_problems(fields: Fields) -> Iterator[tuple[str, str]]:
@@ -253,11 +273,6 @@ def _bytes_of(text: str) -> bytes | None:
     if _BASE64.fullmatch(text):
         return base64.b64decode(text.translate(_FROM_URL)[:43] + "=")
     return None
-
-
-def is_public_prefix(prefix: str) -> bool:
-    """Whether a prefix may be stored and shown: it must not be the key, or most of it."""
-    return _PREFIX.fullmatch(prefix) is not None and not looks_secret(prefix)
 
 
 def moment(text: str | float | None, name: str, problems: list[str]) -> int | None:

@@ -11,7 +11,7 @@ import msgspec
 
 from sidecar.keys.ports import KeyConflict
 from sidecar.keys.records import Batch, NewRow, RowTemplate, RowValues, new_row
-from sidecar.keys.transfer.fields import Fields, InvalidLine, LineRules, is_public_prefix, moment
+from sidecar.keys.transfer.fields import Fields, InvalidLine, LineRules, moment
 from sidecar.keys.transfer.formats import BadLine, Entry
 from sidecar.keys.validation import is_metadata, is_name, is_tenant, is_writable
 
@@ -94,7 +94,7 @@ class Rows:
             is_name(values.name)
             and (values.tenant is None or is_tenant(values.tenant))
             and is_metadata(values.metadata)
-            and (values.prefix is prefix or is_public_prefix(values.prefix))
+            and (values.prefix is prefix or self._rules.origin.may_show(values.prefix))
             and (until is None or (self._rules.now < until and is_writable(until)))
         )
 

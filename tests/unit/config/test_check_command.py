@@ -119,3 +119,16 @@ def test_an_admin_section_without_a_token_is_a_note_which_strict_allows(runner: 
 
 def test_strict_is_content_with_a_file_without_warnings(runner: CliRunner) -> None:
     assert runner.invoke(check_command, ["--strict", str(EXAMPLE)]).exit_code == 0
+
+
+def test_two_files_and_an_empty_name_are_no_file_to_check(tmp_path: Path) -> None:
+    good = tmp_path / "good.yaml"
+    good.write_text(MINIMAL, encoding="utf-8")
+    runner = CliRunner()
+    both = runner.invoke(main, ["check", "-c", str(tmp_path / "other.yaml"), str(good)])
+    assert (both.exit_code, both.stderr) == (2, "Error: -c and FILE name two files: check one at a time\n")
+    empty = runner.invoke(main, ["check", ""], env={"SIDECAR_CONFIG": str(good)})
+    assert (empty.exit_code, empty.stderr) == (2, "Error: FILE is empty: name a file, or leave it out\n")
+    for words in (["-c", str(good), str(good)], ["-c", str(good)]):
+        assert runner.invoke(main, ["check", *words]).exit_code == 0
+    assert runner.invoke(main, ["check", str(good)], env={"SIDECAR_CONFIG": "other.yaml"}).exit_code == 0

@@ -15,6 +15,28 @@ WRONG = {
     "a nested unknown key": ("keys: {form: []}", "4:8: keys.form: unknown key (did you mean 'from'?)"),
     "a duplicate key": ("realm: a\nrealm: b", "5:1: realm: duplicate key, first in line 4"),
     "a list for a mapping": ("paths: []", "4:8: paths: must be a mapping, not a list"),
+    "a tab as indentation": (
+        "routes:\n\t- GET /a: {}",
+        r"5:1: while scanning for the next token found character '\t' that cannot start any token: indent with spaces",
+    ),
+    "an unquoted parameter": (
+        "routes: [{path: /v1/{org}, routes: [GET: {}]}]",
+        "4:21: while parsing a flow mapping expected ',' or '}', but got '{': put a path with {…} in quotes here",
+    ),
+    "a word for a number or a word": (
+        "quotas: {q: {limit: 1, per: day}}\nplans: {p: {q: Unlimited}}",
+        "5:16: plans.p.q: must be a whole number, or unlimited",
+    ),
+    "a word for a mapping or a word": ("keys: {failures: none}", "4:18: keys.failures: must be off, or a mapping"),
+    "a word for a duration or a word": (
+        "keys: {max_age: never}",
+        "keys.max_age: must be a number with its unit, such as 500ms, 2s, 15m, 24h or 90d, or off",
+    ),
+    "a query parameter without a name": ("keys: {from: [{query: ''}]}", "keys.from[0].query: must not be empty"),
+    "an origin whose port no connection has": (
+        "cors: {origins: ['https://a.test:65536']}",
+        "4:18: cors.origins[0]: must have a port from 1 to 65535, or none",
+    ),
     "a number for text": ("scopes: {a: 5}", "4:13: scopes.a: must be text: put it in quotes"),
     "a word for a number": ("keys: {length: long}", "4:16: keys.length: must be a whole number"),
     "an octal number": ("keys: {cache_size: 0777}", "4:20: keys.cache_size: must be a whole number in plain decimal"),

@@ -9,6 +9,26 @@ SCOPES = "scopes: {read: R, write: {includes: [read]}, admin: {includes: [write]
 
 ODD = {
     "an Express parameter": ("routes: [GET /a/:id: {}]", "routes[0]: warning: ':id' matches these characters only"),
+    "an Express parameter with an ending": (
+        "routes: ['GET /a/:id.json': {}]",
+        "routes[0]: warning: ':id.json' matches these characters only: write {id}",
+    ),
+    "a parameter of a template": (
+        "routes: ['GET /a/${id}': {}]",
+        "routes[0]: warning: '${id}' matches what begins with '$': write {id} for a parameter",
+    ),
+    "every method of a gateway": (
+        "routes: [ANY /a: {}]",
+        "routes[0]: warning: 'ANY' is a method of this name: write * for every method",
+    ),
+    "a status code in respond": (
+        "routes: [GET /a: {respond: {statusCode: 301}}]",
+        "routes[0].respond.statusCode: warning: `respond` is the JSON body",
+    ),
+    "a content type in respond": (
+        "routes: [GET /a: {respond: {Content-Type: text/plain}}]",
+        "routes[0].respond.Content-Type: warning: `respond` is the JSON body",
+    ),
     "a status in respond": (
         "routes: [GET /a: {respond: {status: 301, x: 1}}]",
         "4:37: routes[0].respond.status: warning: `respond` is the JSON body of a 200, where 'status' is a member",
@@ -54,6 +74,19 @@ ODD = {
         "routes: [GET /a/**: {}, GET /a/b: {}, HEAD /a/b: {public: true}]",
         "`HEAD /a/b` needs no key, though `GET /a/**` around it does",
     ),
+    "a key as all cookies": (
+        "keys: {from: [{header: cookie}]}",
+        "keys.from[0]: warning: a key that is a whole Cookie header is none that clients send: write `cookie: NAME`",
+    ),
+    "a key as the Host": ("keys: {from: [{header: Host}]}", "keys.from[0]: warning: clients and proxies write Host"),
+    "a key for a proxy": (
+        "keys: {from: [{header: Proxy-Authorization, scheme: Bearer}]}",
+        "keys.from[0]: warning: clients and proxies write Proxy-Authorization for another purpose",
+    ),
+    "a key as an address": (
+        "keys: {from: [{header: X-Forwarded-For}]}",
+        "keys.from[0]: warning: clients and proxies write X-Forwarded-For for another purpose",
+    ),
     "a key as Basic": (
         "keys: {from: [{header: Authorization, scheme: basic}]}\nroutes: [GET /a: {}]",
         "keys.from[0]: warning: clients send `username:password`",
@@ -68,6 +101,8 @@ def test_what_is_hardly_meant_is_warned_of(loading: Loading, text: str, expected
 
 
 MEANT = {
+    "a name that OData gives": "routes: [GET /a/$metadata: {}]",
+    "a code of the service's own": "routes: [GET /a: {respond: {code: 5, status_text: x}}]",
     "a verb": "routes: ['POST /a/{id}:stop': {}, GET /a:b: {}]",
     "a key in a list of protocols": "keys: {from: [{header: Sec-WebSocket-Protocol}]}\nroutes: [GET /a: {}]",
     "a key as the user of Basic": "keys: {from: [{header: Authorization, scheme: Basic, as: username}]}",

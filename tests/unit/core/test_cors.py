@@ -15,6 +15,7 @@ from sidecar.core.cors import (
     vary,
 )
 from sidecar.core.model import Cors, Headers, Policy, RequestHead, Response, Route, Source
+from sidecar.core.policy import DENIED
 
 APP, EVIL = b"https://app.test", b"https://evil.test"
 BEARER, KEY = Source(kind="header", name="Authorization", scheme="Bearer"), Source(kind="header", name="X-Api-Key")
@@ -205,6 +206,15 @@ def test_the_sidecars_own_responses_are_decorated_by_route_and_without_one_by_th
         assert "access-control-allow-origin" not in told(rules.decorated(refusal, at, from_(EVIL)).headers)
     assert rules.decorated(refusal, closed, from_(APP)) is refusal
     assert "access-control-allow-origin" not in told(rules.decorated(refusal, other, from_(APP)).headers)
+
+
+def test_a_refusal_in_a_hole_is_decorated_as_one_without_a_route() -> None:
+    refusal = Response(status=403, headers=(), body=b"")
+    hole = Route(name="* /a/**", methods=frozenset({"*"}), pattern="/a/**", policy=DENIED)
+    for section in (cors(), None):
+        rules = SharingRules([route(cors=cors("https://c.test")), hole], section)
+        for request in (from_(APP), from_(EVIL), from_()):
+            assert rules.decorated(refusal, hole, request) == rules.decorated(refusal, None, request)
 
 
 def test_without_a_section_nothing_is_decorated() -> None:

@@ -36,6 +36,7 @@ NOBODY = Unknown(reason="unknown")
 def test_a_sound_installation_has_nothing_to_mend(tmp_path: Path) -> None:
     found = run_checks(installation(tmp_path))
     assert {one.finding.severity for one in found} == {OK}
+    assert not [one for one in found if "Address(" in one.finding.saw]
     assert len(found) > 25
 
 
@@ -53,6 +54,7 @@ CONFIGURED = [
     ('listen: ["127.0.0.1:1", "[::]:8080"]', "Listeners: data", WARNING, "[::]:8080: open to the network"),
     ('listen: ["127.0.0.1:1", "[::1]:8080", "unix:/s"]', "Listeners: data", OK, "unix:/s, reachable from this host"),
     ('ops: ["127.0.0.1:1", "0.0.0.0:9090"]', "Listeners: ops", WARNING, "0.0.0.0:9090: open to the network"),
+    ('ops: ["127.0.0.1:1", "[::1]:2"]', "Configuration: probes", OK, "/livez and /readyz at 127.0.0.1:1, [::1]:2 need"),
     ("ops: 0.0.0.0:9090", "Listeners: ops", WARNING, "open to the network"),
     ("keys: {environments: {live: a_}, from: [{query: api_key}]}", "Configuration: key in query", WARNING, "api_key"),
     ("mode: observe", "Configuration: mode", WARNING, "only observed, not enforced: everything"),

@@ -135,6 +135,22 @@ async def test_beside_a_key_none_reaches_the_upstream(passing: World, field: tup
     assert asked.reason is Reason.BAD_HEADER
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "session =1", "\tsession\t=1", "Session=1", "sess%69on=1", '"session"=1', "b=1, session=1", "b=1 session=1",
+        "b=1,SESSION = 1", "session",
+    ],
+)  # fmt: skip
+async def test_beside_a_key_no_spelling_of_the_cookie_reaches_the_upstream(passing: World, pair: str) -> None:
+    text, _ = await passing.issue("read")
+    field = ("Cookie", f"a=session; {pair}; c=my session")
+    decision = await decided(passing, ("X-Api-Key", text), field)
+    assert isinstance(decision, Allow)
+    assert dict(decision.headers)[b"Cookie"] == b"a=session; c=my session"
+    assert isinstance(await decided(passing, ("X-Api-Key", text), field, forwards=False), Deny)
+
+
 @pytest.mark.parametrize("field", [*FROM_ANYONE, *FROM_PROXIES])
 async def test_where_the_configuration_keeps_them_they_do(tmp_path: Path, field: tuple[str, str]) -> None:
     text = configured().replace("keys:\n", "keys:\n  pass_through_with_key: keep\n")

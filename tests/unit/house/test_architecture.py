@@ -63,7 +63,7 @@ OWNERS = {
     "opentelemetry": {"telemetry"},
 }
 PURE = {"asyncio", "time", "os", "sys", "socket", "random", "secrets", "threading", "pathlib", "io", "subprocess"}
-MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 236, 450, 40, 40
+MOST_MODULES, MOST_LINES, FEWEST_LINES, LONGEST_FUNCTION = 240, 450, 40, 40
 MOST_PROTOCOLS = 20
 OF_ONE_PREFIX = 3
 """Files of one room that begin with the same word are a folder."""

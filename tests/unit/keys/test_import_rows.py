@@ -47,7 +47,16 @@ ODD: tuple[Any, ...] = (
 FIELDS: dict[str, tuple[Any, ...]] = {
     "hash": (hash_of("a"), hash_of("b").upper(), "q" * 64, "sk_live_51HbTqYx2", "A" * 43, " " * 64),
     "name": ("Old key", 'Ünï "quoted"', "a\tb"),
-    "prefix": ("sk_live_1", "sk_2", "hv_live_3", "pk_", "s" * 32, "sk_" + "-" * 30, "sk_live_" + "a" * 22),
+    "prefix": (
+        "sk_live_1",
+        "sk_2",
+        "hv_live_3",
+        "pk_",
+        "s" * 32,
+        "sk_" + "-" * 21,
+        "sk_" + "-" * 22,
+        "sk_live_" + "a" * 22,
+    ),
     "tenant": ("acme", "*", "ac me"),
     "environment": ("live", "test", "*", "moon"),
     "scopes": (["streams:read"], ["streams:read", "streams:read"], ["nothing"], "streams:read", ["*"]),

@@ -230,6 +230,15 @@ WRONG = {
         "1: prefix: is that of keys issued here, which need their `algorithm`, as `sidecar keys export` writes it; for "
         "keys made elsewhere, add {prefix: hv_live_} to keys.imported",
     ),
+    "the whole key as its prefix": (
+        a_line("sk_live_Ab3-_x9Zq1WAb3-_x9Zq1W", prefix="sk_live_Ab3-_x9Zq1WAb3-_x9Zq1W"),
+        "1: prefix: must be the first characters of the key, at most 100, and too few to guess the rest",
+    ),
+    "a prefix that no entry names": (
+        a_line(prefix="zzz_abc"),
+        "1: prefix: no entry of keys.imported in the configuration matches it, and the key would be refused: add "
+        "{prefix: zzz_} to keys.imported",
+    ),
     "ours, in letters that we do not use": (
         a_line(prefix="hv_live_a-b", algorithm="sha256"),
         "1: prefix: is that of keys issued here",

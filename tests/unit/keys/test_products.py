@@ -11,7 +11,8 @@ import pytest
 from sidecar.core.apikey import ForeignKeys, Hasher, Pepper
 from sidecar.keys.transfer.fields import InvalidLine, LineRules, Origin
 from sidecar.keys.transfer.formats import BadLine, Entry, KeyFile
-from sidecar.keys.transfer.products import LeftOut, Plaintexts, Product, hashed, product_entries
+from sidecar.keys.transfer.plaintexts import Plaintexts, hashed
+from sidecar.keys.transfer.products import LeftOut, Product, product_entries
 from sidecar.keys.validation import KeyRules
 from tests.unit.keys.making import NOW_US
 from tests.unit.keys.test_importing import ANN
@@ -272,6 +273,29 @@ def test_a_line_of_a_list_without_its_key_says_so(rules: KeyRules, key: str | No
 def test_pages_that_follow_each_other_are_one_list() -> None:
     pages = "\n".join(json.dumps({"data": [{"key": KEY + str(page), "consumer": None}]}) for page in range(3))
     assert [entry.line for entry in entries_of(pages, "kong")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("product", "page", "ends", "member"),
+    [
+        ("kong", {"data": [{"key": KEY}], "next": "/key-auths?offset=1"}, {"next": None}, "next"),
+        ("aws", {"items": [{"value": KEY, "name": "a"}], "position": "p"}, {"position": ""}, "position"),
+        ("aws", {"items": [{"value": KEY, "name": "a"}], "NextToken": "t"}, {"NextToken": None}, "NextToken"),
+        (
+            "unkey",
+            {"data": [{"plaintext": KEY, "name": "a"}], "pagination": {"hasMore": True}},
+            {"pagination": {}},
+            "cursor",
+        ),
+    ],
+)
+def test_a_list_whose_last_pages_are_missing_is_refused(
+    product: Product, page: dict[str, Any], ends: dict[str, Any], member: str
+) -> None:
+    last = {**page, **ends}
+    assert all(isinstance(entry, Entry) for entry in entries_of(f"{json.dumps(page)}{json.dumps(last)}", product))
+    *_, missing = entries_of(f"{json.dumps(last)}{json.dumps(page)}", product)
+    assert str(missing) == f"2: the list goes on (`{member}`): append its further pages"
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,7 @@ def test_the_cause_of_an_ended_key_is_when_it_ended(asked: Asked, change: str, t
         ("FETCH", "/items", "no route names this method"),
         ("POST", "/items", "the key lacks write: sidecar keys change {id} --scope read --scope write"),
         ("GET", "items", "a path begins with /"),
+        ("GET", "*", "* is no path: the sidecar itself responds to `OPTIONS *` (204)"),
         ("GET", "/items/hidden/x", "the route denies every request (deny: true): {file}:16"),
         (
             "GET",
@@ -249,6 +250,42 @@ def test_the_cause_of_an_ended_key_is_when_it_ended(asked: Asked, change: str, t
 def test_the_cause_of_a_refused_request_is_named(asked: Asked, method: str, target: str, told: str) -> None:
     key = asked.issue("--scope", "read", "--tenant", "a")["id"]
     assert told.format(file=asked.file, id=key) in cause(asked.explain(method, target, key))
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_the_cause_of_a_key_in_the_query_is_its_place(asked: Asked, sent: bool) -> None:
+    key = asked.issue("--scope", "read")["key"]
+    words = ("-", key) if sent else (None, "")
+    told = cause(asked.explain("GET", f"/items?page=2&api_key={key}", *words))
+    assert told == "a key stands in the query, where keys.from takes none: send it in a header"
+
+
+@pytest.mark.parametrize(
+    ("sent", "target", "told"),
+    [
+        (True, "/items?k={key}", "two keys were sent, one of them in the query: send one"),
+        (False, "/items?k={key}x", "something was added to it: it has 47 characters"),
+        (False, "/items", "no key was sent: it goes in `X-Api-Key: KEY` or the query, as k=KEY"),
+    ],
+)
+def test_where_the_query_takes_keys_the_cause_is_in_the_key(asked: Asked, sent: bool, target: str, told: str) -> None:
+    text = asked.file.read_text(encoding="utf-8")
+    asked.file.write_text(text.replace("keys: {", "keys: {from: [{header: X-Api-Key}, {query: k}], "), encoding="utf-8")
+    first, second = (asked.issue("--scope", "read")["key"] for _ in range(2))
+    words = ("-", first) if sent else (None, "")
+    assert cause(asked.explain("GET", target.format(key=second), *words)).startswith(told)
+
+
+def test_options_of_everything_is_answered_without_a_decision(asked: Asked) -> None:
+    assert "decision      none is needed: answered with 204\n" in asked.explain("OPTIONS", "*")
+
+
+def test_where_each_key_has_one_scope_another_one_takes_its_place(asked: Asked) -> None:
+    text = asked.file.read_text(encoding="utf-8")
+    asked.file.write_text(text.replace("keys: {", "keys: {scopes_per_key: 1, "), encoding="utf-8")
+    key = asked.issue("--scope", "read")["id"]
+    told = cause(asked.explain("POST", "/items", key))
+    assert told == f"the key lacks write: sidecar keys change {key} --scope write"
 
 
 def test_of_scopes_that_one_of_is_enough_one_is_advised(asked: Asked) -> None:
@@ -284,3 +321,5 @@ def test_what_was_copied_along_with_a_key_or_id_does_not_hide_it(asked: Asked) -
         assert key["id"] in asked.run("keys", "show", "-", "-c", str(asked.file), stdin=text + "\n")
     assert key["id"] in asked.run("keys", "show", f'"{key["id"]}" ', "-c", str(asked.file))
     assert "decision      allow" in asked.explain("GET", "/items", f"'{key['prefix']}'")
+    for text in (f"{key['prefix']}…", f"{key['prefix']}..."):
+        assert key["id"] in asked.run("keys", "show", text, "-c", str(asked.file))

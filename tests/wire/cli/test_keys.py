@@ -213,6 +213,7 @@ def test_list_filters_by_tenant_environment_and_status(run: Run, store: Path) ->
     assert names("--status", "active") == {"a"}
     assert names("--status", "disabled") == {"b"}
     assert names("--status", "expired") == {"c"}
+    assert run("list", "--tenant", "").stdout.startswith("No key in ")
     assert names("--status", "revoked") == set()
     assert run("list", "--tenant", "nobody").stdout.startswith("No key")
     assert run("list", "--tenant", "\x1b[2J").exit_code == 2

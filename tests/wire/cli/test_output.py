@@ -1,5 +1,6 @@
 """What becomes of a command's output: a reader that leaves, a full disk, and what `-o` names."""
 
+import asyncio
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import click
 import pytest
 from click.shell_completion import BashComplete
 
-from sidecar.cli.main import main
+from sidecar.cli.main import interruptible, main
 from sidecar.cli.options import OneOf, WholeNumber
 from tests.harness import forks
 from tests.harness.keys import run_cli
@@ -98,12 +99,23 @@ def test_an_output_without_a_name_is_said_to_have_none(place: Place) -> None:
         ("rotat", "keys rotate"),
         ("backup", "store backup"),
         ("verify", "audit verify"),
+        ("create", "keys issue"),
+        ("ls", "keys list"),
+        ("start", "serve"),
+        ("lint", "check"),
         ("help", "--help"),
         ("version", "--version"),
     ],
 )
 def test_what_was_meant_by_a_command_that_is_none_is_told_as_it_is_to_be_typed(typed: str, meant: str) -> None:
     result = run_cli(typed)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"Error: No such command {typed!r}. Did you mean {meant!r}?\n")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("delete", "revoke"), ("add", "issue"), ("ls", "list"), ("get", "show")])
+def test_a_command_of_keys_is_found_by_its_usual_name(typed: str, meant: str) -> None:
+    result = run_cli("keys", typed)
     assert result.exit_code == 2
     assert result.stderr.endswith(f"Error: No such command {typed!r}. Did you mean {meant!r}?\n")
 
@@ -285,3 +297,21 @@ def test_names_of_files_send_nothing_to_the_terminal(
     done = run_cli(*words)
     assert done.output.replace("\n", "").isprintable(), done.output
     assert "n??" in done.output or "/dev/zero is a device" in done.output
+
+
+def test_ctrl_c_ends_a_command_at_once_that_waits_within_a_loop() -> None:
+    went_on = False
+
+    async def wait() -> None:
+        nonlocal went_on
+        os.kill(os.getpid(), signal.SIGINT)
+        went_on = True
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interruptible(), pytest.raises(KeyboardInterrupt):
+            asyncio.run(wait())
+        assert not went_on
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -305,6 +305,16 @@ WRONG_URLS = [
     "postgresql://h/db?ssl=hunter2",
     "postgresql://h/db?sslmode=hunter2",
     "postgresql://h/db#hunter2",
+    "postgresql://u:hunter2@h:99999/db",
+    "postgresql://u:hunter2@h:0/db",
+    "postgresql://u:hunter2@h:port/db",
+    "postgresql://u:hunter2@h:1:2/db",
+    "postgresql://u:hunter2@::1/db",
+    "postgresql://u:hunter2@a,,b/db",
+    "postgresql://u:hunter2@h%00/db",
+    "postgresql://u:hunter2@h/db%zz",
+    "postgresql://u:hunter2@h/db?port=99999",
+    "postgresql://u:hunter2@h/db?port=1,",
 ]
 
 
@@ -320,6 +330,9 @@ RIGHT_URLS = {
     "postgresql://u@h1:5432,h2:5432/keys?target_session_attrs=read-write": "postgresql://h1:5432,h2:5432/keys",
     "postgresql:///keys?host=/run/postgresql": "postgresql:///keys",
     "postgresql://u:%40%2F@[::1]:5432/keys": "postgresql://[::1]:5432/keys",
+    "postgresql://u@%2Frun%2Fpostgresql:5433/keys": "postgresql://%2Frun%2Fpostgresql:5433/keys",
+    "postgresql://u@h:/keys?port=5433": "postgresql://h:/keys",
+    "postgresql:///keys?host=a,b&port=1,65535": "postgresql:///keys",
 }
 
 

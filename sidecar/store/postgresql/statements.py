@@ -158,6 +158,9 @@ def unavailable(error: Exception, name: str) -> StoreUnavailable:
     if type(error) is ConnectionError:  # Of asyncpg itself.
         advice = "refuses TLS: set it up there, or write another sslmode"
         return StoreUnavailable(f"the key store {name} {advice} [{code}]", cause=advice)
+    if type(error) is asyncpg.InterfaceError:  # It was closed, or is about to be, after a question without an answer.
+        advice = f"cannot be reached: {_SERVER}"
+        return LostConnection(f"the key store {name} {advice} [{code}]", cause=advice)
     if isinstance(error, _LOST) and not isinstance(error, asyncpg.CannotConnectNowError):
         advice = _ENDED if isinstance(error, asyncpg.ConnectionDoesNotExistError) else f"cannot be reached: {_SERVER}"
         return LostConnection(f"the key store {name} {advice} [{code}]", cause=advice)

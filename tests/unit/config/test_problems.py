@@ -287,6 +287,19 @@ def test_the_use_of_keys_in_a_file_is_kept_by_sqlite_only(problems: Complaining)
     assert line.startswith("3:39: store.usage: must be sqlite:///absolute/path")
 
 
+@pytest.mark.parametrize(("workers", "told"), [("2", True), ("1", False), ("auto", False)])
+def test_keys_in_a_file_are_served_by_one_process(
+    problems: Complaining, loading: Loading, workers: str, told: bool
+) -> None:
+    written = MINIMAL.replace("sqlite:///tmp/keys.db", "file:///tmp/keys.yaml") + f"workers: {workers}\n"
+    if told:
+        assert [line.partition(": ")[2] for line in problems(written)] == [
+            "workers: must be 1 here, or be left out: keys in a file are served by one process"
+        ]
+    else:
+        assert loading(written).store == "file:///tmp/keys.yaml"
+
+
 def test_a_replica_is_another_database_of_postgresql(problems: Complaining, loading: Loading) -> None:
     wrong = MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'postgresql://h/db', replica: 'sqlite:keys.db'}")
     (line,) = problems(wrong)

@@ -77,6 +77,7 @@ def supervise(common: Common, run: Callable[[Seat], int]) -> int:
 
 async def wait_for_workers(workers: Workers, stopping: asyncio.Event) -> None:
     """Let the parent start them, and wait until each serves, or this process is to stop."""
+    workers.tell_in_force()
     workers.tell_parent("up")
     tasks = [asyncio.ensure_future(workers.all_up()), asyncio.ensure_future(stopping.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -84,7 +84,8 @@ def with_workers(parts: Parts, control: Control) -> Parts:
     limiter, metrics = control.common.limiter, parts.metrics
 
     def begin() -> Begin:
-        return Begin(config=parts.serving.config, drains=bool(parts.drainer.not_ready))
+        drainer = parts.drainer
+        return Begin(config=parts.serving.config, drains=bool(drainer.not_ready), ends=drainer.begun)
 
     def merge(push: Push) -> None:
         parts.usage.add(push.usage)

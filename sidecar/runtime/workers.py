@@ -147,14 +147,18 @@ class Control:
     parent: socket.socket
     life: int
     """Ends when the parent has died."""
+    before: "Begin | None" = None
+    """What was in force in the control process in whose place this one was started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
-    """How a worker is to begin: the configuration in force, and whether `sidecar drain` is."""
+    """How a worker is to begin, or a control process in place of one that has died: the configuration in force, and
+    whether `sidecar drain` is. ends: whether the process that says so ends by itself, and nothing is to be taken up."""
 
     config: Config
     drains: bool
+    ends: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +214,12 @@ class Workers:
     def tell_parent(self, word: str) -> None:
         self._parent.send(word)
 
+    def tell_in_force(self) -> None:
+        """Let the parent keep how a control process begins that is started in place of this one."""
+        begin = self._begin()
+        if not begin.ends:
+            self._parent.send("in force", 0, begin)
+
     async def all_up(self) -> None:
         """Wait until each has begun to serve once."""
         while len(self._seen_up) < len(self._members):
@@ -230,13 +240,16 @@ class Workers:
 
     async def reconfigure(self, config: Config) -> Sequence[str]:
         """Let each serve by `config`; gives what kept some from it."""
+        self.tell_in_force()
         problems = await self._ask_all("reconfigure", config, within_seconds=RECONFIGURE_SECONDS)
         return [problem or "no answer" for problem in problems if problem != ""]
 
     def close_when_idle(self) -> None:
+        self.tell_in_force()
         self._tell_all("announce")
 
     def keep_open(self) -> None:
+        self.tell_in_force()
         self._tell_all("undo")
 
     async def stop(self, *, grace_seconds: float) -> None:
@@ -299,6 +312,7 @@ class Workers:
             case "push":
                 member.metrics, member.is_up = content.metrics, True
                 self._seen_up.add(member.number)
+                self._changed.set()
                 self._on_push(content)
 
     def _bring_in_line(self, number: int) -> None:

@@ -163,11 +163,15 @@ class Begin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """What a worker has counted. metrics: since its start; the rest since its last push."""
+    """What a worker has counted. metrics: since its start; the rest since its last push.
+
+    remarks: why it cannot ask the shared counts now, as lines for readiness.
+    """
 
     metrics: Snapshot
     usage: Sequence[UsageHour]
     refusals: Gathered
+    remarks: Sequence[str] = ()
 
 
 # The control process's side.
@@ -179,6 +183,7 @@ class _Member:
     def __init__(self, number: int) -> None:
         self.number, self.pid, self.is_up = number, 0, False
         self.metrics: Snapshot = ()
+        self.remarks: Sequence[str] = ()
 
 
 class Workers:
@@ -228,6 +233,10 @@ class Workers:
     def snapshots(self) -> Mapping[str, Snapshot]:
         """By worker, and under the empty name what those have counted that have ended. For any thread."""
         return {"": self._ended, **{str(member.number): member.metrics for member in list(self._members)}}
+
+    def remarks(self) -> Sequence[str]:
+        """Those of all, as they last told, each once."""
+        return [*dict.fromkeys(line for member in self._members for line in member.remarks)]
 
     async def collect(self) -> None:
         """Let each worker report what it has counted until now."""
@@ -310,7 +319,7 @@ class Workers:
                 self._parent.send("worker up", member.number, member.pid)
                 self._changed.set()
             case "push":
-                member.metrics, member.is_up = content.metrics, True
+                member.metrics, member.remarks, member.is_up = content.metrics, content.remarks, True
                 self._seen_up.add(member.number)
                 self._changed.set()
                 self._on_push(content)
@@ -339,7 +348,7 @@ class Workers:
         if member.pid:
             self._ended, member.metrics = kept(self._ended, member.metrics), ()
         self.restarts += pid != 0 and member.number in self._seen_up
-        member.pid, member.is_up = pid, False
+        member.pid, member.is_up, member.remarks = pid, False, ()
 
 
 # A worker's side.

@@ -151,6 +151,8 @@ async def running(
             listeners["admin"] = await _listen_for_admin(parts, config.admin.listen, clients=clients, reloads=reloads)
         reloader = None if read_again is None or reloads is None else _watch(parts, forward_auth, read_again, reloads)
         await stack.enter_async_context(control_socket(config.drain.socket, parts.drainer))
+        if control is not None and control.before is not None and control.before.drains:
+            parts.drainer.announce()
         if config.ops is not None:
             listeners["ops"] = await _listen_for_ops(parts, config.ops, reloads)
         yield App(listeners=listeners, _parts=parts, _reloader=reloader)

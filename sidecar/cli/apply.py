@@ -122,7 +122,8 @@ def _as_text(found: Difference, how: _How) -> Iterator[str]:
     yield from (f"- {who(key)}" for key in found.surplus)
     yield from (f"! {who(key)} is revoked for good: remove its record from the file" for key in found.revoked)
     if not found:
-        yield f"Nothing to do: the store has what {how.name} says."
+        besides = f", but for {counted(len(found.revoked), 'revoked key')}" if found.revoked else ""
+        yield f"Nothing to do: the store has what {how.name} says{besides}."
         return
     add, change, revoke = ("Would add", "change", "revoke") if how.dry_run else ("Added", "changed", "revoked")
     added = counted(len(found.added), "key")

@@ -12,7 +12,7 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.options import Failure, Misuse, from_store, reported
 from sidecar.cli.output import harmless, progress
-from sidecar.config.store_url import parse_store, shown_store, sqlite_path
+from sidecar.config.store_url import file_path, is_file, parse_store, shown_store, sqlite_path
 from sidecar.core.units import counted, rfc3339
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.sqlite.backup import Restore, Undone, back_up, restoring
@@ -40,6 +40,8 @@ def _file_of(config: str | None, store: str | None) -> str:
 
 def path_of(url: str) -> str:
     """Return the path of the store. Raises Misuse for one that is no file."""
+    if is_file(url):
+        raise Misuse(f"the keys come from the file {file_path(url)}, which is no database: copy that file itself")
     if not url.startswith("sqlite:"):
         raise Misuse(
             "only a SQLite store is a file; a PostgreSQL one is saved by `pg_dump --format=custom --schema=sidecar "

@@ -105,7 +105,7 @@ def url_of(config: str | None, store: str | None) -> str:
     """
     if store is None and config_here(config) is None:
         raise Misuse("no store is named: give -c FILE (or set SIDECAR_CONFIG), or give --store URL")
-    return url_to_read(settings_of(config, store)) if store is None or is_file(store) else store
+    return url_to_read(settings_of(config, store)) if store is None or is_file(store) else parsed_url(store)
 
 
 def rules_of(config: Config) -> KeyRules:

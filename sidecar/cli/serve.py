@@ -182,8 +182,9 @@ def _supervise(config: Config, read_again: Callable[[], Config], workers: int) -
             return 0
         for listening in common.sockets:
             listening.close()
-        control = Control(common=common, ends=seat.ends, parent=seat.parent, life=seat.life)
-        run(lambda stderr: _serve(config, read_again, stderr, seat.early, control), lock=common.stderr_lock)
+        control = Control(common=common, ends=seat.ends, parent=seat.parent, life=seat.life, before=seat.before)
+        begins = config if seat.before is None else seat.before.config
+        run(lambda stderr: _serve(begins, read_again, stderr, seat.early, control), lock=common.stderr_lock)
         return 0
 
     return supervise(common, run_child)
@@ -240,7 +241,7 @@ async def _serve(
         end_with_parent(control.life, interrupt)
     async with running(config, read_again=read_again, log_dropped=lambda: stderr.dropped, control=control) as app:
         loop.add_signal_handler(signal.SIGHUP, app.reload)
-        if early:
+        if early or _may_have_missed_a_change(config, control):
             app.reload()
         if app.workers is not None:
             await wait_for_workers(app.workers, stopping)
@@ -254,6 +255,11 @@ async def _serve(
         _on_hurry(app.hurry, is_child=control is not None)
         click.echo(f"sidecar: draining: {app.draining(at_once=interrupted.is_set())}", err=True)
         await app.drain(at_once=interrupted.is_set())
+
+
+def _may_have_missed_a_change(config: Config, control: Control | None) -> bool:
+    """Nobody watched the file while the control process before was dead."""
+    return control is not None and control.before is not None and config.reload.watch
 
 
 def _listening(listeners: Mapping[str, Sequence[Address]]) -> str:

@@ -43,7 +43,7 @@ def common_of(config: Config, workers: int) -> Common:
     if not hasattr(os, "memfd_create"):
         raise StartError("workers: more than one needs Linux: this system has no memfd_create")
     if is_file(config.store):
-        raise StartError("workers: keys in a file are served by one process: leave `workers` out")
+        raise StartError("workers: must be 1 here, or be left out: keys in a file are served by one process")
     try:
         limiter = SharedLimiter(max_entries=config.limiter.entries)
     except (OSError, ValueError, OverflowError):
@@ -77,6 +77,7 @@ def supervise(common: Common, run: Callable[[Seat], int]) -> int:
 
 async def wait_for_workers(workers: Workers, stopping: asyncio.Event) -> None:
     """Let the parent start them, and wait until each serves, or this process is to stop."""
+    workers.tell_in_force()
     workers.tell_parent("up")
     tasks = [asyncio.ensure_future(workers.all_up()), asyncio.ensure_future(stopping.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -83,6 +83,10 @@ def limiter_of(written: str | RedisUrl | LimiterSettings, path: Path, report: Re
     settings = written if isinstance(written, LimiterSettings) else LimiterSettings(url=written)
     if settings.ca and (isinstance(settings.url, str) or not settings.url.tls):
         report.problem((*path, "ca"), "is for a rediss:// server alone")
+    if settings.url == "memory" and settings.replicas > 1:
+        report.doubt(
+            (*path, "replicas"), "is only for a Redis: in memory, each sidecar counts alone up to the whole limit"
+        )
     return settings
 
 

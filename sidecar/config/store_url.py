@@ -10,10 +10,12 @@ from typing import Final
 _PATHS: Final = "must be sqlite:///absolute/path, sqlite:relative/path, file:///absolute/path"
 _USAGE: Final = "must be sqlite:///absolute/path or sqlite:relative/path: only SQLite keeps what a file cannot"
 _POSTGRESQL: Final = "postgresql://user@host:port/database"
+_PORTS: Final = "has a port that is not between 1 and 65535"
 _POSTGRESQL_URL: Final = re.compile(
-    r"postgres(?:ql)?://(?:[^@:/?#\s]+(?::(?:[^@:/?#%\s]|%[0-9A-Fa-f]{2})*)?@)?"
-    r"(?:[A-Za-z0-9._,:%-]|\[[0-9A-Fa-f:.]+\])*(?:/[^/?#@\s]*)?(?:\?([^#@\s]*))?"
+    r"postgres(?:ql)?://(?:[^@:/?#\s]+(?::[^@:/?#\s]*)?@)?([^/?#@\s]*)(?:/[^/?#@\s]*)?(?:\?([^#@\s]*))?"
 )
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._%-]+)(?::([0-9]*))?")
+_NOT_ENCODED: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 # Without `password`: a part of the URL that is shown ends before the question mark.
 _OPTIONS: Final = {
     *("application_name", "dbname", "host", "passfile", "port", "target_session_attrs", "user"),
@@ -62,14 +64,33 @@ def _postgresql(text: str) -> str:
     found = _POSTGRESQL_URL.fullmatch(text)
     if found is None:
         raise ValueError(f"must be {_POSTGRESQL}; in a password, @ : / ? # and % must be percent-encoded")
-    options = [option.partition("=") for option in (found[1] or "").split("&") if option]
+    if _NOT_ENCODED.search(text):
+        raise ValueError("must have %25 for a % itself, and no %00")
+    _check_hosts(found[1])
+    options = [option.partition("=") for option in (found[2] or "").split("&") if option]
     unknown = sorted({name for name, _, _ in options} - _OPTIONS)
     if unknown:
         raise ValueError(f"has the option {unknown[0]}, which is not one of {', '.join(sorted(_OPTIONS))}")
     for name, _, value in options:
         if value not in _VALUES.get(name, (value,)):
             raise ValueError(f"has another {name} than {', '.join(_VALUES[name])}")
+        if name == "port" and not all(map(_is_port, value.split(","))):
+            raise ValueError(_PORTS)
     return "postgresql" + text[text.index(":") :]
+
+
+def _check_hosts(text: str) -> None:
+    """None at all is a socket of this machine, or the option `host`."""
+    for part in text.split(",") if text else ():
+        found = _HOST.fullmatch(part)
+        if found is None:
+            raise ValueError(f"must be {_POSTGRESQL}: its host is host:port, [ipv6]:port, or a list of these")
+        if found[1] and not _is_port(found[1]):
+            raise ValueError(_PORTS)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536
 
 
 def is_sqlite(store: str) -> bool:

@@ -84,7 +84,8 @@ def with_workers(parts: Parts, control: Control) -> Parts:
     limiter, metrics = control.common.limiter, parts.metrics
 
     def begin() -> Begin:
-        return Begin(config=parts.serving.config, drains=bool(parts.drainer.not_ready))
+        drainer = parts.drainer
+        return Begin(config=parts.serving.config, drains=bool(drainer.not_ready), ends=drainer.begun)
 
     def merge(push: Push) -> None:
         parts.usage.add(push.usage)
@@ -104,7 +105,8 @@ def with_workers(parts: Parts, control: Control) -> Parts:
 def duties_of(parts: Parts, common: Common) -> Duties:
     def push(metrics: Snapshot) -> Push:
         refusals = parts.observing.refusals.gathered()
-        return Push(metrics=metrics, usage=parts.usage.taken(), refusals=refusals)
+        remarks = parts.limiters.remarks()
+        return Push(metrics=metrics, usage=parts.usage.taken(), refusals=refusals, remarks=remarks)
 
     def keep(push: Push) -> None:
         parts.usage.add(push.usage)
@@ -140,7 +142,8 @@ async def reconfigure_workers(parts: Parts, workers: Workers) -> None:
 
 def remarks(parts: Parts, reloads: Reloads | None) -> Sequence[str]:
     files = (watch.remarks() for watch in (reloads, parts.key_file) if watch is not None)
-    own = (*parts.serving.grace.remarks(), *parts.limiters.remarks(), *parts.sharing.remarks())
+    counting = parts.limiters.remarks() or (() if parts.workers is None else parts.workers.remarks())
+    own = (*parts.serving.grace.remarks(), *counting, *parts.sharing.remarks())
     return [
         *(line for lines in files for line in lines),
         *own,

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from sidecar.runtime.workers import receive, send
+from sidecar.runtime.workers import Begin, receive, send
 
 HURRY: Final = signal.SIGUSR1
 """What the parent sends where it was told to stop a second time. Service managers send SIGTERM to every process of a
@@ -42,6 +42,8 @@ class Seat:
     parent: socket.socket | None
     early: Sequence[int]
     """SIGHUPs that came before it could reload."""
+    before: Begin | None = None
+    """What was in force in the control process before this one, which has died; of the control process only."""
 
 
 class _Child:
@@ -71,7 +73,8 @@ class Supervisor:
         self._wake = socket.socketpair()
         for end in (self._to_control[0], *self._wake):
             end.setblocking(False)
-        self._signals = list[int]()
+        self._signals, self._missed = list[int](), list[int]()
+        self._in_force: Begin | None = None
         self._is_starting, self._is_stopping, self._is_hurried = True, False, False
         self._status = 0
 
@@ -130,10 +133,12 @@ class Supervisor:
         if not child.pid:
             self._become(child.number)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if child.number == _CONTROL:
+            self._missed.clear()
 
     def _become(self, number: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
-        early = list[int]()
+        early = list(self._missed) if number == _CONTROL else []
         for handled in (*_HANDLED, HURRY):
             signal.signal(handled, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, lambda signum, _: early.append(signum))
@@ -152,7 +157,8 @@ class Supervisor:
             for _, worker in self._pairs:
                 worker.close()
             ends = [control for control, _ in self._pairs]
-            return Seat(number=number, life=self._life[0], ends=ends, parent=its, early=early)
+            before = self._in_force
+            return Seat(number=number, life=self._life[0], ends=ends, parent=its, early=early, before=before)
         its.close()
         mine = self._pairs[number - 1][1]
         for end in (end for pair in self._pairs for end in pair if end is not mine):
@@ -200,6 +206,8 @@ class Supervisor:
                         self._children[number].up_at = time.monotonic()
                     case "all up":
                         self._is_starting = False
+                    case "in force" if pid == self._children[_CONTROL].pid:
+                        self._in_force = content
 
     def _control_up(self) -> None:
         """Workers begin once the store is open and quotas are restored."""
@@ -209,7 +217,9 @@ class Supervisor:
                 child.due_at = 0.0
 
     def _handle(self, number: int) -> None:
-        if number == signal.SIGHUP:
+        if number == signal.SIGHUP and not self._children[_CONTROL].pid:
+            self._missed.append(number)
+        elif number == signal.SIGHUP:
             self._tell([self._children[_CONTROL]], signal.SIGHUP)
         elif not self._is_stopping:
             self._stop(number)

@@ -147,23 +147,31 @@ class Control:
     parent: socket.socket
     life: int
     """Ends when the parent has died."""
+    before: "Begin | None" = None
+    """What was in force in the control process in whose place this one was started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
-    """How a worker is to begin: the configuration in force, and whether `sidecar drain` is."""
+    """How a worker is to begin, or a control process in place of one that has died: the configuration in force, and
+    whether `sidecar drain` is. ends: whether the process that says so ends by itself, and nothing is to be taken up."""
 
     config: Config
     drains: bool
+    ends: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """What a worker has counted. metrics: since its start; the rest since its last push."""
+    """What a worker has counted. metrics: since its start; the rest since its last push.
+
+    remarks: why it cannot ask the shared counts now, as lines for readiness.
+    """
 
     metrics: Snapshot
     usage: Sequence[UsageHour]
     refusals: Gathered
+    remarks: Sequence[str] = ()
 
 
 # The control process's side.
@@ -175,6 +183,7 @@ class _Member:
     def __init__(self, number: int) -> None:
         self.number, self.pid, self.is_up = number, 0, False
         self.metrics: Snapshot = ()
+        self.remarks: Sequence[str] = ()
 
 
 class Workers:
@@ -210,6 +219,12 @@ class Workers:
     def tell_parent(self, word: str) -> None:
         self._parent.send(word)
 
+    def tell_in_force(self) -> None:
+        """Let the parent keep how a control process begins that is started in place of this one."""
+        begin = self._begin()
+        if not begin.ends:
+            self._parent.send("in force", 0, begin)
+
     async def all_up(self) -> None:
         """Wait until each has begun to serve once."""
         while len(self._seen_up) < len(self._members):
@@ -218,6 +233,10 @@ class Workers:
     def snapshots(self) -> Mapping[str, Snapshot]:
         """By worker, and under the empty name what those have counted that have ended. For any thread."""
         return {"": self._ended, **{str(member.number): member.metrics for member in list(self._members)}}
+
+    def remarks(self) -> Sequence[str]:
+        """Those of all, as they last told, each once."""
+        return [*dict.fromkeys(line for member in self._members for line in member.remarks)]
 
     async def collect(self) -> None:
         """Let each worker report what it has counted until now."""
@@ -230,13 +249,16 @@ class Workers:
 
     async def reconfigure(self, config: Config) -> Sequence[str]:
         """Let each serve by `config`; gives what kept some from it."""
+        self.tell_in_force()
         problems = await self._ask_all("reconfigure", config, within_seconds=RECONFIGURE_SECONDS)
         return [problem or "no answer" for problem in problems if problem != ""]
 
     def close_when_idle(self) -> None:
+        self.tell_in_force()
         self._tell_all("announce")
 
     def keep_open(self) -> None:
+        self.tell_in_force()
         self._tell_all("undo")
 
     async def stop(self, *, grace_seconds: float) -> None:
@@ -297,8 +319,9 @@ class Workers:
                 self._parent.send("worker up", member.number, member.pid)
                 self._changed.set()
             case "push":
-                member.metrics, member.is_up = content.metrics, True
+                member.metrics, member.remarks, member.is_up = content.metrics, content.remarks, True
                 self._seen_up.add(member.number)
+                self._changed.set()
                 self._on_push(content)
 
     def _bring_in_line(self, number: int) -> None:
@@ -325,7 +348,7 @@ class Workers:
         if member.pid:
             self._ended, member.metrics = kept(self._ended, member.metrics), ()
         self.restarts += pid != 0 and member.number in self._seen_up
-        member.pid, member.is_up = pid, False
+        member.pid, member.is_up, member.remarks = pid, False, ()
 
 
 # A worker's side.

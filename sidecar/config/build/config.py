@@ -42,6 +42,7 @@ from sidecar.config.fields import Address, UpstreamUrl
 from sidecar.config.identity import Identity
 from sidecar.config.policy import KeySettings, PathsEntry
 from sidecar.config.routes import DefaultsEntry, UnmatchedEntry
+from sidecar.config.store_url import is_file
 from sidecar.core.error_responses import ErrorTemplate
 from sidecar.core.errors import Reason
 from sidecar.core.model import ENFORCE, EVERY, Cors, Mode, Policy, Quota, Route
@@ -161,6 +162,7 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     """Reports every unknown name, and every requirement of one section on another."""
     _check_needed(document, report)
     check_addresses(document, report)
+    _check_workers(document, report)
     config = _sections(path, document)
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
@@ -262,6 +264,13 @@ def _check_needed(document: Document, report: Report) -> None:
     for name, example in _NEEDED.items():
         if getattr(document, name) is None and report.sound((name,)):
             report.problem((name,), f"missing: write {example}, or give --{name} or SIDECAR_{name.upper()}")
+
+
+def _check_workers(document: Document, report: Report) -> None:
+    """`auto` may mean one, so it is looked at when the machine is known."""
+    several = document.workers not in (None, 1, "auto")
+    if several and document.store is not None and is_file(document.store.url):
+        report.problem(("workers",), "must be 1 here, or be left out: keys in a file are served by one process")
 
 
 # What can be used, but is hardly meant: pairs of a place and what is odd there.

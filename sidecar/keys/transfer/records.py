@@ -72,9 +72,14 @@ def id_from(digest: bytes) -> str:
 
 def _twins(record: Record, lines: dict[bytes | str, int]) -> Iterator[str]:
     for name, value in (("hash", record.key.digest), ("id", record.key.id)):
-        first = lines.setdefault(value, record.line)
-        if first != record.line and (name == "hash" or "id" in record.given):
-            yield f"{name}: is the same as on line {first}"
+        first = lines.get(value)
+        if first is None:
+            lines[value] = record.line
+        elif name == "hash" or "id" in record.given:
+            # A line of YAML may hold several records, and an alias is on the line of what it repeats.
+            yield f"{name}: is the same as " + (
+                f"on line {first}" if first != record.line else "in an earlier record of this line"
+            )
 
 
 Changed = tuple[ApiKey, ApiKey]

@@ -306,9 +306,9 @@ class PostgresqlDatabase(Steps):
         self.is_open = False
         if self.replica is not None:
             await self.replica.close()
-        await self.watch.close()
-        for pool in (self._lookups, self._reads, self._writes, self._at_replica):
-            await pool.close()
+        # At the same time, because each waits for a server that does not answer.
+        pools = (self._lookups, self._reads, self._writes, self._at_replica)
+        await asyncio.gather(self.watch.close(), *(pool.close() for pool in pools))
 
     async def may_issue(self) -> bool:
         [(may,)] = await self.read("get", "SELECT has_table_privilege('api_key', 'INSERT')")

@@ -1,6 +1,7 @@
 """Shared statements in PostgreSQL's spelling, and its errors in the store's terms."""
 
 import re
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -118,8 +119,15 @@ _ADVICE: Final[Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str
         "cannot be reached as its URL says: check its parameters; sslmode=verify-ca and verify-full need a readable "
         "sslrootcert",
     ),
+    (asyncpg.TargetServerAttributeNotMatched, "has no such server among its hosts as target_session_attrs asks for"),
     (
-        (FileNotFoundError, PermissionError, ssl.SSLError),
+        (FileNotFoundError, PermissionError),
+        "cannot be reached: a file that its URL names is missing or unreadable: the socket in the folder `host`, or "
+        "one of the TLS files sslrootcert, sslcert and sslkey",
+    ),
+    (socket.gaierror, "cannot be reached: the name of its host cannot be resolved: correct the URL, or look at DNS"),
+    (
+        ssl.SSLError,
         "cannot be reached safely: check the TLS files of the URL: sslrootcert, sslcert, and sslkey, which must fit it",
     ),
     (TimeoutError, f"did not answer in time: {_SERVER}"),
@@ -150,6 +158,9 @@ def unavailable(error: Exception, name: str) -> StoreUnavailable:
     if type(error) is ConnectionError:  # Of asyncpg itself.
         advice = "refuses TLS: set it up there, or write another sslmode"
         return StoreUnavailable(f"the key store {name} {advice} [{code}]", cause=advice)
+    if type(error) is asyncpg.InterfaceError:  # It was closed, or is about to be, after a question without an answer.
+        advice = f"cannot be reached: {_SERVER}"
+        return LostConnection(f"the key store {name} {advice} [{code}]", cause=advice)
     if isinstance(error, _LOST) and not isinstance(error, asyncpg.CannotConnectNowError):
         advice = _ENDED if isinstance(error, asyncpg.ConnectionDoesNotExistError) else f"cannot be reached: {_SERVER}"
         return LostConnection(f"the key store {name} {advice} [{code}]", cause=advice)

@@ -36,7 +36,7 @@ _ADVICE: Final = {
     sqlite3.SQLITE_NOTADB: f"is not a SQLite database: name another file, or {RESTORE}",
     sqlite3.SQLITE_FULL: "cannot be written, the disk is full: free some space",
     sqlite3.SQLITE_IOERR: "cannot be read or written (I/O error): check the disk, its free space, quotas and file size "
-    "limits",
+    "limits, and that its path leads to no folder",
 }
 
 

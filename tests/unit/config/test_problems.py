@@ -309,6 +309,19 @@ def test_the_use_of_keys_in_a_file_is_kept_by_sqlite_only(problems: Complaining)
     assert line.startswith("3:39: store.usage: must be sqlite:///absolute/path")
 
 
+@pytest.mark.parametrize(("workers", "told"), [("2", True), ("1", False), ("auto", False)])
+def test_keys_in_a_file_are_served_by_one_process(
+    problems: Complaining, loading: Loading, workers: str, told: bool
+) -> None:
+    written = MINIMAL.replace("sqlite:///tmp/keys.db", "file:///tmp/keys.yaml") + f"workers: {workers}\n"
+    if told:
+        assert [line.partition(": ")[2] for line in problems(written)] == [
+            "workers: must be 1 here, or be left out: keys in a file are served by one process"
+        ]
+    else:
+        assert loading(written).store == "file:///tmp/keys.yaml"
+
+
 def test_a_replica_is_another_database_of_postgresql(problems: Complaining, loading: Loading) -> None:
     wrong = MINIMAL.replace("sqlite:///tmp/keys.db", "{url: 'postgresql://h/db', replica: 'sqlite:keys.db'}")
     (line,) = problems(wrong)
@@ -327,6 +340,16 @@ WRONG_URLS = [
     "postgresql://h/db?ssl=hunter2",
     "postgresql://h/db?sslmode=hunter2",
     "postgresql://h/db#hunter2",
+    "postgresql://u:hunter2@h:99999/db",
+    "postgresql://u:hunter2@h:0/db",
+    "postgresql://u:hunter2@h:port/db",
+    "postgresql://u:hunter2@h:1:2/db",
+    "postgresql://u:hunter2@::1/db",
+    "postgresql://u:hunter2@a,,b/db",
+    "postgresql://u:hunter2@h%00/db",
+    "postgresql://u:hunter2@h/db%zz",
+    "postgresql://u:hunter2@h/db?port=99999",
+    "postgresql://u:hunter2@h/db?port=1,",
 ]
 
 
@@ -342,6 +365,9 @@ RIGHT_URLS = {
     "postgresql://u@h1:5432,h2:5432/keys?target_session_attrs=read-write": "postgresql://h1:5432,h2:5432/keys",
     "postgresql:///keys?host=/run/postgresql": "postgresql:///keys",
     "postgresql://u:%40%2F@[::1]:5432/keys": "postgresql://[::1]:5432/keys",
+    "postgresql://u@%2Frun%2Fpostgresql:5433/keys": "postgresql://%2Frun%2Fpostgresql:5433/keys",
+    "postgresql://u@h:/keys?port=5433": "postgresql://h:/keys",
+    "postgresql:///keys?host=a,b&port=1,65535": "postgresql:///keys",
 }
 
 

@@ -54,6 +54,10 @@ ODD = {
         "scopes: {a: {includes: [b]}, b: {includes: [c]}, c: {includes: [b, a]}}\nroutes: [GET /a: {scopes: [a]}]",
         "scopes.a: warning: scopes include each other, and so are the same: a → b → c → a",
     ),
+    "shares of a memory": (
+        "limiter: {url: memory, replicas: 3}\n" + QUOTAS + "routes: [GET /a: {quotas: [general]}]",
+        "4:24: limiter.replicas: warning: is only for a Redis",
+    ),
     "a route without quotas": (
         QUOTAS + "routes: [GET /a: {quotas: [general]}, GET /b: {}]",
         "5:39: routes[1]: warning: `GET /b` has no quota, but other routes do",

@@ -88,6 +88,15 @@ def test_each_problem_names_the_line_on_which_its_record_begins(rules: KeyRules)
     ]
 
 
+@pytest.mark.parametrize("form", ["- &one {record}\n- *one\n", "[{record}, {record}]\n"], ids=["alias", "one-line"])
+def test_a_record_that_is_repeated_on_its_line_is_told(rules: KeyRules, form: str) -> None:
+    record = f"{{id: key_{'a' * 20}, hash: {sha256(b'x').hexdigest()}, name: a, prefix: sk_live_ab}}"
+    assert problems_of(form.format(record=record), rules) == [
+        "1: hash: is the same as in an earlier record of this line",
+        "1: id: is the same as in an earlier record of this line",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -86,12 +86,19 @@ def test_an_error_never_repeats_what_the_server_says() -> None:
 
 
 LOST = (asyncpg.ConnectionDoesNotExistError(), asyncpg.AdminShutdownError(), ConnectionRefusedError())
+GIVEN_UP = asyncpg.InterfaceError("cannot perform operation: connection is closed")
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
 def test_what_another_connection_may_do_is_told_apart(error: Exception) -> None:
     assert isinstance(unavailable(error, "x"), LostConnection)
     assert not isinstance(unavailable(asyncpg.InvalidPasswordError(), "x"), LostConnection)
+
+
+def test_a_connection_that_was_given_up_is_told_as_a_server_out_of_reach() -> None:
+    told = unavailable(GIVEN_UP, "postgresql://db/keys")
+    assert isinstance(told, LostConnection)
+    assert "cannot be reached" in str(told) and "log" not in str(told)
 
 
 async def test_without_its_library_postgresql_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_a_revoked_key_stays_revoked_and_is_named_each_time(keys: Keys, file: Pa
         0,
         [
             f"! {record['id']} (CI) is revoked for good: remove its record from the file",
-            f"Nothing to do: the store has what {file} says.",
+            f"Nothing to do: the store has what {file} says, but for 1 revoked key.",
         ],
     )
 

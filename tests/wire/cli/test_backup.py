@@ -373,3 +373,14 @@ def test_to_look_at_a_store_makes_none(tmp_path: Path, verb: str) -> None:
     looked = run_cli("store", verb, "--store", f"sqlite://{tmp_path}/none.db")
     assert (looked.exit_code, list(tmp_path.iterdir())) == (1, [])
     assert looked.stderr == f"Error: there is no key store at {tmp_path}/none.db\n"
+
+
+@pytest.mark.parametrize("command", [("backup", "copy.db"), ("check",), ("info",)], ids=lambda command: str(command[0]))
+def test_keys_in_a_file_are_no_database(tmp_path: Path, command: tuple[str, ...]) -> None:
+    config = tmp_path / "sidecar.yaml"
+    config.write_text(CONFIG.replace("sqlite:unused.db", f"file://{tmp_path}/keys.yaml"), encoding="utf-8")
+    told = run_cli("store", *command, "-c", str(config))
+    assert told.exit_code == 2
+    assert told.stderr == (
+        f"Error: the keys come from the file {tmp_path}/keys.yaml, which is no database: copy that file itself\n"
+    )

@@ -153,6 +153,24 @@ def test_without_redis_workers_and_forward_auth_have_one_share_together(
 
 
 @pytest.mark.requirement("R3.1")
+def test_readiness_tells_of_a_redis_that_only_workers_have_asked(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--requirepass", PASSWORD) as server:
+        config = config_of(server, "told").replace("timeout: 30s", "timeout: 1s") + "workers: 2\n"
+        sidecar = start_sidecar(config, environ={"REDIS_PASSWORD": PASSWORD})
+        key = sidecar.keys.issue(scopes=("items:read",))
+
+        def told() -> bool:
+            sidecar.ask("GET", "/month", key=key)
+            with Connection(sidecar.ops) as ops:
+                return "limiter: redis://" in ops.ask("GET", "/readyz?verbose").body.decode()
+
+        assert not told()
+        with server.paused():
+            until(told)
+        until(lambda: not told())
+
+
+@pytest.mark.requirement("R3.1")
 def test_no_request_fails_while_redis_is_paused_killed_and_back(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--requirepass", PASSWORD) as server:
         config = config_of(server, "killed").replace("timeout: 30s", "timeout: 1s")

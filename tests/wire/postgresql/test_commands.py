@@ -101,6 +101,9 @@ WRONG = {
     "postgresql://postgres:hunter2@{place}/{name}?sslmode=require": "refuses TLS",
     "postgresql://postgres:hunter2@{place}/{name}?sslmode=verify-full&sslrootcert=/none": "TLS files",
     "postgresql://postgres:hunter2@{place}/template1": "`sidecar store make` makes it",
+    "postgresql://postgres:hunter2@{place}/{name}?target_session_attrs=standby": "no such server among its hosts",
+    "postgresql://postgres:hunter2@/{name}?host=/none": "the socket in the folder `host`",
+    "postgresql://postgres:hunter2@nowhere.invalid/{name}": "cannot be resolved",
 }
 
 

@@ -1,15 +1,19 @@
 """Sidecars that share a PostgreSQL store: what they see of each other, and what clients see while it is down."""
 
+import asyncio
 import time
 from functools import partial
 from signal import SIGQUIT
 
 import pytest
 
+from sidecar.store.postgresql.connection import CONNECT_SECONDS
+from sidecar.store.store import open_store
 from tests.harness.keys import IssuedKey, Keys
 from tests.harness.postgresql import PostgresqlServer, running_postgresql
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.waiting import until
+from tests.unit.keys.making import Clock, ignore
 
 CONFIG = """
 listen: 127.0.0.1:0
@@ -94,6 +98,16 @@ def test_while_the_database_is_down_requests_get_503_and_afterwards_all_is_well(
         assert status(sidecar, "sk_live_nobody") == 401
         assert sidecar.ready().status == 200
         assert sidecar.stop() == 0
+
+
+async def test_a_store_closes_all_connections_to_a_silent_server_at_once(server: PostgresqlServer, url: str) -> None:
+    store = await open_store(url, create=False, watched=True, clock=Clock(), timings=ignore)
+    await asyncio.gather(*(store.keys.get("key_none") for _ in range(2)), store.keys.find({bytes(32): "sha256"}))
+    async with store.database.transaction("none"):
+        pass
+    with server.paused():
+        async with asyncio.timeout(2 * CONNECT_SECONDS):  # One after another, four times that.
+            await store.close()
 
 
 @pytest.mark.requirement("R2.1")

@@ -50,13 +50,19 @@ def key(sidecar: Sidecar) -> IssuedKey:
 def children(sidecar: Sidecar) -> Sequence[int]:
     """The control process first, then the workers, but for those that were started again."""
     pid = sidecar.process.pid
-    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()))
+    # As they were started: numbers begin again at the greatest that the system allows.
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())]
 
 
 def statuses(sidecar: Sidecar, target: str, count: int, *, key: IssuedKey | None = None) -> list[int]:
     """Of requests at once, each on a connection of its own, which any worker may get."""
     with ThreadPoolExecutor(12) as threads:
         return list(threads.map(lambda _: sidecar.ask("GET", target, key=key).status, range(count)))
+
+
+def ops_listeners(sidecar: Sidecar) -> Sequence[str]:
+    """As each control process told of its own."""
+    return [line for line in sidecar.process.stderr.all() if line.startswith("sidecar: ops listener on ")]
 
 
 def ready(sidecar: Sidecar, path: str = "/readyz") -> tuple[int, str]:
@@ -153,6 +159,31 @@ def test_a_control_process_that_is_killed_is_started_again_while_workers_serve(s
     os.kill(pids[0], signal.SIGKILL)
     assert set(statuses(sidecar, "/open", 24)) == {200}
     until(lambda: children(sidecar)[0] != pids[0] and len(children(sidecar)) == 4)
+
+
+def test_a_control_process_that_is_started_again_keeps_what_was_in_force(
+    start_sidecar: StartSidecar, tmp_path: Path
+) -> None:
+    sidecar = start(start_sidecar, tmp_path, workers=2)
+    file, written = sidecar.keys.config, sidecar.keys.config.read_text(encoding="utf-8")
+
+    def versions() -> set[str]:
+        return {sidecar.ask("GET", "/open").json()["version"] for _ in range(12)}
+
+    file.write_text(written.replace("version: one", "version: two"), encoding="utf-8")
+    sidecar.process.signal(signal.SIGHUP)
+    until(lambda: versions() == {"two"})
+    run_cli("drain", "--socket", str(tmp_path / "drain.sock"))
+    file.write_text("broken: [", encoding="utf-8")
+    os.kill(children(sidecar)[0], signal.SIGKILL)
+    until(lambda: len(ops_listeners(sidecar)) == 2)
+    port = int(ops_listeners(sidecar)[1].rpartition(":")[2])
+    again = Sidecar(sidecar.process, sidecar.keys, {"data": sidecar.data, "ops": (sidecar.ops[0], port)})
+    until(lambda: again.metric("sidecar_workers") == 2)
+    assert versions() == {"two"}
+    assert ready(again)[0] == 503, "it is drained as before"
+    run_cli("drain", "--socket", str(tmp_path / "drain.sock"), "--undo")
+    assert ready(again)[0] == 200
 
 
 def test_sigterm_ends_all_after_what_has_begun(start_sidecar: StartSidecar, tmp_path: Path) -> None:

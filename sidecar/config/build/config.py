@@ -162,7 +162,6 @@ def config_of(path: str, document: Document, report: Report, environ: Mapping[st
     """Reports every unknown name, and every requirement of one section on another."""
     _check_needed(document, report)
     check_addresses(document, report)
-    _check_workers(document, report)
     config = _sections(path, document)
     catalogue = catalogue_of(document.scopes or {}, report)
     plans = plans_of(document.plans or {}, report)
@@ -264,10 +263,7 @@ def _check_needed(document: Document, report: Report) -> None:
     for name, example in _NEEDED.items():
         if getattr(document, name) is None and report.sound((name,)):
             report.problem((name,), f"missing: write {example}, or give --{name} or SIDECAR_{name.upper()}")
-
-
-def _check_workers(document: Document, report: Report) -> None:
-    """`auto` may mean one, so it is looked at when the machine is known."""
+    # `auto` may mean one, so it is looked at when the machine is known.
     several = document.workers not in (None, 1, "auto")
     if several and document.store is not None and is_file(document.store.url):
         report.problem(("workers",), "must be 1 here, or be left out: keys in a file are served by one process")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
+
+from tests.harness.workers import Scheduling
 
 _MOST_WORKERS = 8
 _LONGEST = (
@@ -120,12 +121,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min((1 if units else 2) * len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
-class _ByFile(LoadFileScheduling):
+class _ByFile(Scheduling):
     def _split_scope(self, nodeid: str) -> str:
         return _TOGETHER if nodeid.startswith(_TOGETHER) else super()._split_scope(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
     """As `--dist loadfile`, but for the folder that stays together."""
     return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 

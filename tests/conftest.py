@@ -15,7 +15,7 @@ from tests.harness.running import StartSidecar, starter
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-pytest_plugins = ["tests.harness.requirements", "tests.harness.scheduling"]
+pytest_plugins = ["tests.harness.requirements", "tests.harness.workers", "tests.harness.scheduling"]
 
 
 def pytest_configure() -> None:

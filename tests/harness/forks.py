@@ -113,11 +113,14 @@ def _serve(asked: socket.socket) -> None:
 
 def _import_everything() -> None:
     import sidecar
+    from sidecar.admin.web.formatting import environment
 
     for module in walk_packages(sidecar.__path__, "sidecar."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
     import_module("uvloop")
+    for name in environment().list_templates():
+        environment().get_template(name)  # What is compiled is kept, and that takes as long as many a test.
     gc.collect()
     gc.freeze()
 

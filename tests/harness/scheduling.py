@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
+
+from tests.harness.workers import Scheduling
 
 _MOST_WORKERS = 8
 _LONGEST = (
     "pages",
+    "postgresql",
     "process/test_killed_workers",
     "deploy/test_container",
     "reload/test_under_load",
@@ -31,11 +33,15 @@ _LONGEST = (
     "deploy/test_rules",
     "security/test_large_bodies",
     "telemetry/test_tracing",
-    "postgresql/test_contract",
-    "postgresql/test_commands",
+    "limiter/test_contract",
+    "cli/test_keys",
+    "cli/test_explain",
     "process/test_standard_streams",
     "deploy/test_kubernetes",
     "cli/test_backup",
+    "apis/test_hitl",
+    "cli/test_output",
+    "forward_auth/test_same_decisions",
     "keys/test_migrations",
     "keys/test_many_keys",
     "process/test_shared_store",
@@ -44,21 +50,22 @@ _LONGEST = (
     "proxy/test_known_heads",
     "cli/test_copy",
     "security/test_upstream",
-    "process/test_unread_stderr",
     "admin/test_policy",
     "keys/test_killed_writers",
-    "postgresql/test_serving",
-    "postgresql/test_admin",
-    "postgresql/test_replica",
     "deploy/test_dashboard",
     "deploy/test_series",
     "fuzz/test_valid_requests",
+    "fuzz/test_mutated_requests",
+    "fuzz/test_mutated_answers",
+    "forward_auth/test_questions",
+    "keys/test_failing_store",
+    "cli/test_doctor_files",
+    "cli/test_suggest",
     "config/test_yaml_dangers",
-    "apis/test_rehearsed",
 )
-"""Files, and a folder, that take 10 seconds or more while four workers share two cores."""
-_TOGETHER = "tests/heavy/pages/"
-"""A folder that stays with one worker, because its files share what takes long to start: a browser."""
+"""Files, and two folders, that take 10 seconds or more while four workers share two cores."""
+_TOGETHER = ("tests/heavy/pages/", "tests/wire/postgresql/")
+"""Folders that stay with one worker each, because their files share what takes long to start: a browser, a server."""
 _UNITS = Path(__file__).parents[1] / "unit"
 _WAY_IN = Path(__file__)
 _ROOM = Path(__file__).with_name("__init__.py")
@@ -120,13 +127,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min((1 if units else 2) * len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
-class _ByFile(LoadFileScheduling):
+class _ByFile(Scheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return _TOGETHER if nodeid.startswith(_TOGETHER) else super()._split_scope(nodeid)
+        folder = next(filter(nodeid.startswith, _TOGETHER), None)
+        return folder or super()._split_scope(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
-    """As `--dist loadfile`, but for the folder that stays together."""
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """As `--dist loadfile`, but for the folders that stay together."""
     return _ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -179,18 +180,19 @@ PAGE_HEADERS: Final[Mapping[str, str]] = {
 }
 
 
+@cache
+def environment() -> Environment:
+    """Return the one of this process: it keeps what is compiled."""
+    loader = FileSystemLoader(HERE / "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
 class Templates:
     """The templates of the package. Every value is escaped, and an undefined name is an error."""
 
-    def __init__(self) -> None:
-        loader = FileSystemLoader(HERE / "templates")
-        self._environment = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-
     def bare(self, name: str, *, status: int = 200, **given: Any) -> web.Response:
         """Render a page without a frame, for users who are not signed in."""
-        text = self._environment.get_template(name).render(given)
+        text = environment().get_template(name).render(given)
         return web.Response(text=text, status=status, content_type="text/html", headers=PAGE_HEADERS)
 
     def page(

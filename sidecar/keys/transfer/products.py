@@ -53,7 +53,7 @@ _UNREADABLE: Final = object()
 
 
 def _documents(content: bytes) -> Iterator[object]:
-    """Yield the JSON documents of a sequence; `_UNREADABLE` where the rest is not JSON."""
+    """Yield the JSON documents of a sequence; `_UNREADABLE` if the rest is not JSON."""
     decoder = json.JSONDecoder()
     try:
         text = content.decode("utf-8-sig").strip()
@@ -113,7 +113,7 @@ def _kong_records(document: object) -> Iterator[Record]:
 
 def _from_kong(credential: Record) -> Fields:
     if credential.get("ttl"):
-        # The Admin API tells what is left of it, a dump what it was at first.
+        # The Admin API gives what is left of it, a dump its initial value.
         raise InvalidLine(["ttl: does not say when this key expires: write it as expires_at, in JSON lines"])
     found = credential.get("consumer")
     consumer: Record = found if isinstance(found, dict) else {"id": found}
@@ -162,7 +162,7 @@ def _from_aws_row(row: Entry | BadLine) -> Entry | BadLine:
 
 
 def _apisix_records(document: object) -> Iterator[Record]:
-    """Leaves out other consumers and credentials, such as for JWT."""
+    """Skips other consumers and credentials, such as those for JWT."""
     listed = document.get("list", [document]) if isinstance(document, dict) else document
     for item in _objects(listed):
         value = item.get("value") if _is_object(item) else item
@@ -188,10 +188,10 @@ def _from_apisix(value: Record) -> Fields:
     }
 
 
-# Tyk: session objects, each with `key` or `hash` beside its fields.
+# Tyk: session objects, each with `key` or `hash` next to its fields.
 
 _GO_ZERO_TIME: Final = ("None", "0001-01-01T00:00:00")
-"""How a time reads that was never set."""
+"""The value of a time that was never set."""
 _MURMUR: Final = re.compile(r"(?:[0-9a-f]{8}|[0-9a-f]{16}|[0-9a-f]{32})")
 
 
@@ -273,7 +273,7 @@ _NO_PLAINTEXT: Final = (
 
 
 class Plaintexts:
-    """Replaces a key by its hash, in the scheme by which the key will be looked up."""
+    """Replaces a key with its hash, in the scheme by which the key will be looked up."""
 
     def __init__(self, rules: KeyRules, origin: Origin, hasher: Hasher) -> None:
         self._rules, self._origin, self._hasher = rules, origin, hasher
@@ -294,7 +294,7 @@ class Plaintexts:
         if not self._is_imitation(text):
             digest, algorithm = self._hasher.for_new(text)
             return {"hash": digest.hex(), "algorithm": algorithm}
-        # Named by no algorithm: it begins as our keys do, and would be taken for one of them.
+        # No algorithm matches: it begins like our keys, and would be taken for one of them.
         entry = max(self._matching(text), key=lambda keys: len(keys.prefix), default=None)
         return {"hash": "0" * 64 if entry is None else entry.digest(text.encode()).hex()}
 
@@ -314,7 +314,7 @@ class Plaintexts:
 
 
 def hashed(entries: Iterable[Entry | BadLine], plaintexts: Plaintexts | None) -> Iterator[Entry | BadLine]:
-    """Yield entries without any key in them. Without `plaintexts`, stop at the first entry that has a key."""
+    """Yield entries that contain no key. Without `plaintexts`, stop at the first entry with a key."""
     for entry in entries:
         if isinstance(entry, BadLine) or "key" not in entry.fields:
             keyless = plaintexts is not None and isinstance(entry, Entry) and "hash" not in entry.fields

@@ -121,9 +121,7 @@ class UpstreamConnection(FlowControlled):
         on_idle: "Callable[[UpstreamConnection], None]",
         on_closed: "Callable[[UpstreamConnection], None]",
     ) -> None:
-        """known: for responses that a ResponseWaiter waits for. on_idle: called when an exchange is over and it can
-        carry another. on_closed: called once, at the end.
-        """
+        """known: for ResponseWaiters. on_idle: the exchange is over, it can carry another. on_closed: at the end."""
         super().__init__(batcher, held)
         self._loop = loop
         self._answer_timeout = self._patience = answer_timeout

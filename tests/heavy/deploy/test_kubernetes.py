@@ -178,7 +178,7 @@ def test_the_delays_of_a_pod_that_ends_fit_its_grace_period(folder: str, tmp_pat
 
 
 @pytest.mark.parametrize("folder", NATIVE)
-def test_a_pod_that_ends_drains_its_sidecar_at_once(folder: str, tmp_path: Path) -> None:
+def test_a_terminating_pod_drains_its_sidecar_immediately(folder: str, tmp_path: Path) -> None:
     [program, *arguments] = containers(folder)["sidecar"]["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "/opt/sidecar/bin/sidecar", "the entry point of the image, which has no shell"
     assert arguments == ["drain", "--socket", config_of(folder, tmp_path).drain.socket]

@@ -157,7 +157,7 @@ def logged(sidecar: Sidecar) -> list[dict[str, Any]]:
 
 @budget(30)
 @given(steps=STEPS, places=st.lists(st.integers(0, 400), max_size=1))
-def test_a_memory_makes_no_difference_but_in_time(twins: Twins, steps: list[Any], places: list[int]) -> None:
+def test_caching_changes_nothing_but_speed(twins: Twins, steps: list[Any], places: list[int]) -> None:
     for step in steps:
         if isinstance(step, str):
             twins.happen(step)

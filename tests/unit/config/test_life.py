@@ -27,7 +27,7 @@ def test_reload_and_drain_are_read(loading: Loading) -> None:
         ("drain: {wait: 5s}", "drain.wait"),
     ],
 )
-def test_what_is_wrong_with_them_is_told(problems: Complaining, section: str, path: str) -> None:
+def test_their_errors_are_reported(problems: Complaining, section: str, path: str) -> None:
     [problem] = problems(MINIMAL + section + "\n")
     assert problem.startswith("4:")
     assert path in problem
@@ -62,14 +62,14 @@ def test_what_is_bound_or_opened_once_is_kept_and_named(loading: Loading, option
         ("method_not_allowed", "unmatched: {method_not_allowed: true}\n"),
     ],
 )
-def test_what_decides_on_requests_changes_without_a_restart(loading: Loading, option: str, change: str) -> None:
+def test_what_affects_decisions_changes_without_a_restart(loading: Loading, option: str, change: str) -> None:
     running, wanted = loading(MINIMAL), loading(MINIMAL + change)
     config, kept = without_restart(running, wanted)
     assert (kept, getattr(config, option)) == ((), getattr(wanted, option))
     assert getattr(config, option) != getattr(running, option)
 
 
-def test_an_option_of_which_nothing_is_known_waits_for_a_restart(loading: Loading) -> None:
+def test_an_unclassified_option_needs_a_restart(loading: Loading) -> None:
     """Of what is not said to be live, the running value stands, whatever is added later."""
     config = loading(MINIMAL)
     for field in fields(Config):

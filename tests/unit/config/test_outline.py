@@ -105,7 +105,7 @@ DANGERS = {
 
 
 @pytest.mark.parametrize(("text", "expected"), DANGERS.values(), ids=DANGERS)
-def test_what_cannot_be_read_is_one_line_with_its_place(text: str | bytes, expected: str) -> None:
+def test_unreadable_input_is_one_line_with_its_location(text: str | bytes, expected: str) -> None:
     told = refused(text)
     assert told.startswith("api.yaml:") and expected in told and "\n" not in told
 

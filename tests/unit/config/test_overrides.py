@@ -56,7 +56,7 @@ def test_a_secret_that_cannot_be_right_is_blamed_on_its_variable(
     assert "0123456789" not in line
 
 
-def test_a_number_and_a_truth_can_come_from_a_variable(loading: Loading) -> None:
+def test_a_number_and_a_boolean_can_come_from_a_variable(loading: Loading) -> None:
     text = MINIMAL + 'keys: {cache_size: "${SIZE}"}\nrate_limit_headers:\n  x: ${SHOW:-false}\n'
     config = loading(text, environ={"SIZE": "77"})
     assert config.keys.cache_size == 77
@@ -69,19 +69,19 @@ def test_a_variable_in_a_body_stays_text(loading: Loading) -> None:
     assert config.default_error.body == {"a": "5", "b": 7, "c": True}
 
 
-def test_an_unset_variable_is_told(problems: Complaining) -> None:
+def test_an_unset_variable_is_reported(problems: Complaining) -> None:
     assert problems(MINIMAL + "realm: ${NOPE}\n") == [
         "4:8: realm: the variable NOPE is not set (write ${NOPE:-default} to allow that)"
     ]
 
 
 @pytest.mark.parametrize("text", ["${}", "${a b}", "${A", "${key.id}"])
-def test_what_only_begins_like_a_variable_is_told(problems: Complaining, text: str) -> None:
+def test_an_incomplete_variable_is_reported(problems: Complaining, text: str) -> None:
     (line,) = problems(MINIMAL + f'realm: "{text}"\n', environ={"A": "x"})
     assert "4:8: realm: '${' does not start a variable" in line
 
 
-def test_a_wrong_value_out_of_a_variable_is_told_in_its_place_without_the_value(problems: Complaining) -> None:
+def test_an_invalid_value_from_a_variable_is_reported_at_its_location_without_the_value(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + 'keys: {cache_size: "${SIZE}"}\n', environ={"SIZE": "hunter2"})
     assert line == "4:20: keys.cache_size: must be a whole number in plain decimal digits (the value is that of SIZE)"
 
@@ -107,7 +107,7 @@ def test_an_override_stands_in_for_what_the_file_lacks_or_has_wrong(loading: Loa
     assert loading("store: postgresql://h/db\n", overrides=overrides).store == "sqlite:///o.db"
 
 
-def test_a_wrong_override_is_told_by_the_name_it_was_given_under(problems: Complaining) -> None:
+def test_an_invalid_override_is_reported_under_its_own_name(problems: Complaining) -> None:
     overrides = {**overrides_from({"SIDECAR_OPS": "nope", "SIDECAR_STORE": ""}), "listen": "nope", "upstream": "h:1"}
     lines = problems(MINIMAL.replace("http://127.0.0.1:8000", "{url: 'http://h'}"), overrides=overrides)
     assert {line.split(" ")[0] for line in lines} == {"SIDECAR_OPS:", "--listen:", "--upstream:"}

@@ -54,7 +54,7 @@ ODD = {
 
 
 @pytest.mark.parametrize(("text", "expected"), ODD.values(), ids=ODD)
-def test_what_is_hardly_meant_is_warned_of(loading: Loading, text: str, expected: str) -> None:
+def test_unlikely_settings_are_warnings(loading: Loading, text: str, expected: str) -> None:
     warnings = [str(warning) for warning in loading(f"{MINIMAL}{text}\n").warnings]
     assert len([warning for warning in warnings if expected in warning]) == 1, warnings
 
@@ -79,5 +79,5 @@ MEANT = {
 
 
 @pytest.mark.parametrize("text", MEANT.values(), ids=MEANT)
-def test_what_may_well_be_meant_is_not(loading: Loading, text: str) -> None:
+def test_plausible_settings_are_not_warnings(loading: Loading, text: str) -> None:
     assert [str(warning) for warning in loading(f"{MINIMAL}{text}\n").warnings] == []

@@ -151,7 +151,7 @@ def test_an_authorization_header_of_another_form_is_malformed(value: bytes) -> N
 
 
 @pytest.mark.parametrize("value", [b'Bearer "hv_live_abc"', b"Bearer Bearer hv_live_abc", b"Bearer other"])
-def test_what_does_not_begin_as_our_keys_do_is_not_valid(value: bytes) -> None:
+def test_a_key_without_our_prefix_is_not_valid(value: bytes) -> None:
     assert refusal(rules(), fields(authorization=value)) is Reason.INVALID_KEY
 
 
@@ -271,7 +271,7 @@ def test_a_key_in_the_query_is_refused_unless_enabled(query: str) -> None:
     assert refusal(rules(), {}, query) is Reason.MALFORMED_CREDENTIAL
 
 
-def test_a_query_that_only_speaks_of_keys_is_no_key() -> None:
+def test_a_query_that_only_mentions_keys_is_not_a_key() -> None:
     assert rules().find({}, "q=about hv_live_ keys&x=%zz") is None
 
 

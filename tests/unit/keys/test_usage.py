@@ -98,7 +98,7 @@ async def test_requests_without_a_key_of_ours_are_not_counted(counting: Counting
     assert await store.usage.counts(UsageFilter(since=0, until=2 * NOW_US)) == []
 
 
-async def test_the_last_use_tells_when_from_where_and_by_what(counting: Counting, key: ApiKey) -> None:
+async def test_the_last_use_has_time_address_and_agent(counting: Counting, key: ApiKey) -> None:
     counting.use(key, address="192.0.2.1", agent=b"old/1")
     counting.clock.now += 1.5
     counting.use(key, address="2001:db8::1", agent="new/2 \r\n\x1b[31m\xff".encode("latin-1") + b"-x" * 250)
@@ -172,7 +172,7 @@ async def test_nothing_is_lost_while_the_store_is_unavailable(path: str, clock: 
     await counting.store.close()
 
 
-async def test_what_is_counted_during_the_writing_is_written_later(counting: Counting, key: ApiKey) -> None:
+async def test_counts_made_during_a_write_are_written_later(counting: Counting, key: ApiKey) -> None:
     counting.use(key)
     flushing = asyncio.create_task(counting.flush())
     await asyncio.sleep(0)
@@ -201,7 +201,7 @@ class Counted:
         return {}
 
 
-async def test_memory_is_bounded_and_what_it_costs_is_told(clock: Clock) -> None:
+async def test_memory_is_bounded_and_its_cost_is_reported(clock: Clock) -> None:
     usage, writer, counted = Usage(clock=clock, size=2000), UsageWriter(clock=clock, size=1500), Counted()
     keys = [a_key() for _ in range(2100)]
     for key in [*keys, keys[0]]:

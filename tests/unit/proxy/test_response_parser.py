@@ -57,7 +57,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("endless", ENDLESS)
-def test_what_carries_nothing_of_a_body_has_an_end(loop: asyncio.AbstractEventLoop, endless: str) -> None:
+def test_chunks_and_extensions_without_data_are_bounded(loop: asyncio.AbstractEventLoop, endless: str) -> None:
     begin, more = ENDLESS[endless]
     parser, _ = begun(loop, CHUNKED + SMALL + begin)
     with pytest.raises(InvalidResponse) as invalid:

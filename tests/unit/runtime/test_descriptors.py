@@ -53,7 +53,7 @@ def test_without_a_limit_nothing_is_lowered(tmp_path: Path) -> None:
     assert (files.room(config).limits, files.room(config).lent, files.few) == (config.limits, None, False)
 
 
-def test_a_lowered_limit_is_told_once_for_each_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lowered_limit_is_reported_once_per_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = config_of(tmp_path)
     files = Descriptors(config, limit=1024, held=HELD)
     files.room(config)

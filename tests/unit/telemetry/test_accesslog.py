@@ -41,7 +41,7 @@ async def written(*lines: Access) -> bytes:
     return b"".join(batches)
 
 
-async def test_a_line_tells_who_asked_for_what_and_how_it_ended() -> None:
+async def test_a_line_says_who_requested_what_and_the_outcome() -> None:
     key = ApiKey(
         id="key_1", name="ci", prefix="hv_live_abcd", digest=b"secret", algorithm="sha256", tenant="acme",
         created_at=0, created_by="test",
@@ -64,7 +64,7 @@ async def test_a_line_tells_who_asked_for_what_and_how_it_ended() -> None:
     assert (told["bytes_in"], told["bytes_out"], told["client_address"]) == (3, 9, "192.0.2.1")
 
 
-async def test_what_is_unknown_is_null() -> None:
+async def test_unknown_values_are_null() -> None:
     told = json.loads(await written(access()))
     assert list(told) == NAMES
     assert [name for name in NAMES if told[name] is None] == [

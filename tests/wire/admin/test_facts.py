@@ -352,7 +352,7 @@ def missing(page: str, *facts: object) -> list[object]:
     return [fact for fact in facts if str(fact) not in page]
 
 
-def test_the_overview_shows_what_the_api_says(lively: tuple[Admin, str]) -> None:
+def test_the_overview_matches_the_api(lively: tuple[Admin, str]) -> None:
     ops, _ = lively
     page, state, who = page_of(ops, "/"), ops.call("GET", "overview").json, ops.call("GET", "whoami").json
     total = sum(state["requests_by_class"].values())
@@ -375,7 +375,7 @@ def in_words(refusal: dict[str, Any]) -> str:
     return f"{asked} {refusal['route']} {refusal['reason']} {refusal['status']} {key} {refusal['address']}"
 
 
-def test_the_page_of_a_key_shows_what_the_api_says(lively: tuple[Admin, str]) -> None:
+def test_the_page_of_a_key_matches_the_api(lively: tuple[Admin, str]) -> None:
     ops, key_id = lively
     page, key = page_of(ops, f"/keys/{key_id}"), ops.call("GET", f"keys/{key_id}").json
     told = [key[name] for name in ("id", "name", "prefix", "tenant", "environment", "plan", "created_by")]
@@ -393,7 +393,7 @@ def test_the_page_of_a_key_shows_what_the_api_says(lively: tuple[Admin, str]) ->
     assert missing(page, f"Name: {changed['before']['name']} → {changed['after']['name']}", changed["source"]) == []
 
 
-def test_the_pages_of_the_policy_show_what_the_api_says(lively: tuple[Admin, str]) -> None:
+def test_the_pages_of_the_policy_match_the_api(lively: tuple[Admin, str]) -> None:
     ops, _ = lively
     page, policy = page_of(ops, "/policy"), ops.call("GET", "policy").json
     state = ops.call("GET", "configuration").json
@@ -416,7 +416,7 @@ def exact(time: str) -> str:
     return f"{time[:10]} {time[11:19]} UTC"
 
 
-def test_lists_of_keys_and_changes_show_what_the_api_says(lively: tuple[Admin, str]) -> None:
+def test_lists_of_keys_and_changes_match_the_api(lively: tuple[Admin, str]) -> None:
     ops, _ = lively
     page, keys = page_of(ops, "/keys"), ops.call("GET", "keys").json
     assert missing(page, f"{keys['total']} key") == []
@@ -441,7 +441,7 @@ def lasting(text: str) -> str:
     return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", re.sub("[0-9a-f]{32}", "ID", " ".join(text.split())))
 
 
-def test_the_explanation_shows_what_the_api_says(start_sidecar: StartSidecar) -> None:
+def test_the_explanation_matches_the_api(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(scopes=["streams:read"])

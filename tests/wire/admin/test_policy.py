@@ -45,7 +45,7 @@ def reach_of(admin: Admin, route: str, **query: str) -> dict[str, Any]:
 # What came of requests.
 
 
-def test_requests_are_told_by_route_and_outcome(start_sidecar: StartSidecar) -> None:
+def test_requests_are_listed_by_route_and_outcome(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     _, secret = ops.issue(scopes=["streams:read"])
@@ -67,7 +67,7 @@ def test_requests_are_told_by_route_and_outcome(start_sidecar: StartSidecar) -> 
     assert "<code>insufficient_scope</code>" in shown(ops, page_of(BILLING))
 
 
-def test_a_fault_is_no_refusal(start_sidecar: StartSidecar) -> None:
+def test_a_fault_is_not_a_refusal(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG, upstream_url="http://127.0.0.1:1")
     ops = Admin(address=admin_address(sidecar))
     _, secret = ops.issue(scopes=["streams:read"])
@@ -104,7 +104,7 @@ def test_routes_are_found_by_text_scope_and_use(ops: Admin, sidecar: Sidecar) ->
 # Who reaches a route, and what a key reaches.
 
 
-def test_the_keys_that_reach_a_route_are_told_by_tenant_and_scope(start_sidecar: StartSidecar) -> None:
+def test_the_keys_that_reach_a_route_are_grouped_by_tenant_and_scope(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops, acme = tenants_of(sidecar)
     revoke_all(ops)
@@ -168,7 +168,7 @@ def test_a_key_of_another_tenant_reaches_nothing_for_its_administrator(ops: Admi
     assert acme.call("GET", f"keys/{key_id}/reach").status == 404
 
 
-def test_so_many_keys_are_looked_at_in_steps(start_sidecar: StartSidecar) -> None:
+def test_many_keys_are_checked_in_steps(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     revoke_all(ops)
@@ -279,7 +279,7 @@ def write(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_refused_configuration_is_shown_with_its_errors_until_it_is_mended(
+def test_a_refused_configuration_is_shown_with_its_errors_until_it_is_fixed(
     start_sidecar: StartSidecar, tmp_path: Path, workers: int
 ) -> None:
     file, good = tmp_path / "sidecar.yaml", f"{CONFIG}reload: {{interval: 50ms}}\nworkers: {workers}\n"

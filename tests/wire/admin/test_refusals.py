@@ -88,7 +88,7 @@ def test_a_key_at_the_limit_of_its_plan_or_of_its_own_has_nearly_used_it_up(ops:
     assert [(one["name"], one["limit"], one["remaining"]) for one in left] == [("general", 10, 2)]
 
 
-def test_usage_tells_the_reasons_and_the_overview_the_state(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_usage_shows_the_reasons_and_the_overview_the_state(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     sidecar = start_sidecar(CONFIG, store=tmp_path / "keys.db")
     ops = Admin(address=admin_address(sidecar))
     key_id, secret = ops.issue(scopes=["streams:read"])
@@ -123,7 +123,7 @@ def test_a_flood_of_refusals_does_not_hide_that_the_upstream_fails(start_sidecar
     assert [seen[name] for name in ("method", "path", "address", "key_id", "prefix")] == ["", "", "", None, None]
 
 
-def test_what_is_no_request_is_counted_and_listed_with_its_reason(start_sidecar: StartSidecar) -> None:
+def test_malformed_requests_are_counted_and_listed_with_their_reason(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     assert sidecar.ask("GET", "/streams/1", (("Bad Name", "1"),)).status == 400

@@ -60,7 +60,7 @@ def test_keys_are_read_and_decided_on_all_the_same(full: Sidecar) -> None:
     assert full.ask("GET", "/streams/1", key="hv_live_unknown").status == 401
 
 
-def test_the_overview_tells_it_and_a_tenant_only_that(full: Sidecar) -> None:
+def test_the_overview_reports_it_and_a_tenant_sees_only_that(full: Sidecar) -> None:
     ops = Admin(address=admin_address(full))
     health = ops.call("GET", "overview").json["health"]
     assert health["ready"] and CAUSE in health["remarks"][0]
@@ -69,7 +69,7 @@ def test_the_overview_tells_it_and_a_tenant_only_that(full: Sidecar) -> None:
     assert acme["remarks"] == ["store: who operates the sidecar can see why"]
 
 
-def test_the_doctor_tells_it(full: Sidecar) -> None:
+def test_doctor_reports_the_failing_writes(full: Sidecar) -> None:
     line = full.process.stderr.wait_for(lambda line: "ops listener on" in line)
     assert line is not None
     result = run_cli("doctor", "-c", str(full.keys.config), "--json",
@@ -79,7 +79,7 @@ def test_the_doctor_tells_it(full: Sidecar) -> None:
     assert findings["Running sidecar: writes"]["severity"] == "problem"
 
 
-def test_it_ends_by_itself_once_the_store_takes_writes_again(start_sidecar: StartSidecar) -> None:
+def test_the_problem_clears_once_the_store_accepts_writes(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(tenant="acme")

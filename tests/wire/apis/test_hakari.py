@@ -77,7 +77,7 @@ def test_a_key_without_a_project_is_not_issued(sidecar: Sidecar) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("PATCH", ""), ("GET", "/members"), ("POST", "/webhooks"), ("PUT", "/a/b")]
 )
-def test_what_asks_for_no_scope_is_open_to_every_key_of_the_project(sidecar: Sidecar, method: str, path: str) -> None:
+def test_a_route_without_scopes_is_open_to_every_key_of_the_project(sidecar: Sidecar, method: str, path: str) -> None:
     key = sidecar.keys.issue(scopes=("vod:read",), tenant="prj_1")
     assert sidecar.ask(method, f"/v1/projects/prj_1{path}", key=key).status == 200
     assert sidecar.ask(method, f"/v1/projects/prj_2{path}", key=key).status == 403
@@ -254,7 +254,7 @@ def test_with_a_key_a_session_beside_it_stays_behind(sidecar: Sidecar, upstream:
 
 @pytest.mark.requirement("K8")
 @pytest.mark.parametrize("target", ["/v1/me", "/v1/projects", "/v1/auth/sign-in", "/"])
-def test_what_is_no_project_s_is_for_sessions_and_for_no_key(
+def test_endpoints_outside_projects_are_for_sessions_and_not_for_keys(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, target: str
 ) -> None:
     for method in ("GET", "POST"):

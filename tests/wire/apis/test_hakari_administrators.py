@@ -61,9 +61,7 @@ def test_keys_of_other_projects_do_not_exist_for_them(sidecar: Sidecar, admins: 
 
 
 @pytest.mark.requirement("K3")
-def test_what_an_administrator_creates_without_scopes_holds_every_one(
-    sidecar: Sidecar, admins: dict[str, Admin]
-) -> None:
+def test_a_key_created_without_scopes_has_all_of_them(sidecar: Sidecar, admins: dict[str, Admin]) -> None:
     issued = admins["prj_1"].call("POST", "keys", {"name": "Everything"})
     key = issued.json["key"]
     assert (issued.status, key["scopes"], key["tenant"]) == (201, ["*"], "prj_1")

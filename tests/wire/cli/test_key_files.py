@@ -49,7 +49,7 @@ def record(text: str = LEGACY, **more: object) -> str:
     return json.dumps({**line, **more})
 
 
-def test_import_takes_a_file_and_export_gives_everything_but_the_hash(keys: Keys, tmp_path: Path) -> None:
+def test_import_reads_a_file_and_export_writes_everything_but_the_hash(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "keys.jsonl"
     file.write_text(record() + "\n")
     result = keys.run("import", str(file))
@@ -83,7 +83,7 @@ def test_a_dry_run_lists_every_bad_line_and_makes_no_store(keys: Keys, tmp_path:
     assert not keys.store.exists()
 
 
-def test_a_dry_run_of_a_good_file_imports_nothing_and_tells_what_is_stored(keys: Keys, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_good_file_imports_nothing_and_reports_stored_keys(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "keys.jsonl"
     file.write_text(record())
     assert keys.run("import", "--dry-run", str(file)).stdout.startswith("Checked 1 key in ")

@@ -78,7 +78,7 @@ def write_log(path: Path, *groups: Iterator[str]) -> str:
     return str(path)
 
 
-def test_a_table_tells_what_each_key_could_do_without(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
+def test_a_table_shows_the_scopes_that_each_key_does_not_need(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
     refused = lines(old, 12, method="POST", path="/billing/1", status=403, reason="no_route")
     log = write_log(tmp_path / "access.jsonl", lines(old), refused)
     idle = keys.issue("idle", scopes=("billing",))
@@ -95,7 +95,7 @@ def test_a_table_tells_what_each_key_could_do_without(keys: Keys, old: IssuedKey
     assert "    quota general is 1,000, and at most 1 of it was ever used" in text
 
 
-def test_commands_are_taken_by_keys_change_as_they_stand(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
+def test_printed_commands_are_accepted_by_keys_change_unchanged(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
     idle = keys.issue("idle", scopes=("billing",))
     make_old(keys.store)
     script = suggest(keys, "--from", write_log(tmp_path / "access.jsonl", lines(old)), "--commands").stdout
@@ -222,7 +222,7 @@ def test_options_that_make_no_sense_exit_with_2(
 
 
 @pytest.mark.parametrize("since", ["999999999d", "1001-01-01", "0s"])
-def test_any_time_is_a_beginning(keys: Keys, old: IssuedKey, tmp_path: Path, since: str) -> None:
+def test_since_accepts_any_time(keys: Keys, old: IssuedKey, tmp_path: Path, since: str) -> None:
     log = write_log(
         tmp_path / "a.jsonl", lines(old), lines(old, 1, time="9999-12-31T23:59:59Z"), lines(old, 1, time="x")
     )
@@ -230,7 +230,7 @@ def test_any_time_is_a_beginning(keys: Keys, old: IssuedKey, tmp_path: Path, sin
     assert suggest(keys, "--since", since, "--from", log).exit_code == 0
 
 
-def test_an_unknown_key_is_said_to_be(keys: Keys, old: IssuedKey) -> None:
+def test_an_unknown_key_is_reported_as_unknown(keys: Keys, old: IssuedKey) -> None:
     result = suggest(keys, "--key", "key_unknown")
     assert (result.exit_code, result.stdout) == (1, "") and "no key 'key_unknown'" in result.stderr
 

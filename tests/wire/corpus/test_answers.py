@@ -17,12 +17,12 @@ from tests.wire.corpus.stage import HANG_SECONDS, Stage, untroubled
 CASES = load(Path(__file__).parent / "answers")
 
 
-def test_the_corpus_of_answers_is_there() -> None:
+def test_the_corpus_of_responses_exists() -> None:
     assert len(CASES) >= 30
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_hostile_answer_reaches_nobody_else(stage: Stage, case: Case) -> None:
+def test_a_hostile_response_reaches_no_other_client(stage: Stage, case: Case) -> None:
     stage.upstream.plan(case.sent({}), close="close" in case.fields)
     method = case.fields.get("method", "GET")
     with stage.sidecar.connect() as client, stage.sidecar.connect() as other:

@@ -81,7 +81,7 @@ def test_ten_thousand_unknown_keys_and_a_thousand_paths_make_no_series(sidecar: 
     assert len(in_the_end) <= MOST_SERIES
 
 
-def test_both_formats_tell_the_same(sidecar: Sidecar) -> None:
+def test_both_formats_have_the_same_content(sidecar: Sidecar) -> None:
     opened, plain = scraped(sidecar, OPEN_METRICS), scraped(sidecar, "text/plain")
     assert opened.header("Content-Type").startswith("application/openmetrics-text")
     assert plain.header("Content-Type").startswith("text/plain")

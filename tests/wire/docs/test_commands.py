@@ -49,7 +49,7 @@ def type_all(page: Path, terminal: Terminal) -> None:
         terminal.run(block.text)
 
 
-def test_commands_stand_in_blocks_that_a_test_looks_at() -> None:
+def test_commands_are_in_blocks_that_a_test_checks() -> None:
     languages = {block.language for page in (README, *TRIED) for block in blocks(page, "", "shell", "sh", "zsh")}
     assert languages <= {"sh"}
     assert all(not blocks(page, "sh") for page in TRIED)

@@ -39,7 +39,7 @@ def test_connections_past_a_cap_are_closed_and_counted(start_sidecar: StartSidec
         assert decider.sidecar.metric('sidecar_connections_refused_total{limit="connections"}') == 1
 
 
-def test_strangers_are_capped_by_address(start_sidecar: StartSidecar) -> None:
+def test_unknown_clients_are_limited_by_address(start_sidecar: StartSidecar) -> None:
     decider = limited(start_sidecar, "connections_per_address: 2")
     opened = [Connection(decider.address, source=STRANGER) for _ in range(3)]
     assert opened[2].rest() == b""
@@ -51,7 +51,7 @@ def test_strangers_are_capped_by_address(start_sidecar: StartSidecar) -> None:
         connection.close()
 
 
-def test_a_stranger_cannot_make_it_hold_a_head_without_end(start_sidecar: StartSidecar) -> None:
+def test_a_client_cannot_make_it_buffer_an_endless_head(start_sidecar: StartSidecar) -> None:
     """It is let go of for what it has sent: nothing more comes, and the time for a head is longer than the test's."""
     decider = limited(start_sidecar, "head: 16KiB, header: 8KiB, head_timeout: 60s")
     with Connection(decider.address, source=STRANGER) as connection:

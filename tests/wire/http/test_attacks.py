@@ -167,7 +167,7 @@ def slow_attacks(addresses: Mapping[str, Address]) -> Iterator[Mapping[tuple[str
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SLOW if kind != "no_reading"])
-def test_a_head_that_does_not_come_in_time_is_408(
+def test_a_head_that_does_not_arrive_in_time_is_a_408(
     slow_attacks: Mapping[tuple[str, str], Future[bytes]], target: Target, kind: str
 ) -> None:
     said = slow_attacks[target.name, kind].result()

@@ -22,7 +22,7 @@ from tests.unit.keys.making import ANN, NOW_US, Clock, a_key, digest_of, open_st
 from tests.wire.keys.locking import EVERYBODY, RECOVERY, WRITER, locked
 
 
-async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavailable(
+async def test_while_the_store_is_locked_cached_keys_work_and_others_are_unavailable(
     store: SqliteStore, path: str
 ) -> None:
     key = a_key("s1")
@@ -41,9 +41,7 @@ async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavai
 
 
 @pytest.mark.parametrize("locks", [EVERYBODY, RECOVERY], ids=["held by a process", "recovered by a process"])
-async def test_where_a_lock_hides_what_changed_no_key_counts_until_it_is_gone(
-    store: SqliteStore, path: str, locks: Sequence[str]
-) -> None:
+async def test_while_a_lock_hides_changes_no_key_is_valid(store: SqliteStore, path: str, locks: Sequence[str]) -> None:
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     cache = KeyCache(store.keys, size=10)
@@ -80,7 +78,7 @@ async def test_an_index_that_was_cut_off_makes_the_store_unavailable(store: Sqli
     assert os.path.getsize(path + "-shm") == size
 
 
-async def test_a_process_that_stood_still_does_not_take_the_store_for_dead(store: SqliteStore) -> None:
+async def test_a_process_that_was_paused_does_not_consider_the_store_dead(store: SqliteStore) -> None:
     """As one does that is short of CPU, or whose machine is moved: answer and timeout are both there when it wakes."""
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
@@ -183,7 +181,7 @@ async def test_no_process_opens_a_store_whose_log_was_taken_from_another_that_us
     await (await open_store(path)).close()
 
 
-async def test_what_only_a_lost_log_has_is_saved_by_the_process_that_ends(path: str) -> None:
+async def test_changes_in_a_deleted_log_are_saved_by_the_process_that_exits(path: str) -> None:
     store = await open_store(path)
     await store.keys.add([a_key("s1")], actor=ANN)
     for suffix in COMPANIONS:
@@ -194,7 +192,7 @@ async def test_what_only_a_lost_log_has_is_saved_by_the_process_that_ends(path: 
     await again.close()
 
 
-async def test_a_process_that_ends_leaves_the_log_that_another_has_begun(path: str, clock: Clock) -> None:
+async def test_a_process_that_exits_keeps_the_log_started_by_another(path: str, clock: Clock) -> None:
     store = await open_store(path, clock=clock)
     await store.keys.add([a_key("s1")], actor=ANN)
     lose(path, "replaced", "-wal")
@@ -249,7 +247,7 @@ def move(path: str, backup: bytes) -> None:
 
 @pytest.mark.parametrize("more", [(), ("checkpoint",)], ids=["log only", "after a checkpoint"])
 @pytest.mark.parametrize("restore", [copy_into, copy_with_time, move])
-async def test_a_backup_put_back_over_a_store_with_an_old_log_is_refused_with_the_way_out(
+async def test_a_backup_copied_over_a_store_with_an_old_log_is_refused_with_a_remedy(
     path: str, restore: Callable[[str, bytes], None], more: tuple[str, ...]
 ) -> None:
     restore(path, await crashed(path, *more))
@@ -345,7 +343,7 @@ except Exception as error:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-async def test_a_store_of_somebody_else_is_refused() -> None:
+async def test_a_store_of_another_owner_is_refused() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         path = f"{folder}/keys.db"
@@ -386,7 +384,7 @@ asyncio.run(main())
 """
 
 
-async def test_when_the_disk_takes_no_more_acknowledged_keys_stay_and_it_recovers(path: str) -> None:
+async def test_on_a_full_disk_acknowledged_keys_stay_and_it_recovers(path: str) -> None:
     done = subprocess.run([sys.executable, "-c", _FULL, path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "cannot be" in done.stdout

@@ -39,7 +39,7 @@ def moved(store: Path) -> Iterator[str]:
 
 @pytest.mark.requirement("R2.1")
 @WAYS
-def test_while_the_store_is_locked_keys_that_were_seen_go_on_and_the_operator_is_told(
+def test_while_the_store_is_locked_cached_keys_work_and_the_operator_is_informed(
     start_sidecar: StartSidecar, known: str
 ) -> None:
     sidecar = with_grace(start_sidecar, "1h", known)
@@ -63,7 +63,7 @@ def test_while_the_store_is_locked_keys_that_were_seen_go_on_and_the_operator_is
 
 @pytest.mark.requirement("R2.1")
 @WAYS
-def test_what_was_changed_meanwhile_counts_once_the_store_is_back(start_sidecar: StartSidecar, known: str) -> None:
+def test_changes_made_meanwhile_take_effect_once_the_store_is_back(start_sidecar: StartSidecar, known: str) -> None:
     sidecar = with_grace(start_sidecar, "1h", known)
     seen, revoked = issued(sidecar, 2)
     assert [status(sidecar, key) for key in (seen, revoked)] == [200, 200]
@@ -75,7 +75,7 @@ def test_what_was_changed_meanwhile_counts_once_the_store_is_back(start_sidecar:
     assert [status(sidecar, key) for key in (seen, revoked)] == [200, 401]
 
 
-def test_once_the_grace_is_over_no_key_goes_on_until_the_store_is_back(start_sidecar: StartSidecar) -> None:
+def test_after_the_grace_no_key_works_until_the_store_is_back(start_sidecar: StartSidecar) -> None:
     sidecar = with_grace(start_sidecar, "1s")
     [seen] = issued(sidecar, 1)
     assert status(sidecar, seen) == 200

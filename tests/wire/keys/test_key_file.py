@@ -110,7 +110,7 @@ def test_keys_are_those_of_the_file_and_follow_it(start_sidecar: StartSidecar, m
     assert served.sidecar.metric("sidecar_key_file_last_reload_successful") == 1
 
 
-def test_a_bad_file_leaves_the_keys_as_they_are_and_tells(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
+def test_a_bad_file_changes_no_keys_and_is_reported(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
     key = mounted.issue("First")
     mounted.write()
     served = serve(start_sidecar, mounted)
@@ -138,7 +138,7 @@ def test_a_bad_file_leaves_the_keys_as_they_are_and_tells(start_sidecar: StartSi
     ]
 
 
-def test_a_new_configuration_reads_the_file_again(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
+def test_a_reload_rereads_the_file(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
     mounted.write()
     config = CONFIG + "reload: {interval: 50ms}\n"
     served = serve(start_sidecar, mounted, config)
@@ -152,7 +152,7 @@ def test_a_new_configuration_reads_the_file_again(start_sidecar: StartSidecar, m
     assert served.status(key) == 200
 
 
-def test_a_bad_file_at_the_start_is_an_error_with_every_problem(mounted: MountedKeys) -> None:
+def test_a_bad_file_at_startup_is_an_error_that_lists_every_problem(mounted: MountedKeys) -> None:
     mounted.write("- {name: x}\n- 7\n- {name: y, hsh: 1}\n")
     arguments = ["serve", "-c", str(mounted.config), "--store", mounted.url]
     process = Process(ForkedProcess(arguments, clean_environ()))

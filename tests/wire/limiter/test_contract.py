@@ -186,7 +186,7 @@ def test_the_script_counts_by_the_arithmetic_of_all_limiters_however_the_clock_j
 
 @SOME
 @given(jumps=st.lists(st.tuples(st.one_of(FORWARD, FAR_BACK), st.booleans()), max_size=12), asked=buckets(limits=FEW))
-def test_redis_and_memory_say_the_same_step_by_step(
+def test_redis_and_memory_give_the_same_results_step_by_step(
     comparison: Comparison, jumps: Sequence[tuple[float, bool]], asked: list[Bucket]
 ) -> None:
     comparison.assert_same(MemoryLimiter(), [(jump, take, asked) for jump, take in jumps])
@@ -200,7 +200,7 @@ def test_redis_and_memory_say_the_same_step_by_step(
     size=st.integers(1, 10**15),
     data=st.data(),
 )
-def test_buckets_of_any_size_flow_back_to_the_last_token_microsecond(
+def test_buckets_of_any_size_refill_exactly(
     comparison: Comparison, jumps: Sequence[float], period: int, limit: int, size: int, data: st.DataObject
 ) -> None:
     quota = Quota(name=f"{period}-{size}", limit=limit, period=period, window=Window.BUCKET, burst=size)

@@ -44,7 +44,7 @@ async def test_a_server_behind_tls_is_trusted_by_the_given_authority(authority: 
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_a_server_of_another_authority_or_another_name_is_not_asked(
+async def test_a_server_with_an_untrusted_certificate_or_another_name_is_not_queried(
     authority: Authority, tls_port: int, host: str
 ) -> None:
     ca = "" if host == "localhost" else str(authority.certificate)
@@ -53,7 +53,7 @@ async def test_a_server_of_another_authority_or_another_name_is_not_asked(
         assert "cannot be asked (connection)" in statistics.problem
 
 
-async def test_sentinels_tell_where_the_server_is_and_where_it_went(tmp_path: Path) -> None:
+async def test_sentinels_report_the_current_server_after_a_failover(tmp_path: Path) -> None:
     for name in ("one", "two", "sentinel"):
         (tmp_path / name).mkdir()
     with RedisServer(tmp_path / "one") as one, RedisServer(tmp_path / "two") as two:

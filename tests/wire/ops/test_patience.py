@@ -76,7 +76,7 @@ async def ask(streams: Streams, path: str = "/small", *, more: bytes = b"") -> b
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /small HTTP/1.1\r\nHost: local", b"G"])
-async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent: bytes) -> None:
+async def test_a_missing_head_is_waited_for_only_until_the_timeout(sent: bytes) -> None:
     async with listening(ServerLimits(head_seconds=0.2)) as connect:
         reader, writer = await connect()
         writer.write(sent)
@@ -84,7 +84,7 @@ async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent
         assert told.startswith(b"HTTP/1.1 408 ") and b"no-store" in told and b"localhost" not in told
 
 
-async def test_a_head_that_comes_byte_by_byte_gains_no_time_by_it() -> None:
+async def test_a_head_sent_byte_by_byte_does_not_get_more_time() -> None:
     async with listening(ServerLimits(head_seconds=1)) as connect:
         reader, writer = await connect()
         assert await ask((reader, writer)) == b"HTTP/1.1 200 OK\r\n"
@@ -108,7 +108,7 @@ async def test_between_two_requests_there_is_more_time() -> None:
         assert b" 408 " not in await response(streams[0])
 
 
-async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
+async def test_an_unread_response_is_aborted() -> None:
     async with listening(ServerLimits(connections=2, stuck_seconds=1)) as connect:
         reader, writer = await connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]

@@ -76,7 +76,7 @@ async def test_uses_and_changes_of_the_same_keys_lose_nothing(stores: list[Store
     assert total.count == 2 * WRITERS * KEYS
 
 
-async def test_a_change_tells_each_store_which_keys_it_changed(stores: list[Store]) -> None:
+async def test_a_change_announces_the_changed_keys_to_every_store(stores: list[Store]) -> None:
     keys = [a_key(), a_key()]
     await stores[0].keys.add(keys, actor=ANN)
     before = await stores[1].keys.read_generation()
@@ -91,7 +91,7 @@ async def test_a_change_tells_each_store_which_keys_it_changed(stores: list[Stor
     assert stores[1].keys.generation() != own
 
 
-async def test_a_change_that_no_notification_tells_of_is_found_by_asking(
+async def test_a_change_without_a_notification_is_found_by_polling(
     server: PostgresqlServer, url: str, stores: list[Store]
 ) -> None:
     before = stores[0].keys.generation()
@@ -119,7 +119,7 @@ def _knows_changes(store: Store) -> bool:
     return True
 
 
-async def test_whoever_waits_too_long_for_another_writer_is_told_so(stores: list[Store]) -> None:
+async def test_waiting_too_long_for_another_writer_is_an_error(stores: list[Store]) -> None:
     key = a_key()
     await stores[0].keys.add([key], actor=ANN)
     async with stores[1].imports.intake(at=NOW_US, actor=ANN):

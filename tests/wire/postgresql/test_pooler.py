@@ -45,9 +45,7 @@ def pooled(server: PostgresqlServer, url: str, mode: str) -> Iterator[str]:
         process.wait(STOP_SECONDS)
 
 
-def test_in_session_mode_a_change_is_told_as_ever(
-    server: PostgresqlServer, url: str, start_sidecar: StartSidecar
-) -> None:
+def test_in_session_mode_changes_are_announced(server: PostgresqlServer, url: str, start_sidecar: StartSidecar) -> None:
     with pooled(server, url, "session") as behind:
         sidecar = start_sidecar(CONFIG, store=behind)
         key = sidecar.keys.issue(scopes=("read",))
@@ -60,7 +58,7 @@ def test_in_session_mode_a_change_is_told_as_ever(
 @pytest.mark.parametrize(
     "mode", ["transaction", "transaction\ndefault_pool_size = 1", "session\ndefault_pool_size = 1"]
 )
-def test_where_sessions_are_mixed_or_only_one_nothing_starts(server: PostgresqlServer, url: str, mode: str) -> None:
+def test_mixed_or_single_sessions_prevent_the_start(server: PostgresqlServer, url: str, mode: str) -> None:
     with pooled(server, url, mode) as behind:
         done = run_cli("keys", "list", "--store", behind)
         assert done.exit_code == 1

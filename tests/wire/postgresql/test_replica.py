@@ -55,7 +55,7 @@ def is_used(store: Store) -> bool:
     return store.follows()
 
 
-async def test_keys_are_found_at_the_standby_and_nobody_asks_the_primary(
+async def test_keys_are_looked_up_at_the_standby_and_not_at_the_primary(
     server: PostgresqlServer, standby: PostgresqlServer, url: str, store: Store
 ) -> None:
     key = a_key()
@@ -117,7 +117,7 @@ class Answering:
         """It holds nothing."""
 
 
-async def test_a_number_that_was_read_before_the_news_is_not_taken_for_the_newest() -> None:
+async def test_a_number_read_before_a_notification_is_not_the_newest() -> None:
     """Else a standby that has only come as far would be believed."""
     connection = Answering()
 
@@ -137,7 +137,7 @@ async def test_a_number_that_was_read_before_the_news_is_not_taken_for_the_newes
     assert watch.number is None
 
 
-def test_doctor_looks_whether_the_replica_has_what_the_primary_has(
+def test_doctor_checks_that_the_replica_is_up_to_date(
     server: PostgresqlServer, standby: PostgresqlServer, url: str, replica: str, tmp_path: Path
 ) -> None:
     keys = Keys(tmp_path / "sidecar.yaml", url)
@@ -169,7 +169,7 @@ def is_decided(sidecar: Sidecar, keys: Keys) -> bool:
     return not is_unavailable(sidecar, keys.issue(scopes=("read",)))
 
 
-def test_a_sidecar_goes_on_at_the_primary_while_the_standby_is_away_or_hangs(
+def test_a_sidecar_uses_the_primary_while_the_standby_is_down_or_hangs(
     server: PostgresqlServer, url: str, start_sidecar: StartSidecar
 ) -> None:
     with running_postgresql(standby_of=server) as own:
@@ -186,7 +186,7 @@ def test_a_sidecar_goes_on_at_the_primary_while_the_standby_is_away_or_hangs(
 
 @pytest.mark.requirement("R2.5")
 @pytest.mark.requirement("S4.4")
-def test_a_failover_to_the_standby_is_followed_and_nothing_is_let_in_meanwhile(start_sidecar: StartSidecar) -> None:
+def test_a_failover_to_the_standby_is_followed_and_no_request_passes_meanwhile(start_sidecar: StartSidecar) -> None:
     """The URL names both, and so the primary's address changes."""
     with running_postgresql() as first:
         database = first.database().rpartition("/")[2]

@@ -68,7 +68,7 @@ async def test_a_sidecar_finds_keys_and_writes_their_use(admin: Store, sidecar: 
     assert await sidecar.statistics.counts()
 
 
-async def test_a_sidecar_hashes_anew_and_retires_each_with_its_audit_row(admin: Store, sidecar: Store) -> None:
+async def test_a_sidecar_rehashes_and_retires_keys_with_audit_rows(admin: Store, sidecar: Store) -> None:
     old = ForeignKeys(prefix="", hash="hmac-sha256", pepper=b"salt")
     legacy = a_key(digest=old.digest(b"legacy"), algorithm=old.algorithm)
     replaced = a_key(replaced_at=NOW_US - 2 * DAY_US, retires_at=NOW_US + DAY_US)
@@ -125,7 +125,9 @@ FORBIDDEN = (
 
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
-async def test_nor_by_sql_of_its_own(server: PostgresqlServer, admin_url: str, admin: Store, statement: str) -> None:
+async def test_the_sidecars_role_cannot_change_keys_by_sql_either(
+    server: PostgresqlServer, admin_url: str, admin: Store, statement: str
+) -> None:
     if not await admin.keys.list(KeyFilter(limit=1)):
         await admin.keys.add([a_key()], actor=ANN)
     with pytest.raises(AssertionError, match=r"permission denied|must be owner|administration role"):

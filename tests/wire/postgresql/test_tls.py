@@ -152,7 +152,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_what_does_not_fit_is_refused_with_the_reason(tls: TlsServer, case: str) -> None:
+async def test_invalid_values_are_refused_with_the_reason(tls: TlsServer, case: str) -> None:
     *where, reason = REFUSED[case]
     with pytest.raises(StoreUnavailable, match=reason) as caught:
         await connector(tls.url(*where), 1.0)()
@@ -196,7 +196,7 @@ def _given(place: str, url: str, password: str, folder: Path) -> tuple[str, dict
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_password_is_taken_from_wherever_libpq_takes_it_and_never_told(
+def test_a_password_is_read_from_every_libpq_source_and_never_shown(
     server: PostgresqlServer, url: str, tmp_path: Path, place: str
 ) -> None:
     server.ask_for_password("asked", "hunter2/")

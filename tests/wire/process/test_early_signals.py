@@ -16,7 +16,7 @@ def minds(pid: int, number: signal.Signals) -> bool:
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
-def test_a_reload_that_is_asked_for_before_it_listens_is_done_once_it_does(tmp_path: Path) -> None:
+def test_a_reload_requested_before_listening_happens_once_it_listens(tmp_path: Path) -> None:
     prepare(tmp_path)
     with Served(tmp_path) as served:
         until(lambda: minds(served.process.pid, signal.SIGHUP))

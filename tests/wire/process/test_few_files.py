@@ -66,7 +66,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(folder: Path, stack: ExitStack
         assert sidecar.stop(signal.SIGINT) == 0
 
 
-def test_connections_past_what_the_process_can_open_are_refused_and_counted(folder: Path, stack: ExitStack) -> None:
+def test_connections_beyond_the_open_file_limit_are_refused_and_counted(folder: Path, stack: ExitStack) -> None:
     with Served(folder, preexec_fn=limited(FEW, FEW), stderr=subprocess.PIPE, text=True) as sidecar:
         sidecar.wait_until_ready()
         served = [is_served(client) for client in crowd(sidecar, stack)]

@@ -109,7 +109,7 @@ def test_counts_of_the_only_sidecar_outlive_its_restart(start_sidecar: StartSide
     assert start_sidecar(CONFIG, store=first.keys.store).ask("GET", "/v1/x", key=key).status == 429
 
 
-def test_the_last_one_left_keeps_counts_again(start_sidecar: StartSidecar) -> None:
+def test_the_last_sidecar_left_stores_its_counts_again(start_sidecar: StartSidecar) -> None:
     first = start_sidecar(CONFIG)
     second = start_sidecar(CONFIG, store=first.keys.store)
     key = first.keys.issue()

@@ -179,14 +179,14 @@ def test_counts_outlive_a_restart_with_another_number_of_workers(start_sidecar: 
     assert sorted(statuses(after, "/few/1", 10, key=key)) == [200] * 5 + [429] * 5
 
 
-def test_without_their_parent_all_end(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_all_processes_end_if_their_parent_does(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     sidecar = start(start_sidecar, tmp_path, workers=2)
     pids = children(sidecar)
     os.kill(sidecar.process.pid, signal.SIGKILL)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_what_keeps_a_worker_or_the_control_process_from_starting_ends_all(
+def test_a_startup_failure_of_a_worker_or_the_control_process_ends_all(
     start_sidecar: StartSidecar, tmp_path: Path
 ) -> None:
     with pytest.raises(AssertionError, match="exit status 1"):

@@ -59,7 +59,7 @@ async def test_clients_that_have_yet_to_shake_hands_are_answered(set_up: SetUp, 
     await stopping
 
 
-async def test_a_handshake_that_never_begins_does_not_hold_up_the_end(set_up: SetUp, authority: Authority) -> None:
+async def test_a_handshake_that_never_begins_does_not_delay_shutdown(set_up: SetUp, authority: Authority) -> None:
     bench = await set_up(answering(plain()), listener=speaking_tls(authority, limits=Limits(head_timeout=60)))
     sockets = connected(bench)
     async with asyncio.timeout(PATIENCE_SECONDS):

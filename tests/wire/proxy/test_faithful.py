@@ -36,7 +36,7 @@ async def test_answer_without_reason_phrase_is_passed_on(set_up: SetUp) -> None:
     assert (await bench.ask(get())).status_line.rstrip() == b"HTTP/1.1 200"
 
 
-async def test_nothing_but_a_date_is_added_to_an_answer(set_up: SetUp) -> None:
+async def test_nothing_but_a_date_is_added_to_a_response(set_up: SetUp) -> None:
     bench = await set_up(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"))
     assert (await bench.ask(get())).headers == [(b"Content-Length", b"1")]
 

@@ -81,7 +81,7 @@ def sending_on(bench: Bench, client: RawClient) -> RawClient:
 
 @pytest.mark.requirement("S7.3")
 @pytest.mark.parametrize("act", [downloading, uploading, tunnelling_down, tunnelling_up])
-async def test_what_is_held_for_those_who_do_not_keep_up_has_a_limit(set_up: SetUp, act: Act) -> None:
+async def test_memory_for_slow_clients_is_limited(set_up: SetUp, act: Act) -> None:
     """Past it some are reset, and counted; others are served meanwhile; and nothing is held once they are gone."""
     limits = Limits(held_bytes=LIMIT)
     bench = await set_up(script, listener={"limits": limits}, max_connections=2 * DOWN, answer_timeout=60.0)

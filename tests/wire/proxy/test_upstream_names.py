@@ -73,7 +73,7 @@ async def ask_until(bench: Bench, wanted: bytes) -> None:
 
 @pytest.mark.requirement("R1.7")
 @pytest.mark.parametrize("most", [1, CLIENTS], ids=["fewer-connections-than-clients", "one-for-each-client"])
-async def test_a_name_that_changes_is_followed_while_every_connection_is_in_use(start: Start, most: int) -> None:
+async def test_a_changed_dns_name_is_followed_while_every_connection_is_in_use(start: Start, most: int) -> None:
     bench = await start(max_connection_age=0.1, max_connections=most)
     await asyncio.gather(*(ask_until(bench, b"first") for _ in range(CLIENTS)))
     move("127.0.0.2")
@@ -81,7 +81,7 @@ async def test_a_name_that_changes_is_followed_while_every_connection_is_in_use(
 
 
 @pytest.mark.requirement("R1.7")
-async def test_a_connection_that_nobody_uses_ends_at_its_age(start: Start) -> None:
+async def test_an_unused_connection_closes_at_its_maximum_age(start: Start) -> None:
     """Its successor finds the new address, although `idle_timeout` is far away."""
     bench = await start(max_connection_age=0.1)
     client = await bench.client()
@@ -94,7 +94,7 @@ async def test_a_connection_that_nobody_uses_ends_at_its_age(start: Start) -> No
     assert (await client.ask(get())).body == b"second"
 
 
-async def test_without_a_greatest_age_a_connection_is_kept(start: Start) -> None:
+async def test_without_a_maximum_age_a_connection_is_kept(start: Start) -> None:
     bench = await start(max_connection_age=None)
     client = await bench.client()
     assert (await client.ask(get())).body == b"first"

@@ -110,7 +110,7 @@ class House:
     ],
     ids=lambda value: value.__name__ if callable(value) else str(value),
 )
-def test_a_part_works_by_the_new_configuration(
+def test_each_part_uses_the_new_configuration(
     start_changing: StartChanging, part: Callable[[House], object], before: object, after: object
 ) -> None:
     house = House(changing=start_changing(BEFORE, upstream_url="http://127.0.0.1:1"))

@@ -9,7 +9,7 @@ from tests.wire.reload.changing import CONFIG
 from tests.wire.reload.conftest import StartChanging
 
 
-async def test_an_answer_that_is_waited_for_comes_though_everything_else_is_new(start_changing: StartChanging) -> None:
+async def test_a_pending_response_arrives_although_everything_was_reloaded(start_changing: StartChanging) -> None:
     release, waiting = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:

@@ -4,7 +4,7 @@ from tests.harness.recording import Upstream
 from tests.wire.reload.changing import CONFIG, Changing
 
 
-def test_the_mode_counts_from_the_next_request_on_and_on_kept_connections(
+def test_the_mode_applies_from_the_next_request_even_on_open_connections(
     changing: Changing, upstream: Upstream
 ) -> None:
     """The same bytes each time, so that they are known by them."""

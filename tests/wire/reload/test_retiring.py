@@ -79,7 +79,7 @@ async def status(app: App, key: str) -> int:
 
 
 @pytest.mark.parametrize("reloaded", [False, True], ids=["from its start on", "from a reload on"])
-async def test_a_running_sidecar_refuses_an_unused_key_and_takes_the_one_in_its_place(
+async def test_a_running_sidecar_refuses_a_retired_key_and_accepts_its_replacement(
     keys: Keys, told: Told, reloaded: bool
 ) -> None:
     old, new = replaced(keys, hours_ago=6)

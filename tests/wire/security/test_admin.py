@@ -53,14 +53,14 @@ def ops(sidecar: Sidecar) -> Admin:
 
 
 @pytest.mark.requirement("S6.1")
-def test_it_listens_on_this_machine_unless_told_otherwise(start_sidecar: StartSidecar) -> None:
+def test_it_listens_on_loopback_by_default(start_sidecar: StartSidecar) -> None:
     without_address = CONFIG.replace("  listen: 127.0.0.1:0\n", "", 1)
     sidecar = start_sidecar(without_address, options=["--admin", "127.0.0.1:0"])
     assert admin_address(sidecar)[0] == "127.0.0.1"
 
 
 @pytest.mark.requirement("S6.1")
-def test_a_session_that_a_browser_shows_to_the_data_listener_goes_no_further(
+def test_an_admin_session_cookie_sent_to_the_data_listener_is_not_forwarded(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     """Cookies know no ports: whoever is signed in at one of a host sends the session to every other."""
@@ -138,7 +138,7 @@ def test_behind_a_trusted_proxy_wrong_tokens_slow_the_client_that_sent_them(star
     assert guess("192.0.2.2") == 401
 
 
-def test_the_audit_names_the_client_only_as_a_trusted_proxy_tells_it(start_sidecar: StartSidecar) -> None:
+def test_the_audit_accepts_a_client_address_only_from_a_trusted_proxy(start_sidecar: StartSidecar) -> None:
     told = {"X-Forwarded-For": "192.0.2.1"}
     for config, source in ((CONFIG, "127.0.0.1"), (CONFIG + "trusted_proxies: [127.0.0.1]\n", "192.0.2.1")):
         ops = Admin(address=admin_address(start_sidecar(config)), headers=told)
@@ -147,7 +147,7 @@ def test_the_audit_names_the_client_only_as_a_trusted_proxy_tells_it(start_sidec
 
 
 @pytest.mark.requirement("S6.2")
-def test_a_token_out_of_the_environment_opens_and_is_shown_nowhere(start_sidecar: StartSidecar) -> None:
+def test_a_token_from_the_environment_works_and_is_never_shown(start_sidecar: StartSidecar) -> None:
     token = "canary-canary-canary-canary"
     sidecar = start_sidecar(
         CONFIG[: CONFIG.index("admin:")] + CONFIG[CONFIG.index("keys:") :],
@@ -173,7 +173,7 @@ def test_requests_of_other_sites_are_refused(ops: Admin, origin: str) -> None:
 
 @pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_browser_that_says_where_a_request_comes_from_is_heeded(ops: Admin, site: str) -> None:
+def test_a_browsers_sec_fetch_site_header_is_respected(ops: Admin, site: str) -> None:
     assert ops.call("POST", "keys", {"name": "x"}, Sec_Fetch_Site=site).status == 403
     assert ops.call("GET", "keys", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 403
     own = f"http://{ops.address[0]}:{ops.address[1]}"
@@ -188,7 +188,7 @@ def test_a_body_of_another_type_is_refused(ops: Admin, kind: str) -> None:
 
 @pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", ""])
-def test_a_foreign_host_is_refused_before_anything_else(ops: Admin, host: str) -> None:
+def test_another_host_name_is_refused_before_anything_else(ops: Admin, host: str) -> None:
     told = ops.call("GET", "keys", Host=host)
     assert told.status in (400, 421)
     assert Admin(address=ops.address, token=None).call("GET", "keys", Host=host).status in (400, 421)
@@ -201,7 +201,7 @@ def test_its_own_names_are_taken_on_any_port(ops: Admin, host: str) -> None:
 
 
 @pytest.mark.requirement("S6.3")
-def test_every_answer_is_unstored_unframed_and_without_script(ops: Admin) -> None:
+def test_every_response_forbids_caching_framing_and_scripts(ops: Admin) -> None:
     stranger = Admin(address=ops.address, token=None)
     for told in (
         *(admin.call("GET", path) for admin in (ops, stranger) for path in PATHS),
@@ -219,7 +219,7 @@ def test_every_answer_is_unstored_unframed_and_without_script(ops: Admin) -> Non
 
 
 @pytest.mark.requirement("S6.3")
-def test_what_cannot_be_read_is_neither_echoed_nor_logged(sidecar: Sidecar, ops: Admin) -> None:
+def test_unreadable_input_is_neither_echoed_nor_logged(sidecar: Sidecar, ops: Admin) -> None:
     host = ("Host", "localhost")
     for raw in (
         request_bytes("GET", "/api/v1/keys", [host, ("X", "canary\x00canary")]),
@@ -237,7 +237,7 @@ def test_what_cannot_be_read_is_neither_echoed_nor_logged(sidecar: Sidecar, ops:
 
 
 @pytest.mark.requirement("S6.4")
-def test_names_stay_what_they_are_in_csv_and_in_a_log(start_sidecar: StartSidecar) -> None:
+def test_names_cannot_break_csv_or_a_log(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     names = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\uff1dcmd", '","=1', "<img src=x onerror=alert(1)>", " =1"]
@@ -264,7 +264,7 @@ def test_names_stay_what_they_are_in_csv_and_in_a_log(start_sidecar: StartSideca
 
 
 @pytest.mark.requirement("S6.5")
-def test_where_the_audit_cannot_be_written_nothing_is_changed(start_sidecar: StartSidecar) -> None:
+def test_if_the_audit_cannot_be_written_nothing_changes(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(name="before")

@@ -69,7 +69,9 @@ def passed(sidecar: Sidecar, target: str, key: str) -> int:
 
 @pytest.mark.requirement("R5.3")
 @pytest.mark.parametrize("window", WINDOWS)
-def test_a_clock_put_forward_and_back_gives_one_allowance_each_day(clocked: tuple[Sidecar, Turn], window: str) -> None:
+def test_setting_the_clock_forward_and_back_gives_one_allowance_a_day(
+    clocked: tuple[Sidecar, Turn], window: str
+) -> None:
     sidecar, turn = clocked
     spender, saver = (sidecar.keys.issue(name).text for name in ("spender", "saver"))
     assert passed(sidecar, f"/{window}", spender) == LIMIT

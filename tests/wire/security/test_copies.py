@@ -85,7 +85,7 @@ def test_cookies_and_parameters_that_hold_the_key_are_removed_and_others_stay(
 
 @pytest.mark.requirement("S2.12")
 @pytest.mark.parametrize("place", ["cookie", "query"])
-def test_a_copy_beside_a_key_in_a_cookie_or_in_the_query_is_removed(
+def test_a_copy_of_the_key_in_a_cookie_or_the_query_is_removed(
     removing: tuple[Sidecar, str], upstream: Upstream, place: str
 ) -> None:
     sidecar, key = removing
@@ -131,9 +131,7 @@ def test_a_request_id_that_holds_the_key_is_replaced(removing: tuple[Sidecar, st
 
 
 @pytest.mark.requirement("S2.12")
-def test_where_copies_are_refused_each_of_them_is_400_and_no_quota_is_taken(
-    refusing: tuple[Sidecar, str], upstream: Upstream
-) -> None:
+def test_refused_copies_are_400_and_take_no_quota(refusing: tuple[Sidecar, str], upstream: Upstream) -> None:
     sidecar, key = refusing
     for name, value in [*hidden(key), ("Cookie", f"b={key}")]:
         response = sidecar.ask("GET", "/items/x", [(name, value), ("X-Api-Key", key)])
@@ -159,7 +157,7 @@ def test_forward_auth_refuses_what_a_proxy_cannot_remove(
 
 
 @pytest.mark.requirement("S2.4")
-def test_where_the_upstream_receives_the_key_copies_stay(start_shared_sidecar: StartSidecar, site: Site) -> None:
+def test_copies_stay_if_the_upstream_receives_the_key(start_shared_sidecar: StartSidecar, site: Site) -> None:
     sidecar, key = start(start_shared_sidecar, "  forward_credential: true\n")
     assert sidecar.ask("GET", "/items/x", [("X-Api-Key", key), ("X-Copy", key)]).status == 200
     assert site.upstream.last().header("X-Copy") == key
@@ -187,7 +185,7 @@ def protocols(start_shared_sidecar: StartSidecar) -> tuple[Sidecar, str]:
 @pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize(("lines", "left"), LISTS.items())
 @pytest.mark.parametrize("asking", [ASKING, []], ids=["websocket", "plain"])
-def test_of_the_protocols_of_a_websocket_all_but_the_key_are_passed_on(
+def test_all_websocket_protocols_except_the_key_are_passed_on(
     protocols: tuple[Sidecar, str],
     upstream: Upstream,
     lines: tuple[str, ...],
@@ -234,7 +232,7 @@ def test_a_key_among_the_protocols_is_no_copy_but_one_within_another_is(start_sh
 
 
 @pytest.mark.requirement("S2.12")
-def test_forward_auth_refuses_a_key_among_the_protocols_because_no_proxy_takes_one_out(
+def test_forward_auth_refuses_a_key_among_the_protocols_because_no_proxy_removes_it(
     start_shared_sidecar: StartSidecar,
 ) -> None:
     config = f"{PROTOCOLS}decision: 127.0.0.1:0\nops: 127.0.0.1:0\ntrusted_proxies: [127.0.0.1]\n"

@@ -50,14 +50,14 @@ def test_a_key_under_a_name_that_only_looks_like_its_own_reaches_nobody(site: Si
 
 
 @pytest.mark.requirement("S2.4")
-def test_both_headers_leave_where_both_hold_the_key(site: Site) -> None:
+def test_both_headers_are_removed_if_both_contain_the_key(site: Site) -> None:
     key = site.keys["Kr"]
     seen = site.passes("GET", "/items/x", [("X-Api-Key", key), ("Authorization", f"Bearer {key}")])
     assert key.encode() not in seen.head
 
 
 @pytest.mark.requirement("S2.4")
-def test_it_does_where_that_is_configured(start_sidecar: StartSidecar, site: Site) -> None:
+def test_the_credential_reaches_the_upstream_if_configured(start_sidecar: StartSidecar, site: Site) -> None:
     sidecar = start_sidecar(f"{BASE}{KEYS}  forward_credential: true\n")
     key = sidecar.keys.issue(scopes=("read",)).text
     assert sidecar.ask("GET", "/items/x", key=key).status == 200
@@ -186,7 +186,7 @@ BAD_VALUES = {
 @pytest.mark.parametrize("case", BAD_VALUES)
 @pytest.mark.parametrize("lead", [b"X-Api-Key: ", b"Authorization: Bearer ", b"Authorization: "])
 @pytest.mark.parametrize("target", [b"/items/x", b"/public/x"])
-def test_a_key_header_that_holds_no_key_is_refused(site: Site, case: str, lead: bytes, target: bytes) -> None:
+def test_a_key_header_without_a_key_is_refused(site: Site, case: str, lead: bytes, target: bytes) -> None:
     raw = b"GET " + target + b" HTTP/1.1\r\nHost: api.test\r\n" + lead + BAD_VALUES[case] + b"\r\n\r\n"
     # Past a cap of the parser the line is too large before it is a key: 431.
     response = site.refuses_bytes({400, 401, 431} if case.startswith("past") else {400, 401}, raw)

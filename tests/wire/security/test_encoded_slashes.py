@@ -107,7 +107,7 @@ def test_without_the_option_it_splits_a_segment(splitting: Decider, upstream: Up
 
 @pytest.mark.requirement("S1.2")
 @pytest.mark.parametrize("target", CLOSED)
-def test_what_looks_like_a_kept_slash_opens_nothing(keeping: Decider, upstream: Upstream, target: str) -> None:
+def test_lookalikes_of_a_kept_slash_open_nothing(keeping: Decider, upstream: Upstream, target: str) -> None:
     assert asked(keeping, target, "read") in {400, 403}
     assert asked(keeping, target) in {400, 401}
     assert told(keeping, target, "read") <= {400, 403}

@@ -128,7 +128,7 @@ def test_the_wrong_scope_is_403(front: Front) -> None:
 
 
 @pytest.mark.requirement("S5.1")
-def test_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Front) -> None:
+def test_an_exhausted_quota_is_429_and_earlier_responses_report_what_is_left(front: Front) -> None:
     told = front.decider.sidecar.keys.told("issue", "--name", "few", "--scope", "read", "--quota", "general=1")
     bearer = [("Authorization", f"Bearer {told['key']}")]
     allowed = front.ask("GET", "/items/x", bearer)
@@ -146,7 +146,7 @@ def test_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Front) ->
 
 
 @pytest.mark.requirement("S5.1")
-def test_an_answer_without_a_quota_tells_of_none(front: Front) -> None:
+def test_a_response_without_a_quota_reports_none(front: Front) -> None:
     response = front.ask("GET", "/public/x")
     assert response.status == 200
     assert not [name for name, _ in response.headers if name.lower().startswith(("x-ratelimit", "ratelimit"))]
@@ -199,7 +199,7 @@ def test_nothing_gets_past_a_sidecar_that_is_down(
 
 
 @pytest.mark.requirement("S5.1")
-def test_nothing_waits_for_a_sidecar_that_is_frozen_nor_gets_past_it(
+def test_nothing_waits_for_or_bypasses_a_frozen_sidecar(
     started: dict[str, Address], decider: Decider, upstream: Upstream
 ) -> None:
     fronts = {name: started[name] for name in CONFIGS}
@@ -227,7 +227,7 @@ def test_an_identity_header_of_the_clients_is_overwritten(front: Front, name: st
 
 @pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("name", ["X-Auth-Subject", *(name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN])])
-def test_nor_does_it_come_through_in_disguise(front: Front, name: str) -> None:
+def test_another_spelling_does_not_pass_either(front: Front, name: str) -> None:
     for form in disguises(name):
         response = front.ask("GET", "/public/x", [(form, "FORGED")])
         assert response.status in (200, 400), (form, response)
@@ -254,7 +254,7 @@ def test_a_family_of_names_is_removed_where_the_proxy_can_and_refused_elsewhere(
 
 
 @pytest.mark.requirement("S5.2")
-def test_nor_does_connection_take_away_what_the_sidecar_has_said(front: Front) -> None:
+def test_a_connection_field_does_not_remove_the_sidecars_headers(front: Front) -> None:
     for line in ("X-Auth-Subject", "keep-alive, x-auth-key-id , X-AUTH-SUBJECT"):
         raw = request_bytes("GET", "/items/x", [*front.decider.credential("Kr"), ("Connection", line)])
         response = exchange(front.address, raw)

@@ -44,7 +44,7 @@ def test_a_checksum_refuses_a_mistyped_key_without_asking_the_store(site: Site) 
 
 
 @pytest.mark.requirement("S4.3")
-def test_every_bad_key_gets_the_same_answer(site: Site) -> None:
+def test_every_bad_key_gets_the_same_response(site: Site) -> None:
     bad = [
         unknown(),
         "hv_live_" + "a" * 43,
@@ -116,7 +116,7 @@ def test_wrong_keys_from_one_address_are_429_past_their_limit(limited: Sidecar, 
 
 
 @pytest.mark.requirement("S4.5")
-def test_strangers_cannot_lock_a_key_out(limited: Sidecar) -> None:
+def test_unknown_clients_cannot_lock_a_key_out(limited: Sidecar) -> None:
     good = limited.keys.issue(scopes=("read",))
     mistyped = good.text[:-1] + ("x" if good.text[-1] != "x" else "y")
     for _ in range(3 * FAILURES):
@@ -147,7 +147,7 @@ def test_unknown_keys_leave_neither_labels_nor_state(start_sidecar: StartSidecar
 
 
 @pytest.mark.requirement("S4.6")
-def test_a_canary_key_is_found_nowhere_in_anything_written(start_sidecar: StartSidecar) -> None:
+def test_a_canary_key_appears_in_no_output(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(
         BASE + KEYS.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: api_key}, {cookie: api_key}]"),
         environ={**DEBUGGING, "SIDECAR_PEPPER": "a pepper of enough characters"},

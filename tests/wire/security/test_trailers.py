@@ -138,7 +138,7 @@ def with_key(trailer: bytes, site: Site) -> bytes:
 @pytest.mark.parametrize("deep", [1, 3])
 @pytest.mark.parametrize("trailer", TRAILERS, ids=lambda trailer: trailer.decode().split(":")[0])
 @pytest.mark.parametrize("key", ["", "Kr"], ids=["no key", "Kr"])
-def test_a_trailer_is_no_header_of_the_next_request(
+def test_a_trailer_does_not_become_a_header_of_the_next_request(
     site: Site, alone: bytes, trailer: bytes, deep: int, target: str, key: str
 ) -> None:
     first = chunked(target, with_key(trailer, site)) * deep
@@ -155,7 +155,7 @@ def test_a_trailer_is_no_header_of_the_next_request(
 @pytest.mark.parametrize("target", ["/public/x", "/items/x"], ids=["allowed", "refused"])
 @pytest.mark.parametrize("trailer", REFUSED_TRAILERS, ids=lambda trailer: trailer.decode().split(":")[0])
 @pytest.mark.parametrize("key", ["", "Kr"], ids=["no key", "Kr"])
-def test_a_trailer_that_may_be_refused_is_no_header_of_the_next_request_either(
+def test_a_refusable_trailer_does_not_become_a_header_of_the_next_request(
     site: Site, alone: bytes, trailer: bytes, target: str, key: str
 ) -> None:
     next_one = clean(site.keys[key] if key else "")
@@ -284,7 +284,7 @@ def test_a_chunked_request_is_the_last_of_its_connection_on_the_ops_listener(sit
 
 
 @pytest.mark.requirement("S3.8")
-def test_chunked_uploads_go_on_over_one_connection(site: Site) -> None:
+def test_chunked_uploads_reuse_one_connection(site: Site) -> None:
     with site.sidecar.connect() as connection:
         for number in range(50):
             body = b"\r\n\r\n" * number + b"x"
@@ -324,7 +324,7 @@ def test_trailers_are_no_headers_however_the_bytes_are_parted(site: Site, alone:
 
 
 @pytest.mark.requirement("S3.8")
-def test_behind_haproxy_that_shares_connections_nobody_is_served_as_another(site: Site, tmp_path: Path) -> None:
+def test_behind_haproxy_with_shared_connections_no_client_is_mistaken_for_another(site: Site, tmp_path: Path) -> None:
     trailers = [with_key(trailer, site) for trailer in (TRAILERS[1], TRAILERS[2], TRAILERS[6])]
     for reuse in ("safe", "always"):
         with haproxy(tmp_path, reuse, site.sidecar.data) as front:

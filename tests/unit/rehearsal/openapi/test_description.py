@@ -113,7 +113,7 @@ def test_references_within_the_document_are_followed() -> None:
     assert found.operations[0].tag == "Items"
 
 
-def test_references_that_lead_nowhere_are_said() -> None:
+def test_dangling_references_are_reported() -> None:
     paths = {"/a": GET, "/b": {"$ref": "b.yaml"}, "/c": {"get": {"$ref": "c.yaml"}}, "/d": {"$ref": "#/paths/none"}}
     found = described(document(paths, security=[]))
     assert names(found) == ["GET /a", "GET /c"]
@@ -151,7 +151,7 @@ def test_the_security_of_an_operation_is_its_own_or_the_documents(
     assert (found.security, found.public) == (alternatives, public)
 
 
-def test_a_scheme_that_is_not_defined_is_said() -> None:
+def test_an_undefined_scheme_is_reported() -> None:
     written = document({"/a": {"get": {"security": [{"mistyped": []}]}}})
     assert remarks(written) == ["'mistyped' is not a security scheme of the document"]
     assert not described(written).operations[0].public
@@ -169,11 +169,11 @@ def test_a_path_parameter_may_hold_slashes_by_its_pattern() -> None:
 @pytest.mark.parametrize(
     ("path", "tag"), [("/v1/users/{id}", "users"), ("/api/2024-01-01/Accounts.json", "Accounts"), ("/{id}", "api")]
 )
-def test_an_operation_without_a_tag_is_about_what_its_path_names(path: str, tag: str) -> None:
+def test_an_operation_without_a_tag_is_grouped_by_its_path(path: str, tag: str) -> None:
     assert described(document({path: GET})).operations[0].tag == tag
 
 
-def test_what_no_route_can_match_is_said() -> None:
+def test_operations_that_no_route_can_match_are_reported() -> None:
     found = described(document({"/a": {"trace": {}, "get": {}, "gett": {}}, "b": GET}))
     assert names(found) == ["GET /a", "GET /b"]
     assert [problem.message for problem in found.remarks] == [
@@ -218,7 +218,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG)
-def test_all_that_is_wrong_is_told_at_once(text: str, expected: list[str]) -> None:
+def test_all_errors_are_reported_at_once(text: str, expected: list[str]) -> None:
     found = [problem.removeprefix("api.yaml:") for problem in problems(text)]
     assert [problem for problem in found if problem in expected] == expected
 
@@ -231,7 +231,7 @@ def test_a_document_has_no_end_of_operations() -> None:
         description_of(text.encode(), "api.json")
 
 
-def test_schemes_are_told_with_what_they_are() -> None:
+def test_schemes_are_listed_with_their_kind() -> None:
     schemes = {**OAUTH, "b": {"type": "http", "scheme": "bearer"}, "o": {"type": "openIdConnect"}}
     found = described({"openapi": "3.1.0", "paths": {"/a": GET}, "components": {"securitySchemes": schemes}})
     assert [(scheme.name, scheme.kind) for scheme in found.schemes] == [

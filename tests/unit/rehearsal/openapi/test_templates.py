@@ -56,7 +56,7 @@ def test_what_a_pattern_can_say_is_said(text: str, pattern: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "pattern", "remark"), [(text, *wider) for text, wider in WIDER.items()], ids=WIDER)
-def test_what_it_cannot_say_is_widened_with_a_remark(text: str, pattern: str, remark: str) -> None:
+def test_inexpressible_paths_are_widened_with_a_remark(text: str, pattern: str, remark: str) -> None:
     template = template_of(text)
     assert str(template.pattern) == pattern
     assert [told for told in template.remarks if remark in told]

@@ -97,7 +97,7 @@ async def past_decision(
     return PastDecision(then=then, now=now, otherwise=otherwise, verdict=verdict)
 
 
-# As it was.
+# The recorded decision.
 
 
 def _recorded(
@@ -148,7 +148,7 @@ def _config(record: RecordedRequest, config: Config) -> str:
     return f"{record.config}; today's is {config.sha256[: len(record.config)]}"
 
 
-# As it is today.
+# Today's decision.
 
 
 def _untold(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
@@ -194,7 +194,7 @@ def _judged(found: Explanation, config: Config, record: RecordedRequest) -> Iter
     label = ""
     for line in found.lines:
         label = line.label or label
-        # The cause of what no route names goes on with the nearest routes, which come below.
+        # For an unmatched request, the nearest routes follow below.
         if label not in _OMITTED and not (label == "cause" and not line.label):
             yield line
     if decision.route is not None and decision.route.policy.charges:
@@ -252,7 +252,7 @@ def _by_another(decision: Decision) -> str:
 
 
 def _with_wrong_key(record: RecordedRequest, reason: Reason, config: Config) -> tuple[bool, str]:
-    """For a request that went on without its wrong key, and without an identity."""
+    """The decision for a request that was forwarded without its wrong key and without an identity."""
     outcome = Judge(config).judge(record.method, parsed(record.path), Caller(None, wrong_key=reason))
     if outcome.reason is not None:
         return True, f"Today's configuration decides otherwise: it refuses it, {outcome.reason}."
@@ -263,7 +263,7 @@ def _with_wrong_key(record: RecordedRequest, reason: Reason, config: Config) -> 
 
 
 def _without_quota(record: RecordedRequest, decision: Decision, config: Config) -> tuple[bool | None, str]:
-    """The rest of a quota is known only at the moment; the configuration says whether it is counted, and its limit."""
+    """What is left of a quota is known only at the time; the configuration says if it is counted, and its limit."""
     if isinstance(decision, Deny):
         return True, f"Today's configuration refuses it before any quota is counted: {decision.reason}."
     quota = next((one.quota for one in decision.route.policy.charges if one.quota.name == record.quota), None)
@@ -282,7 +282,7 @@ def _without_quota(record: RecordedRequest, decision: Decision, config: Config) 
 
 
 def _then_and_now(record: RecordedRequest, allow: Allow, quota: Quota, config: Config) -> str:
-    """What is said of the mode of the quota, where it is observed now, or was then."""
+    """The text about the quota's mode, if it is observed now, or was then."""
     if why := _observed(allow, [quota], config).get(quota.name):
         return f". It is only observed, because {why}"
     return ". It is enforced today, and was only observed then" if record.would_deny else ""
@@ -297,7 +297,7 @@ def _observed_quotas(allow: Allow, config: Config) -> str:
 
 
 def _observed(allow: Allow, quotas: Iterable[Quota], config: Config) -> Mapping[str, str]:
-    """Why each of these quotas that is only observed is."""
+    """Why each of these quotas is only observed, for those that are."""
     modes, key = Modes(config), None if allow.principal is None else allow.principal.key
     found = {one.name: modes.because(allow.route, key, [Part(f"quota {one.name}", one.mode)]) for one in quotas}
     return {name: why for name, why in found.items() if why}

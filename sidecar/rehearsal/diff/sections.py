@@ -1,6 +1,6 @@
 """Finds changes outside of routes: scopes, quotas, plans, identity headers, upstreams, and how keys are presented.
 
-Values are shown if they say who may do what. For all other options only the name is shown, because some hold secrets.
+Values are shown if they say who may do what. For all other options only the name is shown: some contain secrets.
 """
 
 import os
@@ -137,7 +137,7 @@ class Sections:
         yield from self._named((), {"upstream": old[None]}, {"upstream": new[None]}, _of_upstream)
         yield from self._named(("upstreams",), self._old.upstreams, self._new.upstreams, _of_upstream)
 
-    # What decides which credentials are found at all, and how a path is read.
+    # Options that decide which credentials are found, and how a path is read.
 
     def _keys(self) -> Iterator[Change]:
         old, new = self._old.keys, self._new.keys
@@ -204,7 +204,7 @@ _OF_KEYS: Final[tuple[tuple[str, str, object], ...]] = (
     ("length", "length", None),
     ("checksum", "checksum_length", None),
 )
-"""Option, field, and the value of it that refuses more."""
+"""Option, field, and the stricter value."""
 _FORM: Final = frozenset({"length", "checksum_length"})
 """Keys that do not have this form are not looked up."""
 _COMPARED_KEYS: Final = frozenset(

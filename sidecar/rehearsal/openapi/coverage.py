@@ -69,7 +69,7 @@ def compare(description: Description, config: Config, *, tell: Callable[[int], N
 class _Comparison:
     def __init__(self, config: Config, names: ScopeNames, endpoints: Sequence[Endpoint]) -> None:
         self.config = config
-        # Names of scopes go by the order in which they are asked for, and so in that of the draft.
+        # Names of scopes depend on the order in which they are requested: use that of the draft.
         self.requirements = {id(endpoint): endpoint.requirement(names) for endpoint in endpoints}
         self.endpoints = endpoints
         self.table: RouteTable = route_table(config)
@@ -77,7 +77,7 @@ class _Comparison:
         self.met: dict[int, Route] = {}
         """Routes that match an operation, by identity."""
         self.unknown: set[str] = set()
-        """Scopes that were reported already."""
+        """Scopes that were already reported."""
 
     def add(self, endpoint: Endpoint) -> None:
         routes: dict[int, Route] = {}
@@ -101,7 +101,7 @@ class _Comparison:
         pattern = parse_pattern(route.pattern)
         if pattern.shape == endpoint.pattern.shape or not pattern.within(endpoint.pattern):
             return False
-        # A route for GET takes HEAD, too.
+        # A route for GET also matches HEAD.
         methods = {"HEAD", "GET"} if endpoint.method == "HEAD" else {endpoint.method}
         others = [each for each in self.endpoints if each.method in methods and pattern.within(each.pattern)]
         opened = any(self.requirements[id(each)].public for each in others)
@@ -206,7 +206,7 @@ class _Comparison:
         own = [self.route(each.method, next(_samples(each.pattern))) for each in (one, other)]
         if route is None or (own[0] is route and own[1] is route):
             return None
-        # Whoever wrote a route for less than both operations has thought of it.
+        # A route for less than both operations shows that its author considered the overlap.
         pattern = parse_pattern(route.pattern)
         return route if any(each.pattern.within(pattern) for each in (one, other)) else None
 
@@ -229,7 +229,7 @@ class _Comparison:
 
 
 def _samples(pattern: Pattern) -> Iterator[str]:
-    """Sample paths of a pattern, made of segments that nobody writes."""
+    """Sample paths of a pattern, made of segments that no pattern names."""
     stem = pattern.example(_ANYTHING)
     for tail in ((_ANYTHING,), (_ANYTHING, _ANYTHING)) if pattern.rest else ((),):
         yield "/" + "/".join((*stem, *tail))

@@ -295,7 +295,7 @@ class _Reader:
         fields = NONE if found is None else self.tree.mapping(found, name)
         own = field_of(fields, "security")
         security, public = self._security(outer.security if own is None or is_null(own) else own)
-        # Where the operation is in another file, what it says of its security is not known.
+        # If the operation is in another file, its security is unknown.
         if found is None:
             security, public = None, False
         tags = [text for text in map(text_in, self.tree.items(field_of(fields, "tags"), "`tags`")) if text]

@@ -32,7 +32,7 @@ _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 """Words that YAML 1.1 does not read as text."""
 _LONGEST_DESCRIPTION = 200
 _LONGEST_KEY = 1_000
-"""YAML takes no simple key of over 1,024 characters (1.2, section 7.4.2)."""
+"""YAML allows no simple key of over 1,024 characters (1.2, section 7.4.2)."""
 _SETTINGS = """\
 listen: 127.0.0.1:8080
 upstream: http://127.0.0.1:8000    # the service that the document describes
@@ -108,7 +108,7 @@ def _routes(endpoints: Sequence[Endpoint], names: ScopeNames, *, silent: bool) -
     found = [(endpoint, endpoint.requirement(names)) for endpoint in endpoints]
     read = {endpoint.pattern.shape: made.demands for endpoint, made in found if endpoint.method == "GET"}
     for endpoint, requirement in found:
-        # A route for GET takes HEAD, too.
+        # A route for GET also matches HEAD.
         if endpoint.method == "HEAD" and read.get(endpoint.pattern.shape) == requirement.demands:
             continue
         yield DraftedRoute(
@@ -237,7 +237,7 @@ def _lines(each: DraftedRoute) -> Iterator[str]:
 def route_text(name: str, requirement: Requirement) -> str:
     """A route as an item of `routes`, in one line.
 
-    One whose name is too long for a key is a group of itself: its path is a value, in which `${` would be a variable.
+    A route whose name is too long for a key becomes a group: its path is a value, in which `${` would be a variable.
     """
     options = f"{{{_policy_text(requirement)}}}"
     if len(name) <= _LONGEST_KEY:

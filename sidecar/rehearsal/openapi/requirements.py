@@ -163,7 +163,7 @@ def strictest(requirements: Sequence[Requirement]) -> Requirement:
     narrowest = frozenset.intersection(*choices) if choices else frozenset[str]()
     every = frozenset().union(*(each.all_scopes for each in closed))
     if choices and narrowest not in choices:
-        # Two different choices have to be made, and a route offers one: so all of both.
+        # Two different choices are needed, but a route offers one: so require all scopes of both.
         narrowest, every = frozenset(), every | frozenset().union(*choices)
     remarks = tuple(dict.fromkeys(remark for each in closed for remark in each.remarks))
     made = _simplest(frozenset() if narrowest & every else narrowest, every)

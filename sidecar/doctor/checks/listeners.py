@@ -172,7 +172,7 @@ def data(facts: Facts) -> Finding:
 
 
 def ops(facts: Facts) -> Finding:
-    """Whether strangers can read the metrics."""
+    """Whether other hosts can read the metrics."""
     if facts.config.ops is None:
         return ok("not configured")
     reachable = _open_to_network(facts.config.ops)

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a proxy wants to know. objection: why the gate need not be asked."""
+    """A proxy's request. objection: the reason to refuse it without the gate."""
 
     head: RequestHead
     dialect: Dialect
@@ -38,10 +38,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What decides a question and words the response. A reload swaps it whole.
+    """The parts that decide a request and word the response. A reload swaps all of them at once.
 
-    id_header: of refusals, for the id of the request. sharing: which scripts may read refusals; what is allowed is
-    between them, the upstream and the proxy in front.
+    id_header: of refusals, for the request id. sharing: which scripts may read refusals; allowed responses are up to
+    the upstream and the proxy in front.
     """
 
     gate: Gate
@@ -53,7 +53,7 @@ class Snapshot:
 
 
 class DecisionServer:
-    """To be made where its loop runs."""
+    """Create it inside the running loop."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class DecisionServer:
         self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(snapshot.limits))
         self._closing_when_idle = False
         self.addresses: tuple[Address, ...] = ()
-        """Where it is bound, after `start`."""
+        """The bound addresses, after `start`."""
 
     async def start(self, *addresses: Address) -> None:
         """Bind. Raises BindError."""
@@ -82,12 +82,12 @@ class DecisionServer:
         self._closing_when_idle = False
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
+        """Accept no more connections, let running requests finish within `grace_seconds`, and end the rest."""
         self.close_when_idle()
         await self._server.close(grace_seconds)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
-        """Serve questions from here on by `snapshot`. Open connections keep their limits."""
+        """Use `snapshot` for requests from now on. Open connections keep their limits."""
         self._snapshot = snapshot
         self._server.reconfigure(_server_limits(snapshot.limits))
 
@@ -104,7 +104,7 @@ class DecisionServer:
         self._observer.connection_refused(limit)
 
     async def _respond(self, request: web.BaseRequest) -> Response:
-        """Only what a trusted proxy asks, in a dialect that is served, comes before the gate."""
+        """Only requests of a trusted proxy, in an enabled dialect, reach the gate."""
         snapshot, peer = self._snapshot, request.remote or ""
         terms = snapshot.terms
         if not terms.trusts(peer):
@@ -121,7 +121,7 @@ class DecisionServer:
         return await self._observed(Question(head=head, dialect=dialect, objection=objection), snapshot)
 
     async def _observed(self, question: Question, snapshot: Snapshot) -> Response:
-        """The answer, whatever happens."""
+        """A response in any case."""
         began, decision, reason = self._clock.monotonic(), None, question.objection
         self._observer.begun()
         response = snapshot.responses.for_reason(reason or Reason.INTERNAL)
@@ -151,7 +151,7 @@ class DecisionServer:
         return refusing(question.dialect, response)
 
     def _worded(self, decision: Decision, snapshot: Snapshot, question: Question) -> tuple[Reason | None, Response]:
-        """A route that the sidecar itself responds to is not the upstream's, where the proxy in front would send it."""
+        """A route with a static response must not reach the upstream, to which the proxy would send it."""
         responses, now = snapshot.responses, self._clock.seconds()
         if isinstance(decision, Deny):
             denied, id_field = responses.denied(decision, now), (snapshot.id_header, decision.request_id.encode())
@@ -170,14 +170,14 @@ class DecisionServer:
         return response
 
     def _note_stranger(self, peer: str) -> None:
-        """Once for each, and not for ever more: an operator who forgot `trusted_proxies` sees nothing but 403."""
+        """Log each untrusted peer once, up to a limit: an operator who forgot `trusted_proxies` only sees 403."""
         if peer not in self._strangers and len(self._strangers) < _MAX_NAMED:
             self._strangers.add(peer)
             _log.warning("sidecar: decision listener: refused %s, which is not in trusted_proxies", peer)
 
 
 def _server_limits(limits: Limits) -> ServerLimits:
-    """A proxy's request holds the client's head, and the client's target once or twice more."""
+    """A proxy's request contains the client's head, and the client's target once or twice more."""
     head = HeadLimits(
         request_line_bytes=limits.request_line * 2,
         header_bytes=max(limits.header, limits.request_line) + _HEADER_NAME_BYTES,

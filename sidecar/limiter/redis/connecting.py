@@ -1,4 +1,4 @@
-"""Connections to the one server that holds the counts, and why there is none. Alone imports the client library."""
+"""Connections to the server with the counts, and why there is none. The only file that imports the client library."""
 
 import asyncio
 import ssl
@@ -34,26 +34,26 @@ Command = Sequence[str | int]
 
 
 class Server:
-    """A connection whose replies come in the order of its commands. Raises Unavailable, and is then of no more use."""
+    """A connection whose replies come in the order of its commands. Raises Unavailable, and is then unusable."""
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
 
     @staticmethod
     def packed(command: Command) -> bytes:
-        """What to `write`. The parser's own function takes a tenth of the time that the client's takes."""
-        packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # Its stub names one argument.
+        """A command for `write`. The parser's own function takes a tenth of the time of the client's."""
+        packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # Its stub has one argument.
         return packed
 
     async def write(self, packed: bytes) -> None:
-        """Hands commands to the kernel; waits where it takes no more."""
+        """Pass commands to the kernel; waits while it accepts no more."""
         try:
             await self._connection.send_packed_command(packed, check_health=False)
         except (RedisError, OSError) as error:
             raise Unavailable(cause_of(error), _words(error)) from None
 
     async def read(self) -> Any:
-        """The next reply. Raises ScriptMissing, which leaves the connection in order."""
+        """The next reply. Raises ScriptMissing, after which the connection is still usable."""
         try:
             return await self._connection.read_response(disable_decoding=True)
         except NoScriptError:
@@ -62,18 +62,18 @@ class Server:
             raise Unavailable(cause_of(error), _words(error)) from None
 
     async def close(self) -> None:
-        """At once; what comes later comes to nobody."""
+        """Close immediately; later replies are discarded."""
         await self._connection.disconnect(nowait=True)
 
 
 class ScriptMissing(Exception):
-    """The server does not know the script: it has lost its scripts, or is another one. Nothing was taken."""
+    """The server does not know the script: it lost its scripts, or is a new one. Nothing was taken."""
 
 
 class Connector:
-    """Finds the server that holds `key`, and connects to it. Raises Unavailable; has no time limit of its own.
+    """Finds the server with `key`, and connects to it. Raises Unavailable; has no time limit of its own.
 
-    ca: file of the authorities that are trusted instead of the system's; empty for these.
+    ca: file of the certificate authorities to trust; empty: the system's.
     """
 
     def __init__(self, url: RedisUrl, key: str, *, ca: str = "") -> None:
@@ -81,7 +81,7 @@ class Connector:
         self._latest: tuple[tuple[str, int], AbstractConnection] | None = None
 
     async def connect(self) -> Server:
-        """The same object connects again, because each new one would read all authorities from the disk."""
+        """Reuses one object, because each new one would read all certificate authorities from disk."""
         try:
             place = await _place(self._url, self._key, self._options)
             if self._latest is None or self._latest[0] != place:
@@ -98,7 +98,7 @@ class Connector:
 
 
 def _options(url: RedisUrl, ca: str) -> dict[str, Any]:
-    """Without any time limit: whoever asks has one for all that is asked."""
+    """Without time limits: the caller has one for the whole attempt."""
     options: dict[str, Any] = {
         "username": url.username or None,
         "password": url.password or None,
@@ -131,7 +131,7 @@ async def _place(url: RedisUrl, key: str, options: dict[str, Any]) -> tuple[str,
 
 
 async def _master(url: RedisUrl, options: dict[str, Any]) -> tuple[str, int]:
-    """Sentinels take no password of the server's: they are asked without one."""
+    """The server's password is not for its sentinels: they are queried without one."""
     asked = {name: value for name, value in options.items() if name not in ("username", "password")}
     asked["ssl"] = url.tls
     sentinel = Sentinel(url.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
@@ -144,7 +144,7 @@ async def _master(url: RedisUrl, options: dict[str, Any]) -> tuple[str, int]:
 
 
 async def _node(url: RedisUrl, key: str, options: dict[str, Any]) -> tuple[str, int]:
-    """The node that holds the slot of `key` now. Where the slot moves, a reply says so, and all is asked anew."""
+    """The node that has the slot of `key` now. If the slot moves, a reply says so, and everything starts again."""
     nodes = [ClusterNode(host, port) for host, port in url.hosts]
     cluster = RedisCluster(startup_nodes=nodes, **{**options, "ssl": url.tls})
     try:

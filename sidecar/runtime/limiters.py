@@ -1,4 +1,4 @@
-"""Where a running sidecar counts: quotas in its memory or in a Redis, wrong keys always in its memory."""
+"""Where a running sidecar counts: quotas in memory or in Redis, wrong keys always in memory."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from sidecar.limiter.redis.limiter import RedisLimiter
 
 _FULLEST: Final = 20
-"""Keys and tenants of which the page asks how much they have left."""
+"""Keys and tenants for which the page shows how much is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limiters:
-    """quotas: counts those of the configuration. fullest: keys and tenants that have used most of a limit, given the
-    limits of plans. remarks: why the shared counts cannot be asked now."""
+    """quotas: counts the configured quotas. fullest:
+
+    keys and tenants that have used most of a limit, given the limits of plans. remarks: why the shared counts are
+    unavailable now.
+    """
 
     quotas: Limiter
     fullest: Callable[[Mapping[str, Collection[int]]], Sequence[tuple[Subject, str]]]
@@ -36,7 +39,7 @@ class Limiters:
 async def limiters_of(
     settings: LimiterSettings, memory: EmbeddedLimiter, *, metrics: Metrics, background: Background
 ) -> Limiters:
-    """As `limiter` says; a Redis has been tried once, and need not be there. Raises StartError."""
+    """As `limiter` says; a Redis has been tried once, but need not be available. Raises StartError."""
     if isinstance(settings.url, str):
         return Limiters(quotas=memory, fullest=lambda limits: memory.top_subjects(most=_FULLEST, limits=limits))
     statistics = RemoteStatistics()
@@ -54,9 +57,9 @@ async def limiters_of(
 def shared_limiter(
     settings: LimiterSettings, url: RedisUrl, memory: EmbeddedLimiter, statistics: RemoteStatistics
 ) -> "RedisLimiter":
-    """Not running yet. memory: counts while it is away. Raises StartError where its library is missing."""
+    """A limiter that is not running yet. memory: counts during outages. Raises StartError if its library is missing."""
     try:
-        # It takes a tenth of a second, and is for those who use it.
+        # Importing takes a tenth of a second, and only users of Redis need it.
         from sidecar.limiter.redis.limiter import redis_limiter
     except ImportError as error:
         raise StartError("limiter: Redis needs a library: pip install 'sidecar[redis]'") from error

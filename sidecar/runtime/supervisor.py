@@ -1,8 +1,8 @@
-"""The parent of `sidecar serve --workers`: starts processes, starts again those that die, and passes signals on.
+"""The parent of `sidecar serve --workers`: starts processes, restarts those that die, and passes signals on.
 
-It has no event loop and no thread, so that it can fork at any moment, and nothing that a client sends reaches it. It
-holds the listening sockets: a connection that waits for a worker waits for any of them, whichever dies. Its children
-are the control process (number 0) and the workers (1 and up); see `runtime.workers`.
+It has no event loop and no thread, so that it can fork at any time, and nothing that a client sends reaches it. It
+holds the listening sockets: a waiting connection waits for any worker, even if one of them dies. Its children are the
+control process (number 0) and the workers (1 and up); see `runtime.workers`.
 """
 
 import os
@@ -19,21 +19,24 @@ from typing import Final, NoReturn
 from sidecar.runtime.workers import receive, send
 
 HURRY: Final = signal.SIGUSR1
-"""What the parent sends where it was told to stop a second time. Service managers send SIGTERM to every process of a
-service (systemd.kill(5)), which then comes to a child twice, and must not cut off what it finishes."""
+"""What the parent sends after a second signal to stop.
+
+Service managers send SIGTERM to every process of a service (systemd.kill(5)), so a child gets it twice, which must not
+cut off running requests.
+"""
 
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _CONTROL: Final = 0
 _PAUSE_SECONDS: Final = 0.05
-"""Before one that had begun to serve is started again; twice as long after each that did not come so far."""
+"""Pause before a process that had begun to serve is restarted; doubled after each that did not get that far."""
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """What a child has of the parent. life: ends when the parent has died.
+    """What a child inherits from the parent. life: closes when the parent dies.
 
-    ends: the control process's of the sockets to each worker, or the one of this worker. parent: control process only.
+    ends: the control process's ends of the sockets to each worker, or this worker's end. parent: control process only.
     """
 
     number: int
@@ -41,7 +44,7 @@ class Seat:
     ends: Sequence[socket.socket]
     parent: socket.socket | None
     early: Sequence[int]
-    """SIGHUPs that came before it could reload."""
+    """SIGHUPs that arrived before it could reload."""
 
 
 class _Child:
@@ -51,13 +54,13 @@ class _Child:
         self.number, self.pid, self.failures = number, 0, 0
         self.up_at: float | None = None
         self.due_at: float | None = None
-        """When it is to be started."""
+        """When to start it."""
 
 
 class Supervisor:
-    """run: what a child does; gives its exit status. release: lets go of what only the children are to hold.
+    """run: what a child does; returns its exit status. release: closes what only the children should hold.
 
-    log: gets lines for the operator.
+    log: receives lines for the operator.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Supervisor:
         self._status = 0
 
     def serve(self) -> int:
-        """Until all have ended; the exit status."""
+        """Run until all processes have ended. Returns the exit status."""
         with self._handlers():
             self._children[_CONTROL].due_at = 0.0
             while self._is_needed():
@@ -93,7 +96,7 @@ class Supervisor:
 
     @contextmanager
     def _handlers(self) -> Iterator[None]:
-        """Until the parent has no child any more; a child has its own."""
+        """Signal handlers until the parent has no more children; a child has its own."""
         before = {number: signal.signal(number, self._noted) for number in _HANDLED}
         woken = signal.set_wakeup_fd(self._wake[1].fileno(), warn_on_full_buffer=False)
         yield
@@ -138,12 +141,12 @@ class Supervisor:
             signal.signal(handled, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, lambda signum, _: early.append(signum))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_HANDLED, HURRY})
-        # Ctrl-C reaches the whole group of a terminal: it is the parent's to pass on.
+        # Ctrl-C reaches the whole process group of a terminal: only the parent reacts, and passes it on.
         os.setpgid(0, 0)
         sys.exit(self._run(self._seat(number, early)))
 
     def _seat(self, number: int, early: Sequence[int]) -> Seat:
-        """Closes what is not this child's."""
+        """Close what does not belong to this child."""
         ours, its = self._to_control
         for unused in (*self._wake, ours):
             unused.close()
@@ -160,7 +163,7 @@ class Supervisor:
         return Seat(number=number, life=self._life[0], ends=[mine], parent=None, early=early)
 
     def _reap(self) -> None:
-        """Process 1 of a container also reaps what is not its own."""
+        """Process 1 of a container also reaps other processes' children."""
         with suppress(ChildProcessError):
             while True:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -202,7 +205,7 @@ class Supervisor:
                         self._is_starting = False
 
     def _control_up(self) -> None:
-        """Workers begin once the store is open and quotas are restored."""
+        """Start workers once the store is open and quotas are restored."""
         self._children[_CONTROL].up_at = time.monotonic()
         for child in self._children:
             if not child.pid and child.due_at is None and not self._is_stopping:
@@ -218,7 +221,7 @@ class Supervisor:
             self._tell(self._children, HURRY)
 
     def _stop(self, number: int) -> None:
-        """Let each finish what has begun. The last of them to close the sockets is then the last that accepts."""
+        """Let each finish running requests. The last one to close the sockets is the last that accepts."""
         self._is_stopping = True
         self._release()
         for child in self._children:

@@ -1,6 +1,6 @@
 """The URL of a key store: a file of SQLite, a database of PostgreSQL, or a file of records.
 
-A wrong one is never echoed, and a right one is shown without its user and password.
+An invalid URL is never echoed, and a valid one is shown without its user and password.
 """
 
 import os
@@ -14,7 +14,7 @@ _POSTGRESQL_URL: Final = re.compile(
     r"postgres(?:ql)?://(?:[^@:/?#\s]+(?::(?:[^@:/?#%\s]|%[0-9A-Fa-f]{2})*)?@)?"
     r"(?:[A-Za-z0-9._,:%-]|\[[0-9A-Fa-f:.]+\])*(?:/[^/?#@\s]*)?(?:\?([^#@\s]*))?"
 )
-# Without `password`: a part of the URL that is shown ends before the question mark.
+# Without `password`: the part of the URL that is shown ends before the question mark.
 _OPTIONS: Final = {
     *("application_name", "dbname", "host", "passfile", "port", "target_session_attrs", "user"),
     *("sslcert", "sslcrl", "sslkey", "sslmode", "sslpassword", "sslrootcert"),
@@ -58,7 +58,7 @@ def parse_replica(text: str) -> str:
 
 
 def _postgresql(text: str) -> str:
-    """As libpq reads it, but for options that nobody here would apply."""
+    """Parsed like libpq, without options that are not supported here."""
     found = _POSTGRESQL_URL.fullmatch(text)
     if found is None:
         raise ValueError(f"must be {_POSTGRESQL}; in a password, @ : / ? # and % must be percent-encoded")
@@ -91,7 +91,7 @@ def shown_store(store: str) -> str:
 
 
 def password_of(store: str) -> str:
-    """The password in a parsed store URL, as it is written there; empty for none."""
+    """The password in a parsed store URL, as written; empty for none."""
     user = store.partition("?")[0].partition("://")[2].rpartition("@")[0]
     return "" if is_sqlite(store) else user.partition(":")[2]
 

@@ -38,7 +38,7 @@ _MESSAGES: Final = tuple(
         (r"Expected `(.+)`, got `(.+)`$", r"must be \1, not \2"),
     )
 )
-"""msgspec's messages, and those of the API."""
+"""msgspec's messages, and the API's own."""
 _NO_CHOICE: Final = "Invalid enum value"
 _TIME = re.compile(r"(/expires_at|\?since|\?until)$")
 """Fields whose text is a time."""

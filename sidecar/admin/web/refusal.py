@@ -1,4 +1,4 @@
-"""The page of a refusal: the decision as it was, and as today's configuration takes it. Found by the request's id."""
+"""The page of a refusal: the decision as it was, and today's decision. Found by the request id."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from sidecar.telemetry.refusals import RefusalFilter
 
 _MONO: Final = frozenset({"request", "asked", "path", "or read as", "readings", "config"})
 _ELSEWHERE: Final = frozenset({"request", "time"})
-"""Labels of lines that stand in the heading."""
+"""Labels of lines that are in the heading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,23 +28,23 @@ class PastDecisionView:
 
     title: str
     observed: bool
-    """It went on, because its refusal was only observed."""
+    """Whether it passed because its refusal was only observed."""
     moment: Moment
     then: tuple[Fact, ...]
     verdict: str
     otherwise: bool
     now: tuple[Fact, ...]
     explain: str
-    """Empty where there is no request to explain."""
+    """Empty if there is no request to explain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalsView:
-    """All refusals with one request id that are remembered, the newest first."""
+    """All remembered refusals with one request id, the newest first."""
 
     request_id: str
     total: str
-    """Empty where there is one."""
+    """Empty if there is only one."""
     decisions: tuple[PastDecisionView, ...]
 
 
@@ -85,7 +85,7 @@ def _decision(past: PastRefusal, now: int) -> PastDecisionView:
 
 
 def _facts(lines: Iterable[Line], *, key_id: str = "") -> Iterator[Fact]:
-    """A line without a label goes on with the one before. key_id: whose page the key leads to."""
+    """A line without a label continues the one before. key_id: the key whose page is linked."""
     current = ""
     for line in lines:
         current = line.label or current

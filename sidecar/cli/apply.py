@@ -1,4 +1,4 @@
-"""`sidecar keys apply`: brings a store to what a file of records says."""
+"""`sidecar keys apply`: makes a store match a file of records."""
 
 import asyncio
 import json
@@ -26,12 +26,12 @@ from sidecar.store.file import MAX_BYTES, read_file, read_records
 
 _STDIN: Final = "-"
 _MOST: Final = 10
-"""Keys, and percent of the active keys, that are revoked without `--yes`."""
+"""Most keys, and percent of the active keys, that are revoked without `--yes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _How:
-    """What the options say. name: of the file, for messages."""
+    """The options. name: of the file, for messages."""
 
     name: str
     prune: bool
@@ -97,7 +97,7 @@ def _read(file: str, rules: Any) -> Sequence[Record]:
 
 
 def _allow(found: Difference, active: int, how: _How) -> None:
-    """Raises InvalidFile, and Misuse where more keys would be revoked than are without `--yes`."""
+    """Raises InvalidFile, and Misuse if too many keys would be revoked without `--yes`."""
     _refuse(found.problems)
     if not how.yes and is_many(len(found.surplus), active):
         raise Misuse(
@@ -107,7 +107,7 @@ def _allow(found: Difference, active: int, how: _How) -> None:
 
 
 def is_many(revoked: int, active: int) -> bool:
-    """Whether so many keys are revoked only where somebody says so."""
+    """Whether revoking this many keys needs confirmation."""
     return revoked > _MOST or revoked * 100 > active * _MOST
 
 

@@ -39,7 +39,7 @@ def _file_of(config: str | None, store: str | None) -> str:
 
 
 def path_of(url: str) -> str:
-    """Return the path of the store. Raises Misuse for one that is no file."""
+    """Return the path of the store. Raises Misuse if it is not a file."""
     if not url.startswith("sqlite:"):
         raise Misuse(
             "only a SQLite store is a file; a PostgreSQL one is saved by `pg_dump --format=custom --schema=sidecar "
@@ -174,7 +174,7 @@ def info_command(config: str | None, store: str | None, as_json: bool) -> None:
 def _postgresql() -> ModuleType:
     """Raises StoreUnavailable."""
     try:
-        # Its library is for those who use it.
+        # Imported here, because only users of PostgreSQL need its library.
         from sidecar.store.postgresql import inspect
     except ImportError as error:
         raise StoreUnavailable(NO_LIBRARY) from error

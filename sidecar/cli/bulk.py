@@ -18,7 +18,7 @@ from sidecar.keys.transitions import ManyAction, changed_alike, is_open_to
 
 _SHOWN: Final = ("tenant", "prefix", "used", "status", "name", "id")
 _AT_MOST: Final = 10_000
-"""Keys of one transaction, which keeps other writers waiting."""
+"""Keys in one transaction, during which other writers wait."""
 _DONE: Final[Mapping[ManyAction, str]] = {"disable": "Disabled", "revoke": "Revoked"}
 
 
@@ -33,7 +33,7 @@ class Selection(TypedDict):
 
 
 def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that select keys in place of KEY."""
+    """Add the options that select keys instead of KEY."""
     for option in (
         click.option("--yes", is_flag=True, help="Do not ask. Required to change many keys without a terminal."),
         click.option("--dry-run", is_flag=True, help="Only list the keys that the options select."),

@@ -316,7 +316,7 @@ def revoke(key: str | None, **options: Unpack[ManyOptions]) -> None:
 
     async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
         if not yes and found.status is not KeyStatus.REVOKED and _in_terminal():
-            # It may wait: nothing else runs on this loop, and no transaction is open.
+            # It may block: nothing else runs on this loop, and no transaction is open.
             click.confirm(f"Revoke {spoken(found, key_service.now())}? It cannot be undone", abort=True, err=True)
         return await key_service.revoke(lifecycle, found)
 
@@ -324,7 +324,7 @@ def revoke(key: str | None, **options: Unpack[ManyOptions]) -> None:
 
 
 def _in_terminal() -> bool:
-    """Whether a person sees what is asked, and can answer."""
+    """Whether a person sees the question and can answer."""
     return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
 

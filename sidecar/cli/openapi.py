@@ -34,7 +34,7 @@ base_path_option: Callable[[Any], Any] = click.option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A document held against a configuration. With problems, it could not be read, and there are no findings."""
+    """A document compared with a configuration. With problems, it could not be read, and there are no findings."""
 
     document: str
     operations: int = 0
@@ -61,7 +61,7 @@ class Comparison:
 
 
 def compared(document: str, config: Config | None, base_path: str | None) -> Comparison:
-    """Without a configuration, because it is wrong, the document alone is checked."""
+    """Without a valid configuration, only the document is checked."""
     with progress("Read", "operation") as tell:
         try:
             description = read_description(document, base_path, tell=tell)

@@ -25,7 +25,7 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def ends(key: ApiKey, now: int) -> str:
-    """Return how long the key still works: `3d`, `never` where it does not end, `-` where it has ended."""
+    """Return how long the key still works: `3d`, `never` if it does not end, `-` if it has ended."""
     if effective_status(key, now) not in ("active", "disabled"):
         return "-"
     found = ends_at(key)
@@ -33,7 +33,7 @@ def ends(key: ApiKey, now: int) -> str:
 
 
 def ends_at(key: ApiKey) -> int | None:
-    """Return when the key ends by itself (microseconds): it expires, or retires after it was replaced."""
+    """Return when the key ends by itself (microseconds): it expires, or retires after being replaced."""
     return min((at for at in (key.expires_at, key.retires_at) if at is not None), default=None)
 
 
@@ -60,7 +60,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
 }
 """What `sidecar keys list` can show, by name; `now` in microseconds."""
 _MIN_WIDTHS: Final = {"name": 9, "tenant": 7, "env": 4, "scopes": 8, "by": 8}
-"""The columns that may be cut where a terminal is too narrow, and the least that is left of each."""
+"""The columns that may be cut if a terminal is too narrow, and the minimum width of each."""
 
 
 class Table:
@@ -104,7 +104,7 @@ def plaintext(secret: Secret) -> str:
 
 @contextmanager
 def showing(key: ApiKey) -> Iterator[None]:
-    """Name the key where what shows its plaintext cannot be written: it works, and nobody has it."""
+    """Name the key if its plaintext cannot be printed: the key works, and nobody has it."""
     try:
         yield
     except OSError as error:
@@ -183,7 +183,7 @@ def harmless(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-# How far a command is that takes more than a second.
+# The progress of a command that takes more than a second.
 
 
 _QUIET_SECONDS: Final = 1.0
@@ -395,7 +395,7 @@ class Grid:
     """Lays out cells in columns. The first rows decide the width of each column.
 
     width: of the terminal; longer cells are cut. None: nothing is cut.
-    least: the columns that may be cut where a terminal is too narrow, and the least that is left of each.
+    least: the columns that may be cut if a terminal is too narrow, and the minimum width of each.
     """
 
     def __init__(

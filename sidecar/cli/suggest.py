@@ -1,4 +1,4 @@
-"""`sidecar suggest`: what keys could do without."""
+"""`sidecar suggest`: which rights keys do not need."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ class SuggestOptions(TypedDict):
 
 
 def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> int:
-    """As `since`, but nothing is from before 1970."""
+    """As `since`, but not before 1970."""
     return max(0, since(context, parameter, value) or 0)
 
 
@@ -111,7 +111,7 @@ def suggest_command(
 
 
 def _words(context: click.Context, config: Config, config_path: str) -> Sequence[str]:
-    """What `keys change` has to be told as this command was; no password is repeated."""
+    """The options of this command that `keys change` also needs; without any password."""
     typed = {
         name for name in ("config_path", "store") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
@@ -152,7 +152,7 @@ class _Work:
 
 
 async def _run(work: _Work, show: Callable[[Told], Awaitable[int]]) -> int:
-    """Returns how many keys could have less."""
+    """Run the command. Returns how many keys could have less."""
     config, logs, name = work.config, work.options["logs"], work.options["key"]
     url = key_service.url_to_read(config)
     try:
@@ -177,13 +177,13 @@ async def _one(key: ApiKey) -> AsyncIterator[Sequence[ApiKey]]:
 
 
 async def _working(store: Store) -> AsyncIterator[Sequence[ApiKey]]:
-    """Yield the keys that work, or would if they were enabled again."""
+    """Yield the keys that work, or would work if re-enabled."""
     now = key_service.now()
     async for page in key_service.pages(store, KeyFilter()):
         yield [key for key in page if effective_status(key, now) in ("active", "disabled")]
 
 
-# From what the store counted.
+# From the counts in the store.
 
 
 async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store: Store) -> Told:
@@ -204,7 +204,7 @@ async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store:
 async def _judged_by_counts(
     suggestions: Suggestions, use: Use, keys: AsyncIterator[Sequence[ApiKey]], store: Store
 ) -> AsyncIterator[Sequence[KeySuggestion]]:
-    """Some keys at a time, however many there are."""
+    """Judge keys in batches, however many there are."""
     record = suggestions.record
     async for page in keys:
         use.forget_keys()
@@ -220,7 +220,7 @@ async def _judged_by_counts(
 
 
 async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, *, with_last_use: bool) -> Told:
-    """keys: None where only the logs tell of keys."""
+    """keys: None if the logs are the only source of keys."""
     use, asked, options = Use(work.config, from_log=keys is None), work.options["since"], work.options
     if keys is not None:
         async for page in keys:
@@ -249,7 +249,7 @@ async def _judged_by_log(suggestions: Suggestions, use: Use) -> AsyncIterator[Se
 
 
 def _read(path: str, use: Use, asked: int) -> Iterator[str]:
-    """Count the requests of a log, and yield what is to be said of it. Raises Misuse."""
+    """Count the requests of a log, and yield remarks about it. Raises Misuse."""
     name = "stdin" if path == "-" else path
     try:
         with opened(path) as file, progress("Read", "request") as tell:

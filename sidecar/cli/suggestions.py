@@ -20,7 +20,7 @@ _LEAST: Final = {"name": 9, "tenant": 7, "suggestion": 24}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What there is to print. keys: some at a time; `routes` is asked for after the last of them."""
+    """The content to print. keys: in batches; `routes` is called after the last of them."""
 
     source: str
     """`usage`, or `log`."""
@@ -32,9 +32,9 @@ class Told:
     routes: Callable[[], Sequence[IdleRoute]]
     notes: Sequence[str]
     command: Sequence[str]
-    """What `keys change` is called with before the id: the configuration, and the store."""
+    """The arguments of `keys change` before the id: the configuration and the store."""
     file: str | None = None
-    """The file that the keys are read from; they are changed there, and not by commands."""
+    """The file that the keys are read from; they must be changed there, not by commands."""
 
     @property
     def days(self) -> str:
@@ -229,7 +229,7 @@ def _narrowed(page: Sequence[KeySuggestion]) -> int:
 
 
 def command_of(one: KeySuggestion, told: Told) -> str | None:
-    """`sidecar keys change ID --scope …`, as a shell takes it; None where nothing is to be changed by it."""
+    """`sidecar keys change ID --scope …`, quoted for a shell; None if there is nothing to change."""
     if one.verdict != "narrow" or told.file is not None or not one.key.id[:1].isalnum():
         return None
     return change_command(one.key.id, one.needed, told.command)

@@ -1,4 +1,4 @@
-"""`sidecar why`: a decision that was taken, from the access log."""
+"""`sidecar why`: explains a past decision from the access log."""
 
 import asyncio
 import json
@@ -113,7 +113,7 @@ class _Text:
 
 
 class _Json:
-    """A list, of which no more than one object is held."""
+    """A JSON list, of which only one object is in memory at a time."""
 
     def __init__(self) -> None:
         self.shown = 0

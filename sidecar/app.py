@@ -111,8 +111,8 @@ class App:
         """What `drain` is about to do, in words."""
         rules = self._parts.serving.config.drain
         delay = self._parts.drainer.delay_left(rules)
-        told = "" if at_once else f"not ready from now on, new connections for {delay:.3g} s, "
-        return f"{told}requests that have begun for up to {rules.timeout:g} s"
+        notice = "" if at_once else f"not ready from now on, new connections for {delay:.3g} s, "
+        return f"{notice}requests that have begun for up to {rules.timeout:g} s"
 
     async def drain(self, *, at_once: bool = False) -> None:
         """Shut down in order: notify load balancers first (unless `at_once`), then finish the requests in progress."""

@@ -298,13 +298,13 @@ class AdminReader:
         found = await self._by_secret(secret) if secret else await self._by_name(key) if key else None
         question = Question(method=method, target=target, key=found, secret=secret)
         dependencies = self._dependencies
-        told = await explain(
+        explanation = await explain(
             question, self.config, dependencies.gate_of, dependencies.limiter, randbelow=dependencies.randbelow
         )
-        if self.admin.tenant is None or told.decision.route is None:
-            return replace(told, lines=self._shown(told.lines))
-        decision = structs.replace(told.decision, route=self.shown_route(told.decision.route))
-        return replace(told, decision=decision, lines=self._shown(told.lines))
+        if self.admin.tenant is None or explanation.decision.route is None:
+            return replace(explanation, lines=self._shown(explanation.lines))
+        decision = structs.replace(explanation.decision, route=self.shown_route(explanation.decision.route))
+        return replace(explanation, decision=decision, lines=self._shown(explanation.lines))
 
     async def _by_secret(self, secret: Secret) -> ApiKey | None:
         found = await self._dependencies.lifecycle().find_by_secret(secret.text)

@@ -109,7 +109,7 @@ def restore_command(config: str | None, store: str | None, as_json: bool, yes: b
     if as_json:
         click.echo(json.dumps(_restore_as_json(restore, kept, restored=not refused), indent=2))
     else:
-        _tell_undone(restore.undone)
+        _print_undone(restore.undone)
     if refused:
         raise Failure("nothing was restored, because changes would be undone. Pass --yes to restore anyway")
     if not as_json:
@@ -213,7 +213,7 @@ def _restore_as_json(restore: Restore, kept: str | None, *, restored: bool) -> d
     }
 
 
-def _tell_undone(undone: Undone) -> None:
+def _print_undone(undone: Undone) -> None:
     if undone.unknown:
         click.echo(f"Cannot tell what changed since the backup: {undone.unknown}")
     if undone.changes:

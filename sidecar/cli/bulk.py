@@ -114,8 +114,8 @@ def _as_text(action: ManyAction, keys: Sequence[ApiKey], at: int, dry: bool) -> 
         return f"No key to {action} is selected."
     tenants = counted(len({key.tenant for key in keys}), "tenant")
     done = f"Would {action}" if dry else _DONE[action]
-    told = f"{done} {counted(len(keys), 'key')} of {tenants}."
-    return f"{_table(keys, at)}\n{told}" if dry else told
+    summary = f"{done} {counted(len(keys), 'key')} of {tenants}."
+    return f"{_table(keys, at)}\n{summary}" if dry else summary
 
 
 def _as_json(action: ManyAction, keys: Sequence[ApiKey], at: int, dry: bool) -> str:

@@ -91,11 +91,11 @@ class _Checked:
         return bool(self.warnings or (self.comparison and self.comparison.warnings))
 
     def as_json(self) -> Mapping[str, Any]:
-        told: dict[str, Any] = {"config": self.path, "ok": not self.problems}
-        told["problems"] = [asdict(problem) for problem in self.own_problems]
-        told["warnings"] = [asdict(warning) for warning in self.warnings]
-        told["observing"] = [] if self.config is None else list(observing(self.config))
-        return told if self.comparison is None else {**told, "openapi": self.comparison.as_json()}
+        report: dict[str, Any] = {"config": self.path, "ok": not self.problems}
+        report["problems"] = [asdict(problem) for problem in self.own_problems]
+        report["warnings"] = [asdict(warning) for warning in self.warnings]
+        report["observing"] = [] if self.config is None else list(observing(self.config))
+        return report if self.comparison is None else {**report, "openapi": self.comparison.as_json()}
 
 
 def _checked(path: str, openapi: str | None, base_path: str | None) -> _Checked:

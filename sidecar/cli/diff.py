@@ -92,10 +92,10 @@ def _loaded(*paths: str) -> Iterable[Config]:
 def _replayed(diff: Diff, log: str) -> Replayed:
     """Raises Misuse if nothing of the log could be read."""
     replay, name, problem = Replay(diff.old, diff.new), "stdin" if log == "-" else harmless(log), ""
-    with progress("Read", "megabyte") as tell:
+    with progress("Read", "megabyte") as report:
         try:
             with opened(log) as file:
-                requests = RecordedRequests(file, progress=lambda read: tell(read // _MEGABYTE))
+                requests = RecordedRequests(file, progress=lambda read: report(read // _MEGABYTE))
                 try:
                     for request in requests:
                         replay.add(request)

@@ -48,8 +48,8 @@ class Comparison:
     @property
     def summary(self) -> str:
         notes = len(self.findings) - self.warnings
-        told = [counted(self.operations, "operation"), counted(self.warnings, "warning"), counted(notes, "note")]
-        return f"{self.document}: {', '.join(told)}"
+        counts = [counted(self.operations, "operation"), counted(self.warnings, "warning"), counted(notes, "note")]
+        return f"{self.document}: {', '.join(counts)}"
 
     def as_json(self) -> Mapping[str, Any]:
         return {
@@ -62,16 +62,16 @@ class Comparison:
 
 def compared(document: str, config: Config | None, base_path: str | None) -> Comparison:
     """Without a valid configuration, only the document is checked."""
-    with progress("Read", "operation") as tell:
+    with progress("Read", "operation") as report:
         try:
-            description = read_description(document, base_path, tell=tell)
+            description = read_description(document, base_path, progress=report)
         except ConfigError as error:
             return Comparison(document=document, problems=error.problems)
     number = len(description.operations)
     if config is None:
         return Comparison(document=document, operations=number)
-    with progress("Compared", "operation") as tell:
-        findings = compare(description, config, tell=tell)
+    with progress("Compared", "operation") as report:
+        findings = compare(description, config, progress=report)
     return Comparison(document=document, operations=number, findings=tuple(findings))
 
 
@@ -118,8 +118,8 @@ def from_openapi_command(
       sidecar check --openapi openapi.yaml sidecar.yaml
     """
     try:
-        with progress("Read", "operation") as tell:
-            description = read_description(file, base_path, tell=tell)
+        with progress("Read", "operation") as report:
+            description = read_description(file, base_path, progress=report)
         made = draft(description, routes_only=routes_only)
     except ConfigError as error:
         for problem in error.problems:

@@ -136,7 +136,7 @@ _DONE: Final[Mapping[StatusAction, str]] = {"disable": "disabled", "enable": "en
 _TIMES: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
-def status_told(action: StatusAction, before: ApiKey, now: int) -> str:
+def status_sentence(action: StatusAction, before: ApiKey, now: int) -> str:
     """Return what happened to the key, as one sentence. before: the key before the change."""
     done = _DONE[action]
     if (
@@ -148,15 +148,15 @@ def status_told(action: StatusAction, before: ApiKey, now: int) -> str:
     return f"{done.capitalize()} {spoken(before, now)}."
 
 
-def change_told(before: ApiKey, after: ApiKey) -> str:
+def change_sentence(before: ApiKey, after: ApiKey) -> str:
     """Return what has changed, as one sentence."""
-    changes = changes_told(before, after)
+    changes = changes_text(before, after)
     if not changes:
         return f"{who(before)} has these values already: nothing changed."
     return f"Changed {who(before)}: {changes}."
 
 
-def changes_told(before: ApiKey, after: ApiKey) -> str:
+def changes_text(before: ApiKey, after: ApiKey) -> str:
     """Return `scopes a -> b, plan none -> pro`, field by field."""
     old, new = public_fields(before), public_fields(after)
     return ", ".join(f"{name} {_as_text(old[name])} -> {_as_text(new[name])}" for name in new if old[name] != new[name])
@@ -201,14 +201,14 @@ def progress(done: str, noun: str = "key") -> Iterator[Callable[[int], None]]:
         return
     next_at, shown = time.monotonic() + _QUIET_SECONDS, False
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         nonlocal next_at, shown
         if time.monotonic() >= next_at:
             next_at, shown = time.monotonic() + _BETWEEN_SECONDS, True
             click.echo(f"\r{done} {counted(count, noun)} …", err=True, nl=False)
 
     try:
-        yield tell
+        yield report
     finally:
         if shown:
             click.echo("\r\x1b[K", err=True, nl=False)

@@ -125,22 +125,22 @@ def _print(rotated: Rotated, settings: Config, *, as_json: bool) -> None:
 async def _rotate_due(settings: Config, rotation: Rotation, options: RotateOptions, *, as_json: bool) -> bool:
     """Replace all due keys. Returns whether one could not be replaced."""
     problems: list[str] = []
-    told: list[dict[str, str | None]] = []
+    replaced: list[dict[str, str | None]] = []
     async for rotated, file in _replaced(settings, rotation, options, problems):
         old, new = rotated.old, rotated.new.key
-        told.append({"old": old.id, "new": new.id, "file": file, "retires_at": rfc3339(old.retires_at)})
+        replaced.append({"old": old.id, "new": new.id, "file": file, "retires_at": rfc3339(old.retires_at)})
         if not as_json:
             until = f"the old one works until {rfc3339(old.retires_at)}"
             click.echo(f"Replaced {old.id} ({harmless(old.name)}): the new key is in {file}; {until}.")
     for problem in problems:
         click.echo(problem, err=True)
     if as_json:
-        click.echo(json.dumps({"replaced": told, "problems": problems}, indent=2))
-    elif not told and not problems:
+        click.echo(json.dumps({"replaced": replaced, "problems": problems}, indent=2))
+    elif not replaced and not problems:
         hint = "" if settings.keys.max_age_seconds is not None else " No key is too old while keys.max_age is not set."
         click.echo(f"No key is due.{hint}")
-    elif told:
-        click.echo(f"Replaced {counted(len(told), 'key')}. Hand each new key over, and delete its file.")
+    elif replaced:
+        click.echo(f"Replaced {counted(len(replaced), 'key')}. Hand each new key over, and delete its file.")
     return bool(problems)
 
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from sidecar.cli import key_service
 from sidecar.cli.options import Misuse, WholeNumber, config_option, key_name, load_or_exit, reported, since
 from sidecar.cli.output import progress
-from sidecar.cli.suggestions import Told, print_commands, print_json, print_table
+from sidecar.cli.suggestions import Report, print_commands, print_json, print_table
 from sidecar.config.build.config import Config
 from sidecar.config.store_url import file_path, is_file, password_of
 from sidecar.core.model import ApiKey
@@ -130,15 +130,15 @@ class _Work:
     def suggestions(self, record: Record) -> Suggestions:
         return Suggestions(self.config, record, now=key_service.now())
 
-    def told(
+    def report(
         self, suggestions: Suggestions, use: Use, keys: AsyncIterator[Sequence[KeySuggestion]], *notes: str
-    ) -> Told:
+    ) -> Report:
         record, store = suggestions.record, self.config.store
 
         def routes() -> Sequence[IdleRoute]:
             return () if self.options["key"] is not None else tuple(suggestions.idle_routes(use))
 
-        return Told(
+        return Report(
             source="log" if self.options["logs"] else "usage",
             since=record.since,
             until=record.until,
@@ -151,7 +151,7 @@ class _Work:
         )
 
 
-async def _run(work: _Work, show: Callable[[Told], Awaitable[int]]) -> int:
+async def _run(work: _Work, show: Callable[[Report], Awaitable[int]]) -> int:
     """Run the command. Returns how many keys could have less."""
     config, logs, name = work.config, work.options["logs"], work.options["key"]
     url = key_service.url_to_read(config)
@@ -186,7 +186,7 @@ async def _working(store: Store) -> AsyncIterator[Sequence[ApiKey]]:
 # From the counts in the store.
 
 
-async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store: Store) -> Told:
+async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store: Store) -> Report:
     if not _keeps_usage(store):
         raise Misuse("the use of keys from a file is not stored: give --from FILE, or set store.usage")
     now, asked, keep = key_service.now(), work.options["since"], work.config.usage.keep_seconds
@@ -198,7 +198,7 @@ async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store:
     notes = (
         [] if since - asked < DAY else [f"Counts are kept for {counted(int(keep // 86_400), 'day')}: see usage.keep."]
     )
-    return work.told(suggestions, use, _judged_by_counts(suggestions, use, keys, store), *notes)
+    return work.report(suggestions, use, _judged_by_counts(suggestions, use, keys, store), *notes)
 
 
 async def _judged_by_counts(
@@ -219,7 +219,7 @@ async def _judged_by_counts(
 # From logs.
 
 
-async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, *, with_last_use: bool) -> Told:
+async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, *, with_last_use: bool) -> Report:
     """keys: None if the logs are the only source of keys."""
     use, asked, options = Use(work.config, from_log=keys is None), work.options["since"], work.options
     if keys is not None:
@@ -237,7 +237,7 @@ async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, 
         fewest_requests=options["min_requests"],
     )
     suggestions = work.suggestions(record)
-    return work.told(
+    return work.report(
         suggestions, use, _judged_by_log(suggestions, use), *notes, *_notes(use, record, named=options["key"])
     )
 
@@ -252,9 +252,9 @@ def _read(path: str, use: Use, asked: int) -> Iterator[str]:
     """Count the requests of a log, and yield remarks about it. Raises Misuse."""
     name = "stdin" if path == "-" else path
     try:
-        with opened(path) as file, progress("Read", "request") as tell:
+        with opened(path) as file, progress("Read", "request") as report_progress:
             requests = RecordedRequests(file)
-            use.add_log(requests, since=asked, progress=tell)
+            use.add_log(requests, since=asked, progress=report_progress)
     except LogError as error:
         raise Misuse(f"{name} {error}") from error
     counts = requests.counts

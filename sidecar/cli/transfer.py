@@ -105,7 +105,7 @@ def import_command(
     started = time.monotonic()
     with reported(), _tuned_for_bulk(), _opened(file) as lines, progress("Imported") as done:
         keys = _entries(lines, read_as)
-        with problems_told(_name_of(file), "imported"):
+        with reporting_problems(_name_of(file), "imported"):
             count = asyncio.run(_import(settings, keys, how, done))
     if not count:
         raise Failure(f"{_name_of(file)} holds no key: nothing was imported")
@@ -131,7 +131,7 @@ def _name_of(file: str) -> str:
 
 
 @contextmanager
-def problems_told(name: str, done: str) -> Iterator[None]:
+def reporting_problems(name: str, done: str) -> Iterator[None]:
     """Turn InvalidFile into a Failure that names the file and each line. done: what was not, as `imported`."""
     try:
         yield

@@ -173,7 +173,7 @@ class ErrorResponses:
         form = self._forms[reason]
         status = self.status_of(reason, methods)
         scopes = sorted(required)
-        detail = detail or _DETAIL[_told(Reason.METHOD_NOT_ALLOWED if methods else reason)]
+        detail = detail or _DETAIL[_shown_reason(Reason.METHOD_NOT_ALLOWED if methods else reason)]
         if form.body is None:
             kind, body = _PROBLEM, _problem(reason, status, detail)
         else:
@@ -274,10 +274,16 @@ def encode_json(value: object) -> bytes:
 
 def _problem(reason: Reason, status: int, detail: str) -> dict[str, object]:
     title = _PHRASES.get(status, "Refused")
-    return {"type": "about:blank", "title": title, "status": status, "code": str(_told(reason)), "detail": detail}
+    return {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "code": str(_shown_reason(reason)),
+        "detail": detail,
+    }
 
 
-def _told(reason: Reason) -> Reason:
+def _shown_reason(reason: Reason) -> Reason:
     """The details that the client may learn."""
     return Reason.INVALID_KEY if reason in SHOWN_AS_INVALID_KEY else reason
 

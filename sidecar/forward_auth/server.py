@@ -63,7 +63,7 @@ class DecisionServer:
         clock: Clock,
     ) -> None:
         self._snapshot, self._observer, self._clock = snapshot, observer, clock
-        self._strangers: set[str] = set()
+        self._untrusted: set[str] = set()
         self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(snapshot.limits))
         self._closing_when_idle = False
         self.addresses: tuple[Address, ...] = ()
@@ -108,7 +108,7 @@ class DecisionServer:
         snapshot, peer = self._snapshot, request.remote or ""
         terms = snapshot.terms
         if not terms.trusts(peer):
-            self._note_stranger(peer)
+            self._log_untrusted(peer)
             return self.refuse(Reason.NO_ROUTE, peer)
         dialect = dialect_of(request.raw_path, terms.served)
         if dialect is None:
@@ -169,10 +169,10 @@ class DecisionServer:
         self._observer.bad_request(response.status, reason, peer=peer)
         return response
 
-    def _note_stranger(self, peer: str) -> None:
+    def _log_untrusted(self, peer: str) -> None:
         """Log each untrusted peer once, up to a limit: an operator who forgot `trusted_proxies` only sees 403."""
-        if peer not in self._strangers and len(self._strangers) < _MAX_NAMED:
-            self._strangers.add(peer)
+        if peer not in self._untrusted and len(self._untrusted) < _MAX_NAMED:
+            self._untrusted.add(peer)
             _log.warning("sidecar: decision listener: refused %s, which is not in trusted_proxies", peer)
 
 

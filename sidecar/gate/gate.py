@@ -381,8 +381,8 @@ class Gate:
             if reason in _COUNTED:
                 state.taken = await self._failures.count(state.client_address, self._clock.seconds())
                 reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
-            if buckets := self._told(reason, state):
-                self._tell(state, await self._limiter.peek(buckets, self._clock.seconds()))
+            if buckets := self._reported_buckets(reason, state):
+                self._report_states(state, await self._limiter.peek(buckets, self._clock.seconds()))
         except Fault:
             pass
         return self._denial(reason, state)
@@ -396,8 +396,8 @@ class Gate:
             if reason in _COUNTED:
                 state.taken = self._failures.count_now(state.client_address, self._clock.seconds())
                 reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
-            if state.entry is not None and (buckets := self._told(reason, state)):
-                self._tell(state, self._limiter.peek_now(buckets, self._clock.seconds()))
+            if state.entry is not None and (buckets := self._reported_buckets(reason, state)):
+                self._report_states(state, self._limiter.peek_now(buckets, self._clock.seconds()))
         except Fault:
             pass
         if not self._tells_methods(reason):
@@ -412,7 +412,7 @@ class Gate:
     def _tells_methods(self, reason: Reason) -> bool:
         return self.config.method_not_allowed and reason is Reason.NO_ROUTE
 
-    def _told(self, reason: Reason, state: RequestState) -> Sequence[Bucket]:
+    def _reported_buckets(self, reason: Reason, state: RequestState) -> Sequence[Bucket]:
         """The quotas whose remainder a denial reports."""
         context = None if state.taken.states else state.context
         if reason in _COUNTED:
@@ -421,7 +421,7 @@ class Gate:
         route = state.route or self._unmatched
         return () if context is None else self._principals.buckets(route, context, state.client_address)
 
-    def _tell(self, state: RequestState, peeked: Taken | None) -> None:
+    def _report_states(self, state: RequestState, peeked: Taken | None) -> None:
         """What the key has left, as far as that is known."""
         if peeked is not None:
             seen = None if self._modes is None else Observation(self._modes, state.key)

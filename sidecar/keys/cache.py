@@ -25,19 +25,19 @@ class KeyChanges:
         """The newest generation."""
         self._steps: deque[tuple[int, frozenset[str]]] = deque()
         """Steps, oldest first: a generation, and the ids of the keys that changed between it and the next step."""
-        self._told = 0
+        self._tracked = 0
         """Ids in all steps."""
 
     def add(self, generation: int, changed: frozenset[str] | None) -> None:
         """The store is now at `generation`, and these keys changed since the one before; None: perhaps all."""
         if changed is None:
             self._steps.clear()
-            self._told = 0
+            self._tracked = 0
         elif generation != self.generation:
             self._steps.append((self.generation, changed))
-            self._told += len(changed)
-        while self._told > MOST_CHANGES or len(self._steps) > MOST_CHANGES:
-            self._told -= len(self._steps.popleft()[1])
+            self._tracked += len(changed)
+        while self._tracked > MOST_CHANGES or len(self._steps) > MOST_CHANGES:
+            self._tracked -= len(self._steps.popleft()[1])
         self.generation = generation
 
     def since(self, generation: int) -> frozenset[str] | None:

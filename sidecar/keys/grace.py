@@ -51,7 +51,7 @@ class Grace:
                 _log.warning(
                     "sidecar: store: no answer: cached keys keep working for up to %.3g s: %s", self._left(), error
                 )
-        self._tell_end()
+        self._log_end()
         return self.active
 
     def remarks(self) -> Sequence[str]:
@@ -83,7 +83,7 @@ class Grace:
             _log.warning("sidecar: store: answers again, after %.3g s and %s without it", self._silence(), count)
         self._problem, self._heard_at = "", asked_at
 
-    def _tell_end(self) -> None:
+    def _log_end(self) -> None:
         if not self._over and not self.active:
             self._over = True
             _log.warning(

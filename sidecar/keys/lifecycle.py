@@ -347,7 +347,7 @@ class Rehashing:
         key = await self._reader.find(digests)
         if key is None or key.algorithm == self._newest or algorithm != self._newest:
             return key
-        return self._noted(key, first)
+        return self._collect(key, first)
 
     async def flush(self, rehash: Rehash) -> None:
         """Write the pending digests. Raises StoreUnavailable; the rest is kept for the next call."""
@@ -364,7 +364,7 @@ class Rehashing:
         with suppress(StoreUnavailable):
             await self.flush(rehash)
 
-    def _noted(self, key: ApiKey, digest: bytes) -> ApiKey:
+    def _collect(self, key: ApiKey, digest: bytes) -> ApiKey:
         if digest not in self._waiting:
             if key.id in self._tried or len(self._waiting) >= self._size:
                 return key

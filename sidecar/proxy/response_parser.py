@@ -308,11 +308,11 @@ class ResponseParser:
             response.upgrade = self._upgrade
         elif self._method == "HEAD":
             # The parser cannot know that a response to HEAD has no body: this message is its last.
-            self.unexpected_body = self._tells_of_body()
+            self.unexpected_body = self._declares_body()
             self._end(response)
             self._parser = None
         elif status in _BODILESS:
-            self.unexpected_body = self._tells_of_body()
+            self.unexpected_body = self._declares_body()
 
     def on_body(self, data: bytes) -> None:
         if self.complete or self.response is None:
@@ -404,7 +404,7 @@ class ResponseParser:
         framed = self._chunked or self._length is not None
         return self._upgrade_asked and bool(parser.should_upgrade()) and not framed
 
-    def _tells_of_body(self) -> bool:
+    def _declares_body(self) -> bool:
         return self._chunked or bool(self._length)
 
     def _header_bytes(self) -> int:

@@ -87,9 +87,9 @@ async def past_decision(
     if record.would_deny in NO_VALID_KEY and not _unknown(record, config, is_cut=is_cut):
         wrong, verdict = _with_wrong_key(record, Reason(record.would_deny), config)
         return PastDecision(then=then, now=(), otherwise=wrong, verdict=verdict)
-    untold = _untold(record, config, is_cut=is_cut)
-    if untold:
-        return PastDecision(then=then, now=(), otherwise=None, verdict=untold)
+    reason = _why_unknown(record, config, is_cut=is_cut)
+    if reason:
+        return PastDecision(then=then, now=(), otherwise=None, verdict=reason)
     question = Question(method=record.method, target=record.path, key=record.key)
     found = await explain(question, config, gate_of, MemoryLimiter(), randbelow=randbelow)
     now = list(_judged(found, config, record))
@@ -151,7 +151,7 @@ def _config(record: RecordedRequest, config: Config) -> str:
 # Today's decision.
 
 
-def _untold(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
+def _why_unknown(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
     """Return why today's decision is unknown, as a sentence; empty if it is known."""
     if beyond := _beyond_configuration(record):
         return f"No configuration decides this: {beyond}."
@@ -277,8 +277,8 @@ def _without_quota(record: RecordedRequest, decision: Decision, config: Config) 
     limit, then = limit_of(quota, record.key, config.plans), _then_and_now(record, decision, quota, config)
     if limit == record.limit:
         return None, f"Today's configuration has the same limit of {record.quota}: what is left of it decides{then}."
-    told = f"has {'no limit' if limit is None else f'a limit of {limit}'} for this key"
-    return None, f"Today {record.quota} {told}, in place of {record.limit}: what is left decides{then}."
+    words = f"has {'no limit' if limit is None else f'a limit of {limit}'} for this key"
+    return None, f"Today {record.quota} {words}, in place of {record.limit}: what is left decides{then}."
 
 
 def _then_and_now(record: RecordedRequest, allow: Allow, quota: Quota, config: Config) -> str:

@@ -104,16 +104,16 @@ class Sharing:
         """
         before, self.processes = self.processes, await self._count()
         if before == 1 < self.processes:
-            _log.warning("sidecar: %s", self._told())
+            _log.warning("sidecar: %s", self._sentence())
         elif before > 1 == self.processes:
             _log.warning("sidecar: no other sidecar serves the store %s any more: counts survive a restart", self._name)
         return not self._kept or self.processes > 1
 
     def remarks(self) -> Sequence[str]:
         """A line if there is something to report."""
-        return [f"store: {self._told()}"] if self.processes > 1 else []
+        return [f"store: {self._sentence()}"] if self.processes > 1 else []
 
-    def _told(self) -> str:
+    def _sentence(self) -> str:
         others = "another sidecar serves" if self.processes == 2 else f"{self.processes - 1} other sidecars serve"
         return f"{others} the store {self._name}: each counts quotas separately, and counts do not survive a restart"
 

@@ -58,7 +58,7 @@ class Descriptors:
         self.few = self._free is not None and self._free - _wanted(config) < BACKLOG
         if self._free is not None and not self.few:
             self._free -= BACKLOG
-        self._told: tuple[int, int] | None = None
+        self._logged: tuple[int, int] | None = None
 
     def room(self, config: Config) -> Room:
         """The limits, with `limits.connections` lowered (and logged) if there are too few descriptors."""
@@ -66,8 +66,8 @@ class Descriptors:
             return Room(limits=config.limits, lent=None)
         most = most_connections(config, self._free)
         wanted = config.limits.connections
-        if most < wanted and self._told != (most, wanted):
-            self._told = (most, wanted)
+        if most < wanted and self._logged != (most, wanted):
+            self._logged = (most, wanted)
             _log.warning(
                 "sidecar: limits.connections is %d instead of %d: the process may open only %d files (ulimit -n)",
                 most, wanted, self._limit,

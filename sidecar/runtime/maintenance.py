@@ -231,7 +231,7 @@ TIDY_SECONDS = 900.0
 """How often old usage counts are merged or deleted."""
 QUOTA_SECONDS = 5.0
 """How often quota states are written; a crash loses at most this much."""
-_TELL_SECONDS: Final = 3600.0
+_REPORT_SECONDS: Final = 3600.0
 COUNT_SECONDS = 60.0
 """How often keys are counted for the metric."""
 DUE_AT_MOST = 1000
@@ -264,7 +264,7 @@ class Upkeep:
         self._saves = True
         self._saved: set[int] = set()
         self._evicted = 0
-        self._told_at = float("-inf")
+        self._reported_at = float("-inf")
 
     async def start(self, background: Background) -> None:
         background.repeat(self._usage.flush, FLUSH_SECONDS)
@@ -288,7 +288,7 @@ class Upkeep:
         elif self._saves:
             await self._quotas.forget()
             self._saves, self._saved = False, set()
-        await self._tell_evicted(now)
+        await self._report_evicted(now)
 
     async def _write_quotas(self, now: float) -> None:
         """Write only changed states, in batches that another thread makes: a row takes some microseconds."""
@@ -310,15 +310,15 @@ class Upkeep:
                     break
         return changed
 
-    async def _tell_evicted(self, now: float) -> None:
+    async def _report_evicted(self, now: float) -> None:
         """If counts were evicted: report it, at most once an hour, and trim the store to the size of memory."""
         limiter = self._limiter
         if limiter.evicted == self._evicted:
             return
         self._evicted = limiter.evicted
         await self._quotas.trim(most=limiter.max_entries)
-        if not 0 <= now - self._told_at < _TELL_SECONDS:
-            self._told_at = now
+        if not 0 <= now - self._reported_at < _REPORT_SECONDS:
+            self._reported_at = now
             _log.warning(
                 "sidecar: limiter: its %d entries are full: the least used counts by address start from zero. Raise "
                 "limiter.entries (600 bytes each), or look for a flood of addresses",

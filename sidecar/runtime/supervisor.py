@@ -97,14 +97,14 @@ class Supervisor:
     @contextmanager
     def _handlers(self) -> Iterator[None]:
         """Signal handlers until the parent has no more children; a child has its own."""
-        before = {number: signal.signal(number, self._noted) for number in _HANDLED}
+        before = {number: signal.signal(number, self._on_signal) for number in _HANDLED}
         woken = signal.set_wakeup_fd(self._wake[1].fileno(), warn_on_full_buffer=False)
         yield
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def _noted(self, number: int, _: object) -> None:
+    def _on_signal(self, number: int, _: object) -> None:
         if number != signal.SIGCHLD:
             self._signals.append(number)
 
@@ -213,12 +213,12 @@ class Supervisor:
 
     def _handle(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._tell([self._children[_CONTROL]], signal.SIGHUP)
+            self._signal([self._children[_CONTROL]], signal.SIGHUP)
         elif not self._is_stopping:
             self._stop(number)
         elif not self._is_hurried:
             self._is_hurried = True
-            self._tell(self._children, HURRY)
+            self._signal(self._children, HURRY)
 
     def _stop(self, number: int) -> None:
         """Let each finish running requests. The last one to close the sockets is the last that accepts."""
@@ -226,9 +226,9 @@ class Supervisor:
         self._release()
         for child in self._children:
             child.due_at = None
-        self._tell(self._children, number)
+        self._signal(self._children, number)
 
-    def _tell(self, children: Sequence[_Child], number: int) -> None:
+    def _signal(self, children: Sequence[_Child], number: int) -> None:
         for child in children:
             if child.pid:
                 with suppress(ProcessLookupError):

@@ -161,8 +161,8 @@ class Drainer:
 
     def delay_left(self, rules: Drain) -> float:
         """Remaining seconds of `rules.delay`, which counts from when balancers were notified."""
-        told = 0.0 if self._since is None else self._loop.time() - self._since
-        return max(rules.delay - told, 0.0)
+        elapsed = 0.0 if self._since is None else self._loop.time() - self._since
+        return max(rules.delay - elapsed, 0.0)
 
     async def drain(self, rules: Drain, *, at_once: bool = False) -> None:
         """Accept connections for what is left of `rules.delay` (`at_once`: none), and finish requests for

@@ -51,10 +51,10 @@ class _Pickler(pickle.Pickler):
     }
 
 
-def packed_of(told: object) -> bytes:
+def packed_of(value: object) -> bytes:
     """Pickle a value, including the read-only mappings of a configuration."""
     buffer = io.BytesIO()
-    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(told)
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
 
 
@@ -195,7 +195,7 @@ class Workers:
         self._begin, self._on_push = begin, on_push
         self._members = [_Member(number) for number in range(1, len(ends) + 1)]
         self._links = [Link(end, self._reader_of(member)) for end, member in zip(ends, self._members, strict=True)]
-        self._parent = Link(parent, self._told_by_parent)
+        self._parent = Link(parent, self._on_parent_message)
         self._questions, self._answers = count(1), dict[int, asyncio.Future[Any]]()
         self._ended: Snapshot = ()
         self._changed = asyncio.Event()
@@ -234,10 +234,10 @@ class Workers:
         return [problem or "no answer" for problem in problems if problem != ""]
 
     def close_when_idle(self) -> None:
-        self._tell_all("announce")
+        self._send_all("announce")
 
     def keep_open(self) -> None:
-        self._tell_all("undo")
+        self._send_all("undo")
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Wait for them to end; the parent has told them to stop."""
@@ -250,7 +250,7 @@ class Workers:
         self._changed.clear()
         await self._changed.wait()
 
-    def _tell_all(self, word: str) -> None:
+    def _send_all(self, word: str) -> None:
         for link in self._links:
             link.send(word)
 
@@ -280,14 +280,14 @@ class Workers:
                 self._replace(member, pid)
                 if word != "hello":
                     self._bring_in_line(member.number)
-            self._told_by(member, word, content)
+            self._on_worker_message(member, word, content)
             answer = self._answers.get(question)
             if answer is not None and not answer.done():
                 answer.set_result(content)
 
         return read
 
-    def _told_by(self, member: _Member, word: str, content: Any) -> None:
+    def _on_worker_message(self, member: _Member, word: str, content: Any) -> None:
         match word:
             case "hello":
                 self._links[member.number - 1].send("begin", 0, self._begin())
@@ -307,7 +307,7 @@ class Workers:
         link.send("reconfigure", 0, begin.config)
         link.send("announce" if begin.drains else "undo")
 
-    def _told_by_parent(self, word: str, number: int, content: Any, _: int) -> None:
+    def _on_parent_message(self, word: str, number: int, content: Any, _: int) -> None:
         if word == "closed":  # The parent has died, and workers end by themselves.
             for member in self._members:
                 self._replace(member, 0)
@@ -350,7 +350,7 @@ class Worker:
     """This worker's side of the link to the control process. Create it inside the running loop."""
 
     def __init__(self, end: socket.socket) -> None:
-        self._link = Link(end, self._told)
+        self._link = Link(end, self._on_command)
         self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
         self._duties: Duties | None = None
         self._pushing = asyncio.Lock()
@@ -372,11 +372,11 @@ class Worker:
         if duties is None:
             return
         async with self._pushing:
-            told = duties.push(await asyncio.to_thread(duties.metrics))
-            if not await asyncio.to_thread(self._link.send, "push", question, told):
-                duties.keep(told)
+            counts = duties.push(await asyncio.to_thread(duties.metrics))
+            if not await asyncio.to_thread(self._link.send, "push", question, counts):
+                duties.keep(counts)
 
-    def _told(self, word: str, question: int, content: Any, _: int) -> None:
+    def _on_command(self, word: str, question: int, content: Any, _: int) -> None:
         duties = self._duties
         if word == "begin" and not self._begin.done():
             self._begin.set_result(content)

@@ -80,7 +80,7 @@ class Walk:
     def __init__(self, noted: Head | None = None) -> None:
         self.head = Head()
         self.rows = 0
-        self._noted = noted
+        self._earlier = noted
 
     def step(self, row: Sequence[Any]) -> str | None:
         """Check the next row, CHAINED and its hash. Returns the problem, if there is one."""
@@ -92,7 +92,7 @@ class Walk:
             return f"row {number} was changed, or the row before it was"
         self.head = Head(id=number, hash=stored)
         self.rows += 1
-        if self._noted is not None and self._noted.id == number and self._noted.hash != stored:
+        if self._earlier is not None and self._earlier.id == number and self._earlier.hash != stored:
             return f"row {number} is not the one that was noted: the audit was rewritten"
         return None
 
@@ -102,8 +102,8 @@ class Walk:
             return _missing(self.head.id + 1, recorded.id)
         if last_id > recorded.id or self.head != recorded:
             return f"the rows after {recorded.id} were not written by the sidecar"
-        if self._noted is not None and self.head.id < self._noted.id:
-            return _missing(self.head.id + 1, self._noted.id)
+        if self._earlier is not None and self.head.id < self._earlier.id:
+            return _missing(self.head.id + 1, self._earlier.id)
         return None
 
 

@@ -55,9 +55,9 @@ class OtlpExport:
 
     def __call__(self, spans: Sequence[Span]) -> None:
         for span in spans:
-            self._retell(span)
+            self._convert(span)
         sent = self._exporter.export(self._ended.take()) is SpanExportResult.SUCCESS
-        self._tell(failing=not sent)
+        self._report(failing=not sent)
         if not sent:
             raise ExportFailed
 
@@ -65,7 +65,7 @@ class OtlpExport:
         """Abort pending attempts."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call]  # it has no annotations
 
-    def _retell(self, span: Span) -> None:
+    def _convert(self, span: Span) -> None:
         """`span` as the SDK's type."""
         self._ids.trace_id, self._ids.span_id = int(span.trace_id, 16), int(span.span_id, 16)
         context = set_span_in_context(NonRecordingSpan(_parent(span))) if span.parent_id else None
@@ -76,7 +76,7 @@ class OtlpExport:
             exported.set_status(Status(StatusCode.ERROR))
         exported.end(span.ended)
 
-    def _tell(self, *, failing: bool) -> None:
+    def _report(self, *, failing: bool) -> None:
         """Make the SDK's span: start it and end it."""
         if failing and not self._failing:
             _log.warning(

@@ -156,13 +156,13 @@ class Refusals:
     def gathered(self) -> Gathered:
         """Hand over everything, and forget it here."""
         self._settle()
-        told = Gathered(
+        gathered = Gathered(
             newest=tuple(self._settled), upstream_failure=self._upstream_failure, used_up=dict(self._used_up)
         )
         self._settled.clear()
         self._used_up.clear()
         self._upstream_failure = None
-        return told
+        return gathered
 
     def merge(self, other: Gathered) -> None:
         """Add what another process recorded."""

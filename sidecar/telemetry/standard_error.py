@@ -44,7 +44,7 @@ class QueuedText(io.TextIOBase):
         self._waiting: deque[str] = deque()
         self._chars = 0
         self._unfinished = ""
-        self._told = 0
+        self._reported = 0
         self._ending = False
         self._thread = Thread(target=self._work, name="stderr", daemon=True)  # A stuck one must not keep the process.
         self._thread.start()
@@ -101,23 +101,23 @@ class QueuedText(io.TextIOBase):
                 self._deliver(lines.encode(self._encoding, self._errors))
             except (OSError, ValueError):  # The reader is gone, or it is closed: nowhere to report it.
                 self.dropped += lines.count("\n")
-                self._told = self.dropped
+                self._reported = self.dropped
 
     def _next(self) -> str | None:
         """All waiting text, as soon as there is some; None at the end."""
         with self._changed:
-            while not self._waiting and not self._untold and not self._ending:
+            while not self._waiting and not self._unreported and not self._ending:
                 self._changed.wait()
-            lines, untold = "".join(self._waiting), self._untold
+            lines, unreported = "".join(self._waiting), self._unreported
             self._waiting.clear()
-            self._chars, self._told = 0, self.dropped
-        if untold:
-            lines += f"sidecar: {counted(untold, 'log line')} dropped: stderr was not read, or too slowly\n"
+            self._chars, self._reported = 0, self.dropped
+        if unreported:
+            lines += f"sidecar: {counted(unreported, 'log line')} dropped: stderr was not read, or too slowly\n"
         return lines or None
 
     @property
-    def _untold(self) -> int:
-        return self.dropped - self._told
+    def _unreported(self) -> int:
+        return self.dropped - self._reported
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def routes_of(
             routes[id(route)] = (at, route)
     made = tuple(route for _, route in routes.values())
     for overlap in overlaps(made, case_sensitive=words.case_sensitive):
-        report.key_problem(routes[id(overlap.other)][0], _told(overlap))
+        report.key_problem(routes[id(overlap.other)][0], _overlap_message(overlap))
     _check_spellings(routes.values(), report)
     for route, why in unreachable(made):
         report.key_problem(routes[id(route)][0], f"`{route.name}` is never reached: {why}")
@@ -130,7 +130,7 @@ def _check_inherited(entry: PolicyEntry, own: Policy, inherited: Policy, path: P
         report.problem((*path, "environments"), "its group takes none of these: no key could pass")
 
 
-def _told(overlap: Overlap) -> str:
+def _overlap_message(overlap: Overlap) -> str:
     first, second = overlap.route, overlap.other
     if not overlap.missing:
         also = "" if first.name == second.name else f", first as `{first.name}`"
@@ -257,19 +257,19 @@ def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse |
     if entry.response is not None:
         shared = entry.public or entry.cache == "shared"
         response = _response(entry.response, shared, (*path, "response"), report)
-        return _told_to_key(response, entry, (*path, "response", "body"), report)
+        return _checked_for_key(response, entry, (*path, "response", "body"), report)
     if not short:
         return None
     if entry.respond is None:
         report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
     check_template(entry.respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
-    return _told_to_key(StaticResponse(body=entry.respond), entry, (*path, "respond"), report)
+    return _checked_for_key(StaticResponse(body=entry.respond), entry, (*path, "respond"), report)
 
 
-def _told_to_key(response: StaticResponse, entry: PolicyEntry, path: Path, report: Report) -> StaticResponse:
+def _checked_for_key(response: StaticResponse, entry: PolicyEntry, path: Path, report: Report) -> StaticResponse:
     """Checks that a response with values of a key is only for its holder. path: of the body."""
-    told = [(at, text, name) for at, text in texts(response.body, path) for name in placeholders(text)]
-    for at, text, name in told:
+    used = [(at, text, name) for at, text in texts(response.body, path) for name in placeholders(text)]
+    for at, text, name in used:
         if of_key(name) and entry.public:
             why = "needs a key, but a public route takes requests without one: leave out this or `public`"
             report.problem(at, f"`{{{name}}}` {why}")
@@ -277,7 +277,7 @@ def _told_to_key(response: StaticResponse, entry: PolicyEntry, path: Path, repor
             report.problem(at, f"`{{{name}}}` differs by key, but `cache: shared` gives the response to everybody")
         elif name == EVERY_QUOTA and text != f"{{{EVERY_QUOTA}}}":
             report.problem(at, f"`{{{name}}}` is a list: it must be the whole text")
-    return replace(response, tells_quotas=any(name == EVERY_QUOTA for _, _, name in told))
+    return replace(response, tells_quotas=any(name == EVERY_QUOTA for _, _, name in used))
 
 
 _WITHOUT_BODY = (204, 205, 304)

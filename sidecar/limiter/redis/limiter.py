@@ -56,7 +56,7 @@ class RedisLimiter:
         self._pipeline: Pipeline | None = None
         self._fullest = Fullest()
         self._tried = asyncio.Event()
-        self._told_lost, self._silent_until = False, float("-inf")
+        self._reported_lost, self._silent_until = False, float("-inf")
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """Uses the server's clock. Raises Fault if the server is unavailable and `outage` is `closed`."""
@@ -138,8 +138,8 @@ class RedisLimiter:
         await self._use(Pipeline(server, self._script, timeout=self._timeout))
 
     async def _use(self, pipeline: Pipeline) -> None:
-        if self._told_lost:
-            self._told_lost = False
+        if self._reported_lost:
+            self._reported_lost = False
             _log.warning("sidecar: limiter: %s answers", self._name)
         self._statistics.breaker, self._statistics.problem = "closed", ""
         self._pipeline = pipeline
@@ -151,8 +151,8 @@ class RedisLimiter:
 
     def _lost(self, problem: Unavailable) -> None:
         statistics, now = self._statistics, asyncio.get_running_loop().time()
-        if not self._told_lost and now >= self._silent_until:
-            self._told_lost, self._silent_until = True, now + _SILENT_SECONDS
+        if not self._reported_lost and now >= self._silent_until:
+            self._reported_lost, self._silent_until = True, now + _SILENT_SECONDS
             _log.warning("sidecar: limiter: %s cannot be asked (%s): %s", self._name, problem.cause, problem)
         statistics.breaker, statistics.problem = "open", f"{self._name} cannot be asked ({problem.cause})"
         statistics.errors[problem.cause] += 1

@@ -43,9 +43,9 @@ class _Side:
 
     def in_words(self, match: Match | None) -> str:
         """Who may pass."""
-        told = _in_words(match, self.access(match))
+        text = _in_words(match, self.access(match))
         observed = self._grants.observed(match)
-        return f"everyone, {observed}" if observed else told
+        return f"everyone, {observed}" if observed else text
 
 
 @dataclass(slots=True)

@@ -47,16 +47,18 @@ class Finding:
         return str(Problem(file=self.place.file, line=line, column=column, path="", message=message))
 
 
-def compare(description: Description, config: Config, *, tell: Callable[[int], None] = lambda _: None) -> list[Finding]:
+def compare(
+    description: Description, config: Config, *, progress: Callable[[int], None] = lambda _: None
+) -> list[Finding]:
     """Yields findings in the order of the document, then routes that match no operation, in the order of the
     configuration.
 
-    tell: called with the number of operations so far.
+    progress: called with the number of operations so far.
     """
     endpoints = endpoints_of(description.operations)
     comparison = _Comparison(config, ScopeNames(description.scopes), endpoints)
     for number, endpoint in enumerate(endpoints):
-        tell(number)
+        progress(number)
         comparison.add(endpoint)
     found = [*comparison.found, *_remarks(description, endpoints), *comparison.ambiguous(endpoints)]
     if endpoints and not comparison.met:
@@ -144,9 +146,9 @@ class _Comparison:
         requirement = self.requirements[id(endpoint)]
         operation = said[0]
         where = f"`{route.name}` ({route.where})"
-        told = self.disagreement(requirement, route.policy, operation, where)
-        if told:
-            message = f"`{_shown(operation)}`: {told}"
+        difference = self.disagreement(requirement, route.policy, operation, where)
+        if difference:
+            message = f"`{_shown(operation)}`: {difference}"
             yield Finding(
                 kind="security", message=message, place=operation.place, operation=operation.name, route=route
             )
@@ -179,11 +181,11 @@ class _Comparison:
         expand = self.config.catalogue.expand
         for granted in _grants(wanted.policy):
             if missing := missing_scopes(policy, expand(granted)):
-                return f"{_told(granted)} is enough for the document, but {where} requires {_told(missing)}"
+                return f"{_listed(granted)} is enough for the document, but {where} requires {_listed(missing)}"
         for granted in _grants(policy):
             if missing := missing_scopes(wanted.policy, expand(granted)):
-                held = _told(granted) if granted else "no scope at all"
-                return f"the document requires {_told(missing)}, but for {where} {held} is enough"
+                held = _listed(granted) if granted else "no scope at all"
+                return f"the document requires {_listed(missing)}, but for {where} {held} is enough"
         return ""
 
     # Overlaps, and routes of no operation.
@@ -250,7 +252,7 @@ def _grants(policy: Policy) -> Iterator[frozenset[str]]:
         yield policy.all_scopes | ({scope} if scope else set())
 
 
-def _told(scopes: Iterable[str]) -> str:
+def _listed(scopes: Iterable[str]) -> str:
     return " and ".join(f"'{scope}'" for scope in sorted(scopes))
 
 
@@ -273,8 +275,8 @@ def _remarks(description: Description, endpoints: Sequence[Endpoint]) -> Iterato
     for endpoint in endpoints:
         operation, *others = endpoint.operations
         if others:
-            told = ", ".join(f"`{_shown(each)}` (line {each.place.line})" for each in others[:_MOST_LISTED])
-            message = f"`{_shown(operation)}` is one path to a router with {told}"
+            listed = ", ".join(f"`{_shown(each)}` (line {each.place.line})" for each in others[:_MOST_LISTED])
+            message = f"`{_shown(operation)}` is one path to a router with {listed}"
             yield Finding(kind="remark", message=message, place=operation.place, operation=operation.name)
         for remark in operation.remarks:
             message = f"`{_shown(operation)}`: {remark}"

@@ -20,7 +20,7 @@ from sidecar.core.routing import overlaps
 from sidecar.core.units import counted
 from sidecar.rehearsal.openapi.description import Description
 from sidecar.rehearsal.openapi.requirements import Endpoint, Requirement, ScopeNames, endpoints_of, strictest
-from sidecar.rehearsal.openapi.tree import told
+from sidecar.rehearsal.openapi.tree import problem_at
 
 _MOST_ROUTES = 10_000
 _MOST_ROUNDS = 100
@@ -89,7 +89,7 @@ def draft(description: Description, *, routes_only: bool = False) -> Draft:
 
 
 def _too_large(description: Description, size: str) -> ConfigError:
-    return ConfigError([told(Place(description.file), f"needs more than a configuration can hold: {size}")])
+    return ConfigError([problem_at(Place(description.file), f"needs more than a configuration can hold: {size}")])
 
 
 def _scopes_of(requirement: Requirement) -> frozenset[str]:
@@ -122,8 +122,8 @@ def _routes(endpoints: Sequence[Endpoint], names: ScopeNames, *, silent: bool) -
 def _remarks(endpoint: Endpoint, requirement: Requirement, *, silent: bool) -> Iterator[str]:
     operations = endpoint.operations
     if len(operations) > 1:
-        told = ", ".join(f"`{operation.name}`" for operation in operations)
-        yield f"One route to a router: {told}"
+        names = ", ".join(f"`{operation.name}`" for operation in operations)
+        yield f"One route to a router: {names}"
     yield from dict.fromkeys(remark for operation in operations for remark in operation.remarks)
     yield from requirement.remarks
     if not silent and all(operation.security is None for operation in operations):
@@ -162,9 +162,9 @@ def _heads(endpoints: Sequence[Endpoint], routes: Sequence[DraftedRoute]) -> Ite
 
 def _shared(name: str, routes: Sequence[DraftedRoute]) -> DraftedRoute:
     """A route for requests that match the operations of several routes."""
-    told = " and ".join(f"`{each.name}`" for each in routes)
+    names = " and ".join(f"`{each.name}`" for each in routes)
     return DraftedRoute(
-        name=name, requirement=strictest([each.requirement for each in routes]), above=(f"Both {told}",)
+        name=name, requirement=strictest([each.requirement for each in routes]), above=(f"Both {names}",)
     )
 
 

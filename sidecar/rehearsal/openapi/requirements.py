@@ -140,8 +140,8 @@ def _of_alternatives(alternatives: Sequence[frozenset[str]]) -> Requirement:
     others = {each - common for each in fewest}
     if len(others) == 1 or all(len(each) == 1 for each in others):
         return _simplest(frozenset().union(*others), common)
-    told = " or ".join(sorted("+".join(sorted(each)) for each in fewest))
-    remark = f"the document takes {told}, which a route cannot express: it requires all of them"
+    listed = " or ".join(sorted("+".join(sorted(each)) for each in fewest))
+    remark = f"the document takes {listed}, which a route cannot express: it requires all of them"
     return Requirement(all_scopes=frozenset().union(*fewest), remarks=(remark,))
 
 

@@ -121,11 +121,11 @@ class PostgresqlConnection:
         with reported(self._name):
             await self.raw.execute(sql, timeout=seconds)
 
-    async def listen(self, channel: str, told: Callable[[str], None], lost: Callable[[], None]) -> None:
-        """Call `told` with each notification's text, and `lost` at the connection's end."""
+    async def listen(self, channel: str, on_notification: Callable[[str], None], on_lost: Callable[[], None]) -> None:
+        """Call `on_notification` with each notification's text, and `on_lost` at the connection's end."""
         with reported(self._name):
-            self.raw.add_termination_listener(lambda _: lost())
-            await self.raw.add_listener(channel, lambda _, pid, channel, text: told(text))
+            self.raw.add_termination_listener(lambda _: on_lost())
+            await self.raw.add_listener(channel, lambda _, pid, channel, text: on_notification(text))
 
     def process(self) -> int:
         """The server's process id, as the server gave it when the connection was made."""

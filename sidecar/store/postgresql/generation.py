@@ -82,9 +82,9 @@ class KeyWatch:
         """Wait for the notifications of this process's own transaction; without them, assume that any key changed."""
         if self._trouble or number in self._done:
             return
-        told = self._awaited.setdefault(number, asyncio.get_running_loop().create_future())
+        arrived = self._awaited.setdefault(number, asyncio.get_running_loop().create_future())
         try:
-            if not await answers_within(ASK_SECONDS, told):
+            if not await answers_within(ASK_SECONDS, arrived):
                 self._learn(None, None)
         finally:
             self._awaited.pop(number, None)
@@ -109,7 +109,9 @@ class KeyWatch:
         self._connection = connection = await self._connect()
         self._lost = lost = asyncio.Event()
         try:
-            await connection.listen(CHANNEL, self._told, lambda: self._lose(lost, f"{self._name} ended the connection"))
+            await connection.listen(
+                CHANNEL, self._on_notification, lambda: self._disconnected(lost, f"{self._name} ended the connection")
+            )
             before = self._changes.generation
             number = await self._fetch_number()
         except BaseException:
@@ -120,7 +122,7 @@ class KeyWatch:
         self._learn(number if before == self._changes.generation else None, None)
         self._trouble = ""
 
-    def _lose(self, lost: asyncio.Event, trouble: str) -> None:
+    def _disconnected(self, lost: asyncio.Event, trouble: str) -> None:
         if lost is self._lost and not lost.is_set():
             self._trouble = f"the key store cannot tell which keys have changed: {trouble}"
             lost.set()
@@ -154,7 +156,7 @@ class KeyWatch:
                 raise StoreUnavailable(f"the key store {self._name} did not answer within {ASK_SECONDS:g} s")
             number = asked.result()
         except StoreUnavailable as error:
-            self._lose(lost, str(error))
+            self._disconnected(lost, str(error))
             connection.terminate()
             raise
         finally:
@@ -171,7 +173,7 @@ class KeyWatch:
             self._ahead = at - (asked + self._clock.micros()) // 2
             return int(number)
 
-    def _told(self, payload: str) -> None:
+    def _on_notification(self, payload: str) -> None:
         """`NUMBER ["id", …]`, `NUMBER many`, or at the end of a transaction `NUMBER done MICROSECONDS`."""
         first, _, rest = payload.partition(" ")
         word, _, at = rest.partition(" ")

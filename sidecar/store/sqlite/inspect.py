@@ -275,7 +275,7 @@ def _problems(connection: sqlite3.Connection, version: int) -> Iterator[str]:
     if connection.execute("SELECT 1 FROM quota_state WHERE quota = ? LIMIT 1", (COPYING,)).fetchall():
         yield UNFINISHED
     if version >= _CHAINED_SINCE:
-        yield from _strangers(connection)
+        yield from _orphans(connection)
         yield from _lost_words(connection)
 
 
@@ -283,7 +283,7 @@ def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
     return {(kind, name) for kind, name in connection.execute(OBJECTS)}
 
 
-def _strangers(connection: sqlite3.Connection) -> Iterator[str]:
+def _orphans(connection: sqlite3.Connection) -> Iterator[str]:
     """Rows of keys that the store does not have. A store without keys may hold the use of keys stored elsewhere."""
     if not connection.execute("SELECT 1 FROM api_key LIMIT 1").fetchall():
         return

@@ -103,14 +103,14 @@ class Answering:
 
     def __init__(self) -> None:
         self.number, self.news = 1, ""
-        self.told: Callable[[str], None] = print
+        self.notify: Callable[[str], None] = print
 
-    async def listen(self, channel: str, told: Callable[[str], None], lost: Callable[[], None]) -> None:
-        self.told = told
+    async def listen(self, channel: str, on_notification: Callable[[str], None], on_lost: Callable[[], None]) -> None:
+        self.notify = on_notification
 
     async def fetch(self, sql: str) -> list[tuple[int, int]]:
         if self.news:
-            self.told(self.news)
+            self.notify(self.news)
         return [(self.number, 0)]
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A question gets the decision that the request itself would get on the data listener."""
+"""A forward-auth request gets the same decision as the request itself on the data listener."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What the page must never do: run what somebody typed, obey another site, or show what is not one's own."""
+"""What the page must never do: execute input, obey another site, or show others' data."""
 
 import html
 import re

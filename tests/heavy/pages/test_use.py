@@ -1,4 +1,4 @@
-"""Good to use: by keyboard, on a phone, without script, with little in it and with much."""
+"""Usability: by keyboard, on a phone, without scripts, with little and with much data."""
 
 import json
 import re

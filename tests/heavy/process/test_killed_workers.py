@@ -1,4 +1,4 @@
-"""Workers that are killed at any moment under load: counts stay exact, metrics never go back, others notice nothing."""
+"""Workers that are killed at any time under load: counts stay exact, metrics never decrease, others notice nothing."""
 
 import os
 import random

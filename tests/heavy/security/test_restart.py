@@ -1,4 +1,4 @@
-"""A restart gives nobody a new allowance, and a request's trace goes on through the sidecar."""
+"""A restart gives no client a new allowance, and a request's trace continues through the sidecar."""
 
 import pytest
 

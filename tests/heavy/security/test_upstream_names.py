@@ -1,4 +1,4 @@
-"""The upstream's name comes to mean another address, and the whole process follows, by the machine's own resolver.
+"""The upstream's name changes its address, and the whole process follows, with the machine's own resolver.
 
 Where no privileges are needed for that: `tests/wire/proxy/test_upstream_names.py`.
 """

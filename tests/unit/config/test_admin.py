@@ -1,4 +1,4 @@
-"""The `admin` section: who administers, and how far it reaches."""
+"""The `admin` section: administrators and their rights."""
 
 from hashlib import sha256
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The options of `keys` that tell how long keys live: `max_age` and `retire_unused`."""
+"""The options of `keys` about their lifetime: `max_age` and `retire_unused`."""
 
 import pytest
 

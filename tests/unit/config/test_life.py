@@ -70,7 +70,7 @@ def test_what_affects_decisions_changes_without_a_restart(loading: Loading, opti
 
 
 def test_an_unclassified_option_needs_a_restart(loading: Loading) -> None:
-    """Of what is not said to be live, the running value stands, whatever is added later."""
+    """Options that are not known to be reloadable keep their running value, including future ones."""
     config = loading(MINIMAL)
     for field in fields(Config):
         changed = replace(config, **{field.name: Drain(socket="/other") if field.name == "drain" else "other"})

@@ -1,4 +1,4 @@
-"""`mode: observe`: what may say it, and what is then said to be observed."""
+"""`mode: observe`: where it is allowed, and what is then listed as observed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Large documents are read in part, in either notation, with the place of each value, and none is a danger."""
+"""Large documents are read in part, in either notation, with the place of each value, and safely."""
 
 import json
 import os

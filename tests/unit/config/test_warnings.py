@@ -1,4 +1,4 @@
-"""What is valid but hardly meant is a warning; what is meant is none."""
+"""Valid but unlikely settings are warnings; plausible ones are not."""
 
 import pytest
 

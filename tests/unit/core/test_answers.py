@@ -1,4 +1,4 @@
-"""Our own answers: problem details, challenges, configured bodies, and what a stranger may learn."""
+"""Our own responses: problem details, challenges, configured bodies, and what an outsider may learn."""
 
 import json
 import re

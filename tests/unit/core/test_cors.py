@@ -1,4 +1,4 @@
-"""What browsers and caches are told about a response: pure rules, held against Fetch and RFC 9111."""
+"""Headers for browsers and caches: pure rules, checked against Fetch and RFC 9111."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the upstream is told of the key."""
+"""What the upstream learns about the key."""
 
 from sidecar.core.upstream_request import IdentityHeaders, appended, forwarded_header, forwarding_headers
 from tests.unit.core.samples import api_key

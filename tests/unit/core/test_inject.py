@@ -1,4 +1,4 @@
-"""What the upstream gets in place of the client's own target and fields."""
+"""The target and fields that the upstream gets instead of the client's own."""
 
 import re
 from ipaddress import ip_network

@@ -1,4 +1,4 @@
-"""Whether a principal may do what a route names, and what readings that disagree come to."""
+"""Whether a principal satisfies a route's policy, and the outcome of differing readings."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The scope catalogue: what a grant amounts to."""
+"""The scope catalogue: what a grant includes."""
 
 from hypothesis import given
 from hypothesis import strategies as st

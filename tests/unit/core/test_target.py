@@ -1,4 +1,4 @@
-"""Request-targets: which forms are taken, and how many ways a path can be read."""
+"""Request-targets: accepted forms, and the readings of a path."""
 
 import re
 from collections.abc import Callable
@@ -269,7 +269,7 @@ READERS: dict[str, Callable[[str], str]] = {
 @settings(max_examples=1000)
 @given(TANGLED, st.lists(st.sampled_from(sorted(READERS)), max_size=8))
 def test_an_upstream_that_decodes_slashes_later_reaches_the_same_path(path: str, steps: list[str]) -> None:
-    """Up to three decodings in any order with all that readers do in between."""
+    """Up to three decodings, in any order with all transformations in between."""
     path = f"/public{path}"
     try:
         found = readings(path, keep_slash=True)

@@ -1,4 +1,4 @@
-"""Gate.decide: who gets through to what, and with what."""
+"""Gate.decide: who may access what, and what is forwarded."""
 
 import json
 from pathlib import Path

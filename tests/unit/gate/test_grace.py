@@ -1,4 +1,4 @@
-"""Keys that were seen go on while the store cannot be asked (`store.grace`). See also tests/wire/keys/test_grace.py."""
+"""Cached keys keep working while the store is unavailable (`store.grace`). See also tests/wire/keys/test_grace.py."""
 
 import logging
 import random

@@ -1,4 +1,4 @@
-"""Gate.decide: quotas, wrong keys, and a store that cannot be asked."""
+"""Gate.decide: quotas, wrong keys, and an unavailable store."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ def unknown(text: str) -> str:
 
 
 def strangers() -> Iterator[str]:
-    """Keys of a right form that nobody issued."""
+    """Well-formed keys that were never issued."""
     chance = random.Random("strangers")  # noqa: S311 - nothing is protected by it
     while True:
         yield KeyFormat().make("hv_live_", chance.randrange)

@@ -1,4 +1,7 @@
-"""Gate.decide with `mode: observe`: which refusals are only told of, who the request is then, what always holds."""
+"""Gate.decide with `mode: observe`:
+
+which refusals are only reported, the request's identity, what is always enforced.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -43,7 +46,7 @@ async def observing(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def goes_on(world: World, method: str, target: str, reason: Reason, **more: Any) -> Allow:
-    """It does, and tells the upstream what would have become of it."""
+    """Asserts that it is forwarded, with the reason that would have refused it."""
     allow = await world.allows(method, target, **more)
     assert allow.would_deny is not None
     assert allow.would_deny.reason is reason
@@ -55,7 +58,7 @@ def names(allow: Allow) -> set[bytes]:
     return {name.lower() for name, _ in allow.headers}
 
 
-# What is observed, and who the request is then.
+# What is observed, and the identity of the request.
 
 
 async def test_a_request_without_a_key_is_forwarded_anonymously(observing: World) -> None:
@@ -177,7 +180,7 @@ async def test_an_exhausted_observed_quota_reports_its_count_without_a_wait(obse
 
 
 async def test_what_two_ways_look_up_for_one_request_counts_once(observing: World) -> None:
-    """The shorter way leaves what it would refuse to the longer one, which knows what is observed."""
+    """The shorter path leaves refusals to the longer one, which knows what is observed."""
     text, _ = await observing.issue()
     cache = KeyCache(observing.store.keys, size=10)
     gate = Gate(
@@ -207,7 +210,7 @@ async def test_the_first_refusal_is_reported(observing: World) -> None:
     assert allow.would_deny.because == "the mode of the file is observe"
 
 
-# What holds always.
+# What is always enforced.
 
 
 @pytest.mark.requirement("S4.3")
@@ -231,7 +234,7 @@ async def test_an_unavailable_store_lets_nobody_through(observing: World) -> Non
 
 
 class Broken(MemoryLimiter):
-    """It cannot tell; `immediate` as the others are."""
+    """An unavailable limiter; `immediate` like the others."""
 
     def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
         raise Fault(Reason.LIMITER_UNAVAILABLE)
@@ -319,13 +322,13 @@ async def test_wrong_keys_are_counted_and_then_cost_the_store_no_lookup(observin
     for _ in range(400):
         await goes_on(observing, "GET", "/items/1", Reason.TOO_MANY_FAILURES, key=next(chance))
     text, _ = await observing.issue("read")
-    # Looked up no more: the bound on lookups holds, and who is not looked up is nobody.
+    # No more lookups: the bound on lookups is enforced, and a key that is not looked up gives no identity.
     assert (await goes_on(observing, "GET", "/items/1", Reason.TOO_MANY_FAILURES, key=text)).principal is None
     other = await observing.allows("GET", "/items/1", key=text, peer="203.0.113.9")
     assert other.principal is not None
 
 
-# Which mode has the word.
+# Which mode decides.
 
 
 ROUTE = "  - GET /items/**: {scopes: [read]}\n"

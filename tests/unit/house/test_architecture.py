@@ -1,4 +1,4 @@
-"""The house stands: imports only go down, nothing goes round, every library has one owner, nothing grows too big."""
+"""The architecture holds: imports only go down, without cycles, every library has one owner, nothing is too big."""
 
 import ast
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The audit's chain: what finds a row that was changed, removed or put in."""
+"""The audit's chain: detecting a row that was changed, removed or inserted."""
 
 import json
 import sqlite3
@@ -17,7 +17,7 @@ from tests.unit.keys.making import ANN, BOB, NOW_US, a_key, open_store, set_stat
 
 
 def tampered(path: str, *statements: str) -> None:
-    """As somebody does who may write the file."""
+    """Change the file as someone who may write it."""
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in statements:
             connection.execute(statement)

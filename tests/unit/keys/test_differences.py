@@ -1,4 +1,4 @@
-"""What makes a store agree with the records of a file."""
+"""What must change for a store to match the records of a file."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Exported keys: everything but secrets, and nothing that a spreadsheet would carry out."""
+"""Exported keys: everything but secrets, and nothing that a spreadsheet would execute."""
 
 import csv
 import io

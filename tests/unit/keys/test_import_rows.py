@@ -1,4 +1,4 @@
-"""The quick way from a line to a row says what the thorough way says, and the store is as whole after it."""
+"""The fast path from a line to a row gives the same result as the thorough one, and leaves the store intact."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Keys made elsewhere are hashed as new ones are, once they are used."""
+"""Keys made elsewhere are rehashed like new ones once they are used."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Replaced keys that nobody uses any more retire before their overlap ends."""
+"""Replaced keys that are no longer used retire before their overlap ends."""
 
 import logging
 import secrets
@@ -162,7 +162,7 @@ async def test_a_use_that_is_only_in_memory_keeps_a_key(overlap: Overlap) -> Non
 
 
 async def test_a_use_that_is_not_written_yet_because_one_was_written_just_now_keeps_a_key(overlap: Overlap) -> None:
-    """A use of long ago comes to be written now where the store was out of reach in between."""
+    """An old use is written only now if the store was unavailable in between."""
     text, _ = await overlap.rotated()
     await overlap.use(text)
     overlap.clock.now += 6 * HOUR

@@ -1,4 +1,4 @@
-"""Statements are written once: in the SQL of every engine, over the port, apart from what is an engine's own."""
+"""Statements are written once: in the SQL of every engine, over the port, except for engine-specific ones."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What is counted on the request's path, and how it comes into the store."""
+"""Counting on the request's path, and writing to the store."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

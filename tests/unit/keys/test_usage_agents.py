@@ -1,4 +1,4 @@
-"""What is kept of a User-Agent: never a key that a client has put there."""
+"""What is stored of a User-Agent: never a key that a client put there."""
 
 import pytest
 

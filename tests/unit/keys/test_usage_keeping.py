@@ -1,4 +1,4 @@
-"""From what was counted to the store, and past the eye for what is unusual, round by round."""
+"""From counts to the store and to the detector of anomalies, round by round."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ DAY_SECONDS = 86_400
 
 
 class Kept:
-    """A keeper over a store, and what it told."""
+    """A keeper over a store, and its reports."""
 
     def __init__(self, store: SqliteStore, clock: Clock) -> None:
         self.store, self.clock = store, clock

@@ -1,4 +1,4 @@
-"""Use as it is stored: added up, read, summed up by the day, forgotten."""
+"""Stored use: added, read, merged by day, deleted."""
 
 import sqlite3
 from dataclasses import replace

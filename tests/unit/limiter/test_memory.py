@@ -1,4 +1,4 @@
-"""The limiter in memory: the contract, its bound, and its life over a restart."""
+"""The limiter in memory: the contract, its bound, and restarts."""
 
 import pytest
 from msgspec.structs import replace

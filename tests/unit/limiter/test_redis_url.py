@@ -1,4 +1,4 @@
-"""Where a Redis is, as a URL tells it."""
+"""Redis URLs."""
 
 import pytest
 

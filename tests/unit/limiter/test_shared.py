@@ -1,4 +1,4 @@
-"""The limiter that processes share: the contract, its bound, its life over a restart, and processes that are killed."""
+"""The limiter that processes share: the contract, its bound, restarts, and killed processes."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What is held for clients that are behind: counted, bounded, and taken from those who have been so for longest."""
+"""Memory for slow clients: counted, bounded, and freed by resetting the slowest."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ MIB = 1 << 20
 
 
 class Behind(asyncio.Transport):
-    """A connection whose other end takes nothing."""
+    """A connection whose other end reads nothing."""
 
     def __init__(self, name: str, *, unsent: int = MIB, tls: bool = False) -> None:
         super().__init__({"peername": (name, 1), "sslcontext": True if tls else None})

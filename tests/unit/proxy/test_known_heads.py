@@ -1,4 +1,4 @@
-"""Heads that are known by their bytes: the same outcome as on the longer way, and nothing kept that is secret."""
+"""Known request heads: the same outcome as on the longer path, and no secret is kept."""
 
 import asyncio
 import gc
@@ -182,7 +182,7 @@ class Ways:
         )
         self.known = KnownRequests(self.shorter)
         self.taken = 0
-        """Requests that went the shorter way."""
+        """Requests that took the shorter path."""
 
     def written(self, raw: bytes) -> bytes:
         return raw.replace(b"<key>", self.key.encode()).replace(b"<other>", self.other.encode())

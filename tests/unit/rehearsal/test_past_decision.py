@@ -1,4 +1,4 @@
-"""What was decided, as it was recorded, and what a configuration says of it today."""
+"""A past decision as it was recorded, and today's decision."""
 
 import asyncio
 import random
@@ -56,7 +56,7 @@ def told(record: RecordedRequest, config: Config, **more: Any) -> PastDecision:
 
 
 def texts(lines: Any, label: str) -> list[str]:
-    """Of the lines with this label, and those that go on with it."""
+    """The texts of the lines with this label, and of those that continue it."""
     found, current = [], ""
     for line in lines:
         current = line.label or current

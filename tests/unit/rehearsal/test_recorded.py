@@ -1,4 +1,4 @@
-"""Access logs, read back: whatever else stands in them, and however they are packed."""
+"""Reading access logs, whatever else they contain, and however they are compressed."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""How a process shares out the files that it may open."""
+"""How a process divides the files that it may open."""
 
 from pathlib import Path
 

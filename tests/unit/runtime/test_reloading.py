@@ -1,4 +1,4 @@
-"""The configuration is taken once its file has stopped changing."""
+"""The configuration is loaded once its file has stopped changing."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What workers share out, and how they and the control process talk."""
+"""What workers divide, and how they communicate with the control process."""
 
 import os
 import pickle

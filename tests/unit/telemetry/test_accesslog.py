@@ -1,4 +1,4 @@
-"""The access log: one line a request, off the request's path, whatever comes."""
+"""The access log: one line per request, off the request's path, whatever happens."""
 
 import asyncio
 import json
@@ -269,7 +269,7 @@ async def test_a_full_pipe_that_does_not_block_gets_every_byte() -> None:
 def blocking(
     release: threading.Event, stuck: asyncio.Event, loop: asyncio.AbstractEventLoop
 ) -> Callable[[bytes], None]:
-    """A `write` that says when it is stuck, and stays so until released."""
+    """A `write` that reports when it is stuck, and stays stuck until released."""
 
     def write(_: bytes) -> None:
         loop.call_soon_threadsafe(stuck.set)

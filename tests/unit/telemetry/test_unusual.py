@@ -1,4 +1,4 @@
-"""What is named as unusual, and how it is told."""
+"""What is unusual, and how it is reported."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ DEFAULTS = UsageSettings().unusual
 
 
 class Watch:
-    """AnomalyDetector with a clock that is set, and the lines that it wrote."""
+    """AnomalyDetector with a settable clock, and the lines that it wrote."""
 
     def __init__(self, limits: Unusual = DEFAULTS) -> None:
         self.clock = Clock(float(NOW))
@@ -37,7 +37,7 @@ class Watch:
         self.activity.refused(key_id, at, address, network=network, reason=reason, count=count)
 
     def told(self) -> list[tuple[str, str | None, str]]:
-        """What the log was told so far."""
+        """What was logged so far."""
         lines = [json.loads(line) for line in self.lines]
         return [(line["kind"], line["key_id"], line["detail"]) for line in lines]
 

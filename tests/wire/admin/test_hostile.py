@@ -1,4 +1,4 @@
-"""What nobody who means well would send: it is refused in plain words, costs little, and leaves nothing behind."""
+"""Hostile requests are refused in plain words, cost little, and leave nothing behind."""
 
 import select
 import time
@@ -17,7 +17,7 @@ OWN_ORIGIN = ("Origin", "http://localhost")
 
 
 def status(admin: Admin, method: str, target: str, *headers: tuple[str, str], body: bytes = b"") -> int:
-    """Of a request to `localhost`."""
+    """The status of a request to `localhost`."""
     return exchange(admin.address, request_bytes(method, target, headers, body, host="localhost")).status
 
 
@@ -118,7 +118,7 @@ def test_a_million_bytes_of_mistakes_cost_little_and_are_not_answered_with_more(
         seconds.append(time.perf_counter() - started)
         assert response.status == 400
         assert len(response.body) < 50_000
-    # The loop that clients are answered in is held up for as long; a busy machine adds to it, but not every time.
+    # The serving loop is blocked for this long; a busy machine adds to it, but not every time.
     assert min(seconds) < 1
 
 
@@ -173,7 +173,7 @@ def test_a_client_that_stops_sending_is_not_waited_for(ops: Admin, sidecar: Side
         "form": request_bytes("POST", "/sign-in", [FORM, OWN_ORIGIN, long], host=host) + b"token=",
         "json": request_bytes("POST", "/api/v1/keys", [CREDENTIAL, json_type, long], host=host) + b'{"name',
     }
-    # Many, for some are sent before the listener has even looked at the connection.
+    # Many, because some are sent before the listener handles the connection.
     connections = [(kind, Connection(ops.address)) for kind in slow for _ in range(20)]
     for kind, connection in connections:
         connection.send(slow[kind])
@@ -191,7 +191,7 @@ def test_one_address_holds_only_so_many_connections(ops: Admin) -> None:
         other = stack.enter_context(Connection(ops.address, source="127.0.0.9"))
         sent = request_bytes("GET", "/api/v1/whoami", [CREDENTIAL], host="localhost")
         assert other.exchange(sent).status == 200
-        # Which ones end depends on the order in which the kernel hands them over.
+        # Which ones end depends on the order in which the kernel delivers them.
         until(lambda: len(select.select(held, [], [], 0)[0]) >= 12)
         assert len(select.select(held, [], [], 0)[0]) == 12
 

@@ -1,4 +1,4 @@
-"""What the admin listener tells of `mode: observe`."""
+"""How the admin listener shows `mode: observe`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A refusal by the id of its request, in the API and on its page: as it was decided, and as it would be today."""
+"""A refusal by its request id, in the API and on its page: the past decision, and today's."""
 
 from html import unescape
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whom the admin listener lets in counts from a reload on."""
+"""A reload changes who may use the admin listener."""
 
 import signal
 from pathlib import Path

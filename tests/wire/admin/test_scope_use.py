@@ -14,7 +14,7 @@ READS = {("GET /streams/**", ""): 70, ("GET /streams/**", "quota_exceeded"): 30,
 
 @pytest.fixture(scope="module")
 def wide(start_shared_sidecar: StartSidecar) -> tuple[Sidecar, Admin, str]:
-    """A sidecar, and a key that holds two scopes for long and was used with one."""
+    """A sidecar, and an old key that has two scopes and used one."""
     sidecar = start_shared_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(name="BI export", tenant="acme", scopes=["streams:write", "billing"])

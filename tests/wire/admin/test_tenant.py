@@ -1,4 +1,4 @@
-"""Who administers one tenant sees and changes that tenant's keys and no other's, and gives nothing beyond."""
+"""An administrator of one tenant sees and changes only that tenant's keys, and grants nothing beyond its rights."""
 
 import pytest
 
@@ -112,7 +112,7 @@ def test_a_token_cannot_extend_access_beyond_its_own(ops: Admin, acme: Admin) ->
         response = acme.call("PATCH", f"keys/{key_id}", {"expires_at": later})
         assert (response.status, response.pointers) == (403, ["/scopes/0"])
     assert acme.call("PATCH", f"keys/{key_id}", {"expires_at": "2089-01-01T00:00:00Z"}).status == 200
-    # Nor is it given back, where somebody has taken it away.
+    # Nor is it granted again after someone has removed it.
     assert acme.call("POST", f"keys/{key_id}/disable").status == 200
     response = acme.call("POST", f"keys/{key_id}/enable")
     assert (response.status, response.pointers) == (403, ["/scopes/0"])

@@ -1,4 +1,4 @@
-"""A store that takes no writes: what is refused says why, and every way to look at the sidecar tells it."""
+"""A store that accepts no writes: refusals say why, and every view of the sidecar reports it."""
 
 import json
 import resource
@@ -20,7 +20,7 @@ CAUSE = "cannot be read or written (I/O error): check the disk"
 
 @contextmanager
 def no_writes(process: int) -> Iterator[None]:
-    """No file of the process may grow, as where the disk is full."""
+    """No file of the process may grow, as on a full disk."""
     before = resource.prlimit(process, resource.RLIMIT_FSIZE)
     resource.prlimit(process, resource.RLIMIT_FSIZE, (0, before[1]))
     try:
@@ -31,7 +31,7 @@ def no_writes(process: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def full(start_shared_sidecar: StartSidecar) -> Iterator[Sidecar]:
-    """A sidecar whose store has not taken a change."""
+    """A sidecar whose store did not accept a change."""
     sidecar = start_shared_sidecar(CONFIG)
     key_id, _ = Admin(address=admin_address(sidecar)).issue(tenant="acme")
     with no_writes(sidecar.process.pid):

@@ -47,7 +47,7 @@ def key(sidecar: Sidecar) -> IssuedKey:
 
 
 def allowed(sidecar: Sidecar, key: IssuedKey) -> list[tuple[str, str]]:
-    """What of EVERYTHING in the key's project it may do; the rest must be refused with 403."""
+    """The part of EVERYTHING in the key's project that it may do; the rest must be refused with 403."""
     credential = [("Authorization", f"Bearer {key.text}")]
     with sidecar.connect() as connection:
         responses = [connection.ask(method, f"/v1/projects/prj_1{path}", credential) for method, path in EVERYTHING]

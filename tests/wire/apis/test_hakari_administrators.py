@@ -8,7 +8,7 @@ from tests.wire.admin.calls import Admin, admin_address
 
 
 def made(project: str, *scopes: str) -> tuple[str, str]:
-    """A token, and its entry in the configuration, as the command line tells them."""
+    """A token, and its entry in the configuration, as printed by the command line."""
     line = ["admin", "token", "--name", project, "--tenant", project, "--rights", "write"]
     told = run_cli(*line, *(f"--scope={scope}" for scope in scopes)).stdout
     token = next(line.strip() for line in told.splitlines() if line.startswith("    "))

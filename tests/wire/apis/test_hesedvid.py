@@ -199,7 +199,7 @@ def test_every_response_to_a_key_reports_its_limit(sidecar: Sidecar, upstream: U
 
 
 def next_hours(before: float) -> set[int]:
-    """The next full hour, in Unix seconds, as it was `before` the answer and as it is now."""
+    """The next full hour, in Unix seconds, `before` the response and now."""
     return {int(at // HOUR + 1) * HOUR for at in (before, time.time())}
 
 
@@ -219,7 +219,7 @@ def test_a_key_expires(sidecar: Sidecar) -> None:
 
 
 def expired(sidecar: Sidecar) -> IssuedKey:
-    """A key whose time is over: asked with until it is refused."""
+    """An expired key: used until it is refused."""
     key = sidecar.keys.issue(tenant="org_1", environment="live", expires="1s")
     deadline = time.monotonic() + 60
     with sidecar.connect() as connection:

@@ -43,19 +43,19 @@ def key(sidecar: Sidecar) -> IssuedKey:
 
 
 def next_hours(before: float) -> set[int]:
-    """The next full hour, in Unix seconds, as it was `before` the answer and as it is now."""
+    """The next full hour, in Unix seconds, `before` the response and now."""
     return {int(at // HOUR + 1) * HOUR for at in (before, time.time())}
 
 
 def responses(sidecar: Sidecar, key: IssuedKey, target: str = "/v1/api/loops") -> Iterator[Response]:
-    """One answer after another on one connection."""
+    """Consecutive responses on one connection."""
     with sidecar.connect() as connection:
         while True:
             yield connection.ask("GET", target, [("Authorization", f"Bearer {key.text}")])
 
 
 def used_up(sidecar: Sidecar, key: IssuedKey, limit: int = 100) -> tuple[list[Response], Response]:
-    """The answers of the hour in which the limit was reached, and the refusal after them."""
+    """The responses of the hour in which the limit was reached, and the refusal after them."""
     passed: list[Response] = []
     for response in islice(responses(sidecar, key), 2 * limit + 1):
         if response.status == 429:

@@ -37,7 +37,7 @@ def all_scopes_key(sidecar: Sidecar) -> IssuedKey:
 
 
 def opened(sidecar: Sidecar, key: IssuedKey, below: str = "") -> set[tuple[str, str]]:
-    """Method and collection of all that the key may do; the rest must be refused with 403."""
+    """Method and collection of everything that the key may do; the rest must be refused with 403."""
     asked = [(method, collection) for method in METHODS for collection in COLLECTIONS]
     field = ("Authorization", f"Bearer {key.text}")
     with sidecar.connect() as connection:

@@ -1,4 +1,4 @@
-"""`sidecar keys apply`: a store becomes what a file says."""
+"""`sidecar keys apply`: makes a store match a file."""
 
 import json
 from pathlib import Path

@@ -29,7 +29,7 @@ routes:
 """
 ELSEWHERE = ["--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]
 HIDDEN = 'mount -t proc proc /proc; exec "$0" "$@"'
-"""Where the processes of others cannot be seen, as in a container (if it may be mounted)."""
+"""A place where other processes are invisible, as in a container (if mounting is allowed)."""
 
 
 @pytest.fixture
@@ -334,7 +334,7 @@ def test_a_check_finds_each_kind_of_damage(keys: Keys, statement: str, problem: 
 
 
 def test_a_store_with_uses_of_keys_is_sound(keys: Keys) -> None:
-    """SQLite 3.40 takes them for damage (NULL in usage.count)."""
+    """SQLite 3.40 reports them as damage (NULL in usage.count)."""
     key = keys.issue()
     rows = [f"INSERT INTO usage VALUES ('{name}', 0, 'r', 2, 1, '')" for name in (key.id, "")]  # noqa: S608 - the test's
     tamper(keys.store, *rows)

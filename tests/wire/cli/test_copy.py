@@ -46,7 +46,7 @@ async def main():
 
 asyncio.run(main())
 """
-"""A copy that is killed once it has come so far."""
+"""A copy that is killed once it has got this far."""
 FILLED = (
     "INSERT INTO usage WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {uses} - 1) "
     "SELECT (SELECT id FROM api_key LIMIT 1), i * 3600000000, 'GET /v1/**', 2, i, '' FROM n",
@@ -61,7 +61,7 @@ FILLED = (
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
-    """Of a store with something in each table."""
+    """The keys of a store with rows in each table."""
     config = tmp_path / "sidecar.yaml"
     config.write_text(CONFIG)
     keys = Keys(config, tmp_path / "keys.db")
@@ -80,7 +80,7 @@ def change(file: Path, *statements: str) -> None:
 
 
 def contents(file: Path) -> dict[str, list[Any]]:
-    """All that is copied, by table."""
+    """Everything that is copied, by table."""
     with closing(sqlite3.connect(file)) as connection:
         tables = {
             table.name: connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name} ORDER BY 1, 2, 3")  # noqa: S608 - the test's own

@@ -18,7 +18,7 @@ def test_a_healthy_running_sidecar_has_no_problems(start_sidecar: StartSidecar, 
     upstream.plan(b"HTTP/1.1 404 Not Found\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n")
     sidecar = start_sidecar(CONFIG, environ={"SIDECAR_PEPPER": PEPPER})
     report = examined_running(sidecar, upstream.url, SIDECAR_PEPPER=PEPPER)
-    # What the disk below a temporary folder is, is not for this test to say.
+    # The file system of a temporary folder is outside this test's control.
     assert {name for name in report.not_ok() if name != "Key store: disk"} == {"Upstream: clock"}
     assert "behind this host's clock" in report["Upstream: clock"][1]
     assert report.status == 0

@@ -18,7 +18,7 @@ from tests.wire.proxy.certificates import Authority
 
 @contextmanager
 def answering(host: str) -> Iterator[int]:
-    """An upstream that answers everything with 501, and the Date."""
+    """An upstream that responds to everything with 501 and the Date."""
     with ThreadingHTTPServer((host, 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
@@ -98,7 +98,7 @@ def test_another_program_at_the_ops_address_is_reported(place: Place) -> None:
 
 @contextmanager
 def speaking_tls(certificate: Path, key: Path) -> Iterator[int]:
-    """An upstream of openssl's own."""
+    """An upstream run by openssl."""
     port = free_port()
     arguments = ["-accept", f"127.0.0.1:{port}", "-cert", certificate, "-key", key, "-www"]
     process = subprocess.Popen(["openssl", "s_server", *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)

@@ -45,7 +45,7 @@ def config(tmp_path: Path, store: Path) -> Path:
 
 @pytest.fixture
 def run(config: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`sidecar keys VERB -c FILE …`, with an environment that names nothing."""
+    """`sidecar keys VERB -c FILE …`, with an environment that configures nothing."""
     for name in [name for name in os.environ if name.startswith("SIDECAR_")]:
         monkeypatch.delenv(name)
 

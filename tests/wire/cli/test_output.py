@@ -1,4 +1,4 @@
-"""What becomes of a command's output: a reader that leaves, a full disk, and what `-o` names."""
+"""A command's output: a closed reader, a full disk, and the targets of `-o`."""
 
 import os
 import re
@@ -36,7 +36,7 @@ PLAIN = [words for words in READ if words == ["keys", "list"] or words[:2] == ["
 
 
 def started(place: Place, words: list[str], stdout: int) -> "subprocess.Popen[str]":
-    """Some as a shell starts them, with all that Python itself does at the end; the others are forked."""
+    """Some are started as by a shell, including everything that Python does at exit; the others are forked."""
     config = ["-c", str(place.keys.config)]
     line = [sys.executable, "-m", "sidecar"] if words in PLAIN else forks.command()
     environ, passed = clean_environ(SIDECAR_STORE=place.keys.url), [forks.server().fileno()]
@@ -240,7 +240,7 @@ def commands_of(command: click.Command) -> Iterator[click.Command]:
 
 
 def test_every_option_with_a_number_or_a_choice_says_what_to_write() -> None:
-    """The library's own words say no more than "is not a valid integer range"."""
+    """The library's own message says only "is not a valid integer range"."""
     types = {type(option.type) for command in commands_of(main) for option in command.params}
     plain = {type(click.STRING), type(click.BOOL), type(click.UNPROCESSED), click.Path}
     assert types - plain == {OneOf, WholeNumber}

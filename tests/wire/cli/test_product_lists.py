@@ -1,4 +1,4 @@
-"""Lists of other products: the keys in them work at once, and stand nowhere afterwards."""
+"""Lists of other products: their keys work immediately, and are stored nowhere."""
 
 import json
 from pathlib import Path

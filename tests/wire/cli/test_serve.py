@@ -30,7 +30,7 @@ routes:
 realm: ${REALM:-api}
 """
 SOON_SECONDS = 5.0
-"""Fifty times what a refusal takes, and less than anything that a start might wait for."""
+"""Fifty times the duration of a refusal, and less than anything that a start might wait for."""
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_every_listener_serves_each_address_of_its_list_and_says_so(folder: Path
             ports = {name: int(where.rpartition(":")[2]) for name, where in found if where.startswith("[::]:")}
             assert {name: statuses(port) for name, port in ports.items()} == {
                 "data": [401, 401],
-                "decision": [400, 403],  # Only the proxy in trusted_proxies may ask.
+                "decision": [400, 403],  # Only the proxy in trusted_proxies may use it.
                 "admin": [401, 401],
                 "ops": [404, 404],
             }

@@ -1,4 +1,4 @@
-"""`sidecar suggest`: from logs and counts to what a person may review."""
+"""`sidecar suggest`: from logs and counts to suggestions for review."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.fixture
 def old(keys: Keys) -> IssuedKey:
-    """A key that holds much, for long."""
+    """An old key with many scopes."""
     key = keys.issue("BI export", scopes=("streams:write", "billing"), tenant="acme")
     make_old(keys.store)
     return key

@@ -1,4 +1,4 @@
-"""`sidecar keys usage`, and the whole way there: from a request to what a person is shown."""
+"""`sidecar keys usage`, end to end: from a request to the output."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`sidecar why`: past decisions from the access log, whatever else the log holds."""
+"""`sidecar why`: past decisions from the access log, whatever else the log contains."""
 
 import gzip
 import json

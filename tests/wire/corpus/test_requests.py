@@ -1,4 +1,4 @@
-"""Hostile requests, each a file, against the real process.
+"""Hostile requests, each in a file, sent to the real process.
 
 Fields of a file: `status` of the first answer, any one of several (`none`: closed without an answer); `answers`, their
 number (1); `upstream`, how many requests may reach it (0); `end` of the connection: `close` (the default), `open`

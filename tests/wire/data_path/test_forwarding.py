@@ -1,4 +1,4 @@
-"""What a route says of how its requests are forwarded."""
+"""Route options about forwarding."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Who was refused can say which request it was: each response carries the id that the log has."""
+"""A refused client can say which request it was: each response has the id that is in the log."""
 
 import re
 

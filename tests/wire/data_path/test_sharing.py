@@ -1,4 +1,4 @@
-"""With whom responses are shared: scripts of other origins (CORS), and caches in front."""
+"""Who may share responses: scripts of other origins (CORS), and caches in front."""
 
 import pytest
 

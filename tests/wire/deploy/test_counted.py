@@ -1,4 +1,4 @@
-"""What the alerts read is counted by a running sidecar."""
+"""A running sidecar exposes the metrics that the alerts read."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 60.0
 
 
 def becomes_more(sidecar: Sidecar, sample: str, than: float) -> bool:
-    """Asks until it is so, or the time is over."""
+    """Polls until it is so, or the time is over."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if sidecar.metric(sample) > than:

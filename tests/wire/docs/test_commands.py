@@ -1,4 +1,4 @@
-"""A newcomer follows README, then opens a page of the guide and types what stands there, in the same shell."""
+"""A newcomer follows README, then opens a page of the guide and types its commands, in the same shell."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +10,13 @@ from tests.wire.docs.terminal import Terminal
 
 TRIED = [page for page in sorted(GUIDE.glob("*.md")) if blocks(page, "bash")]
 DESTRUCTIVE = [page for page in TRIED if page.stem in ("keys", "operations")]
-"""What is typed there revokes keys and stops the sidecar."""
+"""Pages whose commands revoke keys and stop the sidecar."""
 HARMLESS = [page for page in TRIED if page not in DESTRUCTIVE]
 
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    """After what README tells in its first five minutes."""
+    """After README's first five minutes."""
     with Terminal(tmp_path) as terminal:
         terminal.set_up()
         yield terminal

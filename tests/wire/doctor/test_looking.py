@@ -1,4 +1,4 @@
-"""What is read of certificates, secrets and file systems."""
+"""What the probes read from certificates, secrets and file systems."""
 
 import ssl
 import subprocess

@@ -1,4 +1,4 @@
-"""What a refused client, and the holder of a key, learn; the same from the sidecar and from a proxy that asks it."""
+"""What a refused client and the holder of a key learn: the same from the sidecar and from a forward-auth proxy."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a question must hold, who may ask it, and what the answer carries."""
+"""The required parts of a forward-auth request, who may send it, and the content of the response."""
 
 import pytest
 

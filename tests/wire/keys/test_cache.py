@@ -19,7 +19,7 @@ from tests.unit.keys.making import ANN, NOW_US, a_key, digest_of, set_status, us
 
 
 class Reader:
-    """A store in memory whose reads wait for `gate`, counting them; it keeps the reader's half of the contract."""
+    """A store in memory whose reads wait for `gate` and are counted; it fulfils the reader's half of the contract."""
 
     def __init__(self) -> None:
         self.keys: dict[bytes, ApiKey] = {}
@@ -30,11 +30,11 @@ class Reader:
         self.gate.set()
         self.broken = False
         self.must_be_asked = False
-        """Whether a changed generation is known only to those who wait for it."""
+        """Whether a changed generation is known only after waiting."""
         self.asked = 0
 
     def put(self, text: str, key: ApiKey, *, tells: bool = True) -> ApiKey:
-        """tells: whether it can be found out which key was changed."""
+        """tells: whether the changed key can be identified."""
         before = self.keys.get(digest_of(text))
         self.keys[digest_of(text)] = key
         self.changes += 1
@@ -229,7 +229,7 @@ async def test_a_read_that_began_before_a_revocation_is_not_joined_after_it(read
     reading = asyncio.create_task(find(cache, "s1"))
     await settle()
     revoked = reader.put("s1", replace(key, status=KeyStatus.REVOKED))
-    # One that begins only now must not be told what was read before the revocation.
+    # One that begins now must not get what was read before the revocation.
     later = asyncio.create_task(find(cache, "s1"))
     await settle()
     reader.gate.set()
@@ -373,7 +373,7 @@ async def test_use_of_keys_empties_no_cache(store: SqliteStore) -> None:
 
 
 async def cached(store: SqliteStore, count: int) -> tuple[KeyCache, list[ApiKey]]:
-    """A cache that holds so many keys, the secret of each being its id."""
+    """A cache with this many keys, the secret of each being its id."""
     keys = [a_key(f"secret of {number}") for number in range(count)]
     await store.keys.add(keys, actor=ANN)
     cache = KeyCache(store.keys, size=2 * count)
@@ -383,7 +383,7 @@ async def cached(store: SqliteStore, count: int) -> tuple[KeyCache, list[ApiKey]
 
 
 async def looked_up(cache: KeyCache, count: int) -> int:
-    """How many of the keys the store is asked for when all of them are used."""
+    """How many keys are looked up in the store when all of them are used."""
     await settle()
     before = cache.misses
     for number in range(count):
@@ -485,7 +485,7 @@ async def test_no_acknowledged_change_of_several_processes_is_missed(store: Sqli
         assert process.stdout is not None
         async for line in process.stdout:
             key_id, number = line.decode().split()
-            # As the gate asks: what was read from the pipe was acknowledged before this turn of the loop.
+            # As in the gate: everything read from the pipe was acknowledged before this turn of the loop.
             known = peek(cache, texts[key_id])
             found = await find(cache, texts[key_id]) if known is MISS else known
             assert isinstance(found, ApiKey) and int(found.name) >= int(number)

@@ -1,4 +1,4 @@
-"""A store that is locked, damaged, taken away, full or closed to us."""
+"""A store that is locked, damaged, removed, full or inaccessible."""
 
 import asyncio
 import os
@@ -79,7 +79,7 @@ async def test_an_index_that_was_cut_off_makes_the_store_unavailable(store: Sqli
 
 
 async def test_a_process_that_was_paused_does_not_consider_the_store_dead(store: SqliteStore) -> None:
-    """As one does that is short of CPU, or whose machine is moved: answer and timeout are both there when it wakes."""
+    """As with a lack of CPU, or a migrated machine: both the response and the timeout are due when it wakes."""
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     finding = asyncio.get_running_loop().create_task(store.keys.find({digest_of("s1"): "sha256"}))
@@ -129,7 +129,7 @@ COMPANIONS = ("-wal", "-shm")
 
 
 def lose(path: str, how: str, suffix: str) -> None:
-    """A companion of the store is removed, or another file stands in its place."""
+    """A companion of the store is removed or replaced."""
     os.replace(path + suffix, path + suffix + ".lost")
     if how == "replaced":
         Path(path + suffix).write_bytes(b"")
@@ -213,7 +213,7 @@ os._exit(0)
 
 
 async def crashed(path: str, *more: str) -> bytes:
-    """A store whose log a crash has left; gives a backup from before."""
+    """A store with a log left by a crash. Returns a backup from before."""
     store = await open_store(path)
     await store.keys.add([a_key("s1"), a_key("s2")], actor=ANN)
     await store.close()
@@ -229,18 +229,18 @@ async def crashed(path: str, *more: str) -> bytes:
 
 
 def copy_into(path: str, backup: bytes) -> None:
-    """As `cp`: the file stays, and its content is another."""
+    """Like `cp`: the same file with another content."""
     Path(path).write_bytes(backup)
 
 
 def copy_with_time(path: str, backup: bytes) -> None:
-    """As `cp -p`: the file seems older than the log."""
+    """Like `cp -p`: the file seems older than the log."""
     copy_into(path, backup)
     os.utime(path, (1_700_000_000, 1_700_000_000))
 
 
 def move(path: str, backup: bytes) -> None:
-    """As `mv`, `rsync -t`, `tar` and `kubectl cp`: another file, made before the log was written."""
+    """Like `mv`, `rsync -t`, `tar` and `kubectl cp`: another file, made before the log was written."""
     copy_with_time(path + ".backup", backup)
     os.rename(path + ".backup", path)
 

@@ -1,4 +1,4 @@
-"""Keys that were seen go on while a sidecar cannot ask its store (`store.grace`), on both ways of a request."""
+"""Cached keys keep working while the store is unavailable (`store.grace`), on both paths of a request."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def issued(sidecar: Sidecar, count: int) -> list[IssuedKey]:
 
 @contextmanager
 def moved(store: Path) -> Iterator[str]:
-    """The store stands elsewhere with its log, where commands still reach it; gives its URL."""
+    """Moves the store and its log to where commands can still reach it. Returns its URL."""
     away = store.with_name("away.db")
     for old, new in ((store, away), (away, store)):
         for suffix in ("", "-wal", "-shm"):

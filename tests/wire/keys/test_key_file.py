@@ -1,4 +1,4 @@
-"""Keys in a file: served as it says, taken anew when it changes, and never changed by the sidecar."""
+"""Keys in a file: served as written, reloaded when it changes, and never changed by the sidecar."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ from tests.wire.admin.calls import ACME, CONFIG, Admin, Person, admin_address
 
 
 class MountedKeys:
-    """A file as the kubelet mounts it: it leads to `..data`, and that to a folder, which is another one each time."""
+    """A file as mounted by the kubelet: a link to `..data`, which links to a new folder each time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class MountedKeys:
         return f"file://{self.file}"
 
     def issue(self, name: str, *options: str, **changes: Any) -> IssuedKey:
-        """Add a record to what the next `write` writes."""
+        """Add a record for the next `write`."""
         told = self._keys.told("issue", "--offline", "--name", name, *options)
         self.issued.append({**told["record"], **changes})
         return IssuedKey(id=told["id"], text=told["key"], told=told)
@@ -57,7 +57,7 @@ class MountedKeys:
 
 
 def told(sidecar: Sidecar, wanted: str, *, count: int = 1) -> str:
-    """The line about the store, once there are so many."""
+    """The line about the store, once there are this many."""
     seen = 0
 
     def enough(line: str) -> bool:

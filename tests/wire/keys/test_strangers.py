@@ -1,4 +1,4 @@
-"""Keys of a right form that nobody issued, many at once."""
+"""Well-formed keys that were never issued, many at once."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor

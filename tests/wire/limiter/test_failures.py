@@ -1,4 +1,4 @@
-"""What happens where Redis fails: nobody waits past the budget, and the configured choice decides."""
+"""When Redis fails, no request waits beyond the budget, and the configured choice decides."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ def decided_without(statistics: RemoteStatistics) -> int:
 
 @pytest.fixture(autouse=True)
 def as_ever(server: RedisServer) -> None:
-    """The shared server takes writes, and is empty."""
+    """The shared server accepts writes, and is empty."""
     for words in (("REPLICAOF", "NO", "ONE"), ("CONFIG", "SET", "maxmemory", "0"), ("FLUSHALL",)):
         assert server.call(*words).startswith(b"+OK")
 
@@ -85,7 +85,7 @@ async def test_a_paused_server_holds_up_what_is_under_way_and_nothing_after_it(s
             taken = await asyncio.gather(*(take(limiter) for _ in range(10)))
             assert all(one.refused is None for one in taken)
             assert statistics.errors["timeout"] == 1 and decided_without(statistics) == 10
-            # The breaker is open: these ask nobody, and end without a turn of the loop.
+            # The breaker is open: these do not use the server, and end without a turn of the loop.
             for _ in range(10):
                 work = limiter.take([bucket(90)], NOW)
                 with pytest.raises(StopIteration):
@@ -100,8 +100,8 @@ async def test_a_busy_loop_does_not_treat_a_response_as_late(server: RedisServer
             asked = [asyncio.ensure_future(take(limiter)) for _ in range(10)]
             for _ in range(5):
                 await asyncio.sleep(0)  # They are sent.
-            time.sleep(2 * BUDGET)  # A loop that stands still for so long is what is tested.
-        server.call("PING")  # It stands still until the answers have come, and wait to be read.
+            time.sleep(2 * BUDGET)  # A loop that is blocked for this long is what is tested.
+        server.call("PING")  # Blocks until the replies have arrived and wait to be read.
         assert sorted(one.states[0].remaining for one in await asyncio.gather(*asked)) == list(range(80, 90))
         await asyncio.gather(*(take(limiter) for _ in range(10)))
         assert decided_without(statistics) == 0 and statistics.errors.total() == 0
@@ -211,7 +211,7 @@ async def test_with_a_wrong_password_the_outage_setting_decides_and_no_secret_is
 
 @asynccontextmanager
 async def black_hole() -> AsyncIterator[str]:
-    """Takes connections, and never says a word."""
+    """Accepts connections, and never responds."""
     writers: list[asyncio.StreamWriter] = []
     async with await asyncio.start_server(lambda reader, writer: writers.append(writer), "127.0.0.1", 0) as server:
         yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -221,7 +221,7 @@ async def black_hole() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def repeating(answer: bytes) -> AsyncIterator[str]:
-    """Answers this to every command, whatever it says."""
+    """Sends this reply to every command."""
 
     async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):

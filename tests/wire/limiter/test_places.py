@@ -1,4 +1,4 @@
-"""Where a Redis may be: behind TLS, behind sentinels, or in a Cluster."""
+"""Redis behind TLS, behind sentinels, or in a Cluster."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +64,7 @@ async def test_sentinels_report_the_current_server_after_a_failover(tmp_path: Pa
             async with redis_limiter(url, outage="open") as (limiter, statistics):
                 assert (await take(limiter)).states[0].remaining == 89
                 two.call("SET", "which", "two")
-                # The server becomes a replica, and the sentinels know another one.
+                # The server becomes a replica, and the sentinels report another one.
                 sentinel.call("SENTINEL", "REMOVE", "main")
                 sentinel.call("SENTINEL", "MONITOR", "main", "127.0.0.1", str(two.port), "1")
                 one.call("REPLICAOF", "127.0.0.1", str(two.port))
@@ -88,7 +88,7 @@ async def test_all_counts_of_a_cluster_are_in_one_slot_whose_node_is_asked(tmp_p
         async with redis_limiter(url, namespace="here", outage="open") as (limiter, statistics):
             assert [state.remaining for state in (await take(limiter)).states] == [89, 49]
             assert there.call("CLUSTER", "COUNTKEYSINSLOT", str(slot)) == b":3\r\n"
-            # The slot moves: its counts are elsewhere, and the limiter follows.
+            # The slot moves with its counts, and the limiter follows.
             old, new = (node.call("CLUSTER", "MYID").split()[1].decode() for node in (there, other))
             there.call("FLUSHALL")
             assert other.call("CLUSTER", "SETSLOT", str(slot), "IMPORTING", old) == b"+OK\r\n"

@@ -78,7 +78,7 @@ def test_eight_clients_of_two_processes_get_exactly_the_limit(sidecars: tuple[Si
     assert (found.count(200), found.count(429)) == (100, CLIENTS * EACH - 100)
     refused = sidecars[0].ask("GET", target, key=key)
     assert refused.status == 429 and int(refused.header("Retry-After")) > 0
-    # What was refused has taken nothing, of the wider quota neither.
+    # The refused request took nothing, not even from the wider quota.
     assert '"wide";r=900' in refused.header("RateLimit")
     assert all(sidecar.metric('sidecar_limiter_fallback_total{decision="allowed"}') == 0 for sidecar in sidecars)
 
@@ -169,4 +169,4 @@ def test_no_request_fails_while_redis_is_paused_killed_and_back(start_sidecar: S
         assert [remaining() for _ in range(3)][-1] < 50
         server.start()
         until(lambda: sidecar.metric('sidecar_limiter_breaker_state{state="closed"}') == 1)
-        assert remaining() == 99  # This Redis keeps nothing over its end.
+        assert remaining() == 99  # This Redis keeps nothing across restarts.

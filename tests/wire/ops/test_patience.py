@@ -1,4 +1,4 @@
-"""What the listeners for operators put up with from clients that are slow, or many."""
+"""How the operators' listeners handle slow or many clients."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ from sidecar.http.hardened import ServerLimits, serving_app
 
 LARGE = 32 * 1024 * 1024
 PATIENCE_SECONDS = 20.0
-"""For what comes at once, or never: long enough for a slow machine."""
+"""For what arrives immediately or never: long enough for a slow machine."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
 
@@ -31,7 +31,7 @@ async def _large(_: web.Request) -> web.Response:
 async def listening(
     limits: ServerLimits, before_slow: Callable[[], Awaitable[object]] | None = None
 ) -> AsyncIterator[Connect]:
-    """A listener of three answers, and how to connect to it."""
+    """A listener with three responses, and how to connect to it."""
 
     async def slow(request: web.Request) -> web.Response:
         await request.read()
@@ -59,7 +59,7 @@ async def listening(
 
 
 async def response(reader: asyncio.StreamReader) -> bytes:
-    """Everything until the other end closes, and nothing where it was cut off."""
+    """Everything until the other end closes, or nothing if it was cut off."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await reader.read(-1)
@@ -113,7 +113,7 @@ async def test_an_unread_response_is_aborted() -> None:
         reader, writer = await connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        # Whoever reads gets all of it meanwhile, and goes on.
+        # A client that reads gets all of it meanwhile, and continues.
         steady = await connect()
         assert await ask(steady, "/large") == b"HTTP/1.1 200 OK\r\n"
         await steady[0].readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Commands on a store in PostgreSQL, and what they say where it cannot be used."""
+"""Commands on a store in PostgreSQL, and their errors if it is unavailable."""
 
 import json
 import re

@@ -81,7 +81,7 @@ async def test_a_change_announces_the_changed_keys_to_every_store(stores: list[S
     await stores[0].keys.add(keys, actor=ANN)
     before = await stores[1].keys.read_generation()
     await set_status(stores[0].keys, keys[1].id, KeyStatus.REVOKED)
-    # What is asked over the connection that listens comes after the notification.
+    # A query over the listening connection comes after the notification.
     assert await stores[1].keys.read_generation() != before
     assert stores[1].keys.changes_since(before) == {keys[1].id}
     own = stores[1].keys.generation()
@@ -102,7 +102,7 @@ async def test_a_change_without_a_notification_is_found_by_polling(
 async def test_the_number_of_changes_may_go_and_come_back(
     server: PostgresqlServer, url: str, stores: list[Store]
 ) -> None:
-    """No store is used meanwhile, and none has to be opened again."""
+    """No store is used meanwhile, and none has to be reopened."""
     server.sql("DELETE FROM sidecar.generation", url=url)
     await eventually(lambda: not _knows_changes(stores[0]), within_seconds=10)
     with pytest.raises(StoreUnavailable, match="is damaged"):

@@ -1,4 +1,4 @@
-"""PgBouncer before the store: good in session mode, and refused where it mixes sessions."""
+"""PgBouncer in front of the store: works in session mode, and is refused if it mixes sessions."""
 
 import subprocess
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def pooled(server: PostgresqlServer, url: str, mode: str) -> Iterator[str]:
     port = free_port()
     text = SETTINGS.format(server=server.port, port=port, mode=mode)
     program = needed("pgbouncer")
-    settings = server.folder / "pgbouncer.ini"  # A folder that the other user may look into.
+    settings = server.folder / "pgbouncer.ini"  # A folder that the other user can read.
     settings.write_text(text, encoding="ascii")
     settings.chmod(0o644)
     process = subprocess.Popen([program, "-q", str(settings)], user=other_user(), cwd="/", stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Lookups at a real standby (`store.replica`): they count only where it has what the primary has."""
+"""Lookups at a real standby (`store.replica`): they count only if it is up to date with the primary."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,7 +19,7 @@ from tests.wire.postgresql.test_serving import BACK_SECONDS, CONFIG, is_unavaila
 PAUSE, RESUME = "SELECT pg_wal_replay_pause()", "SELECT pg_wal_replay_resume()"
 ASKED = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
     AND query LIKE '%FROM api_key WHERE digest%'"""
-"""How many connections have looked keys up last."""
+"""How many connections last looked up keys."""
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ async def test_another_database_than_a_standby_of_it_is_not_used(server: Postgre
 
 
 class Answering:
-    """A connection whose answers were read before the news that come ahead of them."""
+    """A connection whose results were read before the notifications that arrive ahead of them."""
 
     def __init__(self) -> None:
         self.number, self.news = 1, ""
@@ -114,11 +114,11 @@ class Answering:
         return [(self.number, 0)]
 
     async def close(self) -> None:
-        """It holds nothing."""
+        """Nothing to close."""
 
 
 async def test_a_number_read_before_a_notification_is_not_the_newest() -> None:
-    """Else a standby that has only come as far would be believed."""
+    """Otherwise a standby that is just as old would be trusted."""
     connection = Answering()
 
     async def connect() -> Answering:
@@ -187,7 +187,7 @@ def test_a_sidecar_uses_the_primary_while_the_standby_is_down_or_hangs(
 @pytest.mark.requirement("R2.5")
 @pytest.mark.requirement("S4.4")
 def test_a_failover_to_the_standby_is_followed_and_no_request_passes_meanwhile(start_sidecar: StartSidecar) -> None:
-    """The URL names both, and so the primary's address changes."""
+    """The URL names both, so the primary's address changes."""
     with running_postgresql() as first:
         database = first.database().rpartition("/")[2]
         with running_postgresql(standby_of=first) as second:

@@ -1,4 +1,4 @@
-"""The roles of deploy/postgresql: what a sidecar needs works with its own role, and nothing else does."""
+"""The roles of deploy/postgresql: a sidecar's role can do what it needs, and nothing else."""
 
 from collections.abc import AsyncIterator
 
@@ -112,7 +112,7 @@ FORBIDDEN = (
     "INSERT INTO sidecar.audit VALUES (0, 0, '', '', 'rehash', '', NULL, NULL, NULL, NULL)",  # Before the head.
     "INSERT INTO sidecar.audit SELECT 90 + i, 0, '', '', CASE i WHEN 9 THEN 'issue' ELSE 'rehash' END, '', NULL, NULL, "
     "NULL, NULL FROM generate_series(0, 9) AS i",
-    # It would have the number of the next change, which could not be made.
+    # It would have the number of the next change, which would then be impossible.
     "INSERT INTO sidecar.audit SELECT id + 1, 0, '', '', 'rehash', '' FROM sidecar.audit_head",
     "UPDATE sidecar.audit_head SET id = 0",
     "UPDATE sidecar.generation SET value = 0",

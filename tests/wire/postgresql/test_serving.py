@@ -35,7 +35,7 @@ def is_answered(sidecar: Sidecar, key: IssuedKey, expected: int) -> bool:
 
 
 def is_unavailable(sidecar: Sidecar, key: IssuedKey | str) -> bool:
-    """503 with a time to come back; never a word about the key."""
+    """503 with Retry-After; nothing about the key."""
     response = sidecar.ask("GET", "/items/1", key=key)
     assert response.status in (200, 503), response
     return response.status == 503 and int(response.header("Retry-After")) > 0
@@ -130,7 +130,7 @@ def test_a_sidecar_without_connections_says_so_and_recovers(
     server.sql("ALTER ROLE crowd CONNECTION LIMIT 0", f"{END_SESSIONS} AND usename = 'crowd'")
     until(lambda: is_unavailable(sidecar, key), within=BACK_SECONDS)
     until(lambda: b"no connection left" in sidecar.ready().body, within=BACK_SECONDS)
-    # What happens meanwhile is told to nobody.
+    # Changes made meanwhile are not announced.
     assert Keys(sidecar.keys.config, url).run("disable", key.id).exit_code == 0
     server.sql("ALTER ROLE crowd CONNECTION LIMIT -1")
     seen: list[int] = []
@@ -161,7 +161,7 @@ def test_settings_of_a_database_keep_no_sidecar_from_its_work(
     server.sql(*(f"ALTER DATABASE {url.rpartition('/')[2]} SET {setting}" for setting in HOSTILE))
     sidecar = start_sidecar(CONFIG, store=url)
     keys = [sidecar.keys.issue(scopes=("read",)) for _ in range(3)]
-    # Issuing one takes longer than a session may be idle there.
+    # Issuing one takes longer than the idle timeout of a session there.
     assert [status(sidecar, key) for key in keys] == [200] * 3
     assert sidecar.keys.run("revoke", keys[0].id, "--yes").exit_code == 0
     until(lambda: status(sidecar, keys[0]) == 401, within=1.0)

@@ -1,4 +1,4 @@
-"""A process that may open few files: fewer connections, counted refusals, and operators that are always answered."""
+"""A process with a low open file limit: fewer connections, counted refusals, and responsive operator listeners."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def crowd(sidecar: Served, stack: ExitStack, number: int = MANY) -> list[socket.socket]:
-    """Connections that stay, each with a request."""
+    """Connections that stay open, each with a request."""
     clients = [stack.enter_context(sidecar.connect("data")) for _ in range(number)]
     for client in clients:
         try:
@@ -99,7 +99,7 @@ def test_without_any_descriptor_left_connections_wait_and_the_process_does_not_s
         stack.close()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) - 1, FEW))
         used, [client] = cpu_seconds(pid), crowd(sidecar, stack, 1)
-        select.select([], [], [], 1.5)  # What is measured is what it does meanwhile.
+        select.select([], [], [], 1.5)  # Its CPU use during this time is measured.
         assert cpu_seconds(pid) - used < 0.5
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW, FEW))
         assert is_served(client)

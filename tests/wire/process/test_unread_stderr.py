@@ -1,4 +1,4 @@
-"""Whoever reads stderr can be slow, stuck or gone: requests, probes and signals do not wait for it."""
+"""The reader of stderr may be slow, stuck or gone: requests, probes and signals do not wait for it."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def test_lines_that_stderr_does_not_accept_are_dropped_counted_and_reported_late
         (deep / "sidecar.yaml").unlink()
 
         def dropped_some() -> bool:
-            """Each reload that fails is a long line."""
+            """Each failed reload writes a long line."""
             sidecar.process.send_signal(signal.SIGHUP)
             return sidecar.metrics()[REFUSED] > 0 and sidecar.metrics()[DROPPED] > 0
 
@@ -101,7 +101,7 @@ def test_a_startup_error_that_nobody_reads_does_not_keep_the_process_alive(folde
 
 
 class _Reading:
-    """Reads a pipe from here on."""
+    """Reads a pipe from now on."""
 
     def __init__(self, pipe: FullPipe) -> None:
         self._pipe, self._read = pipe, b""

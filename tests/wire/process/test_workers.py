@@ -1,4 +1,4 @@
-"""`sidecar serve --workers`: several processes, and to everybody else one sidecar."""
+"""`sidecar serve --workers`: several processes that act as one sidecar."""
 
 import json
 import os
@@ -48,13 +48,13 @@ def key(sidecar: Sidecar) -> IssuedKey:
 
 
 def children(sidecar: Sidecar) -> Sequence[int]:
-    """The control process first, then the workers, but for those that were started again."""
+    """The control process first, then the workers, without restarted ones."""
     pid = sidecar.process.pid
     return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()))
 
 
 def statuses(sidecar: Sidecar, target: str, count: int, *, key: IssuedKey | None = None) -> list[int]:
-    """Of requests at once, each on a connection of its own, which any worker may get."""
+    """The statuses of concurrent requests, each on its own connection, which any worker may get."""
     with ThreadPoolExecutor(12) as threads:
         return list(threads.map(lambda _: sidecar.ask("GET", target, key=key).status, range(count)))
 
@@ -161,7 +161,7 @@ def test_sigterm_ends_all_after_what_has_begun(start_sidecar: StartSidecar, tmp_
     with sidecar.connect() as begun:
         begun.send(b"GET /open HTTP/1.1\r\nHost: a\r\n")
         until(lambda: ready(sidecar)[0] == 200)
-        for pid in (sidecar.process.pid, *pids):  # As a service manager does.
+        for pid in (sidecar.process.pid, *pids):  # Like a service manager.
             os.kill(pid, signal.SIGTERM)
         until(lambda: "draining" in " ".join(sidecar.process.stderr.all()))
         begun.send(b"\r\n")

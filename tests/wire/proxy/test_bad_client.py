@@ -1,4 +1,4 @@
-"""Clients that send nonsense get a quiet answer of ours."""
+"""Clients that send garbage get our own response, quietly."""
 
 import logging
 

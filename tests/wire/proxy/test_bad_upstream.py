@@ -1,4 +1,4 @@
-"""An upstream that is slow, dead, or answers nonsense."""
+"""An upstream that is slow, dead, or responds with garbage."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ async def resetting(peer: Peer) -> None:
 
 
 async def quickest(bench: Bench, status: int) -> float:
-    """Seconds, of several answers of `status` one after the other: a busy machine holds up some of them, not all."""
+    """The least seconds of several consecutive responses with `status`: a busy machine delays some, not all."""
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
@@ -54,7 +54,7 @@ async def test_an_unknown_name_is_a_502(set_up: SetUp) -> None:
     causes = {
         502: UpstreamCause.DNS,
         504: UpstreamCause.CONNECT,
-    }  # Without a name server, nobody says that there is no such name.
+    }  # Without a name server, nothing says that the name does not exist.
     assert bench.records.finished_ones[0].cause is causes[status]
 
 
@@ -140,7 +140,7 @@ NONSENSE = {
         b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 10_000 + b"\r\n",
     ),
 }
-"""What is no response, by the cause that the operator is told."""
+"""Invalid responses, by the cause that the operator gets."""
 
 
 @pytest.mark.requirement("S3.5")

@@ -1,4 +1,4 @@
-"""Where the data listener is bound: both families, several addresses, and all or none of them."""
+"""Binding of the data listener: both families, several addresses, and all or none of them."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""How many connections there may be, and what is logged of what strangers do."""
+"""Limits on connections, and what is logged about unknown clients."""
 
 import logging
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What has come before the listener closes is answered, even if nobody has accepted it yet."""
+"""Requests that arrived before the listener closes are answered, even if not accepted yet."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def connected(bench: Bench) -> list[socket.socket]:
-    """Connections of which only the kernel knows: the loop does not turn meanwhile."""
+    """Connections that only the kernel knows: the loop does not turn meanwhile."""
     address = bench.server.addresses[0]
     sockets = [socket.socket(socket.AF_UNIX if address.path else socket.AF_INET) for _ in range(CLIENTS)]
     for opened in sockets:

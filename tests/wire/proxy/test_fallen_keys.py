@@ -1,4 +1,4 @@
-"""What is under way ends when the key it was let through with is not good any longer."""
+"""Running exchanges end when their key is no longer valid."""
 
 import asyncio
 from contextlib import suppress
@@ -156,7 +156,7 @@ async def test_a_tunnel_of_a_revoked_key_is_reset(set_up: SetUp) -> None:
 
 
 def frame(payload: bytes, first: int = 0x82) -> bytes:
-    """As a server sends it: not masked."""
+    """As sent by a server: not masked."""
     size = len(payload)
     length = (
         bytes([size]) if size < 126 else b"\x7e%b" % size.to_bytes(2) if size < 65536 else b"\x7f" + size.to_bytes(8)

@@ -1,4 +1,4 @@
-"""Counts of quotas by address take up as much memory as is configured, however many addresses ask."""
+"""Counts of quotas by address take only the configured memory, however many addresses there are."""
 
 import pytest
 

@@ -50,7 +50,7 @@ async def test_a_response_delimited_by_close(set_up: SetUp, version: bytes) -> N
 
 @pytest.mark.requirement("S3.7")
 async def test_head_keeps_content_length_and_the_connections(set_up: SetUp) -> None:
-    """The next request waits for it, for as long as a careless upstream could still send a body."""
+    """The next request waits as long as a careless upstream could still send a body."""
     head_only = b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"
     bench = await set_up(answering(head_only, plain(b"after")), max_connections=1)
     client = await bench.client()

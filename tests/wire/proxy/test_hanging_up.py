@@ -1,4 +1,4 @@
-"""A client that hangs up frees everything at once."""
+"""A client that disconnects frees everything immediately."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What a client may take up: sizes and times."""
+"""Limits on a client's resources: sizes and times."""
 
 import asyncio
 import time
@@ -13,13 +13,13 @@ from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get, post
 
 UNREAD = 32 << 20
-"""Bytes, several times what lies between a client and an upstream that reads nothing."""
+"""Bytes, several times what fits between a client and an upstream that reads nothing."""
 SMALL = Limits(request_line=256, header=256, headers=10, head=1024)
 FIVE_HEADERS = [b"X-%d: " % number + b"v" * 200 for number in range(5)]
 
 
 def reader() -> tuple[list[bytes], Script]:
-    """Takes whatever comes, and never answers."""
+    """Reads everything, and never responds."""
     seen: list[bytes] = []
 
     async def script(peer: Peer) -> None:
@@ -242,7 +242,7 @@ async def test_an_upstream_that_does_not_read_is_not_the_clients_fault(set_up: S
         await peer.exactly(UNREAD)
         await peer.send(plain(b"all of it"))
 
-    window = 1.5  # Longer than a loaded machine keeps from the loop what the upstream reads and the client sends.
+    window = 1.5  # Longer than a loaded machine delays reads of the upstream and writes of the client.
     bench = await set_up(script, listener={"limits": Limits(body_rate=1000), "body_window_seconds": window})
     client = await bench.client()
     client.writer.write(get("/x", b"Content-Length: %d" % UNREAD, method="POST") + bytes(UNREAD))

@@ -1,4 +1,4 @@
-"""Nothing ends without a word: good requests before bad ones, clients that end their side, errors of ours."""
+"""Nothing ends silently: valid requests before bad ones, clients that end their side, our own errors."""
 
 import asyncio
 import logging

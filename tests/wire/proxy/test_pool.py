@@ -1,4 +1,4 @@
-"""Connections are given out one to a request, whatever becomes of the requests."""
+"""Each request gets its own connection, whatever happens to the requests."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The PROXY protocol on the data listener: who the client is, however the header comes, and who is refused."""
+"""The PROXY protocol on the data listener: the client's address, split headers, and refusals."""
 
 import asyncio
 import socket
@@ -30,7 +30,7 @@ def behind(proxy: Callable[[str], bool] = PROXY.__eq__, **more: Any) -> dict[str
 
 
 def clients(bench: Bench) -> list[str]:
-    """The client of each request that was finished."""
+    """The client of each finished request."""
     return [record.decision.client_address for record in bench.records.finished_ones if record.decision is not None]
 
 
@@ -50,7 +50,7 @@ async def is_turned_away(bench: Bench, source: str, raw: bytes = b"") -> bool:
 
 
 async def is_reset(client: RawClient) -> bool:
-    """Whether it ends by a reset, without a byte."""
+    """Whether it ends with a reset, without a byte."""
     try:
         return await client.rest() is None
     except ConnectionResetError:
@@ -78,7 +78,7 @@ async def test_the_header_may_come_in_any_two_pieces(set_up: SetUp, name: str) -
     opened = [await bench.client() for _ in halves]
     for client, (first, _) in zip(opened, halves, strict=True):
         await client.send(first)
-    await (await bench.client()).ask(raw)  # Meanwhile the first halves have been read.
+    await (await bench.client()).ask(raw)  # By then the first halves have been read.
     for client, (_, second) in zip(opened, halves, strict=True):
         assert (await client.ask(second)).status == 200
     assert clients(bench) == [told or PROXY] * (len(halves) + 1)
@@ -211,7 +211,7 @@ async def test_the_header_comes_before_the_tls_handshake(set_up: SetUp, tmp_path
 
 
 def _over_tls(address: Address, header: bytes, context: ssl.SSLContext) -> bytes:
-    """The answer to one request. The header and the first bytes of the handshake are sent together."""
+    """The response to one request. The header and the first bytes of the handshake are sent together."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
     received = b""

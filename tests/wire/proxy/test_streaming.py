@@ -1,4 +1,4 @@
-"""Bodies stream both ways: never gathered, never held back."""
+"""Bodies stream both ways: never buffered whole, never delayed."""
 
 import asyncio
 import hashlib
@@ -16,12 +16,12 @@ from tests.wire.proxy.wire import get, post
 SIZE = MUCH * MIB
 PIECE = bytes(range(256)) * 256
 MEMORY_BYTES = 16 * MIB
-"""How much a transfer may grow memory, test and upstream in the same process included."""
+"""How much memory a transfer may add, including the test and the upstream in the same process."""
 
 
 @cache
 def whole_digest() -> bytes:
-    """Of all pieces."""
+    """The digest of all pieces."""
     return hashlib.sha256(PIECE * (SIZE // len(PIECE))).digest()
 
 

@@ -34,7 +34,7 @@ def served(authority: Authority, tmp_path: Path) -> ListenerTls:
 
 
 def put(files: ListenerTls, certificate: Path, key: Path) -> None:
-    """In place of what was there, as a secret's volume does it."""
+    """Replace the files, as a secret's volume does."""
     for name, source in ((files.certificate, certificate), (files.key, key)):
         Path(f"{name}.new").write_bytes(source.read_bytes())
         os.replace(f"{name}.new", name)
@@ -50,7 +50,7 @@ async def connect(bench: Bench, context: ssl.SSLContext) -> RawClient:
 
 
 def name_of(client: RawClient) -> str:
-    """Whose certificate the server showed."""
+    """The name in the server's certificate."""
     shown = client.writer.get_extra_info("peercert")
     return str(dict(pair for (pair,) in shown["subject"])["commonName"])
 

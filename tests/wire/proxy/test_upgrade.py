@@ -1,4 +1,4 @@
-"""WebSocket and other upgrades: a byte tunnel after the gate's yes and the upstream's 101."""
+"""WebSocket and other upgrades: a byte tunnel after the gate's Allow and the upstream's 101."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ SWITCHED = (
 
 
 def tunnelling(talk: Script, response: bytes = SWITCHED) -> Script:
-    """Switches, and then does as `talk` says."""
+    """Upgrades, then runs `talk`."""
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -40,7 +40,7 @@ async def silent(peer: Peer) -> None:
 
 
 async def open_tunnel(bench: Bench, *asking: bytes) -> tuple[RawClient, bytes]:
-    """A client, and the head that answered it."""
+    """A client, and the head of its response."""
     client = await bench.client()
     await client.send(get("/chat", *(asking or ASKING)))
     async with asyncio.timeout(PATIENCE_SECONDS):

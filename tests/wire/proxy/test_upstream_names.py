@@ -1,6 +1,6 @@
-"""The upstream's name comes to mean another address, and is followed while traffic lasts.
+"""The upstream's name changes its address, which is followed under constant traffic.
 
-On loops that know one name more than the machine does, so that no privileges are needed.
+On loops that resolve one more name than the machine, so that no privileges are needed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ Start = Callable[..., Awaitable[Bench]]
 
 
 class Names:
-    """Mixed into a loop: what NAME means, whenever a connection is made to it."""
+    """A mixin for loops: the address of NAME for each new connection."""
 
     address = "127.0.0.1"
 
@@ -49,7 +49,7 @@ def move(address: str) -> None:
 
 @pytest.fixture
 def start(set_up: SetUp) -> Start:
-    """`await start(**settings)`: a listener before NAME, which is one server at first and another after `move`."""
+    """`await start(**settings)`: a listener in front of NAME, which is one server at first and another after `move`."""
 
     async def before_name(**settings: Any) -> Bench:
         first, second = ScriptedUpstream(answering(plain(b"first"))), ScriptedUpstream(answering(plain(b"second")))
@@ -64,7 +64,7 @@ def start(set_up: SetUp) -> Start:
 
 
 async def ask_until(bench: Bench, wanted: bytes) -> None:
-    """One request after the other, without a pause, until `wanted` is the answer."""
+    """One request after another, without a pause, until the response is `wanted`."""
     client = await bench.client()
     async with asyncio.timeout(PATIENCE_SECONDS):
         while (await client.ask(get())).body != wanted:

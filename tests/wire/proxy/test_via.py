@@ -1,4 +1,4 @@
-"""Via says by which way a message came, and ends the way of one that comes again (RFC 9110 section 7.6.3)."""
+"""Via lists a message's hops, and stops a message that returns (RFC 9110 section 7.6.3)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One reload reconfigures every part: after it, each of them works by the new values."""
+"""One reload reconfigures every part: afterwards, each uses the new values."""
 
 import re
 from collections.abc import Callable
@@ -47,7 +47,7 @@ AFTER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """What each part shows of the configuration in force."""
+    """What each part shows of the current configuration."""
 
     changing: Changing
 

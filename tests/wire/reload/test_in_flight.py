@@ -1,4 +1,4 @@
-"""Requests that have begun when the configuration changes end as they began."""
+"""Requests in progress during a reload keep their old configuration."""
 
 import asyncio
 

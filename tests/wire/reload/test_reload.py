@@ -1,4 +1,4 @@
-"""A configuration takes effect without a restart: whole, on the next request, or not at all."""
+"""A configuration takes effect without a restart: completely, on the next request, or not at all."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def test_a_file_changed_in_place_is_loaded(changing: Changing) -> None:
 
 
 def test_a_file_written_in_pieces_is_loaded_when_it_is_complete(start_changing: StartChanging) -> None:
-    """Half of it would be a good configuration, too, and deny everything."""
+    """Half of it would also be valid, and deny everything."""
     text = CHANGED.replace("{interval: 50ms}", "{interval: 1s}")
     changing = start_changing(text.replace("realm: after", "realm: before"))
     half = text.index("  - GET /few")
@@ -41,7 +41,7 @@ def test_a_file_written_in_pieces_is_loaded_when_it_is_complete(start_changing: 
 
 
 def test_the_swap_of_a_config_map_is_seen(start_sidecar: StartSidecar, tmp_path: Path) -> None:
-    """As the kubelet does it: the file leads to `..data`, and that to a folder which is replaced by a rename."""
+    """As the kubelet does it: the file links to `..data`, which links to a folder that is replaced by a rename."""
     for name, text in (("..1", CONFIG), ("..2", CHANGED)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "sidecar.yaml").write_text(text, encoding="utf-8")
@@ -123,7 +123,7 @@ def test_taken_quota_stays_taken(changing: Changing) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(", test: hv_test_", ""), ("keys: {", "keys: {length: 60, ")])
 def test_a_cached_key_is_judged_by_the_new_rules(changing: Changing, old: str, new: str) -> None:
-    """A key of an environment that is no longer, or of another length, is refused though it was used just before."""
+    """A key of a removed environment, or of another length, is refused although it was just used."""
     key = changing.sidecar.keys.issue("t", environment="test", scopes=("read",))
     assert changing.sidecar.ask("GET", "/items/1", key=key).status == 200
     changing.taken(CONFIG.replace(old, new))

@@ -1,4 +1,4 @@
-"""The admin listener: who gets in, what a page may do, what is written."""
+"""The admin listener: who may use it, what a page may do, what is logged."""
 
 import csv
 import io
@@ -63,7 +63,7 @@ def test_it_listens_on_loopback_by_default(start_sidecar: StartSidecar) -> None:
 def test_an_admin_session_cookie_sent_to_the_data_listener_is_not_forwarded(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
-    """Cookies know no ports: whoever is signed in at one of a host sends the session to every other."""
+    """Cookies ignore ports: a browser sends the session to every port of a host."""
     sidecar = start_sidecar(CONFIG.replace("routes:", 'routes:\n  - "* /open": {public: true}', 1))
     assert sidecar.ask("GET", "/open", [("Cookie", "theme=dark; sidecar_session=s3cret")]).status == 200
     assert upstream.last().header("Cookie") == "theme=dark"
@@ -103,7 +103,7 @@ def test_the_form_to_sign_in_is_a_401_too_and_what_it_looks_well_with_tells_noth
     assert b"Admin token" in told.body and b"ops" not in told.body
     files = [stranger.call("GET", f"/static/{name}") for name in ("page.css", "page.js", "icon.svg", "chevron.svg")]
     assert {file.status for file in files} == {200}
-    # They are the same for everyone, before any key was issued and after.
+    # They are the same for everyone, before and after any key is issued.
     ops.issue(name="canary of the ops listener")
     assert [stranger.call("GET", f"/static/{name}").body for name in ("page.css", "page.js")] == [
         file.body for file in files[:2]
@@ -252,7 +252,7 @@ def test_names_cannot_break_csv_or_a_log(start_sidecar: StartSidecar) -> None:
         assert not any(cell.lstrip().startswith(("=", "+", "-", "@", "\uff1d")) for cell in row.values()), row
         if row["id"] in ids:
             assert row["name"].removeprefix("'") == ids[row["id"]]
-    # A key that is still tried after it was revoked is told in a line of the log, which is JSON and one line.
+    # A key that is still used after it was revoked is reported in one line of JSON in the log.
     told = ops.call("POST", "keys", {"name": names[0]}).json
     ops.call("POST", f"keys/{told['key']['id']}/revoke")
     sidecar.ask("GET", "/streams/%0d%0aforged", [("User-Agent", "a\tb")], key=told["secret"])

@@ -60,7 +60,7 @@ def test_a_missing_file_keeps_the_previous_configuration(changing: Changing) -> 
 @pytest.mark.requirement("R5.1")
 @pytest.mark.parametrize("kind", ["a named pipe", "a folder", "a link to itself", "endless"])
 def test_a_path_that_is_not_a_file_is_ignored_until_there_is_a_file(changing: Changing, kind: str) -> None:
-    """Nobody writes to the pipe: who waits for it waits for ever, and holds up the end, too."""
+    """Nothing writes to the pipe: waiting for it would last for ever, and also block shutdown."""
     changing.file.unlink()
     match kind:
         case "a named pipe":
@@ -128,7 +128,7 @@ routes:
 @pytest.mark.requirement("R5.3")
 @pytest.mark.parametrize(("zone", "locale"), ZONES)
 def test_zone_and_locale_change_nothing(start_sidecar: StartSidecar, zone: str, locale: str) -> None:
-    """A day is one of UTC, a time is told in UTC, and `i` is the small letter of `I`."""
+    """Days are UTC days, times are in UTC, and `i` is the lower case of `I`."""
     sidecar = start_sidecar(CLOCKED, environ={"TZ": zone, "LC_ALL": locale, "LANG": locale})
     key = sidecar.keys.issue("k", scopes=("insert",), expires="90d")
     response = sidecar.ask("GET", "/items", [("IF-NONE-MATCH", "x")], key=key)

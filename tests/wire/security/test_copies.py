@@ -1,4 +1,4 @@
-"""The key that let a request in reaches the upstream by no other door."""
+"""No copy of a request's key reaches the upstream."""
 
 from base64 import b64encode, urlsafe_b64encode
 from urllib.parse import quote

@@ -1,4 +1,4 @@
-"""Where a key may stand, and what becomes of it."""
+"""The places of a key, and what happens to it."""
 
 import json
 import sqlite3
@@ -22,7 +22,7 @@ PRESENTED = [
 
 @pytest.fixture(scope="module")
 def lenient(start_shared_sidecar: StartSidecar) -> Sidecar:
-    """A sidecar that takes keys from the query and a cookie, too."""
+    """A sidecar that also accepts keys in the query and a cookie."""
     return start_shared_sidecar(QUERY_AND_COOKIE)
 
 

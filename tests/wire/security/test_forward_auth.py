@@ -25,7 +25,7 @@ IDENTITY = ("x-auth-subject", "x-auth-scopes", "x-auth-key-id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """A proxy that asks, and the service behind it."""
+    """A forward-auth proxy, and the service behind it."""
 
     name: str
     address: Address
@@ -43,7 +43,7 @@ class Front:
         return self.upstream.last()
 
     def refuses(self, status: int, code: str, method: str, target: str, *, key: str = "") -> Response:
-        """As the sidecar words it; nothing reached the service."""
+        """A refusal in the sidecar's words; nothing reached the service."""
         response = self.ask(method, target, key=key)
         assert (response.status, response.json()["code"]) == (status, code), response
         assert response.header("Cache-Control") == "no-store"
@@ -58,20 +58,20 @@ def decider(start_shared_sidecar: StartSidecar) -> Decider:
 
 
 FROZEN = {"nginx": 500, "caddy": 504, "envoy": 503, "haproxy": 504}
-"""What each proxy answers where the sidecar does not, after 5 seconds."""
+"""Each proxy's response if the sidecar does not respond within 5 seconds."""
 
 
 @pytest.fixture(scope="module")
 def started(
     decider: Decider, upstream_process: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Address]]:
-    """Proxies that run already, by name."""
+    """Running proxies, by name."""
     with ExitStack() as stack:
         yield _Fronts(stack, tmp_path_factory, decider, upstream_process)
 
 
 class _Fronts(dict[str, Address]):
-    """Each is started when it is first asked for, so that a missing one skips its own tests alone."""
+    """Each is started on first use, so that a missing one only skips its own tests."""
 
     def __init__(self, stack: ExitStack, folders: pytest.TempPathFactory, decider: Decider, upstream: Upstream) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from tests.wire.security.site import BASE, IDENTITY, KEYS, Site
 
 
 def folded(name: str) -> str:
-    """As the least careful server reads it."""
+    """As the least careful server parses it."""
     return "".join(character if character.isalnum() else "-" for character in name.lower()).replace("--", "-")
 
 

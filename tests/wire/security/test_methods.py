@@ -1,4 +1,4 @@
-"""Any token is a method where a route names it; what is neither named nor known opens nothing."""
+"""Any token is a method if a route names it; methods that are neither named nor known open nothing."""
 
 from functools import partial
 from typing import Any

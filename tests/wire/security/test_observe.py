@@ -1,4 +1,4 @@
-"""What goes on with `mode: observe`, byte for byte: nobody's identity, no wrong key, nothing malformed."""
+"""What `mode: observe` forwards, byte for byte: no identity, no wrong key, nothing malformed."""
 
 import pytest
 

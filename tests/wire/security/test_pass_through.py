@@ -1,4 +1,4 @@
-"""Over sockets: what lets a caller pass without a key of ours, on the data and on the forward-auth listener."""
+"""Over sockets: credentials that pass without our key, on the data and the forward-auth listener."""
 
 import pytest
 

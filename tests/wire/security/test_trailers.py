@@ -27,7 +27,7 @@ from tests.wire.security.site import CONFIG as SITE_CONFIG
 from tests.wire.security.site import Site, keys_of
 
 WAIT_SECONDS = 0.3
-"""Silence of this length is taken for waiting for the rest of a body."""
+"""Silence of this length counts as waiting for the rest of a body."""
 HAPROXY = """\
 defaults
   mode http
@@ -75,12 +75,12 @@ def site(site_of_module: Site, upstream: Upstream) -> Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """What a client writes, piece by piece; the next piece follows when `answers` have come."""
+    """What a client writes, piece by piece; the next piece follows when `answers` have arrived."""
 
     pieces: Sequence[bytes]
     answers: int = 1
     patience: float = 5
-    """Seconds of silence that are taken for the end."""
+    """Seconds of silence that count as the end."""
 
 
 def responses(address: Address, sent: Sent) -> list[Response]:
@@ -103,7 +103,7 @@ def chunked(target: str, trailer: bytes, *fields: bytes, host: bytes = b"api.tes
 
 
 def clean(key: str = "", target: str = CLEAN) -> bytes:
-    """A request that says everything about itself; the server closes after its answer."""
+    """A self-contained request; the server closes after its response."""
     credential = f"Authorization: Bearer {key}\r\n" if key else ""
     head = f"GET {target} HTTP/1.1\r\nHost: api.test\r\n{credential}X-Own: 1\r\nConnection: close\r\n\r\n"
     return head.encode()
@@ -121,7 +121,7 @@ def clean_ones(site: Site) -> Iterator[bytes]:
 
 @pytest.fixture
 def alone(site: Site) -> bytes:
-    """What reaches the upstream of the clean request when nothing stands before it."""
+    """What reaches the upstream of the clean request on its own."""
     [answer] = responses(site.sidecar.data, Sent(pieces=[clean(site.keys["Kr"])]))
     assert answer.status == 200
     [head] = clean_ones(site)
@@ -180,7 +180,7 @@ def test_no_chunked_request_of_the_corpus_changes_the_one_after_it(site: Site, a
 
 
 def chunked_ones(case: Case, site: Site) -> Iterator[bytes]:
-    """Without and with trailers; what is allowed and what is refused."""
+    """Without and with trailers; allowed and refused requests."""
     raw = case.sent(site.keys)
     for trailer in TRAILERS[:3]:
         ended = raw.replace(b"\r\n0\r\n\r\n", b"\r\n0\r\n%b\r\n" % with_key(trailer, site))
@@ -342,7 +342,7 @@ def test_behind_haproxy_with_shared_connections_no_client_is_mistaken_for_anothe
 
 @contextmanager
 def haproxy(folder: Path, reuse: str, sidecar: Address) -> Iterator[Address]:
-    """HAProxy as it comes, one connection to the sidecar for all of its clients."""
+    """HAProxy with default settings: one connection to the sidecar for all its clients."""
     port = free_port()
     config = folder / f"haproxy-{reuse}.cfg"
     config.write_text(HAPROXY.format(port=port, reuse=reuse, host=sidecar[0], sidecar=sidecar[1]), encoding="utf-8")

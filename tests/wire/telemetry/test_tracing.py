@@ -1,4 +1,4 @@
-"""Tracing over a real collector: what is told of a request, what the upstream is told, and what is never told."""
+"""Tracing with a real collector: what spans contain, what the upstream gets, and what is never exported."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What changes between two configurations: by what requests get, not by how it is written."""
+"""What changes between two configurations: by the effect on requests, not by the text."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a document and a configuration say otherwise, each finding with both places."""
+"""Differences between a document and a configuration, each finding with both locations."""
 
 from collections.abc import Sequence
 from pathlib import Path

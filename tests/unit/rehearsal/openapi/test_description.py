@@ -1,4 +1,4 @@
-"""What is read of a document: every operation, below the right path, with what it demands."""
+"""What is read from a document: every operation, with its path and requirements."""
 
 import json
 from typing import Any
@@ -121,7 +121,7 @@ def test_dangling_references_are_reported() -> None:
         "`/d`: `#/paths/none` is not in the document",
         "the reference `b.yaml`, and 1 other: other files are not read; bundle the document into one",
     ]
-    # What is in another file may well need a key.
+    # An operation in another file may need a key.
     assert [operation.public for operation in found.operations] == [True, False]
 
 

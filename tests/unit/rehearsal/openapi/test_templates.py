@@ -1,4 +1,4 @@
-"""Path templates become the nearest pattern that matches all of their paths, and what is wider is said."""
+"""Path templates become the nearest pattern that matches all of their paths, with a remark if it is wider."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What becomes of a case: the gate's decision, and what was expected beside it."""
+"""The result of a case: the gate's decision, compared with the expectation."""
 
 from base64 import b64encode
 

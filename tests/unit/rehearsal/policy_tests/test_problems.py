@@ -1,4 +1,4 @@
-"""A file of tests that is wrong is told so: every mistake at once, each with its line, and never a traceback."""
+"""An invalid file of tests: all errors at once, each with its line, and never a traceback."""
 
 import pytest
 

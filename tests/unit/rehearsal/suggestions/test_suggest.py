@@ -1,4 +1,4 @@
-"""From recorded requests to what keys could do without."""
+"""From recorded requests to rights that keys do not need."""
 
 import asyncio
 import secrets

@@ -154,7 +154,7 @@ def test_the_native_sidecar_is_ready_before_the_service_starts(folder: str) -> N
     assert [each["name"] for each in pod_of(folder)["containers"]] == ["service"]
 
 
-def test_the_classic_form_is_the_same_sidecar_beside_the_service() -> None:
+def test_the_classic_manifest_runs_the_same_sidecar_next_to_the_service() -> None:
     native, classic = containers("overlays/native")["sidecar"], containers("overlays/classic")["sidecar"]
     assert {**classic, "restartPolicy": "Always", "lifecycle": native["lifecycle"]} == native
     assert [each["name"] for each in pod_of("overlays/classic")["containers"]] == ["sidecar", "service"]

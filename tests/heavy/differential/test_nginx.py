@@ -116,7 +116,7 @@ def under(path: str, prefixes: set[str]) -> bool:
 
 @budget(150)
 @given(request=valid("/public", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]))
-def test_a_valid_request_is_read_as_it_was_sent(pair: Pair, request: Request) -> None:
+def test_a_valid_request_is_parsed_as_it_was_sent(pair: Pair, request: Request) -> None:
     assume(not nginx_refuses(request))
     response, through = pair.ask(request.raw(), head_only=request.method == b"HEAD")
     assert response is not None and response.status == 200, response

@@ -67,7 +67,7 @@ def test_envoy_keeps_a_key_that_the_service_should_get(start_sidecar: StartSidec
     assert all(names.endswith(",x-strip") for names in removed)
 
 
-def test_what_the_proxy_itself_sets_is_neither_refused_nor_removed(start_sidecar: StartSidecar) -> None:
+def test_headers_set_by_the_proxy_are_neither_refused_nor_removed(start_sidecar: StartSidecar) -> None:
     identity = BASE.replace("strip: [X-Strip]", "strip: [X-Strip-*], keep: [X-Auth-Request-*, Remote-User]")
     decider = decider_of(start_sidecar, identity)
     kept = [("X-Auth-Request-User", "ada"), ("Remote-User", "ada")]

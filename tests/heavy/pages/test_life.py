@@ -60,7 +60,7 @@ def test_a_key_issued_on_the_page_works_at_once_shows_as_used_and_is_refused_onc
     expect(page.get_by_role("link", name="Revoke", exact=True)).to_have_count(0)
 
 
-def test_the_curl_line_of_a_new_key_works_as_it_stands(page: Page, site: Site) -> None:
+def test_the_curl_command_of_a_new_key_works_unchanged(page: Page, site: Site) -> None:
     site.let_in(page)
     issue(page, site)
     command = shlex.split(page.locator("#command").inner_text())

@@ -135,7 +135,7 @@ def test_without_signing_in_every_page_is_a_401_with_the_form(house: Site, targe
     assert "the key that makes the store" not in response.text
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_is_not_the_token(house: Site) -> None:
+def test_the_cookie_is_inaccessible_to_scripts_and_other_sites_and_is_not_the_token(house: Site) -> None:
     house.cookie = ""
     response = house.post("/sign-in", token=TOKEN)
     value, *flags = [part.strip() for part in response.headers["set-cookie"].split(";")]

@@ -65,7 +65,7 @@ def test_signing_in_and_finding_the_way_needs_no_mouse(page: Page, house: Site) 
     ]  # fmt: skip
 
 
-def test_the_way_past_the_navigation_is_the_first_stop(page: Page, house: Site) -> None:
+def test_the_skip_link_is_the_first_focus(page: Page, house: Site) -> None:
     house.let_in(page)
     page.goto(house.url + "/keys")
     page.keyboard.press("Tab")

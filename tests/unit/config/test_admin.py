@@ -26,7 +26,7 @@ def loaded(tmp_path: Path, admin: str, overrides: dict[str, str] | None = None, 
     return load(str(file), overrides=overrides or {}, environ=environ)
 
 
-def test_without_a_token_nobody_could_use_it_and_it_stays_closed(tmp_path: Path) -> None:
+def test_without_a_token_the_listener_stays_closed(tmp_path: Path) -> None:
     assert loaded(tmp_path, "").admin is None
     assert loaded(tmp_path, "admin: 127.0.0.1:9091\n").admin is None
     assert loaded(tmp_path, "admin: {tokens: []}\n", SIDECAR_ADMIN_TOKEN="").admin is None

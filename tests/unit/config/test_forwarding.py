@@ -60,7 +60,7 @@ ROUTES = """routes:
 """
 
 
-def test_an_upstream_beside_the_default_one_has_all_of_its_options_and_is_chosen_by_route(loading: Loading) -> None:
+def test_a_named_upstream_has_all_options_and_is_chosen_by_route(loading: Loading) -> None:
     config = loading(MINIMAL + TWO + ROUTES)
     billing, files = config.upstreams["billing"], config.upstreams["files"]
     assert (billing.address.host, billing.answer_timeout, billing.strip_prefix) == ("billing.test", 300.0, "/billing")

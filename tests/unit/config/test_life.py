@@ -78,7 +78,7 @@ def test_an_unclassified_option_needs_a_restart(loading: Loading) -> None:
         assert kept == ((field.name,) if getattr(merged, field.name) != "other" else ()), field.name
 
 
-def test_drain_is_taken_as_a_whole_unless_its_socket_waits_for_a_restart(loading: Loading) -> None:
+def test_drain_is_reloaded_as_a_whole_unless_its_socket_needs_a_restart(loading: Loading) -> None:
     running = loading(MINIMAL + "drain: {delay: 5s, socket: /run/a.sock}\n")
     config, kept = without_restart(running, loading(MINIMAL + "drain: {delay: 7s, socket: /run/b.sock}\n"))
     assert (kept, config.drain) == (("drain",), running.drain)
@@ -86,7 +86,7 @@ def test_drain_is_taken_as_a_whole_unless_its_socket_waits_for_a_restart(loading
     assert (kept, config.drain.delay) == ((), 7)
 
 
-def test_other_certificates_are_taken_but_tls_does_not_end(loading: Loading) -> None:
+def test_new_certificates_are_loaded_but_tls_is_not_turned_off(loading: Loading) -> None:
     running = loading(MINIMAL + TLS)
     config, kept = without_restart(running, loading(MINIMAL + TLS.replace("/a", "/b")))
     assert (kept, config.tls is not None and config.tls.key) == ((), "/b.key")

@@ -18,7 +18,7 @@ def test_an_empty_variable_takes_its_default_and_what_it_holds_is_not_replaced_a
     assert config.realm == "x${A}"
 
 
-def test_a_secret_may_stand_in_a_file_that_a_variable_names(loading: Loading, tmp_path: Path) -> None:
+def test_a_secret_may_be_in_a_file_named_by_a_variable(loading: Loading, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("of the file\n")
     named = {"NAME_FILE": str(tmp_path / "secret")}
     assert loading(MINIMAL + "realm: ${NAME}\n", environ=named).realm == "of the file"
@@ -26,7 +26,7 @@ def test_a_secret_may_stand_in_a_file_that_a_variable_names(loading: Loading, tm
     assert loading(MINIMAL + "realm: ${NAME:-default}\n", environ={"NAME_FILE": ""}).realm == "default"
 
 
-def test_the_token_of_the_environment_may_stand_in_a_file(loading: Loading, tmp_path: Path) -> None:
+def test_the_token_of_the_environment_may_be_in_a_file(loading: Loading, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0123456789abcdef0123\r\n")
     admin = loading(MINIMAL, environ={"SIDECAR_ADMIN_TOKEN_FILE": str(tmp_path / "token")}).admin
     assert admin is not None
@@ -102,7 +102,7 @@ def test_overrides_win_and_an_upstream_keeps_its_settings(loading: Loading) -> N
     assert config.store == "sqlite:///o.db"
 
 
-def test_an_override_stands_in_for_what_the_file_lacks_or_has_wrong(loading: Loading) -> None:
+def test_an_override_replaces_missing_or_invalid_values_of_the_file(loading: Loading) -> None:
     overrides = {"upstream": "http://h", "store": "sqlite:///o.db", "listen": "h:1"}
     assert loading("store: postgresql://h/db\n", overrides=overrides).store == "sqlite:///o.db"
 
@@ -138,7 +138,7 @@ def test_a_wrong_address_among_several_of_an_override_is_named(problems: Complai
 MAPPED = MINIMAL.replace("store: sqlite:///tmp/keys.db", "store: {url: sqlite:///tmp/keys.db, grace: 30s}")
 
 
-def test_the_time_of_grace_stands_beside_the_store_whoever_names_that(loading: Loading) -> None:
+def test_the_grace_applies_wherever_the_store_is_configured(loading: Loading) -> None:
     assert MAPPED != MINIMAL
     assert (loading(MINIMAL).store, loading(MINIMAL).store_grace) == ("sqlite:///tmp/keys.db", 0)
     assert (loading(MAPPED).store, loading(MAPPED).store_grace) == ("sqlite:///tmp/keys.db", 30)
@@ -147,7 +147,7 @@ def test_the_time_of_grace_stands_beside_the_store_whoever_names_that(loading: L
 
 
 @pytest.mark.parametrize("grace", ["500ms", "61m"])
-def test_a_grace_is_neither_shorter_than_the_store_is_asked_nor_without_end(problems: Complaining, grace: str) -> None:
+def test_the_grace_has_a_minimum_and_a_maximum(problems: Complaining, grace: str) -> None:
     (line,) = problems(MAPPED.replace("30s", grace))
     assert "store.grace: must be 0s, or between 1s and 1h: a revoked key may go on for as long" in line
 

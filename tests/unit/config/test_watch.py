@@ -60,7 +60,7 @@ def test_a_link_that_leads_elsewhere_is_another(file: Path) -> None:
     assert identity_of(str(link)) != before
 
 
-def test_a_file_that_comes_and_goes_changes_each_time(file: Path) -> None:
+def test_a_file_that_appears_and_disappears_changes_each_time(file: Path) -> None:
     there = identity_of(str(file))
     text = file.read_text(encoding="utf-8")
     file.unlink()

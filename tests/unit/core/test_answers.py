@@ -54,7 +54,7 @@ def test_every_reason_has_a_problem_detail_that_is_not_kept(reason: Reason) -> N
     assert re.fullmatch(r"[A-Z][A-Za-z ,;()'-]+\.(?: [A-Z][A-Za-z ,;'-]+\.)*", problem["detail"])
 
 
-def test_a_stranger_cannot_tell_what_is_wrong_with_a_key() -> None:
+def test_an_outsider_cannot_find_out_what_is_wrong_with_a_key() -> None:
     told = {
         responses().denied(deny(reason), NOW)
         for reason in Reason

@@ -19,7 +19,7 @@ def client(*lines: bytes, peer: str = PROXY, header: bytes = b"x-forwarded-for")
     return proxies(header=header).client_address(peer, {header: list(lines)})
 
 
-def test_nobody_is_trusted_where_nobody_is_named() -> None:
+def test_no_peer_is_trusted_by_default() -> None:
     nobody = TrustedProxies([], b"x-forwarded-for")
     assert not nobody.trusts("127.0.0.1")
     assert nobody.client_address("127.0.0.1", {b"x-forwarded-for": [b"9.9.9.9"]}) == "127.0.0.1"

@@ -51,7 +51,7 @@ def target_of(raw: str, credential: Credential | None, **changes: Any) -> str:
     return injection(**changes).target(target, readings(target.path), credential)
 
 
-def test_identity_comes_last_and_only_from_us() -> None:
+def test_identity_headers_are_added_last_and_only_by_us() -> None:
     headers = sent((b"x_auth_subject", b"me"), (b"Accept", b"*/*"), (b"X-Request-Id", b"theirs"))
     assert headers[-2:] == list(IDENTITY)
     assert values(headers, b"x-auth-subject") == [b"key_1"]
@@ -145,7 +145,7 @@ def test_a_parameter_that_was_not_the_key_stays() -> None:
     assert target_of("/a?", None) == "/a?"
 
 
-def test_prefixes_are_put_on_and_taken_off() -> None:
+def test_prefixes_are_added_and_removed() -> None:
     assert target_of("/v1/x?y", None, strip_prefix="/v1", add_prefix="/internal") == "/internal/x?y"
 
 

@@ -56,7 +56,7 @@ def reason_of(raw: str, host: str = HOST) -> Reason:
     return denied.value.reason
 
 
-def test_an_origin_form_is_taken_apart_and_put_together_unchanged() -> None:
+def test_an_origin_form_round_trips_unchanged() -> None:
     for raw in ("/", "/a", "/a?", "/a?b=c", "/a?b?c", "/a%20b+c;d=1?x=%2F+%2b&y=a%26b&&z=%7E~"):
         assert str(parse_target(raw, HOST)) == raw
 
@@ -344,7 +344,7 @@ def test_a_long_honest_path_is_read(unit: str) -> None:
     assert readings(path)[0] == path
 
 
-def test_prefixes_are_taken_off_and_put_before_and_the_query_stays() -> None:
+def test_prefixes_are_removed_and_added_and_the_query_stays() -> None:
     target = parse_target("/api/x?y", HOST)
     assert with_prefix(target, ("/api/x",), "", "") == "/api/x?y"
     assert with_prefix(target, ("/api/x",), "/api", "") == "/x?y"

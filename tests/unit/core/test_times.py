@@ -10,7 +10,7 @@ TIMES = {
 
 
 @pytest.mark.parametrize(("text", "at"), TIMES.items())
-def test_a_time_comes_back_to_the_microsecond(text: str, at: int) -> None:
+def test_a_time_round_trips_to_the_microsecond(text: str, at: int) -> None:
     assert (microseconds(text), rfc3339(at)) == (at, text)
 
 

@@ -49,7 +49,7 @@ async def test_a_key_with_our_prefix_must_have_our_form(world: World) -> None:
     assert (await world.denies("GET", "/items/1", key="hv_live_no_checksum")).reason is Reason.INVALID_KEY
 
 
-async def test_our_own_keys_go_on(world: World) -> None:
+async def test_our_own_keys_keep_working(world: World) -> None:
     text, key = await world.issue("read")
     allow = await world.allows("GET", "/items/1", key=text)
     assert allow.principal is not None

@@ -82,7 +82,7 @@ async def test_unknown_clients_are_counted_by_address_and_keys_are_not(world: Wo
     await world.allows("GET", "/public/x", peer="2001:db8::1", key=text)
 
 
-async def test_wrong_keys_from_one_address_are_refused_past_their_limit(world: World) -> None:
+async def test_wrong_keys_from_one_address_are_refused_over_their_limit(world: World) -> None:
     text, _ = await world.issue("read")
     reasons = [(await world.denies("GET", "/items/1", key=unknown(text))).reason for _ in range(4)]
     assert reasons == [Reason.INVALID_KEY] * 3 + [Reason.TOO_MANY_FAILURES]

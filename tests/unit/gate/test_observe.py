@@ -378,7 +378,7 @@ async def test_a_scope_that_observes_opens_nothing_else_of_its_route(tmp_path: P
         assert (await world.denies("GET", "/items/1")).reason is Reason.MISSING_CREDENTIAL
 
 
-async def test_a_quota_that_observes_lets_no_request_past_another_one(tmp_path: Path) -> None:
+async def test_an_observed_quota_does_not_override_an_enforced_one(tmp_path: Path) -> None:
     config = WITH_HEADER.replace("  video: {limit: 10, per: hour}", "  video: {limit: 3, per: hour, mode: observe}")
     async with world_of(tmp_path, config) as world:
         text, _ = await world.issue()
@@ -436,7 +436,7 @@ async def test_paths_without_a_route_are_observed_by_themselves(tmp_path: Path) 
                 await goes_on(world, "GET", "/items/1", Reason.INSUFFICIENT_SCOPE, key=text)
 
 
-async def test_a_trailing_slash_goes_on_only_where_both_routes_let_it(tmp_path: Path) -> None:
+async def test_a_trailing_slash_passes_only_if_both_routes_allow_it(tmp_path: Path) -> None:
     routes = "  - GET /twin/{id}: {scopes: [read], mode: enforce}\n  - GET /twin/**: {scopes: [read]}\n  - GET /me"
     async with world_of(tmp_path, OBSERVE.replace("  - GET /me", routes)) as world:
         assert (await world.denies("GET", "/twin/1/")).reason is Reason.MISSING_CREDENTIAL

@@ -74,7 +74,7 @@ def test_a_key_reaches_just_those_routes_that_the_gate_lets_it_pass(config: Conf
     assert len(seen) > 3
 
 
-def test_a_scope_that_is_said_to_open_a_route_does_and_no_other_does(config: Config) -> None:
+def test_exactly_the_listed_scopes_open_a_route(config: Config) -> None:
     for scopes, tenant in product(SCOPES, PLACES):
         key = a_key(scopes=scopes, tenant=tenant, environment="live")
         for one in closed_routes(config, key):

@@ -137,7 +137,7 @@ class RegistryContract:
         with pytest.raises(KeyConflict, match=twins[0].id):
             await store.keys.get("hv_live_abcd")
 
-    async def test_list_shows_the_newest_first_and_comes_in_pages(self, store: Parts) -> None:
+    async def test_list_shows_the_newest_first_and_is_paginated(self, store: Parts) -> None:
         keys = [a_key() for _ in range(5)]
         for key in reversed(keys):
             await store.keys.add([key], actor=ANN)
@@ -282,7 +282,7 @@ class RegistryContract:
         with pytest.raises(KeyConflict):
             await set_status(store.keys, "key_none", KeyStatus.REVOKED, at=NOW_US)
 
-    async def test_last_used_never_goes_backwards(self, store: Parts) -> None:
+    async def test_last_used_never_decreases(self, store: Parts) -> None:
         key = a_key()
         await store.keys.add([key], actor=ANN)
         for at in (NOW_US - 3, NOW_US - 5):

@@ -41,7 +41,7 @@ def test_a_key_has_its_length_after_the_prefix_and_is_well_formed(length: int, c
         assert made.check(key, PREFIXES) == "hv_test_"
 
 
-def test_the_checksum_is_the_crc32_of_what_stands_before_it() -> None:
+def test_the_checksum_is_the_crc32_of_the_preceding_text() -> None:
     # zlib.crc32 is 0x7b46e702; in base62 by hand, 2Fy8nq.
     assert KeyFormat().make("hv_live_", lambda below: 0) == "hv_live_" + "0" * 37 + "2Fy8nq"
     assert KeyFormat(length=41, checksum_length=4).make("hv_live_", lambda below: 0).endswith("0" * 37 + "y8nq")

@@ -155,7 +155,7 @@ def test_one_odd_value_does_not_break_the_list(rules: KeyRules) -> None:
     assert [entry.line for entry in product_entries(the_list({"data": credentials}), "kong")] == [1, 2, 3]
 
 
-def test_a_time_of_tyk_that_was_never_set_is_none() -> None:
+def test_an_unset_time_of_tyk_is_none() -> None:
     [entry] = product_entries(the_list({"key": KEY, "alias": "A", "date_created": "0001-01-01T00:00:00Z"}), "tyk")
     assert isinstance(entry, Entry)
     assert "created_at" not in entry.fields

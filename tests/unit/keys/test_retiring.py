@@ -143,7 +143,7 @@ async def test_a_retired_key_is_refused_and_its_replacement_works(overlap: Overl
     assert (await overlap.store.audit.verify()).problem is None
 
 
-async def test_a_key_retires_once_whoever_looks_again(overlap: Overlap) -> None:
+async def test_a_key_retires_only_once(overlap: Overlap) -> None:
     await overlap.rotated()
     overlap.clock.now += 6 * HOUR
     await overlap.retirement.round()
@@ -226,7 +226,7 @@ async def test_a_round_is_limited_and_the_next_one_continues(overlap: Overlap) -
     ],
     ids=str,
 )
-async def test_many_keys_that_stay_do_not_stand_in_the_way_of_others(overlap: Overlap, changes: dict[str, Any]) -> None:
+async def test_many_kept_keys_do_not_delay_others(overlap: Overlap, changes: dict[str, Any]) -> None:
     ends = {"replaced_at": NOW_US, "retires_at": NOW_US + 23 * HOUR_US, **changes}
     await overlap.store.keys.add([a_key(**ends) for _ in range(120)], actor=ANN)
     _, rotated = await overlap.rotated()

@@ -76,7 +76,7 @@ async def test_counts_of_several_rounds_add_up_and_none_is_written_twice(countin
     assert await counting.rows(key) == [(FIRST_HOUR, "GET /a", 2, 3)]
 
 
-async def test_refusals_of_a_recognised_key_count_but_are_no_use_of_it(counting: Counting, key: ApiKey) -> None:
+async def test_refusals_of_a_recognised_key_count_but_do_not_count_as_use(counting: Counting, key: ApiKey) -> None:
     for reason, status in ((Reason.REVOKED_KEY, 401), (Reason.NO_ROUTE, 403), (Reason.QUOTA_EXCEEDED, 429)):
         route = {"route": None} if reason is Reason.NO_ROUTE else {}
         counting.usage.refused(refused(key, reason, **route), status, counting.clock.seconds())

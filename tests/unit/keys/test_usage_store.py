@@ -192,7 +192,7 @@ async def test_a_tenants_unusual_events_are_found_behind_any_number_of_others(st
     assert [event.detail for event in await store.anomalies.newest(limit=3)] == ["100", "99", "98"]
 
 
-async def test_a_last_use_never_lies_in_the_future_once_the_clock_was_put_back(
+async def test_the_last_use_is_never_in_the_future_after_the_clock_was_set_back(
     store: SqliteStore, clock: Clock
 ) -> None:
     key = a_key()

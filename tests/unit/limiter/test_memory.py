@@ -83,7 +83,7 @@ async def test_an_address_that_has_used_its_quota_is_not_let_off_by_a_flood_of_o
     assert (await limiter.take([blocked], NOON)).refused is not None
 
 
-async def test_nothing_is_restored_past_the_bound_and_keys_come_before_addresses() -> None:
+async def test_restoring_is_bounded_and_keys_come_before_addresses() -> None:
     before, after = MemoryLimiter(max_entries=1000), MemoryLimiter(max_entries=100)
     for number in range(50):
         await passed(before, bucket(subject=f"key-{number}"), NOON, tries=3)

@@ -75,7 +75,7 @@ async def test_counts_survive_a_restart_with_more_or_fewer_workers(
     assert await passed(new, wanted, NOON + 3, tries=5) == 2
 
 
-async def test_quotas_shorter_than_a_minute_and_what_is_past_are_not_written() -> None:
+async def test_quotas_shorter_than_a_minute_and_past_counts_are_not_written() -> None:
     limiter = SharedLimiter()
     await limiter.take([bucket(5, period=59, name="short"), bucket(5, period="minute", name="long")], NOON)
     assert [row[0] for row in limiter.rows(NOON + 1)] == ["long"]

@@ -38,7 +38,7 @@ def reset_ones(held: HeldBytes) -> list[str]:
     return found
 
 
-def test_past_the_limit_those_are_reset_that_have_been_behind_for_longest() -> None:
+def test_over_the_limit_the_clients_that_stalled_longest_are_reset() -> None:
     held = HeldBytes(3 * MIB)
     found = reset_ones(held)
     transports = behind(held, "a", "b", "c", "d", "e")

@@ -356,7 +356,7 @@ async def test_a_repeated_single_line_takes_the_longer_path(ways: Ways, line: st
         assert (read(ways.known, raw) is None) == (lines.count(line) == 2)
 
 
-async def test_a_small_body_that_came_with_the_head_goes_the_shorter_way(ways: Ways) -> None:
+async def test_a_small_body_that_arrives_with_its_head_takes_the_shorter_path(ways: Ways) -> None:
     raw = ways.written(raw_of("POST", "/items/7", ["Host: a", "X-Api-Key: <key>", "Content-Type: text/plain"], "body"))
     known = read(ways.known, raw)
     assert known is not None

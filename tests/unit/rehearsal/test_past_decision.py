@@ -64,7 +64,7 @@ def texts(lines: Any, label: str) -> list[str]:
     return found
 
 
-def test_a_refusal_is_shown_as_it_was_and_decided_on_again(config: Config) -> None:
+def test_a_refusal_is_shown_with_its_past_decision_and_todays(config: Config) -> None:
     refused = record("POST", "/items/7", 403, "insufficient_scope", route="POST /items/**", plan="pro", **KEY)
     decision = told(refused, config, missing=("write",))
     assert decision.then == [

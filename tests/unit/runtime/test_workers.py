@@ -66,7 +66,7 @@ def test_everything_sent_is_received(size: int) -> None:
             receive(its)
 
 
-def test_a_client_that_does_not_read_delays_nobody() -> None:
+def test_a_client_that_does_not_read_delays_no_other() -> None:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, its:
         ours.setblocking(False)

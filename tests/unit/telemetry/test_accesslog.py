@@ -101,7 +101,7 @@ async def test_long_values_are_cut() -> None:
     assert len(out) < 8000
 
 
-async def test_lines_past_the_bound_are_dropped_and_counted() -> None:
+async def test_lines_over_the_bound_are_dropped_and_counted() -> None:
     batches: list[bytes] = []
     log = AccessLog(batches.append, max_lines=10)
     for number in range(25):
@@ -152,7 +152,7 @@ async def test_one_thread_writes_all_batches() -> None:
     assert len({*writers, threading.get_ident()}) == 2
 
 
-async def test_a_stuck_reader_holds_up_neither_the_loop_nor_the_end() -> None:
+async def test_a_stuck_reader_delays_neither_the_loop_nor_shutdown() -> None:
     release, stuck, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
     log = AccessLog(blocking(release, stuck, loop))
     log.record(access())

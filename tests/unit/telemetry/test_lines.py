@@ -97,7 +97,7 @@ FORMATS = [JsonLines(REDACTION), JsonLines(REDACTION, with_query=True), Combined
         {"method": KEY},
     ],
 )
-def test_a_key_is_not_written_wherever_it_stands(line: LineFormat, values: dict[str, object]) -> None:
+def test_a_key_is_never_written_wherever_it_occurs(line: LineFormat, values: dict[str, object]) -> None:
     assert KEY[8:24].encode() not in line(access(**values))
     assert b"hv_live_aB3" not in line(access(**values))
 

@@ -121,7 +121,7 @@ def test_auth_failures_begin_at_zero(metrics: Metrics) -> None:
     assert value(metrics, "sidecar_auth_failures_total", reason="revoked_key") == 0
 
 
-def test_connections_past_a_limit_are_counted_by_the_limit(metrics: Metrics) -> None:
+def test_connections_over_a_limit_are_counted_by_limit(metrics: Metrics) -> None:
     metrics.connection_refused("connections")
     assert value(metrics, "sidecar_connections_refused_total", limit="connections") == 1
     assert value(metrics, "sidecar_connections_refused_total", limit="connections_per_address") == 0

@@ -131,7 +131,7 @@ def test_the_name_of_a_form_that_was_sent_is_kept_only_where_it_is_one_of_ours(o
 
 
 @pytest.mark.parametrize("tags", ["W/{}", "garbage", '""', ", ", '*, "x"', "'x'", '"x"', '"x", W/{}'])
-def test_what_does_not_name_the_key_as_it_is_changes_nothing(ops: Admin, acme: Admin, tags: str) -> None:
+def test_an_entity_tag_that_does_not_match_changes_nothing(ops: Admin, acme: Admin, tags: str) -> None:
     key_id, _ = acme.issue(plan="free")
     response = ops.call("GET", f"keys/{key_id}")
     sent = tags.replace("{}", response.headers["ETag"])
@@ -143,7 +143,7 @@ def test_what_does_not_name_the_key_as_it_is_changes_nothing(ops: Admin, acme: A
 
 
 @pytest.mark.parametrize("name", ["a\u202eb", "a\u200bb", "a\u0000b", "a\r\nSet-Cookie: x=y", "\u00a0", "a\u2028b"])
-def test_a_name_that_would_not_be_read_as_it_stands_is_refused(ops: Admin, name: str) -> None:
+def test_a_name_that_would_be_parsed_differently_is_refused(ops: Admin, name: str) -> None:
     assert ops.call("POST", "keys", {"name": name}).pointers == ["/name"]
 
 

@@ -109,7 +109,7 @@ def test_a_rotation_sent_twice_makes_one_successor(ops: Admin) -> None:
     assert (again.json["key"]["id"], again.json["secret"]) == (first.json["key"]["id"], None)
 
 
-def test_a_change_of_what_somebody_else_has_changed_is_refused(ops: Admin) -> None:
+def test_a_change_of_a_concurrently_changed_field_is_refused(ops: Admin) -> None:
     key_id, _ = ops.issue()
     tag = ops.call("GET", f"keys/{key_id}").headers["ETag"]
     mine = ops.call("PATCH", f"keys/{key_id}", {"name": "mine"}, If_Match=tag)

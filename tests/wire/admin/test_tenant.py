@@ -119,7 +119,7 @@ def test_a_token_cannot_extend_access_beyond_its_own(ops: Admin, acme: Admin) ->
     assert ops.call("POST", f"keys/{key_id}/enable").status == 200
 
 
-def test_a_tenants_own_key_lives_on_and_comes_back(acme: Admin) -> None:
+def test_a_tenants_own_key_can_be_extended_and_reenabled(acme: Admin) -> None:
     key_id, _ = acme.issue(plan="free", expires_at="2090-01-01T00:00:00Z")
     assert acme.call("PATCH", f"keys/{key_id}", {"expires_at": None}).json["expires_at"] is None
     assert acme.call("POST", f"keys/{key_id}/disable").status == 200

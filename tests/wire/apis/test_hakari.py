@@ -113,7 +113,7 @@ def written(value: object) -> list[str]:
 
 
 @pytest.mark.requirement("K2a")
-def test_a_key_that_existed_before_is_imported_and_works_beside_new_ones(sidecar: Sidecar, key: IssuedKey) -> None:
+def test_a_key_that_existed_before_is_imported_and_works_along_with_new_ones(sidecar: Sidecar, key: IssuedKey) -> None:
     old = "hkr_" + "Zm9v-YmFy_" * 4 + "Zm9v"
     line = {"hash": sha256(old.encode()).hexdigest(), "name": "Old encoder", "tenant": "prj_1", "prefix": old[:12]}
     imported = sidecar.keys.run("import", "-", stdin=json.dumps(line) + "\n")
@@ -245,7 +245,7 @@ def test_a_key_of_ours_is_replaced_by_its_identity(sidecar: Sidecar, upstream: U
 
 
 @pytest.mark.requirement("K8")
-def test_with_a_key_a_session_beside_it_stays_behind(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+def test_a_session_next_to_a_key_is_not_forwarded(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     for sent, kept in [("session=s3", None), ("theme=dark; session=s3; a=b", "theme=dark; a=b"), ("a=b", "a=b")]:
         assert sidecar.ask("GET", "/v1/projects/prj_1/streams", [("Cookie", sent)], key=key).status == 200
         seen = upstream.last()
@@ -277,7 +277,7 @@ def test_signing_in_needs_no_session_and_all_else_does(sidecar: Sidecar, upstrea
 
 
 @pytest.mark.requirement("K8")
-def test_a_bad_key_of_ours_is_no_session(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_a_bad_key_of_ours_is_not_a_session(sidecar: Sidecar, upstream: Upstream) -> None:
     target = "/v1/projects/prj_1/streams"
     session = [("Cookie", "session=abc")]
     assert sidecar.ask("GET", target, key="hkr_nonsense").status == 401

@@ -162,7 +162,7 @@ def test_each_category_has_its_own_limit_an_hour(sidecar: Sidecar) -> None:
 
 
 @pytest.mark.requirement("V5")
-def test_past_a_limit_429_and_the_other_categories_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_over_a_limit_429_and_the_other_categories_keep_working(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live")
     with sidecar.connect() as connection:
         refused = [asked(connection, f"{LIVE}/analytics", key) for _ in range(501)][-1]

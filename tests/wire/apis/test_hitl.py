@@ -138,7 +138,7 @@ def test_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: Ups
 
 
 @pytest.mark.requirement("T4.100")
-def test_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidecar, key: IssuedKey) -> None:
+def test_requests_per_hour_reset_at_the_full_hour(sidecar: Sidecar, key: IssuedKey) -> None:
     before = time.time()
     passed, refused = used_up(sidecar, key)
     assert [int(response.header("X-RateLimit-Remaining")) for response in passed] == list(range(99, -1, -1))

@@ -196,7 +196,9 @@ def test_the_upstreams_own_refusal_passes_through(sidecar: Sidecar, upstream: Up
 
 
 @pytest.mark.requirement("H7")
-def test_one_key_of_an_account_is_revoked_at_once_and_the_others_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_one_key_of_an_account_is_revoked_immediately_and_the_others_keep_working(
+    sidecar: Sidecar, upstream: Upstream
+) -> None:
     keys = [sidecar.keys.issue(f"Key {n}", scopes=("read",), tenant="acct_7") for n in range(3)]
     with sidecar.connect() as connection:
 

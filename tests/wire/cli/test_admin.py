@@ -16,7 +16,7 @@ routes: [GET /v1/**: {}]
 """
 
 
-def test_what_is_printed_can_stand_in_the_configuration_as_it_is(tmp_path: Path) -> None:
+def test_the_printed_entry_is_valid_configuration(tmp_path: Path) -> None:
     told = run_cli("admin", "token", "--name", "ops").stdout
     config = tmp_path / "sidecar.yaml"
     config.write_text(CONFIG + told[told.index("admin:\n") :])

@@ -98,7 +98,7 @@ def adoption(start_sidecar: StartSidecar, tmp_path: Path) -> Adoption:
     return Adoption(tmp_path, start_sidecar(observing))
 
 
-def test_a_service_with_clients_is_taken_from_observing_to_enforcing(adoption: Adoption) -> None:
+def test_a_service_with_clients_moves_from_observing_to_enforcing(adoption: Adoption) -> None:
     observe, enforce, sidecar = adoption.file("observe.yaml"), adoption.file("enforce.yaml"), adoption.sidecar
     adoption.cli("check", "--strict", "--openapi", adoption.file("api.yaml"), observe)
     tests = adoption.file("policy.tests.yml", TESTS)

@@ -133,7 +133,7 @@ def test_requests_that_were_not_judged_are_reported(files: Files) -> None:
     assert "Quotas, headers and bodies are not judged." in output
 
 
-def test_a_damaged_log_is_judged_as_far_as_it_goes_and_fails(files: Files) -> None:
+def test_a_damaged_log_is_judged_up_to_the_damage_and_fails(files: Files) -> None:
     packed = gzip.compress(lines(*({"request_id": f"{number * 7919:x}"} for number in range(5000))))
     done = files.replay(packed[:-100], "--fail-on", "nothing")
     assert done.exit_code == 2

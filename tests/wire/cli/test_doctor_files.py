@@ -79,7 +79,7 @@ def test_times_in_the_future_in_the_store_are_reported(place: Place) -> None:
     assert "60m ahead" in saw
 
 
-def test_an_audit_that_somebody_changed_is_a_problem(place: Place) -> None:
+def test_a_modified_audit_is_a_problem(place: Place) -> None:
     place.change("UPDATE audit SET actor = 'nobody'")
     report = examined(place.config)
     assert report["Key store: audit"] == ("problem", "row 1 was changed, or the row before it was")
@@ -107,7 +107,7 @@ def test_keys_of_a_pepper_that_is_not_set_are_a_problem(tmp_path: Path) -> None:
     assert examined(place.config, **unneeded)["Secrets: previous pepper"][0] == "warning"
 
 
-def test_keys_without_an_end_and_keys_past_their_age_are_counted(place: Place) -> None:
+def test_keys_without_an_end_and_keys_over_their_age_are_counted(place: Place) -> None:
     place.keys.issue()
     assert examined(place.config)["Key store: age of keys"] == ("ok", "1 of 2 active keys never expires")
     place.change("UPDATE api_key SET created_at = created_at - 91 * 86400 * 1000000 WHERE expires_at IS NULL")

@@ -129,7 +129,7 @@ def test_every_reading_of_an_ambiguous_path_is_shown(asked: Asked) -> None:
     assert "deny: ambiguous_target, answered with 400" in told
 
 
-def test_readings_that_are_no_text_are_shown_by_their_bytes(asked: Asked) -> None:
+def test_readings_that_are_not_text_are_shown_by_their_bytes(asked: Asked) -> None:
     told = asked.explain("GET", "/items/50%25cab%251b%5B1m", asked.issue("--scope", "read")["id"])
     assert "or read as  /items/50\\xcab\\x1b[1m" in told
     assert "\x1b" not in told
@@ -257,7 +257,7 @@ def test_one_scope_is_suggested_if_any_one_is_enough(asked: Asked) -> None:
     assert cause(asked.explain("GET", "/either", key)) == told
 
 
-def test_without_a_key_the_cause_is_where_it_goes(asked: Asked) -> None:
+def test_without_a_key_the_cause_says_where_to_put_it(asked: Asked) -> None:
     assert cause(asked.explain("GET", "/items")) == "no key was sent: it goes in `Authorization: Bearer KEY`"
 
 

@@ -134,7 +134,7 @@ def test_export_writes_a_neutral_file_for_its_owner_only(keys: Keys, tmp_path: P
     assert sorted(tmp_path.glob("*.part")) == []
 
 
-def test_export_comes_in_pages(keys: Keys) -> None:
+def test_export_is_paginated(keys: Keys) -> None:
     lines = "\n".join(record(f"sk_live_{number}") for number in range(1_203))
     assert keys.run("import", "-", stdin=lines).exit_code == 0
     assert len({json.loads(line)["id"] for line in keys.run("export").stdout.splitlines()}) == 1_203
@@ -169,7 +169,7 @@ def algorithms(sidecar: Sidecar) -> set[str]:
         return {algorithm for (algorithm,) in connection.execute("SELECT algorithm FROM api_key")}
 
 
-def test_a_legacy_key_is_hashed_anew_at_first_use_and_needs_its_pepper_no_longer(
+def test_a_legacy_key_is_rehashed_at_first_use_and_no_longer_needs_its_pepper(
     start_sidecar: StartSidecar, tmp_path: Path
 ) -> None:
     store, ours = tmp_path / "keys.db", {"SIDECAR_PEPPER": "a pepper of at least 16"}

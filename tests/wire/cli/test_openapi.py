@@ -79,7 +79,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(main, list(words))
 
 
-def test_a_draft_goes_to_stdout_and_passes_every_check(here: Path) -> None:
+def test_a_draft_is_printed_to_stdout_and_passes_every_check(here: Path) -> None:
     done = run("routes", "from-openapi", "api.yaml")
     assert (done.exit_code, done.stdout, done.stderr) == (0, DRAFT, "")
     (here / "draft.yaml").write_text(done.stdout, encoding="utf-8")
@@ -144,7 +144,7 @@ def test_errors_of_both_files_are_reported_at_once(here: Path) -> None:
     assert (told["ok"], len(told["openapi"]["problems"])) == (False, 1)
 
 
-def test_a_document_beside_a_wrong_configuration_is_read_all_the_same(here: Path) -> None:
+def test_a_document_is_checked_even_if_the_configuration_is_invalid(here: Path) -> None:
     (here / "sidecar.yaml").write_text("lisen: x\n", encoding="utf-8")
     done = run("check", "--openapi", "api.yaml")
     assert done.exit_code == 2 and "api.yaml" not in done.stderr

@@ -80,7 +80,7 @@ def test_a_terminating_sidecar_reports_that_it_drains(start_sidecar: StartSideca
     assert f"sidecar: draining: {told}" in sidecar.process.stderr.all()
 
 
-def test_a_taken_port_is_one_line_and_exit_1(folder: Path) -> None:
+def test_a_port_in_use_is_one_line_and_exit_1(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, lines = refused(folder, "--listen", f"127.0.0.1:{port}")

@@ -136,7 +136,7 @@ def test_logs_may_be_packed_several_or_stdin(keys: Keys, old: IssuedKey, tmp_pat
     assert json.loads(result.stdout)["keys"][0]["requests"] == 20
 
 
-def test_a_sample_suggests_nothing_unless_it_is_taken_for_complete(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
+def test_a_sample_gives_no_suggestions_unless_declared_complete(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", lines(old, sampled=0.1, config="abc"))
     assert one(keys, "--from", log)["suggestion"] == "undecided"
     assert told(keys, "--from", log)["routes"] == []
@@ -154,7 +154,7 @@ def test_without_a_store_a_log_with_scopes_is_enough(keys: Keys, tmp_path: Path)
     assert "30 requests not judged" in suggest(keys, "--from", old_lines).stdout
 
 
-def test_keys_that_work_no_more_are_left_out(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
+def test_keys_that_no_longer_work_are_left_out(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", lines(old))
     keys.told("revoke", old.id, "--yes")
     assert told(keys, "--from", log)["keys"] == []
@@ -197,7 +197,7 @@ def test_a_log_that_cannot_be_used_is_one_line_and_exits_with_2(
     [b"\xef\xbb\xbf%s\r\n", b'{"method":"GET","path":"/","status":200,"time":5}\nnonsense\n%s\n', b"%s"],
     ids=["BOM-and-CRLF", "other-lines", "no-end-of-line"],
 )
-def test_odd_lines_beside_requests_are_passed_over(keys: Keys, old: IssuedKey, tmp_path: Path, content: bytes) -> None:
+def test_odd_lines_among_requests_are_skipped(keys: Keys, old: IssuedKey, tmp_path: Path, content: bytes) -> None:
     log = tmp_path / "access.jsonl"
     log.write_bytes(content % next(lines(old)).encode())
     assert one(keys, "--from", str(log))["requests"] == 1

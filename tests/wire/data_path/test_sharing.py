@@ -217,7 +217,7 @@ def test_a_cache_in_front_does_not_serve_keyed_responses_to_everyone(
 
 
 @pytest.mark.parametrize("target", ["/any/x", "/same", "/open"])
-def test_nobody_keeps_a_response_whose_url_holds_the_key(
+def test_no_cache_keeps_a_response_with_the_key_in_its_url(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, target: str
 ) -> None:
     upstream.plan(b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nContent-Length: 2\r\n\r\n{}")

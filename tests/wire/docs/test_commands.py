@@ -29,18 +29,18 @@ def shared_terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Termin
         yield terminal
 
 
-def test_the_set_up_of_the_readme_works_as_it_stands(shared_terminal: Terminal) -> None:
+def test_the_set_up_of_the_readme_works_unchanged(shared_terminal: Terminal) -> None:
     told = shared_terminal.run('echo "$KEY" | sidecar explain GET /v1/streams/1 --key -')
     assert "allow" in told
 
 
 @pytest.mark.parametrize("page", HARMLESS, ids=[page.stem for page in HARMLESS])
-def test_every_command_of_the_guide_works_as_it_stands(shared_terminal: Terminal, page: Path) -> None:
+def test_every_command_of_the_guide_works_unchanged(shared_terminal: Terminal, page: Path) -> None:
     type_all(page, shared_terminal)
 
 
 @pytest.mark.parametrize("page", DESTRUCTIVE, ids=[page.stem for page in DESTRUCTIVE])
-def test_every_command_of_the_guide_that_ends_something_works_as_it_stands(terminal: Terminal, page: Path) -> None:
+def test_every_destructive_command_of_the_guide_works_unchanged(terminal: Terminal, page: Path) -> None:
     type_all(page, terminal)
 
 

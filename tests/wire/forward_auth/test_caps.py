@@ -28,7 +28,7 @@ def responses(decider: Decider, connection: Connection) -> bool:
 
 
 @pytest.mark.parametrize(("limit", "served"), [("connections", 2), ("connections_per_address", 3)])
-def test_connections_past_a_cap_are_closed_and_counted(start_sidecar: StartSidecar, limit: str, served: int) -> None:
+def test_connections_over_a_limit_are_closed_and_counted(start_sidecar: StartSidecar, limit: str, served: int) -> None:
     """The limit by address does not apply to trusted proxies."""
     decider = limited(start_sidecar, f"{limit}: 2")
     opened = [decider.connect() for _ in range(3)]

@@ -183,7 +183,7 @@ def test_a_client_that_reads_nothing_is_cut_off(
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_garbage_is_refused_at_once_and_neither_echoed_nor_logged(target: Target, kind: str) -> None:
+def test_garbage_is_refused_immediately_and_neither_echoed_nor_logged(target: Target, kind: str) -> None:
     with Connection(target.address) as connection:
         # Later bytes on the connection are not served.
         connection.send(GARBAGE[kind] + target.request)

@@ -133,7 +133,7 @@ async def test_after_an_unknown_change_keys_are_reread_one_by_one(reader: Reader
     assert len(cache) == 2
 
 
-async def test_a_key_that_was_added_leaves_keys_in_memory_and_makes_nobody_else_unknown(reader: Reader) -> None:
+async def test_an_added_key_does_not_affect_cached_keys(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
     key = reader.put("s1", a_key())
     assert [await find(cache, text) for text in ("s1", "s2")] == [key, None]
@@ -306,7 +306,7 @@ async def test_if_only_the_store_knows_what_changed_it_is_queried_before_a_key_i
     assert reader.reads == 2
 
 
-async def test_memory_is_bounded_and_the_least_used_key_goes_first(reader: Reader) -> None:
+async def test_memory_is_bounded_and_the_least_used_key_is_evicted_first(reader: Reader) -> None:
     cache = KeyCache(reader, size=3, unknown_size=2)
     for text in "abcd":
         reader.put(text, a_key())

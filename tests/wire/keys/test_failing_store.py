@@ -57,7 +57,7 @@ async def test_while_a_lock_hides_changes_no_key_is_valid(store: SqliteStore, pa
     assert found is not None and found.key.status is KeyStatus.REVOKED
 
 
-async def test_the_loop_goes_on_while_sqlite_waits_for_a_lock(store: SqliteStore, path: str) -> None:
+async def test_the_loop_keeps_running_while_sqlite_waits_for_a_lock(store: SqliteStore, path: str) -> None:
     await store.keys.add([a_key("s1")], actor=ANN)
     with locked(path, EVERYBODY):
         asking = asyncio.create_task(store.keys.read_generation())
@@ -89,7 +89,7 @@ async def test_a_process_that_was_paused_does_not_consider_the_store_dead(store:
     assert await finding == key
 
 
-async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path: str) -> None:
+async def test_reads_continue_while_another_process_writes(store: SqliteStore, path: str) -> None:
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -108,7 +108,7 @@ async def test_a_write_that_finds_the_store_locked_says_so(path: str, monkeypatc
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-async def test_a_store_taken_away_is_noticed_and_never_written_to(
+async def test_a_removed_store_is_noticed_and_never_written_to(
     store: SqliteStore, path: str, tmp_path: Path, replaced: bool
 ) -> None:
     key = a_key("s1")
@@ -168,7 +168,7 @@ sys.stdin.read()
 """
 
 
-async def test_no_process_opens_a_store_whose_log_was_taken_from_another_that_uses_it(path: str) -> None:
+async def test_no_process_opens_a_store_whose_log_was_removed_while_in_use(path: str) -> None:
     await (await open_store(path)).close()
     command = [sys.executable, "-c", _USER, path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
@@ -283,7 +283,7 @@ async def test_a_store_that_a_crash_has_left_opens_after_all_its_files_got_anoth
     await store.close()
 
 
-async def test_a_database_that_alone_got_another_owner_opens_once_that_is_said(path: str) -> None:
+async def test_a_database_that_alone_changed_its_owner_opens_after_confirmation(path: str) -> None:
     await crashed(path)
     os.chmod(path, 0o640)
     with pytest.raises(StoreUnavailable, match=r"If nothing was copied, .*`touch .*-wal` says so"):
@@ -312,7 +312,7 @@ async def test_a_damaged_store_is_unavailable_and_says_what_to_do(path: str) -> 
     ("content", "advice"),
     [(b"no database, but long enough to be taken for one" * 99, "not a SQLite database"), (b"", "empty")],
 )
-async def test_a_file_that_is_no_store_is_refused_and_left_alone(path: str, content: bytes, advice: str) -> None:
+async def test_a_file_that_is_not_a_store_is_refused_and_left_unchanged(path: str, content: bytes, advice: str) -> None:
     Path(path).write_bytes(content)
     with pytest.raises(StoreUnavailable, match=advice):
         await open_store(path, create=False)

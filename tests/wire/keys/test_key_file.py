@@ -238,7 +238,7 @@ def test_use_and_changes_are_kept_where_the_configuration_says(
     assert mounted.run("audit", "verify").exit_code == 0
 
 
-def test_a_store_of_issued_keys_is_not_taken_for_the_place_of_their_use(mounted: MountedKeys, tmp_path: Path) -> None:
+def test_a_store_of_issued_keys_is_refused_as_usage_store(mounted: MountedKeys, tmp_path: Path) -> None:
     issued = Keys(mounted.config, tmp_path / "keys.db")
     issued.issue("Issued")
     usage = f"store: {{url: '{mounted.url}', usage: '{issued.url}'}}"

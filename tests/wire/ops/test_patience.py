@@ -164,7 +164,7 @@ async def test_a_client_that_has_ended_its_side_within_a_body_is_not_waited_for(
         assert await response(reader) == b""
 
 
-async def test_a_client_that_resets_gives_its_place_back_while_its_request_goes_on() -> None:
+async def test_a_client_that_resets_frees_its_place_while_its_request_continues() -> None:
     never = asyncio.Event()
     async with listening(ServerLimits(connections=1), before_slow=never.wait) as connect:
         _, writer = await connect()

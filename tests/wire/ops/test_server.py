@@ -122,7 +122,7 @@ async def test_nothing_is_cached_and_no_version_is_revealed(client: TestClient, 
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "deflate, GZip;q=0.5", "br, *", "gzip, *;q=0"])
-async def test_metrics_are_compressed_for_whoever_accepts_it(client: TestClient, accepted: str) -> None:
+async def test_metrics_are_compressed_for_clients_that_accept_it(client: TestClient, accepted: str) -> None:
     response = await client.get("/metrics", headers={"Accept-Encoding": accepted})
     assert response.headers["Content-Encoding"] == "gzip"
     assert "Accept-Encoding" in response.headers["Vary"]

@@ -56,7 +56,7 @@ def test_a_change_takes_effect_in_every_sidecar_within_a_second(url: str, start_
 
 
 @pytest.mark.requirement("R2.5")
-def test_connections_that_the_server_ends_are_made_anew(
+def test_connections_closed_by_the_server_are_reopened(
     server: PostgresqlServer, url: str, start_sidecar: StartSidecar
 ) -> None:
     sidecar = start_sidecar(CONFIG, store=url)

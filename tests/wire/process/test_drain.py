@@ -96,7 +96,7 @@ def test_only_the_user_of_the_sidecar_may_use_the_socket(sidecar: Sidecar, tmp_p
     assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, os.geteuid())
 
 
-def test_the_socket_goes_with_the_process(sidecar: Sidecar, tmp_path: Path) -> None:
+def test_the_socket_is_removed_with_the_process(sidecar: Sidecar, tmp_path: Path) -> None:
     assert sidecar.stop() == 0
     assert not (tmp_path / "drain.sock").exists()
     status, told = drain(tmp_path)
@@ -118,7 +118,7 @@ def test_two_sidecars_do_not_share_a_socket(sidecar: Sidecar, start_sidecar: Sta
     assert drain(tmp_path)[0] == 0, "the first still has it"
 
 
-def test_a_file_that_is_no_socket_is_not_removed(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_not_removed(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     (tmp_path / "drain.sock").write_text("mine")
     with pytest.raises(Exception, match="which is not a socket"):
         start_sidecar(config_in(tmp_path))

@@ -170,7 +170,7 @@ async def test_nonsense_is_a_502_and_that_connection_is_closed(
 @pytest.mark.parametrize(
     "excess_data", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"x", b"\r\n\r\nx", b"\x00"]
 )
-async def test_bytes_after_an_answer_reach_nobody(set_up: SetUp, excess_data: bytes) -> None:
+async def test_bytes_after_a_response_reach_no_client(set_up: SetUp, excess_data: bytes) -> None:
     async def script(peer: Peer) -> None:
         target = (await peer.request()).split(b" ")[1]
         await peer.send(plain(target) + excess_data)
@@ -276,7 +276,7 @@ async def test_a_reset_does_not_complete_a_response_delimited_by_close(set_up: S
         await client.rest()
 
 
-async def test_requests_past_the_last_connection_wait_in_order_and_for_a_bounded_time(set_up: SetUp) -> None:
+async def test_requests_beyond_the_last_connection_wait_in_order_with_a_timeout(set_up: SetUp) -> None:
     release = asyncio.Event()
 
     async def script(peer: Peer) -> None:

@@ -92,7 +92,7 @@ async def test_a_head_without_end_is_not_kept(set_up: SetUp) -> None:
 
 @pytest.mark.requirement("S7.1")
 @pytest.mark.parametrize("expects", [b"X: y", b"Expect: 100-continue"])
-async def test_an_announced_body_past_the_cap_is_a_413_before_the_upstream(set_up: SetUp, expects: bytes) -> None:
+async def test_a_declared_body_over_the_limit_is_a_413_before_the_upstream(set_up: SetUp, expects: bytes) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 1001", expects, method="POST"))
@@ -129,7 +129,7 @@ async def test_a_chunked_body_that_is_there_and_too_large_never_reaches_the_upst
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_chunked_body_is_broken_off_at_the_cap(set_up: SetUp) -> None:
+async def test_a_chunked_body_is_aborted_at_the_limit(set_up: SetUp) -> None:
     seen, script = reader()
     bench = await set_up(script, listener={"limits": Limits(body=1000)})
     client = await bench.client()
@@ -144,7 +144,7 @@ async def test_a_chunked_body_is_broken_off_at_the_cap(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_chunked_body_past_the_cap_breaks_off_an_answer_that_has_begun(set_up: SetUp) -> None:
+async def test_a_chunked_body_over_the_limit_aborts_a_response_that_has_begun(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nearly")

@@ -33,7 +33,7 @@ async def waiting(pool: Pool) -> asyncio.Task[object]:
     return task
 
 
-async def test_a_connection_whose_turn_came_to_a_request_that_is_gone_goes_to_the_next(pool: Pool) -> None:
+async def test_a_connection_for_a_cancelled_request_goes_to_the_next_one(pool: Pool) -> None:
     connection = await pool.acquire()
     gone, following = await waiting(pool), await waiting(pool)
     pool.release(connection)

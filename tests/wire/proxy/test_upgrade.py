@@ -53,7 +53,7 @@ async def exactly(client: RawClient, size: int) -> bytes:
 
 
 @pytest.mark.requirement("R1.6")
-async def test_an_upgrade_passes_on_as_it_was_sent_and_bytes_flow_both_ways(set_up: SetUp) -> None:
+async def test_an_upgrade_is_forwarded_unchanged_and_bytes_flow_both_ways(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo), told=((b"X-Left", b"9"),))
     client, head = await open_tunnel(bench)
     asked = bench.upstream.seen[0]

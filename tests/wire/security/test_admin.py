@@ -96,7 +96,7 @@ def test_without_a_valid_credential_every_path_is_401(start_sidecar: StartSideca
 
 
 @pytest.mark.requirement("S6.2")
-def test_the_form_to_sign_in_is_a_401_too_and_what_it_looks_well_with_tells_nothing(ops: Admin) -> None:
+def test_the_sign_in_form_is_a_401_too_and_its_static_files_reveal_nothing(ops: Admin) -> None:
     stranger = Admin(address=ops.address, token=None)
     told = stranger.call("GET", "/sign-in")
     assert (told.status, "Bearer" in told.headers["WWW-Authenticate"]) == (401, True)
@@ -196,7 +196,7 @@ def test_another_host_name_is_refused_before_anything_else(ops: Admin, host: str
 
 @pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("host", ["localhost", "localhost:9091", "127.0.0.1:1", "keys.internal", "KEYS.internal:443"])
-def test_its_own_names_are_taken_on_any_port(ops: Admin, host: str) -> None:
+def test_its_own_host_names_are_accepted_on_any_port(ops: Admin, host: str) -> None:
     assert ops.call("GET", "keys", Host=host).status == 200
 
 

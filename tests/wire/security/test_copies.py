@@ -105,7 +105,9 @@ def test_a_key_in_the_host_is_400(removing: tuple[Sidecar, str], upstream: Upstr
 
 
 @pytest.mark.requirement("S2.12")
-def test_what_holds_no_key_stays_as_it_is_beside_what_does(removing: tuple[Sidecar, str], upstream: Upstream) -> None:
+def test_values_without_a_key_are_unchanged_next_to_values_with_one(
+    removing: tuple[Sidecar, str], upstream: Upstream
+) -> None:
     sidecar, key = removing
     others = [("Cookie", ""), ("Cookie", " a=1 ;b"), ("X-Percent", "100%"), ("Accept", "")]
     for copy in ([], [("X-Copy", key)]):
@@ -203,7 +205,7 @@ def test_all_websocket_protocols_except_the_key_are_passed_on(
 
 
 @pytest.mark.requirement("S2.4")
-def test_protocols_without_a_key_are_no_credential(protocols: tuple[Sidecar, str], upstream: Upstream) -> None:
+def test_protocols_without_a_key_are_not_a_credential(protocols: tuple[Sidecar, str], upstream: Upstream) -> None:
     sidecar, key = protocols
     offered = ("Sec-WebSocket-Protocol", "chat, v2")
     assert sidecar.ask("GET", "/items/x", [offered]).json()["code"] == "missing_credential"
@@ -224,7 +226,7 @@ def test_wrong_or_several_keys_among_the_protocols_are_refused(
 
 
 @pytest.mark.requirement("S2.12")
-def test_a_key_among_the_protocols_is_no_copy_but_one_within_another_is(start_shared_sidecar: StartSidecar) -> None:
+def test_a_key_among_the_protocols_is_not_a_copy_but_one_inside_another_is(start_shared_sidecar: StartSidecar) -> None:
     sidecar = start_shared_sidecar(PROTOCOLS + "  copies: refuse\n")
     key = sidecar.keys.issue(scopes=("read",)).text
     assert sidecar.ask("GET", "/items/x", [("Sec-WebSocket-Protocol", f"chat, {key}")]).status == 200

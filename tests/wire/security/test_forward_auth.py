@@ -238,7 +238,7 @@ def test_another_spelling_does_not_pass_either(front: Front, name: str) -> None:
 
 
 @pytest.mark.requirement("S5.2")
-def test_names_that_the_proxy_removes_are_no_reason_to_refuse(front: Front) -> None:
+def test_names_that_the_proxy_removes_are_not_refused(front: Front) -> None:
     seen = front.passes("GET", "/items/x", [(name, "FORGED") for name, _ in STRIPPED], key="Kr")
     assert b"FORGED" not in seen.head
     assert seen.header("X-Auth-Subject") == "t-Kr"
@@ -283,7 +283,7 @@ def test_a_path_in_disguise_opens_nothing(front: Front, target: str) -> None:
 
 @pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize("piece", MALFORMED)
-def test_bytes_that_no_path_may_hold_are_refused(front: Front, piece: str) -> None:
+def test_forbidden_bytes_in_a_path_are_refused(front: Front, piece: str) -> None:
     for key in ("", "Ka"):
         assert front.ask("GET", f"/public/{piece}", key=key).status == 400, key
         assert front.upstream.requests() == []

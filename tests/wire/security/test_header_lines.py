@@ -141,7 +141,7 @@ def test_a_connection_field_cannot_remove_routing_or_framing_fields(site: Site) 
         "Bearer key={}",
     ],
 )
-def test_a_key_with_anything_around_it_is_no_key(site: Site, credential: str) -> None:
+def test_a_key_with_anything_around_it_is_not_a_key(site: Site, credential: str) -> None:
     site.refuses({400, 401}, "GET", "/items/x", [("Authorization", credential.format(site.keys["Kr"]))])
 
 
@@ -166,7 +166,7 @@ def test_very_many_different_names_over_time_change_no_decision(site: Site) -> N
 
 
 @pytest.mark.parametrize("expectation", ["100-continue", "200-ok", "100-continue, x", ""])
-def test_an_expectation_reaches_nobody(site: Site, expectation: str) -> None:
+def test_an_expect_header_is_not_forwarded(site: Site, expectation: str) -> None:
     response = site.ask("POST", "/public/x", [("Expect", expectation)], body=b"x")
     assert response.status in {200, 400, 417}
     for seen in site.upstream.requests():

@@ -166,7 +166,7 @@ def test_behind_a_trusted_proxy_the_right_most_untrusted_address_counts(
 
 
 @pytest.mark.requirement("S2.8")
-def test_a_peer_that_is_no_trusted_proxy_is_not_believed_even_next_to_one(behind_proxy: Sidecar, site: Site) -> None:
+def test_an_untrusted_peer_is_not_trusted_even_next_to_a_trusted_proxy(behind_proxy: Sidecar, site: Site) -> None:
     response = behind_proxy.ask("GET", "/public/x", FORWARDING, source="127.0.0.2")
     assert response.status == 200
     assert site.upstream.last().header("X-Forwarded-For") == "127.0.0.2"

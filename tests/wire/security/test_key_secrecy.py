@@ -99,7 +99,7 @@ def wrong(sidecar: Sidecar, number: int, *, source: str = "127.0.0.1", **headers
 
 
 @pytest.mark.requirement("S4.5")
-def test_wrong_keys_from_one_address_are_429_past_their_limit(limited: Sidecar, site: Site) -> None:
+def test_wrong_keys_from_one_address_are_429_over_their_limit(limited: Sidecar, site: Site) -> None:
     good = limited.keys.issue(scopes=("read",))
     assert [wrong(limited, number).status for number in range(FAILURES)] == [401] * FAILURES
     refused = wrong(limited, FAILURES)

@@ -53,7 +53,7 @@ def test_the_access_log_records_the_kind_of_credential(sidecar: Sidecar) -> None
 
 @pytest.mark.requirement("S2.14")
 @pytest.mark.parametrize("field", OF_PROXIES)
-def test_a_user_that_only_a_proxy_may_name_lets_no_stranger_pass(
+def test_a_user_header_of_proxies_lets_no_untrusted_peer_pass(
     sidecar: Sidecar, upstream: Upstream, field: tuple[str, str]
 ) -> None:
     assert sidecar.ask("GET", "/items/x", [field], source=STRANGER).status == 401

@@ -101,7 +101,7 @@ def test_connect_and_trace_are_405(site: Site, key: str) -> None:
 @pytest.mark.requirement("S1.7")
 @pytest.mark.parametrize("piece", MALFORMED)
 @pytest.mark.parametrize("prefix", ["/public/", "/items/", "/nowhere/"])
-def test_bytes_that_no_path_may_hold_are_400(site: Site, prefix: str, piece: str) -> None:
+def test_forbidden_bytes_in_a_path_are_400(site: Site, prefix: str, piece: str) -> None:
     site.refuses(400, "GET", prefix + piece)
     site.refuses(400, "GET", prefix + piece, key="Ka")
     site.refuses(400, "GET", f"{prefix}{piece}/x?y", key="Kr")

@@ -297,7 +297,7 @@ def test_chunked_uploads_reuse_one_connection(site: Site) -> None:
 
 @pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("deep", [1, 40, 100])
-def test_trailers_are_no_headers_when_the_parser_has_to_wait(site: Site, alone: bytes, deep: int) -> None:
+def test_trailers_never_become_headers_when_the_parser_has_to_wait(site: Site, alone: bytes, deep: int) -> None:
     """Bodies larger than what is read ahead, and more requests at once than are queued."""
     first = chunked("/public/x", with_key(TRAILERS[1], site), body=b"0\r\n\r\n" * (100_000 // deep)) * deep
     for key, status in (("", 401), (site.keys["Kr"], 200)):
@@ -309,7 +309,7 @@ def test_trailers_are_no_headers_when_the_parser_has_to_wait(site: Site, alone: 
 
 @pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("seed", range(10))
-def test_trailers_are_no_headers_however_the_bytes_are_parted(site: Site, alone: bytes, seed: int) -> None:
+def test_trailers_never_become_headers_however_the_bytes_are_split(site: Site, alone: bytes, seed: int) -> None:
     choose = random.Random(seed)  # noqa: S311  # not for secrets
     trailers = [with_key(choose.choice(TRAILERS), site) for _ in range(6)]
     whole = b"".join(chunked("/public/x", trailer, body=b"\r\n\r\n0\r\n") for trailer in trailers)

@@ -135,7 +135,7 @@ async def test_a_client_that_disconnects_ends_the_upstream_connection(
 
 
 @pytest.mark.requirement("R1.4")
-async def test_no_get_fails_and_no_post_comes_twice_while_idle_connections_are_closed(
+async def test_no_get_fails_and_no_post_arrives_twice_while_idle_connections_are_closed(
     start_sidecar: StartSidecar,
 ) -> None:
     """The upstream closes what was idle for a moment; clients ask just about then, 2,000 times."""

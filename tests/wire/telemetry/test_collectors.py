@@ -20,7 +20,7 @@ def complaints(sidecar: Sidecar) -> list[str]:
     return [line for line in sidecar.process.stderr.all() if not any(words in line for words in usual)]
 
 
-def test_a_dead_collector_neither_slows_requests_nor_fills_the_log_nor_delays_the_end(
+def test_a_dead_collector_does_not_slow_requests_fill_the_log_or_delay_shutdown(
     start_sidecar: StartSidecar,
 ) -> None:
     port = free_port()

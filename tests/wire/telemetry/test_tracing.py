@@ -110,7 +110,7 @@ def test_a_request_is_a_server_span_and_a_client_span(
     assert parents == [f"00-{server.trace_id}-{client.id}-03"]
 
 
-def test_the_callers_trace_goes_on_and_its_tracestate_is_kept(
+def test_the_callers_trace_continues_and_its_tracestate_is_kept(
     sidecar: Sidecar, key: IssuedKey, collector: Collector, upstream: Upstream
 ) -> None:
     sent = identified("parent", ("traceparent", SAMPLED), ("tracestate", "a=1,b=2"), ("Tracestate", "c=3"))
@@ -160,7 +160,9 @@ def test_a_context_that_cannot_be_read_is_replaced_with_its_tracestate(
     assert told == [("traceparent", f"00-{server.trace_id}-{client.id}-03")]
 
 
-def test_a_later_version_is_read_as_far_as_it_is_known(sidecar: Sidecar, key: IssuedKey, collector: Collector) -> None:
+def test_a_later_version_is_parsed_as_far_as_it_is_known(
+    sidecar: Sidecar, key: IssuedKey, collector: Collector
+) -> None:
     sidecar.ask("GET", "/items/7", identified("later", ("traceparent", f"cc-{TRACE}-{CALLER}-01-more")), key=key)
     assert server_span(collector, "later").trace_id == TRACE
 

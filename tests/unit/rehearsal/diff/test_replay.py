@@ -70,7 +70,7 @@ def test_requests_whose_outcome_changes_are_counted_by_key_route_and_reason(repl
     assert [example.request_id for example in replay.ordered()[1][1].examples] == ["r0", "r1", "r2"]
 
 
-def test_an_example_holds_no_key_no_query_and_no_more_than_a_line(replay: Replay) -> None:
+def test_an_example_contains_no_key_no_query_and_at_most_one_line(replay: Replay) -> None:
     key = "hv_live_" + "aB3" * 14
     replay.add(recorded(path=f"/items/{key}?token=hidden", request_id=key, time="t" * 5_000))
     [(_, group)] = replay.ordered()
@@ -142,7 +142,7 @@ def test_a_log_of_another_configuration_is_recognised_by_outcomes_and_hash(confi
     assert replay.elsewhere == 2
 
 
-def test_lines_of_a_sample_stand_for_all_that_were_left_out(replay: Replay) -> None:
+def test_lines_of_a_sample_represent_those_left_out(replay: Replay) -> None:
     for _ in range(3):
         replay.add(recorded(sampled=0.1))
     replay.add(recorded(status=429, reason="quota_exceeded"))

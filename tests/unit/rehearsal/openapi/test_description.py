@@ -88,7 +88,7 @@ def test_the_nearest_servers_count_and_a_given_base_path_before_all() -> None:
     assert names(described(written, "/")) == ["GET /a", "PUT /a", "GET /b"]
 
 
-def test_webhooks_and_callbacks_are_no_operations() -> None:
+def test_webhooks_and_callbacks_are_not_operations() -> None:
     operation: Any = {"callbacks": {"done": {"{$request.body#/url}": {"post": {}}}}}
     found = described(document({"/a": {"get": operation}}, webhooks={"new": {"post": {}}}))
     assert names(found) == ["GET /a"]

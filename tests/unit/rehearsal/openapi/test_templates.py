@@ -50,7 +50,7 @@ WIDER = {
 
 
 @pytest.mark.parametrize(("text", "pattern"), EXACT.items(), ids=list(EXACT))
-def test_what_a_pattern_can_say_is_said(text: str, pattern: str) -> None:
+def test_templates_that_a_pattern_can_express_are_exact(text: str, pattern: str) -> None:
     template = template_of(text)
     assert (str(template.pattern), template.remarks) == (pattern, ())
 

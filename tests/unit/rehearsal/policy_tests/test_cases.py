@@ -90,7 +90,7 @@ cases:
         ("{query: api_key}", "GET /items?api_key={key} as reader"),
     ],
 )
-def test_a_key_goes_where_the_configuration_looks_and_is_never_shown(place: Place, source: str, case: str) -> None:
+def test_a_key_is_sent_where_the_configuration_looks_and_is_never_shown(place: Place, source: str, case: str) -> None:
     config = place.config.read_text(encoding="utf-8").replace("{header: Authorization, scheme: Bearer}", source)
     place.config.write_text(config, encoding="utf-8")
     assert place.passes(f"cases: [{{request: '{case}', expect: allow}}]") == 1
@@ -115,7 +115,7 @@ tables: [{keys: [none, reader], requests: {GET /items: [missing_credential, malf
     assert place.passes(text) == 2
 
 
-def test_time_goes_as_far_as_it_can_be_written(place: Place) -> None:
+def test_time_ends_where_rfc_3339_does(place: Place) -> None:
     text = """\
 now: 2999-12-31T23:59:59Z
 groups:

@@ -60,7 +60,7 @@ def test_the_order_of_requirements_and_scopes_does_not_matter(
 
 
 @given(catalogues, st.lists(policies, max_size=6), held, st.integers(0, 3))
-def test_what_is_found_in_few_steps_lets_all_pass_and_tells_how_small_a_set_could_be(
+def test_an_early_result_lets_all_requests_pass_and_gives_a_lower_bound(
     catalogue: Catalogue, demands: Sequence[Policy], held: Sequence[str], steps: int
 ) -> None:
     found = ScopeSets(catalogue, demands, most_steps=steps).smallest(held, needs_of(demands))
@@ -105,7 +105,7 @@ ROUTES = (any_of("read", "write"), any_of("write"), any_of("admin"), any_of("adm
         pytest.param(("read",), (Policy(public=True, any_scopes=frozenset({"audit"})),), (), id="a-public-route"),
     ],
 )  # fmt: skip
-def test_the_narrowest_is_taken(held: Sequence[str], used: Sequence[Policy], names: Sequence[str]) -> None:
+def test_the_narrowest_is_chosen(held: Sequence[str], used: Sequence[Policy], names: Sequence[str]) -> None:
     found = ScopeSets(CATALOGUE, ROUTES).smallest(held, needs_of(used))
     assert found is not None and found.names == tuple(names)
 

@@ -151,7 +151,7 @@ def test_a_key_that_needs_all_its_scopes_is_not_over_privileged(config: Config) 
     assert suggested(config, key, [request(key)] * 30).verdict == "fits"
 
 
-def test_a_wildcard_becomes_the_scopes_that_it_stands_for(config: Config) -> None:
+def test_a_wildcard_becomes_the_scopes_that_it_includes(config: Config) -> None:
     key = an_old_key("videos:*")
     both = [request(key, path="/videos/1")] * 30
     assert suggested(config, key, both).needed == ("videos:cut",)
@@ -274,7 +274,7 @@ def test_a_key_without_requests_should_be_reviewed(
     assert (found.verdict, found.why) == (verdict, why)
 
 
-def test_in_a_sample_nothing_is_taken_for_unused(config: Config) -> None:
+def test_in_a_sample_nothing_counts_as_unused(config: Config) -> None:
     key = an_old_key("admin", "bills")
     sample = [request(key, sampled=0.1)] * 30
     found = suggested(config, key, sample)
@@ -317,7 +317,7 @@ def test_a_used_or_unlimited_quota_is_not_reported(config: Config) -> None:
     assert suggested(config, key, every(1, 40, key)).quotas == ()
 
 
-def test_a_window_that_slides_holds_no_more_than_two_of_the_clock(config: Config) -> None:
+def test_a_sliding_window_contains_at_most_two_clock_windows(config: Config) -> None:
     key = an_old_key()
     fits = {one.quota: one.most for one in suggested(config, key, every(3600, 30, key, "/shared")).quotas}
     assert fits == {"sliding": 30}

@@ -103,9 +103,9 @@ Debt = tuple[int, int]
 NO_DEBT: Debt = (0, 0)
 SLICES = 32
 SETBACK_SECONDS = 60
-"""A clock set back by no more than this (and one period) stays in the window that it had reached:
+"""A clock set back by no more than this (and one period) stays in the window that it had reached.
 
-a clock that is adjusted around a window's end must not open that window twice.
+A clock that is adjusted around a window's end must not open that window twice.
 """
 
 _SECOND = 1_000_000

@@ -176,9 +176,9 @@ class Injection:
             raise Denied(Reason.BAD_HEADER)
 
     def check_beside_key(self, received: SortedHeaders) -> None:
-        """For proxies that forward by themselves:
+        """For proxies that forward by themselves.
 
-        raises Denied if another credential would be sent along with the key.
+        Raises Denied if another credential would be sent along with the key.
         """
         if self._of_key(received.kept) != received.kept:
             raise Denied(Reason.BAD_HEADER)

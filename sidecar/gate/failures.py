@@ -11,9 +11,9 @@ from sidecar.limiter.port import Limiter
 
 _NOTHING: Final = Taken(states=())
 _ALL: Final = Quota(name="failures/all", limit=500, burst=1000, period=1, window=Window.BUCKET, by=())
-"""Lookups of keys that are not cached, shared by all addresses that used up their failures:
+"""Lookups of keys that are not cached, shared by all addresses that used up their failures.
 
-a valid key gets through, at once or after some tries. A bucket, because a client that tries once a second would always
+A valid key gets through, at once or after some tries. A bucket, because a client that tries once a second would always
 be too late for a window that others use up. No configured quota can have such a name.
 """
 _EACH: Final = Quota(name="failures/each", limit=50, burst=300, period=1, window=Window.BUCKET, by=(Subject.ADDRESS,))

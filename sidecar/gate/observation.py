@@ -30,9 +30,9 @@ class Observation:
     def __init__(self, modes: Modes, key: ApiKey | None) -> None:
         self._modes, self._key = modes, key
         self.first: WouldDeny | None = None
-        """The refusal that the client would have got:
+        """The refusal that the client would have got.
 
-        the first one, unless too many wrong keys would have hidden it.
+        It is the first one, unless too many wrong keys would have hidden it.
         """
 
     def check(

@@ -46,9 +46,9 @@ from sidecar.limiter.slots import MUCH, OF_STRANGERS, Busy, Place, Slots
 from sidecar.limiter.tables import DEFAULT_ENTRIES, SubjectId, is_of_strangers
 
 Numbers = tuple[int, ...]
-"""A count as stored in a slot:
+"""A count as stored in a slot.
 
-start, end and units of a fixed window; stamps of a sliding one; the debt of a bucket in two halves, and its
+Start, end and units of a fixed window; stamps of a sliding one; the debt of a bucket in two halves, and its
 microsecond. None: no count.
 """
 

@@ -74,10 +74,7 @@ class _Block(Struct, frozen=True, gc=False):
 
 
 class _Target(Struct, frozen=True, gc=False):
-    """raw: the request-target as received. upstream: as sent on. hiding:
-
-    the query, if it may hide a copy of the credential.
-    """
+    """raw: the request-target as received. upstream: as sent on. hiding: a query that may hide a copy of the key."""
 
     method: str
     raw: str

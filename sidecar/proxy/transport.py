@@ -129,9 +129,9 @@ class HeldBytes:
         self._behind: dict[asyncio.Transport, int] = {}
         self._longest = memoryview(bytearray(STREAM_READ_BYTES))
         self.buffer = self.stream_buffer = self._longest
-        """The buffers for the next read of any connection; the second is for streamed bodies. They share their memory:
+        """The buffers for the next read of any connection; the second is for streamed bodies. They share their memory.
 
-        data is copied before anything else is read.
+        Data is copied before anything else is read.
         """
         self.total = 0
         self.on_reset: Callable[[str], None] | None = None

@@ -395,9 +395,9 @@ class UpstreamConnection(FlowControlled):
             self.pause_reading()
 
     def _let_others_read(self) -> None:
-        """Pause until the loop's next turn:
+        """Pause until the loop's next turn.
 
-        in one turn, uvloop reads 32 times from a sender that is faster than we are.
+        In one turn, uvloop reads 32 times from a sender that is faster than we are.
         """
         if self._transport is not None and not self._transport.is_closing() and not self._reading_paused:
             self._transport.pause_reading()

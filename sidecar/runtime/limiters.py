@@ -25,10 +25,10 @@ _FULLEST: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limiters:
-    """quotas: counts the configured quotas. fullest:
+    """quotas: counts the configured quotas.
 
-    keys and tenants that have used most of a limit, given the limits of plans. remarks: why the shared counts are
-    unavailable now.
+    fullest: keys and tenants that have used most of a limit, given the limits of plans. remarks: why the shared counts
+    are unavailable now.
     """
 
     quotas: Limiter

@@ -178,9 +178,9 @@ class Serving:
             upstream.close()
 
     def _cache_for(self, config: Config) -> KeyCache:
-        """A new cache if the rules of keys changed:
+        """A new cache if the rules of keys changed.
 
-        cached entries were checked by the old rules, and are not checked again.
+        Cached entries were checked by the old rules, and are not checked again.
         """
         if config.keys == self.config.keys:
             return self._cache

@@ -118,10 +118,7 @@ class Observing:
         )
 
     def reconfigure(self, config: Config) -> None:
-        """Update from now on:
-
-        prefixes of keys, trusted peers, the current configuration, and whether anything is observed.
-        """
+        """Update prefixes of keys, trusted peers, the current configuration, and whether anything is observed."""
         self._config_hash = config.sha256[:SHOWN_OF_HASH] or None
         self._observing = bool(observing(config))
         self._redaction.reconfigure(key_prefixes(config))

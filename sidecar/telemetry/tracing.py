@@ -66,9 +66,9 @@ class Contexts:
 
 
 def _parent(headers: Headers) -> re.Match[bytes] | None:
-    """The parent, if there is exactly one well-formed traceparent:
+    """The parent, if there is exactly one well-formed traceparent.
 
-    strictly for version 00, leniently for later ones.
+    Parsed strictly for version 00, leniently for later ones.
     """
     values = [value for name, value in headers if name.lower() == TRACEPARENT]
     found = _PARENT.fullmatch(values[0]) if len(values) == 1 else None

@@ -141,9 +141,9 @@ def _overlap_message(overlap: Overlap) -> str:
 
 
 def _check_spellings(routes: Iterable[tuple[Path, Route]], report: Report) -> None:
-    """Reports methods that differ only in case:
+    """Reports methods that differ only in case.
 
-    a service that ignores case would serve `list` under the policy of `LIST`.
+    A service that ignores case would serve `list` under the policy of `LIST`.
     """
     first: dict[str, tuple[str, Route]] = {}
     for path, route in routes:

@@ -55,9 +55,9 @@ _NO_POLICY_PASSED: Final = frozenset(
         Reason.STORE_UNAVAILABLE,
     }
 )
-"""Refusals before, or by, the policy of a route. With any other reason, the policy had allowed the request:
+"""Refusals before, or by, the policy of a route. With any other reason, the policy had allowed the request.
 
-one over its quota needs the scopes as well.
+One over its quota needs the scopes as well.
 """
 
 

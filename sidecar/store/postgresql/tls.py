@@ -1,4 +1,4 @@
-"""TLS to PostgreSQL, with libpq's rules:
+"""TLS to PostgreSQL, with libpq's rules.
 
 asyncpg itself would read certificates and keys from disk on the event loop.
 """

@@ -29,9 +29,9 @@ changes the generation.
 _INDEX_HEADER: Final = 96
 """Bytes of the index's header, which is stored twice."""
 _COMPANIONS_MICROS: Final = 20_000
-"""How long requests may miss that a -wal or -shm file is gone:
+"""How long requests may miss that a -wal or -shm file is gone.
 
-two more system calls each would cost a tenth of a request. Writes always check.
+Two more system calls each would cost a tenth of a request. Writes always check.
 """
 
 WAIT_SECONDS: Final = 1.0
